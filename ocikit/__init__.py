@@ -1,0 +1,1 @@
+"""Data sets, models and images in any OCI registry."""

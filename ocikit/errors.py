@@ -1,0 +1,285 @@
+"""What can go wrong, as one tree.
+
+::
+
+    OcikitError
+    ├─ InvalidReference, InvalidDigest, InvalidDocument    also ValueError
+    │  └─ UnsupportedSchema1                               an InvalidDocument; its bytes are in .raw
+    ├─ ContentError
+    │  ├─ DigestMismatch, SizeMismatch
+    │  └─ UnverifiableDigest                               also ValueError
+    ├─ NotFound                                            also LookupError
+    │  └─ NoMatchingPlatform, FileNotInArtifact
+    ├─ CopyError(side, descriptor)
+    ├─ CredentialsError, UnsafeArchive, OfflineError
+    ├─ RegistryError                                       also OSError
+    │  ├─ Unauthorized, Denied, RateLimited, Unsupported, TooLarge
+    │  ├─ RangeInvalid, InvalidResponse, UploadInvalid
+    │  └─ ManifestUnknown, BlobUnknown, NameUnknown, UploadUnknown     also NotFound
+    └─ ConnectionFailed, TimedOut                          also OSError
+
+Every message says what happened, to what, and what to do next (`hint`). A registry's own words are repeated, cleaned
+of control characters and secrets. All errors survive a pickle.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+from urllib.parse import parse_qsl, quote, urlsplit, urlunsplit
+
+from ocikit.display import clean
+
+__all__ = [
+    "BlobUnknown",
+    "ConnectionFailed",
+    "ContentError",
+    "CopyError",
+    "CredentialsError",
+    "Denied",
+    "DigestMismatch",
+    "FileNotInArtifact",
+    "InvalidDigest",
+    "InvalidDocument",
+    "InvalidReference",
+    "InvalidResponse",
+    "ManifestUnknown",
+    "NameUnknown",
+    "NoMatchingPlatform",
+    "NotFound",
+    "OcikitError",
+    "OfflineError",
+    "RangeInvalid",
+    "RateLimited",
+    "RegistryError",
+    "SizeMismatch",
+    "TimedOut",
+    "TooLarge",
+    "Unauthorized",
+    "UnsafeArchive",
+    "Unsupported",
+    "UnsupportedSchema1",
+    "UnverifiableDigest",
+    "UploadInvalid",
+    "UploadUnknown",
+    "redact",
+]
+
+#: Query keys of the distribution specification: their values are names, never secrets.
+_OPEN_QUERY = frozenset(
+    {"artifactType", "digest", "digest-algorithm", "from", "last", "mount", "n", "ns", "scope", "service", "tag"}
+)
+
+
+def redact(url: str) -> str:
+    """The URL without user, password, fragment, or the value of any query key that is not the specification's.
+
+    >>> redact("https://u:p@cdn.example/b?X-Amz-Signature=abc&digest=sha256:00")
+    'https://cdn.example/b?X-Amz-Signature=***&digest=sha256:00'
+    """
+    try:
+        parts = urlsplit(url)
+        pairs = parse_qsl(parts.query, keep_blank_values=True)
+    except ValueError:
+        return "<unreadable URL>"
+    query = "&".join(f"{k}={quote(v, safe=':/+,') if k in _OPEN_QUERY else '***'}" for k, v in pairs)
+    return clean(urlunsplit((parts.scheme, parts.netloc.rpartition("@")[2], parts.path, query, "")))
+
+
+class OcikitError(Exception):
+    """The root: `except ocikit.OcikitError` catches whatever this library raises on purpose.
+
+    Attributes:
+        message: what happened, to what.
+        hint: what to do next; may be empty.
+    """
+
+    def __init__(self, message: str = "", *, hint: str = "") -> None:
+        self.message = clean(message, newlines=True)
+        self.hint = clean(hint, newlines=True)
+        # The positional argument alone goes to Exception: pickle calls the class with it and restores the rest.
+        super().__init__(self.message)
+
+    def __str__(self) -> str:
+        return f"{self.message}\n  -> {self.hint}" if self.hint else self.message
+
+
+class InvalidReference(OcikitError, ValueError):
+    """The text is not a reference; the message names the part that is wrong."""
+
+
+class InvalidDigest(OcikitError, ValueError):
+    """The text is not a digest of the grammar `algorithm:encoded`."""
+
+
+class InvalidDocument(OcikitError, ValueError):
+    """The bytes are not the document that they should be; the message holds JSON paths."""
+
+
+class UnsupportedSchema1(InvalidDocument):
+    """A Docker schema 1 manifest: recognised, not supported. `raw` holds its bytes as the registry sent them."""
+
+    def __init__(self, message: str = "", *, hint: str = "", raw: bytes = b"") -> None:
+        super().__init__(message, hint=hint)
+        self.raw = raw
+
+
+class ContentError(OcikitError):
+    """Content is not what its descriptor says, or could not be kept."""
+
+
+class DigestMismatch(ContentError):
+    """The bytes hash to another digest than expected."""
+
+    def __init__(self, message: str = "", *, hint: str = "", expected: str = "", actual: str = "") -> None:
+        super().__init__(message, hint=hint)
+        self.expected = expected
+        self.actual = actual
+
+
+class SizeMismatch(ContentError):
+    """More or fewer bytes than the descriptor says. Sizes are in bytes."""
+
+    def __init__(
+        self, message: str = "", *, hint: str = "", expected: int | None = None, actual: int | None = None
+    ) -> None:
+        super().__init__(message, hint=hint)
+        self.expected = expected
+        self.actual = actual
+
+
+class UnverifiableDigest(ContentError, ValueError):
+    """A well-formed digest whose algorithm this library cannot compute: the content can't be verified."""
+
+
+class NotFound(OcikitError, LookupError):
+    """Something that was named isn't there."""
+
+
+class NoMatchingPlatform(NotFound):
+    """The index has no manifest for the platform; `available` lists the platforms that it has."""
+
+    def __init__(self, message: str = "", *, hint: str = "", available: Sequence[Any] = ()) -> None:
+        super().__init__(message, hint=hint)
+        self.available = tuple(available)
+
+
+class FileNotInArtifact(NotFound):
+    """The artifact has no file of that name; the message lists near ones."""
+
+
+class CopyError(OcikitError):
+    """A copy stopped; `side` is "source" or "target", `descriptor` what was under way. The cause is chained."""
+
+    def __init__(self, message: str = "", *, hint: str = "", side: str = "", descriptor: Any = None) -> None:
+        super().__init__(message, hint=hint)
+        self.side = side
+        self.descriptor = descriptor
+
+
+class CredentialsError(OcikitError):
+    """Stored credentials could not be read or kept, or a credential helper failed."""
+
+
+class UnsafeArchive(OcikitError):
+    """An archive or a title that would write outside its folder, or exceed a limit."""
+
+
+class OfflineError(OcikitError):
+    """Offline mode, and the content isn't in the cache."""
+
+
+class RegistryError(OcikitError, OSError):
+    """A registry answered, and the answer is not what the call needs.
+
+    Attributes:
+        method, url: the request; the URL is redacted.
+        status: HTTP status.
+        errors: the registry's error list, `{"code", "message", "detail"}` each, unknown codes kept.
+        code: the first error's code, or "".
+        request_id: what to quote to the registry's operators, or "".
+        host: the registry.
+    """
+
+    def __init__(
+        self,
+        message: str = "",
+        *,
+        hint: str = "",
+        method: str = "",
+        url: str = "",
+        status: int = 0,
+        errors: Sequence[dict[str, Any]] = (),
+        request_id: str = "",
+        host: str = "",
+    ) -> None:
+        super().__init__(message, hint=hint)
+        self.method = method
+        self.url = redact(url)
+        self.status = status
+        self.errors = tuple(errors)
+        self.request_id = clean(request_id)
+        self.host = host
+
+    @property
+    def code(self) -> str:
+        """The first error's code, such as "MANIFEST_UNKNOWN", or ""."""
+        return str(self.errors[0].get("code") or "") if self.errors else ""
+
+
+class Unauthorized(RegistryError):
+    """401: credentials are missing or wrong."""
+
+
+class Denied(RegistryError):
+    """403: who you are is known; you may not."""
+
+
+class RateLimited(RegistryError):
+    """429, after the retries; `retry_after` is in seconds, or None."""
+
+    retry_after: float | None = None
+
+
+class Unsupported(RegistryError):
+    """The registry does not offer the operation."""
+
+
+class TooLarge(RegistryError):
+    """413, or an answer above a limit of ours."""
+
+
+class RangeInvalid(RegistryError):
+    """416: a range or a chunk offset that the registry refuses."""
+
+
+class InvalidResponse(RegistryError):
+    """An answer that the specification doesn't allow, such as an HTML page where JSON was expected."""
+
+
+class UploadInvalid(RegistryError):
+    """The registry refused an upload, a digest or a manifest."""
+
+
+class ManifestUnknown(RegistryError, NotFound):
+    """No such tag or manifest."""
+
+
+class BlobUnknown(RegistryError, NotFound):
+    """No such blob in the repository."""
+
+
+class NameUnknown(RegistryError, NotFound):
+    """No such repository."""
+
+
+class UploadUnknown(RegistryError, NotFound):
+    """The upload session is gone."""
+
+
+class ConnectionFailed(OcikitError, OSError):
+    """No connection, or one that broke and couldn't be mended."""
+
+
+class TimedOut(ConnectionFailed, TimeoutError):
+    """The registry took longer than the timeout."""

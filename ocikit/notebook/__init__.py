@@ -1,0 +1,1 @@
+"""What people see in notebooks; everything heavy is imported on use."""

@@ -1,0 +1,1 @@
+"""A registry over HTTP: the client of the distribution specification."""

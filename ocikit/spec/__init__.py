@@ -1,0 +1,1 @@
+"""What OCI documents mean: values without I/O."""

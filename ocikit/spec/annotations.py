@@ -1,0 +1,91 @@
+"""Immutable mappings, and the annotation keys that the image specification defines. image-spec annotations.md."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any, Final, Generic, TypeVar
+
+__all__ = [
+    "CREATED",
+    "DESCRIPTION",
+    "REF_NAME",
+    "TITLE",
+    "UNPACK",
+    "VERSION",
+    "Annotations",
+    "FrozenMap",
+    "freeze",
+    "thaw",
+]
+
+CREATED: Final = "org.opencontainers.image.created"
+DESCRIPTION: Final = "org.opencontainers.image.description"
+REF_NAME: Final = "org.opencontainers.image.ref.name"
+TITLE: Final = "org.opencontainers.image.title"
+VERSION: Final = "org.opencontainers.image.version"
+
+#: Set by oras and by us on a layer that is a packed folder: "true" means unpack after pulling.
+UNPACK: Final = "io.deis.oras.content.unpack"
+
+V = TypeVar("V")
+
+
+class FrozenMap(Mapping[str, V], Generic[V]):
+    """A mapping that can't change, can be hashed and can be pickled (`MappingProxyType` can't).
+
+    >>> m = FrozenMap({"a": 1})
+    >>> m["a"], m == {"a": 1}
+    (1, True)
+    """
+
+    __slots__ = ("_items",)
+
+    def __init__(self, items: Mapping[str, V] | None = None) -> None:
+        self._items: dict[str, V] = dict(items or {})
+
+    def __getitem__(self, key: str) -> V:
+        return self._items[key]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._items)
+
+    def __len__(self) -> int:
+        return len(self._items)
+
+    def __hash__(self) -> int:
+        return hash(frozenset(self._items.items()))
+
+    def __eq__(self, other: object) -> bool:
+        return dict(self) == dict(other) if isinstance(other, Mapping) else NotImplemented
+
+    def __repr__(self) -> str:
+        return repr(self._items)
+
+
+class Annotations(FrozenMap[str]):
+    """Annotations of a document or descriptor: text to text, immutable."""
+
+    __slots__ = ()
+
+
+def to_annotations(items: Mapping[str, str]) -> Annotations:
+    """The items as annotations; the same object if they are already."""
+    return items if isinstance(items, Annotations) else Annotations(items)
+
+
+def freeze(value: Any) -> Any:
+    """JSON as immutable values: objects become `FrozenMap`, arrays become tuples."""
+    if isinstance(value, Mapping):
+        return FrozenMap({key: freeze(item) for key, item in value.items()})
+    if isinstance(value, list | tuple):
+        return tuple(freeze(item) for item in value)
+    return value
+
+
+def thaw(value: Any) -> Any:
+    """The JSON of a frozen value, for encoding."""
+    if isinstance(value, Mapping):
+        return {key: thaw(item) for key, item in value.items()}
+    if isinstance(value, tuple | list):
+        return [thaw(item) for item in value]
+    return value

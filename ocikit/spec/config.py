@@ -1,0 +1,76 @@
+"""The configuration of an image. image-spec config.md."""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar
+
+from attrs import field, frozen
+
+from ocikit import display
+from ocikit.spec import media_types
+from ocikit.spec.annotations import FrozenMap
+from ocikit.spec.digest import Digest
+from ocikit.spec.document import Document
+from ocikit.spec.platform import Platform
+
+__all__ = ["History", "ImageConfig", "RootFS"]
+
+
+@frozen(kw_only=True)
+class RootFS:
+    """What the layers unpack to: the digests of the uncompressed tars, bottom first."""
+
+    type: str = field(default="layers", metadata={"always": True})
+    diff_ids: tuple[Digest, ...] = field(default=(), converter=tuple, metadata={"wire": "diff_ids", "always": True})
+    extra: FrozenMap[Any] = field(factory=FrozenMap)
+
+
+@frozen(kw_only=True)
+class History:
+    """How a layer came to be."""
+
+    created: str | None = None
+    """RFC 3339."""
+    author: str | None = None
+    created_by: str | None = field(default=None, metadata={"wire": "created_by"})
+    comment: str | None = None
+    empty_layer: bool = field(default=False, metadata={"wire": "empty_layer"})
+    extra: FrozenMap[Any] = field(factory=FrozenMap)
+
+
+@frozen(kw_only=True, repr=False)
+class ImageConfig(Document):
+    """How to run an image, and what its layers unpack to. It has no mediaType of its own."""
+
+    media_type: str | None = field(default=None, init=False)
+    architecture: str
+    os: str
+    variant: str | None = None
+    os_version: str | None = field(default=None, metadata={"wire": "os.version"})
+    os_features: tuple[str, ...] = field(default=(), converter=tuple, metadata={"wire": "os.features"})
+    created: str | None = None
+    """RFC 3339."""
+    author: str | None = None
+    config: FrozenMap[Any] = field(factory=FrozenMap)
+    """Env, Cmd, Entrypoint and so on, by their names in the specification."""
+    rootfs: RootFS = field(metadata={"always": True})
+    history: tuple[History, ...] = field(default=(), converter=tuple)
+
+    default_media_type: ClassVar[str] = media_types.OCI_CONFIG
+
+    @property
+    def platform(self) -> Platform:
+        """What the image runs on."""
+        return Platform(
+            os=self.os,
+            architecture=self.architecture,
+            variant=self.variant,
+            os_version=self.os_version,
+            os_features=self.os_features,
+        )
+
+    def __rich_repr__(self) -> display.Description:
+        yield "platform", str(self.platform)
+        yield "created", self.created, None
+        yield "layers", len(self.rootfs.diff_ids)
+        yield "config", dict(self.config), {}

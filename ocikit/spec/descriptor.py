@@ -1,0 +1,94 @@
+"""Descriptors: what names content. image-spec descriptor.md."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import attrs
+from attrs import field, frozen
+
+from ocikit import display
+from ocikit.spec import media_types
+from ocikit.spec.annotations import TITLE, Annotations, FrozenMap, to_annotations
+from ocikit.spec.digest import Digest
+from ocikit.spec.platform import Platform
+
+__all__ = ["EMPTY_DESCRIPTOR", "Descriptor"]
+
+
+@frozen(kw_only=True, repr=False)
+class Descriptor(display.Shown):
+    """The type, digest and size of some content, and what its publisher says of it.
+
+    >>> Descriptor.of(b"{}", "application/json").size
+    2
+    """
+
+    media_type: str
+    digest: Digest
+    size: int
+    """Bytes."""
+    urls: tuple[str, ...] = ()
+    """Where else the content may be found; never asked with credentials."""
+    annotations: Annotations = field(factory=Annotations, converter=to_annotations)
+    data: bytes | None = field(default=None, repr=False)
+    """The content itself, embedded. Used only if it has this digest and size."""
+    artifact_type: str | None = None
+    platform: Platform | None = None
+    extra: FrozenMap[Any] = field(factory=FrozenMap)
+    """Keys that this version doesn't know, kept as they were."""
+
+    @classmethod
+    def of(cls, content: bytes, media_type: str, *, algorithm: str = "sha256", **fields: Any) -> Descriptor:
+        """The descriptor of the bytes; more fields as keywords."""
+        return cls(media_type=media_type, digest=Digest.of(content, algorithm), size=len(content), **fields)
+
+    @property
+    def title(self) -> str | None:
+        """The file name that the publisher gave it, unchecked: it may be hostile."""
+        return self.annotations.get(TITLE)
+
+    @property
+    def embedded(self) -> bytes | None:
+        """The embedded content if it is what digest and size say, else None."""
+        if self.digest == EMPTY_DESCRIPTOR.digest and self.size == EMPTY_DESCRIPTOR.size:
+            return b"{}"
+        if self.data is None or len(self.data) != self.size or not self.digest.verifiable:
+            return None
+        return self.data if Digest.of(self.data, self.digest.algorithm) == self.digest else None
+
+    @property
+    def is_document(self) -> bool:
+        """Whether it names a manifest or an index."""
+        return media_types.is_document(self.media_type)
+
+    @property
+    def key(self) -> tuple[str, int]:
+        """What makes content the same content: digest and size, whatever else is said of it."""
+        return self.digest, self.size
+
+    def bare(self) -> Descriptor:
+        """The same content without what a place says of it: type, digest, size and artifact type only."""
+        return Descriptor(
+            media_type=self.media_type, digest=self.digest, size=self.size, artifact_type=self.artifact_type
+        )
+
+    def annotated(self, **annotations: str) -> Descriptor:
+        """A copy with more annotations."""
+        return attrs.evolve(self, annotations=Annotations({**self.annotations, **annotations}))
+
+    def __str__(self) -> str:
+        name = display.clean(self.title or self.media_type)
+        return f"{name} ({self.digest.short}, {display.size(self.size)})"
+
+    def __rich_repr__(self) -> display.Description:
+        yield "media_type", self.media_type
+        yield "digest", str(self.digest)
+        yield "size", self.size
+        yield "title", self.title, None
+        yield "artifact_type", self.artifact_type, None
+        yield "platform", str(self.platform) if self.platform else None, None
+        yield "urls", self.urls, ()
+
+
+EMPTY_DESCRIPTOR = Descriptor.of(b"{}", media_types.EMPTY, data=b"{}")

@@ -1,0 +1,129 @@
+"""Digests: the names of content. image-spec descriptor.md#digests."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from typing import Any, Protocol
+
+from ocikit.errors import DigestMismatch, InvalidDigest, UnverifiableDigest
+
+__all__ = ["VERIFIABLE", "Digest", "Hasher"]
+
+_GRAMMAR = re.compile(r"([a-z0-9]+(?:[+._-][a-z0-9]+)*):([a-zA-Z0-9=_-]+)")
+
+#: Hex digits of the registered algorithms. blake3 is registered too but is not in the standard library.
+_LENGTHS = {"sha256": 64, "sha512": 128, "blake3": 64}
+
+VERIFIABLE = frozenset({"sha256", "sha512"})
+
+
+class Hasher(Protocol):
+    """What hashlib returns: bytes go in, a hex digest comes out."""
+
+    def update(self, data: Any, /) -> None:
+        """Take in more bytes."""
+
+    def hexdigest(self) -> str:
+        """The digest of all bytes so far, in lower-case hex."""
+
+
+class Digest(str):
+    """A validated digest, `algorithm:encoded`; a `str` in every other way.
+
+    Any digest of the grammar parses; sha256 and sha512 can be computed and verified.
+
+    >>> d = Digest.of(b"{}")
+    >>> d.algorithm, d.encoded[:12]
+    ('sha256', '44136fa355b3')
+
+    Raises:
+        InvalidDigest: if the text breaks the grammar, or a registered algorithm's hex is too long, short or upper-case.
+    """
+
+    __slots__ = ()
+
+    def __new__(cls, text: str) -> Digest:
+        """Validate the text."""
+        if isinstance(text, cls):
+            return text
+        match = _GRAMMAR.fullmatch(text) if isinstance(text, str) else None
+        if match is None:
+            raise InvalidDigest(
+                f"{text!r} is not a digest", hint='a digest looks like "sha256:" and 64 lower-case hex digits'
+            )
+        algorithm, encoded = match.groups()
+        length = _LENGTHS.get(algorithm)
+        if length is not None and re.fullmatch(f"[a-f0-9]{{{length}}}", encoded) is None:
+            raise InvalidDigest(
+                f"{text!r} has {len(encoded)} characters after {algorithm!r}",
+                hint=f"{algorithm} has exactly {length} lower-case hex digits",
+            )
+        return super().__new__(cls, text)
+
+    @classmethod
+    def parse(cls, text: str) -> Digest:
+        """The digest that the text spells. Raises: InvalidDigest."""
+        return cls(text)
+
+    @classmethod
+    def of(cls, content: bytes, algorithm: str = "sha256") -> Digest:
+        """The digest of the bytes. Raises: UnverifiableDigest: for an algorithm that can't be computed here."""
+        hasher = new_hasher(algorithm)
+        hasher.update(content)
+        return cls(f"{algorithm}:{hasher.hexdigest()}")
+
+    @property
+    def algorithm(self) -> str:
+        """The part before the colon, such as "sha256"."""
+        return self.partition(":")[0]
+
+    @property
+    def encoded(self) -> str:
+        """The part after the colon."""
+        return self.partition(":")[2]
+
+    @property
+    def short(self) -> str:
+        """The algorithm and twelve characters: enough for people."""
+        return f"{self.algorithm}:{self.encoded[:12]}"
+
+    @property
+    def verifiable(self) -> bool:
+        """Whether content can be checked against this digest here."""
+        return self.algorithm in VERIFIABLE
+
+    def hasher(self) -> Hasher:
+        """A fresh hasher of this digest's algorithm. Raises: UnverifiableDigest."""
+        return new_hasher(self.algorithm)
+
+    def check(self, actual: str, what: str = "content") -> None:
+        """Compare with a computed hex digest. Raises: DigestMismatch: if they differ."""
+        if actual != self.encoded:
+            raise DigestMismatch(
+                f"{what} has digest {self.algorithm}:{actual}, expected {self}",
+                hint="the content was damaged or replaced on the way; nothing of it was kept",
+                expected=self,
+                actual=f"{self.algorithm}:{actual}",
+            )
+
+    def verify(self, content: bytes, what: str = "content") -> None:
+        """Check bytes against this digest. Raises: DigestMismatch, UnverifiableDigest."""
+        hasher = self.hasher()
+        hasher.update(content)
+        self.check(hasher.hexdigest(), what)
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({str(self)!r})"
+
+    def __reduce__(self) -> tuple[type[Digest], tuple[str]]:
+        return type(self), (str(self),)
+
+
+def new_hasher(algorithm: str) -> Hasher:
+    """A hasher by algorithm name. Raises: UnverifiableDigest."""
+    if algorithm not in VERIFIABLE:
+        raise UnverifiableDigest(
+            f"cannot verify {algorithm} digests", hint="sha256 and sha512 can be verified; ask the publisher for one"
+        )
+    return hashlib.new(algorithm, usedforsecurity=False)

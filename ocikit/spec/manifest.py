@@ -1,0 +1,204 @@
+"""Manifests and indexes, OCI and Docker v2 alike. image-spec manifest.md and image-index.md."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import ClassVar, TypeAlias
+
+from attrs import field, frozen
+
+from ocikit import display
+from ocikit.errors import InvalidDocument, NoMatchingPlatform, UnsupportedSchema1
+from ocikit.spec import media_types
+from ocikit.spec.annotations import Annotations, to_annotations
+from ocikit.spec.descriptor import Descriptor
+from ocikit.spec.document import DOCUMENT_LIMIT, Document, load_json, structure
+from ocikit.spec.platform import Platform
+
+__all__ = ["Index", "Manifest", "PlatformLike", "parse_document"]
+
+#: How a platform may be wished for: text, a value, or a test on descriptors.
+PlatformLike: TypeAlias = "str | Platform | Callable[[Descriptor], bool]"
+
+
+@frozen(kw_only=True, repr=False)
+class Manifest(Document):
+    """A config and layers: one image, or one artifact.
+
+    >>> m = Manifest(config=Descriptor.of(b"{}", "application/vnd.oci.empty.v1+json"), layers=())
+    >>> Manifest.parse(m.raw).digest == m.digest
+    True
+    """
+
+    schema_version: int = field(default=2, metadata={"always": True, "order": 0})
+    media_type: str | None = field(default=media_types.OCI_MANIFEST, metadata={"always": True, "order": 1})
+    artifact_type: str | None = field(default=None, metadata={"order": 2})
+    config: Descriptor
+    layers: tuple[Descriptor, ...] = field(default=(), converter=tuple, metadata={"always": True})
+    subject: Descriptor | None = None
+    annotations: Annotations = field(factory=Annotations, converter=to_annotations)
+
+    default_media_type: ClassVar[str] = media_types.OCI_MANIFEST
+
+    @property
+    def kind(self) -> str:
+        """What the artifact is: its artifactType, else its config's media type. image-spec manifest.md#guidelines."""
+        return self.artifact_type or self.config.media_type
+
+    @property
+    def is_image(self) -> bool:
+        """Whether the layers make up a file system."""
+        return self.config.media_type in media_types.CONFIG_TYPES
+
+    @property
+    def blobs(self) -> tuple[Descriptor, ...]:
+        """The config and the layers, in order, repeated digests included."""
+        return (self.config, *self.layers)
+
+    @property
+    def children(self) -> tuple[Descriptor, ...]:
+        """Everything that must be there before this document: config and layers. The subject may be absent."""
+        return self.blobs
+
+    def __rich_repr__(self) -> display.Description:
+        yield "kind", self.kind
+        yield "digest", str(self.digest)
+        yield "layers", len(self.layers)
+        yield "size", sum(layer.size for layer in self.layers)
+        yield "subject", str(self.subject.digest) if self.subject else None, None
+        yield "annotations", dict(self.annotations), {}
+
+    def _html_parts(self) -> tuple[str, ...]:
+        rows = [
+            (b.title or "", b.media_type, display.size_cell(b.size), display.digest_cell(b.digest)) for b in self.layers
+        ]
+        return (display.table(("title", "type", "size", "digest"), rows),)
+
+
+@frozen(kw_only=True, repr=False)
+class Index(Document):
+    """A list of manifests, most often one for each platform; it may hold further indexes."""
+
+    schema_version: int = field(default=2, metadata={"always": True, "order": 0})
+    media_type: str | None = field(default=media_types.OCI_INDEX, metadata={"always": True, "order": 1})
+    artifact_type: str | None = field(default=None, metadata={"order": 2})
+    manifests: tuple[Descriptor, ...] = field(default=(), converter=tuple, metadata={"always": True})
+    subject: Descriptor | None = None
+    annotations: Annotations = field(factory=Annotations, converter=to_annotations)
+
+    default_media_type: ClassVar[str] = media_types.OCI_INDEX
+
+    @property
+    def kind(self) -> str:
+        """The artifactType, else the media type."""
+        return self.artifact_type or self.media_type or media_types.OCI_INDEX
+
+    @property
+    def children(self) -> tuple[Descriptor, ...]:
+        """The manifests, in order."""
+        return self.manifests
+
+    @property
+    def platforms(self) -> tuple[Platform, ...]:
+        """The platforms that it has, in order, each once; attestations (`unknown/unknown`) are left out."""
+        found = (d.platform for d in self.manifests if d.platform is not None and d.platform.known)
+        return tuple(dict.fromkeys(found))
+
+    def select(self, platform: PlatformLike | None = None) -> Descriptor:
+        """The manifest that suits a platform best; among equals the first, as the specification asks.
+
+        Args:
+            platform: "os/architecture[/variant]", a `Platform`, a test on descriptors, or None for this machine's.
+        Raises:
+            NoMatchingPlatform: with the platforms that there are.
+        """
+        descriptors = [d for d in self.manifests if d.platform is None or d.platform.known]
+        if callable(platform):
+            found = next((d for d in descriptors if platform(d)), None)
+            wish = "such platform"
+        else:
+            wanted = Platform.host() if platform is None else Platform.parse(platform)
+            ranked = [(rank, i) for i, d in enumerate(descriptors)
+                      if d.platform is not None and (rank := wanted.rank(d.platform)) is not None]  # fmt: skip
+            found = descriptors[min(ranked)[1]] if ranked else None
+            wish = str(wanted)
+            # An index of one manifest that names no platform leaves no choice
+            if found is None and len(descriptors) == 1 and descriptors[0].platform is None:
+                found = descriptors[0]
+        if found is None:
+            have = display.listed(self.platforms, 20) or "no platforms at all"
+            raise NoMatchingPlatform(
+                f"No {wish} in this index. It has {have}.",
+                hint="pass platform=… with one of these",
+                available=self.platforms,
+            )
+        return found
+
+    def __rich_repr__(self) -> display.Description:
+        yield "kind", self.kind
+        yield "digest", str(self.digest)
+        yield "manifests", len(self.manifests)
+        yield "platforms", [str(p) for p in self.platforms], []
+        yield "subject", str(self.subject.digest) if self.subject else None, None
+        yield "annotations", dict(self.annotations), {}
+
+    def _html_parts(self) -> tuple[str, ...]:
+        rows = [
+            (str(m.platform or ""), m.media_type, display.size_cell(m.size), display.digest_cell(m.digest))
+            for m in self.manifests
+        ]
+        return (display.table(("platform", "type", "size", "digest"), rows),)
+
+
+def parse_document(raw: bytes, media_type: str | None = None, *, limit: int = DOCUMENT_LIMIT) -> Manifest | Index:
+    """The manifest or index that the bytes spell.
+
+    Args:
+        raw: the document.
+        media_type: the type that it was announced with; parameters are ignored.
+        limit: the largest document to accept, in bytes.
+    Raises:
+        UnsupportedSchema1: for Docker's schema 1, with the bytes.
+        InvalidDocument: if it is neither manifest nor index, or says another type than it was announced with.
+    """
+    value = load_json(raw, "manifest", limit=limit)
+    announced = (media_type or "").partition(";")[0].strip().lower()
+    said = value.get("mediaType")
+    if said is not None and not isinstance(said, str):
+        raise InvalidDocument("manifest: expected a string @ $.mediaType")
+    if value.get("schemaVersion") == 1 or announced in media_types.SCHEMA1_TYPES:
+        raise UnsupportedSchema1(
+            "this is a Docker schema 1 manifest, a format withdrawn in 2024",
+            hint="ask its publisher to push it again with a current client; the bytes are in the error's .raw",
+            raw=raw,
+        )
+    if said and media_types.is_document(announced) and said != announced:
+        raise InvalidDocument(
+            f"the registry announced {announced}, but the document says {said} @ $.mediaType",
+            hint="the registry or something in front of it changed the type; the content can't be trusted",
+        )
+    kind = said or (announced if media_types.is_document(announced) else "")
+    # image-spec manifest.md: `manifests` and `layers` in one document is the type confusion of CVE-2021-41190
+    if ("manifests" in value) and ("layers" in value or "config" in value):
+        raise InvalidDocument(
+            "manifest: has both $.manifests and $.layers", hint="it may be read as two different things; refused"
+        )
+    cls: type[Manifest | Index]
+    if kind in media_types.INDEX_TYPES:
+        cls = Index
+    elif kind in media_types.MANIFEST_TYPES:
+        cls = Manifest
+    elif kind:
+        raise InvalidDocument(
+            f"{display.clean(kind)} is not a manifest or index type", hint="fetch it as a blob instead"
+        )
+    else:
+        cls = Index if "manifests" in value else Manifest
+    document = structure(value, cls)
+    if document.schema_version != 2:
+        raise InvalidDocument(f"manifest: schemaVersion {document.schema_version}, expected 2 @ $.schemaVersion")
+    object.__setattr__(document, "_raw", bytes(raw))
+    if said is None:
+        # Documents without mediaType are legal; the announced type belongs to the descriptor, not to the bytes
+        object.__setattr__(document, "media_type", announced if media_types.is_document(announced) else None)
+    return document

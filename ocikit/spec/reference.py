@@ -1,0 +1,249 @@
+"""References: where content is, in a registry or in a layout on disk. distribution-spec spec.md#pulling-manifests."""
+
+from __future__ import annotations
+
+import re
+from typing import Self, TypeAlias
+
+import attrs
+from attrs import frozen
+
+from ocikit.display import clean
+from ocikit.errors import InvalidReference
+from ocikit.spec.digest import Digest
+
+__all__ = [
+    "DOCKER_HUB",
+    "AnyReference",
+    "LayoutReference",
+    "Reference",
+    "check_repository",
+    "check_tag",
+    "parse_reference",
+]
+
+DOCKER_HUB = "docker.io"
+
+_HUB_NAMES = frozenset({"docker.io", "index.docker.io", "registry-1.docker.io", "registry.hub.docker.com"})
+_HUB_API = "registry-1.docker.io"
+
+_COMPONENT = re.compile(r"[a-z0-9]+(?:(?:\.|_|__|-+)[a-z0-9]+)*")
+_TAG = re.compile(r"[a-zA-Z0-9_][a-zA-Z0-9._-]{0,127}")
+_HOST = re.compile(
+    r"(?:[a-zA-Z0-9](?:[a-zA-Z0-9-]*[a-zA-Z0-9])?(?:\.[a-zA-Z0-9](?:[a-zA-Z0-9-]*[a-zA-Z0-9])?)*|\[[0-9a-fA-F:.]+\])(?::(\d{1,5}))?"
+)
+#: image-spec annotations.md, `org.opencontainers.image.ref.name`
+_REF_NAME = re.compile(
+    r"[A-Za-z0-9]+(?:(?:[-._:@+]|--)[A-Za-z0-9]+)*(?:/[A-Za-z0-9]+(?:(?:[-._:@+]|--)[A-Za-z0-9]+)*)*"
+)
+_DIGEST_TAIL = re.compile(r"@([a-z0-9]+(?:[+._-][a-z0-9]+)*:[a-zA-Z0-9=_-]+)$")
+
+_NAME_LIMIT = 255  # characters of host and name together: distribution-spec spec.md#pulling-manifests
+
+
+def check_repository(name: str, whole: str = "") -> str:
+    """The repository name, if it is one. Raises: InvalidReference: naming the component that is wrong."""
+    where = f" in {whole!r}" if whole and whole != name else ""
+    if not name:
+        raise InvalidReference(
+            f"the repository name is empty{where}", hint='write it like "registry.example/team/name:tag"'
+        )
+    for part in name.split("/"):
+        if _COMPONENT.fullmatch(part):
+            continue
+        if not part:
+            problem, hint = "has an empty part", "remove the doubled or trailing slash"
+        elif part != part.lower():
+            problem, hint = f"has upper-case letters in {part!r}", f"repository names are lower-case: {name.lower()!r}"
+        else:
+            problem = f"has a bad part {part!r}"
+            hint = "a part has lower-case letters and digits, separated by one '.', one or two '_', or '-'s"
+        raise InvalidReference(f"repository name {name!r}{where} {problem}", hint=hint)
+    return name
+
+
+def check_tag(tag: str) -> str:
+    """The tag, if it is one. Raises: InvalidReference."""
+    if _TAG.fullmatch(tag) is None:
+        problem = f"is {len(tag)} characters long" if len(tag) > 128 else "is not a tag"
+        raise InvalidReference(
+            f"{tag!r} {problem}",
+            hint="a tag has 1 to 128 letters, digits, '_', '.', '-', and starts with none of '.', '-'",
+        )
+    return tag
+
+
+def _check_host(host: str, whole: str) -> str:
+    match = _HOST.fullmatch(host)
+    if match is None or (match[1] is not None and not 0 < int(match[1]) < 65536):
+        raise InvalidReference(
+            f"{host!r} in {whole!r} is not a registry host",
+            hint='a host looks like "ghcr.io", "localhost:5000" or "[::1]:5000"',
+        )
+    return host.lower()
+
+
+@frozen(kw_only=True)
+class _Target:
+    tag: str | None = None
+    digest: Digest | None = None
+
+    @property
+    def target(self) -> str:
+        """What to ask for: the digest if there is one, else the tag, else "latest"."""
+        return self.digest or self.tag or "latest"
+
+    def pinned(self, digest: str) -> Self:
+        """The same reference, with this digest; the tag stays, as a note of where it came from."""
+        return attrs.evolve(self, digest=Digest(digest))
+
+    def tagged(self, tag: str) -> Self:
+        """The same place, another tag, no digest."""
+        return attrs.evolve(self, tag=tag, digest=None)
+
+    def _tail(self) -> str:
+        return (f":{self.tag}" if self.tag else "") + (f"@{self.digest}" if self.digest else "")
+
+
+@frozen(kw_only=True)
+class Reference(_Target):
+    """A place in a registry: `[registry/]name[:tag][@digest]`.
+
+    >>> Reference.parse("alpine:3.20")
+    Reference('docker.io/library/alpine:3.20')
+    >>> Reference.parse("localhost:5000/team/data").target
+    'latest'
+    """
+
+    registry: str
+    """Host and perhaps port, as people write it: `docker.io`, `localhost:5000`."""
+    repository: str
+    """The name within the registry, such as `library/alpine`."""
+
+    @classmethod
+    def parse(cls, text: str | Reference) -> Reference:
+        """The registry reference that the text spells. Raises: InvalidReference: naming the part that is wrong."""
+        if isinstance(text, Reference):
+            return text
+        if not isinstance(text, str):
+            raise InvalidReference(f"a reference is text, not {type(text).__name__}")
+        if text != text.strip() or not text:
+            raise InvalidReference(f"{text!r} is empty or has spaces around it", hint="remove the spaces")
+        if "://" in text:
+            raise InvalidReference(
+                f"{text!r} is a URL, not a reference", hint=f"leave out the scheme: {clean(text.partition('://')[2])!r}"
+            )
+        rest, digest = text, None
+        if "@" in text:
+            rest, _, tail = text.partition("@")
+            digest = Digest(tail)
+        first, slash, name = rest.partition("/")
+        if slash and (any(c in first for c in ".:") or first == "localhost" or first != first.lower()):
+            host = _check_host(first, text)
+        else:
+            host, name = DOCKER_HUB, rest
+        tag = None
+        if ":" in name.rpartition("/")[2]:
+            name, _, tag = name.rpartition(":")
+            check_tag(tag)
+        if host in _HUB_NAMES:
+            host = DOCKER_HUB
+            if "/" not in name and name:
+                name = f"library/{name}"
+        check_repository(name, text)
+        if len(host) + 1 + len(name) > _NAME_LIMIT:
+            raise InvalidReference(
+                f"host and repository name are {len(host) + 1 + len(name)} characters",
+                hint=f"the limit is {_NAME_LIMIT}",
+            )
+        return cls(registry=host, repository=name, tag=tag, digest=digest)
+
+    @property
+    def api_host(self) -> str:
+        """The host that answers API requests; for Docker Hub it isn't the one in the name."""
+        return _HUB_API if self.registry == DOCKER_HUB else self.registry
+
+    @property
+    def name(self) -> str:
+        """Registry and repository, without tag or digest."""
+        return f"{self.registry}/{self.repository}"
+
+    def __str__(self) -> str:
+        return self.name + self._tail()
+
+    def __repr__(self) -> str:
+        return f"Reference({str(self)!r})"
+
+
+@frozen(kw_only=True)
+class LayoutReference(_Target):
+    """A place on disk: `oci:path[:tag][@digest]` for a layout folder, `oci-archive:…` for a tar of one.
+
+    The path ends at its first colon, as in skopeo; a Windows drive letter is part of it.
+
+    >>> LayoutReference.parse("oci:images:v1")
+    LayoutReference('oci:images:v1')
+    """
+
+    path: str
+    archive: bool = False
+
+    @classmethod
+    def parse(cls, text: str | LayoutReference) -> LayoutReference:
+        """The layout reference that the text spells. Raises: InvalidReference."""
+        if isinstance(text, LayoutReference):
+            return text
+        scheme, _, rest = text.partition(":")
+        if scheme not in {"oci", "oci-archive"}:
+            raise InvalidReference(
+                f"{text!r} is not a layout", hint='write "oci:folder:tag" or "oci-archive:file.tar:tag"'
+            )
+        digest = None
+        if match := _DIGEST_TAIL.search(rest):
+            digest, rest = Digest(match[1]), rest[: match.start()]
+        drive = ""
+        if re.match(r"[A-Za-z]:[\\/]", rest):
+            drive, rest = rest[:2], rest[2:]
+        path, colon, tag = rest.partition(":")
+        if not path:
+            raise InvalidReference(f"{text!r} names no folder", hint='write "oci:folder:tag"')
+        if colon:
+            check_ref_name(tag)
+        return cls(path=drive + path, archive=scheme == "oci-archive", tag=tag or None, digest=digest)
+
+    @property
+    def name(self) -> str:
+        """The scheme and the path, without tag or digest."""
+        return f"{'oci-archive' if self.archive else 'oci'}:{self.path}"
+
+    def __str__(self) -> str:
+        return self.name + self._tail()
+
+    def __repr__(self) -> str:
+        return f"LayoutReference({str(self)!r})"
+
+
+AnyReference: TypeAlias = Reference | LayoutReference
+
+
+def check_ref_name(name: str) -> str:
+    """A name within a layout, if it is one. Raises: InvalidReference. image-spec annotations.md."""
+    if _REF_NAME.fullmatch(name) is None:
+        raise InvalidReference(
+            f"{name!r} is not a name for content in a layout",
+            hint="use letters and digits, with one of - . _ : @ + / between them",
+        )
+    return name
+
+
+def parse_reference(text: str | AnyReference) -> AnyReference:
+    """What any verb takes: a registry reference, or `oci:` or `oci-archive:` and a path.
+
+    >>> parse_reference("ghcr.io/org/model:v1").target
+    'v1'
+    """
+    if isinstance(text, Reference | LayoutReference):
+        return text
+    if isinstance(text, str) and text.startswith(("oci:", "oci-archive:")):
+        return LayoutReference.parse(text)
+    return Reference.parse(text)
