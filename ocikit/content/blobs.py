@@ -1,0 +1,276 @@
+"""Content-addressed files: written beside, hashed while written, checked, fsynced, renamed.
+
+A file at its final name is whole. A part that a crash left behind can be taken up again: its bytes are hashed first.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import queue
+import re
+import secrets
+import socket
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import BinaryIO, cast
+
+from ocikit.content.store import check_size
+from ocikit.errors import ContentError
+from ocikit.spec.descriptor import Descriptor
+from ocikit.spec.digest import Digest, Hasher
+
+__all__ = ["blob_path", "fsync_folder", "receive", "write_atomically", "write_verified"]
+
+BUFFER = 1 << 20  # bytes; from here up, the cost of a call no longer shows beside hashing
+_RING = 4  # buffers between reader and hasher: enough to even out, and 4 MiB a transfer
+_PIPELINED = 4 << 20  # bytes; below this a thread costs more than it saves
+_ORPHANED = 3600.0  # seconds; a part of another host's that nobody wrote to for so long is nobody's
+
+_PART = re.compile(r"(?P<host>.+)\.(?P<pid>\d+)\.[0-9a-f]{8}")
+
+
+def blob_path(root: Path, digest: Digest) -> Path:
+    """Where a blob is below `root`: `blobs/<algorithm>/<encoded>`. image-spec image-layout.md#blobs."""
+    return root / "blobs" / digest.algorithm / digest.encoded
+
+
+def receive(
+    stream: BinaryIO, descriptor: Descriptor, final: Path, *, parts: Path, mode: int = 0o444, sync: bool = True
+) -> None:
+    """Write a stream to its final name once it is verified.
+
+    Args:
+        stream: the content; a seekable one resumes a part that was left behind.
+        descriptor: what it must be.
+        final: where it goes; replaced if it is there.
+        parts: the folder for what isn't whole yet, on the same file system.
+        mode: permissions of the final file.
+        sync: whether it must survive a power cut before its name appears.
+    Raises:
+        SizeMismatch, DigestMismatch: nothing is kept.
+        ContentError: the disk is full, or the folder can't be written; a part stays for the next try if it can.
+    """
+    part = parts / f"{descriptor.digest.algorithm}-{descriptor.digest.encoded}.{_own_suffix()}"
+    _active.add(part.name)
+    try:
+        parts.mkdir(parents=True, exist_ok=True)
+        final.parent.mkdir(parents=True, exist_ok=True)
+        if stream.seekable():
+            _adopt(parts, part)
+        write_verified(stream, descriptor, part, sync=sync)
+        os.chmod(part, mode)
+        os.replace(part, final)
+    except OSError as error:
+        if error.errno in _DISK_ERRORS:
+            raise _disk_error(error, final) from error
+        raise
+    finally:
+        _active.discard(part.name)
+    if sync:
+        fsync_folder(final.parent)
+
+
+#: Names of the parts that this process is writing; others with its process id are left over from a failure.
+_active: set[str] = set()
+
+_DISK_ERRORS = {
+    errno.ENOSPC,
+    errno.EDQUOT,
+    errno.EFBIG,
+    errno.EROFS,
+    errno.EACCES,
+    errno.EPERM,
+    errno.EIO,
+    errno.ENAMETOOLONG,
+}
+
+
+def _disk_error(error: OSError, path: Path) -> ContentError:
+    hints = {
+        errno.ENOSPC: "free some space and call again: what was received so far is kept and resumed",
+        errno.EDQUOT: "your quota is used up; free some space and call again",
+        errno.EFBIG: "raise the file size limit (ulimit -f) and call again",
+    }
+    return ContentError(
+        f"cannot write {path}: {os.strerror(error.errno or 0)}",
+        hint=hints.get(error.errno or 0, "check the folder's permissions"),
+    )
+
+
+def write_verified(stream: BinaryIO, descriptor: Descriptor, part: Path, *, sync: bool = True) -> None:
+    """Write a stream into a part file and verify it; bytes that are already in the part are hashed and skipped.
+
+    On a wrong size or digest the part is removed; on a broken transfer it stays, to be resumed.
+    """
+    hasher = descriptor.digest.hasher()
+    with open(part, "ab+", buffering=0) as sink:
+        done = _rehash(sink, hasher, descriptor) if sink.tell() else 0
+        if done:
+            try:
+                stream.seek(done)
+            except OSError:
+                sink.truncate(0)
+                hasher, done = descriptor.digest.hasher(), 0
+                stream.seek(0)
+        written = done + _pump(stream, sink, hasher, descriptor.size - done)
+        if sync:
+            os.fsync(sink.fileno())
+    try:
+        check_size(descriptor, written)
+        descriptor.digest.check(hasher.hexdigest(), str(descriptor))
+    except ContentError:
+        # A short stream that ended cleanly may be resumed too, but a resumed part that is wrong must not come back
+        part.unlink(missing_ok=True)
+        raise
+
+
+def _rehash(sink: BinaryIO, hasher: Hasher, descriptor: Descriptor) -> int:
+    """Hash what a part holds; a part that is too long starts over."""
+    length = sink.seek(0, os.SEEK_END)
+    if length > descriptor.size:
+        sink.truncate(0)
+        return 0
+    sink.seek(0)
+    buffer = memoryview(bytearray(BUFFER))
+    while n := cast("int", sink.readinto(buffer)):  # type: ignore[attr-defined]  # a raw file has it
+        hasher.update(buffer[:n])
+    return length
+
+
+def _pump(stream: BinaryIO, sink: BinaryIO, hasher: Hasher, expected: int) -> int:
+    """Move bytes from a stream to a file and a hasher; stops one byte after too many. Gives the number moved."""
+    if expected < _PIPELINED:
+        return _copy(stream, sink, hasher, expected)
+    return _pipeline(stream, sink, hasher, expected)
+
+
+def _copy(stream: BinaryIO, sink: BinaryIO, hasher: Hasher, expected: int) -> int:
+    buffer = memoryview(bytearray(min(BUFFER, expected + 1)))
+    moved = 0
+    while moved <= expected and (n := _readinto(stream, buffer)):
+        moved += n
+        hasher.update(buffer[:n])
+        _write(sink, buffer[:n])
+    return moved
+
+
+def _pipeline(stream: BinaryIO, sink: BinaryIO, hasher: Hasher, expected: int) -> int:
+    """As `_copy`, with the hash on its own thread: hashlib, socket and file calls release the interpreter lock."""
+    free: queue.SimpleQueue[memoryview] = queue.SimpleQueue()
+    full: queue.SimpleQueue[tuple[memoryview, int] | None] = queue.SimpleQueue()
+    for _ in range(_RING):
+        free.put(memoryview(bytearray(BUFFER)))
+
+    def hashing() -> None:
+        while (item := full.get()) is not None:
+            buffer, n = item
+            hasher.update(buffer[:n])
+            free.put(buffer)
+
+    thread = threading.Thread(target=hashing, name="ocikit-hash", daemon=True)
+    thread.start()
+    moved = 0
+    try:
+        while moved <= expected:
+            buffer = free.get()
+            n = _readinto(stream, buffer)
+            if not n:
+                break
+            moved += n
+            full.put((buffer, n))
+            # The hasher only reads the buffer, and hands it back after this write at the earliest when the ring turns
+            _write(sink, buffer[:n])
+    finally:
+        full.put(None)
+        thread.join()
+    return moved
+
+
+def _readinto(stream: BinaryIO, buffer: memoryview) -> int:
+    return cast("int", stream.readinto(buffer))  # type: ignore[attr-defined]  # streams of sources have it
+
+
+def _write(sink: BinaryIO, view: memoryview) -> None:
+    while view:
+        view = view[sink.write(view) :]
+
+
+def _own_suffix() -> str:
+    return f"{re.sub('[^A-Za-z0-9-]', '-', socket.gethostname())}.{os.getpid()}.{secrets.token_hex(4)}"
+
+
+def _adopt(parts: Path, mine: Path) -> None:
+    """Take over a part of the same content that nobody works on, by renaming it: one of several takers wins."""
+    prefix = mine.name.split(".", 1)[0] + "."
+    with contextlib.suppress(OSError):
+        candidates = sorted(_orphans(parts, prefix), key=lambda item: -item[1])
+        for path, _ in candidates:
+            with contextlib.suppress(FileNotFoundError):
+                os.rename(path, mine)
+                return
+
+
+def _orphans(parts: Path, prefix: str) -> Iterator[tuple[Path, int]]:
+    """Parts that nobody works on, with their sizes."""
+    host = _own_suffix().split(".", 1)[0]
+    with os.scandir(parts) as listing:
+        for entry in listing:
+            if not entry.name.startswith(prefix):
+                continue
+            match = _PART.fullmatch(entry.name[len(prefix) :])
+            if match is None:
+                continue
+            status = entry.stat()
+            ours = match["host"] == host
+            if (ours and not _busy(entry.name, int(match["pid"]))) or time.time() - status.st_mtime > _ORPHANED:
+                yield Path(entry.path), status.st_size
+
+
+def _busy(name: str, pid: int) -> bool:
+    """Whether a process of this machine may still be writing."""
+    if pid == os.getpid():
+        return name in _active
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except OSError:
+        return True
+    return True
+
+
+def write_atomically(path: Path, content: bytes, *, mode: int = 0o644, sync: bool = True) -> None:
+    """Replace a small file as a whole: readers see the old bytes or the new. Raises: ContentError: on a full disk."""
+    beside = path.with_name(f".{path.name}.{_own_suffix()}")
+    try:
+        fd = os.open(beside, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode)
+        try:
+            with open(fd, "wb") as file:
+                file.write(content)
+                if sync:
+                    file.flush()
+                    os.fsync(fd)
+            os.replace(beside, path)
+        except BaseException:
+            beside.unlink(missing_ok=True)
+            raise
+    except OSError as error:
+        if error.errno in _DISK_ERRORS:
+            raise _disk_error(error, path) from error
+        raise
+    if sync:
+        fsync_folder(path.parent)
+
+
+def fsync_folder(folder: Path) -> None:
+    """Let a rename survive a power cut. File systems that can't say so are left alone."""
+    with contextlib.suppress(OSError):
+        fd = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(fd)
+        finally:
+            os.close(fd)

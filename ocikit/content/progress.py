@@ -1,0 +1,88 @@
+"""Progress is told, not asked: the algorithms say what happens, and whoever listens may draw it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import BinaryIO, Literal, cast
+
+from ocikit.spec.descriptor import Descriptor
+
+__all__ = ["SILENT", "Fate", "Metered", "Progress"]
+
+#: What became of a descriptor: its bytes were moved, were there already, were mounted within the registry, were
+#: left out (non-distributable layers), or failed.
+Fate = Literal["moved", "present", "mounted", "skipped", "failed"]
+
+
+class Progress:
+    """What an algorithm tells; this class listens and does nothing. Calls come from several threads."""
+
+    def begin(self, title: str, *, size: int, count: int) -> None:
+        """A transfer of `count` pieces of content starts, `size` bytes in all."""
+
+    def expect(self, *, size: int, count: int = 0) -> None:
+        """More work than `begin` said was found."""
+
+    def advance(self, descriptor: Descriptor, n: int) -> None:
+        """`n` more bytes of the content went through; negative when a part has to be sent again."""
+
+    def finish(self, descriptor: Descriptor, fate: Fate) -> None:
+        """The content is done; with "present" and "mounted" no byte of it was moved."""
+
+    def note(self, message: str) -> None:
+        """Something worth a word: a retry, a resumption, a layer left out."""
+
+    def end(self, *, failed: bool = False) -> None:
+        """The transfer is over."""
+
+
+SILENT = Progress()
+
+
+class Metered:
+    """A stream that tells how far it was read; everything else is the stream's own.
+
+    Args:
+        stream: what to read.
+        tell: called with the number of bytes of each step; negative when the stream is wound back. It may raise to
+            stop the transfer.
+    """
+
+    def __init__(self, stream: BinaryIO, tell: Callable[[int], None]) -> None:
+        self._stream = stream
+        self._told = tell
+
+    def read(self, size: int = -1, /) -> bytes:
+        """Bytes, at most `size`."""
+        data = self._stream.read(size)
+        self._told(len(data))
+        return data
+
+    def readinto(self, buffer: memoryview | bytearray, /) -> int:
+        """Fill the buffer; the number of bytes, 0 at the end."""
+        n = cast("int", self._stream.readinto(buffer))  # type: ignore[attr-defined]  # a Readable of ours has it
+        self._told(n)
+        return n
+
+    def seek(self, offset: int, whence: int = 0, /) -> int:
+        """Move; told as a step, so that a resumed transfer counts what it skipped."""
+        before = self._stream.tell()
+        after = self._stream.seek(offset, whence)
+        self._told(after - before)
+        return after
+
+    def tell(self) -> int:
+        """The position, in bytes."""
+        return self._stream.tell()
+
+    def seekable(self) -> bool:
+        """Whether `seek` works."""
+        return self._stream.seekable()
+
+    def readable(self) -> bool:
+        """Always."""
+        return True
+
+    def close(self) -> None:
+        """Close the stream below."""
+        self._stream.close()
