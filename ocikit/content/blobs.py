@@ -23,7 +23,7 @@ from ocikit.errors import ContentError
 from ocikit.spec.descriptor import Descriptor
 from ocikit.spec.digest import Digest, Hasher
 
-__all__ = ["blob_path", "fsync_folder", "receive", "write_atomically", "write_verified"]
+__all__ = ["blob_path", "fsync_folder", "receive", "received", "write_atomically", "write_verified"]
 
 BUFFER = 1 << 20  # bytes; from here up, the cost of a call no longer shows beside hashing
 _RING = 4  # buffers between reader and hasher: enough to even out, and 4 MiB a transfer
@@ -54,24 +54,39 @@ def receive(
         SizeMismatch, DigestMismatch: nothing is kept.
         ContentError: the disk is full, or the folder can't be written; a part stays for the next try if it can.
     """
+    with received(stream, descriptor, parts=parts, sync=sync, near=final) as part:
+        final.parent.mkdir(parents=True, exist_ok=True)
+        os.chmod(part, mode)
+        os.replace(part, final)
+    if sync:
+        fsync_folder(final.parent)
+
+
+@contextlib.contextmanager
+def received(
+    stream: BinaryIO, descriptor: Descriptor, *, parts: Path, sync: bool = True, near: Path | None = None
+) -> Iterator[Path]:
+    """A verified part file, to be given its name within the block; left there, it is taken up by the next try.
+
+    Args:
+        stream, descriptor, parts, sync: as for `receive`.
+        near: what an error about the disk should name.
+    Raises: as `receive`.
+    """
     part = parts / f"{descriptor.digest.algorithm}-{descriptor.digest.encoded}.{_own_suffix()}"
     _active.add(part.name)
     try:
         parts.mkdir(parents=True, exist_ok=True)
-        final.parent.mkdir(parents=True, exist_ok=True)
         if stream.seekable():
             _adopt(parts, part)
         write_verified(stream, descriptor, part, sync=sync)
-        os.chmod(part, mode)
-        os.replace(part, final)
+        yield part
     except OSError as error:
         if error.errno in _DISK_ERRORS:
-            raise _disk_error(error, final) from error
+            raise _disk_error(error, near or part) from error
         raise
     finally:
         _active.discard(part.name)
-    if sync:
-        fsync_folder(final.parent)
 
 
 #: Names of the parts that this process is writing; others with its process id are left over from a failure.
@@ -116,14 +131,21 @@ def write_verified(stream: BinaryIO, descriptor: Descriptor, part: Path, *, sync
                 sink.truncate(0)
                 hasher, done = descriptor.digest.hasher(), 0
                 stream.seek(0)
-        written = done + _pump(stream, sink, hasher, descriptor.size - done)
+        whole = done and done == descriptor.size
+        written = done if whole else done + _pump(stream, sink, hasher, descriptor.size - done)
+        if done and written == descriptor.size and hasher.hexdigest() != descriptor.digest.encoded:
+            # What was left behind may be damaged, as a power cut does; that costs a transfer, not a failure
+            sink.truncate(0)
+            stream.seek(0)
+            hasher = descriptor.digest.hasher()
+            written = _pump(stream, sink, hasher, descriptor.size)
         if sync:
             os.fsync(sink.fileno())
     try:
         check_size(descriptor, written)
         descriptor.digest.check(hasher.hexdigest(), str(descriptor))
     except ContentError:
-        # A short stream that ended cleanly may be resumed too, but a resumed part that is wrong must not come back
+        # A part that is wrong must not come back
         part.unlink(missing_ok=True)
         raise
 
