@@ -68,10 +68,7 @@ def received(
 ) -> Iterator[Path]:
     """A verified part file, to be given its name within the block; left there, it is taken up by the next try.
 
-    Args:
-        stream, descriptor, parts, sync: as for `receive`.
-        near: what an error about the disk should name.
-    Raises: as `receive`.
+    Arguments and errors are those of `receive`; *near* is what an error about the disk names.
     """
     part = parts / f"{descriptor.digest.algorithm}-{descriptor.digest.encoded}.{_own_suffix()}"
     _active.add(part.name)
