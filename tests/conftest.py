@@ -1,0 +1,68 @@
+"""Fixtures for everyone: real registries, and repository names of one's own."""
+
+import itertools
+import os
+import re
+
+import pytest
+
+from tests import images, peers
+from tests.token_server import TokenServer
+
+#: A test that asks for one of these runs real programs.
+INTEROP = {"registry", "htpasswd_registry", "token_registry", "debian"}
+
+
+def pytest_collection_modifyitems(items):
+    for item in items:
+        if INTEROP.intersection(getattr(item, "fixturenames", ())):
+            item.add_marker(pytest.mark.interop)
+        if os.environ.get("OCIKIT_PEERS") == "skip" and item.get_closest_marker("interop"):
+            item.add_marker(pytest.mark.skip(reason="OCIKIT_PEERS=skip"))
+
+
+@pytest.fixture(scope="session", params=peers.KINDS)
+def registry(request):
+    """A running registry of each kind: `.host`, `.url`, `.kind`; anyone may do anything."""
+    with peers.KINDS[request.param]() as running:
+        yield running
+
+
+@pytest.fixture(scope="session", params=["distribution2", "distribution3", "zot"])
+def htpasswd_registry(request):
+    """A registry that wants Basic authentication: `.user`, `.password`."""
+    with peers.KINDS[request.param](htpasswd=("ada", "love:lace é")) as running:
+        yield running
+
+
+@pytest.fixture(scope="session")
+def token_server():
+    """The token server behind `token_registry`: ada may do everything, bob may pull, nobody may pull public/*."""
+    users = {"ada": "love:lace é", "bob": "builder"}
+    rights = {"bob": {"*": {"pull"}}}
+    with TokenServer(users=users, rights=rights, anonymous={"public/*": {"pull"}}) as server:
+        yield server
+
+
+@pytest.fixture(scope="session", params=["distribution2", "distribution3"])
+def token_registry(request, token_server):
+    """A registry that wants Bearer tokens: `.token` is its server; ada's `.user` and `.password`."""
+    with peers.KINDS[request.param](token=token_server) as running:
+        running.user, running.password = "ada", token_server.users["ada"]
+        yield running
+
+
+@pytest.fixture(scope="session")
+def debian():
+    """A real Debian image in several forms; see tests/images.py."""
+    return images.debian()
+
+
+_counter = itertools.count(1)
+
+
+@pytest.fixture
+def repo(request):
+    """A repository name that no other test uses: "t/<name of the test>-<number>"."""
+    slug = re.sub(r"[^a-z0-9]+", "-", request.node.name.lower()).strip("-")
+    return f"t/{slug[:60].rstrip('-')}-{next(_counter)}"
