@@ -1,10 +1,10 @@
 """Real images to test with: a Debian root file system and, where seconds matter, a tiny one written here.
 
-    images.debian()            a real image in several forms, built once: layers with whiteouts, links, odd names
-    images.small(folder)       a layout with one image of a few hundred bytes, no program needed
-    images.docker_archive(f)   the same as `docker save` would write it
-    images.unpack(layout, tag, folder)   the root file system as umoci sees it
-    images.snapshot(folder)    what is in a folder, as a value to compare
+images.debian()            a real image in several forms, built once: layers with whiteouts, links, odd names
+images.small(folder)       a layout with one image of a few hundred bytes, no program needed
+images.docker_archive(f)   the same as `docker save` would write it
+images.unpack(layout, tag, folder)   the root file system as umoci sees it
+images.snapshot(folder)    what is in a folder, as a value to compare
 """
 
 import gzip
@@ -110,7 +110,11 @@ def _build(work: Path) -> None:
     _repack(image, work / "first", "deletions, links, odd names and modes")
 
     # Not by `umoci insert --opaque`: umoci 0.4 doesn't end that layer as tar does; see small(terminated=False).
-    opaque = {"srv/replaced/.wh..wh..opq": b"", "srv/replaced/new": b"the only one here\n", "srv/replaced/deep/new": b"and this\n"}
+    opaque = {
+        "srv/replaced/.wh..wh..opq": b"",
+        "srv/replaced/new": b"the only one here\n",
+        "srv/replaced/deep/new": b"and this\n",
+    }
     _append(layout, opaque, "another folder instead")
 
     peers.run("umoci", "unpack", "--image", image, work / "second")
@@ -185,7 +189,16 @@ def _edit(root: Path) -> None:
     deep.mkdir(parents=True)
     (deep / "file").write_text("a path longer than ustar's prefix and name\n")
     (deep / "link").symlink_to("/".join(["x" * 60] * 4))  # a target over 100 bytes
-    for name in ("żółw 🐢.txt", "cafe\u0301", " leading and trailing ", "-rf", "semi;colon", "back\\slash", "new\nline", "per%20cent"):
+    for name in (
+        "żółw 🐢.txt",
+        "cafe\u0301",
+        " leading and trailing ",
+        "-rf",
+        "semi;colon",
+        "back\\slash",
+        "new\nline",
+        "per%20cent",
+    ):
         (names / name).write_text(name)
 
     kinds = srv / "kinds"
@@ -194,7 +207,13 @@ def _edit(root: Path) -> None:
     (kinds / "empty").touch()
     (kinds / "empty-folder").mkdir()
     (kinds / "zeros").write_bytes(bytes(1 << 20))
-    for name, mode in (("setuid", 0o4755), ("setgid", 0o2755), ("unreadable", 0o000), ("read-only", 0o444), ("executable", 0o755)):
+    for name, mode in (
+        ("setuid", 0o4755),
+        ("setgid", 0o2755),
+        ("unreadable", 0o000),
+        ("read-only", 0o444),
+        ("executable", 0o755),
+    ):
         (kinds / name).write_text("#!/bin/sh\n")
         (kinds / name).chmod(mode)
     (kinds / "sticky").mkdir()
@@ -270,9 +289,7 @@ def _multiplatform(source: Path, target: Path) -> None:
 FILES = {"etc/motd": b"hello\n", "bin/true": b"#!/bin/sh\n"}
 
 
-def small(
-    folder: Path, *, tag: str = "latest", files: dict[str, bytes] | None = None, terminated: bool = True
-) -> Path:
+def small(folder: Path, *, tag: str = "latest", files: dict[str, bytes] | None = None, terminated: bool = True) -> Path:
     """A layout in `folder` with one single-layer image; gives the folder back.
 
     terminated=False leaves out what should follow the last file's last byte, padding and two empty blocks: `umoci insert`
@@ -382,7 +399,9 @@ def snapshot(folder: Path, *, owners: bool = True, times: bool = False) -> dict[
             if about.st_nlink > 1:
                 entry.append(groups.setdefault((about.st_dev, about.st_ino), name))
         if not stat.S_ISLNK(about.st_mode):
-            entry.append(tuple((key, os.getxattr(path, key)) for key in sorted(os.listxattr(path)) if key.startswith("user.")))
+            entry.append(
+                tuple((key, os.getxattr(path, key)) for key in sorted(os.listxattr(path)) if key.startswith("user."))
+            )
         entries[name] = tuple(entry)
     return entries
 

@@ -81,7 +81,14 @@ def absent(why: str) -> Any:
     pytest.skip(why)
 
 
-def run(name: str, *arguments: str | Path, home: Path | None = None, check: bool = True, timeout: float = 240, **options: Any) -> subprocess.CompletedProcess[str]:
+def run(
+    name: str,
+    *arguments: str | Path,
+    home: Path | None = None,
+    check: bool = True,
+    timeout: float = 240,
+    **options: Any,
+) -> subprocess.CompletedProcess[str]:
     """Run a peer. Its credentials live in `home`: crane, oras, regctl, skopeo and buildah never see those of the user.
 
     Raises: AssertionError: with what it printed, if it fails and `check` is on.
@@ -90,9 +97,20 @@ def run(name: str, *arguments: str | Path, home: Path | None = None, check: bool
     home = home or _nobody()
     env = os.environ | isolated(home) | env
     command = [str(find(name)), *map(str, arguments)]
-    done = subprocess.run(command, env=env, text=True, capture_output=True, timeout=timeout, check=False, stdin=subprocess.DEVNULL if "input" not in options else None, **options)
+    done = subprocess.run(
+        command,
+        env=env,
+        text=True,
+        capture_output=True,
+        timeout=timeout,
+        check=False,
+        stdin=subprocess.DEVNULL if "input" not in options else None,
+        **options,
+    )
     if check and done.returncode:
-        raise AssertionError(f"{' '.join([name, *command[1:]])} exited with {done.returncode}\n{done.stdout}{done.stderr}")
+        raise AssertionError(
+            f"{' '.join([name, *command[1:]])} exited with {done.returncode}\n{done.stdout}{done.stderr}"
+        )
     return done
 
 
@@ -319,7 +337,9 @@ def _running(
                     words = registry.log.read_text(errors="replace")
                     if attempt < 3 and "address already in use" in words:
                         continue
-                    raise RuntimeError(f"{kind} did not answer on {registry.url}/v2/ within {START:.0f} s:\n{words[-4000:]}")
+                    raise RuntimeError(
+                        f"{kind} did not answer on {registry.url}/v2/ within {START:.0f} s:\n{words[-4000:]}"
+                    )
                 yield registry
                 return
     finally:
@@ -327,7 +347,9 @@ def _running(
 
 
 @contextmanager
-def process(command: Sequence[str | Path], log: Path, env: Mapping[str, str] | None = None) -> Iterator[subprocess.Popen[bytes]]:
+def process(
+    command: Sequence[str | Path], log: Path, env: Mapping[str, str] | None = None
+) -> Iterator[subprocess.Popen[bytes]]:
     """A process of our own, ended by its own id: asked first, killed after five seconds."""
     # A REGISTRY_* variable would overrule the configuration; distribution 3 would look for an OpenTelemetry collector.
     inherited = {key: value for key, value in os.environ.items() if not key.startswith("REGISTRY_")}

@@ -71,6 +71,8 @@ class TokenServer:
     rights: dict[str, dict[str, Iterable[str]]] = field(factory=dict)
     #: The same for those who don't say who they are.
     anonymous: dict[str, Iterable[str]] = field(factory=dict)
+    #: How the realm names this machine: crane follows no realm that is a loopback address, but follows a name.
+    hostname: str = "localhost"
     service: str = "registry.test"
     issuer: str = "ocikit tests"
 
@@ -127,7 +129,7 @@ class TokenServer:
 
     @property
     def host(self) -> str:
-        return f"127.0.0.1:{self._server.server_port}"
+        return f"{self.hostname}:{self._server.server_port}"
 
     @property
     def realm(self) -> str:
@@ -151,7 +153,9 @@ class TokenServer:
     def sign(self, subject: str | None, scopes: Iterable[str], **claims: Any) -> str:
         """A token for just these scopes, whatever the rights; claims replace those of the token."""
         now = int(time.time())
-        lifetime = self.lifetime if self.lifetime is not None else self.expires_in if self.expires_in is not None else 60
+        lifetime = (
+            self.lifetime if self.lifetime is not None else self.expires_in if self.expires_in is not None else 60
+        )
         access = []
         for scope in scopes:
             kind, name, actions = _parse_scope(scope)
@@ -212,7 +216,9 @@ class TokenServer:
             refresh = first.get("refresh_token", "")
             with self._lock:
                 if refresh not in self.refresh_tokens:
-                    return evolve(request, status=401), {"error": "invalid_grant"} | _error("UNAUTHORIZED", "unknown refresh token")
+                    return evolve(request, status=401), {"error": "invalid_grant"} | _error(
+                        "UNAUTHORIZED", "unknown refresh token"
+                    )
                 subject = self.refresh_tokens[refresh]
                 if self.rotate:
                     del self.refresh_tokens[refresh]
@@ -228,7 +234,9 @@ class TokenServer:
         request = evolve(request, subject=subject)
 
         if refused := self.refuse_scopes.intersection(request.scopes):
-            return evolve(request, status=self.refuse_status), _error("DENIED", f"access to {' '.join(sorted(refused))} is refused")
+            return evolve(request, status=self.refuse_status), _error(
+                "DENIED", f"access to {' '.join(sorted(refused))} is refused"
+            )
         granted = tuple(some for scope in request.scopes if (some := self.granted(subject, scope)))
         token = self.sign(subject, granted)
         body: dict[str, Any] = {"access_token": token}
@@ -264,7 +272,9 @@ def _handler(server: TokenServer) -> type[BaseHTTPRequestHandler]:
             self._serve(self.rfile.read(int(self.headers.get("Content-Length") or 0)).decode())
 
         def _serve(self, encoded: str) -> None:
-            parameters = {key: tuple(values) for key, values in urllib.parse.parse_qs(encoded, keep_blank_values=True).items()}
+            parameters = {
+                key: tuple(values) for key, values in urllib.parse.parse_qs(encoded, keep_blank_values=True).items()
+            }
             user = secret = None
             scheme, _, value = self.headers.get("Authorization", "").partition(" ")
             if scheme.lower() == "basic":
@@ -272,7 +282,11 @@ def _handler(server: TokenServer) -> type[BaseHTTPRequestHandler]:
             elif self.command == "POST" and "username" in parameters:
                 user, secret = parameters["username"][0], parameters.get("password", ("",))[0]
             request = TokenRequest(
-                method=self.command, path=self.path, parameters=parameters, headers=dict(self.headers.items()), user=user
+                method=self.command,
+                path=self.path,
+                parameters=parameters,
+                headers=dict(self.headers.items()),
+                user=user,
             )
             request, body = server._answer(request, secret)
             server.requests.append(request)
