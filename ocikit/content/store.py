@@ -80,6 +80,9 @@ class Store(Source):
     def delete(self, descriptor: Descriptor) -> None:
         """Remove content and, for a manifest, every name of it. Raises: NotFound."""
 
+    def keep(self, descriptor: Descriptor) -> None:
+        """Hold on to a manifest that gets no tag, where only what has an entry is safe from a sweep. Raises: NotFound."""
+
     def push_bytes(self, descriptor: Descriptor, content: bytes, *, tag: str | None = None) -> None:
         """Push content that is in memory."""
         self.push(descriptor, io.BytesIO(content), tag=tag)
