@@ -11,14 +11,32 @@ import re
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, TypeAlias
 
-__all__ = ["Shown", "clean", "duration", "h", "shorten", "size", "table"]
+__all__ = [
+    "Description",
+    "Safe",
+    "Shown",
+    "clean",
+    "digest_cell",
+    "duration",
+    "h",
+    "line",
+    "listed",
+    "quoted",
+    "shorten",
+    "size",
+    "size_cell",
+    "table",
+]
 
 Description: TypeAlias = Iterator[tuple[str, Any] | tuple[str, Any, Any]]
 
-#: C0 and C1 controls, and the bidirectional overrides that reorder what a terminal shows (U+202A-E, U+2066-9).
-_CONTROLS = re.compile("[\x00-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069\u200e\u200f]")
-_CONTROLS_BUT_NEWLINE = re.compile("[\x00-\x09\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069\u200e\u200f]")
-_ANSI = re.compile("\x1b(?:\\[[0-?]*[ -/]*[@-~]|\\][^\x07\x1b]*(?:\x07|\x1b\\\\)?|[@-Z\\\\-_])")
+#: C0 and C1 controls, the marks and overrides that reorder what a terminal shows (U+202A-E, U+2066-9 and kin), and
+#: lone surrogates, which no terminal or file takes.
+_CONTROLS = re.compile("[\x00-\x09\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
+#: Everything that str.splitlines takes for the end of a line.
+_LINE_END = re.compile("\r\n|[\n\x0b\x0c\r\x1c-\x1e\x85\u2028\u2029]")
+#: An operating system command (`ESC ]`) goes with its text only if it ends: else it could swallow the rest of a message.
+_ANSI = re.compile("\x1b(?:\\[[0-?]*[ -/]*[@-~]|\\][^\x07\x1b]*(?:\x07|\x1b\\\\)|[@-Z\\\\-_])")
 
 ROWS = 20  # rows of a table before "… n more"
 CELL = 80  # characters of a cell; the rest is in its title
@@ -37,11 +55,16 @@ CSS = (
 def clean(text: object, *, newlines: bool = False) -> str:
     r"""Text that is safe in a terminal: without ANSI sequences, control characters and bidirectional overrides.
 
-    >>> clean("a\x1b[31mred\x1b[0m\x07")
-    'ared'
+    Line ends and tabs become spaces; with `newlines`, line ends stay.
+
+    >>> clean("a\x1b[31mred\x1b[0m\x07 and\na line")
+    'ared and a line'
     """
-    pattern = _CONTROLS_BUT_NEWLINE if newlines else _CONTROLS
-    return pattern.sub("", _ANSI.sub("", str(text)))
+    whole = str(text)
+    if whole.isprintable():
+        return whole
+    lines = _LINE_END.sub("\n" if newlines else " ", _ANSI.sub("", whole).replace("\t", " "))
+    return _CONTROLS.sub("", lines)
 
 
 def h(text: object, limit: int = CELL) -> str:
@@ -79,7 +102,7 @@ def duration(seconds: float) -> str:
     >>> duration(0.25), duration(75)
     ('0.2 s', '1 min 15 s')
     """
-    if seconds < 60:
+    if seconds < 59.95:
         return f"{seconds:.1f} s"
     minutes, rest = divmod(round(seconds), 60)
     return f"{minutes} min {rest} s" if minutes < 60 else f"{minutes // 60} h {minutes % 60} min"
@@ -91,9 +114,14 @@ def shorten(text: object, limit: int) -> str:
     return whole if len(whole) <= limit else f"{whole[: limit - 1]}…"
 
 
+def quoted(text: object, limit: int = 120) -> str:
+    """A foreign text in a message: its repr, of at most `limit` characters."""
+    return shorten(repr(text), limit)
+
+
 def listed(items: Iterable[object], limit: int = 10) -> str:
     """A comma-separated list that says how many more there are."""
-    everything = [clean(i) for i in items]
+    everything = [shorten(i, CELL) for i in items]
     more = len(everything) - limit
     return ", ".join(everything[:limit]) + (f", … {more} more" if more > 0 else "")
 

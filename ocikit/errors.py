@@ -3,8 +3,9 @@
 ::
 
     OcikitError
-    ├─ InvalidReference, InvalidDigest, InvalidDocument    also ValueError
-    │  └─ UnsupportedSchema1                               an InvalidDocument; its bytes are in .raw
+    ├─ InvalidReference, InvalidDigest                     also ValueError
+    ├─ InvalidDocument                                     also ValueError
+    │  └─ UnsupportedSchema1
     ├─ ContentError
     │  ├─ DigestMismatch, SizeMismatch
     │  └─ UnverifiableDigest                               also ValueError
@@ -16,7 +17,8 @@
     │  ├─ Unauthorized, Denied, RateLimited, Unsupported, TooLarge
     │  ├─ RangeInvalid, InvalidResponse, UploadInvalid
     │  └─ ManifestUnknown, BlobUnknown, NameUnknown, UploadUnknown     also NotFound
-    └─ ConnectionFailed, TimedOut                          also OSError
+    └─ ConnectionFailed                                    also OSError
+       └─ TimedOut                                         also TimeoutError
 
 Every message says what happened, to what, and what to do next (`hint`). A registry's own words are repeated, cleaned
 of control characters and secrets. All errors survive a pickle.
@@ -24,9 +26,9 @@ of control characters and secrets. All errors survive a pickle.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
-from urllib.parse import parse_qsl, quote, urlsplit, urlunsplit
+from urllib.parse import quote, unquote_plus, urlsplit, urlunsplit
 
 from ocikit.display import clean
 
@@ -78,12 +80,25 @@ def redact(url: str) -> str:
     'https://cdn.example/b?X-Amz-Signature=***&digest=sha256:00'
     """
     try:
-        parts = urlsplit(url)
-        pairs = parse_qsl(parts.query, keep_blank_values=True)
+        parts = urlsplit(clean(url))
+        _ = parts.port  # not a number: part of a password that holds one of / ? #
+        query = "&".join(_redacted(pair) for pair in parts.query.split("&") if pair)
     except ValueError:
         return "<unreadable URL>"
-    query = "&".join(f"{k}={quote(v, safe=':/+,') if k in _OPEN_QUERY else '***'}" for k, v in pairs)
-    return clean(urlunsplit((parts.scheme, parts.netloc.rpartition("@")[2], parts.path, query, "")))
+    if "@" in parts.path:
+        # A password with a slash in it, or no scheme: what stands before the last @ may be secret
+        after = parts.path.rpartition("@")[2]
+        scheme = f"{parts.scheme}://" if parts.netloc else ""
+        return f"{scheme}***@{after}" + (f"?{query}" if query else "")
+    return urlunsplit((parts.scheme, parts.netloc.rpartition("@")[2], parts.path, query, ""))
+
+
+def _redacted(pair: str) -> str:
+    """One `key=value` of a query; a lone word is a value without its key."""
+    key, equals, value = pair.partition("=")
+    if not equals:
+        return "***"
+    return f"{key}={quote(unquote_plus(value), safe=':/+,')}" if key in _OPEN_QUERY else f"{key}=***"
 
 
 class OcikitError(Exception):
@@ -214,17 +229,18 @@ class RegistryError(OcikitError, OSError):
         host: str = "",
     ) -> None:
         super().__init__(message, hint=hint)
-        self.method = method
+        self.method = clean(method)
         self.url = redact(url)
         self.status = status
         self.errors = tuple(errors)
         self.request_id = clean(request_id)
-        self.host = host
+        self.host = clean(host)
 
     @property
     def code(self) -> str:
         """The first error's code, such as "MANIFEST_UNKNOWN", or ""."""
-        return str(self.errors[0].get("code") or "") if self.errors else ""
+        first = self.errors[0] if self.errors else None
+        return clean(first.get("code") or "") if isinstance(first, Mapping) else ""
 
 
 class Unauthorized(RegistryError):
@@ -238,7 +254,9 @@ class Denied(RegistryError):
 class RateLimited(RegistryError):
     """429, after the retries; `retry_after` is in seconds, or None."""
 
-    retry_after: float | None = None
+    def __init__(self, message: str = "", *, retry_after: float | None = None, **fields: Any) -> None:
+        super().__init__(message, **fields)
+        self.retry_after = retry_after
 
 
 class Unsupported(RegistryError):

@@ -1,0 +1,198 @@
+"""The tree of exceptions: as drawn, picklable, with advice, without secrets or control characters."""
+
+import inspect
+import pickle
+import re
+import urllib.parse
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from ocikit import errors
+from ocikit.errors import OcikitError, RegistryError, redact
+from ocikit.spec.platform import Platform
+
+CLASSES = sorted(
+    (c for c in vars(errors).values() if inspect.isclass(c) and issubclass(c, OcikitError)), key=lambda c: c.__name__
+)
+REGISTRY_FIELDS = {
+    "method": "GET",
+    "url": "https://h.io/v2/x/manifests/v1",
+    "status": 404,
+    "errors": ({"code": "MANIFEST_UNKNOWN", "message": "no", "detail": {"tag": "v1"}},),
+    "request_id": "abc-1",
+    "host": "h.io",
+}
+SAMPLES = {
+    "raw": b"{}",
+    "expected": 5,
+    "actual": 6,
+    "available": (Platform(os="linux", architecture="amd64"),),
+    "side": "source",
+    "descriptor": "sha256:00",
+    "retry_after": 2.5,
+} | REGISTRY_FIELDS
+
+
+def made(cls):
+    """An error with everything that its class, or a class above it, takes."""
+    names = {
+        name
+        for base in cls.__mro__
+        if "__init__" in vars(base) and issubclass(base, OcikitError)
+        for name, parameter in inspect.signature(base.__init__).parameters.items()
+        if parameter.kind is parameter.KEYWORD_ONLY and name != "hint"
+    }
+    fields = {name: SAMPLES[name] for name in names}
+    return cls("it broke", hint="mend it", **fields), fields
+
+
+@pytest.mark.parametrize("cls", CLASSES)
+@pytest.mark.parametrize("protocol", [2, pickle.HIGHEST_PROTOCOL])
+def test_every_error_survives_a_pickle_with_its_attributes(cls, protocol):
+    error, fields = made(cls)
+    twin = pickle.loads(pickle.dumps(error, protocol))
+    assert type(twin) is cls
+    assert (twin.message, twin.hint, str(twin)) == (error.message, error.hint, str(error))
+    for name, value in fields.items():
+        assert getattr(twin, name) == value
+    assert twin.args == error.args == ("it broke",)
+
+
+@pytest.mark.parametrize("cls", CLASSES)
+def test_every_error_shows_what_happened_and_what_to_do_next(cls):
+    error, _ = made(cls)
+    assert str(error) == "it broke\n  -> mend it"
+    assert str(cls("it broke")) == "it broke"
+    assert str(cls()) == ""
+    assert cls.__doc__
+    assert "it broke" in repr(error)
+
+
+@pytest.mark.parametrize("cls", CLASSES)
+def test_messages_and_hints_are_cleaned_of_what_a_terminal_acts_on(cls):
+    bad = "a\x1b[31m\x07\u202e\ud800\x9bb"
+    error = cls(f"{bad}\nsecond line", hint=bad)
+    assert error.message == "ab\nsecond line"
+    assert error.hint == "ab"
+    str(error).encode()
+
+
+def drawn():
+    """(class, bases) of each name in the docstring's tree."""
+    stack = []
+    for row in errors.__doc__.partition("::\n")[2].partition("\n\nEvery")[0].splitlines():
+        if not row.strip():
+            continue
+        drawn_part, _, remark = row.partition("  also ") if "  also " in row else (row, "", "")
+        depth = len(re.match(r"[ │├└─]*", drawn_part)[0]) // 3 - 1
+        names = re.findall(r"[A-Z]\w+", re.sub(r"\([^)]*\)", "", drawn_part))
+        stack = stack[:depth]
+        for name in names:
+            yield name, ([stack[-1]] if stack else ["Exception"]) + re.findall(r"[A-Z]\w+", remark)
+        stack.append(names[0])
+
+
+def test_the_tree_in_the_docstring_is_the_tree():
+    tree = dict(drawn())
+    classes = {c.__name__: c for c in CLASSES}
+    assert set(tree) == set(classes)
+    for name, bases in tree.items():
+        names = [b.__name__ for b in classes[name].__bases__]
+        assert names[0] == bases[0], name
+        for base in bases:
+            assert base in {b.__name__ for b in classes[name].__mro__}, name
+        assert set(names) == set(bases), name
+
+
+def test_wrong_input_missing_things_and_the_network_are_also_builtins():
+    assert issubclass(errors.InvalidReference, ValueError)
+    assert issubclass(errors.ManifestUnknown, LookupError)
+    assert issubclass(errors.ManifestUnknown, OSError)
+    assert issubclass(errors.ConnectionFailed, OSError)
+    assert issubclass(errors.TimedOut, TimeoutError)
+
+
+def test_a_registry_error_tells_its_first_code():
+    assert RegistryError("x", **REGISTRY_FIELDS).code == "MANIFEST_UNKNOWN"
+    assert RegistryError("x").code == ""
+    assert RegistryError("x", errors=[{}]).code == ""
+    assert RegistryError("x", errors=[{"code": None}]).code == ""
+    assert RegistryError("x", errors=[{"code": "\x1b[31mDENIED\n"}]).code == "DENIED "
+    assert RegistryError("x", errors=["DENIED", 5, None]).code == ""
+
+
+def test_what_a_registry_error_tells_of_the_request_is_clean_and_redacted():
+    error = RegistryError("x", url="https://u:p@h.io/b?sig=s3cret", host="h\x1b[31m", request_id="\x07r", method="GET\n")
+    assert error.url == "https://h.io/b?sig=***"
+    assert (error.host, error.request_id, error.method) == ("h", "r", "GET ")
+
+
+def test_rate_limiting_says_how_long_to_wait():
+    assert errors.RateLimited("x").retry_after is None
+    assert errors.RateLimited("x", retry_after=3.0, status=429).retry_after == 3.0
+
+
+@pytest.mark.parametrize(
+    ("url", "shown"),
+    [
+        ("https://h.io/v2/", "https://h.io/v2/"),
+        ("https://u:p@h.io:5000/v2/x?n=5&last=b", "https://h.io:5000/v2/x?n=5&last=b"),
+        ("https://h.io/b?digest=sha256:ab&_state=s3cret", "https://h.io/b?digest=sha256:ab&_state=***"),
+        ("https://h.io/t?service=h.io&scope=repository:a/b:pull,push", "https://h.io/t?service=h.io&scope=repository:a/b:pull,push"),
+        ("https://h.io/b?s3cret", "https://h.io/b?***"),
+        ("https://h.io/b?s3cret&digest=x", "https://h.io/b?***&digest=x"),
+        ("https://h.io/b?a=b=s3cret", "https://h.io/b?a=***"),
+        ("https://h.io/b?n=1#s3cret", "https://h.io/b?n=1"),
+        ("https://u:s3@cret@h.io/", "https://h.io/"),
+        ("https://u:s3/cret@h.io/", "<unreadable URL>"),
+        ("https://u/cret@h.io/", "https://***@h.io/"),
+        ("u:s3cret@h.io/x", "***@h.io/x"),
+        ("//u:s3cret@h.io/x", "//h.io/x"),
+        ("u@[::1", "***@[::1"),
+        ("https://u:s3cret#x@h.io/", "<unreadable URL>"),
+        ("https://u:s3cret?x@h.io/", "<unreadable URL>"),
+        ("https://[::1/", "<unreadable URL>"),
+        ("https://[::1]:5000/v2/", "https://[::1]:5000/v2/"),
+        ("https://h.io/\x1b[31mx", "https://h.io/x"),
+        ("https://h.io/?n=\ud800", "https://h.io/?n="),
+        ("", ""),
+    ],
+)
+def test_a_url_is_shown_without_its_secrets(url, shown):
+    assert redact(url) == shown
+
+
+SECRET = "s3cr3tS3CR3T"
+NOISE = st.text(st.characters(exclude_categories=["Cs"]), max_size=8)
+
+
+@given(NOISE, NOISE, NOISE)
+def test_no_password_is_ever_shown(before, after, path):
+    user = urllib.parse.quote(before)
+    for word in (SECRET, urllib.parse.quote(before, safe="") + SECRET + urllib.parse.quote(after, safe="")):
+        assert SECRET not in redact(f"https://{user}:{word}@h.io/{urllib.parse.quote(path)}")
+    assert SECRET not in redact(f"https://{before}{SECRET}{after}@h.io/") or "#" in before + after or "?" in before + after
+
+
+@given(NOISE, NOISE, st.sampled_from(["X-Amz-Signature", "sig", "token", "access_token", "_state", "Digest", "N", ""]))
+def test_no_signature_is_ever_shown(before, after, key):
+    value = urllib.parse.quote(before, safe="") + SECRET + urllib.parse.quote(after, safe="")
+    shown = redact(f"https://h.io/b?digest=sha256:00&{key}={value}&n=1#{value}")
+    assert SECRET not in shown
+    assert shown.startswith("https://h.io/b?digest=sha256:00&")
+    assert SECRET not in redact(f"https://h.io/b?{value}")
+    assert SECRET not in str(RegistryError("x", url=f"https://h.io/?{key}={value}").url)
+
+
+@given(st.text())
+def test_redacting_never_raises_and_gives_clean_text(text):
+    shown = redact(text)
+    shown.encode()
+    assert not re.search("[\x00-\x1f\x7f-\x9f]", shown)
+    redact(f"https://{text}@h.io/{text}")
+
+
+def test_every_public_name_is_exported():
+    assert {c.__name__ for c in CLASSES} <= set(errors.__all__)
