@@ -16,17 +16,21 @@ from ocikit.spec.platform import Platform
 __all__ = ["History", "ImageConfig", "RootFS"]
 
 
-@frozen(kw_only=True)
-class RootFS:
+@frozen(kw_only=True, repr=False)
+class RootFS(display.Shown):
     """What the layers unpack to: the digests of the uncompressed tars, bottom first."""
 
     type: str = field(default="layers", metadata={"always": True})
     diff_ids: tuple[Digest, ...] = field(default=(), converter=tuple, metadata={"wire": "diff_ids", "always": True})
     extra: FrozenMap[Any] = field(factory=FrozenMap)
 
+    def __rich_repr__(self) -> display.Description:
+        yield "type", self.type, "layers"
+        yield "diff_ids", [digest.short for digest in self.diff_ids]
 
-@frozen(kw_only=True)
-class History:
+
+@frozen(kw_only=True, repr=False)
+class History(display.Shown):
     """How a layer came to be."""
 
     created: str | None = None
@@ -36,6 +40,13 @@ class History:
     comment: str | None = None
     empty_layer: bool = field(default=False, metadata={"wire": "empty_layer"})
     extra: FrozenMap[Any] = field(factory=FrozenMap)
+
+    def __rich_repr__(self) -> display.Description:
+        yield "created_by", self.created_by, None
+        yield "created", self.created, None
+        yield "author", self.author, None
+        yield "comment", self.comment, None
+        yield "empty_layer", self.empty_layer, False
 
 
 @frozen(kw_only=True, repr=False)

@@ -6,9 +6,10 @@ import hashlib
 import re
 from typing import Any, Protocol
 
+from ocikit.display import quoted
 from ocikit.errors import DigestMismatch, InvalidDigest, UnverifiableDigest
 
-__all__ = ["VERIFIABLE", "Digest", "Hasher"]
+__all__ = ["VERIFIABLE", "Digest", "Hasher", "new_hasher"]
 
 _GRAMMAR = re.compile(r"([a-z0-9]+(?:[+._-][a-z0-9]+)*):([a-zA-Z0-9=_-]+)")
 
@@ -50,13 +51,13 @@ class Digest(str):
         match = _GRAMMAR.fullmatch(text) if isinstance(text, str) else None
         if match is None:
             raise InvalidDigest(
-                f"{text!r} is not a digest", hint='a digest looks like "sha256:" and 64 lower-case hex digits'
+                f"{quoted(text)} is not a digest", hint='a digest looks like "sha256:" and 64 lower-case hex digits'
             )
         algorithm, encoded = match.groups()
         length = _LENGTHS.get(algorithm)
         if length is not None and re.fullmatch(f"[a-f0-9]{{{length}}}", encoded) is None:
             raise InvalidDigest(
-                f"{text!r} has {len(encoded)} characters after {algorithm!r}",
+                f"{quoted(text)} has {len(encoded)} characters after {algorithm!r}",
                 hint=f"{algorithm} has exactly {length} lower-case hex digits",
             )
         return super().__new__(cls, text)

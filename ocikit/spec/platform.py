@@ -8,6 +8,7 @@ from typing import Any
 
 from attrs import field, frozen
 
+from ocikit import display
 from ocikit.errors import InvalidReference
 from ocikit.spec.annotations import FrozenMap
 
@@ -29,8 +30,8 @@ _RUNS = {
 _DEFAULT_VARIANT = {"arm64": "v8", "amd64": "v1", "arm": "v7"}
 
 
-@frozen(kw_only=True)
-class Platform:
+@frozen(kw_only=True, repr=False)
+class Platform(display.Shown):
     """An operating system, an architecture and perhaps a variant.
 
     >>> Platform.parse("linux/arm64/v8")
@@ -109,9 +110,11 @@ class Platform:
 
     def __str__(self) -> str:
         text = "/".join(part for part in (self.os, self.architecture, self.variant) if part)
-        return f"{text}:{self.os_version}" if self.os_version else text
+        return display.clean(f"{text}:{self.os_version}" if self.os_version else text)
 
-    def __repr__(self) -> str:
-        shown = (("os", self.os), ("architecture", self.architecture), ("variant", self.variant),
-                 ("os_version", self.os_version), ("os_features", self.os_features))  # fmt: skip
-        return f"Platform({', '.join(f'{k}={v!r}' for k, v in shown if v)})"
+    def __rich_repr__(self) -> display.Description:
+        yield "os", self.os
+        yield "architecture", self.architecture
+        yield "variant", self.variant, None
+        yield "os_version", self.os_version, None
+        yield "os_features", self.os_features, ()

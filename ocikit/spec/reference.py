@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import ipaddress
 import re
 from typing import Self, TypeAlias
 
 import attrs
 from attrs import frozen
 
-from ocikit.display import clean
+from ocikit.display import Description, Shown, clean, quoted
 from ocikit.errors import InvalidReference
 from ocikit.spec.digest import Digest
 
@@ -17,6 +18,7 @@ __all__ = [
     "AnyReference",
     "LayoutReference",
     "Reference",
+    "check_ref_name",
     "check_repository",
     "check_tag",
     "parse_reference",
@@ -30,20 +32,22 @@ _HUB_API = "registry-1.docker.io"
 _COMPONENT = re.compile(r"[a-z0-9]+(?:(?:\.|_|__|-+)[a-z0-9]+)*")
 _TAG = re.compile(r"[a-zA-Z0-9_][a-zA-Z0-9._-]{0,127}")
 _HOST = re.compile(
-    r"(?:[a-zA-Z0-9](?:[a-zA-Z0-9-]*[a-zA-Z0-9])?(?:\.[a-zA-Z0-9](?:[a-zA-Z0-9-]*[a-zA-Z0-9])?)*|\[[0-9a-fA-F:.]+\])(?::(\d{1,5}))?"
+    r"(?:[a-zA-Z0-9](?:[a-zA-Z0-9-]*[a-zA-Z0-9])?(?:\.[a-zA-Z0-9](?:[a-zA-Z0-9-]*[a-zA-Z0-9])?)*"
+    r"|\[(?P<ipv6>[0-9a-fA-F:.]+)\])(?::(?P<port>[0-9]{1,5}))?"
 )
 #: image-spec annotations.md, `org.opencontainers.image.ref.name`
 _REF_NAME = re.compile(
     r"[A-Za-z0-9]+(?:(?:[-._:@+]|--)[A-Za-z0-9]+)*(?:/[A-Za-z0-9]+(?:(?:[-._:@+]|--)[A-Za-z0-9]+)*)*"
 )
-_DIGEST_TAIL = re.compile(r"@([a-z0-9]+(?:[+._-][a-z0-9]+)*:[a-zA-Z0-9=_-]+)$")
+#: Only registered algorithms: in `oci:me@home:v1` the folder is `me@home`.
+_DIGEST_TAIL = re.compile(r"@((?:sha256|sha512|blake3):[a-zA-Z0-9=_-]+)\Z")
 
 _NAME_LIMIT = 255  # characters of host and name together: distribution-spec spec.md#pulling-manifests
 
 
 def check_repository(name: str, whole: str = "") -> str:
     """The repository name, if it is one. Raises: InvalidReference: naming the component that is wrong."""
-    where = f" in {whole!r}" if whole and whole != name else ""
+    where = f" in {quoted(whole)}" if whole and whole != name else ""
     if not name:
         raise InvalidReference(
             f"the repository name is empty{where}", hint='write it like "registry.example/team/name:tag"'
@@ -54,11 +58,12 @@ def check_repository(name: str, whole: str = "") -> str:
         if not part:
             problem, hint = "has an empty part", "remove the doubled or trailing slash"
         elif part != part.lower():
-            problem, hint = f"has upper-case letters in {part!r}", f"repository names are lower-case: {name.lower()!r}"
+            problem = f"has upper-case letters in {quoted(part)}"
+            hint = f"repository names are lower-case: {quoted(name.lower())}"
         else:
-            problem = f"has a bad part {part!r}"
+            problem = f"has a bad part {quoted(part)}"
             hint = "a part has lower-case letters and digits, separated by one '.', one or two '_', or '-'s"
-        raise InvalidReference(f"repository name {name!r}{where} {problem}", hint=hint)
+        raise InvalidReference(f"repository name {quoted(name)}{where} {problem}", hint=hint)
     return name
 
 
@@ -67,7 +72,7 @@ def check_tag(tag: str) -> str:
     if _TAG.fullmatch(tag) is None:
         problem = f"is {len(tag)} characters long" if len(tag) > 128 else "is not a tag"
         raise InvalidReference(
-            f"{tag!r} {problem}",
+            f"{quoted(tag)} {problem}",
             hint="a tag has 1 to 128 letters, digits, '_', '.', '-', and starts with none of '.', '-'",
         )
     return tag
@@ -75,16 +80,27 @@ def check_tag(tag: str) -> str:
 
 def _check_host(host: str, whole: str) -> str:
     match = _HOST.fullmatch(host)
-    if match is None or (match[1] is not None and not 0 < int(match[1]) < 65536):
+    good = match is not None and (match["port"] is None or 0 < int(match["port"]) < 65536)
+    if match is not None and match["ipv6"]:
+        try:
+            ipaddress.IPv6Address(match["ipv6"])
+        except ValueError:
+            good = False
+    if not good:
         raise InvalidReference(
-            f"{host!r} in {whole!r} is not a registry host",
+            f"{quoted(host)} in {quoted(whole)} is not a registry host",
             hint='a host looks like "ghcr.io", "localhost:5000" or "[::1]:5000"',
         )
     return host.lower()
 
 
-@frozen(kw_only=True)
-class _Target:
+def _check_text(text: object) -> None:
+    if not isinstance(text, str):
+        raise InvalidReference(f"a reference is text, not {type(text).__name__}", hint="pass a str or a Reference")
+
+
+@frozen(kw_only=True, repr=False)
+class _Target(Shown):
     tag: str | None = None
     digest: Digest | None = None
 
@@ -97,15 +113,26 @@ class _Target:
         """The same reference, with this digest; the tag stays, as a note of where it came from."""
         return attrs.evolve(self, digest=Digest(digest))
 
-    def tagged(self, tag: str) -> Self:
-        """The same place, another tag, no digest."""
-        return attrs.evolve(self, tag=tag, digest=None)
+    @property
+    def name(self) -> str:
+        """The place, without tag or digest."""
+        raise NotImplementedError
 
-    def _tail(self) -> str:
-        return (f":{self.tag}" if self.tag else "") + (f"@{self.digest}" if self.digest else "")
+    def __str__(self) -> str:
+        # A no-op for what `parse` gave; a reference made from fields of elsewhere may hold anything
+        return clean(self.name + (f":{self.tag}" if self.tag else "") + (f"@{self.digest}" if self.digest else ""))
+
+    def __repr__(self) -> str:
+        # In full, however long: people copy it
+        return f"{type(self).__name__}({str(self)!r})"
+
+    def __rich_repr__(self) -> Description:
+        yield "name", self.name
+        yield "tag", self.tag, None
+        yield "digest", self.digest and str(self.digest), None
 
 
-@frozen(kw_only=True)
+@frozen(kw_only=True, repr=False)
 class Reference(_Target):
     """A place in a registry: `[registry/]name[:tag][@digest]`.
 
@@ -125,20 +152,23 @@ class Reference(_Target):
         """The registry reference that the text spells. Raises: InvalidReference: naming the part that is wrong."""
         if isinstance(text, Reference):
             return text
-        if not isinstance(text, str):
-            raise InvalidReference(f"a reference is text, not {type(text).__name__}")
+        _check_text(text)
         if text != text.strip() or not text:
-            raise InvalidReference(f"{text!r} is empty or has spaces around it", hint="remove the spaces")
+            raise InvalidReference(
+                f"{quoted(text)} is empty or has spaces around it",
+                hint='write it like "registry.example/team/name:tag"',
+            )
         if "://" in text:
             raise InvalidReference(
-                f"{text!r} is a URL, not a reference", hint=f"leave out the scheme: {clean(text.partition('://')[2])!r}"
+                f"{quoted(text)} is a URL, not a reference",
+                hint=f"leave out the scheme: {quoted(text.partition('://')[2])}",
             )
         rest, digest = text, None
         if "@" in text:
             rest, _, tail = text.partition("@")
             digest = Digest(tail)
         first, slash, name = rest.partition("/")
-        if slash and (any(c in first for c in ".:") or first == "localhost" or first != first.lower()):
+        if slash and (any(c in first for c in ".:") or first.lower() == "localhost"):
             host = _check_host(first, text)
         else:
             host, name = DOCKER_HUB, rest
@@ -168,14 +198,12 @@ class Reference(_Target):
         """Registry and repository, without tag or digest."""
         return f"{self.registry}/{self.repository}"
 
-    def __str__(self) -> str:
-        return self.name + self._tail()
-
-    def __repr__(self) -> str:
-        return f"Reference({str(self)!r})"
+    def tagged(self, tag: str) -> Reference:
+        """The same place, another tag, no digest. Raises: InvalidReference."""
+        return attrs.evolve(self, tag=check_tag(tag), digest=None)
 
 
-@frozen(kw_only=True)
+@frozen(kw_only=True, repr=False)
 class LayoutReference(_Target):
     """A place on disk: `oci:path[:tag][@digest]` for a layout folder, `oci-archive:…` for a tar of one.
 
@@ -193,10 +221,11 @@ class LayoutReference(_Target):
         """The layout reference that the text spells. Raises: InvalidReference."""
         if isinstance(text, LayoutReference):
             return text
+        _check_text(text)
         scheme, _, rest = text.partition(":")
         if scheme not in {"oci", "oci-archive"}:
             raise InvalidReference(
-                f"{text!r} is not a layout", hint='write "oci:folder:tag" or "oci-archive:file.tar:tag"'
+                f"{quoted(text)} is not a layout", hint='write "oci:folder:tag" or "oci-archive:file.tar:tag"'
             )
         digest = None
         if match := _DIGEST_TAIL.search(rest):
@@ -206,7 +235,11 @@ class LayoutReference(_Target):
             drive, rest = rest[:2], rest[2:]
         path, colon, tag = rest.partition(":")
         if not path:
-            raise InvalidReference(f"{text!r} names no folder", hint='write "oci:folder:tag"')
+            raise InvalidReference(f"{quoted(text)} names no folder", hint='write "oci:folder:tag"')
+        if clean(path) != path:
+            raise InvalidReference(
+                f"the path in {quoted(text)} has control characters", hint="rename the folder, or link to it"
+            )
         if colon:
             check_ref_name(tag)
         return cls(path=drive + path, archive=scheme == "oci-archive", tag=tag or None, digest=digest)
@@ -216,11 +249,9 @@ class LayoutReference(_Target):
         """The scheme and the path, without tag or digest."""
         return f"{'oci-archive' if self.archive else 'oci'}:{self.path}"
 
-    def __str__(self) -> str:
-        return self.name + self._tail()
-
-    def __repr__(self) -> str:
-        return f"LayoutReference({str(self)!r})"
+    def tagged(self, tag: str) -> LayoutReference:
+        """The same place, another name, no digest. Raises: InvalidReference."""
+        return attrs.evolve(self, tag=check_ref_name(tag), digest=None)
 
 
 AnyReference: TypeAlias = Reference | LayoutReference
@@ -230,7 +261,7 @@ def check_ref_name(name: str) -> str:
     """A name within a layout, if it is one. Raises: InvalidReference. image-spec annotations.md."""
     if _REF_NAME.fullmatch(name) is None:
         raise InvalidReference(
-            f"{name!r} is not a name for content in a layout",
+            f"{quoted(name)} is not a name for content in a layout",
             hint="use letters and digits, with one of - . _ : @ + / between them",
         )
     return name

@@ -1,0 +1,301 @@
+"""How things look: nothing foreign gets out raw, nothing raises, nothing is endless."""
+
+import html
+import re
+
+import pytest
+from attrs import evolve
+from hypothesis import given
+from hypothesis import strategies as st
+
+from ocikit import display
+from ocikit.spec.annotations import Annotations, FrozenMap
+from ocikit.spec.config import History, ImageConfig, RootFS
+from ocikit.spec.descriptor import Descriptor
+from ocikit.spec.digest import Digest
+from ocikit.spec.manifest import Index, Manifest
+from ocikit.spec.platform import Platform
+from ocikit.spec.reference import LayoutReference, Reference
+
+TAG = '"><img src=x onerror=alert(1)>'
+BAD = TAG + "\x1b[31m\x1b]0;title\x07\x00\r\n\x85\x9b\x7f\u202e\u2066\u200f\u2028\ud800'</td></table><script>"
+SHA = Digest("sha256:" + "ab" * 32)
+
+#: What must not reach a terminal or a page.
+UNSAFE = re.compile("[\x00-\x1f\x7f-\x9f\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069\u2028\u2029\ud800-\udfff]")
+
+BAD_PLATFORM = Platform(
+    os=BAD, architecture=BAD, variant=BAD, os_version=BAD, os_features=(BAD, BAD), extra=FrozenMap({BAD: BAD})
+)
+BAD_NOTES = Annotations({BAD: BAD, "org.opencontainers.image.title": BAD})
+BAD_DESCRIPTOR = Descriptor(
+    media_type=BAD,
+    digest=SHA,
+    size=3,
+    urls=(BAD, BAD),
+    annotations=BAD_NOTES,
+    data=BAD.encode("utf-8", "surrogatepass"),
+    artifact_type=BAD,
+    platform=BAD_PLATFORM,
+    extra=FrozenMap({BAD: BAD}),
+)
+DOCUMENT_FIELDS = {
+    "media_type": BAD,
+    "artifact_type": BAD,
+    "annotations": BAD_NOTES,
+    "extra": FrozenMap({BAD: (BAD,)}),
+    "subject": BAD_DESCRIPTOR,
+}
+
+
+def with_bytes(document):
+    """As if it had been parsed: text that can't be encoded again has bytes all the same."""
+    object.__setattr__(document, "_raw", b"{}")
+    return document
+
+
+BAD_VALUES = [
+    BAD_PLATFORM,
+    BAD_DESCRIPTOR,
+    RootFS(type=BAD, diff_ids=(SHA,), extra=FrozenMap({BAD: BAD})),
+    History(created=BAD, author=BAD, created_by=BAD, comment=BAD, extra=FrozenMap({BAD: BAD})),
+    with_bytes(Manifest(config=BAD_DESCRIPTOR, layers=(BAD_DESCRIPTOR,) * 3, **DOCUMENT_FIELDS)),
+    with_bytes(Index(manifests=(BAD_DESCRIPTOR,) * 3, **DOCUMENT_FIELDS)),
+    with_bytes(
+        ImageConfig(
+            architecture=BAD,
+            os=BAD,
+            variant=BAD,
+            os_version=BAD,
+            os_features=(BAD,),
+            created=BAD,
+            author=BAD,
+            config=FrozenMap({BAD: (BAD,), "Env": (BAD,)}),
+            rootfs=RootFS(type=BAD),
+            history=(History(comment=BAD),),
+            extra=FrozenMap({BAD: BAD}),
+        )
+    ),
+    Reference(registry=BAD, repository=BAD, tag=BAD, digest=SHA),
+    LayoutReference(path=BAD, tag=BAD, digest=SHA),
+]
+IDS = [type(v).__name__ for v in BAD_VALUES]
+
+
+@pytest.mark.parametrize("value", BAD_VALUES, ids=IDS)
+def test_hostile_text_in_any_field_never_shows_raw(value):
+    for text in (repr(value), str(value), value._repr_html_()):
+        assert not UNSAFE.search(text)
+        assert "repr failed" not in text
+        text.encode()
+    page = value._repr_html_()
+    assert "<img" not in page
+    assert "<script" not in page
+    assert page.count("<table>") == page.count("</table>")
+
+
+@pytest.mark.parametrize("value", BAD_VALUES, ids=IDS)
+def test_every_repr_is_one_line_and_short_unless_it_is_to_be_copied(value):
+    assert len(repr(value)) <= 100 or isinstance(value, Reference | LayoutReference)
+    assert len(repr(value).splitlines()) == 1
+    assert len(str(value).splitlines()) == 1
+
+
+@pytest.mark.parametrize("value", BAD_VALUES, ids=IDS)
+def test_the_page_of_every_value_is_small_without_scripts_or_network(value):
+    page = value._repr_html_()
+    assert len(page.encode()) <= display.HTML_LIMIT
+    assert not re.search(r"<(script|img|link|iframe|object)|\son\w+=|url\(|javascript:", re.sub(r'title="[^"]*"', "", html_only(page)))
+
+
+def html_only(page):
+    """The tags of a page, without the text between them."""
+    return " ".join(re.findall(r"<[^>]*>", page))
+
+
+class Everything(display.Shown):
+    def __rich_repr__(self):
+        yield BAD, BAD
+        yield "nested", {BAD: [BAD, (BAD,)]}
+        yield "bytes", BAD.encode("utf-8", "surrogatepass")
+        yield "default", BAD, BAD
+
+    def _html_parts(self):
+        return (display.table((BAD, "b"), [(BAD, display.digest_cell(BAD)), (BAD * 100, display.size_cell(5))] * 30),)
+
+
+def test_hostile_names_cells_and_headers_are_escaped_too():
+    thing = Everything()
+    for text in (repr(thing), str(thing), thing._repr_html_()):
+        assert not UNSAFE.search(text)
+        assert "repr failed" not in text
+    assert "<img" not in thing._repr_html_()
+    assert "<script" not in thing._repr_html_()
+    assert "default" not in repr(thing)
+
+
+def many(n):
+    return tuple(
+        Descriptor(
+            media_type="application/vnd.oci.image.layer.v1.tar",
+            digest=Digest(f"sha256:{i:064x}"),
+            size=i,
+            annotations={"org.opencontainers.image.title": f"folder/{'long' * 100}/{i}"},
+            platform=Platform(os="linux", architecture=f"a{i}"),
+        )
+        for i in range(n)
+    )
+
+
+@pytest.mark.parametrize("of", [lambda d: Manifest(config=d[0], layers=d), lambda d: Index(manifests=d)])
+def test_ten_thousand_layers_make_a_short_repr_and_a_small_page(of):
+    document = of(many(10_000))
+    assert len(repr(document)) <= 100
+    page = document._repr_html_()
+    assert len(page.encode()) <= 100_000
+    assert "9980 more" in page
+    assert "<table>" in page
+
+
+class Broken(display.Shown):
+    def __rich_repr__(self):
+        yield "fine", 1
+        raise ValueError(TAG)
+
+
+class BrokenParts(display.Shown):
+    def __rich_repr__(self):
+        yield "fine", 1
+
+    def _html_parts(self):
+        raise RuntimeError(TAG)
+
+
+class Unreprable:
+    def __repr__(self):
+        raise KeyError(TAG)
+
+
+class BrokenValue(display.Shown):
+    def __rich_repr__(self):
+        yield "value", Unreprable()
+
+
+@pytest.mark.parametrize("cls", [Broken, BrokenValue])
+def test_a_repr_that_fails_says_so_instead_of_raising(cls):
+    assert re.fullmatch(rf"<ocikit.{cls.__name__}: repr failed: (ValueError|KeyError)>", repr(cls()))
+    assert "repr failed" in cls()._repr_html_()
+    assert "<ocikit" not in cls()._repr_html_()
+    assert "<img" not in cls()._repr_html_()
+
+
+def test_a_page_that_fails_says_so_while_the_line_still_works():
+    assert repr(BrokenParts()) == "BrokenParts(fine=1)"
+    assert "repr failed: RuntimeError" in BrokenParts()._repr_html_()
+
+
+def test_a_manifest_that_cannot_be_encoded_still_has_a_repr():
+    manifest = Manifest(config=evolve(BAD_DESCRIPTOR, annotations={"a": "\ud800"}))
+    assert "repr failed" in repr(manifest)
+    assert "repr failed" in manifest._repr_html_()
+
+
+class Huge(display.Shown):
+    def __rich_repr__(self):
+        for i in range(3000):
+            yield f"key{i}", "v" * 70
+
+
+def test_a_page_above_the_limit_falls_back_to_its_text():
+    page = Huge()._repr_html_()
+    assert page == f"<pre>{html.escape(repr(Huge()))}</pre>"
+
+
+@given(st.text(st.characters()) | st.text(st.sampled_from("\x1b[]\\\x07\x9b\x85;0m\r\n\tab\u202e\u2028\ud800")))
+def test_clean_text_has_no_controls_and_stays_clean(text):
+    once = display.clean(text)
+    assert not UNSAFE.search(once)
+    assert display.clean(once) == once
+    kept = display.clean(text, newlines=True)
+    assert not UNSAFE.search(kept.replace("\n", ""))
+    assert "\r" not in kept
+
+
+@given(st.text(st.characters(categories=["L", "N", "P", "S"])))
+def test_clean_leaves_ordinary_text_of_any_script_alone(text):
+    assert display.clean(text) == text
+    assert display.clean(f"{text}\n{text}", newlines=True) == f"{text}\n{text}"
+    assert display.clean(f"{text}\n{text}") == f"{text} {text}"
+
+
+@pytest.mark.parametrize(
+    ("raw", "cleaned"),
+    [
+        ("\x1b[1;31mred\x1b[0m", "red"),
+        ("\x1b]8;;http://evil\x07link\x1b]8;;\x07", "link"),
+        ("\x1b]0;title\x1b\\text", "text"),
+        ("\x1b]0;unfinished: the rest stays", "0;unfinished: the rest stays"),
+        ("a\x1b(Bb", "a(Bb"),
+        ("one\ttwo", "one two"),
+        ("one\r\ntwo\rthree", "one two three"),
+        ("a\u202eb\u2066c\u200f", "abc"),
+        ("\ud83d\ude00", ""),
+        ("😀 é 漢", "😀 é 漢"),
+    ],
+)
+def test_clean_takes_out_what_a_terminal_would_act_on(raw, cleaned):
+    assert display.clean(raw) == cleaned
+
+
+@given(st.text(st.characters(exclude_categories=["Cs"])))
+def test_escaped_text_has_no_markup_and_is_shortened(text):
+    cell = display.h(text, 20)
+    assert not re.search(r"<(?!span title=|/span>)", cell)
+    shown = html.unescape(re.sub(r"^<span[^>]*>|</span>$", "", cell))
+    assert len(shown) <= 20
+    assert display.clean(text)[:19] == shown[:19]
+
+
+def test_a_long_cell_keeps_the_whole_text_in_its_tooltip():
+    cell = display.h("x" * 79 + '"<' + "y" * 50)
+    assert cell.startswith(f'<span title="{"x" * 79}&quot;&lt;')
+    assert cell.endswith("…</span>")
+
+
+@pytest.mark.parametrize(
+    ("n", "text"),
+    [(0, "0 B"), (999, "999 B"), (1000, "1.0 kB"), (999_949, "999.9 kB"), (999_950, "1.0 MB"), (4_200_000_000, "4.2 GB"),
+     (10**15, "1.0 PB"), (2**63 - 1, "9223.4 PB")],
+)  # fmt: skip
+def test_sizes_are_for_people(n, text):
+    assert display.size(n) == text
+    assert f'title="{n} bytes"' in display.size_cell(n)
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"),
+    [(0, "0.0 s"), (0.25, "0.2 s"), (59.94, "59.9 s"), (59.96, "1 min 0 s"), (60, "1 min 0 s"), (75, "1 min 15 s"),
+     (3599.6, "1 h 0 min"), (3600, "1 h 0 min"), (90_061, "25 h 1 min")],
+)  # fmt: skip
+def test_durations_are_for_people(seconds, text):
+    assert display.duration(seconds) == text
+
+
+def test_a_list_says_how_many_more_there_are_and_keeps_items_short():
+    assert display.listed(["a", "b"]) == "a, b"
+    assert display.listed(range(12)) == "0, 1, 2, 3, 4, 5, 6, 7, 8, 9, … 2 more"
+    assert display.listed([]) == ""
+    assert len(display.listed(["x" * 10_000] * 3)) < 300
+
+
+def test_a_quoted_text_is_short_and_clean():
+    assert display.quoted("a b") == "'a b'"
+    assert not UNSAFE.search(display.quoted(BAD))
+    assert len(display.quoted("x" * 10_000)) == 120
+
+
+def test_rich_shows_the_same_description():
+    rich = pytest.importorskip("rich.pretty")
+    shown = rich.pretty_repr(Descriptor(media_type="text/plain", digest=SHA, size=3))
+    assert "media_type='text/plain'" in shown
+    assert "title" not in shown
