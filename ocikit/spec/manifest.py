@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import ClassVar, TypeAlias
 
 from attrs import field, frozen
@@ -21,6 +21,10 @@ __all__ = ["Index", "Manifest", "PlatformLike", "parse_document"]
 PlatformLike: TypeAlias = "str | Platform | Callable[[Descriptor], bool]"
 
 
+def _descriptors(items: Iterable[Descriptor]) -> tuple[Descriptor, ...]:
+    return tuple(items)
+
+
 @frozen(kw_only=True, repr=False)
 class Manifest(Document):
     """A config and layers: one image, or one artifact.
@@ -34,7 +38,7 @@ class Manifest(Document):
     media_type: str | None = field(default=media_types.OCI_MANIFEST, metadata={"always": True, "order": 1})
     artifact_type: str | None = field(default=None, metadata={"order": 2})
     config: Descriptor
-    layers: tuple[Descriptor, ...] = field(default=(), converter=tuple, metadata={"always": True})
+    layers: tuple[Descriptor, ...] = field(default=(), converter=_descriptors, metadata={"always": True})
     subject: Descriptor | None = None
     annotations: Annotations = field(factory=Annotations, converter=to_annotations)
 
@@ -82,7 +86,7 @@ class Index(Document):
     schema_version: int = field(default=2, metadata={"always": True, "order": 0})
     media_type: str | None = field(default=media_types.OCI_INDEX, metadata={"always": True, "order": 1})
     artifact_type: str | None = field(default=None, metadata={"order": 2})
-    manifests: tuple[Descriptor, ...] = field(default=(), converter=tuple, metadata={"always": True})
+    manifests: tuple[Descriptor, ...] = field(default=(), converter=_descriptors, metadata={"always": True})
     subject: Descriptor | None = None
     annotations: Annotations = field(factory=Annotations, converter=to_annotations)
 

@@ -1,0 +1,222 @@
+"""The loop of authentication: a challenge comes back, a token is asked for, and goes to its own registry only.
+
+token-auth token.md and oauth.md.
+"""
+
+from __future__ import annotations
+
+import base64
+import logging
+import time
+from collections.abc import Sequence
+from typing import Protocol
+from urllib.parse import urlencode
+
+import requests
+from attrs import field, frozen
+
+from ocikit.errors import Denied, RegistryError, Unauthorized
+from ocikit.remote.challenge import (
+    TOKEN_LIMIT,
+    Challenge,
+    Scope,
+    Token,
+    TokenCache,
+    TokenKey,
+    check_realm,
+    merge_scopes,
+    parse_challenges,
+    preferred,
+)
+from ocikit.remote.credentials import ANONYMOUS, Credentials, Keychain
+from ocikit.remote.responses import failure, read_limited
+
+__all__ = ["Authenticator", "Authorization", "Send"]
+
+log = logging.getLogger("ocikit")
+
+_CREDENTIALS_KEPT = 30.0  # seconds: a helper is a process of its own, and a thousand blobs must not start a thousand
+_CLIENT = "ocikit"
+
+
+class Send(Protocol):
+    """Sends one request without any credentials of its own."""
+
+    def __call__(self, method: str, url: str, headers: dict[str, str], body: bytes | None) -> requests.Response:
+        """The response, redirects followed."""
+
+
+@frozen
+class Authorization:
+    """What goes into the header, and where it came from."""
+
+    value: str = field(repr=False)
+    key: TokenKey | None = None
+    token: Token | None = field(default=None, repr=False)
+
+
+class Authenticator:
+    """Knows what one registry asks for, and answers with the user's credentials or none.
+
+    Args:
+        host: the registry, as in references.
+        keychain: where credentials come from.
+        tokens: shared by the hosts of a session.
+        send: how to reach a token server.
+    """
+
+    def __init__(self, host: str, keychain: Keychain, tokens: TokenCache, send: Send) -> None:
+        self._host = host
+        self._keychain = keychain
+        self._tokens = tokens
+        self._send = send
+        self._challenge: Challenge | None = None
+        self._known: dict[str, tuple[Credentials, float]] = {}
+        self._rotated: dict[str, str] = {}
+        self._rejected: set[str] = set()
+
+    def __repr__(self) -> str:
+        return f"Authenticator({self._host!r}, {self._challenge.scheme if self._challenge else 'not asked yet'})"
+
+    def header(self, scopes: Sequence[Scope]) -> Authorization | None:
+        """What to send before being asked: nothing until the registry has challenged once."""
+        challenge = self._challenge
+        return None if challenge is None else self._authorization(challenge, scopes)
+
+    def answer(
+        self, response: requests.Response, registry_url: str, scopes: Sequence[Scope], sent: Authorization | None
+    ) -> Authorization | None:
+        """What to send after a 401, or None if there is nothing better than what was sent.
+
+        Args:
+            response: the 401.
+            registry_url: the request's URL; a token server must be no less protected.
+            scopes: what the request needs.
+            sent: what was refused, if anything.
+        """
+        # urllib3 keeps repeated headers apart; requests has joined them
+        values = response.raw.headers.getlist("WWW-Authenticate") or [response.headers.get("WWW-Authenticate", "")]
+        challenge = preferred(parse_challenges(values))
+        if challenge is None:
+            return None
+        if challenge.scheme == "bearer":
+            check_realm(challenge.realm, registry_url)
+        self._challenge = challenge
+        self._known.clear()
+        if sent is not None and sent.key is not None:
+            # Expired, revoked, or too narrow: ask anew rather than send the same again
+            self._tokens.drop(sent.key, sent.token)
+        wanted = merge_scopes([*scopes, *(Scope.parse(text) for text in challenge.scope)])
+        answer = self._authorization(challenge, wanted)
+        return None if answer is None or (sent is not None and answer.value == sent.value) else answer
+
+    def _authorization(self, challenge: Challenge, scopes: Sequence[Scope]) -> Authorization | None:
+        credentials = self._credentials(scopes)
+        if credentials.registry_token:
+            return Authorization(f"Bearer {credentials.registry_token}")
+        if challenge.scheme == "basic":
+            basic = _basic(credentials)
+            return Authorization(basic) if basic else None
+        key = TokenCache.key(self._host, challenge.realm, challenge.service, scopes, credentials.identity)
+        token = self._tokens.get_or_fetch(key, lambda: self._fetch(challenge, scopes, credentials))
+        return Authorization(f"Bearer {token.value}", key, token)
+
+    def _credentials(self, scopes: Sequence[Scope]) -> Credentials:
+        repository = next((s.name for s in scopes if s.resource_type == "repository"), "")
+        known = self._known.get(repository)
+        if known is None or time.monotonic() - known[1] > _CREDENTIALS_KEPT:
+            known = self._keychain.for_reference(self._host, repository), time.monotonic()
+            self._known[repository] = known
+        if known[0].identity in self._rejected and _reads_only(scopes):
+            return ANONYMOUS
+        return known[0]
+
+    def _fetch(self, challenge: Challenge, scopes: Sequence[Scope], credentials: Credentials) -> Token:
+        """A new token; a refused scope of another repository is dropped, refused credentials are left out of reads."""
+        try:
+            return self._exchange(challenge, scopes, credentials)
+        except RegistryError as error:
+            if error.status not in {400, 401, 403, 404}:
+                raise
+            refusal = error
+        if len(scopes) > 1 and refusal.status != 401:
+            # Docker Hub refuses the whole exchange for one scope that it won't grant: ggcr#1679, harbor#17097
+            try:
+                return self._exchange(challenge, scopes[:1], credentials)
+            except RegistryError as error:
+                refusal = error
+        if not credentials.anonymous and _reads_only(scopes):
+            # A stale login must not hide what anyone may read: oras#1161
+            try:
+                token = self._exchange(challenge, scopes, ANONYMOUS)
+            except RegistryError:
+                pass
+            else:
+                log.warning(
+                    "%s rejected the stored credentials of %s; reading anonymously",
+                    self._host,
+                    credentials.username or "a token",
+                )
+                self._rejected.add(credentials.identity)
+                return token
+        if credentials.anonymous:
+            raise refusal
+        kind = Denied if isinstance(refusal, Denied) else Unauthorized
+        raise kind(
+            f"{self._host} rejected the credentials of {credentials.username or 'a token'}: {refusal.message}",
+            hint=f"log in again with ocikit.login({self._host!r}); ocikit.auth.explain({self._host!r}) shows where they come from",
+            method=refusal.method,
+            url=refusal.url,
+            status=refusal.status,
+            errors=refusal.errors,
+            request_id=refusal.request_id,
+            host=self._host,
+        ) from refusal
+
+    def _exchange(self, challenge: Challenge, scopes: Sequence[Scope], credentials: Credentials) -> Token:
+        texts = [str(scope) for scope in scopes]
+        refresh = self._rotated.get(credentials.identity) or credentials.identity_token
+        if refresh:
+            form = {
+                "grant_type": "refresh_token",
+                "service": challenge.service,
+                "client_id": _CLIENT,
+                "refresh_token": refresh,
+            }
+            if texts:
+                form["scope"] = " ".join(texts)
+            headers = {"Content-Type": "application/x-www-form-urlencoded"}
+            response = self._send("POST", challenge.realm, headers, urlencode(form).encode())
+            if response.status_code not in {404, 405}:
+                token = self._parse(response)
+                if token.refresh_token:
+                    self._rotated[credentials.identity] = token.refresh_token
+                return token
+            response.close()
+        query = [("service", challenge.service)] if challenge.service else []
+        query += [("scope", text) for text in texts]
+        joint = "&" if "?" in challenge.realm else "?"
+        url = challenge.realm + (joint + urlencode(query) if query else "")
+        basic = _basic(credentials)
+        return self._parse(self._send("GET", url, {"Authorization": basic} if basic else {}, None))
+
+    def _parse(self, response: requests.Response) -> Token:
+        if response.status_code != 200:
+            raise failure(
+                response,
+                f"a token request for {self._host}",
+                hint=f"ocikit.auth.explain({self._host!r}) shows what is sent",
+            )
+        body = read_limited(response, TOKEN_LIMIT, f"the token for {self._host}")
+        return Token.parse(body, time.time(), url=str(response.url), host=self._host)
+
+
+def _basic(credentials: Credentials) -> str | None:
+    if credentials.anonymous or not (credentials.username or credentials.password):
+        return None
+    pair = f"{credentials.username}:{credentials.password or ''}"
+    return f"Basic {base64.b64encode(pair.encode()).decode()}"
+
+
+def _reads_only(scopes: Sequence[Scope]) -> bool:
+    return all(set(scope.actions) <= {"pull"} for scope in scopes)

@@ -1,0 +1,420 @@
+"""Registries and repositories as people use them; a repository is a store like any other."""
+
+from __future__ import annotations
+
+import difflib
+import io
+import logging
+from collections.abc import Iterator, Sequence
+from typing import BinaryIO
+
+import attrs
+
+from ocikit import display
+from ocikit.content.store import Source, Store, check_size
+from ocikit.errors import (
+    ConnectionFailed,
+    Denied,
+    InvalidDocument,
+    InvalidReference,
+    ManifestUnknown,
+    NameUnknown,
+    NotFound,
+    OcikitError,
+    RegistryError,
+    Unauthorized,
+    Unsupported,
+    UploadInvalid,
+)
+from ocikit.remote import referrers
+from ocikit.remote.challenge import Scope
+from ocikit.remote.download import BlobReader
+from ocikit.remote.endpoints import MANIFEST_LIMIT, Endpoints, descriptor_of, pages
+from ocikit.remote.responses import finish
+from ocikit.remote.transport import Transport
+from ocikit.remote.upload import upload
+from ocikit.spec import media_types
+from ocikit.spec.descriptor import Descriptor
+from ocikit.spec.digest import Digest
+from ocikit.spec.document import DOCUMENT_LIMIT
+from ocikit.spec.manifest import Index, Manifest, parse_document
+from ocikit.spec.reference import check_tag
+
+__all__ = ["Ping", "Registry", "Repository"]
+
+log = logging.getLogger("ocikit")
+
+#: Names asked for at once; ECR and distribution 3.1 refuse more.
+PAGE = 1000
+
+_NEAREST = 3  # tags named when one isn't there
+
+
+@attrs.frozen(kw_only=True, repr=False)
+class Ping(display.Shown):
+    """What a registry says to a first request."""
+
+    host: str
+    reachable: bool
+    authenticated: bool
+    """Whether the API let us in, with credentials or without."""
+    url: str
+    version: str = ""
+    """The `Docker-Distribution-API-Version` header."""
+    problem: str = ""
+    """What failed, in words."""
+
+    def __bool__(self) -> bool:
+        return self.reachable and self.authenticated
+
+    def __rich_repr__(self) -> display.Description:
+        yield "host", self.host
+        yield "reachable", self.reachable
+        yield "authenticated", self.authenticated
+        yield "url", self.url
+        yield "version", self.version, ""
+        yield "problem", self.problem, ""
+
+
+class Registry(display.Shown):
+    """A registry: ask whether it is there, list its repositories, open one."""
+
+    def __init__(self, transport: Transport) -> None:
+        self.transport = transport
+        self.host = transport.host
+
+    def __rich_repr__(self) -> display.Description:
+        yield from self.transport.__rich_repr__()
+
+    def repository(self, name: str, *, push: bool = False) -> Repository:
+        """One repository; with `push`, the first token already holds the right to. Raises: InvalidReference."""
+        return Repository(self.transport, name, actions=("pull", "push") if push else ("pull",))
+
+    def ping(self) -> Ping:
+        """end-1: what the registry says. Never raises for an answer: a 401 is one. distribution-spec spec.md#determining-support."""
+        try:
+            response = self.transport.request("GET", "/v2/", f"reach {self.host}", allow=(401, 403, 404))
+        except OcikitError as error:
+            return Ping(
+                host=self.host, reachable=not isinstance(error, ConnectionFailed), authenticated=False,
+                url=self.transport.base, problem=error.message,
+            )  # fmt: skip
+        finish(response)
+        problems = {
+            200: "",
+            401: "credentials are missing or wrong",
+            403: "access denied",
+            404: "no registry API at this host",
+        }
+        return Ping(
+            host=self.host,
+            reachable=True,
+            authenticated=response.status_code == 200,
+            url=self.transport.base,
+            version=response.headers.get("Docker-Distribution-API-Version", ""),
+            problem=problems.get(response.status_code, f"unexpected status {response.status_code}"),
+        )
+
+    def catalog(self) -> Iterator[str]:
+        """`_catalog`: every repository's name, page by page. Not in the specification, so not everywhere.
+
+        Raises: Unsupported: naming the alternative. Unauthorized.
+        """
+        path, doing = f"/v2/_catalog?n={PAGE}", f"list the repositories of {self.host}"
+        try:
+            for page, _ in pages(self.transport, path, doing, scopes=(Scope.parse("registry:catalog:*"),)):
+                for name in page.get("repositories") or ():
+                    if isinstance(name, str):
+                        yield name
+        except RegistryError as error:
+            if error.status in {401, 403, 404, 405, 501} or isinstance(error, Unsupported):
+                raise Unsupported(
+                    f"{self.host} doesn't let us list its repositories ({error.message})",
+                    hint=f"many registries don't, or only to administrators; if you know a name, list its tags: ocikit.tags('{self.host}/name')",
+                    method=error.method, url=error.url, status=error.status, errors=error.errors,
+                    request_id=error.request_id, host=self.host,
+                ) from error  # fmt: skip
+            raise
+
+
+class Repository(Endpoints, Store, display.Shown):
+    """A repository as a store of manifests and blobs."""
+
+    _referrers_api: bool | None = None
+
+    def __rich_repr__(self) -> display.Description:
+        yield "name", f"{self.transport.host}/{self.name}"
+        yield "insecure", self.transport.insecure, False
+
+    # Source
+
+    def resolve(self, reference: str) -> Descriptor:
+        """The descriptor of a tag or digest, by a HEAD request where that tells enough, else by a GET.
+
+        Raises: ManifestUnknown: with the nearest tags. NameUnknown.
+        """
+        if ":" in reference:
+            Digest(reference)
+        else:
+            check_tag(reference)
+        try:
+            response = self.head_manifest(reference)
+            found = descriptor_of(response, reference)
+        except NotFound as error:
+            raise self._absent(reference, error) from error
+        except (Unauthorized, Denied):
+            raise
+        except RegistryError as error:
+            if error.status not in {400, 405, 406, 501}:
+                raise
+            found = None
+        # Old registries don't send Docker-Content-Digest: the body has to tell
+        return found or self._read(reference).descriptor
+
+    def _read(self, target: str) -> Manifest | Index:
+        """The document at a tag or digest, verified against the digest that was asked for or announced."""
+        try:
+            raw, kind, response = self.get_manifest(target)
+        except NotFound as error:
+            raise self._absent(target, error) from error
+        announced = response.headers.get("Docker-Content-Digest")
+        for digest in {Digest(d) for d in (target if ":" in target else None, announced) if d}:
+            if digest.verifiable:
+                digest.verify(raw, f"the manifest from {self.transport.host}/{self.name}")
+        return parse_document(raw, kind, limit=MANIFEST_LIMIT)
+
+    def _absent(self, target: str, error: NotFound) -> NotFound:
+        """A 404 in words: the tags that look like the one asked for, or that there is no such repository."""
+        if ":" in target:
+            return error
+        where = f"{self.transport.host}/{self.name}"
+        try:
+            known = self.tags(limit=10 * PAGE)
+        except NameUnknown:
+            return NameUnknown(
+                f"{self.transport.host} has no repository {self.name}",
+                hint=f"check the name; ocikit.catalog({self.transport.host!r}) lists those that the registry shows",
+                status=404, host=self.transport.host,
+            )  # fmt: skip
+        except OcikitError:
+            return error
+        near = difflib.get_close_matches(target, known, n=_NEAREST, cutoff=0.4) or list(reversed(known))[:_NEAREST]
+        hint = (
+            f"nearest: {display.listed(near)}; ocikit.tags({where!r}) lists all {len(known)}"
+            if near
+            else "it has no tags at all"
+        )
+        return ManifestUnknown(f"{where} has no tag {target!r}", hint=hint, status=404, host=self.transport.host)
+
+    def open(self, descriptor: Descriptor) -> BinaryIO:
+        """A seekable stream over a blob that resumes by itself; see `BlobReader`. Nothing is requested before it is read."""
+        if descriptor.is_document:
+            return io.BytesIO(self.fetch(descriptor))
+        # A RawIOBase reads as BinaryIO does
+        return BlobReader(  # type: ignore[return-value]
+            self.transport,
+            self._path("blobs", descriptor.digest),
+            descriptor,
+            self.scope("pull"),
+            self._doing("pull", f"@{descriptor.digest.short}"),
+        )
+
+    def fetch(self, descriptor: Descriptor, *, limit: int = DOCUMENT_LIMIT) -> bytes:
+        """The verified content. Raises: ManifestUnknown, BlobUnknown, DigestMismatch, SizeMismatch."""
+        if (embedded := descriptor.embedded) is not None:
+            return embedded
+        if not descriptor.is_document:
+            return super().fetch(descriptor, limit=limit)
+        if descriptor.size > limit:
+            raise InvalidDocument(
+                f"{descriptor} is above the limit of {limit} bytes", hint="raise the limit if you trust it"
+            )
+        raw, kind, _ = self.get_manifest(descriptor.digest, limit=limit)
+        check_size(descriptor, len(raw))
+        descriptor.digest.verify(raw, f"the manifest from {self.transport.host}/{self.name}")
+        if kind and media_types.is_document(kind) and kind != descriptor.media_type:
+            raise InvalidDocument(
+                f"{self.transport.host} serves {descriptor.digest.short} as {kind}, its descriptor says {descriptor.media_type}",
+                hint="one of the two is wrong; the content can't be trusted",
+            )
+        return raw
+
+    def referrers(self, descriptor: Descriptor, artifact_type: str | None = None) -> Sequence[Descriptor]:
+        """What refers to a manifest, by the API or the fallback tag; empty if nothing does."""
+        found, self._referrers_api = referrers.find(self, descriptor.digest, artifact_type, api=self._referrers_api)
+        return found
+
+    # Store
+
+    def exists(self, descriptor: Descriptor) -> bool:
+        """Whether the registry has the content in this repository. A refusal counts as no: the upload will tell.
+
+        Artifactory answers 403 to a HEAD of what isn't there: RTFACT-13797.
+        """
+        try:
+            if descriptor.is_document:
+                self.head_manifest(descriptor.digest)
+            else:
+                self.head_blob(descriptor.digest, push="push" in self._actions)
+        except (NotFound, Denied):
+            return False
+        return True
+
+    def push(
+        self, descriptor: Descriptor, stream: BinaryIO, *, tag: str | None = None, chunk_size: int | None = None
+    ) -> None:
+        """Push a blob, or a manifest with its tag. A manifest with a subject enters the list of its referrers.
+
+        Args:
+            descriptor: of the content.
+            stream: the content; a seekable one can be sent again.
+            tag: for manifests.
+            chunk_size: bytes; sends a blob in chunks from the start.
+        """
+        if descriptor.is_document:
+            raw = stream.read(descriptor.size + 1)
+            self.push_manifest(descriptor, raw, tags=[tag] if tag else [])
+            return
+        if tag is not None:
+            raise InvalidReference(
+                "a registry tags manifests only, not blobs", hint="push a manifest that names the blob"
+            )
+        upload(
+            self.transport,
+            self._path("blobs", "uploads", ""),
+            descriptor,
+            stream,
+            scopes=(self.scope("pull", "push"),),
+            doing=self._doing("push to", f"@{descriptor.digest.short}"),
+            chunk_size=chunk_size,
+        )
+
+    def push_manifest(self, descriptor: Descriptor, raw: bytes, *, tags: Sequence[str] = ()) -> None:
+        """Push a manifest's exact bytes under its digest or tags.
+
+        Several tags go in one request where the registry takes that (`OCI-Tag`), else one by one.
+
+        Raises: UploadInvalid: the registry refuses it, or stored something else. DigestMismatch: not the descriptor's bytes.
+        """
+        for name in tags:
+            check_tag(name)
+        descriptor.digest.verify(raw, "the manifest to push")
+        document = parse_document(raw, descriptor.media_type, limit=MANIFEST_LIMIT)
+        subject = document.subject
+        if len(tags) == 1 and descriptor.digest.algorithm == "sha256":
+            response, left = self.put_manifest(tags[0], raw, descriptor.media_type), []
+        else:
+            response = self.put_manifest(descriptor.digest, raw, descriptor.media_type, tags=tags)
+            taken = {t.strip() for t in response.headers.get("OCI-Tag", "").split(",")}
+            left = [name for name in tags if name not in taken]
+        self._check_stored(descriptor, response.headers.get("Docker-Content-Digest"))
+        for name in left:
+            self._check_stored(
+                descriptor, self.put_manifest(name, raw, descriptor.media_type).headers.get("Docker-Content-Digest")
+            )
+        if subject is not None:
+            if response.headers.get("OCI-Subject"):
+                self._referrers_api = True
+            else:
+                referrers.add(self, subject.digest, referrers.referring(document))
+
+    def _check_stored(self, descriptor: Descriptor, said: str | None) -> None:
+        if said and said != descriptor.digest and said.partition(":")[0] == descriptor.digest.algorithm:
+            raise UploadInvalid(
+                f"{self.transport.host} stored {said} for {descriptor.digest}",
+                hint="the registry changed the manifest; don't use what was pushed", host=self.transport.host,
+            )  # fmt: skip
+
+    def mount(self, descriptor: Descriptor, source: Source) -> bool:
+        """Mount a blob from a repository of the same registry; False if the registry would rather have it uploaded."""
+        if descriptor.is_document or not isinstance(source, Repository) or source.transport.host != self.transport.host:
+            return False
+        if source.name == self.name:
+            return False
+        try:
+            session = self.mount_blob(descriptor.digest, source.name)
+        except RegistryError as error:
+            # Quay 400, Harbor 401 from a project that isn't there, Docker Hub on a scope it won't grant
+            log.info("no mount from %s: %s", source.name, error.message)
+            return False
+        if session is None:
+            return True
+        try:
+            self.delete_upload(session)
+        except OcikitError:
+            log.debug("an upload session that a mount left stays open")
+        return False
+
+    def tag(self, descriptor: Descriptor, tag: str) -> None:
+        """Let a tag name a manifest of this repository; its bytes are pushed again as they are. Raises: ManifestUnknown."""
+        check_tag(tag)
+        raw = self.fetch(descriptor, limit=MANIFEST_LIMIT)
+        self.put_manifest(tag, raw, descriptor.media_type)
+
+    def untag(self, tag: str) -> None:
+        """Delete a tag. The manifest and its other tags stay.
+
+        Raises: ManifestUnknown. Unsupported: the registry deletes manifests only, which would take other tags too.
+        """
+        check_tag(tag)
+        self.resolve(tag)
+        try:
+            self.delete_manifest(tag)
+        except RegistryError as error:
+            # distribution 2.8 answers 400 or 404, with DIGEST_INVALID or UNSUPPORTED, to a tag
+            if isinstance(error, Unsupported) or error.status in {400, 404, 405}:
+                raise Unsupported(
+                    f"{self.transport.host} can't delete the tag {tag!r} alone ({error.message})",
+                    hint="delete the manifest by its digest if all its tags may go: ocikit.delete('…@sha256:…')",
+                    method=error.method, url=error.url, status=error.status, errors=error.errors, host=self.transport.host,
+                ) from error  # fmt: skip
+            raise
+
+    def delete(self, descriptor: Descriptor) -> None:
+        """Delete a manifest with all its tags, or a blob. A manifest with a subject leaves the list of its referrers.
+
+        Raises: ManifestUnknown, BlobUnknown. Unsupported: with what the registry offers instead.
+        """
+        if not descriptor.is_document:
+            self.delete_blob(descriptor.digest)
+            return
+        subject = self._read(descriptor.digest).subject
+        self.delete_manifest(descriptor.digest)
+        if subject is not None and self._referrers_api is not True:
+            _, self._referrers_api = referrers.find(self, subject.digest, None, api=self._referrers_api)
+            if not self._referrers_api:
+                referrers.remove(self, subject.digest, descriptor.digest)
+
+    # Names
+
+    def tags(self, *, limit: int | None = None) -> list[str]:
+        """Tags in the registry's order, all pages or up to `limit`. Raises: NameUnknown: no such repository."""
+        found: list[str] = []
+        for tag in self.iter_tags():
+            if limit is not None and len(found) >= limit:
+                break
+            found.append(tag)
+        return found
+
+    def iter_tags(self) -> Iterator[str]:
+        """Tags, a page fetched when it is reached. Names that break the grammar are skipped (Nexus has such)."""
+        for page in self.list_tags(n=PAGE):
+            for name in page:
+                try:
+                    yield check_tag(name)
+                except (InvalidReference, TypeError):
+                    log.warning(
+                        "%s/%s lists a tag that is none: %s", self.transport.host, self.name, display.shorten(name, 60)
+                    )
+
+    def can_push(self) -> bool:
+        """Whether the credentials may push here: opens an upload session and cancels it."""
+        try:
+            session = self.post_upload()
+        except (Denied, Unauthorized, NotFound, Unsupported):
+            return False
+        try:
+            self.delete_upload(session)
+        except OcikitError:
+            log.debug("the upload session of a permission check stays open")
+        return True

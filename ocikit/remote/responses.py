@@ -1,0 +1,280 @@
+"""What an HTTP answer means: bodies read with limits, JSON where JSON is due, and failures as typed errors."""
+
+from __future__ import annotations
+
+import json
+import logging
+import re
+import threading
+import time
+from collections.abc import Mapping
+from email.utils import parsedate_to_datetime
+from typing import Any, cast
+
+import requests
+
+from ocikit.display import clean, shorten
+from ocikit.errors import (
+    BlobUnknown,
+    Denied,
+    InvalidResponse,
+    ManifestUnknown,
+    NameUnknown,
+    RangeInvalid,
+    RateLimited,
+    RegistryError,
+    TooLarge,
+    Unauthorized,
+    Unsupported,
+    UploadInvalid,
+    UploadUnknown,
+    redact,
+)
+
+__all__ = ["failure", "finish", "json_object", "media_type", "read_limited", "report_warnings", "retry_after"]
+
+log = logging.getLogger("ocikit")
+
+_ERROR_LIMIT = 64 * 1024  # bytes of an error body; the rest is not read
+_WORDS = 300  # characters of a registry's own words in a message
+_WARNINGS_LIMIT = 4096  # bytes of warnings that a registry may send: distribution-spec spec.md#warnings
+
+_BY_CODE: Mapping[str, type[RegistryError]] = {
+    "UNAUTHORIZED": Unauthorized,
+    "DENIED": Denied,
+    "TOOMANYREQUESTS": RateLimited,
+    "UNSUPPORTED": Unsupported,
+    "MANIFEST_UNKNOWN": ManifestUnknown,
+    "BLOB_UNKNOWN": BlobUnknown,
+    "NAME_UNKNOWN": NameUnknown,
+    "BLOB_UPLOAD_UNKNOWN": UploadUnknown,
+    "BLOB_UPLOAD_INVALID": UploadInvalid,
+    "DIGEST_INVALID": UploadInvalid,
+    "SIZE_INVALID": UploadInvalid,
+    "MANIFEST_INVALID": UploadInvalid,
+    "MANIFEST_BLOB_UNKNOWN": UploadInvalid,
+}
+
+_BY_STATUS: Mapping[int, type[RegistryError]] = {
+    401: Unauthorized,
+    403: Denied,
+    405: Unsupported,
+    413: TooLarge,
+    416: RangeInvalid,
+    429: RateLimited,
+}
+
+_HINTS: Mapping[type[RegistryError], str] = {
+    Unauthorized: "log in with ocikit.login({host!r}) or `docker login {host}`; ocikit.auth.explain({host!r}) shows what is used",
+    Denied: "check that the account may do this: ocikit.auth.explain({host!r}) shows which one is used",
+    RateLimited: "wait, or log in: registries allow more to accounts than to strangers",
+    TooLarge: "the registry has a limit on the size of requests; ask its operators, or split the content",
+    Unsupported: "this registry doesn't offer the operation; its own web interface may",
+}
+
+_REQUEST_IDS = (
+    "x-request-id",
+    "x-github-request-id",
+    "x-amzn-requestid",
+    "x-ms-correlation-request-id",
+    "x-gitlab-request-id",
+)
+
+#: What an absence is called when the registry gives no code.
+_ABSENT: Mapping[str, type[RegistryError]] = {
+    "manifests": ManifestUnknown,
+    "blobs": BlobUnknown,
+    "uploads": UploadUnknown,
+    "tags": NameUnknown,
+}
+
+
+def finish(response: requests.Response) -> None:
+    """Let go of a response whose body doesn't matter; its connection stays open if the body is short."""
+    try:
+        if len(response.raw.read(_ERROR_LIMIT) or b"") < _ERROR_LIMIT:
+            response.raw.release_conn()
+            return
+    except Exception:
+        log.debug("a response's body broke off", exc_info=True)
+    response.close()
+
+
+def read_limited(response: requests.Response, limit: int, what: str) -> bytes:
+    """The body, if it is no larger than `limit` bytes; the connection goes back to its pool.
+
+    Raises: TooLarge: naming what was asked for.
+    """
+    parts: list[bytes] = []
+    left = limit + 1
+    try:
+        while left > 0 and (part := response.raw.read(min(left, 1 << 16), decode_content=True)):
+            parts.append(part)
+            left -= len(part)
+    finally:
+        if left > 0:
+            response.raw.release_conn()
+        else:
+            response.close()
+    body = b"".join(parts)
+    if len(body) > limit:
+        raise TooLarge(
+            f"{what} is larger than the limit of {limit} bytes",
+            hint="such a document is most likely not what it should be; ask its publisher",
+            **_facts(response),
+        )
+    return body
+
+
+def json_object(response: requests.Response, limit: int, what: str) -> dict[str, Any]:
+    """The body as a JSON object. Raises: InvalidResponse: for HTML and whatever else isn't one; TooLarge."""
+    body = read_limited(response, limit, what)
+    try:
+        value = json.loads(body)
+    except (ValueError, RecursionError) as error:
+        raise _not_json(response, body, what) from error
+    if not isinstance(value, dict):
+        raise _not_json(response, body, what)
+    return value
+
+
+def _not_json(response: requests.Response, body: bytes, what: str) -> InvalidResponse:
+    kind = media_type(response) or "no content type"
+    start = shorten(body[:80].decode("utf-8", "replace"), 60)
+    return InvalidResponse(
+        f"{_host(response)} answered with {kind} where JSON was expected for {what}: it begins with {start!r}",
+        hint="a login page or a proxy may stand between you and the registry; check the host's name",
+        **_facts(response),
+    )
+
+
+def media_type(response: requests.Response) -> str:
+    """The Content-Type without parameters, in lower case. Registries send parameters, though they should not."""
+    return str(response.headers.get("Content-Type", "")).partition(";")[0].strip().lower()
+
+
+def failure(response: requests.Response, doing: str, *, hint: str = "") -> RegistryError:
+    """The error that a response stands for; its body is read, up to a limit.
+
+    Args:
+        response: with a status that the call can't use.
+        doing: what was tried, such as "pull team/data:v1".
+        hint: a better remedy than the general one.
+    """
+    errors, words = _error_body(response)
+    status = response.status_code
+    code = str(errors[0].get("code") or "") if errors else ""
+    # The status decides where it is specific: Harbor reports absence with the code UNKNOWN
+    kind = _BY_STATUS.get(status) or _BY_CODE.get(code) or (_absence(response) if status == 404 else RegistryError)
+    if status == 404 and kind in {Unauthorized, Denied}:
+        kind = _absence(response)
+    host = _host(response)
+    said = f"{code or status}" + (f" ({status})" if code else "")
+    if not words and response.request is not None and response.request.method == "HEAD":
+        words = "a HEAD request has no words to it"
+    message = f"{host} says {said} to {doing}" + (f": {words}" if words else "")
+    request_id = next((str(response.headers[name]) for name in _REQUEST_IDS if name in response.headers), "")
+    if request_id:
+        message += f" [request id {shorten(request_id, 64)}]"
+    hint = hint or _special_hint(host, code, kind, status) or _HINTS.get(kind, "").format(host=host)
+    error = kind(message, hint=hint, errors=errors, request_id=request_id, **_facts(response))
+    if isinstance(error, RateLimited):
+        error.retry_after = retry_after(response)
+    return error
+
+
+def _special_hint(host: str, code: str, kind: type[RegistryError], status: int) -> str:
+    """Remedies that only one registry needs."""
+    if code == "NAME_UNKNOWN" and re.search(r"\.ecr\.[a-z0-9-]+\.amazonaws\.com", host):
+        # ECR doesn't create repositories on push: aws/containers-roadmap#853
+        return "ECR doesn't create repositories by itself: aws ecr create-repository --repository-name …"
+    if kind is Unsupported and host.endswith("docker.io"):
+        # distribution/distribution#2290
+        return "Docker Hub deletes only through its web interface and its own API"
+    if status >= 500:
+        return "the registry failed; try again later"
+    return ""
+
+
+def _absence(response: requests.Response) -> type[RegistryError]:
+    path = str(response.url).partition("?")[0]
+    for part, kind in sorted(_ABSENT.items(), key=lambda item: -path.rfind(f"/{item[0]}/")):
+        if f"/{part}/" in path:
+            return kind
+    return RegistryError
+
+
+def _error_body(response: requests.Response) -> tuple[list[dict[str, Any]], str]:
+    """The registry's error list and its own words, from any body. distribution-spec spec.md#error-codes."""
+    try:
+        body = response.raw.read(_ERROR_LIMIT, decode_content=True) or b""
+    except Exception:  # noqa: BLE001 - a broken error body must not hide the error itself
+        body = b""
+    finally:
+        response.close()
+    try:
+        value = json.loads(body)
+    except (ValueError, RecursionError):
+        text = body.decode("utf-8", "replace")
+        if "<html" in text.lower() or "<!doctype" in text.lower():
+            title = re.search(r"<title[^>]*>(.*?)</title>", text, re.DOTALL | re.IGNORECASE)
+            text = f"an HTML page{f' titled {clean(title[1]).strip()!r}' if title else ''}"
+        return [], shorten(" ".join(text.split()), _WORDS)
+    listed = value.get("errors") if isinstance(value, dict) else None
+    errors = [cast("dict[str, Any]", e) for e in listed if isinstance(e, dict)] if isinstance(listed, list) else []
+    words = "; ".join(filter(None, (_words(e) for e in errors[:5])))
+    if not errors and isinstance(value, dict):
+        # Token servers answer {"details": …}, {"error": …, "error_description": …} or {"message": …}
+        words = next((str(value[k]) for k in ("error_description", "details", "message", "error") if value.get(k)), "")
+    return errors, shorten(words, _WORDS)
+
+
+def _words(error: Mapping[str, Any]) -> str:
+    message = str(error.get("message") or "")
+    detail = error.get("detail")
+    if detail:
+        message += f" ({shorten(detail if isinstance(detail, str) else json.dumps(detail), 160)})"
+    return message
+
+
+def retry_after(response: requests.Response) -> float | None:
+    """Seconds to wait, from a Retry-After in seconds or as an HTTP date. RFC 9110 section 10.2.3."""
+    value = str(response.headers.get("Retry-After", "")).strip()
+    if re.fullmatch(r"\d{1,9}(\.\d+)?", value):
+        return float(value)
+    try:
+        return max(0.0, parsedate_to_datetime(value).timestamp() - time.time())
+    except (ValueError, TypeError, OverflowError):
+        return None
+
+
+def _facts(response: requests.Response) -> dict[str, Any]:
+    method = response.request.method if response.request is not None else ""
+    return {
+        "method": method or "",
+        "url": redact(str(response.url)),
+        "status": response.status_code,
+        "host": _host(response),
+    }
+
+
+def _host(response: requests.Response) -> str:
+    return redact(str(response.url)).partition("://")[2].partition("/")[0]
+
+
+_told: set[str] = set()
+_telling = threading.Lock()
+
+
+def report_warnings(response: requests.Response) -> None:
+    """Log each distinct `Warning: 299` of a registry once. distribution-spec spec.md#warnings."""
+    header = str(response.headers.get("Warning", ""))[:_WARNINGS_LIMIT]
+    for match in re.finditer(r'299 \S+ "((?:[^"\\]|\\.)*)"', header):
+        said = re.sub(r"\\(.)", r"\1", match[1])
+        text = f"{_host(response)} warns: {clean(said)}"
+        with _telling:
+            new = text not in _told and len(_told) < 1000  # a hostile registry must not fill the memory
+            if new:
+                _told.add(text)
+        if new:
+            log.warning("%s", text)
