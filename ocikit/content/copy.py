@@ -1,0 +1,421 @@
+"""The one algorithm behind pull, push, mirror, import and export: plan, then move.
+
+Documents are walked children first, each digest once. Blobs go in parallel, documents after them in order, the root last
+with its tag: nothing is named before all of it is there. A document is always walked, even if the target has it: its
+blobs may be missing. Only blobs that exist are skipped.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import BinaryIO, TypeVar, cast
+
+from attrs import frozen
+
+from ocikit import display
+from ocikit.content.progress import SILENT, Fate, Metered, Progress
+from ocikit.content.store import Source, Store
+from ocikit.errors import CopyError, InvalidDocument, OcikitError
+from ocikit.spec import media_types
+from ocikit.spec.descriptor import Descriptor
+from ocikit.spec.digest import Digest
+from ocikit.spec.manifest import Index, Manifest, PlatformLike, parse_document
+
+__all__ = ["WORKERS", "Cancelled", "Plan", "Step", "copy", "each", "plan"]
+
+WORKERS = 4  # transfers at once; dockerd and containerd use 3, and registries' rate limits start to bite above 8
+
+_DEPTH = 8  # indexes within indexes; real ones have two levels
+_DOCUMENTS = 100_000  # in one copy: more is an attack or a mistake
+_GRACE = 5.0  # seconds that Ctrl-C waits for workers to put down what they hold
+
+T = TypeVar("T")
+
+
+class Cancelled(Exception):
+    """A sibling failed, or the user pressed Ctrl-C."""
+
+
+@frozen(kw_only=True, repr=False)
+class Step(display.Shown):
+    """One piece of content in a plan."""
+
+    descriptor: Descriptor
+    fate: Fate
+    """What will become of it: "moved", "present" or "skipped"."""
+
+    def __rich_repr__(self) -> display.Description:
+        yield "content", str(self.descriptor)
+        yield "fate", self.fate
+
+
+@frozen(kw_only=True, repr=False)
+class Plan(display.Shown):
+    """What a copy will do. `run()` does it."""
+
+    source: Source
+    target: Store
+    root: Descriptor
+    tags: tuple[str, ...]
+    documents: tuple[tuple[Descriptor, bytes], ...]
+    """Children first; the root is among them, and what refers to it comes after it."""
+    blobs: tuple[Descriptor, ...]
+    """Each digest once."""
+    foreign: tuple[Descriptor, ...] = ()
+    """Layers that may not be redistributed: named by a manifest, fetched by nobody."""
+    present: frozenset[Digest] = frozenset()
+    """Blobs that the target has; known only if it was asked (`checked`)."""
+    checked: bool = False
+
+    @property
+    def size(self) -> int:
+        """Bytes of blobs and documents, those that are present left out."""
+        blobs = sum(b.size for b in self.blobs if b.digest not in self.present)
+        return blobs + sum(len(raw) for _, raw in self.documents)
+
+    @property
+    def steps(self) -> tuple[Step, ...]:
+        """What becomes of each piece of content, in order."""
+        blobs = [Step(descriptor=b, fate="present" if b.digest in self.present else "moved") for b in self.blobs]
+        foreign = [Step(descriptor=b, fate="skipped") for b in self.foreign]
+        return (*blobs, *foreign, *(Step(descriptor=d, fate="moved") for d, _ in self.documents))
+
+    def __rich_repr__(self) -> display.Description:
+        yield "root", str(self.root.digest)
+        yield "tags", self.tags, ()
+        yield "documents", len(self.documents)
+        yield "blobs", len(self.blobs)
+        yield "to_move", display.size(self.size)
+        yield "present", len(self.present) if self.checked else "not looked up"
+        yield "skipped", len(self.foreign), 0
+
+    def _html_parts(self) -> Iterable[str]:
+        rows = [(s.descriptor.title or s.descriptor.media_type, s.fate, display.size_cell(s.descriptor.size),
+                 display.digest_cell(s.descriptor.digest)) for s in self.steps]  # fmt: skip
+        return (display.table(("content", "fate", "size", "digest"), rows),)
+
+    def run(self, *, workers: int = WORKERS, progress: Progress = SILENT) -> Descriptor:
+        """Move what has to be moved, and give the root.
+
+        Raises:
+            CopyError: with the side that failed and the descriptor; the reason is its cause.
+        """
+        total = sum(b.size for b in (*self.blobs, *self.foreign))
+        progress.begin("copy", size=total + sum(len(raw) for _, raw in self.documents), count=len(self.steps))
+        failed = True
+        try:
+            for layer in self.foreign:
+                progress.note(f"left out {layer}: it may not be redistributed")
+                progress.finish(layer, "skipped")
+            each(self.blobs, lambda blob, stop: self._blob(blob, stop, progress), workers=workers)
+            self._documents(progress)
+            failed = False
+        finally:
+            progress.end(failed=failed)
+        return self.root
+
+    def _blob(self, blob: Descriptor, stop: threading.Event, progress: Progress) -> None:
+        meter: Metered | None = None
+
+        def tell(n: int) -> None:
+            if stop.is_set():
+                raise Cancelled
+            progress.advance(blob, n)
+
+        try:
+            if blob.digest in self.present or self.target.exists(blob):
+                progress.finish(blob, "present")
+                return
+            if self.target.mount(blob, self.source):
+                progress.finish(blob, "mounted")
+                return
+        except Exception as error:
+            raise _failed("target", blob, error) from error
+        try:
+            stream = _Blamed(self.source.open(blob))
+        except Exception as error:
+            raise _failed("source", blob, error) from error
+        with stream:
+            meter = Metered(cast("BinaryIO", stream), tell)
+            try:
+                self.target.push(blob, cast("BinaryIO", meter))
+            except Cancelled:
+                raise
+            except Exception as error:
+                raise _failed("source" if stream.error is error else "target", blob, error) from error
+        progress.finish(blob, "moved")
+
+    def _documents(self, progress: Progress) -> None:
+        last = self.documents[-1][0].digest if self.documents else None
+        for descriptor, raw in self.documents:
+            # A single tag goes with the root's own push, unless what refers to the root has to come before the name
+            tag = self.tags[0] if self.tags and descriptor.digest == self.root.digest == last else None
+            self._document(descriptor, raw, tag)
+            progress.advance(descriptor, len(raw))
+            progress.finish(descriptor, "moved")
+        done = 1 if self.tags and self.root.digest == last else 0
+        for tag in self.tags[done:]:
+            self._document(self.root, dict(self.documents)[self.root], tag)
+        if not self.tags:
+            self.target.keep(self.root)
+
+    def _document(self, descriptor: Descriptor, raw: bytes, tag: str | None) -> None:
+        try:
+            self.target.push_bytes(descriptor, raw, tag=tag)
+        except Exception as error:
+            raise _failed("target", descriptor, error) from error
+
+
+class _Blamed:
+    """A source's stream that remembers its own failure, so that it isn't taken for the target's."""
+
+    def __init__(self, stream: BinaryIO) -> None:
+        self._stream = stream
+        self.error: BaseException | None = None
+
+    def readinto(self, buffer: memoryview) -> int:
+        try:
+            return cast("int", self._stream.readinto(buffer))  # type: ignore[attr-defined]  # streams of sources have it
+        except BaseException as error:
+            self.error = error
+            raise
+
+    def read(self, size: int = -1) -> bytes:
+        try:
+            return self._stream.read(size)
+        except BaseException as error:
+            self.error = error
+            raise
+
+    def seek(self, offset: int, whence: int = 0) -> int:
+        return self._stream.seek(offset, whence)
+
+    def tell(self) -> int:
+        return self._stream.tell()
+
+    def seekable(self) -> bool:
+        return self._stream.seekable()
+
+    def close(self) -> None:
+        self._stream.close()
+
+    def __enter__(self) -> _Blamed:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stream.close()
+
+
+def _failed(side: str, descriptor: Descriptor, error: Exception) -> CopyError:
+    reason = error.message if isinstance(error, OcikitError) else str(error) or type(error).__name__
+    return CopyError(
+        f"the {side} failed for {descriptor}: {reason}",
+        hint=getattr(error, "hint", ""),
+        side=side,
+        descriptor=descriptor,
+    )
+
+
+def plan(
+    source: Source,
+    reference: str | Descriptor,
+    target: Store,
+    *,
+    tags: Sequence[str] = (),
+    platform: PlatformLike | None = None,
+    referrers: bool = False,
+    check: bool = False,
+    workers: int = WORKERS,
+) -> Plan:
+    """What it takes to bring a reference from a source to a target.
+
+    Args:
+        source: where it is.
+        reference: a tag, a digest, or a descriptor of the source.
+        target: where it goes.
+        tags: its names there.
+        platform: only that manifest of an index; it becomes the root, and the digest is another than the index's.
+        referrers: also what refers to the documents, and what refers to that.
+        check: ask the target which blobs it has.
+        workers: how many questions at once.
+
+    Raises:
+        CopyError: if the source can't be read; the reason is its cause.
+        NoMatchingPlatform: with the platforms that there are.
+    """
+    root = source.resolve(reference) if isinstance(reference, str) else reference
+    walk = _Walk(source)
+    if platform is not None:
+        root = walk.select(root, platform)
+    walk.visit(root)
+    if referrers:
+        walk.visit_referrers()
+    present: set[Digest] = set()
+    if check:
+        each(
+            walk.blobs.values(),
+            lambda blob, _: present.add(blob.digest) if target.exists(blob) else None,
+            workers=workers,
+        )
+    return Plan(
+        source=source,
+        target=target,
+        root=root,
+        tags=tuple(tags),
+        documents=tuple(walk.documents.values()),
+        blobs=tuple(walk.blobs.values()),
+        foreign=tuple(walk.foreign.values()),
+        present=frozenset(present),
+        checked=check,
+    )
+
+
+def copy(
+    source: Source,
+    reference: str | Descriptor,
+    target: Store,
+    *,
+    tags: Sequence[str] = (),
+    platform: PlatformLike | None = None,
+    referrers: bool = False,
+    workers: int = WORKERS,
+    progress: Progress = SILENT,
+) -> Descriptor:
+    """Bring a reference from a source to a target and give its root; arguments and errors are those of `plan`.
+
+    >>> from ocikit.content.memory import MemoryStore
+    >>> from ocikit.spec.descriptor import EMPTY_DESCRIPTOR
+    >>> here, there = MemoryStore(), MemoryStore()
+    >>> manifest = Manifest(config=EMPTY_DESCRIPTOR, layers=(EMPTY_DESCRIPTOR,))
+    >>> here.push_bytes(EMPTY_DESCRIPTOR, b"{}")
+    >>> here.push_bytes(manifest.descriptor, manifest.raw, tag="v1")
+    >>> copy(here, "v1", there, tags=["v1"]).digest == there.resolve("v1").digest
+    True
+    """
+    made = plan(source, reference, target, tags=tags, platform=platform, referrers=referrers, workers=workers)
+    return made.run(workers=workers, progress=progress)
+
+
+class _Walk:
+    """A walk over documents, children first, each digest once."""
+
+    def __init__(self, source: Source) -> None:
+        self._source = source
+        self._open: set[Digest] = set()
+        self._parsed: dict[Digest, Manifest | Index] = {}
+        self.documents: dict[Digest, tuple[Descriptor, bytes]] = {}
+        self.blobs: dict[Digest, Descriptor] = {}
+        self.foreign: dict[Digest, Descriptor] = {}
+
+    def select(self, root: Descriptor, platform: PlatformLike) -> Descriptor:
+        """The manifest of an index that suits a platform, through nested indexes."""
+        for _ in range(_DEPTH):
+            document = self._read(root)
+            if isinstance(document, Manifest):
+                return root
+            root = document.select(platform)
+        raise _too_deep(root)
+
+    def visit(self, descriptor: Descriptor, depth: int = 0) -> None:
+        """Add a document and what it names."""
+        if descriptor.digest in self.documents:
+            return
+        if depth > _DEPTH or descriptor.digest in self._open:
+            raise _too_deep(descriptor)
+        if len(self.documents) >= _DOCUMENTS:
+            raise InvalidDocument(f"more than {_DOCUMENTS} documents hang on one root", hint="copy them one by one")
+        self._open.add(descriptor.digest)
+        document = self._read(descriptor)
+        for child in document.children:
+            if child.is_document:
+                self.visit(child, depth + 1)
+            elif media_types.is_foreign(child.media_type):
+                self.foreign.setdefault(child.digest, child)
+            else:
+                self.blobs.setdefault(child.digest, child)
+        self._open.discard(descriptor.digest)
+        self.documents[descriptor.digest] = (descriptor, document.raw)
+
+    def visit_referrers(self) -> None:
+        """Add what refers to the documents that were visited, and what refers to that."""
+        waiting = list(self.documents)
+        while waiting:
+            descriptor, _ = self.documents[waiting.pop(0)]
+            try:
+                found = self._source.referrers(descriptor)
+            except Exception as error:
+                raise _failed("source", descriptor, error) from error
+            for referrer in found:
+                if referrer.digest not in self.documents:
+                    before = set(self.documents)
+                    self.visit(referrer.bare())
+                    waiting += [d for d in self.documents if d not in before]
+
+    def _read(self, descriptor: Descriptor) -> Manifest | Index:
+        known = self._parsed.get(descriptor.digest)
+        if known is None:
+            try:
+                known = parse_document(self._source.fetch(descriptor), descriptor.media_type)
+            except Exception as error:
+                raise _failed("source", descriptor, error) from error
+            self._parsed[descriptor.digest] = known
+        return known
+
+
+def _too_deep(descriptor: Descriptor) -> InvalidDocument:
+    return InvalidDocument(
+        f"indexes are nested more than {_DEPTH} deep, or in a circle, at {descriptor.digest}",
+        hint="its publisher should flatten it",
+    )
+
+
+def each(items: Iterable[T], work: Callable[[T, threading.Event], object], *, workers: int = WORKERS) -> None:
+    """Do the work for each item on several threads; the first failure stops the rest, and is raised.
+
+    `work` gets an event that is set when it should stop. Ctrl-C sets it too, waits a moment and is raised.
+    """
+    todo = iter(items)
+    lock, stop = threading.Lock(), threading.Event()
+    failures: list[BaseException] = []
+
+    def take() -> Iterator[T]:
+        while not stop.is_set():
+            with lock:
+                try:
+                    item = next(todo)
+                except StopIteration:
+                    return
+            yield item
+
+    def loop() -> None:
+        for item in take():
+            try:
+                work(item, stop)
+            except Cancelled:
+                return
+            except BaseException as error:  # noqa: BLE001 - carried to the caller's thread and raised there
+                failures.append(error)
+                stop.set()
+                return
+
+    if workers <= 1:
+        loop()
+    else:
+        # Daemons, so that a read that hangs can't keep the interpreter from leaving after Ctrl-C
+        threads = [threading.Thread(target=loop, name=f"ocikit-{i}", daemon=True) for i in range(workers)]
+        try:
+            for thread in threads:
+                thread.start()
+            for thread in threads:
+                thread.join()
+        except BaseException:
+            stop.set()
+            deadline = time.monotonic() + _GRACE
+            for thread in threads:
+                if thread.ident is not None:
+                    thread.join(max(0.0, deadline - time.monotonic()))
+            raise
+    if failures:
+        raise failures[0]
