@@ -1,0 +1,119 @@
+"""Names that publishers give to files, checked before they become paths. image-spec annotations.md."""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+from collections.abc import Iterable
+from fnmatch import fnmatchcase
+from pathlib import PurePosixPath
+from typing import Final
+
+from ocikit.errors import UnsafeArchive
+
+__all__ = ["OWN_FOLDER", "check_titles", "safe_title", "selected"]
+
+#: Where we keep what we know of a pulled folder; no artifact may write into it.
+OWN_FOLDER: Final = ".ocikit"
+
+NAME_LIMIT: Final = 255  # bytes: NAME_MAX of every common file system
+PATH_LIMIT: Final = 4096  # bytes: Linux' PATH_MAX
+
+_CONTROL = re.compile("[\x00-\x1f\x7f-\x9f]")
+_DRIVE = re.compile("[A-Za-z]:")
+
+
+def safe_title(title: str) -> PurePosixPath:
+    """The title as a relative path that stays within its folder on any system.
+
+    >>> safe_title("data/train.csv").as_posix()
+    'data/train.csv'
+
+    Raises:
+        UnsafeArchive: naming the title and what is wrong with it.
+    """
+    problem = _problem(title)
+    if problem:
+        raise UnsafeArchive(
+            f"the title {title!r} {problem}", hint="give the file another name, or fetch this blob by its digest"
+        )
+    return PurePosixPath(title)
+
+
+def _problem(title: str) -> str:
+    if not title or title.isspace():
+        return "is empty"
+    if _CONTROL.search(title):
+        return "has control characters"
+    try:
+        raw = title.encode()
+    except UnicodeEncodeError:
+        return "is not valid Unicode text"
+    if "\\" in title:
+        return "has a backslash, which separates folders on Windows"
+    if title.startswith("/"):
+        return "is an absolute path"
+    if _DRIVE.match(title):
+        return "starts with a drive letter"
+    parts = [part for part in title.split("/") if part not in {"", "."}]
+    if ".." in parts:
+        return 'leaves its folder by ".."'
+    if not parts:
+        return "names a folder, not a file"
+    if any(part.casefold() == OWN_FOLDER for part in parts):
+        return f"is in {OWN_FOLDER!r}, which is kept for this library's own records"
+    if len(raw) > PATH_LIMIT:
+        return f"is {len(raw)} bytes long; the limit is {PATH_LIMIT}"
+    longest = max(len(part.encode()) for part in parts)
+    return f"has a name of {longest} bytes; the limit is {NAME_LIMIT}" if longest > NAME_LIMIT else ""
+
+
+def check_titles(titles: Iterable[str], *, fold_case: bool = False) -> tuple[PurePosixPath, ...]:
+    """The titles as paths that can all exist in one folder.
+
+    Args:
+        titles: as their publisher wrote them.
+        fold_case: for folders that don't tell "A" from "a": refuse titles that differ only so.
+    Raises:
+        UnsafeArchive: if one is unsafe, two are the same, or one is a folder in another.
+    """
+    paths = tuple(safe_title(title) for title in titles)
+    files: dict[PurePosixPath, PurePosixPath] = {}
+    for path in paths:
+        key = _folded(path) if fold_case else path
+        if files.get(key) == path:
+            raise UnsafeArchive(f"two files have the title {str(path)!r}", hint="fetch them one by one, by digest")
+        if key in files:
+            raise UnsafeArchive(
+                f"the titles {str(files[key])!r} and {str(path)!r} are one file on this file system",
+                hint="choose a folder on a file system that tells upper from lower case",
+            )
+        files[key] = path
+    for key, path in files.items():
+        for parent in key.parents:
+            if parent in files:
+                raise UnsafeArchive(
+                    f"the title {str(files[parent])!r} is a file, and a folder in {str(path)!r}",
+                    hint="choose one of them with include= or exclude=",
+                )
+    return paths
+
+
+def _folded(path: PurePosixPath) -> PurePosixPath:
+    return PurePosixPath(unicodedata.normalize("NFC", str(path)).casefold())
+
+
+def selected(title: str, include: Iterable[str] = (), exclude: Iterable[str] = ()) -> bool:
+    """Whether glob patterns choose the title: any of `include`, or all if there are none, and none of `exclude`.
+
+    `*` matches any characters, "/" too, so that `*.csv` finds a file at any depth; `data/` means all that is below.
+
+    >>> selected("data/train.csv", include=["*.csv"], exclude=["old/"])
+    True
+    """
+    include = tuple(include)
+    return (not include or any(_matches(title, p) for p in include)) and not any(_matches(title, p) for p in exclude)
+
+
+def _matches(title: str, pattern: str) -> bool:
+    return fnmatchcase(title, pattern + "*" if pattern.endswith("/") else pattern)
