@@ -86,6 +86,7 @@ _ABSENT: Mapping[str, type[RegistryError]] = {
     "blobs": BlobUnknown,
     "uploads": UploadUnknown,
     "tags": NameUnknown,
+    "referrers": ManifestUnknown,
 }
 
 
