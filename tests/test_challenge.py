@@ -11,18 +11,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ocikit.errors import InvalidResponse, RegistryError
-from ocikit.remote.challenge import (
-    TOKEN_LIMIT,
-    Challenge,
-    Scope,
-    Token,
-    TokenCache,
-    TokenKey,
-    check_realm,
-    merge_scopes,
-    parse_challenges,
-    preferred,
-)
+from ocikit.remote.challenge import Challenge, Scope, merge_scopes, parse_challenges, preferred
+from ocikit.remote.origin import check_realm
+from ocikit.remote.tokens import TOKEN_LIMIT, Token, TokenCache, TokenKey
 from ocikit.spec.annotations import FrozenMap
 
 NOW = 1_700_000_000.0

@@ -17,7 +17,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ocikit.errors import CredentialsError
-from ocikit.remote.credentials import ANONYMOUS, Credentials, Explanation, Helper, Keychain, _place, _wishes
+from ocikit.remote.configuration import place_of, wishes
+from ocikit.remote.credentials import ANONYMOUS, Credentials, Keychain
+from ocikit.remote.explanation import Explanation
+from ocikit.remote.helpers import Helper
 
 SECRET = "hunter2-correct-horse-battery"
 HUB = "https://index.docker.io/v1/"
@@ -350,16 +353,16 @@ def test_the_most_specific_key_wins(place):
 
 @given(st.lists(st.from_regex(r"[a-z0-9]{1,4}", fullmatch=True), max_size=4))
 def test_wishes_go_from_the_repository_up_to_the_host(parts):
-    wishes = _wishes("GHCR.io", "/".join(parts))
-    assert wishes[-1] == "ghcr.io"
-    assert len(wishes) == len(parts) + 1
-    assert all(longer.startswith(shorter) for longer, shorter in zip(wishes, wishes[1:], strict=False))
+    wished = wishes("GHCR.io", "/".join(parts))
+    assert wished[-1] == "ghcr.io"
+    assert len(wished) == len(parts) + 1
+    assert all(longer.startswith(shorter) for longer, shorter in zip(wished, wished[1:], strict=False))
 
 
 @given(st.text())
 def test_any_key_names_a_place_and_only_once(key):
     assert (
-        _place("https://" + _place(key)) == _place(_place(key))
+        place_of("https://" + place_of(key)) == place_of(place_of(key))
         or "v1" in key
         or "v2" in key
         or "://" in key

@@ -16,20 +16,11 @@ import requests
 from attrs import field, frozen
 
 from ocikit.errors import Denied, RegistryError, Unauthorized
-from ocikit.remote.challenge import (
-    TOKEN_LIMIT,
-    Challenge,
-    Scope,
-    Token,
-    TokenCache,
-    TokenKey,
-    check_realm,
-    merge_scopes,
-    parse_challenges,
-    preferred,
-)
+from ocikit.remote.challenge import Challenge, Scope, merge_scopes, parse_challenges, preferred
 from ocikit.remote.credentials import ANONYMOUS, Credentials, Keychain
+from ocikit.remote.origin import check_realm
 from ocikit.remote.responses import failure, read_limited
+from ocikit.remote.tokens import TOKEN_LIMIT, Token, TokenCache, TokenKey
 
 __all__ = ["Authenticator", "Authorization", "Send"]
 

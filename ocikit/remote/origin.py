@@ -1,17 +1,31 @@
-"""Where a URL leads: its origin, and which ways from one origin to another are safe."""
+"""Where a URL leads: its origin, and which ways from one origin to another are safe. No I/O."""
 
 from __future__ import annotations
 
 import ipaddress
+import re
+import socket
+from typing import TypeAlias
 from urllib.parse import urlsplit
 
 from attrs import frozen
 
 from ocikit.errors import InvalidResponse, redact
 
-__all__ = ["Origin", "check_step", "is_loopback"]
+__all__ = ["Origin", "check_realm", "check_step", "is_loopback"]
 
 _PORTS = {"http": 80, "https": 443}
+
+_Address: TypeAlias = ipaddress.IPv4Address | ipaddress.IPv6Address
+
+#: Where clouds keep a machine's own credentials, beyond link-local 169.254/16: Alibaba, Oracle, Azure, AWS, Google.
+_METADATA = frozenset(
+    map(
+        ipaddress.ip_address,
+        ("100.100.100.200", "192.0.0.192", "168.63.129.16", "fd00:ec2::254", "fd20:ce::254"),
+    )
+)
+_METADATA_NAMES = frozenset({"metadata", "metadata.google.internal", "instance-data", "instance-data.ec2.internal"})
 
 
 @frozen
@@ -36,6 +50,11 @@ class Origin:
             )
         return cls(parts.scheme, parts.hostname.lower(), port or _PORTS[parts.scheme])
 
+    @property
+    def loopback(self) -> bool:
+        """Whether this machine is meant."""
+        return _loopback(self.host)
+
 
 def is_loopback(host: str) -> bool:
     """Whether a host, with or without port, is this machine.
@@ -43,25 +62,15 @@ def is_loopback(host: str) -> bool:
     >>> is_loopback("localhost:5000"), is_loopback("[::1]:5000"), is_loopback("10.0.0.1")
     (True, True, False)
     """
-    name = urlsplit(f"//{host}").hostname or ""
-    if name == "localhost" or name.endswith(".localhost"):
-        return True
-    address = _address(name)
-    return address is not None and address.is_loopback
-
-
-def _address(name: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:
-    try:
-        return ipaddress.ip_address(name)
-    except ValueError:
-        return None
+    return _loopback(urlsplit(f"//{host}").hostname or "")
 
 
 def check_step(source: str, target: str) -> None:
     """Refuse a redirect or an upload location that leads somewhere unsafe.
 
-    From https to http, and from a public host to this machine or its network's metadata address. Private ranges are
-    left alone: many a registry keeps its blobs on a neighbour.
+    From https to http, from a public host to this machine, and from anywhere to a cloud's metadata address. Private
+    ranges are left alone: many a registry keeps its blobs on a neighbour. Addresses are checked as written, see
+    `check_realm`.
 
     Raises: InvalidResponse.
     """
@@ -71,15 +80,88 @@ def check_step(source: str, target: str) -> None:
             f"{here.host} sends us from https to {redact(target)}",
             hint="content would travel unprotected; the registry's own address (its 'externalurl' or 'http.host') is set up wrong",
         )
-    address = _address(there.host)
-    if (is_loopback(there.host) or (address is not None and address.is_link_local)) and not _is_near(here.host):
+    if here.host == there.host:
+        return
+    if _metadata(there.host) or (there.loopback and not _private(here.host)):
         raise InvalidResponse(
             f"{here.host} sends us to {redact(target)}, an address of this machine or its network",
-            hint="a public registry has no business there; refused",
+            hint="a registry has no business there; refused",
         )
 
 
-def _is_near(host: str) -> bool:
-    """Whether a host is this machine or on a private network."""
+def check_realm(realm: str, registry_url: str, *, allow_private: bool = False) -> None:
+    """Refuse a token server that a registry must not send credentials to.
+
+    The realm must be an `https` URL, unless the registry itself is asked over `http`. The realm of a registry that
+    isn't itself on a private or loopback address may not be on one, unless `allow_private`; none may be a cloud's
+    metadata address. Addresses are checked as written: a name that resolves to a private address is not found out.
+
+    Raises:
+        InvalidResponse: naming the realm and the registry.
+    """
+    try:
+        there, here = urlsplit(realm), urlsplit(registry_url)
+        host, home = (there.hostname or "").rstrip("."), (here.hostname or "").rstrip(".")
+        _ = there.port  # raises if it isn't a number
+        user = "@" in there.netloc
+    except ValueError:
+        there, here, host, home, user = urlsplit(""), urlsplit(registry_url), "", "", False
+    if not re.fullmatch(r"[\x21-\x7e]+", realm) or "\\" in realm or not host or there.scheme not in {"http", "https"}:
+        problem = "which is not an http or https URL"
+    elif user:
+        problem = "which holds a user name"
+    elif there.scheme == "http" and here.scheme != "http":
+        problem = "which is not https"
+    elif host == home:
+        return
+    elif _metadata(host):
+        problem = "which is a metadata or link-local address"
+    elif _private(host) and not _private(home) and not allow_private:
+        problem = "which is a private or loopback address"
+    else:
+        return
+    raise InvalidResponse(
+        f"{redact(registry_url)} asks for credentials to be sent to {redact(realm)!r}, {problem}",
+        hint="nothing was sent; if the registry is really yours, have its token realm corrected, or allow private realms",
+        url=registry_url,
+        host=here.netloc.rpartition("@")[2],
+    )
+
+
+def _address(host: str) -> _Address | None:
+    """The IP address that the host spells, in any way that resolvers take (`127.1`, `0x7f000001`), or None."""
+    host = host.partition("%")[0].rstrip(".")
+    try:
+        address: _Address = ipaddress.ip_address(host)
+    except ValueError:
+        try:
+            return ipaddress.IPv4Address(socket.inet_aton(host))  # no request: inet_aton only reads
+        except (OSError, ValueError):
+            return None
+    if isinstance(address, ipaddress.IPv6Address):
+        nat64 = address in ipaddress.IPv6Network("64:ff9b::/96")
+        inner = ipaddress.IPv4Address(int(address) & 0xFFFFFFFF) if nat64 else address.ipv4_mapped or address.sixtofour
+        return inner or address
+    return address
+
+
+def _loopback(host: str) -> bool:
+    """Whether a host name is this machine. RFC 6761 section 6.3."""
+    host = host.rstrip(".").lower()
     address = _address(host)
-    return is_loopback(host) or (address is not None and (address.is_private or address.is_link_local))
+    if address is None:
+        return host == "localhost" or host.endswith(".localhost")
+    return address.is_loopback or address.is_unspecified
+
+
+def _private(host: str) -> bool:
+    """Whether a host name is this machine or an address that only its network has."""
+    address = _address(host)
+    return _loopback(host) if address is None else not address.is_global or address.is_multicast
+
+
+def _metadata(host: str) -> bool:
+    """Whether a host name is where a cloud's machine finds its credentials."""
+    host = host.rstrip(".").lower()
+    address = _address(host)
+    return host in _METADATA_NAMES or (address is not None and (address.is_link_local or address in _METADATA))

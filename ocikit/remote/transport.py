@@ -31,10 +31,11 @@ from ocikit import display
 from ocikit._version import __version__
 from ocikit.errors import ConnectionFailed, InvalidResponse, RegistryError, TimedOut, redact
 from ocikit.remote.authentication import Authenticator, Authorization
-from ocikit.remote.challenge import Scope, TokenCache
+from ocikit.remote.challenge import Scope
 from ocikit.remote.credentials import Keychain
 from ocikit.remote.origin import Origin, check_step, is_loopback
 from ocikit.remote.responses import failure, finish, report_warnings, retry_after
+from ocikit.remote.tokens import TokenCache
 
 __all__ = ["BROKEN", "Network", "Transport"]
 
@@ -375,7 +376,7 @@ class Transport(display.Shown):
         return session
 
     def _proxies(self, url: str) -> dict[str, str]:
-        if is_loopback(Origin.of(url).host if ":" not in Origin.of(url).host else f"[{Origin.of(url).host}]"):
+        if Origin.of(url).loopback:
             return {}
         if self.network.proxies is not None:
             return dict(self.network.proxies)
