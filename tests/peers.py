@@ -55,8 +55,8 @@ def _gopath() -> Path | None:
 
 
 def where(name: str) -> Path | None:
-    """The program, in .peers/bin, on PATH or in GOPATH/bin; None where there is none."""
-    folders = [FOLDER / "bin", *map(Path, os.get_exec_path())]
+    """The program, in .peers/bin, on PATH (or where root has it) or in GOPATH/bin; None where there is none."""
+    folders = [FOLDER / "bin", *map(Path, os.get_exec_path()), Path("/usr/sbin")]
     for folder in folders:
         if found := shutil.which(name, path=str(folder)):
             return Path(found)
