@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, Final, Generic, TypeVar
+
+from ocikit.errors import InvalidDocument
 
 __all__ = [
     "CREATED",
@@ -16,6 +18,9 @@ __all__ = [
     "FrozenMap",
     "freeze",
     "thaw",
+    "to_annotations",
+    "to_frozen",
+    "to_texts",
 ]
 
 CREATED: Final = "org.opencontainers.image.created"
@@ -26,6 +31,10 @@ VERSION: Final = "org.opencontainers.image.version"
 
 #: Set by oras and by us on a layer that is a packed folder: "true" means unpack after pulling.
 UNPACK: Final = "io.deis.oras.content.unpack"
+
+#: Levels of arrays and objects in keys that are kept unread; real documents have three or four. Far more would run into
+#: Python's recursion limit when such a value is hashed, compared or encoded.
+_DEPTH_LIMIT = 64
 
 V = TypeVar("V")
 
@@ -73,13 +82,29 @@ def to_annotations(items: Mapping[str, str]) -> Annotations:
     return items if isinstance(items, Annotations) else Annotations(items)
 
 
-def freeze(value: Any) -> Any:
-    """JSON as immutable values: objects become `FrozenMap`, arrays become tuples."""
+def freeze(value: Any, depth: int = _DEPTH_LIMIT) -> Any:
+    """JSON as immutable values: objects become `FrozenMap`, arrays become tuples.
+
+    Raises:
+        InvalidDocument: if it is nested deeper than `depth` levels.
+    """
+    if not isinstance(value, Mapping | list | tuple):
+        return value
+    if depth == 0:
+        raise InvalidDocument(f"nested deeper than {_DEPTH_LIMIT} levels")
     if isinstance(value, Mapping):
-        return FrozenMap({key: freeze(item) for key, item in value.items()})
-    if isinstance(value, list | tuple):
-        return tuple(freeze(item) for item in value)
-    return value
+        return FrozenMap({key: freeze(item, depth - 1) for key, item in value.items()})
+    return tuple([freeze(item, depth - 1) for item in value])
+
+
+def to_frozen(items: Mapping[str, Any]) -> FrozenMap[Any]:
+    """The items, frozen through and through; the same object if they are already."""
+    return items if isinstance(items, FrozenMap) else FrozenMap({key: freeze(item) for key, item in items.items()})
+
+
+def to_texts(items: Iterable[str]) -> tuple[str, ...]:
+    """The items as a tuple."""
+    return tuple(items)
 
 
 def thaw(value: Any) -> Any:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any, ClassVar
 
 from attrs import field, frozen
 
 from ocikit import display
 from ocikit.spec import media_types
-from ocikit.spec.annotations import FrozenMap
+from ocikit.spec.annotations import FrozenMap, to_frozen, to_texts
 from ocikit.spec.digest import Digest
 from ocikit.spec.document import Document
 from ocikit.spec.platform import Platform
@@ -16,13 +17,17 @@ from ocikit.spec.platform import Platform
 __all__ = ["History", "ImageConfig", "RootFS"]
 
 
+def _digests(items: Iterable[Digest]) -> tuple[Digest, ...]:
+    return tuple(items)
+
+
 @frozen(kw_only=True, repr=False)
 class RootFS(display.Shown):
     """What the layers unpack to: the digests of the uncompressed tars, bottom first."""
 
     type: str = field(default="layers", metadata={"always": True})
-    diff_ids: tuple[Digest, ...] = field(default=(), converter=tuple, metadata={"wire": "diff_ids", "always": True})
-    extra: FrozenMap[Any] = field(factory=FrozenMap)
+    diff_ids: tuple[Digest, ...] = field(default=(), converter=_digests, metadata={"wire": "diff_ids", "always": True})
+    extra: FrozenMap[Any] = field(factory=FrozenMap, converter=to_frozen)
 
     def __rich_repr__(self) -> display.Description:
         yield "type", self.type, "layers"
@@ -39,7 +44,7 @@ class History(display.Shown):
     created_by: str | None = field(default=None, metadata={"wire": "created_by"})
     comment: str | None = None
     empty_layer: bool = field(default=False, metadata={"wire": "empty_layer"})
-    extra: FrozenMap[Any] = field(factory=FrozenMap)
+    extra: FrozenMap[Any] = field(factory=FrozenMap, converter=to_frozen)
 
     def __rich_repr__(self) -> display.Description:
         yield "created_by", self.created_by, None
@@ -47,6 +52,10 @@ class History(display.Shown):
         yield "author", self.author, None
         yield "comment", self.comment, None
         yield "empty_layer", self.empty_layer, False
+
+
+def _steps(items: Iterable[History]) -> tuple[History, ...]:
+    return tuple(items)
 
 
 @frozen(kw_only=True, repr=False)
@@ -58,14 +67,14 @@ class ImageConfig(Document):
     os: str
     variant: str | None = None
     os_version: str | None = field(default=None, metadata={"wire": "os.version"})
-    os_features: tuple[str, ...] = field(default=(), converter=tuple, metadata={"wire": "os.features"})
+    os_features: tuple[str, ...] = field(default=(), converter=to_texts, metadata={"wire": "os.features"})
     created: str | None = None
     """RFC 3339."""
     author: str | None = None
-    config: FrozenMap[Any] = field(factory=FrozenMap)
+    config: FrozenMap[Any] = field(factory=FrozenMap, converter=to_frozen)
     """Env, Cmd, Entrypoint and so on, by their names in the specification."""
     rootfs: RootFS = field(metadata={"always": True})
-    history: tuple[History, ...] = field(default=(), converter=tuple)
+    history: tuple[History, ...] = field(default=(), converter=_steps)
 
     default_media_type: ClassVar[str] = media_types.OCI_CONFIG
 

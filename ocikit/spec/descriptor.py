@@ -9,7 +9,7 @@ from attrs import field, frozen
 
 from ocikit import display
 from ocikit.spec import media_types
-from ocikit.spec.annotations import TITLE, Annotations, FrozenMap, to_annotations
+from ocikit.spec.annotations import TITLE, Annotations, FrozenMap, to_annotations, to_frozen, to_texts
 from ocikit.spec.digest import Digest
 from ocikit.spec.platform import Platform
 
@@ -28,14 +28,14 @@ class Descriptor(display.Shown):
     digest: Digest
     size: int
     """Bytes."""
-    urls: tuple[str, ...] = ()
+    urls: tuple[str, ...] = field(default=(), converter=to_texts)
     """Where else the content may be found; never asked with credentials."""
     annotations: Annotations = field(factory=Annotations, converter=to_annotations)
     data: bytes | None = field(default=None, repr=False)
     """The content itself, embedded. Used only if it has this digest and size."""
     artifact_type: str | None = None
     platform: Platform | None = None
-    extra: FrozenMap[Any] = field(factory=FrozenMap)
+    extra: FrozenMap[Any] = field(factory=FrozenMap, converter=to_frozen)
     """Keys that this version doesn't know, kept as they were."""
 
     @classmethod

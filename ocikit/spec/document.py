@@ -7,19 +7,19 @@ import binascii
 import functools
 import json
 import re
-from collections.abc import Callable, Iterator, Mapping
-from typing import Any, ClassVar, Self, TypeVar, cast
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from typing import Any, ClassVar, NoReturn, Self, TypeVar, cast, get_args, get_origin
 
 import attrs
 from attrs import field, frozen
 
 from ocikit import display
-from ocikit.errors import InvalidDigest, InvalidDocument
-from ocikit.spec.annotations import Annotations, FrozenMap, freeze, thaw
+from ocikit.errors import InvalidDocument, OcikitError
+from ocikit.spec.annotations import Annotations, FrozenMap, freeze, thaw, to_frozen
 from ocikit.spec.descriptor import Descriptor
 from ocikit.spec.digest import Digest
 
-__all__ = ["DOCUMENT_LIMIT", "Document", "encode", "load_json", "structure"]
+__all__ = ["DOCUMENT_LIMIT", "Document", "converter", "encode", "load_json", "structure"]
 
 T = TypeVar("T")
 
@@ -38,7 +38,7 @@ class Document(display.Shown):
     """
 
     media_type: str | None = None
-    extra: FrozenMap[Any] = field(factory=FrozenMap)
+    extra: FrozenMap[Any] = field(factory=FrozenMap, converter=to_frozen)
     """Keys that this version doesn't know; they are encoded again."""
     _raw: bytes | None = field(default=None, init=False, eq=False, repr=False)
     _digest: Digest | None = field(default=None, init=False, eq=False, repr=False)
@@ -56,14 +56,13 @@ class Document(display.Shown):
         Raises:
             InvalidDocument: with a JSON path for each thing that is wrong.
         """
-        value = load_json(raw, cls.__name__, limit=limit)
-        document = structure(value, cls)
+        document = structure(load_json(raw, cls.__name__, limit=limit), cls)
         object.__setattr__(document, "_raw", bytes(raw))
         return document
 
     @property
     def raw(self) -> bytes:
-        """The bytes: as parsed, or encoded once for a document made here."""
+        """The bytes: as parsed, or encoded once for a document made here. Raises: InvalidDocument: see `encode`."""
         if self._raw is None:
             object.__setattr__(self, "_raw", encode(self))
         return cast("bytes", self._raw)
@@ -103,13 +102,32 @@ def load_json(raw: bytes, what: str, *, limit: int = DOCUMENT_LIMIT) -> dict[str
             hint="registries refuse such documents too; move the content into a blob",
         )
     try:
-        value = json.loads(raw)
+        # Decoded here: json.loads would take UTF-16, UTF-32 and encoded surrogates too. A byte order mark is refused
+        # by it, as by the clients written in Go.
+        value = json.loads(bytes(raw).decode(), object_pairs_hook=_object, parse_constant=_no_constant)
     except (ValueError, RecursionError) as error:
         start = display.shorten(bytes(raw[:60]).decode("utf-8", "replace"), 60)
-        raise InvalidDocument(f"{what} is not JSON: {error}", hint=f"it begins with: {start}") from error
+        reason = error.message if isinstance(error, OcikitError) else error
+        raise InvalidDocument(
+            f"{what} is not JSON: {reason}", hint=f"it begins with: {start or '(nothing)'}"
+        ) from error
     if not isinstance(value, dict):
-        raise InvalidDocument(f"{what} is a JSON {type(value).__name__}, expected an object @ $")
+        raise InvalidDocument(f"{what}: expected an object, found {_json_name(value)} @ $")
     return value
+
+
+def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """A JSON object; a key that stands twice could be read as two different things."""
+    value = dict(pairs)
+    if len(value) != len(pairs):
+        keys = [key for key, _ in pairs]
+        twice = next(key for key in keys if keys.count(key) > 1)
+        raise InvalidDocument(f"the key {display.quoted(twice)} stands twice in one object")
+    return value
+
+
+def _no_constant(name: str) -> Any:
+    raise InvalidDocument(f"{name} is not a JSON value")
 
 
 def structure(value: Any, cls: type[T]) -> T:
@@ -125,14 +143,31 @@ def structure(value: Any, cls: type[T]) -> T:
 
 
 def encode(document: Document) -> bytes:
-    """The JSON bytes of a document, in the field order of the specification's examples."""
-    return json.dumps(converter().unstructure(document), ensure_ascii=False, separators=(",", ":")).encode()
+    """The JSON bytes of a document, in the field order of the specification's examples.
+
+    Raises:
+        InvalidDocument: if it holds what JSON in UTF-8 can't say: half a surrogate pair (Python's spelling of a file
+            name that isn't text), infinity, or an object that isn't JSON.
+    """
+    try:
+        value = converter().unstructure(document)
+        return json.dumps(value, ensure_ascii=False, allow_nan=False, separators=(",", ":")).encode()
+    except (ValueError, TypeError, RecursionError) as error:
+        reason = (
+            f"{display.quoted(error.object[error.start : error.end])} is not Unicode text"
+            if isinstance(error, UnicodeEncodeError)
+            else display.clean(error)
+        )
+        raise InvalidDocument(
+            f"{type(document).__name__} can't be encoded: {reason}",
+            hint="look at its annotations and titles; a document that was parsed keeps its own bytes in .raw",
+        ) from error
 
 
 @functools.cache
 def converter() -> Any:
     """The one cattrs converter: camelCase names, unknown keys kept, nothing coerced."""
-    from cattrs import Converter  # noqa: PLC0415 - 40 ms of import that a cached pull doesn't need
+    from cattrs import Converter, IterableValidationError, IterableValidationNote  # noqa: PLC0415 - 40 ms, on first use
     from cattrs.gen import make_dict_structure_fn, make_dict_unstructure_fn, override  # noqa: PLC0415
 
     made = Converter(detailed_validation=True)
@@ -150,27 +185,54 @@ def converter() -> Any:
         if type(value) is not int:
             raise TypeError(f"expected an integer, found {_json_name(value)}")
         if not 0 <= value <= _SIZE_LIMIT:
-            raise ValueError(f"{value} is not between 0 and 2^63")
+            raise ValueError(f"{display.quoted(value, 40)} is not between 0 and 2^63-1")
         return value
 
     def data(value: Any, _: Any) -> bytes:
+        if type(value) is not str:
+            raise TypeError(f"expected a string, found {_json_name(value)}")
         try:
             return base64.b64decode(value, validate=True)
-        except (binascii.Error, ValueError, TypeError) as error:
+        except (binascii.Error, ValueError) as error:
             raise ValueError("not base64") from error
+
+    def each(items: Iterable[tuple[int | str, Any]], hook: Callable[[Any, Any], Any], kind: Any) -> NoReturn:
+        """Go through items of which one or more are wrong, again, for where they are."""
+        wrong = []
+        for index, item in items:
+            try:
+                hook(item, kind)
+            except Exception as error:  # noqa: BLE001 - collected, as cattrs does
+                error.add_note(IterableValidationNote("", index, kind))
+                wrong.append(error)
+        raise IterableValidationError("", wrong, kind)
+
+    def array(kind: Any) -> Callable[[Any, Any], tuple[Any, ...]]:
+        element = get_args(kind)[0]
+        hook = made.get_structure_hook(element)
+
+        def structured(value: Any, _: Any) -> tuple[Any, ...]:
+            # a string can be iterated over and an object too, but neither is an array
+            if type(value) is not list:
+                raise TypeError(f"expected an array, found {_json_name(value)}")
+            try:
+                return tuple([hook(item, element) for item in value])
+            except Exception:  # noqa: BLE001 - raised again, with all places
+                each(enumerate(value), hook, element)
+
+        return structured
 
     def annotations(value: Any, _: Any) -> Annotations:
         if not isinstance(value, dict):
             raise TypeError(f"expected an object, found {_json_name(value)}")
-        for key, text in value.items():
-            if not isinstance(text, str):
-                raise TypeError(f"annotation {key!r}: expected a string, found {_json_name(text)}")
+        if not all(type(text) is str for text in value.values()):
+            each(value.items(), exactly(str, "a string"), str)
         return Annotations(value)
 
     def frozen_map(value: Any, _: Any) -> FrozenMap[Any]:
         if not isinstance(value, dict):
             raise TypeError(f"expected an object, found {_json_name(value)}")
-        return cast("FrozenMap[Any]", freeze(value))
+        return to_frozen(value)
 
     made.register_structure_hook(str, exactly(str, "a string"))
     made.register_structure_hook(bool, exactly(bool, "true or false"))
@@ -178,6 +240,7 @@ def converter() -> Any:
     # Digest is a str: without a hook of its own, the one for str would leave it unvalidated.
     made.register_structure_hook(Digest, lambda value, _: Digest(value))
     made.register_structure_hook(bytes, data)
+    made.register_structure_hook_factory(_is_array, array)
     made.register_structure_hook(Annotations, annotations)
     made.register_structure_hook_func(lambda cls: getattr(cls, "__origin__", cls) is FrozenMap, frozen_map)
     made.register_unstructure_hook(bytes, lambda value: base64.b64encode(value).decode())
@@ -199,7 +262,7 @@ def converter() -> Any:
             present = {key: item for key, item in value.items() if item is not None}
             result = generated(present, kind)
             unknown = {key: item for key, item in value.items() if key not in known}
-            if unknown and hasattr(result, "extra"):
+            if unknown:
                 object.__setattr__(result, "extra", freeze(unknown))
             return result
 
@@ -216,15 +279,19 @@ def converter() -> Any:
 
         def hook(value: Any) -> dict[str, Any]:
             encoded = generated(value)
-            # cattrs writes fields with defaults last; the specification's examples don't
-            ordered = {key: encoded[key] for key in order if key in encoded}
-            return ordered | cast("dict[str, Any]", thaw(getattr(value, "extra", FrozenMap())))
+            # cattrs writes fields with defaults last; the specification's examples don't. None means absent.
+            ordered = {key: item for key in order if (item := encoded.get(key)) is not None}
+            return ordered | {key: thaw(item) for key, item in value.extra.items() if key not in names.values()}
 
         return hook
 
     made.register_structure_hook_factory(attrs.has, structure_factory)
     made.register_unstructure_hook_factory(attrs.has, unstructure_factory)
     return made
+
+
+def _is_array(kind: Any) -> bool:
+    return get_origin(kind) is tuple
 
 
 def _known(cls: type) -> Iterator[attrs.Attribute[Any]]:
@@ -264,7 +331,7 @@ def _problems(error: BaseException, path: str, cls: Any) -> Iterator[str]:
         if isinstance(note, AttributeValidationNote):
             step = f".{_wire_names(owner).get(note.name, note.name) if attrs.has(owner) else note.name}"
         elif isinstance(note, IterableValidationNote):
-            step = f"[{note.index}]"
+            step = f"[{display.quoted(note.index)}]"
         else:
             step = ""
         if isinstance(inner, KeyError) and not isinstance(inner, BaseValidationError):
@@ -274,8 +341,4 @@ def _problems(error: BaseException, path: str, cls: Any) -> Iterator[str]:
 
 
 def _reason(error: BaseException) -> str:
-    if isinstance(error, InvalidDigest):
-        return error.message
-    if isinstance(error, TypeError) and "not iterable" in str(error):
-        return "expected an array"
-    return display.clean(error)
+    return error.message if isinstance(error, OcikitError) else display.clean(error)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from typing import ClassVar, TypeAlias
+from typing import ClassVar, Self, TypeAlias, cast
 
 from attrs import field, frozen
 
@@ -25,8 +25,19 @@ def _descriptors(items: Iterable[Descriptor]) -> tuple[Descriptor, ...]:
     return tuple(items)
 
 
+class _Typed(Document):
+    """A document that says which type it is."""
+
+    __slots__ = ()
+
+    @classmethod
+    def parse(cls, raw: bytes, *, limit: int = DOCUMENT_LIMIT) -> Self:
+        """The document that the bytes spell. Raises: InvalidDocument, UnsupportedSchema1: see `parse_document`."""
+        return cast("Self", _parse(raw, None, limit, cls))
+
+
 @frozen(kw_only=True, repr=False)
-class Manifest(Document):
+class Manifest(_Typed):
     """A config and layers: one image, or one artifact.
 
     >>> m = Manifest(config=Descriptor.of(b"{}", "application/vnd.oci.empty.v1+json"), layers=())
@@ -80,7 +91,7 @@ class Manifest(Document):
 
 
 @frozen(kw_only=True, repr=False)
-class Index(Document):
+class Index(_Typed):
     """A list of manifests, most often one for each platform; it may hold further indexes."""
 
     schema_version: int = field(default=2, metadata={"always": True, "order": 0})
@@ -111,6 +122,8 @@ class Index(Document):
     def select(self, platform: PlatformLike | None = None) -> Descriptor:
         """The manifest that suits a platform best; among equals the first, as the specification asks.
 
+        If none does, an index without a platform of its own is given, if there is one: look in there.
+
         Args:
             platform: "os/architecture[/variant]", a `Platform`, a test on descriptors, or None for this machine's.
         Raises:
@@ -126,9 +139,11 @@ class Index(Document):
                       if d.platform is not None and (rank := wanted.rank(d.platform)) is not None]  # fmt: skip
             found = descriptors[min(ranked)[1]] if ranked else None
             wish = str(wanted)
-            # An index of one manifest that names no platform leaves no choice
-            if found is None and len(descriptors) == 1 and descriptors[0].platform is None:
-                found = descriptors[0]
+            if found is None:
+                unnamed = [d for d in descriptors if d.platform is None]
+                nested = [d for d in unnamed if d.media_type in media_types.INDEX_TYPES]
+                # One manifest that names no platform leaves no choice
+                found = next(iter(nested or (unnamed if len(descriptors) == 1 else ())), None)
         if found is None:
             have = display.listed(self.platforms, 20) or "no platforms at all"
             raise NoMatchingPlatform(
@@ -165,27 +180,29 @@ def parse_document(raw: bytes, media_type: str | None = None, *, limit: int = DO
         UnsupportedSchema1: for Docker's schema 1, with the bytes.
         InvalidDocument: if it is neither manifest nor index, or says another type than it was announced with.
     """
+    return _parse(raw, media_type, limit, None)
+
+
+def _parse(raw: bytes, media_type: str | None, limit: int, wanted: type[Document] | None) -> Manifest | Index:
     value = load_json(raw, "manifest", limit=limit)
     announced = (media_type or "").partition(";")[0].strip().lower()
+    if announced not in media_types.SCHEMA1_TYPES and not media_types.is_document(announced):
+        announced = ""  # as vague as application/json: the document knows better
     said = value.get("mediaType")
     if said is not None and not isinstance(said, str):
         raise InvalidDocument("manifest: expected a string @ $.mediaType")
-    if value.get("schemaVersion") == 1 or announced in media_types.SCHEMA1_TYPES:
+    kind = (said or "").lower() or announced
+    if announced and kind != announced:
+        raise InvalidDocument(
+            f"the registry announced {announced}, but the document says {display.quoted(said)} @ $.mediaType",
+            hint="the registry or something in front of it changed the type; the content can't be trusted",
+        )
+    version = value.get("schemaVersion")
+    if (type(version) is int and version == 1) or kind in media_types.SCHEMA1_TYPES:
         raise UnsupportedSchema1(
             "this is a Docker schema 1 manifest, a format withdrawn in 2024",
             hint="ask its publisher to push it again with a current client; the bytes are in the error's .raw",
-            raw=raw,
-        )
-    if said and media_types.is_document(announced) and said != announced:
-        raise InvalidDocument(
-            f"the registry announced {announced}, but the document says {said} @ $.mediaType",
-            hint="the registry or something in front of it changed the type; the content can't be trusted",
-        )
-    kind = said or (announced if media_types.is_document(announced) else "")
-    # image-spec manifest.md: `manifests` and `layers` in one document is the type confusion of CVE-2021-41190
-    if ("manifests" in value) and ("layers" in value or "config" in value):
-        raise InvalidDocument(
-            "manifest: has both $.manifests and $.layers", hint="it may be read as two different things; refused"
+            raw=bytes(raw),
         )
     cls: type[Manifest | Index]
     if kind in media_types.INDEX_TYPES:
@@ -194,15 +211,28 @@ def parse_document(raw: bytes, media_type: str | None = None, *, limit: int = DO
         cls = Manifest
     elif kind:
         raise InvalidDocument(
-            f"{display.clean(kind)} is not a manifest or index type", hint="fetch it as a blob instead"
+            f"{display.quoted(said)} is not a manifest or index type", hint="fetch it as a blob instead"
         )
     else:
-        cls = Index if "manifests" in value else Manifest
+        cls = Index if wanted is Index or value.get("manifests") is not None else Manifest
+    # A document that can be read as two different things is the type confusion of CVE-2021-41190
+    foreign = [key for key in (("layers", "config") if cls is Index else ("manifests",)) if value.get(key) is not None]
+    if foreign:
+        raise InvalidDocument(
+            f"an {'index' if cls is Index else 'image manifest'} with $.{foreign[0]}",
+            hint="it could be read as two different things; it is refused, as other clients do",
+        )
+    if wanted is not None and cls is not wanted:
+        raise InvalidDocument(
+            f"the document is of type {kind or cls.default_media_type}, expected {wanted.default_media_type}",
+            hint="parse_document takes either",
+        )
     document = structure(value, cls)
     if document.schema_version != 2:
         raise InvalidDocument(f"manifest: schemaVersion {document.schema_version}, expected 2 @ $.schemaVersion")
     object.__setattr__(document, "_raw", bytes(raw))
-    if said is None:
-        # Documents without mediaType are legal; the announced type belongs to the descriptor, not to the bytes
-        object.__setattr__(document, "media_type", announced if media_types.is_document(announced) else None)
+    if not said:
+        # Documents without a mediaType are legal: they are what they were announced as. Changed and encoded anew, they
+        # say it, since some registries insist.
+        object.__setattr__(document, "media_type", announced or cls.default_media_type)
     return document

@@ -10,7 +10,7 @@ from attrs import field, frozen
 
 from ocikit import display
 from ocikit.errors import InvalidReference
-from ocikit.spec.annotations import FrozenMap
+from ocikit.spec.annotations import FrozenMap, to_frozen, to_texts
 
 __all__ = ["Platform"]
 
@@ -19,20 +19,23 @@ _MACHINES = {"x86_64": "amd64", "amd64": "amd64", "aarch64": "arm64", "arm64": "
              "i386": "386", "i686": "386", "ppc64le": "ppc64le", "s390x": "s390x", "riscv64": "riscv64",
              "loongarch64": "loong64"}  # fmt: skip
 
-#: Variants that run on a machine of the given one, best first. Arm machines run older instruction sets, amd64 lower levels.
-_RUNS = {
-    "arm": ("v8", "v7", "v6", "v5"),
-    "amd64": ("v4", "v3", "v2", "v1"),
-    "arm64": ("v9", "v8"),
-}
+_GRAMMAR = re.compile(
+    r"(?P<os>[A-Za-z0-9_.-]+)/(?P<architecture>[A-Za-z0-9_.-]+)(?:/(?P<variant>[A-Za-z0-9_.-]+))?"
+    r"(?::(?P<version>[A-Za-z0-9_.+-]+))?"
+)
 
-#: What an architecture means when it names no variant.
-_DEFAULT_VARIANT = {"arm64": "v8", "amd64": "v1", "arm": "v7"}
+#: What an architecture means when it names no variant. Its variants are levels: a machine runs its own and lower ones.
+_USUAL = {"arm64": "v8", "amd64": "v1", "arm": "v7"}
+
+_LEVEL = re.compile(r"v([0-9]{1,3})(?:\.([0-9]{1,3}))?")
+
+#: An offer that names no variant where the wish does: taken to run anywhere, as the last choice.
+_LAST = 1_000_000
 
 
 @frozen(kw_only=True, repr=False)
 class Platform(display.Shown):
-    """An operating system, an architecture and perhaps a variant.
+    """An operating system, an architecture and perhaps a variant: "os/architecture[/variant][:os.version]".
 
     >>> Platform.parse("linux/arm64/v8")
     Platform(os='linux', architecture='arm64', variant='v8')
@@ -44,24 +47,25 @@ class Platform(display.Shown):
     architecture: str
     variant: str | None = None
     os_version: str | None = field(default=None, metadata={"wire": "os.version"})
-    os_features: tuple[str, ...] = field(default=(), metadata={"wire": "os.features"})
-    extra: FrozenMap[Any] = field(factory=FrozenMap)
+    os_features: tuple[str, ...] = field(default=(), converter=to_texts, metadata={"wire": "os.features"})
+    extra: FrozenMap[Any] = field(factory=FrozenMap, converter=to_frozen)
 
     @classmethod
     def parse(cls, text: str | Platform) -> Platform:
-        """The platform that "os/architecture[/variant]" spells. Raises: InvalidReference."""
+        """The platform that "os/architecture[/variant][:os.version]" spells. Raises: InvalidReference."""
         if isinstance(text, Platform):
             return text
-        parts = text.split("/")
-        if not 2 <= len(parts) <= 3 or not all(re.fullmatch(r"[A-Za-z0-9_.-]+", part) for part in parts):
+        match = _GRAMMAR.fullmatch(text) if isinstance(text, str) else None
+        if match is None:
             raise InvalidReference(
-                f"{text!r} is not a platform", hint='write it like "linux/amd64" or "linux/arm64/v8"'
+                f"{display.quoted(text)} is not a platform", hint='write it like "linux/amd64" or "linux/arm64/v8"'
             )
-        architecture = parts[1].lower()
+        architecture = match["architecture"].lower()
         return cls(
-            os=parts[0].lower(),
+            os=match["os"].lower(),
             architecture=_MACHINES.get(architecture, architecture),
-            variant=parts[2].lower() if len(parts) == 3 else None,
+            variant=match["variant"] and match["variant"].lower(),
+            os_version=match["version"],
         )
 
     @classmethod
@@ -80,9 +84,10 @@ class Platform(display.Shown):
     def rank(self, offered: Platform) -> int | None:
         """How well an offered platform suits this wish: 0 is exact, more is worse, None is not at all.
 
-        A wish without a variant takes the architecture's usual one (arm64 means v8) and older ones; a wish with a
-        variant takes that or older ones; an offer without a variant comes last. A wished `os_version` must agree
-        in its first three parts (Windows' build number), and wished `os_features` must be offered.
+        A wish without a variant means the architecture's usual one (arm64 is arm64/v8, amd64 is amd64/v1); a variant
+        takes that or lower ones, the nearest first. An offer of bare "arm" may be anything from v5 up, so it comes
+        last. A wished `os_version` must agree in its first three parts (Windows' build number), and wished
+        `os_features` must be offered.
         """
         if (self.os, self.architecture) != (offered.os, offered.architecture):
             return None
@@ -95,18 +100,12 @@ class Platform(display.Shown):
             return None
         if self.variant == offered.variant:
             return 0
-        usual = _DEFAULT_VARIANT.get(self.architecture)
+        usual = _USUAL.get(self.architecture)
+        if usual is None or (offered.variant is None and self.architecture == "arm"):
+            return _LAST if offered.variant is None else None
         wished = self.variant or usual
-        # arm64 and amd64 without a variant are the baseline; bare "arm" may be anything from v5 up, so it comes last.
-        have = offered.variant or (usual if self.architecture != "arm" else None)
-        if wished == have:
-            return 1
-        runs = _RUNS.get(self.architecture, ())
-        if wished in runs and offered.variant in runs:
-            distance = runs.index(offered.variant) - runs.index(wished)
-            return 1 + distance if distance > 0 else None
-        # An offer that names no variant is taken to run anywhere, as the last choice.
-        return 100 if offered.variant is None else None
+        have = offered.variant or usual
+        return 0 if wished == have else _distance(wished, have)
 
     def __str__(self) -> str:
         text = "/".join(part for part in (self.os, self.architecture, self.variant) if part)
@@ -118,3 +117,15 @@ class Platform(display.Shown):
         yield "variant", self.variant, None
         yield "os_version", self.os_version, None
         yield "os_features", self.os_features, ()
+
+
+def _distance(machine: str, level: str) -> int | None:
+    """How far below a machine's level another one is, or None if the machine doesn't run it."""
+    high, low = _LEVEL.fullmatch(machine), _LEVEL.fullmatch(level)
+    if high is None or low is None:
+        return None
+    major, minor = int(high[1]) - int(low[1]), int(high[2] or 0) - int(low[2] or 0)
+    # Each major version of Arm's 64-bit architecture has what the fifth minor one of the version before has
+    if major < 0 or minor + 5 * major < 0:
+        return None
+    return major * 1000 + minor
