@@ -176,26 +176,32 @@ class Cache(display.Shown, Store):
 
     def lookup(self, reference: Reference) -> Descriptor | None:
         """The descriptor of a manifest or index that the reference pins, from its own bytes; None if not cached."""
-        if reference.digest is None or not reference.digest.verifiable:
-            return None
+        return None if reference.digest is None else self._document(reference.digest)
+
+    def _document(self, digest: Digest) -> Descriptor | None:
+        """The descriptor of a cached manifest or index; None if there is no such document."""
         try:
-            path = self.path(reference.digest)
+            path = self.path(digest)
             if path.stat().st_size > DOCUMENT_LIMIT:
                 return None
             raw = path.read_bytes()
-            reference.digest.verify(raw)
-            return attrs.evolve(parse_document(raw).descriptor, digest=reference.digest)
-        except (OSError, DigestMismatch, InvalidDocument):
+            digest.verify(raw)
+            return attrs.evolve(parse_document(raw).descriptor, digest=digest)
+        except (OSError, ContentError, InvalidDocument):
             return None
 
     def resolve(self, reference: str) -> Descriptor:
-        """What a whole reference names, as far as the cache knows. Raises: NotFound."""
-        parsed = Reference.parse(reference)
-        recalled = self.recall(parsed)
-        found = recalled.descriptor if recalled else self.lookup(parsed)
+        """What a whole reference, or a digest, names as far as the cache knows. Raises: NotFound."""
+        if reference.startswith(("sha256:", "sha512:")):
+            found = self._document(Digest(reference))
+        else:
+            parsed = Reference.parse(reference)
+            recalled = self.recall(parsed)
+            found = recalled.descriptor if recalled else self.lookup(parsed)
         if found is None:
             raise ManifestUnknown(
-                f"the cache at {self.root} doesn't know {parsed}", hint="pull it once while the registry can be reached"
+                f"the cache at {self.root} doesn't know {display.clean(reference)}",
+                hint="pull it once while the registry can be reached",
             )
         return found
 
