@@ -27,7 +27,8 @@ from attrs import define, field
 from ocikit import display
 from ocikit.content.blobs import blob_path, receive, write_atomically
 from ocikit.content.clone import Means, link
-from ocikit.content.inventory import CacheInfo, PrunePlan, VerifyReport, names, plan_prune, scan, verify
+from ocikit.content.inventory import CacheInfo, VerifyReport, names, scan, verify
+from ocikit.content.prune import PrunePlan, plan_prune
 from ocikit.content.store import Store, missing
 from ocikit.content.titles import titled
 from ocikit.errors import ContentError, DigestMismatch, InvalidDocument, ManifestUnknown, NotFound
