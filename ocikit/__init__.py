@@ -1,1 +1,138 @@
-"""Data sets, models and images in any OCI registry."""
+"""Data sets, models and images in any OCI registry.
+
+>>> import ocikit
+>>> ocikit.Reference.parse("ghcr.io/org/model:v1").repository
+'org/model'
+"""
+
+from ocikit import auth
+from ocikit.api import (
+    attach,
+    catalog,
+    copy,
+    delete,
+    fetch,
+    inspect,
+    open,  # noqa: A004 - ocikit.open reads as it does
+    ping,
+    pull,
+    push,
+    referrers,
+    resolve,
+    tag,
+    tags,
+)
+from ocikit.artifact import Artifact, File
+from ocikit.auth import login, logout
+from ocikit.content.cache import Cache
+from ocikit.content.layout import Layout
+from ocikit.content.memory import MemoryStore
+from ocikit.content.progress import Progress
+from ocikit.errors import (
+    BlobUnknown,
+    ConnectionFailed,
+    ContentError,
+    CopyError,
+    CredentialsError,
+    Denied,
+    DigestMismatch,
+    FileNotInArtifact,
+    InvalidDigest,
+    InvalidDocument,
+    InvalidReference,
+    ManifestUnknown,
+    NameUnknown,
+    NoMatchingPlatform,
+    NotFound,
+    OcikitError,
+    OfflineError,
+    RateLimited,
+    RegistryError,
+    SizeMismatch,
+    TimedOut,
+    TooLarge,
+    Unauthorized,
+    UnsafeArchive,
+    Unsupported,
+)
+from ocikit.remote.transport import Network
+from ocikit.session import Session
+from ocikit.spec.config import ImageConfig
+from ocikit.spec.descriptor import Descriptor
+from ocikit.spec.digest import Digest
+from ocikit.spec.manifest import Index, Manifest
+from ocikit.spec.platform import Platform
+from ocikit.spec.reference import LayoutReference, Reference
+
+#: The cache that the one-liners use: `OCIKIT_CACHE`, or the platform's cache folder. Looked at when it is asked.
+cache = Cache()
+
+__all__ = [
+    "Artifact",
+    "BlobUnknown",
+    "Cache",
+    "ConnectionFailed",
+    "ContentError",
+    "CopyError",
+    "CredentialsError",
+    "Denied",
+    "Descriptor",
+    "Digest",
+    "DigestMismatch",
+    "File",
+    "FileNotInArtifact",
+    "ImageConfig",
+    "Index",
+    "InvalidDigest",
+    "InvalidDocument",
+    "InvalidReference",
+    "Layout",
+    "LayoutReference",
+    "Manifest",
+    "ManifestUnknown",
+    "MemoryStore",
+    "NameUnknown",
+    "Network",
+    "NoMatchingPlatform",
+    "NotFound",
+    "OcikitError",
+    "OfflineError",
+    "Platform",
+    "Progress",
+    "RateLimited",
+    "Reference",
+    "RegistryError",
+    "Session",
+    "SizeMismatch",
+    "TimedOut",
+    "TooLarge",
+    "Unauthorized",
+    "UnsafeArchive",
+    "Unsupported",
+    "attach",
+    "auth",
+    "cache",
+    "catalog",
+    "copy",
+    "delete",
+    "fetch",
+    "inspect",
+    "login",
+    "logout",
+    "open",
+    "ping",
+    "pull",
+    "push",
+    "referrers",
+    "resolve",
+    "tag",
+    "tags",
+]
+
+
+def __getattr__(name: str) -> str:
+    if name == "__version__":
+        from ocikit._version import __version__  # noqa: PLC0415 - asked for rarely
+
+        return __version__
+    raise AttributeError(f"module 'ocikit' has no attribute {name!r}")

@@ -7,6 +7,7 @@ blobs may be missing. Only blobs that exist are skipped.
 
 from __future__ import annotations
 
+import io
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -134,7 +135,8 @@ class Plan(display.Shown):
         except Exception as error:
             raise _failed("target", blob, error) from error
         try:
-            stream = _Blamed(self.source.open(blob))
+            embedded = blob.embedded
+            stream = _Blamed(self.source.open(blob) if embedded is None else io.BytesIO(embedded))
         except Exception as error:
             raise _failed("source", blob, error) from error
         with stream:

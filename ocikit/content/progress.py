@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import threading
+import time
 from collections.abc import Callable
 from typing import BinaryIO, Literal, cast
 
+from ocikit import display
+from ocikit.spec import media_types
 from ocikit.spec.descriptor import Descriptor
 
-__all__ = ["SILENT", "Fate", "Metered", "Progress"]
+__all__ = ["SILENT", "Fate", "Metered", "Progress", "Tally"]
 
 #: What became of a descriptor: its bytes were moved, were there already, were mounted within the registry, were
 #: left out (non-distributable layers), or failed.
@@ -19,9 +23,6 @@ class Progress:
 
     def begin(self, title: str, *, size: int, count: int) -> None:
         """A transfer of `count` pieces of content starts, `size` bytes in all."""
-
-    def expect(self, *, size: int, count: int = 0) -> None:
-        """More work than `begin` said was found."""
 
     def advance(self, descriptor: Descriptor, n: int) -> None:
         """`n` more bytes of the content went through; negative when a part has to be sent again."""
@@ -35,8 +36,61 @@ class Progress:
     def end(self, *, failed: bool = False) -> None:
         """The transfer is over."""
 
+    def tell(self, line: str) -> None:
+        """What the whole call did, in the one line that stays."""
+
 
 SILENT = Progress()
+
+
+class Tally(Progress):
+    """Counts what a call moves, and passes everything on."""
+
+    def __init__(self, shown: Progress) -> None:
+        self._shown = shown
+        self._lock = threading.Lock()
+        self._started = time.monotonic()
+        self.files = 0
+        self.size = 0
+        """Bytes, in all."""
+        self.moved = 0
+        """Bytes that went over the wire or the disk."""
+
+    def begin(self, title: str, *, size: int, count: int) -> None:
+        """Pass on."""
+        self._shown.begin(title, size=size, count=count)
+
+    def advance(self, descriptor: Descriptor, n: int) -> None:
+        """Pass on."""
+        self._shown.advance(descriptor, n)
+
+    def finish(self, descriptor: Descriptor, fate: Fate) -> None:
+        """Count, and pass on."""
+        with self._lock:
+            if not descriptor.is_document and descriptor.media_type != media_types.EMPTY and fate != "skipped":
+                self.files += 1
+                self.size += descriptor.size
+                self.moved += descriptor.size if fate == "moved" else 0
+        self._shown.finish(descriptor, fate)
+
+    def note(self, message: str) -> None:
+        """Pass on."""
+        self._shown.note(message)
+
+    def end(self, *, failed: bool = False) -> None:
+        """Pass on."""
+        self._shown.end(failed=failed)
+
+    def tell(self, line: str) -> None:
+        """Pass on."""
+        self._shown.tell(line)
+
+    def line(self, verb: str, where: str) -> str:
+        """What was done, for people: "pulled 3 files, 4.2 MB (1.0 MB already there) in 0.3 s -> data"."""
+        there = self.size - self.moved
+        saved = f" ({display.size(there)} already there)" if there else ""
+        took = display.duration(time.monotonic() - self._started)
+        return f"{verb} {self.files} file{'' if self.files == 1 else 's'}, {display.size(self.size)}{saved} in {took} -> {where}"
 
 
 class Metered:

@@ -1,0 +1,175 @@
+"""The command line: the verbs of the API, thin.
+
+python -m ocikit quickstart [--registry HOST]
+python -m ocikit pull REFERENCE [FOLDER]
+python -m ocikit push REFERENCE PATH…
+python -m ocikit inspect|tags REFERENCE
+python -m ocikit copy SOURCE TARGET
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from typing import Any
+
+import ocikit
+from ocikit import display
+from ocikit.content.copy import WORKERS
+
+__all__ = ["main"]
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run a command. 0 is success, 1 a failure that was told on stderr, 2 wrong usage, 130 Ctrl-C."""
+    parser = _parser()
+    options = parser.parse_args(arguments)
+    if not hasattr(options, "run"):
+        parser.print_help()
+        return 2
+    try:
+        options.run(options)
+    except ocikit.OcikitError as error:
+        print(f"ocikit: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print("ocikit: stopped; what was received whole is kept, and the rest resumes", file=sys.stderr)
+        return 130
+    except BrokenPipeError:
+        return 1
+    return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="ocikit", description="Data sets, models and images in any OCI registry.")
+    parser.add_argument("--version", action="version", version=f"ocikit {ocikit.__version__}")
+    commands = parser.add_subparsers(title="commands", metavar="COMMAND")
+
+    def command(name: str, run: Any, words: str) -> argparse.ArgumentParser:
+        made = commands.add_parser(name, help=words, description=words)
+        made.set_defaults(run=run)
+        return made
+
+    def network(made: argparse.ArgumentParser) -> None:
+        made.add_argument(
+            "--insecure", action="append", default=[], metavar="HOST", help="allow plain http or an unknown certificate"
+        )
+        made.add_argument("--workers", type=int, default=WORKERS, metavar="N", help=f"transfers at once ({WORKERS})")
+        made.add_argument("--quiet", action="store_true", help="no progress bar")
+
+    made = command("quickstart", _quickstart, "push, list, inspect, attach and pull a small data set")
+    made.add_argument(
+        "--registry", metavar="HOST", help="a registry to use; without it, a layout in a temporary folder"
+    )
+    network(made)
+
+    made = command("pull", _pull, "fetch an artifact, to the cache or as files in a folder")
+    made.add_argument("reference")
+    made.add_argument("folder", nargs="?")
+    made.add_argument("--include", action="append", default=[], metavar="PATTERN")
+    made.add_argument("--exclude", action="append", default=[], metavar="PATTERN")
+    made.add_argument("--platform", metavar="OS/ARCH[/VARIANT]")
+    made.add_argument("--force", action="store_true", help="overwrite files that were edited")
+    network(made)
+
+    made = command("push", _push, "push files and folders as an artifact")
+    made.add_argument("reference")
+    made.add_argument("paths", nargs="+")
+    made.add_argument("--artifact-type", metavar="TYPE")
+    made.add_argument("--annotation", action="append", default=[], metavar="KEY=VALUE")
+    made.add_argument("--archive", choices=("tar", "tar+gzip", "tar+zstd"))
+    made.add_argument("--subject", metavar="REFERENCE")
+    network(made)
+
+    made = command("inspect", _inspect, "show the documents of an artifact or image")
+    made.add_argument("reference")
+    made.add_argument("--raw", action="store_true", help="the exact bytes")
+    network(made)
+
+    made = command("tags", _tags, "list the tags of a repository")
+    made.add_argument("reference")
+    network(made)
+
+    made = command("copy", _copy, "copy between registries, and to and from layouts")
+    made.add_argument("source")
+    made.add_argument("target")
+    made.add_argument("--referrers", action="store_true", help="also what is attached")
+    made.add_argument("--platform", metavar="OS/ARCH[/VARIANT]")
+    network(made)
+    return parser
+
+
+def _session(options: argparse.Namespace) -> ocikit.Session:
+    return ocikit.Session(
+        insecure=options.insecure, workers=max(1, options.workers), progress="none" if options.quiet else None
+    )
+
+
+def _pull(options: argparse.Namespace) -> None:
+    with _session(options) as session:
+        artifact = session.pull(
+            options.reference, options.folder, include=options.include, exclude=options.exclude,
+            platform=options.platform, force=options.force,
+        )  # fmt: skip
+    _summary(artifact)
+    print(artifact.path or artifact.reference)
+
+
+def _push(options: argparse.Namespace) -> None:
+    pairs = [text.partition("=") for text in options.annotation]
+    with _session(options) as session:
+        artifact = session.push(
+            options.reference, *options.paths, artifact_type=options.artifact_type, archive=options.archive,
+            annotations={key: value for key, _, value in pairs}, subject=options.subject,
+        )  # fmt: skip
+    _summary(artifact)
+    print(artifact.reference)
+
+
+def _copy(options: argparse.Namespace) -> None:
+    with _session(options) as session:
+        artifact = session.copy(options.source, options.target, referrers=options.referrers, platform=options.platform)
+    _summary(artifact)
+    print(artifact.reference)
+
+
+def _summary(artifact: ocikit.Artifact) -> None:
+    # A terminal has it from the progress already; the result alone goes to stdout, for pipes
+    if not sys.stderr.isatty():
+        print(display.clean(artifact.summary), file=sys.stderr)
+
+
+def _inspect(options: argparse.Namespace) -> None:
+    with _session(options) as session:
+        artifact = session.inspect(options.reference)
+    if options.raw:
+        sys.stdout.buffer.write(artifact.document.raw)
+        return
+    print(f"{display.clean(artifact.reference)}  {display.clean(artifact.kind)}  {display.size(artifact.size)}")
+    for key, value in artifact.annotations.items():
+        print(f"  {display.clean(key)}: {display.clean(value)}")
+    if artifact.is_index:
+        for manifest in artifact.index.manifests:
+            print(f"  {display.clean(manifest.platform or manifest.media_type):24}  {manifest.digest}")
+    else:
+        for name, file in artifact.files.items():
+            print(f"  {display.size(file.size):>10}  {file.digest.short}  {display.clean(name)}")
+
+
+def _tags(options: argparse.Namespace) -> None:
+    with _session(options) as session:
+        for tag in session.tags(options.reference):
+            print(display.clean(tag))
+
+
+def _quickstart(options: argparse.Namespace) -> None:
+    from ocikit.quickstart import quickstart  # noqa: PLC0415 - one command of six
+
+    with _session(options) as session:
+        for line in quickstart(session, options.registry):
+            print(line)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,62 @@
+"""The one-liners: each opens a `Session` with everything as it comes, and calls the verb of the same name."""
+
+from __future__ import annotations
+
+import functools
+import inspect as introspection
+from collections.abc import Callable
+from typing import Concatenate, ParamSpec, TypeVar
+
+from ocikit.session import Session
+
+__all__ = [
+    "attach",
+    "catalog",
+    "copy",
+    "delete",
+    "fetch",
+    "inspect",
+    "open",
+    "ping",
+    "pull",
+    "push",
+    "referrers",
+    "resolve",
+    "tag",
+    "tags",
+]
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+
+def _one_liner(verb: Callable[Concatenate[Session, P], R]) -> Callable[P, R]:
+    """A function with the signature and words of a session's verb, less the session."""
+
+    @functools.wraps(verb)
+    def call(*args: P.args, **kwargs: P.kwargs) -> R:
+        # By using the 'with' statement we are sure that the connections are closed
+        with Session() as session:
+            return verb(session, *args, **kwargs)
+
+    signature = introspection.signature(verb)
+    call.__signature__ = signature.replace(parameters=list(signature.parameters.values())[1:])  # type: ignore[attr-defined]  # what Shift-Tab shows
+    call.__qualname__ = verb.__name__
+    call.__module__ = "ocikit"
+    return call
+
+
+attach = _one_liner(Session.attach)
+catalog = _one_liner(Session.catalog)
+copy = _one_liner(Session.copy)
+delete = _one_liner(Session.delete)
+fetch = _one_liner(Session.fetch)
+inspect = _one_liner(Session.inspect)
+open = _one_liner(Session.open)  # noqa: A001 - ocikit.open reads as it does
+ping = _one_liner(Session.ping)
+pull = _one_liner(Session.pull)
+push = _one_liner(Session.push)
+referrers = _one_liner(Session.referrers)
+resolve = _one_liner(Session.resolve)
+tag = _one_liner(Session.tag)
+tags = _one_liner(Session.tags)

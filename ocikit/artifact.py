@@ -1,0 +1,311 @@
+"""Artifacts: what verbs give back. Documents are at hand; content is fetched when it is asked for."""
+
+from __future__ import annotations
+
+import difflib
+import io
+import json
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, BinaryIO
+
+from ocikit import display
+from ocikit.content.store import VerifiedReader
+from ocikit.content.titles import titled
+from ocikit.errors import FileNotInArtifact, InvalidDocument, NotFound
+from ocikit.spec.annotations import Annotations, FrozenMap, freeze
+from ocikit.spec.config import ImageConfig
+from ocikit.spec.descriptor import Descriptor
+from ocikit.spec.digest import Digest
+from ocikit.spec.manifest import Index, Manifest
+from ocikit.spec.platform import Platform
+from ocikit.spec.reference import AnyReference
+
+if TYPE_CHECKING:
+    from ocikit.content.copy import Plan
+    from ocikit.content.folder_plan import FolderPlan
+    from ocikit.content.tar import Entry
+    from ocikit.content.unpack import Unpacked
+    from ocikit.listing import Listing
+    from ocikit.session import Session
+
+__all__ = ["Artifact", "File", "Files"]
+
+_NEAREST = 3  # names offered when one isn't there
+
+
+class File(display.Shown, os.PathLike[str]):
+    """One file of an artifact. As a path it is on disk: in the folder that was pulled to, or fetched to the cache."""
+
+    def __init__(self, artifact: Artifact, name: str, descriptor: Descriptor) -> None:
+        self._artifact = artifact
+        self.name = name
+        self.descriptor = descriptor
+
+    @property
+    def size(self) -> int:
+        """Bytes."""
+        return self.descriptor.size
+
+    @property
+    def digest(self) -> Digest:
+        """The content's digest."""
+        return self.descriptor.digest
+
+    @property
+    def media_type(self) -> str:
+        """The content's media type."""
+        return self.descriptor.media_type
+
+    def open(self) -> BinaryIO:
+        """A seekable stream, from disk or the registry; reading it from start to end verifies it."""
+        return self._artifact.session.open_content(self._artifact, self.name, self.descriptor)
+
+    def read(self) -> bytes:
+        """All bytes, verified, in memory."""
+        with self.open() as stream:
+            return stream.read()
+
+    def read_text(self, encoding: str = "utf-8") -> str:
+        """All of it as text."""
+        return self.read().decode(encoding)
+
+    def __fspath__(self) -> str:
+        return os.fspath(self._artifact.session.fetch_file(self._artifact, self.name))
+
+    def __rich_repr__(self) -> display.Description:
+        yield "name", self.name
+        yield "size", self.size
+        yield "media_type", self.media_type
+        yield "digest", self.digest.short
+
+
+class Files(Mapping[str, File], display.Shown):
+    """An artifact's files by name, in its order."""
+
+    def __init__(self, files: Mapping[str, File]) -> None:
+        self._files = dict(files)
+
+    def __getitem__(self, name: str) -> File:
+        try:
+            return self._files[name]
+        except KeyError:
+            near = (
+                difflib.get_close_matches(str(name), self._files, n=_NEAREST, cutoff=0.4)
+                or list(self._files)[:_NEAREST]
+            )
+            raise FileNotInArtifact(
+                f"no file {name!r} among {len(self._files)}",
+                hint=f"there is {display.listed(near)}" if near else "this artifact has no files",
+            ) from None
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._files)
+
+    def __len__(self) -> int:
+        return len(self._files)
+
+    def _ipython_key_completions_(self) -> list[str]:
+        return list(self._files)
+
+    def __rich_repr__(self) -> display.Description:
+        yield "files", len(self)
+        yield "size", sum(f.size for f in self.values())
+
+    def _html_parts(self) -> tuple[str, ...]:
+        rows = [(f.name, display.size_cell(f.size), f.media_type, display.digest_cell(f.digest)) for f in self.values()]
+        return (display.table(("name", "size", "type", "digest"), rows),)
+
+
+class Artifact(display.Shown):
+    """A manifest or an index somewhere, and what it names.
+
+    `art["train.csv"]` is a file; `os.fspath(art)` is its folder once it is on disk.
+    """
+
+    def __init__(
+        self,
+        session: Session,
+        reference: AnyReference,
+        descriptor: Descriptor,
+        document: Manifest | Index,
+        *,
+        path: Path | None = None,
+        plan: Plan | FolderPlan | None = None,
+    ) -> None:
+        self.session = session
+        self.reference = reference.pinned(descriptor.digest)
+        """Pinned by digest; the tag that it was found under stays as a note."""
+        self.descriptor = descriptor
+        self.document = document
+        self.path = path
+        """The folder on disk, or None."""
+        self.summary = ""
+        """What the call that gave this did, in a line."""
+        self.plan = plan
+        """After a dry run, what would have been moved."""
+        self._files: Files | None = None
+
+    @property
+    def digest(self) -> Digest:
+        """The document's digest."""
+        return self.descriptor.digest
+
+    @property
+    def manifest(self) -> Manifest:
+        """The manifest. Raises: InvalidDocument: if this is an index; it has `.platforms` to choose from."""
+        if isinstance(self.document, Manifest):
+            return self.document
+        raise InvalidDocument(
+            f"{self.reference} is an index, not a manifest",
+            hint=f"choose with platform=…: {display.listed(self.platforms) or 'it names none'}; or look at .index",
+        )
+
+    @property
+    def index(self) -> Index:
+        """The index. Raises: InvalidDocument: if this is a manifest."""
+        if isinstance(self.document, Index):
+            return self.document
+        raise InvalidDocument(f"{self.reference} is a manifest, not an index", hint="look at .manifest")
+
+    @property
+    def is_index(self) -> bool:
+        """Whether this is an index."""
+        return isinstance(self.document, Index)
+
+    @property
+    def is_image(self) -> bool:
+        """Whether this is a container image: its layers unpack to a file system."""
+        return isinstance(self.document, Manifest) and self.document.is_image
+
+    @property
+    def kind(self) -> str:
+        """What it is: its artifact type, or its config's media type."""
+        return self.document.kind
+
+    @property
+    def annotations(self) -> Annotations:
+        """The document's annotations."""
+        return self.document.annotations
+
+    @property
+    def size(self) -> int:
+        """Bytes of all layers, each digest once; of an index, of its manifests' documents."""
+        named = self.document.blobs if isinstance(self.document, Manifest) else self.document.manifests
+        return sum({d.digest: d.size for d in named}.values())
+
+    @property
+    def platforms(self) -> tuple[Platform, ...]:
+        """An index's platforms; empty for a manifest, whose platform is in `.config`."""
+        return self.document.platforms if isinstance(self.document, Index) else ()
+
+    @property
+    def config(self) -> ImageConfig | FrozenMap[Any] | bytes:
+        """The config: an `ImageConfig` for images, else a mapping if it is a JSON object, else its bytes. Fetched if need be."""
+        described = self.manifest.config
+        raw = self.session.content(self, described)
+        if self.is_image:
+            return ImageConfig.parse(raw)
+        try:
+            value = json.loads(raw)
+        except ValueError:
+            return raw
+        frozen: FrozenMap[Any] = freeze(value) if isinstance(value, dict) else FrozenMap()
+        return frozen if isinstance(value, dict) else raw
+
+    @property
+    def files(self) -> Files:
+        """Files by name: the titled layers. For an image each layer is a file; `tree()` lists what is in them."""
+        if self._files is None:
+            named = titled(self.manifest.layers)
+            self._files = Files({name: File(self, name, layer) for name, layer in named.items()})
+        return self._files
+
+    def tree(self) -> Mapping[str, Entry]:
+        """The merged file tree of an image's layers, whiteouts applied. Reads every layer."""
+        from ocikit.content.archive import merged_tree  # noqa: PLC0415 - tar and decompression are loaded for images only
+
+        return merged_tree(
+            (self.session.open_content(self, "", layer), layer.media_type) for layer in self.manifest.layers
+        )
+
+    def open(self, name: str) -> BinaryIO:
+        """One file as a seekable stream. Raises: FileNotInArtifact: with the nearest names."""
+        return self.files[name].open()
+
+    def read(self, name: str) -> bytes:
+        """One file's bytes, verified. Raises: FileNotInArtifact."""
+        return self.files[name].read()
+
+    def save(self, folder: str | os.PathLike[str], *, force: bool = False) -> Artifact:
+        """The files in a folder, as `pull(…, to=folder)`. Raises: ContentError: if edited files are in the way."""
+        return self.session.pull(self.reference, folder, force=force)
+
+    def unpack(self, folder: str | os.PathLike[str], **options: Any) -> Unpacked:
+        """An image's root file system, or a packed folder's files, below `folder`.
+
+        Options are those of `ocikit.content.unpack.unpack`: `owner`, `special`, `keep_setuid`, `xattrs`, `overwrite`, `limits`.
+
+        Raises: UnsafeArchive: nothing is left behind.
+        """
+        from ocikit.content.unpack import unpack  # noqa: PLC0415 - as above
+
+        self.session.ensure(self, self.manifest.layers)
+        layers = ((self.session.open_content(self, "", layer), layer.media_type) for layer in self.manifest.layers)
+        return unpack(layers, folder, confined=not self.is_image, **options)
+
+    def referrers(self, artifact_type: str | None = None) -> Listing[Descriptor]:
+        """What was attached to this."""
+        return self.session.referrers(self.reference, artifact_type)
+
+    def __getitem__(self, name: str) -> File:
+        return self.files[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.files)
+
+    def __len__(self) -> int:
+        return len(self.files)
+
+    def __bool__(self) -> bool:
+        return True
+
+    def __fspath__(self) -> str:
+        if self.path is None:
+            raise NotFound(
+                f"{self.reference} isn't on disk as a folder",
+                hint="ocikit.pull(…, to=folder), or .unpack(folder) for an image",
+            )
+        return str(self.path)
+
+    def _ipython_key_completions_(self) -> list[str]:
+        return list(self.files) if isinstance(self.document, Manifest) else []
+
+    def __str__(self) -> str:
+        return str(self.reference)
+
+    def __rich_repr__(self) -> display.Description:
+        yield "reference", str(self.reference)
+        yield "kind", self.kind
+        if isinstance(self.document, Manifest):
+            yield "files" if not self.is_image else "layers", len(self.document.layers)
+        yield "size", display.size(self.size)
+        yield "platforms", [str(p) for p in self.platforms], []
+        yield "path", str(self.path) if self.path else None, None
+        yield "plan", self.plan, None
+        yield "annotations", dict(self.annotations), {}
+
+    def __repr__(self) -> str:
+        # The whole reference is what people copy from here
+        short = f"{self.reference.name}{f':{self.reference.tag}' if self.reference.tag else ''}@{self.digest.short}"
+        return display.shorten(f"Artifact({short!r}, {display.size(self.size)})", display.LINE)
+
+    def _html_parts(self) -> Sequence[str]:
+        shown = self.plan or self.document
+        return tuple(shown._html_parts())  # noqa: SLF001 - their tables are ours to show
+
+
+def verified(stream: BinaryIO, descriptor: Descriptor) -> BinaryIO:
+    """A buffered stream that verifies what is read from start to end."""
+    return io.BufferedReader(VerifiedReader(stream, descriptor), 1 << 16)

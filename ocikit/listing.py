@@ -1,0 +1,89 @@
+"""Lists that a registry gives in pages: read as they are looked at, shown as far as they are known."""
+
+from __future__ import annotations
+
+import itertools
+import threading
+from collections.abc import Iterator, Sequence
+from typing import Generic, TypeVar, overload
+
+from ocikit import display
+
+__all__ = ["Listing"]
+
+T = TypeVar("T")
+
+_FIRST = 100  # items fetched before a listing is given out: errors show at the call, and there is something to show
+
+
+class Listing(Sequence[T], display.Shown, Generic[T]):
+    """A sequence that fetches its pages when they are reached; `len` and negative indexes fetch them all.
+
+    >>> names = Listing(iter(["a", "b", "c"]), "tags", "localhost:5000/data")
+    >>> names[1], "c" in names, len(names)
+    ('b', True, 3)
+    """
+
+    def __init__(self, items: Iterator[T], what: str, where: str) -> None:
+        self._items = items
+        self._known: list[T] = []
+        self._whole = False
+        self._what = what
+        self._where = where
+        self._lock = threading.Lock()
+        self._read(_FIRST)
+
+    def _read(self, count: int | None) -> None:
+        """Know at least `count` items, or all."""
+        with self._lock:
+            if not self._whole and (count is None or count > len(self._known)):
+                wanted = None if count is None else count - len(self._known)
+                self._known += itertools.islice(self._items, wanted)
+                self._whole = count is None or len(self._known) < count
+
+    @overload
+    def __getitem__(self, index: int) -> T: ...
+
+    @overload
+    def __getitem__(self, index: slice) -> Sequence[T]: ...
+
+    def __getitem__(self, index: int | slice) -> T | Sequence[T]:
+        if isinstance(index, int):
+            self._read(index + 1 if index >= 0 else None)
+        else:
+            stop = index.stop
+            self._read(stop if isinstance(stop, int) and stop >= 0 and (index.start or 0) >= 0 else None)
+        return self._known[index]
+
+    def __iter__(self) -> Iterator[T]:
+        for position in itertools.count():
+            self._read(position + 1)
+            if position >= len(self._known):
+                return
+            yield self._known[position]
+
+    def __len__(self) -> int:
+        self._read(None)
+        return len(self._known)
+
+    def __eq__(self, other: object) -> bool:
+        return (
+            list(self) == list(other) if isinstance(other, Sequence) and not isinstance(other, str) else NotImplemented
+        )
+
+    __hash__ = None  # type: ignore[assignment]  # it grows
+
+    def __repr__(self) -> str:
+        shown = ", ".join(display.clean(repr(item) if isinstance(item, str) else item) for item in self._known[:5])
+        return display.shorten(f"<{self._count()} {self._what} of {self._where}: {shown}>", display.LINE)
+
+    def _count(self) -> str:
+        return f"{len(self._known)}" if self._whole else f"{len(self._known)} or more"
+
+    def __rich_repr__(self) -> display.Description:
+        yield "where", self._where
+        yield self._what, self._count()
+
+    def _html_parts(self) -> tuple[str, ...]:
+        rows = [(display.clean(item),) for item in self._known]
+        return (display.table((self._what,), rows),)

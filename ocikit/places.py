@@ -1,0 +1,124 @@
+"""What references lead to: registries over HTTP, layouts and archives on disk, each opened once and shared."""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import BinaryIO
+
+from ocikit.content.cache import offline
+from ocikit.content.layout import Layout
+from ocikit.content.store import Source, Store
+from ocikit.errors import OfflineError
+from ocikit.remote.credentials import Keychain
+from ocikit.remote.repository import Registry, Repository
+from ocikit.remote.tokens import TokenCache
+from ocikit.remote.transport import Network, Transport
+from ocikit.spec.descriptor import Descriptor
+from ocikit.spec.reference import DOCKER_HUB, AnyReference, LayoutReference, Reference
+
+__all__ = ["Places", "offline_error", "root_of"]
+
+
+class Places:
+    """The registries and layouts of a session.
+
+    Args:
+        network: how to reach registries.
+        keychain: who we are to them.
+    """
+
+    def __init__(self, network: Network, keychain: Keychain) -> None:
+        self.network = network
+        self.keychain = keychain
+        self._tokens = TokenCache()
+        self._transports: dict[str, Transport] = {}
+        self._lock = threading.Lock()
+
+    def registry(self, host: str) -> Registry:
+        """The registry at a host, with or without port. Raises: InvalidReference."""
+        reference = Reference.parse(f"{host}/x/x")
+        with self._lock:
+            transport = self._transports.get(reference.registry)
+            if transport is None:
+                transport = self._transports[reference.registry] = Transport(
+                    reference.registry,
+                    api_host=reference.api_host if reference.registry == DOCKER_HUB else None,
+                    network=self.network,
+                    keychain=self.keychain,
+                    tokens=self._tokens,
+                )
+        return Registry(transport)
+
+    def repository(self, reference: Reference, *, push: bool = False) -> Repository:
+        """The repository of a reference."""
+        return self.registry(reference.registry).repository(reference.repository, push=push)
+
+    @contextlib.contextmanager
+    def source(self, reference: AnyReference) -> Iterator[Source]:
+        """Where a reference is read from. Raises: NotFound: if there is no such layout."""
+        if isinstance(reference, Reference):
+            yield _Offline(reference) if offline() else self.repository(reference)
+        else:
+            with self._layout(reference, write=False) as layout:
+                yield layout
+
+    @contextlib.contextmanager
+    def target(self, reference: AnyReference) -> Iterator[Store]:
+        """Where a reference is written to; a layout is made if there is none."""
+        if isinstance(reference, Reference):
+            yield self.repository(reference, push=True)
+        else:
+            with self._layout(reference, write=True) as layout:
+                yield layout
+
+    @contextlib.contextmanager
+    def _layout(self, reference: LayoutReference, *, write: bool) -> Iterator[Layout]:
+        path = Path(reference.path).expanduser()
+        if reference.archive:
+            from ocikit.content.archive_layout import open_archive  # noqa: PLC0415 - tar is loaded for archives only
+
+            with open_archive(path, "a" if write else "r") as layout:
+                yield layout
+            return
+        with contextlib.closing(Layout(path, create=write)) as layout:
+            yield layout
+
+    def close(self) -> None:
+        """Close every connection; what is used again opens new ones."""
+        with self._lock:
+            transports = list(self._transports.values())
+        for transport in transports:
+            transport.close()
+
+
+class _Offline(Source):
+    """A registry that must not be asked."""
+
+    def __init__(self, reference: Reference) -> None:
+        self._reference = reference
+
+    def resolve(self, reference: str) -> Descriptor:
+        raise offline_error(f"{self._reference.name} {reference}")
+
+    def open(self, descriptor: Descriptor) -> BinaryIO:
+        raise offline_error(str(descriptor))
+
+    def referrers(self, descriptor: Descriptor, artifact_type: str | None = None) -> Sequence[Descriptor]:
+        raise offline_error(f"the list of referrers of {descriptor.digest.short}")
+
+
+def offline_error(what: str) -> OfflineError:
+    """The error for what isn't in the cache when no registry may be asked."""
+    return OfflineError(
+        f"{what} isn't in the cache, and OCIKIT_OFFLINE is set", hint="unset it, or pull this once while online"
+    )
+
+
+def root_of(source: Source, reference: AnyReference) -> str:
+    """What to ask a source for: the reference's digest or tag; a layout with one image needs neither."""
+    if isinstance(source, Layout) and reference.digest is None and reference.tag is None:
+        return source.only().digest
+    return reference.target

@@ -1,0 +1,71 @@
+"""The tour of `python -m ocikit quickstart`: what one does with a data set, once through, for real."""
+
+from __future__ import annotations
+
+import contextlib
+import csv
+import math
+import secrets
+import tempfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+from ocikit import display
+from ocikit.errors import ContentError
+from ocikit.session import Session
+
+__all__ = ["quickstart"]
+
+_REPORT = "application/vnd.example.evaluation.v1+json"
+
+
+def quickstart(session: Session, registry: str | None = None) -> Iterator[str]:
+    """Make a small data set, push it, list, inspect, attach, pull it back and compare; a line for each step.
+
+    Args:
+        session: what to do it with.
+        registry: the host of a registry; None uses a layout in a temporary folder.
+
+    Raises: ContentError: if what came back isn't what went out.
+    """
+    with tempfile.TemporaryDirectory(prefix="ocikit-") as name:
+        folder = Path(name)
+        place = f"{registry}/ocikit-quickstart/waves-{secrets.token_hex(3)}" if registry else f"oci:{folder / 'store'}"
+        data = folder / "waves"
+        _make(data)
+        with contextlib.chdir(folder):
+            pushed = session.push(
+                f"{place}:v1", "waves", annotations={"org.opencontainers.image.description": "three waves"}
+            )
+        yield f"pushed    {pushed.summary}"
+        yield f"tags      {', '.join(session.tags(place))}"
+        found = session.inspect(f"{place}:v1")
+        yield f"inspected {found.kind}, {display.size(found.size)}: {', '.join(found.files)}"
+        report = folder / "evaluation.json"
+        report.write_text('{"rows": 300}\n')
+        attached = session.attach(f"{place}:v1", report, artifact_type=_REPORT)
+        yield f"attached  {attached.kind} {attached.digest.short}"
+        yield f"referrers {', '.join(str(r.artifact_type) for r in session.referrers(f'{place}:v1'))}"
+        first = session.open(f"{place}:v1", "waves/sine.csv").readline().decode().strip()
+        yield f"opened    waves/sine.csv begins with {first!r}"
+        pulled = session.pull(pushed.reference, folder / "back")
+        yield f"pulled    {pulled.summary}"
+        for path in sorted(data.iterdir()):
+            if (folder / "back" / "waves" / path.name).read_bytes() != path.read_bytes():
+                raise ContentError(f"{path.name} came back changed", hint="report this: it must not happen")
+        yield f"compared  {len(list(data.iterdir()))} files, equal byte for byte"
+
+
+def _make(folder: Path) -> None:
+    """Three small tables."""
+    folder.mkdir()
+    waves: dict[str, Callable[[float], float]] = {
+        "sine": math.sin,
+        "cosine": math.cos,
+        "triangle": lambda x: 2 / math.pi * math.asin(math.sin(x)),
+    }
+    for name, wave in waves.items():
+        with (folder / f"{name}.csv").open("w", newline="") as file:
+            writer = csv.writer(file)
+            writer.writerow(("x", "y"))
+            writer.writerows((i / 10, round(wave(i / 10), 6)) for i in range(100))

@@ -1,0 +1,568 @@
+"""A session: who we are, where things are kept and how they move, in one value; the verbs are its methods."""
+
+from __future__ import annotations
+
+import getpass
+import io
+import json
+import logging
+import os
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, BinaryIO, Self, TypeAlias
+
+import attrs
+
+from ocikit import display
+from ocikit.artifact import Artifact, verified
+from ocikit.content.bundle import bundle
+from ocikit.content.cache import Cache, offline
+from ocikit.content.copy import WORKERS, Plan, plan
+from ocikit.content.folder import Folder
+from ocikit.content.layout import Layout
+from ocikit.content.pack import Archive, pack
+from ocikit.content.progress import Progress, Tally
+from ocikit.content.store import Source, Store
+from ocikit.errors import ConnectionFailed, ContentError, CopyError, InvalidReference, OcikitError, Unauthorized
+from ocikit.listing import Listing
+from ocikit.places import Places, offline_error, root_of
+from ocikit.pulling import chosen, folder_plan, to_cache, to_folder
+from ocikit.remote.credentials import Credentials, Keychain
+from ocikit.remote.explanation import Explanation
+from ocikit.remote.repository import Ping, Registry, Repository
+from ocikit.remote.transport import Network
+from ocikit.spec import media_types
+from ocikit.spec.descriptor import Descriptor
+from ocikit.spec.manifest import Index, Manifest, PlatformLike, parse_document
+from ocikit.spec.reference import AnyReference, LayoutReference, Reference, parse_reference
+
+__all__ = ["Session"]
+
+log = logging.getLogger("ocikit")
+
+Paths: TypeAlias = "str | os.PathLike[str]"
+
+#: How a call shows its progress: True or "auto" as fits the place, False or "none" not at all, or a listener of one's own.
+ProgressLike: TypeAlias = "bool | str | Progress | None"
+
+
+class Session(display.Shown):
+    """One connection pool, one set of credentials, one cache; the verbs of `ocikit` as methods. Safe in threads.
+
+    Args:
+        credentials: `(user, password)`, a mapping from hosts to such pairs, or a function of host and repository. None
+            looks where docker and podman keep them; see `auth.explain`.
+        network: timeouts, proxies, certificates, retries.
+        insecure: hosts that may be spoken to without TLS, or with a certificate that nobody vouches for.
+        cache: the folder to keep content in; None is `OCIKIT_CACHE` or the platform's cache folder.
+        workers: transfers at once.
+        progress: bars for long calls: True, False, "auto", "none", or a `Progress`. None asks `OCIKIT_PROGRESS`.
+
+    >>> with Session(progress=False) as session:
+    ...     session.registry("localhost:5000")
+    Registry(host='localhost:5000', base='http://localhost:5000')
+    """
+
+    def __init__(
+        self,
+        *,
+        credentials: Any = None,
+        network: Network | None = None,
+        insecure: Iterable[str] = (),
+        cache: Cache | Paths | None = None,
+        workers: int = WORKERS,
+        progress: ProgressLike = None,
+    ) -> None:
+        if workers < 1:
+            raise ValueError(f"workers={workers}: there must be at least one")
+        settings = network or Network()
+        settings = attrs.evolve(
+            settings,
+            insecure=settings.insecure | frozenset(insecure),
+            connections=max(settings.connections, workers),
+        )
+        self.cache = cache if isinstance(cache, Cache) else Cache(cache)
+        self.workers = workers
+        self._progress = progress
+        self._keychain = credentials if isinstance(credentials, Keychain) else Keychain(credentials)
+        self._places = Places(settings, self._keychain)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Close the connections. Artifacts of this session stay usable: they open new ones."""
+        self._places.close()
+
+    def __rich_repr__(self) -> display.Description:
+        yield "workers", self.workers, WORKERS
+        yield "insecure", sorted(self._places.network.insecure), []
+        yield "offline", offline(), False
+
+    # Low level
+
+    def registry(self, host: str) -> Registry:
+        """The registry at a host; `.repository(name)` has every endpoint of the specification."""
+        return self._places.registry(host)
+
+    def repository(self, reference: str | Reference, *, push: bool = False) -> Repository:
+        """The repository of a reference; with `push`, the first token already holds the right to."""
+        return self._places.repository(Reference.parse(reference), push=push)
+
+    # Reading
+
+    def pull(
+        self,
+        ref: str | AnyReference,
+        to: Paths | None = None,
+        *,
+        include: str | Iterable[str] = (),
+        exclude: str | Iterable[str] = (),
+        platform: PlatformLike | None = None,
+        force: bool = False,
+        workers: int | None = None,
+        progress: ProgressLike = None,
+        dry_run: bool = False,
+    ) -> Artifact:
+        """Fetch an artifact: to the cache, or as files in a folder.
+
+        Args:
+            ref: what to pull.
+            to: a folder for real, writable files; a second pull moves only what changed. None keeps them in the cache.
+            include: glob patterns of file names; all if there are none.
+            exclude: glob patterns of file names to leave out.
+            platform: which manifest of an index, as "linux/arm64"; None is this machine's.
+            force: overwrite files in `to` that were edited.
+            workers: transfers at once, if not the session's.
+            progress: as the session's.
+            dry_run: move nothing; the artifact's `.plan` says what would be.
+
+        Raises:
+            InvalidReference, ManifestUnknown, NameUnknown: with the nearest that there is.
+            NoMatchingPlatform: with the platforms that there are.
+            ContentError: files in `to` were edited, or the disk is full. OfflineError: not in the cache.
+        """
+        reference = parse_reference(ref)
+        workers = workers or self.workers
+        with self._places.source(reference) as source:
+            descriptor, manifest = self._manifest(source, reference, platform)
+            layers = chosen(manifest, _patterns(include), _patterns(exclude))
+            artifact = Artifact(self, reference, descriptor, manifest)
+            folder = Folder(Path(to)) if to is not None else None
+            steps = folder_plan(folder, manifest, layers, reference, force=force) if folder else None
+            if dry_run:
+                return Artifact(self, reference, descriptor, manifest, plan=steps or self._cache_plan(manifest, layers))
+            tally, title = Tally(self._bars(progress)), f"pull {reference.name.rpartition('/')[2]}"
+            if folder is not None and steps is not None:
+                to_folder(
+                    source, self.cache, folder, steps, manifest, reference, workers=workers, progress=tally, title=title
+                )
+                artifact.path = folder.path
+            else:
+                blobs = layers if manifest.config.embedded is not None else (manifest.config, *layers)
+                to_cache(source, self.cache, blobs, workers=workers, progress=tally, title=title)
+                if not manifest.is_image and isinstance(reference, Reference):
+                    artifact.path = self.cache.snapshot(reference, manifest, layers)
+        _tell(artifact, tally, "pulled", str(artifact.path or self.cache.root))
+        return artifact
+
+    def _cache_plan(self, manifest: Manifest, layers: Sequence[Descriptor]) -> Plan:
+        blobs = {b.digest: b for b in (manifest.config, *layers)}
+        return Plan(
+            source=self.cache, target=self.cache, root=manifest.descriptor, tags=(), documents=(), blobs=tuple(blobs.values()),
+            present=frozenset(d for d, b in blobs.items() if self.cache.exists(b)), checked=True,
+        )  # fmt: skip
+
+    def inspect(self, ref: str | AnyReference, *, platform: PlatformLike | None = None) -> Artifact:
+        """The documents of an artifact or image, without its content.
+
+        Args:
+            ref: what to look at.
+            platform: the manifest for a platform; None gives what the reference names, perhaps an index.
+        """
+        reference = parse_reference(ref)
+        with self._places.source(reference) as source:
+            if platform is not None:
+                return Artifact(self, reference, *self._manifest(source, reference, platform))
+            descriptor = self._locate(source, reference)
+            return Artifact(self, reference, descriptor, self._document(source, descriptor))
+
+    def resolve(self, ref: str | AnyReference) -> AnyReference:
+        """The same reference, pinned by digest. Raises: ManifestUnknown: with the nearest tags."""
+        reference = parse_reference(ref)
+        with self._places.source(reference) as source:
+            return reference.pinned(self._locate(source, reference).digest)
+
+    def fetch(self, ref: str | AnyReference, name: str, *, progress: ProgressLike = None) -> Path:
+        """One file's path on disk, fetched to the cache if it isn't there. Raises: FileNotInArtifact: with the nearest names."""
+        return self.fetch_file(self._at_hand(parse_reference(ref)), name, progress=progress)
+
+    def fetch_file(self, artifact: Artifact, name: str, *, progress: ProgressLike = None) -> Path:
+        """As `fetch`, for an artifact at hand."""
+        if artifact.path is not None and (artifact.path / name).is_file():
+            return artifact.path / name
+        layer = artifact.files[name].descriptor
+        self.ensure(artifact, [layer], progress=progress)
+        if isinstance(artifact.reference, Reference):
+            return self.cache.snapshot(artifact.reference, artifact.manifest, [layer]) / name
+        return self.cache.path(layer.digest)
+
+    def open(self, ref: str | AnyReference, name: str) -> BinaryIO:
+        """One file as a seekable stream: from the cache if it is there, else from the registry, by ranges."""
+        return self._at_hand(parse_reference(ref)).open(name)
+
+    def open_content(self, artifact: Artifact, name: str, descriptor: Descriptor) -> BinaryIO:
+        """Content of an artifact at hand as a verified, seekable stream."""
+        if (embedded := descriptor.embedded) is not None:
+            return io.BytesIO(embedded)
+        if self.cache.exists(descriptor):
+            return verified(self.cache.open(descriptor), descriptor)
+        with self._places.source(artifact.reference) as source:
+            return verified(source.open(descriptor), descriptor)
+
+    def content(self, artifact: Artifact, descriptor: Descriptor) -> bytes:
+        """A small blob of an artifact at hand, verified; kept in the cache."""
+        if not self.cache.exists(descriptor):
+            with self._places.source(artifact.reference) as source:
+                self.cache.push_bytes(descriptor, source.fetch(descriptor))
+        return self.cache.fetch(descriptor)
+
+    def ensure(self, artifact: Artifact, blobs: Sequence[Descriptor], *, progress: ProgressLike = None) -> None:
+        """Have blobs of an artifact at hand in the cache."""
+        blobs = [b for b in blobs if not media_types.is_foreign(b.media_type)]
+        if all(self.cache.exists(b) for b in blobs):
+            return
+        with self._places.source(artifact.reference) as source:
+            to_cache(source, self.cache, blobs, workers=self.workers, progress=self._bars(progress), title="fetch")
+
+    def tags(self, ref: str | AnyReference) -> Listing[str]:
+        """Every tag of a repository or layout, pages fetched as they are reached. Raises: NameUnknown: no such repository."""
+        reference = parse_reference(ref)
+        if isinstance(reference, Reference):
+            names = self._places.repository(reference).iter_tags()
+        else:
+            with self._places.source(reference) as source:
+                names = iter(source.tags() if isinstance(source, Layout) else ())
+        return Listing(names, "tags", reference.name)
+
+    def catalog(self, host: str) -> Listing[str]:
+        """Every repository of a registry. Raises: Unsupported: many don't list them."""
+        return Listing(self.registry(host).catalog(), "repositories", host)
+
+    def referrers(self, ref: str | AnyReference, artifact_type: str | None = None) -> Listing[Descriptor]:
+        """What was attached to an artifact: descriptors with artifact types and annotations."""
+        reference = parse_reference(ref)
+        with self._places.source(reference) as source:
+            found = source.referrers(self._locate(source, reference), artifact_type)
+        return Listing(iter(found), "referrers", str(reference))
+
+    def ping(self, host: str) -> Ping:
+        """Whether a registry answers, and lets us in."""
+        return self.registry(host).ping()
+
+    # Writing
+
+    def push(
+        self,
+        ref: str | AnyReference,
+        *paths: Paths,
+        artifact_type: str | None = None,
+        annotations: Mapping[str, str] | None = None,
+        subject: str | AnyReference | None = None,
+        tags: Iterable[str] = (),
+        config: bytes | Mapping[str, Any] | None = None,
+        config_type: str | None = None,
+        archive: Archive | None = None,
+        include: str | Iterable[str] = (),
+        exclude: str | Iterable[str] = (),
+        media_types: Mapping[str, str] | None = None,
+        workers: int | None = None,
+        progress: ProgressLike = None,
+        dry_run: bool = False,
+    ) -> Artifact:
+        """Push files and folders as an artifact. The same files give the same digest.
+
+        Args:
+            ref: where to, with the tag to give it.
+            paths: files and folders; folders keep their relative paths.
+            artifact_type: what it is, as a media type; plain files if not given.
+            annotations: of the manifest.
+            subject: what this is about: another artifact in the same repository.
+            tags: more names.
+            config: JSON or bytes that describe the whole.
+            config_type: the config's media type.
+            archive: "tar", "tar+gzip" or "tar+zstd" makes one layer of each folder; None one of each file.
+            include: glob patterns of file names; all if there are none.
+            exclude: glob patterns of file names to leave out.
+            media_types: of files, by name; others are guessed.
+            workers: transfers at once, if not the session's.
+            progress: as the session's.
+            dry_run: push nothing; the artifact's `.plan` says what would be.
+
+        Raises:
+            NotFound: a path isn't there. ContentError: a file changed meanwhile. Unauthorized, Denied, UploadInvalid.
+        """
+        reference = parse_reference(ref)
+        if not paths and subject is None and config is None:
+            raise ContentError("nothing to push", hint='name files or folders: push("host/name:tag", "data/")')
+        workers = workers or self.workers
+        if isinstance(config, Mapping):
+            config = json.dumps(config).encode()
+        packed = pack(paths, archive=archive, include=_patterns(include), exclude=_patterns(exclude), media_types=media_types,
+                      workers=workers) if paths else ()  # fmt: skip
+        try:
+            with self._places.target(reference) as target:
+                made = bundle(
+                    packed, artifact_type=artifact_type, config=config, config_type=config_type, annotations=annotations,
+                    subject=self._subject(target, reference, subject) if subject is not None else None,
+                )  # fmt: skip
+                names = _names(reference, tags, default=subject is None)
+                work = plan(made, made.manifest.descriptor, target, tags=names, check=dry_run, workers=workers)
+                if dry_run:
+                    return Artifact(self, reference, work.root, made.manifest, plan=work)
+                artifact = self._run(work, reference, made.manifest, workers, progress, "pushed")
+        finally:
+            for layer in packed:
+                layer.close()
+        return artifact
+
+    def attach(
+        self,
+        ref: str | AnyReference,
+        *paths: Paths,
+        artifact_type: str,
+        annotations: Mapping[str, str] | None = None,
+        tags: Iterable[str] = (),
+        archive: Archive | None = None,
+        workers: int | None = None,
+        progress: ProgressLike = None,
+        dry_run: bool = False,
+    ) -> Artifact:
+        """Push files that are about an artifact: a report, an evaluation, a signature. `referrers(ref)` finds them.
+
+        Args:
+            ref: what they are about.
+            paths: files and folders; none are needed if the annotations say it all.
+            artifact_type: what they are, as a media type.
+            annotations: of the new manifest.
+            tags: names for it; usually it has none.
+            archive: as in `push`.
+            workers: transfers at once, if not the session's.
+            progress: as the session's.
+            dry_run: push nothing; the artifact's `.plan` says what would be.
+        """
+        reference = parse_reference(ref)
+        return self.push(
+            attrs.evolve(reference, tag=None, digest=None), *paths, artifact_type=artifact_type, annotations=annotations,
+            subject=reference, tags=tags, archive=archive, workers=workers, progress=progress, dry_run=dry_run,
+        )  # fmt: skip
+
+    def copy(
+        self,
+        source: str | AnyReference,
+        target: str | AnyReference,
+        *,
+        referrers: bool = False,
+        platform: PlatformLike | None = None,
+        tags: Iterable[str] = (),
+        workers: int | None = None,
+        progress: ProgressLike = None,
+        dry_run: bool = False,
+    ) -> Artifact:
+        """Copy an artifact, an image or an index with all its platforms: between registries, to and from layouts.
+
+        Args:
+            source: what.
+            target: where to; without a tag, the source's.
+            referrers: also what is attached to it.
+            platform: only that manifest of an index; the copy then has another digest than the index.
+            tags: more names at the target.
+            workers: transfers at once, if not the session's.
+            progress: as the session's.
+            dry_run: copy nothing; the artifact's `.plan` says what would be.
+
+        Raises:
+            CopyError: with the side that failed, and what it was about; the reason is its cause.
+        """
+        here, there = parse_reference(source), parse_reference(target)
+        if there.tag is None and there.digest is None and here.tag is not None:
+            there = there.tagged(here.tag)
+        workers = workers or self.workers
+        with self._places.source(here) as origin, self._places.target(there) as goal:
+            root = self._locate(origin, here)
+            work = plan(origin, root, goal, tags=_names(there, tags, default=False), platform=platform, referrers=referrers,
+                        check=dry_run, workers=workers)  # fmt: skip
+            if there.digest is not None and there.digest != work.root.digest:
+                raise InvalidReference(
+                    f"{there} names another digest than {work.root.digest}", hint="leave the digest out of the target"
+                )
+            document = parse_document(dict(work.documents)[work.root], work.root.media_type)
+            if dry_run:
+                return Artifact(self, there, work.root, document, plan=work)
+            return self._run(work, there, document, workers, progress, "copied", unwrap=False)
+
+    def tag(self, ref: str | AnyReference, *tags: str) -> AnyReference:
+        """Give an artifact more names in its repository; its bytes stay as they are. Gives the pinned reference."""
+        reference = parse_reference(ref)
+        with self._places.target(reference) as target:
+            descriptor = target.resolve(root_of(target, reference))
+            for name in tags:
+                target.tag(descriptor, name)
+        return reference.pinned(descriptor.digest)
+
+    def delete(self, ref: str | AnyReference, *, dry_run: bool = False) -> tuple[str, ...]:
+        """Delete a tag, or with a digest the manifest and all its tags. Blobs go when the registry collects garbage.
+
+        Args:
+            ref: with a tag, only that name goes; with a digest, the manifest.
+            dry_run: only say what would go.
+
+        Returns: what went, as references.
+
+        Raises: InvalidReference: neither tag nor digest. ManifestUnknown. Unsupported: with what the registry offers.
+        """
+        reference = parse_reference(ref)
+        if reference.tag is None and reference.digest is None:
+            raise InvalidReference(
+                f"{reference} names neither tag nor digest", hint="say what to delete: …:tag or …@sha256:…"
+            )
+        with self._places.target(reference) as target:
+            descriptor = target.resolve(reference.target)
+            if not dry_run:
+                if reference.digest is not None:
+                    target.delete(descriptor)
+                elif reference.tag is not None:
+                    target.untag(reference.tag)
+        return (str(reference),)
+
+    # Identity
+
+    def login(self, host: str, username: str = "", password: str | None = None) -> str:
+        """Check credentials with a registry and keep them where docker and podman find them, too. Gives the place.
+
+        Without a password it is asked for, unseen. Raises: Unauthorized: they are wrong, and nothing is kept.
+        """
+        if password is None:
+            password = getpass.getpass(f"Password of {username or 'the account'} at {host}: ")
+
+        def check(credentials: Credentials) -> None:
+            with Session(credentials={host: credentials}, network=self._places.network) as session:
+                answer = session.ping(host)
+            if not answer:
+                kind = Unauthorized if answer.reachable else ConnectionFailed
+                raise kind(
+                    f"{host} refuses these credentials: {answer.problem}",
+                    hint="check user and password; nothing was kept",
+                )
+
+        return self._keychain.login(host, username, password, verify=check)
+
+    def logout(self, host: str) -> bool:
+        """Forget the credentials that `login` kept; whether there were any."""
+        return self._keychain.logout(host)
+
+    def explain(self, host: str, repository: str = "") -> Explanation:
+        """Where credentials for a registry are looked for, what is there, and which are used; without secrets."""
+        return self._keychain.explain(host, repository)
+
+    # Inside
+
+    def _locate(self, source: Source, reference: AnyReference) -> Descriptor:
+        """The descriptor of a reference: pinned and cached costs no request, a tag costs one, offline none."""
+        if isinstance(reference, LayoutReference):
+            return source.resolve(root_of(source, reference))
+        if (pinned := self.cache.lookup(reference)) is not None:
+            return pinned
+        if offline():
+            remembered = self.cache.recall(reference)
+            if remembered is None:
+                raise offline_error(str(reference))
+            log.warning("offline: %s is what it was on %s", reference, remembered.fetched_at.strftime("%Y-%m-%d %H:%M"))
+            return remembered.descriptor
+        descriptor = source.resolve(reference.target)
+        self.cache.remember(reference, descriptor)
+        return descriptor
+
+    def _document(self, source: Source, descriptor: Descriptor) -> Manifest | Index:
+        """A document, from the cache or the source; registries' documents are kept."""
+        if not self.cache.exists(descriptor):
+            raw = source.fetch(descriptor)
+            document = parse_document(raw, descriptor.media_type)
+            if isinstance(source, Repository):
+                self.cache.push_bytes(descriptor, raw)
+            return document
+        return parse_document(self.cache.fetch(descriptor), descriptor.media_type)
+
+    def _at_hand(self, reference: AnyReference) -> Artifact:
+        """The artifact for this machine's platform, documents only."""
+        with self._places.source(reference) as source:
+            return Artifact(self, reference, *self._manifest(source, reference, None))
+
+    def _manifest(
+        self, source: Source, reference: AnyReference, platform: PlatformLike | None
+    ) -> tuple[Descriptor, Manifest]:
+        """The manifest of a reference, through indexes."""
+        descriptor = self._locate(source, reference)
+        document = self._document(source, descriptor)
+        for _ in range(8):
+            if isinstance(document, Manifest):
+                return descriptor, document
+            descriptor = document.select(platform)
+            document = self._document(source, descriptor)
+        raise InvalidReference(
+            f"{reference} is an index in an index in an index …", hint="its publisher should flatten it"
+        )
+
+    def _subject(self, target: Store, reference: AnyReference, subject: str | AnyReference) -> Descriptor:
+        about = parse_reference(subject)
+        if about.name != reference.name:
+            raise InvalidReference(
+                f"the subject {about} isn't in {reference.name}",
+                hint="copy it there first: referrers live beside their subject",
+            )
+        return target.resolve(root_of(target, about)).bare()
+
+    def _run(
+        self, work: Plan, reference: AnyReference, document: Manifest | Index, workers: int, progress: ProgressLike, verb: str,
+        *, unwrap: bool = True,
+    ) -> Artifact:  # fmt: skip
+        tally = Tally(self._bars(progress))
+        try:
+            work.run(workers=workers, progress=tally)
+        except CopyError as error:
+            # A push has one side that people think of; the reason is what they can act on
+            if unwrap and isinstance(error.__cause__, OcikitError):
+                raise error.__cause__ from None
+            raise
+        artifact = Artifact(self, reference, work.root, document)
+        _tell(artifact, tally, verb, str(artifact.reference))
+        return artifact
+
+    def _bars(self, progress: ProgressLike) -> Progress:
+        """The listener that a call's progress goes to."""
+        wish = progress if progress is not None else self._progress
+        if isinstance(wish, Progress):
+            return wish
+        from ocikit.notebook.bars import bars  # noqa: PLC0415 - tqdm is loaded for calls that move something
+
+        return bars(wish)
+
+
+def _tell(artifact: Artifact, tally: Tally, verb: str, where: str) -> None:
+    artifact.summary = tally.line(verb, where)
+    tally.tell(artifact.summary)
+
+
+def _patterns(given: str | Iterable[str]) -> tuple[str, ...]:
+    return (given,) if isinstance(given, str) else tuple(given)
+
+
+def _names(reference: AnyReference, tags: Iterable[str], *, default: bool) -> tuple[str, ...]:
+    """The tags to give; "latest" if a push names none."""
+    if isinstance(tags, str):
+        tags = [tags]
+    first = [reference.tag] if reference.tag else ["latest"] if default and reference.digest is None else []
+    return tuple(dict.fromkeys([*first, *tags]))
