@@ -154,7 +154,7 @@ def names(root: Path) -> list[Name]:
 
 def _snapshots(folder: Path, parts: tuple[str, ...]) -> Iterator[Name]:
     for entry in listing(folder):
-        with contextlib.suppress(OSError):
+        with contextlib.suppress(OSError, ValueError):
             if not entry.is_dir(follow_symlinks=False):
                 continue
             if match := _SNAPSHOT.fullmatch(entry.name):
@@ -170,6 +170,7 @@ def _snapshots(folder: Path, parts: tuple[str, ...]) -> Iterator[Name]:
 
 
 def listing(folder: Path) -> list[os.DirEntry[str]]:
+    """What is in a folder; nothing if it isn't there."""
     try:
         with os.scandir(folder) as entries:
             return list(entries)
@@ -190,6 +191,7 @@ def files_below(folder: Path) -> Iterator[tuple[Path, os.stat_result]]:
 
 
 def blobs_in(root: Path) -> Iterator[tuple[Digest, Path, os.stat_result]]:
+    """The blobs of the cache at `root`."""
     for path, status in files_below(root / "blobs"):
         with contextlib.suppress(ValueError):
             yield Digest(f"{path.parent.name}:{path.name}"), path, status
