@@ -104,11 +104,11 @@ class FolderPlan(display.Shown):
         )
 
     def __rich_repr__(self) -> display.Description:
-        yield "path", str(self.path)
         for decision in ("present", "fetch", "replace", "overwrite", "edited"):
             yield decision, sum(f.decision == decision for f in self.files), 0
         yield "removed", len(self.removed), 0
         yield "size", self.size
+        yield "path", str(self.path)
 
     def _html_parts(self) -> tuple[str, ...]:
         rows = [(f.title, str(f.decision), display.size_cell(f.descriptor.size)) for f in self.files]
