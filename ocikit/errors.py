@@ -80,7 +80,8 @@ def redact(url: str) -> str:
     'https://cdn.example/b?X-Amz-Signature=***&digest=sha256:00'
     """
     try:
-        parts = urlsplit(clean(url))
+        # Cleaned last: a terminal sequence may have an @ or a / in it
+        parts = urlsplit(url)
         _ = parts.port  # not a number: part of a password that holds one of / ? #
         query = "&".join(_redacted(pair) for pair in parts.query.split("&") if pair)
     except ValueError:
@@ -89,16 +90,16 @@ def redact(url: str) -> str:
         # A password with a slash in it, or no scheme: what stands before the last @ may be secret
         after = parts.path.rpartition("@")[2]
         scheme = f"{parts.scheme}://" if parts.netloc else ""
-        return f"{scheme}***@{after}" + (f"?{query}" if query else "")
-    return urlunsplit((parts.scheme, parts.netloc.rpartition("@")[2], parts.path, query, ""))
+        return clean(f"{scheme}***@{after}" + (f"?{query}" if query else ""))
+    return clean(urlunsplit((parts.scheme, parts.netloc.rpartition("@")[2], parts.path, query, "")))
 
 
 def _redacted(pair: str) -> str:
-    """One `key=value` of a query; a lone word is a value without its key."""
-    key, equals, value = pair.partition("=")
-    if not equals:
-        return "***"
-    return f"{key}={quote(unquote_plus(value), safe=':/+,')}" if key in _OPEN_QUERY else f"{key}=***"
+    """One `key=value` of a query; a lone word, perhaps with the padding of base64, is a value without its key."""
+    key, _, value = pair.partition("=")
+    if key in _OPEN_QUERY:
+        return f"{key}={quote(unquote_plus(value), safe=':/+,', errors='replace')}"
+    return f"{key}=***" if value.strip("=") else "***"
 
 
 class OcikitError(Exception):

@@ -156,7 +156,9 @@ def test_rate_limiting_says_how_long_to_wait():
         ("https://[::1/", "<unreadable URL>"),
         ("https://[::1]:5000/v2/", "https://[::1]:5000/v2/"),
         ("https://h.io/\x1b[31mx", "https://h.io/x"),
-        ("https://h.io/?n=\ud800", "https://h.io/?n="),
+        ("https://h.io/?n=\ud800", "https://h.io/?n=%3F"),
+        ("https://s3cret\x1b@h.io/", "https://h.io/"),
+        ("https://h.io/?czNjcmV0==&n=", "https://h.io/?***&n="),
         ("", ""),
     ],
 )
