@@ -8,7 +8,7 @@ import threading
 
 import attrs
 import pytest
-from hypothesis import example, given
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from ocikit.errors import InvalidDocument, UnsupportedSchema1
@@ -473,6 +473,7 @@ JSON = st.recursive(
 )
 
 
+@settings(deadline=None)  # the converter is made on first use
 @given(st.dictionaries(st.text(), JSON, max_size=4))
 def test_freezing_and_thawing_gives_the_same_json(value):
     frozen = freeze(value)
@@ -729,6 +730,7 @@ OBJECTS = st.dictionaries(
 )
 
 
+@settings(deadline=None)  # the converter is made on first use
 @given(OBJECTS)
 def test_no_json_object_raises_anything_but_invalid_document(value):
     content = json.dumps(value).encode()
@@ -744,6 +746,7 @@ def test_no_json_object_raises_anything_but_invalid_document(value):
             document._repr_html_()
 
 
+@settings(deadline=None)  # the converter is made on first use
 @given(st.binary(max_size=300))
 @example(b'{"schemaVersion":1e400}')
 def test_no_bytes_raise_anything_but_invalid_document(content):
@@ -775,6 +778,7 @@ INDEXES = st.builds(
 )  # fmt: skip
 
 
+@settings(deadline=None)  # the converter is made on first use
 @given(MANIFESTS | INDEXES)
 def test_every_document_that_can_be_made_round_trips(document):
     again = parse_document(document.raw)
