@@ -14,6 +14,7 @@ from ocikit import display
 from ocikit.content.store import VerifiedReader
 from ocikit.content.titles import titled
 from ocikit.errors import FileNotInArtifact, InvalidDocument, NotFound
+from ocikit.spec import media_types
 from ocikit.spec.annotations import Annotations, FrozenMap, freeze
 from ocikit.spec.config import ImageConfig
 from ocikit.spec.descriptor import Descriptor
@@ -193,7 +194,7 @@ class Artifact(display.Shown):
     def size(self) -> int:
         """Bytes of all layers, each digest once; of an index, of its manifests' documents."""
         named = self.document.blobs if isinstance(self.document, Manifest) else self.document.manifests
-        return sum({d.digest: d.size for d in named}.values())
+        return sum({d.digest: d.size for d in named if d.media_type != media_types.EMPTY}.values())
 
     @property
     def platforms(self) -> tuple[Platform, ...]:

@@ -16,7 +16,7 @@ import random
 import ssl
 import threading
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, BinaryIO, Final
 from urllib.parse import urljoin
@@ -52,11 +52,15 @@ _SAFE = frozenset({"GET", "HEAD", "OPTIONS", "DELETE"})
 BROKEN: Final = (requests.RequestException, urllib3.exceptions.HTTPError, http.client.HTTPException, OSError)
 
 
+def _hosts(names: Iterable[str]) -> frozenset[str]:
+    return frozenset(names)
+
+
 @frozen(kw_only=True)
 class Network:
     """How to reach registries; one value for a session."""
 
-    insecure: frozenset[str] = field(default=frozenset(), converter=frozenset)
+    insecure: frozenset[str] = field(default=frozenset(), converter=_hosts)
     """Hosts that may be spoken to without TLS, or with a certificate that nobody vouches for."""
     ca: str | None = None
     """A file of certificates to trust besides the usual ones."""
@@ -113,6 +117,7 @@ class Transport(display.Shown):
         self._pid = os.getpid()
         self._lock = threading.Lock()
         self._not_before = 0.0
+        self._reached = False  # whether this host has ever answered
 
     @property
     def base(self) -> str:
@@ -182,6 +187,7 @@ class Transport(display.Shown):
                 if self._guess_again(broken):
                     continue
                 error = broken
+            self._reached |= response is not None
             if response is not None and response.status_code not in _RETRIED:
                 if self._guessed and self._settle(response):
                     replay.rewind()
@@ -190,7 +196,12 @@ class Transport(display.Shown):
             wait = _backoff(attempt)
             if response is not None and (asked := retry_after(response)) is not None:
                 wait = max(asked, 0.0)
-            patient = retry and attempt < self.network.retries and waited + wait <= self.network.max_wait
+            patient = (
+                retry
+                and (error is None or self._reached or not _never_there(error))
+                and attempt < self.network.retries
+                and waited + wait <= self.network.max_wait
+            )
             if not patient or not replay.possible or (error is not None and not _may_repeat(method, error)):
                 break
             log.info("%s: %s; trying again in %.1f s", doing, error or (response and response.status_code), wait)
@@ -464,6 +475,11 @@ def _may_repeat(method: str, error: Exception) -> bool:
     return (
         method in _SAFE or isinstance(error, requests.exceptions.ConnectTimeout) or "NewConnectionError" in repr(error)
     )
+
+
+def _never_there(error: Exception) -> bool:
+    """Whether an error looks like a wrong name or port rather than a hiccup: waiting doesn't help against a typing mistake."""
+    return any(text in repr(error) for text in ("NameResolutionError", "Connection refused"))
 
 
 def _backoff(attempt: int) -> float:
