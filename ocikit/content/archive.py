@@ -1,7 +1,7 @@
 """Archives of layers: listed, merged and unpacked. image-spec layer.md.
 
-What callers need is here; how it is done is in `tar` (the format), `compression`, `layer` (one layer and its limits),
-`tree` (whiteouts and paths) and `unpack` (the disk).
+What callers need is here; how it is done is in `header` and `tar` (the format), `compression`, `layer` (one layer and
+its limits), `tree` (whiteouts and paths) and `unpack` (the disk).
 """
 
 from __future__ import annotations
@@ -11,8 +11,9 @@ from typing import BinaryIO
 
 import attrs
 
+from ocikit.content.header import EntryType
 from ocikit.content.layer import Limits, entries, open_layer
-from ocikit.content.tar import Body, Entry, EntryType
+from ocikit.content.tar import Body, Entry
 from ocikit.content.tree import Folder, Tree
 from ocikit.content.unpack import LeftOut, Unpacked, unpack
 from ocikit.spec.annotations import FrozenMap
@@ -80,7 +81,7 @@ class _Listing(Tree):
         """Nothing more: the folder itself is the record."""
 
     def put(self, folder: Folder, name: str, entry: Entry, body: Body) -> None:  # only names and sizes
-        folder.files[name] = attrs.evolve(entry, path=folder.path(name), layer=self.layer, stored_as=entry.path)
+        folder.files[name] = attrs.evolve(entry, path=folder.path(name), layer=self.layer, stored_as=entry.clean_path)
 
     def link(self, folder: Folder, name: str, source: Folder, source_name: str, entry: Entry) -> None:
         origin, path = source.files[source_name], folder.path(name)

@@ -23,10 +23,11 @@ from attrs import define, field, frozen
 
 from ocikit import display
 from ocikit.content import compression
-from ocikit.content.folders import Found, Links, Walk, title_of
+from ocikit.content.header import END, encode_header, padding
 from ocikit.content.names import check_titles, safe_title, selected
-from ocikit.content.tar import CHUNK, END, encode_header, padding
+from ocikit.content.tar import CHUNK
 from ocikit.content.tree import WHITEOUT
+from ocikit.content.walk import Found, Links, Walk, title_of
 from ocikit.errors import ContentError
 from ocikit.spec import media_types as types
 from ocikit.spec.annotations import TITLE, UNPACK, Annotations

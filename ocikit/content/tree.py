@@ -13,6 +13,7 @@ from typing import Final, cast
 from attrs import define, field
 
 from ocikit.content.layer import Budget, Limits, check_name, escapes, open_layer
+from ocikit.content.names import OWN_FOLDER
 from ocikit.content.tar import Body, Entry, Readable, members
 from ocikit.errors import UnsafeArchive
 
@@ -35,18 +36,18 @@ class Folder:
     folders: dict[str, Folder] = field(factory=dict)
     files: dict[str, Entry] = field(factory=dict)
     """Everything that isn't a folder; empty where the tree is on disk."""
-    _touched: set[str] = field(factory=set)
+    _touched: set[str] | None = None
     _layer: int = 0
 
     def touch(self, name: str, layer: int) -> None:
         """Note that the layer has this name here: its whiteouts don't hide it."""
-        if self._layer != layer:
+        if self._touched is None or self._layer != layer:
             self._touched, self._layer = set(), layer
         self._touched.add(name)
 
     def touched(self, name: str, layer: int) -> bool:
         """Whether the layer itself brought the name. Below the first layer there is nothing that it could hide."""
-        return layer == 0 or (self._layer == layer and name in self._touched)
+        return layer == 0 or (self._layer == layer and name in (self._touched or ()))
 
     @property
     def chain(self) -> list[Folder]:
@@ -93,6 +94,8 @@ class Tree(ABC):
             self.root.entry = entry
             return
         *parents, name = parts
+        if self._confined and any(part.casefold() == OWN_FOLDER for part in parts):
+            raise self._refused(entry, f"is in {OWN_FOLDER!r}, which is kept for this library's own records")
         if name == OPAQUE or (name.startswith(WHITEOUT) and not name.startswith(_BOOKKEEPING)):
             self._whiteout(parents, name, entry)
         elif any(part.startswith(_BOOKKEEPING) for part in parts):

@@ -321,7 +321,11 @@ class _Disk(Tree):
 
     def _make_special(self, folder: int, name: str, entry: Entry) -> None:
         kind = {"character device": stat.S_IFCHR, "block device": stat.S_IFBLK, "fifo": stat.S_IFIFO}[entry.type]
-        os.mknod(name, kind | 0o600, os.makedev(*(entry.device or (0, 0))), dir_fd=folder)
+        try:
+            device = os.makedev(*(entry.device or (0, 0)))
+        except (OverflowError, ValueError) as error:
+            raise UnsafeArchive(f"{entry.path!r} is device {entry.device}", hint="such devices don't exist") from error
+        os.mknod(name, kind | 0o600, device, dir_fd=folder)
         if self._owner:
             os.chown(name, *_ids(entry), dir_fd=folder, follow_symlinks=False)
         # The name is new and the folder ours alone: nothing can have put a link there, and chmod can't be told not to follow.
@@ -336,7 +340,7 @@ class _Disk(Tree):
             os.close(held)
 
     def skip(self, entry: Entry, why: str) -> None:
-        self.left_out.append(LeftOut(path=entry.path, what=why))
+        self.left_out.append(LeftOut(path=entry.clean_path, what=why))
 
     def skipped(self, path: str) -> bool:
         return path in self._absent
