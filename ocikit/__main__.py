@@ -10,6 +10,7 @@ python -m ocikit copy SOURCE TARGET
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 from collections.abc import Sequence
 from typing import Any
@@ -17,6 +18,7 @@ from typing import Any
 import ocikit
 from ocikit import display
 from ocikit.content.copy import WORKERS
+from ocikit.spec import media_types
 
 __all__ = ["main"]
 
@@ -30,15 +32,31 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 2
     try:
         options.run(options)
+        sys.stdout.flush()
+    except BrokenPipeError:
+        # Whoever reads has enough, as `head` does. What is still buffered would fail again when the interpreter ends
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
     except ocikit.OcikitError as error:
         print(f"ocikit: {error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
         print("ocikit: stopped; what was received whole is kept, and the rest resumes", file=sys.stderr)
         return 130
-    except BrokenPipeError:
-        return 1
     return 0
+
+
+def _count(text: str) -> int:
+    if not text.isdecimal() or not int(text):
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number above 0")
+    return int(text)
+
+
+def _annotation(text: str) -> tuple[str, str]:
+    key, equals, value = text.partition("=")
+    if not key or not equals:
+        raise argparse.ArgumentTypeError(f"{text!r} is not KEY=VALUE")
+    return key, value
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -55,7 +73,7 @@ def _parser() -> argparse.ArgumentParser:
         made.add_argument(
             "--insecure", action="append", default=[], metavar="HOST", help="allow plain http or an unknown certificate"
         )
-        made.add_argument("--workers", type=int, default=WORKERS, metavar="N", help=f"transfers at once ({WORKERS})")
+        made.add_argument("--workers", type=_count, default=WORKERS, metavar="N", help=f"transfers at once ({WORKERS})")
         made.add_argument("--quiet", action="store_true", help="no progress bar")
 
     made = command("quickstart", _quickstart, "push, list, inspect, attach and pull a small data set")
@@ -77,7 +95,7 @@ def _parser() -> argparse.ArgumentParser:
     made.add_argument("reference")
     made.add_argument("paths", nargs="+")
     made.add_argument("--artifact-type", metavar="TYPE")
-    made.add_argument("--annotation", action="append", default=[], metavar="KEY=VALUE")
+    made.add_argument("--annotation", action="append", type=_annotation, default=[], metavar="KEY=VALUE")
     made.add_argument("--archive", choices=("tar", "tar+gzip", "tar+zstd"))
     made.add_argument("--subject", metavar="REFERENCE")
     network(made)
@@ -102,7 +120,7 @@ def _parser() -> argparse.ArgumentParser:
 
 def _session(options: argparse.Namespace) -> ocikit.Session:
     return ocikit.Session(
-        insecure=options.insecure, workers=max(1, options.workers), progress="none" if options.quiet else None
+        insecure=options.insecure, workers=options.workers, progress="none" if options.quiet else None
     )
 
 
@@ -117,11 +135,10 @@ def _pull(options: argparse.Namespace) -> None:
 
 
 def _push(options: argparse.Namespace) -> None:
-    pairs = [text.partition("=") for text in options.annotation]
     with _session(options) as session:
         artifact = session.push(
             options.reference, *options.paths, artifact_type=options.artifact_type, archive=options.archive,
-            annotations={key: value for key, _, value in pairs}, subject=options.subject,
+            annotations=dict(options.annotation), subject=options.subject,
         )  # fmt: skip
     _summary(artifact)
     print(artifact.reference)
@@ -153,8 +170,11 @@ def _inspect(options: argparse.Namespace) -> None:
         for manifest in artifact.index.manifests:
             print(f"  {display.clean(manifest.platform or manifest.media_type):24}  {manifest.digest}")
     else:
-        for name, file in artifact.files.items():
-            print(f"  {display.size(file.size):>10}  {file.digest.short}  {display.clean(name)}")
+        # Not by .files: titles that can't be files are shown, too
+        for layer in artifact.manifest.layers:
+            if layer.media_type != media_types.EMPTY:
+                name = layer.title if layer.title is not None else layer.media_type
+                print(f"  {display.size(layer.size):>10}  {layer.digest.short}  {display.clean(name)}")
 
 
 def _tags(options: argparse.Namespace) -> None:
@@ -168,7 +188,7 @@ def _quickstart(options: argparse.Namespace) -> None:
 
     with _session(options) as session:
         for line in quickstart(session, options.registry):
-            print(line)
+            print(display.clean(line))
 
 
 if __name__ == "__main__":

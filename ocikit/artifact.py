@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 from ocikit import display
 from ocikit.content.store import VerifiedReader
 from ocikit.content.titles import titled
-from ocikit.errors import FileNotInArtifact, InvalidDocument, NotFound
+from ocikit.errors import FileNotInArtifact, InvalidDocument, NotFound, OcikitError
 from ocikit.spec import media_types
 from ocikit.spec.annotations import Annotations, FrozenMap, freeze
 from ocikit.spec.config import ImageConfig
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from ocikit.listing import Listing
     from ocikit.session import Session
 
-__all__ = ["Artifact", "File", "Files"]
+__all__ = ["Artifact", "File", "Files", "verified"]
 
 _NEAREST = 3  # names offered when one isn't there
 
@@ -210,10 +210,10 @@ class Artifact(display.Shown):
             return ImageConfig.parse(raw)
         try:
             value = json.loads(raw)
-        except ValueError:
+            frozen: FrozenMap[Any] | None = freeze(value) if isinstance(value, dict) else None
+        except (ValueError, RecursionError):
             return raw
-        frozen: FrozenMap[Any] = freeze(value) if isinstance(value, dict) else FrozenMap()
-        return frozen if isinstance(value, dict) else raw
+        return raw if frozen is None else frozen
 
     @property
     def files(self) -> Files:
@@ -281,7 +281,10 @@ class Artifact(display.Shown):
         return str(self.path)
 
     def _ipython_key_completions_(self) -> list[str]:
-        return list(self.files) if isinstance(self.document, Manifest) else []
+        try:
+            return list(self.files) if isinstance(self.document, Manifest) else []
+        except OcikitError:  # titles that can't be files
+            return []
 
     def __str__(self) -> str:
         return str(self.reference)

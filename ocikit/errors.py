@@ -3,7 +3,7 @@
 ::
 
     OcikitError
-    ├─ InvalidReference, InvalidDigest                     also ValueError
+    ├─ InvalidReference, InvalidDigest, InvalidArgument    also ValueError
     ├─ InvalidDocument                                     also ValueError
     │  └─ UnsupportedSchema1
     ├─ ContentError
@@ -41,6 +41,7 @@ __all__ = [
     "Denied",
     "DigestMismatch",
     "FileNotInArtifact",
+    "InvalidArgument",
     "InvalidDigest",
     "InvalidDocument",
     "InvalidReference",
@@ -126,6 +127,10 @@ class InvalidReference(OcikitError, ValueError):
 
 class InvalidDigest(OcikitError, ValueError):
     """The text is not a digest of the grammar `algorithm:encoded`."""
+
+
+class InvalidArgument(OcikitError, ValueError):
+    """An argument that a call can't work with; the message names it."""
 
 
 class InvalidDocument(OcikitError, ValueError):

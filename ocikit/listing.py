@@ -28,18 +28,27 @@ class Listing(Sequence[T], display.Shown, Generic[T]):
         self._items = items
         self._known: list[T] = []
         self._whole = False
+        self._broken: Exception | None = None
         self._what = what
         self._where = where
         self._lock = threading.Lock()
         self._read(_FIRST)
 
     def _read(self, count: int | None) -> None:
-        """Know at least `count` items, or all."""
+        """Know at least `count` items, or all. Raises: what the registry said instead of a page, each time it is asked."""
         with self._lock:
-            if not self._whole and (count is None or count > len(self._known)):
-                wanted = None if count is None else count - len(self._known)
-                self._known += itertools.islice(self._items, wanted)
-                self._whole = count is None or len(self._known) < count
+            if self._whole or (count is not None and count <= len(self._known)):
+                return
+            if self._broken is not None:
+                # A generator that raised is over: what is known would pass for everything
+                raise self._broken
+            wanted = None if count is None else count - len(self._known)
+            try:
+                self._known.extend(itertools.islice(self._items, wanted))
+            except Exception as error:
+                self._broken = error
+                raise
+            self._whole = count is None or len(self._known) < count
 
     @overload
     def __getitem__(self, index: int) -> T: ...
@@ -48,11 +57,12 @@ class Listing(Sequence[T], display.Shown, Generic[T]):
     def __getitem__(self, index: slice) -> Sequence[T]: ...
 
     def __getitem__(self, index: int | slice) -> T | Sequence[T]:
-        if isinstance(index, int):
+        if not isinstance(index, slice):
             self._read(index + 1 if index >= 0 else None)
         else:
-            stop = index.stop
-            self._read(stop if isinstance(stop, int) and stop >= 0 and (index.start or 0) >= 0 else None)
+            start, stop, step = index.start or 0, index.stop, index.step or 1
+            near = step > 0 and start >= 0 and stop is not None and stop >= 0
+            self._read(stop if near else None)
         return self._known[index]
 
     def __iter__(self) -> Iterator[T]:
@@ -61,6 +71,10 @@ class Listing(Sequence[T], display.Shown, Generic[T]):
             if position >= len(self._known):
                 return
             yield self._known[position]
+
+    def __bool__(self) -> bool:
+        self._read(1)
+        return bool(self._known)
 
     def __len__(self) -> int:
         self._read(None)

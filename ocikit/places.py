@@ -8,10 +8,11 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import BinaryIO
 
+from ocikit import display
 from ocikit.content.cache import offline
 from ocikit.content.layout import Layout
 from ocikit.content.store import Source, Store
-from ocikit.errors import OfflineError
+from ocikit.errors import InvalidReference, OcikitError, OfflineError
 from ocikit.remote.credentials import Keychain
 from ocikit.remote.repository import Registry, Repository
 from ocikit.remote.tokens import TokenCache
@@ -19,7 +20,7 @@ from ocikit.remote.transport import Network, Transport
 from ocikit.spec.descriptor import Descriptor
 from ocikit.spec.reference import DOCKER_HUB, AnyReference, LayoutReference, Reference
 
-__all__ = ["Places", "offline_error", "root_of"]
+__all__ = ["Places", "check_host", "offline_error", "root_of"]
 
 
 class Places:
@@ -38,7 +39,12 @@ class Places:
         self._lock = threading.Lock()
 
     def registry(self, host: str) -> Registry:
-        """The registry at a host, with or without port. Raises: InvalidReference."""
+        """The registry at a host, with or without port. Raises: InvalidReference; OfflineError."""
+        check_host(host)
+        if offline():
+            raise OfflineError(
+                f"{host} would have to be asked, and OCIKIT_OFFLINE is set", hint="unset it to reach registries"
+            )
         reference = Reference.parse(f"{host}/x/x")
         with self._lock:
             transport = self._transports.get(reference.registry)
@@ -66,25 +72,34 @@ class Places:
                 yield layout
 
     @contextlib.contextmanager
-    def target(self, reference: AnyReference) -> Iterator[Store]:
-        """Where a reference is written to; a layout is made if there is none."""
+    def target(self, reference: AnyReference, *, create: bool = True) -> Iterator[Store]:
+        """Where a reference is written to; with `create`, a layout is made if there is none.
+
+        Raises: NotFound: without `create`, if there is no such layout.
+        """
         if isinstance(reference, Reference):
             yield self.repository(reference, push=True)
         else:
-            with self._layout(reference, write=True) as layout:
+            with self._layout(reference, write=True, create=create) as layout:
                 yield layout
 
     @contextlib.contextmanager
-    def _layout(self, reference: LayoutReference, *, write: bool) -> Iterator[Layout]:
+    def _layout(self, reference: LayoutReference, *, write: bool, create: bool = False) -> Iterator[Layout]:
         path = Path(reference.path).expanduser()
-        if reference.archive:
-            from ocikit.content.archive_layout import open_archive  # noqa: PLC0415 - tar is loaded for archives only
-
-            with open_archive(path, "a" if write else "r") as layout:
+        if not reference.archive:
+            with contextlib.closing(Layout(path, create=create)) as layout:
                 yield layout
             return
-        with contextlib.closing(Layout(path, create=write)) as layout:
-            yield layout
+        from ocikit.content.archive_layout import open_archive  # noqa: PLC0415 - tar is loaded for archives only
+
+        with open_archive(path, "a" if write and (create or path.is_file()) else "r") as layout:
+            try:
+                yield layout
+            except OcikitError as error:
+                # It is unpacked beside the archive for the time of the block; people know the archive
+                error.message = error.message.replace(str(layout.path), str(path))
+                error.args = (error.message,)
+                raise
 
     def close(self) -> None:
         """Close every connection; what is used again opens new ones."""
@@ -108,6 +123,19 @@ class _Offline(Source):
 
     def referrers(self, descriptor: Descriptor, artifact_type: str | None = None) -> Sequence[Descriptor]:
         raise offline_error(f"the list of referrers of {descriptor.digest.short}")
+
+
+def check_host(host: str) -> str:
+    """The host, if it is what references begin with. Raises: InvalidReference: for URLs, names without a dot, and None."""
+    text = host if isinstance(host, str) else ""
+    if "/" in text or not (set(".:") & set(text) or text.lower() == "localhost"):
+        bare = text.partition("://")[2] or text
+        better = bare.partition("/")[0] if "/" in text else ""
+        raise InvalidReference(
+            f"{display.quoted(host)} is not a registry's host",
+            hint=f"write it like {better!r}" if better else 'it looks like "ghcr.io" or "localhost:5000"',
+        )
+    return text
 
 
 def offline_error(what: str) -> OfflineError:

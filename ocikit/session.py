@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import getpass
 import io
 import json
 import logging
 import os
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, BinaryIO, Self, TypeAlias
+from typing import Any, BinaryIO, Self, TypeAlias, get_args
 
 import attrs
 
@@ -23,10 +25,20 @@ from ocikit.content.layout import Layout
 from ocikit.content.pack import Archive, pack
 from ocikit.content.progress import Progress, Tally
 from ocikit.content.store import Source, Store
-from ocikit.errors import ConnectionFailed, ContentError, CopyError, InvalidReference, OcikitError, Unauthorized
+from ocikit.errors import (
+    ConnectionFailed,
+    ContentError,
+    CopyError,
+    InvalidArgument,
+    InvalidReference,
+    NameUnknown,
+    OcikitError,
+    Unauthorized,
+)
 from ocikit.listing import Listing
-from ocikit.places import Places, offline_error, root_of
+from ocikit.places import Places, check_host, offline_error, root_of
 from ocikit.pulling import chosen, folder_plan, to_cache, to_folder
+from ocikit.remote.configuration import place_of
 from ocikit.remote.credentials import Credentials, Keychain
 from ocikit.remote.explanation import Explanation
 from ocikit.remote.repository import Ping, Registry, Repository
@@ -34,11 +46,15 @@ from ocikit.remote.transport import Network
 from ocikit.spec import media_types
 from ocikit.spec.descriptor import Descriptor
 from ocikit.spec.manifest import Index, Manifest, PlatformLike, parse_document
+from ocikit.spec.platform import Platform
 from ocikit.spec.reference import AnyReference, LayoutReference, Reference, parse_reference
 
 __all__ = ["Session"]
 
 log = logging.getLogger("ocikit")
+
+#: RFC 6838 section 4.2; image-spec manifest.md wants artifact types to be so.
+_MEDIA_TYPE = re.compile(r"[A-Za-z0-9][A-Za-z0-9!#$&^_.+-]{0,126}/[A-Za-z0-9][A-Za-z0-9!#$&^_.+-]{0,126}")
 
 Paths: TypeAlias = "str | os.PathLike[str]"
 
@@ -73,8 +89,7 @@ class Session(display.Shown):
         workers: int = WORKERS,
         progress: ProgressLike = None,
     ) -> None:
-        if workers < 1:
-            raise ValueError(f"workers={workers}: there must be at least one")
+        workers = _at_least_one(workers)
         settings = network or Network()
         settings = attrs.evolve(
             settings,
@@ -146,7 +161,7 @@ class Session(display.Shown):
             ContentError: files in `to` were edited, or the disk is full. OfflineError: not in the cache.
         """
         reference = parse_reference(ref)
-        workers = workers or self.workers
+        workers = self._workers(workers)
         with self._places.source(reference) as source:
             descriptor, manifest = self._manifest(source, reference, platform)
             layers = chosen(manifest, _patterns(include), _patterns(exclude))
@@ -164,8 +179,8 @@ class Session(display.Shown):
             else:
                 blobs = layers if manifest.config.embedded is not None else (manifest.config, *layers)
                 to_cache(source, self.cache, blobs, workers=workers, progress=tally, title=title)
-                if not manifest.is_image and isinstance(reference, Reference):
-                    artifact.path = self.cache.snapshot(reference, manifest, layers)
+                if not manifest.is_image:
+                    artifact.path = self._snapshot(artifact, layers)
         _tell(artifact, tally, "pulled", str(artifact.path or self.cache.root))
         return artifact
 
@@ -202,13 +217,11 @@ class Session(display.Shown):
 
     def fetch_file(self, artifact: Artifact, name: str, *, progress: ProgressLike = None) -> Path:
         """As `fetch`, for an artifact at hand."""
+        layer = artifact.files[name].descriptor
         if artifact.path is not None and (artifact.path / name).is_file():
             return artifact.path / name
-        layer = artifact.files[name].descriptor
         self.ensure(artifact, [layer], progress=progress)
-        if isinstance(artifact.reference, Reference):
-            return self.cache.snapshot(artifact.reference, artifact.manifest, [layer]) / name
-        return self.cache.path(layer.digest)
+        return self._snapshot(artifact, [layer]) / name
 
     def open(self, ref: str | AnyReference, name: str) -> BinaryIO:
         """One file as a seekable stream: from the cache if it is there, else from the registry, by ranges."""
@@ -220,6 +233,8 @@ class Session(display.Shown):
             return io.BytesIO(embedded)
         if self.cache.exists(descriptor):
             return verified(self.cache.open(descriptor), descriptor)
+        if (path := _unedited(artifact.path, name, descriptor)) is not None:
+            return verified(path.open("rb"), descriptor)
         with self._places.source(artifact.reference) as source:
             return verified(source.open(descriptor), descriptor)
 
@@ -242,11 +257,17 @@ class Session(display.Shown):
         """Every tag of a repository or layout, pages fetched as they are reached. Raises: NameUnknown: no such repository."""
         reference = parse_reference(ref)
         if isinstance(reference, Reference):
-            names = self._places.repository(reference).iter_tags()
-        else:
-            with self._places.source(reference) as source:
-                names = iter(source.tags() if isinstance(source, Layout) else ())
-        return Listing(names, "tags", reference.name)
+            try:
+                return Listing(self._places.repository(reference).iter_tags(), "tags", reference.name)
+            except NameUnknown as error:
+                error.hint = (
+                    error.hint
+                    or f"check the name; ocikit.catalog({reference.registry!r}) lists those that the registry shows"
+                )
+                raise
+        with self._places.source(reference) as source:
+            names = source.tags() if isinstance(source, Layout) else ()
+        return Listing(iter(names), "tags", reference.name)
 
     def catalog(self, host: str) -> Listing[str]:
         """Every repository of a registry. Raises: Unsupported: many don't list them."""
@@ -308,17 +329,19 @@ class Session(display.Shown):
         reference = parse_reference(ref)
         if not paths and subject is None and config is None:
             raise ContentError("nothing to push", hint='name files or folders: push("host/name:tag", "data/")')
-        workers = workers or self.workers
-        if isinstance(config, Mapping):
-            config = json.dumps(config).encode()
+        workers = self._workers(workers)
+        content = _check_push(
+            paths, archive, config, annotations, {"artifact_type": artifact_type, "config_type": config_type}
+        )
         packed = pack(paths, archive=archive, include=_patterns(include), exclude=_patterns(exclude), media_types=media_types,
                       workers=workers) if paths else ()  # fmt: skip
         try:
             with self._places.target(reference) as target:
                 made = bundle(
-                    packed, artifact_type=artifact_type, config=config, config_type=config_type, annotations=annotations,
+                    packed, artifact_type=artifact_type, config=content, config_type=config_type, annotations=annotations,
                     subject=self._subject(target, reference, subject) if subject is not None else None,
                 )  # fmt: skip
+                _check_digest(reference, made.manifest.descriptor)
                 names = _names(reference, tags, default=subject is None)
                 work = plan(made, made.manifest.descriptor, target, tags=names, check=dry_run, workers=workers)
                 if dry_run:
@@ -388,17 +411,17 @@ class Session(display.Shown):
             CopyError: with the side that failed, and what it was about; the reason is its cause.
         """
         here, there = parse_reference(source), parse_reference(target)
-        if there.tag is None and there.digest is None and here.tag is not None:
-            there = there.tagged(here.tag)
-        workers = workers or self.workers
+        if there.tag is None and there.digest is None:
+            # A registry's reference without a tag means "latest", and what goes to a registry without one can't be found
+            tagless = isinstance(there, LayoutReference) and isinstance(here, LayoutReference)
+            name = here.tag or ("latest" if here.digest is None and not tagless else None)
+            there = there.tagged(name) if name else there
+        workers = self._workers(workers)
         with self._places.source(here) as origin, self._places.target(there) as goal:
             root = self._locate(origin, here)
             work = plan(origin, root, goal, tags=_names(there, tags, default=False), platform=platform, referrers=referrers,
                         check=dry_run, workers=workers)  # fmt: skip
-            if there.digest is not None and there.digest != work.root.digest:
-                raise InvalidReference(
-                    f"{there} names another digest than {work.root.digest}", hint="leave the digest out of the target"
-                )
+            _check_digest(there, work.root)
             document = parse_document(dict(work.documents)[work.root], work.root.media_type)
             if dry_run:
                 return Artifact(self, there, work.root, document, plan=work)
@@ -407,7 +430,9 @@ class Session(display.Shown):
     def tag(self, ref: str | AnyReference, *tags: str) -> AnyReference:
         """Give an artifact more names in its repository; its bytes stay as they are. Gives the pinned reference."""
         reference = parse_reference(ref)
-        with self._places.target(reference) as target:
+        if not tags:
+            raise InvalidArgument("no tag to give", hint=f'name one or more: tag("{reference}", "v2")')
+        with self._places.target(reference, create=False) as target:
             descriptor = target.resolve(root_of(target, reference))
             for name in tags:
                 target.tag(descriptor, name)
@@ -429,7 +454,7 @@ class Session(display.Shown):
             raise InvalidReference(
                 f"{reference} names neither tag nor digest", hint="say what to delete: …:tag or …@sha256:…"
             )
-        with self._places.target(reference) as target:
+        with self._places.target(reference, create=False) as target:
             descriptor = target.resolve(reference.target)
             if not dry_run:
                 if reference.digest is not None:
@@ -445,16 +470,22 @@ class Session(display.Shown):
 
         Without a password it is asked for, unseen. Raises: Unauthorized: they are wrong, and nothing is kept.
         """
+        place = place_of(_named(host)).partition("/")[0]
+        check_host(place)
         if password is None:
-            password = getpass.getpass(f"Password of {username or 'the account'} at {host}: ")
+            password = getpass.getpass(f"Password of {username or 'the account'} at {place}: ")
 
         def check(credentials: Credentials) -> None:
-            with Session(credentials={host: credentials}, network=self._places.network) as session:
-                answer = session.ping(host)
+            with Session(credentials={place: credentials}, network=self._places.network) as session:
+                answer = session.ping(place)
+            if not answer.reachable:
+                raise ConnectionFailed(
+                    f"the credentials could not be checked: {answer.problem}",
+                    hint="check the host's name and port, and that the registry is running; nothing was kept",
+                )
             if not answer:
-                kind = Unauthorized if answer.reachable else ConnectionFailed
-                raise kind(
-                    f"{host} refuses these credentials: {answer.problem}",
+                raise Unauthorized(
+                    f"{place} doesn't let {username or 'you'} in: {answer.problem}",
                     hint="check user and password; nothing was kept",
                 )
 
@@ -462,11 +493,11 @@ class Session(display.Shown):
 
     def logout(self, host: str) -> bool:
         """Forget the credentials that `login` kept; whether there were any."""
-        return self._keychain.logout(host)
+        return self._keychain.logout(_named(host))
 
     def explain(self, host: str, repository: str = "") -> Explanation:
         """Where credentials for a registry are looked for, what is there, and which are used; without secrets."""
-        return self._keychain.explain(host, repository)
+        return self._keychain.explain(_named(host), repository)
 
     # Inside
 
@@ -496,6 +527,15 @@ class Session(display.Shown):
             return document
         return parse_document(self.cache.fetch(descriptor), descriptor.media_type)
 
+    def _snapshot(self, artifact: Artifact, layers: Sequence[Descriptor]) -> Path:
+        """Cached content as files with their names: what reads them may go by the ending."""
+        place = artifact.reference
+        if isinstance(place, LayoutReference):
+            # Layouts move, and one is as good as another: their files are kept by digest alone
+            place = Reference(registry="oci", repository="layout")
+            self.cache.push_bytes(artifact.descriptor, artifact.manifest.raw)
+        return self.cache.snapshot(place, artifact.manifest, layers)
+
     def _at_hand(self, reference: AnyReference) -> Artifact:
         """The artifact for this machine's platform, documents only."""
         with self._places.source(reference) as source:
@@ -505,6 +545,8 @@ class Session(display.Shown):
         self, source: Source, reference: AnyReference, platform: PlatformLike | None
     ) -> tuple[Descriptor, Manifest]:
         """The manifest of a reference, through indexes."""
+        if platform is not None and not callable(platform):
+            platform = Platform.parse(platform)  # a mistake in it shows for a single manifest, too
         descriptor = self._locate(source, reference)
         document = self._document(source, descriptor)
         for _ in range(8):
@@ -535,11 +577,14 @@ class Session(display.Shown):
         except CopyError as error:
             # A push has one side that people think of; the reason is what they can act on
             if unwrap and isinstance(error.__cause__, OcikitError):
-                raise error.__cause__ from None
+                raise error.__cause__ from error.__cause__.__cause__
             raise
         artifact = Artifact(self, reference, work.root, document)
         _tell(artifact, tally, verb, str(artifact.reference))
         return artifact
+
+    def _workers(self, given: int | None) -> int:
+        return self.workers if given is None else _at_least_one(given)
 
     def _bars(self, progress: ProgressLike) -> Progress:
         """The listener that a call's progress goes to."""
@@ -554,6 +599,74 @@ class Session(display.Shown):
 def _tell(artifact: Artifact, tally: Tally, verb: str, where: str) -> None:
     artifact.summary = tally.line(verb, where)
     tally.tell(artifact.summary)
+
+
+def _at_least_one(workers: int) -> int:
+    if not isinstance(workers, int) or workers < 1:
+        raise InvalidArgument(f"workers={workers!r}", hint="how many transfers at once: 1 or more")
+    return workers
+
+
+def _named(host: str) -> str:
+    return host if isinstance(host, str) and host.strip() else check_host(host)
+
+
+def _unedited(folder: Path | None, name: str, descriptor: Descriptor) -> Path | None:
+    """The file in the folder that was pulled to, if nobody edited it since."""
+    if folder is None or not name:
+        return None
+    entry = Folder(folder).record.files.get(name)
+    with contextlib.suppress(OSError):
+        status = os.stat(folder / name)
+        if entry is not None and (entry.size, entry.mtime_ns) == (status.st_size, status.st_mtime_ns):
+            return folder / name if entry.digest == descriptor.digest else None
+    return None
+
+
+def _check_digest(reference: AnyReference, root: Descriptor) -> None:
+    if reference.digest is not None and reference.digest != root.digest:
+        raise InvalidReference(
+            f"{reference.name} would get {root.digest}, but {reference.digest} was asked for",
+            hint="leave the digest out of the target",
+        )
+
+
+def _check_push(
+    paths: Sequence[Any], archive: str | None, config: Any, annotations: Any, types: Mapping[str, str | None]
+) -> bytes | None:
+    """Look at the arguments of a push before anything is read; gives the config's bytes. Raises: InvalidArgument."""
+    for path in paths:
+        if not isinstance(path, str | os.PathLike):
+            hint = (
+                "unpack the list: push(ref, *paths)" if isinstance(path, list | tuple | set) else "pass a str or a Path"
+            )
+            raise InvalidArgument(f"a path is text, not {type(path).__name__}: {display.quoted(path, 60)}", hint=hint)
+    if archive is not None and archive not in get_args(Archive):
+        raise InvalidArgument(
+            f"archive={archive!r} is no kind of archive", hint=f"there is {display.listed(get_args(Archive))}"
+        )
+    for key, value in dict(annotations or {}).items():
+        if not isinstance(key, str) or not isinstance(value, str):
+            raise InvalidArgument(
+                f"the annotation {display.quoted(key, 60)} is {display.quoted(value, 60)}",
+                hint="annotations are texts: convert the value with str(…)",
+            )
+    for name, text in types.items():
+        if text is not None and (not isinstance(text, str) or _MEDIA_TYPE.fullmatch(text) is None):
+            raise InvalidArgument(
+                f"{name}={display.quoted(text, 60)} is not a media type",
+                hint='write it like "application/vnd.example.report.v1+json"',
+            )
+    if config is None or isinstance(config, bytes):
+        return config
+    try:
+        if isinstance(config, Mapping):
+            return json.dumps(dict(config)).encode()
+    except (TypeError, ValueError, RecursionError) as error:
+        raise InvalidArgument(
+            f"config can't be written as JSON: {error}", hint="pass bytes, or plain values"
+        ) from error
+    raise InvalidArgument(f"config is a {type(config).__name__}", hint="pass a mapping for JSON, or bytes")
 
 
 def _patterns(given: str | Iterable[str]) -> tuple[str, ...]:

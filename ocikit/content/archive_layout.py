@@ -143,8 +143,14 @@ def open_tar(path: Path) -> Iterator[tarfile.TarFile]:
         ) from error
     except _DAMAGE as error:
         raise ContentError(
-            f"{path} is no readable tar: {display.clean(error)}", hint="it may be cut short; fetch or write it again"
+            f"{path} is no readable tar: {_damage(error)}", hint="it may be cut short; fetch or write it again"
         ) from error
+
+
+def _damage(error: Exception) -> str:
+    text = display.shorten(error, 200)
+    # tarfile lists what each decompressor had against it
+    return "it is neither a tar nor a compressed one" if "could not be opened" in text else text
 
 
 @contextlib.contextmanager
@@ -263,7 +269,12 @@ def _file(tar: tarfile.TarFile, member: tarfile.TarInfo, path: Path) -> BinaryIO
 def _folder_beside(path: Path) -> Iterator[Path]:
     """A folder for the time of the block: on the same disk where that can be written, since archives are large."""
     place = path.parent if os.access(path.parent, os.W_OK) else None
-    folder = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=place))
+    try:
+        folder = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=place))
+    except OSError as error:
+        raise ContentError(
+            f"cannot unpack {path}: {error.strerror}", hint="check the folder's permissions and the disk"
+        ) from error
     try:
         yield folder
     finally:

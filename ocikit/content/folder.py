@@ -217,7 +217,7 @@ class Folder(display.Shown):
             way = "/".join(folders[: i + 1])
             try:
                 mode = os.lstat(at).st_mode
-            except FileNotFoundError:
+            except (FileNotFoundError, NotADirectoryError):
                 mode = 0
             if stat.S_ISLNK(mode):
                 real = _inside(root, at.resolve(), title)

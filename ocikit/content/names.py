@@ -82,7 +82,10 @@ def check_titles(titles: Iterable[str], *, fold_case: bool = False) -> tuple[Pur
     for path in paths:
         key = _folded(path) if fold_case else path
         if files.get(key) == path:
-            raise UnsafeArchive(f"two files have the title {str(path)!r}", hint="fetch them one by one, by digest")
+            raise UnsafeArchive(
+                f"two files have the title {str(path)!r}",
+                hint="one folder can't hold both: rename one to push them, fetch them by digest to pull them",
+            )
         if key in files:
             raise UnsafeArchive(
                 f"the titles {str(files[key])!r} and {str(path)!r} are one file on this file system",
