@@ -266,9 +266,11 @@ def _archived(
         blob = _Hashed(file)
         encoder = compression.encoder(kind.partition("+")[2], cast("BinaryIO", blob), level) if kind != "tar" else blob
         tar = _Hashed(cast("BinaryIO", encoder))
-        _write_tar(tar, folder, title, walk)
-        if encoder is not blob:
-            cast("BinaryIO", encoder).close()
+        try:
+            _write_tar(tar, folder, title, walk)
+        finally:
+            if encoder is not blob:
+                cast("BinaryIO", encoder).close()
         file.flush()
         stamp = _stamp(os.fstat(file.fileno()))
     descriptor = Descriptor(
