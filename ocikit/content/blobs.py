@@ -23,7 +23,7 @@ from ocikit.errors import ContentError
 from ocikit.spec.descriptor import Descriptor
 from ocikit.spec.digest import Digest, Hasher
 
-__all__ = ["blob_path", "fsync_folder", "receive", "received", "write_atomically", "write_verified"]
+__all__ = ["BUFFER", "blob_path", "fsync_folder", "receive", "received", "write_atomically", "write_verified"]
 
 BUFFER = 1 << 20  # bytes; from here up, the cost of a call no longer shows beside hashing
 _RING = 4  # buffers between reader and hasher: enough to even out, and 4 MiB a transfer

@@ -18,7 +18,7 @@ import stat
 from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import BinaryIO, NamedTuple
+from typing import TYPE_CHECKING, BinaryIO, NamedTuple
 from urllib.parse import quote
 
 import attrs
@@ -27,8 +27,6 @@ from attrs import define, field
 from ocikit import display
 from ocikit.content.blobs import blob_path, receive, write_atomically
 from ocikit.content.clone import Means, link
-from ocikit.content.inventory import CacheInfo, VerifyReport, names, scan, verify
-from ocikit.content.prune import PrunePlan, plan_prune
 from ocikit.content.store import Store, missing
 from ocikit.content.titles import titled
 from ocikit.errors import ContentError, DigestMismatch, InvalidDocument, ManifestUnknown, NotFound
@@ -37,6 +35,10 @@ from ocikit.spec.digest import Digest
 from ocikit.spec.document import DOCUMENT_LIMIT
 from ocikit.spec.manifest import Manifest, parse_document
 from ocikit.spec.reference import Reference
+
+if TYPE_CHECKING:
+    from ocikit.content.inventory import CacheInfo, VerifyReport
+    from ocikit.content.prune import PrunePlan
 
 __all__ = ["Cache", "Remembered", "offline"]
 
@@ -124,6 +126,8 @@ class Cache(display.Shown, Store):
 
     def delete(self, descriptor: Descriptor) -> None:
         """Forget a blob and every tag that names it. Raises: NotFound."""
+        from ocikit.content.inventory import names  # noqa: PLC0415 - as below
+
         for name in names(self.root):
             if not name.is_snapshot and name.digest == descriptor.digest:
                 name.path.unlink(missing_ok=True)
@@ -287,10 +291,14 @@ class Cache(display.Shown, Store):
 
     def scan(self) -> CacheInfo:
         """What is on disk, by repository, with sizes. Walks the folder."""
+        from ocikit.content.inventory import scan  # noqa: PLC0415 - housekeeping is loaded when it is done
+
         return scan(self.root)
 
     def verify(self, *, remove: bool = False) -> VerifyReport:
         """Hash every blob again and list those that are damaged; with *remove*, delete them and snapshots of them."""
+        from ocikit.content.inventory import verify  # noqa: PLC0415 - as above
+
         return verify(self.root, remove=remove)
 
     def prune(
@@ -311,6 +319,8 @@ class Cache(display.Shown, Store):
             unreferenced: whether blobs that no tag or snapshot names, and what broken transfers left, go too.
             grace: seconds for which such blobs stay: a pull that is under way writes them before its tag.
         """
+        from ocikit.content.prune import plan_prune  # noqa: PLC0415 - as above
+
         return plan_prune(
             self.root,
             older_than=older_than.total_seconds() if isinstance(older_than, timedelta) else older_than,

@@ -9,7 +9,7 @@ from typing import Any, BinaryIO, Final, Protocol, cast
 
 from ocikit.errors import ContentError, OcikitError
 
-__all__ = ["GZIP", "ZSTD", "Decoder", "compression_of", "decoder", "encoder", "zstd"]
+__all__ = ["GZIP", "ZSTD", "Decoder", "compression_of", "decoder", "decoding_errors", "encoder", "zstd"]
 
 GZIP: Final = "gzip"
 ZSTD: Final = "zstd"

@@ -34,7 +34,7 @@ from ocikit.spec.annotations import TITLE, UNPACK, Annotations
 from ocikit.spec.descriptor import Descriptor
 from ocikit.spec.digest import Digest, new_hasher
 
-__all__ = ["Archive", "Packed", "check_titles", "pack", "safe_title", "selected"]
+__all__ = ["Archive", "Packed", "check_titles", "guess", "pack", "safe_title", "selected"]
 
 Archive: TypeAlias = Literal["tar", "tar+gzip", "tar+zstd"]
 

@@ -12,7 +12,7 @@ from ocikit.spec.descriptor import Descriptor
 from ocikit.spec.document import DOCUMENT_LIMIT
 from ocikit.spec.manifest import Index, Manifest, parse_document
 
-__all__ = ["Source", "Store", "VerifiedReader", "read_verified"]
+__all__ = ["Source", "Store", "VerifiedReader", "check_size", "missing", "read_verified"]
 
 
 class Source(ABC):

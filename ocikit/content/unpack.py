@@ -23,7 +23,7 @@ from ocikit.content.tar import Body, Entry
 from ocikit.content.tree import Folder, Tree
 from ocikit.errors import ContentError, OcikitError, UnsafeArchive
 
-__all__ = ["LeftOut", "Unpacked", "unpack"]
+__all__ = ["LeftOut", "Unpacked", "discard", "unpack"]
 
 # Windows has neither; there `os.open` has no folders by descriptor either, and unpacking says so.
 _FOLDER: Final = (
