@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import base64
 import logging
+import threading
 import time
 from collections.abc import Sequence
 from typing import Protocol
@@ -15,11 +16,12 @@ from urllib.parse import urlencode
 import requests
 from attrs import field, frozen
 
+from ocikit import display
 from ocikit.errors import Denied, RegistryError, Unauthorized
 from ocikit.remote.challenge import Challenge, Scope, merge_scopes, parse_challenges, preferred
 from ocikit.remote.credentials import ANONYMOUS, Credentials, Keychain
 from ocikit.remote.origin import check_realm
-from ocikit.remote.responses import failure, read_limited
+from ocikit.remote.responses import failure, finish, read_limited
 from ocikit.remote.tokens import TOKEN_LIMIT, Token, TokenCache, TokenKey
 
 __all__ = ["Authenticator", "Authorization", "Send"]
@@ -28,6 +30,7 @@ log = logging.getLogger("ocikit")
 
 _CREDENTIALS_KEPT = 30.0  # seconds: a helper is a process of its own, and a thousand blobs must not start a thousand
 _CLIENT = "ocikit"
+_REFUSED = frozenset({400, 401, 403})  # how token servers refuse credentials or scopes
 
 
 class Send(Protocol):
@@ -44,6 +47,8 @@ class Authorization:
     value: str = field(repr=False)
     key: TokenKey | None = None
     token: Token | None = field(default=None, repr=False)
+    who: str = ""
+    """Whose credentials it came from, for messages; "" if nobody's."""
 
 
 class Authenticator:
@@ -54,17 +59,23 @@ class Authenticator:
         keychain: where credentials come from.
         tokens: shared by the hosts of a session.
         send: how to reach a token server.
+        allow_private: whether the token server may have a private address though the registry has none.
     """
 
-    def __init__(self, host: str, keychain: Keychain, tokens: TokenCache, send: Send) -> None:
+    def __init__(
+        self, host: str, keychain: Keychain, tokens: TokenCache, send: Send, *, allow_private: bool = False
+    ) -> None:
         self._host = host
         self._keychain = keychain
         self._tokens = tokens
         self._send = send
+        self._allow_private = allow_private
         self._challenge: Challenge | None = None
         self._known: dict[str, tuple[Credentials, float]] = {}
         self._rotated: dict[str, str] = {}
         self._rejected: set[str] = set()
+        self._too_wide: set[TokenKey] = set()
+        self._refreshing = threading.Lock()
 
     def __repr__(self) -> str:
         return f"Authenticator({self._host!r}, {self._challenge.scheme if self._challenge else 'not asked yet'})"
@@ -75,7 +86,13 @@ class Authenticator:
         return None if challenge is None else self._authorization(challenge, scopes)
 
     def answer(
-        self, response: requests.Response, registry_url: str, scopes: Sequence[Scope], sent: Authorization | None
+        self,
+        response: requests.Response,
+        registry_url: str,
+        scopes: Sequence[Scope],
+        sent: Authorization | None,
+        *,
+        again: bool = False,
     ) -> Authorization | None:
         """What to send after a 401, or None if there is nothing better than what was sent.
 
@@ -84,6 +101,7 @@ class Authenticator:
             registry_url: the request's URL; a token server must be no less protected.
             scopes: what the request needs.
             sent: what was refused, if anything.
+            again: whether that was an answer to a 401 already: then only a wider scope can help.
         """
         # urllib3 keeps repeated headers apart; requests has joined them
         values = response.raw.headers.getlist("WWW-Authenticate") or [response.headers.get("WWW-Authenticate", "")]
@@ -91,26 +109,46 @@ class Authenticator:
         if challenge is None:
             return None
         if challenge.scheme == "bearer":
-            check_realm(challenge.realm, registry_url)
+            check_realm(challenge.realm, registry_url, allow_private=self._allow_private)
         self._challenge = challenge
         self._known.clear()
+        asked = tuple(Scope.parse(text) for text in challenge.scope)
         if sent is not None and sent.key is not None:
+            if again and all(any(had.covers(scope) for had in sent.key.scopes) for scope in asked):
+                return None
             # Expired, revoked, or too narrow: ask anew rather than send the same again
             self._tokens.drop(sent.key, sent.token)
-        wanted = merge_scopes([*scopes, *(Scope.parse(text) for text in challenge.scope)])
-        answer = self._authorization(challenge, wanted)
+        answer = self._authorization(challenge, merge_scopes([*scopes, *asked]))
         return None if answer is None or (sent is not None and answer.value == sent.value) else answer
 
     def _authorization(self, challenge: Challenge, scopes: Sequence[Scope]) -> Authorization | None:
         credentials = self._credentials(scopes)
+        who = "" if credentials.anonymous else display.quoted(credentials.username or credentials.kind)
         if credentials.registry_token:
-            return Authorization(f"Bearer {credentials.registry_token}")
+            return Authorization(f"Bearer {credentials.registry_token}", who=who)
         if challenge.scheme == "basic":
             basic = _basic(credentials)
-            return Authorization(basic) if basic else None
-        key = TokenCache.key(self._host, challenge.realm, challenge.service, scopes, credentials.identity)
+            return Authorization(basic, who=who) if basic else None
+        key = self._key(challenge, scopes, credentials)
+        if key not in self._too_wide:
+            try:
+                return self._token(key, challenge, scopes, credentials, who)
+            except RegistryError as error:
+                if len(scopes) == 1 or error.status not in _REFUSED:
+                    raise
+            # Docker Hub refuses the whole exchange for one scope that it won't grant: ggcr#1679, harbor#17097
+            self._too_wide.add(key)
+        first = scopes[:1]
+        return self._token(self._key(challenge, first, credentials), challenge, first, credentials, who)
+
+    def _key(self, challenge: Challenge, scopes: Sequence[Scope], credentials: Credentials) -> TokenKey:
+        return TokenCache.key(self._host, challenge.realm, challenge.service, scopes, credentials.identity)
+
+    def _token(
+        self, key: TokenKey, challenge: Challenge, scopes: Sequence[Scope], credentials: Credentials, who: str
+    ) -> Authorization:
         token = self._tokens.get_or_fetch(key, lambda: self._fetch(challenge, scopes, credentials))
-        return Authorization(f"Bearer {token.value}", key, token)
+        return Authorization(f"Bearer {token.value}", key, token, who)
 
     def _credentials(self, scopes: Sequence[Scope]) -> Credentials:
         repository = next((s.name for s in scopes if s.resource_type == "repository"), "")
@@ -123,38 +161,27 @@ class Authenticator:
         return known[0]
 
     def _fetch(self, challenge: Challenge, scopes: Sequence[Scope], credentials: Credentials) -> Token:
-        """A new token; a refused scope of another repository is dropped, refused credentials are left out of reads."""
+        """A new token; refused credentials are left out of reads."""
         try:
             return self._exchange(challenge, scopes, credentials)
         except RegistryError as error:
-            if error.status not in {400, 401, 403, 404}:
+            if error.status not in _REFUSED or credentials.anonymous:
                 raise
             refusal = error
-        if len(scopes) > 1 and refusal.status != 401:
-            # Docker Hub refuses the whole exchange for one scope that it won't grant: ggcr#1679, harbor#17097
-            try:
-                return self._exchange(challenge, scopes[:1], credentials)
-            except RegistryError as error:
-                refusal = error
-        if not credentials.anonymous and _reads_only(scopes):
+        whose = display.quoted(credentials.username or credentials.kind)
+        if _reads_only(scopes):
             # A stale login must not hide what anyone may read: oras#1161
             try:
                 token = self._exchange(challenge, scopes, ANONYMOUS)
             except RegistryError:
                 pass
             else:
-                log.warning(
-                    "%s rejected the stored credentials of %s; reading anonymously",
-                    self._host,
-                    credentials.username or "a token",
-                )
+                log.warning("%s rejected the stored credentials of %s; reading anonymously", self._host, whose)
                 self._rejected.add(credentials.identity)
                 return token
-        if credentials.anonymous:
-            raise refusal
         kind = Denied if isinstance(refusal, Denied) else Unauthorized
         raise kind(
-            f"{self._host} rejected the credentials of {credentials.username or 'a token'}: {refusal.message}",
+            f"{self._host} rejected the credentials of {whose}: {refusal.message}",
             hint=f"log in again with ocikit.login({self._host!r}); ocikit.auth.explain({self._host!r}) shows where they come from",
             method=refusal.method,
             url=refusal.url,
@@ -166,8 +193,20 @@ class Authenticator:
 
     def _exchange(self, challenge: Challenge, scopes: Sequence[Scope], credentials: Credentials) -> Token:
         texts = [str(scope) for scope in scopes]
-        refresh = self._rotated.get(credentials.identity) or credentials.identity_token
-        if refresh:
+        if credentials.identity_token and (token := self._refresh(challenge, texts, credentials)):
+            return token
+        query = [("service", challenge.service)] if challenge.service else []
+        query += [("scope", text) for text in texts]
+        joint = "&" if "?" in challenge.realm else "?"
+        url = challenge.realm + (joint + urlencode(query) if query else "")
+        basic = _basic(credentials)
+        return self._parse(self._send("GET", url, {"Authorization": basic} if basic else {}, None))
+
+    def _refresh(self, challenge: Challenge, texts: Sequence[str], credentials: Credentials) -> Token | None:
+        """A token for an identity token, by POST; None if the server doesn't know of such. distribution oauth.md."""
+        # One at a time: a server that rotates refresh tokens takes each of them once
+        with self._refreshing:
+            refresh = self._rotated.get(credentials.identity) or credentials.identity_token
             form = {
                 "grant_type": "refresh_token",
                 "service": challenge.service,
@@ -178,34 +217,29 @@ class Authenticator:
                 form["scope"] = " ".join(texts)
             headers = {"Content-Type": "application/x-www-form-urlencoded"}
             response = self._send("POST", challenge.realm, headers, urlencode(form).encode())
-            if response.status_code not in {404, 405}:
-                token = self._parse(response)
-                if token.refresh_token:
-                    self._rotated[credentials.identity] = token.refresh_token
-                return token
-            response.close()
-        query = [("service", challenge.service)] if challenge.service else []
-        query += [("scope", text) for text in texts]
-        joint = "&" if "?" in challenge.realm else "?"
-        url = challenge.realm + (joint + urlencode(query) if query else "")
-        basic = _basic(credentials)
-        return self._parse(self._send("GET", url, {"Authorization": basic} if basic else {}, None))
+            if response.status_code in {404, 405}:
+                finish(response)
+                return None
+            token = self._parse(response)
+            if token.refresh_token:
+                self._rotated[credentials.identity] = token.refresh_token
+            return token
 
     def _parse(self, response: requests.Response) -> Token:
         if response.status_code != 200:
             raise failure(
                 response,
-                f"a token request for {self._host}",
+                f"get a token for {self._host}",
                 hint=f"ocikit.auth.explain({self._host!r}) shows what is sent",
             )
-        body = read_limited(response, TOKEN_LIMIT, f"the token for {self._host}")
+        body = read_limited(response, TOKEN_LIMIT, f"get a token for {self._host}")
         return Token.parse(body, time.time(), url=str(response.url), host=self._host)
 
 
 def _basic(credentials: Credentials) -> str | None:
-    if credentials.anonymous or not (credentials.username or credentials.password):
+    if not credentials.password:
         return None
-    pair = f"{credentials.username}:{credentials.password or ''}"
+    pair = f"{credentials.username}:{credentials.password}"
     return f"Basic {base64.b64encode(pair.encode()).decode()}"
 
 

@@ -11,8 +11,8 @@ import requests
 
 from ocikit.errors import ConnectionFailed, RegistryError, SizeMismatch
 from ocikit.remote.challenge import Scope
-from ocikit.remote.responses import finish
-from ocikit.remote.transport import BROKEN, Transport
+from ocikit.remote.responses import BROKEN, finish
+from ocikit.remote.transport import Transport
 from ocikit.spec.descriptor import Descriptor
 
 __all__ = ["BlobReader"]

@@ -15,7 +15,7 @@ import requests
 from ocikit.errors import InvalidResponse, RegistryError
 from ocikit.remote.challenge import Scope
 from ocikit.remote.origin import Origin
-from ocikit.remote.responses import finish, json_object, media_type, read_limited
+from ocikit.remote.responses import finish, json_object, media_type
 from ocikit.remote.transport import Transport
 from ocikit.remote.upload import UploadSession
 from ocikit.spec import media_types
@@ -31,6 +31,7 @@ MANIFEST_LIMIT = 8 << 20
 #: Bytes of one page of tags, repositories or referrers.
 LISTING_LIMIT = 16 << 20
 
+_ACCEPT = {"Accept": ", ".join(media_types.ACCEPTED)}
 _PAGES = 10_000  # of one listing: ten million names, or a loop
 
 
@@ -148,22 +149,20 @@ class Endpoints:
 
     def head_manifest(self, target: str) -> requests.Response:
         """end-3: HEAD a tag or digest. Raises: ManifestUnknown, NameUnknown."""
-        response = self._manifest("HEAD", target)
+        response = self.transport.request(
+            "HEAD", self._path("manifests", target), self._doing("pull", _tail(target)),
+            scopes=(self.scope("pull"),), headers=_ACCEPT,
+        )  # fmt: skip
         finish(response)
         return response
 
     def get_manifest(self, target: str, *, limit: int = MANIFEST_LIMIT) -> tuple[bytes, str, requests.Response]:
         """end-3: the bytes, the media type and the response of a tag or digest. Unverified: `limit` bytes at most."""
-        response = self._manifest("GET", target)
-        raw = read_limited(response, limit, f"the manifest {self.transport.host}/{self.name} {target}")
+        raw, response = self.transport.read(
+            self._path("manifests", target), self._doing("pull", _tail(target)),
+            limit=limit, scopes=(self.scope("pull"),), headers=_ACCEPT,
+        )  # fmt: skip
         return raw, media_type(response), response
-
-    def _manifest(self, method: str, target: str) -> requests.Response:
-        doing = self._doing("pull", _tail(target))
-        headers = {"Accept": ", ".join(media_types.ACCEPTED)}
-        return self.transport.request(
-            method, self._path("manifests", target), doing, scopes=(self.scope("pull"),), headers=headers
-        )
 
     def put_manifest(
         self, target: str, raw: bytes, media_type: str, *, tags: Sequence[str] = (), if_match: str | None = None
@@ -198,19 +197,19 @@ class Endpoints:
         query = f"?{urlencode({'artifactType': artifact_type})}" if artifact_type else ""
         doing = self._doing("list the referrers of", f"@{digest}")
         path = self._path("referrers", digest) + query
-        for response in _responses(
+        for body, response in _responses(
             self.transport, path, doing, (self.scope("pull"),), {"Accept": media_types.OCI_INDEX}
         ):
             # GAR answered with the HTML of a login page, status 200: soci-snapshotter PR#512
             if media_type(response) != media_types.OCI_INDEX:
-                json_object(response, LISTING_LIMIT, doing)
+                json_object(response, body, doing)
                 raise InvalidResponse(
                     f"{self.transport.host} answers with {media_type(response) or 'no type'} to {doing}",
                     hint="the referrers API must answer with an image index",
                     method="GET", url=str(response.url), status=response.status_code, host=self.transport.host,
                 )  # fmt: skip
             filters = [f.strip() for f in response.headers.get("OCI-Filters-Applied", "").split(",")]
-            yield read_limited(response, LISTING_LIMIT, doing), "artifactType" in filters
+            yield body, "artifactType" in filters
 
     def _delete(self, kind: str, target: str, *, absent_ok: bool) -> None:
         doing = self._doing("delete", _tail(target))
@@ -261,23 +260,23 @@ def pages(
     transport: Transport, path: str, doing: str, *, scopes: Sequence[Scope]
 ) -> Iterator[tuple[dict[str, Any], requests.Response]]:
     """The JSON pages of a listing."""
-    for response in _responses(transport, path, doing, scopes, {"Accept": "application/json"}):
-        yield json_object(response, LISTING_LIMIT, doing), response
+    for body, response in _responses(transport, path, doing, scopes, {"Accept": "application/json"}):
+        yield json_object(response, body, doing), response
 
 
 def _responses(
     transport: Transport, path: str, doing: str, scopes: Sequence[Scope], headers: dict[str, str]
-) -> Iterator[requests.Response]:
-    """The responses of a listing, following `Link` headers as they are. distribution-spec spec.md#listing-tags."""
+) -> Iterator[tuple[bytes, requests.Response]]:
+    """The pages of a listing, following `Link` headers as they are. distribution-spec spec.md#listing-tags."""
     seen: set[str] = set()
     target: str | None = path
     for _ in range(_PAGES):
         if target is None:
             return
-        response = _page(transport, target, doing, scopes, headers, first=not seen)
-        seen.add(target)
+        body, response = _page(transport, target, doing, scopes, headers, first=not seen)
+        seen |= {target, urljoin(transport.base, target), str(response.url)}
         following = next_link(response)
-        yield response
+        yield body, response
         if following is not None:
             if Origin.of(following) != Origin.of(str(response.url)):
                 raise InvalidResponse(
@@ -296,18 +295,18 @@ def _responses(
 
 def _page(
     transport: Transport, target: str, doing: str, scopes: Sequence[Scope], headers: dict[str, str], *, first: bool
-) -> requests.Response:
+) -> tuple[bytes, requests.Response]:
     """One page; a first one that is refused for its size is asked for in the registry's own size.
 
     ECR answers UNSUPPORTED and distribution 3.1 PAGINATION_NUMBER_INVALID to a large n: ggcr#681, distribution#4844.
     """
     try:
-        return transport.request("GET", target, doing, scopes=scopes, headers=headers)
+        return transport.read(target, doing, limit=LISTING_LIMIT, scopes=scopes, headers=headers)
     except RegistryError as error:
         smaller = re.sub(r"([?&])n=\d+&?", r"\1", target).rstrip("?&")
         if not first or smaller == target or error.status not in {400, 405, 416}:
             raise
-        return transport.request("GET", smaller, doing, scopes=scopes, headers=headers)
+        return transport.read(smaller, doing, limit=LISTING_LIMIT, scopes=scopes, headers=headers)
 
 
 def next_link(response: requests.Response) -> str | None:

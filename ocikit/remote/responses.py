@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import http.client
 import json
 import logging
 import re
@@ -9,13 +10,15 @@ import threading
 import time
 from collections.abc import Mapping
 from email.utils import parsedate_to_datetime
-from typing import Any, cast
+from typing import Any, Final, cast
 
 import requests
+import urllib3.exceptions
 
 from ocikit.display import clean, shorten
 from ocikit.errors import (
     BlobUnknown,
+    ConnectionFailed,
     Denied,
     InvalidResponse,
     ManifestUnknown,
@@ -23,6 +26,7 @@ from ocikit.errors import (
     RangeInvalid,
     RateLimited,
     RegistryError,
+    TimedOut,
     TooLarge,
     Unauthorized,
     Unsupported,
@@ -31,7 +35,21 @@ from ocikit.errors import (
     redact,
 )
 
-__all__ = ["failure", "finish", "json_object", "media_type", "read_limited", "report_warnings", "retry_after"]
+__all__ = [
+    "BROKEN",
+    "broken_off",
+    "failure",
+    "finish",
+    "is_timeout",
+    "json_object",
+    "media_type",
+    "read_limited",
+    "report_warnings",
+    "retry_after",
+]
+
+#: What a broken connection looks like, wherever it breaks.
+BROKEN: Final = (requests.RequestException, urllib3.exceptions.HTTPError, http.client.HTTPException, OSError)
 
 log = logging.getLogger("ocikit")
 
@@ -104,32 +122,49 @@ def finish(response: requests.Response) -> None:
 def read_limited(response: requests.Response, limit: int, what: str) -> bytes:
     """The body, if it is no larger than `limit` bytes; the connection goes back to its pool.
 
-    Raises: TooLarge: naming what was asked for.
+    Raises:
+        TooLarge: naming what was asked for.
+        ConnectionFailed: if the body broke off.
     """
     parts: list[bytes] = []
     left = limit + 1
+    whole = False
     try:
         while left > 0 and (part := response.raw.read(min(left, 1 << 16), decode_content=True)):
             parts.append(part)
             left -= len(part)
+        whole = left > 0
+    except BROKEN as error:
+        raise broken_off(response, what, error) from error
     finally:
-        if left > 0:
+        if whole:
             response.raw.release_conn()
         else:
             response.close()
     body = b"".join(parts)
     if len(body) > limit:
         raise TooLarge(
-            f"{what} is larger than the limit of {limit} bytes",
+            f"the answer of {_host(response)} to {what} is larger than the limit of {limit} bytes",
             hint="such a document is most likely not what it should be; ask its publisher",
             **_facts(response),
         )
     return body
 
 
-def json_object(response: requests.Response, limit: int, what: str) -> dict[str, Any]:
-    """The body as a JSON object. Raises: InvalidResponse: for HTML and whatever else isn't one; TooLarge."""
-    body = read_limited(response, limit, what)
+def is_timeout(error: BaseException | None) -> bool:
+    """Whether a broken connection was one that took too long."""
+    return isinstance(error, requests.Timeout | urllib3.exceptions.TimeoutError | TimeoutError)
+
+
+def broken_off(response: requests.Response, what: str, error: Exception) -> ConnectionFailed:
+    """The error for a body that ended before its end."""
+    if is_timeout(error):
+        return TimedOut(f"{_host(response)} stopped sending to {what}", hint="check the network, or raise read_timeout")
+    return ConnectionFailed(f"{_host(response)} broke off its answer to {what}", hint="check the network; call again")
+
+
+def json_object(response: requests.Response, body: bytes, what: str) -> dict[str, Any]:
+    """A body as a JSON object. Raises: InvalidResponse: for HTML and whatever else isn't one."""
     try:
         value = json.loads(body)
     except (ValueError, RecursionError) as error:
@@ -154,13 +189,14 @@ def media_type(response: requests.Response) -> str:
     return str(response.headers.get("Content-Type", "")).partition(";")[0].strip().lower()
 
 
-def failure(response: requests.Response, doing: str, *, hint: str = "") -> RegistryError:
+def failure(response: requests.Response, doing: str, *, hint: str = "", rejected: str = "") -> RegistryError:
     """The error that a response stands for; its body is read, up to a limit.
 
     Args:
         response: with a status that the call can't use.
         doing: what was tried, such as "pull team/data:v1".
         hint: a better remedy than the general one.
+        rejected: whose credentials were sent, if any.
     """
     errors, words = _error_body(response)
     status = response.status_code
@@ -174,6 +210,8 @@ def failure(response: requests.Response, doing: str, *, hint: str = "") -> Regis
     if not words and response.request is not None and response.request.method == "HEAD":
         words = "a HEAD request has no words to it"
     message = f"{host} says {said} to {doing}" + (f": {words}" if words else "")
+    if kind is Unauthorized and rejected:
+        message += f"; the credentials of {rejected} were rejected"
     request_id = next((str(response.headers[name]) for name in _REQUEST_IDS if name in response.headers), "")
     if request_id:
         message += f" [request id {shorten(request_id, 64)}]"

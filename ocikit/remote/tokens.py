@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import re
 import time
 from collections.abc import Callable, Iterable
@@ -144,6 +145,7 @@ class TokenCache(display.Shown):
     _lock: Any = field(factory=Lock, init=False)
     _tokens: dict[_Place, dict[tuple[Scope, ...], Token]] = field(factory=dict, init=False)
     _flights: dict[TokenKey, Future[Token]] = field(factory=dict, init=False)
+    _pid: int = field(factory=os.getpid, init=False)
 
     @staticmethod
     def key(host: str, realm: str, service: str, scopes: Iterable[Scope], identity: str) -> TokenKey:
@@ -152,8 +154,14 @@ class TokenCache(display.Shown):
 
     def get(self, key: TokenKey) -> Token | None:
         """A fresh token for the key, or one that may do more: what pushes serves pulls. None if there is none."""
+        self._notice_fork()
         with self._lock:
             return self._find(key)
+
+    def _notice_fork(self) -> None:
+        """In a child process no thread is left that would let go of the lock, or bring what it went for."""
+        if self._pid != os.getpid():
+            self._lock, self._flights, self._pid = Lock(), {}, os.getpid()
 
     def _find(self, key: TokenKey) -> Token | None:
         now = self.clock()
@@ -165,6 +173,7 @@ class TokenCache(display.Shown):
 
     def put(self, key: TokenKey, token: Token) -> None:
         """Keep the token, and forget those of the same place that have ended."""
+        self._notice_fork()
         with self._lock:
             now = self.clock()
             kept = {scopes: t for scopes, t in self._tokens.get(key.place, {}).items() if t.fresh(now)}
@@ -175,6 +184,7 @@ class TokenCache(display.Shown):
 
         Pass the token that was sent: another thread may have renewed it already, and the new one stays.
         """
+        self._notice_fork()
         with self._lock:
             kept = self._tokens.get(key.place, {})
             gone = [scopes for scopes, t in kept.items() if (t == token if token else scopes == key.scopes)]
@@ -186,6 +196,7 @@ class TokenCache(display.Shown):
 
         They share its failure too: eight workers with a wrong password are one failed login, not eight.
         """
+        self._notice_fork()
         while True:
             with self._lock:
                 if token := self._find(key):

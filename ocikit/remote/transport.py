@@ -1,22 +1,22 @@
 """One registry over HTTP: send, authenticate, retry, redirect, raise.
 
-Requests go through the adapters of a `requests.Session`, but not through its `request`: no cookies (Harbor takes one
-as a sign of a browser and starts asking for CSRF tokens), no netrc (it overrides Authorization: requests#3929), no
-response hooks, and redirects that never carry a credential to another origin.
+Requests go through the adapters of `requests`, but not through its sessions: no cookies (Harbor takes one as a sign of a
+browser and starts asking for CSRF tokens), no netrc (it overrides Authorization: requests#3929), no response hooks, and
+redirects that never carry a credential to another origin.
 """
 
 from __future__ import annotations
 
-import http.client
 import io
 import logging
 import os
 import platform
 import random
+import re
 import ssl
 import threading
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, BinaryIO, Final
 from urllib.parse import urljoin
@@ -24,20 +24,31 @@ from urllib.parse import urljoin
 import requests
 import requests.adapters
 import requests.utils
+import urllib3
+import urllib3.connection
+import urllib3.connectionpool
 import urllib3.exceptions
 from attrs import field, frozen
 
 from ocikit import display
 from ocikit._version import __version__
-from ocikit.errors import ConnectionFailed, InvalidResponse, RegistryError, TimedOut, redact
+from ocikit.errors import ConnectionFailed, InvalidResponse, OcikitError, TimedOut, Unsupported, redact
 from ocikit.remote.authentication import Authenticator, Authorization
 from ocikit.remote.challenge import Scope
 from ocikit.remote.credentials import Keychain
 from ocikit.remote.origin import Origin, check_step, is_loopback
-from ocikit.remote.responses import failure, finish, report_warnings, retry_after
+from ocikit.remote.responses import (
+    BROKEN,
+    failure,
+    finish,
+    is_timeout,
+    read_limited,
+    report_warnings,
+    retry_after,
+)
 from ocikit.remote.tokens import TokenCache
 
-__all__ = ["BROKEN", "Network", "Transport"]
+__all__ = ["Network", "Transport"]
 
 log = logging.getLogger("ocikit")
 
@@ -46,10 +57,9 @@ USER_AGENT: Final = f"ocikit/{__version__} (python {platform.python_version()}; 
 _REDIRECTS = 10  # as curl and browsers bound them
 _BLOCK = 1 << 18  # bytes handed to a socket at once; http.client's 16 KiB costs a third of a fast upload's time
 _RETRIED = frozenset({408, 429, 500, 502, 503, 504})
-_SAFE = frozenset({"GET", "HEAD", "OPTIONS", "DELETE"})
-
-#: What a broken connection looks like, wherever it breaks.
-BROKEN: Final = (requests.RequestException, urllib3.exceptions.HTTPError, http.client.HTTPException, OSError)
+_REDIRECTING = frozenset({301, 302, 303, 307, 308})
+#: How TLS ports answer plain http: Go's, nginx's and Apache's words.
+_TLS_PORT = re.compile(rb"\bto (an? )?(https|ssl|tls)", re.IGNORECASE)
 
 
 def _hosts(names: Iterable[str]) -> frozenset[str]:
@@ -65,7 +75,7 @@ class Network:
     ca: str | None = None
     """A file of certificates to trust besides the usual ones."""
     certificate: str | tuple[str, str] | None = field(default=None, repr=False)
-    """A client certificate: one file, or certificate and key."""
+    """A client certificate: one file, or certificate and key. Shown to registries only, not to where they redirect."""
     proxies: Mapping[str, str] | None = field(default=None, repr=False)
     """By scheme; None reads HTTPS_PROXY, HTTP_PROXY and NO_PROXY."""
     connect_timeout: float = 10.0
@@ -108,12 +118,12 @@ class Transport(display.Shown):
         self.host = host
         self.network = network or Network()
         self._api_host = api_host or host
-        self._scheme = self.network.schemes.get(host)
-        self._guessed = self._scheme is None
-        if self._scheme is None:
-            self._scheme = "http" if is_loopback(host) else "https"
-        self._auth = Authenticator(host, keychain or Keychain(), tokens or TokenCache(), self._send_bare)
-        self._session: requests.Session | None = None
+        self._guessed = host not in self.network.schemes
+        self._scheme = self.network.schemes.get(host) or ("http" if is_loopback(host) else "https")
+        self._auth = Authenticator(
+            host, keychain or Keychain(), tokens or TokenCache(), self._send_bare, allow_private=self.insecure
+        )
+        self._adapters: dict[tuple[str, bool, bool], _Adapter] = {}
         self._pid = os.getpid()
         self._lock = threading.Lock()
         self._not_before = 0.0
@@ -136,10 +146,11 @@ class Transport(display.Shown):
 
     def close(self) -> None:
         """Close the connections; the next request opens new ones."""
+        self._notice_fork()
         with self._lock:
-            session, self._session = self._session, None
-        if session is not None:
-            session.close()
+            adapters, self._adapters = self._adapters, {}
+        for adapter in adapters.values():
+            adapter.close()
 
     def request(
         self,
@@ -174,37 +185,95 @@ class Transport(display.Shown):
             ConnectionFailed, TimedOut: if there was no answer.
         """
         replay = _Replay(body)
+        sent: Authorization | None = None
+
+        def send() -> requests.Response:
+            nonlocal sent
+            replay.rewind()
+            response, sent = self._authorized(method, target, scopes, dict(headers or {}), replay, length, timeout)
+            return response
+
+        again = replay.possible
+        response = self._persist(send, method, target, doing, retry=retry and again, settle=again)
+        report_warnings(response)
+        status = response.status_code
+        if status >= 400 and status not in allow:
+            raise failure(response, doing, rejected=sent.who if sent else "")
+        if 300 <= status < 400:
+            finish(response)
+            raise InvalidResponse(
+                f"{self.host} answers {status} to {doing} without saying where to go",
+                hint="this is not a working registry, or something in front of it isn't",
+                method=method, url=str(response.url), status=status, host=self.host,
+            )  # fmt: skip
+        return response
+
+    def read(
+        self,
+        target: str,
+        doing: str,
+        *,
+        limit: int,
+        scopes: Sequence[Scope] = (),
+        headers: Mapping[str, str] | None = None,
+        allow: Sequence[int] = (),
+    ) -> tuple[bytes, requests.Response]:
+        """GET a body of at most `limit` bytes; it is asked for again when the connection breaks within it.
+
+        Raises: as `request`, and TooLarge.
+        """
+        attempt = 0
+        while True:
+            response = self.request("GET", target, doing, scopes=scopes, headers=headers, allow=allow)
+            try:
+                return read_limited(response, limit, doing), response
+            except ConnectionFailed as error:
+                if attempt >= self.network.retries:
+                    raise
+                log.info("%s; trying again", error.message)
+                time.sleep(_backoff(attempt))
+                attempt += 1
+
+    def _persist(
+        self,
+        send: Callable[[], requests.Response],
+        method: str,
+        target: str,
+        doing: str,
+        *,
+        retry: bool,
+        settle: bool = True,
+    ) -> requests.Response:
+        """Send until there is an answer that will not change by waiting, or patience ends."""
         waited, attempt = 0.0, 0
         while True:
             response: requests.Response | None = None
             error: Exception | None = None
+            scheme = self._scheme
             try:
                 self._hold()
-                response = self._authorized(method, target, scopes, dict(headers or {}), replay, length, timeout)
-            except RegistryError:
+                response = send()
+            except OcikitError:
                 raise
             except BROKEN as broken:
-                if self._guess_again(broken):
+                if settle and retry and self._guess_again(broken, scheme):
                     continue
                 error = broken
-            self._reached |= response is not None
             if response is not None and response.status_code not in _RETRIED:
-                if self._guessed and self._settle(response):
-                    replay.rewind()
+                if settle and self._settle(response, scheme):
                     continue
-                break
+                return response
             wait = _backoff(attempt)
             if response is not None and (asked := retry_after(response)) is not None:
-                wait = max(asked, 0.0)
-            patient = (
-                retry
-                and (error is None or self._reached or not _never_there(error))
-                and attempt < self.network.retries
-                and waited + wait <= self.network.max_wait
-            )
-            if not patient or not replay.possible or (error is not None and not _may_repeat(method, error)):
+                wait = asked
+            if not retry or attempt >= self.network.retries or waited + wait > self.network.max_wait:
                 break
-            log.info("%s: %s; trying again in %.1f s", doing, error or (response and response.status_code), wait)
+            log.info(
+                "%s: %s; trying again in %.1f s",
+                doing,
+                response.status_code if response is not None else _reason(error),
+                wait,
+            )
             if response is not None:
                 if response.status_code == 429:
                     # One thread's rate limit is every thread's
@@ -213,14 +282,9 @@ class Transport(display.Shown):
             time.sleep(wait)
             waited += wait
             attempt += 1
-            replay.rewind()
-        if response is None:
-            assert error is not None  # noqa: S101 - the loop leaves with one of the two
-            raise self._unreachable(error, method, target, doing) from error
-        report_warnings(response)
-        if response.status_code >= 400 and response.status_code not in allow:
-            raise failure(response, doing)
-        return response
+        if response is not None:
+            return response
+        raise self._unreachable(error, method, target, doing) from error
 
     def _hold(self) -> None:
         wait = self._not_before - time.monotonic()
@@ -236,22 +300,25 @@ class Transport(display.Shown):
         replay: _Replay,
         length: int | None,
         timeout: float | None,
-    ) -> requests.Response:
-        """Send with the token for this host; on a 401 get one, and send once more, or twice if it was too narrow."""
+    ) -> tuple[requests.Response, Authorization | None]:
+        """Send with the token for this host; on a 401 get one, and send once more, or twice if it was too narrow.
+
+        Gives the response, and what was sent to the registry if the response is its own.
+        """
         url = urljoin(self.base, target)
         home = Origin.of(url) == Origin.of(self.base)
         sent = self._auth.header(scopes) if home else None
-        for _ in range(3):
+        for attempt in range(3):
             response, home = self._follow(method, url, headers, sent, replay, length, timeout)
-            if response.status_code != 401 or not home:
+            if response.status_code != 401 or not home or attempt == 2 or not replay.possible:
                 break
-            answer = self._auth.answer(response, url, scopes, sent)
-            if answer is None or not replay.possible:
+            answer = self._auth.answer(response, url, scopes, sent, again=attempt > 0)
+            if answer is None:
                 break
             finish(response)
             sent = answer
             replay.rewind()
-        return response
+        return response, sent if home else None
 
     def _follow(
         self,
@@ -265,11 +332,11 @@ class Transport(display.Shown):
     ) -> tuple[requests.Response, bool]:
         """Send and follow redirects. The credential and the session's own headers stay with the first origin.
 
-        Gives the response, and whether it came from the registry itself.
+        Gives the response, and whether it came from the registry itself, without a detour.
         """
         base = Origin.of(self.base)
+        home = Origin.of(url) == base
         for _ in range(_REDIRECTS + 1):
-            home = Origin.of(url) == base
             sending = {"User-Agent": self.network.user_agent, "Accept-Encoding": "identity", "Accept": "*/*", **headers}
             if home:
                 sending.update(self.network.headers)
@@ -277,20 +344,29 @@ class Transport(display.Shown):
                     sending["Authorization"] = authorization.value
             response = self._send(method, url, sending, replay.body, length, timeout)
             location = response.headers.get("Location")
-            if response.status_code not in {301, 302, 303, 307, 308} or not location:
+            if response.status_code not in _REDIRECTING or not location:
                 return response, home
             if method not in {"GET", "HEAD"} and response.status_code not in {307, 308}:
+                finish(response)
                 raise InvalidResponse(
                     f"{self.host} answers {method} with {response.status_code} to {redact(location)}",
                     hint="a registry's upload address was moved; check the host's name and scheme",
                     method=method, url=url, status=response.status_code, host=self.host,
                 )  # fmt: skip
+            finish(response)
             target = urljoin(url, location)
             if not self.insecure:
                 check_step(url, target)
-            finish(response)
+            if not replay.possible:
+                raise Unsupported(
+                    f"{self.host} sends an upload on to {redact(target)}, but its content can be read only once",
+                    hint="pass a file, or anything that can seek",
+                    method=method, url=url, status=response.status_code, host=self.host,
+                )  # fmt: skip
             replay.rewind()
             url = target
+            # Whoever leads away could lead back, to whatever they like: once gone, no credential any more
+            home = home and Origin.of(target) == base
         raise InvalidResponse(
             f"{self.host} redirects more than {_REDIRECTS} times", method=method, url=url, host=self.host
         )
@@ -303,26 +379,30 @@ class Transport(display.Shown):
             "Accept-Encoding": "identity",
             **headers,
         }
-        try:
-            for _ in range(_REDIRECTS + 1):
-                response = self._send(method, url, sending, body, None, None)
-                location = response.headers.get("Location")
-                if response.status_code not in {301, 302, 303, 307, 308} or not location:
-                    return response
-                target = urljoin(url, location)
-                check_step(url, target)
-                if Origin.of(target) != Origin.of(url):
-                    if body is not None:
-                        raise InvalidResponse(
-                            f"the token server of {self.host} sends our refresh token to {redact(target)}; refused"
-                        )
-                    sending.pop("Authorization", None)
-                finish(response)
-                url = target
-        except BROKEN as error:
-            if isinstance(error, RegistryError):
-                raise
-            raise self._unreachable(error, method, url, f"a token for {self.host}") from error
+        doing = f"get a token for {self.host}"
+
+        def send() -> requests.Response:
+            return self._follow_bare(method, url, dict(sending), body)
+
+        # A refresh token may be used up though the answer got lost: RFC 6749 section 6
+        return self._persist(send, method, url, doing, retry=method == "GET", settle=False)
+
+    def _follow_bare(self, method: str, url: str, headers: dict[str, str], body: bytes | None) -> requests.Response:
+        for _ in range(_REDIRECTS + 1):
+            response = self._send(method, url, headers, body, None, None)
+            location = response.headers.get("Location")
+            if response.status_code not in _REDIRECTING or not location:
+                return response
+            finish(response)
+            target = urljoin(url, location)
+            check_step(url, target)
+            if Origin.of(target) != Origin.of(url):
+                if body is not None:
+                    raise InvalidResponse(
+                        f"the token server of {self.host} sends our refresh token to {redact(target)}; refused"
+                    )
+                headers.pop("Authorization", None)
+            url = target
         raise InvalidResponse(f"the token server of {self.host} redirects more than {_REDIRECTS} times")
 
     def _send(
@@ -334,8 +414,7 @@ class Transport(display.Shown):
         length: int | None,
         timeout: float | None,
     ) -> requests.Response:
-        """One request, one response, through the session's adapter."""
-        session = self._live_session()
+        """One request, one response, through the adapter for its URL."""
         prepared = requests.PreparedRequest()
         prepared.method, prepared.url = method, url
         prepared.body = body  # type: ignore[assignment]  # the stubs leave out streams
@@ -345,46 +424,69 @@ class Transport(display.Shown):
         elif method in {"POST", "PUT", "PATCH"}:
             prepared.headers["Content-Length"] = "0"
         started = time.monotonic()
-        response = session.get_adapter(url).send(
+        response = self._adapter(url).send(
             prepared,
             stream=True,
             timeout=(self.network.connect_timeout, timeout or self.network.read_timeout),
-            verify=session.verify if session.verify is not None else True,
-            cert=session.cert,
             proxies=self._proxies(url),
         )
         if log.isEnabledFor(logging.DEBUG):
             log.debug("%s %s -> %s in %.3f s", method, redact(url), response.status_code, time.monotonic() - started)
         return response
 
-    def _live_session(self) -> requests.Session:
-        """The session of this process: sockets can't be shared with the parent after a fork."""
-        session = self._session
-        if session is not None and self._pid == os.getpid():
-            return session
-        with self._lock:
-            if self._session is None or self._pid != os.getpid():
-                self._session = self._new_session()
-                self._pid = os.getpid()
-            return self._session
+    def _notice_fork(self) -> None:
+        """Start anew in a child process: sockets can't be shared, and a lock may be held by a thread that isn't here."""
+        if self._pid != os.getpid():
+            self._lock, self._adapters, self._pid = threading.Lock(), {}, os.getpid()
 
-    def _new_session(self) -> requests.Session:
-        session = requests.Session()
-        session.trust_env = False
+    def _adapter(self, url: str) -> _Adapter:
+        """The pool of connections for a URL: client certificates and laxity are for the hosts that they were given for."""
+        self._notice_fork()
+        origin = Origin.of(url)
+        home = origin.scheme == "https" and origin == Origin.of(self.base)
+        names = {origin.host, f"{origin.host}:{origin.port}", f"[{origin.host}]:{origin.port}"}
+        insecure = names & self.network.insecure or (home and self.insecure)
+        key = origin.scheme, home, bool(insecure)
+        adapter = self._adapters.get(key)
+        if adapter is None:
+            context = None if origin.scheme == "http" else self._context(home=home, verify=not insecure)
+            with self._lock:
+                adapter = self._adapters.setdefault(key, _Adapter(self.network.connections, context))
+        return adapter
+
+    def _context(self, *, home: bool, verify: bool) -> ssl.SSLContext:
+        """Whom to trust. Raises: ConnectionFailed: if a certificate can't be read."""
         folder = _host_certificates(self.host)
-        session.cert = self.network.certificate or _client_pair(folder)
-        # REQUESTS_CA_BUNDLE and SSL_CERT_FILE replace what is trusted, as everywhere in Python
-        environment = next(
-            (os.environ[k] for k in ("REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE", "SSL_CERT_FILE") if os.environ.get(k)),
-            None,
-        )
-        session.verify = False if self.insecure else environment or True
+        # These replace what is trusted, as everywhere in Python; ssl reads SSL_CERT_FILE itself
+        instead = os.environ.get("REQUESTS_CA_BUNDLE") or os.environ.get("CURL_CA_BUNDLE")
         extra = [self.network.ca] if self.network.ca else []
         extra += [str(path) for path in sorted(folder.glob("*.crt"))] if folder else []
-        adapter = _Adapter(self.network.connections, extra)
-        session.mount("https://", adapter)
-        session.mount("http://", adapter)
-        return session
+        reading = instead or ""
+        try:
+            if instead:
+                whole = os.path.isdir(instead)
+                context = ssl.create_default_context(
+                    cafile=None if whole else instead, capath=instead if whole else None
+                )
+            else:
+                context = ssl.create_default_context()
+                if not context.cert_store_stats()["x509_ca"]:  # no certificates of the system, as on some macOS
+                    context.load_verify_locations(requests.utils.DEFAULT_CA_BUNDLE_PATH)
+            for reading in extra:
+                context.load_verify_locations(cafile=reading)
+            certificate = self.network.certificate or _client_pair(folder)
+            if home and certificate:
+                pair = (certificate, None) if isinstance(certificate, str) else certificate
+                reading = pair[0]
+                context.load_cert_chain(*pair)
+        except OSError as error:
+            raise ConnectionFailed(
+                f"the certificate {reading} can't be used: {error.strerror or error}",
+                hint="check the path, and that the file holds PEM",
+            ) from error
+        if not verify:
+            context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
+        return context
 
     def _proxies(self, url: str) -> dict[str, str]:
         if Origin.of(url).loopback:
@@ -393,38 +495,44 @@ class Transport(display.Shown):
             return dict(self.network.proxies)
         return dict(requests.utils.get_environ_proxies(url, no_proxy=None))
 
-    def _settle(self, response: requests.Response) -> bool:
+    def _settle(self, response: requests.Response, scheme: str) -> bool:
         """Keep the guessed scheme, unless a TLS port answered plain http with a 400 that says so."""
-        with self._lock:
-            self._guessed = False
-            if self._scheme != "http" or response.status_code != 400:
-                return False
+        tls = False
+        if scheme == "http" and response.status_code == 400 and (self._guessed or self._scheme != scheme):
             words = response.raw.read(4096) or b""
-            response.raw = io.BytesIO(words)  # for the error message, should it be another 400
-            if b"https" not in words.lower():
-                return False
-            self._scheme = "https"
-            return True
+            headers = response.raw.headers
+            finish(response)
+            # For the error message, should it be another 400
+            response.raw = urllib3.HTTPResponse(io.BytesIO(words), headers, 400, preload_content=False)
+            tls = _TLS_PORT.search(words) is not None
+        with self._lock:
+            if tls:
+                self._scheme = "https"
+            self._guessed = False
+        return tls
 
-    def _guess_again(self, error: Exception) -> bool:
+    def _guess_again(self, error: Exception, scheme: str) -> bool:
         """Whether the other scheme is worth a try: loopback hosts start with http, insecure ones with https."""
         with self._lock:
+            if self._scheme != scheme:
+                return True  # another thread found out meanwhile
             if not self._guessed:
                 return False
-            self._guessed = False
-            if is_loopback(self.host) and self._scheme == "http" and _not_http(error):
+            local = is_loopback(self.host)
+            if scheme == "http" and local and _not_http(error):
                 self._scheme = "https"
                 return True
-            if self.insecure and self._scheme == "https":
-                self._scheme = "http"
+            if scheme == "https" and (self.insecure or (local and "CERTIFICATE" not in repr(error).upper())):
+                # For this machine the second guess: the connection broke for another reason
+                self._scheme, self._guessed = "http", False
                 return True
             return False
 
-    def _unreachable(self, error: Exception, method: str, target: str, doing: str) -> ConnectionFailed:
+    def _unreachable(self, error: Exception | None, method: str, target: str, doing: str) -> ConnectionFailed:
         url = urljoin(self.base, target)
         where = Origin.of(url)
         reason = _reason(error)
-        if isinstance(error, requests.Timeout | urllib3.exceptions.TimeoutError | TimeoutError):
+        if is_timeout(error):
             return TimedOut(
                 f"{where.host}:{where.port} did not answer in time to {doing} ({method})",
                 hint=f"connect timeout {self.network.connect_timeout:g} s, read timeout {self.network.read_timeout:g} s: raise them with Network(…), or check the network",
@@ -439,20 +547,50 @@ class Transport(display.Shown):
 
 
 class _Adapter(requests.adapters.HTTPAdapter):
-    """Pools sized to the workers, large blocks on the way out, and certificates besides the usual ones."""
+    """Pools sized to the workers, large blocks on the way out, and our own context for TLS, through proxies too."""
 
-    def __init__(self, connections: int, certificates: Sequence[str]) -> None:
-        self._certificates = certificates
+    def __init__(self, connections: int, context: ssl.SSLContext | None) -> None:
+        self._context = context
         super().__init__(pool_connections=4, pool_maxsize=connections, max_retries=0)
 
     def init_poolmanager(self, connections: int, maxsize: int, block: bool = False, **pool_kwargs: Any) -> None:
         """As requests does it, with our additions."""
-        if self._certificates:
-            context = ssl.create_default_context()
-            for path in self._certificates:
-                context.load_verify_locations(cafile=path)
-            pool_kwargs["ssl_context"] = context
-        super().init_poolmanager(connections, maxsize, block, blocksize=_BLOCK, **pool_kwargs)
+        super().init_poolmanager(connections, maxsize, block, **pool_kwargs, **self._additions())
+        self._accept(self.poolmanager)
+
+    def proxy_manager_for(self, proxy: str, **proxy_kwargs: Any) -> Any:
+        """As requests does it, with our additions."""
+        manager = super().proxy_manager_for(proxy, **proxy_kwargs, **self._additions())
+        self._accept(manager)
+        return manager
+
+    def cert_verify(self, conn: Any, url: str, verify: Any, cert: Any) -> None:
+        """Nothing: the context knows. Requests would load its own certificates for each connection."""
+
+    def build_connection_pool_key_attributes(self, request: Any, verify: Any, cert: Any = None) -> Any:
+        """As requests does it; what is verified is in the context."""
+        host, _ = super().build_connection_pool_key_attributes(request, verify, cert)
+        unverified = self._context is not None and self._context.verify_mode == ssl.CERT_NONE
+        return host, {"cert_reqs": "CERT_NONE" if unverified else "CERT_REQUIRED"}
+
+    def _additions(self) -> dict[str, Any]:
+        return {"blocksize": _BLOCK} | ({"ssl_context": self._context} if self._context else {})
+
+    def _accept(self, manager: Any) -> None:
+        if self._context is not None and self._context.verify_mode == ssl.CERT_NONE:
+            manager.pool_classes_by_scheme = {**manager.pool_classes_by_scheme, "https": _UnverifiedPool}
+
+
+class _Unverified(urllib3.connection.HTTPSConnection):
+    """A connection to a host that was named insecure: whoever did that needs no warning with each request."""
+
+    def connect(self) -> None:
+        super().connect()
+        self.is_verified = True
+
+
+class _UnverifiedPool(urllib3.connectionpool.HTTPSConnectionPool):
+    ConnectionCls = _Unverified
 
 
 class _Replay:
@@ -466,20 +604,6 @@ class _Replay:
     def rewind(self) -> None:
         if self._start is not None and self.body is not None and not isinstance(self.body, bytes):
             self.body.seek(self._start)
-        elif not self.possible:
-            raise io.UnsupportedOperation("this body can be sent only once")
-
-
-def _may_repeat(method: str, error: Exception) -> bool:
-    """Whether sending again can't do harm: safe methods always, others if the request never left."""
-    return (
-        method in _SAFE or isinstance(error, requests.exceptions.ConnectTimeout) or "NewConnectionError" in repr(error)
-    )
-
-
-def _never_there(error: Exception) -> bool:
-    """Whether an error looks like a wrong name or port rather than a hiccup: waiting doesn't help against a typing mistake."""
-    return any(text in repr(error) for text in ("NameResolutionError", "Connection refused"))
 
 
 def _backoff(attempt: int) -> float:
@@ -491,9 +615,9 @@ def _not_http(error: Exception) -> bool:
     return any(text in repr(error) for text in ("BadStatusLine", "RemoteDisconnected", "ConnectionResetError"))
 
 
-def _reason(error: BaseException) -> str:
+def _reason(error: BaseException | None) -> str:
     """The innermost words of an error from requests or urllib3, without their objects' addresses."""
-    seen: BaseException = error
+    seen: BaseException = error or Exception("no answer")
     while True:
         inner = (
             seen.__cause__
