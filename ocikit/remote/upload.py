@@ -7,12 +7,13 @@ import io
 import logging
 import re
 from collections.abc import Sequence
-from typing import BinaryIO
+from typing import BinaryIO, cast
 from urllib.parse import quote, urljoin
 
 import requests
 from attrs import define, frozen
 
+from ocikit.content.store import check_size
 from ocikit.errors import (
     ConnectionFailed,
     InvalidResponse,
@@ -76,6 +77,37 @@ class UploadSession:
         return f"{self.location}{'&' if '?' in self.location else '?'}digest={quote(digest, safe='')}"
 
 
+class _Exactly:
+    """A stream from where it stands, of just so many bytes.
+
+    A registry would wait for the missing ones until it times out, and take those beyond for the next request.
+    """
+
+    def __init__(self, stream: BinaryIO, descriptor: Descriptor) -> None:
+        self._stream = stream
+        self._descriptor = descriptor
+        self._start = stream.tell() if stream.seekable() else 0
+        self._position = 0
+
+    def read(self, size: int = -1, /) -> bytes:
+        """Bytes, at most `size`. Raises: SizeMismatch: the stream ends too early, or doesn't end."""
+        data = self._stream.read(size)
+        self._position += len(data)
+        if self._position > self._descriptor.size or (not data and size):
+            check_size(self._descriptor, self._position)
+        return data
+
+    def seekable(self) -> bool:
+        return self._stream.seekable()
+
+    def seek(self, offset: int, /) -> int:
+        self._position = self._stream.seek(self._start + offset) - self._start
+        return self._position
+
+    def tell(self) -> int:
+        return self._position
+
+
 @define(eq=False)
 class _Upload:
     """One blob on its way."""
@@ -83,7 +115,7 @@ class _Upload:
     transport: Transport
     path: str
     descriptor: Descriptor
-    stream: BinaryIO
+    stream: _Exactly
     scopes: Sequence[Scope]
     doing: str
     session: UploadSession | None = None
@@ -103,7 +135,7 @@ class _Upload:
         response = self.transport.request(
             "PUT", session.closing(self.descriptor.digest), self.doing, scopes=self.scopes,
             headers={"Content-Type": "application/octet-stream"},
-            body=self.stream if self.descriptor.size else b"", length=self.descriptor.size,
+            body=cast("BinaryIO", self.stream) if self.descriptor.size else b"", length=self.descriptor.size,
             retry=False, timeout=self.transport.network.read_timeout * _PATIENCE,
         )  # fmt: skip
         self._check(response)
@@ -211,16 +243,17 @@ def upload(
         transport: the registry.
         path: the repository's uploads endpoint.
         descriptor: what the stream holds.
-        stream: read from the start; a seekable one can be sent again after a failure.
+        stream: read from where it stands to its end; a seekable one can be sent again after a failure.
         scopes: the rights that it takes.
         doing: for messages.
         session: an upload that is open already: a mount that wasn't granted leaves one.
         chunk_size: bytes; None sends the whole in one request, and chunks of 4 MiB only if that is refused.
 
     Raises:
+        SizeMismatch: the stream has more or fewer bytes than its descriptor says.
         UploadInvalid: the registry refuses the content. RegistryError, ConnectionFailed: after the retries.
     """
-    work = _Upload(transport, path, descriptor, stream, scopes, doing, session)
+    work = _Upload(transport, path, descriptor, _Exactly(stream, descriptor), scopes, doing, session)
     size = chunk_size
     for attempt in range(_TRIES):
         try:
@@ -248,7 +281,7 @@ def upload(
             raise
 
 
-def _read_exactly(stream: BinaryIO, count: int) -> bytes:
+def _read_exactly(stream: _Exactly, count: int) -> bytes:
     parts: list[bytes] = []
     while count and (part := stream.read(count)):
         parts.append(part)
