@@ -6,16 +6,16 @@ import difflib
 import io
 import json
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
 
 from ocikit import display
 from ocikit.content.store import VerifiedReader
 from ocikit.content.titles import titled
-from ocikit.errors import FileNotInArtifact, InvalidDocument, NotFound, OcikitError
+from ocikit.errors import ContentError, FileNotInArtifact, InvalidDocument, NotFound, OcikitError
 from ocikit.spec import media_types
-from ocikit.spec.annotations import Annotations, FrozenMap, freeze
+from ocikit.spec.annotations import UNPACK, Annotations, FrozenMap, freeze
 from ocikit.spec.config import ImageConfig
 from ocikit.spec.descriptor import Descriptor
 from ocikit.spec.digest import Digest
@@ -227,9 +227,7 @@ class Artifact(display.Shown):
         """The merged file tree of an image's layers, whiteouts applied. Reads every layer."""
         from ocikit.content.archive import merged_tree  # noqa: PLC0415 - tar and decompression are loaded for images only
 
-        return merged_tree(
-            (self.session.open_content(self, "", layer), layer.media_type) for layer in self.manifest.layers
-        )
+        return merged_tree(self._streams(self.manifest.layers))
 
     def open(self, name: str) -> BinaryIO:
         """One file as a seekable stream. Raises: FileNotInArtifact: with the nearest names."""
@@ -244,17 +242,29 @@ class Artifact(display.Shown):
         return self.session.pull(self.reference, folder, force=force)
 
     def unpack(self, folder: str | os.PathLike[str], **options: Any) -> Unpacked:
-        """An image's root file system, or a packed folder's files, below `folder`.
+        """An image's root file system below `folder`, or the folders that were pushed as archives, each under its title.
 
         Options are those of `ocikit.content.unpack.unpack`: `owner`, `special`, `keep_setuid`, `xattrs`, `overwrite`, `limits`.
 
-        Raises: UnsafeArchive: nothing is left behind.
+        Raises: ContentError: there is nothing to unpack, or `folder` isn't empty. UnsafeArchive: nothing is left behind.
         """
         from ocikit.content.unpack import unpack  # noqa: PLC0415 - as above
 
-        self.session.ensure(self, self.manifest.layers)
-        layers = ((self.session.open_content(self, "", layer), layer.media_type) for layer in self.manifest.layers)
-        return unpack(layers, folder, confined=not self.is_image, **options)
+        layers = self.manifest.layers
+        if not self.is_image:
+            layers = tuple(layer for layer in layers if layer.annotations.get(UNPACK) == "true")
+        if not layers:
+            raise ContentError(
+                f"{self.reference} has no archives to unpack", hint="its files are as they are: .save(folder)"
+            )
+        self.session.ensure(self, layers)
+        return unpack(self._streams(layers), folder, confined=not self.is_image, **options)
+
+    def _streams(self, layers: Iterable[Descriptor]) -> Iterator[tuple[BinaryIO, str]]:
+        """Layers one after another, each closed when the next is asked for."""
+        for layer in layers:
+            with self.session.open_content(self, "", layer) as stream:
+                yield stream, layer.media_type
 
     def referrers(self, artifact_type: str | None = None) -> Listing[Descriptor]:
         """What was attached to this."""
