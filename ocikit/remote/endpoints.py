@@ -62,11 +62,11 @@ class Endpoints:
 
     # Blobs
 
-    def head_blob(self, digest: Digest, *, push: bool = False) -> requests.Response:
-        """end-2: HEAD a blob. `push` asks for the rights of the upload that may follow. Raises: BlobUnknown."""
+    def head_blob(self, digest: Digest, *, push: bool = False, allow: Sequence[int] = ()) -> requests.Response:
+        """end-2: HEAD a blob. `push` asks for the rights of the upload that may follow. Raises: BlobUnknown unless allowed."""
         scope = self.scope("pull", "push") if push else self.scope("pull")
         response = self.transport.request(
-            "HEAD", self._path("blobs", digest), self._doing("look up", f"@{digest}"), scopes=(scope,)
+            "HEAD", self._path("blobs", digest), self._doing("look up", f"@{digest}"), scopes=(scope,), allow=allow
         )
         finish(response)
         return response
@@ -147,11 +147,11 @@ class Endpoints:
 
     # Manifests
 
-    def head_manifest(self, target: str) -> requests.Response:
-        """end-3: HEAD a tag or digest. Raises: ManifestUnknown, NameUnknown."""
+    def head_manifest(self, target: str, *, allow: Sequence[int] = ()) -> requests.Response:
+        """end-3: HEAD a tag or digest. Raises: ManifestUnknown and NameUnknown unless allowed."""
         response = self.transport.request(
             "HEAD", self._path("manifests", target), self._doing("pull", _tail(target)),
-            scopes=(self.scope("pull"),), headers=_ACCEPT,
+            scopes=(self.scope("pull"),), headers=_ACCEPT, allow=allow,
         )  # fmt: skip
         finish(response)
         return response

@@ -251,14 +251,11 @@ class Repository(Endpoints, Store, display.Shown):
 
         Artifactory answers 403 to a HEAD of what isn't there: RTFACT-13797.
         """
-        try:
-            if descriptor.is_document:
-                self.head_manifest(descriptor.digest)
-            else:
-                self.head_blob(descriptor.digest, push="push" in self._actions)
-        except (NotFound, Denied):
-            return False
-        return True
+        if descriptor.is_document:
+            response = self.head_manifest(descriptor.digest, allow=(403, 404))
+        else:
+            response = self.head_blob(descriptor.digest, push="push" in self._actions, allow=(403, 404))
+        return response.status_code == 200
 
     def push(
         self, descriptor: Descriptor, stream: BinaryIO, *, tag: str | None = None, chunk_size: int | None = None

@@ -124,6 +124,7 @@ class Transport(display.Shown):
             host, keychain or Keychain(), tokens or TokenCache(), self._send_bare, allow_private=self.insecure
         )
         self._adapters: dict[tuple[str, bool, bool], _Adapter] = {}
+        self._routes: dict[str, tuple[_Adapter, dict[str, str]]] = {}
         self._pid = os.getpid()
         self._lock = threading.Lock()
         self._not_before = 0.0
@@ -144,11 +145,16 @@ class Transport(display.Shown):
         yield "base", self.base
         yield "insecure", self.insecure, False
 
+    def serves(self, url: str) -> bool:
+        """Whether a URL is of the registry's own origin: scheme, host and port."""
+        # Nearly every URL begins like this; to parse it would cost a tenth of a small request
+        return url.startswith(f"{self.base}/") or Origin.of(url) == Origin.of(self.base)
+
     def close(self) -> None:
         """Close the connections; the next request opens new ones."""
         self._notice_fork()
         with self._lock:
-            adapters, self._adapters = self._adapters, {}
+            adapters, self._adapters, self._routes = self._adapters, {}, {}
         for adapter in adapters.values():
             adapter.close()
 
@@ -259,6 +265,7 @@ class Transport(display.Shown):
                 if settle and retry and self._guess_again(broken, scheme):
                     continue
                 error = broken
+            self._reached |= response is not None
             if response is not None and response.status_code not in _RETRIED:
                 if settle and self._settle(response, scheme):
                     continue
@@ -266,7 +273,8 @@ class Transport(display.Shown):
             wait = _backoff(attempt)
             if response is not None and (asked := retry_after(response)) is not None:
                 wait = asked
-            if not retry or attempt >= self.network.retries or waited + wait > self.network.max_wait:
+            hopeless = error is not None and not self._reached and _never_there(error)
+            if hopeless or not retry or attempt >= self.network.retries or waited + wait > self.network.max_wait:
                 break
             log.info(
                 "%s: %s; trying again in %.1f s",
@@ -306,7 +314,7 @@ class Transport(display.Shown):
         Gives the response, and what was sent to the registry if the response is its own.
         """
         url = urljoin(self.base, target)
-        home = Origin.of(url) == Origin.of(self.base)
+        home = self.serves(url)
         sent = self._auth.header(scopes) if home else None
         for attempt in range(3):
             response, home = self._follow(method, url, headers, sent, replay, length, timeout)
@@ -334,8 +342,7 @@ class Transport(display.Shown):
 
         Gives the response, and whether it came from the registry itself, without a detour.
         """
-        base = Origin.of(self.base)
-        home = Origin.of(url) == base
+        home = self.serves(url)
         for _ in range(_REDIRECTS + 1):
             sending = {"User-Agent": self.network.user_agent, "Accept-Encoding": "identity", "Accept": "*/*", **headers}
             if home:
@@ -366,7 +373,7 @@ class Transport(display.Shown):
             replay.rewind()
             url = target
             # Whoever leads away could lead back, to whatever they like: once gone, no credential any more
-            home = home and Origin.of(target) == base
+            home = home and self.serves(target)
         raise InvalidResponse(
             f"{self.host} redirects more than {_REDIRECTS} times", method=method, url=url, host=self.host
         )
@@ -424,11 +431,12 @@ class Transport(display.Shown):
         elif method in {"POST", "PUT", "PATCH"}:
             prepared.headers["Content-Length"] = "0"
         started = time.monotonic()
-        response = self._adapter(url).send(
+        adapter, proxies = self._route(url)
+        response = adapter.send(
             prepared,
             stream=True,
             timeout=(self.network.connect_timeout, timeout or self.network.read_timeout),
-            proxies=self._proxies(url),
+            proxies=proxies,
         )
         if log.isEnabledFor(logging.DEBUG):
             log.debug("%s %s -> %s in %.3f s", method, redact(url), response.status_code, time.monotonic() - started)
@@ -437,11 +445,19 @@ class Transport(display.Shown):
     def _notice_fork(self) -> None:
         """Start anew in a child process: sockets can't be shared, and a lock may be held by a thread that isn't here."""
         if self._pid != os.getpid():
-            self._lock, self._adapters, self._pid = threading.Lock(), {}, os.getpid()
+            self._lock, self._adapters, self._routes, self._pid = threading.Lock(), {}, {}, os.getpid()
+
+    def _route(self, url: str) -> tuple[_Adapter, dict[str, str]]:
+        """The adapter and the proxies for a URL's origin, found once for each."""
+        self._notice_fork()
+        origin = "/".join(url.split("/", 3)[:3])
+        route = self._routes.get(origin)
+        if route is None:
+            route = self._routes[origin] = self._adapter(url), self._proxies(url)
+        return route
 
     def _adapter(self, url: str) -> _Adapter:
         """The pool of connections for a URL: client certificates and laxity are for the hosts that they were given for."""
-        self._notice_fork()
         origin = Origin.of(url)
         home = origin.scheme == "https" and origin == Origin.of(self.base)
         names = {origin.host, f"{origin.host}:{origin.port}", f"[{origin.host}]:{origin.port}"}
@@ -604,6 +620,11 @@ class _Replay:
     def rewind(self) -> None:
         if self._start is not None and self.body is not None and not isinstance(self.body, bytes):
             self.body.seek(self._start)
+
+
+def _never_there(error: Exception) -> bool:
+    """Whether an error looks like a wrong name or port rather than a hiccup: waiting doesn't help against a typing mistake."""
+    return any(text in repr(error) for text in ("NameResolutionError", "Connection refused"))
 
 
 def _backoff(attempt: int) -> float:

@@ -25,7 +25,7 @@ from ocikit.errors import (
     UploadUnknown,
 )
 from ocikit.remote.challenge import Scope
-from ocikit.remote.origin import Origin, check_step
+from ocikit.remote.origin import check_step
 from ocikit.remote.responses import finish
 from ocikit.remote.transport import Transport
 from ocikit.spec.descriptor import Descriptor
@@ -65,10 +65,8 @@ class UploadSession:
             )  # fmt: skip
         # Relative to the URL that was asked, with its query kept byte for byte: it may be signed
         absolute = urljoin(str(response.url), location)
-        if not transport.insecure:
+        if not transport.serves(absolute) and not transport.insecure:
             check_step(str(response.url), absolute)
-        else:
-            Origin.of(absolute)
         given = response.headers.get("OCI-Chunk-Min-Length", "")
         return cls(location=absolute, minimum=int(given) if re.fullmatch(r"\d{1,18}", given) else minimum)
 
