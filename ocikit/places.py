@@ -128,7 +128,7 @@ class _Offline(Source):
 def check_host(host: str) -> str:
     """The host, if it is what references begin with. Raises: InvalidReference: for URLs, names without a dot, and None."""
     text = host if isinstance(host, str) else ""
-    if "/" in text or not (set(".:") & set(text) or text.lower() == "localhost"):
+    if set(text) & set("/@") or not (set(".:") & set(text) or text.lower() == "localhost"):
         bare = text.partition("://")[2] or text
         better = bare.partition("/")[0] if "/" in text else ""
         raise InvalidReference(

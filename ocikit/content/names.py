@@ -9,6 +9,7 @@ from fnmatch import fnmatchcase
 from pathlib import PurePosixPath
 from typing import Final
 
+from ocikit.display import quoted
 from ocikit.errors import UnsafeArchive
 
 __all__ = ["OWN_FOLDER", "check_titles", "safe_title", "selected"]
@@ -35,7 +36,7 @@ def safe_title(title: str) -> PurePosixPath:
     problem = _problem(title)
     if problem:
         raise UnsafeArchive(
-            f"the title {title!r} {problem}", hint="give the file another name, or fetch this blob by its digest"
+            f"the title {quoted(title)} {problem}", hint="give the file another name, or fetch this blob by its digest"
         )
     return PurePosixPath(title)
 
