@@ -112,13 +112,17 @@ class Authenticator:
             check_realm(challenge.realm, registry_url, allow_private=self._allow_private)
         self._challenge = challenge
         self._known.clear()
-        asked = tuple(Scope.parse(text) for text in challenge.scope)
+        wanted = merge_scopes([*scopes, *(Scope.parse(text) for text in challenge.scope)])
         if sent is not None and sent.key is not None:
-            if again and all(any(had.covers(scope) for had in sent.key.scopes) for scope in asked):
+            key = self._key(challenge, wanted, self._credentials(wanted))
+            narrowed = key in self._too_wide
+            if narrowed and challenge.error == "insufficient_scope":
+                return None  # what is missing was refused by the token server
+            if again and (narrowed or all(any(had.covers(s) for had in sent.key.scopes) for s in wanted)):
                 return None
             # Expired, revoked, or too narrow: ask anew rather than send the same again
             self._tokens.drop(sent.key, sent.token)
-        answer = self._authorization(challenge, merge_scopes([*scopes, *asked]))
+        answer = self._authorization(challenge, wanted)
         return None if answer is None or (sent is not None and answer.value == sent.value) else answer
 
     def _authorization(self, challenge: Challenge, scopes: Sequence[Scope]) -> Authorization | None:
@@ -171,8 +175,9 @@ class Authenticator:
         whose = display.quoted(credentials.username or credentials.kind)
         if _reads_only(scopes):
             # A stale login must not hide what anyone may read: oras#1161
+            key = self._key(challenge, scopes, ANONYMOUS)
             try:
-                token = self._exchange(challenge, scopes, ANONYMOUS)
+                token = self._tokens.get_or_fetch(key, lambda: self._exchange(challenge, scopes, ANONYMOUS))
             except RegistryError:
                 pass
             else:

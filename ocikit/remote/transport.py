@@ -320,7 +320,11 @@ class Transport(display.Shown):
             response, home = self._follow(method, url, headers, sent, replay, length, timeout)
             if response.status_code != 401 or not home or attempt == 2 or not replay.possible:
                 break
-            answer = self._auth.answer(response, url, scopes, sent, again=attempt > 0)
+            try:
+                answer = self._auth.answer(response, url, scopes, sent, again=attempt > 0)
+            except BaseException:
+                response.close()
+                raise
             if answer is None:
                 break
             finish(response)
