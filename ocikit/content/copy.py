@@ -126,7 +126,8 @@ class Plan(display.Shown):
             progress.advance(blob, n)
 
         try:
-            if blob.digest in self.present or self.target.exists(blob):
+            asked = self.target.cheaper_to_push(blob) or self.checked
+            if blob.digest in self.present or (not asked and self.target.exists(blob)):
                 progress.finish(blob, "present")
                 return
             if self.target.mount(blob, self.source):

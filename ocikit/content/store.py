@@ -57,6 +57,10 @@ class Store(Source):
     def exists(self, descriptor: Descriptor) -> bool:
         """Whether the content is there."""
 
+    def cheaper_to_push(self, descriptor: Descriptor) -> bool:
+        """Whether a transfer should push without asking first: true where asking costs as much, and finds nothing."""
+        return False
+
     @abstractmethod
     def push(self, descriptor: Descriptor, stream: BinaryIO, *, tag: str | None = None) -> None:
         """Take in content, verified; with a tag, name it so. Pushing what is there already is no error.

@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import io
 import logging
+import threading
 from collections.abc import Iterator, Sequence
 from typing import BinaryIO
 
@@ -46,6 +47,9 @@ log = logging.getLogger("ocikit")
 
 #: Names asked for at once; ECR and distribution 3.1 refuse more.
 PAGE = 1000
+
+#: Bytes: a blob that is sent in about the time that a question takes over a common line.
+SMALL = 128 * 1024
 
 _NEAREST = 3  # tags named when one isn't there
 
@@ -140,7 +144,11 @@ class Registry(display.Shown):
 class Repository(Endpoints, Store, display.Shown):
     """A repository as a store of manifests and blobs."""
 
-    _referrers_api: bool | None = None
+    def __init__(self, transport: Transport, name: str, *, actions: Sequence[str] = ("pull",)) -> None:
+        super().__init__(transport, name, actions=actions)
+        self._referrers_api: bool | None = None
+        self._is_new: bool | None = None
+        self._looking = threading.Lock()
 
     def __rich_repr__(self) -> display.Description:
         yield "name", f"{self.transport.host}/{self.name}"
@@ -256,6 +264,24 @@ class Repository(Endpoints, Store, display.Shown):
         else:
             response = self.head_blob(descriptor.digest, push="push" in self._actions, allow=(403, 404))
         return response.status_code == 200
+
+    def cheaper_to_push(self, descriptor: Descriptor) -> bool:
+        """Small blobs in a repository that has no tags yet: a thousand of them would be asked about in vain."""
+        if descriptor.size > SMALL or descriptor.is_document:
+            return False
+        with self._looking:
+            if self._is_new is None:
+                doing = self._doing("look into")
+                response = self.transport.request(
+                    "GET",
+                    self._path("tags", "list?n=1"),
+                    doing,
+                    scopes=(self.scope("pull", "push"),),
+                    allow=(401, 403, 404),
+                )
+                finish(response)
+                self._is_new = response.status_code == 404
+            return self._is_new
 
     def push(
         self, descriptor: Descriptor, stream: BinaryIO, *, tag: str | None = None, chunk_size: int | None = None
