@@ -31,6 +31,7 @@ from ocikit.errors import (
     CopyError,
     InvalidArgument,
     InvalidReference,
+    ManifestUnknown,
     NameUnknown,
     OcikitError,
     Unauthorized,
@@ -166,7 +167,8 @@ class Session(display.Shown):
             descriptor, manifest = self._manifest(source, reference, platform)
             layers = chosen(manifest, _patterns(include), _patterns(exclude))
             artifact = Artifact(self, reference, descriptor, manifest)
-            folder = Folder(Path(to)) if to is not None else None
+            # Synced no more than a copy by cp or curl: what a power cut takes, the next pull finds missing and fetches
+            folder = Folder(Path(to), sync=False) if to is not None else None
             steps = folder_plan(folder, manifest, layers, reference, force=force) if folder else None
             if dry_run:
                 return Artifact(self, reference, descriptor, manifest, plan=steps or self._cache_plan(manifest, layers))
@@ -513,7 +515,17 @@ class Session(display.Shown):
                 raise offline_error(str(reference))
             log.warning("offline: %s is what it was on %s", reference, remembered.fetched_at.strftime("%Y-%m-%d %H:%M"))
             return remembered.descriptor
-        descriptor = source.resolve(reference.target)
+        try:
+            descriptor = source.resolve(reference.target)
+        except ManifestUnknown as error:
+            if error.hint or reference.digest is None:
+                raise
+            raise ManifestUnknown(
+                f"{reference.name} has no manifest {reference.digest}",
+                hint=f"it may have been deleted, or be in another repository; ocikit.tags({reference.name!r}) lists what is named",
+                method=error.method, url=error.url, status=error.status, errors=error.errors, request_id=error.request_id,
+                host=error.host,
+            ) from error  # fmt: skip
         self.cache.remember(reference, descriptor)
         return descriptor
 
