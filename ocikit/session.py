@@ -167,7 +167,7 @@ class Session(display.Shown):
             descriptor, manifest = self._manifest(source, reference, platform)
             layers = chosen(manifest, _patterns(include), _patterns(exclude))
             artifact = Artifact(self, reference, descriptor, manifest)
-            # Synced no more than a copy by cp or curl: what a power cut takes, the next pull finds missing and fetches
+            # Synced no more than what cp or curl write: a power cut may damage a fresh file, and the next pull says so
             folder = Folder(Path(to), sync=False) if to is not None else None
             steps = folder_plan(folder, manifest, layers, reference, force=force) if folder else None
             if dry_run:
