@@ -17,7 +17,7 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 
 from ocikit.content.store import Store
-from ocikit.errors import BlobUnknown, ContentError, DigestMismatch, InvalidReference, NotFound, SizeMismatch
+from ocikit.errors import BlobUnknown, DigestMismatch, InvalidReference, NotFound, SizeMismatch
 from ocikit.spec import media_types as mt
 from ocikit.spec.annotations import REF_NAME
 from ocikit.spec.descriptor import EMPTY_DESCRIPTOR, Descriptor
@@ -93,12 +93,13 @@ def on(child: Descriptor, platform: str) -> Descriptor:
 class StoreContract:
     """Inherit, give a `store` fixture, and say what this kind of store can't do."""
 
-    #: What a wrong size or digest raises.
-    refusal = ContentError
+    #: What a wrong digest raises: a registry finds it out itself, and answers in its own words.
+    refusal: tuple[type[Exception], ...] = (DigestMismatch,)
     can_untag = True
     can_delete = True
-    #: Whether blobs and manifests named by sha512 can be pushed.
+    #: Whether blobs named by sha512 can be pushed, and manifests.
     sha512 = True
+    sha512_manifests = True
     #: Whether it takes Docker's manifests and manifest lists.
     docker = True
     #: Whether it refuses names that are no tags.
@@ -191,10 +192,8 @@ class StoreContract:
         promised, sent = unique("promised"), unique("received")
         assert len(promised) == len(sent)
         descriptor = Descriptor.of(promised, mt.OCTET_STREAM)
-        with pytest.raises(self.refusal) as caught:
+        with pytest.raises(self.refusal):
             store.push_bytes(descriptor, sent)
-        if self.refusal is ContentError:
-            assert isinstance(caught.value, DigestMismatch)
         assert not store.exists(descriptor)
         assert not store.exists(Descriptor.of(sent, mt.OCTET_STREAM))
 
@@ -202,16 +201,14 @@ class StoreContract:
     def test_of_content_that_is_too_short_or_too_long_nothing_is_kept(self, store, change):
         content = unique()
         descriptor = Descriptor.of(content, mt.OCTET_STREAM)
-        with pytest.raises(self.refusal) as caught:
+        with pytest.raises(SizeMismatch):
             store.push_bytes(descriptor, change(content))
-        if self.refusal is ContentError:
-            assert isinstance(caught.value, SizeMismatch)
         assert not store.exists(descriptor)
 
     def test_after_a_refused_push_the_right_content_is_taken(self, store):
         content = unique()
         descriptor = Descriptor.of(content, mt.OCTET_STREAM)
-        with pytest.raises(self.refusal):
+        with pytest.raises(SizeMismatch):
             store.push_bytes(descriptor, content[:-1])
         store.push_bytes(descriptor, content)
         assert store.fetch(descriptor) == content
@@ -333,7 +330,7 @@ class StoreContract:
             store.resolve(tag)
 
     def test_a_manifest_named_by_sha512_is_kept_under_that_digest(self, store):
-        if not self.sha512:
+        if not self.sha512_manifests:
             pytest.skip("this store doesn't take sha512")
         config = push_blob(store, image_config(), mt.OCI_CONFIG)
         raw = Manifest(config=config).raw
