@@ -5,13 +5,14 @@ from __future__ import annotations
 import io
 import logging
 import re
+import time
 from typing import Any
 
 import requests
 
-from ocikit.errors import ConnectionFailed, RegistryError, SizeMismatch
+from ocikit.errors import ConnectionFailed, OcikitError, SizeMismatch, TimedOut
 from ocikit.remote.challenge import Scope
-from ocikit.remote.responses import BROKEN, finish
+from ocikit.remote.responses import BROKEN, finish, is_timeout
 from ocikit.remote.transport import Transport
 from ocikit.spec.descriptor import Descriptor
 
@@ -21,7 +22,9 @@ log = logging.getLogger("ocikit")
 
 _PROGRESS = 1 << 20  # bytes; a resumption that gained as much doesn't count against the limit
 _STALLS = 5  # resumptions in a row that gained less
-_SKIP = 1 << 16  # bytes read at once when a server ignores Range
+_PAUSE = 0.1  # seconds before the second of them; doubled from one to the next
+_PIECE = 1 << 17  # bytes asked of a socket at once: what a piece had when the connection broke has to come again
+_PACKED = re.compile(r"[+.-](gzip|gz|zstd|zst|zip)$")  # media types whose own bytes are compressed
 
 
 class BlobReader(io.RawIOBase):
@@ -38,6 +41,7 @@ class BlobReader(io.RawIOBase):
         self._doing = doing
         self._response: requests.Response | None = None
         self._source: Any = None
+        self._begun = False
         self._position = 0
         self._mark = 0  # where the last resumption started
         self._stalls = 0
@@ -52,12 +56,16 @@ class BlobReader(io.RawIOBase):
 
     def tell(self) -> int:
         """The position, in bytes."""
+        self._check_open()
         return self._position
 
     def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
         """Move; the next read asks for a range."""
-        base = {io.SEEK_SET: 0, io.SEEK_CUR: self._position, io.SEEK_END: self._descriptor.size}[whence]
-        position = max(0, base + offset)
+        self._check_open()
+        bases = {io.SEEK_SET: 0, io.SEEK_CUR: self._position, io.SEEK_END: self._descriptor.size}
+        if whence not in bases or (whence == io.SEEK_SET and offset < 0):
+            raise ValueError(f"seek to {offset} with whence={whence}")
+        position = max(0, bases[whence] + offset)
         if position != self._position:
             self._drop()
             self._position = self._mark = position
@@ -69,6 +77,7 @@ class BlobReader(io.RawIOBase):
         Raises: BlobUnknown and other RegistryErrors; ConnectionFailed: if resuming leads nowhere; SizeMismatch: if
         the registry has more bytes than the descriptor says.
         """
+        self._check_open()
         view = memoryview(buffer).cast("B")
         if not len(view):
             return 0
@@ -76,16 +85,16 @@ class BlobReader(io.RawIOBase):
             left = self._descriptor.size - self._position
             if left <= 0 and self._response is None:
                 return 0
-            error: Exception | None = None
+            n, error = 0, None
             try:
                 if self._response is None:
                     self._connect()
                 # At the end one more byte is asked for: a longer body must not pass as a whole one
-                n = self._fill(view[: left + 1] if len(view) > left else view)
+                n, error = self._fill(view[: left + 1] if len(view) > left else view)
             except BROKEN as broken:
-                if isinstance(broken, RegistryError):
+                if isinstance(broken, OcikitError) and (not isinstance(broken, ConnectionFailed) or not self._begun):
                     raise
-                n, error = 0, broken
+                error = broken
             if n > left:
                 self._drop()
                 raise SizeMismatch(
@@ -94,20 +103,33 @@ class BlobReader(io.RawIOBase):
                     expected=self._descriptor.size,
                     actual=self._descriptor.size + 1,
                 )
-            if n or not left:
-                self._position += n
-                if not n:
+            self._position += n
+            if error is not None or not n:
+                if n == left:
                     self._drop()
+                    return n
+                self._resume(error)
+            if n:
                 return n
-            self._resume(error)
 
     def close(self) -> None:
         """Let go of the connection."""
         self._drop()
         super().close()
 
-    def _fill(self, view: memoryview) -> int:
-        return int(self._source.readinto(view) or 0)
+    def _check_open(self) -> None:
+        if self.closed:
+            raise ValueError("the blob is closed")
+
+    def _fill(self, view: memoryview) -> tuple[int, Exception | None]:
+        """How many bytes came, and what broke after them."""
+        got = 0
+        try:
+            while got < len(view) and (n := self._source.readinto(view[got : got + _PIECE])):
+                got += n
+        except BROKEN as error:
+            return got, error
+        return got, None
 
     def _drop(self) -> None:
         response, self._response, self._source = self._response, None, None
@@ -129,12 +151,15 @@ class BlobReader(io.RawIOBase):
         self._mark = self._position
         self._drop()
         if self._stalls > _STALLS:
-            raise ConnectionFailed(
+            kind = TimedOut if is_timeout(error) else ConnectionFailed
+            raise kind(
                 f"{self._transport.host} broke off {self._stalls} times at byte {self._position} of {self._descriptor.size} "
                 f"of {self._descriptor.digest}",
                 hint="call again: what was received is kept and resumed; if it breaks at the same byte, the registry's copy is cut short",
             ) from error
         log.info("%s: resuming at byte %d of %d", self._doing, self._position, self._descriptor.size)
+        if self._stalls > 1:
+            time.sleep(_PAUSE * 2 ** (self._stalls - 2))
 
     def _connect(self) -> None:
         start = self._position
@@ -142,6 +167,7 @@ class BlobReader(io.RawIOBase):
         response = self._get(headers, allow=(416,) if start else ())
         if start:
             usable = response.status_code == 206 and _starts_at(response, start, self._descriptor.size)
+            usable = usable and not _encoded(response)  # a range of what a proxy made of it
             if not usable and response.status_code != 200:
                 # 416, or a range that isn't the one asked for: the whole body is the answer that can't be wrong
                 finish(response)
@@ -160,9 +186,11 @@ class BlobReader(io.RawIOBase):
     def _adopt(self, response: requests.Response) -> None:
         """Take the body as it comes, unless a proxy compressed it though we asked it not to."""
         self._response = response
-        encoding = response.headers.get("Content-Encoding", "identity").lower()
+        self._begun = True
         announced = response.headers.get("Content-Length", "")
-        if encoding not in {"", "identity"} and announced != str(self._descriptor.size):
+        # Storage may keep the header with a file that is compressed itself: its length tells, else its type
+        own = announced == str(self._descriptor.size) if announced else _PACKED.search(self._descriptor.media_type)
+        if _encoded(response) and not own:
             self._source = _Decoded(response)
             return
         # urllib3's own readinto reads a bytes object and copies it; http.client's goes from the socket to the buffer
@@ -171,9 +199,9 @@ class BlobReader(io.RawIOBase):
 
     def _skip(self, count: int) -> None:
         """Read up to a position that the server wouldn't start from."""
-        scratch = memoryview(bytearray(_SKIP))
+        scratch = memoryview(bytearray(_PIECE))
         while count:
-            n = self._fill(scratch[: min(count, _SKIP)])
+            n = int(self._source.readinto(scratch[: min(count, _PIECE)]) or 0)
             if not n:
                 raise ConnectionFailed(f"{self._transport.host} broke off while skipping to byte {self._position}")
             count -= n
@@ -184,11 +212,17 @@ class _Decoded:
 
     def __init__(self, response: requests.Response) -> None:
         self._raw = response.raw
+        self._rest = b""
 
     def readinto(self, view: memoryview) -> int:
-        data = self._raw.read(len(view), decode_content=True)
-        view[: len(data)] = data
-        return len(data)
+        data = self._rest or self._raw.read(len(view), decode_content=True)  # urllib3 1 may give more than that
+        n = min(len(data), len(view))
+        view[:n], self._rest = data[:n], data[n:]
+        return n
+
+
+def _encoded(response: requests.Response) -> bool:
+    return response.headers.get("Content-Encoding", "identity").strip().lower() not in {"", "identity"}
 
 
 def _starts_at(response: requests.Response, start: int, size: int) -> bool:
