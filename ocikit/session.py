@@ -5,17 +5,16 @@ from __future__ import annotations
 import contextlib
 import getpass
 import io
-import json
 import logging
 import os
-import re
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, BinaryIO, Self, TypeAlias, get_args
+from typing import Any, BinaryIO, Self, TypeAlias
 
 import attrs
 
 from ocikit import display
+from ocikit.arguments import check_digest, check_name, check_push, check_workers, to_patterns
 from ocikit.artifact import Artifact, verified
 from ocikit.content.bundle import bundle
 from ocikit.content.cache import Cache, offline
@@ -54,9 +53,6 @@ __all__ = ["Session"]
 
 log = logging.getLogger("ocikit")
 
-#: RFC 6838 section 4.2; image-spec manifest.md wants artifact types to be so.
-_MEDIA_TYPE = re.compile(r"[A-Za-z0-9][A-Za-z0-9!#$&^_.+-]{0,126}/[A-Za-z0-9][A-Za-z0-9!#$&^_.+-]{0,126}")
-
 Paths: TypeAlias = "str | os.PathLike[str]"
 
 #: How a call shows its progress: True or "auto" as fits the place, False or "none" not at all, or a listener of one's own.
@@ -90,7 +86,7 @@ class Session(display.Shown):
         workers: int = WORKERS,
         progress: ProgressLike = None,
     ) -> None:
-        workers = _at_least_one(workers)
+        workers = check_workers(workers)
         settings = network or Network()
         settings = attrs.evolve(
             settings,
@@ -165,7 +161,7 @@ class Session(display.Shown):
         workers = self._workers(workers)
         with self._places.source(reference) as source:
             descriptor, manifest = self._manifest(source, reference, platform)
-            layers = chosen(manifest, _patterns(include), _patterns(exclude))
+            layers = chosen(manifest, to_patterns(include), to_patterns(exclude))
             artifact = Artifact(self, reference, descriptor, manifest)
             # Synced no more than what cp or curl write: a power cut may damage a fresh file, and the next pull says so
             folder = Folder(Path(to), sync=False) if to is not None else None
@@ -332,10 +328,10 @@ class Session(display.Shown):
         if not paths and subject is None and config is None:
             raise ContentError("nothing to push", hint='name files or folders: push("host/name:tag", "data/")')
         workers = self._workers(workers)
-        content = _check_push(
+        content = check_push(
             paths, archive, config, annotations, {"artifact_type": artifact_type, "config_type": config_type}
         )
-        packed = pack(paths, archive=archive, include=_patterns(include), exclude=_patterns(exclude), media_types=media_types,
+        packed = pack(paths, archive=archive, include=to_patterns(include), exclude=to_patterns(exclude), media_types=media_types,
                       workers=workers) if paths else ()  # fmt: skip
         try:
             with self._places.target(reference) as target:
@@ -343,7 +339,7 @@ class Session(display.Shown):
                     packed, artifact_type=artifact_type, config=content, config_type=config_type, annotations=annotations,
                     subject=self._subject(target, reference, subject) if subject is not None else None,
                 )  # fmt: skip
-                _check_digest(reference, made.manifest.descriptor)
+                check_digest(reference, made.manifest.descriptor)
                 names = _names(reference, tags, default=subject is None)
                 work = plan(made, made.manifest.descriptor, target, tags=names, check=dry_run, workers=workers)
                 if dry_run:
@@ -423,7 +419,7 @@ class Session(display.Shown):
             root = self._locate(origin, here)
             work = plan(origin, root, goal, tags=_names(there, tags, default=False), platform=platform, referrers=referrers,
                         check=dry_run, workers=workers)  # fmt: skip
-            _check_digest(there, work.root)
+            check_digest(there, work.root)
             document = parse_document(dict(work.documents)[work.root], work.root.media_type)
             if dry_run:
                 return Artifact(self, there, work.root, document, plan=work)
@@ -472,7 +468,7 @@ class Session(display.Shown):
 
         Without a password it is asked for, unseen. Raises: Unauthorized: they are wrong, and nothing is kept.
         """
-        place = place_of(_named(host)).partition("/")[0]
+        place = place_of(check_name(host)).partition("/")[0]
         check_host(place)
         if password is None:
             password = getpass.getpass(f"Password of {username or 'the account'} at {place}: ")
@@ -495,11 +491,11 @@ class Session(display.Shown):
 
     def logout(self, host: str) -> bool:
         """Forget the credentials that `login` kept; whether there were any."""
-        return self._keychain.logout(_named(host))
+        return self._keychain.logout(check_name(host))
 
     def explain(self, host: str, repository: str = "") -> Explanation:
         """Where credentials for a registry are looked for, what is there, and which are used; without secrets."""
-        return self._keychain.explain(_named(host), repository)
+        return self._keychain.explain(check_name(host), repository)
 
     # Inside
 
@@ -596,7 +592,7 @@ class Session(display.Shown):
         return artifact
 
     def _workers(self, given: int | None) -> int:
-        return self.workers if given is None else _at_least_one(given)
+        return self.workers if given is None else check_workers(given)
 
     def _bars(self, progress: ProgressLike) -> Progress:
         """The listener that a call's progress goes to."""
@@ -613,16 +609,6 @@ def _tell(artifact: Artifact, tally: Tally, verb: str, where: str) -> None:
     tally.tell(artifact.summary)
 
 
-def _at_least_one(workers: int) -> int:
-    if not isinstance(workers, int) or workers < 1:
-        raise InvalidArgument(f"workers={workers!r}", hint="how many transfers at once: 1 or more")
-    return workers
-
-
-def _named(host: str) -> str:
-    return host if isinstance(host, str) and host.strip() else check_host(host)
-
-
 def _unedited(folder: Path | None, name: str, descriptor: Descriptor) -> Path | None:
     """The file in the folder that was pulled to, if nobody edited it since."""
     if folder is None or not name:
@@ -633,56 +619,6 @@ def _unedited(folder: Path | None, name: str, descriptor: Descriptor) -> Path | 
         if entry is not None and (entry.size, entry.mtime_ns) == (status.st_size, status.st_mtime_ns):
             return folder / name if entry.digest == descriptor.digest else None
     return None
-
-
-def _check_digest(reference: AnyReference, root: Descriptor) -> None:
-    if reference.digest is not None and reference.digest != root.digest:
-        raise InvalidReference(
-            f"{reference.name} would get {root.digest}, but {reference.digest} was asked for",
-            hint="leave the digest out of the target",
-        )
-
-
-def _check_push(
-    paths: Sequence[Any], archive: str | None, config: Any, annotations: Any, types: Mapping[str, str | None]
-) -> bytes | None:
-    """Look at the arguments of a push before anything is read; gives the config's bytes. Raises: InvalidArgument."""
-    for path in paths:
-        if not isinstance(path, str | os.PathLike):
-            hint = (
-                "unpack the list: push(ref, *paths)" if isinstance(path, list | tuple | set) else "pass a str or a Path"
-            )
-            raise InvalidArgument(f"a path is text, not {type(path).__name__}: {display.quoted(path, 60)}", hint=hint)
-    if archive is not None and archive not in get_args(Archive):
-        raise InvalidArgument(
-            f"archive={archive!r} is no kind of archive", hint=f"there is {display.listed(get_args(Archive))}"
-        )
-    for key, value in dict(annotations or {}).items():
-        if not isinstance(key, str) or not isinstance(value, str):
-            raise InvalidArgument(
-                f"the annotation {display.quoted(key, 60)} is {display.quoted(value, 60)}",
-                hint="annotations are texts: convert the value with str(…)",
-            )
-    for name, text in types.items():
-        if text is not None and (not isinstance(text, str) or _MEDIA_TYPE.fullmatch(text) is None):
-            raise InvalidArgument(
-                f"{name}={display.quoted(text, 60)} is not a media type",
-                hint='write it like "application/vnd.example.report.v1+json"',
-            )
-    if config is None or isinstance(config, bytes):
-        return config
-    try:
-        if isinstance(config, Mapping):
-            return json.dumps(dict(config)).encode()
-    except (TypeError, ValueError, RecursionError) as error:
-        raise InvalidArgument(
-            f"config can't be written as JSON: {error}", hint="pass bytes, or plain values"
-        ) from error
-    raise InvalidArgument(f"config is a {type(config).__name__}", hint="pass a mapping for JSON, or bytes")
-
-
-def _patterns(given: str | Iterable[str]) -> tuple[str, ...]:
-    return (given,) if isinstance(given, str) else tuple(given)
 
 
 def _names(reference: AnyReference, tags: Iterable[str], *, default: bool) -> tuple[str, ...]:

@@ -250,6 +250,9 @@ def test_other_slips(ref, data, session, server):
     fails("UnsafeArchive", lambda: session.push(ref, "data", "data"), "two files have the title 'data/a.csv'", "rename")
     fails("InvalidReference", lambda: session.tag(ref, "!"), "not a tag")
     fails("InvalidArgument", lambda: session.tag(ref), "no tag to give")
+    for wrong in (5, None, b"*.csv", ["*.csv", 5]):
+        fails("InvalidArgument", lambda wrong=wrong: session.push(ref, "data", include=wrong), "a pattern is text")
+        fails("InvalidArgument", lambda wrong=wrong: session.pull(ref, exclude=wrong), "a pattern is text")
     fails("ContentError", lambda: session.push(ref, "data", media_types={"x": "text/x"}), "data/a.csv")
 
 
