@@ -21,12 +21,14 @@ from ocikit.spec.document import converter, load_json, structure
 __all__ = [
     "EMPTY_INDEX",
     "HEADER",
+    "INDEX_LIMIT",
     "digest_of",
     "encode_index",
     "made",
     "name_of",
     "nameless",
     "read_index",
+    "rename",
     "to_descriptor",
 ]
 

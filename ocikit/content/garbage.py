@@ -29,7 +29,7 @@ from ocikit.spec.digest import Digest
 if TYPE_CHECKING:
     from ocikit.content.layout import Layout
 
-__all__ = ["Audit", "Garbage", "audit", "blobs", "collect", "graph", "to_links"]
+__all__ = ["Audit", "Garbage", "audit", "blobs", "collect", "graph", "live_leases", "to_links"]
 
 
 @frozen(kw_only=True, repr=False)
