@@ -92,14 +92,13 @@ class Files(Mapping[str, File], display.Shown):
         try:
             return self._files[name]
         except KeyError:
-            near = (
-                difflib.get_close_matches(str(name), self._files, n=_NEAREST, cutoff=0.4)
-                or list(self._files)[:_NEAREST]
-            )
-            raise FileNotInArtifact(
-                f"no file {name!r} among {len(self._files)}",
-                hint=f"there is {display.listed(near)}" if near else "this artifact has no files",
-            ) from None
+            if near := difflib.get_close_matches(str(name), self._files, n=_NEAREST, cutoff=0.4):
+                hint = f"nearest: {display.listed(near)}"
+            else:
+                hint = (
+                    f"there is {display.listed(self._files, _NEAREST)}" if self._files else "this artifact has no files"
+                )
+            raise FileNotInArtifact(f"no file {display.quoted(name)} among {len(self._files)}", hint=hint) from None
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._files)

@@ -89,7 +89,9 @@ class Listing(Sequence[T], display.Shown, Generic[T]):
 
     def __repr__(self) -> str:
         shown = ", ".join(display.clean(repr(item) if isinstance(item, str) else item) for item in self._known[:5])
-        return display.shorten(f"<{self._count()} {self._what} of {self._where}: {shown}>", display.LINE)
+        return display.shorten(
+            f"<{self._count()} {self._what} of {self._where}{': ' if shown else ''}{shown}>", display.LINE
+        )
 
     def _count(self) -> str:
         return f"{len(self._known)}" if self._whole else f"{len(self._known)} or more"

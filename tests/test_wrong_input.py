@@ -77,6 +77,11 @@ def fails(kind, call, *words, hint=True):
         ("localhost:5000/x@v1", "InvalidDigest", ["v1"]),
         ("localhost:5000/x@", "InvalidDigest", []),
         ("localhost:5000/\x1b[31mx", "InvalidReference", ["bad part"]),
+        ("./data", "InvalidReference", ["is a path", "the reference comes first", "oci:folder:tag"]),
+        ("/data", "InvalidReference", ["is a path"]),
+        ("~/data", "InvalidReference", ["is a path"]),
+        ("localhost:5000", "InvalidReference", ["without a repository", "'localhost:5000/team/data:v1'"]),
+        ("127.0.0.1:5000", "InvalidReference", ["without a repository"]),
         ("oci:", "InvalidReference", ["names no folder"]),
         ("oci::v1", "InvalidReference", ["names no folder"]),
         ("oci:x:!", "InvalidReference", ["'!'", "not a name"]),
@@ -320,7 +325,7 @@ def test_missing_and_wrong_credentials(data, server, home, session):
             call()
         failure = caught.value.__cause__ if isinstance(caught.value, ocikit.CopyError) else caught.value
         assert type(failure) is ocikit.Unauthorized, failure
-        assert server.host in str(failure) and "401" in str(failure) and "login" in failure.hint
+        assert server.host in str(failure) and "401 Unauthorized" in str(failure).replace("UNAUTHORIZED (401)", "401 Unauthorized") and "login" in failure.hint
     with ocikit.Session(credentials=("ada", "hunter2"), progress=False, network=QUICK) as wrong:
         problem = fails("Unauthorized", lambda: wrong.pull(ref), server.host)
         assert "hunter2" not in str(problem) + repr(problem.__dict__) + repr(problem)
@@ -407,6 +412,21 @@ def test_a_body_that_is_always_cut_at_the_same_byte_is_given_up_and_kept(ref, se
     server.requests.clear()
     assert session.pull(ref, "out").read("data/b.bin") == b"b" * 5000
     assert [r.headers.get("Range") for r in server.seen("GET", f"/v2/t/d/blobs/{digest}")] == ["bytes=2000-"]
+
+
+def test_a_copy_of_damaged_content_blames_the_source(ref, session, server, home):
+    digest = ocikit.Digest.of((home / "data/b.bin").read_bytes())
+    server.blobs["t/d", digest] = b"B" * 5000
+    problem = fails("CopyError", lambda: session.copy(ref, "oci:out"), "the source failed", digest)
+    assert problem.side == "source"
+    assert not (home / "out/blobs/sha256" / ocikit.Digest(digest).encoded).exists()
+
+
+def test_a_rate_limit_says_how_long_to_wait(ref, session, server):
+    server.guard = lambda request: error(429, "TOOMANYREQUESTS", "too many pulls", **{"Retry-After": "3600"})
+    problem = fails("RateLimited", lambda: session.pull(ref), "429 Too Many Requests", "wait 1 h 0 min", "log in")
+    assert problem.retry_after == 3600
+    fails("RateLimited", lambda: session.tags(ref), "TOOMANYREQUESTS (429)", "too many pulls")
 
 
 # Documents in bad shape

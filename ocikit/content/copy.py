@@ -18,7 +18,7 @@ from attrs import frozen
 from ocikit import display
 from ocikit.content.progress import SILENT, Fate, Metered, Progress
 from ocikit.content.store import Source, Store
-from ocikit.errors import CopyError, InvalidDocument, OcikitError
+from ocikit.errors import CopyError, DigestMismatch, InvalidDocument, OcikitError, SizeMismatch
 from ocikit.spec import media_types
 from ocikit.spec.descriptor import Descriptor
 from ocikit.spec.digest import Digest
@@ -84,7 +84,7 @@ class Plan(display.Shown):
         return (*blobs, *foreign, *(Step(descriptor=d, fate="moved") for d, _ in self.documents))
 
     def __rich_repr__(self) -> display.Description:
-        yield "root", str(self.root.digest)
+        yield "root", self.root.digest.short
         yield "tags", self.tags, ()
         yield "documents", len(self.documents)
         yield "blobs", len(self.blobs)
@@ -147,7 +147,9 @@ class Plan(display.Shown):
             except Cancelled:
                 raise
             except Exception as error:
-                raise _failed("source" if stream.error is error else "target", blob, error) from error
+                # Whoever verifies what it receives finds the source's fault
+                theirs = stream.error is error or isinstance(error, DigestMismatch | SizeMismatch)
+                raise _failed("source" if theirs else "target", blob, error) from error
         progress.finish(blob, "moved")
 
     def _documents(self, progress: Progress) -> None:

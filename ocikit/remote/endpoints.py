@@ -66,7 +66,11 @@ class Endpoints:
         """end-2: HEAD a blob. `push` asks for the rights of the upload that may follow. Raises: BlobUnknown unless allowed."""
         scope = self.scope("pull", "push") if push else self.scope("pull")
         response = self.transport.request(
-            "HEAD", self._path("blobs", digest), self._doing("look up", f"@{digest}"), scopes=(scope,), allow=allow
+            "HEAD",
+            self._path("blobs", digest),
+            self._doing("look up", f"@{digest.short}"),
+            scopes=(scope,),
+            allow=allow,
         )
         finish(response)
         return response

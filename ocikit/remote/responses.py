@@ -15,7 +15,7 @@ from typing import Any, Final, cast
 import requests
 import urllib3.exceptions
 
-from ocikit.display import clean, shorten
+from ocikit.display import clean, duration, shorten
 from ocikit.errors import (
     BlobUnknown,
     ConnectionFailed,
@@ -206,9 +206,8 @@ def failure(response: requests.Response, doing: str, *, hint: str = "", rejected
     if status == 404 and kind in {Unauthorized, Denied}:
         kind = _absence(response)
     host = _host(response)
-    said = f"{code or status}" + (f" ({status})" if code else "")
-    if not words and response.request is not None and response.request.method == "HEAD":
-        words = "a HEAD request has no words to it"
+    # The answer to a HEAD request has no words of the registry's
+    said = f"{code} ({status})" if code else f"{status} {http.client.responses.get(status, '')}".rstrip()
     message = f"{host} says {said} to {doing}" + (f": {words}" if words else "")
     if kind is Unauthorized and rejected:
         message += f"; the credentials of {rejected} were rejected"
@@ -217,8 +216,9 @@ def failure(response: requests.Response, doing: str, *, hint: str = "", rejected
         message += f" [request id {shorten(request_id, 64)}]"
     hint = hint or _special_hint(host, code, kind, status) or _HINTS.get(kind, "").format(host=host)
     error = kind(message, hint=hint, errors=errors, request_id=request_id, **_facts(response))
-    if isinstance(error, RateLimited):
-        error.retry_after = retry_after(response)
+    if isinstance(error, RateLimited) and (wait := retry_after(response)) is not None:
+        error.retry_after = wait
+        error.hint = f"it asks to wait {duration(wait)}; {error.hint.removeprefix('wait, or ')}"
     return error
 
 

@@ -148,7 +148,9 @@ class Index(_Typed):
             have = display.listed(self.platforms, 20) or "no platforms at all"
             raise NoMatchingPlatform(
                 f"No {wish} in this index. It has {have}.",
-                hint="pass platform=… with one of these",
+                hint="pass platform=… with one of these"
+                if self.platforms
+                else "name one of its manifests by digest; inspect() shows them",
                 available=self.platforms,
             )
         return found

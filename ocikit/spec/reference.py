@@ -35,6 +35,8 @@ _HOST = re.compile(
     r"(?:[a-zA-Z0-9](?:[a-zA-Z0-9-]*[a-zA-Z0-9])?(?:\.[a-zA-Z0-9](?:[a-zA-Z0-9-]*[a-zA-Z0-9])?)*"
     r"|\[(?P<ipv6>[0-9a-fA-F:.]+)\])(?::(?P<port>[0-9]{1,5}))?"
 )
+#: What docker would take for an image of that name in Docker Hub's library.
+_HOST_ALONE = re.compile(r"(?:localhost|[0-9]{1,3}(?:\.[0-9]{1,3}){3}):[0-9]+")
 #: image-spec annotations.md, `org.opencontainers.image.ref.name`
 _REF_NAME = re.compile(
     r"[A-Za-z0-9]+(?:(?:[-._:@+]|--)[A-Za-z0-9]+)*(?:/[A-Za-z0-9]+(?:(?:[-._:@+]|--)[A-Za-z0-9]+)*)*"
@@ -162,6 +164,16 @@ class Reference(_Target):
             raise InvalidReference(
                 f"{quoted(text)} is a URL, not a reference",
                 hint=f"leave out the scheme: {quoted(text.partition('://')[2])}",
+            )
+        if text.startswith((".", "/", "~")):
+            raise InvalidReference(
+                f"{quoted(text)} is a path, not a reference",
+                hint='the reference comes first, such as "ghcr.io/team/data:v1"; a layout on disk is written "oci:folder:tag"',
+            )
+        if _HOST_ALONE.fullmatch(text):
+            raise InvalidReference(
+                f"{quoted(text)} is a registry without a repository",
+                hint=f"add a name: {quoted(f'{text}/team/data:v1')}",
             )
         rest, digest = text, None
         if "@" in text:
