@@ -192,6 +192,8 @@ def _handler(server: FaultServer) -> type[BaseHTTPRequestHandler]:
                 )
                 return self._end(early.reset)
             body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
+            if len(body) < int(self.headers.get("Content-Length") or 0):
+                return self._end(reset=False)  # the client broke off
             answer, fault = server._answer(Request(self.command, self.path, self.headers, body))
             if answer is None:
                 return self._end(fault.reset)

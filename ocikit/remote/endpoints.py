@@ -8,13 +8,13 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Sequence
 from typing import Any, BinaryIO
-from urllib.parse import quote, urlencode, urljoin
+from urllib.parse import quote, urlencode
 
 import requests
 
 from ocikit.errors import InvalidResponse, RegistryError
 from ocikit.remote.challenge import Scope
-from ocikit.remote.origin import Origin
+from ocikit.remote.origin import Origin, join
 from ocikit.remote.responses import finish, json_object, media_type
 from ocikit.remote.transport import Transport
 from ocikit.remote.upload import UploadSession
@@ -278,7 +278,7 @@ def _responses(
         if target is None:
             return
         body, response = _page(transport, target, doing, scopes, headers, first=not seen)
-        seen |= {target, urljoin(transport.base, target), str(response.url)}
+        seen |= {target, join(transport.base, target), str(response.url)}
         following = next_link(response)
         yield body, response
         if following is not None:
@@ -318,7 +318,7 @@ def next_link(response: requests.Response) -> str | None:
     for match in re.finditer(r"<([^>]*)>((?:[^<,\"]|\"[^\"]*\")*)", response.headers.get("Link", "")):
         relation = re.search(r";\s*rel\s*=\s*(?:\"([^\"]*)\"|([^;,\s]+))", match[2], re.IGNORECASE)
         if relation and "next" in (relation[1] or relation[2]).lower().split():
-            return str(urljoin(str(response.url), match[1]))
+            return join(str(response.url), match[1])
     return None
 
 

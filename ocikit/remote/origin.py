@@ -6,13 +6,13 @@ import ipaddress
 import re
 import socket
 from typing import TypeAlias
-from urllib.parse import urlsplit
+from urllib.parse import urljoin, urlsplit
 
 from attrs import frozen
 
 from ocikit.errors import InvalidResponse, redact
 
-__all__ = ["Origin", "check_realm", "check_step", "is_loopback"]
+__all__ = ["Origin", "check_realm", "check_step", "is_loopback", "join"]
 
 _PORTS = {"http": 80, "https": 443}
 
@@ -63,6 +63,19 @@ def is_loopback(host: str) -> bool:
     (True, True, False)
     """
     return _loopback(urlsplit(f"//{host}").hostname or "")
+
+
+def join(base: str, location: str) -> str:
+    """Where a Location or a Link leads, seen from the URL that gave it; its query stays as it is. RFC 3986 section 5.
+
+    Raises: InvalidResponse: if it can't be read.
+    """
+    try:
+        return urljoin(base, location)
+    except ValueError as error:
+        raise InvalidResponse(
+            f"{redact(location)!r} is not a URL", hint="the registry sent it; tell its operators"
+        ) from error
 
 
 def check_step(source: str, target: str) -> None:

@@ -33,7 +33,7 @@ from ocikit.remote.download import BlobReader
 from ocikit.remote.endpoints import MANIFEST_LIMIT, Endpoints, descriptor_of, pages
 from ocikit.remote.responses import finish
 from ocikit.remote.transport import Transport
-from ocikit.remote.upload import upload
+from ocikit.remote.upload import UploadSession, upload
 from ocikit.spec import media_types
 from ocikit.spec.descriptor import Descriptor
 from ocikit.spec.digest import Digest
@@ -75,9 +75,9 @@ class Ping(display.Shown):
         yield "host", self.host
         yield "reachable", self.reachable
         yield "authenticated", self.authenticated
+        yield "problem", self.problem, ""
         yield "url", self.url
         yield "version", self.version, ""
-        yield "problem", self.problem, ""
 
 
 class Registry(display.Shown):
@@ -148,6 +148,7 @@ class Repository(Endpoints, Store, display.Shown):
         super().__init__(transport, name, actions=actions)
         self._referrers_api: bool | None = None
         self._is_new: bool | None = None
+        self._unmounted: dict[Digest, UploadSession] = {}
         self._looking = threading.Lock()
 
     def __rich_repr__(self) -> display.Description:
@@ -309,6 +310,7 @@ class Repository(Endpoints, Store, display.Shown):
             stream,
             scopes=(self.scope("pull", "push"),),
             doing=self._doing("push to", f"@{descriptor.digest.short}"),
+            session=self._unmounted.pop(descriptor.digest, None),
             chunk_size=chunk_size,
         )
 
@@ -349,7 +351,10 @@ class Repository(Endpoints, Store, display.Shown):
             )  # fmt: skip
 
     def mount(self, descriptor: Descriptor, source: Source) -> bool:
-        """Mount a blob from a repository of the same registry; False if the registry would rather have it uploaded."""
+        """Mount a blob from a repository of the same registry; False if the registry would rather have it uploaded.
+
+        A session that it opens for that is used by the `push` that follows.
+        """
         if descriptor.is_document or not isinstance(source, Repository) or source.transport.host != self.transport.host:
             return False
         if source.name == self.name:
@@ -362,11 +367,17 @@ class Repository(Endpoints, Store, display.Shown):
             return False
         if session is None:
             return True
+        if descriptor.digest.algorithm == "sha256":
+            self._unmounted[descriptor.digest] = session
+        else:  # the session doesn't know of the algorithm
+            self._cancel(session)
+        return False
+
+    def _cancel(self, session: UploadSession) -> None:
         try:
             self.delete_upload(session)
         except OcikitError:
-            log.debug("an upload session that a mount left stays open")
-        return False
+            log.debug("an upload session stays open")
 
     def tag(self, descriptor: Descriptor, tag: str) -> None:
         """Let a tag name a manifest of this repository; its bytes are pushed again as they are. Raises: ManifestUnknown."""
@@ -436,8 +447,5 @@ class Repository(Endpoints, Store, display.Shown):
             session = self.post_upload()
         except (Denied, Unauthorized, NotFound, Unsupported):
             return False
-        try:
-            self.delete_upload(session)
-        except OcikitError:
-            log.debug("the upload session of a permission check stays open")
+        self._cancel(session)
         return True

@@ -19,7 +19,6 @@ import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, BinaryIO, Final
-from urllib.parse import urljoin
 
 import requests
 import requests.adapters
@@ -36,7 +35,7 @@ from ocikit.errors import ConnectionFailed, InvalidResponse, OcikitError, TimedO
 from ocikit.remote.authentication import Authenticator, Authorization
 from ocikit.remote.challenge import Scope
 from ocikit.remote.credentials import Keychain
-from ocikit.remote.origin import Origin, check_step, is_loopback
+from ocikit.remote.origin import Origin, check_step, is_loopback, join
 from ocikit.remote.responses import (
     BROKEN,
     failure,
@@ -48,7 +47,7 @@ from ocikit.remote.responses import (
 )
 from ocikit.remote.tokens import TokenCache
 
-__all__ = ["Network", "Transport"]
+__all__ = ["Network", "Transport", "backoff"]
 
 log = logging.getLogger("ocikit")
 
@@ -183,7 +182,8 @@ class Transport(display.Shown):
             body: bytes, or a stream that is read from where it stands; wound back there for another try if it can be.
             length: the stream's number of bytes.
             allow: statuses above 399 to give back rather than raise.
-            retry: whether to try again after a failure that may pass.
+            retry: whether to try again after a failure that may pass. After a 429 it is tried again in any case, if the
+                body can be: the registry has done nothing yet.
             timeout: seconds without a byte, if not the network's.
 
         Raises:
@@ -200,7 +200,7 @@ class Transport(display.Shown):
             return response
 
         again = replay.possible
-        response = self._persist(send, method, target, doing, retry=retry and again, settle=again)
+        response = self._persist(send, method, target, doing, retry=retry and again, again=again)
         report_warnings(response)
         status = response.status_code
         if status >= 400 and status not in allow:
@@ -237,7 +237,7 @@ class Transport(display.Shown):
                 if attempt >= self.network.retries:
                     raise
                 log.info("%s; trying again", error.message)
-                time.sleep(_backoff(attempt))
+                time.sleep(backoff(attempt))
                 attempt += 1
 
     def _persist(
@@ -248,6 +248,7 @@ class Transport(display.Shown):
         doing: str,
         *,
         retry: bool,
+        again: bool,
         settle: bool = True,
     ) -> requests.Response:
         """Send until there is an answer that will not change by waiting, or patience ends."""
@@ -262,19 +263,25 @@ class Transport(display.Shown):
             except OcikitError:
                 raise
             except BROKEN as broken:
-                if settle and retry and self._guess_again(broken, scheme):
+                if retry and settle and self._guess_again(broken, scheme):
                     continue
                 error = broken
             self._reached |= response is not None
             if response is not None and response.status_code not in _RETRIED:
-                if settle and self._settle(response, scheme):
+                if again and settle and self._settle(response, scheme):
                     continue
                 return response
-            wait = _backoff(attempt)
+            wait = backoff(attempt)
             if response is not None and (asked := retry_after(response)) is not None:
                 wait = asked
             hopeless = error is not None and not self._reached and _never_there(error)
-            if hopeless or not retry or attempt >= self.network.retries or waited + wait > self.network.max_wait:
+            limited = again and response is not None and response.status_code == 429
+            if (
+                hopeless
+                or not (retry or limited)
+                or attempt >= self.network.retries
+                or waited + wait > self.network.max_wait
+            ):
                 break
             log.info(
                 "%s: %s; trying again in %.1f s",
@@ -313,7 +320,7 @@ class Transport(display.Shown):
 
         Gives the response, and what was sent to the registry if the response is its own.
         """
-        url = urljoin(self.base, target)
+        url = join(self.base, target)
         home = self.serves(url)
         sent = self._auth.header(scopes) if home else None
         for attempt in range(3):
@@ -365,7 +372,7 @@ class Transport(display.Shown):
                     method=method, url=url, status=response.status_code, host=self.host,
                 )  # fmt: skip
             finish(response)
-            target = urljoin(url, location)
+            target = join(url, location)
             if not self.insecure:
                 check_step(url, target)
             if not replay.possible:
@@ -396,7 +403,7 @@ class Transport(display.Shown):
             return self._follow_bare(method, url, dict(sending), body)
 
         # A refresh token may be used up though the answer got lost: RFC 6749 section 6
-        return self._persist(send, method, url, doing, retry=method == "GET", settle=False)
+        return self._persist(send, method, url, doing, retry=method == "GET", again=True, settle=False)
 
     def _follow_bare(self, method: str, url: str, headers: dict[str, str], body: bytes | None) -> requests.Response:
         for _ in range(_REDIRECTS + 1):
@@ -405,7 +412,7 @@ class Transport(display.Shown):
             if response.status_code not in _REDIRECTING or not location:
                 return response
             finish(response)
-            target = urljoin(url, location)
+            target = join(url, location)
             check_step(url, target)
             if Origin.of(target) != Origin.of(url):
                 if body is not None:
@@ -549,7 +556,7 @@ class Transport(display.Shown):
             return False
 
     def _unreachable(self, error: Exception | None, method: str, target: str, doing: str) -> ConnectionFailed:
-        url = urljoin(self.base, target)
+        url = join(self.base, target)
         where = Origin.of(url)
         reason = _reason(error)
         if is_timeout(error):
@@ -631,7 +638,7 @@ def _never_there(error: Exception) -> bool:
     return any(text in repr(error) for text in ("NameResolutionError", "Connection refused"))
 
 
-def _backoff(attempt: int) -> float:
+def backoff(attempt: int) -> float:
     """Seconds: 0.25, 0.5, 1, … up to 8, with jitter, so that clients that failed together don't return together."""
     return float(min(8.0, 0.25 * 2**attempt) * random.uniform(0.75, 1.25))  # noqa: S311 - not for secrets
 

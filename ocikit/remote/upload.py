@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import contextlib
-import io
 import logging
 import re
+import time
 from collections.abc import Sequence
 from typing import BinaryIO, cast
-from urllib.parse import quote, urljoin
+from urllib.parse import quote
 
 import requests
 from attrs import define, frozen
@@ -25,9 +25,9 @@ from ocikit.errors import (
     UploadUnknown,
 )
 from ocikit.remote.challenge import Scope
-from ocikit.remote.origin import check_step
+from ocikit.remote.origin import check_step, join
 from ocikit.remote.responses import finish
-from ocikit.remote.transport import Transport
+from ocikit.remote.transport import Transport, backoff
 from ocikit.spec.descriptor import Descriptor
 from ocikit.spec.digest import Digest
 
@@ -39,6 +39,8 @@ CHUNK = 4 << 20  # bytes: GHCR refuses larger PATCHes (oci-client PR#37)
 _TRIES = 4  # sessions for one blob before it is given up
 _STALLS = 4  # times that a session may be asked where it is without having moved
 _PATIENCE = 5  # the answer to a whole blob may take so many read timeouts: the registry stores it first
+_PARTING = 5.0  # seconds to wait for the answer to a cancellation; whoever pressed Ctrl-C wants to leave
+_KEPT = 32 << 20  # bytes of a chunk that is kept in memory when its stream can't be read again
 
 
 @frozen(kw_only=True)
@@ -64,7 +66,7 @@ class UploadSession:
                 url=str(response.url), status=response.status_code, host=transport.host,
             )  # fmt: skip
         # Relative to the URL that was asked, with its query kept byte for byte: it may be signed
-        absolute = urljoin(str(response.url), location)
+        absolute = join(str(response.url), location)
         if not transport.serves(absolute) and not transport.insecure:
             check_step(str(response.url), absolute)
         given = response.headers.get("OCI-Chunk-Min-Length", "")
@@ -75,34 +77,57 @@ class UploadSession:
         return f"{self.location}{'&' if '?' in self.location else '?'}digest={quote(digest, safe='')}"
 
 
-class _Exactly:
-    """A stream from where it stands, of just so many bytes.
+class _Unreadable(Exception):
+    """The content can't be read; not an OSError, which urllib3 would take for a broken connection."""
 
-    A registry would wait for the missing ones until it times out, and take those beyond for the next request.
+    def __init__(self, error: Exception) -> None:
+        super().__init__(str(error))
+        self.error = error
+
+
+class _Part:
+    """So many bytes of a stream, from where it stands, as the body of a request.
+
+    A registry would wait for missing bytes until it times out, and take those beyond for the next request.
     """
 
-    def __init__(self, stream: BinaryIO, descriptor: Descriptor) -> None:
+    def __init__(self, stream: BinaryIO, descriptor: Descriptor, offset: int, length: int) -> None:
         self._stream = stream
         self._descriptor = descriptor
+        self._offset = offset
+        self._length = length
         self._start = stream.tell() if stream.seekable() else 0
         self._position = 0
 
     def read(self, size: int = -1, /) -> bytes:
-        """Bytes, at most `size`. Raises: SizeMismatch: the stream ends too early, or doesn't end."""
-        data = self._stream.read(size)
-        self._position += len(data)
-        if self._position > self._descriptor.size or (not data and size):
-            check_size(self._descriptor, self._position)
+        """Bytes, at most `size`. Raises: _Unreadable: for SizeMismatch, too: the stream ends too early, or doesn't end."""
+        left = self._length - self._position
+        if not left:
+            return b""
+        whole = self._offset + self._length == self._descriptor.size
+        try:
+            # With the last bytes one more is asked for, before they are sent
+            data = self._stream.read(left + whole if size < 0 or size > left else size)
+            self._position += len(data)
+            if not data or (whole and self._position == self._length and self._stream.read(1)):
+                check_size(self._descriptor, self._offset + self._position + bool(data))
+            elif self._position > self._length:
+                check_size(self._descriptor, self._offset + self._position)
+        except Exception as error:
+            raise _Unreadable(error) from error
         return data
 
     def seekable(self) -> bool:
+        """Whether it can be read again."""
         return self._stream.seekable()
 
     def seek(self, offset: int, /) -> int:
+        """Move; from the part's first byte."""
         self._position = self._stream.seek(self._start + offset) - self._start
         return self._position
 
     def tell(self) -> int:
+        """The position, from the part's first byte."""
         return self._position
 
 
@@ -113,115 +138,145 @@ class _Upload:
     transport: Transport
     path: str
     descriptor: Descriptor
-    stream: _Exactly
+    stream: BinaryIO
     scopes: Sequence[Scope]
     doing: str
     session: UploadSession | None = None
+    start: int = 0
+    """Where the content begins in the stream."""
+    final: bool = False
+    """Whether the registry called the blob complete though we hadn't closed the session."""
 
     def open(self) -> UploadSession:
         algorithm = self.descriptor.digest.algorithm
         query = "" if algorithm == "sha256" else f"?digest-algorithm={algorithm}"
-        response = self._request("POST", self.path + query, {})
-        finish(response)
+        response = self._request("POST", self.path + query)
         self.session = UploadSession.of(response, self.transport)
         return self.session
 
     def whole(self) -> None:
         """One PUT with all bytes."""
         session = self.session or self.open()
-        self.stream_to(0)
-        response = self.transport.request(
-            "PUT", session.closing(self.descriptor.digest), self.doing, scopes=self.scopes,
+        self._request(
+            "PUT", session.closing(self.descriptor.digest),
             headers={"Content-Type": "application/octet-stream"},
-            body=cast("BinaryIO", self.stream) if self.descriptor.size else b"", length=self.descriptor.size,
-            retry=False, timeout=self.transport.network.read_timeout * _PATIENCE,
+            body=self.part(0, self.descriptor.size), length=self.descriptor.size,
+            timeout=self.transport.network.read_timeout * _PATIENCE,
         )  # fmt: skip
-        self._check(response)
 
     def chunks(self, size: int) -> None:
         """PATCHes of at most `size` bytes, the place kept by us: ranges that registries report are stale or ambiguous."""
         session = self.session or self.open()
         size = max(size, session.minimum)
         offset, stalls = 0, 0
+        chunk: BinaryIO | bytes = b""
         while offset < self.descriptor.size:
-            self.stream_to(offset)
-            chunk = _read_exactly(self.stream, min(size, self.descriptor.size - offset))
-            headers = {
-                "Content-Type": "application/octet-stream",
-                "Content-Range": f"{offset}-{offset + len(chunk) - 1}",
-            }
+            length = min(size, self.descriptor.size - offset)
+            if isinstance(chunk, bytes) and chunk:  # what is left of one that can't be read again
+                length = len(chunk)
+            else:
+                chunk = self.part(offset, length)
+            headers = {"Content-Type": "application/octet-stream", "Content-Range": f"{offset}-{offset + length - 1}"}
             try:
+                response = self._request("PATCH", session.location, headers=headers, body=chunk, length=length)
                 # 201 is ECR's answer to a PATCH, 204 that of some others: regclient#81, ggcr#2198
-                response = self._request("PATCH", session.location, headers, chunk)
-                finish(response)
-                session = (
-                    UploadSession.of(response, self.transport, minimum=session.minimum)
-                    if response.headers.get("Location")
-                    else session
-                )
-                offset += len(chunk)
-                stalls = 0
+                self.final |= response.status_code == 201
+                session = self._moved(session, response)
+                offset += length
+                chunk, stalls = b"", 0
             except (RangeInvalid, ConnectionFailed) as error:
                 session, reached = self.status(session, error)
+                # Elsewhere than within what was sent, or again where it was: this session leads nowhere
                 stalls = stalls + 1 if reached <= offset else 0
-                if stalls > _STALLS or reached > self.descriptor.size:
+                lost = not self.stream.seekable() and (reached < offset or not isinstance(chunk, bytes))
+                if lost or stalls > _STALLS or reached > offset + length:
                     raise
+                chunk = chunk[reached - offset :] if isinstance(chunk, bytes) else b""
                 offset = reached
             self.session = session
-        response = self._request("PUT", session.closing(self.descriptor.digest), {})
-        self._check(response)
+        self._request("PUT", session.closing(self.descriptor.digest))
+
+    def part(self, offset: int, length: int) -> BinaryIO | bytes:
+        """Bytes of the content, to be sent; again, if the stream can seek or they are few."""
+        if not length:
+            return b""
+        if self.stream.seekable():
+            if self.stream.tell() != self.start + offset:
+                self.stream.seek(self.start + offset)
+            return cast("BinaryIO", _Part(self.stream, self.descriptor, offset, length))
+        part = _Part(self.stream, self.descriptor, offset, length)
+        if length == self.descriptor.size or length > _KEPT:
+            return cast("BinaryIO", part)
+        return b"".join(iter(lambda: part.read(length), b""))
 
     def status(self, session: UploadSession, cause: OcikitError) -> tuple[UploadSession, int]:
         """Where the registry says that the upload is. Raises the cause if it doesn't know."""
         try:
-            response = self._request("GET", session.location, {})
+            response = self._request("GET", session.location)
         except RegistryError as error:
             raise cause from error
-        finish(response)
-        match = re.fullmatch(r"(?:bytes=)?0-(\d+)", response.headers.get("Range", ""))
+        match = re.fullmatch(r"(?:bytes=)?0-(\d{1,18})", response.headers.get("Range", ""))
         if match is None:
             raise cause
-        moved = (
-            UploadSession.of(response, self.transport, minimum=session.minimum)
-            if response.headers.get("Location")
-            else session
-        )
         # "0-0" is one byte or none: sending from 0 again is right for the one and refused for the other
-        return moved, int(match[1]) + 1 if match[1] != "0" else 0
+        return self._moved(session, response), int(match[1]) + 1 if match[1] != "0" else 0
+
+    def _moved(self, session: UploadSession, response: requests.Response) -> UploadSession:
+        if not response.headers.get("Location"):
+            return session
+        return UploadSession.of(response, self.transport, minimum=session.minimum)
 
     def abandon(self) -> None:
         """Cancel the session; whether that works is the registry's business."""
         session, self.session = self.session, None
         if session is not None:
             with contextlib.suppress(OcikitError):
-                response = self._request("DELETE", session.location, {}, retry=False)
-                finish(response)
+                self._request("DELETE", session.location, timeout=_PARTING)
 
-    def stream_to(self, offset: int) -> None:
-        if self.stream.seekable():
-            if self.stream.tell() != offset:
-                self.stream.seek(offset)
-        elif self.stream.tell() != offset:
-            raise io.UnsupportedOperation("the content can be read only once")
+    def stored(self) -> bool:
+        """Whether the blob is there after all: the answer to the last request may have got lost on its way."""
+        path = f"{self.path.removesuffix('uploads/')}{self.descriptor.digest}"
+        try:
+            response = self.transport.request(
+                "HEAD", path, self.doing, scopes=self.scopes, allow=(403, 404), retry=False
+            )
+        except OcikitError:
+            return False
+        finish(response)
+        return response.status_code == 200
 
     def _request(
-        self, method: str, target: str, headers: dict[str, str], body: bytes | None = None, *, retry: bool = True
+        self,
+        method: str,
+        target: str,
+        *,
+        headers: dict[str, str] | None = None,
+        body: bytes | BinaryIO | None = None,
+        length: int | None = None,
+        timeout: float | None = None,
     ) -> requests.Response:
-        retry = retry and method in {"POST", "GET"}
-        return self.transport.request(
-            method, target, self.doing, scopes=self.scopes, headers=headers, body=body, retry=retry
-        )
+        """One request; one that moves bytes is never repeated blindly, since the session may have taken a part of them."""
+        response = self.transport.request(
+            method, target, self.doing, scopes=self.scopes, headers=headers, body=body, length=length,
+            retry=method in {"POST", "GET"}, timeout=timeout,
+        )  # fmt: skip
+        finish(response)
+        if method == "PUT":
+            self.session = None
+            self._check(response)
+        return response
 
     def _check(self, response: requests.Response) -> None:
-        finish(response)
         said = response.headers.get("Docker-Content-Digest")
-        if said and said != self.descriptor.digest and said.partition(":")[0] == self.descriptor.digest.algorithm:
-            raise UploadInvalid(
-                f"{self.transport.host} stored {said} for {self.descriptor.digest}",
-                hint="the registry damaged the content; don't use what was pushed",
-                status=response.status_code, url=str(response.url), host=self.transport.host,
-            )  # fmt: skip
-        self.session = None
+        if not said or said == self.descriptor.digest:
+            return
+        if said.partition(":")[0] != self.descriptor.digest.algorithm and self.stored():
+            return  # the registry goes by another name for the same content
+        raise UploadInvalid(
+            f"{self.transport.host} stored {said} for {self.descriptor.digest}",
+            hint="the registry damaged the content, or doesn't know the algorithm; don't use what was pushed",
+            status=response.status_code, url=str(response.url), host=self.transport.host,
+        )  # fmt: skip
 
 
 def upload(
@@ -251,7 +306,8 @@ def upload(
         SizeMismatch: the stream has more or fewer bytes than its descriptor says.
         UploadInvalid: the registry refuses the content. RegistryError, ConnectionFailed: after the retries.
     """
-    work = _Upload(transport, path, descriptor, _Exactly(stream, descriptor), scopes, doing, session)
+    start = stream.tell() if stream.seekable() else 0
+    work = _Upload(transport, path, descriptor, stream, scopes, doing, session, start)
     size = chunk_size
     for attempt in range(_TRIES):
         try:
@@ -260,28 +316,25 @@ def upload(
             else:
                 work.chunks(size)
             return
-        except (TooLarge, RangeInvalid) as error:
+        except _Unreadable as unreadable:
             work.abandon()
-            if size is not None or attempt == _TRIES - 1 or not stream.seekable():
-                raise
-            log.info("%s: refused whole (%s); sending chunks of %d bytes", doing, error.status, CHUNK)
-            size = CHUNK
+            raise unreadable.error from unreadable.error.__cause__
         except (ConnectionFailed, RegistryError) as error:
-            lasting = isinstance(error, RegistryError) and not isinstance(error, UploadUnknown) and error.status < 500
-            if lasting or attempt == _TRIES - 1 or not stream.seekable():
-                work.abandon()
-                raise
-            log.info("%s: %s; trying again in a new session", doing, error.message)
             work.abandon()
+            refused = isinstance(error, TooLarge | RangeInvalid) and (size is None or size > CHUNK)
+            broken = isinstance(error, ConnectionFailed | UploadUnknown | RangeInvalid)
+            broken = broken or (isinstance(error, RegistryError) and error.status >= 500)
+            if (broken or work.final) and not refused and work.stored():
+                return
+            if not (broken or refused) or attempt == _TRIES - 1 or not stream.seekable():
+                raise
+            if refused:
+                log.info("%s: %s; sending chunks of %d bytes", doing, error.message, CHUNK)
+                size = CHUNK
+            else:
+                log.info("%s: %s; trying again in a new session", doing, error.message)
+                time.sleep(backoff(attempt))
         except BaseException:
             # Ctrl-C too: the registry need not keep the half
             work.abandon()
             raise
-
-
-def _read_exactly(stream: _Exactly, count: int) -> bytes:
-    parts: list[bytes] = []
-    while count and (part := stream.read(count)):
-        parts.append(part)
-        count -= len(part)
-    return b"".join(parts)
