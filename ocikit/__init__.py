@@ -5,6 +5,10 @@
 'org/model'
 """
 
+from importlib import import_module as _import_module
+from typing import TYPE_CHECKING as _TYPE_CHECKING
+from typing import Any as _Any
+
 from ocikit import auth
 from ocikit.api import (
     attach,
@@ -25,8 +29,6 @@ from ocikit.api import (
 from ocikit.artifact import Artifact, File
 from ocikit.auth import login, logout
 from ocikit.content.cache import Cache
-from ocikit.content.layout import Layout
-from ocikit.content.memory import MemoryStore
 from ocikit.content.progress import Progress
 from ocikit.errors import (
     BlobUnknown,
@@ -64,6 +66,10 @@ from ocikit.spec.digest import Digest
 from ocikit.spec.manifest import Index, Manifest
 from ocikit.spec.platform import Platform
 from ocikit.spec.reference import LayoutReference, Reference
+
+if _TYPE_CHECKING:
+    from ocikit.content.layout import Layout
+    from ocikit.content.memory import MemoryStore
 
 #: The cache that the one-liners use: `OCIKIT_CACHE`, or the platform's cache folder. Looked at when it is asked.
 cache = Cache()
@@ -132,7 +138,13 @@ __all__ = [
 ]
 
 
-def __getattr__(name: str) -> str:
+#: What is loaded when it is asked for: pulling and pushing don't need it.
+_ON_USE = {"Layout": "ocikit.content.layout", "MemoryStore": "ocikit.content.memory"}
+
+
+def __getattr__(name: str) -> _Any:
+    if name in _ON_USE:
+        return getattr(_import_module(_ON_USE[name]), name)
     if name == "__version__":
         from ocikit._version import __version__  # noqa: PLC0415 - asked for rarely
 

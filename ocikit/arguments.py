@@ -6,13 +6,13 @@ import json
 import os
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, get_args
+from typing import Any
 
 from ocikit import display
-from ocikit.content.pack import Archive
 from ocikit.errors import InvalidArgument, InvalidReference
 from ocikit.places import check_host
 from ocikit.spec.descriptor import Descriptor
+from ocikit.spec.media_types import ARCHIVES
 from ocikit.spec.reference import AnyReference
 
 __all__ = ["check_digest", "check_name", "check_push", "check_workers", "to_patterns"]
@@ -63,10 +63,8 @@ def check_push(
                 "unpack the list: push(ref, *paths)" if isinstance(path, list | tuple | set) else "pass a str or a Path"
             )
             raise InvalidArgument(f"a path is text, not {type(path).__name__}: {display.quoted(path, 60)}", hint=hint)
-    if archive is not None and archive not in get_args(Archive):
-        raise InvalidArgument(
-            f"archive={archive!r} is no kind of archive", hint=f"there is {display.listed(get_args(Archive))}"
-        )
+    if archive is not None and archive not in ARCHIVES:
+        raise InvalidArgument(f"archive={archive!r} is no kind of archive", hint=f"there is {display.listed(ARCHIVES)}")
     for key, value in dict(annotations or {}).items():
         if not isinstance(key, str) or not isinstance(value, str):
             raise InvalidArgument(

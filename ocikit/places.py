@@ -6,11 +6,10 @@ import contextlib
 import threading
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import BinaryIO
+from typing import TYPE_CHECKING, BinaryIO, cast
 
 from ocikit import display
 from ocikit.content.cache import offline
-from ocikit.content.layout import Layout
 from ocikit.content.store import Source, Store
 from ocikit.errors import InvalidReference, OcikitError, OfflineError
 from ocikit.remote.credentials import Keychain
@@ -19,6 +18,9 @@ from ocikit.remote.tokens import TokenCache
 from ocikit.remote.transport import Network, Transport
 from ocikit.spec.descriptor import Descriptor
 from ocikit.spec.reference import DOCKER_HUB, AnyReference, LayoutReference, Reference
+
+if TYPE_CHECKING:
+    from ocikit.content.layout import Layout
 
 __all__ = ["Places", "check_host", "offline_error", "root_of"]
 
@@ -87,6 +89,8 @@ class Places:
     def _layout(self, reference: LayoutReference, *, write: bool, create: bool = False) -> Iterator[Layout]:
         path = Path(reference.path).expanduser()
         if not reference.archive:
+            from ocikit.content.layout import Layout  # noqa: PLC0415 - loaded when there is one
+
             with contextlib.closing(Layout(path, create=create)) as layout:
                 yield layout
             return
@@ -147,6 +151,6 @@ def offline_error(what: str) -> OfflineError:
 
 def root_of(source: Source, reference: AnyReference) -> str:
     """What to ask a source for: the reference's digest or tag; a layout with one image needs neither."""
-    if isinstance(source, Layout) and reference.digest is None and reference.tag is None:
-        return source.only().digest
+    if isinstance(reference, LayoutReference) and reference.digest is None and reference.tag is None:
+        return cast("Layout", source).only().digest
     return reference.target

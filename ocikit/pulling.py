@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterable, Sequence
-from typing import BinaryIO, cast
+from typing import TYPE_CHECKING, BinaryIO, cast
 
 from ocikit import display
 from ocikit.content.cache import Cache
 from ocikit.content.copy import Cancelled, each
-from ocikit.content.folder import Folder
-from ocikit.content.folder_plan import FolderPlan, Transfer
 from ocikit.content.names import selected
 from ocikit.content.progress import Metered, Progress
 from ocikit.content.store import Source
@@ -20,6 +18,10 @@ from ocikit.spec import media_types
 from ocikit.spec.descriptor import Descriptor
 from ocikit.spec.manifest import Manifest
 from ocikit.spec.reference import AnyReference
+
+if TYPE_CHECKING:
+    from ocikit.content.folder import Folder
+    from ocikit.content.folder_plan import FolderPlan, Transfer
 
 __all__ = ["chosen", "folder_plan", "to_cache", "to_folder"]
 

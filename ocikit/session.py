@@ -2,41 +2,36 @@
 
 from __future__ import annotations
 
-import contextlib
 import getpass
 import io
 import logging
 import os
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, BinaryIO, Self, TypeAlias
+from typing import TYPE_CHECKING, Any, BinaryIO, Self, TypeAlias, cast
 
 import attrs
 
 from ocikit import display
 from ocikit.arguments import check_digest, check_name, check_push, check_workers, to_patterns
 from ocikit.artifact import Artifact, verified
-from ocikit.content.bundle import bundle
 from ocikit.content.cache import Cache, offline
 from ocikit.content.copy import WORKERS, Plan, plan
-from ocikit.content.folder import Folder
-from ocikit.content.layout import Layout
-from ocikit.content.pack import Archive, pack
 from ocikit.content.progress import Progress, Tally
-from ocikit.content.store import Source, Store
+from ocikit.content.store import Store
 from ocikit.errors import (
     ConnectionFailed,
     ContentError,
     CopyError,
     InvalidArgument,
     InvalidReference,
-    ManifestUnknown,
     NameUnknown,
     OcikitError,
     Unauthorized,
 )
 from ocikit.listing import Listing
-from ocikit.places import Places, check_host, offline_error, root_of
+from ocikit.lookup import Lookup
+from ocikit.places import Places, check_host, root_of
 from ocikit.pulling import chosen, folder_plan, to_cache, to_folder
 from ocikit.remote.configuration import place_of
 from ocikit.remote.credentials import Credentials, Keychain
@@ -46,8 +41,11 @@ from ocikit.remote.transport import Network
 from ocikit.spec import media_types
 from ocikit.spec.descriptor import Descriptor
 from ocikit.spec.manifest import Index, Manifest, PlatformLike, parse_document
-from ocikit.spec.platform import Platform
 from ocikit.spec.reference import AnyReference, LayoutReference, Reference, parse_reference
+
+if TYPE_CHECKING:
+    from ocikit.content.folder import Folder
+    from ocikit.content.layout import Layout
 
 __all__ = ["Session"]
 
@@ -98,6 +96,7 @@ class Session(display.Shown):
         self._progress = progress
         self._keychain = credentials if isinstance(credentials, Keychain) else Keychain(credentials)
         self._places = Places(settings, self._keychain)
+        self._lookup = Lookup(self.cache)
 
     def __enter__(self) -> Self:
         return self
@@ -160,11 +159,11 @@ class Session(display.Shown):
         reference = parse_reference(ref)
         workers = self._workers(workers)
         with self._places.source(reference) as source:
-            descriptor, manifest = self._manifest(source, reference, platform)
+            descriptor, manifest = self._lookup.manifest(source, reference, platform)
             layers = chosen(manifest, to_patterns(include), to_patterns(exclude))
             artifact = Artifact(self, reference, descriptor, manifest)
             # Synced no more than what cp or curl write: a power cut may damage a fresh file, and the next pull says so
-            folder = Folder(Path(to), sync=False) if to is not None else None
+            folder = _folder(to, sync=False) if to is not None else None
             steps = folder_plan(folder, manifest, layers, reference, force=force) if folder else None
             if dry_run:
                 return Artifact(self, reference, descriptor, manifest, plan=steps or self._cache_plan(manifest, layers))
@@ -199,15 +198,15 @@ class Session(display.Shown):
         reference = parse_reference(ref)
         with self._places.source(reference) as source:
             if platform is not None:
-                return Artifact(self, reference, *self._manifest(source, reference, platform))
-            descriptor = self._locate(source, reference)
-            return Artifact(self, reference, descriptor, self._document(source, descriptor))
+                return Artifact(self, reference, *self._lookup.manifest(source, reference, platform))
+            descriptor = self._lookup.locate(source, reference)
+            return Artifact(self, reference, descriptor, self._lookup.document(source, descriptor))
 
     def resolve(self, ref: str | AnyReference) -> AnyReference:
         """The same reference, pinned by digest. Raises: ManifestUnknown: with the nearest tags."""
         reference = parse_reference(ref)
         with self._places.source(reference) as source:
-            return reference.pinned(self._locate(source, reference).digest)
+            return reference.pinned(self._lookup.locate(source, reference).digest)
 
     def fetch(self, ref: str | AnyReference, name: str, *, progress: ProgressLike = None) -> Path:
         """One file's path on disk, fetched to the cache if it isn't there. Raises: FileNotInArtifact: with the nearest names."""
@@ -231,7 +230,11 @@ class Session(display.Shown):
             return io.BytesIO(embedded)
         if self.cache.exists(descriptor):
             return verified(self.cache.open(descriptor), descriptor)
-        if (path := _unedited(artifact.path, name, descriptor)) is not None:
+        if (
+            artifact.path is not None
+            and name
+            and (path := _folder(artifact.path).unedited(name, descriptor)) is not None
+        ):
             return verified(path.open("rb"), descriptor)
         with self._places.source(artifact.reference) as source:
             return verified(source.open(descriptor), descriptor)
@@ -264,8 +267,7 @@ class Session(display.Shown):
                 )
                 raise
         with self._places.source(reference) as source:
-            names = source.tags() if isinstance(source, Layout) else ()
-        return Listing(iter(names), "tags", reference.name)
+            return Listing(iter(cast("Layout", source).tags()), "tags", reference.name)
 
     def catalog(self, host: str) -> Listing[str]:
         """Every repository of a registry. Raises: Unsupported: many don't list them."""
@@ -275,7 +277,7 @@ class Session(display.Shown):
         """What was attached to an artifact: descriptors with artifact types and annotations."""
         reference = parse_reference(ref)
         with self._places.source(reference) as source:
-            found = source.referrers(self._locate(source, reference), artifact_type)
+            found = source.referrers(self._lookup.locate(source, reference), artifact_type)
         return Listing(iter(found), "referrers", str(reference))
 
     def ping(self, host: str) -> Ping:
@@ -294,7 +296,7 @@ class Session(display.Shown):
         tags: Iterable[str] = (),
         config: bytes | Mapping[str, Any] | None = None,
         config_type: str | None = None,
-        archive: Archive | None = None,
+        archive: media_types.Archive | None = None,
         include: str | Iterable[str] = (),
         exclude: str | Iterable[str] = (),
         media_types: Mapping[str, str] | None = None,
@@ -324,6 +326,9 @@ class Session(display.Shown):
         Raises:
             NotFound: a path isn't there. ContentError: a file changed meanwhile. Unauthorized, Denied, UploadInvalid.
         """
+        from ocikit.content.bundle import bundle  # noqa: PLC0415 - half of all sessions never push
+        from ocikit.content.pack import pack  # noqa: PLC0415 - as above
+
         reference = parse_reference(ref)
         if not paths and subject is None and config is None:
             raise ContentError("nothing to push", hint='name files or folders: push("host/name:tag", "data/")')
@@ -357,7 +362,7 @@ class Session(display.Shown):
         artifact_type: str,
         annotations: Mapping[str, str] | None = None,
         tags: Iterable[str] = (),
-        archive: Archive | None = None,
+        archive: media_types.Archive | None = None,
         workers: int | None = None,
         progress: ProgressLike = None,
         dry_run: bool = False,
@@ -416,7 +421,7 @@ class Session(display.Shown):
             there = there.tagged(name) if name else there
         workers = self._workers(workers)
         with self._places.source(here) as origin, self._places.target(there) as goal:
-            root = self._locate(origin, here)
+            root = self._lookup.locate(origin, here)
             work = plan(origin, root, goal, tags=_names(there, tags, default=False), platform=platform, referrers=referrers,
                         check=dry_run, workers=workers)  # fmt: skip
             check_digest(there, work.root)
@@ -499,42 +504,6 @@ class Session(display.Shown):
 
     # Inside
 
-    def _locate(self, source: Source, reference: AnyReference) -> Descriptor:
-        """The descriptor of a reference: pinned and cached costs no request, a tag costs one, offline none."""
-        if isinstance(reference, LayoutReference):
-            return source.resolve(root_of(source, reference))
-        if (pinned := self.cache.lookup(reference)) is not None:
-            return pinned
-        if offline():
-            remembered = self.cache.recall(reference)
-            if remembered is None:
-                raise offline_error(str(reference))
-            log.warning("offline: %s is what it was on %s", reference, remembered.fetched_at.strftime("%Y-%m-%d %H:%M"))
-            return remembered.descriptor
-        try:
-            descriptor = source.resolve(reference.target)
-        except ManifestUnknown as error:
-            if error.hint or reference.digest is None:
-                raise
-            raise ManifestUnknown(
-                f"{reference.name} has no manifest {reference.digest}",
-                hint=f"it may have been deleted, or be in another repository; ocikit.tags({reference.name!r}) lists what is named",
-                method=error.method, url=error.url, status=error.status, errors=error.errors, request_id=error.request_id,
-                host=error.host,
-            ) from error  # fmt: skip
-        self.cache.remember(reference, descriptor)
-        return descriptor
-
-    def _document(self, source: Source, descriptor: Descriptor) -> Manifest | Index:
-        """A document, from the cache or the source; registries' documents are kept."""
-        if not self.cache.exists(descriptor):
-            raw = source.fetch(descriptor)
-            document = parse_document(raw, descriptor.media_type)
-            if isinstance(source, Repository):
-                self.cache.push_bytes(descriptor, raw)
-            return document
-        return parse_document(self.cache.fetch(descriptor), descriptor.media_type)
-
     def _snapshot(self, artifact: Artifact, layers: Sequence[Descriptor]) -> Path:
         """Cached content as files with their names: what reads them may go by the ending."""
         place = artifact.reference
@@ -547,24 +516,7 @@ class Session(display.Shown):
     def _at_hand(self, reference: AnyReference) -> Artifact:
         """The artifact for this machine's platform, documents only."""
         with self._places.source(reference) as source:
-            return Artifact(self, reference, *self._manifest(source, reference, None))
-
-    def _manifest(
-        self, source: Source, reference: AnyReference, platform: PlatformLike | None
-    ) -> tuple[Descriptor, Manifest]:
-        """The manifest of a reference, through indexes."""
-        if platform is not None and not callable(platform):
-            platform = Platform.parse(platform)  # a mistake in it shows for a single manifest, too
-        descriptor = self._locate(source, reference)
-        document = self._document(source, descriptor)
-        for _ in range(8):
-            if isinstance(document, Manifest):
-                return descriptor, document
-            descriptor = document.select(platform)
-            document = self._document(source, descriptor)
-        raise InvalidReference(
-            f"{reference} is an index in an index in an index …", hint="its publisher should flatten it"
-        )
+            return Artifact(self, reference, *self._lookup.manifest(source, reference, None))
 
     def _subject(self, target: Store, reference: AnyReference, subject: str | AnyReference) -> Descriptor:
         about = parse_reference(subject)
@@ -609,16 +561,10 @@ def _tell(artifact: Artifact, tally: Tally, verb: str, where: str) -> None:
     tally.tell(artifact.summary)
 
 
-def _unedited(folder: Path | None, name: str, descriptor: Descriptor) -> Path | None:
-    """The file in the folder that was pulled to, if nobody edited it since."""
-    if folder is None or not name:
-        return None
-    entry = Folder(folder).record.files.get(name)
-    with contextlib.suppress(OSError):
-        status = os.stat(folder / name)
-        if entry is not None and (entry.size, entry.mtime_ns) == (status.st_size, status.st_mtime_ns):
-            return folder / name if entry.digest == descriptor.digest else None
-    return None
+def _folder(path: Paths, *, sync: bool = True) -> Folder:
+    from ocikit.content.folder import Folder  # noqa: PLC0415 - loaded by pulls to folders only
+
+    return Folder(Path(path), sync=sync)
 
 
 def _names(reference: AnyReference, tags: Iterable[str], *, default: bool) -> tuple[str, ...]:

@@ -76,6 +76,15 @@ class Folder(display.Shown):
         raw = self.record.document
         return None if raw is None else parse_document(raw)
 
+    def unedited(self, title: str, descriptor: Descriptor) -> Path | None:
+        """The file of that title, if it is the content that was pulled and nobody touched it since."""
+        entry, path = self.record.files.get(title), self.path / title
+        with contextlib.suppress(OSError):
+            status = path.stat()
+            if entry is not None and (entry.size, entry.mtime_ns) == (status.st_size, status.st_mtime_ns):
+                return path if entry.digest == descriptor.digest else None
+        return None
+
     def plan(
         self,
         files: Manifest | Mapping[str, Descriptor],

@@ -7,7 +7,24 @@ from typing import Final, Literal, TypeAlias
 
 from ocikit.errors import ContentError, UnsafeArchive
 
-__all__ = ["BLOCK", "END", "EntryType", "encode_header", "padding"]
+__all__ = [
+    "BLOCK",
+    "END",
+    "XATTR",
+    "EntryType",
+    "c_string",
+    "check_sum",
+    "decimal",
+    "encode_header",
+    "integer",
+    "mtime_ns",
+    "number",
+    "padding",
+    "parse_records",
+    "size_field",
+    "text",
+    "ustar_name",
+]
 
 EntryType: TypeAlias = Literal["file", "directory", "symlink", "hardlink", "character device", "block device", "fifo"]
 

@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
-from typing import BinaryIO, Final, Literal, TypeAlias, cast
+from typing import BinaryIO, Final, TypeAlias, cast
 
 import attrs
 from attrs import define, field, frozen
@@ -34,16 +34,14 @@ from ocikit.spec.annotations import TITLE, UNPACK, Annotations
 from ocikit.spec.descriptor import Descriptor
 from ocikit.spec.digest import Digest, new_hasher
 
-__all__ = ["Archive", "Packed", "check_titles", "guess", "pack", "safe_title", "selected"]
+__all__ = ["Packed", "check_titles", "guess", "pack", "safe_title", "selected"]
 
-Archive: TypeAlias = Literal["tar", "tar+gzip", "tar+zstd"]
 
 WORKERS: Final = 4  # hashing runs at 0.5 to 2 GB/s a core; four saturate a fast disk
 
 #: Set by oras and by us beside UNPACK: the digest of the tar, uncompressed.
 UNPACKED_DIGEST: Final = "io.deis.oras.content.digest"
 
-_LAYERS: Final = {"tar": types.OCI_LAYER, "tar+gzip": types.OCI_LAYER_GZIP, "tar+zstd": types.OCI_LAYER_ZSTD}
 
 #: Types of what mimetypes takes for an encoding of something else.
 _ENCODED: Final = {
@@ -116,7 +114,7 @@ class Packed(display.Shown):
 def pack(
     paths: Iterable[str | os.PathLike[str]],
     *,
-    archive: Archive | None = None,
+    archive: types.Archive | None = None,
     include: Iterable[str] = (),
     exclude: Iterable[str] = (),
     media_types: Mapping[str, str] | None = None,
@@ -257,7 +255,7 @@ class _Hashed:
 
 
 def _archived(
-    folder: Path, title: str, kind: Archive, walk: Walk, level: int | None, spool: str | os.PathLike[str] | None
+    folder: Path, title: str, kind: types.Archive, walk: Walk, level: int | None, spool: str | os.PathLike[str] | None
 ) -> Packed:
     safe_title(title)
     handle, name = tempfile.mkstemp(prefix="ocikit-", suffix=f".{kind}", dir=spool)
@@ -274,7 +272,7 @@ def _archived(
         file.flush()
         stamp = _stamp(os.fstat(file.fileno()))
     descriptor = Descriptor(
-        media_type=_LAYERS[kind],
+        media_type=types.ARCHIVES[kind],
         digest=blob.digest(),
         size=stamp[0],
         annotations=Annotations({TITLE: title, UNPACK: "true", UNPACKED_DIGEST: tar.digest()}),

@@ -23,7 +23,14 @@ from ocikit.spec.descriptor import Descriptor
 from ocikit.spec.digest import Digest
 from ocikit.spec.reference import check_repository
 
-__all__ = ["LISTING_LIMIT", "MANIFEST_LIMIT", "Endpoints", "pages"]
+__all__ = [
+    "LISTING_LIMIT",
+    "MANIFEST_LIMIT",
+    "Endpoints",
+    "descriptor_of",
+    "next_link",
+    "pages",
+]
 
 #: Bytes of a manifest that is read. Registries must take 4 MiB; some take more.
 MANIFEST_LIMIT = 8 << 20

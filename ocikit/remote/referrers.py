@@ -21,7 +21,14 @@ from ocikit.spec.descriptor import Descriptor
 from ocikit.spec.digest import Digest
 from ocikit.spec.manifest import Index, Manifest, parse_document
 
-__all__ = ["add", "fallback_tag", "find", "referring", "remove"]
+__all__ = [
+    "Manifests",
+    "add",
+    "fallback_tag",
+    "find",
+    "referring",
+    "remove",
+]
 
 log = logging.getLogger("ocikit")
 

@@ -1,9 +1,11 @@
 """Media types of the image specification and of Docker's image manifest v2. image-spec media-types.md."""
 
-from typing import Final
+from collections.abc import Mapping
+from typing import Final, Literal, TypeAlias
 
 __all__ = [
     "ACCEPTED",
+    "ARCHIVES",
     "CONFIG_TYPES",
     "DOCKER_CONFIG",
     "DOCKER_FOREIGN_LAYER",
@@ -23,6 +25,7 @@ __all__ = [
     "OCI_MANIFEST",
     "OCTET_STREAM",
     "SCHEMA1_TYPES",
+    "Archive",
     "is_document",
     "is_foreign",
     "is_layer",
@@ -34,6 +37,9 @@ OCI_CONFIG: Final = "application/vnd.oci.image.config.v1+json"
 OCI_LAYER: Final = "application/vnd.oci.image.layer.v1.tar"
 OCI_LAYER_GZIP: Final = "application/vnd.oci.image.layer.v1.tar+gzip"
 OCI_LAYER_ZSTD: Final = "application/vnd.oci.image.layer.v1.tar+zstd"
+#: How a folder can be packed into one layer.
+Archive: TypeAlias = Literal["tar", "tar+gzip", "tar+zstd"]
+ARCHIVES: Final[Mapping[Archive, str]] = {"tar": OCI_LAYER, "tar+gzip": OCI_LAYER_GZIP, "tar+zstd": OCI_LAYER_ZSTD}
 LAYOUT: Final = "application/vnd.oci.layout.header.v1+json"
 
 #: The content `{}`: a config or a layer that says nothing. image-spec manifest.md#guidance-for-an-empty-descriptor
