@@ -48,14 +48,18 @@ def _is_terminal() -> bool:
 
 
 class Bars(Progress):
-    """A bar over the bytes of a whole call; calls come from several threads."""
+    """A bar over the bytes of a whole call; calls come from several threads.
+
+    In a notebook the line that `tell` leaves takes the bar's place: what is saved is the line.
+    """
 
     def __init__(self, *, notebook: bool) -> None:
         self._notebook = notebook
         self._widgets = notebook and importlib.util.find_spec("ipywidgets") is not None
         self._bar: Any = None
+        self._place: Any = None
         self._lock = threading.Lock()
-        self._waiting = 0
+        self._done = 0
         self._drawn = 0.0
 
     def begin(self, title: str, *, size: int, count: int) -> None:
@@ -66,15 +70,24 @@ class Bars(Progress):
             from tqdm.notebook import tqdm as kind  # noqa: PLC0415 - needs ipywidgets
         else:
             from tqdm import tqdm as kind  # noqa: PLC0415 - loaded when a bar is drawn
-        self._bar = kind(
-            total=size, unit="B", unit_scale=True, unit_divisor=1000, leave=False, desc=display.shorten(title, 40),
-            mininterval=_INTERVAL, file=None if self._widgets else sys.stderr, dynamic_ncols=not self._widgets,
-        )  # fmt: skip
+        about: dict[str, Any] = {"display": False} if self._widgets else {"file": sys.stderr, "dynamic_ncols": True}
+        if self._notebook and not self._widgets:
+            self._place = _Place()
+            about = {"file": self._place, "ncols": 80}
+        with self._lock:
+            self._done, self._drawn = 0, time.monotonic()
+            # We say when to draw: tqdm's own thrift can hold a bar still for ten seconds when a transfer gets slow
+            self._bar = kind(
+                total=size, unit="B", unit_scale=True, unit_divisor=1000, leave=False,
+                desc=display.shorten(title, 40), mininterval=0, miniters=1, **about,
+            )  # fmt: skip
+        if self._widgets:
+            self._place = _Place(self._bar.container)
 
     def advance(self, descriptor: Descriptor, n: int) -> None:
         """Move the bar, at most ten times a second."""
         with self._lock:
-            self._waiting += n
+            self._done += n
             self._draw()
 
     def finish(self, descriptor: Descriptor, fate: Fate) -> None:
@@ -96,14 +109,18 @@ class Bars(Progress):
             bar, self._bar = self._bar, None
             if bar is None:
                 return
-            bar.update(self._waiting)
-            self._waiting = 0
             if not failed:
-                bar.total = bar.n  # a notebook's bar turns red if it closes short
+                bar.total = max(bar.n, self._done)  # a notebook's bar turns red if it closes short
+                bar.update(bar.total - bar.n)
             bar.close()
+        if self._place is not None:
+            self._place.show("")
 
     def tell(self, line: str) -> None:
         """Leave one line behind."""
+        if self._place is not None:
+            self._place.show(display.clean(line))
+            return
         from tqdm import tqdm  # noqa: PLC0415 - as above
 
         tqdm.write(display.clean(line), file=sys.stdout if self._notebook else sys.stderr)
@@ -111,5 +128,35 @@ class Bars(Progress):
     def _draw(self) -> None:
         now = time.monotonic()
         if self._bar is not None and now - self._drawn >= _INTERVAL:
-            self._bar.update(self._waiting)
-            self._waiting, self._drawn = 0, now
+            # What is sent again was drawn already: the bar waits for it, and never goes back
+            if not self._bar.update(max(0, self._done - self._bar.n)):
+                self._bar.refresh()
+            self._drawn = now
+
+
+class _Place:
+    """One output of a notebook's cell, whose content changes; as a file, it shows what was written last.
+
+    Args:
+        first: what to show at first, if not text.
+    """
+
+    def __init__(self, first: object = None) -> None:
+        from IPython.display import display as show  # noqa: PLC0415 - a kernel has it loaded
+
+        self._handle: Any = show({"text/plain": ""}, raw=True, display_id=True) if first is None else show(first, display_id=True)  # type: ignore[no-untyped-call]  # fmt: skip
+
+    encoding = "utf-8"  # tqdm draws with # where it doesn't know better
+
+    def show(self, text: str) -> None:
+        """Replace what is shown."""
+        self._handle.update({"text/plain": text}, raw=True)
+
+    def write(self, text: str) -> int:
+        """Replace what is shown, as a terminal's line is after a carriage return."""
+        if line := text.replace("\r", "").rstrip():
+            self.show(line)
+        return len(text)
+
+    def flush(self) -> None:
+        """Nothing is kept back."""
