@@ -305,7 +305,7 @@ class Artifact(display.Shown):
             yield "files" if not self.is_image else "layers", len(self.document.layers)
         yield "size", display.size(self.size)
         yield "platforms", [str(p) for p in self.platforms], []
-        yield "path", str(self.path) if self.path else None, None
+        yield "path", display.place(self.path) if self.path else None, None
         yield "plan", self.plan, None
         yield "annotations", dict(self.annotations), {}
 

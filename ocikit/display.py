@@ -7,8 +7,10 @@ protocol says. `Shown` derives `__repr__` and `_repr_html_` from that. No repr d
 from __future__ import annotations
 
 import html
+import os
 import re
 from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
 from typing import Any, TypeAlias
 
 __all__ = [
@@ -21,6 +23,7 @@ __all__ = [
     "h",
     "line",
     "listed",
+    "place",
     "quoted",
     "shorten",
     "size",
@@ -117,6 +120,25 @@ def shorten(text: object, limit: int) -> str:
 def quoted(text: object, limit: int = 120) -> str:
     """A foreign text in a message: its repr, of at most `limit` characters."""
     return shorten(repr(text), limit)
+
+
+def place(path: str | os.PathLike[str]) -> str:
+    """A path for people, short and with nothing of the machine: from the current folder, or from home as `~`.
+
+    >>> place(os.path.join(os.getcwd(), "data", "back"))
+    'data/back'
+    """
+    whole = Path(path)
+    try:
+        here = Path.cwd()
+        if whole.is_relative_to(here):
+            return whole.relative_to(here).as_posix()
+        home = Path.home()
+    except (OSError, RuntimeError):  # the current folder is gone, nobody has a home
+        return str(whole)
+    if whole.is_relative_to(home) and home != Path(home.anchor):
+        return (Path("~") / whole.relative_to(home)).as_posix()
+    return str(whole)
 
 
 def listed(items: Iterable[object], limit: int = 10) -> str:

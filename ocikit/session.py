@@ -178,7 +178,7 @@ class Session(display.Shown):
                 to_cache(source, self.cache, blobs, workers=workers, progress=tally, title=title)
                 if not manifest.is_image:
                     artifact.path = self._snapshot(artifact, layers)
-        _tell(artifact, tally, "pulled", str(artifact.path or self.cache.root))
+        _tell(artifact, tally, "pulled", display.place(artifact.path or self.cache.root))
         return artifact
 
     def _cache_plan(self, manifest: Manifest, layers: Sequence[Descriptor]) -> Plan:

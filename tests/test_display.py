@@ -299,3 +299,22 @@ def test_rich_shows_the_same_description():
     shown = rich.pretty_repr(Descriptor(media_type="text/plain", digest=SHA, size=3))
     assert "media_type='text/plain'" in shown
     assert "title" not in shown
+
+
+def test_a_path_is_shown_from_here_or_from_home(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    assert display.place(tmp_path / "here" / "data" / "a b") == "data/a b"
+    assert display.place(tmp_path / "here") == "."
+    assert display.place(tmp_path / "home" / ".cache" / "ocikit") == "~/.cache/ocikit"
+    assert display.place(tmp_path / "elsewhere") == str(tmp_path / "elsewhere")
+    assert display.place("data") == "data"
+
+
+def test_a_path_is_shown_where_the_current_folder_is_gone(tmp_path, monkeypatch):
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    (tmp_path / "here").rmdir()
+    assert display.place(tmp_path) == str(tmp_path)
+    monkeypatch.chdir(tmp_path)

@@ -794,7 +794,7 @@ def test_a_long_listing_of_a_one_liner_still_reads_its_pages(server, home):
 
 def test_a_sessions_summary_is_one_line_for_people(art, session, server, home):
     line = session.pull(f"{server.host}/t/d:v1", "out").summary
-    assert line.startswith("pulled 3 files, 102.4 kB in ") and line.endswith(f"-> {home / 'out'}")
+    assert line.startswith("pulled 3 files, 102.4 kB in ") and line.endswith("-> out")
     assert session.pull(f"{server.host}/t/d:v1", "out").summary.startswith("pulled 3 files, 102.4 kB (102.4 kB already there)")
 
 
