@@ -12,7 +12,7 @@ from urllib.parse import quote, urlencode
 
 import requests
 
-from ocikit.errors import InvalidResponse, RegistryError
+from ocikit.errors import InvalidDigest, InvalidResponse, RegistryError
 from ocikit.remote.challenge import Scope
 from ocikit.remote.origin import Origin, join
 from ocikit.remote.responses import finish, json_object, media_type
@@ -290,8 +290,9 @@ def _responses(
         yield body, response
         if following is not None:
             if Origin.of(following) != Origin.of(str(response.url)):
+                elsewhere = Origin.of(following)
                 raise InvalidResponse(
-                    f"{transport.host} continues a list at another host: {Origin.of(following).host}",
+                    f"{transport.host} continues a list at {elsewhere.scheme}://{elsewhere.host}:{elsewhere.port}",
                     hint="refused: a list's pages must come from the registry itself", url=following, host=transport.host,
                 )  # fmt: skip
             if following in seen:
@@ -329,12 +330,21 @@ def next_link(response: requests.Response) -> str | None:
     return None
 
 
+def announced_digest(response: requests.Response) -> Digest | None:
+    """The Docker-Content-Digest of a response, if it has one that is one."""
+    said = response.headers.get("Docker-Content-Digest")
+    try:
+        return Digest(said) if said else None
+    except InvalidDigest:
+        return None
+
+
 def descriptor_of(response: requests.Response, target: str) -> Descriptor | None:
     """What the headers of a manifest say, if they say all of it."""
-    said, length = response.headers.get("Docker-Content-Digest"), response.headers.get("Content-Length", "")
-    kind = media_type(response)
-    if ":" in target:
-        said = target
-    if not said or not length.isdecimal() or not media_types.is_document(kind):
+    digest = Digest(target) if ":" in target else announced_digest(response)
+    length, kind = response.headers.get("Content-Length", ""), media_type(response)
+    # Harbor and GAR give the length of what they would compress: oras-go#1176
+    vague = response.headers.get("Content-Encoding", "identity") != "identity" or not length.strip("0")
+    if digest is None or vague or not length.isdecimal() or not media_types.is_document(kind):
         return None
-    return Descriptor(media_type=kind, digest=Digest(said), size=int(length))
+    return Descriptor(media_type=kind, digest=digest, size=int(length))

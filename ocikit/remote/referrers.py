@@ -13,8 +13,9 @@ from typing import Protocol
 
 import attrs
 import requests
+from attrs import frozen
 
-from ocikit.errors import InvalidDocument, InvalidResponse, NotFound, RegistryError, UnsupportedSchema1
+from ocikit.errors import InvalidDocument, InvalidResponse, NotFound, RegistryError
 from ocikit.spec import media_types
 from ocikit.spec.annotations import Annotations
 from ocikit.spec.descriptor import Descriptor
@@ -88,10 +89,9 @@ def find(
             log.info("no referrers API: %s", error.message)
         except RegistryError as error:
             # Registries of before the API answer its path with whatever they have for bad requests
-            if error.status not in {400, 405, 406, 501}:
+            if error.status not in {400, 404, 405, 406, 501}:
                 raise
-    index, _ = _fallback_index(manifests, digest)
-    return _filtered(index.manifests if index else (), artifact_type), False
+    return _filtered(_Fallback.read(manifests, digest).entries, artifact_type), False
 
 
 def _by_api(manifests: Manifests, digest: Digest, artifact_type: str | None) -> list[Descriptor]:
@@ -110,20 +110,34 @@ def _filtered(descriptors: Sequence[Descriptor], artifact_type: str | None) -> l
     return [d for d in descriptors if artifact_type is None or d.artifact_type == artifact_type]
 
 
-def _fallback_index(manifests: Manifests, digest: Digest) -> tuple[Index | None, str | None]:
-    """The index at the fallback tag and its ETag; None if there is none, or something else stands there."""
-    try:
-        raw, kind, response = manifests.get_manifest(fallback_tag(digest))
-    except NotFound:
-        return None, None
-    # GitLab resolves the tag sha256-<hex> to the subject itself: oras-go#1396
-    if Digest.of(raw, digest.algorithm if digest.verifiable else "sha256") == digest:
-        return None, None
-    try:
-        document = parse_document(raw, kind, limit=len(raw))
-    except (InvalidDocument, UnsupportedSchema1):
-        return None, None
-    return (document, response.headers.get("ETag")) if isinstance(document, Index) else (None, None)
+@frozen
+class _Fallback:
+    """What stands at the fallback tag."""
+
+    index: Index | None = None
+    etag: str | None = None
+    occupied: bool = False
+    """By something that is no list."""
+
+    @property
+    def entries(self) -> tuple[Descriptor, ...]:
+        return self.index.manifests if self.index else ()
+
+    @classmethod
+    def read(cls, manifests: Manifests, digest: Digest) -> _Fallback:
+        """The list of a subject's referrers, or that there is none."""
+        try:
+            raw, kind, response = manifests.get_manifest(fallback_tag(digest))
+        except NotFound:
+            return cls()
+        # GitLab resolves the tag sha256-<hex> to the subject itself: oras-go#1396
+        if Digest.of(raw, digest.algorithm if digest.verifiable else "sha256") == digest:
+            return cls()
+        try:
+            document = parse_document(raw, kind, limit=len(raw))
+        except InvalidDocument:
+            return cls(occupied=True)
+        return cls(document, response.headers.get("ETag")) if isinstance(document, Index) else cls(occupied=True)
 
 
 def add(manifests: Manifests, subject: Digest, referrer: Descriptor) -> None:
@@ -148,12 +162,17 @@ def _change(
 ) -> None:
     tag = fallback_tag(subject)
     for attempt in range(_TRIES):
-        index, etag = _fallback_index(manifests, subject)
+        found = _Fallback.read(manifests, subject)
+        if found.occupied and create:
+            raise InvalidResponse(
+                f"the tag {tag}, where the referrers of {subject.short} should be listed, holds something else",
+                hint="what refers to it was pushed, but is not in a list; delete the tag, and push once more",
+            )
+        index = found.index
         if index is None and not create:
             return
-        before = list(index.manifests) if index else []
-        after = change(before)
-        if after == before and index is not None:
+        after = change(list(found.entries))
+        if after == list(found.entries) and index is not None:
             return
         fresh = (
             attrs.evolve(index, manifests=tuple(after))
@@ -161,23 +180,22 @@ def _change(
             else Index(manifests=tuple(after), annotations=Annotations())
         )
         try:
-            manifests.put_manifest(tag, fresh.raw, fresh.media_type or media_types.OCI_INDEX, if_match=etag)
+            manifests.put_manifest(tag, fresh.raw, fresh.media_type or media_types.OCI_INDEX, if_match=found.etag)
         except RegistryError as error:
             if error.status != 412 or attempt == _TRIES - 1:
                 raise
             continue
         # Without conditional requests another client may have come between: look once more
-        now, _ = _fallback_index(manifests, subject)
-        if now is not None and change(list(now.manifests)) == list(now.manifests):
-            _forget(manifests, index, fresh)
+        now = _Fallback.read(manifests, subject)
+        if now.index is not None and change(list(now.entries)) == list(now.entries):
+            if index is not None and index.digest not in {fresh.digest, now.index.digest}:
+                _forget(manifests, index)
             return
     log.warning("the list of referrers at %s changed while it was written; %s may be missing from it", tag, subject)
 
 
-def _forget(manifests: Manifests, old: Index | None, fresh: Index) -> None:
+def _forget(manifests: Manifests, old: Index) -> None:
     """Delete the index that was replaced. ECR and GHCR refuse that, and it does no harm: oras#1228, oras#915."""
-    if old is None or old.digest == fresh.digest:
-        return
     try:
         manifests.delete_manifest(old.digest)
     except (RegistryError, NotFound) as error:

@@ -10,11 +10,13 @@ from collections.abc import Iterator, Sequence
 from typing import BinaryIO
 
 import attrs
+import requests
 
 from ocikit import display
 from ocikit.content.store import Source, Store, check_size
 from ocikit.errors import (
     ConnectionFailed,
+    ContentError,
     Denied,
     InvalidDocument,
     InvalidReference,
@@ -30,8 +32,8 @@ from ocikit.errors import (
 from ocikit.remote import referrers
 from ocikit.remote.challenge import Scope
 from ocikit.remote.download import BlobReader
-from ocikit.remote.endpoints import MANIFEST_LIMIT, Endpoints, descriptor_of, pages
-from ocikit.remote.responses import finish
+from ocikit.remote.endpoints import MANIFEST_LIMIT, Endpoints, announced_digest, descriptor_of, pages
+from ocikit.remote.responses import finish, json_object
 from ocikit.remote.transport import Transport
 from ocikit.remote.upload import UploadSession, upload
 from ocikit.spec import media_types
@@ -178,7 +180,9 @@ class Repository(Endpoints, Store, display.Shown):
                 raise
             found = None
         # Old registries don't send Docker-Content-Digest: the body has to tell
-        return found or self._read(reference).descriptor
+        if found is None:
+            found = self._read(reference).descriptor
+        return attrs.evolve(found, digest=Digest(reference)) if ":" in reference else found
 
     def _read(self, target: str) -> Manifest | Index:
         """The document at a tag or digest, verified against the digest that was asked for or announced."""
@@ -186,9 +190,10 @@ class Repository(Endpoints, Store, display.Shown):
             raw, kind, response = self.get_manifest(target)
         except NotFound as error:
             raise self._absent(target, error) from error
-        announced = response.headers.get("Docker-Content-Digest")
-        for digest in {Digest(d) for d in (target if ":" in target else None, announced) if d}:
-            if digest.verifiable:
+        if kind == "text/html":
+            json_object(response, raw, f"pull {self.transport.host}/{self.name}")  # says what answers there
+        for digest in {Digest(target) if ":" in target else None, announced_digest(response)} - {None}:
+            if digest is not None and digest.verifiable:
                 digest.verify(raw, f"the manifest from {self.transport.host}/{self.name}")
         return parse_document(raw, kind, limit=MANIFEST_LIMIT)
 
@@ -329,7 +334,7 @@ class Repository(Endpoints, Store, display.Shown):
         if len(tags) == 1 and descriptor.digest.algorithm == "sha256":
             response, left = self.put_manifest(tags[0], raw, descriptor.media_type), []
         else:
-            response = self.put_manifest(descriptor.digest, raw, descriptor.media_type, tags=tags)
+            response = self._put_with(tags, descriptor, raw)
             taken = {t.strip() for t in response.headers.get("OCI-Tag", "").split(",")}
             left = [name for name in tags if name not in taken]
         self._check_stored(descriptor, response.headers.get("Docker-Content-Digest"))
@@ -342,6 +347,15 @@ class Repository(Endpoints, Store, display.Shown):
                 self._referrers_api = True
             else:
                 referrers.add(self, subject.digest, referrers.referring(document))
+
+    def _put_with(self, tags: Sequence[str], descriptor: Descriptor, raw: bytes) -> requests.Response:
+        """Push by digest, with as many tags as the registry takes; none if they are too many for it."""
+        try:
+            return self.put_manifest(descriptor.digest, raw, descriptor.media_type, tags=tags)
+        except RegistryError as error:
+            if not tags or error.status not in {414, 431}:
+                raise
+        return self.put_manifest(descriptor.digest, raw, descriptor.media_type)
 
     def _check_stored(self, descriptor: Descriptor, said: str | None) -> None:
         if said and said != descriptor.digest and said.partition(":")[0] == descriptor.digest.algorithm:
@@ -412,7 +426,10 @@ class Repository(Endpoints, Store, display.Shown):
         if not descriptor.is_document:
             self.delete_blob(descriptor.digest)
             return
-        subject = self._read(descriptor.digest).subject
+        try:
+            subject = self._read(descriptor.digest).subject
+        except (ContentError, InvalidDocument):
+            subject = None  # what can't be read can still go
         self.delete_manifest(descriptor.digest)
         if subject is not None and self._referrers_api is not True:
             _, self._referrers_api = referrers.find(self, subject.digest, None, api=self._referrers_api)
