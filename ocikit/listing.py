@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import re
 import threading
 from collections.abc import Iterator, Sequence
 from typing import Generic, TypeVar, overload
@@ -22,6 +23,8 @@ class Listing(Sequence[T], display.Shown, Generic[T]):
     >>> names = Listing(iter(["a", "b", "c"]), "tags", "localhost:5000/data")
     >>> names[1], "c" in names, len(names)
     ('b', True, 3)
+    >>> names, Listing(iter(["team/data"]), "repositories", "localhost:5000")
+    (<3 tags of localhost:5000/data: 'a', 'b', 'c'>, <1 repository of localhost:5000: 'team/data'>)
     """
 
     def __init__(self, items: Iterator[T], what: str, where: str) -> None:
@@ -90,11 +93,15 @@ class Listing(Sequence[T], display.Shown, Generic[T]):
     def __repr__(self) -> str:
         shown = ", ".join(display.clean(repr(item) if isinstance(item, str) else item) for item in self._known[:5])
         return display.shorten(
-            f"<{self._count()} {self._what} of {self._where}{': ' if shown else ''}{shown}>", display.LINE
+            f"<{self._count()} {self._noun()} of {self._where}{': ' if shown else ''}{shown}>", display.LINE
         )
 
     def _count(self) -> str:
         return f"{len(self._known)}" if self._whole else f"{len(self._known)} or more"
+
+    def _noun(self) -> str:
+        one = self._whole and len(self._known) == 1
+        return re.sub("ies$", "y", self._what).removesuffix("s") if one else self._what
 
     def __rich_repr__(self) -> display.Description:
         yield "where", self._where

@@ -105,7 +105,9 @@ def test_every_repr_is_one_line_and_short_unless_it_is_to_be_copied(value):
 def test_the_page_of_every_value_is_small_without_scripts_or_network(value):
     page = value._repr_html_()
     assert len(page.encode()) <= display.HTML_LIMIT
-    assert not re.search(r"<(script|img|link|iframe|object)|\son\w+=|url\(|javascript:", re.sub(r'title="[^"]*"', "", html_only(page)))
+    assert not re.search(
+        r"<(script|img|link|iframe|object)|\son\w+=|url\(|javascript:", re.sub(r'title="[^"]*"', "", html_only(page))
+    )
 
 
 def html_only(page):
@@ -318,3 +320,12 @@ def test_a_path_is_shown_where_the_current_folder_is_gone(tmp_path, monkeypatch)
     (tmp_path / "here").rmdir()
     assert display.place(tmp_path) == str(tmp_path)
     monkeypatch.chdir(tmp_path)
+
+
+def test_a_referrer_goes_by_what_it_is():
+    digest = Digest("sha256:" + "a" * 64)
+    about = Descriptor(media_type="application/vnd.oci.image.manifest.v1+json", digest=digest, size=709)
+    assert str(about).startswith("application/vnd.oci.image.manifest.v1+json (")
+    assert str(evolve(about, artifact_type="application/vnd.example.report")).startswith(
+        "application/vnd.example.report ("
+    )

@@ -198,7 +198,7 @@ class Folder(display.Shown):
         self._plan = None
 
     def __rich_repr__(self) -> display.Description:
-        yield "path", str(self.path)
+        yield "path", display.place(self.path)
 
     @property
     def _parts(self) -> Path:

@@ -99,7 +99,7 @@ class FolderPlan(display.Shown):
             return
         what = "a file that was edited or is" if len(self.edited) == 1 else "files that were edited or are"
         raise ContentError(
-            f"{self.path} has {what} not from this artifact: {display.listed(self.edited)}",
+            f"{display.place(self.path)} has {what} not from this artifact: {display.listed(self.edited)}",
             hint="pass force=True to overwrite files, move them away, or pull to another folder; nothing was changed",
         )
 
@@ -108,7 +108,7 @@ class FolderPlan(display.Shown):
             yield decision, sum(f.decision == decision for f in self.files), 0
         yield "removed", len(self.removed), 0
         yield "size", self.size
-        yield "path", str(self.path)
+        yield "path", display.place(self.path)
 
     def _html_parts(self) -> tuple[str, ...]:
         rows = [(f.title, str(f.decision), display.size_cell(f.descriptor.size)) for f in self.files]

@@ -78,7 +78,7 @@ class Descriptor(display.Shown):
         return attrs.evolve(self, annotations=Annotations({**self.annotations, **annotations}))
 
     def __str__(self) -> str:
-        name = display.shorten(self.title or self.media_type, display.CELL)
+        name = display.shorten(self.title or self.artifact_type or self.media_type, display.CELL)
         return f"{name} ({self.digest.short}, {display.size(self.size)})"
 
     def __rich_repr__(self) -> display.Description:
