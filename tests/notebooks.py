@@ -52,6 +52,7 @@ def run(notebook: Any, folder: Path) -> Any:
             client = nbclient.NotebookClient(
                 notebook, km=manager, timeout=120, resources={"metadata": {"path": str(folder)}}
             )
+            client.owns_km = True  # and shuts it down
             client.execute(env=environment)
     finally:
         shutil.rmtree(home, ignore_errors=True)
