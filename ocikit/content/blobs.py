@@ -179,34 +179,44 @@ def _copy(stream: BinaryIO, sink: BinaryIO, hasher: Hasher, expected: int) -> in
 
 
 def _pipeline(stream: BinaryIO, sink: BinaryIO, hasher: Hasher, expected: int) -> int:
-    """As `_copy`, with the hash on its own thread: hashlib, socket and file calls release the interpreter lock."""
+    """As `_copy`, with hash and file on their own thread: hashlib, socket and file calls release the interpreter lock.
+
+    Receiving costs about as much as hashing and writing together, so two threads keep two cores busy.
+    """
     free: queue.SimpleQueue[memoryview] = queue.SimpleQueue()
     full: queue.SimpleQueue[tuple[memoryview, int] | None] = queue.SimpleQueue()
     for _ in range(_RING):
         free.put(memoryview(bytearray(BUFFER)))
 
-    def hashing() -> None:
+    failures: list[BaseException] = []
+
+    def keeping() -> None:
         while (item := full.get()) is not None:
             buffer, n = item
-            hasher.update(buffer[:n])
+            if not failures:
+                try:
+                    _write(sink, buffer[:n])
+                    hasher.update(buffer[:n])
+                except BaseException as error:  # noqa: BLE001 - raised below, in the caller's thread
+                    failures.append(error)
             free.put(buffer)
 
-    thread = threading.Thread(target=hashing, name="ocikit-hash", daemon=True)
+    thread = threading.Thread(target=keeping, name="ocikit-keep", daemon=True)
     thread.start()
     moved = 0
     try:
-        while moved <= expected:
+        while moved <= expected and not failures:
             buffer = free.get()
             n = _readinto(stream, buffer)
             if not n:
                 break
             moved += n
             full.put((buffer, n))
-            # The hasher only reads the buffer, and hands it back after this write at the earliest when the ring turns
-            _write(sink, buffer[:n])
     finally:
         full.put(None)
         thread.join()
+    if failures:
+        raise failures[0]
     return moved
 
 
