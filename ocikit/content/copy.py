@@ -26,7 +26,7 @@ from ocikit.spec.manifest import Index, Manifest, PlatformLike, parse_document
 
 __all__ = ["WORKERS", "Cancelled", "Plan", "Step", "copy", "each", "plan"]
 
-WORKERS = 4  # transfers at once; dockerd and containerd use 3, and registries' rate limits start to bite above 8
+WORKERS = 8  # as huggingface_hub; with fewer, the time that a registry takes to answer shows in many small blobs
 
 _DEPTH = 8  # indexes within indexes; real ones have two levels
 _DOCUMENTS = 100_000  # in one copy: more is an attack or a mistake
@@ -118,11 +118,13 @@ class Plan(display.Shown):
         return self.root
 
     def _blob(self, blob: Descriptor, stop: threading.Event, progress: Progress) -> None:
-        meter: Metered | None = None
+        told = 0
 
         def tell(n: int) -> None:
+            nonlocal told
             if stop.is_set():
                 raise Cancelled
+            told += n
             progress.advance(blob, n)
 
         try:
@@ -150,6 +152,8 @@ class Plan(display.Shown):
                 # Whoever verifies what it receives finds the source's fault
                 theirs = stream.error is error or isinstance(error, DigestMismatch | SizeMismatch)
                 raise _failed("source" if theirs else "target", blob, error) from error
+        if told != blob.size:  # the target had it after all, when the connection broke
+            progress.advance(blob, blob.size - told)
         progress.finish(blob, "moved")
 
     def _documents(self, progress: Progress) -> None:
@@ -336,10 +340,13 @@ class _Walk:
         for child in document.children:
             if child.is_document:
                 self.visit(child, depth + 1)
+            elif child.digest in self.blobs:
+                pass
             elif media_types.is_foreign(child.media_type):
                 self.foreign.setdefault(child.digest, child)
             else:
-                self.blobs.setdefault(child.digest, child)
+                self.foreign.pop(child.digest, None)  # what one manifest may redistribute is moved for all
+                self.blobs[child.digest] = child
         self._open.discard(descriptor.digest)
         self.documents[descriptor.digest] = (descriptor, document.raw)
 
@@ -382,7 +389,7 @@ def each(items: Iterable[T], work: Callable[[T, threading.Event], object], *, wo
     `work` gets an event that is set when it should stop. Ctrl-C sets it too, waits a moment and is raised.
     """
     todo = iter(items)
-    lock, stop = threading.Lock(), threading.Event()
+    lock, stop, done = threading.Lock(), threading.Event(), threading.Semaphore(0)
     failures: list[BaseException] = []
 
     def take() -> Iterator[T]:
@@ -395,32 +402,36 @@ def each(items: Iterable[T], work: Callable[[T, threading.Event], object], *, wo
             yield item
 
     def loop() -> None:
-        for item in take():
-            try:
+        try:
+            for item in take():
                 work(item, stop)
-            except Cancelled:
-                return
-            except BaseException as error:  # noqa: BLE001 - carried to the caller's thread and raised there
-                failures.append(error)
-                stop.set()
-                return
+        except Cancelled:
+            pass
+        except BaseException as error:  # noqa: BLE001 - carried to the caller's thread and raised there
+            failures.append(error)
+            stop.set()
+        finally:
+            done.release()
 
     if workers <= 1:
         loop()
     else:
         # Daemons, so that a read that hangs can't keep the interpreter from leaving after Ctrl-C
         threads = [threading.Thread(target=loop, name=f"ocikit-{i}", daemon=True) for i in range(workers)]
+        running = 0
         try:
             for thread in threads:
                 thread.start()
-            for thread in threads:
-                thread.join()
+                running += 1
+            while running:
+                # Not join: interrupted, it takes the thread for ended, until Python 3.13 (cpython#90882)
+                done.acquire()
+                running -= 1
         except BaseException:
             stop.set()
             deadline = time.monotonic() + _GRACE
-            for thread in threads:
-                if thread.ident is not None:
-                    thread.join(max(0.0, deadline - time.monotonic()))
+            while running and done.acquire(timeout=max(0.0, deadline - time.monotonic())):
+                running -= 1
             raise
     if failures:
         raise failures[0]
