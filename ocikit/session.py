@@ -167,7 +167,7 @@ class Session(display.Shown):
             steps = folder_plan(folder, manifest, layers, reference, force=force) if folder else None
             if dry_run:
                 return Artifact(self, reference, descriptor, manifest, plan=steps or self._cache_plan(manifest, layers))
-            tally, title = Tally(self._bars(progress)), f"pull {reference.name.rpartition('/')[2]}"
+            tally, title = Tally(self._bars(progress)), _title("pull", reference)
             if folder is not None and steps is not None:
                 to_folder(
                     source, self.cache, folder, steps, manifest, reference, workers=workers, progress=tally, title=title
@@ -349,7 +349,7 @@ class Session(display.Shown):
                 work = plan(made, made.manifest.descriptor, target, tags=names, check=dry_run, workers=workers)
                 if dry_run:
                     return Artifact(self, reference, work.root, made.manifest, plan=work)
-                artifact = self._run(work, reference, made.manifest, workers, progress, "pushed")
+                artifact = self._run(work, reference, made.manifest, workers, progress, "push")
         finally:
             for layer in packed:
                 layer.close()
@@ -428,7 +428,7 @@ class Session(display.Shown):
             document = parse_document(dict(work.documents)[work.root], work.root.media_type)
             if dry_run:
                 return Artifact(self, there, work.root, document, plan=work)
-            return self._run(work, there, document, workers, progress, "copied", unwrap=False)
+            return self._run(work, there, document, workers, progress, "copy", unwrap=False)
 
     def tag(self, ref: str | AnyReference, *tags: str) -> AnyReference:
         """Give an artifact more names in its repository; its bytes stay as they are. Gives the pinned reference."""
@@ -533,14 +533,14 @@ class Session(display.Shown):
     ) -> Artifact:  # fmt: skip
         tally = Tally(self._bars(progress))
         try:
-            work.run(workers=workers, progress=tally)
+            work.run(workers=workers, progress=tally, title=_title(verb, reference))
         except CopyError as error:
             # A push has one side that people think of; the reason is what they can act on
             if unwrap and isinstance(error.__cause__, OcikitError):
                 raise error.__cause__ from error.__cause__.__cause__
             raise
         artifact = Artifact(self, reference, work.root, document)
-        _tell(artifact, tally, verb, str(artifact.reference))
+        _tell(artifact, tally, {"push": "pushed", "copy": "copied"}[verb], str(artifact.reference))
         return artifact
 
     def _workers(self, given: int | None) -> int:
@@ -554,6 +554,10 @@ class Session(display.Shown):
         from ocikit.notebook.bars import bars  # noqa: PLC0415 - tqdm is loaded for calls that move something
 
         return bars(wish)
+
+
+def _title(verb: str, reference: AnyReference) -> str:
+    return f"{verb} {reference.name.rpartition('/')[2]}"
 
 
 def _tell(artifact: Artifact, tally: Tally, verb: str, where: str) -> None:

@@ -97,14 +97,14 @@ class Plan(display.Shown):
                  display.digest_cell(s.descriptor.digest)) for s in self.steps]  # fmt: skip
         return (display.table(("content", "fate", "size", "digest"), rows),)
 
-    def run(self, *, workers: int = WORKERS, progress: Progress = SILENT) -> Descriptor:
-        """Move what has to be moved, and give the root.
+    def run(self, *, workers: int = WORKERS, progress: Progress = SILENT, title: str = "copy") -> Descriptor:
+        """Move what has to be moved, and give the root. `title` is what the progress is called.
 
         Raises:
             CopyError: with the side that failed and the descriptor; the reason is its cause.
         """
         total = sum(b.size for b in (*self.blobs, *self.foreign))
-        progress.begin("copy", size=total + sum(len(raw) for _, raw in self.documents), count=len(self.steps))
+        progress.begin(title, size=total + sum(len(raw) for _, raw in self.documents), count=len(self.steps))
         failed = True
         try:
             for layer in self.foreign:
