@@ -255,6 +255,11 @@ def certificate(folder: Path, name: str = "server") -> tuple[Path, Path]:
     made = made.not_valid_after(now + datetime.timedelta(days=1))
     made = made.add_extension(x509.SubjectAlternativeName(names), critical=False)
     made = made.add_extension(x509.BasicConstraints(ca=True, path_length=None), critical=True)
+    # Python 3.13 verifies strictly
+    made = made.add_extension(x509.SubjectKeyIdentifier.from_public_key(key.public_key()), critical=False)
+    signs = dict.fromkeys(("content_commitment", "key_encipherment", "data_encipherment", "key_agreement", "crl_sign",
+                           "encipher_only", "decipher_only"), False)  # fmt: skip
+    made = made.add_extension(x509.KeyUsage(digital_signature=True, key_cert_sign=True, **signs), critical=True)
     paths = folder / f"{name}.crt", folder / f"{name}.key"
     paths[0].write_bytes(made.sign(key, hashes.SHA256()).public_bytes(serialization.Encoding.PEM))
     plain = serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()

@@ -124,7 +124,7 @@ def test_a_registry_token_is_sent_as_it_is(server, open_repository):
 
 
 def test_a_ping_works_where_the_challenge_has_no_scope(server, tokens, connect):
-    """Docker Hub's answer to /v2/ names no scope (K6)."""
+    """Docker Hub's answer to /v2/ names no scope."""
     protect(server, tokens)
     ping = Registry(connect(server)).ping()
     assert ping.reachable and ping.authenticated
@@ -168,7 +168,7 @@ def test_a_realm_with_a_query_keeps_it(server, tokens, open_repository):
 
 @pytest.mark.parametrize("field", ["only_access_token", "only_token"])
 def test_a_token_may_be_called_token_or_access_token(server, tokens, open_repository, field):
-    """ACR sends only access_token (K6)."""
+    """ACR sends only access_token."""
     setattr(tokens, field, True)
     server.manifest("public/a", {"x": 1}, "v1")
     protect(server, tokens)
@@ -570,7 +570,7 @@ def test_a_refresh_token_is_not_sent_on_by_a_redirect(server, other, open_reposi
 
 @pytest.mark.parametrize("what", ["redirect", "location", "link"])
 def test_no_token_reaches_another_host(server, other, tokens, open_repository, what):
-    """GHSA-jxpm-75mh-9fp7, GHSA-vh4v-2xq2-g5cg (K6)."""
+    """GHSA-jxpm-75mh-9fp7, GHSA-vh4v-2xq2-g5cg."""
     content = b"content"
     blob = Descriptor.of(content, "application/octet-stream")
     protect(server, tokens)

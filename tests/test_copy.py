@@ -183,7 +183,7 @@ def test_a_copy_without_a_tag_is_there_by_digest(source, target, image):
 
 
 def test_the_bytes_of_documents_stay_as_they_are(source, target):
-    """K12: odd spacing and unknown keys too."""
+    """Odd spacing and unknown keys too."""
     source.push_bytes(EMPTY_DESCRIPTOR, b"{}")
     raw = json.dumps({"future": {"x": [1]}, "config": wire(EMPTY_DESCRIPTOR), "layers": None, "schemaVersion": 2, "mediaType": OCI}, indent=7).encode()  # fmt: skip
     root = Descriptor.of(raw, OCI)
@@ -196,7 +196,7 @@ def test_the_bytes_of_documents_stay_as_they_are(source, target):
 
 
 def test_content_that_is_named_often_moves_once(source, target):
-    """K16: whatever title or type its descriptors give it."""
+    """Whatever title or type its descriptors give it."""
     blob = add_blob(source, b"shared" * 1000)
     other = wire(blob, annotations={"org.opencontainers.image.title": "b"})
     typed = wire(blob, **{"mediaType": "application/octet-stream"})
@@ -212,7 +212,7 @@ def test_content_that_is_named_often_moves_once(source, target):
 
 
 def test_nested_indexes_are_walked(source, target):
-    """K7: an index in an index is no blob, Docker's list neither."""
+    """An index in an index is no blob, Docker's list neither."""
     leaf = add_manifest(source, add_blob(source, b"leaf"))
     raw = json.dumps({"schemaVersion": 2, "mediaType": media_types.DOCKER_INDEX, "manifests": [wire(leaf)]}).encode()
     docker = Descriptor.of(raw, media_types.DOCKER_INDEX)
@@ -277,7 +277,6 @@ def test_a_blob_that_can_be_mounted_moves_no_bytes(source, image):
 
 
 def test_a_registry_mounts_within_itself(server, open_repository):
-    """K5."""
     store = MemoryStore()
     layer = add_blob(store, b"layer" * 1000)
     image = add_manifest(store, layer, tag="v1")
@@ -416,7 +415,6 @@ def test_a_digest_that_cannot_be_verified_is_refused(source, target):
 
 
 def test_a_failure_stops_the_siblings(source, target):
-    """K16."""
     layers = [add_blob(source, bytes([n % 256, n // 256]) * 1000) for n in range(60)]
     add_manifest(source, *layers, tag="v1")
     gate = threading.Event()
@@ -659,7 +657,7 @@ def test_a_reference_that_is_not_there_is_unknown(source, target):
 
 @pytest.mark.parametrize("workers", [1, 4])
 def test_progress_adds_up_and_everything_finishes_once(source, target, workers):
-    """K16: every byte of every piece of content, once, and no division by zero for an empty one."""
+    """Every byte of every piece of content, once, and no division by zero for an empty one."""
     layers = [add_blob(source, os.urandom(n * 12_345)) for n in range(8)]
     assert layers[0].size == 0
     manifests = [add_manifest(source, *layers, layers[0], annotations={"n": str(n)}) for n in range(3)]

@@ -76,7 +76,7 @@ def test_a_blob_that_is_not_there_is_unknown(server, repository):
 @pytest.mark.parametrize("chunked", [False, True])
 @pytest.mark.parametrize("cut", [0, 1, SIZE // 2, SIZE - 1, SIZE])
 def test_a_blob_that_is_cut_anywhere_arrives_whole(server, repository, tmp_path, cut, chunked, reset):
-    """K1: the resumed bytes are asked for once, and none of them is skipped."""
+    """The resumed bytes are asked for once, and none of them is skipped."""
     server.on("GET", BLOBS, cut=cut, chunked=chunked, reset=reset)
     assert receive_into(tmp_path, repository) == CONTENT
     if not (chunked or reset):
@@ -363,7 +363,7 @@ def test_a_blob_that_is_given_up_half_way_leaves_the_others_alone(server, reposi
 
 
 def test_a_second_call_moves_only_the_rest(server, open_repository, tmp_path):
-    """K1, K2: what arrived stays, is hashed again, and the rest is appended to it."""
+    """What arrived stays, is hashed again, and the rest is appended to it."""
     server.blob("a/b", CONTENT)
     server.on("GET", BLOBS, cut=2_000_000)
     server.on("GET", BLOBS, when=lambda r: "Range" in r.headers, status=500, times=None)
@@ -381,7 +381,7 @@ def test_a_second_call_moves_only_the_rest(server, open_repository, tmp_path):
 
 @pytest.mark.parametrize("kept", [1, SIZE // 4, SIZE // 2, SIZE * 3 // 4, SIZE - 1])
 def test_any_part_is_taken_up(server, open_repository, tmp_path, kept):
-    """K1: more than half and less than half alike."""
+    """More than half and less than half alike."""
     server.blob("a/b", CONTENT)
     server.on("GET", BLOBS, cut=kept)
     server.on("GET", BLOBS, when=lambda r: "Range" in r.headers, status=503, headers={"Retry-After": "900"})

@@ -56,7 +56,7 @@ def test_a_tag_is_resolved_by_one_head_request(tagged, repository):
 
 
 def test_all_four_types_are_accepted_in_one_header(tagged, repository):
-    """K7: Docker's list too; Quay and distribution answer 404 without OCI's."""
+    """Docker's list too; Quay and distribution answer 404 without OCI's."""
     repository.resolve("v1")
     repository.fetch(DESCRIPTOR)
     for request in tagged.requests:
@@ -104,7 +104,7 @@ def test_a_digest_resolves_to_itself_in_any_algorithm(server, repository):
 
 
 def test_the_bytes_stay_as_they_are(tagged, repository):
-    """K12: odd spacing, key order and unknown keys are part of the digest."""
+    """Odd spacing, key order and unknown keys are part of the digest."""
     descriptor = repository.resolve("v1")
     assert repository.fetch(descriptor) == RAW
     repository.tag(descriptor, "v2")
@@ -149,7 +149,7 @@ def test_a_manifest_of_other_bytes_is_refused(tagged, repository):
 
 
 def test_the_digest_that_a_registry_announces_is_not_trusted(tagged, repository):
-    """K17: what HEAD says is held against the bytes."""
+    """What HEAD says is held against the bytes."""
     lie = "sha256:" + "0" * 64
     tagged.on("(HEAD|GET)", MANIFESTS, headers={"Docker-Content-Digest": lie}, times=None)
     found = repository.resolve("v1")
@@ -276,14 +276,13 @@ def test_a_403_to_a_question_before_a_push_means_not_known(server, repository):
 
 @pytest.mark.parametrize("status", [401, 500])
 def test_a_failure_is_not_an_absence(server, open_repository, status):
-    """K14."""
     server.on("HEAD", ".*", status=status, times=None)
     with pytest.raises(errors.RegistryError):
         open_repository(server, retries=0).exists(DESCRIPTOR)
 
 
 def test_a_registry_that_is_down_has_no_empty_list_of_tags(open_repository):
-    """K14: "registry down" is not "no tags"."""
+    """A registry that is down is not one without tags."""
     repository = open_repository("127.0.0.1:9", retries=0)
     for call in (repository.tags, lambda: repository.resolve("v1"), lambda: repository.exists(DESCRIPTOR), lambda: repository.referrers(DESCRIPTOR)):  # fmt: skip
         with pytest.raises(errors.ConnectionFailed):
@@ -384,7 +383,7 @@ def list_of(server, *pages, header=None):
     ],
 )
 def test_a_next_page_in_any_form_is_followed_as_it_is(server, repository, link):
-    """K13: Quay's next_page, Artifactory's parameters; nothing is cut off silently."""
+    """Quay's next_page, Artifactory's parameters; nothing is cut off silently."""
     list_of(server, ["a", "b"], ["c"], ["d"], header=lambda n: link.format(host=server.host, n=n))
     assert repository.tags() == ["a", "b", "c", "d"]
     if "next_page" in link:
@@ -445,7 +444,7 @@ def test_pages_are_fetched_when_they_are_reached(server, repository):
 
 @pytest.mark.parametrize("tags", [None, []])
 def test_no_tags_is_an_empty_list(server, repository, tags):
-    """distribution says null after the last one went: distribution#1186."""
+    """The registry of CNCF says null after the last one went: distribution#1186."""
     list_of(server, tags)
     assert repository.tags() == []
 

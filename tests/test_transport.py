@@ -674,6 +674,7 @@ def test_this_machine_is_never_asked_through_a_proxy(proxy, server, connect, mon
 # -- processes, threads, loops
 
 
+@pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")
 def test_a_child_process_opens_connections_of_its_own(server, connect):
     transport = connect(server)
     get(transport)
@@ -692,6 +693,7 @@ def test_a_child_process_opens_connections_of_its_own(server, connect):
     assert server.connections == 2
 
 
+@pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")
 def test_a_child_process_is_not_held_up_by_locks_of_its_parent(server, connect):
     transport = connect(server)
     with transport._lock, transport._auth._tokens._lock:

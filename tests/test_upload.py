@@ -75,7 +75,7 @@ def test_a_blob_of_no_bytes_is_pushed(server, repository, chunk_size):
 
 
 def test_an_uploads_bytes_are_told_to_the_meter_and_come_to_its_size(server, repository):
-    """K16: a monolithic upload has progress."""
+    """A monolithic upload has progress."""
     told = []
     repository.push(BLOB, Metered(io.BytesIO(CONTENT), told.append))
     assert sum(told) == SIZE and len(told) > 10
@@ -105,7 +105,7 @@ def test_a_repeated_upload_takes_back_what_it_told(server, repository):
     ],
 )
 def test_a_location_of_any_form_is_followed_with_its_query_as_it_is(server, repository, location, sent):
-    """K4: relative to what was asked; GAR's lie outside /v2."""
+    """Relative to what was asked; GAR's lie outside /v2."""
     server.on("POST", UPLOADS, status=202, headers={"Location": location.format(host=server.host)})
     server.on("PUT", ".*", status=201)
     repository.push_bytes(BLOB, CONTENT)
@@ -129,7 +129,7 @@ def test_an_answer_without_location_is_refused_in_words(server, repository):
 
 
 def test_no_range_is_needed_in_the_answer_to_the_post(server, repository):
-    """K3: the specification wants a Location and nothing else."""
+    """The specification wants a Location and nothing else."""
     assert "Range" not in server.answer(type("R", (), {"path": UPLOADS, "method": "GET", "query": {}})).headers
     repository.push(BLOB, io.BytesIO(CONTENT), chunk_size=4 * MIB)
     assert kept(server) == CONTENT
@@ -267,7 +267,6 @@ def test_a_416_is_continued_from_where_the_registry_is(server, repository):
 
 
 def test_a_chunk_whose_answer_got_lost_is_not_sent_twice(server, repository):
-    """K2."""
     server.on("PATCH", UPLOADS, drop="after")
     repository.push(BLOB, io.BytesIO(CONTENT), chunk_size=4 * MIB)
     assert kept(server) == CONTENT
@@ -275,7 +274,7 @@ def test_a_chunk_whose_answer_got_lost_is_not_sent_twice(server, repository):
 
 
 def test_a_chunk_that_broke_is_continued_in_the_same_session(server, repository):
-    """K2: the session is kept through a failure."""
+    """The session is kept through a failure."""
     server.on(
         "PATCH",
         UPLOADS,
@@ -295,7 +294,7 @@ def test_ecrs_stale_range_is_not_believed_while_all_goes_well(server, repository
 
 
 def test_one_byte_or_none_is_told_apart_by_a_new_session(server, repository):
-    """K3: a Range of 0-0 is both."""
+    """A Range of 0-0 is both."""
     small = Descriptor.of(b"xyz", "x/y")
 
     def one(request, answer):
@@ -358,7 +357,7 @@ def test_a_server_error_is_answered_with_a_new_session(server, repository, statu
 
 
 def test_a_rate_limit_is_waited_for(server, repository):
-    """K15: and the second try sends the bytes, not the end of the stream."""
+    """And the second try sends the bytes, not the end of the stream."""
     server.on("PUT", UPLOADS, status=429, headers={"Retry-After": "1"})
     started = time.monotonic()
     repository.push(BLOB, io.BytesIO(CONTENT))
@@ -547,7 +546,7 @@ def test_a_registry_that_calls_it_by_its_own_algorithm_but_has_it_is_believed(se
     assert kept(server, SHA512) == CONTENT
 
 
-# -- mounts (K5)
+# -- mounts
 
 
 @pytest.fixture
