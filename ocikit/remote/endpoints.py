@@ -27,6 +27,7 @@ __all__ = [
     "LISTING_LIMIT",
     "MANIFEST_LIMIT",
     "Endpoints",
+    "announced_digest",
     "descriptor_of",
     "next_link",
     "pages",
