@@ -302,7 +302,7 @@ def test_a_manifest_is_pushed_as_its_bytes_under_its_tag(server, repository):
 
 def test_many_tags_go_along_where_the_registry_takes_them(server, repository):
     server.multi_tags = True
-    repository.push_manifest(DESCRIPTOR, RAW, tags=["1", "1.2", "1.2.3", "latest"])
+    repository.push_document(DESCRIPTOR, RAW, tags=["1", "1.2", "1.2.3", "latest"])
     (put,) = server.requests
     assert put.path == f"/v2/a/b/manifests/{DESCRIPTOR.digest}"
     assert put.query == {"tag": ["1", "1.2", "1.2.3", "latest"]}
@@ -310,12 +310,12 @@ def test_many_tags_go_along_where_the_registry_takes_them(server, repository):
 
 
 def test_tags_that_were_not_taken_are_pushed_one_by_one(server, repository):
-    repository.push_manifest(DESCRIPTOR, RAW, tags=["1", "2"])
+    repository.push_document(DESCRIPTOR, RAW, tags=["1", "2"])
     assert targets(server, "PUT") == [DESCRIPTOR.digest, "1", "2"]
     server.requests.clear()
     server.multi_tags = True
     server.on("PUT", MANIFESTS, headers={"OCI-Tag": ["1, 2", "3"]})
-    repository.push_manifest(DESCRIPTOR, RAW, tags=["1", "2", "3", "4"])
+    repository.push_document(DESCRIPTOR, RAW, tags=["1", "2", "3", "4"])
     assert targets(server, "PUT") == [DESCRIPTOR.digest, "4"]
 
 
@@ -323,7 +323,7 @@ def test_tags_that_were_not_taken_are_pushed_one_by_one(server, repository):
 def test_too_many_tags_for_one_request_are_pushed_one_by_one(server, repository, status):
     server.on("PUT", MANIFESTS, when=lambda r: "tag" in r.query, status=status, times=None)
     tags = [f"v{n}" for n in range(20)]
-    repository.push_manifest(DESCRIPTOR, RAW, tags=tags)
+    repository.push_document(DESCRIPTOR, RAW, tags=tags)
     assert sorted(t for _, t in server.tags) == sorted(tags)
 
 

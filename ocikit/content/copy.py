@@ -157,22 +157,20 @@ class Plan(display.Shown):
         progress.finish(blob, "moved")
 
     def _documents(self, progress: Progress) -> None:
-        last = self.documents[-1][0].digest if self.documents else None
+        last = self.documents[-1][0].digest
         for descriptor, raw in self.documents:
-            # A single tag goes with the root's own push, unless what refers to the root has to come before the name
-            tag = self.tags[0] if self.tags and descriptor.digest == self.root.digest == last else None
-            self._document(descriptor, raw, tag)
+            # The names go with the root's own push, unless what refers to the root has to come before them
+            self._document(descriptor, raw, self.tags if descriptor.digest == self.root.digest == last else ())
             progress.advance(descriptor, len(raw))
             progress.finish(descriptor, "moved")
-        done = 1 if self.tags and self.root.digest == last else 0
-        for tag in self.tags[done:]:
-            self._document(self.root, dict(self.documents)[self.root], tag)
         if not self.tags:
             self.target.keep(self.root)
+        elif self.root.digest != last:
+            self._document(self.root, dict(self.documents)[self.root], self.tags)
 
-    def _document(self, descriptor: Descriptor, raw: bytes, tag: str | None) -> None:
+    def _document(self, descriptor: Descriptor, raw: bytes, tags: Sequence[str]) -> None:
         try:
-            self.target.push_bytes(descriptor, raw, tag=tag)
+            self.target.push_document(descriptor, raw, tags)
         except Exception as error:
             raise _failed("target", descriptor, error) from error
 

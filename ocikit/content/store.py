@@ -87,6 +87,12 @@ class Store(Source):
     def keep(self, descriptor: Descriptor) -> None:
         """Hold on to a manifest that gets no tag, where only what has an entry is safe from a sweep. Raises: NotFound."""
 
+    def push_document(self, descriptor: Descriptor, raw: bytes, tags: Sequence[str] = ()) -> None:
+        """Push a manifest or index under all its names."""
+        self.push_bytes(descriptor, raw, tag=tags[0] if tags else None)
+        for name in tags[1:]:
+            self.tag(descriptor, name)
+
     def push_bytes(self, descriptor: Descriptor, content: bytes, *, tag: str | None = None) -> None:
         """Push content that is in memory."""
         self.push(descriptor, io.BytesIO(content), tag=tag)

@@ -302,7 +302,7 @@ class Repository(Endpoints, Store, display.Shown):
         """
         if descriptor.is_document:
             raw = stream.read(descriptor.size + 1)
-            self.push_manifest(descriptor, raw, tags=[tag] if tag else [])
+            self.push_document(descriptor, raw, tags=[tag] if tag else [])
             return
         if tag is not None:
             raise InvalidReference(
@@ -319,7 +319,7 @@ class Repository(Endpoints, Store, display.Shown):
             chunk_size=chunk_size,
         )
 
-    def push_manifest(self, descriptor: Descriptor, raw: bytes, *, tags: Sequence[str] = ()) -> None:
+    def push_document(self, descriptor: Descriptor, raw: bytes, tags: Sequence[str] = ()) -> None:
         """Push a manifest's exact bytes under its digest or tags.
 
         Several tags go in one request where the registry takes that (`OCI-Tag`), else one by one.
