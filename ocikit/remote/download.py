@@ -12,7 +12,7 @@ import requests
 
 from ocikit.errors import ConnectionFailed, OcikitError, SizeMismatch, TimedOut
 from ocikit.remote.challenge import Scope
-from ocikit.remote.responses import BROKEN, finish, is_timeout
+from ocikit.remote.responses import BROKEN, finish, innermost, is_timeout
 from ocikit.remote.transport import Transport
 from ocikit.spec.descriptor import Descriptor
 
@@ -156,7 +156,7 @@ class BlobReader(io.RawIOBase):
                 f"{self._transport.host} broke off {self._stalls} times at byte {self._position} of {self._descriptor.size} "
                 f"of {self._descriptor.digest}",
                 hint="call again: what was received is kept and resumed; if it breaks at the same byte, the registry's copy is cut short",
-            ) from error
+            ) from innermost(error)
         log.info("%s: resuming at byte %d of %d", self._doing, self._position, self._descriptor.size)
         if self._stalls > 1:
             time.sleep(_PAUSE * 2 ** (self._stalls - 2))

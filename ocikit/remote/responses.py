@@ -40,6 +40,7 @@ __all__ = [
     "broken_off",
     "failure",
     "finish",
+    "innermost",
     "is_timeout",
     "json_object",
     "media_type",
@@ -108,6 +109,21 @@ _ABSENT: Mapping[str, type[RegistryError]] = {
 }
 
 
+def innermost(error: BaseException | None) -> BaseException | None:
+    """What an error of requests or urllib3 began with, without its trail: a user's traceback has no use for their insides."""
+    while error is not None:
+        inner = (
+            error.__cause__
+            or getattr(error, "reason", None)
+            or next((a for a in error.args if isinstance(a, BaseException)), None)
+        )
+        if not isinstance(inner, BaseException) or inner is error:
+            error.__cause__ = None  # and with it what it was raised in the middle of
+            return error.with_traceback(None)
+        error = inner
+    return None
+
+
 def finish(response: requests.Response) -> None:
     """Let go of a response whose body doesn't matter; its connection stays open if the body is short."""
     try:
@@ -135,7 +151,7 @@ def read_limited(response: requests.Response, limit: int, what: str) -> bytes:
             left -= len(part)
         whole = left > 0
     except BROKEN as error:
-        raise broken_off(response, what, error) from error
+        raise broken_off(response, what, error) from innermost(error)
     finally:
         if whole:
             response.raw.release_conn()
@@ -167,8 +183,8 @@ def json_object(response: requests.Response, body: bytes, what: str) -> dict[str
     """A body as a JSON object. Raises: InvalidResponse: for HTML and whatever else isn't one."""
     try:
         value = json.loads(body)
-    except (ValueError, RecursionError) as error:
-        raise _not_json(response, body, what) from error
+    except (ValueError, RecursionError):
+        raise _not_json(response, body, what) from None
     if not isinstance(value, dict):
         raise _not_json(response, body, what)
     return value
@@ -176,9 +192,10 @@ def json_object(response: requests.Response, body: bytes, what: str) -> dict[str
 
 def _not_json(response: requests.Response, body: bytes, what: str) -> InvalidResponse:
     kind = media_type(response) or "no content type"
-    start = shorten(body[:80].decode("utf-8", "replace"), 60)
+    text = body[:4096].decode("utf-8", "replace")
+    found = _page(text) or f"it begins with {shorten(text[:80], 60)!r}"
     return InvalidResponse(
-        f"{_host(response)} answered with {kind} where JSON was expected for {what}: it begins with {start!r}",
+        f"{_host(response)} answered with {kind} where JSON was expected to {what}: {found}",
         hint="a login page or a proxy may stand between you and the registry; check the host's name",
         **_facts(response),
     )
@@ -255,10 +272,7 @@ def _error_body(response: requests.Response) -> tuple[list[dict[str, Any]], str]
         value = json.loads(body)
     except (ValueError, RecursionError):
         text = body.decode("utf-8", "replace")
-        if "<html" in text.lower() or "<!doctype" in text.lower():
-            title = re.search(r"<title[^>]*>(.*?)</title>", text, re.DOTALL | re.IGNORECASE)
-            text = f"an HTML page{f' titled {clean(title[1]).strip()!r}' if title else ''}"
-        return [], shorten(" ".join(text.split()), _WORDS)
+        return [], shorten(" ".join((_page(text) or text).split()), _WORDS)
     listed = value.get("errors") if isinstance(value, dict) else None
     errors = [cast("dict[str, Any]", e) for e in listed if isinstance(e, dict)] if isinstance(listed, list) else []
     words = "; ".join(filter(None, (_words(e) for e in errors[:5])))
@@ -266,6 +280,14 @@ def _error_body(response: requests.Response) -> tuple[list[dict[str, Any]], str]
         # Token servers answer {"details": …}, {"error": …, "error_description": …} or {"message": …}
         words = next((str(value[k]) for k in ("error_description", "details", "message", "error") if value.get(k)), "")
     return errors, shorten(words, _WORDS)
+
+
+def _page(text: str) -> str:
+    """What a text is, if it is an HTML page."""
+    if "<html" not in text.lower() and "<!doctype" not in text.lower():
+        return ""
+    title = re.search(r"<title[^>]*>(.*?)</title>", text, re.DOTALL | re.IGNORECASE)
+    return f"an HTML page{f' titled {clean(title[1]).strip()!r}' if title else ''}"
 
 
 def _words(error: Mapping[str, Any]) -> str:

@@ -40,6 +40,7 @@ from ocikit.remote.responses import (
     BROKEN,
     failure,
     finish,
+    innermost,
     is_timeout,
     read_limited,
     report_warnings,
@@ -299,7 +300,7 @@ class Transport(display.Shown):
             attempt += 1
         if response is not None:
             return response
-        raise self._unreachable(error, method, target, doing) from error
+        raise self._unreachable(error, method, target, doing) from innermost(error)
 
     def _hold(self) -> None:
         wait = self._not_before - time.monotonic()
@@ -649,17 +650,8 @@ def _not_http(error: Exception) -> bool:
 
 def _reason(error: BaseException | None) -> str:
     """The innermost words of an error from requests or urllib3, without their objects' addresses."""
-    seen: BaseException = error or Exception("no answer")
-    while True:
-        inner = (
-            seen.__cause__
-            or getattr(seen, "reason", None)
-            or next((a for a in seen.args if isinstance(a, BaseException)), None)
-        )
-        if not isinstance(inner, BaseException) or inner is seen:
-            break
-        seen = inner
-    text = str(seen) or type(seen).__name__
+    inner = innermost(error) or Exception("no answer")
+    text = str(inner) or type(inner).__name__
     # urllib3 puts the connection object first: "HTTPConnection(host=…): Failed to …: [Errno 111] Connection refused"
     return display.shorten(text.rpartition("[Errno ")[2].partition("] ")[2] or text, 200)
 

@@ -139,7 +139,8 @@ def structure(value: Any, cls: type[T]) -> T:
     except (BaseValidationError, ValueError, TypeError, KeyError, RecursionError) as error:
         problems = list(dict.fromkeys(_problems(error, "$", cls)))
         shown = "; ".join(problems[:5]) + (f"; … {len(problems) - 5} more" if len(problems) > 5 else "")
-        raise InvalidDocument(f"{cls.__name__}: {shown}") from error
+        # The message says it all; cattrs' tree of errors would bury it
+        raise InvalidDocument(f"{cls.__name__}: {shown}") from None
 
 
 def encode(document: Document) -> bytes:
