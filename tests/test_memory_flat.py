@@ -62,6 +62,11 @@ def test_pushing_and_pulling_takes_little_memory(kind, home, request, record_pro
     assert (home / "out/big.bin").stat().st_size == size
 
 
+@pytest.mark.skipif(not os.path.exists("/proc/self/status"), reason="Linux tells a process its peak memory")
+def test_the_measure_sees_memory_that_is_held_for_a_moment(home):
+    assert peak("x = b'x' * (200 << 20); del x", home) - peak("", home) > 190 * MIB
+
+
 @pytest.fixture(scope="module")
 def stored():
     """A real registry: the scripted one keeps content in memory."""

@@ -311,6 +311,19 @@ def test_a_registry_that_hangs(ref, home):
     assert host and not (home / "out").exists()
 
 
+def test_a_body_that_hangs_is_resumed_after_the_timeout(ref, server, home):
+    digest = ocikit.Digest.of((home / "data/b.bin").read_bytes())
+    server.on("GET", f"/v2/t/d/blobs/{digest}", cut=2000, stall=10, times=1)
+    with ocikit.Session(network=ocikit.Network(read_timeout=0.5, retries=1), progress=False) as session:
+        started = time.monotonic()
+        assert session.pull(ref, "out").read("data/b.bin") == b"b" * 5000
+        assert time.monotonic() - started < 5
+    server.on("GET", f"/v2/t/d/blobs/{digest}", cut=0, stall=10, times=None)
+    with ocikit.Session(network=ocikit.Network(read_timeout=0.1, retries=0), progress=False) as session:
+        fails("TimedOut", lambda: session.pull(ref, "out2", workers=1), "at byte 0 of 5000", "call again")
+    assert "data/b.bin" not in tree(home / "out2")
+
+
 def unauthorized(request):
     return error(401, "UNAUTHORIZED", "who are you?", **{"WWW-Authenticate": 'Basic realm="test"'})
 
