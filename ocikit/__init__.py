@@ -58,7 +58,7 @@ from ocikit.errors import (
     UnsafeArchive,
     Unsupported,
 )
-from ocikit.remote.transport import Network
+from ocikit.remote.network import Network
 from ocikit.session import Session
 from ocikit.spec.config import ImageConfig
 from ocikit.spec.descriptor import Descriptor

@@ -13,9 +13,10 @@ from ocikit.content.cache import offline
 from ocikit.content.store import Source, Store
 from ocikit.errors import InvalidReference, OcikitError, OfflineError
 from ocikit.remote.credentials import Keychain
+from ocikit.remote.network import Network
 from ocikit.remote.repository import Registry, Repository
 from ocikit.remote.tokens import TokenCache
-from ocikit.remote.transport import Network, Transport
+from ocikit.remote.transport import Transport
 from ocikit.spec.descriptor import Descriptor
 from ocikit.spec.reference import DOCKER_HUB, AnyReference, LayoutReference, Reference
 

@@ -36,8 +36,8 @@ from ocikit.pulling import chosen, folder_plan, to_cache, to_folder
 from ocikit.remote.configuration import place_of
 from ocikit.remote.credentials import Credentials, Keychain
 from ocikit.remote.explanation import Explanation
+from ocikit.remote.network import Network
 from ocikit.remote.repository import Ping, Registry, Repository
-from ocikit.remote.transport import Network
 from ocikit.spec import media_types
 from ocikit.spec.descriptor import Descriptor
 from ocikit.spec.manifest import Index, Manifest, PlatformLike, parse_document

@@ -4,7 +4,8 @@ import pytest
 
 from ocikit.remote.credentials import ANONYMOUS, Keychain
 from ocikit.remote.repository import Registry
-from ocikit.remote.transport import Network, Transport
+from ocikit.remote.network import Network
+from ocikit.remote.transport import Transport
 from tests.fault_server import FaultServer
 
 __all__ = ["connect", "open_repository", "other", "repository", "server"]

@@ -19,7 +19,7 @@ from ocikit.content.progress import Progress
 from ocikit.errors import ManifestUnknown, NameUnknown, Unauthorized, Unsupported
 from ocikit.remote.credentials import ANONYMOUS
 from ocikit.remote.repository import Repository
-from ocikit.remote.transport import Network
+from ocikit.remote.network import Network
 from ocikit.session import Session
 from ocikit.spec import media_types as mt
 from ocikit.spec.descriptor import Descriptor

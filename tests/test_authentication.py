@@ -15,7 +15,8 @@ from ocikit.remote.challenge import Scope
 from ocikit.remote.credentials import Credentials, Keychain
 from ocikit.remote.repository import Registry
 from ocikit.remote.tokens import TokenCache
-from ocikit.remote.transport import Network, Transport
+from ocikit.remote.network import Network
+from ocikit.remote.transport import Transport
 from ocikit.spec.descriptor import Descriptor
 from ocikit.spec.digest import Digest
 from tests.clients import connect, open_repository, other, repository, server  # noqa: F401 - fixtures

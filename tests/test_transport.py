@@ -18,7 +18,8 @@ from ocikit import errors
 from ocikit._version import __version__
 from ocikit.remote.origin import Origin, check_step, is_loopback
 from ocikit.remote.responses import finish
-from ocikit.remote.transport import Network, Transport
+from ocikit.remote.network import Network
+from ocikit.remote.transport import Transport
 from tests.clients import connect, open_repository, other, server  # noqa: F401 - fixtures
 from tests.fault_server import Answer, FaultServer, certificate
 
@@ -696,7 +697,7 @@ def test_a_child_process_opens_connections_of_its_own(server, connect):
 @pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")
 def test_a_child_process_is_not_held_up_by_locks_of_its_parent(server, connect):
     transport = connect(server)
-    with transport._lock, transport._auth._tokens._lock:
+    with transport._connections.lock, transport._auth._tokens._lock:
         pid = os.fork()
         if not pid:
             try:

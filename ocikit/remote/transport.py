@@ -9,32 +9,22 @@ from __future__ import annotations
 
 import io
 import logging
-import os
-import platform
 import random
 import re
-import ssl
-import threading
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from pathlib import Path
-from typing import Any, BinaryIO, Final
+from collections.abc import Callable, Mapping, Sequence
+from typing import BinaryIO
 
 import requests
-import requests.adapters
-import requests.utils
 import urllib3
-import urllib3.connection
-import urllib3.connectionpool
-import urllib3.exceptions
-from attrs import field, frozen
 
 from ocikit import display
-from ocikit._version import __version__
 from ocikit.errors import ConnectionFailed, InvalidResponse, OcikitError, TimedOut, Unsupported, redact
 from ocikit.remote.authentication import Authenticator, Authorization
 from ocikit.remote.challenge import Scope
+from ocikit.remote.connections import Connections
 from ocikit.remote.credentials import Keychain
+from ocikit.remote.network import Network
 from ocikit.remote.origin import Origin, check_step, is_loopback, join
 from ocikit.remote.responses import (
     BROKEN,
@@ -48,51 +38,15 @@ from ocikit.remote.responses import (
 )
 from ocikit.remote.tokens import TokenCache
 
-__all__ = ["Network", "Transport", "backoff"]
+__all__ = ["Transport", "backoff"]
 
 log = logging.getLogger("ocikit")
 
-USER_AGENT: Final = f"ocikit/{__version__} (python {platform.python_version()}; requests {requests.__version__})"
-
 _REDIRECTS = 10  # as curl and browsers bound them
-_BLOCK = 1 << 18  # bytes handed to a socket at once; http.client's 16 KiB costs a third of a fast upload's time
 _RETRIED = frozenset({408, 429, 500, 502, 503, 504})
 _REDIRECTING = frozenset({301, 302, 303, 307, 308})
 #: How TLS ports answer plain http: Go's, nginx's and Apache's words.
 _TLS_PORT = re.compile(rb"\bto (an? )?(https|ssl|tls)", re.IGNORECASE)
-
-
-def _hosts(names: Iterable[str]) -> frozenset[str]:
-    return frozenset(names)
-
-
-@frozen(kw_only=True)
-class Network:
-    """How to reach registries; one value for a session."""
-
-    insecure: frozenset[str] = field(default=frozenset(), converter=_hosts)
-    """Hosts that may be spoken to without TLS, or with a certificate that nobody vouches for."""
-    ca: str | None = None
-    """A file of certificates to trust besides the usual ones."""
-    certificate: str | tuple[str, str] | None = field(default=None, repr=False)
-    """A client certificate: one file, or certificate and key. Shown to registries only, not to where they redirect."""
-    proxies: Mapping[str, str] | None = field(default=None, repr=False)
-    """By scheme; None reads HTTPS_PROXY, HTTP_PROXY and NO_PROXY."""
-    connect_timeout: float = 10.0
-    """Seconds."""
-    read_timeout: float = 60.0
-    """Seconds without a byte; the answer to an upload may take five times as long, while the registry stores it."""
-    retries: int = 4
-    """Further tries after a failure that may pass."""
-    max_wait: float = 120.0
-    """Seconds to wait in all for one request's retries; a registry that asks for more gets an error instead."""
-    connections: int = 8
-    """Kept open per host."""
-    user_agent: str = USER_AGENT
-    headers: Mapping[str, str] = field(factory=dict, repr=False)
-    """Sent along to registries only, not to where they redirect."""
-    schemes: Mapping[str, str] = field(factory=dict)
-    """"http" or "https" for hosts where it is known; otherwise https, or what a loopback host answers to."""
 
 
 class Transport(display.Shown):
@@ -123,10 +77,7 @@ class Transport(display.Shown):
         self._auth = Authenticator(
             host, keychain or Keychain(), tokens or TokenCache(), self._send_bare, allow_private=self.insecure
         )
-        self._adapters: dict[tuple[str, bool, bool], _Adapter] = {}
-        self._routes: dict[str, tuple[_Adapter, dict[str, str]]] = {}
-        self._pid = os.getpid()
-        self._lock = threading.Lock()
+        self._connections = Connections(host, lambda: self.base, self.network)
         self._not_before = 0.0
         self._reached = False  # whether this host has ever answered
 
@@ -152,11 +103,7 @@ class Transport(display.Shown):
 
     def close(self) -> None:
         """Close the connections; the next request opens new ones."""
-        self._notice_fork()
-        with self._lock:
-            adapters, self._adapters, self._routes = self._adapters, {}, {}
-        for adapter in adapters.values():
-            adapter.close()
+        self._connections.close()
 
     def request(
         self,
@@ -361,7 +308,7 @@ class Transport(display.Shown):
                 sending.update(self.network.headers)
                 if authorization:
                     sending["Authorization"] = authorization.value
-            response = self._send(method, url, sending, replay.body, length, timeout)
+            response = self._connections.send(method, url, sending, replay.body, length, timeout)
             location = response.headers.get("Location")
             if response.status_code not in _REDIRECTING or not location:
                 return response, home
@@ -408,7 +355,7 @@ class Transport(display.Shown):
 
     def _follow_bare(self, method: str, url: str, headers: dict[str, str], body: bytes | None) -> requests.Response:
         for _ in range(_REDIRECTS + 1):
-            response = self._send(method, url, headers, body, None, None)
+            response = self._connections.send(method, url, headers, body, None, None)
             location = response.headers.get("Location")
             if response.status_code not in _REDIRECTING or not location:
                 return response
@@ -424,105 +371,6 @@ class Transport(display.Shown):
             url = target
         raise InvalidResponse(f"the token server of {self.host} redirects more than {_REDIRECTS} times")
 
-    def _send(
-        self,
-        method: str,
-        url: str,
-        headers: dict[str, str],
-        body: bytes | BinaryIO | None,
-        length: int | None,
-        timeout: float | None,
-    ) -> requests.Response:
-        """One request, one response, through the adapter for its URL."""
-        prepared = requests.PreparedRequest()
-        prepared.method, prepared.url = method, url
-        prepared.body = body  # type: ignore[assignment]  # the stubs leave out streams
-        prepared.headers = requests.structures.CaseInsensitiveDict(headers)
-        if body is not None:
-            prepared.headers["Content-Length"] = str(len(body) if isinstance(body, bytes) else length)
-        elif method in {"POST", "PUT", "PATCH"}:
-            prepared.headers["Content-Length"] = "0"
-        started = time.monotonic()
-        adapter, proxies = self._route(url)
-        response = adapter.send(
-            prepared,
-            stream=True,
-            timeout=(self.network.connect_timeout, timeout or self.network.read_timeout),
-            proxies=proxies,
-        )
-        if log.isEnabledFor(logging.DEBUG):
-            log.debug("%s %s -> %s in %.3f s", method, redact(url), response.status_code, time.monotonic() - started)
-        return response
-
-    def _notice_fork(self) -> None:
-        """Start anew in a child process: sockets can't be shared, and a lock may be held by a thread that isn't here."""
-        if self._pid != os.getpid():
-            self._lock, self._adapters, self._routes, self._pid = threading.Lock(), {}, {}, os.getpid()
-
-    def _route(self, url: str) -> tuple[_Adapter, dict[str, str]]:
-        """The adapter and the proxies for a URL's origin, found once for each."""
-        self._notice_fork()
-        origin = "/".join(url.split("/", 3)[:3])
-        route = self._routes.get(origin)
-        if route is None:
-            route = self._routes[origin] = self._adapter(url), self._proxies(url)
-        return route
-
-    def _adapter(self, url: str) -> _Adapter:
-        """The pool of connections for a URL: client certificates and laxity are for the hosts that they were given for."""
-        origin = Origin.of(url)
-        home = origin.scheme == "https" and origin == Origin.of(self.base)
-        names = {origin.host, f"{origin.host}:{origin.port}", f"[{origin.host}]:{origin.port}"}
-        insecure = names & self.network.insecure or (home and self.insecure)
-        key = origin.scheme, home, bool(insecure)
-        adapter = self._adapters.get(key)
-        if adapter is None:
-            context = None if origin.scheme == "http" else self._context(home=home, verify=not insecure)
-            with self._lock:
-                adapter = self._adapters.setdefault(key, _Adapter(self.network.connections, context))
-        return adapter
-
-    def _context(self, *, home: bool, verify: bool) -> ssl.SSLContext:
-        """Whom to trust. Raises: ConnectionFailed: if a certificate can't be read."""
-        folder = _host_certificates(self.host)
-        # These replace what is trusted, as everywhere in Python; ssl reads SSL_CERT_FILE itself
-        instead = os.environ.get("REQUESTS_CA_BUNDLE") or os.environ.get("CURL_CA_BUNDLE")
-        extra = [self.network.ca] if self.network.ca else []
-        extra += [str(path) for path in sorted(folder.glob("*.crt"))] if folder else []
-        reading = instead or ""
-        try:
-            if instead:
-                whole = os.path.isdir(instead)
-                context = ssl.create_default_context(
-                    cafile=None if whole else instead, capath=instead if whole else None
-                )
-            else:
-                context = ssl.create_default_context()
-                if not context.cert_store_stats()["x509_ca"]:  # no certificates of the system, as on some macOS
-                    context.load_verify_locations(requests.utils.DEFAULT_CA_BUNDLE_PATH)
-            for reading in extra:
-                context.load_verify_locations(cafile=reading)
-            certificate = self.network.certificate or _client_pair(folder)
-            if home and certificate:
-                pair = (certificate, None) if isinstance(certificate, str) else certificate
-                reading = pair[0]
-                context.load_cert_chain(*pair)
-        except OSError as error:
-            raise ConnectionFailed(
-                f"the certificate {reading} can't be used: {error.strerror or error}",
-                hint="check the path, and that the file holds PEM",
-            ) from error
-        if not verify:
-            context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
-        return context
-
-    def _proxies(self, url: str) -> dict[str, str]:
-        if Origin.of(url).loopback:
-            return {}
-        if self.network.proxies is not None:
-            return dict(self.network.proxies)
-        return dict(requests.utils.get_environ_proxies(url, no_proxy=None))
-
     def _settle(self, response: requests.Response, scheme: str) -> bool:
         """Keep the guessed scheme, unless a TLS port answered plain http with a 400 that says so."""
         tls = False
@@ -533,7 +381,7 @@ class Transport(display.Shown):
             # For the error message, should it be another 400
             response.raw = urllib3.HTTPResponse(io.BytesIO(words), headers, 400, preload_content=False)
             tls = _TLS_PORT.search(words) is not None
-        with self._lock:
+        with self._connections.lock:
             if tls:
                 self._scheme = "https"
             self._guessed = False
@@ -541,7 +389,7 @@ class Transport(display.Shown):
 
     def _guess_again(self, error: Exception, scheme: str) -> bool:
         """Whether the other scheme is worth a try: loopback hosts start with http, insecure ones with https."""
-        with self._lock:
+        with self._connections.lock:
             if self._scheme != scheme:
                 return True  # another thread found out meanwhile
             if not self._guessed:
@@ -572,53 +420,6 @@ class Transport(display.Shown):
         else:
             hint = "check the host's name and port, the network, and that the registry is running"
         return ConnectionFailed(f"no answer from {where.host}:{where.port} to {doing} ({method}): {reason}", hint=hint)
-
-
-class _Adapter(requests.adapters.HTTPAdapter):
-    """Pools sized to the workers, large blocks on the way out, and our own context for TLS, through proxies too."""
-
-    def __init__(self, connections: int, context: ssl.SSLContext | None) -> None:
-        self._context = context
-        super().__init__(pool_connections=4, pool_maxsize=connections, max_retries=0)
-
-    def init_poolmanager(self, connections: int, maxsize: int, block: bool = False, **pool_kwargs: Any) -> None:
-        """As requests does it, with our additions."""
-        super().init_poolmanager(connections, maxsize, block, **pool_kwargs, **self._additions())
-        self._accept(self.poolmanager)
-
-    def proxy_manager_for(self, proxy: str, **proxy_kwargs: Any) -> Any:
-        """As requests does it, with our additions."""
-        manager = super().proxy_manager_for(proxy, **proxy_kwargs, **self._additions())
-        self._accept(manager)
-        return manager
-
-    def cert_verify(self, conn: Any, url: str, verify: Any, cert: Any) -> None:
-        """Nothing: the context knows. Requests would load its own certificates for each connection."""
-
-    def build_connection_pool_key_attributes(self, request: Any, verify: Any, cert: Any = None) -> Any:
-        """As requests does it; what is verified is in the context."""
-        host, _ = super().build_connection_pool_key_attributes(request, verify, cert)
-        unverified = self._context is not None and self._context.verify_mode == ssl.CERT_NONE
-        return host, {"cert_reqs": "CERT_NONE" if unverified else "CERT_REQUIRED"}
-
-    def _additions(self) -> dict[str, Any]:
-        return {"blocksize": _BLOCK} | ({"ssl_context": self._context} if self._context else {})
-
-    def _accept(self, manager: Any) -> None:
-        if self._context is not None and self._context.verify_mode == ssl.CERT_NONE:
-            manager.pool_classes_by_scheme = {**manager.pool_classes_by_scheme, "https": _UnverifiedPool}
-
-
-class _Unverified(urllib3.connection.HTTPSConnection):
-    """A connection to a host that was named insecure: whoever did that needs no warning with each request."""
-
-    def connect(self) -> None:
-        super().connect()
-        self.is_verified = True
-
-
-class _UnverifiedPool(urllib3.connectionpool.HTTPSConnectionPool):
-    ConnectionCls = _Unverified
 
 
 class _Replay:
@@ -654,19 +455,3 @@ def _reason(error: BaseException | None) -> str:
     text = str(inner) or type(inner).__name__
     # urllib3 puts the connection object first: "HTTPConnection(host=…): Failed to …: [Errno 111] Connection refused"
     return display.shorten(text.rpartition("[Errno ")[2].partition("] ")[2] or text, 200)
-
-
-def _host_certificates(host: str) -> Path | None:
-    """The first folder of certificates for a host. containers-certs.d.5.md."""
-    roots = (Path.home() / ".config/containers/certs.d", Path("/etc/containers/certs.d"), Path("/etc/docker/certs.d"))
-    return next((root / host for root in roots if (root / host).is_dir()), None)
-
-
-def _client_pair(folder: Path | None) -> tuple[str, str] | None:
-    if folder is None:
-        return None
-    for certificate in sorted(folder.glob("*.cert")):
-        key = certificate.with_suffix(".key")
-        if key.is_file():
-            return str(certificate), str(key)
-    return None
