@@ -37,8 +37,6 @@ VALID = [
     ("localhost/x", "localhost", "x", None, None),
     ("localhost:5000/x", "localhost:5000", "x", None, None),
     ("localhost:5000/x:y", "localhost:5000", "x", "y", None),
-    # a lone host and port can't be told from a name and a tag, here as in Docker
-    ("localhost:5000", "docker.io", "library/localhost", "5000", None),
     ("host:5000/a/b/c:t", "host:5000", "a/b/c", "t", None),
     ("ghcr.io/org/model:v1", "ghcr.io", "org/model", "v1", None),
     ("GHCR.IO/org/model:V1", "ghcr.io", "org/model", "V1", None),
