@@ -14,6 +14,7 @@ from typing import Any, BinaryIO
 import requests
 import requests.adapters
 import requests.utils
+import urllib3
 import urllib3.connection
 import urllib3.connectionpool
 
@@ -160,6 +161,7 @@ class _Adapter(requests.adapters.HTTPAdapter):
 
     def __init__(self, connections: int, context: ssl.SSLContext | None) -> None:
         self._context = context
+        self._pools: dict[str, Any] = {}
         super().__init__(pool_connections=4, pool_maxsize=connections, max_retries=0)
 
     def init_poolmanager(self, connections: int, maxsize: int, block: bool = False, **pool_kwargs: Any) -> None:
@@ -172,6 +174,33 @@ class _Adapter(requests.adapters.HTTPAdapter):
         manager = super().proxy_manager_for(proxy, **proxy_kwargs, **self._additions())
         self._accept(manager)
         return manager
+
+    def send(
+        self,
+        request: requests.PreparedRequest,
+        stream: bool = False,
+        timeout: Any = None,
+        verify: Any = True,
+        cert: Any = None,
+        proxies: Any = None,
+    ) -> requests.Response:
+        """As requests does it through a proxy; else straight to the pool, which takes a fifth off a small request's time."""
+        if proxies:
+            return super().send(request, stream, timeout, verify, cert, proxies)
+        url = str(request.url)
+        scheme, _, netloc, path = url.split("/", 3)
+        pool = self._pools.get(netloc)
+        if pool is None or pool.pool is None:  # none yet, or closed to make room
+            pool = self._pools[netloc] = self.poolmanager.connection_from_url(f"{scheme}//{netloc}/")
+        connect, read = timeout
+        raw = pool.urlopen(
+            request.method, f"/{path}", body=request.body, headers=request.headers, redirect=False, retries=False,
+            timeout=urllib3.Timeout(connect=connect, read=read), preload_content=False, decode_content=False,
+        )  # fmt: skip
+        response = requests.Response()
+        response.status_code, response.raw, response.url, response.request = raw.status, raw, url, request
+        response.headers = requests.structures.CaseInsensitiveDict(raw.headers)
+        return response
 
     def cert_verify(self, conn: Any, url: str, verify: Any, cert: Any) -> None:
         """Nothing: the context knows. Requests would load its own certificates for each connection."""

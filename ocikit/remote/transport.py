@@ -413,7 +413,7 @@ class Transport(display.Shown):
                 f"{where.host}:{where.port} did not answer in time to {doing} ({method})",
                 hint=f"connect timeout {self.network.connect_timeout:g} s, read timeout {self.network.read_timeout:g} s: raise them with Network(…), or check the network",
             )
-        if isinstance(error, requests.exceptions.SSLError) or "certificate" in reason:
+        if isinstance(error, requests.exceptions.SSLError | urllib3.exceptions.SSLError) or "certificate" in reason:
             hint = "pass ca=… with the certificate that vouches for it, or name the host in insecure=[…] if you must"
         elif isinstance(error, requests.exceptions.ProxyError):
             hint = "check HTTPS_PROXY and NO_PROXY"
