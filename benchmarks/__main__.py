@@ -29,7 +29,7 @@ SHAPES = {
     "8 blobs of 128 MiB": (8, 128 * MIB),
     "1000 blobs of 64 KiB": (1000, 65536),
 }
-WARM = 3 << 30  # bytes: what a command and the registry put into the page cache, twice
+WARM = 2 << 30  # bytes: what a command and the registry put into the page cache
 
 
 @frozen
