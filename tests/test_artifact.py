@@ -34,14 +34,29 @@ def artifact(session, document, reference="localhost:5000/team/data:v1", **more)
 
 def layers(titles, media_type="text/csv"):
     return tuple(
-        ocikit.Descriptor.of(str(i).encode(), media_type, annotations={"org.opencontainers.image.title": t}) for i, t in enumerate(titles)
+        ocikit.Descriptor.of(str(i).encode(), media_type, annotations={"org.opencontainers.image.title": t})
+        for i, t in enumerate(titles)
     )
 
 
 def harmless(shown):
     """Whether HTML has no tag, attribute or character that came from elsewhere."""
     found = Tags(shown)
-    assert found.tags <= {"style", "div", "span", "table", "thead", "tbody", "tr", "th", "td", "code", "pre", "details", "summary"}, found.tags
+    assert found.tags <= {
+        "style",
+        "div",
+        "span",
+        "table",
+        "thead",
+        "tbody",
+        "tr",
+        "th",
+        "td",
+        "code",
+        "pre",
+        "details",
+        "summary",
+    }, found.tags
     assert found.attributes <= {"class", "title", "colspan", "open"}, found.attributes
     assert not set("\x1b\u202e\r\x85") & set(shown)
     return True
@@ -65,7 +80,14 @@ def hostile(session):
 
 
 def test_reprs_are_one_short_line(hostile, session):
-    for shown in (hostile, hostile.files, next(iter(hostile.files.values())), hostile.manifest, session, session.registry("localhost:5000")):
+    for shown in (
+        hostile,
+        hostile.files,
+        next(iter(hostile.files.values())),
+        hostile.manifest,
+        session,
+        session.registry("localhost:5000"),
+    ):
         assert plain(repr(shown)), shown
     long = artifact(session, ocikit.Manifest(config=BARE), f"localhost:5000/{'n' * 200}:{'t' * 128}")
     assert plain(repr(long))
@@ -75,7 +97,9 @@ def test_an_artifacts_repr_shows_what_it_is(session):
     one = artifact(session, ocikit.Manifest(config=BARE, layers=layers(["a.csv"])))
     assert repr(one) == f"Artifact('localhost:5000/team/data:v1@{one.digest.short}', 1 B)"
     assert str(one) == f"localhost:5000/team/data:v1@{one.digest}"
-    assert repr(one["a.csv"]) == f"File(name='a.csv', size=1, media_type='text/csv', digest='{one['a.csv'].digest.short}')"
+    assert (
+        repr(one["a.csv"]) == f"File(name='a.csv', size=1, media_type='text/csv', digest='{one['a.csv'].digest.short}')"
+    )
     assert repr(one.files) == "Files(files=1, size=1)"
 
 
@@ -98,14 +122,26 @@ def test_html_of_an_index_shows_its_platforms_escaped(session):
 
 
 def test_html_answers_the_next_question(session):
-    one = artifact(session, ocikit.Manifest(config=BARE, artifact_type="application/x.set", layers=layers(["a.csv", "b/c.csv"]), annotations={"k": "v"}))
+    one = artifact(
+        session,
+        ocikit.Manifest(
+            config=BARE, artifact_type="application/x.set", layers=layers(["a.csv", "b/c.csv"]), annotations={"k": "v"}
+        ),
+    )
     shown = one._repr_html_()
     for words in (str(one.reference)[:60], "application/x.set", "a.csv", "b/c.csv", "text/csv", "'k': 'v'"):
         assert words in shown.replace("&#x27;", "'"), words
 
 
 def test_ten_thousand_files_are_shown_quickly_and_in_little(session):
-    one = artifact(session, ocikit.Manifest(config=BARE, layers=layers([f"data/part-{i:05}.parquet" for i in range(10_000)]), annotations={f"k{i}": "v" * 100 for i in range(1000)}))
+    one = artifact(
+        session,
+        ocikit.Manifest(
+            config=BARE,
+            layers=layers([f"data/part-{i:05}.parquet" for i in range(10_000)]),
+            annotations={f"k{i}": "v" * 100 for i in range(1000)},
+        ),
+    )
     one.files  # noqa: B018 - checked once, when it is first asked for
     started = time.perf_counter()
     shown = one._repr_html_()
@@ -132,7 +168,17 @@ def test_looking_completing_and_listing_ask_nobody(server, session, home):
     session.push(f"{server.host}/t/d:v1", "data")
     art = session.inspect(f"{server.host}/t/d:v1")
     server.requests.clear()
-    repr(art), str(art), art._repr_html_(), list(art.__rich_repr__()), bool(art), art.size, art.kind, art.annotations, art.platforms
+    (
+        repr(art),
+        str(art),
+        art._repr_html_(),
+        list(art.__rich_repr__()),
+        bool(art),
+        art.size,
+        art.kind,
+        art.annotations,
+        art.platforms,
+    )
     repr(art["data/a.csv"]), art["data/a.csv"]._repr_html_(), dir(art)
     assert art._ipython_key_completions_() == list(art) == ["data/a.csv", "data/b.csv"]
     assert art.files._ipython_key_completions_() == list(art.files)
@@ -153,7 +199,9 @@ def test_a_repr_never_raises(session):
 def with_config(server, session, content, media_type):
     server.blob("t/c", content)
     described = {"mediaType": media_type, "digest": ocikit.Digest.of(content), "size": len(content)}
-    server.manifest("t/c", {"schemaVersion": 2, "mediaType": media_types.OCI_MANIFEST, "config": described, "layers": []}, "v1")
+    server.manifest(
+        "t/c", {"schemaVersion": 2, "mediaType": media_types.OCI_MANIFEST, "config": described, "layers": []}, "v1"
+    )
     return session.inspect(f"{server.host}/t/c:v1").config
 
 
@@ -194,8 +242,17 @@ def test_a_file_reads_as_bytes_text_and_stream(server, session, home):
     write(home, {"ü.txt": "größe\n"})
     session.push(f"{server.host}/t/d:v1", "ü.txt")
     file = session.inspect(f"{server.host}/t/d:v1")["ü.txt"]
-    assert (file.read(), file.read_text(), file.open().readline()) == ("größe\n".encode(), "größe\n", "größe\n".encode())
-    assert (file.size, file.media_type, file.name, file.digest) == (8, "text/plain", "ü.txt", ocikit.Digest.of("größe\n".encode()))
+    assert (file.read(), file.read_text(), file.open().readline()) == (
+        "größe\n".encode(),
+        "größe\n",
+        "größe\n".encode(),
+    )
+    assert (file.size, file.media_type, file.name, file.digest) == (
+        8,
+        "text/plain",
+        "ü.txt",
+        ocikit.Digest.of("größe\n".encode()),
+    )
 
 
 def test_an_artifact_without_files_says_so(session):

@@ -124,7 +124,9 @@ def test_a_registry_error_tells_its_first_code():
 
 
 def test_what_a_registry_error_tells_of_the_request_is_clean_and_redacted():
-    error = RegistryError("x", url="https://u:p@h.io/b?sig=s3cret", host="h\x1b[31m", request_id="\x07r", method="GET\n")
+    error = RegistryError(
+        "x", url="https://u:p@h.io/b?sig=s3cret", host="h\x1b[31m", request_id="\x07r", method="GET\n"
+    )
     assert error.url == "https://h.io/b?sig=***"
     assert (error.host, error.request_id, error.method) == ("h", "r", "GET ")
 
@@ -140,7 +142,10 @@ def test_rate_limiting_says_how_long_to_wait():
         ("https://h.io/v2/", "https://h.io/v2/"),
         ("https://u:p@h.io:5000/v2/x?n=5&last=b", "https://h.io:5000/v2/x?n=5&last=b"),
         ("https://h.io/b?digest=sha256:ab&_state=s3cret", "https://h.io/b?digest=sha256:ab&_state=***"),
-        ("https://h.io/t?service=h.io&scope=repository:a/b:pull,push", "https://h.io/t?service=h.io&scope=repository:a/b:pull,push"),
+        (
+            "https://h.io/t?service=h.io&scope=repository:a/b:pull,push",
+            "https://h.io/t?service=h.io&scope=repository:a/b:pull,push",
+        ),
         ("https://h.io/b?s3cret", "https://h.io/b?***"),
         ("https://h.io/b?s3cret&digest=x", "https://h.io/b?***&digest=x"),
         ("https://h.io/b?a=b=s3cret", "https://h.io/b?a=***"),
@@ -175,7 +180,9 @@ def test_no_password_is_ever_shown(before, after, path):
     user = urllib.parse.quote(before)
     for word in (SECRET, urllib.parse.quote(before, safe="") + SECRET + urllib.parse.quote(after, safe="")):
         assert SECRET not in redact(f"https://{user}:{word}@h.io/{urllib.parse.quote(path)}")
-    assert SECRET not in redact(f"https://{before}{SECRET}{after}@h.io/") or "#" in before + after or "?" in before + after
+    assert (
+        SECRET not in redact(f"https://{before}{SECRET}{after}@h.io/") or "#" in before + after or "?" in before + after
+    )
 
 
 @given(NOISE, NOISE, st.sampled_from(["X-Amz-Signature", "sig", "token", "access_token", "_state", "Digest", "N", ""]))

@@ -41,7 +41,15 @@ ROOMS = {
 ON_USE = {"notebook", "server"}
 
 #: Inside remote, a module knows none of its own rank or above, not even through others.
-REMOTE_RANKS = {"challenge": 0, "credentials": 0, "referrers": 0, "transport": 1, "download": 2, "upload": 2, "repository": 3}
+REMOTE_RANKS = {
+    "challenge": 0,
+    "credentials": 0,
+    "referrers": 0,
+    "transport": 1,
+    "download": 2,
+    "upload": 2,
+    "repository": 3,
+}
 
 #: Modules of content that hold content. The algorithm that moves it between them knows none.
 CONCRETE = {"archive_layout", "cache", "folder", "layout", "memory"}
@@ -204,7 +212,10 @@ def defined(name):
         if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
             things.add(node.name)
         elif isinstance(node, ast.Assign):
-            typevar = isinstance(node.value, ast.Call) and getattr(node.value.func, "id", "") in {"TypeVar", "ParamSpec"}
+            typevar = isinstance(node.value, ast.Call) and getattr(node.value.func, "id", "") in {
+                "TypeVar",
+                "ParamSpec",
+            }
             constants |= {t.id for t in node.targets if isinstance(t, ast.Name) and not typevar}
         elif isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name):
             constants.add(node.target.id)
@@ -277,7 +288,9 @@ def fresh(code):
 
 def test_importing_ocikit_loads_nothing_heavy():
     loaded = fresh("import ocikit, sys, json; print(json.dumps(list(sys.modules)))")
-    assert {m.partition(".")[0] for m in loaded}.isdisjoint({*HEAVY, "cattrs", "hypothesis", "pytest", "numpy", "pandas"})
+    assert {m.partition(".")[0] for m in loaded}.isdisjoint(
+        {*HEAVY, "cattrs", "hypothesis", "pytest", "numpy", "pandas"}
+    )
     assert {"tqdm.notebook", "tqdm.auto", "ocikit.server", "ocikit.notebook.explorer"}.isdisjoint(loaded)
 
 

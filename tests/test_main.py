@@ -43,7 +43,17 @@ def run(request, home, capfd):
 
 def test_every_command_works_and_prints_its_result_alone(run, data, server, home):
     ref = f"{server.host}/t/d:v1"
-    code, out, err = run("push", ref, "data", "--artifact-type", "application/vnd.example.set", "--annotation", "a=b=c", "--annotation", "d=")
+    code, out, err = run(
+        "push",
+        ref,
+        "data",
+        "--artifact-type",
+        "application/vnd.example.set",
+        "--annotation",
+        "a=b=c",
+        "--annotation",
+        "d=",
+    )
     assert code == 0 and out.startswith(f"{ref}@sha256:") and out.count("\n") == 1
     assert err.startswith("pushed 2 files, 5.0 kB in ") and err.count("\n") == 1
     pinned = out.strip()
@@ -121,7 +131,16 @@ def test_the_quickstart_works_with_nothing_at_all(run, home):
     code, out, err = run("quickstart")
     assert (code, err) == (0, "")
     lines = out.splitlines()
-    assert [line.split()[0] for line in lines] == ["pushed", "tags", "inspected", "attached", "referrers", "opened", "pulled", "compared"]
+    assert [line.split()[0] for line in lines] == [
+        "pushed",
+        "tags",
+        "inspected",
+        "attached",
+        "referrers",
+        "opened",
+        "pulled",
+        "compared",
+    ]
     assert not list(home.iterdir())
 
 
@@ -159,7 +178,12 @@ def hostile(server):
     server.blob("t/e", b"evil")
     digest = ocikit.Digest.of(b"evil")
     empty = {"mediaType": media_types.EMPTY, "digest": ocikit.Digest.of(b"{}"), "size": 2}
-    layer = {"mediaType": ANSI, "digest": digest, "size": 4, "annotations": {"org.opencontainers.image.title": ANSI, ANSI: ANSI}}
+    layer = {
+        "mediaType": ANSI,
+        "digest": digest,
+        "size": 4,
+        "annotations": {"org.opencontainers.image.title": ANSI, ANSI: ANSI},
+    }
     server.manifest("t/e", {"schemaVersion": 2, "mediaType": media_types.OCI_MANIFEST, "artifactType": ANSI, "config": empty,
                             "layers": [layer, layer | {"annotations": {}}], "annotations": {ANSI: ANSI}}, "v1")  # fmt: skip
     child = server.manifest("t/e", {"schemaVersion": 2, "config": empty, "layers": []})
@@ -170,7 +194,13 @@ def hostile(server):
 
 
 def clean(text):
-    return not [c for c in text if (ord(c) < 32 and c != "\n") or 127 <= ord(c) < 160 or c in "\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069"]
+    return not [
+        c
+        for c in text
+        if (ord(c) < 32 and c != "\n")
+        or 127 <= ord(c) < 160
+        or c in "\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069"
+    ]
 
 
 def test_hostile_texts_of_a_registry_never_reach_the_terminal_raw(run, server, home):
@@ -196,8 +226,14 @@ def test_hostile_texts_of_a_registry_never_reach_the_terminal_raw(run, server, h
 def in_a_terminal(*arguments):
     """What a person sees: stdout and stderr of a terminal."""
     master, slave = pty.openpty()
-    environment = {k: v for k, v in os.environ.items() if k != "OCIKIT_PROGRESS"} | {"PYTHONPATH": str(ROOT), "TERM": "xterm", "COLUMNS": "100"}
-    running = subprocess.Popen([sys.executable, "-m", "ocikit", *arguments], stdin=slave, stdout=slave, stderr=slave, env=environment)
+    environment = {k: v for k, v in os.environ.items() if k != "OCIKIT_PROGRESS"} | {
+        "PYTHONPATH": str(ROOT),
+        "TERM": "xterm",
+        "COLUMNS": "100",
+    }
+    running = subprocess.Popen(
+        [sys.executable, "-m", "ocikit", *arguments], stdin=slave, stdout=slave, stderr=slave, env=environment
+    )
     os.close(slave)
     seen = b""
     while True:

@@ -21,12 +21,23 @@ LIMIT = 100 * MIB
 def peak(code, home):
     """Peak resident bytes of an interpreter that runs the code."""
     # ru_maxrss is taken over by a child from the process that starts it: VmHWM isn't, once exec has run
-    whole = "import ocikit, json, sys\n" + textwrap.dedent(code) + textwrap.dedent("""
+    whole = (
+        "import ocikit, json, sys\n"
+        + textwrap.dedent(code)
+        + textwrap.dedent("""
         with open("/proc/self/status") as status:
             peak = next(int(line.split()[1]) for line in status if line.startswith("VmHWM"))
         print(json.dumps(peak * 1024))
     """)
-    done = subprocess.run([sys.executable, "-c", whole], cwd=home, env=os.environ | {"PYTHONPATH": str(ROOT)}, text=True, capture_output=True, check=False)
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", whole],
+        cwd=home,
+        env=os.environ | {"PYTHONPATH": str(ROOT)},
+        text=True,
+        capture_output=True,
+        check=False,
+    )
     assert done.returncode == 0, done.stderr
     return json.loads(done.stdout)
 

@@ -99,7 +99,12 @@ def test_a_pull_without_a_folder_gives_read_only_files_in_the_cache(place, data,
 
 def test_a_second_pull_to_the_cache_costs_one_head_request(art, data, session, server):
     first = session.pull(f"{server.host}/t/d:v1")
-    assert sorted(moved(server)) == ["GET blobs", "GET blobs", "GET manifests", "HEAD manifests"]  # nothing is asked for c.txt: it is empty
+    assert sorted(moved(server)) == [
+        "GET blobs",
+        "GET blobs",
+        "GET manifests",
+        "HEAD manifests",
+    ]  # nothing is asked for c.txt: it is empty
     second = session.pull(f"{server.host}/t/d:v1")
     assert moved(server) == ["HEAD manifests"]
     assert second.path == first.path
@@ -110,7 +115,13 @@ def test_a_pinned_reference_costs_no_request_once_it_is_cached(art, session, ser
     session.pull(f"{server.host}/t/d:v1")
     server.requests.clear()
     again = session.pull(art.reference)
-    again.read("data/a.csv"), again.config, list(again.files), session.inspect(art.reference), session.resolve(art.reference)
+    (
+        again.read("data/a.csv"),
+        again.config,
+        list(again.files),
+        session.inspect(art.reference),
+        session.resolve(art.reference),
+    )
     assert moved(server) == []
 
 
@@ -184,7 +195,9 @@ def test_a_dry_run_of_a_pull_tells_and_touches_no_folder(art, session, server, h
     assert state(home) == before
     assert [f.decision for f in to_folder.plan.files] == ["fetch"] * 3
     assert to_folder.plan.size == sum(len(v) for v in DATA.values())
-    assert {s.descriptor.title: s.fate for s in to_cache.plan.steps if s.descriptor.title} == dict.fromkeys(DATA, "moved")
+    assert {s.descriptor.title: s.fate for s in to_cache.plan.steps if s.descriptor.title} == dict.fromkeys(
+        DATA, "moved"
+    )
     assert "GET blobs" not in moved(server)
     assert to_folder.path is None
 
@@ -342,7 +355,13 @@ def test_the_same_content_is_uploaded_once_however_many_files_have_it(session, s
 
 
 def test_nothing_is_tagged_if_a_blob_is_refused(data, session, server):
-    server.on("PUT", r"/v2/t/d/blobs/uploads/.*", times=None, status=403, body=b'{"errors":[{"code":"DENIED","message":"no"}]}')
+    server.on(
+        "PUT",
+        r"/v2/t/d/blobs/uploads/.*",
+        times=None,
+        status=403,
+        body=b'{"errors":[{"code":"DENIED","message":"no"}]}',
+    )
     with pytest.raises(ocikit.Denied, match="DENIED"):
         session.push(f"{server.host}/t/d:v1", "data")
     assert not server.tags and not server.manifests
@@ -357,7 +376,9 @@ def test_a_dry_run_of_a_push_leaves_nothing_behind(place, data, session, server,
     assert planned.plan.tags == ("v1",)
     real = session.push(f"{place}:v1", "data")
     assert real.digest == planned.digest
-    assert {s.fate for s in session.push(f"{place}:v1", "data", dry_run=True).plan.steps if not s.descriptor.is_document} == {"present"}
+    assert {
+        s.fate for s in session.push(f"{place}:v1", "data", dry_run=True).plan.steps if not s.descriptor.is_document
+    } == {"present"}
 
 
 @pytest.mark.parametrize("archive", [None, "tar", "tar+gzip"])
@@ -735,7 +756,11 @@ def test_login_asks_for_a_password_unseen(home, session, server, monkeypatch):
 
 def test_credentials_are_passed_and_never_shown(server, home, data):
     server.guard = basic
-    for given in (("ada", "lovelace"), {server.host: ("ada", "lovelace")}, lambda host, repository: ("ada", "lovelace")):
+    for given in (
+        ("ada", "lovelace"),
+        {server.host: ("ada", "lovelace")},
+        lambda host, repository: ("ada", "lovelace"),
+    ):
         with ocikit.Session(credentials=given, progress=False) as session:
             assert session.push(f"{server.host}/t/d:v1", "data")
             assert "lovelace" not in repr(session) + session._repr_html_()
@@ -795,7 +820,9 @@ def test_a_long_listing_of_a_one_liner_still_reads_its_pages(server, home):
 def test_a_sessions_summary_is_one_line_for_people(art, session, server, home):
     line = session.pull(f"{server.host}/t/d:v1", "out").summary
     assert line.startswith("pulled 3 files, 102.4 kB in ") and line.endswith("-> out")
-    assert session.pull(f"{server.host}/t/d:v1", "out").summary.startswith("pulled 3 files, 102.4 kB (102.4 kB already there)")
+    assert session.pull(f"{server.host}/t/d:v1", "out").summary.startswith(
+        "pulled 3 files, 102.4 kB (102.4 kB already there)"
+    )
 
 
 def test_progress_is_told_and_adds_up(art, session, server):

@@ -442,7 +442,9 @@ def test_documents_survive_a_pickle_with_their_bytes(cls, text, protocol):
 
 
 def test_lists_given_to_values_become_tuples_and_maps_become_immutable():
-    d = Descriptor(media_type="a/b", digest=Digest(A), size=1, urls=["u"], annotations={"a": "b"}, extra={"k": [1, {"x": [2]}]})
+    d = Descriptor(
+        media_type="a/b", digest=Digest(A), size=1, urls=["u"], annotations={"a": "b"}, extra={"k": [1, {"x": [2]}]}
+    )
     p = Platform(os="linux", architecture="amd64", os_features=["f"], extra={"k": []})
     m = Manifest(config=d, layers=[d], annotations={"a": "b"}, extra={"k": [1]})
     i = Index(manifests=iter([d]))
@@ -516,7 +518,10 @@ WRONG = [
     (manifest(layers=[descriptor(size=True)]), "expected an integer, found true or false @ $.layers[0].size"),
     (manifest(layers=[descriptor(size=1.0)]), "expected an integer, found a number @ $.layers[0].size"),
     (manifest(layers=[descriptor(size="1")]), "expected an integer, found a string @ $.layers[0].size"),
-    (manifest(layers=[descriptor(digest="sha256:ab")]), "'sha256:ab' has 2 characters after 'sha256' @ $.layers[0].digest"),
+    (
+        manifest(layers=[descriptor(digest="sha256:ab")]),
+        "'sha256:ab' has 2 characters after 'sha256' @ $.layers[0].digest",
+    ),
     (manifest(layers=[descriptor(digest=A.upper())]), "is not a digest @ $.layers[0].digest"),
     (manifest(layers=[descriptor(digest=5)]), "5 is not a digest @ $.layers[0].digest"),
     (manifest(layers=[descriptor(mediaType=5)]), "expected a string, found an integer @ $.layers[0].mediaType"),
@@ -701,7 +706,9 @@ def test_half_a_surrogate_pair_is_kept_in_the_bytes_and_cannot_be_encoded_anew()
     repr(changed).encode()
 
 
-@pytest.mark.parametrize("extra", [{"a": float("inf")}, {"a": float("nan")}, {"a": object()}, {"a": {1, 2}}, {"a": b"x"}])
+@pytest.mark.parametrize(
+    "extra", [{"a": float("inf")}, {"a": float("nan")}, {"a": object()}, {"a": {1, 2}}, {"a": b"x"}]
+)
 def test_what_json_cannot_say_is_an_invalid_document_when_encoded(extra):
     with pytest.raises(InvalidDocument, match="can't be encoded"):
         _ = Manifest(config=EMPTY_DESCRIPTOR, extra=extra).raw
@@ -725,7 +732,9 @@ LEAVES = (
 )  # fmt: skip
 OBJECTS = st.dictionaries(
     KEYS | st.text(max_size=3),
-    st.recursive(LEAVES, lambda v: st.lists(v, max_size=3) | st.dictionaries(KEYS | st.text(max_size=3), v, max_size=5)),
+    st.recursive(
+        LEAVES, lambda v: st.lists(v, max_size=3) | st.dictionaries(KEYS | st.text(max_size=3), v, max_size=5)
+    ),
     max_size=8,
 )
 
@@ -761,7 +770,12 @@ TEXT = st.text(st.characters(exclude_categories=["Cs"]), max_size=12)
 DIGESTS = st.from_regex(r"sha256:[a-f0-9]{64}|x\+y:[a-zA-Z0-9=_-]{1,9}", fullmatch=True).map(Digest)
 NOTES = st.dictionaries(TEXT, TEXT, max_size=3)
 PLATFORMS = st.builds(
-    Platform, os=TEXT, architecture=TEXT, variant=st.none() | TEXT, os_version=st.none() | TEXT, os_features=st.lists(TEXT, max_size=2)
+    Platform,
+    os=TEXT,
+    architecture=TEXT,
+    variant=st.none() | TEXT,
+    os_version=st.none() | TEXT,
+    os_features=st.lists(TEXT, max_size=2),
 )
 DESCRIPTORS = st.builds(
     Descriptor, media_type=TEXT, digest=DIGESTS, size=st.integers(0, 2**63 - 1), urls=st.lists(TEXT, max_size=2),
@@ -792,7 +806,16 @@ def test_every_document_that_can_be_made_round_trips(document):
 # Types
 
 
-SCHEMA1 = raw({"schemaVersion": 1, "name": "x", "tag": "y", "architecture": "amd64", "fsLayers": [{"blobSum": A}], "signatures": []})
+SCHEMA1 = raw(
+    {
+        "schemaVersion": 1,
+        "name": "x",
+        "tag": "y",
+        "architecture": "amd64",
+        "fsLayers": [{"blobSum": A}],
+        "signatures": [],
+    }
+)
 
 
 @pytest.mark.parametrize("announced", [None, "application/json", *sorted(media_types.SCHEMA1_TYPES)])

@@ -20,7 +20,10 @@ def index(*platforms, media_type=media_types.OCI_MANIFEST):
 
 def entry(platform, i=0, media_type=media_types.OCI_MANIFEST):
     return Descriptor.of(
-        f"{i}".encode(), media_type, platform=None if platform is None else Platform.parse(platform), annotations={"i": str(i)}
+        f"{i}".encode(),
+        media_type,
+        platform=None if platform is None else Platform.parse(platform),
+        annotations={"i": str(i)},
     )
 
 
@@ -52,7 +55,21 @@ def test_a_platform_is_read_part_by_part(text, os, architecture, variant, versio
 
 
 @pytest.mark.parametrize(
-    "text", ["", "linux", "linux/", "/amd64", "linux//v8", "linux/arm64/v8/x", "linux amd64", "linux/amd64\n", "linux/ä", None, 5, b"linux/amd64"]
+    "text",
+    [
+        "",
+        "linux",
+        "linux/",
+        "/amd64",
+        "linux//v8",
+        "linux/arm64/v8/x",
+        "linux amd64",
+        "linux/amd64\n",
+        "linux/ä",
+        None,
+        5,
+        b"linux/amd64",
+    ],
 )
 def test_anything_else_is_refused_with_advice(text):
     with pytest.raises(InvalidReference, match="is not a platform") as caught:
@@ -71,16 +88,37 @@ def test_no_text_raises_anything_but_invalid_reference(text):
 
 #: The machine, then offers best first; offers in one group are equally good; what isn't listed doesn't run.
 RANKS = [
-    ("linux/arm64", [["linux/arm64", "linux/arm64/v8"]], ["linux/arm64/v9", "linux/arm64/v8.1", "linux/arm/v7", "linux/amd64"]),
+    (
+        "linux/arm64",
+        [["linux/arm64", "linux/arm64/v8"]],
+        ["linux/arm64/v9", "linux/arm64/v8.1", "linux/arm/v7", "linux/amd64"],
+    ),
     ("linux/arm64/v8", [["linux/arm64", "linux/arm64/v8"]], ["linux/arm64/v8.1", "linux/arm64/v9"]),
-    ("linux/arm64/v8.2", [["linux/arm64/v8.2"], ["linux/arm64/v8.1"], ["linux/arm64/v8", "linux/arm64"]], ["linux/arm64/v9"]),
+    (
+        "linux/arm64/v8.2",
+        [["linux/arm64/v8.2"], ["linux/arm64/v8.1"], ["linux/arm64/v8", "linux/arm64"]],
+        ["linux/arm64/v9"],
+    ),
     (
         "linux/arm64/v9",
-        [["linux/arm64/v9", "linux/arm64/v9.0"], ["linux/arm64/v8.5"], ["linux/arm64/v8.1"], ["linux/arm64", "linux/arm64/v8"]],
+        [
+            ["linux/arm64/v9", "linux/arm64/v9.0"],
+            ["linux/arm64/v8.5"],
+            ["linux/arm64/v8.1"],
+            ["linux/arm64", "linux/arm64/v8"],
+        ],
         ["linux/arm64/v8.6", "linux/arm64/v9.1"],
     ),
-    ("linux/arm/v7", [["linux/arm/v7"], ["linux/arm/v6"], ["linux/arm/v5"], ["linux/arm"]], ["linux/arm/v8", "linux/arm64"]),
-    ("linux/arm/v8", [["linux/arm/v8"], ["linux/arm/v7"], ["linux/arm/v6"], ["linux/arm/v5"], ["linux/arm"]], ["linux/arm64"]),
+    (
+        "linux/arm/v7",
+        [["linux/arm/v7"], ["linux/arm/v6"], ["linux/arm/v5"], ["linux/arm"]],
+        ["linux/arm/v8", "linux/arm64"],
+    ),
+    (
+        "linux/arm/v8",
+        [["linux/arm/v8"], ["linux/arm/v7"], ["linux/arm/v6"], ["linux/arm/v5"], ["linux/arm"]],
+        ["linux/arm64"],
+    ),
     ("linux/arm/v6", [["linux/arm/v6"], ["linux/arm/v5"], ["linux/arm"]], ["linux/arm/v7"]),
     ("linux/arm", [["linux/arm", "linux/arm/v7"], ["linux/arm/v6"], ["linux/arm/v5"]], ["linux/arm/v8"]),
     ("linux/amd64", [["linux/amd64", "linux/amd64/v1"]], ["linux/amd64/v2", "linux/amd64/v3", "linux/386"]),

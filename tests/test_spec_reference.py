@@ -154,7 +154,9 @@ def test_what_is_not_text_is_an_invalid_reference(parse, thing):
         parse(thing)
 
 
-@pytest.mark.parametrize("text", ["x/" * 1_000_000, "A" * 1_000_000, "h.io/x:" + "t" * 1_000_000, "oci:p:" + "-" * 10**6])
+@pytest.mark.parametrize(
+    "text", ["x/" * 1_000_000, "A" * 1_000_000, "h.io/x:" + "t" * 1_000_000, "oci:p:" + "-" * 10**6]
+)
 def test_the_message_of_a_long_bad_reference_stays_short(text):
     with pytest.raises(InvalidReference) as caught:
         parse_reference(text)
@@ -241,8 +243,12 @@ def test_every_reference_of_the_grammar_round_trips(host, parts, tag, digest):
     assert str(Reference.parse(str(ref))) == str(ref)
 
 
-PATHS = st.text(st.characters(blacklist_characters=":", blacklist_categories=("Cc", "Cs", "Cf", "Zl", "Zp")), min_size=1)
-REF_NAMES = st.from_regex(r"[A-Za-z0-9]{1,5}(([-._:+]|--)[A-Za-z0-9]{1,5}){0,3}(/[A-Za-z0-9]{1,5}){0,2}", fullmatch=True)
+PATHS = st.text(
+    st.characters(blacklist_characters=":", blacklist_categories=("Cc", "Cs", "Cf", "Zl", "Zp")), min_size=1
+)
+REF_NAMES = st.from_regex(
+    r"[A-Za-z0-9]{1,5}(([-._:+]|--)[A-Za-z0-9]{1,5}){0,3}(/[A-Za-z0-9]{1,5}){0,2}", fullmatch=True
+)
 
 
 REGISTERED = DIGESTS.filter(lambda d: d.startswith(("sha256:", "sha512:")))

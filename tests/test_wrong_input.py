@@ -98,7 +98,9 @@ def test_a_bad_reference_names_the_part_that_is_bad(text, kind, words, verb, ses
     assert state(home.parent) == before
 
 
-@pytest.mark.parametrize("host", [None, 5, "", "myhost", "http://127.0.0.1:5000", "ghcr.io/org", "a b.c", "127.0.0.1:99999", "x@y.z"])
+@pytest.mark.parametrize(
+    "host", [None, 5, "", "myhost", "http://127.0.0.1:5000", "ghcr.io/org", "a b.c", "127.0.0.1:99999", "x@y.z"]
+)
 @pytest.mark.parametrize("verb", ["ping", "catalog", "registry"])
 def test_a_bad_host_never_leads_to_docker_hub(host, verb, session):
     problem = fails("InvalidReference", lambda: getattr(session, verb)(host), "registry")
@@ -121,19 +123,33 @@ def test_nobody_logs_in_nowhere(host, session, home):
 def test_a_tag_that_is_not_there_names_the_nearest(ref, session, server, home):
     for tag in ("v1.2", "main", "stable"):
         session.tag(ref, tag)
-    problem = fails("ManifestUnknown", lambda: session.pull(ref[:-2] + "v1.3", "out"), "no tag 'v1.3'", "nearest: v1.2", "ocikit.tags(")
+    problem = fails(
+        "ManifestUnknown",
+        lambda: session.pull(ref[:-2] + "v1.3", "out"),
+        "no tag 'v1.3'",
+        "nearest: v1.2",
+        "ocikit.tags(",
+    )
     assert isinstance(problem, LookupError) and problem.status == 404
     assert not (home / "out").exists()
 
 
 def test_a_repository_that_is_not_there(ref, session, server, home):
-    for call in (lambda: session.pull(f"{server.host}/t/nope:v1", "out"), lambda: session.tags(f"{server.host}/t/nope")):
+    for call in (
+        lambda: session.pull(f"{server.host}/t/nope:v1", "out"),
+        lambda: session.tags(f"{server.host}/t/nope"),
+    ):
         fails("NameUnknown", call, "t/nope", "catalog")
     assert not (home / "out").exists()
 
 
 def test_a_digest_that_is_not_there(ref, session, server):
-    fails("ManifestUnknown", lambda: session.pull(f"{server.host}/t/d@sha256:{'0' * 64}"), "has no manifest sha256:000000000000", "tags")
+    fails(
+        "ManifestUnknown",
+        lambda: session.pull(f"{server.host}/t/d@sha256:{'0' * 64}"),
+        "has no manifest sha256:000000000000",
+        "tags",
+    )
 
 
 def test_a_name_in_a_layout_or_archive_that_is_not_there(data, session, home):
@@ -148,7 +164,14 @@ def test_a_layout_that_is_not_one(data, session, home):
     write(home, {"file": "x"})
     before = state(home)
     for place in ("oci:empty:v1", "oci:data:v1", "oci:missing:v1", "oci:file:v1", "oci:file/in/it:v1"):
-        for verb in (session.pull, session.inspect, session.tags, session.delete, session.resolve, lambda p: session.tag(p, "x")):
+        for verb in (
+            session.pull,
+            session.inspect,
+            session.tags,
+            session.delete,
+            session.resolve,
+            lambda p: session.tag(p, "x"),
+        ):
             fails("NotFound", lambda verb=verb, place=place: verb(place), place.split(":")[1].split("/")[0])
     assert state(home) == before
     for place in ("oci:file:v1", "oci:file/in/it:v1", "oci-archive:file/x.tar:v1", "oci-archive:nodir/x.tar:v1"):
@@ -156,11 +179,19 @@ def test_a_layout_that_is_not_one(data, session, home):
     assert state(home) == before
 
 
-@pytest.mark.parametrize("content", [b"", b"garbage" * 1000, b"\x1f\x8b\x08garbage", b"\x28\xb5\x2f\xfdgarbage", b"BZh9garbage", b"\0" * 512])
+@pytest.mark.parametrize(
+    "content", [b"", b"garbage" * 1000, b"\x1f\x8b\x08garbage", b"\x28\xb5\x2f\xfdgarbage", b"BZh9garbage", b"\0" * 512]
+)
 def test_an_archive_that_is_garbage(content, data, session, home):
     write(home, {"store.tar": content})
     before = state(home)
-    for verb in (session.pull, session.tags, lambda p: session.push(p, "data"), session.delete, lambda p: session.copy(p, "oci:out")):
+    for verb in (
+        session.pull,
+        session.tags,
+        lambda p: session.push(p, "data"),
+        session.delete,
+        lambda p: session.copy(p, "oci:out"),
+    ):
         with pytest.raises((ocikit.ContentError, ocikit.NotFound), match=r"store\.tar") as caught:
             verb("oci-archive:store.tar:v1")
         assert caught.value.hint and "ReadError" not in str(caught.value)
@@ -233,7 +264,9 @@ def test_paths_that_are_not_there(session, server, home):
         (["config is a str"], ("data",), {"config": "{}", "config_type": "application/json"}),
     ],
 )
-def test_arguments_of_a_push_are_looked_at_before_anything_is_done(words, arguments, keywords, data, session, server, home):
+def test_arguments_of_a_push_are_looked_at_before_anything_is_done(
+    words, arguments, keywords, data, session, server, home
+):
     before = state(home)
     problem = fails("InvalidArgument", lambda: session.push(f"{server.host}/t/d:v1", *arguments, **keywords), *words)
     assert isinstance(problem, ValueError)
@@ -250,7 +283,12 @@ def test_there_must_be_a_worker(workers, ref, session):
 
 def test_other_slips(ref, data, session, server):
     fails("InvalidDocument", lambda: session.push(ref, "data", config={}), "config_type=")
-    fails("InvalidReference", lambda: session.push(ref, "data", subject=f"{server.host}/t/other:v1"), "isn't in", "copy it there")
+    fails(
+        "InvalidReference",
+        lambda: session.push(ref, "data", subject=f"{server.host}/t/other:v1"),
+        "isn't in",
+        "copy it there",
+    )
     fails("ManifestUnknown", lambda: session.push(ref, "data", subject=f"{ref}9"), "no tag 'v19'")
     fails("UnsafeArchive", lambda: session.push(ref, "data", "data"), "two files have the title 'data/a.csv'", "rename")
     fails("InvalidReference", lambda: session.tag(ref, "!"), "not a tag")
@@ -295,18 +333,28 @@ def test_a_registry_that_is_down(data, session, home):
 
 
 def test_a_host_that_no_name_server_knows(data, session, home):
-    problem = fails("ConnectionFailed", lambda: session.pull("nope.invalid/t/d:v1", "out"), "nope.invalid", "check the host's name")
+    problem = fails(
+        "ConnectionFailed", lambda: session.pull("nope.invalid/t/d:v1", "out"), "nope.invalid", "check the host's name"
+    )
     assert "HTTPSConnectionPool" not in str(problem)
     assert not (home / "out").exists()
 
 
 def test_a_registry_that_hangs(ref, home):
     host = ref.split("/")[0]
-    with ocikit.Session(network=ocikit.Network(read_timeout=0.2, retries=0), progress=False) as session, socket.socket() as mute:
+    with (
+        ocikit.Session(network=ocikit.Network(read_timeout=0.2, retries=0), progress=False) as session,
+        socket.socket() as mute,
+    ):
         mute.bind(("127.0.0.1", 0))
         mute.listen()
         started = time.monotonic()
-        problem = fails("TimedOut", lambda: session.pull(f"127.0.0.1:{mute.getsockname()[1]}/t/d:v1", "out"), "did not answer in time", "read timeout 0.2 s")
+        problem = fails(
+            "TimedOut",
+            lambda: session.pull(f"127.0.0.1:{mute.getsockname()[1]}/t/d:v1", "out"),
+            "did not answer in time",
+            "read timeout 0.2 s",
+        )
         assert isinstance(problem, TimeoutError) and time.monotonic() - started < 5
     assert host and not (home / "out").exists()
 
@@ -338,7 +386,11 @@ def test_missing_and_wrong_credentials(data, server, home, session):
             call()
         failure = caught.value.__cause__ if isinstance(caught.value, ocikit.CopyError) else caught.value
         assert type(failure) is ocikit.Unauthorized, failure
-        assert server.host in str(failure) and "401 Unauthorized" in str(failure).replace("UNAUTHORIZED (401)", "401 Unauthorized") and "login" in failure.hint
+        assert (
+            server.host in str(failure)
+            and "401 Unauthorized" in str(failure).replace("UNAUTHORIZED (401)", "401 Unauthorized")
+            and "login" in failure.hint
+        )
     with ocikit.Session(credentials=("ada", "hunter2"), progress=False, network=QUICK) as wrong:
         problem = fails("Unauthorized", lambda: wrong.pull(ref), server.host)
         assert "hunter2" not in str(problem) + repr(problem.__dict__) + repr(problem)
@@ -346,7 +398,10 @@ def test_missing_and_wrong_credentials(data, server, home, session):
 
 
 def test_a_plain_tls_mismatch_is_explained(data, home, session, server):
-    with ocikit.Session(network=ocikit.Network(retries=0, connect_timeout=2, read_timeout=2, schemes={server.host: "https"}), progress=False) as wrong:
+    with ocikit.Session(
+        network=ocikit.Network(retries=0, connect_timeout=2, read_timeout=2, schemes={server.host: "https"}),
+        progress=False,
+    ) as wrong:
         problem = fails("ConnectionFailed", lambda: wrong.pull(f"{server.host}/t/d:v1"), server.host)
         assert "insecure" in problem.hint
 
@@ -357,13 +412,25 @@ HTML = b"<!DOCTYPE html><html><head><title>Sign in to the \x1b[31mWiFi</title></
 @pytest.mark.parametrize("digest", [True, False])
 def test_a_login_page_where_a_manifest_was_expected(digest, ref, session, server, home):
     without = () if digest else ("Docker-Content-Digest",)
-    server.on("GET|HEAD", "/v2/t/d/manifests/.*", times=None, body=HTML, headers={"Content-Type": "text/html"}, without=without)
+    server.on(
+        "GET|HEAD",
+        "/v2/t/d/manifests/.*",
+        times=None,
+        body=HTML,
+        headers={"Content-Type": "text/html"},
+        without=without,
+    )
     before = state(home)
     for call in (lambda: session.pull(ref, "out"), lambda: session.inspect(ref), lambda: session.copy(ref, "oci:out")):
         with pytest.raises(ocikit.OcikitError) as caught:
             call()
         assert "JSONDecodeError" not in str(caught.value) and "\x1b" not in str(caught.value) and caught.value.hint
-        assert type(caught.value) in (ocikit.InvalidDocument, ocikit.DigestMismatch, ocikit.SizeMismatch, ocikit.CopyError) or "HTML" in str(caught.value)
+        assert type(caught.value) in (
+            ocikit.InvalidDocument,
+            ocikit.DigestMismatch,
+            ocikit.SizeMismatch,
+            ocikit.CopyError,
+        ) or "HTML" in str(caught.value)
     assert state(home) == before
 
 
@@ -464,8 +531,16 @@ def test_a_manifest_of_5_mib(session, server, home):
         (b"null", ["expected an object"]),
         (b'{"schemaVersion":2}', ["$.config"]),
         (b'{"schemaVersion":2,"config":{"mediaType":"a/b","digest":"x","size":1},"layers":[]}', ["$.config.digest"]),
-        (b'{"schemaVersion":2,"config":{"mediaType":"a/b","digest":"sha256:%s","size":-1},"layers":[]}' % (b"0" * 64), ["$.config.size"]),
-        (b'{"schemaVersion":2,"config":{"mediaType":"a/b","digest":"sha256:%s","size":2},"layers":"x"}' % (b"0" * 64), ["$.layers"]),
+        (
+            b'{"schemaVersion":2,"config":{"mediaType":"a/b","digest":"sha256:%s","size":-1},"layers":[]}'
+            % (b"0" * 64),
+            ["$.config.size"],
+        ),
+        (
+            b'{"schemaVersion":2,"config":{"mediaType":"a/b","digest":"sha256:%s","size":2},"layers":"x"}'
+            % (b"0" * 64),
+            ["$.layers"],
+        ),
         (b'{"schemaVersion":1,"name":"x"}', ["schema 1"]),
         (b"[" * 100_000, ["manifest"]),
     ],
@@ -479,16 +554,44 @@ def test_a_manifest_that_is_none_says_where(raw, words, session, server, home):
     assert not (home / "out").exists()
 
 
-HOSTILE = ["../../x", "/etc/x", "a/../../x", "..", "C:\\x", "a\\..\\x", ".ocikit/manifest.json", "a\nb", "\x1b[31mred", "", "x" * 5000, "a/./../../b"]
+HOSTILE = [
+    "../../x",
+    "/etc/x",
+    "a/../../x",
+    "..",
+    "C:\\x",
+    "a\\..\\x",
+    ".ocikit/manifest.json",
+    "a\nb",
+    "\x1b[31mred",
+    "",
+    "x" * 5000,
+    "a/./../../b",
+]
 
 
 @pytest.mark.parametrize("title", HOSTILE)
 def test_a_title_that_leads_elsewhere_writes_nothing(title, session, server, home):
     content = b"evil"
     server.blob("t/e", content)
-    layer = {"mediaType": "text/plain", "digest": ocikit.Digest.of(content), "size": 4, "annotations": {"org.opencontainers.image.title": title}}
+    layer = {
+        "mediaType": "text/plain",
+        "digest": ocikit.Digest.of(content),
+        "size": 4,
+        "annotations": {"org.opencontainers.image.title": title},
+    }
     empty = {"mediaType": media_types.EMPTY, "digest": ocikit.Digest.of(b"{}"), "size": 2}
-    server.manifest("t/e", {"schemaVersion": 2, "mediaType": media_types.OCI_MANIFEST, "artifactType": "a/b", "config": empty, "layers": [layer]}, "v1")
+    server.manifest(
+        "t/e",
+        {
+            "schemaVersion": 2,
+            "mediaType": media_types.OCI_MANIFEST,
+            "artifactType": "a/b",
+            "config": empty,
+            "layers": [layer],
+        },
+        "v1",
+    )
     ref = f"{server.host}/t/e:v1"
     before = state(home)
     for call in (lambda: session.pull(ref, "out"), lambda: session.pull(ref), lambda: session.inspect(ref).files, lambda: session.fetch(ref, title),
@@ -496,7 +599,9 @@ def test_a_title_that_leads_elsewhere_writes_nothing(title, session, server, hom
         problem = fails("UnsafeArchive", call, "title")
         assert "\x1b" not in str(problem)
     assert {k: v for k, v in state(home).items() if not k.startswith("out/.ocikit")} in (before, before | {"out": "/"})
-    assert not [p for p in home.parent.rglob("*") if p.is_file() and p.read_bytes() == content and "blobs" not in p.parts]
+    assert not [
+        p for p in home.parent.rglob("*") if p.is_file() and p.read_bytes() == content and "blobs" not in p.parts
+    ]
     art = session.inspect(ref)  # it can still be looked at, and copied
     assert repr(art) and art._repr_html_() and art._ipython_key_completions_() == []
     assert session.copy(ref, "oci:copy").digest == art.digest
@@ -506,7 +611,9 @@ def test_a_config_that_is_not_json(session, server, home):
     config = b"{not json"
     server.blob("t/c", config)
     described = {"mediaType": media_types.OCI_CONFIG, "digest": ocikit.Digest.of(config), "size": len(config)}
-    server.manifest("t/c", {"schemaVersion": 2, "mediaType": media_types.OCI_MANIFEST, "config": described, "layers": []}, "v1")
+    server.manifest(
+        "t/c", {"schemaVersion": 2, "mediaType": media_types.OCI_MANIFEST, "config": described, "layers": []}, "v1"
+    )
     art = session.pull(f"{server.host}/t/c:v1")
     fails("InvalidDocument", lambda: art.config, "not JSON")
 
@@ -567,7 +674,12 @@ def small_disk(tmp_path):
     """A file system of 2 MiB."""
     folder = tmp_path / "small"
     folder.mkdir()
-    if os.geteuid() or subprocess.run(["mount", "-t", "tmpfs", "-o", "size=2m", "tmpfs", str(folder)], capture_output=True, check=False).returncode:
+    if (
+        os.geteuid()
+        or subprocess.run(
+            ["mount", "-t", "tmpfs", "-o", "size=2m", "tmpfs", str(folder)], capture_output=True, check=False
+        ).returncode
+    ):
         pytest.skip("only root can mount a small file system here")
     yield folder
     subprocess.run(["umount", "-l", str(folder)], check=True)
@@ -583,7 +695,9 @@ def test_a_small_file_system_that_is_full(small_disk, server, session, home, mon
     shutil.rmtree(small_disk / "out")
     monkeypatch.setenv("OCIKIT_CACHE", str(small_disk / "cache"))
     fails("ContentError", lambda: session.pull(ref), "No space left", "free some space")
-    assert not list((small_disk / "cache").rglob("blobs/sha256/" + ocikit.Digest.of((home / "big.bin").read_bytes()).encoded))
+    assert not list(
+        (small_disk / "cache").rglob("blobs/sha256/" + ocikit.Digest.of((home / "big.bin").read_bytes()).encoded)
+    )
     fails("CopyError", lambda: session.copy(ref, f"oci:{small_disk / 'layout'}:v1"), "No space left")
 
 
@@ -595,7 +709,12 @@ def test_folders_that_cant_be_written(server, session, home, tmp_path):
     (locked / "inner").mkdir(parents=True)
     free.mkdir()
     free.chmod(0o777)
-    for folder in (locked, locked / "inner", *(p for p in tmp_path.parents if p.stat().st_uid == 0 and "pytest" in p.name), tmp_path):
+    for folder in (
+        locked,
+        locked / "inner",
+        *(p for p in tmp_path.parents if p.stat().st_uid == 0 and "pytest" in p.name),
+        tmp_path,
+    ):
         folder.chmod(0o755)
     code = f"""
         import os
@@ -666,7 +785,9 @@ def test_a_kill_in_the_middle_of_a_pull_to_the_cache_is_made_good_by_the_next(se
     write(home, {"big.bin": os.urandom(8 * MIB)})
     ref = str(session.push(f"{server.host}/t/d:v1", "big.bin").reference)
     server.on("GET", ".*/blobs/.*", cut=5 * MIB, stall=20, times=1)
-    running = subprocess.Popen([sys.executable, "-m", "ocikit", "pull", ref], cwd=home, env=os.environ | {"PYTHONPATH": str(ROOT)})
+    running = subprocess.Popen(
+        [sys.executable, "-m", "ocikit", "pull", ref], cwd=home, env=os.environ | {"PYTHONPATH": str(ROOT)}
+    )
     parts = Path(os.environ["OCIKIT_CACHE"]) / "partial"
     deadline = time.monotonic() + 20
     while time.monotonic() < deadline and not any(p.stat().st_size >= 4 * MIB for p in parts.glob("*")):

@@ -169,7 +169,9 @@ def read_limited(response: requests.Response, limit: int, what: str) -> bytes:
 
 def is_timeout(error: BaseException | None) -> bool:
     """Whether a broken connection was one that took too long."""
-    if isinstance(error, urllib3.exceptions.NewConnectionError):  # counts as a timeout to urllib3 though it is a refusal
+    if isinstance(
+        error, urllib3.exceptions.NewConnectionError
+    ):  # counts as a timeout to urllib3 though it is a refusal
         return False
     return isinstance(error, requests.Timeout | urllib3.exceptions.TimeoutError | TimeoutError)
 

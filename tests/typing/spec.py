@@ -90,7 +90,9 @@ def configs(raw: bytes, digest: Digest) -> None:
     assert_type(c.rootfs, RootFS)
     assert_type(c.rootfs.diff_ids, tuple[Digest, ...])
     assert_type(c.history, tuple[History, ...])
-    ImageConfig(os="linux", architecture="amd64", rootfs=RootFS(diff_ids=[digest]), history=[History()], config={"Env": []})
+    ImageConfig(
+        os="linux", architecture="amd64", rootfs=RootFS(diff_ids=[digest]), history=[History()], config={"Env": []}
+    )
     assert_type(Platform(os="linux", architecture="amd64", os_features=["f"]).os_features, tuple[str, ...])
 
 
