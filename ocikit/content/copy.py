@@ -8,6 +8,7 @@ blobs may be missing. Only blobs that exist are skipped.
 from __future__ import annotations
 
 import io
+import logging
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -25,6 +26,8 @@ from ocikit.spec.digest import Digest
 from ocikit.spec.manifest import Index, Manifest, PlatformLike, parse_document
 
 __all__ = ["WORKERS", "Cancelled", "Plan", "Step", "copy", "each", "plan"]
+
+log = logging.getLogger("ocikit")
 
 WORKERS = 8  # as huggingface_hub; with fewer, the time that a registry takes to answer shows in many small blobs
 
@@ -255,7 +258,10 @@ def plan(
     root = source.resolve(reference) if isinstance(reference, str) else reference
     walk = _Walk(source)
     if platform is not None:
-        root = walk.select(root, platform)
+        chosen = walk.select(root, platform)
+        if chosen.digest != root.digest:
+            log.warning("one platform of %s is taken: %s is another digest", root.digest.short, chosen.digest.short)
+        root = chosen
     walk.visit(root)
     if referrers:
         walk.visit_referrers()

@@ -43,7 +43,7 @@ class Connections:
         self._base = base
         self._network = network
         self._adapters: dict[tuple[str, bool, bool], _Adapter] = {}
-        self._routes: dict[str, tuple[_Adapter, dict[str, str]]] = {}
+        self._routes: dict[str, tuple[requests.adapters.BaseAdapter, dict[str, str]]] = {}
         self._pid = os.getpid()
         self.lock = threading.Lock()
         """Renewed after a fork: in the child, the thread that held it is gone."""
@@ -91,13 +91,14 @@ class Connections:
         if self._pid != os.getpid():
             self.lock, self._adapters, self._routes, self._pid = threading.Lock(), {}, {}, os.getpid()
 
-    def _route(self, url: str) -> tuple[_Adapter, dict[str, str]]:
+    def _route(self, url: str) -> tuple[requests.adapters.BaseAdapter, dict[str, str]]:
         """The adapter and the proxies for a URL's origin, found once for each."""
         self._notice_fork()
         origin = "/".join(url.split("/", 3)[:3])
         route = self._routes.get(origin)
         if route is None:
-            route = self._routes[origin] = self._adapter(url), self._proxies(url)
+            given = self._network.adapter
+            route = self._routes[origin] = given(origin) if given else self._adapter(url), self._proxies(url)
         return route
 
     def _adapter(self, url: str) -> _Adapter:

@@ -43,6 +43,7 @@ class BlobReader(io.RawIOBase):
         self._source: Any = None
         self._begun = False
         self._position = 0
+        self._deadline: float | None = None  # set by the first request
         self._mark = 0  # where the last resumption started
         self._stalls = 0
 
@@ -86,8 +87,10 @@ class BlobReader(io.RawIOBase):
             if left <= 0 and self._response is None:
                 return 0
             n, error = 0, None
+            self._transport.check_deadline(self._deadline, self._doing)
             try:
                 if self._response is None:
+                    self._deadline = self._deadline or self._transport.deadline()
                     self._connect()
                 # At the end one more byte is asked for: a longer body must not pass as a whole one
                 n, error = self._fill(view[: left + 1] if len(view) > left else view)

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import platform
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Final
 
 import requests
+import requests.adapters
 from attrs import field, frozen
 
 from ocikit._version import __version__
@@ -36,6 +37,8 @@ class Network:
     """Seconds."""
     read_timeout: float = 60.0
     """Seconds without a byte; the answer to an upload may take five times as long, while the registry stores it."""
+    total_timeout: float | None = None
+    """Seconds for one request with its retries, or for one blob with its resumptions; None sets no limit."""
     retries: int = 4
     """Further tries after a failure that may pass."""
     max_wait: float = 120.0
@@ -45,5 +48,7 @@ class Network:
     user_agent: str = USER_AGENT
     headers: Mapping[str, str] = field(factory=dict, repr=False)
     """Sent along to registries only, not to where they redirect."""
+    adapter: Callable[[str], requests.adapters.BaseAdapter] | None = field(default=None, repr=False)
+    """Gives an adapter of requests for an origin such as "https://ghcr.io", to be used instead of ours."""
     schemes: Mapping[str, str] = field(factory=dict)
     """"http" or "https" for hosts where it is known; otherwise https, or what a loopback host answers to."""

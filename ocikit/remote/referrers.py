@@ -199,4 +199,4 @@ def _forget(manifests: Manifests, old: Index) -> None:
     try:
         manifests.delete_manifest(old.digest)
     except (RegistryError, NotFound) as error:
-        log.debug("the replaced list of referrers stays: %s", error.message)
+        log.warning("the list of referrers that was replaced stays in the registry: %s", error.message)

@@ -241,7 +241,8 @@ class Repository(Endpoints, Store, display.Shown):
             return super().fetch(descriptor, limit=limit)
         if descriptor.size > limit:
             raise InvalidDocument(
-                f"{descriptor} is above the limit of {limit} bytes", hint="raise the limit if you trust it"
+                f"{descriptor} is above the limit of {limit} bytes",
+                hint="most registries take no such documents either; ask its publisher to move content into blobs",
             )
         raw, kind, _ = self.get_manifest(descriptor.digest, limit=limit)
         check_size(descriptor, len(raw))

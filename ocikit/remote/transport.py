@@ -201,7 +201,9 @@ class Transport(display.Shown):
     ) -> requests.Response:
         """Send until there is an answer that will not change by waiting, or patience ends."""
         waited, attempt = 0.0, 0
+        deadline = self.deadline()
         while True:
+            self.check_deadline(deadline, doing)
             response: requests.Response | None = None
             error: Exception | None = None
             scheme = self._scheme
@@ -248,6 +250,19 @@ class Transport(display.Shown):
         if response is not None:
             return response
         raise self._unreachable(error, method, target, doing) from innermost(error)
+
+    def deadline(self) -> float | None:
+        """When what begins now has to be done, by the monotonic clock; None: there is no limit."""
+        limit = self.network.total_timeout
+        return None if limit is None else time.monotonic() + limit
+
+    def check_deadline(self, deadline: float | None, doing: str) -> None:
+        """Raises: TimedOut: past it."""
+        if deadline is not None and time.monotonic() > deadline:
+            raise TimedOut(
+                f"{self.host} took more than {self.network.total_timeout:g} s in all to {doing}",
+                hint="raise total_timeout in Network(…); what was received is kept and resumed",
+            )
 
     def _hold(self) -> None:
         wait = self._not_before - time.monotonic()

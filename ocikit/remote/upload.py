@@ -308,8 +308,9 @@ def upload(
     """
     start = stream.tell() if stream.seekable() else 0
     work = _Upload(transport, path, descriptor, stream, scopes, doing, session, start)
-    size = chunk_size
+    size, deadline = chunk_size, transport.deadline()
     for attempt in range(_TRIES):
+        transport.check_deadline(deadline, doing)
         try:
             if size is None:
                 work.whole()
