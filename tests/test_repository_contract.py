@@ -1,7 +1,6 @@
 """A repository of a real registry does what every store does."""
 
 import io
-import time
 
 import pytest
 
@@ -59,14 +58,13 @@ class TestRepository(StoreContract):
     @pytest.mark.parametrize(
         "change", [lambda c: c[:-1], lambda c: b"", lambda c: c * 2], ids=["short", "none", "long"]
     )
+    @pytest.mark.timeout(50)
     def test_content_of_another_length_is_refused_at_once(self, store, change, chunk_size):
         # It used to hang: the registry waited for the bytes that the length had promised
         content = unique()
         descriptor = Descriptor.of(content, mt.OCTET_STREAM)
         if chunk_size and len(change(content)) > len(content):
             pytest.skip("the last chunk ends where it should; the rest is never read")
-        began = time.monotonic()
         with pytest.raises(SizeMismatch):
             store.push(descriptor, io.BytesIO(change(content)), chunk_size=chunk_size)
-        assert time.monotonic() - began < 10
         assert not store.exists(descriptor)

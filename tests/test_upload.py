@@ -318,12 +318,12 @@ def test_a_session_that_cannot_be_continued_is_left_for_a_new_one(server, reposi
     assert len(server.seen("POST")) == 2
 
 
+@pytest.mark.timeout(60)
 def test_a_session_that_never_moves_is_given_up(server, repository):
     server.on("PATCH", UPLOADS, status=416, times=None)
-    started = time.monotonic()
     with pytest.raises(errors.RangeInvalid):
         repository.push(BLOB, io.BytesIO(CONTENT), chunk_size=4 * MIB)
-    assert len(server.requests) < 80 and time.monotonic() - started < 10
+    assert len(server.requests) < 80
     assert server.uploads == {}
 
 
