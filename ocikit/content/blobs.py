@@ -25,8 +25,10 @@ from ocikit.spec.digest import Digest, Hasher
 
 __all__ = ["BUFFER", "blob_path", "fsync_folder", "receive", "received", "write_atomically", "write_verified"]
 
-BUFFER = 1 << 20  # bytes; from here up, the cost of a call no longer shows beside hashing
-_RING = 4  # buffers between reader and hasher: enough to even out, and 4 MiB a transfer
+#: Bytes. Below, the cost of a call shows beside hashing. Above 256 KiB, Linux 6.16 and newer keeps what is written in huge
+#: pages, and a virtual machine that has to get these back from its host first spends two seconds a GiB on that.
+BUFFER = 1 << 17
+_RING = 32  # buffers between reader and hasher: enough to even out, and 4 MiB a transfer
 _PIPELINED = 4 << 20  # bytes; below this a thread costs more than it saves
 _ORPHANED = 3600.0  # seconds; a part of another host's that nobody wrote to for so long is nobody's
 
