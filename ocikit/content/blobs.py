@@ -165,7 +165,8 @@ def _rehash(sink: BinaryIO, hasher: Hasher, descriptor: Descriptor) -> int:
 
 def _pump(stream: BinaryIO, sink: BinaryIO, hasher: Hasher, expected: int) -> int:
     """Move bytes from a stream to a file and a hasher; stops one byte after too many. Gives the number moved."""
-    if expected < _PIPELINED:
+    # With a transfer for each core, threads of their own for hashes would only wait for one another
+    if expected < _PIPELINED or len(_active) >= (os.cpu_count() or 1):
         return _copy(stream, sink, hasher, expected)
     return _pipeline(stream, sink, hasher, expected)
 
