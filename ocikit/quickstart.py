@@ -37,7 +37,7 @@ def quickstart(session: Session, registry: str | None = None) -> Iterator[str]:
             pushed = session.push(
                 f"{place}:v1", "waves", annotations={"org.opencontainers.image.description": "three waves"}
             )
-        yield f"pushed    {pushed.summary}"
+        yield f"pushed    {pushed.summary.removeprefix('pushed ')}"
         yield f"tags      {', '.join(session.tags(place))}"
         found = session.inspect(f"{place}:v1")
         yield f"inspected {found.kind}, {display.size(found.size)}: {', '.join(found.files)}"
@@ -49,7 +49,7 @@ def quickstart(session: Session, registry: str | None = None) -> Iterator[str]:
         first = session.open(f"{place}:v1", "waves/sine.csv").readline().decode().strip()
         yield f"opened    waves/sine.csv begins with {first!r}"
         pulled = session.pull(pushed.reference, folder / "back")
-        yield f"pulled    {pulled.summary}"
+        yield f"pulled    {pulled.summary.removeprefix('pulled ')}"
         for path in sorted(data.iterdir()):
             if (folder / "back" / "waves" / path.name).read_bytes() != path.read_bytes():
                 raise ContentError(f"{path.name} came back changed", hint="report this: it must not happen")
