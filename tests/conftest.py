@@ -2,7 +2,6 @@
 
 import itertools
 import os
-import re
 
 import pytest
 
@@ -15,10 +14,17 @@ INTEROP = {"registry", "htpasswd_registry", "token_registry", "debian"}
 
 def pytest_collection_modifyitems(items):
     for item in items:
-        if INTEROP.intersection(getattr(item, "fixturenames", ())):
+        if INTEROP.intersection(getattr(item, "fixturenames", ())) - _parameters(item):
             item.add_marker(pytest.mark.interop)
         if os.environ.get("OCIKIT_PEERS") == "skip" and item.get_closest_marker("interop"):
             item.add_marker(pytest.mark.skip(reason="OCIKIT_PEERS=skip"))
+
+
+def _parameters(item):
+    """A test's own parameters: one of them may have the name of a fixture here, and needs no registry for it."""
+    marks = [mark for mark in item.iter_markers("parametrize") if not mark.kwargs.get("indirect")]
+    names = [mark.args[0].split(",") if isinstance(mark.args[0], str) else mark.args[0] for mark in marks]
+    return {name.strip() for some in names for name in some}
 
 
 @pytest.fixture(scope="session", params=peers.KINDS)
