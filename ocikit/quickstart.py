@@ -13,6 +13,7 @@ from pathlib import Path
 from ocikit import display
 from ocikit.errors import ContentError
 from ocikit.session import Session
+from ocikit.spec.annotations import DESCRIPTION
 
 __all__ = ["quickstart"]
 
@@ -34,9 +35,7 @@ def quickstart(session: Session, registry: str | None = None) -> Iterator[str]:
         data = folder / "waves"
         _make(data)
         with contextlib.chdir(folder):
-            pushed = session.push(
-                f"{place}:v1", "waves", annotations={"org.opencontainers.image.description": "three waves"}
-            )
+            pushed = session.push(f"{place}:v1", "waves", annotations={DESCRIPTION: "three waves"})
         yield f"pushed    {pushed.summary.removeprefix('pushed ')}"
         yield f"tags      {', '.join(session.tags(place))}"
         found = session.inspect(f"{place}:v1")

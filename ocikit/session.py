@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import getpass
 import io
-import logging
 import os
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -48,8 +47,6 @@ if TYPE_CHECKING:
     from ocikit.content.layout import Layout
 
 __all__ = ["Session"]
-
-log = logging.getLogger("ocikit")
 
 Paths: TypeAlias = "str | os.PathLike[str]"
 

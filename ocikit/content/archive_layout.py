@@ -12,7 +12,6 @@ import gzip
 import io
 import os
 import posixpath
-import secrets
 import shutil
 import tarfile
 import tempfile
@@ -23,7 +22,7 @@ from pathlib import Path
 from typing import BinaryIO, Literal, cast
 
 from ocikit import display
-from ocikit.content.blobs import blob_path, fsync_folder, receive
+from ocikit.content.blobs import blob_path, fsync_folder, receive, replacing
 from ocikit.content.entries import HEADER, INDEX_LIMIT, encode_index, name_of, nameless, read_index
 from ocikit.content.garbage import blobs, graph, to_links
 from ocikit.content.layout import Layout
@@ -159,19 +158,12 @@ def new_tar(path: Path) -> Iterator[tarfile.TarFile]:
 
     Raises: ContentError: if it can't be written.
     """
-    beside = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
     try:
-        fd = os.open(beside, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666)
-        try:
-            with open(fd, "wb") as file:
-                with tarfile.open(fileobj=file, mode="w", format=tarfile.PAX_FORMAT) as tar:
-                    yield tar
-                file.flush()
-                os.fsync(fd)
-            os.replace(beside, path)
-        except BaseException:
-            beside.unlink(missing_ok=True)
-            raise
+        with (
+            replacing(path, mode=0o666) as file,
+            tarfile.open(fileobj=file, mode="w", format=tarfile.PAX_FORMAT) as tar,
+        ):
+            yield tar
     except OcikitError:  # some of ours are OSErrors too
         raise
     except OSError as error:

@@ -23,7 +23,16 @@ from ocikit.errors import ContentError
 from ocikit.spec.descriptor import Descriptor
 from ocikit.spec.digest import Digest, Hasher
 
-__all__ = ["BUFFER", "blob_path", "fsync_folder", "receive", "received", "write_atomically", "write_verified"]
+__all__ = [
+    "BUFFER",
+    "blob_path",
+    "fsync_folder",
+    "receive",
+    "received",
+    "replacing",
+    "write_atomically",
+    "write_verified",
+]
 
 #: Bytes. Below, the cost of a call shows beside hashing. Above 256 KiB, Linux 6.16 and newer keeps what is written in huge
 #: pages, and a virtual machine that has to get these back from its host first spends two seconds a GiB on that.
@@ -278,25 +287,32 @@ def _busy(name: str, pid: int) -> bool:
 
 def write_atomically(path: Path, content: bytes, *, mode: int = 0o644, sync: bool = True) -> None:
     """Replace a small file as a whole: readers see the old bytes or the new. Raises: ContentError: on a full disk."""
-    beside = path.with_name(f".{path.name}.{_own_suffix()}")
     try:
-        fd = os.open(beside, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode)
-        try:
-            with open(fd, "wb") as file:
-                file.write(content)
-                if sync:
-                    file.flush()
-                    os.fsync(fd)
-            os.replace(beside, path)
-        except BaseException:
-            beside.unlink(missing_ok=True)
-            raise
+        with replacing(path, mode=mode, sync=sync) as file:
+            file.write(content)
     except OSError as error:
         if error.errno in _DISK_ERRORS:
             raise _disk_error(error, path) from error
         raise
     if sync:
         fsync_folder(path.parent)
+
+
+@contextlib.contextmanager
+def replacing(path: Path, *, mode: int, sync: bool = True) -> Iterator[BinaryIO]:
+    """A file beside `path` that takes its place at the end of a block that raised nothing. Raises: OSError."""
+    beside = path.with_name(f".{path.name}.{_own_suffix()}")
+    fd = os.open(beside, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode)
+    try:
+        with open(fd, "wb") as file:
+            yield file
+            if sync:
+                file.flush()
+                os.fsync(fd)
+        os.replace(beside, path)
+    except BaseException:
+        beside.unlink(missing_ok=True)
+        raise
 
 
 def fsync_folder(folder: Path) -> None:

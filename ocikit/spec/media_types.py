@@ -15,7 +15,6 @@ __all__ = [
     "DOCKER_MANIFEST",
     "EMPTY",
     "INDEX_TYPES",
-    "LAYOUT",
     "MANIFEST_TYPES",
     "OCI_CONFIG",
     "OCI_INDEX",
@@ -40,7 +39,6 @@ OCI_LAYER_ZSTD: Final = "application/vnd.oci.image.layer.v1.tar+zstd"
 #: How a folder can be packed into one layer.
 Archive: TypeAlias = Literal["tar", "tar+gzip", "tar+zstd"]
 ARCHIVES: Final[Mapping[Archive, str]] = {"tar": OCI_LAYER, "tar+gzip": OCI_LAYER_GZIP, "tar+zstd": OCI_LAYER_ZSTD}
-LAYOUT: Final = "application/vnd.oci.layout.header.v1+json"
 
 #: The content `{}`: a config or a layer that says nothing. image-spec manifest.md#guidance-for-an-empty-descriptor
 EMPTY: Final = "application/vnd.oci.empty.v1+json"
