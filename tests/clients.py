@@ -1,11 +1,11 @@
 """Clients of the fault server, as fixtures: import them into a test module by name."""
 
 import pytest
-
 from ocikit.remote.credentials import ANONYMOUS, Keychain
-from ocikit.remote.repository import Registry
 from ocikit.remote.network import Network
+from ocikit.remote.repository import Registry
 from ocikit.remote.transport import Transport
+
 from tests.fault_server import FaultServer
 
 __all__ = ["connect", "open_repository", "other", "repository", "server"]

@@ -2,6 +2,7 @@
 
 import itertools
 import os
+import re
 
 import pytest
 

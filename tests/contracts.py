@@ -15,7 +15,6 @@ import secrets
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
-
 from ocikit.content.store import Store
 from ocikit.errors import BlobUnknown, DigestMismatch, InvalidReference, NotFound, SizeMismatch
 from ocikit.spec import media_types as mt

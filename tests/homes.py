@@ -9,9 +9,9 @@ import subprocess
 import sys
 from pathlib import Path
 
+import ocikit
 import pytest
 
-import ocikit
 from tests.fault_server import FaultServer
 
 ROOT = Path(__file__).resolve().parent.parent

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from tests import peers
-from tests.test_interop import LISTERS, TOOLS, WRITERS
+from tests.test_interop import LISTERS, TOOLS
 
 TITLES = {
     "flat": "A multi-platform image",

@@ -12,18 +12,18 @@ from typing import Any
 
 import pytest
 from attrs import frozen
-
 from ocikit.content.copy import copy
 from ocikit.content.memory import MemoryStore
 from ocikit.content.progress import Progress
 from ocikit.errors import ManifestUnknown, NameUnknown, Unauthorized, Unsupported
 from ocikit.remote.credentials import ANONYMOUS
-from ocikit.remote.repository import Repository
 from ocikit.remote.network import Network
+from ocikit.remote.repository import Repository
 from ocikit.session import Session
 from ocikit.spec import media_types as mt
 from ocikit.spec.descriptor import Descriptor
 from ocikit.spec.manifest import Manifest
+
 from tests.contracts import on, push_index
 
 #: What the cassettes call the registry and the token server, whatever their ports were.

@@ -5,7 +5,6 @@ import pickle
 import traceback
 
 import pytest
-
 from ocikit.content.progress import Progress
 from ocikit.errors import CopyError, Denied, OcikitError, Unauthorized, Unsupported
 from ocikit.remote.credentials import ANONYMOUS

@@ -17,12 +17,12 @@ from pathlib import Path
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-
 from ocikit.content.archive import Limits, entries, merged_tree, open_layer, unpack
 from ocikit.content.compression import zstd
-from ocikit.content.layer import RATIO_FLOOR, escapes
 from ocikit.content.header import encode_header
+from ocikit.content.layer import RATIO_FLOOR, escapes
 from ocikit.errors import ConnectionFailed, ContentError, OcikitError, UnsafeArchive
+
 from tests import images, peers
 from tests.trees import differences, tree
 
@@ -877,7 +877,7 @@ def test_no_descriptor_is_left_open(out):
 
 # Peers -----------------------------------------------------------------------------------------------------------------
 
-COMPARED = dict(special=True, keep_setuid=True, owner=True, xattrs=True)
+COMPARED = {"special": True, "keep_setuid": True, "owner": True, "xattrs": True}
 
 
 def stored(layout, tag="latest"):

@@ -7,7 +7,6 @@ import os
 import tarfile
 
 import pytest
-
 from ocikit.content.archive_layout import open_archive, read_archive, write_archive
 from ocikit.content.docker_archive import read_docker_archive, write_docker_archive
 from ocikit.content.layout import Layout
@@ -23,6 +22,7 @@ from ocikit.errors import (
 from ocikit.spec import media_types as mt
 from ocikit.spec.digest import Digest
 from ocikit.spec.manifest import Manifest
+
 from tests import images, peers
 from tests.contracts import image_config, on, push_artifact, push_blob, push_document, push_image, push_index, unique
 

@@ -4,11 +4,11 @@ import html.parser
 import json
 import time
 
-import pytest
-
 import ocikit
+import pytest
 from ocikit.artifact import Artifact, Files
 from ocikit.spec import media_types
+
 from tests.homes import home, moved, server, session, write  # noqa: F401 - fixtures
 
 HOSTILE = '"><img src=x onerror=alert(1)>\x1b[31m\u202e</pre><script>alert(2)</script>&amp;\r\n\x85'
@@ -117,7 +117,7 @@ def test_html_of_an_index_shows_its_platforms_escaped(session):
     assert harmless(one._repr_html_()) and plain(repr(one))
     assert one._ipython_key_completions_() == []
     with pytest.raises(ocikit.InvalidDocument, match="is an index, not a manifest") as caught:
-        one.files
+        _ = one.files
     assert "platform=" in caught.value.hint and "\x1b" not in str(caught.value)
 
 

@@ -7,18 +7,18 @@ import threading
 import time
 
 import pytest
-
 from ocikit import errors
 from ocikit.content.copy import copy
 from ocikit.content.memory import MemoryStore
 from ocikit.remote.challenge import Scope
 from ocikit.remote.credentials import Credentials, Keychain
+from ocikit.remote.network import Network
 from ocikit.remote.repository import Registry
 from ocikit.remote.tokens import TokenCache
-from ocikit.remote.network import Network
 from ocikit.remote.transport import Transport
 from ocikit.spec.descriptor import Descriptor
 from ocikit.spec.digest import Digest
+
 from tests.clients import connect, open_repository, other, repository, server  # noqa: F401 - fixtures
 from tests.fault_server import Answer, FaultServer, certificate
 from tests.token_server import TokenServer

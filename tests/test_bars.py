@@ -14,12 +14,12 @@ import time
 from types import SimpleNamespace
 
 import pytest
-
 from ocikit.content.progress import SILENT
 from ocikit.notebook.bars import Bars, bars
 from ocikit.spec import media_types as mt
 from ocikit.spec.descriptor import Descriptor
 from ocikit.spec.digest import Digest
+
 from tests.notebooks import run_cells
 
 BLOB = Descriptor(media_type=mt.OCTET_STREAM, digest=Digest("sha256:" + "a" * 64), size=1000)

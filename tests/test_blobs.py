@@ -12,7 +12,6 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
-
 from ocikit.content import blobs
 from ocikit.content.blobs import blob_path, receive, received, write_atomically
 from ocikit.errors import ContentError, DigestMismatch, SizeMismatch

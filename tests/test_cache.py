@@ -11,7 +11,6 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
-
 from ocikit.content import clone
 from ocikit.content.cache import Cache, offline
 from ocikit.errors import (
@@ -27,7 +26,8 @@ from ocikit.spec.descriptor import EMPTY_DESCRIPTOR, Descriptor
 from ocikit.spec.digest import Digest
 from ocikit.spec.manifest import Index, Manifest
 from ocikit.spec.reference import Reference
-from tests.contracts import StoreContract, push_image
+
+from tests.contracts import StoreContract
 
 REF = Reference.parse("localhost:5000/team/data:v1")
 

@@ -9,7 +9,6 @@ import time
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-
 from ocikit.errors import InvalidResponse, RegistryError
 from ocikit.remote.challenge import Challenge, Scope, merge_scopes, parse_challenges, preferred
 from ocikit.remote.origin import check_realm
@@ -367,7 +366,7 @@ def crowd(cache, fetch, n=8):
         start.wait()
         try:
             got.append(cache.get_or_fetch(key("repository:a:pull"), fetch))
-        except BaseException as error:  # noqa: BLE001
+        except BaseException as error:
             got.append(error)
 
     threads = [threading.Thread(target=run) for _ in range(n)]

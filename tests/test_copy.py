@@ -8,7 +8,6 @@ import threading
 import time
 
 import pytest
-
 from ocikit import errors
 from ocikit.content.copy import Cancelled, copy, each, plan
 from ocikit.content.memory import MemoryStore
@@ -16,6 +15,7 @@ from ocikit.content.progress import Progress
 from ocikit.spec import media_types
 from ocikit.spec.descriptor import EMPTY_DESCRIPTOR, Descriptor
 from ocikit.spec.digest import Digest
+
 from tests.clients import connect, open_repository, server  # noqa: F401 - fixtures
 
 OCI, INDEX, LAYER = media_types.OCI_MANIFEST, media_types.OCI_INDEX, media_types.OCI_LAYER
@@ -199,7 +199,7 @@ def test_content_that_is_named_often_moves_once(source, target):
     """Whatever title or type its descriptors give it."""
     blob = add_blob(source, b"shared" * 1000)
     other = wire(blob, annotations={"org.opencontainers.image.title": "b"})
-    typed = wire(blob, **{"mediaType": "application/octet-stream"})
+    typed = wire(blob, mediaType="application/octet-stream")
     manifests = [add_manifest(source, blob, other, typed, blob, annotations={"n": str(n)}) for n in range(8)]
     add_index(source, *manifests, *manifests, tag="v1")
     source.log.clear()

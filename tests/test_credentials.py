@@ -14,7 +14,6 @@ from pathlib import Path
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-
 from ocikit.errors import CredentialsError
 from ocikit.remote.configuration import place_of, wishes
 from ocikit.remote.credentials import ANONYMOUS, Credentials, Keychain

@@ -7,7 +7,6 @@ import pytest
 from attrs import evolve
 from hypothesis import given
 from hypothesis import strategies as st
-
 from ocikit import display
 from ocikit.spec.annotations import Annotations, FrozenMap
 from ocikit.spec.config import History, ImageConfig, RootFS

@@ -8,7 +8,6 @@ import urllib.parse
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-
 from ocikit import errors
 from ocikit.errors import OcikitError, RegistryError, redact
 from ocikit.spec.platform import Platform

@@ -12,7 +12,6 @@ from concurrent.futures import ThreadPoolExecutor
 
 import attrs
 import pytest
-
 from ocikit.content import folder as folder_module
 from ocikit.content.cache import Cache
 from ocikit.content.folder import Folder

@@ -3,11 +3,11 @@
 import os
 
 import pytest
-
 from ocikit.errors import NoMatchingPlatform
 from ocikit.remote.credentials import ANONYMOUS
 from ocikit.session import Session
 from ocikit.spec import media_types as mt
+
 from tests import images, peers
 
 pytestmark = [

@@ -13,9 +13,9 @@ from typing import Any
 
 import pytest
 from attrs import define, field, frozen
-
 from ocikit.remote.credentials import ANONYMOUS
 from ocikit.session import Session
+
 from tests import images, peers
 
 TOOLS = ("ocikit", "oras", "crane", "skopeo")

@@ -8,9 +8,8 @@ import subprocess
 import sys
 from pathlib import Path
 
-import pytest
-
 import ocikit
+import pytest
 
 ROOT = Path(ocikit.__file__).parent
 

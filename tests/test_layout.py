@@ -15,7 +15,6 @@ import time
 from pathlib import Path
 
 import pytest
-
 from ocikit.content import garbage
 from ocikit.content.layout import InUse, Layout
 from ocikit.errors import (
@@ -32,6 +31,7 @@ from ocikit.spec.annotations import REF_NAME, TITLE
 from ocikit.spec.descriptor import EMPTY_DESCRIPTOR, Descriptor
 from ocikit.spec.digest import Digest
 from ocikit.spec.manifest import Manifest
+
 from tests import peers
 from tests.contracts import (
     SBOM,
@@ -854,7 +854,7 @@ def test_index_json_survives_threads_with_layouts_of_their_own(layout):
             with Layout(layout.path) as own:
                 for i in range(20):
                     own.tag(image, f"{name}-{i}")
-        except Exception as error:  # noqa: BLE001
+        except Exception as error:
             errors.append(error)
 
     threads = [threading.Thread(target=tagging, args=(f"t{n}",)) for n in range(6)]

@@ -3,10 +3,10 @@
 import json
 
 import pytest
-
 from ocikit.content.layout import Layout
 from ocikit.remote.credentials import ANONYMOUS
 from ocikit.session import Session
+
 from tests import images, peers
 
 pytestmark = pytest.mark.interop

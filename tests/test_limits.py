@@ -3,10 +3,9 @@
 import logging
 import time
 
+import ocikit
 import pytest
 import requests.adapters
-
-import ocikit
 from ocikit.content.copy import plan
 from ocikit.content.memory import MemoryStore
 from ocikit.errors import TimedOut
@@ -16,6 +15,7 @@ from ocikit.remote.transport import Transport
 from ocikit.spec.descriptor import EMPTY_DESCRIPTOR, Descriptor
 from ocikit.spec.manifest import Index, Manifest
 from ocikit.spec.platform import Platform
+
 from tests.fault_server import FaultServer
 
 

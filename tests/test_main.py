@@ -6,11 +6,11 @@ import pty
 import subprocess
 import sys
 
-import pytest
-
 import ocikit
+import pytest
 from ocikit.__main__ import main
 from ocikit.spec import media_types
+
 from tests.homes import ROOT, cli, home, server, session, tree, write  # noqa: F401 - fixtures
 
 COMMANDS = ("quickstart", "pull", "push", "inspect", "tags", "copy")

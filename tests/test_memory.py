@@ -1,11 +1,11 @@
 """The store in memory."""
 
 import pytest
-
 from ocikit.content.memory import MemoryStore
 from ocikit.errors import InvalidDocument, ManifestUnknown
 from ocikit.spec import media_types as mt
 from ocikit.spec.descriptor import Descriptor
+
 from tests.contracts import StoreContract, push_blob, push_image
 
 

@@ -1,12 +1,10 @@
 """Files and folders as layers, and the titles that they get."""
 
 import gzip
-import hashlib
 import io
 import json
 import os
 import socket
-import stat
 import subprocess
 import sys
 import tarfile
@@ -16,7 +14,6 @@ from pathlib import Path, PurePosixPath
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-
 from ocikit.content import compression
 from ocikit.content.archive import entries, unpack
 from ocikit.content.pack import check_titles, pack, safe_title, selected
@@ -24,6 +21,7 @@ from ocikit.errors import ContentError, NotFound, OcikitError, UnsafeArchive
 from ocikit.spec import media_types
 from ocikit.spec.annotations import TITLE, UNPACK
 from ocikit.spec.digest import Digest
+
 from tests import images, peers
 from tests.trees import differences, tree
 

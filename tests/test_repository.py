@@ -6,7 +6,6 @@ import logging
 import threading
 
 import pytest
-
 from ocikit import errors
 from ocikit.remote import referrers
 from ocikit.remote.repository import Registry
@@ -14,6 +13,7 @@ from ocikit.spec import media_types
 from ocikit.spec.descriptor import Descriptor
 from ocikit.spec.digest import Digest
 from ocikit.spec.manifest import Index, Manifest, parse_document
+
 from tests.clients import connect, open_repository, other, repository, server  # noqa: F401 - fixtures
 from tests.fault_server import Answer, error
 

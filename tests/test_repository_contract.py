@@ -3,12 +3,12 @@
 import io
 
 import pytest
-
 from ocikit.errors import OcikitError, SizeMismatch, Unsupported, UploadInvalid
 from ocikit.remote.credentials import ANONYMOUS
 from ocikit.session import Session
 from ocikit.spec import media_types as mt
 from ocikit.spec.descriptor import Descriptor
+
 from tests.contracts import StoreContract, push_image, tag_name, unique
 
 #: What a registry can't do; everything else is as the contract has it.

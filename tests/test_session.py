@@ -8,10 +8,10 @@ import pickle
 import tarfile
 from pathlib import Path
 
-import pytest
-
 import ocikit
+import pytest
 from ocikit.spec import media_types
+
 from tests.homes import QUICK, home, moved, server, session, state, tree, write  # noqa: F401 - fixtures
 
 DATA = {"data/a.csv": "x\n1\n", "data/deep/b.bin": bytes(range(256)) * 400, "data/c.txt": ""}

@@ -7,7 +7,6 @@ import pickle
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-
 from ocikit.errors import DigestMismatch, InvalidDigest, UnverifiableDigest
 from ocikit.spec.digest import VERIFIABLE, Digest
 

@@ -10,7 +10,6 @@ import attrs
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
-
 from ocikit.errors import InvalidDocument, UnsupportedSchema1
 from ocikit.spec import media_types
 from ocikit.spec.annotations import Annotations, FrozenMap, freeze, thaw

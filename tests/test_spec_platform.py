@@ -5,7 +5,6 @@ import platform as host_platform
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-
 from ocikit.errors import InvalidReference, NoMatchingPlatform
 from ocikit.spec import media_types
 from ocikit.spec.descriptor import Descriptor

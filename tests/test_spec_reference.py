@@ -6,7 +6,6 @@ import pickle
 import pytest
 from hypothesis import assume, example, given
 from hypothesis import strategies as st
-
 from ocikit.errors import InvalidDigest, InvalidReference
 from ocikit.spec.digest import Digest
 from ocikit.spec.reference import (

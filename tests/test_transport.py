@@ -13,13 +13,13 @@ import threading
 import time
 
 import pytest
-
 from ocikit import errors
 from ocikit._version import __version__
+from ocikit.remote.network import Network
 from ocikit.remote.origin import Origin, check_step, is_loopback
 from ocikit.remote.responses import finish
-from ocikit.remote.network import Network
 from ocikit.remote.transport import Transport
+
 from tests.clients import connect, open_repository, other, server  # noqa: F401 - fixtures
 from tests.fault_server import Answer, FaultServer, certificate
 

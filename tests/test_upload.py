@@ -8,12 +8,12 @@ import threading
 import time
 
 import pytest
-
 from ocikit import errors
 from ocikit.content.progress import Metered
 from ocikit.remote.repository import Registry
 from ocikit.spec.descriptor import Descriptor
 from ocikit.spec.digest import Digest
+
 from tests.clients import connect, open_repository, other, repository, server  # noqa: F401 - fixtures
 from tests.fault_server import FaultServer, certificate
 

@@ -12,11 +12,11 @@ import textwrap
 import time
 from pathlib import Path
 
-import pytest
-
 import ocikit
+import pytest
 from ocikit.spec import media_types
-from tests.fault_server import FaultServer, error
+
+from tests.fault_server import error
 from tests.homes import QUICK, ROOT, home, server, session, state, tree, write  # noqa: F401 - fixtures
 
 MIB = 1 << 20
@@ -455,7 +455,7 @@ def test_a_blob_with_the_wrong_bytes_is_not_kept(to, ref, session, server, home)
     assert problem.expected == digest
     where = home / "out" if to else Path(os.environ["OCIKIT_CACHE"])
     assert b"B" * 5000 not in [p.read_bytes() for p in where.rglob("*") if p.is_file()]
-    assert not [p for p in where.rglob("b.bin")]
+    assert not list(where.rglob("b.bin"))
     server.blobs["t/d", digest] = b"b" * 5000
     assert session.pull(ref, to).read("data/b.bin") == b"b" * 5000
 
@@ -469,7 +469,7 @@ def test_a_blob_of_the_wrong_size_is_not_kept(to, size, ref, session, server, ho
         session.pull(ref, to)
     assert caught.value.hint
     where = home / "out" if to else Path(os.environ["OCIKIT_CACHE"])
-    assert not [p for p in where.rglob("b.bin")]
+    assert not list(where.rglob("b.bin"))
 
 
 @pytest.mark.parametrize("at", [0, 1, 2500, 4999])
@@ -662,7 +662,7 @@ def test_a_disk_that_is_full_keeps_what_came_and_says_what_to_do(to, server, ses
     done = python(code, home=home, preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (2 * MIB, 2 * MIB)))
     assert done.returncode == 0 and done.stderr == "", done.stderr
     assert "File too large" in done.stdout and "ulimit" in done.stdout
-    assert not [p for p in home.rglob("out/big.bin")]
+    assert not list(home.rglob("out/big.bin"))
     server.requests.clear()
     session.pull(ref, None if to == "None" else "out")
     (asked,) = server.seen("GET", ".*/blobs/.*")

@@ -4,7 +4,6 @@ from collections.abc import Callable
 from typing import Any, assert_type
 
 import attrs
-
 from ocikit import errors
 from ocikit.spec.annotations import Annotations, FrozenMap
 from ocikit.spec.config import History, ImageConfig, RootFS
