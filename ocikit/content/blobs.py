@@ -27,6 +27,7 @@ __all__ = [
     "BUFFER",
     "blob_path",
     "fsync_folder",
+    "pump",
     "receive",
     "received",
     "replacing",
@@ -141,13 +142,13 @@ def write_verified(stream: BinaryIO, descriptor: Descriptor, part: Path, *, sync
                 hasher, done = descriptor.digest.hasher(), 0
                 stream.seek(0)
         whole = done and done == descriptor.size
-        written = done if whole else done + _pump(stream, sink, hasher, descriptor.size - done)
+        written = done if whole else done + pump(stream, sink, hasher, descriptor.size - done)
         if done and written == descriptor.size and hasher.hexdigest() != descriptor.digest.encoded:
             # What was left behind may be damaged, as a power cut does; that costs a transfer, not a failure
             sink.truncate(0)
             stream.seek(0)
             hasher = descriptor.digest.hasher()
-            written = _pump(stream, sink, hasher, descriptor.size)
+            written = pump(stream, sink, hasher, descriptor.size)
         if sync:
             os.fsync(sink.fileno())
     try:
@@ -172,21 +173,37 @@ def _rehash(sink: BinaryIO, hasher: Hasher, descriptor: Descriptor) -> int:
     return length
 
 
-def _pump(stream: BinaryIO, sink: BinaryIO, hasher: Hasher, expected: int) -> int:
-    """Move bytes from a stream to a file and a hasher; stops one byte after too many. Gives the number moved."""
+def pump(stream: BinaryIO, sink: BinaryIO, hasher: Hasher | None, expected: int) -> int:
+    """Move bytes from a stream to a file, and to a hasher if there is one. Gives the number moved.
+
+    Args:
+        stream: what has `readinto`.
+        sink: an unbuffered file.
+        hasher: takes in what was written, no more.
+        expected: bytes; it stops soon after that many, so that too many can be noticed.
+    """
     # With a transfer for each core, threads of their own for hashes would only wait for one another
-    if expected < _PIPELINED or len(_active) >= (os.cpu_count() or 1):
+    if hasher is None or expected < _PIPELINED or len(_moving) >= (os.cpu_count() or 1):
         return _copy(stream, sink, hasher, expected)
-    return _pipeline(stream, sink, hasher, expected)
+    _moving.add(token := object())
+    try:
+        return _pipeline(stream, sink, hasher, expected)
+    finally:
+        _moving.discard(token)
 
 
-def _copy(stream: BinaryIO, sink: BinaryIO, hasher: Hasher, expected: int) -> int:
+#: Transfers that have two threads.
+_moving: set[object] = set()
+
+
+def _copy(stream: BinaryIO, sink: BinaryIO, hasher: Hasher | None, expected: int) -> int:
     buffer = memoryview(bytearray(min(BUFFER, expected + 1)))
     moved = 0
     while moved <= expected and (n := _readinto(stream, buffer)):
         moved += n
-        hasher.update(buffer[:n])
         _write(sink, buffer[:n])
+        if hasher is not None:
+            hasher.update(buffer[:n])
     return moved
 
 
