@@ -10,12 +10,12 @@ import pytest
 from ocikit import errors
 from ocikit.content.copy import copy
 from ocikit.content.memory import MemoryStore
-from ocikit.remote.challenge import Scope
 from ocikit.remote.credentials import Credentials, Keychain
 from ocikit.remote.network import Network
 from ocikit.remote.repository import Registry
 from ocikit.remote.tokens import TokenCache
 from ocikit.remote.transport import Transport
+from ocikit.spec.challenge import Scope
 from ocikit.spec.descriptor import Descriptor
 from ocikit.spec.digest import Digest
 

@@ -10,10 +10,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from ocikit.errors import InvalidResponse, RegistryError
-from ocikit.remote.challenge import Challenge, Scope, merge_scopes, parse_challenges, preferred
 from ocikit.remote.origin import check_realm
 from ocikit.remote.tokens import TOKEN_LIMIT, Token, TokenCache, TokenKey
 from ocikit.spec.annotations import FrozenMap
+from ocikit.spec.challenge import Challenge, Scope, merge_scopes, parse_challenges, preferred
 
 NOW = 1_700_000_000.0
 SECRET = "hunter2-correct-horse"

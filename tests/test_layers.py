@@ -22,6 +22,7 @@ HEAVY = {
     "granian": {"server"},
     "sqlalchemy": {"server"},
     "bcrypt": {"server"},
+    "jwt": {"server"},
     "jsonschema": {"spec"},
 }
 
@@ -45,7 +46,6 @@ ON_USE = {"notebook", "server"}
 
 #: Inside remote, a module knows none of its own rank or above, not even through others.
 REMOTE_RANKS = {
-    "challenge": 0,
     "credentials": 0,
     "referrers": 0,
     "transport": 1,

@@ -18,11 +18,11 @@ from attrs import field, frozen
 
 from ocikit import display
 from ocikit.errors import Denied, RegistryError, Unauthorized
-from ocikit.remote.challenge import Challenge, Scope, merge_scopes, parse_challenges, preferred
 from ocikit.remote.credentials import ANONYMOUS, Credentials, Keychain
 from ocikit.remote.origin import check_realm
 from ocikit.remote.responses import failure, finish, read_limited
 from ocikit.remote.tokens import TOKEN_LIMIT, Token, TokenCache, TokenKey
+from ocikit.spec.challenge import Challenge, Scope, merge_scopes, parse_challenges, preferred
 
 __all__ = ["Authenticator", "Authorization", "Send"]
 

@@ -11,9 +11,9 @@ from typing import Any
 import requests
 
 from ocikit.errors import ConnectionFailed, OcikitError, SizeMismatch, TimedOut
-from ocikit.remote.challenge import Scope
 from ocikit.remote.responses import BROKEN, finish, innermost, is_timeout
 from ocikit.remote.transport import Transport
+from ocikit.spec.challenge import Scope
 from ocikit.spec.descriptor import Descriptor
 
 __all__ = ["BlobReader"]

@@ -13,12 +13,12 @@ from urllib.parse import quote, urlencode
 import requests
 
 from ocikit.errors import InvalidDigest, InvalidResponse, RegistryError
-from ocikit.remote.challenge import Scope
 from ocikit.remote.origin import Origin, join
 from ocikit.remote.responses import finish, json_object, media_type
 from ocikit.remote.transport import Transport
 from ocikit.remote.upload import UploadSession
 from ocikit.spec import media_types
+from ocikit.spec.challenge import Scope
 from ocikit.spec.descriptor import Descriptor
 from ocikit.spec.digest import Digest
 from ocikit.spec.reference import check_repository

@@ -30,13 +30,13 @@ from ocikit.errors import (
     UploadInvalid,
 )
 from ocikit.remote import referrers
-from ocikit.remote.challenge import Scope
 from ocikit.remote.download import BlobReader
 from ocikit.remote.endpoints import MANIFEST_LIMIT, Endpoints, announced_digest, descriptor_of, pages
 from ocikit.remote.responses import finish, json_object
 from ocikit.remote.transport import Transport
 from ocikit.remote.upload import UploadSession, upload
 from ocikit.spec import media_types
+from ocikit.spec.challenge import Scope
 from ocikit.spec.descriptor import Descriptor
 from ocikit.spec.digest import Digest
 from ocikit.spec.document import DOCUMENT_LIMIT

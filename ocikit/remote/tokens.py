@@ -17,7 +17,7 @@ from attrs import define, field, frozen
 
 from ocikit import display
 from ocikit.errors import InvalidResponse, redact
-from ocikit.remote.challenge import Scope, merge_scopes
+from ocikit.spec.challenge import Scope, merge_scopes
 
 __all__ = ["TOKEN_LIMIT", "Token", "TokenCache", "TokenKey"]
 

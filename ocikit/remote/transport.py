@@ -21,7 +21,6 @@ import urllib3
 from ocikit import display
 from ocikit.errors import ConnectionFailed, InvalidResponse, OcikitError, TimedOut, Unsupported, redact
 from ocikit.remote.authentication import Authenticator, Authorization
-from ocikit.remote.challenge import Scope
 from ocikit.remote.connections import Connections
 from ocikit.remote.credentials import Keychain
 from ocikit.remote.network import Network
@@ -37,6 +36,7 @@ from ocikit.remote.responses import (
     retry_after,
 )
 from ocikit.remote.tokens import TokenCache
+from ocikit.spec.challenge import Scope
 
 __all__ = ["Transport", "backoff"]
 

@@ -24,10 +24,10 @@ from ocikit.errors import (
     UploadInvalid,
     UploadUnknown,
 )
-from ocikit.remote.challenge import Scope
 from ocikit.remote.origin import check_step, join
 from ocikit.remote.responses import finish
 from ocikit.remote.transport import Transport, backoff
+from ocikit.spec.challenge import Scope
 from ocikit.spec.descriptor import Descriptor
 from ocikit.spec.digest import Digest
 

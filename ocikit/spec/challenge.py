@@ -38,7 +38,7 @@ class Challenge:
 
     @property
     def realm(self) -> str:
-        """For bearer the URL of the token server, unchecked: see `origin.check_realm`; "" if missing."""
+        """For bearer the URL of the token server, unchecked; "" if missing."""
         return self.parameters.get("realm", "")
 
     @property
