@@ -1,0 +1,138 @@
+"""Requests to a WSGI application without a server in between."""
+
+import io
+import json
+import re
+from urllib.parse import unquote, urlsplit
+from wsgiref.util import is_hop_by_hop
+
+from attrs import frozen
+
+
+@frozen
+class Answer:
+    """What an application answered."""
+
+    status: int
+    headers: dict[str, str]
+    """By lower-case name; a header that stands more than once is joined with ", "."""
+    body: bytes
+    pairs: tuple[tuple[str, str], ...] = ()
+    """The headers as they are."""
+
+    @property
+    def json(self):
+        return json.loads(self.body)
+
+    @property
+    def errors(self):
+        """The errors of the body; it must be the specification's JSON."""
+        assert self.headers["content-type"] == "application/json"
+        return self.json["errors"]
+
+    @property
+    def code(self):
+        return self.errors[0]["code"]
+
+
+def environ_of(method, url, headers=(), body=b"", **environ):
+    """A WSGI environ for a request.
+
+    Args:
+        method: such as "GET".
+        url: a path and perhaps a query, encoded as on the wire; or a whole URL.
+        headers: a mapping, or pairs.
+        body: bytes, with Content-Length; an iterable of bytes, sent chunked as a terminated stream; or a file, which is
+            taken as it is.
+        environ: what else stands in it, or stands in it differently; None removes a key.
+    """
+    parts = urlsplit(url)
+    host = parts.netloc or "localhost"
+    values = {
+        "REQUEST_METHOD": method,
+        "SCRIPT_NAME": "",
+        "PATH_INFO": unquote(parts.path, encoding="latin-1"),
+        "QUERY_STRING": parts.query,
+        "SERVER_NAME": "localhost",
+        "SERVER_PORT": "80",
+        "SERVER_PROTOCOL": "HTTP/1.1",
+        "REMOTE_ADDR": "127.0.0.1",
+        "HTTP_HOST": host,
+        "wsgi.version": (1, 0),
+        "wsgi.url_scheme": parts.scheme or "http",
+        "wsgi.errors": io.StringIO(),
+        "wsgi.multithread": True,
+        "wsgi.multiprocess": True,
+        "wsgi.run_once": False,
+    }
+    if isinstance(body, bytes):
+        values["wsgi.input"] = io.BytesIO(body)
+        if body or method in {"POST", "PUT", "PATCH"}:
+            values["CONTENT_LENGTH"] = str(len(body))
+    elif hasattr(body, "read"):
+        values["wsgi.input"] = body
+    else:
+        values["wsgi.input"] = io.BytesIO(b"".join(body))
+        values["wsgi.input_terminated"] = True
+        values["HTTP_TRANSFER_ENCODING"] = "chunked"
+    for name, value in headers.items() if hasattr(headers, "items") else headers:
+        key = name.upper().replace("-", "_")
+        key = key if key in {"CONTENT_TYPE", "CONTENT_LENGTH"} else f"HTTP_{key}"
+        values[key] = (
+            f"{values[key]},{value}" if key in values and key != "HTTP_HOST" and key != "CONTENT_LENGTH" else value
+        )
+    values |= environ
+    return {key: value for key, value in values.items() if value is not None}
+
+
+def call(app, method, url, headers=(), body=b"", **environ):
+    """What the application answers, as far as PEP 3333 lets it; see `environ_of` for the arguments."""
+    values = environ_of(method, url, headers, body, **environ)
+    values["wsgi.input"] = _Input(values["wsgi.input"])
+    told = []
+
+    def start_response(status, pairs, exc_info=None):
+        assert not told
+        told.append((status, tuple(pairs)))
+
+    result = app(values, start_response)
+    try:
+        pieces = list(result)
+    finally:
+        if hasattr(result, "close"):
+            result.close()
+    (line, pairs), content = told[0], b"".join(pieces)
+    status, merged = int(line.partition(" ")[0]), {}
+    assert type(line) is str and line[3] == " " and all(type(piece) is bytes for piece in pieces)
+    for name, value in pairs:
+        # Exactly str: servers written in other languages look at the type
+        assert type(name) is str and type(value) is str and _NAME.fullmatch(name) and _VALUE.fullmatch(value), (
+            name,
+            value,
+        )
+        assert not is_hop_by_hop(name)
+        key = name.lower()
+        merged[key] = f"{merged[key]}, {value}" if key in merged else value
+    assert merged["x-content-type-options"] == "nosniff"
+    if method == "HEAD" or status in {204, 304}:
+        assert content == b""
+    else:
+        assert merged["content-length"] == str(len(content))
+    assert status != 204 or "content-length" not in merged  # RFC 9110 #8.6
+    return Answer(status, merged, content, pairs)
+
+
+#: RFC 9110 #5.1 and #5.5, without what only old servers took.
+_NAME = re.compile(r"[A-Za-z0-9-]+")
+_VALUE = re.compile(r"[!-~](?:[ -~]*[!-~])?")
+
+
+class _Input:
+    """A body that is read with a size, or not at all: some servers know no other way."""
+
+    def __init__(self, stream):
+        self._stream = stream
+
+    def read(self, size):
+        assert type(size) is int and size >= 0
+        return self._stream.read(size)
