@@ -25,6 +25,7 @@ from ocikit.api import (
     resolve,
     tag,
     tags,
+    validate,
 )
 from ocikit.artifact import Artifact, File
 from ocikit.auth import login, logout
@@ -135,6 +136,7 @@ __all__ = [
     "resolve",
     "tag",
     "tags",
+    "validate",
 ]
 
 

@@ -3,7 +3,7 @@
 python -m ocikit quickstart [--registry HOST]
 python -m ocikit pull REFERENCE [FOLDER]
 python -m ocikit push REFERENCE PATH…
-python -m ocikit inspect|tags REFERENCE
+python -m ocikit inspect|tags|validate REFERENCE
 python -m ocikit copy SOURCE TARGET
 """
 
@@ -24,14 +24,14 @@ __all__ = ["main"]
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run a command. 0 is success, 1 a failure that was told on stderr, 2 wrong usage, 130 Ctrl-C."""
+    """Run a command. 0 is success, 1 a failure that was told, 2 wrong usage, 130 Ctrl-C."""
     parser = _parser()
     options = parser.parse_args(arguments)
     if not hasattr(options, "run"):
         parser.print_help()
         return 2
     try:
-        options.run(options)
+        status = options.run(options)
         sys.stdout.flush()
     except BrokenPipeError:
         # Whoever reads has enough, as `head` does. What is still buffered would fail again when the interpreter ends
@@ -43,7 +43,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("ocikit: stopped; what was received whole is kept, and the rest resumes", file=sys.stderr)
         return 130
-    return 0
+    return int(status or 0)
 
 
 def _count(text: str) -> int:
@@ -103,6 +103,11 @@ def _parser() -> argparse.ArgumentParser:
     made = command("inspect", _inspect, "show the documents of an artifact or image")
     made.add_argument("reference")
     made.add_argument("--raw", action="store_true", help="the exact bytes")
+    network(made)
+
+    made = command("validate", _validate, "say what is wrong with the documents of an artifact or image")
+    made.add_argument("reference")
+    made.add_argument("--platform", metavar="OS/ARCH[/VARIANT]", help="only that manifest of an index")
     network(made)
 
     made = command("tags", _tags, "list the tags of a repository")
@@ -175,6 +180,15 @@ def _inspect(options: argparse.Namespace) -> None:
             if layer.media_type != media_types.EMPTY:
                 name = layer.title if layer.title is not None else layer.media_type
                 print(f"  {display.size(layer.size):>10}  {layer.digest.short}  {display.clean(name)}")
+
+
+def _validate(options: argparse.Namespace) -> int:
+    with _session(options) as session:
+        report = session.validate(options.reference, platform=options.platform)
+    for finding in report:
+        print(display.clean(finding))
+    print(report.summary, file=sys.stderr)
+    return 0 if report.ok else 1
 
 
 def _tags(options: argparse.Namespace) -> None:

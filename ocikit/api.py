@@ -24,6 +24,7 @@ __all__ = [
     "resolve",
     "tag",
     "tags",
+    "validate",
 ]
 
 P = ParamSpec("P")
@@ -60,3 +61,4 @@ referrers = _one_liner(Session.referrers)
 resolve = _one_liner(Session.resolve)
 tag = _one_liner(Session.tag)
 tags = _one_liner(Session.tags)
+validate = _one_liner(Session.validate)

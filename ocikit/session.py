@@ -45,6 +45,7 @@ from ocikit.spec.reference import AnyReference, LayoutReference, Reference, pars
 if TYPE_CHECKING:
     from ocikit.content.folder import Folder
     from ocikit.content.layout import Layout
+    from ocikit.validating import Report
 
 __all__ = ["Session"]
 
@@ -198,6 +199,23 @@ class Session(display.Shown):
                 return Artifact(self, reference, *self._lookup.manifest(source, reference, platform))
             descriptor = self._lookup.locate(source, reference)
             return Artifact(self, reference, descriptor, self._lookup.document(source, descriptor))
+
+    def validate(self, ref: str | AnyReference, *, platform: PlatformLike | None = None) -> Report:
+        """Whether every document of an artifact is what the specification says: indexes, manifests, configs of images.
+
+        The report is true if all is well, and else lists what is wrong, by document and place. Layers are not fetched.
+
+        Args:
+            ref: what to look at.
+            platform: only that manifest of an index; None is all of them.
+
+        Raises:
+            NotFound: no such reference. NoMatchingPlatform. OcikitError: jsonschema is not installed. Never for what
+                is in a document.
+        """
+        from ocikit.validating import validate  # noqa: PLC0415 - few sessions do
+
+        return validate(self._places, self._lookup, parse_reference(ref), platform, self.workers)
 
     def resolve(self, ref: str | AnyReference) -> AnyReference:
         """The same reference, pinned by digest. Raises: ManifestUnknown: with the nearest tags."""
