@@ -4,21 +4,26 @@
 >>> application = Application(memory_storage())
 """
 
-from ocikit.server.access import Access, Identity, Need, OpenAccess
+from ocikit.server.access import ANONYMOUS, Access, Identity, Need, OpenAccess
+from ocikit.server.admission import access_from
 from ocikit.server.app import Application, Record
+from ocikit.server.basic import HtpasswdAccess
 from ocikit.server.collect import Collection, collect
 from ocikit.server.files import file_storage
 from ocikit.server.memory import memory_storage
 from ocikit.server.message import Request, Response
 from ocikit.server.refusal import Refusal
+from ocikit.server.rules import Rule, Rules
 from ocikit.server.settings import Limits, Settings
 from ocikit.server.storage import BlobStore, Metadata, Storage, UploadStore
 
 __all__ = [
+    "ANONYMOUS",
     "Access",
     "Application",
     "BlobStore",
     "Collection",
+    "HtpasswdAccess",
     "Identity",
     "Limits",
     "Metadata",
@@ -28,9 +33,12 @@ __all__ = [
     "Refusal",
     "Request",
     "Response",
+    "Rule",
+    "Rules",
     "Settings",
     "Storage",
     "UploadStore",
+    "access_from",
     "collect",
     "file_storage",
     "memory_storage",

@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 
-from attrs import frozen
+from attrs import field, frozen
 
 from ocikit.server.message import Request, Response
 
@@ -19,7 +19,10 @@ class Identity:
     name: str = ""
     """ "" for somebody who didn't say."""
     grants: tuple[tuple[str, frozenset[str]], ...] | None = None
-    """What a token allows, as (repository, actions); None where the name alone decides."""
+    """What a token allows, as (repository, actions), with "" and "catalog" for the catalog; None where the name decides."""
+    problem: str = field(default="", kw_only=True)
+    """What is wrong with the credentials that came, as a challenge says it: "invalid_token". Whoever has a problem may do
+    nothing, so that a token that is over isn't taken for somebody without one. RFC 6750 #3.1."""
 
     @property
     def anonymous(self) -> bool:
@@ -42,8 +45,47 @@ class Need:
 class Access(ABC):
     """Decides. One object serves every request of a process, from many threads.
 
-    The application asks `identify` first, `allows` for each need, and sends `challenge` with the 401 that follows
-    when somebody anonymous may not.
+    The application asks `identify` first and `allows` for each need. Where something isn't allowed, `challenge` says how to
+    get in, which makes it a 401; where there is no way, it is a 403.
+
+    An adapter of one's own takes two methods. Here a proxy in front has logged people in, and says who they are in a header.
+    Whoever reaches the registry around the proxy can write that header just as well, so it counts from the proxy only:
+
+    >>> from attrs import frozen
+    >>> from ocikit.server import ANONYMOUS, Access, Application, Identity, Need, Refusal, Request, Rules, memory_storage
+    >>> @frozen
+    ... class ProxyAccess(Access):
+    ...     proxy: str
+    ...     rules: Rules
+    ...
+    ...     def identify(self, request: Request) -> Identity:
+    ...         if request.environ["REMOTE_ADDR"] != self.proxy:
+    ...             raise Refusal(403, "DENIED", "come in through https://hub.example")
+    ...         name = request.header("X-Remote-User")
+    ...         return Identity(name) if name else ANONYMOUS
+    ...
+    ...     def allows(self, identity: Identity, need: Need) -> bool:
+    ...         return self.rules.allows(identity.name, need)
+    >>> rules = Rules.parse('''
+    ... [[rule]]
+    ... users = ["ada"]
+    ... repositories = ["team/**"]
+    ... actions = ["pull", "push"]
+    ... ''')
+    >>> application = Application(memory_storage(), access=ProxyAccess("10.0.0.1", rules))
+
+    Ada may begin an upload below `team/` and nowhere else; nobody may without the proxy:
+
+    >>> import io
+    >>> def begin(repository, user, remote="10.0.0.1"):
+    ...     environ = {"REQUEST_METHOD": "POST", "PATH_INFO": f"/v2/{repository}/blobs/uploads/", "REMOTE_ADDR": remote,
+    ...                "HTTP_X_REMOTE_USER": user, "wsgi.input": io.BytesIO(), "wsgi.url_scheme": "http"}
+    ...     application(environ, lambda status, headers: print(status))
+    >>> _ = begin("team/model", "ada"), begin("other", "ada"), begin("team/model", "eve"), begin("team/model", "ada", "10.0.0.9")
+    202 Accepted
+    403 Forbidden
+    403 Forbidden
+    403 Forbidden
     """
 
     @abstractmethod
@@ -52,15 +94,26 @@ class Access(ABC):
 
     @abstractmethod
     def allows(self, identity: Identity, need: Need) -> bool:
-        """Whether somebody may. Called for lists, too: once for each name."""
+        """Whether somebody may."""
 
-    def challenge(self, request: Request, needs: Sequence[Need]) -> str:
-        """The value of WWW-Authenticate that says how to get in; "" if there is no way."""
+    def lists(self, identity: Identity, repository: str) -> bool:
+        """Whether the catalog shows somebody a repository."""
+        return self.allows(identity, Need("pull", repository))
+
+    def challenge(self, request: Request, needs: Sequence[Need], identity: Identity = ANONYMOUS) -> str:
+        """The value of WWW-Authenticate that says how to get in; "" if nothing that this somebody could say would help.
+
+        Args:
+            request: what is refused.
+            needs: all that it needs, and not only what isn't allowed; none for `/v2/`.
+            identity: who it is so far.
+        Raises:
+            Refusal: to say more than that.
+        """
         return ""
 
-    @property
-    def open(self) -> bool:
-        """Whether `/v2/` answers those who didn't say who they are."""
+    def welcomes(self, request: Request) -> bool:
+        """Whether `/v2/` answers those who didn't say who they are. Clients ask there whether to log in at all."""
         return False
 
     def answer(self, request: Request) -> Response | None:
@@ -79,7 +132,6 @@ class OpenAccess(Access):
         """Always."""
         return True
 
-    @property
-    def open(self) -> bool:
+    def welcomes(self, request: Request) -> bool:
         """Always."""
         return True

@@ -22,10 +22,13 @@ _ROWS = 1000
 
 def base(exchange: Exchange) -> Response:
     """Whether this is a registry, and whether the caller is let in. spec.md#determining-support."""
-    if exchange.identity.anonymous and exchange.identity.grants is None and not exchange.access.open:
-        challenge = exchange.access.challenge(exchange.request, ())
+    identity, access, request = exchange.identity, exchange.access, exchange.request
+    nobody = identity.anonymous and identity.grants is None
+    if identity.problem or (nobody and not access.welcomes(request)):
+        challenge = access.challenge(request, (), identity)
         headers = (("WWW-Authenticate", challenge),) if challenge else ()
-        raise Refusal(401 if challenge else 403, "UNAUTHORIZED", "log in to use this registry", headers=headers)
+        code = "UNAUTHORIZED" if challenge else "DENIED"
+        raise Refusal(401 if challenge else 403, code, "log in to use this registry", headers=headers)
     return json_response(200, {})
 
 
@@ -52,7 +55,7 @@ def catalog(exchange: Exchange) -> Response:
         names = exchange.storage.metadata.repositories(last=last, limit=limit + 1)
         if not names:
             break
-        found += [name for name in names if exchange.allows("pull", name)]
+        found += [name for name in names if exchange.lists(name)]
         last = names[-1]
     return _listed(exchange, "/v2/_catalog", {}, "repositories", found[: limit + 1], limit)
 

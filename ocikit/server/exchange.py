@@ -33,23 +33,25 @@ class Exchange:
 
     def require(self, *needs: Need) -> None:
         """Go on only if everything is allowed. Raises: Refusal: 401 with a challenge, or 403."""
-        lacking = [need for need in needs if not self.access.allows(self.identity, need)]
+        lacking = [need for need in needs if self.identity.problem or not self.access.allows(self.identity, need)]
         if not lacking:
             return
-        challenge = self.access.challenge(self.request, needs)
-        if self.identity.anonymous or self.identity.grants is not None:
-            if challenge:
-                raise Refusal(
-                    401, "UNAUTHORIZED", "log in to do this", headers=(("WWW-Authenticate", challenge),),
-                    detail=[{"type": "repository", "name": n.repository, "action": n.action} for n in lacking],
-                )  # fmt: skip
-            raise Refusal(403, "DENIED", "this is not open to everybody")
         what = ", ".join(f"{need.action} {need.repository}".strip() for need in lacking)
-        raise Refusal(403, "DENIED", f"{self.identity.name} may not {what}")
+        if challenge := self.access.challenge(self.request, needs, self.identity):
+            raise Refusal(
+                401, "UNAUTHORIZED", f"log in to {what}", headers=(("WWW-Authenticate", challenge),),
+                detail=[{"type": "repository", "name": n.repository, "action": n.action} for n in lacking],
+            )  # fmt: skip
+        who = "this is not open to everybody; who isn't logged in" if self.identity.anonymous else self.identity.name
+        raise Refusal(403, "DENIED", f"{who} may not {what}")
 
     def allows(self, action: str, repository: str) -> bool:
         """Whether something further is allowed."""
-        return self.access.allows(self.identity, Need(action, repository))
+        return not self.identity.problem and self.access.allows(self.identity, Need(action, repository))
+
+    def lists(self, repository: str) -> bool:
+        """Whether the catalog shows a repository."""
+        return not self.identity.problem and self.access.lists(self.identity, repository)
 
     def writing(self, deleting: str = "") -> None:
         """Go on only if changes are. Raises: Refusal: 405 UNSUPPORTED."""
