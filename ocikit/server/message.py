@@ -6,6 +6,7 @@ Bodies are streamed. A body knows what its sender announced and what the caller 
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from http import HTTPStatus
 from typing import Any, cast
@@ -22,6 +23,9 @@ _PIECE = 1 << 17
 
 #: Every key of a query is a name; more than this many pairs is an attack.
 _PAIRS = 100
+
+#: A path that can stand before others in a link: never "//", which would begin the name of a host. RFC 3986 #3.3
+_PREFIX = re.compile(r"(?:/[A-Za-z0-9._~%!$&'()*+,;=:@-]+)*")
 
 
 class Body:
@@ -128,10 +132,17 @@ class Request:
         host = environ.get("HTTP_HOST") or environ.get("SERVER_NAME", "")
         prefix = quote(environ.get("SCRIPT_NAME", ""), encoding="latin-1")
         if remote in trusted:
-            remote = _first(environ, "FOR") or remote
-            scheme = _first(environ, "PROTO") or scheme
-            host = _first(environ, "HOST") or host
-            prefix = (_first(environ, "PREFIX") + prefix).rstrip("/")
+            # Each proxy adds on the right; what stands left of the first that isn't trusted, anybody may have sent
+            chain = [_address(each) for each in _forwarded(environ, "FOR")]
+            hops = 0
+            while hops < len(chain) - 1 and chain[-1 - hops] in trusted:
+                hops += 1
+            remote = chain[-1 - hops] if chain else remote
+            said = _said(environ, "PROTO", hops).lower()
+            scheme = said if said in {"http", "https"} else scheme
+            host = _said(environ, "HOST", hops) or host
+            above = _said(environ, "PREFIX", hops).rstrip("/")
+            prefix = (above if _PREFIX.fullmatch(above) else "") + prefix
         try:
             path = environ.get("PATH_INFO", "").encode("latin-1").decode()
             query = parse_qsl(
@@ -162,9 +173,15 @@ class Request:
         return f"{self.prefix}{quote(path, safe='/:')}{'?' if query else ''}{query}"
 
 
-def _first(environ: Mapping[str, Any], name: str) -> str:
-    """What the nearest proxy says the client asked for."""
-    return str(environ.get(f"HTTP_X_FORWARDED_{name}", "")).split(",")[0].strip()
+def _forwarded(environ: Mapping[str, Any], name: str) -> list[str]:
+    """What proxies say, the nearest last."""
+    return [text.strip() for text in str(environ.get(f"HTTP_X_FORWARDED_{name}", "")).split(",") if text.strip()]
+
+
+def _said(environ: Mapping[str, Any], name: str, hops: int) -> str:
+    """What the outermost proxy that is trusted says, so many hops away; most proxies replace what others said."""
+    said = _forwarded(environ, name)
+    return said[max(len(said) - 1 - hops, 0)] if said else ""
 
 
 def _address(text: str) -> str:
