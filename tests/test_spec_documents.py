@@ -959,3 +959,16 @@ def test_loading_says_what_was_being_read():
     with pytest.raises(InvalidDocument, match="token response is not JSON") as caught:
         load_json(b"<html>", "token response")
     assert "it begins with: <html>" in caught.value.hint
+
+
+def test_hostile_documents_are_refused_without_much_work():
+    """Counted, not timed: what took minutes were keys compared with all others, and an error kept for each item."""
+    many = b"{" + b",".join(b'"k%d":1' % i for i in range(100_000)) + b',"k5":2}'
+    with pytest.raises(InvalidDocument, match="'k5' stands twice"):
+        parse_document(many)
+    empty = b'{"schemaVersion":2,"mediaType":"%s","manifests":[%s]}' % (
+        media_types.OCI_INDEX.encode(),
+        b",".join([b"{}"] * 100_000),
+    )
+    with pytest.raises(InvalidDocument, match=r"295 more"):
+        parse_document(empty)

@@ -26,6 +26,9 @@ T = TypeVar("T")
 #: Bytes. Registries must take manifests of 4 MiB (distribution-spec spec.md#pushing-manifests); most take no more.
 DOCUMENT_LIMIT = 4 * 1024 * 1024
 
+#: Wrong items of one array that are told apart.
+_PROBLEMS = 100
+
 _SIZE_LIMIT = 2**63 - 1  # int64, as every other client reads it
 
 
@@ -120,8 +123,8 @@ def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     """A JSON object; a key that stands twice could be read as two different things."""
     value = dict(pairs)
     if len(value) != len(pairs):
-        keys = [key for key, _ in pairs]
-        twice = next(key for key in keys if keys.count(key) > 1)
+        seen: set[str] = set()
+        twice = next(key for key, _ in pairs if key in seen or seen.add(key))  # type: ignore[func-returns-value]  # None, on purpose
         raise InvalidDocument(f"the key {display.quoted(twice)} stands twice in one object")
     return value
 
@@ -206,6 +209,8 @@ def converter() -> Any:
             except Exception as error:  # noqa: BLE001 - collected, as cattrs does
                 error.add_note(IterableValidationNote("", index, kind))
                 wrong.append(error)
+            if len(wrong) == _PROBLEMS:
+                break  # somebody who sends a hundred thousand must not keep us busy with telling
         raise IterableValidationError("", wrong, kind)
 
     def array(kind: Any) -> Callable[[Any, Any], tuple[Any, ...]]:
