@@ -770,7 +770,7 @@ def test_credentials_are_passed_and_never_shown(server, home, data):
 
 
 VERBS = ("attach", "catalog", "copy", "delete", "fetch", "inspect", "open", "ping", "pull", "push", "referrers", "resolve",
-         "tag", "tags")  # fmt: skip
+         "tag", "tags", "validate")  # fmt: skip
 
 
 @pytest.mark.parametrize("verb", VERBS)
