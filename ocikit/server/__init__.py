@@ -16,6 +16,7 @@ from ocikit.server.refusal import Refusal
 from ocikit.server.rules import Rule, Rules
 from ocikit.server.settings import Limits, Settings
 from ocikit.server.storage import BlobStore, Metadata, Storage, UploadStore
+from ocikit.server.tokens import TokenAccess
 
 __all__ = [
     "ANONYMOUS",
@@ -37,6 +38,7 @@ __all__ = [
     "Rules",
     "Settings",
     "Storage",
+    "TokenAccess",
     "UploadStore",
     "access_from",
     "collect",

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import os
+from pathlib import Path
 
 from ocikit.errors import InvalidArgument
 from ocikit.server.access import Access, OpenAccess
 from ocikit.server.basic import HtpasswdAccess
+from ocikit.server.tokens import TokenAccess
 
 __all__ = ["access_from"]
 
@@ -25,7 +27,7 @@ def access_from(
     Args:
         htpasswd: the file with users; None lets everybody do everything.
         token: whether clients get tokens for their passwords, and send these.
-        folder: where the registry keeps things: the key that tokens are signed with is a file in it.
+        folder: where the registry keeps things: the key that tokens are signed with is `token.key` in it.
         rules: a file with rules; None is everything for users, and nothing for others.
         anonymous_pull: whether everybody may pull everything, whatever the rules.
         allow_plain_http: whether passwords are taken without TLS from other machines.
@@ -37,6 +39,10 @@ def access_from(
         if without := [name for name, value in said.items() if value]:
             raise InvalidArgument(f"{without[0]} goes with users", hint="name an htpasswd file; htpasswd -B makes one")
         return OpenAccess()
-    if token:
-        raise InvalidArgument(f"no tokens in {folder} yet")
-    return HtpasswdAccess(htpasswd, rules, anonymous_pull=anonymous_pull, allow_plain_http=allow_plain_http)
+    if not token:
+        return HtpasswdAccess(htpasswd, rules, anonymous_pull=anonymous_pull, allow_plain_http=allow_plain_http)
+    if folder is None:
+        raise InvalidArgument("tokens need a folder for their key")
+    return TokenAccess(
+        htpasswd, Path(folder) / "token.key", rules, anonymous_pull=anonymous_pull, allow_plain_http=allow_plain_http
+    )

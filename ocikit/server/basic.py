@@ -21,7 +21,15 @@ from ocikit.server.watched import Watched
 from ocikit.spec.annotations import FrozenMap
 from ocikit.spec.challenge import Challenge
 
-__all__ = ["HtpasswdAccess", "basic_challenge", "check_word", "credentials", "is_private", "not_private", "rules_of"]
+__all__ = [
+    "HtpasswdAccess",
+    "PasswordAccess",
+    "basic_challenge",
+    "check_word",
+    "credentials",
+    "is_private",
+    "not_private",
+]
 
 _CREDENTIALS = re.compile(r"basic +([A-Za-z0-9+/]+={0,2}) *", re.IGNORECASE)
 
@@ -32,11 +40,55 @@ _LONGEST = 8000
 _FORWARDED = ("X-Forwarded-For", "X-Forwarded-Proto", "X-Forwarded-Host", "X-Real-IP", "Forwarded", "Via")
 
 
-class HtpasswdAccess(Access):
+class PasswordAccess(Access):
+    """What adapters with an htpasswd file have in common: users, rules, and where passwords may be sent."""
+
+    def __init__(
+        self,
+        path: str | os.PathLike[str],
+        rules: Rules | str | os.PathLike[str] | None,
+        *,
+        anonymous_pull: bool,
+        realm: str,
+        allow_plain_http: bool,
+    ) -> None:
+        self._htpasswd = Htpasswd(path)
+        self._rules = _rules_of(rules, anonymous_pull=anonymous_pull)
+        self._basic = basic_challenge(realm)
+        self._allow_plain_http = allow_plain_http
+
+    def welcomes(self, request: Request) -> bool:
+        """Only where there is something without a login, and no way to log in."""
+        return not self._private(request) and self._rules().anybody
+
+    def _private(self, request: Request) -> bool:
+        return self._allow_plain_http or is_private(request)
+
+    def _login(self, request: Request) -> str:
+        """The user whose password a request has; "" for none. Raises: Refusal: 401; 403 where others could read it; 429."""
+        header = request.header("Authorization")
+        if not header:
+            return ""
+        if not self._private(request):
+            raise not_private()
+        given = credentials(header)
+        # podman and skopeo answer a challenge in this way where they have no password
+        if given == ("", b""):
+            return ""
+        if given is None or not self._htpasswd.verify(*given, request.remote):
+            raise self._refused(request, "wrong user or password")
+        return given[0]
+
+    def _refused(self, request: Request, message: str) -> Refusal:
+        if not self._private(request):
+            return not_private()
+        return Refusal(401, "UNAUTHORIZED", message, headers=(("WWW-Authenticate", self._basic),))
+
+
+class HtpasswdAccess(PasswordAccess):
     """Asks for names and passwords, which are in an htpasswd file, with every request.
 
-    Docker and containerd log in this way, too, but then pull nothing without a login: what everybody may pull needs
-    `TokenAccess` for them.
+    Docker logs in this way, too, but then pulls nothing without a login: what everybody may pull needs `TokenAccess`.
 
     Args:
         path: the file, with bcrypt hashes as `htpasswd -B` makes them; read again when it changes.
@@ -44,7 +96,7 @@ class HtpasswdAccess(Access):
         anonymous_pull: whether everybody may pull everything, whatever the rules.
         realm: what clients show when they ask for a password.
         allow_plain_http: whether passwords are taken though somebody on the way could read them: without TLS, and not from
-            this machine. Then nobody is asked for one, either.
+            this machine. Unless it is so, nobody there is asked for one, either.
     Raises:
         InvalidArgument: if a file can't be read, or holds anything else.
     """
@@ -58,26 +110,12 @@ class HtpasswdAccess(Access):
         realm: str = "ocikit",
         allow_plain_http: bool = False,
     ) -> None:
-        self._htpasswd = Htpasswd(path)
-        self._rules = rules_of(rules, anonymous_pull=anonymous_pull)
-        self._challenge = basic_challenge(realm)
-        self._allow_plain_http = allow_plain_http
+        super().__init__(path, rules, anonymous_pull=anonymous_pull, realm=realm, allow_plain_http=allow_plain_http)
 
     def identify(self, request: Request) -> Identity:
         """Who sends it. Raises: Refusal: 401 for a wrong password; 403 for one that others could read; 429."""
-        header = request.header("Authorization")
-        if not header:
-            return ANONYMOUS
-        if not self._private(request):
-            raise not_private()
-        given = credentials(header)
-        if given == ("", b""):
-            return ANONYMOUS
-        if given is None or not self._htpasswd.verify(*given, request.remote):
-            raise Refusal(
-                401, "UNAUTHORIZED", "wrong user or password", headers=(("WWW-Authenticate", self._challenge),)
-            )
-        return Identity(given[0])
+        user = self._login(request)
+        return Identity(user) if user else ANONYMOUS
 
     def allows(self, identity: Identity, need: Need) -> bool:
         """Whether the rules let somebody."""
@@ -89,14 +127,7 @@ class HtpasswdAccess(Access):
             return ""
         if not self._private(request):
             raise not_private()
-        return self._challenge
-
-    def welcomes(self, request: Request) -> bool:
-        """Only where there is something without a login, and no login."""
-        return not self._private(request) and self._rules().anybody
-
-    def _private(self, request: Request) -> bool:
-        return self._allow_plain_http or is_private(request)
+        return self._basic
 
 
 def credentials(header: str) -> tuple[str, bytes] | None:
@@ -154,7 +185,7 @@ def not_private() -> Refusal:
     )  # fmt: skip
 
 
-def rules_of(rules: Rules | str | os.PathLike[str] | None, *, anonymous_pull: bool = False) -> Callable[[], Rules]:
+def _rules_of(rules: Rules | str | os.PathLike[str] | None, *, anonymous_pull: bool = False) -> Callable[[], Rules]:
     """What gives the rules as of now. Raises: InvalidArgument."""
     if rules is None or isinstance(rules, Rules):
         fixed = Rules.default() if rules is None else rules
