@@ -52,6 +52,7 @@ from ocikit.errors import (
     OfflineError,
     RateLimited,
     RegistryError,
+    ServerFailed,
     SizeMismatch,
     TimedOut,
     TooLarge,
@@ -71,6 +72,7 @@ from ocikit.spec.reference import LayoutReference, Reference
 if _TYPE_CHECKING:
     from ocikit.content.layout import Layout
     from ocikit.content.memory import MemoryStore
+    from ocikit.server.serve import serve
 
 #: The cache that the one-liners use: `OCIKIT_CACHE`, or the platform's cache folder. Looked at when it is asked.
 cache = Cache()
@@ -111,6 +113,7 @@ __all__ = [
     "RateLimited",
     "Reference",
     "RegistryError",
+    "ServerFailed",
     "Session",
     "SizeMismatch",
     "TimedOut",
@@ -134,6 +137,7 @@ __all__ = [
     "push",
     "referrers",
     "resolve",
+    "serve",
     "tag",
     "tags",
     "validate",
@@ -141,7 +145,11 @@ __all__ = [
 
 
 #: What is loaded when it is asked for: pulling and pushing don't need it.
-_ON_USE = {"Layout": "ocikit.content.layout", "MemoryStore": "ocikit.content.memory"}
+_ON_USE = {
+    "Layout": "ocikit.content.layout",
+    "MemoryStore": "ocikit.content.memory",
+    "serve": "ocikit.server.serve",
+}
 
 
 def __getattr__(name: str) -> _Any:

@@ -5,6 +5,7 @@ python -m ocikit pull REFERENCE [FOLDER]
 python -m ocikit push REFERENCE PATH…
 python -m ocikit inspect|tags|validate REFERENCE
 python -m ocikit copy SOURCE TARGET
+python -m ocikit serve|collect FOLDER
 """
 
 from __future__ import annotations
@@ -50,6 +51,23 @@ def _count(text: str) -> int:
     if not text.isdecimal() or not int(text):
         raise argparse.ArgumentTypeError(f"{text!r} is not a number above 0")
     return int(text)
+
+
+def _seconds(text: str) -> float:
+    try:
+        found = float(text)
+    except ValueError:
+        found = -1.0
+    if not 0 <= found < float("inf"):
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number of seconds")
+    return found
+
+
+def _limit(text: str) -> tuple[str, int]:
+    name, _, number = text.partition("=")
+    if name not in {"manifest", "blob", "repository", "sessions", "sessions_each", "page", "tags"}:
+        raise argparse.ArgumentTypeError(f"there is no limit {name!r}")
+    return name, _count(number)
 
 
 def _annotation(text: str) -> tuple[str, str]:
@@ -120,7 +138,77 @@ def _parser() -> argparse.ArgumentParser:
     made.add_argument("--referrers", action="store_true", help="also what is attached")
     made.add_argument("--platform", metavar="OS/ARCH[/VARIANT]")
     network(made)
+
+    _add_serve(command("serve", _serve, "run a registry; its content is in a folder"))
+
+    made = command("collect", _collect, "delete what nobody names from a registry's folder, which may be in use")
+    made.add_argument("path", metavar="FOLDER")
+    made.add_argument("--dry-run", action="store_true", help="only list it")
+    made.add_argument(
+        "--grace", type=_seconds, default=3600.0, metavar="SECONDS", help="keep what was named since (3600)"
+    )
     return parser
+
+
+def _add_serve(made: argparse.ArgumentParser) -> None:
+    made.add_argument("path", metavar="FOLDER")
+    made.add_argument("--host", default="127.0.0.1", metavar="ADDRESS", help="where to listen (127.0.0.1)")
+    made.add_argument("--port", type=int, default=5000, metavar="N", help="0 for one that is free (5000)")
+    made.add_argument(
+        "--htpasswd", metavar="FILE", help="users, from htpasswd -B; without it, everybody may do everything"
+    )
+    made.add_argument("--token", action="store_true", help="clients get tokens for passwords")
+    made.add_argument("--rules", metavar="FILE", help="who may do what, in TOML")
+    made.add_argument("--anonymous-pull", action="store_true", help="everybody may pull")
+    made.add_argument("--allow-plain-http", action="store_true", help="take passwords from elsewhere without TLS")
+    made.add_argument("--tls-cert", metavar="FILE", help="speak https; PEM")
+    made.add_argument("--tls-key", metavar="FILE")
+    made.add_argument("--workers", type=_count, default=1, metavar="N", help="processes that answer (1)")
+    made.add_argument("--read-only", action="store_true", help="refuse every change")
+    made.add_argument("--no-delete", action="store_true", help="refuse deletion")
+    made.add_argument(
+        "--references",
+        choices=("strict", "sparse"),
+        default="strict",
+        help="take manifests after what they reference, or before it, too",
+    )
+    made.add_argument(
+        "--validate", choices=("structure", "schema"), default="structure", help="how manifests are checked"
+    )
+    made.add_argument(
+        "--limit",
+        type=_limit,
+        action="append",
+        default=[],
+        metavar="NAME=N",
+        help="the most of a thing: manifest, blob, repository (bytes), sessions, …",
+    )
+    made.add_argument(
+        "--allow-host", action="append", default=[], metavar="NAME", help="a name that clients may call it by"
+    )
+    made.add_argument(
+        "--trusted-proxy", action="append", default=[], metavar="ADDRESS", help="believe its X-Forwarded headers"
+    )
+    made.add_argument("--no-metrics", action="store_true", help="no /metrics")
+    made.add_argument(
+        "--log-format",
+        choices=("json", "text", "none"),
+        default="text",
+        help="a line for each request, on stderr (text)",
+    )
+    made.add_argument("--collect-every", type=_seconds, default=3600.0, metavar="SECONDS", help="0 for never (3600)")
+    made.add_argument(
+        "--grace", type=_seconds, default=3600.0, metavar="SECONDS", help="keep what nobody names so long (3600)"
+    )
+    made.add_argument(
+        "--timeout",
+        type=_seconds,
+        default=120.0,
+        metavar="SECONDS",
+        help="end connections that move nothing so long (120)",
+    )
+    made.add_argument("--no-sync", action="store_true", help="answer before the disk has it; a power cut may lose that")
+    made.add_argument("--attached", metavar="FOLDER", help=argparse.SUPPRESS)
 
 
 def _session(options: argparse.Namespace) -> ocikit.Session:
@@ -203,6 +291,42 @@ def _quickstart(options: argparse.Namespace) -> None:
     with _session(options) as session:
         for line in quickstart(session, options.registry):
             print(display.clean(line))
+
+
+def _serve(options: argparse.Namespace) -> int:
+    from ocikit.server.options import Options  # noqa: PLC0415 - one command of many
+    from ocikit.server.process import run  # noqa: PLC0415
+    from ocikit.server.settings import Limits, Settings  # noqa: PLC0415
+
+    settings = Settings(
+        references=options.references, validate=options.validate, read_only=options.read_only,
+        deletion=() if options.no_delete else ("manifests", "blobs", "tags"), hosts=tuple(options.allow_host),
+        trusted_proxies=tuple(options.trusted_proxy), metrics=not options.no_metrics, limits=Limits(**dict(options.limit)),
+    )  # fmt: skip
+    same = ("path", "host", "port", "htpasswd", "token", "rules", "anonymous_pull", "allow_plain_http", "tls_cert", "tls_key",
+            "workers", "log_format", "collect_every", "grace", "timeout", "attached")  # fmt: skip
+    return run(
+        Options(settings=settings, durable=not options.no_sync, **{name: getattr(options, name) for name in same})
+    )
+
+
+def _collect(options: argparse.Namespace) -> None:
+    from ocikit.server.collect import collect  # noqa: PLC0415 - one command of many
+    from ocikit.server.files import file_storage  # noqa: PLC0415
+
+    if not os.path.exists(os.path.join(options.path, "registry.db")):
+        raise ocikit.NotFound(f"{options.path} is no registry's folder", hint="name the one that is given to serve")
+    storage = file_storage(options.path, grace=options.grace)
+    try:
+        found = collect(storage, grace=options.grace, dry_run=options.dry_run)
+    finally:
+        storage.close()
+    for name, digest, size in found.blobs:
+        print(f"{display.size(size):>10}  {digest}  {display.clean(name)}")
+    for digest, size in found.content:
+        print(f"{display.size(size):>10}  {digest}")
+    verb = "would be" if options.dry_run else "were"
+    print(f"{len(found.content)} contents, {display.size(found.size)}, {verb} deleted", file=sys.stderr)
 
 
 if __name__ == "__main__":

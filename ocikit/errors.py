@@ -17,8 +17,9 @@
     │  ├─ Unauthorized, Denied, RateLimited, Unsupported, TooLarge
     │  ├─ RangeInvalid, InvalidResponse, UploadInvalid
     │  └─ ManifestUnknown, BlobUnknown, NameUnknown, UploadUnknown     also NotFound
-    └─ ConnectionFailed                                    also OSError
-       └─ TimedOut                                         also TimeoutError
+    ├─ ConnectionFailed                                    also OSError
+    │  └─ TimedOut                                         also TimeoutError
+    └─ ServerFailed                                        also OSError
 
 Every message says what happened, to what, and what to do next (`hint`). A registry's own words are repeated, cleaned
 of control characters and secrets. All errors survive a pickle.
@@ -55,6 +56,7 @@ __all__ = [
     "RangeInvalid",
     "RateLimited",
     "RegistryError",
+    "ServerFailed",
     "SizeMismatch",
     "TimedOut",
     "TooLarge",
@@ -307,3 +309,7 @@ class ConnectionFailed(OcikitError, OSError):
 
 class TimedOut(ConnectionFailed, TimeoutError):
     """The registry took longer than the timeout."""
+
+
+class ServerFailed(OcikitError, OSError):
+    """A registry of one's own couldn't start; the message has its last words."""

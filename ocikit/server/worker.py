@@ -1,0 +1,188 @@
+"""What each worker process of a server does beside answering: it says once that it is ready, sweeps, and dies with its main."""
+
+from __future__ import annotations
+
+import contextlib
+import http.client
+import json
+import logging
+import multiprocessing
+import os
+import ssl
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from ocikit.errors import InvalidArgument, ServerFailed
+from ocikit.server import log
+from ocikit.server.access import Access
+from ocikit.server.admission import access_from
+from ocikit.server.app import Application
+from ocikit.server.collect import collect
+from ocikit.server.files import file_storage
+from ocikit.server.options import Options
+from ocikit.server.storage import Storage
+
+__all__ = ["check", "load", "open_storage", "prepare"]
+
+_log = logging.getLogger("ocikit.server")
+
+#: Seconds between attempts to be answered.
+_AGAIN = 0.005
+
+#: Seconds between looks whether it is time to collect.
+_LOOK = 30.0
+
+#: The file whose existence says that nobody has yet said that the server is ready.
+_UNSAID = "unsaid"
+
+
+def open_storage(options: Options) -> Storage:
+    """The store in the folder. Raises: ServerFailed."""
+    from sqlalchemy.exc import SQLAlchemyError  # noqa: PLC0415 - on use
+
+    try:
+        return file_storage(options.path, grace=options.grace, durable=options.durable)
+    except (OSError, SQLAlchemyError) as error:
+        reason = getattr(error, "strerror", None) or getattr(error, "orig", None) or error
+        raise ServerFailed(
+            f"{options.path} can't hold a registry: {reason}",
+            hint="name a folder on a local disk that you may write to",
+        ) from error
+
+
+def check(options: Options) -> None:
+    """Go on only if workers will find everything: the folder, users, rules. Makes what isn't there, for all of them.
+
+    Raises:
+        ServerFailed, InvalidArgument: with what is wrong.
+    """
+    storage = open_storage(options)
+    storage.close()
+    probe = Path(options.path) / "uploads"
+    if not os.access(probe, os.W_OK):
+        raise ServerFailed(f"{options.path} can't be written to", hint="name a folder of yours, or change its mode")
+    _access(options)
+
+
+def prepare(options: Options) -> None:
+    """Fill the folder that workers share for the time of a run."""
+    (Path(options.scratch) / _UNSAID).touch()
+
+
+def load(options: Options) -> Any:
+    """The application, in a worker."""
+    # granian puts the environment into every request's, where HTTP_RANGE is a header of the client
+    for name in [name for name in os.environ if name.startswith("HTTP_")]:
+        del os.environ[name]
+    storage = open_storage(options)
+    application = Application(
+        storage, access=_access(options), settings=options.settings, told=log.access_log(options.log_format)
+    )
+    threading.Thread(target=_watch, args=(options,), name="ocikit-watch", daemon=True).start()
+    if options.collect_every > 0 and not options.settings.read_only:
+        threading.Thread(target=_sweep, args=(options, storage), name="ocikit-collect", daemon=True).start()
+    return application
+
+
+def _access(options: Options) -> Access:
+    try:
+        return access_from(
+            htpasswd=options.htpasswd, token=options.token, folder=options.path, rules=options.rules,
+            anonymous_pull=options.anonymous_pull, allow_plain_http=options.allow_plain_http,
+        )  # fmt: skip
+    except OSError as error:
+        raise InvalidArgument(f"{error.filename}: {error.strerror}") from error
+
+
+def _watch(options: Options) -> None:
+    """Say that the server is ready; end this process when its main process is gone, however that went."""
+    _announce(options)
+    main = multiprocessing.parent_process()
+    if main is None:
+        return  # a thread of it
+    main.join()
+    os._exit(1)
+
+
+def _announce(options: Options) -> None:
+    """Once for all workers, as soon as `/v2/` answers: a line on stdout."""
+    unsaid = Path(options.scratch) / _UNSAID
+    while unsaid.exists() and not _answers(options):
+        time.sleep(_AGAIN)
+    try:
+        unsaid.unlink()
+    except FileNotFoundError:
+        return
+    if options.attached:
+        words = json.dumps({"name": options.name, "url": options.url})
+    else:
+        words = (
+            f"serving {options.path} at {options.url}; Ctrl-C stops\n"
+            f"  python -m ocikit push {options.name}/name:v1 folder/"
+        )
+    with contextlib.suppress(OSError):
+        sys.stdout.write(f"{words}\n")
+        sys.stdout.flush()
+
+
+def _answers(options: Options) -> bool:
+    """Whether `/v2/` answers anything at all: 401 will do."""
+    host, _, port = options.name.rpartition(":")
+    host = host.strip("[]")
+    connection = (
+        http.client.HTTPSConnection(host, int(port), timeout=10, context=_trusting())
+        if options.tls_cert
+        else http.client.HTTPConnection(host, int(port), timeout=10)
+    )
+    try:
+        connection.request("GET", "/v2/", headers={"User-Agent": "ocikit"})
+        connection.getresponse()
+    except (OSError, http.client.HTTPException):
+        return False
+    finally:
+        connection.close()
+    return True
+
+
+def _trusting() -> ssl.SSLContext:
+    """For a question to oneself, whose answer doesn't matter."""
+    context = ssl.create_default_context()
+    context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
+    return context
+
+
+def _sweep(options: Options, storage: Storage) -> None:
+    """Collect from time to time; of all processes that serve a folder, the first whose turn it is."""
+    while True:
+        time.sleep(min(_LOOK, options.collect_every))
+        try:
+            with _turn(Path(options.path) / "collected", options.collect_every) as mine:
+                if mine:
+                    collect(storage, grace=options.grace)
+        except Exception:  # noqa: BLE001 - a full disk, for one: next time may be better
+            _log.exception("collecting failed")
+
+
+@contextlib.contextmanager
+def _turn(mark: Path, every: float) -> Iterator[bool]:
+    """Whether so many seconds have passed since a file's time, and nobody else is at it. Sets the time when done."""
+    import fcntl  # noqa: PLC0415 - not on Windows
+
+    fd = os.open(mark, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o600)
+    try:
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            yield False
+            return
+        if time.time() - os.fstat(fd).st_mtime < every:
+            yield False
+            return
+        yield True
+        os.utime(fd)
+    finally:
+        os.close(fd)
