@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 import logging
-import re
 import time
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 from attrs import frozen
 
+from ocikit.display import quoted, shorten
 from ocikit.errors import ContentError
 from ocikit.server import blobs, discovery, manifests, uploads
 from ocikit.server.access import Access, OpenAccess
 from ocikit.server.exchange import Exchange
-from ocikit.server.message import Request, Response, json_response
+from ocikit.server.message import Request, Response, host_name, json_response
 from ocikit.server.refusal import Refusal
 from ocikit.server.settings import Settings
 from ocikit.server.storage import Storage
@@ -25,26 +25,26 @@ _log = logging.getLogger("ocikit.server")
 
 Endpoint = Callable[..., Response]
 
-#: distribution-spec spec.md#endpoints. A name is anything here, and checked by the grammar before it is used.
-_ROUTES: tuple[tuple[re.Pattern[str], dict[str, Endpoint]], ...] = tuple(
-    (re.compile(path, re.DOTALL), methods)
-    for path, methods in (
-        (r"/v2/?", {"GET": discovery.base, "HEAD": discovery.base}),
-        (r"/v2/_catalog", {"GET": discovery.catalog, "HEAD": discovery.catalog}),
-        (r"/v2/(.+)/blobs/uploads/?", {"POST": uploads.create}),
-        (
-            r"/v2/(.+)/blobs/uploads/([^/]*)",
-            {"GET": uploads.status, "PATCH": uploads.append, "PUT": uploads.finish, "DELETE": uploads.cancel},
-        ),
-        (r"/v2/(.+)/blobs/([^/]*)", {"GET": blobs.get, "HEAD": blobs.get, "DELETE": blobs.delete}),
-        (
-            r"/v2/(.+)/manifests/([^/]*)",
-            {"GET": manifests.get, "HEAD": manifests.get, "PUT": manifests.put, "DELETE": manifests.delete},
-        ),
-        (r"/v2/(.+)/tags/list", {"GET": discovery.tags, "HEAD": discovery.tags}),
-        (r"/v2/(.+)/referrers/([^/]*)", {"GET": discovery.referrers, "HEAD": discovery.referrers}),
-    )
-)
+_Methods = dict[str, Endpoint]
+
+_READ = ("GET", "HEAD")
+
+#: distribution-spec spec.md#endpoints: what the first path answers, and what `/v2/<name>/<kind>/<reference>` does by kind.
+_ROOTS: dict[str, _Methods] = {
+    "/v2/": dict.fromkeys(_READ, discovery.base),
+    "/v2": dict.fromkeys(_READ, discovery.base),
+    "/v2/_catalog": dict.fromkeys(_READ, discovery.catalog),
+}
+_KINDS: dict[str, _Methods] = {
+    "blobs": {**dict.fromkeys(_READ, blobs.get), "DELETE": blobs.delete},
+    "manifests": {**dict.fromkeys(_READ, manifests.get), "PUT": manifests.put, "DELETE": manifests.delete},
+    "referrers": dict.fromkeys(_READ, discovery.referrers),
+}
+_TAGS: _Methods = dict.fromkeys(_READ, discovery.tags)
+_UPLOADS: _Methods = {"POST": uploads.create}
+_UPLOAD: _Methods = {
+    "GET": uploads.status, "PATCH": uploads.append, "PUT": uploads.finish, "DELETE": uploads.cancel,
+}  # fmt: skip
 
 #: What every response says. Blobs and errors come from strangers: a browser must not guess that they are pages.
 _HEADERS = (("Docker-Distribution-Api-Version", "registry/2.0"), ("X-Content-Type-Options", "nosniff"))
@@ -112,13 +112,9 @@ class Application:
         except Refusal as error:
             code = error.code
             response = json_response(error.status, error.errors, error.headers)
-        except (ContentError, OSError) as error:
-            code = "UNKNOWN"
-            response = _failed(error)
-        except Exception:  # noqa: BLE001 - a stranger must not see a traceback, and the log must
-            _log.exception("%s %s failed", environ.get("REQUEST_METHOD"), environ.get("PATH_INFO"))
-            code = "UNKNOWN"
-            response = json_response(500, {"errors": [{"code": "UNKNOWN", "message": "the registry failed"}]})
+        except Exception as error:  # noqa: BLE001 - a stranger must not see a traceback, and the log must
+            code = _FAILED
+            response = _failed(error, environ)
         if environ.get("REQUEST_METHOD") == "HEAD":
             _close(response.body)
             response = Response(response.status, response.headers)
@@ -128,8 +124,7 @@ class Application:
             return response.body
 
         def tell(sent: int) -> None:
-            assert self._told is not None  # noqa: S101 - for the type checker
-            self._told(
+            self._tell(
                 Record(
                     remote=request.remote if request else "", user=exchange.identity.name if exchange else "",
                     method=str(environ.get("REQUEST_METHOD", "")), path=request.path if request else "",
@@ -144,44 +139,95 @@ class Application:
             return response.body
         return _Counted(response.body, tell)
 
+    def _tell(self, record: Record) -> None:
+        """A log that fails must not fail the request."""
+        try:
+            if self._told is not None:
+                self._told(record)
+        except Exception:  # noqa: BLE001 - whatever a log does
+            _log.exception("what is told of requests failed")
+
     def _check_host(self, request: Request) -> None:
         """Refuse names that aren't ours. Raises: Refusal: 421."""
         hosts = self.settings.hosts
-        if hosts and re.sub(r":\d*\Z", "", request.host).lower() not in hosts:
-            raise Refusal(421, "DENIED", f"this registry is {', '.join(hosts)}, not {request.host}")
+        if hosts and (name := host_name(request.host)) not in hosts:
+            raise Refusal(421, "DENIED", f"this registry is called {' or '.join(hosts)}, not {name}")
 
     def _page(self, request: Request) -> Response | None:
         if request.path.startswith("/v2/"):
             return None
         page = self._pages.get(request.path)
-        if page is not None and request.method in {"GET", "HEAD"}:
-            return page(request)
-        return self.access.answer(request)
+        if page is None:
+            return self.access.answer(request)
+        if request.method not in _READ:
+            allowed = (("Allow", ", ".join(_READ)),)
+            raise Refusal(405, "UNSUPPORTED", f"{shorten(request.method, 20)} is not for this path", headers=allowed)
+        return page(request)
+
+
+def _route(path: str) -> tuple[_Methods, tuple[str, ...]] | None:
+    """The endpoints of a path by method, and what the path names: unchecked, a name is anything here.
+
+    It is read from its end, since "blobs" and "tags" may be parts of a repository's name, too.
+    """
+    if methods := _ROOTS.get(path):
+        return methods, ()
+    rest, _, last = path.removeprefix("/v2/").rpartition("/")
+    name, _, kind = rest.rpartition("/")
+    if not name or not path.startswith("/v2/"):
+        return None
+    if kind == "uploads" and name.endswith("/blobs"):
+        name = name.removesuffix("/blobs")
+        return (_UPLOAD, (name, last)) if last else (_UPLOADS, (name,))
+    if kind == "blobs" and last == "uploads":
+        return _UPLOADS, (name,)
+    if kind == "tags" and last == "list":
+        return _TAGS, (name,)
+    methods = _KINDS.get(kind, {})
+    return (methods, (name, last)) if methods else None
 
 
 def _dispatch(exchange: Exchange) -> Response:
     """Find the endpoint and ask it. Raises: Refusal."""
     request = exchange.request
-    for path, methods in _ROUTES:
-        if match := path.fullmatch(request.path):
-            endpoint = methods.get(request.method)
-            if endpoint is None:
-                allowed = ", ".join(methods)
-                raise Refusal(
-                    405, "UNSUPPORTED", f"{request.method} is not for this path; {allowed} are",
-                    headers=(("Allow", allowed),),
-                )  # fmt: skip
-            return endpoint(exchange, *match.groups())
-    raise Refusal(404, "NAME_UNKNOWN", "no such path; the registry is at /v2/")
+    route = _route(request.path)
+    if route is None:
+        raise Refusal(404, "NAME_UNKNOWN", "no such path; what this registry has is below /v2/")
+    methods, named = route
+    endpoint = methods.get(request.method)
+    if endpoint is None:
+        allowed = ", ".join(methods)
+        raise Refusal(
+            405, "UNSUPPORTED", f"{shorten(request.method, 20)} is not for this path; {allowed} are",
+            headers=(("Allow", allowed),),
+        )  # fmt: skip
+    try:
+        return endpoint(exchange, *named)
+    except Refusal as error:
+        if error.status == 405:
+            # Switched off: RFC 9110 #15.5.6 wants to know what is left
+            left = [m for m in methods if m in _READ or not (m == request.method or exchange.settings.read_only)]
+            error.headers += (("Allow", ", ".join(left)),)
+        raise
 
 
-def _failed(error: Exception) -> Response:
-    """The disk is full, or worse."""
+#: What clients of any age take for "try again"; the specification's codes are for 4xx. spec.md#error-codes
+_FAILED = "UNKNOWN"
+
+
+def _failed(error: Exception, environ: dict[str, Any]) -> Response:
+    """The disk is full, or worse: what happened is for the log."""
+    what = f"{quoted(environ.get('REQUEST_METHOD', ''), 20)} {quoted(environ.get('PATH_INFO', ''))}"
     cause = error.__cause__ if isinstance(error, ContentError) and isinstance(error.__cause__, OSError) else error
-    full = getattr(cause, "errno", None) in uploads.FULL
-    _log.error("%s", error)
-    message = "the registry's disk is full" if full else "the registry failed"
-    return json_response(507 if full else 500, {"errors": [{"code": "UNKNOWN", "message": message}]})
+    if isinstance(cause, OSError) and cause.errno in uploads.FULL:
+        _log.error("%s: %s", what, cause)
+        return json_response(507, _error("the registry's disk is full; its operator must make room"))
+    _log.error("%s failed", what, exc_info=error)
+    return json_response(500, _error("the registry failed; its log says how"))
+
+
+def _error(message: str) -> dict[str, Any]:
+    return {"errors": [{"code": _FAILED, "message": message}]}
 
 
 def _close(body: Iterable[bytes]) -> None:
