@@ -16,13 +16,22 @@ from attrs import define, field, frozen
 
 from ocikit.server.refusal import Refusal
 
-__all__ = ["Body", "Request", "Response", "json_response"]
+__all__ = ["Body", "Request", "Response", "host_name", "json_response"]
 
 #: Bytes. What is read from a server at once.
 _PIECE = 1 << 17
 
-#: Every key of a query is a name; more than this many pairs is an attack.
-_PAIRS = 100
+#: Pairs in a query. A push names a tag with each, and more than these don't fit into the 64 KiB of URL that servers take.
+_PAIRS = 10_000
+
+#: RFC 9110 #7.2, without what nobody calls a registry: it may stand in a challenge, and must be no more than a name there.
+_HOST = re.compile(r"(?:[A-Za-z0-9._-]*|\[[0-9A-Fa-f:.]+\])(?::[0-9]{0,5})?")
+
+#: Bytes, below 2^63.
+_NUMBER = re.compile(r"[0-9]{1,18}")
+
+#: Methods whose requests have a body, if the server can't tell.
+_WITH_BODY = frozenset({"POST", "PUT", "PATCH"})
 
 #: A path that can stand before others in a link: never "//", which would begin the name of a host. RFC 3986 #3.3
 _PREFIX = re.compile(r"(?:/[A-Za-z0-9._~%!$&'()*+,;=:@-]+)*")
@@ -67,7 +76,8 @@ class Body:
             return b""
         try:
             got = cast("bytes", self._stream.read(want))
-        except OSError as error:
+        except (OSError, ValueError) as error:
+            # Servers say in many ways that a sender went away, or sent chunks that are none
             raise _cut_short(self.taken, self.length) from error
         self.taken += len(got)
         if self.limit is not None and self.taken > self.limit:
@@ -91,7 +101,10 @@ class Body:
 
 
 def _too_large(limit: int) -> Refusal:
-    return Refusal(413, "SIZE_INVALID", f"the body is larger than the limit of {limit} bytes", detail={"limit": limit})
+    return Refusal(
+        413, "SIZE_INVALID", f"this is larger than the {limit} bytes that this registry takes here; its operator sets limits",
+        detail={"limit": limit},
+    )  # fmt: skip
 
 
 def _cut_short(taken: int, length: int | None) -> Refusal:
@@ -110,7 +123,7 @@ class Request:
     """Where the application is mounted: what stands before `path` in links; "" for the root."""
     scheme: str
     host: str
-    """What the client calls this server, "name[:port]"; unchecked."""
+    """What the client calls this server: "name[:port]" or "[address][:port]", maybe not our name."""
     remote: str
     """The client's address, without a port."""
     query: tuple[tuple[str, str], ...]
@@ -129,8 +142,12 @@ class Request:
         """
         remote = _address(environ.get("REMOTE_ADDR", ""))
         scheme = environ.get("wsgi.url_scheme", "http")
-        host = environ.get("HTTP_HOST") or environ.get("SERVER_NAME", "")
-        prefix = quote(environ.get("SCRIPT_NAME", ""), encoding="latin-1")
+        host = environ.get("HTTP_HOST", "")
+        if not host:
+            if environ.get("SERVER_PROTOCOL") == "HTTP/1.1":
+                raise Refusal(400, "UNSUPPORTED", "a request in HTTP/1.1 has a Host header")
+            host = environ.get("SERVER_NAME", "")
+        prefix = quote(environ.get("SCRIPT_NAME", ""), encoding="latin-1").rstrip("/")
         if remote in trusted:
             # Each proxy adds on the right; what stands left of the first that isn't trusted, anybody may have sent
             chain = [_address(each) for each in _forwarded(environ, "FOR")]
@@ -143,16 +160,19 @@ class Request:
             host = _said(environ, "HOST", hops) or host
             above = _said(environ, "PREFIX", hops).rstrip("/")
             prefix = (above if _PREFIX.fullmatch(above) else "") + prefix
+        if _HOST.fullmatch(host) is None:
+            # Two Host headers arrive as one with a comma. RFC 9112 #3.2
+            raise Refusal(400, "UNSUPPORTED", "Host is not the name of a host, and perhaps a port")
         try:
             path = environ.get("PATH_INFO", "").encode("latin-1").decode()
-            query = parse_qsl(
-                environ.get("QUERY_STRING", ""), keep_blank_values=True, max_num_fields=_PAIRS, errors="strict"
-            )
+            text = environ.get("QUERY_STRING", "")
+            query = parse_qsl(text, keep_blank_values=True, max_num_fields=_PAIRS, errors="strict") if text else ()
         except ValueError as error:
             raise Refusal(400, "UNSUPPORTED", "the URL is not UTF-8, or has too many parameters") from error
+        method = environ["REQUEST_METHOD"]
         return cls(
-            method=environ["REQUEST_METHOD"], path=path or "/", prefix=prefix, scheme=scheme, host=host, remote=remote,
-            query=tuple(query), body=Body(environ["wsgi.input"], length=_length(environ)), environ=environ,
+            method=method, path=path or "/", prefix=prefix, scheme=scheme, host=host, remote=remote,
+            query=tuple(query), body=Body(environ["wsgi.input"], length=_length(environ, method)), environ=environ,
         )  # fmt: skip
 
     def header(self, name: str) -> str:
@@ -173,6 +193,19 @@ class Request:
         return f"{self.prefix}{quote(path, safe='/:')}{'?' if query else ''}{query}"
 
 
+def host_name(host: str) -> str:
+    """A host in lower case, without its port, and without the brackets of an address.
+
+    >>> host_name("Hub.Lab:5000"), host_name("[::1]:5000"), host_name("::1")
+    ('hub.lab', '::1', '::1')
+    """
+    if host.startswith("["):
+        host = host[1:].partition("]")[0]
+    elif host.count(":") == 1:
+        host = host.partition(":")[0]
+    return host.lower()
+
+
 def _forwarded(environ: Mapping[str, Any], name: str) -> list[str]:
     """What proxies say, the nearest last."""
     return [text.strip() for text in str(environ.get(f"HTTP_X_FORWARDED_{name}", "")).split(",") if text.strip()]
@@ -191,22 +224,26 @@ def _address(text: str) -> str:
     return text.partition(":")[0] if text.count(":") == 1 else text
 
 
-def _length(environ: Mapping[str, Any]) -> int | None:
-    chunked = "chunked" in environ.get("HTTP_TRANSFER_ENCODING", "").lower()
+def _length(environ: Mapping[str, Any], method: str) -> int | None:
+    """Bytes of the body; None for one that ends where it ends. RFC 9112 #6.3. Raises: Refusal: 400."""
+    coding = environ.get("HTTP_TRANSFER_ENCODING", "")
     text = environ.get("CONTENT_LENGTH") or ""
-    if chunked:
+    if coding:
         if text:
-            # Two lengths are how requests are smuggled: RFC 9112 #6.3
-            raise Refusal(400, "SIZE_INVALID", "both Content-Length and Transfer-Encoding")
+            # Two lengths are how requests are smuggled
+            raise Refusal(400, "SIZE_INVALID", "a body has Content-Length or Transfer-Encoding, not both")
+        if coding.strip().lower() != "chunked":
+            raise Refusal(400, "UNSUPPORTED", "of transfer codings, this registry knows chunked only")
         return None
     if not text:
-        return None if environ.get("wsgi.input_terminated") and environ["REQUEST_METHOD"] in _WITH_BODY else 0
-    if not (text.isascii() and text.isdigit() and len(text) < 20):
+        return None if method in _WITH_BODY and environ.get("wsgi.input_terminated") else 0
+    if _NUMBER.fullmatch(text) is None:
         raise Refusal(400, "SIZE_INVALID", "Content-Length is not a number of bytes")
     return int(text)
 
 
-_WITH_BODY = {"POST", "PUT", "PATCH"}
+#: Status lines, as WSGI wants them.
+_LINES = {status.value: f"{status.value} {status.phrase}" for status in HTTPStatus}
 
 
 @frozen
@@ -220,7 +257,7 @@ class Response:
     @property
     def line(self) -> str:
         """The status as WSGI wants it."""
-        return f"{self.status} {HTTPStatus(self.status).phrase}"
+        return _LINES[self.status]
 
     def with_headers(self, *headers: tuple[str, str]) -> Response:
         """The same with more headers."""
@@ -231,5 +268,6 @@ def json_response(
     status: int, value: Any, headers: Sequence[tuple[str, str]] = (), media_type: str = "application/json"
 ) -> Response:
     """A response with a JSON body."""
-    body = json.dumps(value, ensure_ascii=False, separators=(",", ":")).encode()
+    # Errors repeat what documents hold, and those may hold halves of surrogate pairs
+    body = json.dumps(value, ensure_ascii=False, separators=(",", ":")).encode(errors="replace")
     return Response(status, (*headers, ("Content-Type", media_type), ("Content-Length", str(len(body)))), [body])
