@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from urllib.parse import urlencode
 
+from ocikit.display import quoted
 from ocikit.server.access import Need
-from ocikit.server.exchange import Exchange, digest, repository
+from ocikit.server.exchange import Exchange, digest, repository, unknown_name
 from ocikit.server.message import Response, json_response
 from ocikit.server.refusal import Refusal
 from ocikit.spec import media_types
+from ocikit.spec.digest import Digest
 from ocikit.spec.document import DOCUMENT_LIMIT
 
 __all__ = ["base", "catalog", "referrers", "tags"]
@@ -16,8 +18,8 @@ __all__ = ["base", "catalog", "referrers", "tags"]
 #: Bytes of an index around its manifests, with room to spare.
 _AROUND = 1000
 
-#: Referrers that are read at once.
-_ROWS = 1000
+#: Referrers that are read at first, and at most. One may be as large as a manifest: more are read where they are small.
+_FIRST, _ROWS = 16, 1000
 
 
 def base(exchange: Exchange) -> Response:
@@ -36,18 +38,18 @@ def tags(exchange: Exchange, name: str) -> Response:
     """Tags in order, byte by byte. Raises: Refusal: 400, 404."""
     name = repository(name)
     exchange.require(Need("pull", name))
-    metadata = exchange.storage.metadata
-    if not metadata.has_repository(name):
-        raise Refusal(404, "NAME_UNKNOWN", f"no repository {name}", detail={"name": name})
     limit, last = _page(exchange)
+    metadata = exchange.storage.metadata
     found = metadata.tags(name, last=last, limit=limit + 1) if limit else []
+    if not found and not metadata.has_repository(name):
+        raise unknown_name(name)
     return _listed(exchange, f"/v2/{name}/tags/list", {"name": name}, "tags", found, limit)
 
 
 def catalog(exchange: Exchange) -> Response:
     """Repositories in order, as far as the caller may pull from them. Raises: Refusal: 400, 404."""
     if not exchange.settings.catalog:
-        raise Refusal(404, "UNSUPPORTED", "this registry has no catalog")
+        raise Refusal(404, "UNSUPPORTED", "this registry doesn't list its repositories: ask for one by name")
     exchange.require(Need("catalog"))
     limit, last = _page(exchange)
     found: list[str] = []
@@ -62,30 +64,14 @@ def catalog(exchange: Exchange) -> Response:
 
 def referrers(exchange: Exchange, name: str, reference: str) -> Response:
     """The manifests whose subject a digest is, as an index. spec.md#listing-referrers. Raises: Refusal: 400."""
-    name, subject = repository(name), digest(reference)
+    name, subject = repository(name), digest(reference, verifiable=False)
     exchange.require(Need("pull", name))
     request = exchange.request
-    artifact_type = request.parameter("artifactType")
-    last = request.parameter("last") or ""
-    shown: list[str] = []
-    size, more = _AROUND, True
-    while more:
-        entries = exchange.storage.metadata.referrers(
-            name, subject, artifact_type=artifact_type or None, last=last, limit=_ROWS
-        )
-        more = len(entries) == _ROWS
-        for entry in entries:
-            length = len(entry.referrer.encode()) + 1
-            if size + length > DOCUMENT_LIMIT and shown:
-                more = True
-                break
-            shown.append(entry.referrer)
-            size, last = size + length, entry.digest
-        else:
-            continue
-        break
+    # A media type has no spaces; who writes the address by hand forgets that "+" is one there
+    artifact_type = (request.parameter("artifactType") or "").replace(" ", "+")
+    shown, last, more = _referrers(exchange, name, subject, artifact_type or None, request.parameter("last") or "")
     # The rows hold JSON already
-    raw = f'{{"schemaVersion":2,"mediaType":"{media_types.OCI_INDEX}","manifests":[{",".join(shown)}]}}'.encode()
+    raw = b'{"schemaVersion":2,"mediaType":"%s","manifests":[%s]}' % (media_types.OCI_INDEX.encode(), b",".join(shown))
     headers = [("Content-Type", media_types.OCI_INDEX), ("Content-Length", str(len(raw)))]
     if artifact_type:
         headers.append(("OCI-Filters-Applied", "artifactType"))
@@ -95,6 +81,26 @@ def referrers(exchange: Exchange, name: str, reference: str) -> Response:
     return Response(200, tuple(headers), [raw])
 
 
+def _referrers(
+    exchange: Exchange, name: str, subject: Digest, artifact_type: str | None, last: str
+) -> tuple[list[bytes], str, bool]:
+    """As many descriptors as one document holds, the digest of the last, and whether there are more."""
+    shown: list[bytes] = []
+    size, rows = _AROUND, _FIRST
+    while True:
+        entries = exchange.storage.metadata.referrers(name, subject, artifact_type=artifact_type, last=last, limit=rows)
+        for entry in entries:
+            raw = entry.referrer.encode()
+            size += len(raw) + 1
+            if size > DOCUMENT_LIMIT and shown:
+                return shown, last, True
+            shown.append(raw)
+            last = entry.digest
+        if len(entries) < rows:
+            return shown, last, False
+        rows = max(1, min(_ROWS, (DOCUMENT_LIMIT - size) * len(shown) // size))
+
+
 def _page(exchange: Exchange) -> tuple[int, str]:
     """How many names, after which one. Raises: Refusal: 400."""
     most = exchange.settings.limits.page
@@ -102,9 +108,9 @@ def _page(exchange: Exchange) -> tuple[int, str]:
     last = exchange.request.parameter("last") or ""
     if text is None:
         return most, last
-    if not (text.isascii() and text.isdigit() and len(text) < 20):
-        raise Refusal(400, "UNSUPPORTED", "n is the number of names to list, 0 or more")
-    return min(int(text), most), last
+    if not (text.isascii() and text.isdigit()):
+        raise Refusal(400, "UNSUPPORTED", f"n is the number of names to list, 0 or more, and not {quoted(text)}")
+    return min(int(text.lstrip("0")[:19] or "0"), most), last
 
 
 def _listed(exchange: Exchange, path: str, body: dict[str, object], key: str, found: list[str], limit: int) -> Response:

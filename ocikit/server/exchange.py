@@ -9,13 +9,13 @@ from attrs import define
 from ocikit.errors import InvalidDigest, InvalidReference
 from ocikit.server.access import Access, Identity, Need
 from ocikit.server.message import Request
-from ocikit.server.refusal import Refusal
+from ocikit.server.refusal import Refusal, advice
 from ocikit.server.settings import Settings
 from ocikit.server.storage import Storage
 from ocikit.spec.digest import Digest
 from ocikit.spec.reference import check_repository, check_tag
 
-__all__ = ["Exchange", "digest", "repository", "tag"]
+__all__ = ["Exchange", "digest", "repository", "tag", "unknown_name"]
 
 #: Characters. Clients allow 255 for host and name together: spec.md#pulling-manifests
 _NAME_LIMIT = 255
@@ -56,33 +56,41 @@ class Exchange:
     def writing(self, deleting: str = "") -> None:
         """Go on only if changes are. Raises: Refusal: 405 UNSUPPORTED."""
         if self.settings.read_only:
-            raise Refusal(405, "UNSUPPORTED", "this registry is read-only")
+            raise Refusal(405, "UNSUPPORTED", "this registry is read-only: push to another one, or ask its operator")
         if deleting and deleting not in self.settings.deletion:
-            raise Refusal(405, "UNSUPPORTED", f"this registry doesn't delete {deleting}")
+            raise Refusal(405, "UNSUPPORTED", f"this registry doesn't delete {deleting}: ask its operator")
 
     def naming(self, repository: str) -> None:
         """Go on only if something may be kept under the name. Raises: Refusal: 400 NAME_INVALID."""
-        if re.fullmatch(self.settings.names or ".*", repository) is None:
-            raise Refusal(400, "NAME_INVALID", f"names of repositories here must match {self.settings.names}")
+        names = self.settings.names
+        if names and re.fullmatch(names, repository) is None:
+            raise Refusal(400, "NAME_INVALID", f"{repository} can't be pushed to: names here must match {names}")
 
 
 def repository(name: str) -> str:
     """The name, if it is one. Raises: Refusal: 400 NAME_INVALID."""
     if len(name) > _NAME_LIMIT:
-        raise Refusal(400, "NAME_INVALID", f"the repository's name has more than {_NAME_LIMIT} characters")
+        raise Refusal(
+            400, "NAME_INVALID", f"the repository's name has {len(name)} characters; {_NAME_LIMIT} are the most"
+        )
     try:
         return check_repository(name)
     except InvalidReference as error:
-        raise Refusal(400, "NAME_INVALID", str(error)) from error
+        raise Refusal(400, "NAME_INVALID", advice(error)) from error
 
 
-def digest(text: str) -> Digest:
-    """The digest, of an algorithm that can be verified. Raises: Refusal: 400 DIGEST_INVALID."""
+def unknown_name(name: str) -> Refusal:
+    """The answer for a repository that nobody has pushed to."""
+    return Refusal(404, "NAME_UNKNOWN", f"there is no {name} here: look at its spelling", detail={"name": name})
+
+
+def digest(text: str, *, verifiable: bool = True) -> Digest:
+    """The digest; if asked, of an algorithm that can be verified. Raises: Refusal: 400 DIGEST_INVALID."""
     try:
         found = Digest(text)
     except InvalidDigest as error:
-        raise Refusal(400, "DIGEST_INVALID", str(error)) from error
-    if not found.verifiable:
+        raise Refusal(400, "DIGEST_INVALID", advice(error)) from error
+    if verifiable and not found.verifiable:
         raise Refusal(400, "DIGEST_INVALID", f"{found.algorithm} digests can't be verified; use sha256 or sha512")
     return found
 
@@ -92,4 +100,4 @@ def tag(text: str) -> str:
     try:
         return check_tag(text)
     except InvalidReference as error:
-        raise Refusal(400, "MANIFEST_INVALID", str(error)) from error
+        raise Refusal(400, "MANIFEST_INVALID", advice(error)) from error

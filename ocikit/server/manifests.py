@@ -4,23 +4,37 @@ from __future__ import annotations
 
 import io
 import json
+import threading
+from contextlib import nullcontext, suppress
+from typing import Any
 
 from ocikit.content.links import referrer
 from ocikit.display import quoted
-from ocikit.errors import OcikitError
+from ocikit.errors import InvalidDigest, OcikitError
 from ocikit.server.access import Need
 from ocikit.server.blobs import FileBody, matches
-from ocikit.server.exchange import Exchange, digest, repository, tag
+from ocikit.server.exchange import Exchange, digest, repository, tag, unknown_name
 from ocikit.server.message import Response
 from ocikit.server.refusal import Refusal
 from ocikit.server.storage import Conflict, Entry
 from ocikit.spec import media_types
 from ocikit.spec.descriptor import Descriptor
 from ocikit.spec.digest import Digest
-from ocikit.spec.document import converter, load_json
+from ocikit.spec.document import converter
 from ocikit.spec.manifest import Index, Manifest, parse_document
 
 __all__ = ["delete", "get", "put"]
+
+#: Bytes. Python needs fifty times as many for the objects of a document that was made to be dear, and all cores together
+#: are no faster than one: larger documents take turns.
+_SMALL = 256 * 1024
+_LARGE = threading.Lock()
+
+#: Characters. RFC 6838 #4.2 has 127 on either side of the slash; parameters are not for types of artifacts.
+_TYPE_LIMIT = 255
+
+#: Characters: sha512 has 135. A digest stands in headers and in paths.
+_DIGEST_LIMIT = 255
 
 
 def get(exchange: Exchange, name: str, reference: str) -> Response:
@@ -44,43 +58,51 @@ def get(exchange: Exchange, name: str, reference: str) -> Response:
 
 
 def put(exchange: Exchange, name: str, reference: str) -> Response:
-    """Take in a manifest, under a tag, or a digest and any number of tags. Raises: Refusal: 400, 412, 413."""
+    """Take in a manifest, under a tag, or a digest and any number of tags. Raises: Refusal: 400, 412, 413, 414."""
     name, reference = repository(name), _reference(reference)
     exchange.require(Need("push", name))
     exchange.writing()
     exchange.naming(name)
     request, settings = exchange.request, exchange.settings
+    tags = _tags(exchange, reference)
     raw = request.body.allow(settings.limits.manifest).read()
     expected = Digest(reference) if ":" in reference else None
     found = Digest.of(raw, expected.algorithm if expected else "sha256")
     if expected is not None and found != expected:
-        raise Refusal(400, "DIGEST_INVALID", f"the manifest's digest is {found}", detail={"digest": found})
-    document = _parse(exchange, raw)
-    entry = _entry(document, found, len(raw))
-    tags = _tags(exchange, reference)
-    if_match, fresh = request.header("If-Match"), request.header("If-None-Match").strip() == "*"
+        raise Refusal(
+            400, "DIGEST_INVALID", f"what was sent is {found}: push it under that digest", detail={"digest": found}
+        )
+    with _LARGE if len(raw) > _SMALL else nullcontext():
+        document = _parse(exchange, raw)
+        entry = _entry(document, found, len(raw))
+        subject = document.subject.digest if document.subject is not None else None
+        del document
     try:
         exchange.storage.put_manifest(
-            name, entry, io.BytesIO(raw), tags, strict=settings.references == "strict", fresh=fresh,
-            expected=_expected(if_match) if if_match else None,
+            name, entry, io.BytesIO(raw), tags, strict=settings.references == "strict",
+            fresh=request.header("If-None-Match").strip() == "*", expected=_expected(exchange, name, reference),
         )  # fmt: skip
     except KeyError as error:
         absent = sorted(error.args[0])
         raise Refusal(
-            400, "MANIFEST_BLOB_UNKNOWN", f"push what the manifest references to {name} first",
-            detail=[{"digest": d} for d in absent],
+            400, "MANIFEST_BLOB_UNKNOWN", f"{name} lacks what the manifest references",
+            detail=[{"digest": each} for each in absent],
+            each=[f"{name} has no {each}, which the manifest references: push or mount it first" for each in absent],
         ) from error  # fmt: skip
     except Conflict as error:
-        raise Refusal(412, "DENIED", str(error)) from error
+        raise Refusal(412, "DENIED", f"{error}: look at what it is now, and decide again") from error
     headers = [
         ("Location", request.link(f"/v2/{name}/manifests/{reference}")),
         ("Docker-Content-Digest", found),
         ("ETag", f'"{found}"'),
         ("Content-Length", "0"),
     ]
-    if document.subject is not None:
-        headers.append(("OCI-Subject", document.subject.digest))
-    headers += [("OCI-Tag", each) for each in request.parameters("tag")]
+    if subject is not None:
+        headers.append(("OCI-Subject", subject))
+    if expected is not None:
+        # One header each, but no more than ten: some clients take a hundred headers in all
+        lines = -(-len(tags) // 10)
+        headers += [("OCI-Tag", ", ".join(tags[at : at + lines])) for at in range(0, len(tags), lines or 1)]
     return Response(201, tuple(headers))
 
 
@@ -113,63 +135,128 @@ def _asked(exchange: Exchange, name: str, text: str) -> str:
 
 
 def _tags(exchange: Exchange, reference: str) -> list[str]:
-    tags = [tag(each) for each in exchange.request.parameters("tag")]
+    """What shall name the manifest. Raises: Refusal: 400, 414."""
+    tags = list(dict.fromkeys(tag(each) for each in exchange.request.parameters("tag")))
     if ":" not in reference:
         if tags:
-            raise Refusal(400, "MANIFEST_INVALID", "tag= goes with a push by digest")
+            raise Refusal(400, "MANIFEST_INVALID", "tag= goes with a push by digest: put the digest in the path")
         return [reference]
-    if len(tags) > exchange.settings.limits.tags:
-        raise Refusal(414, "UNSUPPORTED", f"no more than {exchange.settings.limits.tags} tags at once")
-    return list(dict.fromkeys(tags))
+    most = exchange.settings.limits.tags
+    if len(tags) > most:
+        raise Refusal(
+            414, "UNSUPPORTED", f"{len(tags)} tags, and {most} are the most at once: push the rest in a second request"
+        )
+    return tags
 
 
-def _expected(if_match: str) -> list[Digest]:
-    """The digests that a condition names; what isn't one matches nothing."""
-    if if_match.strip() == "*":
-        raise Refusal(400, "UNSUPPORTED", "If-Match takes the ETag of a manifest")
-    texts = [each.strip().removeprefix("W/").strip('"') for each in if_match.split(",")]
-    return [digest(each) for each in texts]
+def _expected(exchange: Exchange, name: str, reference: str) -> list[Digest] | None:
+    """The digests that If-Match names, or None without it; what isn't one matches nothing. RFC 9110 #13.1.1."""
+    condition = exchange.request.header("If-Match").strip()
+    if not condition:
+        return None
+    if condition == "*":
+        now = exchange.storage.metadata.manifest(name, reference)
+        return [now.digest] if now is not None else []
+    named = []
+    for text in condition.split(","):
+        with suppress(InvalidDigest):
+            named.append(Digest(text.strip().removeprefix("W/").strip('"')))
+    return named
 
 
 def _parse(exchange: Exchange, raw: bytes) -> Manifest | Index:
     """The document, once it is what it says. Raises: Refusal: 400 MANIFEST_INVALID."""
     announced = exchange.request.header("Content-Type").partition(";")[0].strip()
-    if announced and not media_types.is_document(announced.lower()):
-        raise Refusal(
-            400, "MANIFEST_INVALID", f"{announced} is no type of manifest that is kept here",
-            detail={"accepted": list(media_types.ACCEPTED)},
+    said = _said(raw)
+    if said is not None and announced and said != announced.lower():
+        raise _invalid(f"Content-Type is {quoted(announced)}, and $.mediaType {quoted(said)}: they must be the same")
+    kind = announced.lower() if said is None else said
+    if kind and not media_types.is_document(kind):
+        raise _invalid(
+            f"{quoted(kind)} is no type of manifest that is kept here: make it {media_types.OCI_MANIFEST} or "
+            f"{media_types.OCI_INDEX}, or push it as a blob", accepted=list(media_types.ACCEPTED),
         )  # fmt: skip
     try:
-        said = load_json(raw, "manifest", limit=exchange.settings.limits.manifest).get("mediaType")
-        if announced and isinstance(said, str) and said != announced:
-            raise Refusal(400, "MANIFEST_INVALID", f"Content-Type is {announced}, and $.mediaType {quoted(said)}")
-        document = parse_document(raw, announced, limit=exchange.settings.limits.manifest)
+        document = parse_document(raw, kind, limit=len(raw))
     except OcikitError as error:
-        raise Refusal(400, "MANIFEST_INVALID", error.message) from error
+        raise _invalid(error.message) from error
     if exchange.settings.validate == "schema":
         from ocikit.spec.validation import violations  # noqa: PLC0415 - jsonschema, only where it is asked for
 
-        if wrong := violations(raw, document.media_type):
+        if wrong := violations(raw, document.media_type, limit=len(raw)):
             raise Refusal(
                 400, "MANIFEST_INVALID", "the manifest breaks the image specification's schema",
                 detail=[{"path": each.path, "message": each.message} for each in wrong],
+                each=[f"the manifest breaks the image specification's schema @ {each.path}: {each.message}" for each in wrong],
             )  # fmt: skip
     return document
 
 
+def _said(raw: bytes) -> str | None:
+    """What the document calls itself. Raises: Refusal: 400 if it isn't a JSON object that can be read in one way only."""
+    try:
+        value = json.loads(raw.decode(), object_pairs_hook=_object)
+    except (ValueError, RecursionError) as error:
+        raise _invalid(f"the manifest is not JSON: {error}") from error
+    said = value.get("mediaType") if isinstance(value, dict) else None
+    if said is not None and not isinstance(said, str):
+        raise _invalid("expected a string @ $.mediaType")
+    return said
+
+
+def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """A JSON object; each key stands once. In one pass, however many there are: strangers choose them."""
+    value = dict(pairs)
+    if len(value) != len(pairs):
+        seen: set[str] = set()
+        for key, _ in pairs:
+            if key in seen:
+                raise _invalid(f"the key {quoted(key)} stands twice in one object")
+            seen.add(key)
+    return value
+
+
+def _invalid(message: str, **detail: Any) -> Refusal:
+    return Refusal(400, "MANIFEST_INVALID", message, detail=detail or None)
+
+
 def _entry(document: Manifest | Index, found: Digest, size: int) -> Entry:
+    """The row of a manifest. Raises: Refusal: 400 for names that no header and no table takes."""
     media_type = document.media_type or document.default_media_type
-    itself = Descriptor(media_type=media_type, digest=found, size=size)
-    listed = referrer(itself, document)
+    listed = referrer(Descriptor(media_type=media_type, digest=found, size=size), document)
     subject = document.subject.digest if document.subject is not None else None
+    kind = listed.artifact_type
+    if kind is not None and not (kind.isascii() and kind.isprintable() and len(kind) <= _TYPE_LIMIT):
+        raise _invalid(f"{quoted(kind)} is not a media type: see RFC 6838 for what stands in one")
+    for child in (*document.children, *([document.subject] if document.subject else ())):
+        if len(child.digest) > _DIGEST_LIMIT:
+            raise _invalid(f"{quoted(child.digest)} has {len(child.digest)} characters; {_DIGEST_LIMIT} are the most")
+    shown = ""
+    if subject is not None:
+        value = converter().unstructure(listed)
+        shown = json.dumps(value, ensure_ascii=False, separators=(",", ":"))
+        if not _is_text(shown):
+            shown = json.dumps(value, separators=(",", ":"))
+    children = (child.digest for child in document.children if not media_types.is_foreign(child.media_type))
     return Entry(
-        digest=found, media_type=media_type, size=size, subject=subject, artifact_type=listed.artifact_type,
-        referrer=json.dumps(converter().unstructure(listed), separators=(",", ":")) if subject else "",
-        children=tuple(dict.fromkeys(child.digest for child in document.children if not media_types.is_foreign(child.media_type))),
+        digest=found, media_type=media_type, size=size, subject=subject, artifact_type=kind, referrer=shown,
+        children=tuple(dict.fromkeys(children)),
     )  # fmt: skip
+
+
+def _is_text(text: str) -> bool:
+    """Whether UTF-8 can say it: halves of surrogate pairs can stand in JSON, and nowhere else."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def _unknown(exchange: Exchange, name: str, reference: str) -> Refusal:
     if not exchange.storage.metadata.has_repository(name):
-        return Refusal(404, "NAME_UNKNOWN", f"no repository {name}", detail={"name": name})
-    return Refusal(404, "MANIFEST_UNKNOWN", f"{name} has no manifest {reference}", detail={"reference": reference})
+        return unknown_name(name)
+    return Refusal(
+        404, "MANIFEST_UNKNOWN", f"{name} has no manifest {reference}: look at /v2/{name}/tags/list, or push it",
+        detail={"reference": reference},
+    )  # fmt: skip

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from ocikit.display import clean, shorten
+from ocikit.errors import OcikitError
 
-__all__ = ["Refusal"]
+__all__ = ["Refusal", "advice"]
 
 
 class Refusal(Exception):
@@ -16,27 +18,50 @@ class Refusal(Exception):
         status: the HTTP status.
         code: one of the codes of distribution-spec spec.md#error-codes.
         message: for people; cleaned of control characters.
-        detail: JSON for programs.
+        detail: JSON for programs; a list gives one error for each of its items.
         headers: what else the response says, such as a challenge.
+        each: messages for the items of *detail*, instead of the one.
     """
 
     def __init__(
-        self, status: int, code: str, message: str, *, detail: Any = None, headers: tuple[tuple[str, str], ...] = ()
+        self,
+        status: int,
+        code: str,
+        message: str,
+        *,
+        detail: Any = None,
+        headers: tuple[tuple[str, str], ...] = (),
+        each: Sequence[str] = (),
     ) -> None:
         self.status = status
         self.code = code
-        self.message = shorten(clean(message), 1000)
+        self.message = _line(message)
         self.detail = detail
         self.headers = headers
+        self.each = tuple(map(_line, each))
         super().__init__(f"{status} {code}: {self.message}")
 
     @property
     def errors(self) -> dict[str, Any]:
         """The body of the response."""
-        details = self.detail if isinstance(self.detail, list) else [self.detail]
+        details = (self.detail if isinstance(self.detail, list) else [self.detail]) or [None]
+        messages = self.each or [self.message] * len(details)
         return {
             "errors": [
-                {"code": self.code, "message": self.message} | ({} if detail is None else {"detail": detail})
-                for detail in details or [None]
+                {"code": self.code, "message": message} | ({} if detail is None else {"detail": detail})
+                for message, detail in zip(messages, details, strict=True)
             ]
         }
+
+
+def advice(error: OcikitError) -> str:
+    """What is wrong and what to do, on one line.
+
+    >>> advice(OcikitError("no such tag", hint="push it"))
+    'no such tag: push it'
+    """
+    return f"{error.message}: {error.hint}" if error.hint else error.message
+
+
+def _line(text: str) -> str:
+    return shorten(clean(text), 1000)
