@@ -5,14 +5,18 @@ from __future__ import annotations
 import errno
 import re
 
+from ocikit.display import quoted
 from ocikit.server.access import Need
 from ocikit.server.exchange import Exchange, digest, repository
-from ocikit.server.message import Response
+from ocikit.server.message import Request, Response
 from ocikit.server.refusal import Refusal
 from ocikit.server.storage import OutOfOrder, UnknownUpload, Upload, WrongDigest
 from ocikit.spec.digest import VERIFIABLE, Digest
 
 __all__ = ["FULL", "append", "cancel", "create", "finish", "status"]
+
+#: As the specification has it, and as HTTP has it for responses: old clients send that.
+_CHUNK = re.compile(r"(?:bytes[ =])?([0-9]{1,18})-([0-9]{1,18})(?:/(?:[0-9]{1,18}|\*))?")
 
 #: What a full disk or a used-up quota says.
 FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
@@ -22,23 +26,25 @@ def create(exchange: Exchange, name: str) -> Response:
     """Begin an upload; or mount; or take the whole blob at once. Raises: Refusal: 400, 413, 429."""
     name = repository(name)
     request = exchange.request
-    mount, source = request.parameter("mount"), request.parameter("from")
+    mount, source = request.parameter("mount"), _source(request)
     needs = [Need("push", name)]
-    if not exchange.access.allows(exchange.identity, needs[0]) and mount and source:
+    if mount and source and not exchange.allows("push", name):
         # So that one token does for both
-        needs.append(Need("pull", repository(source)))
+        needs.append(Need("pull", source))
     exchange.require(*needs)
     exchange.writing()
     exchange.naming(name)
+    _limit(exchange, name, 0)
     if mount is not None and _mount(exchange, name, digest(mount), source):
         return _created(exchange, name, Digest(mount))
     algorithm = request.parameter("digest-algorithm") or "sha256"
     if algorithm not in VERIFIABLE:
-        raise Refusal(400, "DIGEST_INVALID", f"{algorithm} can't be computed here; use sha256 or sha512")
+        raise Refusal(
+            400, "DIGEST_INVALID", f"digest-algorithm {quoted(algorithm)} can't be computed here; use sha256 or sha512"
+        )
     whole = request.parameter("digest")
     wanted = digest(whole) if whole is not None and mount is None else None
-    request.body.allow(exchange.settings.limits.blob)
-    _room(exchange, name)
+    _room(exchange)
     uploads = exchange.storage.uploads
     upload = uploads.create(name, exchange.identity.name, algorithm=wanted.algorithm if wanted else algorithm)
     if wanted is None:
@@ -55,7 +61,7 @@ def append(exchange: Exchange, name: str, session: str) -> Response:
     """Take in a chunk; without Content-Range, whatever comes next. Raises: Refusal: 400, 404, 413, 416."""
     upload = _upload(exchange, name, session)
     size = _size(exchange, upload)
-    _limit(exchange, size)
+    _limit(exchange, upload.repository, size)
     offset, length = _content_range(exchange, upload, size)
     try:
         size = exchange.storage.uploads.append(upload, exchange.request.body, offset=offset, length=length)
@@ -72,15 +78,15 @@ def finish(exchange: Exchange, name: str, session: str) -> Response:
     text = exchange.request.parameter("digest")
     size = _size(exchange, upload)
     if text is None:
-        raise Refusal(400, "DIGEST_INVALID", "an upload ends with PUT …?digest=<digest of the whole blob>")
+        raise Refusal(400, "DIGEST_INVALID", "an upload ends with ?digest=<digest of the whole blob>; add it")
     wanted = digest(text)
-    _limit(exchange, size)
+    _limit(exchange, upload.repository, size)
     return _finish(exchange, upload, wanted, size)
 
 
 def status(exchange: Exchange, name: str, session: str) -> Response:
     """How far an upload is. Raises: Refusal: 404."""
-    upload = _upload(exchange, name, session)
+    upload = _upload(exchange, name, session, writing=False)
     return Response(204, _where(exchange, upload, _size(exchange, upload)))
 
 
@@ -107,39 +113,59 @@ def _finish(exchange: Exchange, upload: Upload, wanted: Digest, size: int | None
     return _created(exchange, upload.repository, wanted)
 
 
+def _source(request: Request) -> str | None:
+    """Where to mount from: any repository for None, no repository for "", since what can't be mounted can be uploaded."""
+    name = request.parameter("from")
+    try:
+        return repository(name) if name else None
+    except Refusal:
+        return ""
+
+
 def _mount(exchange: Exchange, name: str, wanted: Digest, source: str | None) -> bool:
     """Take a blob over from a repository that the caller may read. No word about one that they may not."""
     storage = exchange.storage
-    if source:
-        source = repository(source)
+    if source == "":
+        return False
+    if source is not None:
         return exchange.allows("pull", source) and storage.mount(name, wanted, source)
     return any(exchange.allows("pull", other) and storage.mount(name, wanted, other)
                for other in storage.metadata.holders(wanted))  # fmt: skip
 
 
-def _room(exchange: Exchange, name: str) -> None:
-    """Go on only if there is room for one more session. Raises: Refusal: 429, 413."""
+def _room(exchange: Exchange) -> None:
+    """Go on only if there is room for one more session. Raises: Refusal: 429."""
     limits, uploads = exchange.settings.limits, exchange.storage.uploads
-    owner = exchange.identity.name
-    if uploads.count() >= limits.sessions or uploads.count(owner) >= limits.sessions_each:
+    under_way = uploads.count()
+    # Counting is looking through all of them: once, as long as there are few
+    if under_way >= limits.sessions or (
+        under_way >= limits.sessions_each and uploads.count(exchange.identity.name) >= limits.sessions_each
+    ):
         raise Refusal(
-            429, "TOOMANYREQUESTS", "too many uploads are under way; finish or cancel some",
+            429, "TOOMANYREQUESTS", "too many uploads are under way; finish or cancel some, or wait",
             headers=(("Retry-After", "60"),),
         )  # fmt: skip
-    if limits.repository is not None and exchange.storage.metadata.used(name) >= limits.repository:
-        raise Refusal(413, "DENIED", f"{name} is full: {limits.repository} bytes; delete something first")
 
 
-def _limit(exchange: Exchange, size: int) -> None:
-    """Hold the body to what may still come."""
-    limit = exchange.settings.limits.blob
+def _limit(exchange: Exchange, name: str, size: int) -> None:
+    """Hold the body to what may still come, after so many bytes. Raises: Refusal: 413."""
+    limits = exchange.settings.limits
+    limit = limits.blob
+    if limits.repository is not None:
+        left = limits.repository - exchange.storage.metadata.used(name)
+        if left < max(size, 1):
+            raise Refusal(
+                413, "DENIED", f"{name} is full: {limits.repository} bytes are what it may have; delete something first"
+            )
+        limit = left if limit is None else min(limit, left)
     exchange.request.body.allow(None if limit is None else max(limit - size, 0))
 
 
-def _upload(exchange: Exchange, name: str, session: str) -> Upload:
+def _upload(exchange: Exchange, name: str, session: str, *, writing: bool = True) -> Upload:
     name = repository(name)
     exchange.require(Need("push", name))
-    exchange.writing()
+    if writing:
+        exchange.writing()
     return Upload(session, name, exchange.identity.name)
 
 
@@ -155,15 +181,20 @@ def _content_range(exchange: Exchange, upload: Upload, size: int) -> tuple[int |
     text = exchange.request.header("Content-Range")
     if not text:
         return None, None
-    match = re.fullmatch(r"(?:bytes[ =])?(\d{1,19})-(\d{1,19})(?:/(?:\d{1,19}|\*))?", text)
+    match = _CHUNK.fullmatch(text)
     if match is None:
-        raise Refusal(400, "BLOB_UPLOAD_INVALID", "Content-Range of a chunk is <first byte>-<last byte>")
+        raise Refusal(
+            400, "BLOB_UPLOAD_INVALID", f"Content-Range of a chunk is <first byte>-<last byte>, not {quoted(text)}"
+        )
     first, last = int(match[1]), int(match[2])
     length, announced = last - first + 1, exchange.request.body.length
     if first != size:
         raise _out_of_order(exchange, upload, size)
     if length < 0 or (announced is not None and announced != length):
-        raise Refusal(400, "SIZE_INVALID", f"Content-Range has {max(length, 0)} bytes, the body {announced}")
+        raise Refusal(
+            400, "SIZE_INVALID", f"Content-Range {first}-{last} is {max(length, 0)} bytes, and the body has "
+            f"{'some' if announced is None else announced}: send as many as it says",
+        )  # fmt: skip
     return first, length
 
 
@@ -183,13 +214,13 @@ def _where(exchange: Exchange, upload: Upload, size: int) -> tuple[tuple[str, st
 
 def _out_of_order(exchange: Exchange, upload: Upload, size: int) -> Refusal:
     return Refusal(
-        416, "BLOB_UPLOAD_INVALID", f"the upload has {size} bytes; go on there, one request at a time",
+        416, "BLOB_UPLOAD_INVALID", f"the upload has {size} bytes: go on with byte {size}, one request at a time",
         headers=_where(exchange, upload, size),
     )  # fmt: skip
 
 
 def _unknown(upload: Upload) -> Refusal:
-    return Refusal(404, "BLOB_UPLOAD_UNKNOWN", f"{upload.repository} has no such upload of yours; begin a new one")
+    return Refusal(404, "BLOB_UPLOAD_UNKNOWN", f"{upload.repository} has no such upload of yours: begin a new one")
 
 
 def _forget(exchange: Exchange, upload: Upload) -> None:
