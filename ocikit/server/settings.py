@@ -5,9 +5,10 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable
 
-from attrs import field, frozen
+from attrs import asdict, field, frozen
 
 from ocikit.errors import InvalidArgument
+from ocikit.server.message import host_name
 from ocikit.spec.document import DOCUMENT_LIMIT
 
 __all__ = ["Limits", "Settings"]
@@ -32,9 +33,24 @@ class Limits:
     tags: int = 100
     """Tags that one request may set."""
 
+    def __attrs_post_init__(self) -> None:
+        """Check the numbers."""
+        for name, value in asdict(self).items():
+            if value is not None and value < 1:
+                raise InvalidArgument(f"limit {name}={value}", hint="1 is the least; a registry can be read_only")
+
+
+def _texts(names: Iterable[str]) -> tuple[str, ...]:
+    """One text is one item: a string is a collection of its parts, too, and would let in whoever is a part of it."""
+    return (names,) if isinstance(names, str) else tuple(names)
+
+
+def _hosts(names: Iterable[str]) -> tuple[str, ...]:
+    return tuple(host_name(name) for name in _texts(names))
+
 
 def _actions(names: Iterable[str]) -> frozenset[str]:
-    found = frozenset(names)
+    found = frozenset(_texts(names))
     if strange := found - {"manifests", "blobs", "tags"}:
         raise InvalidArgument(f"deletion of {sorted(strange)}", hint="choose from manifests, blobs, tags")
     return found
@@ -55,11 +71,11 @@ class Settings:
     delete_referenced: bool = False
     """Whether a blob may be deleted that a manifest still references."""
     names: str = ""
-    """A regular expression that names of new repositories must match as a whole; "" for any."""
-    hosts: tuple[str, ...] = ()
+    """A regular expression that names of repositories must match as a whole to be pushed to; "" for any."""
+    hosts: tuple[str, ...] = field(default=(), converter=_hosts)
     """The names, without ports, that clients may call this registry by; none for any. A web page can give its own name an
     address on this machine, and then speak to whatever listens here: a registry on loopback should say who it is."""
-    trusted_proxies: tuple[str, ...] = ()
+    trusted_proxies: tuple[str, ...] = field(default=(), converter=_texts)
     """Addresses of proxies whose X-Forwarded headers are believed."""
     catalog: bool = True
     """Whether `/v2/_catalog` lists repositories."""
