@@ -15,6 +15,9 @@ from ocikit.spec.digest import Digest
 
 __all__ = ["PIECE", "FileBody", "delete", "get", "matches", "single_range", "unknown"]
 
+#: One range, with either end left out.
+_RANGE = re.compile(r"bytes=[ \t]*([0-9]{0,19})-([0-9]{0,19})[ \t]*", re.IGNORECASE)
+
 #: Bytes a piece. Larger ones saved nothing, and each connection holds some.
 PIECE = 1 << 18
 
@@ -35,20 +38,21 @@ def get(exchange: Exchange, name: str, reference: str) -> Response:
         ("Cache-Control", "private, max-age=31536000, immutable"),
     )
     request = exchange.request
-    if request.method == "HEAD":
-        return Response(200, (*headers, ("Content-Length", str(size))))
     if matches(request.header("If-None-Match"), wanted):
         return Response(304, headers[1:])
+    if request.method == "HEAD":
+        # RFC 9110 #14.2: ranges are for GET
+        return Response(200, (*headers, ("Content-Length", str(size))))
     part = single_range(request.header("Range"), size)
-    conditional = request.header("If-Range")
-    if part is None or (conditional and conditional != f'"{wanted}"'):
+    if part is None or request.header("If-Range") not in {"", f'"{wanted}"'}:
         body = _open(exchange, name, wanted, 0, size)
         return Response(200, (*headers, ("Content-Length", str(size))), body)
     first, last = part
     if first > last:
         raise Refusal(
-            416, "SIZE_INVALID", f"the blob has {size} bytes", headers=(("Content-Range", f"bytes */{size}"),)
-        )
+            416, "SIZE_INVALID", f"there are no such bytes: the blob has {size}",
+            headers=(("Content-Range", f"bytes */{size}"),),
+        )  # fmt: skip
     ranged = (("Content-Length", str(last - first + 1)), ("Content-Range", f"bytes {first}-{last}/{size}"))
     return Response(206, (*headers, *ranged), _open(exchange, name, wanted, first, last - first + 1))
 
@@ -61,7 +65,7 @@ def delete(exchange: Exchange, name: str, reference: str) -> Response:
     try:
         gone = exchange.storage.metadata.unlink(name, wanted, force=exchange.settings.delete_referenced)
     except Referenced as error:
-        raise Refusal(405, "UNSUPPORTED", f"a manifest in {name} needs this blob; delete that first") from error
+        raise Refusal(405, "UNSUPPORTED", f"a manifest in {name} needs {wanted}: delete that first") from error
     if not gone:
         raise unknown(name, wanted)
     return Response(202, (("Content-Length", "0"), ("Docker-Content-Digest", wanted)))
@@ -69,13 +73,17 @@ def delete(exchange: Exchange, name: str, reference: str) -> Response:
 
 def unknown(name: str, wanted: Digest) -> Refusal:
     """The answer for what isn't there, or may not be seen to be."""
-    return Refusal(404, "BLOB_UNKNOWN", f"{name} has no blob {wanted}", detail={"digest": wanted})
+    return Refusal(
+        404, "BLOB_UNKNOWN", f"{name} has no blob {wanted}; whoever has it can push it again", detail={"digest": wanted}
+    )
 
 
 def matches(condition: str, wanted: str) -> bool:
     """Whether an If-Match or If-None-Match names content. RFC 9110 #13.1.1."""
+    if not condition:
+        return False
     tags = [tag.strip().removeprefix("W/").strip('"') for tag in condition.split(",")]
-    return bool(condition) and ("*" in tags or wanted in tags)
+    return "*" in tags or wanted in tags
 
 
 def single_range(header: str, size: int) -> tuple[int, int] | None:
@@ -87,8 +95,8 @@ def single_range(header: str, size: int) -> tuple[int, int] | None:
     >>> single_range("bytes=2-", 10), single_range("bytes=-3", 10), single_range("bytes=0-1,4-5", 10)
     ((2, 9), (7, 9), None)
     """
-    match = re.fullmatch(r"bytes=\s*(\d{0,19})-(\d{0,19})\s*", header)
-    if match is None or match[0].strip() == "bytes=-" or not (match[1] or match[2]):
+    match = _RANGE.fullmatch(header) if header else None
+    if match is None or not (match[1] or match[2]):
         return None
     if not match[1]:
         length = int(match[2])
