@@ -54,7 +54,8 @@ def catalog(exchange: Exchange) -> Response:
     limit, last = _page(exchange)
     found: list[str] = []
     while limit and len(found) <= limit:
-        names = exchange.storage.metadata.repositories(last=last, limit=limit + 1)
+        # Many at once: of a long catalog somebody may see nearly nothing
+        names = exchange.storage.metadata.repositories(last=last, limit=max(limit + 1, _ROWS))
         if not names:
             break
         found += [name for name in names if exchange.lists(name)]
