@@ -1,4 +1,4 @@
-"""Fixtures for everyone: real registries, and repository names of one's own."""
+"""Fixtures for everyone: registries, our own first and real ones of others, and repository names of one's own."""
 
 import itertools
 import os
@@ -9,13 +9,13 @@ import pytest
 from tests import images, peers
 from tests.token_server import TokenServer
 
-#: A test that asks for one of these runs real programs.
+#: A test that asks for one of these runs real programs, unless it gets our own registry.
 INTEROP = {"registry", "htpasswd_registry", "token_registry", "debian"}
 
 
 def pytest_collection_modifyitems(items):
     for item in items:
-        if INTEROP.intersection(getattr(item, "fixturenames", ())) - _parameters(item):
+        if INTEROP.intersection(getattr(item, "fixturenames", ())) - _parameters(item) - _ours(item):
             item.add_marker(pytest.mark.interop)
         if os.environ.get("OCIKIT_PEERS") == "skip" and item.get_closest_marker("interop"):
             item.add_marker(pytest.mark.skip(reason="OCIKIT_PEERS=skip"))
@@ -28,6 +28,12 @@ def _parameters(item):
     return {name.strip() for some in names for name in some}
 
 
+def _ours(item):
+    """The fixtures that give this test our own registry: it comes with the package, and needs no program."""
+    callspec = getattr(item, "callspec", None)
+    return {name for name, value in callspec.params.items() if value == "ocikit"} if callspec else set()
+
+
 @pytest.fixture(scope="session", params=peers.KINDS)
 def registry(request):
     """A running registry of each kind: `.host`, `.url`, `.kind`; anyone may do anything."""
@@ -35,7 +41,7 @@ def registry(request):
         yield running
 
 
-@pytest.fixture(scope="session", params=["distribution2", "distribution3", "zot"])
+@pytest.fixture(scope="session", params=["ocikit", "distribution2", "distribution3", "zot"])
 def htpasswd_registry(request):
     """A registry that wants Basic authentication: `.user`, `.password`."""
     with peers.KINDS[request.param](htpasswd=("ada", "love:lace é")) as running:

@@ -16,6 +16,7 @@ import shutil
 import socket
 import ssl
 import subprocess
+import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -25,6 +26,7 @@ from http.client import HTTPConnection, HTTPException, HTTPSConnection
 from pathlib import Path
 from typing import Any
 
+import bcrypt
 import pytest
 from attrs import define, field
 from cryptography import x509
@@ -171,10 +173,7 @@ def free_port() -> int:
 
 def htpasswd_line(user: str, password: str) -> str:
     """user:bcrypt. Cost 5: these passwords are in the source, and every request pays for the hash."""
-    done = subprocess.run(
-        [str(find("htpasswd")), "-niBC", "5", user], input=password, text=True, capture_output=True, check=True
-    )
-    return done.stdout.strip() + "\n"
+    return f"{user}:{bcrypt.hashpw(password.encode(), bcrypt.gensalt(5)).decode()}\n"
 
 
 # Registries ------------------------------------------------------------------------------------------------------------
@@ -258,8 +257,37 @@ def olareg(
     return _running("olareg", configure, None, None, tls)
 
 
+def ocikit(
+    *,
+    htpasswd: tuple[str, str] | None = None,
+    token: TokenServer | None = None,
+    delete: bool = True,
+    tls: tuple[Path, Path] | None = None,
+    workers: int = 1,
+    options: Sequence[str] = (),
+) -> AbstractContextManager[Registry]:
+    """Our own. Its tokens come from itself."""
+    if token:
+        raise ValueError("our registry has a token endpoint of its own")
+
+    def configure(folder: Path, port: int) -> Sequence[str | Path]:
+        command: list[str | Path] = [sys.executable, "-m", "ocikit", "serve", folder / "storage"]
+        # As the others here: an index may come before its manifests
+        command += ["--port", str(port), "--workers", str(workers), "--references", "sparse", *options]
+        if not delete:
+            command += ["--no-delete"]
+        if htpasswd:
+            command += ["--htpasswd", _passwords(folder, htpasswd)]
+        if tls:
+            command += ["--tls-cert", tls[0], "--tls-key", tls[1]]
+        return command
+
+    return _running("ocikit", configure, htpasswd, None, tls)
+
+
 #: Every registry by its kind.
 KINDS: Mapping[str, Callable[..., AbstractContextManager[Registry]]] = {
+    "ocikit": ocikit,
     "distribution2": distribution2,
     "distribution3": distribution3,
     "olareg": olareg,

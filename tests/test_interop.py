@@ -18,6 +18,8 @@ from ocikit.session import Session
 
 from tests import images, peers
 
+pytestmark = pytest.mark.interop
+
 TOOLS = ("ocikit", "oras", "crane", "skopeo")
 LISTERS = ("ocikit", "oras", "regctl")
 

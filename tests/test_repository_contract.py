@@ -13,6 +13,7 @@ from tests.contracts import StoreContract, push_image, tag_name, unique
 
 #: What a registry can't do; everything else is as the contract has it.
 CANNOT: dict[str, dict[str, bool]] = {
+    "ocikit": {},
     "distribution2": {"can_untag": False},
     "distribution3": {},
     "olareg": {},
