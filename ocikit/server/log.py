@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import logging
+import re
 import time
 from collections.abc import Callable
 from typing import Any
@@ -56,7 +57,8 @@ def _fields(record: Record) -> dict[str, Any]:
         "remote": shorten(record.remote, _SHORT),
         "user": shorten(record.user, _SHORT),
         "method": shorten(record.method, _SHORT),
-        "path": shorten(record.path, _LONG),
+        # An upload's id is as good as a password for that upload
+        "path": shorten(re.sub(r"(/blobs/uploads/[^/]{6})[^/]+\Z", r"\1…", record.path), _LONG),
         "query": shorten("&".join(f"{k}={v if k in _OPEN else '***'}" for k, v in record.query), _LONG),
         "status": record.status,
         "code": record.code,

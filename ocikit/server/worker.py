@@ -12,17 +12,23 @@ import ssl
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
+from multiprocessing import connection
 from pathlib import Path
 from typing import Any
 
 from ocikit.errors import InvalidArgument, ServerFailed
 from ocikit.server import log
-from ocikit.server.access import Access
+from ocikit.server.access import Access, Need
 from ocikit.server.admission import access_from
-from ocikit.server.app import Application
+from ocikit.server.app import Application, Record
 from ocikit.server.collect import collect
+from ocikit.server.deadlines import Deadlines
+from ocikit.server.exchange import Exchange
 from ocikit.server.files import file_storage
+from ocikit.server.message import Request, Response
+from ocikit.server.metrics import Metrics
 from ocikit.server.options import Options
 from ocikit.server.storage import Storage
 
@@ -78,14 +84,33 @@ def load(options: Options) -> Any:
     # granian puts the environment into every request's, where HTTP_RANGE is a header of the client
     for name in [name for name in os.environ if name.startswith("HTTP_")]:
         del os.environ[name]
-    storage = open_storage(options)
-    application = Application(
-        storage, access=_access(options), settings=options.settings, told=log.access_log(options.log_format)
+    storage, access = open_storage(options), _access(options)
+    told = [told for told in (log.access_log(options.log_format),) if told]
+    pages: dict[str, Callable[[Request], Response]] = {}
+    if options.settings.metrics:
+        metrics = Metrics(Path(options.scratch), storage, Path(options.path))
+        told.append(metrics.told)
+
+        def page(request: Request) -> Response:
+            # Names and numbers of everybody's: for those who may see the catalog, wherever they ask from. A proxy on this
+            # machine may hide who that is
+            Exchange(request, access.identify(request), access, storage, options.settings).require(Need("catalog"))
+            return metrics.page()
+
+        pages["/metrics"] = page
+    application = Deadlines(
+        Application(storage, access=access, settings=options.settings, told=partial(_tell, told), pages=pages),
+        options.timeout,
     )
-    threading.Thread(target=_watch, args=(options,), name="ocikit-watch", daemon=True).start()
+    threading.Thread(target=_watch, args=(options, application), name="ocikit-watch", daemon=True).start()
     if options.collect_every > 0 and not options.settings.read_only:
         threading.Thread(target=_sweep, args=(options, storage), name="ocikit-collect", daemon=True).start()
     return application
+
+
+def _tell(told: Sequence[Callable[[Record], None]], record: Record) -> None:
+    for each in told:
+        each(record)
 
 
 def _access(options: Options) -> Access:
@@ -98,14 +123,15 @@ def _access(options: Options) -> Access:
         raise InvalidArgument(f"{error.filename}: {error.strerror}") from error
 
 
-def _watch(options: Options) -> None:
-    """Say that the server is ready; end this process when its main process is gone, however that went."""
+def _watch(options: Options, application: Deadlines) -> None:
+    """Say that the server is ready; end stalled connections; end this process when its main process is gone."""
     _announce(options)
     main = multiprocessing.parent_process()
-    if main is None:
-        return  # a thread of it
-    main.join()
-    os._exit(1)
+    while True:
+        # Its end of a pipe closes however it ended. Where workers are threads of it there is none
+        if connection.wait([main.sentinel] if main else [], options.timeout / 4):
+            os._exit(1)
+        application.end_stalled()
 
 
 def _announce(options: Options) -> None:
@@ -133,18 +159,18 @@ def _answers(options: Options) -> bool:
     """Whether `/v2/` answers anything at all: 401 will do."""
     host, _, port = options.name.rpartition(":")
     host = host.strip("[]")
-    connection = (
+    asking = (
         http.client.HTTPSConnection(host, int(port), timeout=10, context=_trusting())
         if options.tls_cert
         else http.client.HTTPConnection(host, int(port), timeout=10)
     )
     try:
-        connection.request("GET", "/v2/", headers={"User-Agent": "ocikit"})
-        connection.getresponse()
+        asking.request("GET", "/v2/", headers={"User-Agent": "ocikit"})
+        asking.getresponse()
     except (OSError, http.client.HTTPException):
         return False
     finally:
-        connection.close()
+        asking.close()
     return True
 
 
