@@ -81,10 +81,10 @@ class TokenAccess(PasswordAccess):
         allow_plain_http: bool = False,
         clock: Callable[[], float] = time.time,
     ) -> None:
+        self._service = check_word("service", service)
         super().__init__(path, rules, anonymous_pull=anonymous_pull, realm=service, allow_plain_http=allow_plain_http)
         if ttl < _SHORTEST:
             raise InvalidArgument(f"ttl={ttl}", hint=f"clients take at least {_SHORTEST} seconds")
-        self._service = check_word("service", service)
         self._signer = Signer(load_key(key), service=service, issuer=issuer or service, clock=clock)
         self._ttl = ttl
         self._refresh_ttl = refresh_ttl
