@@ -5,6 +5,7 @@
     blobs/<algorithm>/<encoded>                 content, mode 0444, each once
     uploads/<id>.<whose>                        what was received so far; its size is the offset
     registry.db                                 rows: see metadata.py
+    token.key                                   what signs tokens, where there are any: see signing.py
 
 Half a file is never at its final name. Nothing is opened for writing through a symbolic link.
 """
