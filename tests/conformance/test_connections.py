@@ -1,0 +1,43 @@
+"""A refusal doesn't take a client's next request along. RFC 9112 #9.3, #9.6."""
+
+import contextlib
+import time
+from http.client import HTTPConnection
+from urllib.parse import urlsplit
+
+import pytest
+
+from tests.conformance.content import digest_of
+
+pytestmark = pytest.mark.interop  # one kept connection after the other, and a moment for each
+
+REFUSED = {
+    "a chunk for nobody": ("PATCH", "blobs/uploads/nobody"),
+    "the end of nothing": ("PUT", f"blobs/uploads/nobody?digest={digest_of(b'')}"),
+    "a manifest of no digest": ("PUT", "manifests/sha256:baddigeststring"),
+    "a blob of no digest": ("POST", "blobs/uploads/?digest=sha256:baddigeststring"),
+}
+
+
+@pytest.mark.parametrize("refused", REFUSED.values(), ids=REFUSED)
+@pytest.mark.parametrize("chunked", [True, False], ids=["chunked", "with a length"])
+@pytest.mark.parametrize("size", [10, 5000, 100_000])
+def test_a_connection_goes_on_after_a_refused_body_or_its_end_is_announced(server, repo, refused, chunked, size):
+    """Who was refused for want of a login sends the same once more, over the same connection."""
+    method, path = refused
+    body = b"x" * size
+    with contextlib.closing(HTTPConnection(urlsplit(server.wire.url).netloc, timeout=30)) as connection:
+        for _ in range(5):
+            # An iterator has no length: http.client sends it in chunks
+            connection.request(method, f"/v2/{repo}/{path}", body=iter([body]) if chunked else body, encode_chunked=chunked,
+                               headers={"Transfer-Encoding": "chunked"} if chunked else {})  # fmt: skip
+            answer = connection.getresponse()
+            assert 400 <= answer.status < 500
+            answer.read()
+            if connection.sock is None:
+                continue  # the registry said that it would close it
+            time.sleep(0.01)
+            connection.request("GET", "/v2/")
+            again = connection.getresponse()
+            assert again.status in (200, 401)
+            again.read()
