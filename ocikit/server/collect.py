@@ -1,15 +1,17 @@
 """Sweep out what nobody names, while the registry serves.
 
 What was let go of, or never came to be named, stays for a grace period: a push names its blobs last. Being pushed, mounted,
-asked for, or named begins the period anew.
+asked for, or named begins the period anew; so what a deleted manifest needed goes when the manifest has been gone for so
+long, and not with it.
 """
 
 from __future__ import annotations
 
 import time
-from itertools import islice
+from itertools import groupby, islice
+from operator import itemgetter
 
-from attrs import field, frozen
+from attrs import frozen
 
 from ocikit import display
 from ocikit.server.storage import Storage
@@ -31,13 +33,15 @@ class Collection(display.Shown):
     """What was swept out, or would be."""
 
     dry_run: bool
+    manifests: tuple[tuple[str, str, int], ...] = ()
+    """Without a tag, if those were asked for: the repository's name, the digest, the size in bytes."""
     blobs: tuple[tuple[str, str, int], ...] = ()
     """Taken from a repository: its name, the digest, the size in bytes."""
     content: tuple[tuple[str, int], ...] = ()
-    """Deleted: the digest and the size in bytes; 0 for what a crash left behind."""
+    """Deleted, since it is nobody's: the digest and the size in bytes."""
     uploads: int = 0
     """Sessions that had expired; a dry run doesn't count them."""
-    leftovers: int = field(default=0)
+    leftovers: int = 0
     """Half-written files of a crash; a dry run doesn't count them."""
 
     @property
@@ -47,6 +51,7 @@ class Collection(display.Shown):
 
     def __rich_repr__(self) -> display.Description:
         yield "dry_run", self.dry_run
+        yield "manifests", len(self.manifests), 0
         yield "blobs", len(self.blobs)
         yield "content", len(self.content)
         yield "size", self.size
@@ -54,38 +59,64 @@ class Collection(display.Shown):
         yield "leftovers", self.leftovers, 0
 
     def _html_parts(self) -> tuple[str, ...]:
-        rows = [(name, display.digest_cell(digest), display.size_cell(size)) for name, digest, size in self.blobs]
-        rows += [("(nobody's)", display.digest_cell(digest), display.size_cell(size)) for digest, size in self.content]
-        return (display.table(("repository", "digest", "size"), rows),)
+        owned = [("manifest", *row) for row in self.manifests] + [("blob", *row) for row in self.blobs]
+        rows = [*owned, *(("content", "(nobody's)", *row) for row in self.content)]
+        cells = [
+            (kind, name, display.digest_cell(digest), display.size_cell(size)) for kind, name, digest, size in rows
+        ]
+        return (display.table(("what", "repository", "digest", "size"), cells),)
 
 
-def collect(storage: Storage, *, grace: float = GRACE, expiry: float = EXPIRY, dry_run: bool = False) -> Collection:
+def collect(
+    storage: Storage, *, grace: float = GRACE, expiry: float = EXPIRY, untagged: bool = False, dry_run: bool = False
+) -> Collection:
     """Delete what nobody has named for a grace period.
+
+    Any number of these may run at once, in any process, while registries serve the storage.
 
     Args:
         storage: of a registry that may be serving, from this process or another.
         grace: seconds; no shorter than the one that the storage was opened with.
         expiry: seconds that an idle upload is kept.
+        untagged: whether manifests go, too, that no tag leads to: neither by an index nor as a referrer, such as a
+            signature, of what it leads to. What they needed goes a grace period later.
         dry_run: whether only to tell.
     """
     now = time.time()
-    before, metadata = now - grace, storage.metadata
+    before = now - grace
+    manifests = _manifests(storage, before, dry_run=dry_run) if untagged else ()
     taken = tuple(
         (name, str(digest), size)
-        for name, digest, size in metadata.unreferenced(before)
-        if dry_run or metadata.drop_link(name, digest, before)
+        for name, digest, size in storage.metadata.unreferenced(before)
+        if dry_run or storage.metadata.drop_link(name, digest, before)
     )
     if not dry_run:
         found = storage.blobs.iterate()
         while some := list(islice(found, _BATCH)):
-            metadata.adopt(some)
-    deleted = tuple(
-        (str(digest), size)
-        for digest, size in metadata.unnamed(before)
-        if dry_run or metadata.drop(digest, before, storage.blobs)
-    )
+            storage.metadata.adopt(some)
     return Collection(
-        dry_run=dry_run, blobs=taken, content=deleted,
+        dry_run=dry_run, manifests=manifests, blobs=taken, content=_content(storage, before, dry_run=dry_run),
         uploads=0 if dry_run else storage.uploads.expire(now - expiry),
         leftovers=0 if dry_run else storage.blobs.tidy(now - max(grace, GRACE)),
     )  # fmt: skip
+
+
+def _manifests(storage: Storage, before: float, *, dry_run: bool) -> tuple[tuple[str, str, int], ...]:
+    found = storage.metadata.untagged(before)
+    if dry_run:
+        return tuple((name, str(digest), size) for name, digest, size in found)
+    return tuple(
+        (name, str(digest), size)
+        for name, _ in groupby(found, key=itemgetter(0))
+        for digest, size in storage.metadata.drop_untagged(name, before)
+    )
+
+
+def _content(storage: Storage, before: float, *, dry_run: bool) -> tuple[tuple[str, int], ...]:
+    gone = []
+    for digest, size in storage.metadata.unnamed(before):
+        # What a crash left behind was adopted without its size
+        there = size or storage.blobs.stat(digest) or 0
+        if dry_run or storage.metadata.drop(digest, before, storage.blobs):
+            gone.append((str(digest), there))
+    return tuple(gone)

@@ -3,23 +3,27 @@
 ::
 
     blobs/<algorithm>/<encoded>                 content, mode 0444, each once
+    blobs/<algorithm>/.<encoded>.…              on its way there
     uploads/<id>.<whose>                        what was received so far; its size is the offset
     registry.db                                 rows: see metadata.py
     token.key                                   what signs tokens, where there are any: see signing.py
 
-Half a file is never at its final name. Nothing is opened for writing through a symbolic link.
+Half a file is never at its final name. Nothing in the folder is read or written through a symbolic link.
 """
 
 from __future__ import annotations
 
 import contextlib
+import errno
 import hashlib
 import os
 import re
 import secrets
+import stat
 import threading
+import time
 from collections import OrderedDict
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO, cast
 
@@ -48,6 +52,14 @@ _HASHES = 10_000
 #: More than any file has: a body of unknown length.
 _ENDLESS = 2**62
 
+#: Bytes. What is taken of a body of unknown length before it is worth a second thread.
+_START = 1 << 20
+
+#: Sessions. To list more takes a while, so that they are listed for no more than this share of the time.
+_MANY, _SHARE = 1000, 0.05
+
+_NOFOLLOW = getattr(os, "O_NOFOLLOW", 0)
+
 _ID = re.compile(r"[A-Za-z0-9_-]{22,64}")
 
 
@@ -63,11 +75,14 @@ def file_storage(folder: str | os.PathLike[str], *, grace: float = 3600.0, durab
 
     root = Path(folder)
     root.mkdir(parents=True, exist_ok=True)
-    return Storage(
+    storage = Storage(
         FileBlobs(root, durable=durable),
         FileUploads(root / "uploads", durable=durable),
         SqlMetadata.file(root / "registry.db", grace=grace, durable=durable),
     )
+    if durable:
+        fsync_folder(root)
+    return storage
 
 
 @define(eq=False)
@@ -86,16 +101,18 @@ class FileBlobs(BlobStore):
     def stat(self, digest: Digest) -> int | None:
         """The size, or None."""
         try:
-            return os.stat(blob_path(self.root, digest)).st_size
+            found = os.stat(blob_path(self.root, digest), follow_symlinks=False)
         except FileNotFoundError:
             return None
+        return found.st_size if stat.S_ISREG(found.st_mode) else None
 
     def open(self, digest: Digest) -> BinaryIO:
         """The file. Raises: KeyError."""
         try:
-            return open(blob_path(self.root, digest), "rb", buffering=0)
+            fd = os.open(blob_path(self.root, digest), os.O_RDONLY | _NOFOLLOW)
         except FileNotFoundError as error:
             raise KeyError(digest) from error
+        return open(fd, "rb", buffering=0)
 
     def put(self, digest: Digest, stream: BinaryIO) -> None:
         """Write beside, sync, rename."""
@@ -108,13 +125,16 @@ class FileBlobs(BlobStore):
     def take(self, digest: Digest, path: Path) -> None:
         """Rename a file that is on the same file system; otherwise as `put`."""
         final = self._place(digest)
-        os.chmod(path, 0o444)
         try:
             os.replace(path, final)
-        except OSError:
+        except OSError as error:
+            if error.errno != errno.EXDEV:
+                raise
             super().take(digest, path)
-        else:
-            self._settle(final)
+            return
+        with contextlib.suppress(FileNotFoundError):  # the collector was faster
+            os.chmod(final, 0o444)
+        self._settle(final)
 
     def delete(self, digest: Digest) -> None:
         """Unlink; who reads it reads on."""
@@ -123,29 +143,64 @@ class FileBlobs(BlobStore):
     def iterate(self) -> Iterator[Digest]:
         """Every file with a digest's name."""
         for algorithm in sorted(VERIFIABLE):
-            with contextlib.suppress(FileNotFoundError), os.scandir(self.root / "blobs" / algorithm) as listing:
-                for entry in listing:
-                    with contextlib.suppress(InvalidDigest):
-                        yield Digest(f"{algorithm}:{entry.name}")
+            for entry in self._entries(algorithm):
+                with contextlib.suppress(InvalidDigest):
+                    yield Digest(f"{algorithm}:{entry.name}")
 
     def tidy(self, before: float) -> int:
         """Unlink files beside the blobs that nobody has written to since."""
         gone = 0
         for algorithm in sorted(VERIFIABLE):
-            with contextlib.suppress(FileNotFoundError), os.scandir(self.root / "blobs" / algorithm) as listing:
-                gone += _unlink_old((entry for entry in listing if entry.name.startswith(".")), before)
+            for entry in self._entries(algorithm):
+                with contextlib.suppress(FileNotFoundError):
+                    if entry.name.startswith(".") and entry.stat(follow_symlinks=False).st_mtime < before:
+                        os.unlink(entry.path)
+                        gone += 1
         return gone
 
+    def _entries(self, algorithm: str) -> Iterator[os.DirEntry[str]]:
+        with contextlib.suppress(FileNotFoundError), os.scandir(self.root / "blobs" / algorithm) as listing:
+            yield from listing
+
     def _place(self, digest: Digest) -> Path:
+        """Where content goes, in a folder that is there and lasts. Raises: InvalidArgument: if that leads elsewhere."""
         path = blob_path(self.root, digest)
         if path.parent not in self._folders:
-            path.parent.mkdir(parents=True, exist_ok=True)
+            for folder in (path.parent.parent, path.parent):
+                _make(folder)
+                if self.durable:
+                    fsync_folder(folder.parent)
             self._folders.add(path.parent)
         return path
 
     def _settle(self, path: Path) -> None:
         if self.durable:
             fsync_folder(path.parent)
+
+
+@define
+class _Hash:
+    """The hash of the first bytes of an upload, and how many these are."""
+
+    algorithm: str
+    count: int = 0
+    _hasher: Hasher = field(init=False, repr=False)
+
+    def __attrs_post_init__(self) -> None:
+        self._hasher = new_hasher(self.algorithm)
+
+    def update(self, data: bytes | memoryview, /) -> None:
+        self._hasher.update(data)
+        self.count += len(data)
+
+    def hexdigest(self) -> str:
+        return self._hasher.hexdigest()
+
+    def catch_up(self, file: BinaryIO) -> None:
+        """Hash the rest of a file."""
+        file.seek(self.count)
+        while piece := file.read(BUFFER):
+            self.update(piece)
 
 
 @define(eq=False)
@@ -159,23 +214,25 @@ class FileUploads(UploadStore):
 
     root: Path
     durable: bool = True
-    _hashes: OrderedDict[str, tuple[int, str, Hasher]] = field(factory=OrderedDict, init=False)
-    """By id: the size that was hashed, the algorithm, the hasher. After a restart files are hashed again."""
-    _lock: threading.Lock = field(factory=threading.Lock, init=False)
+    _hashes: OrderedDict[str, _Hash] = field(factory=OrderedDict, init=False, repr=False)
+    """By id, of what this process has received in order; the rest is hashed at the end."""
+    _lock: threading.Lock = field(factory=threading.Lock, init=False, repr=False)
+    _listed: tuple[float, list[str]] = field(default=(0.0, []), init=False, repr=False)
+    """The names of the files, if there are many, and until when they will do."""
 
     def __attrs_post_init__(self) -> None:
         """Make the folder. Raises: InvalidArgument: if something else is in its place."""
-        if self.root.is_symlink():
-            raise InvalidArgument(
-                f"{self.root} is a symbolic link", hint="a registry writes to folders of its own only"
-            )
-        self.root.mkdir(parents=True, exist_ok=True)
+        _make(self.root)
 
     def create(self, repository: str, owner: str = "", *, algorithm: str = "sha256") -> Upload:
         """Make an empty file of a random name."""
         upload = Upload(secrets.token_urlsafe(24), repository, owner)
-        os.close(os.open(self._path(upload), os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600))
-        self._remember(upload, 0, algorithm, new_hasher(algorithm))
+        path, nothing = self._path(upload), _Hash(algorithm)
+        os.close(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600))
+        until, names = self._listed
+        if until:
+            names.append(path.name)
+        self._remember(upload, nothing)
         return upload
 
     def size(self, upload: Upload) -> int:
@@ -187,49 +244,68 @@ class FileUploads(UploadStore):
 
     def append(self, upload: Upload, body: Body, *, offset: int | None = None, length: int | None = None) -> int:
         """Write at the end, and hash."""
-        with self._writing(upload) as (file, size):
-            algorithm, hasher = self._recall(upload, size)
-            return self._receive(upload, file, size, algorithm, hasher, body, offset, length)
+        with self._writing(upload) as (file, before, known):
+            size = _receive(file, before, known, body, offset, length)
+            if os.fstat(file.fileno()).st_nlink == 0:
+                # Another request has cancelled it meanwhile
+                raise UnknownUpload(upload.id)
+            return size
 
     def finish(
         self, upload: Upload, digest: Digest, body: Body, blobs: BlobStore, *, offset: int | None = None,
         length: int | None = None,
     ) -> int:  # fmt: skip
         """Write the rest, compare digests, sync, hand the file over."""
-        with self._writing(upload) as (file, before):
-            algorithm, hasher = self._recall(upload, before)
-            if before == 0:
-                algorithm, hasher = digest.algorithm, digest.hasher()
-            size = self._receive(upload, file, before, algorithm, hasher, body, offset, length)
-            self._forget(upload)
-            path = self._path(upload)
-            if hasher is None or algorithm != digest.algorithm:
-                hasher = _rehash(file, digest)
-            if (actual := hasher.hexdigest()) != digest.encoded:
+        path = self._path(upload)
+        with self._writing(upload) as (file, before, known):
+            hashed = known if known.algorithm == digest.algorithm else _Hash(digest.algorithm)
+            size = _receive(file, before, hashed, body, offset, length)
+            hashed.catch_up(file)
+            if (actual := hashed.hexdigest()) != digest.encoded:
                 path.unlink(missing_ok=True)
                 raise WrongDigest(f"what was uploaded is {digest.algorithm}:{actual}; nothing of it was kept")
             if self.durable:
                 os.fsync(file.fileno())
-            blobs.take(digest, path)
-            return size
+            try:
+                blobs.take(digest, path)
+            except FileNotFoundError as error:
+                if path.exists():
+                    raise
+                raise UnknownUpload(upload.id) from error
+        self._forget(upload)
+        return size
 
     def abort(self, upload: Upload) -> None:
         """Unlink the file. Raises: UnknownUpload."""
-        self._forget(upload)
         try:
             self._path(upload).unlink()
         except OSError as error:
             raise UnknownUpload(upload.id) from error
+        self._forget(upload)
 
     def count(self, owner: str | None = None) -> int:
         """Files of one owner, or all."""
-        names = os.listdir(self.root)
+        now = time.monotonic()
+        until, names = self._listed
+        if now >= until:
+            names = os.listdir(self.root)
+            until = now + (time.monotonic() - now) / _SHARE
+            self._listed = (until, names) if len(names) > _MANY else (0.0, [])
         return len(names) if owner is None else sum(name.endswith(f".{_mark(owner)}") for name in names)
 
     def expire(self, before: float) -> int:
-        """Unlink old files."""
+        """Unlink old files, but none that a request is writing to."""
+        gone = 0
         with os.scandir(self.root) as listing:
-            return _unlink_old(listing, before)
+            for entry in listing:
+                with contextlib.suppress(OSError):
+                    if entry.stat(follow_symlinks=False).st_mtime >= before:
+                        continue
+                    with open(os.open(entry.path, os.O_RDWR | _NOFOLLOW), "r+b", buffering=0) as file:
+                        if _locked(file.fileno()) and os.fstat(file.fileno()).st_mtime < before:
+                            os.unlink(entry.path)
+                            gone += 1
+        return gone
 
     def _path(self, upload: Upload) -> Path:
         if _ID.fullmatch(upload.id) is None:
@@ -237,84 +313,74 @@ class FileUploads(UploadStore):
         return self.root / f"{upload.id}.{_mark(upload.repository)}.{_mark(upload.owner)}"
 
     @contextlib.contextmanager
-    def _writing(self, upload: Upload) -> Iterator[tuple[BinaryIO, int]]:
-        """The file at its end and its size, for one request at a time. Raises: UnknownUpload, OutOfOrder."""
+    def _writing(self, upload: Upload) -> Iterator[tuple[BinaryIO, int, _Hash]]:
+        """The file at its end, its size, and what is known of its hash, for one request at a time.
+
+        Raises:
+            UnknownUpload, OutOfOrder.
+        """
+        path = self._path(upload)
         try:
-            fd = os.open(self._path(upload), os.O_RDWR | getattr(os, "O_NOFOLLOW", 0))
+            fd = os.open(path, os.O_RDWR | _NOFOLLOW)
         except OSError as error:
             raise UnknownUpload(upload.id) from error
         with open(fd, "r+b", buffering=0) as file:
-            size = os.fstat(fd).st_size
             if not _locked(fd):
-                raise OutOfOrder(size)
-            if os.fstat(fd).st_nlink == 0 or not self._path(upload).exists():
-                # Another request has just finished it
+                raise OutOfOrder(os.fstat(fd).st_size)
+            if not path.exists():
+                # Another request has just finished or cancelled it
                 raise UnknownUpload(upload.id)
-            yield file, file.seek(0, os.SEEK_END)
+            size = file.seek(0, os.SEEK_END)
+            with self._lock:
+                known = self._hashes.pop(upload.id, None) or _Hash("sha256")
+            try:
+                yield file, size, known
+            finally:
+                status = os.fstat(fd)
+                # What was hashed may have been taken back
+                if status.st_nlink and known.count <= status.st_size:
+                    self._remember(upload, known)
 
-    def _receive(
-        self, upload: Upload, file: BinaryIO, size: int, algorithm: str, hasher: Hasher | None, body: Body,
-        offset: int | None, length: int | None,
-    ) -> int:  # fmt: skip
-        """Move a body to the end of the file; gives the size then. Raises: OutOfOrder, Refusal."""
-        if offset is not None and offset != size:
-            self._remember(upload, size, algorithm, hasher)
-            raise OutOfOrder(size)
-        known = length if length is not None else body.length
-        try:
-            moved = pump(cast("BinaryIO", body), file, hasher, _ENDLESS if known is None else known)
-        except BaseException:
-            if length is not None:
-                file.truncate(size)
-            raise
-        if length is not None and moved != length:
-            file.truncate(size)
-            raise Refusal(400, "SIZE_INVALID", f"Content-Range has {length} bytes, the body {moved}")
-        self._remember(upload, size + moved, algorithm, hasher)
-        return size + moved
-
-    def _remember(self, upload: Upload, size: int, algorithm: str, hasher: Hasher | None) -> None:
-        if hasher is None:
-            return
+    def _remember(self, upload: Upload, known: _Hash) -> None:
         with self._lock:
-            self._hashes[upload.id] = (size, algorithm, hasher)
+            self._hashes[upload.id] = known
             if len(self._hashes) > _HASHES:
                 self._hashes.popitem(last=False)
-
-    def _recall(self, upload: Upload, size: int) -> tuple[str, Hasher | None]:
-        """The hash of what is there so far, if it is known; whoever gets it is the only one to have it."""
-        with self._lock:
-            hashed, algorithm, hasher = self._hashes.pop(upload.id, (-1, "sha256", None))
-        if hasher is not None and hashed == size:
-            return algorithm, hasher
-        return algorithm, new_hasher(algorithm) if size == 0 else None
 
     def _forget(self, upload: Upload) -> None:
         with self._lock:
             self._hashes.pop(upload.id, None)
 
 
-def _unlink_old(entries: Iterable[os.DirEntry[str]], before: float) -> int:
-    gone = 0
-    for entry in entries:
-        with contextlib.suppress(OSError):
-            if entry.stat(follow_symlinks=False).st_mtime < before:
-                os.unlink(entry.path)
-                gone += 1
-    return gone
+def _receive(file: BinaryIO, size: int, known: _Hash, body: Body, offset: int | None, length: int | None) -> int:
+    """Move a body to the end of the file; gives the size then. Raises: OutOfOrder, Refusal."""
+    if offset is not None and offset != size:
+        raise OutOfOrder(size)
+    stream, hasher = cast("BinaryIO", body), known if known.count == size else None
+    announced = length if length is not None else body.length
+    try:
+        moved = pump(stream, file, hasher, _START if announced is None else announced)
+        if announced is None and moved > _START:
+            moved += pump(stream, file, hasher, _ENDLESS)
+        if length is not None and moved != length:
+            raise Refusal(400, "SIZE_INVALID", f"Content-Range has {length} bytes, the body {moved}")
+    except BaseException:
+        if length is not None:
+            file.truncate(size)
+        raise
+    return size + moved
+
+
+def _make(folder: Path) -> None:
+    """Make a folder if it isn't there. Raises: InvalidArgument: if it is elsewhere."""
+    if folder.is_symlink():
+        raise InvalidArgument(f"{folder} is a symbolic link", hint="a registry writes to folders of its own only")
+    folder.mkdir(parents=True, exist_ok=True)
 
 
 def _mark(text: str) -> str:
     """A name in a file's name."""
     return hashlib.sha256(text.encode()).hexdigest()[:32]
-
-
-def _rehash(file: BinaryIO, digest: Digest) -> Hasher:
-    file.seek(0)
-    hasher = digest.hasher()
-    while piece := file.read(BUFFER):
-        hasher.update(piece)
-    return hasher
 
 
 def _locked(fd: int) -> bool:

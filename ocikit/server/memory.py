@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import secrets
 import threading
@@ -88,26 +89,24 @@ class MemoryUploads(UploadStore):
 
     def append(self, upload: Upload, body: Body, *, offset: int | None = None, length: int | None = None) -> int:
         """Take in a body."""
-        session = self._begin(upload, offset)
-        try:
-            return self._receive(session, body, length)
-        finally:
-            session.busy = False
+        with self._writing(upload, offset) as session:
+            size = _receive(session, body, length)
+            self._session(upload)  # another request may have cancelled it
+            return size
 
     def finish(
         self, upload: Upload, digest: Digest, body: Body, blobs: BlobStore, *, offset: int | None = None,
         length: int | None = None,
     ) -> int:  # fmt: skip
         """Take in the last body, verify, hand over."""
-        session = self._begin(upload, offset)
-        try:
-            size = self._receive(session, body, length)
-        finally:
-            session.busy = False
-        self.abort(upload)
-        if (actual := Digest.of(bytes(session.content), digest.algorithm)) != digest:
+        with self._writing(upload, offset) as session:
+            size = _receive(session, body, length)
+            actual = Digest.of(bytes(session.content), digest.algorithm)
+            if actual == digest:
+                blobs.put(digest, io.BytesIO(session.content))
+            self.abort(upload)
+        if actual != digest:
             raise WrongDigest(f"what was uploaded is {actual}; nothing of it was kept")
-        blobs.put(digest, io.BytesIO(session.content))
         return size
 
     def abort(self, upload: Upload) -> None:
@@ -121,10 +120,9 @@ class MemoryUploads(UploadStore):
 
     def expire(self, before: float) -> int:
         """Forget the old ones."""
-        old = [upload for upload, session in list(self._sessions.items()) if session.written < before]
-        for upload in old:
-            self._sessions.pop(upload, None)
-        return len(old)
+        with self._lock:
+            old = [upload for upload, each in list(self._sessions.items()) if each.written < before and not each.busy]
+            return sum(self._sessions.pop(upload, None) is not None for upload in old)
 
     def _session(self, upload: Upload) -> _Session:
         session = self._sessions.get(upload)
@@ -132,26 +130,32 @@ class MemoryUploads(UploadStore):
             raise UnknownUpload(upload.id)
         return session
 
-    def _begin(self, upload: Upload, offset: int | None) -> _Session:
+    @contextlib.contextmanager
+    def _writing(self, upload: Upload, offset: int | None) -> Iterator[_Session]:
+        """The session, for one request at a time. Raises: UnknownUpload, OutOfOrder."""
         with self._lock:
             session = self._session(upload)
             if session.busy or (offset is not None and offset != len(session.content)):
                 raise OutOfOrder(len(session.content))
             session.busy = True
-            return session
-
-    def _receive(self, session: _Session, body: Body, length: int | None) -> int:
-        before = len(session.content)
         try:
-            while piece := body.piece():
-                session.content += piece
-        except BaseException:
-            if length is not None:
-                del session.content[before:]
-            raise
+            yield session
+        finally:
+            session.busy = False
+
+
+def _receive(session: _Session, body: Body, length: int | None) -> int:
+    """Add a body to the content; gives the size then. Raises: Refusal."""
+    before = len(session.content)
+    session.written = time.time()
+    try:
+        while piece := body.piece():
+            session.content += piece
         moved = len(session.content) - before
         if length is not None and moved != length:
-            del session.content[before:]
             raise Refusal(400, "SIZE_INVALID", f"Content-Range has {length} bytes, the body {moved}")
-        session.written = time.time()
-        return len(session.content)
+    except BaseException:
+        if length is not None:
+            del session.content[before:]
+        raise
+    return len(session.content)

@@ -1,26 +1,32 @@
 """Who has what under which name, in SQL. One implementation for SQLite and whatever else SQLAlchemy speaks to.
 
 SQLite runs in WAL mode: readers never wait, one writer at a time, any number of processes. Every list is a seek in an
-index and takes as long as its page, however much there is beside it.
+index and takes as long as its page, however much there is beside it. Writers that wait for one another within a process
+are written in one transaction, and share its sync.
 """
 
 from __future__ import annotations
 
 import contextlib
+import errno
+import sqlite3
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import sqlalchemy as sa
 from attrs import define, field
 from sqlalchemy.dialects import postgresql, sqlite
 
-from ocikit.server.storage import BlobStore, Conflict, Entry, Metadata, Referenced
+from ocikit.server.storage import BlobStore, Conflict, Entry, Full, Metadata, Referenced
 from ocikit.spec.digest import Digest
 
 __all__ = ["SqlMetadata"]
+
+T = TypeVar("T")
 
 _schema = sa.MetaData()
 
@@ -32,6 +38,12 @@ def _table(name: str, *columns: Any) -> sa.Table:
     return sa.Table(name, _schema, *columns, sqlite_with_rowid=False)
 
 
+def _of_manifest(digest: str) -> sa.ForeignKeyConstraint:
+    return sa.ForeignKeyConstraint(
+        ["repository", digest], ["manifests.repository", "manifests.digest"], ondelete="CASCADE"
+    )
+
+
 _repositories = _table("repositories", sa.Column("name", _Text, primary_key=True))
 
 #: Content, whoever has it. `touched` is when it was last put, named, or let go of, in seconds since the epoch.
@@ -39,28 +51,30 @@ _content = _table(
     "content",
     sa.Column("digest", _Text, primary_key=True),
     sa.Column("size", sa.BigInteger, nullable=False),
-    sa.Column("touched", sa.Float, nullable=False),
+    sa.Column("touched", sa.Double, nullable=False),
 )
 
-#: A repository has a blob. `touched` is when somebody last pushed it or asked for it.
+#: A repository has a blob. `touched` is when it was last pushed, asked for while no manifest needed it, or let go of by one.
 _blobs = _table(
     "blobs",
     sa.Column("repository", _Text, primary_key=True),
-    sa.Column("digest", _Text, primary_key=True),
+    sa.Column("digest", _Text, sa.ForeignKey("content.digest"), primary_key=True),
     sa.Column("size", sa.BigInteger, nullable=False),
-    sa.Column("touched", sa.Float, nullable=False),
+    sa.Column("touched", sa.Double, nullable=False),
     sa.Index("blobs_by_digest", "digest"),
 )
 
+#: `touched` is when it was last pushed, asked for by digest while nothing named it, or let go of by a tag or manifest.
 _manifests = _table(
     "manifests",
     sa.Column("repository", _Text, primary_key=True),
-    sa.Column("digest", _Text, primary_key=True),
+    sa.Column("digest", _Text, sa.ForeignKey("content.digest"), primary_key=True),
     sa.Column("media_type", _Text, nullable=False),
     sa.Column("size", sa.BigInteger, nullable=False),
     sa.Column("subject", _Text),
     sa.Column("artifact_type", _Text),
     sa.Column("referrer", sa.Text, nullable=False),
+    sa.Column("touched", sa.Double, nullable=False),
     sa.Index("manifests_by_digest", "digest"),
     sa.Index("referrers", "repository", "subject", "digest"),
     sa.Index("referrers_by_type", "repository", "subject", "artifact_type", "digest"),
@@ -72,6 +86,7 @@ _children = _table(
     sa.Column("repository", _Text, primary_key=True),
     sa.Column("manifest", _Text, primary_key=True),
     sa.Column("child", _Text, primary_key=True),
+    _of_manifest("manifest"),
     sa.Index("children_by_child", "repository", "child"),
 )
 
@@ -80,6 +95,7 @@ _tags = _table(
     sa.Column("repository", _Text, primary_key=True),
     sa.Column("name", _Text, primary_key=True),
     sa.Column("digest", _Text, nullable=False),
+    _of_manifest("digest"),
     sa.Index("tags_by_digest", "repository", "digest"),
 )
 
@@ -89,13 +105,100 @@ _AT_ONCE = 500
 #: Rows that the collector reads at once.
 _BATCH = 1000
 
-#: How much of the grace period may be used up before a row is written to say that somebody asked for a blob.
+#: How much of the grace period may be used up before a row is written to say that somebody asked.
 _STALE = 0.25
 
-_ENTRY = (
+#: Connections of a process. The interpreter runs one thread at a time, and each keeps pages in memory.
+_CONNECTIONS = 8
+
+#: Seconds that a writer waits for those of other processes.
+_PATIENCE = 60.0
+
+# Statements that every request needs are built once
+
+_r: sa.BindParameter[str] = sa.bindparam("r")
+_d: sa.BindParameter[str] = sa.bindparam("d")
+
+_NEEDED = sa.exists().where(_children.c.repository == _r, _children.c.child == _d)
+_BLOB = (_blobs.c.repository == _r) & (_blobs.c.digest == _d)
+_MANIFEST = (_manifests.c.repository == _r) & (_manifests.c.digest == _d)
+_ENTRY = sa.select(
     _manifests.c.digest, _manifests.c.media_type, _manifests.c.size, _manifests.c.subject, _manifests.c.artifact_type,
-    _manifests.c.referrer,
+    _manifests.c.referrer, _manifests.c.touched,
 )  # fmt: skip
+_NAMED = (_tags.c.repository == _r) & (_tags.c.name == sa.bindparam("tag"))
+
+_read_blob = sa.select(_blobs.c.size, _blobs.c.touched, _NEEDED.label("needed")).where(_BLOB)
+_read_used = sa.select(sa.func.coalesce(sa.func.sum(_blobs.c.size), 0)).where(_blobs.c.repository == _r)
+_read_claim = sa.select(_content.c.touched).where(_content.c.digest == _d)
+_read_by_digest = _ENTRY.add_columns(
+    (_NEEDED | sa.exists().where(_tags.c.repository == _r, _tags.c.digest == _d)).label("needed")
+).where(_MANIFEST)
+_read_by_tag = _ENTRY.join(
+    _tags, (_tags.c.repository == _manifests.c.repository) & (_tags.c.digest == _manifests.c.digest)
+).where(_NAMED)
+_read_tags = (
+    sa.select(_tags.c.name)
+    .where(_tags.c.repository == _r, _tags.c.name > sa.bindparam("last"))
+    .order_by(_tags.c.name)
+    .limit(sa.bindparam("limit"))
+)
+_read_referrers = (
+    _ENTRY.where(_manifests.c.repository == _r, _manifests.c.subject == _d, _manifests.c.digest > sa.bindparam("last"))
+    .order_by(_manifests.c.digest)
+    .limit(sa.bindparam("limit"))
+)
+_read_referrers_by_type = _read_referrers.where(_manifests.c.artifact_type == sa.bindparam("kind"))
+_read_present = sa.union_all(
+    *(
+        sa.select(table.c.digest).where(
+            table.c.repository == _r, table.c.digest.in_(sa.bindparam("some", expanding=True))
+        )
+        for table in (_blobs, _manifests)
+    )
+)
+
+_touch_content = sa.update(_content).where(_content.c.digest == _d).values(touched=sa.bindparam("now"))
+_touch_blob = sa.update(_blobs).where(_BLOB).values(touched=sa.bindparam("now"))
+_touch_manifest = sa.update(_manifests).where(_MANIFEST).values(touched=sa.bindparam("now"))
+_touch_named = (
+    sa.update(_manifests)
+    .where(
+        _manifests.c.repository == _r,
+        _manifests.c.digest.in_(sa.select(_tags.c.digest).where(_NAMED, _tags.c.digest != _d)),
+    )
+    .values(touched=sa.bindparam("now"))
+)
+_add_manifest, _add_children = sa.insert(_manifests), sa.insert(_children)
+
+
+class _Upserts:
+    """Statements that add rows, or change those that are there: each dialect has its own."""
+
+    def __init__(self, insert: Callable[[sa.Table], Any]) -> None:
+        def changing(table: sa.Table, key: Sequence[str], *others: str) -> Any:
+            row = insert(table)
+            return row.on_conflict_do_update(index_elements=key, set_={name: row.excluded[name] for name in others})
+
+        self.repository = insert(_repositories).on_conflict_do_nothing()
+        self.content = changing(_content, ["digest"], "size", "touched")
+        self.stray = insert(_content).on_conflict_do_nothing()
+        self.blob = changing(_blobs, ["repository", "digest"], "size", "touched")
+        self.tag = changing(_tags, ["repository", "name"], "digest")
+
+
+@define(eq=False)
+class _Change:
+    """What a thread wants written, and what came of it."""
+
+    work: Callable[[sa.Connection], Any]
+    lasting: bool
+    """Whether it must survive a power cut."""
+    single: bool
+    """Whether it does more than write rows, and must not be done again because a neighbour failed."""
+    done: bool = False
+    result: Any = None
+    error: Exception | None = None
 
 
 @define(eq=False)
@@ -112,8 +215,11 @@ class SqlMetadata(Metadata):
     grace: float = 3600.0
     durable: bool = True
     _engine: sa.Engine = field(init=False, repr=False)
+    _in_memory: bool = field(init=False)
+    _keep: _Upserts = field(init=False, repr=False)
+    _waiting: deque[_Change] = field(factory=deque, init=False, repr=False)
     _turn: threading.Lock = field(factory=threading.Lock, init=False, repr=False)
-    """SQLite's own queue of writers is a lottery; within a process this one is fair."""
+    """Whoever has it writes for all that wait. SQLite's own queue of writers is a lottery."""
 
     @classmethod
     def file(cls, path: Path, *, grace: float = 3600.0, durable: bool = True) -> SqlMetadata:
@@ -127,40 +233,72 @@ class SqlMetadata(Metadata):
 
     def __attrs_post_init__(self) -> None:
         """Connect, and make what isn't there."""
-        in_memory = self.url == "sqlite://"
+        self._in_memory = self.url == "sqlite://"
+        pool: dict[str, Any] = {"pool_size": _CONNECTIONS, "max_overflow": 0, "pool_timeout": _PATIENCE}
         if not self.url.startswith("sqlite"):
-            self._engine = sa.create_engine(self.url)
+            self._engine = sa.create_engine(self.url, **pool)
         else:
             # A database in memory lives in one connection, which everybody takes turns with
-            pool: dict[str, Any] = {"poolclass": sa.StaticPool} if in_memory else {"pool_size": 64, "max_overflow": 64}
-            arguments = {"check_same_thread": False, "timeout": 30.0, "isolation_level": None}
+            if self._in_memory:
+                pool = {"poolclass": sa.StaticPool}
+            arguments = {"check_same_thread": False, "timeout": _PATIENCE, "isolation_level": None}
             self._engine = sa.create_engine(self.url, connect_args=arguments, **pool)
-            sa.event.listen(self._engine, "connect", self._connected)
-            sa.event.listen(self._engine, "begin", _begun)
-        self._reading: Any = self._turn if in_memory else contextlib.nullcontext()
-        with self._write() as connection:
-            _schema.create_all(connection)
-
-    _reading: Any = field(init=False, repr=False)
-
-    def _connected(self, connection: Any, _: Any) -> None:
-        cursor = connection.cursor()
-        cursor.execute("PRAGMA journal_mode=WAL")
-        cursor.execute(f"PRAGMA synchronous={'FULL' if self.durable else 'NORMAL'}")
-        cursor.close()
+            sa.event.listen(self._engine, "connect", _connected)
+        sa.event.listen(self._engine, "begin", _begun)
+        self._keep = _Upserts(postgresql.insert if self._engine.dialect.name == "postgresql" else sqlite.insert)
+        self._write(_schema.create_all)
 
     @contextlib.contextmanager
     def _read(self) -> Iterator[sa.Connection]:
-        with self._reading, self._engine.connect() as connection:
+        with self._turn if self._in_memory else contextlib.nullcontext(), self._engine.connect() as connection:
             yield connection
+
+    def _write(self, work: Callable[[sa.Connection], T], *, lasting: bool = True, single: bool = False) -> T:
+        """Do something in a transaction, perhaps together with what other threads want; give its result, or raise."""
+        change = _Change(work, lasting and self.durable, single)
+        self._waiting.append(change)
+        with self._turn:
+            while not change.done:
+                changes = [self._waiting.popleft() for _ in range(len(self._waiting))]
+                try:
+                    self._commit(changes)
+                finally:
+                    self._waiting.extendleft(reversed([each for each in changes if not (each.done or each is change)]))
+        if change.error is not None:
+            raise change.error
+        result: T = change.result
+        return result
+
+    def _commit(self, changes: Sequence[_Change]) -> None:
+        """Make all changes in one transaction, or, if one can't be made, each in its own."""
+        if len(changes) == 1 or not any(change.single for change in changes):
+            try:
+                with self._transaction(lasting=any(change.lasting for change in changes)) as connection:
+                    results = [change.work(connection) for change in changes]
+            except Exception as error:  # noqa: BLE001 - raised by the thread whose change it is
+                if len(changes) == 1:
+                    changes[0].error, changes[0].done = error, True
+                    return
+            else:
+                for change, result in zip(changes, results, strict=True):
+                    change.result, change.done = result, True
+                return
+        for change in changes:
+            self._commit([change])
 
     @contextlib.contextmanager
-    def _write(self) -> Iterator[sa.Connection]:
-        with self._turn, self._engine.connect().execution_options(writing=True) as connection, connection.begin():
-            yield connection
+    def _transaction(self, *, lasting: bool) -> Iterator[sa.Connection]:
+        """Raises: OSError: on a full disk."""
+        try:
+            with self._engine.connect().execution_options(lasting=lasting) as connection, connection.begin():
+                yield connection
+        except sa.exc.OperationalError as error:
+            if getattr(error.orig, "sqlite_errorcode", None) == sqlite3.SQLITE_FULL:
+                raise OSError(errno.ENOSPC, "no room for the rows") from error
+            raise
 
-    def _insert(self, table: sa.Table) -> Any:
-        return postgresql.insert(table) if self._engine.dialect.name == "postgresql" else sqlite.insert(table)
+    def _stale(self, touched: float) -> bool:
+        return touched < time.time() - self.grace * _STALE
 
     # Repositories
 
@@ -179,22 +317,22 @@ class SqlMetadata(Metadata):
 
     def blob(self, repository: str, digest: Digest) -> int | None:
         """The size of a blob that the repository has, or None."""
-        mine = (_blobs.c.repository == repository) & (_blobs.c.digest == digest)
+        mine: dict[str, Any] = {"r": repository, "d": digest}
         with self._read() as connection:
-            row = connection.execute(sa.select(_blobs.c.size, _blobs.c.touched).where(mine)).first()
+            row = connection.execute(_read_blob, mine).first()
         if row is None:
             return None
-        if row.touched < time.time() - self.grace * _STALE:
-            with self._write() as connection:
-                if not connection.execute(sa.update(_blobs).where(mine).values(touched=time.time())).rowcount:
-                    return None
+        # What a manifest needs has its clock set when the manifest lets go of it
+        if not row.needed and self._stale(row.touched):
+            mine["now"] = time.time()
+            if not self._write(lambda connection: connection.execute(_touch_blob, mine).rowcount, lasting=False):
+                return None
         return int(row.size)
 
     def used(self, repository: str) -> int:
         """Bytes of the blobs that a repository has."""
         with self._read() as connection:
-            total = sa.select(sa.func.coalesce(sa.func.sum(_blobs.c.size), 0)).where(_blobs.c.repository == repository)
-            return int(connection.scalar(total) or 0)
+            return int(connection.scalar(_read_used, {"r": repository}) or 0)
 
     def holders(self, digest: Digest) -> Iterator[str]:
         """The repositories that have a blob."""
@@ -211,38 +349,46 @@ class SqlMetadata(Metadata):
     def claim(self, digest: Digest) -> None:
         """Set the clock of content that has a row; what has none can't be dropped before it has had one for a while."""
         with self._read() as connection:
-            touched = connection.scalar(sa.select(_content.c.touched).where(_content.c.digest == digest))
-        if touched is not None and touched < time.time() - self.grace * _STALE:
-            with self._write() as connection:
-                self._touch(connection, digest)
+            touched = connection.scalar(_read_claim, {"d": digest})
+        if touched is not None and self._stale(touched):
+            self._write(lambda connection: self._touch(connection, digest), lasting=False)
 
-    def link(self, repository: str, digest: Digest, size: int) -> None:
-        """Let a repository have a blob that is in the store."""
-        now = time.time()
-        with self._write() as connection:
-            self._known(connection, repository, digest, size)
-            row = self._insert(_blobs).values(repository=repository, digest=digest, size=size, touched=now)
-            connection.execute(
-                row.on_conflict_do_update(
-                    index_elements=["repository", "digest"], set_={"touched": now, "size": row.excluded.size}
-                )
-            )
+    def link(self, repository: str, digest: Digest, size: int, *, quota: int | None = None) -> None:
+        """Let a repository have a blob that is in the store. Raises: Full."""
+        mine = {"r": repository, "d": digest}
+
+        def work(connection: sa.Connection) -> None:
+            if quota is not None:
+                had = connection.scalar(sa.select(_blobs.c.size).where(_BLOB), mine) or 0
+                if (connection.scalar(_read_used, mine) or 0) - had + size > quota:
+                    raise Full(repository)
+            now = time.time()
+            self._known(connection, repository, digest, size, now)
+            row = {"repository": repository, "digest": digest, "size": size, "touched": now}
+            connection.execute(self._keep.blob, row)
+
+        self._write(work)
 
     def unlink(self, repository: str, digest: Digest, *, force: bool = False) -> bool:
         """Take a blob from a repository. Raises: Referenced."""
-        needed = sa.select(1).where(_children.c.repository == repository, _children.c.child == digest).limit(1)
-        with self._write() as connection:
-            mine = (_blobs.c.repository == repository) & (_blobs.c.digest == digest)
-            if not connection.scalar(sa.select(1).where(mine)):
+        mine = {"r": repository, "d": digest}
+
+        def work(connection: sa.Connection) -> bool:
+            row = connection.execute(_read_blob, mine).first()
+            if row is None:
                 return False
-            if not force and connection.scalar(needed):
+            if row.needed and not force:
                 raise Referenced(digest)
-            connection.execute(sa.delete(_blobs).where(mine))
+            connection.execute(sa.delete(_blobs).where(_BLOB), mine)
             self._touch(connection, digest)
             return True
 
+        return self._write(work)
+
     def missing(self, repository: str, digests: Sequence[Digest]) -> set[Digest]:
         """Those that are neither blobs nor manifests of the repository."""
+        if not digests:
+            return set()
         with self._read() as connection:
             return _missing(connection, repository, digests)
 
@@ -253,44 +399,49 @@ class SqlMetadata(Metadata):
         expected: Sequence[Digest] | None = None, fresh: bool = False,
     ) -> None:  # fmt: skip
         """Add a manifest and its names. Raises: KeyError, Conflict."""
-        with self._write() as connection:
+
+        def work(connection: sa.Connection) -> None:
             if strict and (absent := _missing(connection, repository, entry.children)):
                 raise KeyError(absent)
             if fresh or expected is not None:
                 self._check(connection, repository, entry, tags, expected)
-            self._known(connection, repository, entry.digest, entry.size)
-            added = connection.execute(
-                self._insert(_manifests).on_conflict_do_nothing(),
-                {
-                    "repository": repository, "digest": entry.digest, "media_type": entry.media_type,
-                    "size": entry.size, "subject": entry.subject, "artifact_type": entry.artifact_type,
-                    "referrer": entry.referrer,
-                },
-            ).rowcount  # fmt: skip
-            if added and entry.children:
-                rows = [{"repository": repository, "manifest": entry.digest, "child": c} for c in entry.children]
-                connection.execute(self._insert(_children).on_conflict_do_nothing(), rows)
+            now = time.time()
+            self._known(connection, repository, entry.digest, entry.size, now)
+            mine = {"r": repository, "d": entry.digest, "now": now}
+            if not connection.execute(_touch_manifest, mine).rowcount:
+                self._add(connection, repository, entry, now)
             for tag in tags:
-                row = self._insert(_tags).values(repository=repository, name=tag, digest=entry.digest)
-                connection.execute(
-                    row.on_conflict_do_update(
-                        index_elements=["repository", "name"], set_={"digest": row.excluded.digest}
-                    )
-                )
+                connection.execute(_touch_named, {**mine, "tag": tag})
+                connection.execute(self._keep.tag, {"repository": repository, "name": tag, "digest": entry.digest})
+
+        self._write(work)
+
+    def _add(self, connection: sa.Connection, repository: str, entry: Entry, now: float) -> None:
+        connection.execute(
+            _add_manifest,
+            {
+                "repository": repository, "digest": entry.digest, "media_type": entry.media_type, "size": entry.size,
+                "subject": entry.subject, "artifact_type": entry.artifact_type, "referrer": entry.referrer,
+                "touched": now,
+            },
+        )  # fmt: skip
+        if entry.children:
+            rows = [
+                {"repository": repository, "manifest": entry.digest, "child": child}
+                for child in dict.fromkeys(entry.children)
+            ]
+            connection.execute(_add_children, rows)
 
     def _check(
         self, connection: sa.Connection, repository: str, entry: Entry, tags: Sequence[str],
         expected: Sequence[Digest] | None,
     ) -> None:  # fmt: skip
         """Hold the names to what the client expects. Raises: Conflict."""
-        if tags:
-            named = sa.select(_tags.c.digest).where(_tags.c.repository == repository)
-            now = {tag: connection.scalar(named.where(_tags.c.name == tag)) for tag in tags}
-        else:
-            mine = sa.select(_manifests.c.digest).where(
-                _manifests.c.repository == repository, _manifests.c.digest == entry.digest
-            )
-            now = {entry.digest: connection.scalar(mine)}
+        named = sa.select(_tags.c.digest).where(_NAMED)
+        now = {tag: connection.scalar(named, {"r": repository, "tag": tag}) for tag in tags}
+        if not tags:
+            itself = sa.select(_manifests.c.digest).where(_MANIFEST)
+            now = {entry.digest: connection.scalar(itself, {"r": repository, "d": entry.digest})}
         for name, digest in now.items():
             if expected is None and digest is not None:
                 raise Conflict(f"{name} is there already: {digest}")
@@ -299,56 +450,114 @@ class SqlMetadata(Metadata):
 
     def manifest(self, repository: str, reference: str) -> Entry | None:
         """What a tag or digest names."""
-        mine = sa.select(*_ENTRY).where(_manifests.c.repository == repository)
-        if ":" in reference:
-            mine = mine.where(_manifests.c.digest == reference)
-        else:
-            mine = mine.join(_tags, (_tags.c.repository == repository) & (_tags.c.digest == _manifests.c.digest))
-            mine = mine.where(_tags.c.name == reference)
+        by_digest = ":" in reference
+        mine: dict[str, Any] = {"r": repository, "d" if by_digest else "tag": reference}
         with self._read() as connection:
-            row = connection.execute(mine).first()
+            row = connection.execute(_read_by_digest if by_digest else _read_by_tag, mine).first()
+        if row is not None and by_digest and not row.needed and self._stale(row.touched):
+            mine["now"] = time.time()
+            if not self._write(lambda connection: connection.execute(_touch_manifest, mine).rowcount, lasting=False):
+                return None
         return _entry(row) if row is not None else None
 
     def delete_manifest(self, repository: str, digest: Digest) -> bool:
         """Remove a manifest with its tags."""
-        with self._write() as connection:
-            mine = (_manifests.c.repository == repository) & (_manifests.c.digest == digest)
-            if not connection.execute(sa.delete(_manifests).where(mine)).rowcount:
+
+        def work(connection: sa.Connection) -> bool:
+            if not connection.scalar(sa.select(1).where(_MANIFEST), {"r": repository, "d": digest}):
                 return False
-            connection.execute(
-                sa.delete(_children).where(_children.c.repository == repository, _children.c.manifest == digest)
-            )
-            connection.execute(sa.delete(_tags).where(_tags.c.repository == repository, _tags.c.digest == digest))
-            self._touch(connection, digest)
+            self._remove(connection, repository, [digest])
             return True
+
+        return self._write(work)
+
+    def _remove(self, connection: sa.Connection, repository: str, digests: Sequence[Digest]) -> None:
+        """Delete manifests, with tags and what hangs on them; what they needed begins its grace period."""
+        now = {"now": time.time()}
+        for some in _portions(digests):
+            children = sa.select(_children.c.child).where(
+                _children.c.repository == repository, _children.c.manifest.in_(some)
+            )
+            released = (
+                sa.update(_blobs).where(_blobs.c.repository == repository, _blobs.c.digest.in_(children)),
+                sa.update(_manifests).where(
+                    _manifests.c.repository == repository,
+                    _manifests.c.digest.in_(children) | _manifests.c.subject.in_(some),
+                ),
+                sa.update(_content).where(_content.c.digest.in_(some)),
+            )
+            for rows in released:
+                connection.execute(rows.values(touched=sa.bindparam("now")), now)
+            connection.execute(
+                sa.delete(_manifests).where(_manifests.c.repository == repository, _manifests.c.digest.in_(some))
+            )
 
     def untag(self, repository: str, tag: str) -> bool:
         """Remove a tag."""
-        with self._write() as connection:
-            mine = (_tags.c.repository == repository) & (_tags.c.name == tag)
-            return bool(connection.execute(sa.delete(_tags).where(mine)).rowcount)
+        mine = {"r": repository, "tag": tag, "d": "", "now": time.time()}
+
+        def work(connection: sa.Connection) -> bool:
+            connection.execute(_touch_named, mine)
+            return bool(connection.execute(sa.delete(_tags).where(_NAMED), mine).rowcount)
+
+        return self._write(work)
 
     def tags(self, repository: str, *, last: str = "", limit: int) -> list[str]:
         """Tags after *last*, in order."""
-        name = _tags.c.name
-        mine = sa.select(name).where(_tags.c.repository == repository, name > last).order_by(name).limit(limit)
         with self._read() as connection:
-            return list(connection.scalars(mine))
+            return list(connection.scalars(_read_tags, {"r": repository, "last": last, "limit": limit}))
 
     def referrers(
         self, repository: str, subject: Digest, *, artifact_type: str | None = None, last: str = "", limit: int
     ) -> list[Entry]:
         """The manifests with the subject, ordered by digest."""
-        digest = _manifests.c.digest
-        mine = sa.select(*_ENTRY).where(
-            _manifests.c.repository == repository, _manifests.c.subject == subject, digest > last
-        )
+        mine = {"r": repository, "d": subject, "last": last, "limit": limit}
+        statement = _read_referrers
         if artifact_type is not None:
-            mine = mine.where(_manifests.c.artifact_type == artifact_type)
+            statement, mine["kind"] = _read_referrers_by_type, artifact_type
         with self._read() as connection:
-            return [_entry(row) for row in connection.execute(mine.order_by(digest).limit(limit))]
+            return [_entry(row) for row in connection.execute(statement, mine)]
 
     # Collecting
+
+    def holdings(self) -> Iterator[tuple[Digest, str, int]]:
+        """Everything that anybody has."""
+        last = ("", "")
+        while True:
+            pages = [
+                sa.select(table.c.digest, table.c.repository, table.c.size).where(
+                    sa.tuple_(table.c.digest, table.c.repository) > last
+                )
+                for table in (_blobs, _manifests)
+            ]
+            with self._read() as connection:
+                found = connection.execute(sa.union_all(*pages).order_by("digest", "repository").limit(_BATCH)).all()
+            for row in found:
+                yield Digest(row.digest), row.repository, int(row.size)
+            if len(found) < _BATCH:
+                return
+            last = (found[-1].digest, found[-1].repository)
+
+    def untagged(self, before: float) -> Iterator[tuple[str, Digest, int]]:
+        """Manifests that no tag leads to."""
+        last = ""
+        while names := self.repositories(last=last, limit=_BATCH):
+            for name in names:
+                with self._read() as connection:
+                    found = _untagged(connection, name, before)
+                for digest, size in found:
+                    yield name, digest, size
+            last = names[-1]
+
+    def drop_untagged(self, repository: str, before: float) -> list[tuple[Digest, int]]:
+        """Delete manifests that no tag leads to."""
+
+        def work(connection: sa.Connection) -> list[tuple[Digest, int]]:
+            found = _untagged(connection, repository, before)
+            self._remove(connection, repository, [digest for digest, _ in found])
+            return found
+
+        return self._write(work)
 
     def unreferenced(self, before: float) -> Iterator[tuple[str, Digest, int]]:
         """Blobs that a repository has and no manifest of it needs."""
@@ -384,32 +593,32 @@ class SqlMetadata(Metadata):
 
     def adopt(self, digests: Sequence[Digest]) -> int:
         """Give rows to content without."""
-        now, added = time.time(), 0
-        for at in range(0, len(digests), _AT_ONCE):
-            some = digests[at : at + _AT_ONCE]
+        added = 0
+        for some in _portions(digests):
             with self._read() as connection:
                 known = set(connection.scalars(sa.select(_content.c.digest).where(_content.c.digest.in_(some))))
-            rows = [{"digest": digest, "size": 0, "touched": now} for digest in some if digest not in known]
-            if rows:
-                with self._write() as connection:
-                    connection.execute(self._insert(_content).on_conflict_do_nothing(), rows)
-                added += len(rows)
+            strays = [digest for digest in some if digest not in known]
+            if strays:
+                added += self._write(lambda connection, strays=strays: self._adopt(connection, strays))  # type: ignore[misc]
         return added
+
+    def _adopt(self, connection: sa.Connection, digests: Iterable[Digest]) -> int:
+        now = time.time()
+        return sum(
+            connection.execute(self._keep.stray, {"digest": digest, "size": 0, "touched": now}).rowcount
+            for digest in digests
+        )
 
     def drop_link(self, repository: str, digest: Digest, before: float) -> bool:
         """Unlink, if nothing has changed."""
-        needed = sa.exists().where(_children.c.repository == repository, _children.c.child == digest)
-        with self._write() as connection:
-            gone = connection.execute(
-                sa.delete(_blobs).where(
-                    _blobs.c.repository == repository, _blobs.c.digest == digest, _blobs.c.touched < before, ~needed
-                )
-            ).rowcount
-            return bool(gone)
+        mine = {"r": repository, "d": digest}
+        gone = sa.delete(_blobs).where(_BLOB, _blobs.c.touched < before, ~_NEEDED)
+        return self._write(lambda connection: bool(connection.execute(gone, mine).rowcount))
 
     def drop(self, digest: Digest, before: float, blobs: BlobStore) -> bool:
         """Delete content, if nothing has changed, with writers waiting."""
-        with self._write() as connection:
+
+        def work(connection: sa.Connection) -> bool:
             gone = connection.execute(
                 sa.delete(_content).where(_content.c.digest == digest, _content.c.touched < before, *_nobody())
             ).rowcount
@@ -417,28 +626,45 @@ class SqlMetadata(Metadata):
                 blobs.delete(digest)
             return bool(gone)
 
+        return self._write(work, single=True)
+
+    def alone(self, work: Callable[[], T]) -> T:
+        """Do something with writers waiting."""
+        return self._write(lambda _: work(), single=True)
+
     def close(self) -> None:
         """Close every connection."""
         self._engine.dispose()
 
-    def _known(self, connection: sa.Connection, repository: str, digest: Digest, size: int) -> None:
+    def _known(self, connection: sa.Connection, repository: str, digest: Digest, size: int, now: float) -> None:
         """A repository and content have rows; the content's clock is set."""
-        connection.execute(self._insert(_repositories).on_conflict_do_nothing(), {"name": repository})
-        row = self._insert(_content).values(digest=digest, size=size, touched=time.time())
-        connection.execute(
-            row.on_conflict_do_update(
-                index_elements=["digest"], set_={"touched": row.excluded.touched, "size": row.excluded.size}
-            )
-        )
+        connection.execute(self._keep.repository, {"name": repository})
+        connection.execute(self._keep.content, {"digest": digest, "size": size, "touched": now})
 
     def _touch(self, connection: sa.Connection, digest: Digest) -> None:
-        connection.execute(sa.update(_content).where(_content.c.digest == digest).values(touched=time.time()))
+        connection.execute(_touch_content, {"d": digest, "now": time.time()})
+
+
+def _connected(connection: Any, _: Any) -> None:
+    cursor = connection.cursor()
+    cursor.execute("PRAGMA journal_mode=WAL")
+    cursor.execute("PRAGMA foreign_keys=ON")
+    cursor.close()
 
 
 def _begun(connection: sa.Connection) -> None:
     """Begin so that a writer waits at the start: one that began as a reader can't wait, and fails."""
-    writing = connection.get_execution_options().get("writing")
-    connection.exec_driver_sql("BEGIN IMMEDIATE" if writing else "BEGIN")
+    lasting = connection.get_execution_options().get("lasting")
+    if connection.dialect.name == "sqlite":
+        if lasting is not None:
+            connection.exec_driver_sql(f"PRAGMA synchronous={'FULL' if lasting else 'NORMAL'}")
+            connection.exec_driver_sql("BEGIN IMMEDIATE")
+    elif lasting is not None and connection.dialect.name == "postgresql":
+        connection.exec_driver_sql("SELECT pg_advisory_xact_lock(7011)")
+
+
+def _portions(digests: Sequence[Digest]) -> Iterator[Sequence[Digest]]:
+    return (digests[at : at + _AT_ONCE] for at in range(0, len(digests), _AT_ONCE))
 
 
 def _nobody() -> tuple[Any, ...]:
@@ -451,12 +677,28 @@ def _nobody() -> tuple[Any, ...]:
 
 def _missing(connection: sa.Connection, repository: str, digests: Sequence[Digest]) -> set[Digest]:
     absent = set(digests)
-    for at in range(0, len(digests), _AT_ONCE):
-        some = digests[at : at + _AT_ONCE]
-        for table in (_blobs, _manifests):
-            mine = sa.select(table.c.digest).where(table.c.repository == repository, table.c.digest.in_(some))
-            absent.difference_update(connection.scalars(mine))
+    for some in _portions(digests):
+        absent.difference_update(connection.scalars(_read_present, {"r": repository, "some": some}))
     return absent
+
+
+def _untagged(connection: sa.Connection, repository: str, before: float) -> list[tuple[Digest, int]]:
+    """Manifests of a repository that neither tags lead to nor those of a time not before, with their sizes."""
+    mine = _manifests.c.repository == repository
+    tag = sa.exists().where(_tags.c.repository == repository, _tags.c.digest == _manifests.c.digest)
+    old = sa.select(_manifests.c.digest, _manifests.c.size).where(mine, _manifests.c.touched < before, ~tag)
+    suspects = {row.digest: int(row.size) for row in connection.execute(old)}
+    if not suspects:
+        return []
+    roots = sa.select(_manifests.c.digest).where(mine, tag | (_manifests.c.touched >= before))
+    found = list(connection.scalars(roots))
+    while found and suspects:
+        some, found = found[-_AT_ONCE:], found[:-_AT_ONCE]
+        below = sa.select(_children.c.child).where(_children.c.repository == repository, _children.c.manifest.in_(some))
+        beside = sa.select(_manifests.c.digest).where(mine, _manifests.c.subject.in_(some))
+        reached = {*connection.scalars(below), *connection.scalars(beside)}
+        found += [digest for digest in reached if suspects.pop(digest, None) is not None]
+    return [(Digest(digest), size) for digest, size in sorted(suspects.items())]
 
 
 def _entry(row: Any) -> Entry:

@@ -10,7 +10,7 @@ from ocikit.server.access import Need
 from ocikit.server.exchange import Exchange, digest, repository
 from ocikit.server.message import Request, Response
 from ocikit.server.refusal import Refusal
-from ocikit.server.storage import OutOfOrder, UnknownUpload, Upload, WrongDigest
+from ocikit.server.storage import Full, OutOfOrder, UnknownUpload, Upload, WrongDigest
 from ocikit.spec.digest import VERIFIABLE, Digest
 
 __all__ = ["FULL", "append", "cancel", "create", "finish", "status"]
@@ -103,7 +103,13 @@ def cancel(exchange: Exchange, name: str, session: str) -> Response:
 def _finish(exchange: Exchange, upload: Upload, wanted: Digest, size: int | None) -> Response:
     offset, length = _content_range(exchange, upload, size) if size is not None else (None, None)
     try:
-        exchange.storage.finish(upload, wanted, exchange.request.body, offset=offset, length=length)
+        exchange.storage.finish(
+            upload, wanted, exchange.request.body, offset=offset, length=length,
+            quota=exchange.settings.limits.repository,
+        )  # fmt: skip
+    except Full as error:
+        # Others were faster
+        raise _full(exchange, upload.repository) from error
     except UnknownUpload as error:
         raise _unknown(upload) from error
     except OutOfOrder as error:
@@ -124,13 +130,16 @@ def _source(request: Request) -> str | None:
 
 def _mount(exchange: Exchange, name: str, wanted: Digest, source: str | None) -> bool:
     """Take a blob over from a repository that the caller may read. No word about one that they may not."""
-    storage = exchange.storage
+    storage, quota = exchange.storage, exchange.settings.limits.repository
     if source == "":
         return False
-    if source is not None:
-        return exchange.allows("pull", source) and storage.mount(name, wanted, source)
-    return any(exchange.allows("pull", other) and storage.mount(name, wanted, other)
-               for other in storage.metadata.holders(wanted))  # fmt: skip
+    sources = [source] if source is not None else storage.metadata.holders(wanted)
+    try:
+        return any(
+            exchange.allows("pull", other) and storage.mount(name, wanted, other, quota=quota) for other in sources
+        )
+    except Full as error:
+        raise _full(exchange, name) from error
 
 
 def _room(exchange: Exchange) -> None:
@@ -154,11 +163,14 @@ def _limit(exchange: Exchange, name: str, size: int) -> None:
     if limits.repository is not None:
         left = limits.repository - exchange.storage.metadata.used(name)
         if left < max(size, 1):
-            raise Refusal(
-                413, "DENIED", f"{name} is full: {limits.repository} bytes are what it may have; delete something first"
-            )
+            raise _full(exchange, name)
         limit = left if limit is None else min(limit, left)
     exchange.request.body.allow(None if limit is None else max(limit - size, 0))
+
+
+def _full(exchange: Exchange, name: str) -> Refusal:
+    most = exchange.settings.limits.repository
+    return Refusal(413, "DENIED", f"{name} is full: {most} bytes are what it may have; delete something first")
 
 
 def _upload(exchange: Exchange, name: str, session: str, *, writing: bool = True) -> Upload:
