@@ -1317,3 +1317,35 @@ def test_a_refusal_reads_in_one_line_whatever_it_repeats():
     assert refusal.errors["errors"][0]["message"].startswith("a bc")
     assert len(refusal.errors["errors"][0]["message"]) == 1000
     assert json.loads(json.dumps(refusal.errors)) == refusal.errors
+
+
+class Counted(io.BytesIO):
+    """A body that counts what is read of it."""
+
+    taken = 0
+
+    def read(self, size=-1):
+        got = super().read(size)
+        self.taken += len(got)
+        return got
+
+
+@pytest.mark.parametrize("chunked", [False, True])
+def test_a_refused_body_is_read_if_it_is_small_so_that_its_sender_sees_the_answer(made, chunked):
+    def refused(registry, size, **headers):
+        body = Counted(bytes(size))
+        url = f"/v2/{NAME}/blobs/uploads/?digest={ABSENT}"
+        environ = {"CONTENT_LENGTH": None if chunked else str(size)}
+        if chunked:
+            environ |= {"wsgi.input_terminated": True, "HTTP_TRANSFER_ENCODING": "chunked"}
+        assert registry("POST", url, headers, body, **environ).status >= 400
+        return body.taken
+
+    limited, small, large = made(limits=Limits(blob=10)), 1_000_000, 5_000_000
+    assert refused(limited, small) == small
+    assert refused(limited, large) <= (5_000_000 if chunked else 0)
+    assert refused(made(read_only=True), small) == small
+    # Who waits to be told to send has sent nothing yet
+    assert refused(limited, small, Expect="100-continue") <= (11 if chunked else 0)
+    for nobody in (Locked(), Nobody(), Ada()):
+        assert refused(made(nobody), small) == 0

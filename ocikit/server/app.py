@@ -18,6 +18,7 @@ from ocikit.server.message import Request, Response, host_name, json_response
 from ocikit.server.refusal import Refusal
 from ocikit.server.settings import Settings
 from ocikit.server.storage import Storage
+from ocikit.spec.document import DOCUMENT_LIMIT
 
 __all__ = ["Application", "Record"]
 
@@ -45,6 +46,9 @@ _UPLOADS: _Methods = {"POST": uploads.create}
 _UPLOAD: _Methods = {
     "GET": uploads.status, "PATCH": uploads.append, "PUT": uploads.finish, "DELETE": uploads.cancel,
 }  # fmt: skip
+
+#: Bytes of a refused body that are read, so that clients get to the answer: a manifest, or a small chunk.
+_DISCARDED = DOCUMENT_LIMIT
 
 #: What every response says. Blobs and errors come from strangers: a browser must not guess that they are pages.
 _HEADERS = (("Docker-Distribution-Api-Version", "registry/2.0"), ("X-Content-Type-Options", "nosniff"))
@@ -111,6 +115,9 @@ class Application:
                 response = _dispatch(exchange)
         except Refusal as error:
             code = error.code
+            # Strangers must not keep us reading; nor must who waits to be told to send
+            if exchange is not None and exchange.admitted and not exchange.request.header("Expect"):
+                exchange.request.body.discard(_DISCARDED)
             response = json_response(error.status, error.errors, error.headers)
         except Exception as error:  # noqa: BLE001 - a stranger must not see a traceback, and the log must
             code = _FAILED

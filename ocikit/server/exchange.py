@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 
-from attrs import define
+from attrs import define, field
 
 from ocikit.errors import InvalidDigest, InvalidReference
 from ocikit.server.access import Access, Identity, Need
@@ -30,11 +30,14 @@ class Exchange:
     access: Access
     storage: Storage
     settings: Settings
+    admitted: bool = field(default=False, init=False)
+    """Whether the caller was found to be allowed something that the request needs."""
 
     def require(self, *needs: Need) -> None:
         """Go on only if everything is allowed. Raises: Refusal: 401 with a challenge, or 403."""
         lacking = [need for need in needs if self.identity.problem or not self.access.allows(self.identity, need)]
         if not lacking:
+            self.admitted = True
             return
         what = ", ".join(f"{need.action} {need.repository}".strip() for need in lacking)
         if challenge := self.access.challenge(self.request, needs, self.identity):

@@ -30,6 +30,9 @@ __all__ = ["delete", "get", "put"]
 _SMALL = 256 * 1024
 _LARGE = threading.Lock()
 
+#: Things that are missing. An answer is not for megabytes, and no image has as many layers.
+_TOLD = 1000
+
 #: Characters. RFC 6838 #4.2 has 127 on either side of the slash; parameters are not for types of artifacts.
 _TYPE_LIMIT = 255
 
@@ -84,10 +87,14 @@ def put(exchange: Exchange, name: str, reference: str) -> Response:
         )  # fmt: skip
     except KeyError as error:
         absent = sorted(error.args[0])
+        told = [
+            f"{name} has no {each}, which the manifest references: push or mount it first" for each in absent[:_TOLD]
+        ]
+        if len(absent) > _TOLD:
+            told[-1] += f"; and {len(absent) - _TOLD} more are missing"
         raise Refusal(
             400, "MANIFEST_BLOB_UNKNOWN", f"{name} lacks what the manifest references",
-            detail=[{"digest": each} for each in absent],
-            each=[f"{name} has no {each}, which the manifest references: push or mount it first" for each in absent],
+            detail=[{"digest": each} for each in absent[:_TOLD]], each=told,
         ) from error  # fmt: skip
     except Conflict as error:
         raise Refusal(412, "DENIED", f"{error}: look at what it is now, and decide again") from error

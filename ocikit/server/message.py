@@ -5,6 +5,7 @@ Bodies are streamed. A body knows what its sender announced and what the caller 
 
 from __future__ import annotations
 
+import contextlib
 import json
 import re
 from collections.abc import Iterable, Mapping, Sequence
@@ -98,6 +99,15 @@ class Body:
         while part := self.piece():
             parts.append(part)
         return b"".join(parts)
+
+    def discard(self, most: int) -> None:
+        """Read the rest, if it is no more than so many bytes: a client that is still sending may not see an answer."""
+        if self.length is not None and self.length - self.taken > most:
+            return
+        self.limit, most = None, self.taken + most
+        with contextlib.suppress(Refusal):
+            while self.taken < most and self.piece():
+                pass
 
 
 def _too_large(limit: int) -> Refusal:
