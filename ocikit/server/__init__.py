@@ -17,6 +17,7 @@ from ocikit.server.rules import Rule, Rules
 from ocikit.server.settings import Limits, Settings
 from ocikit.server.storage import BlobStore, Metadata, Storage, UploadStore
 from ocikit.server.tokens import TokenAccess
+from ocikit.server.verify import Verification, verify
 
 __all__ = [
     "ANONYMOUS",
@@ -40,8 +41,10 @@ __all__ = [
     "Storage",
     "TokenAccess",
     "UploadStore",
+    "Verification",
     "access_from",
     "collect",
     "file_storage",
     "memory_storage",
+    "verify",
 ]
