@@ -96,8 +96,8 @@ class Access(ABC):
     def allows(self, identity: Identity, need: Need) -> bool:
         """Whether somebody may."""
 
-    def lists(self, identity: Identity, repository: str) -> bool:
-        """Whether the catalog shows somebody a repository."""
+    def reads(self, identity: Identity, repository: str) -> bool:
+        """Whether somebody may pull from a repository, however little their token says: for the catalog, and for mounts."""
         return self.allows(identity, Need("pull", repository))
 
     def challenge(self, request: Request, needs: Sequence[Need], identity: Identity = ANONYMOUS) -> str:

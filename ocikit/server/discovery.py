@@ -58,7 +58,7 @@ def catalog(exchange: Exchange) -> Response:
         names = exchange.storage.metadata.repositories(last=last, limit=max(limit + 1, _ROWS))
         if not names:
             break
-        found += [name for name in names if exchange.lists(name)]
+        found += [name for name in names if exchange.reads(name)]
         last = names[-1]
     return _listed(exchange, "/v2/_catalog", {}, "repositories", found[: limit + 1], limit)
 

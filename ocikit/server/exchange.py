@@ -52,9 +52,9 @@ class Exchange:
         """Whether something further is allowed."""
         return not self.identity.problem and self.access.allows(self.identity, Need(action, repository))
 
-    def lists(self, repository: str) -> bool:
-        """Whether the catalog shows a repository."""
-        return not self.identity.problem and self.access.lists(self.identity, repository)
+    def reads(self, repository: str) -> bool:
+        """Whether the rules let the caller pull from a repository, however little their token says."""
+        return not self.identity.problem and self.access.reads(self.identity, repository)
 
     def writing(self, deleting: str = "") -> None:
         """Go on only if changes are. Raises: Refusal: 405 UNSUPPORTED."""

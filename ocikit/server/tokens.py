@@ -110,7 +110,7 @@ class TokenAccess(PasswordAccess):
         )
         return granted and self._rules().allows(identity.name, need)
 
-    def lists(self, identity: Identity, repository: str) -> bool:
+    def reads(self, identity: Identity, repository: str) -> bool:
         """Whether the user may pull it: a token for the catalog names no repositories."""
         return self._rules().allows(identity.name, Need("pull", repository))
 

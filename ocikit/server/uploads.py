@@ -28,8 +28,8 @@ def create(exchange: Exchange, name: str) -> Response:
     request = exchange.request
     mount, source = request.parameter("mount"), _source(request)
     needs = [Need("push", name)]
-    if mount and source and not exchange.allows("push", name):
-        # So that one token does for both
+    if mount and source and (not exchange.allows("push", name) or exchange.reads(source)):
+        # So that one token does for both. Who may not read the source at all hears nothing of it, and uploads
         needs.append(Need("pull", source))
     exchange.require(*needs)
     exchange.writing()
@@ -129,15 +129,16 @@ def _source(request: Request) -> str | None:
 
 
 def _mount(exchange: Exchange, name: str, wanted: Digest, source: str | None) -> bool:
-    """Take a blob over from a repository that the caller may read. No word about one that they may not."""
+    """Take a blob over from a repository that the caller may read. No word about one that they may not.
+
+    Where from isn't said, no token can name it in advance: what the caller's rules say decides.
+    """
     storage, quota = exchange.storage, exchange.settings.limits.repository
     if source == "":
         return False
     sources = [source] if source is not None else storage.metadata.holders(wanted)
     try:
-        return any(
-            exchange.allows("pull", other) and storage.mount(name, wanted, other, quota=quota) for other in sources
-        )
+        return any(exchange.reads(other) and storage.mount(name, wanted, other, quota=quota) for other in sources)
     except Full as error:
         raise _full(exchange, name) from error
 
