@@ -31,6 +31,7 @@ from ocikit.server.message import Request, Response
 from ocikit.server.metrics import Metrics
 from ocikit.server.options import Options
 from ocikit.server.storage import Storage
+from ocikit.server.unread import Unread
 
 __all__ = ["check", "load", "open_storage", "prepare"]
 
@@ -98,10 +99,8 @@ def load(options: Options) -> Any:
             return metrics.page()
 
         pages["/metrics"] = page
-    application = Deadlines(
-        Application(storage, access=access, settings=options.settings, told=partial(_tell, told), pages=pages),
-        options.timeout,
-    )
+    registry = Application(storage, access=access, settings=options.settings, told=partial(_tell, told), pages=pages)
+    application = Deadlines(Unread(registry), options.timeout)
     threading.Thread(target=_watch, args=(options, application), name="ocikit-watch", daemon=True).start()
     if options.collect_every > 0 and not options.settings.read_only:
         threading.Thread(target=_sweep, args=(options, storage), name="ocikit-collect", daemon=True).start()
