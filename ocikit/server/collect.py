@@ -8,6 +8,7 @@ long, and not with it.
 from __future__ import annotations
 
 import time
+from collections.abc import Iterable, Iterator
 from itertools import groupby, islice
 from operator import itemgetter
 
@@ -15,6 +16,7 @@ from attrs import frozen
 
 from ocikit import display
 from ocikit.server.storage import Storage
+from ocikit.spec.digest import Digest
 
 __all__ = ["EXPIRY", "GRACE", "Collection", "collect"]
 
@@ -90,14 +92,17 @@ def collect(
         for name, digest, size in storage.metadata.unreferenced(before)
         if dry_run or storage.metadata.drop_link(name, digest, before)
     )
-    if not dry_run:
-        found = storage.blobs.iterate()
-        while some := list(islice(found, _BATCH)):
-            storage.metadata.adopt(some)
+    if dry_run:
+        content = {str(digest): size for digest, size in storage.metadata.unnamed(before)}
+        return Collection(
+            dry_run=True, manifests=manifests, blobs=taken, content=(*content.items(), *_released(storage, taken))
+        )
+    found = storage.blobs.iterate()
+    while some := list(islice(found, _BATCH)):
+        storage.metadata.adopt(some)
     return Collection(
-        dry_run=dry_run, manifests=manifests, blobs=taken, content=_content(storage, before, dry_run=dry_run),
-        uploads=0 if dry_run else storage.uploads.expire(now - expiry),
-        leftovers=0 if dry_run else storage.blobs.tidy(now - max(grace, GRACE)),
+        dry_run=False, manifests=manifests, blobs=taken, content=_content(storage, before),
+        uploads=storage.uploads.expire(now - expiry), leftovers=storage.blobs.tidy(now - max(grace, GRACE)),
     )  # fmt: skip
 
 
@@ -112,11 +117,21 @@ def _manifests(storage: Storage, before: float, *, dry_run: bool) -> tuple[tuple
     )
 
 
-def _content(storage: Storage, before: float, *, dry_run: bool) -> tuple[tuple[str, int], ...]:
+def _content(storage: Storage, before: float) -> tuple[tuple[str, int], ...]:
     gone = []
     for digest, size in storage.metadata.unnamed(before):
         # What a crash left behind was adopted without its size
         there = size or storage.blobs.stat(digest) or 0
-        if dry_run or storage.metadata.drop(digest, before, storage.blobs):
+        if storage.metadata.drop(digest, before, storage.blobs):
             gone.append((str(digest), there))
     return tuple(gone)
+
+
+def _released(storage: Storage, taken: Iterable[tuple[str, str, int]]) -> Iterator[tuple[str, int]]:
+    """What would be nobody's if blobs were taken from repositories."""
+    holders: dict[tuple[str, int], set[str]] = {}
+    for name, digest, size in taken:
+        holders.setdefault((digest, size), set()).add(name)
+    for (digest, size), names in holders.items():
+        if names.issuperset(storage.metadata.holders(Digest(digest))):
+            yield digest, size
