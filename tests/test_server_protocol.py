@@ -53,11 +53,10 @@ def test_the_base_says_that_this_is_a_registry(registry, path):
     ["/", "", "/v1/", "/v2/x", "/v2/team/data", "/v2/team/data/", "/v2/blobs/uploads/x", "/v2//tags/list", "/v2/a/tags",
      "/v2/a/tags/", "/v2/a/tags/list/", "/v2/manifests/v1", "/v2/a/nonsense/b", "/v3/a/tags/list", "*"],
 )  # fmt: skip
-@pytest.mark.parametrize("method", ["GET", "PUT", "DELETE"])
-def test_unknown_paths_are_404(registry, method, path):
-    answer = registry(method, path)
-    assert answer.status == 404
-    assert answer.code == "NAME_UNKNOWN"
+def test_unknown_paths_are_404(registry, path):
+    for method in ("GET", "PUT", "DELETE"):
+        answer = registry(method, path)
+        assert (answer.status, answer.code) == (404, "NAME_UNKNOWN")
 
 
 @pytest.mark.parametrize(
@@ -379,12 +378,12 @@ def test_tags_are_in_order_byte_by_byte(registry):
     assert "link" not in answer.headers
 
 
-@pytest.mark.parametrize("n", [1, 2, 3, 5, 13, 14, 100])
-def test_links_lead_to_every_tag_once(registry, n):
+def test_links_lead_to_every_tag_once(registry):
     tagged(registry, ODD)
-    lists = [answer.json["tags"] for answer in pages(registry, f"/v2/{NAME}/tags/list?n={n}")]
-    assert sum(lists, []) == sorted(ODD)
-    assert all(len(each) == n for each in lists[:-1]) and lists[-1]
+    for n in (1, 2, 3, 5, 13, 14, 100):
+        lists = [answer.json["tags"] for answer in pages(registry, f"/v2/{NAME}/tags/list?n={n}")]
+        assert sum(lists, []) == sorted(ODD)
+        assert all(len(each) == n for each in lists[:-1]) and lists[-1]
 
 
 def test_a_page_of_the_servers_own_is_followed_by_a_link(made):
@@ -403,18 +402,19 @@ def test_no_tags_are_asked_for_and_none_are_listed(registry, n):
     assert "link" not in answer.headers
 
 
-@pytest.mark.parametrize("n", ["-1", "abc", "", "1.5", "+1", "%201", "1e3", "²", "0x1", "١"])
-def test_a_number_of_tags_that_is_none_is_400(registry, n):
+def test_a_number_of_tags_that_is_none_is_400(registry):
     tagged(registry, ["a"])
-    assert registry("GET", f"/v2/{NAME}/tags/list?n={quote(n, safe='%')}").status == 400
+    for n in ("-1", "abc", "", "1.5", "+1", "%201", "1e3", "²", "0x1", "١"):
+        for path in (f"/v2/{NAME}/tags/list", "/v2/_catalog"):
+            assert registry("GET", f"{path}?n={quote(n, safe='%')}").status == 400
 
 
-@pytest.mark.parametrize("last", ["", "0", "A", "Aa", "a", "aa", "a.b", "zzz", "~", "é", "not a tag", "a\x00"])
-def test_tags_after_a_text_whether_or_not_it_is_a_tag(registry, last):
+def test_tags_after_a_text_whether_or_not_it_is_a_tag(registry):
     tagged(registry, ODD)
-    answer = registry("GET", f"/v2/{NAME}/tags/list?last={quote(last)}")
-    assert answer.json["tags"] == [tag for tag in sorted(ODD) if tag > last]
-    assert registry("GET", f"/v2/{NAME}/tags/list?last={quote(last)}&n=2").json["tags"] == answer.json["tags"][:2]
+    for last in ("", "0", "A", "Aa", "a", "aa", "a.b", "zzz", "~", "é", "not a tag", "a\x00"):
+        answer = registry("GET", f"/v2/{NAME}/tags/list?last={quote(last)}")
+        assert answer.json["tags"] == [tag for tag in sorted(ODD) if tag > last]
+        assert registry("GET", f"/v2/{NAME}/tags/list?last={quote(last)}&n=2").json["tags"] == answer.json["tags"][:2]
 
 
 def test_a_repository_without_tags_has_an_empty_list_and_no_repository_has_none(registry):
@@ -458,39 +458,38 @@ def test_blobs_come_back_as_they_went(registry, algorithm, content):
     assert answer.body == content
 
 
-@pytest.mark.parametrize(
-    ("header", "span"),
-    [
-        ("bytes=0-0", (0, 0)),
-        ("bytes=500-1499", (500, 1499)),
-        ("bytes=500-", (500, 2047)),
-        ("bytes=-500", (1548, 2047)),
-        ("bytes=-5000", (0, 2047)),
-        ("bytes=2000-5000", (2000, 2047)),
-        (f"bytes=0-{'9' * 18}", (0, 2047)),
-        ("Bytes= 1-2 ", (1, 2)),
-        ("bytes=2047-", (2047, 2047)),
-        *((header, 416) for header in ("bytes=2048-", "bytes=5000-10000", "bytes=500-0", "bytes=-0", f"bytes={'9' * 19}-")),
-        *((header, None) for header in ("", "bytes=0-1,3-4", "bytes=0-1, 0-1", "bytes=0-1,", "items=0-1", "bytes=", "bytes=-",
-                                        "bytes=a-b", "bytes=0x0-1", "bytes 0-1", "bytes=--1", "0-1", "bytes=1-2-3",
-                                        f"bytes={'9' * 400}-", "bytes=0-1\t;", "bytes=²-3")),
-    ],
-)  # fmt: skip
-def test_one_range_is_served_and_what_is_no_range_is_the_whole(registry, header, span):
+#: Of 2048 bytes: those that are served, None for all, 416 for none.
+RANGES = {
+    "bytes=0-0": (0, 0),
+    "bytes=500-1499": (500, 1499),
+    "bytes=500-": (500, 2047),
+    "bytes=-500": (1548, 2047),
+    "bytes=-5000": (0, 2047),
+    "bytes=2000-5000": (2000, 2047),
+    f"bytes=0-{'9' * 18}": (0, 2047),
+    "Bytes= 1-2 ": (1, 2),
+    "bytes=2047-": (2047, 2047),
+    **dict.fromkeys(["bytes=2048-", "bytes=5000-10000", "bytes=500-0", "bytes=-0", f"bytes={'9' * 19}-"], 416),
+    **dict.fromkeys(["", "bytes=0-1,3-4", "bytes=0-1, 0-1", "bytes=0-1,", "items=0-1", "bytes=", "bytes=-", "bytes=a-b", "bytes=0x0-1",
+                     "bytes 0-1", "bytes=--1", "0-1", "bytes=1-2-3", f"bytes={'9' * 400}-", "bytes=0-1\t;", "bytes=²-3"]),
+}  # fmt: skip
+
+
+def test_one_range_is_served_and_what_is_no_range_is_the_whole(registry):
     content = bytes(range(256)) * 8
     url = f"/v2/{NAME}/blobs/{registry.blob(content)['digest']}"
-    answer = registry("GET", url, {"Range": header})
-    if span == 416:
-        assert answer.status == 416
-        assert answer.headers["content-range"] == "bytes */2048"
-    elif span is None:
-        assert (answer.status, answer.body) == (200, content)
-        assert "content-range" not in answer.headers
-    else:
-        assert (answer.status, answer.body) == (206, content[span[0] : span[1] + 1])
-        assert answer.headers["content-range"] == f"bytes {span[0]}-{span[1]}/2048"
-    head = registry("HEAD", url, {"Range": header})
-    assert (head.status, head.headers["content-length"]) == (200, "2048")
+    for header, span in RANGES.items():
+        answer = registry("GET", url, {"Range": header})
+        if span == 416:
+            assert (answer.status, answer.headers["content-range"]) == (416, "bytes */2048"), header
+        elif span is None:
+            assert (answer.status, answer.body) == (200, content), header
+            assert "content-range" not in answer.headers
+        else:
+            assert (answer.status, answer.body) == (206, content[span[0] : span[1] + 1]), header
+            assert answer.headers["content-range"] == f"bytes {span[0]}-{span[1]}/2048"
+        head = registry("HEAD", url, {"Range": header})
+        assert (head.status, head.headers["content-length"]) == (200, "2048")
 
 
 @pytest.mark.parametrize("header", ["bytes=0-", "bytes=0-0", "bytes=-1", "bytes=-0", "bytes=1-2", "bytes=-"])
@@ -612,23 +611,23 @@ def test_ranges_as_old_clients_write_them(registry, header):
     assert registry("PATCH", location, {"Content-Range": header}, b"def").headers["range"] == "0-5"
 
 
-GARBAGE = ["", "abc", "3", "-", "3-", "-5", "5-3", "0-5", "4-6", "3--5", "3-5,6-7", " 3-5", "3-5 ", "3-5\t", "+3-5", "0x3-5",
+GARBAGE = ["abc", "3", "-", "3-", "-5", "5-3", "0-5", "4-6", "3--5", "3-5,6-7", " 3-5", "3-5 ", "3-5\t", "+3-5", "0x3-5",
            "٣-٥", "3.0-5", "items 3-5/6", "bytes 3-5/x", f"3-{'9' * 30}", f"{'9' * 300}-{'9' * 301}", "3-9", "3-3", "2-4"]  # fmt: skip
 
 
 @pytest.mark.parametrize("chunked", [False, True])
 @pytest.mark.parametrize("method", ["PATCH", "PUT"])
-@pytest.mark.parametrize("header", GARBAGE[1:])
-def test_a_range_that_does_not_fit_changes_nothing(registry, method, header, chunked):
+def test_a_range_that_does_not_fit_changes_nothing(registry, method, chunked):
     location = begin(registry)
     registry("PATCH", location, body=b"abc")
     url = f"{location}?digest={digest_of(b'abcdef')}" if method == "PUT" else location
-    answer = registry(method, url, {"Content-Range": header}, [b"def"] if chunked else b"def")
-    assert answer.status in {400, 416}
-    if answer.status == 416:
-        assert answer.code == "BLOB_UPLOAD_INVALID"
-        assert (answer.headers["location"], answer.headers["range"]) == (location, "0-2")
-    assert at(registry, location) == 3
+    for header in GARBAGE:
+        answer = registry(method, url, {"Content-Range": header}, [b"def"] if chunked else b"def")
+        assert answer.status in {400, 416}, header
+        if answer.status == 416:
+            assert answer.code == "BLOB_UPLOAD_INVALID"
+            assert (answer.headers["location"], answer.headers["range"]) == (location, "0-2")
+        assert at(registry, location) == 3
     answer = registry(method, url, {"Content-Range": "3-5"}, b"def")
     assert answer.status == (201 if method == "PUT" else 202)
 
