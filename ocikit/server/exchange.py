@@ -84,7 +84,12 @@ def repository(name: str) -> str:
 
 def unknown_name(name: str) -> Refusal:
     """The answer for a repository that nobody has pushed to."""
-    return Refusal(404, "NAME_UNKNOWN", f"there is no {name} here: look at its spelling", detail={"name": name})
+    return Refusal(
+        404,
+        "NAME_UNKNOWN",
+        f"there is no repository {name} here: look at its spelling, or push to it",
+        detail={"name": name},
+    )
 
 
 def digest(text: str, *, verifiable: bool = True) -> Digest:

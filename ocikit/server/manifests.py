@@ -10,12 +10,12 @@ from typing import Any
 
 from ocikit.content.links import referrer
 from ocikit.display import quoted
-from ocikit.errors import InvalidDigest, OcikitError
+from ocikit.errors import InvalidDigest, OcikitError, UnsupportedSchema1
 from ocikit.server.access import Need
 from ocikit.server.blobs import FileBody, matches
 from ocikit.server.exchange import Exchange, digest, repository, tag, unknown_name
 from ocikit.server.message import Response
-from ocikit.server.refusal import Refusal
+from ocikit.server.refusal import Refusal, advice
 from ocikit.server.storage import Conflict, Entry
 from ocikit.spec import media_types
 from ocikit.spec.descriptor import Descriptor
@@ -68,13 +68,15 @@ def put(exchange: Exchange, name: str, reference: str) -> Response:
     exchange.naming(name)
     request, settings = exchange.request, exchange.settings
     tags = _tags(exchange, reference)
-    raw = request.body.allow(settings.limits.manifest).read()
+    most = settings.limits.manifest
+    raw = request.body.allow(most, f"manifests of at most {most} bytes").read()
     expected = Digest(reference) if ":" in reference else None
     found = Digest.of(raw, expected.algorithm if expected else "sha256")
     if expected is not None and found != expected:
         raise Refusal(
-            400, "DIGEST_INVALID", f"what was sent is {found}: push it under that digest", detail={"digest": found}
-        )
+            400, "DIGEST_INVALID", f"what was sent is {found}, not {expected}: it changed on the way, or has another name",
+            detail={"digest": found},
+        )  # fmt: skip
     with _LARGE if len(raw) > _SMALL else nullcontext():
         document = _parse(exchange, raw)
         entry = _entry(document, found, len(raw))
@@ -97,7 +99,7 @@ def put(exchange: Exchange, name: str, reference: str) -> Response:
             detail=[{"digest": each} for each in absent[:_TOLD]], each=told,
         ) from error  # fmt: skip
     except Conflict as error:
-        raise Refusal(412, "DENIED", f"{error}: look at what it is now, and decide again") from error
+        raise Refusal(412, "DENIED", f"{error}; look at it, and decide again") from error
     headers = [
         ("Location", request.link(f"/v2/{name}/manifests/{reference}")),
         ("Docker-Content-Digest", found),
@@ -185,8 +187,10 @@ def _parse(exchange: Exchange, raw: bytes) -> Manifest | Index:
         )  # fmt: skip
     try:
         document = parse_document(raw, kind, limit=len(raw))
+    except UnsupportedSchema1 as error:
+        raise _invalid(f"{error.message}: push it with a current client") from error
     except OcikitError as error:
-        raise _invalid(error.message) from error
+        raise _invalid(advice(error)) from error
     if exchange.settings.validate == "schema":
         from ocikit.spec.validation import violations  # noqa: PLC0415 - jsonschema, only where it is asked for
 
@@ -237,7 +241,9 @@ def _entry(document: Manifest | Index, found: Digest, size: int) -> Entry:
         raise _invalid(f"{quoted(kind)} is not a media type: see RFC 6838 for what stands in one")
     for child in (*document.children, *([document.subject] if document.subject else ())):
         if len(child.digest) > _DIGEST_LIMIT:
-            raise _invalid(f"{quoted(child.digest)} has {len(child.digest)} characters; {_DIGEST_LIMIT} are the most")
+            raise _invalid(
+                f"{quoted(str(child.digest))} has {len(child.digest)} characters; {_DIGEST_LIMIT} are the most"
+            )
     shown = ""
     if subject is not None:
         value = converter().unstructure(listed)

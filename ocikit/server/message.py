@@ -53,13 +53,14 @@ class Body:
         self.limit = limit
         """The most bytes to take; None for any number."""
         self.taken = 0
+        self._what = ""
         """Bytes read so far."""
 
-    def allow(self, limit: int | None) -> Body:
-        """Set the limit. Raises: Refusal: 413 at once, if more was announced."""
-        self.limit = limit
+    def allow(self, limit: int | None, what: str = "") -> Body:
+        """Set the limit, and what the registry says that it takes. Raises: Refusal: 413 at once, if more was announced."""
+        self.limit, self._what = limit, what
         if limit is not None and self.length is not None and self.length > limit:
-            raise _too_large(limit)
+            raise self._too_large(limit)
         return self
 
     def piece(self, most: int = _PIECE) -> bytes:
@@ -82,7 +83,7 @@ class Body:
             raise _cut_short(self.taken, self.length) from error
         self.taken += len(got)
         if self.limit is not None and self.taken > self.limit:
-            raise _too_large(self.limit)
+            raise self._too_large(self.limit)
         if not got and self.length is not None and self.taken < self.length:
             raise _cut_short(self.taken, self.length)
         return got
@@ -109,17 +110,18 @@ class Body:
             while self.taken < most and self.piece():
                 pass
 
-
-def _too_large(limit: int) -> Refusal:
-    return Refusal(
-        413, "SIZE_INVALID", f"this is larger than the {limit} bytes that this registry takes here; its operator sets limits",
-        detail={"limit": limit},
-    )  # fmt: skip
+    def _too_large(self, limit: int) -> Refusal:
+        takes = self._what or f"at most {limit} bytes here"
+        return Refusal(
+            413, "SIZE_INVALID", f"this registry takes {takes}: ask its operator for more", detail={"limit": limit}
+        )
 
 
 def _cut_short(taken: int, length: int | None) -> Refusal:
     announced = "" if length is None else f" of the announced {length}"
-    return Refusal(400, "SIZE_INVALID", f"the body ended after {taken} bytes{announced}")
+    return Refusal(
+        400, "SIZE_INVALID", f"the body ended after {taken} bytes{announced}: the connection broke; try again"
+    )
 
 
 @define(eq=False)

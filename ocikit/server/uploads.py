@@ -115,7 +115,7 @@ def _finish(exchange: Exchange, upload: Upload, wanted: Digest, size: int | None
     except OutOfOrder as error:
         raise _out_of_order(exchange, upload, error.size) from error
     except WrongDigest as error:
-        raise Refusal(400, "DIGEST_INVALID", str(error), detail={"digest": wanted}) from error
+        raise Refusal(400, "DIGEST_INVALID", f"{error}: upload it again", detail={"digest": wanted}) from error
     return _created(exchange, upload.repository, wanted)
 
 
@@ -160,13 +160,14 @@ def _room(exchange: Exchange) -> None:
 def _limit(exchange: Exchange, name: str, size: int) -> None:
     """Hold the body to what may still come, after so many bytes. Raises: Refusal: 413."""
     limits = exchange.settings.limits
-    limit = limits.blob
+    limit, what = limits.blob, f"blobs of at most {limits.blob} bytes"
     if limits.repository is not None:
         left = limits.repository - exchange.storage.metadata.used(name)
         if left < max(size, 1):
             raise _full(exchange, name)
-        limit = left if limit is None else min(limit, left)
-    exchange.request.body.allow(None if limit is None else max(limit - size, 0))
+        if limit is None or left < limit:
+            limit, what = left, f"{left} more bytes in {name}"
+    exchange.request.body.allow(None if limit is None else max(limit - size, 0), what)
 
 
 def _full(exchange: Exchange, name: str) -> Refusal:
