@@ -237,6 +237,21 @@ def test_a_body_ends_where_its_one_reading_says(server, headers, body, expected)
             assert wire.answer()[::2] == (200, b"{}")
 
 
+def test_an_answer_to_head_ends_with_its_headers(server):
+    digest = push(server, b"hello")
+    with Wire(server) as wire:
+        for path, expected in (
+            (f"blobs/{digest}", 200),
+            (f"blobs/{ABSENT}", 404),
+            ("manifests/none", 404),
+            ("tags/list", 200),
+            ("x", 404),
+        ):
+            status, headers, _ = wire.ask("HEAD", f"/v2/{NAME}/{path}").answer()
+            assert status == expected and int(headers["content-length"]) > 0
+            assert wire.ask("GET", "/v2/").answer()[2] == b"{}"
+
+
 @pytest.mark.parametrize("headers", [[], ["Host: localhost"]], ids=["none", "two"])
 def test_a_request_has_one_host(server, headers):
     with Wire(server) as wire:

@@ -341,6 +341,14 @@ def test_what_is_told_of_a_request_says_who_what_and_how_much(made):
     )
 
 
+def test_what_is_told_of_a_request_that_is_none_says_where_it_came_from(made):
+    records = []
+    registry = made()
+    registry.app._told = records.append
+    registry("GET", "/v2/a/tags/list", HTTP_HOST="a,b")
+    assert (records[0].status, records[0].path, records[0].remote) == (400, "/v2/a/tags/list", "127.0.0.1")
+
+
 # Tags
 
 
@@ -745,6 +753,71 @@ def test_an_upload_belongs_to_its_repository(registry):
         assert registry(method, elsewhere).code if method != "GET" else registry(method, elsewhere).status == 404
     assert registry("PUT", f"{elsewhere}?digest={digest_of(b'abc')}").code == "BLOB_UPLOAD_UNKNOWN"
     assert at(registry, location) == 3
+
+
+@pytest.mark.parametrize("chunked", [False, True])
+def test_no_upload_grows_beyond_the_limit_of_blobs(made, chunked):
+    registry = made(limits=Limits(blob=10))
+
+    def body(content):
+        return [content[at : at + 4] for at in range(0, len(content), 4)] if chunked else content
+
+    def post(content):
+        return registry("POST", f"/v2/{NAME}/blobs/uploads/?digest={digest_of(content)}", body=body(content)).status
+
+    assert (post(b"x" * 10), post(b"x" * 11)) == (201, 413)
+    location = begin(registry)
+    registry("PATCH", location, body=body(b"abcdef"))
+    answer = registry("PATCH", location, body=body(b"ghijklmno"))
+    assert answer.status == 413 and "10 bytes" in answer.errors[0]["message"]
+    size = at(registry, location)
+    assert 6 <= size <= 10
+    assert registry("PATCH", location, body=body(b"ghijklmno"[size - 6 : 4])).headers["range"] == "0-9"
+    assert registry("PUT", f"{location}?digest={digest_of(b'abcdefghijk')}", body=body(b"k")).status == 413
+    assert registry("PUT", f"{location}?digest={digest_of(b'abcdefghij')}").status == 201
+
+
+def test_a_repository_holds_no_more_than_it_may(made):
+    registry = made(limits=Limits(repository=10))
+    first = registry.blob(b"123456")["digest"]
+
+    def post(content, name=NAME):
+        return registry("POST", f"/v2/{name}/blobs/uploads/?digest={digest_of(content)}", body=content)
+
+    answer = post(b"12345")
+    assert answer.status == 413 and "4 more bytes" in answer.errors[0]["message"]
+    assert post(b"12345", "other").status == 201
+    location = begin(registry)
+    registry("PATCH", location, body=b"abcd")
+    assert registry("PATCH", location, body=b"e").status == 413
+    assert post(b"12").status == 201
+    # Meanwhile somebody else has used up what was left
+    answer = registry("PUT", f"{location}?digest={digest_of(b'abcd')}")
+    assert (answer.status, answer.code) == (413, "DENIED")
+    registry("DELETE", f"/v2/{NAME}/blobs/{first}")
+    assert registry("PUT", f"{location}?digest={digest_of(b'abcd')}").status == 201
+
+
+def test_uploads_under_way_are_counted_for_each_and_for_all(made):
+    class Names(Access):
+        def identify(self, request):
+            return Identity(request.header("X-User"))
+
+        def allows(self, identity, need):
+            return True
+
+    registry = made(Names(), limits=Limits(sessions=5, sessions_each=2))
+
+    def ask(user):
+        return registry("POST", f"/v2/{NAME}/blobs/uploads/", {"X-User": user})
+
+    locations = [ask("ada").headers["location"] for _ in range(2)]
+    answer = ask("ada")
+    assert (answer.status, answer.code, answer.headers["retry-after"]) == (429, "TOOMANYREQUESTS", "60")
+    assert [ask(user).status for user in ("bob", "bob", "eve", "eve")] == [202, 202, 202, 429]
+    for location in locations:
+        assert registry("DELETE", location, {"X-User": "ada"}).status == 204
+    assert [ask(user).status for user in ("eve", "eve", "ada", "ada")] == [202, 429, 202, 429]
 
 
 # Mounts

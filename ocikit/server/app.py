@@ -133,8 +133,8 @@ class Application:
         def tell(sent: int) -> None:
             self._tell(
                 Record(
-                    remote=request.remote if request else "", user=exchange.identity.name if exchange else "",
-                    method=str(environ.get("REQUEST_METHOD", "")), path=request.path if request else "",
+                    remote=request.remote if request else str(environ.get("REMOTE_ADDR", "")), user=exchange.identity.name if exchange else "",
+                    method=str(environ.get("REQUEST_METHOD", "")), path=request.path if request else str(environ.get("PATH_INFO", "")),
                     status=response.status, received=request.body.taken if request else 0, sent=sent,
                     seconds=time.perf_counter() - begun, agent=str(environ.get("HTTP_USER_AGENT", "")), code=code,
                     query=request.query if request else (),
