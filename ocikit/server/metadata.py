@@ -21,83 +21,13 @@ import sqlalchemy as sa
 from attrs import define, field
 from sqlalchemy.dialects import postgresql, sqlite
 
+from ocikit.server import tables
 from ocikit.server.storage import BlobStore, Conflict, Entry, Full, Metadata, Referenced
 from ocikit.spec.digest import Digest
 
 __all__ = ["SqlMetadata"]
 
 T = TypeVar("T")
-
-_schema = sa.MetaData()
-
-#: Names and digests are compared byte by byte: SQLite's default, and PostgreSQL's "C".
-_Text = sa.String().with_variant(sa.String(collation="C"), "postgresql")
-
-
-def _table(name: str, *columns: Any) -> sa.Table:
-    return sa.Table(name, _schema, *columns, sqlite_with_rowid=False)
-
-
-def _of_manifest(digest: str) -> sa.ForeignKeyConstraint:
-    return sa.ForeignKeyConstraint(
-        ["repository", digest], ["manifests.repository", "manifests.digest"], ondelete="CASCADE"
-    )
-
-
-_repositories = _table("repositories", sa.Column("name", _Text, primary_key=True))
-
-#: Content, whoever has it. `touched` is when it was last put, named, or let go of, in seconds since the epoch.
-_content = _table(
-    "content",
-    sa.Column("digest", _Text, primary_key=True),
-    sa.Column("size", sa.BigInteger, nullable=False),
-    sa.Column("touched", sa.Double, nullable=False),
-)
-
-#: A repository has a blob. `touched` is when it was last pushed, asked for while no manifest needed it, or let go of by one.
-_blobs = _table(
-    "blobs",
-    sa.Column("repository", _Text, primary_key=True),
-    sa.Column("digest", _Text, sa.ForeignKey("content.digest"), primary_key=True),
-    sa.Column("size", sa.BigInteger, nullable=False),
-    sa.Column("touched", sa.Double, nullable=False),
-    sa.Index("blobs_by_digest", "digest"),
-)
-
-#: `touched` is when it was last pushed, asked for by digest while nothing named it, or let go of by a tag or manifest.
-_manifests = _table(
-    "manifests",
-    sa.Column("repository", _Text, primary_key=True),
-    sa.Column("digest", _Text, sa.ForeignKey("content.digest"), primary_key=True),
-    sa.Column("media_type", _Text, nullable=False),
-    sa.Column("size", sa.BigInteger, nullable=False),
-    sa.Column("subject", _Text),
-    sa.Column("artifact_type", _Text),
-    sa.Column("referrer", sa.Text, nullable=False),
-    sa.Column("touched", sa.Double, nullable=False),
-    sa.Index("manifests_by_digest", "digest"),
-    sa.Index("referrers", "repository", "subject", "digest"),
-    sa.Index("referrers_by_type", "repository", "subject", "artifact_type", "digest"),
-)
-
-#: A manifest needs a blob or another manifest of its repository.
-_children = _table(
-    "children",
-    sa.Column("repository", _Text, primary_key=True),
-    sa.Column("manifest", _Text, primary_key=True),
-    sa.Column("child", _Text, primary_key=True),
-    _of_manifest("manifest"),
-    sa.Index("children_by_child", "repository", "child"),
-)
-
-_tags = _table(
-    "tags",
-    sa.Column("repository", _Text, primary_key=True),
-    sa.Column("name", _Text, primary_key=True),
-    sa.Column("digest", _Text, nullable=False),
-    _of_manifest("digest"),
-    sa.Index("tags_by_digest", "repository", "digest"),
-)
 
 #: Digests in one statement: SQLite takes 32766 parameters, older ones 999.
 _AT_ONCE = 500
@@ -113,78 +43,6 @@ _CONNECTIONS = 8
 
 #: Seconds that a writer waits for those of other processes.
 _PATIENCE = 60.0
-
-# Statements that every request needs are built once
-
-_r: sa.BindParameter[str] = sa.bindparam("r")
-_d: sa.BindParameter[str] = sa.bindparam("d")
-
-_NEEDED = sa.exists().where(_children.c.repository == _r, _children.c.child == _d)
-_BLOB = (_blobs.c.repository == _r) & (_blobs.c.digest == _d)
-_MANIFEST = (_manifests.c.repository == _r) & (_manifests.c.digest == _d)
-_ENTRY = sa.select(
-    _manifests.c.digest, _manifests.c.media_type, _manifests.c.size, _manifests.c.subject, _manifests.c.artifact_type,
-    _manifests.c.referrer, _manifests.c.touched,
-)  # fmt: skip
-_NAMED = (_tags.c.repository == _r) & (_tags.c.name == sa.bindparam("tag"))
-
-_read_blob = sa.select(_blobs.c.size, _blobs.c.touched, _NEEDED.label("needed")).where(_BLOB)
-_read_used = sa.select(sa.func.coalesce(sa.func.sum(_blobs.c.size), 0)).where(_blobs.c.repository == _r)
-_read_claim = sa.select(_content.c.touched).where(_content.c.digest == _d)
-_read_by_digest = _ENTRY.add_columns(
-    (_NEEDED | sa.exists().where(_tags.c.repository == _r, _tags.c.digest == _d)).label("needed")
-).where(_MANIFEST)
-_read_by_tag = _ENTRY.join(
-    _tags, (_tags.c.repository == _manifests.c.repository) & (_tags.c.digest == _manifests.c.digest)
-).where(_NAMED)
-_read_tags = (
-    sa.select(_tags.c.name)
-    .where(_tags.c.repository == _r, _tags.c.name > sa.bindparam("last"))
-    .order_by(_tags.c.name)
-    .limit(sa.bindparam("limit"))
-)
-_read_referrers = (
-    _ENTRY.where(_manifests.c.repository == _r, _manifests.c.subject == _d, _manifests.c.digest > sa.bindparam("last"))
-    .order_by(_manifests.c.digest)
-    .limit(sa.bindparam("limit"))
-)
-_read_referrers_by_type = _read_referrers.where(_manifests.c.artifact_type == sa.bindparam("kind"))
-_read_present = sa.union_all(
-    *(
-        sa.select(table.c.digest).where(
-            table.c.repository == _r, table.c.digest.in_(sa.bindparam("some", expanding=True))
-        )
-        for table in (_blobs, _manifests)
-    )
-)
-
-_touch_content = sa.update(_content).where(_content.c.digest == _d).values(touched=sa.bindparam("now"))
-_touch_blob = sa.update(_blobs).where(_BLOB).values(touched=sa.bindparam("now"))
-_touch_manifest = sa.update(_manifests).where(_MANIFEST).values(touched=sa.bindparam("now"))
-_touch_named = (
-    sa.update(_manifests)
-    .where(
-        _manifests.c.repository == _r,
-        _manifests.c.digest.in_(sa.select(_tags.c.digest).where(_NAMED, _tags.c.digest != _d)),
-    )
-    .values(touched=sa.bindparam("now"))
-)
-_add_manifest, _add_children = sa.insert(_manifests), sa.insert(_children)
-
-
-class _Upserts:
-    """Statements that add rows, or change those that are there: each dialect has its own."""
-
-    def __init__(self, insert: Callable[[sa.Table], Any]) -> None:
-        def changing(table: sa.Table, key: Sequence[str], *others: str) -> Any:
-            row = insert(table)
-            return row.on_conflict_do_update(index_elements=key, set_={name: row.excluded[name] for name in others})
-
-        self.repository = insert(_repositories).on_conflict_do_nothing()
-        self.content = changing(_content, ["digest"], "size", "touched")
-        self.stray = insert(_content).on_conflict_do_nothing()
-        self.blob = changing(_blobs, ["repository", "digest"], "size", "touched")
-        self.tag = changing(_tags, ["repository", "name"], "digest")
 
 
 @define(eq=False)
@@ -216,7 +74,7 @@ class SqlMetadata(Metadata):
     durable: bool = True
     _engine: sa.Engine = field(init=False, repr=False)
     _in_memory: bool = field(init=False)
-    _keep: _Upserts = field(init=False, repr=False)
+    _keep: tables.Upserts = field(init=False, repr=False)
     _waiting: deque[_Change] = field(factory=deque, init=False, repr=False)
     _turn: threading.Lock = field(factory=threading.Lock, init=False, repr=False)
     """Whoever has it writes for all that wait. SQLite's own queue of writers is a lottery."""
@@ -245,8 +103,8 @@ class SqlMetadata(Metadata):
             self._engine = sa.create_engine(self.url, connect_args=arguments, **pool)
             sa.event.listen(self._engine, "connect", _connected)
         sa.event.listen(self._engine, "begin", _begun)
-        self._keep = _Upserts(postgresql.insert if self._engine.dialect.name == "postgresql" else sqlite.insert)
-        self._write(_schema.create_all)
+        self._keep = tables.Upserts(postgresql.insert if self._engine.dialect.name == "postgresql" else sqlite.insert)
+        self._write(tables.schema.create_all)
 
     @contextlib.contextmanager
     def _read(self) -> Iterator[sa.Connection]:
@@ -304,14 +162,14 @@ class SqlMetadata(Metadata):
 
     def repositories(self, *, last: str = "", limit: int) -> list[str]:
         """Names after *last*, in order."""
-        name = _repositories.c.name
+        name = tables.repositories.c.name
         with self._read() as connection:
             return list(connection.scalars(sa.select(name).where(name > last).order_by(name).limit(limit)))
 
     def has_repository(self, repository: str) -> bool:
         """Whether anything was ever kept under the name."""
         with self._read() as connection:
-            return bool(connection.scalar(sa.select(1).where(_repositories.c.name == repository)))
+            return bool(connection.scalar(sa.select(1).where(tables.repositories.c.name == repository)))
 
     # Blobs
 
@@ -319,26 +177,26 @@ class SqlMetadata(Metadata):
         """The size of a blob that the repository has, or None."""
         mine: dict[str, Any] = {"r": repository, "d": digest}
         with self._read() as connection:
-            row = connection.execute(_read_blob, mine).first()
+            row = connection.execute(tables.read_blob, mine).first()
         if row is None:
             return None
         # What a manifest needs has its clock set when the manifest lets go of it
         if not row.needed and self._stale(row.touched):
             mine["now"] = time.time()
-            if not self._write(lambda connection: connection.execute(_touch_blob, mine).rowcount, lasting=False):
+            if not self._write(lambda connection: connection.execute(tables.touch_blob, mine).rowcount, lasting=False):
                 return None
         return int(row.size)
 
     def used(self, repository: str) -> int:
         """Bytes of the blobs that a repository has."""
         with self._read() as connection:
-            return int(connection.scalar(_read_used, {"r": repository}) or 0)
+            return int(connection.scalar(tables.read_used, {"r": repository}) or 0)
 
     def holders(self, digest: Digest) -> Iterator[str]:
         """The repositories that have a blob."""
-        name, last = _blobs.c.repository, ""
+        name, last = tables.blobs.c.repository, ""
         while True:
-            mine = sa.select(name).where(_blobs.c.digest == digest, name > last).order_by(name).limit(100)
+            mine = sa.select(name).where(tables.blobs.c.digest == digest, name > last).order_by(name).limit(100)
             with self._read() as connection:
                 found = list(connection.scalars(mine))
             yield from found
@@ -349,7 +207,7 @@ class SqlMetadata(Metadata):
     def claim(self, digest: Digest) -> None:
         """Set the clock of content that has a row; what has none can't be dropped before it has had one for a while."""
         with self._read() as connection:
-            touched = connection.scalar(_read_claim, {"d": digest})
+            touched = connection.scalar(tables.read_claim, {"d": digest})
         if touched is not None and self._stale(touched):
             self._write(lambda connection: self._touch(connection, digest), lasting=False)
 
@@ -359,8 +217,8 @@ class SqlMetadata(Metadata):
 
         def work(connection: sa.Connection) -> None:
             if quota is not None:
-                had = connection.scalar(sa.select(_blobs.c.size).where(_BLOB), mine) or 0
-                if (connection.scalar(_read_used, mine) or 0) - had + size > quota:
+                had = connection.scalar(sa.select(tables.blobs.c.size).where(tables.BLOB), mine) or 0
+                if (connection.scalar(tables.read_used, mine) or 0) - had + size > quota:
                     raise Full(repository)
             now = time.time()
             self._known(connection, repository, digest, size, now)
@@ -374,12 +232,12 @@ class SqlMetadata(Metadata):
         mine = {"r": repository, "d": digest}
 
         def work(connection: sa.Connection) -> bool:
-            row = connection.execute(_read_blob, mine).first()
+            row = connection.execute(tables.read_blob, mine).first()
             if row is None:
                 return False
             if row.needed and not force:
                 raise Referenced(digest)
-            connection.execute(sa.delete(_blobs).where(_BLOB), mine)
+            connection.execute(sa.delete(tables.blobs).where(tables.BLOB), mine)
             self._touch(connection, digest)
             return True
 
@@ -408,17 +266,17 @@ class SqlMetadata(Metadata):
             now = time.time()
             self._known(connection, repository, entry.digest, entry.size, now)
             mine = {"r": repository, "d": entry.digest, "now": now}
-            if not connection.execute(_touch_manifest, mine).rowcount:
+            if not connection.execute(tables.touch_manifest, mine).rowcount:
                 self._add(connection, repository, entry, now)
             for tag in tags:
-                connection.execute(_touch_named, {**mine, "tag": tag})
+                connection.execute(tables.touch_named, {**mine, "tag": tag})
                 connection.execute(self._keep.tag, {"repository": repository, "name": tag, "digest": entry.digest})
 
         self._write(work)
 
     def _add(self, connection: sa.Connection, repository: str, entry: Entry, now: float) -> None:
         connection.execute(
-            _add_manifest,
+            tables.add_manifest,
             {
                 "repository": repository, "digest": entry.digest, "media_type": entry.media_type, "size": entry.size,
                 "subject": entry.subject, "artifact_type": entry.artifact_type, "referrer": entry.referrer,
@@ -430,17 +288,17 @@ class SqlMetadata(Metadata):
                 {"repository": repository, "manifest": entry.digest, "child": child}
                 for child in dict.fromkeys(entry.children)
             ]
-            connection.execute(_add_children, rows)
+            connection.execute(tables.add_children, rows)
 
     def _check(
         self, connection: sa.Connection, repository: str, entry: Entry, tags: Sequence[str],
         expected: Sequence[Digest] | None,
     ) -> None:  # fmt: skip
         """Hold the names to what the client expects. Raises: Conflict."""
-        named = sa.select(_tags.c.digest).where(_NAMED)
+        named = sa.select(tables.tags.c.digest).where(tables.NAMED)
         now = {tag: connection.scalar(named, {"r": repository, "tag": tag}) for tag in tags}
         if not tags:
-            itself = sa.select(_manifests.c.digest).where(_MANIFEST)
+            itself = sa.select(tables.manifests.c.digest).where(tables.MANIFEST)
             now = {entry.digest: connection.scalar(itself, {"r": repository, "d": entry.digest})}
         for name, digest in now.items():
             if expected is None and digest is not None:
@@ -453,10 +311,12 @@ class SqlMetadata(Metadata):
         by_digest = ":" in reference
         mine: dict[str, Any] = {"r": repository, "d" if by_digest else "tag": reference}
         with self._read() as connection:
-            row = connection.execute(_read_by_digest if by_digest else _read_by_tag, mine).first()
+            row = connection.execute(tables.read_by_digest if by_digest else tables.read_by_tag, mine).first()
         if row is not None and by_digest and not row.needed and self._stale(row.touched):
             mine["now"] = time.time()
-            if not self._write(lambda connection: connection.execute(_touch_manifest, mine).rowcount, lasting=False):
+            if not self._write(
+                lambda connection: connection.execute(tables.touch_manifest, mine).rowcount, lasting=False
+            ):
                 return None
         return _entry(row) if row is not None else None
 
@@ -464,7 +324,7 @@ class SqlMetadata(Metadata):
         """Remove a manifest with its tags."""
 
         def work(connection: sa.Connection) -> bool:
-            if not connection.scalar(sa.select(1).where(_MANIFEST), {"r": repository, "d": digest}):
+            if not connection.scalar(sa.select(1).where(tables.MANIFEST), {"r": repository, "d": digest}):
                 return False
             self._remove(connection, repository, [digest])
             return True
@@ -475,21 +335,25 @@ class SqlMetadata(Metadata):
         """Delete manifests, with tags and what hangs on them; what they needed begins its grace period."""
         now = {"now": time.time()}
         for some in _portions(digests):
-            children = sa.select(_children.c.child).where(
-                _children.c.repository == repository, _children.c.manifest.in_(some)
+            children = sa.select(tables.children.c.child).where(
+                tables.children.c.repository == repository, tables.children.c.manifest.in_(some)
             )
             released = (
-                sa.update(_blobs).where(_blobs.c.repository == repository, _blobs.c.digest.in_(children)),
-                sa.update(_manifests).where(
-                    _manifests.c.repository == repository,
-                    _manifests.c.digest.in_(children) | _manifests.c.subject.in_(some),
+                sa.update(tables.blobs).where(
+                    tables.blobs.c.repository == repository, tables.blobs.c.digest.in_(children)
                 ),
-                sa.update(_content).where(_content.c.digest.in_(some)),
+                sa.update(tables.manifests).where(
+                    tables.manifests.c.repository == repository,
+                    tables.manifests.c.digest.in_(children) | tables.manifests.c.subject.in_(some),
+                ),
+                sa.update(tables.content).where(tables.content.c.digest.in_(some)),
             )
             for rows in released:
                 connection.execute(rows.values(touched=sa.bindparam("now")), now)
             connection.execute(
-                sa.delete(_manifests).where(_manifests.c.repository == repository, _manifests.c.digest.in_(some))
+                sa.delete(tables.manifests).where(
+                    tables.manifests.c.repository == repository, tables.manifests.c.digest.in_(some)
+                )
             )
 
     def untag(self, repository: str, tag: str) -> bool:
@@ -497,24 +361,24 @@ class SqlMetadata(Metadata):
         mine = {"r": repository, "tag": tag, "d": "", "now": time.time()}
 
         def work(connection: sa.Connection) -> bool:
-            connection.execute(_touch_named, mine)
-            return bool(connection.execute(sa.delete(_tags).where(_NAMED), mine).rowcount)
+            connection.execute(tables.touch_named, mine)
+            return bool(connection.execute(sa.delete(tables.tags).where(tables.NAMED), mine).rowcount)
 
         return self._write(work)
 
     def tags(self, repository: str, *, last: str = "", limit: int) -> list[str]:
         """Tags after *last*, in order."""
         with self._read() as connection:
-            return list(connection.scalars(_read_tags, {"r": repository, "last": last, "limit": limit}))
+            return list(connection.scalars(tables.read_tags, {"r": repository, "last": last, "limit": limit}))
 
     def referrers(
         self, repository: str, subject: Digest, *, artifact_type: str | None = None, last: str = "", limit: int
     ) -> list[Entry]:
         """The manifests with the subject, ordered by digest."""
         mine = {"r": repository, "d": subject, "last": last, "limit": limit}
-        statement = _read_referrers
+        statement = tables.read_referrers
         if artifact_type is not None:
-            statement, mine["kind"] = _read_referrers_by_type, artifact_type
+            statement, mine["kind"] = tables.read_referrers_by_type, artifact_type
         with self._read() as connection:
             return [_entry(row) for row in connection.execute(statement, mine)]
 
@@ -528,7 +392,7 @@ class SqlMetadata(Metadata):
                 sa.select(table.c.digest, table.c.repository, table.c.size).where(
                     sa.tuple_(table.c.digest, table.c.repository) > last
                 )
-                for table in (_blobs, _manifests)
+                for table in (tables.blobs, tables.manifests)
             ]
             with self._read() as connection:
                 found = connection.execute(sa.union_all(*pages).order_by("digest", "repository").limit(_BATCH)).all()
@@ -561,15 +425,19 @@ class SqlMetadata(Metadata):
 
     def unreferenced(self, before: float) -> Iterator[tuple[str, Digest, int]]:
         """Blobs that a repository has and no manifest of it needs."""
-        key = sa.tuple_(_blobs.c.repository, _blobs.c.digest)
-        needed = sa.exists().where(_children.c.repository == _blobs.c.repository, _children.c.child == _blobs.c.digest)
+        key = sa.tuple_(tables.blobs.c.repository, tables.blobs.c.digest)
+        needed = sa.exists().where(
+            tables.children.c.repository == tables.blobs.c.repository, tables.children.c.child == tables.blobs.c.digest
+        )
         last = ("", "")
         while True:
-            rows = sa.select(_blobs.c.repository, _blobs.c.digest, _blobs.c.size).where(
-                key > last, _blobs.c.touched < before, ~needed
+            rows = sa.select(tables.blobs.c.repository, tables.blobs.c.digest, tables.blobs.c.size).where(
+                key > last, tables.blobs.c.touched < before, ~needed
             )
             with self._read() as connection:
-                found = connection.execute(rows.order_by(_blobs.c.repository, _blobs.c.digest).limit(_BATCH)).all()
+                found = connection.execute(
+                    rows.order_by(tables.blobs.c.repository, tables.blobs.c.digest).limit(_BATCH)
+                ).all()
             for row in found:
                 yield row.repository, Digest(row.digest), int(row.size)
             if len(found) < _BATCH:
@@ -580,11 +448,11 @@ class SqlMetadata(Metadata):
         """Content that is no blob and no manifest anywhere."""
         last = ""
         while True:
-            rows = sa.select(_content.c.digest, _content.c.size).where(
-                _content.c.digest > last, _content.c.touched < before, *_nobody()
+            rows = sa.select(tables.content.c.digest, tables.content.c.size).where(
+                tables.content.c.digest > last, tables.content.c.touched < before, *_nobody()
             )
             with self._read() as connection:
-                found = connection.execute(rows.order_by(_content.c.digest).limit(_BATCH)).all()
+                found = connection.execute(rows.order_by(tables.content.c.digest).limit(_BATCH)).all()
             for row in found:
                 yield Digest(row.digest), int(row.size)
             if len(found) < _BATCH:
@@ -596,7 +464,9 @@ class SqlMetadata(Metadata):
         added = 0
         for some in _portions(digests):
             with self._read() as connection:
-                known = set(connection.scalars(sa.select(_content.c.digest).where(_content.c.digest.in_(some))))
+                known = set(
+                    connection.scalars(sa.select(tables.content.c.digest).where(tables.content.c.digest.in_(some)))
+                )
             strays = [digest for digest in some if digest not in known]
             if strays:
                 added += self._write(lambda connection, strays=strays: self._adopt(connection, strays))  # type: ignore[misc]
@@ -612,7 +482,7 @@ class SqlMetadata(Metadata):
     def drop_link(self, repository: str, digest: Digest, before: float) -> bool:
         """Unlink, if nothing has changed."""
         mine = {"r": repository, "d": digest}
-        gone = sa.delete(_blobs).where(_BLOB, _blobs.c.touched < before, ~_NEEDED)
+        gone = sa.delete(tables.blobs).where(tables.BLOB, tables.blobs.c.touched < before, ~tables.NEEDED)
         return self._write(lambda connection: bool(connection.execute(gone, mine).rowcount))
 
     def drop(self, digest: Digest, before: float, blobs: BlobStore) -> bool:
@@ -620,7 +490,9 @@ class SqlMetadata(Metadata):
 
         def work(connection: sa.Connection) -> bool:
             gone = connection.execute(
-                sa.delete(_content).where(_content.c.digest == digest, _content.c.touched < before, *_nobody())
+                sa.delete(tables.content).where(
+                    tables.content.c.digest == digest, tables.content.c.touched < before, *_nobody()
+                )
             ).rowcount
             if gone:
                 blobs.delete(digest)
@@ -642,7 +514,7 @@ class SqlMetadata(Metadata):
         connection.execute(self._keep.content, {"digest": digest, "size": size, "touched": now})
 
     def _touch(self, connection: sa.Connection, digest: Digest) -> None:
-        connection.execute(_touch_content, {"d": digest, "now": time.time()})
+        connection.execute(tables.touch_content, {"d": digest, "now": time.time()})
 
 
 def _connected(connection: Any, _: Any) -> None:
@@ -670,32 +542,36 @@ def _portions(digests: Sequence[Digest]) -> Iterator[Sequence[Digest]]:
 def _nobody() -> tuple[Any, ...]:
     """That content is no blob and no manifest of any repository."""
     return (
-        ~sa.exists().where(_blobs.c.digest == _content.c.digest),
-        ~sa.exists().where(_manifests.c.digest == _content.c.digest),
+        ~sa.exists().where(tables.blobs.c.digest == tables.content.c.digest),
+        ~sa.exists().where(tables.manifests.c.digest == tables.content.c.digest),
     )
 
 
 def _missing(connection: sa.Connection, repository: str, digests: Sequence[Digest]) -> set[Digest]:
     absent = set(digests)
     for some in _portions(digests):
-        absent.difference_update(connection.scalars(_read_present, {"r": repository, "some": some}))
+        absent.difference_update(connection.scalars(tables.read_present, {"r": repository, "some": some}))
     return absent
 
 
 def _untagged(connection: sa.Connection, repository: str, before: float) -> list[tuple[Digest, int]]:
     """Manifests of a repository that neither tags lead to nor those of a time not before, with their sizes."""
-    mine = _manifests.c.repository == repository
-    tag = sa.exists().where(_tags.c.repository == repository, _tags.c.digest == _manifests.c.digest)
-    old = sa.select(_manifests.c.digest, _manifests.c.size).where(mine, _manifests.c.touched < before, ~tag)
+    mine = tables.manifests.c.repository == repository
+    tag = sa.exists().where(tables.tags.c.repository == repository, tables.tags.c.digest == tables.manifests.c.digest)
+    old = sa.select(tables.manifests.c.digest, tables.manifests.c.size).where(
+        mine, tables.manifests.c.touched < before, ~tag
+    )
     suspects = {row.digest: int(row.size) for row in connection.execute(old)}
     if not suspects:
         return []
-    roots = sa.select(_manifests.c.digest).where(mine, tag | (_manifests.c.touched >= before))
+    roots = sa.select(tables.manifests.c.digest).where(mine, tag | (tables.manifests.c.touched >= before))
     found = list(connection.scalars(roots))
     while found and suspects:
         some, found = found[-_AT_ONCE:], found[:-_AT_ONCE]
-        below = sa.select(_children.c.child).where(_children.c.repository == repository, _children.c.manifest.in_(some))
-        beside = sa.select(_manifests.c.digest).where(mine, _manifests.c.subject.in_(some))
+        below = sa.select(tables.children.c.child).where(
+            tables.children.c.repository == repository, tables.children.c.manifest.in_(some)
+        )
+        beside = sa.select(tables.manifests.c.digest).where(mine, tables.manifests.c.subject.in_(some))
         reached = {*connection.scalars(below), *connection.scalars(beside)}
         found += [digest for digest in reached if suspects.pop(digest, None) is not None]
     return [(Digest(digest), size) for digest, size in sorted(suspects.items())]
