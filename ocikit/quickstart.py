@@ -25,13 +25,20 @@ def quickstart(session: Session, registry: str | None = None) -> Iterator[str]:
 
     Args:
         session: what to do it with.
-        registry: the host of a registry; None uses a layout in a temporary folder.
+        registry: the host of a registry; None starts one of our own, for as long as it takes.
 
-    Raises: ContentError: if what came back isn't what went out.
+    Raises:
+        ContentError: if what came back isn't what went out.
+        ServerFailed: if a registry of our own can't be started.
     """
-    with tempfile.TemporaryDirectory(prefix="ocikit-") as name:
-        folder = Path(name)
-        place = f"{registry}/ocikit-quickstart/waves-{secrets.token_hex(3)}" if registry else f"oci:{folder / 'store'}"
+    with contextlib.ExitStack() as stack:
+        folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="ocikit-")))
+        if registry is None:
+            from ocikit.server.serve import serve  # noqa: PLC0415 - an extra, on use
+
+            registry = stack.enter_context(serve()).host
+            yield f"serving   a registry of our own at {registry}"
+        place = f"{registry}/ocikit-quickstart/waves-{secrets.token_hex(3)}"
         data = folder / "waves"
         _make(data)
         with contextlib.chdir(folder):

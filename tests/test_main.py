@@ -132,6 +132,7 @@ def test_the_quickstart_works_with_nothing_at_all(run, home):
     assert (code, err) == (0, "")
     lines = out.splitlines()
     assert [line.split()[0] for line in lines] == [
+        "serving",
         "pushed",
         "tags",
         "inspected",
