@@ -159,7 +159,10 @@ class Request:
             if environ.get("SERVER_PROTOCOL") == "HTTP/1.1":
                 raise Refusal(400, "UNSUPPORTED", "a request in HTTP/1.1 has a Host header")
             host = environ.get("SERVER_NAME", "")
-        prefix = quote(environ.get("SCRIPT_NAME", ""), encoding="latin-1").rstrip("/")
+        prefix, path = quote(environ.get("SCRIPT_NAME", ""), encoding="latin-1").rstrip("/"), environ.get("PATH_INFO", "")
+        if prefix.endswith("/v2"):
+            # Mounted at the path that clients insist on, beside applications that have the others
+            prefix, path = prefix.removesuffix("/v2"), f"/v2{path}"
         if remote in trusted:
             # Each proxy adds on the right; what stands left of the first that isn't trusted, anybody may have sent
             chain = [_address(each) for each in _forwarded(environ, "FOR")]
@@ -176,7 +179,7 @@ class Request:
             # Two Host headers arrive as one with a comma. RFC 9112 #3.2
             raise Refusal(400, "UNSUPPORTED", "Host is not the name of a host, and perhaps a port")
         try:
-            path = environ.get("PATH_INFO", "").encode("latin-1").decode()
+            path = path.encode("latin-1").decode()
             text = environ.get("QUERY_STRING", "")
             query = parse_qsl(text, keep_blank_values=True, max_num_fields=_PAIRS, errors="strict") if text else ()
         except ValueError as error:
