@@ -160,13 +160,15 @@ def _sockets() -> Iterator[socket.socket]:
         return
     for name in os.listdir("/proc/self/fd"):
         try:
+            if not stat.S_ISSOCK(os.fstat(int(name)).st_mode):
+                continue
             fd = os.dup(int(name))
+            if not stat.S_ISSOCK(os.fstat(fd).st_mode):
+                # Another file by now. Not to be closed: if it is the database, that lets go of its locks, fcntl_locking(2)
+                continue
         except OSError:
             continue
         try:
-            if not stat.S_ISSOCK(os.fstat(fd).st_mode):
-                os.close(fd)
-                continue
             found = socket.socket(fileno=fd)
         except OSError:
             os.close(fd)
