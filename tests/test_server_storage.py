@@ -12,6 +12,7 @@ import time
 
 import ocikit
 import pytest
+import sqlalchemy as sa
 from ocikit.errors import InvalidArgument
 from ocikit.server.files import FileBlobs, FileUploads
 from ocikit.server.memory import MemoryBlobs, MemoryUploads
@@ -254,6 +255,48 @@ def test_of_many_sessions_hashes_are_kept_of_the_latest_only(tmp_path, monkeypat
     for upload in begun:
         uploads.finish(upload, Digest.of(b"content"), body(b"tent"), blobs)
     assert len(uploads._hashes) == 0
+
+
+# Rows
+
+
+def test_no_request_reads_a_whole_table():
+    """The time that each takes doesn't depend on how much there is beside what it asks for."""
+    metadata, said = SqlMetadata.memory(grace=0), []
+    blob, entry = (
+        Digest.of(b"blob"),
+        Entry(digest=Digest.of(b"1"), media_type="x", size=1, children=(Digest.of(b"blob"),)),
+    )
+    signature = Entry(digest=Digest.of(b"2"), media_type="x", size=1, subject=entry.digest, referrer="{}")
+
+    def note(connection, cursor, statement, parameters, context, many):
+        if statement.startswith(("SELECT", "UPDATE", "DELETE", "INSERT")) and not many:
+            said.append((statement, parameters))
+
+    sa.event.listen(metadata._engine, "before_cursor_execute", note)
+    metadata.link("a", blob, 4, quota=10)
+    metadata.put("a", entry, ["v1"], strict=True)
+    metadata.put("a", entry, ["v1"], expected=[entry.digest])
+    metadata.put("a", signature)
+    metadata.manifest("a", "v1"), metadata.manifest("a", signature.digest), metadata.tags("a", limit=1)
+    metadata.missing("a", [blob]), metadata.blob("a", blob), metadata.claim(blob), metadata.has_repository("a")
+    metadata.repositories(limit=1), list(metadata.holders(blob))
+    metadata.referrers("a", entry.digest, limit=1), metadata.referrers("a", entry.digest, artifact_type="x", limit=1)
+    metadata.untag("a", "v1"), metadata.delete_manifest("a", entry.digest), metadata.unlink("a", blob)
+    sa.event.remove(metadata._engine, "before_cursor_execute", note)
+    with metadata._read() as connection:
+        plans = [
+            (statement, [row[3] for row in connection.exec_driver_sql(f"EXPLAIN QUERY PLAN {statement}", parameters)])
+            for statement, parameters in said
+        ]
+    metadata.close()
+    assert len(plans) > 25
+    assert not [(statement, steps) for statement, steps in plans if any(step.startswith("SCAN") for step in steps)]
+    listed = [steps for statement, steps in plans if "INDEXED BY" in statement]
+    assert [steps[0].partition("USING ")[2] for steps in listed] == [
+        "INDEX referrers (repository=? AND subject=? AND digest>?)",
+        "INDEX referrers_by_type (repository=? AND subject=? AND artifact_type=? AND digest>?)",
+    ]
 
 
 # What is not as the rows say

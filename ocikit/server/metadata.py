@@ -20,6 +20,7 @@ from typing import Any, TypeVar
 import sqlalchemy as sa
 from attrs import define, field
 from sqlalchemy.dialects import postgresql, sqlite
+from sqlalchemy.dialects.sqlite.base import SQLiteCompiler
 
 from ocikit.server import tables
 from ocikit.server.storage import BlobStore, Conflict, Entry, Full, Metadata, Referenced
@@ -101,6 +102,7 @@ class SqlMetadata(Metadata):
                 pool = {"poolclass": sa.StaticPool}
             arguments = {"check_same_thread": False, "timeout": _PATIENCE, "isolation_level": None}
             self._engine = sa.create_engine(self.url, connect_args=arguments, **pool)
+            self._engine.dialect.statement_compiler = _Hinting
             sa.event.listen(self._engine, "connect", _connected)
         sa.event.listen(self._engine, "begin", _begun)
         self._keep = tables.Upserts(postgresql.insert if self._engine.dialect.name == "postgresql" else sqlite.insert)
@@ -259,8 +261,6 @@ class SqlMetadata(Metadata):
         """Add a manifest and its names. Raises: KeyError, Conflict."""
 
         def work(connection: sa.Connection) -> None:
-            if strict and (absent := _missing(connection, repository, entry.children)):
-                raise KeyError(absent)
             if fresh or expected is not None:
                 self._check(connection, repository, entry, tags, expected)
             now = time.time()
@@ -268,6 +268,8 @@ class SqlMetadata(Metadata):
             mine = {"r": repository, "d": entry.digest, "now": now}
             if not connection.execute(tables.touch_manifest, mine).rowcount:
                 self._add(connection, repository, entry, now)
+            if strict and (absent := {Digest(each) for each in connection.scalars(tables.read_lacking, mine)}):
+                raise KeyError(absent)
             for tag in tags:
                 connection.execute(tables.touch_named, {**mine, "tag": tag})
                 connection.execute(self._keep.tag, {"repository": repository, "name": tag, "digest": entry.digest})
@@ -517,6 +519,14 @@ class SqlMetadata(Metadata):
         connection.execute(tables.touch_content, {"d": digest, "now": time.time()})
 
 
+class _Hinting(SQLiteCompiler):
+    """Writes hints for SQLite, which SQLAlchemy does for other databases only."""
+
+    def get_from_hint_text(self, table: Any, text: str | None) -> str | None:
+        """The hint as it is."""
+        return text
+
+
 def _connected(connection: Any, _: Any) -> None:
     cursor = connection.cursor()
     cursor.execute("PRAGMA journal_mode=WAL")
@@ -529,7 +539,9 @@ def _begun(connection: sa.Connection) -> None:
     lasting = connection.get_execution_options().get("lasting")
     if connection.dialect.name == "sqlite":
         if lasting is not None:
-            connection.exec_driver_sql(f"PRAGMA synchronous={'FULL' if lasting else 'NORMAL'}")
+            if connection.info.get("lasting") != lasting:
+                connection.exec_driver_sql(f"PRAGMA synchronous={'FULL' if lasting else 'NORMAL'}")
+                connection.info["lasting"] = lasting
             connection.exec_driver_sql("BEGIN IMMEDIATE")
     elif lasting is not None and connection.dialect.name == "postgresql":
         connection.exec_driver_sql("SELECT pg_advisory_xact_lock(7011)")

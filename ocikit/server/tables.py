@@ -23,6 +23,7 @@ __all__ = [
     "read_by_digest",
     "read_by_tag",
     "read_claim",
+    "read_lacking",
     "read_present",
     "read_referrers",
     "read_referrers_by_type",
@@ -135,12 +136,16 @@ read_tags = (
     .order_by(tags.c.name)
     .limit(sa.bindparam("limit"))
 )
-read_referrers = (
+_referring = (
     ENTRY.where(manifests.c.repository == _r, manifests.c.subject == _d, manifests.c.digest > sa.bindparam("last"))
     .order_by(manifests.c.digest)
     .limit(sa.bindparam("limit"))
 )
-read_referrers_by_type = read_referrers.where(manifests.c.artifact_type == sa.bindparam("kind"))
+# SQLite would rather read all manifests in their order: 14 times as long in a repository with 100,000
+read_referrers = _referring.with_hint(manifests, "INDEXED BY referrers", "sqlite")
+read_referrers_by_type = _referring.where(manifests.c.artifact_type == sa.bindparam("kind")).with_hint(
+    manifests, "INDEXED BY referrers_by_type", "sqlite"
+)
 read_present = sa.union_all(
     *(
         sa.select(table.c.digest).where(
@@ -148,6 +153,14 @@ read_present = sa.union_all(
         )
         for table in (blobs, manifests)
     )
+)
+
+#: What a manifest needs and its repository doesn't have.
+read_lacking = sa.select(children.c.child).where(
+    children.c.repository == _r,
+    children.c.manifest == _d,
+    ~sa.exists().where(blobs.c.repository == _r, blobs.c.digest == children.c.child),
+    ~sa.exists().where(manifests.c.repository == _r, manifests.c.digest == children.c.child),
 )
 
 touch_content = sa.update(content).where(content.c.digest == _d).values(touched=sa.bindparam("now"))
