@@ -30,8 +30,12 @@ def outputs(cell):
 
 
 def words(cell):
-    """The texts without what differs from run to run, how long something took; how cards look is theirs to change."""
-    return [(kind, re.sub(r"\bin \d+\.\d s\b", "in … s", text)) for kind, text in outputs(cell) if kind != "text/html"]
+    """The texts without what differs from run to run: how long something took, which port was free; how cards look is theirs to change."""
+    return [
+        (kind, re.sub(r"127\.0\.0\.1:\d+", "127.0.0.1:…", re.sub(r"\bin \d+\.\d s\b", "in … s", text)))
+        for kind, text in outputs(cell)
+        if kind != "text/html"
+    ]
 
 
 def test_there_are_notebooks():

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from ocikit.errors import InvalidArgument
 from ocikit.server.access import Access, OpenAccess
+from ocikit.server.attempts import FAILURES
 from ocikit.server.basic import HtpasswdAccess
 from ocikit.server.tokens import TokenAccess
 
@@ -21,6 +22,7 @@ def access_from(
     rules: str | os.PathLike[str] | None = None,
     anonymous_pull: bool = False,
     allow_plain_http: bool = False,
+    failures: int = FAILURES,
 ) -> Access:
     """The adapter for some settings.
 
@@ -31,6 +33,7 @@ def access_from(
         rules: a file with rules; None is everything for users, and nothing for others.
         anonymous_pull: whether everybody may pull everything, whatever the rules.
         allow_plain_http: whether passwords are taken without TLS from other machines.
+        failures: wrong passwords of one user from one address in five minutes, before they have to wait.
     Raises:
         InvalidArgument: if the settings don't go together, or a file isn't as it should be.
     """
@@ -40,9 +43,12 @@ def access_from(
             raise InvalidArgument(f"{without[0]} goes with users", hint="name an htpasswd file; htpasswd -B makes one")
         return OpenAccess()
     if not token:
-        return HtpasswdAccess(htpasswd, rules, anonymous_pull=anonymous_pull, allow_plain_http=allow_plain_http)
+        return HtpasswdAccess(
+            htpasswd, rules, anonymous_pull=anonymous_pull, allow_plain_http=allow_plain_http, failures=failures
+        )
     if folder is None:
         raise InvalidArgument("tokens need a folder for their key")
     return TokenAccess(
-        htpasswd, Path(folder) / "token.key", rules, anonymous_pull=anonymous_pull, allow_plain_http=allow_plain_http
-    )
+        htpasswd, Path(folder) / "token.key", rules, anonymous_pull=anonymous_pull, allow_plain_http=allow_plain_http,
+        failures=failures,
+    )  # fmt: skip

@@ -12,28 +12,34 @@ from contextlib import contextmanager
 
 from ocikit.server.refusal import Refusal
 
-__all__ = ["Attempts"]
+__all__ = ["FAILURES", "Attempts"]
 
 #: Seconds in which failures are counted.
 _WINDOW = 300.0
 
 #: Failures of one user name from one address. A script with an old password must not use up what others have, so that
 #: attempts that are refused for their number aren't counted: such a script gets no further than this.
-_EACH = 10
+FAILURES = 10
 
-#: Failures from one address, whatever the name. More than a room full of people who log in at once, since an attempt counts
-#: until it has succeeded; and few for a list of names.
-_ADDRESS = 100
+#: How many times as many failures from one address, whatever the name. More than a room full of people who log in at once,
+#: since an attempt counts until it has succeeded; and few for a list of names.
+_ADDRESS = 10
 
 #: Addresses and names that are remembered; beyond, the ones that were longest without a failure are forgotten.
 _KEPT = 10_000
 
 
 class Attempts:
-    """Failures of the last minutes, by address, and by address and user. Each process counts its own."""
+    """Failures of the last minutes, by address, and by address and user. Each process counts its own.
 
-    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+    Args:
+        clock: seconds.
+        failures: of one user name from one address.
+    """
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic, failures: int = FAILURES) -> None:
         self._clock = clock
+        self._limits = failures, failures * _ADDRESS
         self._lock = threading.Lock()
         self._failures: OrderedDict[tuple[str, ...], deque[float]] = OrderedDict()
 
@@ -71,7 +77,7 @@ class Attempts:
 
     def _check(self, keys: Sequence[tuple[str, ...]]) -> None:
         now, wait = self._clock(), 0.0
-        for key, limit in zip(keys, (_EACH, _ADDRESS), strict=True):
+        for key, limit in zip(keys, self._limits, strict=True):
             times = self._failures.get(key, deque())
             while times and times[0] <= now - _WINDOW:
                 times.popleft()

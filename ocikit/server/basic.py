@@ -13,6 +13,7 @@ from pathlib import Path
 from ocikit.display import quoted
 from ocikit.errors import InvalidArgument
 from ocikit.server.access import ANONYMOUS, Access, Identity, Need
+from ocikit.server.attempts import FAILURES
 from ocikit.server.htpasswd import Htpasswd
 from ocikit.server.message import Request
 from ocikit.server.refusal import Refusal
@@ -51,8 +52,9 @@ class PasswordAccess(Access):
         anonymous_pull: bool,
         realm: str,
         allow_plain_http: bool,
+        failures: int,
     ) -> None:
-        self._htpasswd = Htpasswd(path)
+        self._htpasswd = Htpasswd(path, failures=failures)
         self._rules = _rules_of(rules, anonymous_pull=anonymous_pull)
         self._basic = basic_challenge(realm)
         self._allow_plain_http = allow_plain_http
@@ -109,8 +111,16 @@ class HtpasswdAccess(PasswordAccess):
         anonymous_pull: bool = False,
         realm: str = "ocikit",
         allow_plain_http: bool = False,
+        failures: int = FAILURES,
     ) -> None:
-        super().__init__(path, rules, anonymous_pull=anonymous_pull, realm=realm, allow_plain_http=allow_plain_http)
+        super().__init__(
+            path,
+            rules,
+            anonymous_pull=anonymous_pull,
+            realm=realm,
+            allow_plain_http=allow_plain_http,
+            failures=failures,
+        )
 
     def identify(self, request: Request) -> Identity:
         """Who sends it. Raises: Refusal: 401 for a wrong password; 403 for one that others could read; 429."""

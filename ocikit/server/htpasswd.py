@@ -17,7 +17,7 @@ from attrs import field, frozen
 
 from ocikit.display import quoted
 from ocikit.errors import InvalidArgument
-from ocikit.server.attempts import Attempts
+from ocikit.server.attempts import FAILURES, Attempts
 from ocikit.server.watched import Watched
 
 __all__ = ["Entries", "Htpasswd"]
@@ -102,13 +102,16 @@ class Htpasswd:
     Args:
         path: the file.
         clock: seconds.
+        failures: of one user from one address in five minutes, before they have to wait.
     Raises:
         InvalidArgument: if the file can't be read, or has others than bcrypt's hashes.
     """
 
-    def __init__(self, path: str | os.PathLike[str], clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(
+        self, path: str | os.PathLike[str], clock: Callable[[], float] = time.monotonic, *, failures: int = FAILURES
+    ) -> None:
         self._entries = Watched(path, Entries.load)
-        self._attempts = Attempts(clock)
+        self._attempts = Attempts(clock, failures)
         self._clock = clock
         self._key = secrets.token_bytes(32)
         self._lock = threading.Lock()

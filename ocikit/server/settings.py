@@ -8,6 +8,7 @@ from collections.abc import Iterable
 from attrs import asdict, field, frozen
 
 from ocikit.errors import InvalidArgument
+from ocikit.server.attempts import FAILURES
 from ocikit.server.message import host_name
 from ocikit.spec.document import DOCUMENT_LIMIT
 
@@ -32,6 +33,8 @@ class Limits:
     """Names in one answer; longer lists go on at a link."""
     tags: int = 100
     """Tags that one request may set."""
+    failures: int = FAILURES
+    """Wrong passwords of one user from one address in five minutes; ten times as many from one address. Then they wait."""
 
     def __attrs_post_init__(self) -> None:
         """Check the numbers."""

@@ -15,6 +15,7 @@ from urllib.parse import parse_qsl
 
 from ocikit.errors import InvalidArgument, InvalidReference
 from ocikit.server.access import ANONYMOUS, Identity, Need
+from ocikit.server.attempts import FAILURES
 from ocikit.server.basic import PasswordAccess, check_word, not_private
 from ocikit.server.message import Request, Response, json_response
 from ocikit.server.refusal import Refusal
@@ -79,10 +80,18 @@ class TokenAccess(PasswordAccess):
         refresh_ttl: int = 90 * 24 * 3600,
         realm: str = "",
         allow_plain_http: bool = False,
+        failures: int = FAILURES,
         clock: Callable[[], float] = time.time,
     ) -> None:
         self._service = check_word("service", service)
-        super().__init__(path, rules, anonymous_pull=anonymous_pull, realm=service, allow_plain_http=allow_plain_http)
+        super().__init__(
+            path,
+            rules,
+            anonymous_pull=anonymous_pull,
+            realm=service,
+            allow_plain_http=allow_plain_http,
+            failures=failures,
+        )
         if ttl < _SHORTEST:
             raise InvalidArgument(f"ttl={ttl}", hint=f"clients take at least {_SHORTEST} seconds")
         self._signer = Signer(load_key(key), service=service, issuer=issuer or service, clock=clock)

@@ -117,6 +117,7 @@ def _access(options: Options) -> Access:
         return access_from(
             htpasswd=options.htpasswd, token=options.token, folder=options.path, rules=options.rules,
             anonymous_pull=options.anonymous_pull, allow_plain_http=options.allow_plain_http,
+            failures=options.settings.limits.failures,
         )  # fmt: skip
     except OSError as error:
         raise InvalidArgument(f"{error.filename}: {error.strerror}") from error
