@@ -159,7 +159,10 @@ class Request:
             if environ.get("SERVER_PROTOCOL") == "HTTP/1.1":
                 raise Refusal(400, "UNSUPPORTED", "a request in HTTP/1.1 has a Host header")
             host = environ.get("SERVER_NAME", "")
-        prefix, path = quote(environ.get("SCRIPT_NAME", ""), encoding="latin-1").rstrip("/"), environ.get("PATH_INFO", "")
+        prefix, path = (
+            quote(environ.get("SCRIPT_NAME", ""), encoding="latin-1").rstrip("/"),
+            environ.get("PATH_INFO", ""),
+        )
         if prefix.endswith("/v2"):
             # Mounted at the path that clients insist on, beside applications that have the others
             prefix, path = prefix.removesuffix("/v2"), f"/v2{path}"
