@@ -257,6 +257,22 @@ def test_a_tag_that_is_given_while_manifests_are_swept_out_keeps_its_manifest(st
     assert all(storage.metadata.manifest("a", each) for each in (child, signature))
 
 
+def test_very_many_manifests_go_a_few_at_a_time_and_never_what_is_in_others_first(files, monkeypatch):
+    monkeypatch.setattr("ocikit.server.metadata._AT_A_TIME", 3)
+    children = [put(files) for _ in range(8)]
+    indexes = [put(files, *children[n : n + 2]) for n in range(7)]
+    stays = put(files, tags=["v1"])
+    age(files)
+    gone = {row[1] for row in collect(files, untagged=True).manifests}
+    assert gone >= set(indexes)
+    assert files.metadata.manifest("a", children[0]) is not None
+    age(files)
+    assert gone | {row[1] for row in collect(files, untagged=True).manifests} == {*children, *indexes}
+    age(files)
+    collect(files)
+    assert kept(files) == {stays}
+
+
 # Interleavings: the collector runs in the middle of each thing
 
 

@@ -29,12 +29,16 @@ from ocikit.spec.digest import Digest
 __all__ = ["SqlMetadata"]
 
 T = TypeVar("T")
+S = TypeVar("S", bound=str)
 
 #: Digests in one statement: SQLite takes 32766 parameters, older ones 999.
 _AT_ONCE = 500
 
 #: Rows that the collector reads at once.
 _BATCH = 1000
+
+#: Manifests that one transaction deletes: less than a second's work.
+_AT_A_TIME = 2000
 
 #: How much of the grace period may be used up before a row is written to say that somebody asked.
 _STALE = 0.25
@@ -345,8 +349,10 @@ class SqlMetadata(Metadata):
                     tables.blobs.c.repository == repository, tables.blobs.c.digest.in_(children)
                 ),
                 sa.update(tables.manifests).where(
-                    tables.manifests.c.repository == repository,
-                    tables.manifests.c.digest.in_(children) | tables.manifests.c.subject.in_(some),
+                    tables.manifests.c.repository == repository, tables.manifests.c.digest.in_(children)
+                ),
+                sa.update(tables.manifests).where(
+                    tables.manifests.c.repository == repository, tables.manifests.c.subject.in_(some)
                 ),
                 sa.update(tables.content).where(tables.content.c.digest.in_(some)),
             )
@@ -417,13 +423,25 @@ class SqlMetadata(Metadata):
 
     def drop_untagged(self, repository: str, before: float) -> list[tuple[Digest, int]]:
         """Delete manifests that no tag leads to."""
+        gone: list[tuple[Digest, int]] = []
 
-        def work(connection: sa.Connection) -> list[tuple[Digest, int]]:
+        def work(connection: sa.Connection) -> tuple[list[tuple[Digest, int]], bool]:
             found = _untagged(connection, repository, before)
-            self._remove(connection, repository, [digest for digest, _ in found])
-            return found
+            if few := len(found) <= _AT_A_TIME:
+                some = found
+            else:
+                # Writers shall not wait for long. An index goes before what is in it, which then begins its grace period
+                inside = _below(connection, repository, [digest for digest, _ in found])
+                some = [each for each in found if each[0] not in inside][:_AT_A_TIME]
+            self._remove(connection, repository, [digest for digest, _ in some])
+            return some, few
 
-        return self._write(work)
+        over = False
+        while not over:
+            some, few = self._write(work)
+            gone += some
+            over = few or not some
+        return gone
 
     def unreferenced(self, before: float) -> Iterator[tuple[str, Digest, int]]:
         """Blobs that a repository has and no manifest of it needs."""
@@ -500,7 +518,8 @@ class SqlMetadata(Metadata):
                 blobs.delete(digest)
             return bool(gone)
 
-        return self._write(work, single=True)
+        # If a power cut brings the row back, it is dropped once more
+        return self._write(work, single=True, lasting=False)
 
     def alone(self, work: Callable[[], T]) -> T:
         """Do something with writers waiting."""
@@ -547,7 +566,7 @@ def _begun(connection: sa.Connection) -> None:
         connection.exec_driver_sql("SELECT pg_advisory_xact_lock(7011)")
 
 
-def _portions(digests: Sequence[Digest]) -> Iterator[Sequence[Digest]]:
+def _portions(digests: Sequence[S]) -> Iterator[Sequence[S]]:
     return (digests[at : at + _AT_ONCE] for at in range(0, len(digests), _AT_ONCE))
 
 
@@ -580,13 +599,22 @@ def _untagged(connection: sa.Connection, repository: str, before: float) -> list
     found = list(connection.scalars(roots))
     while found and suspects:
         some, found = found[-_AT_ONCE:], found[:-_AT_ONCE]
-        below = sa.select(tables.children.c.child).where(
-            tables.children.c.repository == repository, tables.children.c.manifest.in_(some)
-        )
         beside = sa.select(tables.manifests.c.digest).where(mine, tables.manifests.c.subject.in_(some))
-        reached = {*connection.scalars(below), *connection.scalars(beside)}
+        reached = {*_below(connection, repository, some), *connection.scalars(beside)}
         found += [digest for digest in reached if suspects.pop(digest, None) is not None]
     return [(Digest(digest), size) for digest, size in sorted(suspects.items())]
+
+
+def _below(connection: sa.Connection, repository: str, digests: Sequence[str]) -> set[str]:
+    """What manifests need."""
+    children = tables.children.c
+    return {
+        child
+        for some in _portions(digests)
+        for child in connection.scalars(
+            sa.select(children.child).where(children.repository == repository, children.manifest.in_(some))
+        )
+    }
 
 
 def _entry(row: Any) -> Entry:
