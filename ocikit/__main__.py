@@ -64,9 +64,13 @@ def _seconds(text: str) -> float:
 
 
 def _limit(text: str) -> tuple[str, int]:
+    import attrs  # noqa: PLC0415 - one option of many
+
+    from ocikit.server.settings import Limits  # noqa: PLC0415
+
     name, _, number = text.partition("=")
-    if name not in {"manifest", "blob", "repository", "sessions", "sessions_each", "page", "tags"}:
-        raise argparse.ArgumentTypeError(f"there is no limit {name!r}")
+    if name not in (names := [each.name for each in attrs.fields(Limits)]):
+        raise argparse.ArgumentTypeError(f"there is no limit {name!r}; there are {', '.join(names)}")
     return name, _count(number)
 
 
@@ -96,7 +100,7 @@ def _parser() -> argparse.ArgumentParser:
 
     made = command("quickstart", _quickstart, "push, list, inspect, attach and pull a small data set")
     made.add_argument(
-        "--registry", metavar="HOST", help="a registry to use; without it, a layout in a temporary folder"
+        "--registry", metavar="HOST", help="a registry to use; without it, one of our own, for the time of the tour"
     )
     network(made)
 
@@ -286,7 +290,7 @@ def _tags(options: argparse.Namespace) -> None:
 
 
 def _quickstart(options: argparse.Namespace) -> None:
-    from ocikit.quickstart import quickstart  # noqa: PLC0415 - one command of six
+    from ocikit.quickstart import quickstart  # noqa: PLC0415 - one command of many
 
     with _session(options) as session:
         for line in quickstart(session, options.registry):

@@ -112,8 +112,13 @@ class Child:
         with contextlib.suppress(subprocess.TimeoutExpired):
             self.process.wait(_STOP)
         words = self.last_words().strip()
-        message, _, hint = words.rpartition("ocikit: ")[2].partition("\n  -> ")
-        return ServerFailed(message or f"the server ended at once, with {self.process.returncode}", hint=hint)
+        if words.startswith("ocikit: "):
+            message, _, hint = words.removeprefix("ocikit: ").partition("\n  -> ")
+            return ServerFailed(message, hint=hint)
+        last = words.rpartition("\n")[2] or f"it ended with {self.process.returncode}"
+        failure = ServerFailed(f"the server didn't start: {last}", hint="report this, with the notes below")
+        failure.add_note(words)
+        return failure
 
     def last_words(self) -> str:
         """The end of its log."""

@@ -14,13 +14,9 @@ from collections.abc import Callable
 from typing import Any
 
 from ocikit.display import quoted, shorten
-from ocikit.errors import InvalidArgument
 from ocikit.server.app import Record
 
-__all__ = ["FORMATS", "access_log", "check", "config"]
-
-#: How requests are logged.
-FORMATS = ("json", "text", "none")
+__all__ = ["access_log", "config"]
 
 #: Characters of what a client chose; names of repositories may have 255, digests 135.
 _LONG, _SHORT = 600, 120
@@ -31,12 +27,6 @@ _OPEN = frozenset(
 )
 
 _logger = logging.getLogger("ocikit.server.access")
-
-
-def check(name: str) -> None:
-    """Go on if it is one of `FORMATS`. Raises: InvalidArgument."""
-    if name not in FORMATS:
-        raise InvalidArgument(f"log_format={name!r}", hint=f"choose from {', '.join(FORMATS)}")
 
 
 def access_log(name: str) -> Callable[[Record], None] | None:
@@ -99,6 +89,6 @@ def config() -> dict[str, Any]:
         "loggers": {
             "ocikit.server.access": {"handlers": ["access"], "level": "INFO", "propagate": False},
             "ocikit.server": {"handlers": ["errors"], "level": "WARNING", "propagate": False},
-            "_granian": {"handlers": ["errors"], "level": "WARNING", "propagate": False},
+            "_granian": {"handlers": ["errors"], "level": "ERROR", "propagate": False},
         },
     }

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
-from attrs import field, frozen
+from attrs import asdict, field, frozen
 
-from ocikit.server.settings import Settings
+from ocikit.errors import InvalidArgument
+from ocikit.server.settings import Limits, Settings
 
-__all__ = ["EXTRA", "Options", "bracketed"]
+__all__ = ["EXTRA", "FORMATS", "Options", "bracketed"]
 
 #: How to get what a server is made of.
 EXTRA = "pip install 'ocikit[server]'"
+
+#: How requests are logged: for programs, for people, not at all.
+FORMATS = ("json", "text", "none")
 
 
 @frozen(kw_only=True)
@@ -34,7 +38,7 @@ class Options:
     """Processes that answer."""
     settings: Settings = field(factory=Settings)
     log_format: str = "text"
-    """One of `log.FORMATS`."""
+    """One of `FORMATS`."""
     collect_every: float = 3600.0
     """Seconds between collections; 0 for none."""
     grace: float = 3600.0
@@ -47,6 +51,44 @@ class Options:
     """A folder of the process that this one was started by, and dies with: stdin is a pipe that it holds open."""
     scratch: str = ""
     """A folder for the time of a run, which its workers share."""
+
+    def __attrs_post_init__(self) -> None:
+        """Check the numbers."""
+        if not 0 <= self.port < 65536:
+            raise InvalidArgument(f"port={self.port}", hint="ports are from 1 to 65535; 0 is one that is free")
+        if self.workers < 1:
+            raise InvalidArgument(f"workers={self.workers}", hint="1 is the least")
+        for name in ("collect_every", "grace", "timeout"):
+            if not 0 <= getattr(self, name) < float("inf"):
+                raise InvalidArgument(f"{name}={getattr(self, name)}", hint="it is a number of seconds")
+        if self.log_format not in FORMATS:
+            raise InvalidArgument(f"log_format={self.log_format!r}", hint=f"choose from {', '.join(FORMATS)}")
+        if (self.tls_cert is None) != (self.tls_key is None):
+            raise InvalidArgument("a certificate without a key, or a key without a certificate", hint="give both")
+
+    def arguments(self) -> list[str]:
+        """What `python -m ocikit serve` is to be told."""
+        settings = self.settings
+        values: dict[str, object] = {
+            "host": self.host, "port": self.port, "htpasswd": self.htpasswd, "rules": self.rules,
+            "tls-cert": self.tls_cert, "tls-key": self.tls_key, "workers": self.workers,
+            "references": settings.references, "validate": settings.validate, "log-format": self.log_format,
+            "collect-every": self.collect_every, "grace": self.grace, "timeout": self.timeout, "attached": self.attached,
+        }  # fmt: skip
+        switches = {
+            "token": self.token, "anonymous-pull": self.anonymous_pull, "allow-plain-http": self.allow_plain_http,
+            "read-only": settings.read_only, "no-delete": not settings.deletion, "no-metrics": not settings.metrics,
+            "no-sync": not self.durable,
+        }  # fmt: skip
+        usual = asdict(Limits())
+        return [
+            self.path,
+            *(f"--{name}={value}" for name, value in values.items() if value is not None),
+            *(f"--{name}" for name, wanted in switches.items() if wanted),
+            *(f"--allow-host={name}" for name in settings.hosts),
+            *(f"--trusted-proxy={address}" for address in settings.trusted_proxies),
+            *(f"--limit={name}={most}" for name, most in asdict(settings.limits).items() if most != usual[name]),
+        ]
 
     @property
     def name(self) -> str:

@@ -8,6 +8,7 @@ server, and so does the process that it was started from.
 from __future__ import annotations
 
 import contextlib
+import errno
 import ipaddress
 import logging
 import os
@@ -24,7 +25,7 @@ from typing import Any
 
 from attrs import evolve
 
-from ocikit.errors import InvalidArgument, ServerFailed
+from ocikit.errors import ServerFailed
 from ocikit.server import log, worker
 from ocikit.server.options import EXTRA, Options, bracketed
 from ocikit.server.settings import Settings
@@ -53,9 +54,6 @@ def run(options: Options) -> int:
         InvalidArgument: for options that make no sense.
     """
     granian = _granian()
-    if (options.tls_cert is None) != (options.tls_key is None):
-        raise InvalidArgument("a certificate without a key, or a key without a certificate", hint="give both")
-    log.check(options.log_format)
     with contextlib.ExitStack() as stack:
         address, port = stack.enter_context(_reserved(options.host, options.port))
         options = evolve(options, host=address, port=port, settings=_guarded(options.settings, address))
@@ -140,7 +138,7 @@ def _settings(options: Options) -> dict[str, Any]:
         "http": HTTPModes.http1,
         "http1_settings": HTTP1Settings(header_read_timeout=int(idle * 1000)),
         "websockets": False,
-        "log_level": LogLevels.warning,
+        "log_level": LogLevels.error,
         "log_dictconfig": log.config(),
         "ssl_cert": Path(options.tls_cert) if options.tls_cert else None,
         "ssl_key": Path(options.tls_key) if options.tls_key else None,
@@ -189,7 +187,10 @@ def _reserved(host: str, port: int) -> Iterator[tuple[str, int]]:
 
 def _refused(host: str, port: int, error: Exception) -> ServerFailed:
     reason = getattr(error, "strerror", None) or str(error)
+    taken = isinstance(error, OSError) and error.errno == errno.EADDRINUSE
     return ServerFailed(
         f"can't listen on {bracketed(host)}:{port}: {reason}",
-        hint="choose another port, or port 0 for one that is free; if it is an earlier server of yours, stop that",
+        hint="stop what listens there, or choose another port; 0 is one that is free"
+        if taken
+        else "choose an address of this machine, such as 127.0.0.1, and a port that you may listen on",
     )

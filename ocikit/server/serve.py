@@ -17,9 +17,8 @@ import attrs
 
 from ocikit import display
 from ocikit.errors import ServerFailed
-from ocikit.server import log
 from ocikit.server.child import Child, running
-from ocikit.server.options import EXTRA
+from ocikit.server.options import EXTRA, Options
 from ocikit.server.settings import Limits, Settings
 
 __all__ = ["Server", "serve"]
@@ -139,40 +138,32 @@ def serve(
     ...     list(ocikit.catalog(server.host))
     []
     """
-    # What is wrong in itself is said here, without a process
-    Settings(references=references, validate=validate)
-    log.check(log_format)
+    settings = Settings(
+        references=references, validate=validate, read_only=read_only, hosts=tuple(hosts),
+        deletion=("manifests", "blobs", "tags") if delete else (), trusted_proxies=tuple(trusted_proxies),
+        metrics=metrics, limits=limits or Limits(),
+    )  # fmt: skip
+    options = Options(
+        path="" if path is None else str(Path(path).absolute()), host=host, port=port, htpasswd=_text(htpasswd),
+        token=token, rules=_text(rules), anonymous_pull=anonymous_pull, allow_plain_http=allow_plain_http,
+        tls_cert=_text(tls_cert), tls_key=_text(tls_key), workers=workers, settings=settings, log_format=log_format,
+        collect_every=collect_every, grace=grace, timeout=timeout, durable=path is not None,
+    )  # fmt: skip
     for package in ("granian", "sqlalchemy", "bcrypt"):
         if find_spec(package) is None:
             raise ServerFailed(f"serving needs {package}, which isn't installed", hint=EXTRA)
     for other in [one for one in running() if port and one.address == (host, port)]:
         other.stop()
     scratch = Path(tempfile.mkdtemp(prefix="ocikit-serve-"))
-    folder = Path(path).absolute() if path is not None else scratch / "store"
-    values: dict[str, object] = {
-        "host": host, "port": port, "htpasswd": htpasswd, "rules": rules, "tls-cert": tls_cert, "tls-key": tls_key,
-        "workers": workers, "references": references, "validate": validate, "log-format": log_format,
-        "collect-every": collect_every, "grace": grace, "timeout": timeout, "attached": scratch,
-    }  # fmt: skip
-    switches = {
-        "token": token, "anonymous-pull": anonymous_pull, "allow-plain-http": allow_plain_http, "read-only": read_only,
-        "no-delete": not delete, "no-metrics": not metrics, "no-sync": path is None,
-    }  # fmt: skip
-    arguments = [f"--{name}={_text(value)}" for name, value in values.items() if value is not None]
-    arguments += [f"--{name}" for name, wanted in switches.items() if wanted]
-    arguments += [f"--allow-host={name}" for name in hosts]
-    arguments += [f"--trusted-proxy={name}" for name in trusted_proxies]
-    arguments += [
-        f"--limit={name}={value}" for name, value in attrs.asdict(limits or Limits()).items() if value is not None
-    ]
-    process = Child.start([str(folder), *arguments], scratch, (host, port))
+    options = attrs.evolve(options, attached=str(scratch), path=options.path or str(scratch / "store"))
+    child = Child.start(options.arguments(), scratch, (host, port))
     try:
-        said = process.wait_until_ready()
+        said = child.wait_until_ready()
     except BaseException:
-        process.stop()
+        child.stop()
         raise
-    return Server(process, host=said["name"], url=said["url"], path=folder, read_only=read_only)
+    return Server(child, host=said["name"], url=said["url"], path=Path(options.path), read_only=read_only)
 
 
-def _text(value: object) -> str:
-    return os.fspath(value) if isinstance(value, os.PathLike) else str(value)
+def _text(path: str | os.PathLike[str] | None) -> str | None:
+    return None if path is None else os.fspath(path)

@@ -8,6 +8,7 @@ import json
 import logging
 import multiprocessing
 import os
+import signal
 import ssl
 import sys
 import threading
@@ -43,7 +44,7 @@ _AGAIN = 0.005
 #: Seconds between looks whether it is time to collect.
 _LOOK = 30.0
 
-#: The file whose existence says that nobody has yet said that the server is ready.
+#: The file that is there until a worker takes it on to say that the server is ready.
 _UNSAID = "unsaid"
 
 
@@ -82,6 +83,7 @@ def prepare(options: Options) -> None:
 
 def load(options: Options) -> Any:
     """The application, in a worker."""
+    _settle(options)
     # granian puts the environment into every request's, where HTTP_RANGE is a header of the client
     for name in [name for name in os.environ if name.startswith("HTTP_")]:
         del os.environ[name]
@@ -105,6 +107,18 @@ def load(options: Options) -> Any:
     if options.collect_every > 0 and not options.settings.read_only:
         threading.Thread(target=_sweep, args=(options, storage), name="ocikit-collect", daemon=True).start()
     return application
+
+
+def _settle(options: Options) -> None:
+    """Be a worker: what a terminal sends is for the main process, which tells workers what to do."""
+    if multiprocessing.parent_process() is None:
+        return
+    # Until granian handles it; what stands here is the main process's handler, which does nothing in a worker
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    if not options.attached:
+        # A worker that ends at Ctrl-C before granian tells it to counts as crashed, and another one is started
+        os.setpgid(0, 0)
+        signal.signal(signal.SIGTTOU, signal.SIG_IGN)  # its log may go to that terminal nevertheless
 
 
 def _tell(told: Sequence[Callable[[Record], None]], record: Record) -> None:
@@ -136,13 +150,12 @@ def _watch(options: Options, application: Deadlines) -> None:
 
 def _announce(options: Options) -> None:
     """Once for all workers, as soon as `/v2/` answers: a line on stdout."""
-    unsaid = Path(options.scratch) / _UNSAID
-    while unsaid.exists() and not _answers(options):
-        time.sleep(_AGAIN)
     try:
-        unsaid.unlink()
+        (Path(options.scratch) / _UNSAID).unlink()
     except FileNotFoundError:
         return
+    while not _answers(options):
+        time.sleep(_AGAIN)
     if options.attached:
         words = json.dumps({"name": options.name, "url": options.url})
     else:
