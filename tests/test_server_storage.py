@@ -14,6 +14,7 @@ import ocikit
 import pytest
 import sqlalchemy as sa
 from ocikit.errors import InvalidArgument
+from ocikit.server import tables
 from ocikit.server.files import FileBlobs, FileUploads
 from ocikit.server.memory import MemoryBlobs, MemoryUploads
 from ocikit.server.message import Body
@@ -88,6 +89,20 @@ class TestSqlMetadataInMemory(MetadataContract):
     @pytest.fixture
     def metadata(self):
         metadata = SqlMetadata.memory(grace=0)
+        yield metadata
+        metadata.close()
+
+
+class TestSqlMetadataOnPostgreSQL(MetadataContract):
+    @pytest.fixture
+    def metadata(self):
+        url = os.environ.get("OCIKIT_POSTGRES")
+        if url is None:
+            pytest.skip("OCIKIT_POSTGRES=postgresql+psycopg://… names a database that these tests may empty")
+        engine = sa.create_engine(url)
+        tables.schema.drop_all(engine)
+        engine.dispose()
+        metadata = SqlMetadata(url, 0)
         yield metadata
         metadata.close()
 

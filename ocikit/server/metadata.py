@@ -13,7 +13,8 @@ import sqlite3
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -484,20 +485,17 @@ class SqlMetadata(Metadata):
         added = 0
         for some in _portions(digests):
             with self._read() as connection:
-                known = set(
-                    connection.scalars(sa.select(tables.content.c.digest).where(tables.content.c.digest.in_(some)))
-                )
-            strays = [digest for digest in some if digest not in known]
+                strays = _strays(connection, some)
             if strays:
-                added += self._write(lambda connection, strays=strays: self._adopt(connection, strays))  # type: ignore[misc]
+                added += self._write(partial(self._adopt, some=strays))
         return added
 
-    def _adopt(self, connection: sa.Connection, digests: Iterable[Digest]) -> int:
-        now = time.time()
-        return sum(
-            connection.execute(self._keep.stray, {"digest": digest, "size": 0, "touched": now}).rowcount
-            for digest in digests
-        )
+    def _adopt(self, connection: sa.Connection, some: Sequence[Digest]) -> int:
+        strays, now = _strays(connection, some), time.time()
+        if strays:
+            rows = [{"digest": digest, "size": 0, "touched": now} for digest in strays]
+            connection.execute(self._keep.stray, rows)
+        return len(strays)
 
     def drop_link(self, repository: str, digest: Digest, before: float) -> bool:
         """Unlink, if nothing has changed."""
@@ -576,6 +574,12 @@ def _nobody() -> tuple[Any, ...]:
         ~sa.exists().where(tables.blobs.c.digest == tables.content.c.digest),
         ~sa.exists().where(tables.manifests.c.digest == tables.content.c.digest),
     )
+
+
+def _strays(connection: sa.Connection, digests: Sequence[Digest]) -> list[Digest]:
+    """Content without a row."""
+    known = set(connection.scalars(sa.select(tables.content.c.digest).where(tables.content.c.digest.in_(digests))))
+    return [digest for digest in digests if digest not in known]
 
 
 def _missing(connection: sa.Connection, repository: str, digests: Sequence[Digest]) -> set[Digest]:
