@@ -93,16 +93,18 @@ class TestSqlMetadataInMemory(MetadataContract):
         metadata.close()
 
 
+POSTGRES = os.environ.get("OCIKIT_POSTGRES")
+_WHY = "OCIKIT_POSTGRES=postgresql+psycopg://… names a database that these tests may empty"
+
+
+@pytest.mark.timeout(300) if POSTGRES else pytest.mark.skip(reason=_WHY)
 class TestSqlMetadataOnPostgreSQL(MetadataContract):
     @pytest.fixture
     def metadata(self):
-        url = os.environ.get("OCIKIT_POSTGRES")
-        if url is None:
-            pytest.skip("OCIKIT_POSTGRES=postgresql+psycopg://… names a database that these tests may empty")
-        engine = sa.create_engine(url)
+        engine = sa.create_engine(POSTGRES)
         tables.schema.drop_all(engine)
         engine.dispose()
-        metadata = SqlMetadata(url, 0)
+        metadata = SqlMetadata(POSTGRES, 0)
         yield metadata
         metadata.close()
 
