@@ -10,7 +10,7 @@ from typing import Any
 
 from ocikit.content.links import referrer
 from ocikit.display import quoted
-from ocikit.errors import InvalidDigest, OcikitError, UnsupportedSchema1
+from ocikit.errors import InvalidDigest, InvalidDocument, OcikitError, UnsupportedSchema1
 from ocikit.server.access import Need
 from ocikit.server.blobs import FileBody, matches
 from ocikit.server.exchange import Exchange, digest, repository, tag, unknown_name
@@ -20,7 +20,7 @@ from ocikit.server.storage import Conflict, Entry
 from ocikit.spec import media_types
 from ocikit.spec.descriptor import Descriptor
 from ocikit.spec.digest import Digest
-from ocikit.spec.document import converter
+from ocikit.spec.document import converter, load_json
 from ocikit.spec.manifest import Index, Manifest, parse_document
 
 __all__ = ["delete", "get", "put"]
@@ -176,7 +176,12 @@ def _expected(exchange: Exchange, name: str, reference: str) -> list[Digest] | N
 def _parse(exchange: Exchange, raw: bytes) -> Manifest | Index:
     """The document, once it is what it says. Raises: Refusal: 400 MANIFEST_INVALID."""
     announced = exchange.request.header("Content-Type").partition(";")[0].strip()
-    said = _said(raw)
+    try:
+        said = load_json(raw, "the manifest", limit=len(raw)).get("mediaType")
+    except InvalidDocument as error:
+        raise _invalid(advice(error)) from error
+    if said is not None and not isinstance(said, str):
+        raise _invalid("expected a string @ $.mediaType")
     if said is not None and announced and said != announced.lower():
         raise _invalid(f"Content-Type is {quoted(announced)}, and $.mediaType {quoted(said)}: they must be the same")
     kind = announced.lower() if said is None else said
@@ -201,30 +206,6 @@ def _parse(exchange: Exchange, raw: bytes) -> Manifest | Index:
                 each=[f"the manifest breaks the image specification's schema @ {each.path}: {each.message}" for each in wrong],
             )  # fmt: skip
     return document
-
-
-def _said(raw: bytes) -> str | None:
-    """What the document calls itself. Raises: Refusal: 400 if it isn't a JSON object that can be read in one way only."""
-    try:
-        value = json.loads(raw.decode(), object_pairs_hook=_object)
-    except (ValueError, RecursionError) as error:
-        raise _invalid(f"the manifest is not JSON: {error}") from error
-    said = value.get("mediaType") if isinstance(value, dict) else None
-    if said is not None and not isinstance(said, str):
-        raise _invalid("expected a string @ $.mediaType")
-    return said
-
-
-def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    """A JSON object; each key stands once. In one pass, however many there are: strangers choose them."""
-    value = dict(pairs)
-    if len(value) != len(pairs):
-        seen: set[str] = set()
-        for key, _ in pairs:
-            if key in seen:
-                raise _invalid(f"the key {quoted(key)} stands twice in one object")
-            seen.add(key)
-    return value
 
 
 def _invalid(message: str, **detail: Any) -> Refusal:
