@@ -130,8 +130,11 @@ def memory(server, what="VmHWM"):
     def tree(pid):
         yield pid
         for task in os.listdir(f"/proc/{pid}/task"):
-            with open(f"/proc/{pid}/task/{task}/children") as children:
-                for child in children.read().split():
+            # Threads come and go meanwhile
+            with contextlib.suppress(FileNotFoundError, ProcessLookupError):
+                with open(f"/proc/{pid}/task/{task}/children") as children:
+                    found = children.read().split()
+                for child in found:
                     yield from tree(int(child))
 
     total = 0
