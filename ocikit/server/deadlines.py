@@ -2,6 +2,8 @@
 
 A server may read a body with no end to its patience; granian does. So it is the connection that ends: who reads from it
 then sees the body cut short, and what came before is kept. On Linux only; elsewhere there are just many threads.
+
+Who sends a byte now and then isn't idle: such a client holds its thread. A proxy in front can ask for a least speed.
 """
 
 from __future__ import annotations
@@ -158,7 +160,12 @@ def _sockets() -> Iterator[socket.socket]:
     """This process's TCP sockets. Each is a copy: closing it closes nothing else, and it can't become another's."""
     if sys.platform != "linux":
         return
-    for name in os.listdir("/proc/self/fd"):
+    try:
+        names = os.listdir("/proc/self/fd")
+    except OSError:
+        # A container without it: then there are just many threads, as elsewhere
+        return
+    for name in names:
         try:
             if not stat.S_ISSOCK(os.fstat(int(name)).st_mode):
                 continue

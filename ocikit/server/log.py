@@ -13,7 +13,7 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-from ocikit.display import quoted, shorten
+from ocikit.display import shorten
 from ocikit.server.app import Record
 
 __all__ = ["access_log", "config"]
@@ -51,7 +51,7 @@ def _fields(record: Record) -> dict[str, Any]:
         "path": shorten(re.sub(r"(/blobs/uploads/[^/]{6})[^/]+\Z", r"\1…", record.path), _LONG),
         "query": shorten("&".join(f"{k}={v if k in _OPEN else '***'}" for k, v in record.query), _LONG),
         "status": record.status,
-        "code": record.code,
+        "code": shorten(record.code, _SHORT),
         "received": record.received,
         "sent": record.sent,
         "seconds": round(record.seconds, 4),
@@ -70,7 +70,7 @@ def _text(fields: dict[str, Any]) -> str:
 
 
 def _plain(value: str) -> str:
-    return value if not set(value) & set(" \"'=\\") else quoted(value, 2 * _LONG)
+    return value if not set(value) & set(' "=\\') else json.dumps(value, ensure_ascii=False)
 
 
 def config() -> dict[str, Any]:

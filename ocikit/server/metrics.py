@@ -125,4 +125,4 @@ def _kind(path: str) -> str:
         return {"": "base", "_catalog": "catalog"}.get("".join(parts[2:]), "other")
     if "uploads" in parts[-2:] and "blobs" in parts[-3:-1]:
         return "uploads"
-    return {"list": "tags"}.get(parts[-1]) or (parts[-2] if parts[-2] in _KINDS[2:6] else "other")
+    return parts[-2] if parts[-2] in {"tags", "referrers", "manifests", "blobs"} else "other"

@@ -58,9 +58,11 @@ class Options:
             raise InvalidArgument(f"port={self.port}", hint="ports are from 1 to 65535; 0 is one that is free")
         if self.workers < 1:
             raise InvalidArgument(f"workers={self.workers}", hint="1 is the least")
-        for name in ("collect_every", "grace", "timeout"):
-            if not 0 <= getattr(self, name) < float("inf"):
-                raise InvalidArgument(f"{name}={getattr(self, name)}", hint="it is a number of seconds")
+        for name, least in (("collect_every", 0.0), ("grace", 0.0), ("timeout", 1.0)):
+            if not least <= getattr(self, name) < float("inf"):
+                raise InvalidArgument(
+                    f"{name}={getattr(self, name)}", hint=f"it is a number of seconds, at least {least:g}"
+                )
         if self.log_format not in FORMATS:
             raise InvalidArgument(f"log_format={self.log_format!r}", hint=f"choose from {', '.join(FORMATS)}")
         if (self.tls_cert is None) != (self.tls_key is None):

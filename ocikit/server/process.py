@@ -152,7 +152,8 @@ def _guarded(settings: Settings, address: str) -> Settings:
     """On loopback, the names that a server has there are the only ones that clients may use."""
     if not ipaddress.ip_address(address).is_loopback:
         return settings
-    return evolve(settings, hosts=tuple({"localhost", "127.0.0.1", "[::1]", bracketed(address), *settings.hosts}))
+    names = ("localhost", "127.0.0.1", "[::1]", bracketed(address), *settings.hosts)
+    return evolve(settings, hosts=tuple(dict.fromkeys(names)))
 
 
 @contextlib.contextmanager

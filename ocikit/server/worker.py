@@ -139,23 +139,30 @@ def _access(options: Options) -> Access:
 
 def _watch(options: Options, application: Deadlines) -> None:
     """Say that the server is ready; end stalled connections; end this process when its main process is gone."""
-    _announce(options)
     main = multiprocessing.parent_process()
-    while True:
+
+    def alive(seconds: float) -> bool:
         # Its end of a pipe closes however it ended. Where workers are threads of it there is none
-        if connection.wait([main.sentinel] if main else [], options.timeout / 4):
+        if connection.wait([main.sentinel] if main else [], seconds):
             os._exit(1)
-        application.end_stalled()
+        return True
+
+    _announce(options, alive)
+    while alive(options.timeout / 4):
+        try:
+            application.end_stalled()
+        except OSError:
+            _log.exception("connections can't be looked at")
 
 
-def _announce(options: Options) -> None:
+def _announce(options: Options, alive: Callable[[float], bool]) -> None:
     """Once for all workers, as soon as `/v2/` answers: a line on stdout."""
     try:
         (Path(options.scratch) / _UNSAID).unlink()
     except FileNotFoundError:
         return
-    while not _answers(options):
-        time.sleep(_AGAIN)
+    while not _answers(options) and alive(_AGAIN):
+        pass
     if options.attached:
         words = json.dumps({"name": options.name, "url": options.url})
     else:
