@@ -124,7 +124,8 @@ def serve(
             are given.
         trusted_proxies: addresses of proxies whose X-Forwarded headers are believed.
         limits: the most of each thing.
-        metrics: whether `/metrics` tells Prometheus.
+        metrics: whether `/metrics` tells Prometheus; where there are users, those who may see the catalog, and with tokens,
+            whoever sends one for that. `/healthz` tells everybody that it is well.
         log_format: "json" or "text" for a line about each request, "none" for failures only; see `Server.log`.
         collect_every: seconds between sweeps for content that nobody names; 0 for none.
         grace: seconds that such content is kept.
