@@ -277,10 +277,6 @@ class Response:
         """The status as WSGI wants it."""
         return _LINES[self.status]
 
-    def with_headers(self, *headers: tuple[str, str]) -> Response:
-        """The same with more headers."""
-        return Response(self.status, (*self.headers, *headers), self.body)
-
 
 def json_response(
     status: int, value: Any, headers: Sequence[tuple[str, str]] = (), media_type: str = "application/json"
