@@ -33,7 +33,7 @@ from cryptography.x509.oid import NameOID
 
 from tests.small_registry import Answer, Request, SmallRegistry, error
 
-__all__ = ["Answer", "Fault", "FaultServer", "Request", "certificate", "error"]
+__all__ = ["Answer", "Fault", "FaultServer", "Handler", "Request", "Script", "certificate", "error"]
 
 
 @define(kw_only=True)
@@ -43,6 +43,7 @@ class Fault:
     method: str
     path: str
     times: int | None = 1
+    fired: int = 0
     when: Callable[[Request], bool] | None = None
     status: int | None = None
     headers: Mapping[str, Any] = field(factory=dict)
@@ -58,28 +59,74 @@ class Fault:
     length: int | None = None
     chunked: bool = False
     gzip: bool = False
+    throttle: float = 0.0
 
     def suits(self, request: Request) -> bool:
         named = re.fullmatch(self.method, request.method) and re.fullmatch(self.path, request.path)
         return bool(self.times != 0 and named and (self.when is None or self.when(request)))
 
+    def fire(self) -> None:
+        self.fired += 1
+        self.times = None if self.times is None else self.times - 1
 
-@define(eq=False)
-class FaultServer(SmallRegistry):
-    """Runs on a free loopback port; a context manager. Fields, the registry's too, may be changed while it runs."""
+
+@define(eq=False, slots=False)
+class Script:
+    """What shall go wrong, and what came in."""
 
     #: Called before anything else; an Answer from it is sent, such as a 401
-    guard: Callable[[Request], Answer | None] | None = None
+    guard: Callable[[Request], Answer | None] | None = field(default=None, init=False, repr=False)
+
+    requests: list[Request] = field(factory=list, init=False, repr=False)
+    faults: list[Fault] = field(factory=list, init=False, repr=False)
+    _lock: threading.RLock = field(factory=threading.RLock, init=False, repr=False)
+
+    def on(self, method: str, path: str, **fault: Any) -> Fault:
+        """Let the next request that suits go wrong; what was said last counts first.
+
+        Args:
+            method, path: regular expressions for all of it; the path without the query.
+            times: how many requests; None for all.
+            when: a further condition on the request.
+            status: answers this instead of asking the registry, with `headers` and `body`.
+            headers, without, body: else they alter the registry's answer. `change` is called with request and answer.
+            cut: bytes of the answer's body after which the connection ends; with `stall`, after that many seconds.
+            cut_request: bytes of the request's body that are read, or passed on, before the connection ends.
+            drop: "before" ends the connection instead of doing anything, "after" instead of answering.
+            reset: ends connections with a reset instead of a clean end.
+            delay: seconds before the answer. throttle: bytes a second, of `tests.wild.proxy` only.
+            length: the Content-Length to claim. chunked, gzip: how the body travels.
+        """
+        made = Fault(method=method, path=path, **fault)
+        self.faults.insert(0, made)
+        return made
+
+    def seen(self, method: str = ".*", path: str = ".*") -> list[Request]:
+        """The requests that came, by regular expressions for method and path."""
+        return [r for r in self.requests if re.fullmatch(method, r.method) and re.fullmatch(path, r.path)]
+
+    def pick(self, request: Request) -> Fault:
+        """The fault for a request, counted; one that does nothing if there is none. The request is remembered."""
+        with self._lock:
+            self.requests.append(request)
+            fault = next((f for f in self.faults if f.suits(request)), None)
+            if fault is None:
+                return Fault(method="", path="")
+            fault.fire()
+            return fault
+
+
+@define(eq=False)
+class FaultServer(Script, SmallRegistry):
+    """Runs on a free loopback port; a context manager. Fields, the registry's too, may be changed while it runs."""
+
     #: Certificate and key: TLS, and a 400 as Go's for plain HTTP; `client_ca` asks the client for a certificate
     tls: tuple[Path, Path] | None = None
     tls_words: bool = True  # False hangs up instead, as distribution's does not
     client_ca: Path | None = None
 
-    requests: list[Request] = field(factory=list, init=False, repr=False)
     connections: int = field(default=0, init=False)
-    faults: list[Fault] = field(factory=list, init=False, repr=False)
     _server: ThreadingHTTPServer = field(init=False, repr=False)
-    _lock: threading.RLock = field(factory=threading.RLock, init=False, repr=False)
 
     def __enter__(self) -> "FaultServer":
         self._server = _Listener(("127.0.0.1", 0), _handler(self))
@@ -103,37 +150,8 @@ class FaultServer(SmallRegistry):
     def url(self) -> str:
         return f"{'https' if self.tls else 'http'}://{self.host}"
 
-    def on(self, method: str, path: str, **fault: Any) -> Fault:
-        """Let the next request that suits go wrong; what was said last counts first.
-
-        Args:
-            method, path: regular expressions for all of it; the path without the query.
-            times: how many requests; None for all.
-            when: a further condition on the request.
-            status: answers this instead of asking the registry, with `headers` and `body`.
-            headers, without, body: else they alter the registry's answer. `change` is called with request and answer.
-            cut: bytes of the answer's body after which the connection ends; with `stall`, after that many seconds.
-            cut_request: bytes of the request's body that are read before the connection ends.
-            drop: "before" ends the connection instead of doing anything, "after" instead of answering.
-            reset: ends connections with a reset instead of a clean end.
-            delay: seconds before the answer.
-            length: the Content-Length to claim. chunked, gzip: how the body travels.
-        """
-        made = Fault(method=method, path=path, **fault)
-        self.faults.insert(0, made)
-        return made
-
-    def seen(self, method: str = ".*", path: str = ".*") -> list[Request]:
-        """The requests that came, by regular expressions for method and path."""
-        return [r for r in self.requests if re.fullmatch(method, r.method) and re.fullmatch(path, r.path)]
-
     def _answer(self, request: Request) -> tuple[Answer | None, Fault]:
-        with self._lock:
-            self.requests.append(request)
-            fault = next((f for f in self.faults if f.suits(request)), None)
-            if fault is not None and fault.times is not None:
-                fault.times -= 1
-        fault = fault or Fault(method="", path="")
+        fault = self.pick(request)
         time.sleep(fault.delay)
         if fault.drop == "before":
             return None, fault
@@ -176,69 +194,82 @@ class _Listener(ThreadingHTTPServer):
             super().finish_request(request, client_address)
 
 
-def _handler(server: FaultServer) -> type[BaseHTTPRequestHandler]:
-    class Handler(BaseHTTPRequestHandler):
-        protocol_version = "HTTP/1.1"
-        timeout = 60
-        disable_nagle_algorithm = True
+class Handler(BaseHTTPRequestHandler):
+    """How a connection is spoken, and how it goes wrong; subclasses have `serve`."""
 
-        def _serve(self) -> None:
+    protocol_version = "HTTP/1.1"
+    timeout = 60
+    disable_nagle_algorithm = True
+
+    def serve(self) -> None:
+        raise NotImplementedError
+
+    def send_head(self, answer: Answer) -> None:
+        self.send_response(answer.status)
+        for name, value in answer.headers.items():
+            for one in value if isinstance(value, list) else [value]:
+                self.send_header(name, one)
+
+    def send_answer(self, answer: Answer, fault: Fault) -> None:
+        body = answer.body
+        self.send_head(answer)
+        if fault.gzip:
+            body = gzip_module.compress(body)
+            self.send_header("Content-Encoding", "gzip")
+        if fault.chunked:
+            self.send_header("Transfer-Encoding", "chunked")
+            pieces = [body[i : i + 1000] for i in range(0, len(body), 1000)]
+            body = b"".join(f"{len(p):x}\r\n".encode() + p + b"\r\n" for p in pieces) + b"0\r\n\r\n"
+        elif not any(name.lower() == "content-length" for name in answer.headers) and answer.status != 204:
+            self.send_header("Content-Length", str(len(body) if fault.length is None else fault.length))
+        self.end_headers()
+        if self.command == "HEAD":
+            return
+        self.wfile.write(body if fault.cut is None else body[: fault.cut])
+        if fault.cut is not None:
+            self.wfile.flush()
+            time.sleep(fault.stall)
+            self.end(fault.reset)
+
+    def end(self, reset: bool) -> None:
+        self.close_connection = True
+        if reset:
+            self.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+            self.connection.close()
+        else:
+            with suppress(OSError):
+                self.connection.shutdown(socket.SHUT_RDWR)
+
+    def _serve(self) -> None:
+        self.serve()
+
+    do_GET = do_HEAD = do_POST = do_PUT = do_PATCH = do_DELETE = do_CONNECT = _serve
+
+    def log_message(self, *_: object) -> None:
+        """Tests read `requests`."""
+
+
+def _handler(server: FaultServer) -> type[Handler]:
+    class FaultHandler(Handler):
+        def serve(self) -> None:
             early = next((f for f in server.faults if f.cut_request is not None and f.suits(
                 Request(self.command, self.path, self.headers, b""))), None)  # fmt: skip
             if early is not None:
-                early.times = None if early.times is None else early.times - 1
+                early.fire()
                 server.requests.append(
                     Request(self.command, self.path, self.headers, self.rfile.read(early.cut_request))
                 )
-                return self._end(early.reset)
+                return self.end(early.reset)
             body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
             if len(body) < int(self.headers.get("Content-Length") or 0):
-                return self._end(reset=False)  # the client broke off
+                return self.end(reset=False)  # the client broke off
             answer, fault = server._answer(Request(self.command, self.path, self.headers, body))
             if answer is None:
-                return self._end(fault.reset)
+                return self.end(fault.reset)
             with suppress(ConnectionError, ssl.SSLError):
-                self._send(answer, fault)
+                self.send_answer(answer, fault)
 
-        def _send(self, answer: Answer, fault: Fault) -> None:
-            body = answer.body
-            self.send_response(answer.status)
-            for name, value in answer.headers.items():
-                for one in value if isinstance(value, list) else [value]:
-                    self.send_header(name, one)
-            if fault.gzip:
-                body = gzip_module.compress(body)
-                self.send_header("Content-Encoding", "gzip")
-            if fault.chunked:
-                self.send_header("Transfer-Encoding", "chunked")
-                pieces = [body[i : i + 1000] for i in range(0, len(body), 1000)]
-                body = b"".join(f"{len(p):x}\r\n".encode() + p + b"\r\n" for p in pieces) + b"0\r\n\r\n"
-            elif not any(name.lower() == "content-length" for name in answer.headers) and answer.status != 204:
-                self.send_header("Content-Length", str(len(body) if fault.length is None else fault.length))
-            self.end_headers()
-            if self.command == "HEAD":
-                return
-            self.wfile.write(body if fault.cut is None else body[: fault.cut])
-            if fault.cut is not None:
-                self.wfile.flush()
-                time.sleep(fault.stall)
-                self._end(fault.reset)
-
-        def _end(self, reset: bool) -> None:
-            self.close_connection = True
-            if reset:
-                self.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
-                self.connection.close()
-            else:
-                with suppress(OSError):
-                    self.connection.shutdown(socket.SHUT_RDWR)
-
-        do_GET = do_HEAD = do_POST = do_PUT = do_PATCH = do_DELETE = do_CONNECT = _serve
-
-        def log_message(self, *_: object) -> None:
-            """Tests read `requests`."""
-
-    return Handler
+    return FaultHandler
 
 
 def certificate(folder: Path, name: str = "server") -> tuple[Path, Path]:
