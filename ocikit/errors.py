@@ -15,7 +15,9 @@
     ├─ CredentialsError, UnsafeArchive, OfflineError
     ├─ RegistryError                                       also OSError
     │  ├─ Unauthorized, Denied, RateLimited, Unsupported, TooLarge
-    │  ├─ RangeInvalid, InvalidResponse, UploadInvalid
+    │  ├─ RangeInvalid, InvalidResponse
+    │  ├─ UploadInvalid
+    │  │  └─ ManifestBlobUnknown
     │  └─ ManifestUnknown, BlobUnknown, NameUnknown, UploadUnknown     also NotFound
     ├─ ConnectionFailed                                    also OSError
     │  └─ TimedOut                                         also TimeoutError
@@ -27,6 +29,8 @@ of control characters and secrets. All errors survive a pickle.
 
 from __future__ import annotations
 
+import json
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 from urllib.parse import quote, unquote_plus, urlsplit, urlunsplit
@@ -47,6 +51,7 @@ __all__ = [
     "InvalidDocument",
     "InvalidReference",
     "InvalidResponse",
+    "ManifestBlobUnknown",
     "ManifestUnknown",
     "NameUnknown",
     "NoMatchingPlatform",
@@ -74,6 +79,9 @@ __all__ = [
 _OPEN_QUERY = frozenset(
     {"artifactType", "digest", "digest-algorithm", "from", "last", "mount", "n", "ns", "scope", "service", "tag"}
 )
+
+#: A digest within words; whoever uses it looks whether it is one.
+_DIGEST = re.compile(r"\b[a-z0-9]{3,32}:[0-9a-f]{32,128}\b")
 
 
 def redact(url: str) -> str:
@@ -285,6 +293,16 @@ class InvalidResponse(RegistryError):
 
 class UploadInvalid(RegistryError):
     """The registry refused an upload, a digest or a manifest."""
+
+
+class ManifestBlobUnknown(UploadInvalid):
+    """The registry refused a manifest, because it doesn't have what the manifest names."""
+
+    @property
+    def digests(self) -> tuple[str, ...]:
+        """What it doesn't have, as far as it says; it may say nothing."""
+        said = json.dumps([(e.get("message"), e.get("detail")) for e in self.errors])
+        return tuple(dict.fromkeys(_DIGEST.findall(said)))
 
 
 class ManifestUnknown(RegistryError, NotFound):

@@ -17,6 +17,7 @@ from ocikit.spec.descriptor import EMPTY_DESCRIPTOR, Descriptor
 from ocikit.spec.digest import Digest
 
 from tests.clients import connect, open_repository, server  # noqa: F401 - fixtures
+from tests.fault_server import Answer
 
 OCI, INDEX, LAYER = media_types.OCI_MANIFEST, media_types.OCI_INDEX, media_types.OCI_LAYER
 FOREIGN = "application/vnd.docker.image.rootfs.foreign.diff.tar.gzip"
@@ -697,3 +698,116 @@ def test_progress_adds_up_when_an_upload_turns_out_to_be_there(source, image, se
     progress = Listening()
     copy(source, "v1", open_repository(server, push=True), tags=["v1"], workers=1, progress=progress)
     assert sum(progress.advanced.values()) == progress.size
+
+
+# -- what a registry had and has no more
+
+
+def strict(server, words):
+    """Let the registry refuse manifests that name what it doesn't have; `words` makes its errors of the digests."""
+
+    def guard(request):
+        name, kind, _ = request.path.removeprefix("/v2/").partition("/manifests/")
+        if request.method != "PUT" or not kind:
+            return None
+        document = json.loads(request.body)
+        named = [document["config"], *document["layers"]] if "layers" in document else document["manifests"]
+        lost = [d["digest"] for d in named if (name, d["digest"]) not in {*server.blobs, *server.manifests}]
+        return Answer(words[0], {}, json.dumps({"errors": words[1](lost)}).encode()) if lost else None
+
+    server.guard = guard
+
+
+def by_detail(lost):
+    return [{"code": "MANIFEST_BLOB_UNKNOWN", "message": "blob unknown to registry", "detail": d} for d in lost]
+
+
+WORDS = [
+    (404, by_detail),
+    (400, by_detail),
+    (400, lambda lost: [{"code": "MANIFEST_BLOB_UNKNOWN", "detail": {"digest": d}} for d in lost]),
+    (400, lambda lost: [{"code": "MANIFEST_BLOB_UNKNOWN", "message": f"unknown blob {lost[0]}"}]),
+    (400, lambda lost: [{"code": "MANIFEST_BLOB_UNKNOWN", "message": "blobs are missing", "detail": None}]),
+    (404, lambda lost: [{"code": "BLOB_UNKNOWN", "message": "blob unknown", "detail": {"Digest": lost[0]}}]),
+]
+
+
+def uploads(server):
+    return [r.query["digest"][0] for r in server.seen("PUT", "/v2/a/b/blobs/uploads/.*")]
+
+
+@pytest.mark.parametrize("words", WORDS)
+def test_a_blob_that_is_collected_before_its_manifest_comes_is_sent_again(
+    source, image, server, open_repository, words
+):
+    strict(server, words)
+    first = source.document(image).layers[0].digest
+
+    def collect(request, answer):
+        del server.blobs["a/b", first]
+
+    server.on("PUT", "/v2/a/b/blobs/uploads/.*", change=collect, when=lambda r: r.query["digest"] == [first])
+    listening = Listening()
+    copy(source, image, open_repository(server, push=True), tags=["v1"], workers=1, progress=listening)
+    assert server.tags["a/b", "v1"] == image.digest
+    assert first in {digest for _, digest in server.blobs}
+    others = [d for d in set(uploads(server)) if d != first]
+    assert uploads(server).count(first) == 2
+    named = words[1]([first]) != words[1](["x"])  # a registry that names nothing gets all
+    assert [uploads(server).count(d) for d in others] == [1 if named else 2] * len(others)
+    assert listening.advanced[first] == 100_000 and listening.ended == [False], "sent twice, counted once"
+    assert any(first in note for note in listening.notes)
+
+
+@pytest.mark.parametrize("lie", ["HEAD", "mount"])
+def test_a_blob_that_a_registry_only_claims_to_have_is_sent_after_all(source, image, server, open_repository, lie):
+    strict(server, WORDS[0])
+    target = open_repository(server, push=True)
+    if lie == "HEAD":
+        server.manifest("a/b", {"schemaVersion": 2}, "old")
+        server.on("HEAD", "/v2/a/b/blobs/.*", status=200, times=None)
+        origin = source
+    else:
+        origin = open_repository(server, "other/name")
+        copy(source, image, open_repository(server, "other/name", push=True), workers=1)
+        server.on("POST", "/v2/a/b/blobs/uploads/", status=201, when=lambda r: "mount" in r.query, times=None)
+    copy(origin, image, target, tags=["v1"])
+    document = source.document(image)
+    assert server.tags["a/b", "v1"] == image.digest
+    assert sorted(uploads(server)) == sorted(d.digest for d in document.children), "each once"
+
+
+def test_a_registry_that_always_loses_a_blob_is_an_error_that_names_it(source, image, server, open_repository):
+    lost = source.document(image).layers[1].digest
+    answer = json.dumps({"errors": by_detail([lost])}).encode()
+    server.on("PUT", "/v2/a/b/manifests/.*", status=404, body=answer, times=None)
+    with pytest.raises(errors.CopyError) as caught:
+        copy(source, image, open_repository(server, push=True), tags=["v1"])
+    cause = caught.value.__cause__
+    assert isinstance(cause, errors.ManifestBlobUnknown) and cause.digests == (lost,)
+    assert lost in str(cause) and lost in str(caught.value) and "operators" in caught.value.hint
+    assert uploads(server).count(lost) == 2 and len(server.seen("PUT", "/v2/a/b/manifests/.*")) == 2
+
+
+def test_a_manifest_that_is_lost_before_its_index_is_sent_again_with_what_hangs_on_it(source, server, open_repository):
+    strict(server, WORDS[0])
+    layer = add_blob(source, b"layer" * 1000)
+    child = add_manifest(source, layer)
+    index = add_index(source, child, tag="v1")
+
+    def collect(request, answer):
+        del server.manifests["a/b", child.digest], server.blobs["a/b", layer.digest]
+
+    server.on("PUT", f"/v2/a/b/manifests/{child.digest}", change=collect)
+    copy(source, index, open_repository(server, push=True), tags=["v1"])
+    assert server.tags["a/b", "v1"] == index.digest
+    assert ("a/b", child.digest) in server.manifests and ("a/b", layer.digest) in server.blobs
+
+
+def test_a_registry_that_misses_what_is_not_ours_to_send_is_an_error_at_once(source, server, open_repository):
+    strict(server, WORDS[0])
+    foreign = Descriptor.of(b"elsewhere", FOREIGN)
+    image = add_manifest(source, wire(foreign, urls=["https://example.com/layer"]))
+    with pytest.raises(errors.CopyError, match=foreign.digest):
+        copy(source, image, open_repository(server, push=True), tags=["v1"])
+    assert len(server.seen("PUT", "/v2/a/b/manifests/.*")) == 1

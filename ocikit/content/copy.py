@@ -14,12 +14,12 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import BinaryIO, TypeVar, cast
 
-from attrs import frozen
+from attrs import field, frozen
 
 from ocikit import display
 from ocikit.content.progress import SILENT, Fate, Metered, Progress
 from ocikit.content.store import Source, Store
-from ocikit.errors import CopyError, DigestMismatch, InvalidDocument, OcikitError, SizeMismatch
+from ocikit.errors import CopyError, DigestMismatch, InvalidDocument, ManifestBlobUnknown, OcikitError, SizeMismatch
 from ocikit.spec import media_types
 from ocikit.spec.descriptor import Descriptor
 from ocikit.spec.digest import Digest
@@ -114,22 +114,14 @@ class Plan(display.Shown):
                 progress.note(f"left out {layer}: it may not be redistributed")
                 progress.finish(layer, "skipped")
             each(self.blobs, lambda blob, stop: self._blob(blob, stop, progress), workers=workers)
-            self._documents(progress)
+            self._documents(_Run(progress=progress, workers=workers))
             failed = False
         finally:
             progress.end(failed=failed)
         return self.root
 
     def _blob(self, blob: Descriptor, stop: threading.Event, progress: Progress) -> None:
-        told = 0
-
-        def tell(n: int) -> None:
-            nonlocal told
-            if stop.is_set():
-                raise Cancelled
-            told += n
-            progress.advance(blob, n)
-
+        """Move a blob, unless the target has it or can get it nearer by."""
         try:
             asked = self.target.cheaper_to_push(blob) or self.checked
             if blob.digest in self.present or (not asked and self.target.exists(blob)):
@@ -140,6 +132,18 @@ class Plan(display.Shown):
                 return
         except Exception as error:
             raise _failed("target", blob, error) from error
+        self._send(blob, stop, progress)
+
+    def _send(self, blob: Descriptor, stop: threading.Event, progress: Progress) -> None:
+        told = 0
+
+        def tell(n: int) -> None:
+            nonlocal told
+            if stop.is_set():
+                raise Cancelled
+            told += n
+            progress.advance(blob, n)
+
         try:
             embedded = blob.embedded
             stream = _Blamed(self.source.open(blob) if embedded is None else io.BytesIO(embedded))
@@ -159,23 +163,72 @@ class Plan(display.Shown):
             progress.advance(blob, blob.size - told)
         progress.finish(blob, "moved")
 
-    def _documents(self, progress: Progress) -> None:
+    def _documents(self, run: _Run) -> None:
         last = self.documents[-1][0].digest
         for descriptor, raw in self.documents:
             # The names go with the root's own push, unless what refers to the root has to come before them
-            self._document(descriptor, raw, self.tags if descriptor.digest == self.root.digest == last else ())
-            progress.advance(descriptor, len(raw))
-            progress.finish(descriptor, "moved")
+            self._document(descriptor, raw, self.tags if descriptor.digest == self.root.digest == last else (), run)
+            run.progress.advance(descriptor, len(raw))
+            run.progress.finish(descriptor, "moved")
         if not self.tags:
             self.target.keep(self.root)
         elif self.root.digest != last:
-            self._document(self.root, dict(self.documents)[self.root], self.tags)
+            self._document(self.root, dict(self.documents)[self.root], self.tags, run)
 
-    def _document(self, descriptor: Descriptor, raw: bytes, tags: Sequence[str]) -> None:
-        try:
-            self.target.push_document(descriptor, raw, tags)
-        except Exception as error:
-            raise _failed("target", descriptor, error) from error
+    def _document(self, descriptor: Descriptor, raw: bytes, tags: Sequence[str], run: _Run) -> None:
+        while True:
+            try:
+                self.target.push_document(descriptor, raw, tags)
+                return
+            except ManifestBlobUnknown as refused:
+                if not self._mend(descriptor, raw, refused, run):
+                    raise _failed("target", descriptor, refused) from refused
+            except Exception as error:
+                raise _failed("target", descriptor, error) from error
+
+    def _mend(self, descriptor: Descriptor, raw: bytes, refused: ManifestBlobUnknown, run: _Run) -> bool:
+        """Send what the target lacks of what a document names, whatever it said of it before; False if that can't help.
+
+        Registries lose blobs between a HEAD, a mount or a push and the manifest: they collect garbage, or their
+        replicas don't know of them yet.
+        """
+        lacking = self._lacking(descriptor, raw, refused)
+        if not lacking:
+            return False
+        digests = display.listed([d.digest for d in lacking], 5)
+        if descriptor.digest in run.mended:
+            refused.hint = f"it was sent {digests} once more: this registry loses what it takes; tell its operators"
+            return False
+        run.mended.add(descriptor.digest)
+        said = f"the target has lost {digests}; sending it again"
+        log.info("%s", said)
+        run.progress.note(said)
+        each(
+            (d for d in lacking if not d.is_document), lambda d, stop: self._send(d, stop, SILENT), workers=run.workers
+        )
+        documents = dict(self.documents)
+        for child in lacking:
+            if child.is_document:
+                self._document(child, documents[child], (), run)
+        return True
+
+    def _lacking(self, descriptor: Descriptor, raw: bytes, refused: ManifestBlobUnknown) -> list[Descriptor]:
+        """What a target lacks of what a document names: what it says, or all if it says nothing; if it is ours to send."""
+        ours = {d.digest: d for d in (*self.blobs, *(d for d, _ in self.documents))}
+        children = parse_document(raw, descriptor.media_type).children
+        named = set(refused.digests)
+        lacking = dict.fromkeys(c.digest for c in children if c.digest in ours and (not named or c.digest in named))
+        return [ours[digest] for digest in lacking]
+
+
+@frozen(kw_only=True)
+class _Run:
+    """What is going on while a plan is carried out."""
+
+    progress: Progress
+    workers: int
+    mended: set[Digest] = field(factory=set)
+    """Documents whose content was sent a second time; nothing is sent a third."""
 
 
 class _Blamed:

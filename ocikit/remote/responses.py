@@ -15,12 +15,13 @@ from typing import Any, Final, cast
 import requests
 import urllib3.exceptions
 
-from ocikit.display import clean, duration, shorten
+from ocikit.display import clean, duration, listed, shorten
 from ocikit.errors import (
     BlobUnknown,
     ConnectionFailed,
     Denied,
     InvalidResponse,
+    ManifestBlobUnknown,
     ManifestUnknown,
     NameUnknown,
     RangeInvalid,
@@ -71,7 +72,7 @@ _BY_CODE: Mapping[str, type[RegistryError]] = {
     "DIGEST_INVALID": UploadInvalid,
     "SIZE_INVALID": UploadInvalid,
     "MANIFEST_INVALID": UploadInvalid,
-    "MANIFEST_BLOB_UNKNOWN": UploadInvalid,
+    "MANIFEST_BLOB_UNKNOWN": ManifestBlobUnknown,
 }
 
 _BY_STATUS: Mapping[int, type[RegistryError]] = {
@@ -226,6 +227,8 @@ def failure(response: requests.Response, doing: str, *, hint: str = "", rejected
     kind = _BY_STATUS.get(status) or _BY_CODE.get(code) or (_absence(response) if status == 404 else RegistryError)
     if status == 404 and kind in {Unauthorized, Denied}:
         kind = _absence(response)
+    if kind is BlobUnknown and response.request.method == "PUT" and "/manifests/" in str(response.url):
+        kind = ManifestBlobUnknown  # as some registries say it
     host = _host(response)
     # The answer to a HEAD request has no words of the registry's
     said = f"{code} ({status})" if code else f"{status} {http.client.responses.get(status, '')}".rstrip()
@@ -240,6 +243,8 @@ def failure(response: requests.Response, doing: str, *, hint: str = "", rejected
     if isinstance(error, RateLimited) and (wait := retry_after(response)) is not None:
         error.retry_after = wait
         error.hint = f"it asks to wait {duration(wait)}; {error.hint.removeprefix('wait, or ')}"
+    if isinstance(error, ManifestBlobUnknown):
+        error.hint = f"push {listed(error.digests[:5]) if error.digests else 'what the manifest names'} first"
     return error
 
 
