@@ -1,6 +1,7 @@
 """Who may do what: challenges answered, tokens fetched as seldom as possible, and never shown to anyone else."""
 
 import base64
+import contextlib
 import json
 import logging
 import threading
@@ -8,7 +9,7 @@ import time
 
 import pytest
 from ocikit import errors
-from ocikit.content.copy import copy
+from ocikit.content.copy import copy, each
 from ocikit.content.memory import MemoryStore
 from ocikit.remote.credentials import Credentials, Keychain
 from ocikit.remote.network import Network
@@ -20,7 +21,7 @@ from ocikit.spec.descriptor import Descriptor
 from ocikit.spec.digest import Digest
 
 from tests.clients import connect, open_repository, other, repository, server  # noqa: F401 - fixtures
-from tests.fault_server import Answer, FaultServer, certificate
+from tests.fault_server import Answer, FaultServer, certificate, error
 from tests.token_server import TokenServer
 
 SECRET = "hunter2-correct-horse"
@@ -277,7 +278,7 @@ def test_a_challenge_that_wants_ever_more_does_not_loop(server, tokens, open_rep
         "WWW-Authenticate": tokens.challenge(f"repository:more/n{next(count)}:pull") + ',error="insufficient_scope"'}))  # fmt: skip
     with pytest.raises(errors.Unauthorized):
         open_repository(server, credentials=ADA).get_manifest("v1")
-    assert len(server.requests) <= 3
+    assert len(server.requests) <= 4
 
 
 def test_many_threads_fetch_one_token(server, tokens, open_repository):
@@ -502,6 +503,126 @@ def test_stale_credentials_do_not_hide_what_anyone_may_read(server, other, token
     assert [r.getMessage() for r in caplog.records if r.levelno >= logging.WARNING] == [
         f"{server.host} rejected the stored credentials of 'ada'; reading anonymously"
     ]
+
+
+def test_wrong_credentials_are_no_ones_though_anyone_may_look_around(server, tokens, connect):
+    """A token server that gives tokens to strangers must not make a wrong password look right."""
+    protect(server, tokens)
+    assert Registry(connect(server, credentials=ADA)).ping()
+    ping = Registry(connect(server, credentials=("ada", "wrong-password"))).ping()
+    assert ping.reachable and not ping.authenticated and "ada" in ping.problem
+
+
+def refusing(server, tokens, status, *, public=True):
+    """The token server takes ada's credentials, but the registry refuses what she gets for them, as GHCR does."""
+    protect(server, tokens)
+    inner = server.guard
+
+    def guard(request):
+        _, _, token = request.headers.get("Authorization", "").partition(" ")
+        with contextlib.suppress(Exception):
+            if tokens.claims(token)["sub"] == "ada" or not public:
+                return error(status, "DENIED", **{"WWW-Authenticate": tokens.challenge()})
+        return inner(request)
+
+    server.guard = guard
+
+
+@pytest.mark.parametrize("status", [401, 403])
+def test_credentials_that_the_registry_itself_refuses_do_not_hide_what_anyone_may_read(
+    server, tokens, open_repository, caplog, status
+):
+    """oras#1161"""
+    content = b"content"
+    blob = Descriptor(media_type="x/y", digest=Digest(server.blob("public/a", content)), size=len(content))
+    server.manifest("public/a", {"x": 1}, "v1")
+    refusing(server, tokens, status)
+    repository = open_repository(server, "public/a", credentials=ADA)
+    repository.get_manifest("v1")
+    before = len(server.requests), len(tokens.requests)
+    assert repository.open(blob).read() == content and repository.tags() == ["v1"]
+    assert (len(server.requests), len(tokens.requests)) == (before[0] + 2, before[1]), "each asked once, anonymously"
+    assert [r.getMessage() for r in caplog.records if r.levelno >= logging.WARNING] == [
+        f"{server.host} rejected the stored credentials of 'ada'; reading anonymously"
+    ]
+
+
+def test_many_threads_go_on_anonymously_with_one_warning(server, tokens, open_repository, caplog):
+    server.manifest("public/a", {"x": 1}, "v1")
+    refusing(server, tokens, 403)
+    repository = open_repository(server, "public/a", credentials=ADA)
+    each(range(32), lambda *_: repository.get_manifest("v1"))
+    assert len([r for r in caplog.records if r.levelno >= logging.WARNING]) == 1
+
+
+@pytest.mark.parametrize("status", [401, 403])
+def test_credentials_that_are_refused_where_strangers_are_too_are_named(server, tokens, open_repository, status):
+    server.manifest("public/a", {"x": 1}, "v1")
+    refusing(server, tokens, status, public=False)
+    repository = open_repository(server, "public/a", credentials=ADA)
+    for _ in range(3):
+        with pytest.raises((errors.Denied, errors.Unauthorized), match="the credentials of 'ada' were") as caught:
+            repository.get_manifest("v1")
+        assert caught.value.status == status and SECRET not in str(caught.value)
+    assert len([r for r in tokens.requests if r.user is None]) == 1, "a stranger is tried once"
+    subjects = [
+        tokens.claims(r.headers["Authorization"][7:])["sub"] for r in server.requests if "Authorization" in r.headers
+    ]
+    assert len([s for s in subjects if s != "ada"]) == 1
+
+
+def test_a_private_repository_costs_a_refused_account_one_request_more(server, tokens, open_repository):
+    """Where the token server says no to strangers, as GHCR's does, the registry is not asked again."""
+    server.manifest("private/a", {"x": 1}, "v1")
+    refusing(server, tokens, 403)
+    inner = server.guard
+
+    def guard(request):
+        tokens.refuse_scopes = {"repository:private/a:pull"} if "Authorization" in request.headers else set()
+        return inner(request)
+
+    server.guard = guard
+    repository = open_repository(server, "private/a", credentials=ADA)
+    for _ in range(2):
+        with pytest.raises(errors.Denied, match="'ada'"):
+            repository.get_manifest("v1")
+    assert authorizations(server) == ["", "Bearer", "Bearer"]
+    assert [r.user for r in tokens.requests] == ["ada", None]
+
+
+def test_a_wrong_password_does_not_hide_what_is_public_beside_what_is_not(server, open_repository, caplog):
+    """Basic: once a private repository has asked for credentials, they go along with every request."""
+    server.manifest("private/a", {"x": 1}, "v1"), server.manifest("public/a", {"x": 1}, "v1")
+    wanted = {"WWW-Authenticate": "Basic realm=r"}
+    server.guard = lambda r: Answer(401, wanted) if "Authorization" in r.headers or "private" in r.path else None
+    private = open_repository(server, "private/a", credentials=ADA)
+    with pytest.raises(errors.Unauthorized, match="'ada' were rejected"):
+        private.get_manifest("v1")
+    public = Registry(private.transport).repository("public/a")
+    for _ in range(2):
+        public.get_manifest("v1")
+    assert [r.headers.get("Authorization") for r in server.requests] == [None, BASIC, BASIC, None, None]
+    assert len([r for r in caplog.records if "reading anonymously" in r.getMessage()]) == 1
+
+
+@pytest.mark.parametrize("status", [401, 403])
+def test_a_write_is_never_tried_anonymously(server, tokens, open_repository, status):
+    tokens.anonymous = {"*": {"pull", "push"}}
+    refusing(server, tokens, status)
+    with pytest.raises((errors.Denied, errors.Unauthorized), match="the credentials of 'ada' were"):
+        open_repository(server, "public/a", push=True, credentials=ADA).push_bytes(Descriptor.of(b"x", "x/y"), b"x")
+    assert [r.user for r in tokens.requests if r.user is None] == []
+    assert server.uploads == {}
+
+
+def test_a_missing_tag_is_no_reason_to_give_up_the_account(server, tokens, open_repository):
+    """A stranger who gets a 404 may see less, or as little: the refusal stays, and the next read may try again."""
+    server.manifest("public/a", {"x": 1}, "v1")
+    refusing(server, tokens, 403)
+    repository = open_repository(server, "public/a", credentials=ADA)
+    with pytest.raises(errors.Denied):
+        repository.get_manifest("v2")
+    repository.get_manifest("v1")
 
 
 def test_rejected_credentials_are_named_where_anonymous_access_is_not_enough(server, tokens, open_repository):

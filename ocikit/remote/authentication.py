@@ -17,7 +17,7 @@ import requests
 from attrs import field, frozen
 
 from ocikit import display
-from ocikit.errors import Denied, RegistryError, Unauthorized
+from ocikit.errors import ConnectionFailed, Denied, RegistryError, Unauthorized
 from ocikit.remote.credentials import ANONYMOUS, Credentials, Keychain
 from ocikit.remote.origin import check_realm
 from ocikit.remote.responses import failure, finish, read_limited
@@ -45,6 +45,7 @@ class Authorization:
     """What goes into the header, and where it came from."""
 
     value: str = field(repr=False)
+    """Empty: nothing is sent, on purpose."""
     key: TokenKey | None = None
     token: Token | None = field(default=None, repr=False)
     who: str = ""
@@ -73,9 +74,11 @@ class Authenticator:
         self._challenge: Challenge | None = None
         self._known: dict[str, tuple[Credentials, float]] = {}
         self._rotated: dict[str, str] = {}
-        self._rejected: set[str] = set()
+        self._rejected: set[tuple[str, str]] = set()
+        self._private: set[tuple[str, str]] = set()
         self._too_wide: set[TokenKey] = set()
         self._refreshing = threading.Lock()
+        self._telling = threading.Lock()
 
     def __repr__(self) -> str:
         return f"Authenticator({self._host!r}, {self._challenge.scheme if self._challenge else 'not asked yet'})"
@@ -125,9 +128,52 @@ class Authenticator:
         answer = self._authorization(challenge, wanted)
         return None if answer is None or (sent is not None and answer.value == sent.value) else answer
 
+    def stranger(self, scopes: Sequence[Scope], *, unknown: bool) -> Authorization | None:
+        """What anyone may send for a read whose credentials the registry refused; None if that can't lead further.
+
+        GHCR answers 403 to whoever has an expired token, even for a public image: oras#1161. What comes of it is told to
+        `read_as_stranger`.
+
+        Args:
+            scopes: what the request needs.
+            unknown: whether the request hasn't been sent without any authorization yet.
+        """
+        challenge, credentials = self._challenge, self._credentials(scopes)
+        place = credentials.identity, _repository(scopes)
+        if challenge is None or credentials.anonymous or not _reads_only(scopes) or place in self._private:
+            return None
+        if challenge.scheme == "basic":
+            return Authorization("") if unknown else None
+        try:
+            return self._token(self._key(challenge, scopes, ANONYMOUS), challenge, scopes, ANONYMOUS, "")
+        except RegistryError as error:
+            if error.status in _REFUSED:
+                self._private.add(place)
+        except ConnectionFailed:
+            pass  # the refusal that there was says more
+        return None
+
+    def read_as_stranger(self, scopes: Sequence[Scope], *, allowed: bool) -> None:
+        """Go on without the credentials for reads of this repository, or never try that again."""
+        credentials = self._credentials(scopes)
+        if allowed:
+            self._leave_out(credentials, scopes)
+        else:
+            self._private.add((credentials.identity, _repository(scopes)))
+
+    def _leave_out(self, credentials: Credentials, scopes: Sequence[Scope]) -> None:
+        place = credentials.identity, _repository(scopes)
+        with self._telling:
+            new = place not in self._rejected and not credentials.anonymous
+            self._rejected.add(place)
+        if new:
+            log.warning(
+                "%s rejected the stored credentials of %s; reading anonymously", self._host, _whose(credentials)
+            )
+
     def _authorization(self, challenge: Challenge, scopes: Sequence[Scope]) -> Authorization | None:
         credentials = self._credentials(scopes)
-        who = "" if credentials.anonymous else display.quoted(credentials.username or credentials.kind)
+        who = "" if credentials.anonymous else _whose(credentials)
         if credentials.registry_token:
             return Authorization(f"Bearer {credentials.registry_token}", who=who)
         if challenge.scheme == "basic":
@@ -155,12 +201,12 @@ class Authenticator:
         return Authorization(f"Bearer {token.value}", key, token, who)
 
     def _credentials(self, scopes: Sequence[Scope]) -> Credentials:
-        repository = next((s.name for s in scopes if s.resource_type == "repository"), "")
+        repository = _repository(scopes)
         known = self._known.get(repository)
         if known is None or time.monotonic() - known[1] > _CREDENTIALS_KEPT:
             known = self._keychain.for_reference(self._host, repository), time.monotonic()
             self._known[repository] = known
-        if known[0].identity in self._rejected and _reads_only(scopes):
+        if (known[0].identity, repository) in self._rejected and _reads_only(scopes):
             return ANONYMOUS
         return known[0]
 
@@ -172,7 +218,6 @@ class Authenticator:
             if error.status not in _REFUSED or credentials.anonymous:
                 raise
             refusal = error
-        whose = display.quoted(credentials.username or credentials.kind)
         if _reads_only(scopes):
             # A stale login must not hide what anyone may read: oras#1161
             key = self._key(challenge, scopes, ANONYMOUS)
@@ -181,12 +226,11 @@ class Authenticator:
             except RegistryError:
                 pass
             else:
-                log.warning("%s rejected the stored credentials of %s; reading anonymously", self._host, whose)
-                self._rejected.add(credentials.identity)
+                self._leave_out(credentials, scopes)
                 return token
         kind = Denied if isinstance(refusal, Denied) else Unauthorized
         raise kind(
-            f"{self._host} rejected the credentials of {whose}: {refusal.message}",
+            f"{self._host} rejected the credentials of {_whose(credentials)}: {refusal.message}",
             hint=f"log in again with ocikit.login({self._host!r}); ocikit.auth.explain({self._host!r}) shows where they come from",
             method=refusal.method,
             url=refusal.url,
@@ -248,5 +292,14 @@ def _basic(credentials: Credentials) -> str | None:
     return f"Basic {base64.b64encode(pair.encode()).decode()}"
 
 
+def _whose(credentials: Credentials) -> str:
+    return display.quoted(credentials.username or credentials.kind)
+
+
+def _repository(scopes: Sequence[Scope]) -> str:
+    return next((s.name for s in scopes if s.resource_type == "repository"), "")
+
+
 def _reads_only(scopes: Sequence[Scope]) -> bool:
-    return all(set(scope.actions) <= {"pull"} for scope in scopes)
+    """Whether a stranger may do it, too; without any scope it is a question about the credentials themselves."""
+    return bool(scopes) and all(set(scope.actions) <= {"pull"} for scope in scopes)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import http.client
+import io
 import json
 import logging
 import re
@@ -13,6 +14,7 @@ from email.utils import parsedate_to_datetime
 from typing import Any, Final, cast
 
 import requests
+import urllib3
 import urllib3.exceptions
 
 from ocikit.display import clean, duration, listed, shorten
@@ -48,6 +50,7 @@ __all__ = [
     "read_limited",
     "report_warnings",
     "retry_after",
+    "set_aside",
 ]
 
 #: What a broken connection looks like, wherever it breaks.
@@ -134,6 +137,18 @@ def finish(response: requests.Response) -> None:
     except Exception:
         log.debug("a response's body broke off", exc_info=True)
     response.close()
+
+
+def set_aside(response: requests.Response, limit: int = _ERROR_LIMIT) -> bytes:
+    """Let go of a response's connection, but keep the front of its body: for the error that it may become."""
+    try:
+        words = response.raw.read(limit) or b""
+    except BROKEN:
+        words = b""
+    headers = response.raw.headers
+    finish(response)
+    response.raw = urllib3.HTTPResponse(io.BytesIO(words), headers, response.status_code, preload_content=False)
+    return words
 
 
 def read_limited(response: requests.Response, limit: int, what: str) -> bytes:
@@ -235,6 +250,8 @@ def failure(response: requests.Response, doing: str, *, hint: str = "", rejected
     message = f"{host} says {said} to {doing}" + (f": {words}" if words else "")
     if kind is Unauthorized and rejected:
         message += f"; the credentials of {rejected} were rejected"
+    if kind is Denied and rejected:
+        message += f"; the credentials of {rejected} were not enough: they may have expired, or lack the right"
     request_id = next((str(response.headers[name]) for name in _REQUEST_IDS if name in response.headers), "")
     if request_id:
         message += f" [request id {shorten(request_id, 64)}]"

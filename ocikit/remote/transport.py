@@ -7,7 +7,6 @@ redirects that never carry a credential to another origin.
 
 from __future__ import annotations
 
-import io
 import logging
 import random
 import re
@@ -34,6 +33,7 @@ from ocikit.remote.responses import (
     read_limited,
     report_warnings,
     retry_after,
+    set_aside,
 )
 from ocikit.remote.tokens import TokenCache
 from ocikit.spec.challenge import Scope
@@ -285,7 +285,7 @@ class Transport(display.Shown):
         """
         url = join(self.base, target)
         home = self.serves(url)
-        sent = self._auth.header(scopes) if home else None
+        first = sent = self._auth.header(scopes) if home else None
         for attempt in range(3):
             response, home = self._follow(method, url, headers, sent, replay, length, timeout)
             if response.status_code != 401 or not home or attempt == 2 or not replay.possible:
@@ -300,7 +300,37 @@ class Transport(display.Shown):
             finish(response)
             sent = answer
             replay.rewind()
+        refused = home and response.status_code in {401, 403} and sent is not None and sent.who
+        if refused and method in {"GET", "HEAD"}:
+            response = self._as_stranger(response, method, url, scopes, headers, timeout, unknown=first is not None)
         return response, sent if home else None
+
+    def _as_stranger(
+        self,
+        refusal: requests.Response,
+        method: str,
+        url: str,
+        scopes: Sequence[Scope],
+        headers: dict[str, str],
+        timeout: float | None,
+        *,
+        unknown: bool,
+    ) -> requests.Response:
+        """A read once more without the credentials that were refused; the refusal, if a stranger gets no more."""
+        answer = self._auth.stranger(scopes, unknown=unknown)
+        if answer is None:
+            return refusal
+        set_aside(refusal)
+        try:
+            response, home = self._follow(method, url, headers, answer, _Replay(None), None, timeout)
+        except (OcikitError, *BROKEN):
+            return refusal
+        allowed = response.status_code < 400 or response.status_code == 416
+        if allowed or (home and response.status_code in {401, 403}):
+            self._auth.read_as_stranger(scopes, allowed=allowed)
+        if not allowed:
+            finish(response)
+        return response if allowed else refusal
 
     def _follow(
         self,
@@ -321,7 +351,7 @@ class Transport(display.Shown):
             sending = {"User-Agent": self.network.user_agent, "Accept-Encoding": "identity", "Accept": "*/*", **headers}
             if home:
                 sending.update(self.network.headers)
-                if authorization:
+                if authorization and authorization.value:
                     sending["Authorization"] = authorization.value
             response = self._connections.send(method, url, sending, replay.body, length, timeout)
             location = response.headers.get("Location")
@@ -390,12 +420,7 @@ class Transport(display.Shown):
         """Keep the guessed scheme, unless a TLS port answered plain http with a 400 that says so."""
         tls = False
         if scheme == "http" and response.status_code == 400 and (self._guessed or self._scheme != scheme):
-            words = response.raw.read(4096) or b""
-            headers = response.raw.headers
-            finish(response)
-            # For the error message, should it be another 400
-            response.raw = urllib3.HTTPResponse(io.BytesIO(words), headers, 400, preload_content=False)
-            tls = _TLS_PORT.search(words) is not None
+            tls = _TLS_PORT.search(set_aside(response)) is not None
         with self._connections.lock:
             if tls:
                 self._scheme = "https"
