@@ -35,7 +35,7 @@ _LAST = 1_000_000
 
 @frozen(kw_only=True, repr=False)
 class Platform(display.Shown):
-    """An operating system, an architecture and perhaps a variant: "os/architecture[/variant][:os.version]".
+    """An operating system, an architecture and perhaps a variant: `os/architecture[/variant][:os.version]`.
 
     >>> Platform.parse("linux/arm64/v8")
     Platform(os='linux', architecture='arm64', variant='v8')
@@ -52,7 +52,7 @@ class Platform(display.Shown):
 
     @classmethod
     def parse(cls, text: str | Platform) -> Platform:
-        """The platform that "os/architecture[/variant][:os.version]" spells. Raises: InvalidReference."""
+        """The platform that `os/architecture[/variant][:os.version]` spells. Raises: InvalidReference."""
         if isinstance(text, Platform):
             return text
         match = _GRAMMAR.fullmatch(text) if isinstance(text, str) else None

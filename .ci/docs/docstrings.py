@@ -1,0 +1,19 @@
+"""Docstrings as pages want them: examples as code, and what is raised on a line of its own. An extension of griffe."""
+
+import re
+from typing import Any
+
+import griffe
+
+_EXAMPLE = re.compile(r"^>>> .+(?:\n(?!\n).+)*", re.MULTILINE)
+
+
+class Docstrings(griffe.Extension):
+    """Rewrites every docstring before it is parsed."""
+
+    def on_object(self, *, obj: griffe.Object, **kwargs: Any) -> None:
+        """Called for each module, class, function and attribute."""
+        if obj.docstring is not None:
+            text = _EXAMPLE.sub(lambda match: f"```pycon\n{match[0]}\n```", obj.docstring.value)
+            text = re.sub(r"^::\n", "", text, flags=re.MULTILINE)
+            obj.docstring.value = re.sub(r"(?<!\A)\b(Raises: )(?=\S)", r"\n\n**Raises:** ", text)

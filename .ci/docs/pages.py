@@ -1,0 +1,128 @@
+"""What the site is made of: nothing is written twice, so every page comes from where it is kept.
+
+A hook of mkdocs: it adds README, changelog, notebooks, and a page of the reference for each room.
+"""
+
+import json
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from mkdocs.config.defaults import MkDocsConfig
+from mkdocs.plugins import event_priority
+from mkdocs.structure.files import File, Files
+
+ROOT = Path(__file__).resolve().parent.parent.parent
+
+#: Pages of the reference: title, a word about it, and what is on it; "module:name name" takes some of a module.
+REFERENCE: Mapping[str, tuple[str, Sequence[str]]] = {
+    "verbs": ("One-liners: each opens a session of its own and calls one verb.", ["ocikit.api", "ocikit.auth"]),
+    "session": (
+        "The same verbs, with settings, one pool of connections and one cache.",
+        ["ocikit.session:Session", "ocikit.remote.network", "ocikit.remote.credentials:Credentials Keychain"],
+    ),
+    "artifacts": ("What the verbs give back.", ["ocikit.artifact:Artifact File Files", "ocikit.listing"]),
+    "errors": ("What can go wrong, as a tree.", ["ocikit.errors"]),
+    "documents": (
+        "What is in a registry: values that keep the bytes they were read from.",
+        [
+            "ocikit.spec.reference:Reference LayoutReference parse_reference",
+            "ocikit.spec.digest",
+            "ocikit.spec.descriptor",
+            "ocikit.spec.manifest:Manifest Index parse_document",
+            "ocikit.spec.config",
+            "ocikit.spec.platform",
+            "ocikit.spec.validation",
+        ],
+    ),
+    "stores": (
+        "Where content lives, and how it moves from one place to another.",
+        [
+            "ocikit.content.store:Source Store",
+            "ocikit.content.copy:Plan plan copy",
+            "ocikit.content.layout:Layout",
+            "ocikit.content.cache:Cache",
+            "ocikit.content.memory:MemoryStore",
+            "ocikit.content.progress:Progress",
+            "ocikit.content.unpack:unpack Unpacked Limits",
+        ],
+    ),
+    "registries": (
+        "Every endpoint of the distribution specification as a call.",
+        ["ocikit.remote.repository:Registry Repository Ping", "ocikit.remote.endpoints:Endpoints"],
+    ),
+    "server": (
+        "A registry of your own.",
+        [
+            "ocikit.server.serve",
+            "ocikit.server.app:Application",
+            "ocikit.server.storage",
+            "ocikit.server.files:file_storage",
+            "ocikit.server.access:Access",
+            "ocikit.server.settings",
+            "ocikit.server.collect",
+            "ocikit.server.verify",
+            "ocikit.server.testing",
+        ],
+    ),
+}
+
+
+def _titles() -> dict[str, Path]:
+    return {path.stem: path for path in sorted((ROOT / "notebooks").glob("*.ipynb"))}
+
+
+def on_config(config: MkDocsConfig) -> MkDocsConfig:
+    """Fill in the places of the navigation that follow from what there is."""
+    places: dict[str, list[Any]] = {
+        "NOTEBOOKS": [{_heading(path): f"notebooks/{name}.ipynb"} for name, path in _titles().items()],
+        "REFERENCE": [{name.capitalize(): f"reference/{name}.md"} for name in REFERENCE],
+    }
+    config.nav = [
+        {title: places.get(value, value) if isinstance(value, str) else value for title, value in entry.items()}
+        for entry in config.nav or ()
+    ]
+    return config
+
+
+@event_priority(100)  # before the plugin that turns notebooks into pages looks for them
+def on_files(files: Files, config: MkDocsConfig) -> Files:
+    """Add every page."""
+    pages = {
+        "index.md": _linked((ROOT / "README.md").read_text()),
+        "changelog.md": (ROOT / "CHANGELOG.md").read_text(),
+        "contributing.md": (ROOT / "CONTRIBUTING.md").read_text(),
+    }
+    for name, (about, parts) in REFERENCE.items():
+        pages[f"reference/{name}.md"] = f"# {name.capitalize()}\n\n{about}\n\n" + "\n\n".join(map(_block, parts)) + "\n"
+    for uri, content in pages.items():
+        files.append(File.generated(config, uri, content=content))
+    for path in _titles().values():
+        files.append(_as_it_is(f"notebooks/{path.name}", config))
+    for picture in sorted((ROOT / "notebooks").glob("*.png")):
+        files.append(_as_it_is(f"notebooks/{picture.name}", config))
+    return files
+
+
+def _as_it_is(path: str, config: MkDocsConfig) -> File:
+    return File(path, str(ROOT), config.site_dir, config.use_directory_urls)
+
+
+def _block(part: str) -> str:
+    module, _, names = part.partition(":")
+    if not names:
+        return f"::: {module}\n    options:\n      show_root_full_path: true\n      heading_level: 2"
+    return "\n\n".join(f"::: {module}.{name}" for name in names.split())
+
+
+def _heading(path: Path) -> str:
+    """The first heading of a notebook."""
+    first = "".join(json.loads(path.read_text())["cells"][0]["source"])
+    found = re.search(r"^# +(.+)$", first, re.MULTILINE)
+    return found[1].strip() if found else path.stem
+
+
+def _linked(text: str) -> str:
+    """The README's links to files of the project, as links to pages."""
+    return text.replace("](CONTRIBUTING.md)", "](contributing.md)").replace("](CHANGELOG.md)", "](changelog.md)")
