@@ -1,24 +1,101 @@
-"""How to reach registries: timeouts, patience, proxies and certificates as one value."""
+"""How to reach registries: timeouts, patience, proxies, certificates and mirrors as one value."""
 
 from __future__ import annotations
 
+import os
 import platform
-from collections.abc import Callable, Iterable, Mapping
-from typing import Final
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any, Final, Literal, Self, TypeAlias, get_args
 
 import requests
 import requests.adapters
 from attrs import field, frozen
 
+from ocikit import display
 from ocikit._version import __version__
+from ocikit.errors import InvalidArgument, InvalidReference
+from ocikit.spec.reference import Reference
 
-__all__ = ["USER_AGENT", "Network"]
+__all__ = ["USER_AGENT", "Mirror", "Mirrors", "Network", "Pull"]
 
 USER_AGENT: Final = f"ocikit/{__version__} (python {platform.python_version()}; requests {requests.__version__})"
 
 
+#: What a mirror is asked for.
+Pull: TypeAlias = Literal["all", "digest-only", "tag-only"]
+
+
 def _hosts(names: Iterable[str]) -> frozenset[str]:
     return frozenset(names)
+
+
+def _place(text: str) -> str:
+    """A host, perhaps with the first parts of names there. Raises: InvalidReference."""
+    place = text.rstrip("/") if isinstance(text, str) else ""
+    first = place.partition("/")[0]
+    if not (set(".:") & set(first) or first.lower() == "localhost") or "@" in place or "://" in place:
+        raise InvalidReference(
+            f"{display.quoted(text)} is not a registry's host or a place in it",
+            hint='write it like "mirror.example:5000" or "cache.example/hub", without a scheme',
+        )
+    # Two parts behind it, lest a host alone is taken for a name in Docker Hub's library
+    return Reference.parse(f"{place}/x/x").name.removesuffix("/x/x")
+
+
+def _prefix(text: str) -> str:
+    """As `_place`, or `*.` and a domain. containers-registries.conf(5)."""
+    if isinstance(text, str) and text.startswith("*."):
+        if not set("/:") & set(text):
+            return f"*.{_place(f'x.{text[2:]}')[2:]}"
+        raise InvalidReference(
+            f"{display.quoted(text)} has more than a domain behind the asterisk", hint='write it like "*.example.com"'
+        )
+    return _place(text)
+
+
+def _prefixes(texts: Iterable[str]) -> frozenset[str]:
+    return frozenset(map(_prefix, texts))
+
+
+@frozen
+class Mirror:
+    """Where a registry's content can be read, too.
+
+    >>> Mirror("cache.example/hub", pull="digest-only").location
+    'cache.example/hub'
+    """
+
+    location: str = field(converter=_place)
+    """Host and perhaps port, and the path that takes the place of what is mirrored: `cache.example/hub`."""
+    pull: Pull = field(default="all", kw_only=True)
+    """"digest-only" is never asked what a tag names, which it may not have heard of yet; "tag-only" is asked only
+    for references without a digest."""
+    ns: bool = field(default=False, kw_only=True)
+    """Tell it the registry that is meant, as `ns=` in each request. distribution-spec spec.md#registry-proxying."""
+    insecure: bool = field(default=False, kw_only=True)
+    """Speak to it without TLS, or with a certificate that nobody vouches for."""
+    final: bool = field(default=False, kw_only=True)
+    """The content has moved there: nothing is asked after it, the registry neither."""
+
+    def __attrs_post_init__(self) -> None:
+        if self.pull not in get_args(Pull) or (self.final and self.pull != "all"):
+            raise InvalidArgument(
+                f"pull={display.quoted(self.pull, 60)} for the mirror {self.location}",
+                hint=f'one of {display.listed(get_args(Pull))}; a final one takes "all"',
+            )
+
+
+#: Mirrors as they are given: in order, by registry, by the first parts of names in it, or by `*.` and a domain.
+Mirrors: TypeAlias = Mapping[str, Sequence[Mirror | str] | Mirror | str]
+
+
+def _mirrors(given: Mirrors) -> dict[str, tuple[Mirror, ...]]:
+    return {
+        _prefix(prefix): tuple(
+            m if isinstance(m, Mirror) else Mirror(m) for m in ([some] if isinstance(some, str | Mirror) else some)
+        )
+        for prefix, some in given.items()
+    }
 
 
 @frozen(kw_only=True)
@@ -52,3 +129,68 @@ class Network:
     """Gives an adapter of requests for an origin such as "https://ghcr.io", to be used instead of ours."""
     schemes: Mapping[str, str] = field(factory=dict)
     """"http" or "https" for hosts where it is known; otherwise https, or what a loopback host answers to."""
+    mirrors: Mapping[str, tuple[Mirror, ...]] = field(factory=dict, converter=_mirrors)
+    """Where manifests and blobs are read first, in order, by registry (`docker.io`) or by the first parts of names
+    (`quay.io/team`, the longest counts). A mirror gets its own credentials only, and neither `headers` nor `certificate`.
+    Tags are listed, referrers looked up, and everything is written at the registry itself."""
+    blocked: frozenset[str] = field(default=frozenset(), converter=_prefixes)
+    """Registries, or first parts of names, that must not be asked; longer ones in `mirrors` are exceptions."""
+
+    @classmethod
+    def from_registries_conf(cls, path: str | os.PathLike[str] | None = None, **settings: Any) -> Self:
+        """Mirrors, blocked and insecure registries as podman and buildah know them. containers-registries.conf(5).
+
+        It is read when this is called, and never else. Short names, search registries and helpers are ignored, which
+        the log says.
+
+        Args:
+            path: the file; None is `~/.config/containers/registries.conf`, else the one in `/etc/containers`, with the
+                folders `registries.conf.d` beside.
+            settings: further fields; they count beside what the file says.
+
+        Raises:
+            NotFound: if there is no such file. InvalidDocument: with the place in it that is wrong.
+        """
+        from ocikit.remote.registries_conf import read  # noqa: PLC0415 - it makes values of this module; few sessions ask
+
+        found = read(path)
+        return cls(
+            **settings
+            | {
+                "mirrors": {**found.mirrors, **_mirrors(settings.get("mirrors", {}))},
+                "blocked": found.blocked | _prefixes(settings.get("blocked", ())),
+                "insecure": found.insecure | _hosts(settings.get("insecure", ())),
+            }
+        )
+
+    def is_blocked(self, name: str) -> bool:
+        """Whether a registry, or a repository with its registry, must not be asked."""
+        return bool(self.blocked) and self._matching(name)[0] in self.blocked
+
+    def route(self, reference: Reference) -> tuple[tuple[Mirror, str], ...]:
+        """The mirrors of a reference's repository, and its name at each."""
+        if not self.mirrors:
+            return ()
+        prefix, length = self._matching(reference.name)
+        rest = reference.name[length:].lstrip("/")
+        found = []
+        for mirror in self.mirrors.get(prefix, ()):
+            path = mirror.location.partition("/")[2]
+            if name := "/".join(filter(None, (path, rest))):
+                found.append((mirror, name))
+            if mirror.final:
+                break
+        return tuple(found)
+
+    def _matching(self, name: str) -> tuple[str, int]:
+        """The longest prefix of a name that there are settings for, and how much of the name it stands for."""
+        host = name.partition("/")[0]
+        found, best = "", (0, False)
+        for prefix in (*self.mirrors, *self.blocked):
+            if prefix.startswith("*."):
+                fits, length = host.endswith(prefix[1:]), len(host)
+            else:
+                fits, length = f"{name}/".startswith(f"{prefix}/"), len(prefix)
+            if fits and (rank := (length, not prefix.startswith("*."))) > best:
+                found, best = prefix, rank
+        return found, best[0]
