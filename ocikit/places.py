@@ -11,9 +11,10 @@ from typing import TYPE_CHECKING, BinaryIO, cast
 from ocikit import display
 from ocikit.content.cache import offline
 from ocikit.content.store import Source, Store
-from ocikit.errors import InvalidReference, OcikitError, OfflineError
+from ocikit.errors import Denied, InvalidReference, OcikitError, OfflineError
 from ocikit.remote.credentials import Keychain
-from ocikit.remote.network import Network
+from ocikit.remote.mirrors import Mirrored, MirroredRepository, MirrorHost
+from ocikit.remote.network import Mirror, Network
 from ocikit.remote.repository import Registry, Repository
 from ocikit.remote.tokens import TokenCache
 from ocikit.remote.transport import Transport
@@ -39,11 +40,15 @@ class Places:
         self.keychain = keychain
         self._tokens = TokenCache()
         self._transports: dict[str, Transport] = {}
+        self._mirrors: dict[tuple[str, bool, bool], MirrorHost] = {}
         self._lock = threading.Lock()
 
     def registry(self, host: str) -> Registry:
-        """The registry at a host, with or without port. Raises: InvalidReference; OfflineError."""
-        check_host(host)
+        """The registry at a host, with or without port. Raises: InvalidReference; OfflineError; Denied: it is blocked."""
+        self._check_allowed(Reference.parse(f"{check_host(host)}/x/x").registry)
+        return self._registry(host)
+
+    def _registry(self, host: str) -> Registry:
         if offline():
             raise OfflineError(
                 f"{host} would have to be asked, and OCIKIT_OFFLINE is set", hint="unset it to reach registries"
@@ -62,14 +67,40 @@ class Places:
         return Registry(transport)
 
     def repository(self, reference: Reference, *, push: bool = False) -> Repository:
-        """The repository of a reference."""
-        return self.registry(reference.registry).repository(reference.repository, push=push)
+        """The repository of a reference, at its own registry. Raises: OfflineError; Denied: it is blocked."""
+        self._check_allowed(reference.name)
+        return self._registry(reference.registry).repository(reference.repository, push=push)
+
+    def _readable(self, reference: Reference) -> Repository:
+        """The repository of a reference, with its mirrors."""
+        route = self.network.route(reference)
+        if not route:
+            return self.repository(reference)
+        self._check_allowed(reference.name)
+        places = [MirroredRepository(self._mirror(mirror), name, mirror, reference) for mirror, name in route]
+        primary = places.pop() if route[-1][0].final else self.repository(reference)
+        return Mirrored(primary, places)
+
+    def _mirror(self, mirror: Mirror) -> MirrorHost:
+        """The host of a mirror, shared by all that it mirrors: a dead one is dead for every repository."""
+        key = mirror.location.partition("/")[0], mirror.insecure, mirror.final
+        with self._lock:
+            if key not in self._mirrors:
+                self._mirrors[key] = MirrorHost(mirror, self.network, self.keychain, self._tokens)
+            return self._mirrors[key]
+
+    def _check_allowed(self, name: str) -> None:
+        if self.network.is_blocked(name):
+            raise Denied(
+                f"{name} is blocked",
+                hint="this session's Network(blocked=…), or a registries.conf that it was made from",
+            )
 
     @contextlib.contextmanager
     def source(self, reference: AnyReference) -> Iterator[Source]:
         """Where a reference is read from. Raises: NotFound: if there is no such layout."""
         if isinstance(reference, Reference):
-            yield _Offline(reference) if offline() else self.repository(reference)
+            yield _Offline(reference) if offline() else self._readable(reference)
         else:
             with self._layout(reference, write=False) as layout:
                 yield layout
@@ -109,7 +140,7 @@ class Places:
     def close(self) -> None:
         """Close every connection; what is used again opens new ones."""
         with self._lock:
-            transports = list(self._transports.values())
+            transports = [*self._transports.values(), *(mirror.transport for mirror in self._mirrors.values())]
         for transport in transports:
             transport.close()
 
