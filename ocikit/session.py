@@ -35,7 +35,8 @@ from ocikit.pulling import chosen, folder_plan, to_cache, to_folder
 from ocikit.remote.configuration import place_of
 from ocikit.remote.credentials import Credentials, Keychain
 from ocikit.remote.explanation import Explanation
-from ocikit.remote.network import Network
+from ocikit.remote.mirrors import trusting
+from ocikit.remote.network import Mirrors, Network
 from ocikit.remote.repository import Ping, Registry, Repository
 from ocikit.spec import media_types
 from ocikit.spec.descriptor import Descriptor
@@ -63,6 +64,8 @@ class Session(display.Shown):
             looks where docker and podman keep them; see `auth.explain`.
         network: timeouts, proxies, certificates, retries.
         insecure: hosts that may be spoken to without TLS, or with a certificate that nobody vouches for.
+        mirrors: where registries are read first: `{"docker.io": ["mirror.example:5000", "cache.example/hub"]}`; see
+            `Network.mirrors`, and `Network.from_registries_conf` for those of podman.
         cache: the folder to keep content in; None is `OCIKIT_CACHE` or the platform's cache folder.
         workers: transfers at once.
         progress: bars for long calls: True, False, "auto", "none", or a `Progress`. None asks `OCIKIT_PROGRESS`.
@@ -78,6 +81,7 @@ class Session(display.Shown):
         credentials: Any = None,
         network: Network | None = None,
         insecure: Iterable[str] = (),
+        mirrors: Mirrors | None = None,
         cache: Cache | Paths | None = None,
         workers: int = WORKERS,
         progress: ProgressLike = None,
@@ -87,6 +91,7 @@ class Session(display.Shown):
         settings = attrs.evolve(
             settings,
             insecure=settings.insecure | frozenset(insecure),
+            mirrors={**settings.mirrors, **(mirrors or {})},
             connections=max(settings.connections, workers),
         )
         self.cache = cache if isinstance(cache, Cache) else Cache(cache)
@@ -109,6 +114,8 @@ class Session(display.Shown):
     def __rich_repr__(self) -> display.Description:
         yield "workers", self.workers, WORKERS
         yield "insecure", sorted(self._places.network.insecure), []
+        yield "mirrors", {k: [m.location for m in some] for k, some in self._places.network.mirrors.items() if some}, {}
+        yield "blocked", sorted(self._places.network.blocked), []
         yield "offline", offline(), False
 
     # Low level
@@ -165,17 +172,27 @@ class Session(display.Shown):
             steps = folder_plan(folder, manifest, layers, reference, force=force) if folder else None
             if dry_run:
                 return Artifact(self, reference, descriptor, manifest, plan=steps or self._cache_plan(manifest, layers))
-            tally, title = Tally(self._bars(progress)), _title("pull", reference)
-            if folder is not None and steps is not None:
+            blobs = layers if manifest.config.embedded is not None else (manifest.config, *layers)
+            title = _title("pull", reference)
+
+            def move() -> Tally:
+                nonlocal steps
+                tally = Tally(self._bars(progress))
+                if folder is None:
+                    to_cache(source, self.cache, blobs, workers=workers, progress=tally, title=title)
+                    return tally
+                # Planned anew if this is the second time: the first has brought some of the files
+                todo, steps = steps or folder_plan(folder, manifest, layers, reference, force=force), None
                 to_folder(
-                    source, self.cache, folder, steps, manifest, reference, workers=workers, progress=tally, title=title
+                    source, self.cache, folder, todo, manifest, reference, workers=workers, progress=tally, title=title
                 )
+                return tally
+
+            tally = trusting(source, move)
+            if folder is not None:
                 artifact.path = folder.path
-            else:
-                blobs = layers if manifest.config.embedded is not None else (manifest.config, *layers)
-                to_cache(source, self.cache, blobs, workers=workers, progress=tally, title=title)
-                if not manifest.is_image:
-                    artifact.path = self._snapshot(artifact, layers)
+            elif not manifest.is_image:
+                artifact.path = self._snapshot(artifact, layers)
         _tell(artifact, tally, "pulled", display.place(artifact.path or self.cache.root))
         return artifact
 
@@ -267,7 +284,12 @@ class Session(display.Shown):
         if all(self.cache.exists(b) for b in blobs):
             return
         with self._places.source(artifact.reference) as source:
-            to_cache(source, self.cache, blobs, workers=self.workers, progress=self._bars(progress), title="fetch")
+            trusting(
+                source,
+                lambda: to_cache(
+                    source, self.cache, blobs, workers=self.workers, progress=self._bars(progress), title="fetch"
+                ),
+            )
 
     def tags(self, ref: str | AnyReference) -> Listing[str]:
         """Every tag of a repository or layout, pages fetched as they are reached. Raises: NameUnknown: no such repository."""
@@ -443,7 +465,7 @@ class Session(display.Shown):
             document = parse_document(dict(work.documents)[work.root], work.root.media_type)
             if dry_run:
                 return Artifact(self, there, work.root, document, plan=work)
-            return self._run(work, there, document, workers, progress, "copy", unwrap=False)
+            return trusting(origin, lambda: self._run(work, there, document, workers, progress, "copy", unwrap=False))
 
     def tag(self, ref: str | AnyReference, *tags: str) -> AnyReference:
         """Give an artifact more names in its repository; its bytes stay as they are. Gives the pinned reference."""
