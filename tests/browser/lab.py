@@ -1,0 +1,192 @@
+"""JupyterLab as a process of our own, and notebooks in it as a person sees them.
+
+    with lab() as running, Browser() as browser, opened(running, browser, ["1 + 1"], theme="dark", width=480) as notebook:
+        notebook.run()
+        assert notebook.output(0).inner_text() == "2"
+
+The lab listens on loopback, knows nothing of the user's settings, and asks nobody for news, updates or extensions.
+"""
+
+import contextlib
+import itertools
+import json
+import os
+import secrets
+import shutil
+import sys
+import tempfile
+import textwrap
+import time
+import urllib.request
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import nbformat
+from attrs import define, field, frozen
+
+from tests import peers
+from tests.browser.page import Browser, Seen
+
+__all__ = ["Lab", "Notebook", "lab", "opened"]
+
+THEMES = {"light": "JupyterLab Light", "dark": "JupyterLab Dark"}
+
+#: JupyterLab's settings by plugin: no news, no updates, and all cells on the page, whether in sight or not.
+SETTINGS: Mapping[str, Mapping[str, Any]] = {
+    "@jupyterlab/apputils-extension:notification": {"fetchNews": "false", "checkForUpdates": False},
+    "@jupyterlab/notebook-extension:tracker": {"windowingMode": "none"},
+    "@jupyterlab/docmanager-extension:plugin": {"autosave": False},
+}
+
+_numbers = itertools.count(1)
+
+
+@frozen
+class Lab:
+    """A running JupyterLab."""
+
+    url: str
+    token: str = field(repr=False)
+    folder: Path
+    """Where its notebooks are, and the folder that their kernels start in."""
+    environment: Mapping[str, str] = field(repr=False)
+    """Of the kernels."""
+
+
+@contextmanager
+def lab() -> Iterator[Lab]:
+    """Start one; it ends with the block."""
+    if find_spec("jupyterlab") is None:
+        peers.absent("jupyterlab is missing: pip install 'ocikit[browser]'")
+    home = Path(tempfile.mkdtemp(prefix="ocikit-lab-"))
+    try:
+        work = home / "work"
+        work.mkdir()
+        (home / "settings").mkdir()
+        _kernel_without_widgets(home)
+        token = secrets.token_hex(16)
+        kept = {k: v for k, v in os.environ.items() if not k.startswith(("OCIKIT_", "JUPYTER", "IPYTHON", "DOCKER_"))}
+        environment = kept | {
+            "HOME": str(home), "TMPDIR": str(home), "OCIKIT_CACHE": str(home / "cache"), "IPYTHONDIR": str(home / "ipython"),
+            "JUPYTER_CONFIG_DIR": str(home / "config"), "JUPYTER_DATA_DIR": str(home / "data"),
+            "JUPYTER_RUNTIME_DIR": str(home / "runtime"), "JUPYTERLAB_WORKSPACES_DIR": str(home / "workspaces"),
+            "JUPYTERLAB_SETTINGS_DIR": str(home / "settings"), "PYDEVD_DISABLE_FILE_VALIDATION": "1",
+            "PYTHONPATH": str(peers.ROOT), "PYTHONWARNINGS": "default",
+        }  # fmt: skip
+        port = peers.free_port()
+        command = [
+            sys.executable, "-m", "jupyterlab", "--no-browser", "--allow-root", "--ip=127.0.0.1", f"--port={port}",
+            "--ServerApp.port_retries=0", f"--IdentityProvider.token={token}", f"--ServerApp.root_dir={work}",
+            "--LabApp.expose_app_in_browser=True", "--LabApp.extension_manager=readonly", "--LabApp.news_url=None",
+            "--LabApp.check_for_updates_class=jupyterlab.NeverCheckForUpdate", "--ServerApp.terminals_enabled=False",
+        ]  # fmt: skip
+        with peers.process(command, home / "log", environment) as process:
+            running = Lab(f"http://127.0.0.1:{port}", token, work, environment)
+            deadline = time.monotonic() + 60
+            while not _answers(running):
+                if process.poll() is not None or time.monotonic() > deadline:
+                    raise RuntimeError(f"JupyterLab does not start:\n{(home / 'log').read_text()[-4000:]}")
+                time.sleep(0.1)
+            yield running
+    finally:
+        shutil.rmtree(home, ignore_errors=True)
+
+
+def _answers(running: Lab) -> bool:
+    with contextlib.suppress(OSError), urllib.request.urlopen(f"{running.url}/api?token={running.token}", timeout=5):
+        return True
+    return False
+
+
+def _kernel_without_widgets(home: Path) -> None:
+    """A kernel whose ipywidgets can't be imported, though it is there: as after a broken installation."""
+    broken = home / "broken" / "ipywidgets"
+    broken.mkdir(parents=True)
+    (broken / "__init__.py").write_text('raise ImportError("no ipywidgets here")\n')
+    spec = home / "data" / "kernels" / "bare"
+    spec.mkdir(parents=True)
+    command = [sys.executable, "-m", "ipykernel_launcher", "-f", "{connection_file}"]
+    about = {
+        "argv": command,
+        "display_name": "Bare",
+        "language": "python",
+        "env": {"PYTHONPATH": f"{broken.parent}:{peers.ROOT}"},
+    }
+    (spec / "kernel.json").write_text(json.dumps(about))
+
+
+@define(eq=False)
+class Notebook:
+    """A notebook that is open in a browser. Cells are counted from 0."""
+
+    page: Any
+    """Playwright's."""
+    seen: Seen
+    path: Path
+
+    def start(self) -> None:
+        """Run all cells, and come back at once."""
+        self.page.evaluate("() => { window.__run = jupyterapp.commands.execute('notebook:run-all-cells') }")
+
+    def wait(self) -> None:
+        """Until the cells that were started have run."""
+        self.page.evaluate("async () => { await window.__run }")
+
+    def run(self) -> None:
+        """Run all cells to their end."""
+        self.start()
+        self.wait()
+
+    def idle(self) -> None:
+        """Until every cell that a key started has run: none has a star."""
+        self.page.wait_for_function(
+            "() => ![...document.querySelectorAll('.jp-InputPrompt')].some(p => p.textContent.includes('*'))"
+        )
+
+    def interrupt(self) -> None:
+        """The button with the square."""
+        self.page.locator('[data-command="notebook:interrupt-kernel"], [data-jp-item-name="interrupt"]').first.click()
+
+    def output(self, cell: int) -> Any:
+        """A locator for all that a cell has put out."""
+        return self.page.locator(".jp-Notebook-cell").nth(cell).locator(".jp-OutputArea-output")
+
+    def saved(self) -> Any:
+        """The notebook as a file holds it now."""
+        self.page.evaluate("jupyterapp.commands.execute('docmanager:save')")
+        return nbformat.read(self.path, as_version=4)
+
+
+@contextmanager
+def opened(
+    running: Lab,
+    browser: Browser,
+    cells: Sequence[str],
+    *,
+    theme: str = "light",
+    width: int = 1280,
+    kernel: str = "python3",
+) -> Iterator[Notebook]:
+    """A new notebook with these cells, open in a page of its own."""
+    for plugin, values in {**SETTINGS, "@jupyterlab/apputils-extension:themes": {"theme": THEMES[theme]}}.items():
+        name, _, part = plugin.partition(":")
+        place = Path(running.environment["JUPYTERLAB_SETTINGS_DIR"]) / name / f"{part}.jupyterlab-settings"
+        place.parent.mkdir(parents=True, exist_ok=True)
+        place.write_text(json.dumps(values))
+    path = running.folder / f"notebook-{next(_numbers)}.ipynb"
+    about = {"kernelspec": {"name": kernel, "display_name": kernel, "language": "python"}}
+    made = [nbformat.v4.new_code_cell(textwrap.dedent(source).strip()) for source in cells]
+    notebook = nbformat.v4.new_notebook(cells=made, metadata=about)
+    nbformat.write(notebook, path)
+    with browser.page(running.url, width=width, dark=theme == "dark") as (page, seen):
+        page.goto(f"{running.url}/doc/tree/{path.name}?reset&token={running.token}")
+        page.wait_for_function(
+            "() => window.jupyterapp?.shell.currentWidget?.sessionContext?.session?.kernel?.status === 'idle'"
+        )
+        try:
+            yield Notebook(page, seen, path)
+        finally:
+            page.evaluate("jupyterapp.shell.currentWidget.sessionContext.shutdown()")
