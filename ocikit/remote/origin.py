@@ -16,7 +16,19 @@ __all__ = ["Origin", "check_realm", "check_step", "is_loopback", "join"]
 
 _PORTS = {"http": 80, "https": 443}
 
+#: Scheme, user, host and port of a URL that everybody reads alike. Backslashes, escapes and spaces in these lead one parser
+#: to one host and the next to another: what `urlsplit` takes for a user's name may be the host that urllib3 connects to.
+_AUTHORITY = re.compile(
+    r"https?://(?:[\w.~!$&'()*+,;=:%-]*@)?(?:[a-z0-9._-]+|\[[0-9a-f:.]+(?:%[\w.~-]+)?\])(?::\d*)?(?=[/?#]|$)",
+    re.ASCII | re.IGNORECASE,
+)
+
+_NO_PATH = re.compile(r"^https?://[^/?#]+(?=[?#]|$)", re.IGNORECASE)
+
 _Address: TypeAlias = ipaddress.IPv4Address | ipaddress.IPv6Address
+
+#: Prefixes with an IPv4 address in their last 32 bits: compatible, translated (RFC 2765), and NAT64's (RFC 6052, RFC 8215).
+_EMBEDDING = tuple(map(ipaddress.IPv6Network, ("::/96", "::ffff:0:0:0/96", "64:ff9b::/96", "64:ff9b:1::/48")))
 
 #: Where clouds keep a machine's own credentials, beyond link-local 169.254/16: Alibaba, Oracle, Azure, AWS, Google.
 _METADATA = frozenset(
@@ -38,13 +50,13 @@ class Origin:
 
     @classmethod
     def of(cls, url: str) -> Origin:
-        """The origin of a URL. Raises: InvalidResponse: if it isn't one of http or https."""
+        """The origin of a URL. Raises: InvalidResponse: if it isn't one of http or https, or can be read in two ways."""
         try:
             parts = urlsplit(url)
             port = parts.port
         except ValueError as error:
             raise InvalidResponse(f"{redact(url)!r} is not a URL") from error
-        if parts.scheme not in _PORTS or not parts.hostname:
+        if parts.scheme not in _PORTS or not parts.hostname or not _AUTHORITY.match(url):
             raise InvalidResponse(
                 f"{redact(url)!r} is not an http or https URL", hint="the registry sent it; tell its operators"
             )
@@ -71,31 +83,32 @@ def join(base: str, location: str) -> str:
     Raises: InvalidResponse: if it can't be read.
     """
     try:
-        return urljoin(base, location)
+        # A query may follow the host at once; a fragment isn't sent
+        return _NO_PATH.sub(r"\g<0>/", urljoin(base, location)).partition("#")[0]
     except ValueError as error:
         raise InvalidResponse(
             f"{redact(location)!r} is not a URL", hint="the registry sent it; tell its operators"
         ) from error
 
 
-def check_step(source: str, target: str) -> None:
+def check_step(source: str, target: str, *, insecure: bool = False) -> None:
     """Refuse a redirect or an upload location that leads somewhere unsafe.
 
-    From https to http, from a public host to this machine, and from anywhere to a cloud's metadata address. Private
-    ranges are left alone: many a registry keeps its blobs on a neighbour. Addresses are checked as written, see
-    `check_realm`.
+    From https to http, from a public host to this machine, and from anywhere to a cloud's metadata address; the last
+    alone if the user was *insecure* with the host on purpose. Private ranges are left alone: many a registry keeps its
+    blobs on a neighbour. Addresses are checked as written, see `check_realm`.
 
     Raises: InvalidResponse.
     """
     here, there = Origin.of(source), Origin.of(target)
-    if here.scheme == "https" and there.scheme == "http":
+    if here.scheme == "https" and there.scheme == "http" and not insecure:
         raise InvalidResponse(
             f"{here.host} sends us from https to {redact(target)}",
             hint="content would travel unprotected; the registry's own address (its 'externalurl' or 'http.host') is set up wrong",
         )
     if here.host == there.host:
         return
-    if _metadata(there.host) or (there.loopback and not _private(here.host)):
+    if _metadata(there.host) or (there.loopback and not _private(here.host) and not insecure):
         raise InvalidResponse(
             f"{here.host} sends us to {redact(target)}, an address of this machine or its network",
             hint="a registry has no business there; refused",
@@ -119,7 +132,7 @@ def check_realm(realm: str, registry_url: str, *, allow_private: bool = False) -
         user = "@" in there.netloc
     except ValueError:
         there, here, host, home, user = urlsplit(""), urlsplit(registry_url), "", "", False
-    if not re.fullmatch(r"[\x21-\x7e]+", realm) or "\\" in realm or not host or there.scheme not in {"http", "https"}:
+    if not re.fullmatch(r"[\x21-\x7e]+", realm) or not _AUTHORITY.match(realm) or not host:
         problem = "which is not an http or https URL"
     elif user:
         problem = "which holds a user name"
@@ -152,9 +165,9 @@ def _address(host: str) -> _Address | None:
         except (OSError, ValueError):
             return None
     if isinstance(address, ipaddress.IPv6Address):
-        nat64 = address in ipaddress.IPv6Network("64:ff9b::/96")
-        inner = ipaddress.IPv4Address(int(address) & 0xFFFFFFFF) if nat64 else address.ipv4_mapped or address.sixtofour
-        return inner or address
+        embedded = int(address) > 1 and any(address in network for network in _EMBEDDING)
+        inner = ipaddress.IPv4Address(int(address) & 0xFFFFFFFF) if embedded else None
+        return inner or address.ipv4_mapped or address.sixtofour or address
     return address
 
 
