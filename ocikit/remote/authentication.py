@@ -73,7 +73,7 @@ class Authenticator:
         self._allow_private = allow_private
         self._challenge: Challenge | None = None
         self._known: dict[str, tuple[Credentials, float]] = {}
-        self._rotated: dict[str, str] = {}
+        self._rotated: dict[tuple[str, str], str] = {}
         self._rejected: set[tuple[str, str]] = set()
         self._private: set[tuple[str, str]] = set()
         self._too_wide: set[TokenKey] = set()
@@ -255,7 +255,9 @@ class Authenticator:
         """A token for an identity token, by POST; None if the server doesn't know of such. distribution oauth.md."""
         # One at a time: a server that rotates refresh tokens takes each of them once
         with self._refreshing:
-            refresh = self._rotated.get(credentials.identity) or credentials.identity_token
+            # What one token server gave is not for another that the registry names later
+            kept = challenge.realm, credentials.identity
+            refresh = self._rotated.get(kept) or credentials.identity_token
             form = {
                 "grant_type": "refresh_token",
                 "service": challenge.service,
@@ -271,7 +273,7 @@ class Authenticator:
                 return None
             token = self._parse(response)
             if token.refresh_token:
-                self._rotated[credentials.identity] = token.refresh_token
+                self._rotated[kept] = token.refresh_token
             return token
 
     def _parse(self, response: requests.Response) -> Token:
