@@ -81,8 +81,9 @@ def find(
         api: False skips the API: it is known to be missing.
     """
     if api is not False:
+        pages = manifests.list_referrers(digest, artifact_type)
         try:
-            return _by_api(manifests, digest, artifact_type), True
+            found = _referrers(next(pages, None), digest, artifact_type)
         except NotFound:
             pass
         except InvalidResponse as error:
@@ -91,19 +92,25 @@ def find(
             # Registries of before the API answer its path with whatever they have for bad requests
             if error.status not in {400, 404, 405, 406, 501}:
                 raise
+        else:
+            # The API has answered: a later page that is wrong or missing must not pass for the end of the list
+            for page in pages:
+                found += _referrers(page, digest, artifact_type)
+            return list(dict.fromkeys(found)), True
     return _filtered(_Fallback.read(manifests, digest).entries, artifact_type), False
 
 
-def _by_api(manifests: Manifests, digest: Digest, artifact_type: str | None) -> list[Descriptor]:
-    found: list[Descriptor] = []
-    for raw, filtered in manifests.list_referrers(digest, artifact_type):
-        try:
-            index = Index.parse(raw, limit=len(raw))
-        except InvalidDocument as error:
-            raise InvalidResponse(f"the list of referrers of {digest} is not an index: {error.message}") from error
-        # Harbor filters without saying so, others say so without filtering: harbor#18413
-        found += index.manifests if filtered else _filtered(index.manifests, artifact_type)
-    return list(dict.fromkeys(found))
+def _referrers(page: tuple[bytes, bool] | None, digest: Digest, artifact_type: str | None) -> list[Descriptor]:
+    """What one page of the API lists."""
+    if page is None:
+        return []
+    raw, filtered = page
+    try:
+        index = Index.parse(raw, limit=len(raw))
+    except InvalidDocument as error:
+        raise InvalidResponse(f"the list of referrers of {digest} is not an index: {error.message}") from error
+    # Harbor filters without saying so, others say so without filtering: harbor#18413
+    return list(index.manifests) if filtered else _filtered(index.manifests, artifact_type)
 
 
 def _filtered(descriptors: Sequence[Descriptor], artifact_type: str | None) -> list[Descriptor]:
