@@ -366,8 +366,7 @@ class Transport(display.Shown):
                 )  # fmt: skip
             finish(response)
             target = join(url, location)
-            if not self.insecure:
-                check_step(url, target)
+            check_step(url, target, insecure=self.insecure)
             if not replay.possible:
                 raise Unsupported(
                     f"{self.host} sends an upload on to {redact(target)}, but its content can be read only once",

@@ -67,8 +67,8 @@ class UploadSession:
             )  # fmt: skip
         # Relative to the URL that was asked, with its query kept byte for byte: it may be signed
         absolute = join(str(response.url), location)
-        if not transport.serves(absolute) and not transport.insecure:
-            check_step(str(response.url), absolute)
+        if not transport.serves(absolute):
+            check_step(str(response.url), absolute, insecure=transport.insecure)
         given = response.headers.get("OCI-Chunk-Min-Length", "")
         return cls(location=absolute, minimum=int(given) if re.fullmatch(r"\d{1,18}", given) else minimum)
 
