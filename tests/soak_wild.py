@@ -34,14 +34,13 @@ from ocikit.server.verify import verify
 SIZES = (1, 5_000, 200_000, 200_000, 2_000_000, 6_000_000)
 SHARED = 5  # contents that everybody has
 KEPT = 12  # artifacts of one process at one place; the oldest go
-AGE = 120.0  # seconds that the cache keeps what nobody uses
 GRACE = 60.0  # seconds: longer than anything here takes from its first blob to its manifest
 NETWORK = Network(read_timeout=20)
 HASTY = Network(read_timeout=20, retries=0)  # what others mend is a failure then
 #: What processes do, and how often.
 DEEDS = {
     "push": 4, "pull": 3, "pull_to": 3, "pull_layout": 2, "pull_others": 2, "copy": 2, "copy_to_layout": 2,
-    "copy_from_layout": 2, "attach": 2, "referrers": 2, "delete": 2, "sweep": 0.3, "prune": 0.3,
+    "copy_from_layout": 2, "attach": 2, "referrers": 2, "delete": 2, "sweep": 0.5, "prune": 0.5,
 }  # fmt: skip
 
 
@@ -98,6 +97,7 @@ class Process:
     number: int
     dice: random.Random
     session: ocikit.Session
+    grace: float
     mine: dict[str, list[Kept]] = field(factory=dict)
     dying: list[Kept] = field(factory=list)
     """What was to be deleted, by a call that failed: it may be there or not."""
@@ -243,10 +243,10 @@ class Process:
 
     def sweep(self) -> None:
         with Layout(self.folder / "layout") as layout:
-            layout.gc(grace=GRACE)
+            layout.gc(grace=self.grace)
 
     def prune(self) -> None:
-        Cache(self.folder / "cache").prune(older_than=AGE, grace=GRACE).run()
+        Cache(self.folder / "cache").prune(older_than=2 * self.grace, grace=self.grace).run()
 
     # How
 
@@ -337,13 +337,24 @@ def summed(samples: list[dict[str, int]]) -> dict[str, int]:
     }
 
 
-def soak(seconds, *, processes=4, rate=0.05, pause=0.4, seed=1, every=5.0, collect_every=10.0, tell=lambda text: None):
+def soak(
+    seconds,
+    *,
+    processes=4,
+    rate=0.05,
+    pause=0.4,
+    seed=1,
+    grace=GRACE,
+    every=5.0,
+    collect_every=10.0,
+    tell=lambda text: None,
+):
     """Gives counts, and what each process had open: first, after a third of the time, and at the end. Raises: Wrong."""
     folder = Path(tempfile.mkdtemp(prefix="ocikit-wild-"))
     children: list[subprocess.Popen[str]] = []
     python = [sys.executable, "-m"]
     try:
-        with ocikit.serve(folder / "store", workers=2, grace=GRACE, collect_every=collect_every) as server:
+        with ocikit.serve(folder / "store", workers=2, grace=grace, collect_every=collect_every) as server:
             proxy = subprocess.Popen(
                 [*python, "tests.wild.proxy", server.url, "--seed", str(seed), "--rate", str(rate)],
                 stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
@@ -353,7 +364,7 @@ def soak(seconds, *, processes=4, rate=0.05, pause=0.4, seed=1, every=5.0, colle
             host, end = proxy.stdout.readline().strip(), time.time() + seconds
             for n in range(processes):
                 command = [*python, "tests.soak_wild", "--process", str(n), "--host", host, "--folder", str(folder)]
-                command += ["--end", str(end), "--pause", str(pause), "--seed", str(seed)]
+                command += ["--end", str(end), "--pause", str(pause), "--seed", str(seed), "--grace", str(grace)]
                 children.append(subprocess.Popen(command, text=True))
             watched = {"proxy": proxy.pid} | {f"process {n}": each.pid for n, each in enumerate(children[1:])}
             for n, pid in enumerate(family(server._process.process.pid)):
@@ -476,6 +487,7 @@ def main() -> None:
     parser.add_argument("--rate", type=float, default=0.05, help="of all requests, those that go wrong")
     parser.add_argument("--pause", type=float, default=0.4, help="seconds between two deeds of a process")
     parser.add_argument("--seed", type=int, default=random.randrange(1 << 30))
+    parser.add_argument("--grace", type=float, default=GRACE, help="seconds that nobody's content is kept")
     parser.add_argument("--process", type=int, help=argparse.SUPPRESS)
     parser.add_argument("--host", help=argparse.SUPPRESS)
     parser.add_argument("--folder", type=Path, help=argparse.SUPPRESS)
@@ -483,13 +495,15 @@ def main() -> None:
     options = parser.parse_args()
     if options.process is None:
         found = soak(options.minutes * 60, processes=options.processes, rate=options.rate, pause=options.pause,
-                     seed=options.seed, tell=lambda text: print(text, flush=True))  # fmt: skip
+                     seed=options.seed, grace=options.grace, tell=lambda text: print(text, flush=True))  # fmt: skip
         print(f"seed {options.seed}\n\n{table(found)}")
         sys.exit(bool(found["wrong"]))
     dice = random.Random(options.seed * 1000 + options.process)
     network = HASTY if options.process % 2 else NETWORK
     with ocikit.Session(cache=options.folder / "cache", network=network, progress=False, credentials={}) as session:
-        Process(options.host, options.folder, options.process, dice, session).run(options.end, options.pause)
+        Process(options.host, options.folder, options.process, dice, session, options.grace).run(
+            options.end, options.pause
+        )
 
 
 if __name__ == "__main__":
