@@ -19,6 +19,7 @@ import urllib3.connection
 import urllib3.connectionpool
 
 from ocikit.errors import ConnectionFailed, redact
+from ocikit.remote import deadlines
 from ocikit.remote.network import Network
 from ocikit.remote.origin import Origin
 
@@ -76,12 +77,13 @@ class Connections:
             prepared.headers["Content-Length"] = "0"
         started = time.monotonic()
         adapter, proxies = self._route(url)
-        response = adapter.send(
-            prepared,
-            stream=True,
-            timeout=(self._network.connect_timeout, timeout or self._network.read_timeout),
-            proxies=proxies,
-        )
+        limits = self._network.connect_timeout, timeout or self._network.read_timeout
+        if (deadline := deadlines.current()) is not None:
+            left = max(0.001, deadline - started)
+            limits = min(limits[0], left), min(limits[1], left)
+            if body is not None and not isinstance(body, bytes):
+                prepared.body = deadlines.Timed(body, deadline)  # type: ignore[assignment]  # as above
+        response = adapter.send(prepared, stream=True, timeout=limits, proxies=proxies)
         if log.isEnabledFor(logging.DEBUG):
             log.debug("%s %s -> %s in %.3f s", method, redact(url), response.status_code, time.monotonic() - started)
         return response
@@ -216,16 +218,32 @@ class _Adapter(requests.adapters.HTTPAdapter):
         return {"blocksize": _BLOCK} | ({"ssl_context": self._context} if self._context else {})
 
     def _accept(self, manager: Any) -> None:
-        if self._context is not None and self._context.verify_mode == ssl.CERT_NONE:
-            manager.pool_classes_by_scheme = {**manager.pool_classes_by_scheme, "https": _UnverifiedPool}
+        lax = self._context is not None and self._context.verify_mode == ssl.CERT_NONE
+        manager.pool_classes_by_scheme = {"http": _Pool, "https": _UnverifiedPool if lax else _SecurePool}
 
 
-class _Unverified(urllib3.connection.HTTPSConnection):
+class _Connection(urllib3.connection.HTTPConnection):
+    response_class = deadlines.Response
+
+
+class _Secure(urllib3.connection.HTTPSConnection):
+    response_class = deadlines.Response
+
+
+class _Unverified(_Secure):
     """A connection to a host that was named insecure: whoever did that needs no warning with each request."""
 
     def connect(self) -> None:
         super().connect()
         self.is_verified = True
+
+
+class _Pool(urllib3.connectionpool.HTTPConnectionPool):
+    ConnectionCls = _Connection
+
+
+class _SecurePool(urllib3.connectionpool.HTTPSConnectionPool):
+    ConnectionCls = _Secure
 
 
 class _UnverifiedPool(urllib3.connectionpool.HTTPSConnectionPool):

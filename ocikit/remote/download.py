@@ -11,6 +11,7 @@ from typing import Any
 import requests
 
 from ocikit.errors import ConnectionFailed, OcikitError, SizeMismatch, TimedOut
+from ocikit.remote.deadlines import until
 from ocikit.remote.responses import BROKEN, finish, innermost, is_timeout
 from ocikit.remote.transport import Transport
 from ocikit.spec.challenge import Scope
@@ -91,7 +92,8 @@ class BlobReader(io.RawIOBase):
             try:
                 if self._response is None:
                     self._deadline = self._deadline or self._transport.deadline()
-                    self._connect()
+                    with until(self._deadline):
+                        self._connect()
                 # At the end one more byte is asked for: a longer body must not pass as a whole one
                 n, error = self._fill(view[: left + 1] if len(view) > left else view)
             except BROKEN as broken:

@@ -37,6 +37,7 @@ from ocikit.errors import (
     UploadUnknown,
     redact,
 )
+from ocikit.remote.deadlines import TooSlow, hurry
 
 __all__ = [
     "BROKEN",
@@ -59,6 +60,8 @@ BROKEN: Final = (requests.RequestException, urllib3.exceptions.HTTPError, http.c
 log = logging.getLogger("ocikit")
 
 _ERROR_LIMIT = 64 * 1024  # bytes of an error body; the rest is not read
+_SLOWEST = 32 * 1024  # bytes a second: a document that comes slower, beside one silence, is not waited for
+_LEAVING = 2.0  # seconds for the rest of a body that nobody reads; a new connection takes less
 _WORDS = 300  # characters of a registry's own words in a message
 _WARNINGS_LIMIT = 4096  # bytes of warnings that a registry may send: distribution-spec spec.md#warnings
 
@@ -130,6 +133,7 @@ def innermost(error: BaseException | None) -> BaseException | None:
 
 def finish(response: requests.Response) -> None:
     """Let go of a response whose body doesn't matter; its connection stays open if the body is short."""
+    hurry(response.raw, _LEAVING)
     try:
         if len(response.raw.read(_ERROR_LIMIT) or b"") < _ERROR_LIMIT:
             response.raw.release_conn()
@@ -141,6 +145,7 @@ def finish(response: requests.Response) -> None:
 
 def set_aside(response: requests.Response, limit: int = _ERROR_LIMIT) -> bytes:
     """Let go of a response's connection, but keep the front of its body: for the error that it may become."""
+    hurry(response.raw, limit / _SLOWEST, patience=True)
     try:
         words = response.raw.read(limit) or b""
     except BROKEN:
@@ -156,8 +161,11 @@ def read_limited(response: requests.Response, limit: int, what: str) -> bytes:
 
     Raises:
         TooLarge: naming what was asked for.
-        ConnectionFailed: if the body broke off.
+        ConnectionFailed: if the body broke off, or came too slowly for a document.
     """
+    said = str(response.headers.get("Content-Length", ""))
+    size = int(said) if re.fullmatch(r"\d{1,18}", said) else limit
+    hurry(response.raw, min(size, limit) / _SLOWEST, patience=True)
     parts: list[bytes] = []
     left = limit + 1
     whole = False
@@ -194,6 +202,8 @@ def is_timeout(error: BaseException | None) -> bool:
 
 def broken_off(response: requests.Response, what: str, error: Exception) -> ConnectionFailed:
     """The error for a body that ended before its end."""
+    if isinstance(innermost(error), TooSlow):
+        return TimedOut(f"{_host(response)} sends too slowly to {what}", hint="check the network; call again")
     if is_timeout(error):
         return TimedOut(f"{_host(response)} stopped sending to {what}", hint="check the network, or raise read_timeout")
     return ConnectionFailed(f"{_host(response)} broke off its answer to {what}", hint="check the network; call again")
@@ -288,6 +298,7 @@ def _absence(response: requests.Response) -> type[RegistryError]:
 
 def _error_body(response: requests.Response) -> tuple[list[dict[str, Any]], str]:
     """The registry's error list and its own words, from any body. distribution-spec spec.md#error-codes."""
+    hurry(response.raw, _ERROR_LIMIT / _SLOWEST, patience=True)
     try:
         body = response.raw.read(_ERROR_LIMIT, decode_content=True) or b""
     except Exception:  # noqa: BLE001 - a broken error body must not hide the error itself

@@ -22,6 +22,7 @@ from ocikit.errors import ConnectionFailed, InvalidResponse, OcikitError, TimedO
 from ocikit.remote.authentication import Authenticator, Authorization
 from ocikit.remote.connections import Connections
 from ocikit.remote.credentials import Keychain
+from ocikit.remote.deadlines import current, until
 from ocikit.remote.network import Network
 from ocikit.remote.origin import Origin, check_step, is_loopback, join
 from ocikit.remote.responses import (
@@ -148,7 +149,13 @@ class Transport(display.Shown):
             return response
 
         again = replay.possible
-        response = self._persist(send, method, target, doing, retry=retry and again, again=again)
+        deadline = self.deadline()
+        try:
+            with until(deadline):
+                response = self._persist(send, method, target, doing, retry=retry and again, again=again)
+        except TimedOut:
+            self.check_deadline(deadline, doing)  # it may have passed while a token was asked for
+            raise
         report_warnings(response)
         status = response.status_code
         if status >= 400 and status not in allow:
@@ -176,12 +183,14 @@ class Transport(display.Shown):
 
         Raises: as `request`, and TooLarge.
         """
-        attempt = 0
+        attempt, deadline = 0, self.deadline()
         while True:
-            response = self.request("GET", target, doing, scopes=scopes, headers=headers, allow=allow)
+            with until(deadline):
+                response = self.request("GET", target, doing, scopes=scopes, headers=headers, allow=allow)
             try:
                 return read_limited(response, limit, doing), response
             except ConnectionFailed as error:
+                self.check_deadline(deadline, doing)
                 if attempt >= self.network.retries:
                     raise
                 log.info("%s; trying again", error.message)
@@ -221,9 +230,8 @@ class Transport(display.Shown):
                 if again and settle and self._settle(response, scheme):
                     continue
                 return response
-            wait = backoff(attempt)
-            if response is not None and (asked := retry_after(response)) is not None:
-                wait = asked
+            asked = retry_after(response) if response is not None else None
+            wait = backoff(attempt) if asked is None else asked
             hopeless = error is not None and not self._reached and _never_there(error)
             limited = again and response is not None and response.status_code == 429
             if (
@@ -231,6 +239,7 @@ class Transport(display.Shown):
                 or not (retry or limited)
                 or attempt >= self.network.retries
                 or waited + wait > self.network.max_wait
+                or (asked is not None and deadline is not None and time.monotonic() + wait > deadline)
             ):
                 break
             log.info(
@@ -244,23 +253,27 @@ class Transport(display.Shown):
                     # One thread's rate limit is every thread's
                     self._not_before = max(self._not_before, time.monotonic() + wait)
                 finish(response)
-            time.sleep(wait)
+            time.sleep(wait if deadline is None else max(0.0, min(wait, deadline - time.monotonic())))
             waited += wait
             attempt += 1
         if response is not None:
             return response
+        self.check_deadline(deadline, doing)
         raise self._unreachable(error, method, target, doing) from innermost(error)
 
     def deadline(self) -> float | None:
         """When what begins now has to be done, by the monotonic clock; None: there is no limit."""
-        limit = self.network.total_timeout
-        return None if limit is None else time.monotonic() + limit
+        limit, around = self.network.total_timeout, current()
+        if limit is None or (around is not None and around < time.monotonic() + limit):
+            return around
+        return time.monotonic() + limit
 
     def check_deadline(self, deadline: float | None, doing: str) -> None:
         """Raises: TimedOut: past it."""
-        if deadline is not None and time.monotonic() > deadline:
+        if deadline is not None and time.monotonic() >= deadline:
+            limit = self.network.total_timeout
             raise TimedOut(
-                f"{self.host} took more than {self.network.total_timeout:g} s in all to {doing}",
+                f"{self.host} took more than {'its time' if limit is None else f'{limit:g} s'} in all to {doing}",
                 hint="raise total_timeout in Network(…); what was received is kept and resumed",
             )
 

@@ -24,6 +24,7 @@ from ocikit.errors import (
     UploadInvalid,
     UploadUnknown,
 )
+from ocikit.remote.deadlines import until
 from ocikit.remote.origin import check_step, join
 from ocikit.remote.responses import finish
 from ocikit.remote.transport import Transport, backoff
@@ -141,6 +142,7 @@ class _Upload:
     stream: BinaryIO
     scopes: Sequence[Scope]
     doing: str
+    deadline: float | None
     session: UploadSession | None = None
     start: int = 0
     """Where the content begins in the stream."""
@@ -230,16 +232,17 @@ class _Upload:
         """Cancel the session; whether that works is the registry's business."""
         session, self.session = self.session, None
         if session is not None:
-            with contextlib.suppress(OcikitError):
-                self._request("DELETE", session.location, timeout=_PARTING)
+            with contextlib.suppress(OcikitError), until(time.monotonic() + _PARTING):
+                finish(self.transport.request("DELETE", session.location, self.doing, scopes=self.scopes, retry=False))
 
     def stored(self) -> bool:
         """Whether the blob is there after all: the answer to the last request may have got lost on its way."""
         path = f"{self.path.removesuffix('uploads/')}{self.descriptor.digest}"
         try:
-            response = self.transport.request(
-                "HEAD", path, self.doing, scopes=self.scopes, allow=(403, 404), retry=False
-            )
+            with until(self.deadline):
+                response = self.transport.request(
+                    "HEAD", path, self.doing, scopes=self.scopes, allow=(403, 404), retry=False
+                )
         except OcikitError:
             return False
         finish(response)
@@ -256,10 +259,11 @@ class _Upload:
         timeout: float | None = None,
     ) -> requests.Response:
         """One request; one that moves bytes is never repeated blindly, since the session may have taken a part of them."""
-        response = self.transport.request(
-            method, target, self.doing, scopes=self.scopes, headers=headers, body=body, length=length,
-            retry=method in {"POST", "GET"}, timeout=timeout,
-        )  # fmt: skip
+        with until(self.deadline):
+            response = self.transport.request(
+                method, target, self.doing, scopes=self.scopes, headers=headers, body=body, length=length,
+                retry=method in {"POST", "GET"}, timeout=timeout,
+            )  # fmt: skip
         finish(response)
         if method == "PUT":
             self.session = None
@@ -307,8 +311,8 @@ def upload(
         UploadInvalid: the registry refuses the content. RegistryError, ConnectionFailed: after the retries.
     """
     start = stream.tell() if stream.seekable() else 0
-    work = _Upload(transport, path, descriptor, stream, scopes, doing, session, start)
     size, deadline = chunk_size, transport.deadline()
+    work = _Upload(transport, path, descriptor, stream, scopes, doing, deadline, session, start)
     for attempt in range(_TRIES):
         transport.check_deadline(deadline, doing)
         try:
