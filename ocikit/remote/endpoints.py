@@ -150,7 +150,7 @@ class Endpoints:
     def get_upload(self, session: UploadSession) -> tuple[UploadSession, int]:
         """end-13: the session's current address, and how many bytes it has. Raises: UploadUnknown."""
         response = self._write("GET", session.location, self._doing("ask about an upload to"))
-        match = re.fullmatch(r"(?:bytes=)?0-(\d+)", response.headers.get("Range", ""))
+        match = re.fullmatch(r"(?:bytes=)?0-([0-9]{1,18})", response.headers.get("Range", ""))
         return UploadSession.of(response, self.transport, minimum=session.minimum), int(match[1]) + 1 if match else 0
 
     def delete_upload(self, session: UploadSession) -> None:
@@ -324,7 +324,8 @@ def _page(
 
 def next_link(response: requests.Response) -> str | None:
     """The absolute URL that a Link header calls "next", or None. RFC 8288, read generously."""
-    for match in re.finditer(r"<([^>]*)>((?:[^<,\"]|\"[^\"]*\")*)", response.headers.get("Link", "")):
+    # "<" in an address would make a header of nothing else a matter of hours
+    for match in re.finditer(r"<([^<>]*)>((?:[^<,\"]|\"[^\"]*\")*)", response.headers.get("Link", "")):
         relation = re.search(r";\s*rel\s*=\s*(?:\"([^\"]*)\"|([^;,\s]+))", match[2], re.IGNORECASE)
         if relation and "next" in (relation[1] or relation[2]).lower().split():
             return join(str(response.url), match[1])
@@ -346,6 +347,6 @@ def descriptor_of(response: requests.Response, target: str) -> Descriptor | None
     length, kind = response.headers.get("Content-Length", ""), media_type(response)
     # Harbor and GAR give the length of what they would compress: oras-go#1176
     vague = response.headers.get("Content-Encoding", "identity") != "identity" or not length.strip("0")
-    if digest is None or vague or not length.isdecimal() or not media_types.is_document(kind):
+    if digest is None or vague or not re.fullmatch(r"[0-9]{1,18}", length) or not media_types.is_document(kind):
         return None
     return Descriptor(media_type=kind, digest=digest, size=int(length))
