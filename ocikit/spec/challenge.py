@@ -78,7 +78,7 @@ def _challenges(value: str) -> list[Challenge]:
     at = 0
     while (at := _SPACE.match(value, at).end()) < len(value):  # type: ignore[union-attr] # it matches nothing, too
         if match := _PARAMETER.match(value, at):
-            if found:
+            if found and not found[-1][2]:  # a challenge has a token68 or parameters, not both
                 _, parameters, _ = found[-1]
                 name = match[1].lower()
                 text = match[3] if match[2] is None else re.sub(r"\\(.)", r"\1", match[2], flags=re.DOTALL)
