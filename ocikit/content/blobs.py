@@ -19,7 +19,8 @@ from pathlib import Path
 from typing import BinaryIO, cast
 
 from ocikit.content.store import check_size
-from ocikit.errors import ContentError
+from ocikit.display import shorten
+from ocikit.errors import ContentError, UnverifiableDigest
 from ocikit.spec.descriptor import Descriptor
 from ocikit.spec.digest import Digest, Hasher
 
@@ -40,13 +41,22 @@ __all__ = [
 BUFFER = 1 << 17
 _RING = 32  # buffers between reader and hasher: enough to even out, and 4 MiB a transfer
 _PIPELINED = 4 << 20  # bytes; below this a thread costs more than it saves
+_NAME = 200  # characters: names of files end at 255 bytes, and those of parts are longer than the blob's
 _ORPHANED = 3600.0  # seconds; a part of another host's that nobody wrote to for so long is nobody's
 
 _PART = re.compile(r"(?P<host>.+)\.(?P<pid>\d+)\.[0-9a-f]{8}")
 
 
 def blob_path(root: Path, digest: Digest) -> Path:
-    """Where a blob is below `root`: `blobs/<algorithm>/<encoded>`. image-spec image-layout.md#blobs."""
+    """Where a blob is below `root`: `blobs/<algorithm>/<encoded>`. image-spec image-layout.md#blobs.
+
+    Raises: UnverifiableDigest: if a part is longer than the names of files can be; no algorithm that is known has such.
+    """
+    if max(len(digest.algorithm), len(digest.encoded)) > _NAME:
+        raise UnverifiableDigest(
+            f"the digest {shorten(digest, 40)} has {len(digest)} characters, too many for the name of a file",
+            hint="sha256 and sha512 can be verified; ask the publisher for one",
+        )
     return root / "blobs" / digest.algorithm / digest.encoded
 
 

@@ -12,7 +12,8 @@ from typing import Any
 
 import attrs
 
-from ocikit.errors import InvalidDocument, NotFound
+from ocikit.display import quoted
+from ocikit.errors import ContentError, InvalidDocument, NotFound
 from ocikit.spec import media_types
 from ocikit.spec.annotations import REF_NAME, Annotations
 from ocikit.spec.descriptor import Descriptor
@@ -52,6 +53,7 @@ def read_index(folder: Path, *, create: bool) -> dict[str, Any]:
     Raises:
         NotFound: if the folder or one of its two files isn't there.
         InvalidDocument: if one of them isn't what it should be.
+        ContentError: if one of them can't be read.
     """
     header = _read(folder / "oci-layout")
     raw = _read(folder / "index.json")
@@ -59,7 +61,7 @@ def read_index(folder: Path, *, create: bool) -> dict[str, Any]:
         version = load_json(header, "oci-layout").get("imageLayoutVersion")
         if not isinstance(version, str) or not version.startswith("1."):
             raise InvalidDocument(
-                f"{folder / 'oci-layout'} says imageLayoutVersion {version!r}, expected 1.x @ $.imageLayoutVersion",
+                f"{folder / 'oci-layout'} says imageLayoutVersion {quoted(version)}, expected 1.x @ $.imageLayoutVersion",
                 hint="a layout of this version can't be read here; ask whoever wrote it for version 1.0.0",
             )
     elif not create:
@@ -86,6 +88,10 @@ def _read(path: Path) -> bytes | None:
         return path.read_bytes()
     except (FileNotFoundError, NotADirectoryError):
         return None
+    except OSError as error:
+        raise ContentError(
+            f"cannot read {path}: {error.strerror or error}", hint="it should be a file that you may read"
+        ) from error
 
 
 def encode_index(index: Mapping[str, Any]) -> bytes:
@@ -127,7 +133,10 @@ def made(descriptor: Descriptor, *, name: str | None = None) -> dict[str, Any]:
 
 def rename(entry: dict[str, Any], name: str | None) -> None:
     """Give an entry a name, or take its name away; the rest of it stays."""
-    annotations = {k: v for k, v in (entry.get("annotations") or {}).items() if k not in {REF_NAME, _CONTAINERD_NAME}}
+    said = entry.get("annotations")
+    # Whatever else stands there names nothing
+    named = said if isinstance(said, dict) else {}
+    annotations = {k: v for k, v in named.items() if k not in {REF_NAME, _CONTAINERD_NAME}}
     if name is not None:
         annotations[REF_NAME] = name
     if annotations:
