@@ -19,7 +19,7 @@ import zlib
 from collections.abc import Callable, Iterator
 from lzma import LZMAError
 from pathlib import Path
-from typing import BinaryIO, Literal, cast
+from typing import BinaryIO, Literal, Self, cast
 
 from ocikit import display
 from ocikit.content.blobs import blob_path, fsync_folder, receive, replacing
@@ -34,10 +34,14 @@ from ocikit.spec.annotations import REF_NAME
 from ocikit.spec.descriptor import Descriptor
 from ocikit.spec.digest import Digest
 
-__all__ = ["add_blob", "add_file", "new_tar", "open_archive", "open_tar", "read_archive", "write_archive"]
+__all__ = ["add_blob", "add_file", "members", "new_tar", "open_archive", "open_tar", "read_archive", "write_archive"]
+
+#: Bytes of an extended header or a long name. Names of blobs need none, and what docker and podman add is below one KiB.
+#: tarfile keeps them in memory, and before Python 3.11.10 went over them once for each digit in them: CVE-2024-6232.
+_EXTENDED_LIMIT = 1 << 14
 
 #: What tarfile and the decompressors below it raise for damaged bytes.
-_DAMAGE = (tarfile.TarError, EOFError, zlib.error, LZMAError, gzip.BadGzipFile)
+_DAMAGE = (tarfile.TarError, EOFError, zlib.error, LZMAError, gzip.BadGzipFile, RecursionError)
 
 
 @contextlib.contextmanager
@@ -128,11 +132,52 @@ def write_archive(layout: Layout, path: Path | str, *names: str) -> None:
 # Tars
 
 
+class _Header(tarfile.TarInfo):
+    """A header, looked at before tarfile goes by it."""
+
+    @classmethod
+    def frombuf(cls, buf: bytes | bytearray, encoding: str, errors: str) -> Self:
+        member = super().frombuf(buf, encoding, errors)
+        if member.size < 0:
+            raise UnsafeArchive(
+                f"{member.name!r} in the archive declares a size of {member.size} bytes",
+                hint="the archive is damaged or hostile",
+            )
+        if member.type in _EXTENSIONS and member.size > _EXTENDED_LIMIT:
+            raise UnsafeArchive(
+                f"the archive has an extended header of {member.size} bytes",
+                hint=f"at most {_EXTENDED_LIMIT} are read; real archives need a few hundred",
+            )
+        return member
+
+
+_EXTENSIONS = frozenset(
+    {tarfile.XHDTYPE, tarfile.XGLTYPE, tarfile.SOLARIS_XHDTYPE, tarfile.GNUTYPE_LONGNAME, tarfile.GNUTYPE_LONGLINK}
+)
+
+
+def members(tar: tarfile.TarFile) -> Iterator[tarfile.TarInfo]:
+    """The members, each of which begins behind the one before. Raises: UnsafeArchive."""
+    end = 0
+    for member in tar:
+        # An extended header may say what a header may not; tarfile would go round in a circle: CVE-2025-8194
+        if member.size < 0 or not end <= member.offset < tar.offset:
+            raise UnsafeArchive(
+                f"{member.name!r} in the archive leads back to where it was", hint="the archive is damaged or hostile"
+            )
+        if member.issparse():
+            raise UnsafeArchive(
+                f"{member.name!r} in the archive is a file with holes", hint="pack it without: tar without --sparse"
+            )
+        end = tar.offset
+        yield member
+
+
 @contextlib.contextmanager
 def open_tar(path: Path) -> Iterator[tarfile.TarFile]:
     """A tar for reading, compressed or not. Raises: NotFound; ContentError: for a damaged one, within the block too."""
     try:
-        with tarfile.open(path, "r:*") as tar:
+        with tarfile.open(path, "r:*", tarinfo=_Header) as tar:
             yield tar
     except (FileNotFoundError, IsADirectoryError) as error:
         if error.filename is None or os.fspath(error.filename) != os.fspath(path):
@@ -147,6 +192,8 @@ def open_tar(path: Path) -> Iterator[tarfile.TarFile]:
 
 
 def _damage(error: Exception) -> str:
+    if isinstance(error, RecursionError):
+        return "it has extended headers of extended headers, and so on"
     text = display.shorten(error, 200)
     # tarfile lists what each decompressor had against it
     return "it is neither a tar nor a compressed one" if "could not be opened" in text else text
@@ -216,7 +263,7 @@ def _unpack(path: Path, folder: Path, take: Callable[[Descriptor, BinaryIO], Non
     """Write the two files of a layout to a folder, and hand each blob over. Files with other names are passed by."""
     docker = False
     with open_tar(path) as tar:
-        for member in tar:
+        for member in members(tar):
             name = posixpath.normpath(member.name)
             if name in {"oci-layout", "index.json"}:
                 if member.size > INDEX_LIMIT:

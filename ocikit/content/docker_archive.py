@@ -16,7 +16,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, cast
 
-from ocikit.content.archive_layout import add_blob, add_file, new_tar, open_tar
+from ocikit.content.archive_layout import add_blob, add_file, members, new_tar, open_tar
 from ocikit.content.compression import GZIP, compression_of, zstd
 from ocikit.content.layout import Layout
 from ocikit.content.links import STORED_LIMIT
@@ -47,7 +47,7 @@ def read_docker_archive(path: Path | str, store: Store) -> tuple[Descriptor, ...
     path = Path(path)
     found = []
     with open_tar(path) as tar:
-        files = {posixpath.normpath(member.name): member for member in tar}
+        files = {posixpath.normpath(member.name): member for member in members(tar)}
         if "manifest.json" not in files:
             raise NotFound(
                 f"{path} has no manifest.json", hint="docker save writes one; a layout's tar is oci-archive:"
@@ -114,7 +114,7 @@ def _layer(
             _open(tar, member) as file,
             gzip.GzipFile(fileobj=file) if compression == GZIP else zstd().ZstdFile(file) as plain,
         ):
-            diff_id.check(hashlib.file_digest(plain, diff_id.algorithm).hexdigest(), f"layer {name}")
+            diff_id.check(hashlib.file_digest(plain, diff_id.hasher).hexdigest(), f"layer {name}")  # type: ignore[arg-type]  # typeshed's hash objects have more than is asked of them
         # What is compressed has no digest of its own in the archive
         with _open(tar, member) as file:
             digest = Digest(f"sha256:{hashlib.file_digest(file, 'sha256').hexdigest()}")
