@@ -23,7 +23,7 @@ from ocikit.server.watched import Watched
 __all__ = ["Entries", "Htpasswd"]
 
 #: The variants of bcrypt that differ in name only; `$2x$` is a broken one.
-_BCRYPT = re.compile(r"\$2[aby]\$(\d\d)\$[./A-Za-z0-9]{53}")
+_BCRYPT = re.compile(r"\$2[aby]\$([0-9][0-9])\$[./A-Za-z0-9]{53}")
 
 #: What else such files hold, to say so by name.
 _OTHERS = {"$apr1$": "MD5", "$1$": "MD5", "{SHA}": "SHA-1", "$5$": "SHA-256", "$6$": "SHA-512", "$2x$": "broken bcrypt",

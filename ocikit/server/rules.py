@@ -15,7 +15,7 @@ from typing import Any
 
 from attrs import evolve, field, frozen
 
-from ocikit.display import quoted
+from ocikit.display import quoted, shorten
 from ocikit.errors import InvalidArgument
 from ocikit.server.access import Need
 
@@ -38,7 +38,7 @@ def _compiled(pattern: str) -> re.Pattern[str]:
 def _texts(values: Iterable[str]) -> tuple[str, ...]:
     texts = () if isinstance(values, str) else tuple(values)
     if not texts or not all(isinstance(text, str) for text in texts):
-        raise InvalidArgument(f"{values!r} should be a list of texts")
+        raise InvalidArgument(f"{quoted(values)} should be a list of texts")
     return texts
 
 
@@ -125,8 +125,8 @@ class Rules:
         """The rules that a text spells, in TOML: a `[[rule]]` each, with the fields of `Rule`. Raises: InvalidArgument."""
         try:
             content = tomllib.loads(text)
-        except tomllib.TOMLDecodeError as error:
-            raise InvalidArgument(f"not TOML: {error}") from error
+        except (ValueError, RecursionError) as error:  # of numbers with thousands of digits, and of arrays in arrays
+            raise InvalidArgument(f"not TOML: {shorten(error, 200)}") from error
         entries = content.pop("rule", [])
         if content or not isinstance(entries, list):
             raise InvalidArgument(
