@@ -107,7 +107,6 @@ class MirroredRepository(Repository):
         self.distrusted = False
         self._mirror = mirror
         self._upstream = upstream
-        self._at_hand: dict[Digest, bytes] = {}
 
     def usable(self, *, by_tag: bool) -> bool:
         """Whether to ask it now; *by_tag* is what a tag names, else content by its digest."""
@@ -115,19 +114,11 @@ class MirroredRepository(Repository):
             return False
         return self._mirror.pull != "tag-only" or self._upstream.digest is None
 
-    def resolve(self, reference: str) -> Descriptor:
-        """The descriptor of a tag or digest, by a GET: what a mirror says about content is believed with the content."""
+    def described(self, reference: str) -> tuple[Descriptor, bytes]:
+        """What a tag or digest names, by a GET: a mirror is believed what it says about content with the content."""
         document = self._read(reference)
-        found = document.descriptor
-        if ":" in reference:
-            found = attrs.evolve(found, digest=Digest(reference))
-        self._at_hand[found.digest] = document.raw
-        return found
-
-    def fetch(self, descriptor: Descriptor, *, limit: int = DOCUMENT_LIMIT) -> bytes:
-        """The verified content; what `resolve` read is not asked for again."""
-        raw = self._at_hand.get(descriptor.digest)
-        return raw if raw and len(raw) == descriptor.size <= limit else super().fetch(descriptor, limit=limit)
+        digest = Digest(reference) if ":" in reference else document.digest
+        return attrs.evolve(document.descriptor, digest=digest), document.raw
 
     def distrust(self, why: str) -> None:
         """Ask it for nothing more; what it sent was wrong."""
@@ -169,6 +160,7 @@ class Mirrored(Repository):
         super().__init__(primary.transport, primary.name)
         self._primary = primary
         self._mirrors = tuple(mirrors)
+        self._at_hand: dict[Digest, bytes] = {}
 
     @property
     def distrusted(self) -> int:
@@ -177,12 +169,21 @@ class Mirrored(Repository):
 
     def resolve(self, reference: str) -> Descriptor:
         """As `Repository.resolve`."""
-        return self._first(reference, lambda place: place.resolve(reference), by_tag=":" not in reference)
+        return self._first(reference, lambda place: self._resolve(place, reference), by_tag=":" not in reference)
+
+    def _resolve(self, place: Repository, reference: str) -> Descriptor:
+        if not isinstance(place, MirroredRepository):
+            return place.resolve(reference)
+        found, raw = place.described(reference)
+        self._at_hand[found.digest] = raw
+        return found
 
     def fetch(self, descriptor: Descriptor, *, limit: int = DOCUMENT_LIMIT) -> bytes:
         """As `Repository.fetch`."""
         if descriptor.embedded is not None or descriptor.size > limit or not descriptor.digest.verifiable:
             return self._primary.fetch(descriptor, limit=limit)
+        if (raw := self._at_hand.get(descriptor.digest)) is not None and len(raw) == descriptor.size:
+            return raw
         return self._first(descriptor.digest.short, lambda place: place.fetch(descriptor, limit=limit))
 
     def open(self, descriptor: Descriptor) -> BinaryIO:
