@@ -15,6 +15,7 @@ from ocikit.api import (
     catalog,
     copy,
     delete,
+    explore,
     fetch,
     inspect,
     open,  # noqa: A004 - ocikit.open reads as it does
@@ -127,6 +128,7 @@ __all__ = [
     "catalog",
     "copy",
     "delete",
+    "explore",
     "fetch",
     "inspect",
     "login",

@@ -14,6 +14,7 @@ __all__ = [
     "catalog",
     "copy",
     "delete",
+    "explore",
     "fetch",
     "inspect",
     "open",
@@ -51,6 +52,7 @@ attach = _one_liner(Session.attach)
 catalog = _one_liner(Session.catalog)
 copy = _one_liner(Session.copy)
 delete = _one_liner(Session.delete)
+explore = _one_liner(Session.explore)
 fetch = _one_liner(Session.fetch)
 inspect = _one_liner(Session.inspect)
 open = _one_liner(Session.open)  # noqa: A001 - ocikit.open reads as it does

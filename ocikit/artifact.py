@@ -68,6 +68,11 @@ class File(display.Shown, os.PathLike[str]):
         with self.open() as stream:
             return stream.read()
 
+    def head(self, size: int) -> bytes:
+        """The first `size` bytes, without fetching the rest; verified only if that is all there is."""
+        with self.open() as stream:
+            return stream.read(size)
+
     def read_text(self, encoding: str = "utf-8") -> str:
         """All of it as text."""
         return self.read().decode(encoding)

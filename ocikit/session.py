@@ -46,6 +46,7 @@ from ocikit.spec.reference import AnyReference, LayoutReference, Reference, pars
 if TYPE_CHECKING:
     from ocikit.content.folder import Folder
     from ocikit.content.layout import Layout
+    from ocikit.notebook.explorer import Explorer
     from ocikit.validating import Report
 
 __all__ = ["Session"]
@@ -316,6 +317,21 @@ class Session(display.Shown):
         with self._places.source(reference) as source:
             found = source.referrers(self._lookup.locate(source, reference), artifact_type)
         return Listing(iter(found), "referrers", str(reference))
+
+    def explore(self, start: Any = "") -> Explorer:
+        """A browser for a notebook: registry, repositories, tags, manifests, files, with previews and downloads.
+
+        Args:
+            start: a reference, a registry's host, a layout such as "oci:folder", an artifact, or a running registry.
+
+        Raises:
+            InvalidReference: for a start that is none of these. OcikitError: ipywidgets is not installed.
+        """
+        try:
+            from ocikit.notebook.explorer import Explorer  # noqa: PLC0415 - needs ipywidgets
+        except ImportError as error:
+            raise OcikitError("explore needs ipywidgets", hint="pip install 'ocikit[notebook]'") from error
+        return Explorer(self, str(getattr(start, "reference", None) or getattr(start, "host", None) or start))
 
     def ping(self, host: str) -> Ping:
         """Whether a registry answers, and lets us in."""

@@ -26,8 +26,13 @@ HEAVY = {
     "jsonschema": {"spec"},
 }
 
-#: Modules that are made of a heavy package from their first line on: tables, for one. Who needs them imports them on use.
-OPENED_ON_USE = {"ocikit.server.metadata", "ocikit.server.tables"}
+#: Modules that are made of a heavy package from their first line on: tables, widgets. Who needs them imports them on use.
+OPENED_ON_USE = {
+    "ocikit.notebook.columns",
+    "ocikit.notebook.explorer",
+    "ocikit.server.metadata",
+    "ocikit.server.tables",
+}
 
 #: Each room and what it may import. What stands in no folder, save errors and display, is the facade.
 ROOMS = {
