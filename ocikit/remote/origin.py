@@ -10,6 +10,7 @@ from urllib.parse import urljoin, urlsplit
 
 from attrs import frozen
 
+from ocikit.display import shorten
 from ocikit.errors import InvalidResponse, redact
 
 __all__ = ["Origin", "check_realm", "check_step", "is_loopback", "join"]
@@ -54,11 +55,12 @@ class Origin:
         try:
             parts = urlsplit(url)
             port = parts.port
-        except ValueError as error:
-            raise InvalidResponse(f"{redact(url)!r} is not a URL") from error
+        except ValueError:
+            # The reason has the host in it, and with it a user's name and password
+            raise InvalidResponse(f"{_shown(url)!r} is not a URL") from None
         if parts.scheme not in _PORTS or not parts.hostname or not _AUTHORITY.match(url):
             raise InvalidResponse(
-                f"{redact(url)!r} is not an http or https URL", hint="the registry sent it; tell its operators"
+                f"{_shown(url)!r} is not an http or https URL", hint="the registry sent it; tell its operators"
             )
         return cls(parts.scheme, parts.hostname.lower(), port or _PORTS[parts.scheme])
 
@@ -85,10 +87,10 @@ def join(base: str, location: str) -> str:
     try:
         # A query may follow the host at once; a fragment isn't sent
         return _NO_PATH.sub(r"\g<0>/", urljoin(base, location)).partition("#")[0]
-    except ValueError as error:
+    except ValueError:
         raise InvalidResponse(
-            f"{redact(location)!r} is not a URL", hint="the registry sent it; tell its operators"
-        ) from error
+            f"{_shown(location)!r} is not a URL", hint="the registry sent it; tell its operators"
+        ) from None
 
 
 def check_step(source: str, target: str, *, insecure: bool = False) -> None:
@@ -103,14 +105,14 @@ def check_step(source: str, target: str, *, insecure: bool = False) -> None:
     here, there = Origin.of(source), Origin.of(target)
     if here.scheme == "https" and there.scheme == "http" and not insecure:
         raise InvalidResponse(
-            f"{here.host} sends us from https to {redact(target)}",
+            f"{here.host} sends us from https to {_shown(target)}",
             hint="content would travel unprotected; the registry's own address (its 'externalurl' or 'http.host') is set up wrong",
         )
     if here.host == there.host:
         return
     if _metadata(there.host) or (there.loopback and not _private(here.host) and not insecure):
         raise InvalidResponse(
-            f"{here.host} sends us to {redact(target)}, an address of this machine or its network",
+            f"{here.host} sends us to {_shown(target)}, an address of this machine or its network",
             hint="a registry has no business there; refused",
         )
 
@@ -147,11 +149,16 @@ def check_realm(realm: str, registry_url: str, *, allow_private: bool = False) -
     else:
         return
     raise InvalidResponse(
-        f"{redact(registry_url)} asks for credentials to be sent to {redact(realm)!r}, {problem}",
+        f"{_shown(registry_url)} asks for credentials to be sent to {_shown(realm)!r}, {problem}",
         hint="nothing was sent; if the registry is really yours, have its token realm corrected, or allow private realms",
         url=registry_url,
         host=here.netloc.rpartition("@")[2],
     )
+
+
+def _shown(url: str) -> str:
+    """A URL for a message: without its secrets, and no longer than people read."""
+    return shorten(redact(url), 300)
 
 
 def _address(host: str) -> _Address | None:
