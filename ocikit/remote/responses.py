@@ -221,7 +221,7 @@ def json_object(response: requests.Response, body: bytes, what: str) -> dict[str
 
 
 def _not_json(response: requests.Response, body: bytes, what: str) -> InvalidResponse:
-    kind = media_type(response) or "no content type"
+    kind = shorten(media_type(response), 100) or "no content type"
     text = body[:4096].decode("utf-8", "replace")
     found = _page(text) or f"it begins with {shorten(text[:80], 60)!r}"
     return InvalidResponse(
@@ -323,7 +323,7 @@ def _page(text: str) -> str:
     """What a text is, if it is an HTML page."""
     if "<html" not in text.lower() and "<!doctype" not in text.lower():
         return ""
-    title = re.search(r"<title[^>]*>(.*?)</title>", text, re.DOTALL | re.IGNORECASE)
+    title = re.search(r"<title[^<>]*>([^<]*)</title>", text, re.IGNORECASE)
     return f"an HTML page{f' titled {clean(title[1]).strip()!r}' if title else ''}"
 
 
