@@ -232,5 +232,7 @@ def _encoded(response: requests.Response) -> bool:
 
 def _starts_at(response: requests.Response, start: int, size: int) -> bool:
     """Whether Content-Range is exactly the rest of the blob. RFC 9110 section 14.4."""
-    match = re.fullmatch(r"bytes (\d+)-(\d+)/(\d+|\*)", response.headers.get("Content-Range", "").strip())
+    match = re.fullmatch(
+        r"bytes ([0-9]{1,18})-([0-9]{1,18})/([0-9]{1,18}|\*)", response.headers.get("Content-Range", "").strip()
+    )
     return match is not None and int(match[1]) == start and int(match[2]) == size - 1 and match[3] in {"*", str(size)}
