@@ -12,6 +12,7 @@ from urllib.parse import quote, urlencode
 
 import requests
 
+from ocikit.display import shorten
 from ocikit.errors import InvalidDigest, InvalidResponse, RegistryError
 from ocikit.remote.origin import Origin, join
 from ocikit.remote.responses import finish, json_object, media_type
@@ -29,6 +30,7 @@ __all__ = [
     "Endpoints",
     "announced_digest",
     "descriptor_of",
+    "names",
     "next_link",
     "pages",
 ]
@@ -199,7 +201,7 @@ class Endpoints:
         query = urlencode({k: v for k, v in (("n", n), ("last", last)) if v is not None})
         path = self._path("tags", "list") + (f"?{query}" if query else "")
         for page, _ in pages(self.transport, path, self._doing("list the tags of"), scopes=(self.scope("pull"),)):
-            yield _names(page, "tags", self._doing("list the tags of"))
+            yield names(page, "tags", self._doing("list the tags of"))
 
     def list_referrers(self, digest: Digest, artifact_type: str | None = None) -> Iterator[tuple[bytes, bool]]:
         """end-12a, end-12b: pages of referrers, each an index's bytes and whether the registry filtered them.
@@ -216,7 +218,7 @@ class Endpoints:
             if media_type(response) != media_types.OCI_INDEX:
                 json_object(response, body, doing)
                 raise InvalidResponse(
-                    f"{self.transport.host} answers with {media_type(response) or 'no type'} to {doing}",
+                    f"{self.transport.host} answers with {shorten(media_type(response), 100) or 'no type'} to {doing}",
                     hint="the referrers API must answer with an image index",
                     method="GET", url=str(response.url), status=response.status_code, host=self.transport.host,
                 )  # fmt: skip
@@ -256,7 +258,7 @@ def _tail(target: str) -> str:
     return f"@{target}" if ":" in target else f":{target}"
 
 
-def _names(page: dict[str, Any], key: str, doing: str) -> list[Any]:
+def names(page: dict[str, Any], key: str, doing: str) -> list[Any]:
     """The list in a page; null means empty, as distribution and Nexus say it."""
     value = page.get(key)
     if value is None:

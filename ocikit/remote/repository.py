@@ -31,7 +31,7 @@ from ocikit.errors import (
 )
 from ocikit.remote import referrers
 from ocikit.remote.download import BlobReader
-from ocikit.remote.endpoints import MANIFEST_LIMIT, Endpoints, announced_digest, descriptor_of, pages
+from ocikit.remote.endpoints import MANIFEST_LIMIT, Endpoints, announced_digest, descriptor_of, names, pages
 from ocikit.remote.responses import finish, json_object
 from ocikit.remote.transport import Transport
 from ocikit.remote.upload import UploadSession, upload
@@ -129,7 +129,7 @@ class Registry(display.Shown):
         path, doing = f"/v2/_catalog?n={PAGE}", f"list the repositories of {self.host}"
         try:
             for page, _ in pages(self.transport, path, doing, scopes=(Scope.parse("registry:catalog:*"),)):
-                for name in page.get("repositories") or ():
+                for name in names(page, "repositories", doing):
                     if isinstance(name, str):
                         yield name
         except RegistryError as error:
