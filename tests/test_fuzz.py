@@ -1,0 +1,226 @@
+"""Words of others, damaged in every way: a typed error or an answer, in bounded time, and nothing unsafe in a message.
+
+The targets are in `fuzz_targets`, with what each of them checks; `python -m tests.fuzz` runs them for longer. Below them is
+what was found, each with a test of its own.
+"""
+
+import json
+import tarfile
+import traceback
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from ocikit.content.archive_layout import open_archive
+from ocikit.content.docker_archive import read_docker_archive
+from ocikit.content.layout import Layout
+from ocikit.content.memory import MemoryStore
+from ocikit.errors import ContentError, InvalidArgument, InvalidResponse, UnsafeArchive, UnverifiableDigest
+from ocikit.remote import endpoints
+from ocikit.remote.origin import Origin, join
+from ocikit.remote.repository import Registry
+from ocikit.remote.responses import json_object
+from ocikit.server import Rules
+from ocikit.server.htpasswd import Entries
+from ocikit.spec.annotations import REF_NAME
+from ocikit.spec.challenge import parse_challenges
+from ocikit.spec.descriptor import Descriptor
+from ocikit.spec.digest import Digest
+
+from tests.clients import connect, open_repository, repository, server  # noqa: F401 - fixtures
+from tests.fuzz import EDITS, Edit, damaged
+from tests.fuzz_targets import CONFIG, TARGETS, archive, response_of
+
+WORDS = st.binary(min_size=1, max_size=4)
+
+
+def edits(target):
+    """Pieces of damage: mostly with words of the target's language."""
+    words = st.sampled_from(target.words) | WORDS if target.words else WORDS
+    times = st.sampled_from((1, 1, 2, 16, 512))
+    return st.lists(
+        st.builds(Edit, st.sampled_from(EDITS), st.integers(0, 1 << 20), words, times), min_size=1, max_size=5
+    )
+
+
+@pytest.mark.parametrize("name", TARGETS)
+def test_what_others_wrote_is_read_or_refused_however_it_is_damaged(name):
+    target = TARGETS[name]
+
+    @settings(max_examples=target.examples, deadline=None, suppress_health_check=list(HealthCheck))
+    @given(st.sampled_from(target.seeds), edits(target))
+    def check(seed, damage):
+        target.run(damaged(seed, damage, text=target.text))
+
+    check()
+
+
+@pytest.mark.parametrize("name", TARGETS)
+def test_what_nobody_damaged_is_read(name):
+    for seed in TARGETS[name].seeds:
+        TARGETS[name].run(seed)
+
+
+# Found so
+
+
+def test_a_link_header_of_angle_brackets_takes_no_time():
+    response = response_of(b"HTTP/1.1 200 OK\r\n" + (b"Link: " + b"<" * 60_000 + b"\r\n") * 90 + b"\r\n")
+    assert endpoints.next_link(response) is None  # hours, when each of them was looked for an end
+
+
+@pytest.mark.parametrize("header", ["Content-Length", "Range"])
+def test_a_header_with_thousands_of_digits_is_no_number(header):
+    kind = b"application/vnd.oci.image.manifest.v1+json"
+    digits = "9" * 5000  # more than int() takes
+    response = response_of(
+        f"HTTP/1.1 200 OK\r\n{header}: {digits}\r\n".encode() + b"Content-Type: " + kind + b"\r\n\r\n"
+    )
+    assert endpoints.descriptor_of(response, "sha256:" + "0" * 64) is None
+
+
+def test_a_parameter_after_a_token68_is_nobodys():
+    (challenge,) = parse_challenges(["Negotiate YWJj==, realm=x"])
+    assert (challenge.token68, dict(challenge.parameters)) == ("YWJj==", {})
+
+
+def test_index_json_that_is_a_folder_is_a_content_error(tmp_path):
+    Layout(tmp_path).push_bytes(Descriptor.of(b"x", "a/b"), b"x")
+    (tmp_path / "index.json").unlink()
+    (tmp_path / "index.json").mkdir()
+    with pytest.raises(ContentError, match=r"cannot read .*index\.json: Is a directory"):
+        Layout(tmp_path)
+
+
+def test_an_entry_whose_annotations_are_a_list_can_be_named(tmp_path):
+    layout, blob = Layout(tmp_path), Descriptor.of(b"x", "a/b")
+    layout.push_bytes(blob, b"x")
+    entry = {"mediaType": "a/b", "digest": blob.digest, "size": 1, "annotations": ["odd"]}
+    (tmp_path / "index.json").write_text(json.dumps({"schemaVersion": 2, "manifests": [entry]}))
+    layout.tag(blob, "v1")
+    assert layout.resolve("v1") == blob
+    assert json.loads((tmp_path / "index.json").read_bytes())["manifests"][0]["annotations"] == {REF_NAME: "v1"}
+
+
+def test_a_digest_that_no_file_can_be_named_after_is_told_from_a_broken_disk(tmp_path):
+    descriptor = Descriptor(media_type="a/b", digest=Digest("x:" + "a" * 5000), size=1)
+    for ask in (Layout(tmp_path).exists, Layout(tmp_path).open):
+        with pytest.raises(UnverifiableDigest, match="has 5002 characters"):
+            ask(descriptor)
+
+
+@pytest.mark.parametrize("text", ["a = " + "[" * 3000, "a = " + "9" * 5000])
+def test_rules_that_are_too_deep_or_too_long_are_not_toml(text):
+    with pytest.raises(InvalidArgument, match="not TOML"):
+        Rules.parse(text)
+
+
+def test_a_cost_in_other_digits_than_ascii_is_no_bcrypt_hash():
+    with pytest.raises(InvalidArgument, match="line 1"):
+        Entries.parse("ada:$2y$\u0661\u0660$" + "a" * 53)
+
+
+# Tars, which the standard library reads
+
+
+def header(name, size, kind=b"0") -> bytes:
+    """A header with any size."""
+    block = bytearray(tarfile.TarInfo(name).tobuf(tarfile.GNU_FORMAT))
+    block[124:136] = (size & ((1 << 96) - 1)).to_bytes(12, "big") if size < 0 else b"%011o\0" % size
+    block[156:157] = kind
+    block[148:156] = b" " * 8
+    block[148:156] = b"%06o\0 " % sum(block)
+    return bytes(block)
+
+
+def refused(path, content, error=ContentError):
+    path.write_bytes(content)
+    with pytest.raises(error), open_archive(path):
+        pass
+    with pytest.raises(error):
+        read_docker_archive(path, MemoryStore())
+
+
+@pytest.mark.parametrize("kind", [b"0", b"x", b"L", b"S"])
+def test_a_tar_whose_entries_lead_backwards_is_refused(tmp_path, kind):
+    # CVE-2025-8194: tarfile went round in a circle
+    refused(
+        tmp_path / "a.tar", header("a", 0) + header("b", -1024, kind) * 3 + bytes(1024), (ContentError, UnsafeArchive)
+    )
+
+
+def test_a_tar_with_a_long_extended_header_of_digits_takes_no_time(tmp_path):
+    # CVE-2024-6232: tarfile looked for the end of a number at each of its digits
+    content = b"1" * (1 << 20)
+    refused(tmp_path / "a.tar", header("a", len(content), b"x") + content + header("b", 0) + bytes(1024), UnsafeArchive)
+
+
+def test_a_tar_of_extended_headers_of_extended_headers_is_refused(tmp_path):
+    refused(tmp_path / "a.tar", header("a", 0, b"x") * 5000 + header("b", 0) + bytes(1024))
+
+
+def test_a_blob_of_holes_is_refused_before_they_are_written(tmp_path):
+    # A few bytes, that would become 8 EiB of zeros
+    fields = {
+        "GNU.sparse.major": "1",
+        "GNU.sparse.minor": "0",
+        "GNU.sparse.name": "blobs/sha256/" + "0" * 64,
+        "GNU.sparse.realsize": str(1 << 60),
+    }
+    content = archive(("x", b"0\n".ljust(512, b"\0")), pax_headers=fields)
+    refused(tmp_path / "a.tar", content, UnsafeArchive)
+
+
+@pytest.mark.parametrize("diff_id", ["x:abc", "shake_128:abc", "blake3:" + "0" * 64])
+def test_a_layer_of_docker_under_a_digest_that_can_not_be_computed_is_refused(tmp_path, diff_id):
+    config = json.dumps({**CONFIG, "rootfs": {"type": "layers", "diff_ids": [diff_id]}}).encode()
+    images = json.dumps([{"Config": "c", "Layers": ["l"]}]).encode()
+    (tmp_path / "a.tar").write_bytes(
+        archive(("manifest.json", images), ("c", config), ("l", b"\x1f\x8b\x08\0\0\0\0\0"))
+    )
+    with pytest.raises(UnverifiableDigest):
+        read_docker_archive(tmp_path / "a.tar", MemoryStore())
+
+
+# Addresses
+
+
+@pytest.mark.parametrize("address", ["https://ada:S3kr3t@[::1/", "https://ada:S3kr3t@h\u2100/"])
+def test_an_address_that_is_none_carries_no_password_along(address):
+    for read in (Origin.of, lambda text: join("https://registry.example/", text)):
+        with pytest.raises(InvalidResponse) as caught:
+            read(address)
+        assert "S3kr3t" not in "".join(traceback.format_exception(caught.value)).replace(repr(address), "")
+
+
+def test_a_message_about_an_endless_address_is_short():
+    with pytest.raises(InvalidResponse) as caught:
+        Origin.of("x" * 60_000)
+    assert len(str(caught.value)) < 500
+
+
+# Answers
+
+
+def test_a_range_with_thousands_of_digits_is_another_than_was_asked_for(server, repository):
+    content = b"0123456789"
+    blob = Descriptor(media_type="a/b", digest=Digest(server.blob("a/b", content)), size=len(content))
+    server.on("GET", r"/v2/a/b/blobs/.*", cut=4)
+    server.on("GET", r"/v2/a/b/blobs/.*", status=206, headers={"Content-Range": f"bytes {'4' * 5000}-9/10"})
+    with repository.open(blob) as file:
+        assert file.read() == content
+
+
+@pytest.mark.parametrize("value", ["5", "true", '"text"', "{}"])
+def test_a_catalog_that_is_no_list_is_an_error_of_ours(server, connect, value):
+    page = f'{{"repositories": {value}}}'.encode()
+    server.on("GET", r"/v2/_catalog.*", body=page, headers={"Content-Type": "application/json"})
+    with pytest.raises(InvalidResponse, match=r"expected an array @ \$\.repositories"):
+        list(Registry(connect(server)).catalog())
+
+
+def test_an_endless_content_type_is_shortened():
+    response = response_of(b"HTTP/1.1 200 OK\r\nContent-Type: text/" + b"x" * 60_000 + b"\r\n\r\nhello")
+    with pytest.raises(InvalidResponse) as caught:
+        json_object(response, b"hello", "list tags")
+    assert len(str(caught.value)) < 1000
