@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING, Literal, overload
+
 from ocikit.remote.explanation import Explanation
 from ocikit.session import Session
+
+if TYPE_CHECKING:
+    from ocikit.notebook.login import LoginForm
 
 __all__ = ["explain", "login", "logout"]
 
@@ -19,15 +24,23 @@ def explain(host: str, repository: str = "") -> Explanation:
         return session.explain(host, repository)
 
 
-def login(host: str, username: str = "", password: str | None = None) -> str:
+@overload
+def login(host: str, username: str = "", password: str | None = None, *, form: Literal[False] = False) -> str: ...
+
+
+@overload
+def login(host: str, username: str = "", *, form: Literal[True]) -> LoginForm: ...
+
+
+def login(host: str, username: str = "", password: str | None = None, *, form: bool = False) -> str | LoginForm:
     """Check credentials with a registry and keep them where docker and podman find them, too. Gives the place.
 
-    Without a password it is asked for, unseen.
+    What isn't given is asked for, the password unseen; `form=True` shows a form in a notebook instead.
 
-    Raises: Unauthorized: they are wrong, and nothing is kept.
+    Raises: Unauthorized: they are wrong, and nothing is kept. CredentialsError: nobody can be asked here.
     """
     with Session() as session:
-        return session.login(host, username, password)
+        return session.login(host, username, form=True) if form else session.login(host, username, password)
 
 
 def logout(host: str) -> bool:

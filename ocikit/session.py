@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import getpass
 import io
 import os
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, BinaryIO, Self, TypeAlias, cast
+from typing import TYPE_CHECKING, Any, BinaryIO, Literal, Self, TypeAlias, cast, overload
 
 import attrs
 
@@ -47,6 +46,7 @@ if TYPE_CHECKING:
     from ocikit.content.folder import Folder
     from ocikit.content.layout import Layout
     from ocikit.notebook.explorer import Explorer
+    from ocikit.notebook.login import LoginForm
     from ocikit.validating import Report
 
 __all__ = ["Session"]
@@ -521,15 +521,38 @@ class Session(display.Shown):
 
     # Identity
 
-    def login(self, host: str, username: str = "", password: str | None = None) -> str:
+    @overload
+    def login(
+        self, host: str, username: str = "", password: str | None = None, *, form: Literal[False] = False
+    ) -> str: ...
+
+    @overload
+    def login(self, host: str, username: str = "", *, form: Literal[True]) -> LoginForm: ...
+
+    def login(
+        self, host: str, username: str = "", password: str | None = None, *, form: bool = False
+    ) -> str | LoginForm:
         """Check credentials with a registry and keep them where docker and podman find them, too. Gives the place.
 
-        Without a password it is asked for, unseen. Raises: Unauthorized: they are wrong, and nothing is kept.
+        What isn't given is asked for, the password unseen: no secret need be in a cell, or in what is saved of it.
+
+        Args:
+            host: such as "ghcr.io".
+            username: of the account.
+            password: or a token; None asks.
+            form: show a form in the notebook instead of asking at once.
+
+        Raises:
+            Unauthorized: they are wrong, and nothing is kept. CredentialsError: nobody can be asked here.
         """
         place = place_of(check_name(host)).partition("/")[0]
         check_host(place)
-        if password is None:
-            password = getpass.getpass(f"Password of {username or 'the account'} at {place}: ")
+        if form or password is None:
+            from ocikit.notebook.login import LoginForm, ask  # noqa: PLC0415 - for people only
+
+            if form:
+                return LoginForm(place, username, lambda user, secret: self.login(host, user, secret))
+            username, password = ask(place, username)
 
         def check(credentials: Credentials) -> None:
             with Session(credentials={place: credentials}, network=self._places.network) as session:

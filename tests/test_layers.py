@@ -199,9 +199,11 @@ def test_modules_that_are_made_of_a_heavy_package_are_opened_on_use_only(name):
 
 @pytest.mark.parametrize("name", MODULES)
 def test_only_the_command_line_prints(name):
+    asks = {"ocikit.notebook.login"}  # for a user's name
     if name != "ocikit.__main__":
         calls = [n for n in ast.walk(tree(name)) if isinstance(n, ast.Call) and isinstance(n.func, ast.Name)]
-        assert not [c.lineno for c in calls if c.func.id in {"print", "input", "breakpoint"}]
+        unwanted = {"print", "input", "breakpoint"} - ({"input"} if name in asks else set())
+        assert not [c.lineno for c in calls if c.func.id in unwanted]
 
 
 #: What looks at the machine: the environment, the home folder, the working directory.

@@ -746,14 +746,6 @@ def test_login_to_a_registry_that_is_down_says_so(home, session):
     assert not (Path(os.environ["DOCKER_CONFIG"]) / "config.json").exists()
 
 
-def test_login_asks_for_a_password_unseen(home, session, server, monkeypatch):
-    asked = []
-    monkeypatch.setattr("getpass.getpass", lambda prompt: asked.append(prompt) or "lovelace")
-    server.guard = basic
-    session.login(server.host, "ada")
-    assert asked == [f"Password of ada at {server.host}: "]
-
-
 def test_credentials_are_passed_and_never_shown(server, home, data):
     server.guard = basic
     for given in (
