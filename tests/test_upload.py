@@ -16,6 +16,7 @@ from ocikit.spec.digest import Digest
 
 from tests.clients import connect, open_repository, other, repository, server  # noqa: F401 - fixtures
 from tests.fault_server import FaultServer, certificate
+from tests.wild.proxy import Proxy
 
 MIB = 1 << 20
 SIZE = 9 * MIB + 17
@@ -345,7 +346,106 @@ def test_an_upload_whose_answer_got_lost_is_not_sent_again(server, repository):
     server.on("PUT", UPLOADS, drop="after")
     repository.push_bytes(BLOB, CONTENT)
     assert kept(server) == CONTENT
-    assert methods(server) == ["POST", "PUT", "DELETE", "HEAD"]
+    assert methods(server) == ["POST", "PUT", "HEAD", "DELETE"]
+
+
+def keep(server, count, content=CONTENT):
+    """Let the registry have kept so many bytes of the first PUT, once it is asked."""
+
+    def guard(request):
+        if request.method == "GET" and "/uploads/" in request.path and not server.seen("PATCH"):
+            server.uploads[request.path.rpartition("/")[2]] = bytearray(content[:count])
+
+    server.guard = guard
+
+
+@pytest.mark.parametrize("fault", [{"cut_request": 5 * MIB}, {"cut_request": 5 * MIB, "reset": True}, {"status": 502}])
+def test_an_upload_that_broke_goes_on_where_the_registry_is(server, repository, fault):
+    keep(server, 5 * MIB)
+    server.on("PUT", UPLOADS, **fault)
+    told = []
+    repository.push(BLOB, Metered(io.BytesIO(CONTENT), told.append))
+    assert kept(server) == CONTENT and sum(told) == SIZE
+    assert methods(server) == ["POST", "PUT", "HEAD", "GET", "PATCH", "PATCH", "PUT"]
+    ranges = [f"{5 * MIB}-{9 * MIB - 1}", f"{9 * MIB}-{SIZE - 1}"]
+    assert [r.headers["Content-Range"] for r in server.seen("PATCH")] == ranges
+    assert server.uploads == {}
+
+
+def test_an_upload_that_broke_goes_on_in_chunks_as_large_as_the_registry_wants(server, repository):
+    keep(server, 2 * MIB)
+    server.on("POST", UPLOADS, headers={"OCI-Chunk-Min-Length": str(6 * MIB)})
+    server.on("PUT", UPLOADS, status=503)
+    repository.push_bytes(BLOB, CONTENT)
+    assert kept(server) == CONTENT
+    assert [len(r.body) for r in server.seen("PATCH")] == [6 * MIB, MIB + 17]
+
+
+def test_an_upload_that_is_there_but_was_not_closed_is_closed(server, repository):
+    keep(server, SIZE)
+    server.on("PUT", UPLOADS, status=504)
+    repository.push_bytes(BLOB, CONTENT)
+    assert kept(server) == CONTENT
+    assert methods(server) == ["POST", "PUT", "HEAD", "GET", "PUT"] and server.requests[-1].body == b""
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        {"count": MIB - 1}, {"count": SIZE + 1, "content": CONTENT + b"x"}, {"count": 5 * MIB, "content": bytes(SIZE)},
+        {"count": 5 * MIB, "patch": 405}, {"count": 5 * MIB, "patch": 400}, {"count": 5 * MIB, "patch": 416},
+        {"count": 5 * MIB, "get": 404}, {"count": 5 * MIB, "get": 500},
+    ],
+)  # fmt: skip
+def test_an_upload_that_broke_and_cannot_go_on_begins_anew(server, open_repository, given):
+    """Too little was kept, or too much, or the wrong thing, or pieces are not taken."""
+    keep(server, given["count"], given.get("content", CONTENT))
+    if "patch" in given:
+        server.on("PATCH", UPLOADS, status=given["patch"], times=None)
+    if "get" in given:
+        server.on("GET", UPLOADS, status=given["get"], times=None)
+    server.on("PUT", UPLOADS, cut_request=5 * MIB)
+    open_repository(server, push=True, retries=0).push_bytes(BLOB, CONTENT)
+    assert kept(server) == CONTENT
+    assert len(server.seen("POST")) == 2 and len(server.requests[-1].body) == SIZE
+    assert server.uploads == {}
+
+
+def test_an_upload_that_breaks_wherever_it_goes_on_ends(server, repository):
+    keep(server, 5 * MIB)
+    server.on("PUT", UPLOADS, status=500, times=None)
+    server.on("PATCH", UPLOADS, status=500, times=None)
+    with pytest.raises(errors.RegistryError, match="500"):
+        repository.push_bytes(BLOB, CONTENT)
+    assert len(server.seen("POST")) == 4 and len(server.requests) < 50
+    assert server.uploads == {}
+
+
+@pytest.mark.parametrize(("count", "lost"), [(SIZE, False), (SIZE - 1, True), (5 * MIB, True)])
+def test_content_that_can_be_read_once_goes_on_only_if_nothing_of_it_is_lost(server, repository, count, lost):
+    keep(server, count)
+    server.on("PUT", UPLOADS, status=502)
+    if lost:
+        with pytest.raises(errors.RegistryError, match="502"):
+            repository.push(BLOB, io.BufferedReader(Once()))
+    else:
+        repository.push(BLOB, io.BufferedReader(Once()))
+    assert kept(server) == (None if lost else CONTENT)
+    assert server.uploads == {}
+
+
+def test_a_real_registry_that_keeps_what_came_gets_only_the_rest(registry, repo, open_repository):
+    with Proxy(registry.url) as proxy:
+        proxy.on("PUT", ".*/uploads/.*", cut_request=6 * MIB)
+        repository = open_repository(proxy.host, repo, push=True)
+        repository.push_bytes(BLOB, CONTENT)
+        assert repository.open(BLOB).read() == CONTENT
+        received = sum(p.received for p in proxy.passed)
+        # distribution 2.8 drops the session with the connection; the others may still be storing what came when they are
+        # asked, and refuse a piece for that
+        assert (
+            (received == SIZE + 6 * MIB) if registry.kind == "distribution2" else (SIZE <= received <= SIZE + 4 * MIB)
+        )
 
 
 @pytest.mark.parametrize("status", [500, 502, 503, 504])

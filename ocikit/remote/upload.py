@@ -41,6 +41,7 @@ _TRIES = 4  # sessions for one blob before it is given up
 _STALLS = 4  # times that a session may be asked where it is without having moved
 _PATIENCE = 5  # the answer to a whole blob may take so many read timeouts: the registry stores it first
 _PARTING = 5.0  # seconds to wait for the answer to a cancellation; whoever pressed Ctrl-C wants to leave
+_WORTH = 1 << 20  # bytes of a broken PUT that a registry has to have kept to go on from there
 _KEPT = 32 << 20  # bytes of a chunk that is kept in memory when its stream can't be read again
 
 
@@ -146,6 +147,8 @@ class _Upload:
     session: UploadSession | None = None
     start: int = 0
     """Where the content begins in the stream."""
+    body: BinaryIO | bytes = b""
+    """What went into the last PUT of the whole."""
     final: bool = False
     """Whether the registry called the blob complete though we hadn't closed the session."""
 
@@ -159,18 +162,37 @@ class _Upload:
     def whole(self) -> None:
         """One PUT with all bytes."""
         session = self.session or self.open()
+        self.body = self.part(0, self.descriptor.size)
         self._request(
             "PUT", session.closing(self.descriptor.digest),
             headers={"Content-Type": "application/octet-stream"},
-            body=self.part(0, self.descriptor.size), length=self.descriptor.size,
+            body=self.body, length=self.descriptor.size,
             timeout=self.transport.network.read_timeout * _PATIENCE,
         )  # fmt: skip
 
-    def chunks(self, size: int) -> None:
+    def kept(self, cause: ConnectionFailed | RegistryError) -> int | None:
+        """The byte from which a PUT that broke can be continued in its session; None if that isn't worth it.
+
+        distribution 3 and olareg keep what came of it; distribution 2.8 drops the session, and others say nothing.
+        """
+        if self.session is None:
+            return None
+        try:
+            session, reached = self.status(self.session, cause)
+        except (ConnectionFailed, RegistryError):
+            return None
+        # What a stream that can't seek gave is gone, but for what the registry has
+        gone = 0 if isinstance(self.body, bytes) or self.stream.seekable() else self.body.tell()
+        if not max(_WORTH, gone) <= reached <= self.descriptor.size:
+            return None
+        self.session = session
+        return reached
+
+    def chunks(self, size: int, offset: int = 0) -> None:
         """PATCHes of at most `size` bytes, the place kept by us: ranges that registries report are stale or ambiguous."""
         session = self.session or self.open()
         size = max(size, session.minimum)
-        offset, stalls = 0, 0
+        stalls = 0
         chunk: BinaryIO | bytes = b""
         while offset < self.descriptor.size:
             length = min(size, self.descriptor.size - offset)
@@ -313,10 +335,13 @@ def upload(
     start = stream.tell() if stream.seekable() else 0
     size, deadline = chunk_size, transport.deadline()
     work = _Upload(transport, path, descriptor, stream, scopes, doing, deadline, session, start)
-    for attempt in range(_TRIES):
+    attempt, offset = 0, 0  # the latter above 0 goes on within the session of a PUT that broke
+    while True:
         transport.check_deadline(deadline, doing)
         try:
-            if size is None:
+            if offset:
+                work.chunks(CHUNK, offset)
+            elif size is None:
                 work.whole()
             else:
                 work.chunks(size)
@@ -325,20 +350,28 @@ def upload(
             work.abandon()
             raise unreadable.error from unreadable.error.__cause__
         except (ConnectionFailed, RegistryError) as error:
-            work.abandon()
-            refused = isinstance(error, TooLarge | RangeInvalid) and (size is None or size > CHUNK)
-            broken = isinstance(error, ConnectionFailed | UploadUnknown | RangeInvalid)
+            refused = isinstance(error, TooLarge | RangeInvalid) and not offset and (size is None or size > CHUNK)
+            broken = isinstance(error, ConnectionFailed | UploadUnknown | RangeInvalid) or bool(offset)
             broken = broken or (isinstance(error, RegistryError) and error.status >= 500)
-            if (broken or work.final) and not refused and work.stored():
+            stored = (broken or work.final) and not refused and work.stored()
+            kept = work.kept(error) if broken and not stored and not offset and size is None else None
+            if kept:
+                log.info("%s: %s; going on at byte %d of %d", doing, error.message, kept, descriptor.size)
+                offset = kept
+                continue
+            offset = 0
+            work.abandon()
+            if stored:
                 return
-            if not (broken or refused) or attempt == _TRIES - 1 or not stream.seekable():
+            attempt += 1
+            if not (broken or refused) or attempt == _TRIES or not stream.seekable():
                 raise
             if refused:
                 log.info("%s: %s; sending chunks of %d bytes", doing, error.message, CHUNK)
                 size = CHUNK
             else:
                 log.info("%s: %s; trying again in a new session", doing, error.message)
-                time.sleep(backoff(attempt))
+                time.sleep(backoff(attempt - 1))
         except BaseException:
             # Ctrl-C too: the registry need not keep the half
             work.abandon()
