@@ -92,7 +92,7 @@ class Session(display.Shown):
         settings = attrs.evolve(
             settings,
             insecure=settings.insecure | frozenset(insecure),
-            mirrors={**settings.mirrors, **(mirrors or {})},
+            mirrors={**settings.mirrors, **Network(mirrors=mirrors or {}).mirrors},
             connections=max(settings.connections, workers),
         )
         self.cache = cache if isinstance(cache, Cache) else Cache(cache)

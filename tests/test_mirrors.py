@@ -189,6 +189,14 @@ def test_what_is_no_place_is_refused_when_it_is_said(location):
         ocikit.Session(mirrors={"docker.io": [location]})
 
 
+@pytest.mark.parametrize(
+    "given", [["mirror.example"], "mirror.example", {"docker.io": 5}, {"docker.io": None}, {"mirror.example"}]
+)
+def test_mirrors_of_nothing_are_refused(given):
+    with pytest.raises(ocikit.InvalidArgument, match="which registry has which mirrors"):
+        ocikit.Session(mirrors=given)
+
+
 def test_a_mirror_in_no_list_is_a_mirror_and_a_wrong_way_to_pull_is_refused():
     assert Network(mirrors={"docker.io": "mirror.example"}).mirrors == {"docker.io": (Mirror("mirror.example"),)}
     with pytest.raises(ocikit.InvalidArgument, match="pull='digests'"):
@@ -409,8 +417,10 @@ def test_a_pull_that_met_wrong_bytes_ends_well_says_so_and_counts_each_file_once
     place.bring(place.first)
     place.first.blobs["t/d", place.big()] = b"w" * 3 * MIB
     with caplog.at_level(logging.INFO, "ocikit"):
-        art = place.session(place.first.host).pull(place.ref, home / "back")
+        art = place.session(place.first.host).pull(place.ref, home / "back", workers=1)
     assert content(home / "back") == FILES
+    again = {len(place.upstream.blobs["t/d", r.path.rpartition("/")[2]]) for r in place.upstream.requests}
+    assert again == {3 * MIB, 3000}, "what had come before is not brought again"
     assert art.summary.startswith("pulled 3 files")
     (warning,) = [r.getMessage() for r in caplog.records if r.levelno == logging.WARNING]
     assert place.first.host in warning and "left out" in warning

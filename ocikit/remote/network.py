@@ -90,12 +90,15 @@ Mirrors: TypeAlias = Mapping[str, Sequence[Mirror | str] | Mirror | str]
 
 
 def _mirrors(given: Mirrors) -> dict[str, tuple[Mirror, ...]]:
-    return {
-        _prefix(prefix): tuple(
-            m if isinstance(m, Mirror) else Mirror(m) for m in ([some] if isinstance(some, str | Mirror) else some)
+    many = (
+        {p: [m] if isinstance(m, str | Mirror) else m for p, m in given.items()} if isinstance(given, Mapping) else None
+    )
+    if many is None or not all(isinstance(some, Sequence) for some in many.values()):
+        raise InvalidArgument(
+            f"mirrors={display.quoted(given, 80)} doesn't say which registry has which mirrors",
+            hint='write it like {"docker.io": ["mirror.example:5000"]}',
         )
-        for prefix, some in given.items()
-    }
+    return {_prefix(p): tuple(m if isinstance(m, Mirror) else Mirror(m) for m in some) for p, some in many.items()}
 
 
 @frozen(kw_only=True)
@@ -132,7 +135,8 @@ class Network:
     mirrors: Mapping[str, tuple[Mirror, ...]] = field(factory=dict, converter=_mirrors)
     """Where manifests and blobs are read first, in order, by registry (`docker.io`) or by the first parts of names
     (`quay.io/team`, the longest counts). A mirror gets its own credentials only, and neither `headers` nor `certificate`.
-    Tags are listed, referrers looked up, and everything is written at the registry itself."""
+    Tags are listed, referrers looked up, and everything is written at the registry itself, which is also what
+    `Session.repository` gives."""
     blocked: frozenset[str] = field(default=frozenset(), converter=_prefixes)
     """Registries, or first parts of names, that must not be asked; longer ones in `mirrors` are exceptions."""
 
