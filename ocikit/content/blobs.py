@@ -7,11 +7,13 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import io
 import os
 import queue
 import re
 import secrets
 import socket
+import stat
 import threading
 import time
 from collections.abc import Iterator
@@ -28,6 +30,7 @@ __all__ = [
     "BUFFER",
     "blob_path",
     "fsync_folder",
+    "open_file",
     "pump",
     "receive",
     "received",
@@ -58,6 +61,27 @@ def blob_path(root: Path, digest: Digest) -> Path:
             hint="sha256 and sha512 can be verified; ask the publisher for one",
         )
     return root / "blobs" / digest.algorithm / digest.encoded
+
+
+def open_file(path: Path) -> io.FileIO:
+    """A file for reading, unbuffered. Folders of others may have a FIFO in its place, which would keep us waiting.
+
+    Raises: FileNotFoundError; ContentError: it is no file, or can't be read.
+    """
+    try:
+        # On a file O_NONBLOCK changes nothing
+        flags = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_BINARY", 0)
+        file = io.FileIO(os.open(path, flags), "rb")
+    except (FileNotFoundError, NotADirectoryError) as error:
+        raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), str(path)) from error
+    except OSError as error:  # FileIO refuses folders
+        raise ContentError(
+            f"cannot read {path}: {error.strerror or error}", hint="it should be a file that you may read"
+        ) from error
+    if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+        file.close()
+        raise ContentError(f"cannot read {path}: it is no file", hint="it should be a file; copy it again")
+    return file
 
 
 def receive(

@@ -6,14 +6,16 @@ Entries stay plain JSON from reading to writing: what another tool wrote, known 
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import attrs
 
+from ocikit.content.blobs import open_file
 from ocikit.display import quoted
-from ocikit.errors import ContentError, InvalidDocument, NotFound
+from ocikit.errors import InvalidDocument, NotFound
 from ocikit.spec import media_types
 from ocikit.spec.annotations import REF_NAME, Annotations
 from ocikit.spec.descriptor import Descriptor
@@ -58,7 +60,7 @@ def read_index(folder: Path, *, create: bool) -> dict[str, Any]:
     header = _read(folder / "oci-layout")
     raw = _read(folder / "index.json")
     if header is not None:
-        version = load_json(header, "oci-layout").get("imageLayoutVersion")
+        version = _json(header, folder / "oci-layout").get("imageLayoutVersion")
         if not isinstance(version, str) or not version.startswith("1."):
             raise InvalidDocument(
                 f"{folder / 'oci-layout'} says imageLayoutVersion {quoted(version)}, expected 1.x @ $.imageLayoutVersion",
@@ -69,7 +71,7 @@ def read_index(folder: Path, *, create: bool) -> dict[str, Any]:
             raise NotFound(f"{folder} is not there, or is no folder", hint=_ADVICE)
         raise NotFound(f"{folder} is no image layout: it has no file oci-layout", hint=_ADVICE)
     if raw is not None:
-        index = load_json(raw, str(folder / "index.json"), limit=INDEX_LIMIT)
+        index = _json(raw, folder / "index.json")
         manifests = index.get("manifests")
         if manifests is not None and not isinstance(manifests, list):
             raise InvalidDocument(f"{folder / 'index.json'}: expected an array @ $.manifests")
@@ -85,13 +87,27 @@ def read_index(folder: Path, *, create: bool) -> dict[str, Any]:
 
 def _read(path: Path) -> bytes | None:
     try:
-        return path.read_bytes()
-    except (FileNotFoundError, NotADirectoryError):
+        with open_file(path) as file:
+            size = os.fstat(file.fileno()).st_size
+            if size <= INDEX_LIMIT:
+                return file.readall()
+    except FileNotFoundError:
         return None
-    except OSError as error:
-        raise ContentError(
-            f"cannot read {path}: {error.strerror or error}", hint="it should be a file that you may read"
-        ) from error
+    raise InvalidDocument(
+        f"{path} is {size} bytes, above the limit of {INDEX_LIMIT}", hint="it is no index of a layout"
+    )
+
+
+def _json(raw: bytes, path: Path) -> dict[str, Any]:
+    """The JSON of a file. A message never quotes what a link leads to: a layout of others may lead to a file of ours."""
+    try:
+        return load_json(raw, str(path), limit=INDEX_LIMIT)
+    except InvalidDocument as error:
+        if path.is_symlink():
+            raise InvalidDocument(
+                f"{path} leads to a file that is not its JSON", hint="copy the layout again"
+            ) from None
+        raise
 
 
 def encode_index(index: Mapping[str, Any]) -> bytes:

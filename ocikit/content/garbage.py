@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import io
 import os
 import time
 from collections.abc import Iterable, Iterator
@@ -19,7 +20,7 @@ from typing import TYPE_CHECKING
 from attrs import field, frozen
 
 from ocikit import display
-from ocikit.content.blobs import blob_path
+from ocikit.content.blobs import blob_path, open_file
 from ocikit.content.links import STORED_LIMIT, Graph, Link
 from ocikit.errors import DigestMismatch, InvalidDigest, InvalidDocument
 from ocikit.spec import media_types
@@ -96,7 +97,7 @@ def graph(layout: Layout, *, strict: bool = True) -> Graph:
     def read(link: Link) -> bytes | None:
         document = media_types.is_document(link.media_type)
         try:
-            with open(layout.blob(link.digest), "rb") as file:
+            with io.BufferedReader(open_file(layout.blob(link.digest))) as file:
                 if not document:
                     # Of unknown type: worth a look if it may be a document
                     if os.fstat(file.fileno()).st_size > STORED_LIMIT or not file.read(64).lstrip().startswith(b"{"):

@@ -22,7 +22,7 @@ from attrs import define, field
 
 from ocikit import display
 from ocikit.content import entries as on_disk
-from ocikit.content.blobs import blob_path, receive, write_atomically
+from ocikit.content.blobs import blob_path, open_file, receive, write_atomically
 from ocikit.content.entries import digest_of, name_of, nameless, to_descriptor
 from ocikit.content.garbage import Audit, Garbage, audit, collect, graph, live_leases, to_links
 from ocikit.content.links import STORED_LIMIT, as_digest, referrer, unknown
@@ -120,7 +120,7 @@ class Layout(display.Shown, Store):
     def open(self, descriptor: Descriptor) -> BinaryIO:
         """The content as a plain, unbuffered file. Raises: BlobUnknown."""
         try:
-            return cast("BinaryIO", open(self.blob(descriptor.digest), "rb", buffering=0))
+            return cast("BinaryIO", open_file(self.blob(descriptor.digest)))
         except FileNotFoundError as error:
             raise missing(descriptor, str(self.path)) from error
 
