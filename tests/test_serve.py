@@ -538,6 +538,22 @@ def test_users_of_an_htpasswd_file_get_in_and_others_don_t(home):
         assert "lovelace" not in server.log and "Basic" not in server.log
 
 
+def test_users_may_be_given_with_their_passwords(home):
+    write(home, {"data/a.csv": "x\n"})
+    with ocikit.serve(htpasswd={"ada": "lovelace", "bob": "b" * 100}) as server:
+        assert ask(server, "GET", "/v2/")[0] == 401
+        for credentials in (("ada", "lovelace"), ("bob", "b" * 100)):
+            with ocikit.Session(credentials=credentials) as session:
+                session.push(f"{server.host}/waves:v1", "data")
+        assert "lovelace" not in repr(server) + server.log
+
+
+@pytest.mark.parametrize("user", ["", "a:b", "a\nb:x", " a", "#a"])
+def test_a_name_that_no_user_can_have_is_refused(user):
+    with pytest.raises(ocikit.InvalidArgument, match="no name for a user"):
+        ocikit.serve(htpasswd={user: "x"})
+
+
 def test_limits_and_switches_reach_the_registry(home):
     with ocikit.serve(limits=Limits(blob=10), delete=False, metrics=False) as server:
         content = b"x" * 11

@@ -9,14 +9,14 @@ from __future__ import annotations
 import os
 import tempfile
 import weakref
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from importlib.util import find_spec
 from pathlib import Path
 
 import attrs
 
 from ocikit import display
-from ocikit.errors import ServerFailed
+from ocikit.errors import InvalidArgument, ServerFailed
 from ocikit.server.child import Child, running
 from ocikit.server.options import EXTRA, Options
 from ocikit.server.settings import Limits, Settings
@@ -78,7 +78,7 @@ def serve(
     port: int = 0,
     *,
     host: str = "127.0.0.1",
-    htpasswd: str | os.PathLike[str] | None = None,
+    htpasswd: str | os.PathLike[str] | Mapping[str, str] | None = None,
     token: bool = False,
     rules: str | os.PathLike[str] | None = None,
     anonymous_pull: bool = False,
@@ -108,7 +108,8 @@ def serve(
         path: the folder to keep things in, on a local disk; None is a temporary one, gone when the server stops.
         port: 0 is one that is free.
         host: the address to listen on. Nobody else reaches 127.0.0.1; "0.0.0.0" is for everybody.
-        htpasswd: a file with users and bcrypt passwords, from `htpasswd -B`; None lets everybody do everything.
+        htpasswd: a file with users and bcrypt passwords, from `htpasswd -B`, or users and their passwords; None lets
+            everybody do everything.
         token: whether clients get tokens for passwords, and send those.
         rules: a TOML file that says who may do what.
         anonymous_pull: whether everybody may pull, logged in or not.
@@ -145,7 +146,7 @@ def serve(
         metrics=metrics, limits=limits or Limits(),
     )  # fmt: skip
     options = Options(
-        path="" if path is None else str(Path(path).absolute()), host=host, port=port, htpasswd=_text(htpasswd),
+        path="" if path is None else str(Path(path).absolute()), host=host, port=port, htpasswd="users" if isinstance(htpasswd, Mapping) else _text(htpasswd),
         token=token, rules=_text(rules), anonymous_pull=anonymous_pull, allow_plain_http=allow_plain_http,
         tls_cert=_text(tls_cert), tls_key=_text(tls_key), workers=workers, settings=settings, log_format=log_format,
         collect_every=collect_every, grace=grace, timeout=timeout, durable=path is not None,
@@ -153,9 +154,13 @@ def serve(
     for package in ("granian", "sqlalchemy", "bcrypt"):
         if find_spec(package) is None:
             raise ServerFailed(f"serving needs {package}, which isn't installed", hint=EXTRA)
+    users = _hashed(htpasswd) if isinstance(htpasswd, Mapping) else None
     for other in [one for one in running() if port and one.address == (host, port)]:
         other.stop()
     scratch = Path(tempfile.mkdtemp(prefix="ocikit-serve-"))
+    if users is not None:
+        options = attrs.evolve(options, htpasswd=str(scratch / "users"))
+        _keep(scratch / "users", users)
     options = attrs.evolve(options, attached=str(scratch), path=options.path or str(scratch / "store"))
     child = Child.start(options.arguments(), scratch, (host, port))
     try:
@@ -164,6 +169,23 @@ def serve(
         child.stop()
         raise
     return Server(child, host=said["name"], url=said["url"], path=Path(options.path), read_only=read_only)
+
+
+def _hashed(passwords: Mapping[str, str]) -> str:
+    """Users and their passwords as the lines of an htpasswd file. Raises: InvalidArgument."""
+    import bcrypt  # noqa: PLC0415 - for those who serve
+
+    for user in passwords:
+        if not user or ":" in user or not user.isprintable() or user != user.strip() or user.startswith("#"):
+            raise InvalidArgument(f"{display.quoted(user)} is no name for a user", hint="letters and digits will do")
+    # bcrypt reads 72 bytes and no more
+    hashes = {user: bcrypt.hashpw(word.encode()[:72], bcrypt.gensalt(10)).decode() for user, word in passwords.items()}
+    return "".join(f"{user}:{hashed}\n" for user, hashed in hashes.items())
+
+
+def _keep(path: Path, text: str) -> None:
+    with open(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w", encoding="utf-8") as file:
+        file.write(text)
 
 
 def _text(path: str | os.PathLike[str] | None) -> str | None:
