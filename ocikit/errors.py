@@ -230,6 +230,7 @@ class RegistryError(OcikitError, OSError):
         code: the first error's code, or "".
         request_id: what to quote to the registry's operators, or "".
         host: the registry.
+        retry_after: seconds that the registry asks to wait, with 429 and 503, or None.
     """
 
     def __init__(
@@ -243,6 +244,7 @@ class RegistryError(OcikitError, OSError):
         errors: Sequence[dict[str, Any]] = (),
         request_id: str = "",
         host: str = "",
+        retry_after: float | None = None,
     ) -> None:
         super().__init__(message, hint=hint)
         self.method = clean(method)
@@ -251,6 +253,7 @@ class RegistryError(OcikitError, OSError):
         self.errors = tuple(errors)
         self.request_id = clean(request_id)
         self.host = clean(host)
+        self.retry_after = retry_after
 
     @property
     def code(self) -> str:
@@ -268,11 +271,7 @@ class Denied(RegistryError):
 
 
 class RateLimited(RegistryError):
-    """429, after the retries; `retry_after` is in seconds, or None."""
-
-    def __init__(self, message: str = "", *, retry_after: float | None = None, **fields: Any) -> None:
-        super().__init__(message, **fields)
-        self.retry_after = retry_after
+    """429, after the retries."""
 
 
 class Unsupported(RegistryError):

@@ -396,12 +396,15 @@ def test_a_date_in_the_past_means_now(server, connect):
     get(connect(server))
 
 
-def test_a_registry_that_wants_us_to_wait_too_long_gets_an_error_instead(server, connect):
-    server.on("GET", "/v2/", status=429, headers={"Retry-After": "3600"}, times=None)
-    with pytest.raises(errors.RateLimited) as caught:
-        get(connect(server, max_wait=2))
-    assert caught.value.retry_after == 3600
+@pytest.mark.parametrize(("status", "kind"), [(429, errors.RateLimited), (503, errors.RegistryError)])
+def test_a_registry_that_wants_us_to_wait_too_long_gets_an_error_instead(server, connect, status, kind):
+    server.on("GET", "/v2/", status=status, headers={"Retry-After": "3600"})
+    transport = connect(server, max_wait=2)
+    with pytest.raises(kind, match=str(status)) as caught:
+        get(transport)
+    assert caught.value.retry_after == 3600 and "wait 1 h" in caught.value.hint
     assert len(server.requests) == 1
+    get(transport)
 
 
 @pytest.mark.timeout(20)
@@ -413,8 +416,9 @@ def test_waits_add_up_to_the_limit_and_no_further(server, connect):
     assert len(server.requests) == 2
 
 
-def test_one_threads_rate_limit_is_every_threads(server, connect):
-    server.on("GET", "/first", status=429, headers={"Retry-After": "1"})
+@pytest.mark.parametrize("status", [429, 503])
+def test_what_one_thread_is_asked_to_wait_every_thread_waits(server, connect, status):
+    server.on("GET", "/first", status=status, headers={"Retry-After": "1"})
     server.on("GET", "/first", status=200, times=None)
     server.faults.reverse()  # the 429 first
     server.on("GET", "/second", status=200, times=None)
@@ -428,6 +432,17 @@ def test_one_threads_rate_limit_is_every_threads(server, connect):
     get(transport, "/second")
     assert time.monotonic() - started >= 0.9
     thread.join()
+
+
+def test_a_wait_that_a_write_is_asked_for_holds_for_what_comes_after_it(server, connect):
+    """Though the write itself is not repeated."""
+    server.on("PUT", "/first", status=503, headers={"Retry-After": "1"})
+    transport = connect(server)
+    started = time.monotonic()
+    with pytest.raises(errors.RegistryError, match="503"):
+        transport.request("PUT", "/first", "test", retry=False)
+    get(transport)
+    assert time.monotonic() - started >= 0.9
 
 
 def test_retries_end(server, connect):

@@ -267,7 +267,7 @@ def failure(response: requests.Response, doing: str, *, hint: str = "", rejected
         message += f" [request id {shorten(request_id, 64)}]"
     hint = hint or _special_hint(host, code, kind, status) or _HINTS.get(kind, "").format(host=host)
     error = kind(message, hint=hint, errors=errors, request_id=request_id, **_facts(response))
-    if isinstance(error, RateLimited) and (wait := retry_after(response)) is not None:
+    if status in {429, 503} and (wait := retry_after(response)) is not None:
         error.retry_after = wait
         error.hint = f"it asks to wait {duration(wait)}; {error.hint.removeprefix('wait, or ')}"
     if isinstance(error, ManifestBlobUnknown):

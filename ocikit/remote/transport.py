@@ -217,7 +217,7 @@ class Transport(display.Shown):
             error: Exception | None = None
             scheme = self._scheme
             try:
-                self._hold()
+                _sleep(min(self._not_before - time.monotonic(), self.network.max_wait), deadline)
                 response = send()
             except OcikitError:
                 raise
@@ -232,6 +232,11 @@ class Transport(display.Shown):
                 return response
             asked = retry_after(response) if response is not None else None
             wait = backoff(attempt) if asked is None else asked
+            if response is not None and wait <= self.network.max_wait:
+                status = response.status_code
+                if status == 429 or (status == 503 and asked is not None):
+                    # What one thread is asked to wait, every thread waits
+                    self._not_before = max(self._not_before, time.monotonic() + wait)
             hopeless = error is not None and not self._reached and _never_there(error)
             limited = again and response is not None and response.status_code == 429
             if (
@@ -249,11 +254,8 @@ class Transport(display.Shown):
                 wait,
             )
             if response is not None:
-                if response.status_code == 429:
-                    # One thread's rate limit is every thread's
-                    self._not_before = max(self._not_before, time.monotonic() + wait)
                 finish(response)
-            time.sleep(wait if deadline is None else max(0.0, min(wait, deadline - time.monotonic())))
+            _sleep(wait, deadline)
             waited += wait
             attempt += 1
         if response is not None:
@@ -276,11 +278,6 @@ class Transport(display.Shown):
                 f"{self.host} took more than {'its time' if limit is None else f'{limit:g} s'} in all to {doing}",
                 hint="raise total_timeout in Network(…); what was received is kept and resumed",
             )
-
-    def _hold(self) -> None:
-        wait = self._not_before - time.monotonic()
-        if wait > 0:
-            time.sleep(min(wait, self.network.max_wait))
 
     def _authorized(
         self,
@@ -485,6 +482,13 @@ class _Replay:
     def rewind(self) -> None:
         if self._start is not None and self.body is not None and not isinstance(self.body, bytes):
             self.body.seek(self._start)
+
+
+def _sleep(seconds: float, deadline: float | None) -> None:
+    if deadline is not None:
+        seconds = min(seconds, deadline - time.monotonic())
+    if seconds > 0:
+        time.sleep(seconds)
 
 
 def _never_there(error: Exception) -> bool:
