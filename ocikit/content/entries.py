@@ -102,7 +102,7 @@ def _json(raw: bytes, path: Path) -> dict[str, Any]:
     """The JSON of a file. A message never quotes what a link leads to: a layout of others may lead to a file of ours."""
     try:
         return load_json(raw, str(path), limit=INDEX_LIMIT)
-    except InvalidDocument as error:
+    except InvalidDocument:
         if path.is_symlink():
             raise InvalidDocument(
                 f"{path} leads to a file that is not its JSON", hint="copy the layout again"
