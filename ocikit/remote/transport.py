@@ -141,11 +141,17 @@ class Transport(display.Shown):
         """
         replay = _Replay(body)
         sent: Authorization | None = None
+        doubtful = False
 
         def send() -> requests.Response:
-            nonlocal sent
+            nonlocal sent, doubtful
             replay.rewind()
-            response, sent = self._authorized(method, target, scopes, dict(headers or {}), replay, length, timeout)
+            try:
+                response, sent = self._authorized(method, target, scopes, dict(headers or {}), replay, length, timeout)
+            except BROKEN as error:
+                doubtful |= not _never_sent(error)
+                raise
+            doubtful |= response.status_code >= 500
             return response
 
         again = replay.possible
@@ -158,7 +164,9 @@ class Transport(display.Shown):
             raise
         report_warnings(response)
         status = response.status_code
-        if status >= 400 and status not in allow:
+        # What a try whose answer got lost has deleted is not there for the next one
+        deleted = method == "DELETE" and status == 404 and doubtful
+        if status >= 400 and status not in allow and not deleted:
             raise failure(response, doing, rejected=sent.who if sent else "")
         if 300 <= status < 400:
             finish(response)
@@ -482,6 +490,11 @@ class _Replay:
     def rewind(self) -> None:
         if self._start is not None and self.body is not None and not isinstance(self.body, bytes):
             self.body.seek(self._start)
+
+
+def _never_sent(error: Exception) -> bool:
+    """Whether there was no connection to send anything on."""
+    return any(text in repr(error) for text in ("NewConnectionError", "ConnectTimeout", "NameResolutionError"))
 
 
 def _sleep(seconds: float, deadline: float | None) -> None:
