@@ -822,7 +822,80 @@ def test_deleting_a_referrer_where_the_api_knows_touches_no_list(tagged, reposit
     assert [r.path for r in tagged.seen("DELETE")] == [f"/v2/a/b/manifests/{descriptor.digest}"]
 
 
+def indexed(server):
+    """Let the registry delete no manifest that an index names, as ECR."""
+
+    def guard(request):
+        digest = request.path.rpartition("/")[2]
+        entries = [e for raw, kind in server.manifests.values() if kind == INDEX for e in json.loads(raw)["manifests"]]
+        if request.method == "DELETE" and digest in [e["digest"] for e in entries]:
+            return error(400, "ImageReferencedByManifestList")
+        return None
+
+    server.guard = guard
+
+
+def test_a_referrer_is_taken_out_of_the_list_before_it_is_deleted(tagged, repository):
+    """ECR deletes no manifest that an index names."""
+    tagged.referrers = False
+    first, second = referring(annotations={"n": "1"}), referring(annotations={"n": "2"})
+    for raw, descriptor in (first, second):
+        repository.push_bytes(descriptor, raw)
+    indexed(tagged)
+    repository.delete(first[1])
+    assert ("a/b", first[1].digest) not in tagged.manifests
+    assert [e["digest"] for e in fallback_entries(tagged)] == [second[1].digest]
+    repository.delete(second[1])
+    assert ("a/b", second[1].digest) not in tagged.manifests and fallback_entries(tagged) == []
+
+
+@pytest.mark.parametrize("fault", [{"status": 403}, {"status": 405}, {"status": 500}, {"drop": "before"}])
+def test_a_list_that_cannot_be_deleted_is_a_warning(tagged, open_repository, caplog, fault):
+    repository = open_repository(tagged, push=True, retries=0)
+    tagged.referrers = False
+    raw, descriptor = referring()
+    repository.push_bytes(descriptor, raw)
+    old = tagged.tags["a/b", referrers.fallback_tag(DESCRIPTOR.digest)]
+    tagged.on("DELETE", f".*/manifests/{old}", times=None, **fault)
+    repository.delete(descriptor)
+    assert ("a/b", descriptor.digest) not in tagged.manifests and fallback_entries(tagged) == []
+    assert "stays in the registry" in caplog.text
+
+
+def test_a_referrer_that_cannot_be_deleted_stays_in_the_list(tagged, repository):
+    tagged.referrers = False
+    raw, descriptor = referring()
+    repository.push_bytes(descriptor, raw)
+    tagged.on("DELETE", f".*/manifests/{descriptor.digest}", status=403, times=None)
+    with pytest.raises(errors.Denied):
+        repository.delete(descriptor)
+    assert [e["digest"] for e in fallback_entries(tagged)] == [descriptor.digest]
+
+
 # -- deleting
+
+
+@pytest.mark.parametrize("fault", [{"drop": "after"}, {"drop": "after", "reset": True}, {"lost": 502}])
+def test_a_deletion_whose_answer_got_lost_is_none_that_failed(tagged, repository, fault):
+    if status := fault.pop("lost", None):
+        fault["change"] = lambda request, answer: Answer(status)
+    blob = Descriptor.of(b"content", "x/y")
+    tagged.blob("a/b", b"content")
+    for path in ("manifests/v1", "manifests/sha256:.*", "blobs/.*"):
+        tagged.on("DELETE", f"/v2/a/b/{path}", **fault)
+    repository.untag("v1"), repository.delete(DESCRIPTOR), repository.delete(blob)
+    assert tagged.tags == {} and tagged.manifests == {} and tagged.blobs == {}
+    assert len(tagged.seen("DELETE")) == 6
+
+
+@pytest.mark.parametrize("fault", [{"status": 429, "headers": {"Retry-After": "0"}}, {"status": 200, "times": 0}])
+def test_a_deletion_of_what_was_never_there_is_unknown(server, repository, fault):
+    """A registry that refused the first try has done nothing."""
+    server.manifest("a/b", RAW, "v1")
+    blob = Descriptor.of(b"content", "x/y")
+    server.on("DELETE", ".*", **fault)
+    with pytest.raises(errors.BlobUnknown):
+        repository.delete(blob)
 
 
 def test_a_tag_is_deleted_alone(server, repository):

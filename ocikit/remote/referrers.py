@@ -15,7 +15,7 @@ import attrs
 import requests
 from attrs import frozen
 
-from ocikit.errors import InvalidDocument, InvalidResponse, NotFound, RegistryError
+from ocikit.errors import InvalidDocument, InvalidResponse, NotFound, OcikitError, RegistryError
 from ocikit.spec import media_types
 from ocikit.spec.annotations import Annotations
 from ocikit.spec.descriptor import Descriptor
@@ -205,5 +205,5 @@ def _forget(manifests: Manifests, old: Index) -> None:
     """Delete the index that was replaced. ECR and GHCR refuse that, and it does no harm: oras#1228, oras#915."""
     try:
         manifests.delete_manifest(old.digest)
-    except (RegistryError, NotFound) as error:
+    except OcikitError as error:
         log.warning("the list of referrers that was replaced stays in the registry: %s", error.message)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import difflib
 import io
 import logging
@@ -428,14 +429,25 @@ class Repository(Endpoints, Store, display.Shown):
             self.delete_blob(descriptor.digest)
             return
         try:
-            subject = self._read(descriptor.digest).subject
+            document = self._read(descriptor.digest)
         except (ContentError, InvalidDocument):
-            subject = None  # what can't be read can still go
-        self.delete_manifest(descriptor.digest)
-        if subject is not None and self._referrers_api is not True:
-            _, self._referrers_api = referrers.find(self, subject.digest, None, api=self._referrers_api)
-            if not self._referrers_api:
-                referrers.remove(self, subject.digest, descriptor.digest)
+            document = None  # what can't be read can still go
+        subject = document.subject if document else None
+        if subject is not None and self._referrers_api is None:
+            _, self._referrers_api = referrers.find(self, subject.digest, None, api=None)
+        if document is None or subject is None or self._referrers_api:
+            self.delete_manifest(descriptor.digest)
+            return
+        # First out of the list: ECR deletes no manifest that an index names
+        referrers.remove(self, subject.digest, descriptor.digest)
+        try:
+            self.delete_manifest(descriptor.digest)
+        except NotFound:
+            raise
+        except OcikitError:
+            with contextlib.suppress(OcikitError):
+                referrers.add(self, subject.digest, referrers.referring(document))
+            raise
 
     # Names
 
