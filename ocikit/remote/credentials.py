@@ -39,6 +39,7 @@ from ocikit.spec.reference import DOCKER_HUB
 __all__ = ["ANONYMOUS", "Credentials", "Keychain"]
 
 _IDENTITY_USER = "<token>"  # docker-credential-helpers: the secret of this user is an identity token
+_SENDABLE = re.compile(r"[\x21-\x7e]+")  # RFC 6750 section 2.1, widened
 _SECRET_FIELDS = ("auth", "username", "password", "identitytoken", "registrytoken")
 
 
@@ -61,6 +62,20 @@ class Credentials(display.Shown):
     """A refresh token, for the token server only. distribution oauth.md#refresh-token-format."""
     registry_token: str = field(default="", repr=False)
     """A bearer token that the registry takes as it is."""
+
+    def __attrs_post_init__(self) -> None:
+        """Raises: CredentialsError: for what can't be sent. The libraries that send it would show it in their errors."""
+        problem = ""
+        if self.registry_token and not _SENDABLE.fullmatch(self.registry_token):
+            problem = "the registry token has characters that no header may have"
+        try:
+            f"{self.username}{self.password}{self.identity_token}".encode()
+        except UnicodeEncodeError:
+            problem = "a user name, password or token is not Unicode text"
+        if problem:
+            raise CredentialsError(
+                problem, hint="store it once more; ocikit.auth.explain() says where each registry's come from"
+            )
 
     @classmethod
     def of(cls, given: Credentials | tuple[str, str] | None) -> Credentials:
@@ -148,14 +163,19 @@ def _entry(entry: Any, key: str, where: str) -> Credentials:
         if not colon:
             configuration.malformed(where, f"is malformed: 'auth' of the entry {key!r} is not user:password in base64")
     password = password.rstrip("\0")  # docker pads it, so do others: containers/image trims it, too
+    identity_token = values["identitytoken"]
     if username == _IDENTITY_USER and password:
-        return Credentials(username=username, identity_token=password, registry_token=values["registrytoken"])
-    return Credentials(
-        username=username,
-        password=password,
-        identity_token=values["identitytoken"],
-        registry_token=values["registrytoken"],
-    )
+        password, identity_token = "", password
+    try:
+        return Credentials(
+            username=username,
+            password=password,
+            identity_token=identity_token,
+            registry_token=values["registrytoken"],
+        )
+    except CredentialsError as error:
+        problem = error.message
+    configuration.malformed(where, f"is malformed: in the entry {key!r}, {problem}")
 
 
 @define(eq=False, repr=False)

@@ -72,7 +72,7 @@ class Token:
         return cls(
             value=value,
             expires_at=now + max(LIFETIME, lifetime - age),
-            refresh_token=refresh if isinstance(refresh, str) else "",
+            refresh_token=refresh if isinstance(refresh, str) and _BEARER.fullmatch(refresh) else "",
         )
 
     def fresh(self, now: float, margin: float = MARGIN) -> bool:
