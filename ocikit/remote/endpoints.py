@@ -329,7 +329,7 @@ def next_link(response: requests.Response) -> str | None:
     # "<" in an address would make a header of nothing else a matter of hours
     for match in re.finditer(r"<([^<>]*)>((?:[^<,\"]|\"[^\"]*\")*)", response.headers.get("Link", "")):
         relation = re.search(r";\s*rel\s*=\s*(?:\"([^\"]*)\"|([^;,\s]+))", match[2], re.IGNORECASE)
-        if relation and "next" in (relation[1] or relation[2]).lower().split():
+        if relation and "next" in (relation[1] or relation[2] or "").lower().split():
             return join(str(response.url), match[1])
     return None
 
