@@ -15,11 +15,20 @@ from ocikit.content.archive_layout import open_archive
 from ocikit.content.docker_archive import read_docker_archive
 from ocikit.content.layout import Layout
 from ocikit.content.memory import MemoryStore
-from ocikit.errors import ContentError, InvalidArgument, InvalidResponse, UnsafeArchive, UnverifiableDigest
+from ocikit.errors import (
+    ContentError,
+    CredentialsError,
+    InvalidArgument,
+    InvalidResponse,
+    UnsafeArchive,
+    UnverifiableDigest,
+)
 from ocikit.remote import endpoints
+from ocikit.remote.credentials import Credentials, Keychain
 from ocikit.remote.origin import Origin, join
 from ocikit.remote.repository import Registry
 from ocikit.remote.responses import json_object
+from ocikit.remote.tokens import Token
 from ocikit.server import Rules
 from ocikit.server.htpasswd import Entries
 from ocikit.spec.annotations import REF_NAME
@@ -29,7 +38,7 @@ from ocikit.spec.digest import Digest
 
 from tests.clients import connect, open_repository, repository, server  # noqa: F401 - fixtures
 from tests.fuzz import EDITS, Edit, damaged
-from tests.fuzz_targets import CONFIG, TARGETS, archive, response_of
+from tests.fuzz_targets import CONFIG, TARGETS, archive, message_is_safe, response_of
 
 WORDS = st.binary(min_size=1, max_size=4)
 
@@ -224,3 +233,42 @@ def test_an_endless_content_type_is_shortened():
     with pytest.raises(InvalidResponse) as caught:
         json_object(response, b"hello", "list tags")
     assert len(str(caught.value)) < 1000
+
+
+@pytest.mark.parametrize("rel", ['""', '" "', "next", '"NEXT"'])
+def test_a_relation_may_be_empty(rel):
+    response = response_of(f"HTTP/1.1 200 OK\r\nLink: </v2/x?last=a>; rel={rel}\r\n\r\n".encode())
+    assert (endpoints.next_link(response) is None) == (not rel.strip('" '))
+
+
+# Secrets that can't be sent
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"registry_token": "S3kr3t\nx"}, {"registry_token": "S3kr3t "}, {"registry_token": "S3kr3t\u0100"},
+        {"username": "ada", "password": "S3kr3t\ud800"}, {"identity_token": "S3kr3t\ud800"}, {"username": "\ud800", "password": "S3kr3t"},
+    ],
+)  # fmt: skip
+def test_a_secret_that_can_not_be_sent_is_refused_and_not_shown(fields):
+    # The libraries that send headers say which value they don't take
+    with pytest.raises(CredentialsError) as caught:
+        Credentials(**fields)
+    message_is_safe(caught.value, "S3kr3t")
+
+
+def test_a_registry_token_with_a_line_end_in_config_json_is_refused_and_not_shown(tmp_path):
+    (tmp_path / ".docker").mkdir()
+    config = {"auths": {"ghcr.io": {"registrytoken": "S3kr3t\n"}}}
+    (tmp_path / ".docker" / "config.json").write_text(json.dumps(config))
+    keys = Keychain(environ={"XDG_RUNTIME_DIR": str(tmp_path)}, home=tmp_path)
+    with pytest.raises(CredentialsError, match=r"~/\.docker/config\.json .*'ghcr\.io'") as caught:
+        keys.for_reference("ghcr.io")
+    message_is_safe(caught.value, "S3kr3t")
+    assert "characters" in keys.explain("ghcr.io").failure.note
+
+
+def test_a_refresh_token_that_can_not_be_sent_is_none():
+    body = json.dumps({"token": "t", "refresh_token": "r\ud800"}).encode()
+    assert Token.parse(body, 0.0).refresh_token == ""
