@@ -620,6 +620,52 @@ def test_referrers_in_a_circle_end(source, target):
     assert target.exists(b)
 
 
+def listing(server, lists):
+    """Let the registry give these lists of referrers, whatever its manifests say."""
+
+    def guard(request):
+        subject = request.path.rpartition("/referrers/")[2]
+        if "/referrers/" not in request.path:
+            return None
+        body = {"schemaVersion": 2, "mediaType": INDEX, "manifests": [wire(d) for d in lists(subject)]}
+        return Answer(200, {"Content-Type": INDEX}, json.dumps(body).encode())
+
+    server.guard = guard
+
+
+def manifest_of(server, **fields):
+    raw = json.dumps(
+        {"schemaVersion": 2, "mediaType": OCI, "config": wire(EMPTY_DESCRIPTOR), "layers": []} | fields
+    ).encode()
+    server.manifest("a/b", raw)
+    return Descriptor.of(raw, OCI)
+
+
+def test_lists_of_referrers_that_lead_back_end(server, open_repository, target):
+    server.blob("a/b", b"{}")
+    root = manifest_of(server)
+    first = manifest_of(server, subject=wire(root))
+    second = manifest_of(server, subject=wire(first))
+    lists = {root.digest: [first, root], first.digest: [second, root, first], second.digest: [first, root, second]}
+    listing(server, lambda subject: lists[subject])
+    copy(open_repository(server), root, target, tags=["v1"], referrers=True)
+    assert [target.exists(d) for d in (root, first, second)] == [True] * 3
+    assert len(server.seen("GET", ".*/referrers/.*")) == 3, "each is asked for once"
+
+
+def test_referrers_without_end_are_refused(server, open_repository, target):
+    server.blob("a/b", b"{}")
+    root = manifest_of(server)
+
+    def another(subject):
+        return [manifest_of(server, subject=wire(root), annotations={"of": subject})]
+
+    listing(server, another)
+    with pytest.raises(errors.InvalidDocument, match="more than 16"):
+        copy(open_repository(server), root, target, tags=["v1"], referrers=True)
+    assert len(server.requests) < 50 and target.log == []
+
+
 # -- plans
 
 

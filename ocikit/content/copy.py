@@ -8,6 +8,7 @@ blobs may be missing. Only blobs that exist are skipped.
 from __future__ import annotations
 
 import io
+import itertools
 import logging
 import threading
 import time
@@ -32,6 +33,7 @@ log = logging.getLogger("ocikit")
 WORKERS = 8  # as huggingface_hub; with fewer, the time that a registry takes to answer shows in many small blobs
 
 _DEPTH = 8  # indexes within indexes; real ones have two levels
+_GENERATIONS = 16  # referrers of referrers; a signature of a signature of a report has three
 _DOCUMENTS = 100_000  # in one copy: more is an attack or a mistake
 _GRACE = 5.0  # seconds that Ctrl-C waits for workers to put down what they hold
 
@@ -408,19 +410,28 @@ class _Walk:
         self.documents[descriptor.digest] = (descriptor, document.raw)
 
     def visit_referrers(self) -> None:
-        """Add what refers to the documents that were visited, and what refers to that."""
+        """Add what refers to the documents that were visited, and what refers to that; each once, circle or not."""
         waiting = list(self.documents)
-        while waiting:
-            descriptor, _ = self.documents[waiting.pop(0)]
-            try:
-                found = self._source.referrers(descriptor)
-            except Exception as error:
-                raise _failed("source", descriptor, error) from error
-            for referrer in found:
-                if referrer.digest not in self.documents:
-                    before = set(self.documents)
+        for generation in itertools.count():
+            known = set(self.documents)
+            for digest in waiting:
+                descriptor, _ = self.documents[digest]
+                for referrer in self._referrers(descriptor):
+                    if generation == _GENERATIONS and referrer.digest not in self.documents:
+                        raise InvalidDocument(
+                            f"what refers to {descriptor.digest} hangs on more than {_GENERATIONS} others, one by one",
+                            hint="the registry makes them up, or copy the last of them by themselves",
+                        )
                     self.visit(referrer.bare())
-                    waiting += [d for d in self.documents if d not in before]
+            waiting = [digest for digest in self.documents if digest not in known]
+            if not waiting:
+                return
+
+    def _referrers(self, descriptor: Descriptor) -> Sequence[Descriptor]:
+        try:
+            return self._source.referrers(descriptor)
+        except Exception as error:
+            raise _failed("source", descriptor, error) from error
 
     def _read(self, descriptor: Descriptor) -> Manifest | Index:
         known = self._parsed.get(descriptor.digest)
