@@ -46,7 +46,7 @@ def read(path: str | os.PathLike[str] | None = None) -> Settings:
     Raises: NotFound: if a file that is named isn't there. InvalidDocument: with the place in it that is wrong.
     """
     tables: dict[str, Settings] = {}
-    for file in _usual() if path is None else [Path(path)]:
+    for file in _usual() if path is None else [Path(path).expanduser()]:
         tables |= _parse(_text(file), display.place(file))
     return Settings(
         mirrors={prefix: found for table in tables.values() for prefix, found in table.mirrors.items()},
