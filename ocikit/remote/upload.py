@@ -351,8 +351,10 @@ def upload(
             raise unreadable.error from unreadable.error.__cause__
         except (ConnectionFailed, RegistryError) as error:
             refused = isinstance(error, TooLarge | RangeInvalid) and not offset and (size is None or size > CHUNK)
-            broken = isinstance(error, ConnectionFailed | UploadUnknown | RangeInvalid) or bool(offset)
-            broken = broken or (isinstance(error, RegistryError) and error.status >= 500)
+            broken = isinstance(error, ConnectionFailed | RangeInvalid) or bool(offset)
+            # A replica that doesn't know the session of another: the latter is distribution's word for it, oras-dotnet#132
+            lost = isinstance(error, UploadUnknown) or (isinstance(error, UploadInvalid) and error.status == 404)
+            broken = broken or lost or (isinstance(error, RegistryError) and error.status >= 500)
             stored = (broken or work.final) and not refused and work.stored()
             kept = work.kept(error) if broken and not stored and not offset and size is None else None
             if kept:
@@ -365,6 +367,8 @@ def upload(
                 return
             attempt += 1
             if not (broken or refused) or attempt == _TRIES or not stream.seekable():
+                if lost and not error.hint:
+                    error.hint = "the registry forgets its uploads: replicas behind one name need the same secret"
                 raise
             if refused:
                 log.info("%s: %s; sending chunks of %d bytes", doing, error.message, CHUNK)
