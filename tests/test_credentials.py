@@ -8,6 +8,7 @@ import pickle
 import stat
 import subprocess
 import sys
+import time
 import traceback
 from pathlib import Path
 
@@ -529,6 +530,14 @@ def test_the_user_token_of_a_helper_means_an_identity_token(place):
         (f"echo '{SECRET}' >&2; kill -9 $$", "signal 9"),
         ("exec yes", "more than"),
         ("true", "not a JSON object"),
+        (r"""printf '{"Username":"ada","Secret":"caf\351"}'""", "not UTF-8"),
+        (f"""echo '{{"ServerURL":"quay.io","Username":"ada","Secret":"{SECRET}"}}'""", "answered for quay.io"),
+        (
+            f"""echo '{{"ServerURL":"https://ghcr.io.evil.example","Username":"ada","Secret":"{SECRET}"}}'""",
+            "evil.example",
+        ),
+        (f"echo '{SECRET}' >&2; exit 1", "exit status 1"),
+        ("printf '%100000s' | tr ' ' '['", "not a JSON object"),
     ],
 )
 def test_a_helper_that_lies_or_crashes_is_named_and_nothing_it_said_is_a_secret_shown(place, body, says):
@@ -549,6 +558,43 @@ def test_a_helper_that_hangs_is_stopped(place, body):
     place.write({"credsStore": "slow"})
     with pytest.raises(CredentialsError, match="took longer than 0.5 s"):
         place.find("ghcr.io", helper_timeout=0.5)
+
+
+@pytest.mark.parametrize("about", ["https://ghcr.io", "GHCR.IO", "ghcr.io:443", "https://ghcr.io/v1/", ""])
+def test_a_helper_may_write_the_server_in_its_own_way(place, about):
+    place.helper("other", f"""echo '{{"ServerURL":"{about}","Username":"ada","Secret":"{SECRET}"}}'""")
+    place.write({"credsStore": "other"})
+    assert place.find("ghcr.io").username == "ada"
+
+
+def test_docker_hubs_helper_may_call_it_by_any_of_its_names(place):
+    place.helper("hub", f"""echo '{{"ServerURL":"registry-1.docker.io","Username":"ada","Secret":"{SECRET}"}}'""")
+    place.write({"credsStore": "hub"})
+    assert place.find("docker.io").username == "ada"
+
+
+def gone(pid):
+    """Whether a process has ended; nobody but its own parent can do more about what is left of it."""
+    stat = Path(f"/proc/{pid}/stat")
+    try:
+        return stat.read_text().rpartition(")")[2].split()[0] == "Z"
+    except FileNotFoundError:
+        return True
+
+
+@pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="looks into /proc")
+@pytest.mark.parametrize("end", ["wait", "exit 0", "exec >&-; wait", "trap '' TERM; wait"])
+def test_a_helper_that_hangs_is_stopped_with_all_that_it_started(place, end):
+    place.helper("slow", f"echo $$ > $HOME/pids; sleep 60 & echo $! >> $HOME/pids; {end}")
+    place.write({"credsStore": "slow"})
+    with pytest.raises(CredentialsError, match="docker-credential-slow .* took longer"):
+        place.find("ghcr.io", helper_timeout=0.5)
+    helper, child = (place.home / "pids").read_text().split()
+    assert not Path(f"/proc/{helper}").exists(), "no zombie stays"
+    until = time.monotonic() + 20
+    while not gone(child) and time.monotonic() < until:
+        time.sleep(0.02)
+    assert gone(child)
 
 
 def test_a_missing_helper_is_named(place):

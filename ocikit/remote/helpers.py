@@ -7,6 +7,7 @@ import json
 import os
 import re
 import shutil
+import signal
 import subprocess
 import threading
 import time
@@ -17,6 +18,7 @@ from attrs import field, frozen
 
 from ocikit import display
 from ocikit.errors import CredentialsError
+from ocikit.remote.configuration import place_of
 
 __all__ = ["Helper"]
 
@@ -49,7 +51,9 @@ class Helper:
         if answer.lower().startswith(_NOTHING):
             return None
         found = self._json("get", server, status, answer)
-        username, secret = found.get("Username", ""), found.get("Secret", "")
+        username, secret, about = (found.get(key, "") for key in ("Username", "Secret", "ServerURL"))
+        if isinstance(about, str) and about and _host(about) != _host(server):
+            self._fail("get", server, f"answered for {display.shorten(about, 80)}, so what it said is not used")
         if not isinstance(username, str) or not isinstance(secret, str):
             self._fail("get", server, "answered with JSON that is not credentials")
         return (username, secret) if secret else None
@@ -101,9 +105,11 @@ class Helper:
         if path is None:
             self._fail(verb, server, "could not be run: there is no such program on the PATH")
         try:
+            # What it starts is stopped with it, so it has a process group of its own
             process = subprocess.Popen(  # noqa: S603 - the name is bare and comes from the user's own configuration
-                [path, verb], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, env=environ
-            )
+                [path, verb], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, env=environ,
+                process_group=0,
+            )  # fmt: skip
         except OSError as error:
             raise CredentialsError(
                 f"{self.program} could not be run: {error.strerror}", hint="check that it is executable"
@@ -114,6 +120,7 @@ class Helper:
             target=_talk, args=(process, text.encode(errors="surrogateescape"), answer), daemon=True
         )
         deadline = time.monotonic() + self.timeout
+        done = False
         try:
             talk.start()
             talk.join(self.timeout)
@@ -125,11 +132,14 @@ class Helper:
                 status = process.wait(max(0.1, deadline - time.monotonic()))
             except subprocess.TimeoutExpired:
                 self._fail(verb, server, f"took longer than {display.duration(self.timeout)} and was stopped")
+            done = True
         finally:
-            if process.poll() is None:
-                process.kill()
-                process.wait()
-        return status, output.decode("utf-8", "replace").strip()
+            if not done:
+                _stop(process)
+        said = output.decode("utf-8", "replace").strip()
+        if not status and "\ufffd" in said:
+            self._fail(verb, server, "answered with something that is not UTF-8")
+        return status, said
 
 
 def _talk(process: subprocess.Popen[bytes], text: bytes, answer: list[bytes]) -> None:
@@ -139,6 +149,21 @@ def _talk(process: subprocess.Popen[bytes], text: bytes, answer: list[bytes]) ->
         stdin.write(text)
     with contextlib.suppress(OSError, ValueError), process.stdout as stdout:
         answer.append(stdout.read(_ANSWER_LIMIT + 1))
+
+
+def _stop(process: subprocess.Popen[bytes]) -> None:
+    """End a helper and what it has started, and let none of it linger."""
+    with contextlib.suppress(OSError):
+        if hasattr(os, "killpg"):
+            os.killpg(process.pid, signal.SIGKILL)
+        else:
+            process.kill()
+    process.wait()
+
+
+def _host(server: str) -> str:
+    """The host in a server's name, without its port: some helpers leave that out."""
+    return re.sub(r":\d+$", "", place_of(server).partition("/")[0])
 
 
 def _failure(status: int, answer: str, secret: str = "") -> str:
