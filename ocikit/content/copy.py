@@ -422,7 +422,7 @@ class _Walk:
                             f"what refers to {descriptor.digest} hangs on more than {_GENERATIONS} others, one by one",
                             hint="the registry makes them up, or copy the last of them by themselves",
                         )
-                    self.visit(referrer.bare())
+                    self.visit(self._described(referrer))
             waiting = [digest for digest in self.documents if digest not in known]
             if not waiting:
                 return
@@ -432,6 +432,16 @@ class _Walk:
             return self._source.referrers(descriptor)
         except Exception as error:
             raise _failed("source", descriptor, error) from error
+
+    def _described(self, referrer: Descriptor) -> Descriptor:
+        """The descriptor of an entry in a list of referrers. GAR and Harbor list other sizes: oras#1626, harbor#20187."""
+        try:
+            self._read(referrer.bare())
+        except CopyError as error:
+            if not isinstance(error.__cause__, SizeMismatch):
+                raise
+            return self._source.resolve(referrer.digest)
+        return referrer.bare()
 
     def _read(self, descriptor: Descriptor) -> Manifest | Index:
         known = self._parsed.get(descriptor.digest)
