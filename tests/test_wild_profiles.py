@@ -1,0 +1,61 @@
+"""Every operation on every registry of the world: it works, or says with a typed error why it can't, and what to do."""
+
+import re
+
+import ocikit
+import pytest
+
+from tests import peers
+from tests.homes import home  # noqa: F401 - a fixture
+from tests.wild.profiles import PROFILES
+from tests.wild.quirks import QUIRKS
+from tests.wild.suite import OPERATIONS, Case, seed
+
+CELLS = [
+    pytest.param(profile, operation, id=f"{profile.name}-{operation}")
+    for profile in PROFILES.values()
+    for operation in OPERATIONS
+]
+
+
+@pytest.fixture(scope="module")
+def upstream(tmp_path_factory):
+    """Our own registry with something in it, and a session that asks it directly."""
+    folder = tmp_path_factory.mktemp("wild")
+    with (
+        peers.ocikit(options=["--no-sync"]) as running,
+        ocikit.Session(cache=folder / "cache", progress=False) as behind,
+    ):
+        seed(behind, running.host, folder)
+        yield running, behind
+
+
+@pytest.mark.parametrize(("profile", "operation"), CELLS)
+def test_operation(profile, operation, upstream, home, record_property):
+    registry, behind = upstream
+    with profile.scene(registry.url) as scene:
+        profile.settle(scene)
+        case = Case(profile, scene, operation, home, behind)
+        cannot = profile.cannot.get(operation)
+        record_property("cell", (operation, profile.name, cannot.kind.__name__ if cannot else "yes"))
+        with case.session:
+            if cannot is None:
+                OPERATIONS[operation](case)
+            else:
+                with pytest.raises(cannot.kind) as caught:
+                    OPERATIONS[operation](case)
+                assert re.search(cannot.hint, caught.value.hint)
+                assert re.search(cannot.said, caught.value.message)
+        scene.check()
+        assert profile.expected(operation) <= set(scene.met)
+
+
+@pytest.mark.parametrize("profile", PROFILES.values(), ids=lambda p: p.name)
+def test_every_quirk_of_a_profile_is_met_by_an_operation(profile):
+    assert [name for name in profile.quirks if not OPERATIONS.keys() & set(QUIRKS[name].at)] == []
+    assert profile.cannot.keys() <= OPERATIONS.keys()
+
+
+def test_every_quirk_belongs_to_a_registry():
+    named = {name for profile in PROFILES.values() if profile.name != "worst" for name in profile.quirks}
+    assert named == {name for name, quirk in QUIRKS.items() if quirk.hook is not None}
