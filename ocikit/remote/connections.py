@@ -222,15 +222,24 @@ class _Adapter(requests.adapters.HTTPAdapter):
         manager.pool_classes_by_scheme = {"http": _Pool, "https": _UnverifiedPool if lax else _SecurePool}
 
 
-class _Connection(urllib3.connection.HTTPConnection):
-    response_class = deadlines.Response
+class _Timely:
+    """A pool whose answers keep to deadlines. Its class of connections stays urllib3's: recorders put theirs in its place."""
+
+    def _new_conn(self) -> Any:
+        connection = super()._new_conn()  # type: ignore[misc]  # a pool has it
+        connection.response_class = deadlines.Response
+        return connection
 
 
-class _Secure(urllib3.connection.HTTPSConnection):
-    response_class = deadlines.Response
+class _Pool(_Timely, urllib3.connectionpool.HTTPConnectionPool):
+    pass
 
 
-class _Unverified(_Secure):
+class _SecurePool(_Timely, urllib3.connectionpool.HTTPSConnectionPool):
+    pass
+
+
+class _Unverified(urllib3.connection.HTTPSConnection):
     """A connection to a host that was named insecure: whoever did that needs no warning with each request."""
 
     def connect(self) -> None:
@@ -238,15 +247,7 @@ class _Unverified(_Secure):
         self.is_verified = True
 
 
-class _Pool(urllib3.connectionpool.HTTPConnectionPool):
-    ConnectionCls = _Connection
-
-
-class _SecurePool(urllib3.connectionpool.HTTPSConnectionPool):
-    ConnectionCls = _Secure
-
-
-class _UnverifiedPool(urllib3.connectionpool.HTTPSConnectionPool):
+class _UnverifiedPool(_SecurePool):
     ConnectionCls = _Unverified
 
 
