@@ -2,6 +2,7 @@
 
 import base64
 import contextlib
+import io
 import json
 import logging
 import threading
@@ -249,6 +250,62 @@ def test_a_token_that_expires_in_the_middle_of_a_push_is_renewed_and_the_body_se
     assert len(server.seen("POST")) == 2, "one that was asked who sent it, and one that was let in"
     assert [len(r.body) for r in server.seen("PUT")] == [len(content)] * 2
     assert len(tokens.requests) == 2
+
+
+@pytest.mark.parametrize("seekable", [True, False])
+def test_a_token_that_expires_between_two_chunks_is_renewed(server, tokens, open_repository, seekable):
+    protect(server, tokens)
+    content = bytes(range(256)) * 4096
+    blob = Descriptor.of(content, "application/octet-stream")
+    expired = {"WWW-Authenticate": tokens.challenge("repository:a/b:pull,push") + ',error="invalid_token"'}
+    server.on(
+        "PATCH", ".*", status=401, headers=expired, when=lambda r: r.headers["Content-Range"].startswith("524288-")
+    )
+    stream = io.BytesIO(content)
+    stream.seekable = lambda: seekable
+    open_repository(server, push=True, credentials=ADA).push(blob, stream, chunk_size=1 << 19)
+    assert server.blobs["a/b", blob.digest] == content
+    assert [r.headers["Content-Range"] for r in server.seen("PATCH")] == ["0-524287"] + ["524288-1048575"] * 2
+    assert len(tokens.requests) == 2 and server.uploads == {}
+
+
+def test_a_registry_that_hangs_up_on_an_expired_token_gets_the_body_with_a_new_one(server, tokens, open_repository):
+    """It answers before it has read the body, and its reset may overtake the answer."""
+    protect(server, tokens)
+    inner, expired = server.guard, []
+
+    def guard(request):
+        if request.headers.get("Authorization") in expired:
+            challenge = tokens.challenge("repository:a/b:pull,push") + ',error="invalid_token"'
+            return Answer(401, {"WWW-Authenticate": challenge})
+        return inner(request)
+
+    def expire(request):
+        return request.method == "PUT" and not expired and not expired.append(request.headers["Authorization"])
+
+    server.guard = guard
+    server.on("PUT", ".*", cut_request=1 << 16, reset=True, when=expire)
+    content = bytes(range(256)) * 65536
+    blob = Descriptor.of(content, "application/octet-stream")
+    open_repository(server, push=True, credentials=ADA).push_bytes(blob, content)
+    assert server.blobs["a/b", blob.digest] == content
+    assert len(tokens.requests) == 2 and server.uploads == {}
+
+
+def test_content_that_can_be_read_once_is_not_called_a_wrong_login_when_its_token_expires(
+    server, tokens, open_repository
+):
+    protect(server, tokens)
+    content = bytes(range(256)) * 4096
+    expired = {"WWW-Authenticate": tokens.challenge("repository:a/b:pull,push") + ',error="invalid_token"'}
+    server.on("PUT", ".*", status=401, headers=expired)
+    stream = io.BytesIO(content)
+    stream.seekable = lambda: False
+    repository = open_repository(server, push=True, credentials=ADA)
+    with pytest.raises(errors.Unauthorized) as caught:
+        repository.push(Descriptor.of(content, "application/octet-stream"), stream)
+    assert "only once" in caught.value.hint and "rejected" not in str(caught.value)
+    assert server.uploads == {}
 
 
 def test_insufficient_scope_asks_once_more_with_all_scopes(server, tokens, open_repository):

@@ -167,7 +167,13 @@ class Transport(display.Shown):
         # What a try whose answer got lost has deleted is not there for the next one
         deleted = method == "DELETE" and status == 404 and doubtful
         if status >= 400 and status not in allow and not deleted:
-            raise failure(response, doing, rejected=sent.who if sent else "")
+            once = status == 401 and not replay.possible
+            hint = (
+                "what can be read only once can't be sent again with a new token: pass a file, or call again"
+                if once
+                else ""
+            )
+            raise failure(response, doing, hint=hint, rejected=sent.who if sent and not once else "")
         if 300 <= status < 400:
             finish(response)
             raise InvalidResponse(
