@@ -2,6 +2,7 @@
 
 import hashlib
 import io
+import json
 import os
 import random
 import threading
@@ -480,6 +481,25 @@ def test_a_session_that_is_gone_is_opened_anew(server, repository):
     repository.push_bytes(BLOB, CONTENT)
     assert kept(server) == CONTENT
     assert len(server.seen("POST")) == 2
+
+
+@pytest.mark.parametrize("chunk_size", [None, 4 * MIB])
+@pytest.mark.parametrize(("status", "code"), [(404, "BLOB_UPLOAD_INVALID"), (400, "BLOB_UPLOAD_INVALID"), (400, "BLOB_UPLOAD_UNKNOWN")])  # fmt: skip
+def test_a_session_that_another_replica_does_not_know_is_opened_anew(server, repository, status, code, chunk_size):
+    words = json.dumps({"errors": [{"code": code}]}).encode()
+    server.on("PATCH" if chunk_size else "PUT", UPLOADS, status=status, body=words)
+    repository.push(BLOB, io.BytesIO(CONTENT), chunk_size=chunk_size)
+    assert kept(server) == CONTENT
+    assert len(server.seen("POST")) == 2 and server.uploads == {}
+
+
+@pytest.mark.parametrize(("status", "sessions"), [(404, 4), (400, 2)])
+def test_replicas_that_never_know_each_others_sessions_are_an_error_with_a_hint(server, repository, status, sessions):
+    server.on("PUT", UPLOADS, status=status, body=b'{"errors":[{"code":"BLOB_UPLOAD_INVALID"}]}', times=None)
+    with pytest.raises(errors.UploadInvalid) as caught:
+        repository.push_bytes(BLOB, CONTENT)
+    assert "secret" in caught.value.hint
+    assert len(server.seen("POST")) == sessions and server.uploads == {}
 
 
 def test_a_server_that_always_fails_is_given_up(server, repository):

@@ -353,8 +353,11 @@ def upload(
             refused = isinstance(error, TooLarge | RangeInvalid) and not offset and (size is None or size > CHUNK)
             broken = isinstance(error, ConnectionFailed | RangeInvalid) or bool(offset)
             # A replica that doesn't know the session of another: the latter is distribution's word for it, oras-dotnet#132
-            lost = isinstance(error, UploadUnknown) or (isinstance(error, UploadInvalid) and error.status == 404)
-            broken = broken or lost or (isinstance(error, RegistryError) and error.status >= 500)
+            gone = isinstance(error, UploadUnknown) or (isinstance(error, UploadInvalid) and error.status == 404)
+            # With another status it may be a verdict on the content: one more session has to do
+            lost = gone or (isinstance(error, RegistryError) and error.code == "BLOB_UPLOAD_INVALID")
+            broken = broken or gone or (lost and not attempt)
+            broken = broken or (isinstance(error, RegistryError) and error.status >= 500)
             stored = (broken or work.final) and not refused and work.stored()
             kept = work.kept(error) if broken and not stored and not offset and size is None else None
             if kept:
@@ -368,7 +371,7 @@ def upload(
             attempt += 1
             if not (broken or refused) or attempt == _TRIES or not stream.seekable():
                 if lost and not error.hint:
-                    error.hint = "the registry forgets its uploads: replicas behind one name need the same secret"
+                    error.hint = "if several replicas answer for this host, they need the same http.secret"
                 raise
             if refused:
                 log.info("%s: %s; sending chunks of %d bytes", doing, error.message, CHUNK)
