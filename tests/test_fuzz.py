@@ -1,16 +1,29 @@
 """Words of others, damaged in every way: a typed error or an answer, in bounded time, and nothing unsafe in a message.
 
-The targets are in `fuzz_targets`, with what each of them checks; `python -m tests.fuzz` runs them for longer. Below them is
+The targets are in `tests.fuzz`, with what each of them checks; `python -m tests.fuzz` runs them for longer. Below them is
 what was found, each with a test of its own.
 """
 
+import base64
+import gzip
+import io
 import json
 import tarfile
+import tempfile
+import time
 import traceback
+from datetime import UTC, datetime
+from email.utils import format_datetime
+from pathlib import Path
+from urllib.parse import urljoin
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+import requests
+import werkzeug.datastructures
+from backports import zstd
+from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
+from ocikit.content.archive import entries
 from ocikit.content.archive_layout import open_archive
 from ocikit.content.docker_archive import read_docker_archive
 from ocikit.content.layout import Layout
@@ -27,7 +40,7 @@ from ocikit.remote import endpoints
 from ocikit.remote.credentials import Credentials, Keychain
 from ocikit.remote.origin import Origin, join
 from ocikit.remote.repository import Registry
-from ocikit.remote.responses import json_object
+from ocikit.remote.responses import json_object, retry_after
 from ocikit.remote.tokens import Token
 from ocikit.server import Rules
 from ocikit.server.htpasswd import Entries
@@ -37,8 +50,12 @@ from ocikit.spec.descriptor import Descriptor
 from ocikit.spec.digest import Digest
 
 from tests.clients import connect, open_repository, repository, server  # noqa: F401 - fixtures
-from tests.fuzz import EDITS, Edit, damaged
-from tests.fuzz_targets import CONFIG, TARGETS, archive, message_is_safe, response_of
+from tests.fuzz.archives import archive
+from tests.fuzz.damage import EDITS, Edit, damaged
+from tests.fuzz.documents import CONFIG
+from tests.fuzz.headers import response_of
+from tests.fuzz.target import message_is_safe
+from tests.fuzz.targets import TARGETS
 
 WORDS = st.binary(min_size=1, max_size=4)
 
@@ -68,6 +85,102 @@ def test_what_others_wrote_is_read_or_refused_however_it_is_damaged(name):
 def test_what_nobody_damaged_is_read(name):
     for seed in TARGETS[name].seeds:
         TARGETS[name].run(seed)
+
+
+# Where others read the same, they find the same
+
+QUICKLY = settings(max_examples=60, deadline=None)
+
+TOKENS = st.text("abcXYZ019-_.", min_size=1, max_size=8)
+QUOTED = st.text(st.characters(codec="latin-1", exclude_categories=["Cc"]), max_size=20)
+
+
+@QUICKLY
+@given(
+    st.lists(
+        st.tuples(st.text("abc/?=&%1.:-_~", max_size=12), st.sampled_from(["next", "prev", "last", "first"])),
+        max_size=4,
+    ),
+    st.booleans(),
+)
+def test_links_are_those_that_requests_finds(pairs, quotes):
+    mark = '"' if quotes else ""
+    header = ", ".join(f"</v2/{target}>; rel={mark}{rel}{mark}" for target, rel in pairs)
+    theirs = (
+        [link["url"] for link in requests.utils.parse_header_links(header) if link.get("rel") == "next"]
+        if header
+        else []
+    )
+    ours = endpoints.next_link(response_of(f"HTTP/1.1 200 OK\r\nLink: {header}\r\n\r\n".encode()))
+    assert ours == (urljoin("https://registry.example/", theirs[0]) if theirs else None)
+
+
+@QUICKLY
+@given(TOKENS, st.dictionaries(st.text("abcxyz", min_size=1, max_size=8), QUOTED, min_size=1, max_size=4))
+def test_a_challenge_is_the_one_that_werkzeug_finds(scheme, parameters):
+    def quote(text):
+        return '"' + text.replace("\\", "\\\\").replace('"', '\\"') + '"'
+
+    header = f"{scheme} " + ", ".join(f"{name}={quote(value)}" for name, value in parameters.items())
+    theirs = werkzeug.datastructures.WWWAuthenticate.from_header(header)
+    (ours,) = parse_challenges([header])
+    assert (ours.scheme, dict(ours.parameters)) == (theirs.type, theirs.parameters)
+
+
+@QUICKLY
+@given(st.datetimes(datetime(1990, 1, 1), datetime(2200, 1, 1)))
+def test_a_date_to_wait_for_is_the_one_that_the_standard_library_writes(moment):
+    moment = moment.replace(microsecond=0, tzinfo=UTC)
+    response = response_of(f"HTTP/1.1 429 Wait\r\nRetry-After: {format_datetime(moment, usegmt=True)}\r\n\r\n".encode())
+    before = time.time()
+    wait = retry_after(response)
+    assert max(0.0, moment.timestamp() - time.time()) <= wait <= max(0.0, moment.timestamp() - before)
+
+
+PATHS = st.lists(
+    st.text(st.characters(exclude_categories=["Cs", "Cc"], exclude_characters="/\\:"), min_size=1, max_size=60),
+    min_size=1,
+    max_size=4,
+).map("/".join)
+
+
+@QUICKLY
+@given(
+    st.lists(st.tuples(PATHS, st.binary(max_size=700), st.integers(0, 0o7777), st.integers(-(10**9), 8 * 10**9)), max_size=5),
+    st.sampled_from([tarfile.PAX_FORMAT, tarfile.GNU_FORMAT]), st.sampled_from([bytes, gzip.compress, zstd.compress]),
+)  # fmt: skip
+def test_the_entries_of_a_layer_are_those_that_tarfile_finds(files, format, compress):
+    stream = io.BytesIO()
+    with tarfile.open(fileobj=stream, mode="w", format=format) as tar:
+        for path, content, mode, mtime in files:
+            info = tarfile.TarInfo(path)
+            info.size, info.mode, info.mtime = len(content), mode, mtime if format == tarfile.PAX_FORMAT else abs(mtime)
+            tar.addfile(info, io.BytesIO(content))
+    try:
+        ours = list(entries(io.BytesIO(compress(stream.getvalue()))))
+    except UnsafeArchive:
+        assume(False)  # ".." and names of 300 bytes
+    stream.seek(0)
+    with tarfile.open(fileobj=stream) as tar:
+        theirs = [(m.name, m.size, m.mode, int(m.mtime)) for m in tar]
+    assert [(e.stored_as or e.path, e.size, e.mode, e.mtime_ns // 10**9) for e in ours] == [
+        ("/".join(part for part in name.split("/") if part not in {"", "."}), *rest) for name, *rest in theirs
+    ]
+
+
+WORD = st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=12)
+
+
+@QUICKLY
+@given(
+    WORD.filter(lambda text: ":" not in text and text != "<token>"), WORD.filter(lambda text: not text.endswith("\0"))
+)
+def test_what_docker_encodes_for_any_user_and_password_is_found(user, password):
+    auth = base64.b64encode(f"{user}:{password}".encode()).decode()
+    config = json.dumps({"auths": {"https://ghcr.io/v2/": {"auth": auth}}})
+    with tempfile.TemporaryDirectory() as home:
+        keys = Keychain(environ={"DOCKER_AUTH_CONFIG": config, "XDG_RUNTIME_DIR": home}, home=Path(home))
+        assert keys.for_reference("ghcr.io", "a/b") == Credentials(username=user, password=password)
 
 
 # Found so

@@ -1,108 +1,25 @@
 """Damage documents and see what happens, for as long as one likes: `python -m tests.fuzz TARGET --seconds 300`.
 
-TARGET is one of `fuzz_targets`, or "all". With atheris (`pip install atheris`) the coverage of ocikit guides it; without,
+TARGET is one of `targets`, or "all". With atheris (`pip install atheris`) the coverage of ocikit guides it; without,
 good examples are damaged at random. What was found is kept in a file, and the command says how to run that again.
 """
 
 import argparse
 import hashlib
 import random
-import re
 import shutil
 import subprocess
 import sys
 import tempfile
 import time
 import traceback
-from collections.abc import Iterable
 from importlib.util import find_spec
 from pathlib import Path
 
-from attrs import frozen
-
-__all__ = ["EDITS", "Edit", "damaged"]
-
-#: Words of texts and of JSON: a string, a word, or a sign.
-_WORDS = re.compile(rb'"(?:[^"\\]|\\.)*"|[\w.+]+|\s+|.', re.DOTALL)
-
-EDITS = ("insert", "replace", "delete", "double", "swap")
-
-#: Bytes: what is larger finds nothing more and takes longer.
-_LARGEST = 1 << 20
+from tests.fuzz.damage import damaged, random_edits
 
 #: Seconds for one example. The slowest take one.
 _PATIENCE = 20
-
-
-@frozen
-class Edit:
-    """One piece of damage."""
-
-    kind: str
-    """Of `EDITS`."""
-    where: int
-    """Counted in pieces, beyond the last one from the first again."""
-    word: bytes = b""
-    times: int = 1
-
-
-def damaged(seed: bytes, edits: Iterable[Edit], *, text: bool) -> bytes:
-    """The seed after all edits: in words of a text, or in bytes."""
-    for edit in edits:
-        pieces = _WORDS.findall(seed) if text else None
-        seed = _in_words(pieces, edit) if pieces is not None else _in_bytes(seed, edit)
-    return seed[:_LARGEST]
-
-
-def _in_words(pieces: list[bytes], edit: Edit) -> bytes:
-    at = edit.where % (len(pieces) + 1)
-    if edit.kind == "insert":
-        pieces[at:at] = [_repeated(edit.word, edit.times)]
-    elif edit.kind == "replace":
-        pieces[at : at + 1] = [edit.word]
-    elif edit.kind == "delete":
-        del pieces[at : at + edit.times]
-    elif edit.kind == "double":
-        pieces[at:at] = [_repeated(b"".join(pieces[at : at + 8]), edit.times)]
-    elif pieces:
-        other = (edit.where // (len(pieces) + 1)) % len(pieces)
-        at = min(at, len(pieces) - 1)
-        pieces[at], pieces[other] = pieces[other], pieces[at]
-    return b"".join(pieces)
-
-
-def _in_bytes(seed: bytes, edit: Edit) -> bytes:
-    """As it is for words, but that a replacement keeps the length: archives are read in blocks."""
-    at = edit.where % (len(seed) + 1)
-    if edit.kind == "insert":
-        return seed[:at] + _repeated(edit.word, edit.times) + seed[at:]
-    if edit.kind == "replace":
-        return seed[:at] + edit.word + seed[at + len(edit.word) :]
-    if edit.kind == "delete":
-        return seed[:at] + seed[at + edit.times :]
-    block = at - at % 512
-    if edit.kind == "double":
-        return seed[:block] + seed[block : block + 512] * (edit.times + 1) + seed[block + 512 :]
-    return seed[:block] + seed[block + 512 : block + 1024] + seed[block : block + 512] + seed[block + 1024 :]
-
-
-def _repeated(word: bytes, times: int) -> bytes:
-    """Not much more than what makes quadratic reading show."""
-    return word * min(times, 1 + (1 << 17) // (len(word) or 1))
-
-
-def _random_edits(target, chance: random.Random) -> list[Edit]:
-    edits = []
-    for _ in range(chance.choice((1, 1, 2, 3, 5))):
-        word = (
-            chance.choice(target.words)
-            if target.words and chance.random() < 0.8
-            else chance.randbytes(chance.choice((1, 1, 2, 8)))
-        )
-        edits.append(
-            Edit(chance.choice(EDITS), chance.getrandbits(24), word, chance.choice((1, 1, 1, 2, 16, 512, 4000)))
-        )
-    return edits
 
 
 def _keep(name: str, data: bytes, folder: Path) -> Path:
@@ -117,7 +34,7 @@ def _at_random(target, seconds: float, folder: Path, seed: int) -> int:
     found: dict[str, Path] = {}
     end, runs, slowest = time.monotonic() + seconds, 0, 0.0
     while time.monotonic() < end:
-        data = damaged(chance.choice(target.seeds), _random_edits(target, chance), text=target.text)
+        data = damaged(chance.choice(target.seeds), random_edits(target, chance), text=target.text)
         begun = time.monotonic()
         try:
             target.run(data)
@@ -146,7 +63,7 @@ def _place(error: BaseException) -> str:
 
 def _guided(name: str, seconds: int, corpus: Path, folder: Path) -> int:
     """Run atheris in a process of its own: it ends its process. Gives 1 if something failed."""
-    from tests.fuzz_targets import TARGETS
+    from tests.fuzz.targets import TARGETS
 
     target = TARGETS[name]
     corpus.mkdir(parents=True, exist_ok=True)
@@ -157,7 +74,7 @@ def _guided(name: str, seconds: int, corpus: Path, folder: Path) -> int:
     words.write_text("".join(f'"{word}"\n' for word in escaped))
     command = [
         sys.executable, "-m", "tests.fuzz", name, "--instrumented", str(corpus), f"-dict={words}", f"-max_total_time={seconds}",
-        f"-timeout={_PATIENCE}", f"-artifact_prefix={folder}/{name}-", "-max_len=65536", "-rss_limit_mb=2048", "-print_final_stats=1",
+        f"-timeout={_PATIENCE}", f"-artifact_prefix={folder}/{name}-", "-max_len=8192", "-rss_limit_mb=2048", "-print_final_stats=1",
     ]  # fmt: skip
     ended = subprocess.run(command, timeout=seconds + 120, check=False)
     print(f"{name}: {'nothing found' if ended.returncode == 0 else f'see above, and {folder}/{name}-*'}")
@@ -169,14 +86,14 @@ def _instrumented(name: str, arguments: list[str]) -> None:
     import atheris
 
     with atheris.instrument_imports(include=["ocikit"]):
-        from tests.fuzz_targets import TARGETS
+        from tests.fuzz.targets import TARGETS
     target = TARGETS[name]
 
     def mutate(data: bytes, size: int, seed: int) -> bytes:
         chance = random.Random(seed)
         if chance.random() < 0.5:
             return atheris.Mutate(data, size)
-        return damaged(data, _random_edits(target, chance), text=target.text)[:size]
+        return damaged(data, random_edits(target, chance), text=target.text)[:size]
 
     atheris.Setup([sys.argv[0], *arguments], target.run, custom_mutator=mutate)
     atheris.Fuzz()
@@ -195,7 +112,7 @@ def main() -> int:
     given, rest = parser.parse_known_args()
     if given.instrumented:
         _instrumented(given.target, rest)
-    from tests.fuzz_targets import TARGETS
+    from tests.fuzz.targets import TARGETS
 
     names = list(TARGETS) if given.target == "all" else [given.target]
     if unknown := set(names) - set(TARGETS):
