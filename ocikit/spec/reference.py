@@ -161,6 +161,8 @@ class Reference(_Target):
                 hint='write it like "registry.example/team/name:tag"',
             )
         if "://" in text:
+            # People paste URLs with their password in it: what comes before an @ that isn't a digest's is left out
+            text = re.sub(r"://[^@]*@(?=[^@]*/)", "://", text)
             raise InvalidReference(
                 f"{quoted(text)} is a URL, not a reference",
                 hint=f"leave out the scheme: {quoted(text.partition('://')[2])}",
