@@ -608,13 +608,17 @@ class Session(display.Shown):
         *, unwrap: bool = True,
     ) -> Artifact:  # fmt: skip
         tally = Tally(self._bars(progress))
+        reason: OcikitError | None = None
         try:
             work.run(workers=workers, progress=tally, title=_title(verb, reference))
         except CopyError as error:
             # A push has one side that people think of; the reason is what they can act on
-            if unwrap and isinstance(error.__cause__, OcikitError):
-                raise error.__cause__ from error.__cause__.__cause__
-            raise
+            if not unwrap or not isinstance(error.__cause__, OcikitError):
+                raise
+            reason = error.__cause__
+        if reason is not None:
+            # Out here, as the error would else have itself for its context's cause: whoever follows that never ends
+            raise reason from reason.__cause__
         artifact = Artifact(self, reference, work.root, document)
         _tell(artifact, tally, {"push": "pushed", "copy": "copied"}[verb], str(artifact.reference))
         return artifact
