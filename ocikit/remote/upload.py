@@ -351,13 +351,8 @@ def upload(
             raise unreadable.error from unreadable.error.__cause__
         except (ConnectionFailed, RegistryError) as error:
             refused = isinstance(error, TooLarge | RangeInvalid) and not offset and (size is None or size > CHUNK)
-            broken = isinstance(error, ConnectionFailed | RangeInvalid) or bool(offset)
-            # A replica that doesn't know the session of another: the latter is distribution's word for it, oras-dotnet#132
-            gone = isinstance(error, UploadUnknown) or (isinstance(error, UploadInvalid) and error.status == 404)
-            # With another status it may be a verdict on the content: one more session has to do
-            lost = gone or (isinstance(error, RegistryError) and error.code == "BLOB_UPLOAD_INVALID")
-            broken = broken or gone or (lost and not attempt)
-            broken = broken or (isinstance(error, RegistryError) and error.status >= 500)
+            lost = _lost(error)
+            broken = bool(offset) or (lost and not attempt) or _may_pass(error)
             stored = (broken or work.final) and not refused and work.stored()
             kept = work.kept(error) if broken and not stored and not offset and size is None else None
             if kept:
@@ -383,3 +378,19 @@ def upload(
             # Ctrl-C too: the registry need not keep the half
             work.abandon()
             raise
+
+
+def _lost(error: OcikitError) -> bool:
+    """Whether the registry doesn't know the session: that of another replica, perhaps.
+
+    distribution says 404 with BLOB_UPLOAD_INVALID then: oras-dotnet#132. With another status that may be a verdict on the content.
+    """
+    invalid = isinstance(error, UploadInvalid) and (error.status == 404 or error.code == "BLOB_UPLOAD_INVALID")
+    return invalid or isinstance(error, UploadUnknown)
+
+
+def _may_pass(error: OcikitError) -> bool:
+    """Whether a new session may do better, and the one after that."""
+    if isinstance(error, RegistryError) and (error.status >= 500 or (_lost(error) and error.status == 404)):
+        return True
+    return isinstance(error, ConnectionFailed | UploadUnknown | RangeInvalid)
