@@ -17,7 +17,7 @@ import requests
 from attrs import field, frozen
 
 from ocikit import display
-from ocikit.errors import ConnectionFailed, Denied, RegistryError, Unauthorized
+from ocikit.errors import ConnectionFailed, Denied, RegistryError, TimedOut, Unauthorized
 from ocikit.remote.credentials import ANONYMOUS, Credentials, Keychain
 from ocikit.remote.origin import check_realm
 from ocikit.remote.responses import failure, finish, read_limited
@@ -30,6 +30,7 @@ log = logging.getLogger("ocikit")
 
 _CREDENTIALS_KEPT = 30.0  # seconds: a helper is a process of its own, and a thousand blobs must not start a thousand
 _CLIENT = "ocikit"
+_BREAKS = 2  # times that the answer of a token server may end too early
 _REFUSED = frozenset({400, 401, 403})  # how token servers refuse credentials or scopes
 
 
@@ -249,7 +250,17 @@ class Authenticator:
         joint = "&" if "?" in challenge.realm else "?"
         url = challenge.realm + (joint + urlencode(query) if query else "")
         basic = _basic(credentials)
-        return self._parse(self._send("GET", url, {"Authorization": basic} if basic else {}, None))
+        breaks = 0
+        while True:
+            response = self._send("GET", url, {"Authorization": basic} if basic else {}, None)
+            try:
+                return self._parse(response)
+            except ConnectionFailed as error:
+                # Within the body, as documents are asked for again: before that, it is `_send` that does
+                breaks += 1
+                if breaks > _BREAKS or isinstance(error, TimedOut):
+                    raise
+                log.info("%s; trying again", error.message)
 
     def _refresh(self, challenge: Challenge, texts: Sequence[str], credentials: Credentials) -> Token | None:
         """A token for an identity token, by POST; None if the server doesn't know of such. distribution oauth.md."""
