@@ -1,5 +1,6 @@
 """Every operation on every registry of the world: it works, or says with a typed error why it can't, and what to do."""
 
+import logging
 import re
 
 import ocikit
@@ -31,8 +32,10 @@ def upstream(tmp_path_factory):
 
 
 @pytest.mark.parametrize(("profile", "operation"), CELLS)
-def test_operation(profile, operation, upstream, home, record_property):
+def test_operation(profile, operation, upstream, home, record_property, caplog):
     registry, behind = upstream
+    caplog.set_level(logging.DEBUG, "ocikit")
+    said = ""
     with profile.scene(registry.url) as scene:
         profile.settle(scene)
         case = Case(profile, scene, operation, home, behind)
@@ -44,9 +47,10 @@ def test_operation(profile, operation, upstream, home, record_property):
             else:
                 with pytest.raises(cannot.kind) as caught:
                     OPERATIONS[operation](case)
+                said = str(caught.value)
                 assert re.search(cannot.hint, caught.value.hint)
                 assert re.search(cannot.said, caught.value.message)
-        scene.check()
+        scene.check(said + caplog.text)
         assert profile.expected(operation) <= set(scene.met)
 
 

@@ -79,7 +79,7 @@ def _(scene: Scene, met: Callable[[], None], *, closes: bool = True) -> None:
 
     @scene.after("PUT", UPLOAD)
     def closed(request: Request, answer: Answer) -> Answer | None:
-        return None if closes or answer.status != 201 else error(404, "BLOB_UPLOAD_UNKNOWN")
+        return None if closes or answer.status != 201 else error(400, "BLOB_UPLOAD_INVALID")
 
 
 @_quirk(

@@ -254,17 +254,21 @@ class Scene:
 
     # Afterwards
 
-    def check(self) -> None:
-        """Nobody was asked who isn't part of this; storage saw no credential, and a registry with tokens no password."""
+    def check(self, said: str = "") -> None:
+        """Nobody was asked who isn't part of this, and no credential went anywhere but to its own server.
+
+        Args:
+            said: what the user got to see; there is no secret in it.
+        """
         assert self.strays == []
         tokens = {r.headers.get("Authorization", "").removeprefix("Bearer ") for r in self.proxy.requests} - {""}
+        assert not [word for word in self._secrets | tokens if word in said]
         if self.storage:
-            for request in self.store.requests:
-                assert "Authorization" not in request.headers
-                assert not [word for word in self._secrets | tokens if word in _text(request)]
+            assert not [r for r in self.store.requests if "Authorization" in r.headers]
+            assert not [word for word in self._secrets | tokens for r in self.store.requests if word in _text(r)]
         if hasattr(self, "tokens"):
-            for request in self.proxy.requests:
-                assert not [word for word in self._secrets if word in _text(request)]
+            assert not [word for word in self._secrets for r in self.proxy.requests if word in _text(r)]
+            assert not [word for word in tokens for r in self.auth.requests if word in _text(r)]
 
 
 class _Detour(requests.adapters.HTTPAdapter):
