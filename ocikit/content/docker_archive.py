@@ -133,7 +133,7 @@ def _find(files: Mapping[str, tarfile.TarInfo], name: str) -> tarfile.TarInfo:
         member = files.get(at)
         if member is None:
             raise NotFound(f"the archive has no {at!r}, which its manifest.json names", hint="save it again")
-        if member.isreg():
+        if member.isreg() and not member.issparse():  # a few bytes may stand for holes of any size
             return member
         if member.issym():
             at = posixpath.normpath(posixpath.join(posixpath.dirname(at), member.linkname))
@@ -141,7 +141,7 @@ def _find(files: Mapping[str, tarfile.TarInfo], name: str) -> tarfile.TarInfo:
             at = posixpath.normpath(member.linkname)
         else:
             break
-    raise UnsafeArchive(f"{name!r} in the archive is no file, or links in circles", hint="save it again")
+    raise UnsafeArchive(f"{name!r} in the archive is no whole file, or links in circles", hint="save it again")
 
 
 def _open(tar: tarfile.TarFile, member: tarfile.TarInfo) -> io.BufferedReader:
