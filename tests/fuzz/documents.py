@@ -101,8 +101,10 @@ def _agrees_withas_json(data: bytes) -> None:
     twice = []
 
     def once(pairs):
-        twice.extend(key for key in dict(pairs) if sum(k == key for k, _ in pairs) > 1)
-        return dict(pairs)
+        value = dict(pairs)
+        if len(value) != len(pairs):
+            twice.append(value)
+        return value
 
     def refuse(name):
         raise ValueError(name)
