@@ -2,24 +2,27 @@
 
 from __future__ import annotations
 
+import contextlib
 import difflib
 import io
 import json
 import os
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
+
+import attrs
 
 from ocikit import display
 from ocikit.content.store import VerifiedReader
 from ocikit.content.titles import titled
 from ocikit.errors import ContentError, FileNotInArtifact, InvalidDocument, NotFound, OcikitError
 from ocikit.spec import media_types
-from ocikit.spec.annotations import UNPACK, Annotations, FrozenMap, freeze
+from ocikit.spec.annotations import TITLE, UNPACK, Annotations, FrozenMap, freeze
 from ocikit.spec.config import ImageConfig
 from ocikit.spec.descriptor import Descriptor
 from ocikit.spec.digest import Digest
-from ocikit.spec.manifest import Index, Manifest
+from ocikit.spec.manifest import Index, Manifest, entry, parse_document, unfolded
 from ocikit.spec.platform import Platform
 from ocikit.spec.reference import AnyReference
 
@@ -34,6 +37,7 @@ if TYPE_CHECKING:
 __all__ = ["Artifact", "File", "Files", "verified"]
 
 _NEAREST = 3  # names offered when one isn't there
+_SMALL = 1 << 16  # bytes of a manifest that is looked at for a card
 
 
 class File(display.Shown, os.PathLike[str]):
@@ -82,9 +86,18 @@ class File(display.Shown, os.PathLike[str]):
 
     def __rich_repr__(self) -> display.Description:
         yield "name", self.name
-        yield "size", self.size
+        yield "size", display.Size(self.size)
         yield "media_type", self.media_type
-        yield "digest", self.digest.short
+        yield "digest", display.Hash(self.digest)
+
+    def _facts(self) -> Iterator[tuple[str, object]]:
+        yield from display.given(self.__rich_repr__())
+        yield "of", display.Code(self._artifact.reference)
+        yield "path", display.call("ocikit.fetch", self._artifact.reference, self.name)
+        yield "stream", display.call("ocikit.open", self._artifact.reference, self.name)
+
+    def _sections(self) -> Iterator[display.Section]:
+        yield from display.notes({key: value for key, value in self.descriptor.annotations.items() if key != TITLE})
 
 
 class Files(Mapping[str, File], display.Shown):
@@ -116,11 +129,14 @@ class Files(Mapping[str, File], display.Shown):
 
     def __rich_repr__(self) -> display.Description:
         yield "files", len(self)
-        yield "size", sum(f.size for f in self.values())
+        yield "size", display.Size(sum(f.size for f in self.values()))
 
-    def _html_parts(self) -> tuple[str, ...]:
-        rows = [(f.name, display.size_cell(f.size), f.media_type, display.digest_cell(f.digest)) for f in self.values()]
-        return (display.table(("name", "size", "type", "digest"), rows),)
+    def _facts(self) -> Iterator[tuple[str, object]]:
+        return iter(())
+
+    def _sections(self) -> Iterator[display.Section]:
+        size = display.Size(sum(f.size for f in self.values()))
+        yield _table(((f.name, f.descriptor) for f in self.values()), len(self), size)
 
 
 class Artifact(display.Shown):
@@ -151,6 +167,7 @@ class Artifact(display.Shown):
         self.plan = plan
         """After a dry run, what would have been moved."""
         self._files: Files | None = None
+        self._known = _at_hand(session, document) if isinstance(document, Index) else {}
 
     @property
     def digest(self) -> Digest:
@@ -308,20 +325,92 @@ class Artifact(display.Shown):
         yield "kind", self.kind
         if isinstance(self.document, Manifest):
             yield "files" if not self.is_image else "layers", len(self.document.layers)
-        yield "size", display.size(self.size)
+        yield "size", display.Size(self.size)
         yield "platforms", [str(p) for p in self.platforms], []
         yield "path", display.place(self.path) if self.path else None, None
         yield "plan", self.plan, None
         yield "annotations", dict(self.annotations), {}
 
-    def __repr__(self) -> str:
+    def _line(self) -> str:
         # The whole reference is what people copy from here
         short = f"{self.reference.name}{f':{self.reference.tag}' if self.reference.tag else ''}@{self.digest.short}"
-        return display.shorten(f"Artifact({short!r}, {display.size(self.size)})", display.LINE)
+        held = (
+            display.counted(len(self.document.manifests), "manifest")
+            if isinstance(self.document, Index)
+            else display.size(self.size)
+        )
+        return display.shorten(f"Artifact({short!r}, {held})", display.LINE)
 
-    def _html_parts(self) -> Sequence[str]:
-        shown = self.plan or self.document
-        return tuple(shown._html_parts())  # noqa: SLF001 - their tables are ours to show
+    def _facts(self) -> Iterator[tuple[str, object]]:
+        yield "reference", display.Code(self.reference)
+        yield "kind", self.kind
+        if isinstance(self.document, Manifest):
+            yield "size", display.Size(self.size)
+            if self.document.config.media_type != media_types.EMPTY:
+                yield "config", str(self.document.config)
+            if self.document.subject is not None:
+                yield "about", display.Code(f"{self.reference.name}@{self.document.subject.digest}")
+        if self.summary:
+            yield "done", self.summary
+        if self.plan is not None:
+            yield "plan", "nothing was moved: a dry run"
+        elif self.path is not None:
+            yield "path", display.place(self.path)
+        else:
+            # The tag is enough to type; who needs exactly this has it above
+            tag = f"{self.reference.name}:{self.reference.tag}" if self.reference.tag else self.reference
+            if self.is_image:
+                yield "unpack", display.Code(f'{display.call("ocikit.pull", tag)}.unpack("rootfs/")')
+            else:
+                yield "fetch", display.call("ocikit.pull", tag, "folder/")
+
+    def _sections(self) -> Iterator[display.Section]:
+        if self.plan is not None:
+            yield from display.card_of(self.plan).sections
+            yield from display.notes(self.annotations)
+        elif isinstance(self.document, Index):
+            yield from unfolded(self.document, self._child)
+        elif self.is_image:
+            yield from display.card_of(self.document).sections
+        else:
+            files = [layer for layer in self.document.layers if layer.media_type != media_types.EMPTY]
+            rows = ((layer.title if layer.title is not None else f"({layer.media_type})", layer) for layer in files)
+            yield _table(rows, len(files), display.Size(self.size))
+            yield from display.notes(self.annotations)
+
+    def _child(self, descriptor: Descriptor) -> display.Card:
+        """A manifest of an index: its layers if it is at hand, else how to look at it."""
+        card = entry(descriptor)
+        if (known := self._known.get(descriptor.digest)) is not None:
+            size = display.Size(sum(layer.size for layer in known.layers))
+            notes = (*card.notes, display.counted(len(known.layers), "layer"), size)
+            return attrs.evolve(card, notes=notes, sections=display.card_of(known).sections)
+        look = display.call("ocikit.inspect", f"{self.reference.name}@{descriptor.digest}")
+        return attrs.evolve(card, facts=(("look", look),))
+
+
+def _table(files: Iterable[tuple[str, Descriptor]], count: int, size: object) -> display.Section:
+    """Files by name; none of those that aren't shown is looked at."""
+    return display.Section(
+        title="files",
+        headers=("name", "size", "type", "digest"),
+        rows=((name, display.Size(d.size), d.media_type, display.Hash(d.digest)) for name, d in files),
+        count=count,
+        note=size if count else "",
+        unfolded=True,
+    )
+
+
+def _at_hand(session: Session, index: Index) -> dict[Digest, Manifest]:
+    """The manifests of an index that are in the cache, those that its card shows: so that nobody asks for them to see it."""
+    found = {}
+    for each in index.manifests[: display.ROWS]:
+        with contextlib.suppress(OcikitError, OSError):
+            if each.size <= _SMALL and session.cache.exists(each):
+                document = parse_document(session.cache.fetch(each), each.media_type)
+                if isinstance(document, Manifest):
+                    found[each.digest] = document
+    return found
 
 
 def verified(stream: BinaryIO, descriptor: Descriptor) -> BinaryIO:

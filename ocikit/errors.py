@@ -31,11 +31,11 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 from urllib.parse import quote, unquote_plus, urlsplit, urlunsplit
 
-from ocikit.display import clean
+from ocikit.display import Code, Description, Section, Shown, clean, shorten
 
 __all__ = [
     "BlobUnknown",
@@ -80,6 +80,8 @@ _OPEN_QUERY = frozenset(
     {"artifactType", "digest", "digest-algorithm", "from", "last", "mount", "n", "ns", "scope", "service", "tag"}
 )
 
+_CAUSES = 5  # of an error, told with it
+
 #: A digest within words; whoever uses it looks whether it is one.
 _DIGEST = re.compile(r"\b[a-z0-9]{3,32}:[0-9a-f]{32,128}\b")
 
@@ -113,7 +115,7 @@ def _redacted(pair: str) -> str:
     return f"{key}=***" if value.strip("=") else "***"
 
 
-class OcikitError(Exception):
+class OcikitError(Exception, Shown):
     """The root: `except ocikit.OcikitError` catches whatever this library raises on purpose.
 
     Attributes:
@@ -129,6 +131,36 @@ class OcikitError(Exception):
 
     def __str__(self) -> str:
         return f"{self.message}\n  -> {self.hint}" if self.hint else self.message
+
+    __repr__ = Shown.__repr__
+
+    def _line(self) -> str:
+        # In full: what to do next stands at its end
+        hint = f", hint={clean(repr(self.hint))}" if self.hint else ""
+        return f"{type(self).__name__}({clean(repr(self.message))}{hint})"
+
+    def __rich_repr__(self) -> Description:
+        yield "message", self.message
+        yield "hint", self.hint, ""
+
+    def _facts(self) -> Iterator[tuple[str, object]]:
+        yield "what happened", self.message
+        if self.hint:
+            yield "what to do", self.hint
+
+    def _sections(self) -> Iterator[Section]:
+        if causes := list(_causes(self)):
+            rows = ((type(each).__name__, getattr(each, "message", each), getattr(each, "hint", "")) for each in causes)
+            yield Section(title="because", headers=("error", "what happened", "what to do"), rows=rows, unfolded=True)
+
+
+def _causes(error: BaseException) -> Iterator[BaseException]:
+    """What an error was raised from, the nearest first."""
+    seen = {id(error)}
+    while (cause := error.__cause__) is not None and id(cause) not in seen and len(seen) < _CAUSES:
+        seen.add(id(cause))
+        yield cause
+        error = cause
 
 
 class InvalidReference(OcikitError, ValueError):
@@ -260,6 +292,22 @@ class RegistryError(OcikitError, OSError):
         """The first error's code, such as "MANIFEST_UNKNOWN", or ""."""
         first = self.errors[0] if self.errors else None
         return clean(first.get("code") or "") if isinstance(first, Mapping) else ""
+
+    def _sections(self) -> Iterator[Section]:
+        yield from super()._sections()
+        if said := [each for each in self.errors if isinstance(each, Mapping)]:
+            words = ((each.get("code"), each.get("message"), shorten(each.get("detail") or "", 160)) for each in said)
+            headers = ("code", "message", "detail")
+            yield Section(
+                title="the registry's own words", headers=headers, rows=words, count=len(said), unfolded=False
+            )
+        asked = {
+            "status": self.status or "",
+            "request": f"{self.method} {self.url}".strip(),
+            "request id": self.request_id,
+        }
+        if rows := [(name, Code(value) if name == "request" else value) for name, value in asked.items() if value]:
+            yield Section(title="the request", rows=rows, unfolded=False)
 
 
 class Unauthorized(RegistryError):

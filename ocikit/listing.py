@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import heapq
 import itertools
 import re
 import threading
@@ -9,11 +11,17 @@ from collections.abc import Iterator, Sequence
 from typing import Generic, TypeVar, overload
 
 from ocikit import display
+from ocikit.errors import OcikitError
+from ocikit.names import Names
+from ocikit.spec.annotations import CREATED, DESCRIPTION, TITLE
+from ocikit.spec.descriptor import Descriptor
+from ocikit.spec.reference import parse_reference
 
 __all__ = ["Listing"]
 
 T = TypeVar("T")
 
+_BATCH = 1000  # tags sorted at once, so that a look at very many of them takes no time
 _FIRST = 100  # items fetched before a listing is given out: errors show at the call, and there is something to show
 
 
@@ -35,6 +43,7 @@ class Listing(Sequence[T], display.Shown, Generic[T]):
         self._what = what
         self._where = where
         self._lock = threading.Lock()
+        self._sorted = Names()
         self._read(_FIRST)
 
     def _read(self, count: int | None) -> None:
@@ -52,6 +61,8 @@ class Listing(Sequence[T], display.Shown, Generic[T]):
                 self._broken = error
                 raise
             self._whole = count is None or len(self._known) < count
+            if self._what == "tags" and len(self._known) - self._sorted.count >= _BATCH:
+                self._sorted = self._names()
 
     @overload
     def __getitem__(self, index: int) -> T: ...
@@ -90,7 +101,7 @@ class Listing(Sequence[T], display.Shown, Generic[T]):
 
     __hash__ = None  # type: ignore[assignment]  # it grows
 
-    def __repr__(self) -> str:
+    def _line(self) -> str:
         shown = ", ".join(display.clean(repr(item) if isinstance(item, str) else item) for item in self._known[:5])
         return display.shorten(
             f"<{self._count()} {self._noun()} of {self._where}{': ' if shown else ''}{shown}>", display.LINE
@@ -107,6 +118,66 @@ class Listing(Sequence[T], display.Shown, Generic[T]):
         yield "where", self._where
         yield self._what, self._count()
 
-    def _html_parts(self) -> tuple[str, ...]:
-        rows = [(display.clean(item),) for item in self._known]
-        return (display.table((self._what,), rows),)
+    def _facts(self) -> Iterator[tuple[str, object]]:
+        if not self._whole:
+            yield "read so far", f"{len(self._known):,}; list(…) reads all"
+        if self._known:
+            yield from self._next()
+
+    def _next(self) -> Iterator[tuple[str, object]]:
+        """What to do with one of them."""
+        first = self._known[0]
+        if self._what == "repositories":
+            yield "look", display.call("ocikit.tags", f"{self._where}/{first}")
+        elif self._what == "tags" and (newest := self._names().newest):
+            yield "look", display.call("ocikit.inspect", f"{self._where}:{newest}")
+
+    def _card(self) -> display.Card:
+        title = f"{self._count()} {self._noun()}"
+        return display.Card(
+            title=title, notes=(f"of {self._where}",), facts=tuple(self._facts()), sections=tuple(self._sections())
+        )
+
+    def _names(self) -> Names:
+        """The names in their order: what was sorted while they were read, and what came since."""
+        known, sorted_ = self._known, self._sorted
+        return sorted_.with_more(map(str, known[sorted_.count :]))
+
+    def _sections(self) -> Iterator[display.Section]:
+        if not self._known:
+            return
+        if isinstance(self._known[0], Descriptor):
+            yield from _by_type([d for d in self._known if isinstance(d, Descriptor)], self._where)
+        elif self._what == "tags":
+            yield from self._names().sections()
+        else:
+            yield display.Section(title=self._what, names=self._known, count=len(self._known), unfolded=True)
+
+
+def _by_type(referrers: Sequence[Descriptor], where: str) -> Iterator[display.Section]:
+    """What refers to a manifest: a section for each artifact type, the newest first."""
+    with contextlib.suppress(OcikitError):
+        where = parse_reference(where).name
+    types: dict[str, list[Descriptor]] = {}
+    for each in referrers:
+        types.setdefault(each.artifact_type or each.media_type, []).append(each)
+    for kind, same in itertools.islice(types.items(), display.ROWS):
+        newest = heapq.nlargest(display.ROWS, same, key=lambda d: str(d.annotations.get(CREATED, "")))
+        cards = (_referrer(each, where) for each in newest)
+        yield display.Section(title=kind, cards=cards, count=len(same), unfolded=len(types) <= display.ROWS // 2)
+    if len(types) > display.ROWS:
+        yield display.Section(title=f"… {len(types) - display.ROWS:,} more types")
+
+
+def _referrer(descriptor: Descriptor, where: str) -> display.Card:
+    created = descriptor.annotations.get(CREATED)
+    title = descriptor.title or descriptor.annotations.get(DESCRIPTION) or descriptor.digest.short
+    notes = (display.When(created) if created else "", display.Size(descriptor.size), display.Hash(descriptor.digest))
+    look = display.call("ocikit.inspect", f"{where}@{descriptor.digest}")
+    rest = {key: value for key, value in descriptor.annotations.items() if key not in {CREATED, TITLE}}
+    return display.Card(
+        title=display.shorten(title, display.CELL),
+        notes=notes,
+        facts=(("look", look),),
+        sections=tuple(display.notes(rest)),
+    )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO, Literal, Self, TypeAlias, cast, overload
 
@@ -118,6 +118,17 @@ class Session(display.Shown):
         yield "mirrors", {k: [m.location for m in some] for k, some in self._places.network.mirrors.items() if some}, {}
         yield "blocked", sorted(self._places.network.blocked), []
         yield "offline", offline(), False
+
+    def _facts(self) -> Iterator[tuple[str, object]]:
+        network = self._places.network
+        yield "cache", display.place(self.cache.root)
+        yield "workers", self.workers
+        yield "timeouts", f"{network.connect_timeout:g} s to connect, {network.read_timeout:g} s to read"
+        yield "retries", network.retries
+        if network.insecure:
+            yield "insecure", sorted(network.insecure)
+        yield "offline", offline()
+        yield "fetch", display.Code('.pull("host/name:tag", "folder/")')
 
     # Low level
 

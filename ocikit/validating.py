@@ -104,9 +104,24 @@ class Report(display.Shown):
         yield "documents", len(self.documents)
         yield "findings", len(self.findings), 0
 
-    def _html_parts(self) -> tuple[str, ...]:
-        rows = [(display.digest_cell(f.digest) if f.digest else "", f.path, f.message) for f in self.findings]
-        return (display.table(("document", "path", "message"), rows),) if rows else ()
+    def _facts(self) -> Iterator[tuple[str, object]]:
+        yield "reference", display.Code(self.reference)
+        yield "result", self.summary.rpartition(": ")[2]
+
+    def _sections(self) -> Iterator[display.Section]:
+        if self.findings:
+            rows = ((f.path, f.message, display.Hash(f.digest) if f.digest else "index.json") for f in self.findings)
+            headers = ("path", "message", "document")
+            yield display.Section(title="wrong", headers=headers, rows=rows, count=len(self.findings), unfolded=True)
+        if self.documents:
+            read = ((d.media_type, display.Size(d.size), display.Hash(d.digest)) for d in self.documents)
+            yield display.Section(
+                title="looked at",
+                headers=("type", "size", "digest"),
+                rows=read,
+                count=len(self.documents),
+                unfolded=False,
+            )
 
 
 def validate(

@@ -102,7 +102,7 @@ def test_the_tree_in_the_docstring_is_the_tree():
         assert names[0] == bases[0], name
         for base in bases:
             assert base in {b.__name__ for b in classes[name].__mro__}, name
-        assert set(names) == set(bases), name
+        assert set(names) - {"Shown"} == set(bases), name  # how they look is no part of what they are
 
 
 def test_wrong_input_missing_things_and_the_network_are_also_builtins():

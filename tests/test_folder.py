@@ -104,7 +104,7 @@ def test_a_plan_changes_nothing(path):
     assert decisions(plan) == dict.fromkeys(FILES, "fetch")
     assert plan.size == 600
     assert not path.exists()
-    assert repr(plan).startswith("FolderPlan(fetch=3, size=600, path=")
+    assert repr(plan).startswith("FolderPlan(fetch=3, size=600 B, path=")
 
 
 def test_a_second_pull_moves_nothing_and_writes_nothing(path):

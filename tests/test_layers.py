@@ -17,7 +17,7 @@ ROOT = Path(ocikit.__file__).parent
 HEAVY = {
     "IPython": {"notebook"},
     "ipywidgets": {"notebook"},
-    "rich": {"notebook"},
+    "rich": {"display", "notebook"},
     "fsspec": set(),
     "granian": {"server"},
     "sqlalchemy": {"server"},

@@ -40,4 +40,4 @@ def test_what_is_no_manifest_is_not_taken_for_one():
 def test_the_repr_counts():
     store = MemoryStore()
     push_blob(store, b"12345")
-    assert repr(store) == "MemoryStore(tags=[], blobs=1, size=5)"
+    assert repr(store) == "MemoryStore(tags=(), blobs=1, size=5 B)"

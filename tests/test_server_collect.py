@@ -161,7 +161,7 @@ def test_a_dry_run_tells_and_does_nothing(storage):
     assert [row[:2] for row in told.blobs] == [("a", digest)]
     assert [row[:2] for row in told.manifests] == [("a", manifest)]
     assert told.content == ((Digest.of(b"unlinked"), 8), (digest, 50))
-    assert repr(told) == "Collection(dry_run=True, manifests=1, blobs=1, content=2, size=58)"
+    assert repr(told) == "Collection(dry_run=True, manifests=1, blobs=1, content=2, size=58 B)"
     table = told._repr_html_()
     assert all(each.partition(":")[2][:12] in table for each in (digest, manifest, Digest.of(b"unlinked")))
     assert len(kept(storage)) == 4
@@ -610,4 +610,4 @@ def test_what_is_deleted_while_it_is_verified_is_not_missing(files, monkeypatch)
 def test_an_empty_registry_is_sound(storage):
     report = verify(storage)
     assert (report.ok, report.checked, report.size) == (True, 0, 0)
-    assert repr(report) == "Verification(checked=0, size=0, wrong=0)"
+    assert repr(report) == "Verification(checked=0, size=0 B, wrong=0)"

@@ -15,7 +15,7 @@ import re
 import secrets
 import shutil
 import stat
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO, NamedTuple
@@ -331,7 +331,13 @@ class Cache(display.Shown, Store):
         )
 
     def __rich_repr__(self) -> display.Description:
-        yield "root", str(self.root)
+        yield "root", display.place(self.root)
+
+    def _facts(self) -> Iterator[tuple[str, object]]:
+        yield "root", display.place(self.root)
+        yield "what is in it", display.Code(".scan()")
+        yield "check", display.Code(".verify()")
+        yield "make room", display.Code(".prune(older_than=timedelta(days=30))")
 
     def _home(self) -> Path:
         """The root, made if need be and marked as a cache."""

@@ -89,18 +89,32 @@ class Plan(display.Shown):
         return (*blobs, *foreign, *(Step(descriptor=d, fate="moved") for d, _ in self.documents))
 
     def __rich_repr__(self) -> display.Description:
-        yield "root", self.root.digest.short
+        yield "root", display.Hash(self.root.digest)
         yield "tags", self.tags, ()
         yield "documents", len(self.documents)
         yield "blobs", len(self.blobs)
-        yield "to_move", display.size(self.size)
+        yield "to_move", display.Size(self.size)
         yield "present", len(self.present) if self.checked else "not looked up"
         yield "skipped", len(self.foreign), 0
 
-    def _html_parts(self) -> Iterable[str]:
-        rows = [(s.descriptor.title or s.descriptor.media_type, s.fate, display.size_cell(s.descriptor.size),
-                 display.digest_cell(s.descriptor.digest)) for s in self.steps]  # fmt: skip
-        return (display.table(("content", "fate", "size", "digest"), rows),)
+    def _sections(self) -> Iterator[display.Section]:
+        def section(title: str, what: Sequence[Descriptor], *, unfolded: bool) -> Iterator[display.Section]:
+            if what:
+                rows = (
+                    (d.title or d.artifact_type or d.media_type, display.Size(d.size), display.Hash(d.digest))
+                    for d in what
+                )
+                yield display.Section(
+                    title=title, headers=("content", "size", "digest"), rows=rows, count=len(what), unfolded=unfolded,
+                    note=display.Size(sum(d.size for d in what)),
+                )  # fmt: skip
+
+        moving = [b for b in self.blobs if b.digest not in self.present]
+        here = [b for b in self.blobs if b.digest in self.present]
+        yield from section("to move" if self.checked else "to move, unless it is there", moving, unfolded=True)
+        yield from section("there already", here, unfolded=False)
+        yield from section("left out: may not be redistributed", self.foreign, unfolded=True)
+        yield from section("documents", [d for d, _ in self.documents], unfolded=False)
 
     def run(self, *, workers: int = WORKERS, progress: Progress = SILENT, title: str = "copy") -> Descriptor:
         """Move what has to be moved, and give the root. `title` is what the progress is called.

@@ -26,6 +26,15 @@ __all__ = ["Decision", "FolderPlan", "PlannedFile", "Status", "Transfer", "decid
 #: force; or a user's file is in its place, and the pull stops before anything is written.
 Decision: TypeAlias = Literal["present", "fetch", "replace", "overwrite", "edited"]
 
+#: What the decisions are called for people, in the order in which they matter.
+_WORDS: dict[Decision, str] = {
+    "edited": "in the way: edited, or not of this artifact",
+    "overwrite": "to overwrite",
+    "replace": "to replace",
+    "fetch": "to fetch",
+    "present": "there already",
+}
+
 #: Size, modification time in nanoseconds and inode: what changes when somebody edits a file.
 Status: TypeAlias = tuple[int, int, int]
 
@@ -107,13 +116,27 @@ class FolderPlan(display.Shown):
         for decision in ("present", "fetch", "replace", "overwrite", "edited"):
             yield decision, sum(f.decision == decision for f in self.files), 0
         yield "removed", len(self.removed), 0
-        yield "size", self.size
+        yield "size", display.Size(self.size)
         yield "path", display.place(self.path)
 
-    def _html_parts(self) -> tuple[str, ...]:
-        rows = [(f.title, str(f.decision), display.size_cell(f.descriptor.size)) for f in self.files]
-        rows += [(title, "removed", display.Safe("")) for title in self.removed]
-        return (display.table(("file", "decision", "size"), rows),)
+    def _facts(self) -> Iterator[tuple[str, object]]:
+        yield "path", display.place(self.path)
+        yield "to get", display.Size(self.size)
+
+    def _sections(self) -> Iterator[display.Section]:
+        for decision, words in _WORDS.items():
+            if files := [file for file in self.files if file.decision == decision]:
+                yield display.Section(
+                    title=words,
+                    headers=("file", "size", "from"),
+                    rows=((f.title, display.Size(f.descriptor.size), f.origin or "") for f in files),
+                    count=len(files),
+                    note=display.Size(sum(f.descriptor.size for f in files)),
+                    unfolded=decision != "present",
+                )
+        for words, titles in (("to remove", self.removed), ("left: edited, and no longer in the artifact", self.left)):
+            if titles:
+                yield display.Section(title=words, names=titles, count=len(titles))
 
 
 def status_of(path: Path) -> Status | None:

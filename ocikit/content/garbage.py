@@ -52,9 +52,13 @@ class Garbage(display.Shown):
 
     def __rich_repr__(self) -> display.Description:
         yield "blobs", len(self.digests)
-        yield "size", self.size
+        yield "size", display.Size(self.size)
         yield "parts", self.parts, 0
         yield "removed", self.removed
+
+    def _sections(self) -> Iterator[display.Section]:
+        hint = "" if self.removed or not self.digests else display.Code(".run()")
+        yield display.Section(title="blobs", names=map(display.Hash, self.digests), count=len(self.digests), hint=hint)
 
 
 @frozen(kw_only=True, repr=False)
@@ -80,10 +84,22 @@ class Audit(display.Shown):
     def __rich_repr__(self) -> display.Description:
         yield "ok", self.ok
         yield "checked", self.checked
-        yield "size", self.size
-        yield "damaged", [str(d) for d in self.damaged], []
-        yield "missing", [str(d) for d in self.missing], []
-        yield "unverifiable", [str(d) for d in self.unverifiable], []
+        yield "size", display.Size(self.size)
+        for title, digests in self._found():
+            yield title, tuple(map(display.Hash, digests)), ()
+
+    def _found(self) -> tuple[tuple[str, tuple[Digest, ...]], ...]:
+        return ("damaged", self.damaged), ("missing", self.missing), ("unverifiable", self.unverifiable)
+
+    def _facts(self) -> Iterator[tuple[str, object]]:
+        yield "damaged", len(self.damaged)
+        yield "checked", self.checked
+        yield "size", display.Size(self.size)
+
+    def _sections(self) -> Iterator[display.Section]:
+        for title, digests in self._found():
+            if digests:
+                yield display.Section(title=title, names=map(display.Hash, digests), count=len(digests))
 
 
 def to_links(descriptors: Iterable[Descriptor]) -> list[Link]:

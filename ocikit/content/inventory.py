@@ -74,10 +74,16 @@ class CachedRepository(display.Shown):
 
     def __rich_repr__(self) -> display.Description:
         yield "name", self.name
-        yield "size", self.size
-        yield "tags", list(self.tags), []
+        yield "size", display.Size(self.size)
+        yield "tags", self.tags, ()
         yield "snapshots", self.snapshots, 0
-        yield "last_used", self.last_used.isoformat(" ", "minutes")
+        yield "last_used", display.When.of(self.last_used)
+
+    def _facts(self) -> Iterator[tuple[str, object]]:
+        yield from display.given(self.__rich_repr__(), "tags")
+
+    def _sections(self) -> Iterator[display.Section]:
+        yield display.Section(title="tags", names=self.tags, count=len(self.tags))
 
 
 @frozen(kw_only=True, repr=False)
@@ -94,18 +100,24 @@ class CacheInfo(display.Shown):
     """Bytes of what isn't whole yet, or was left behind."""
 
     def __rich_repr__(self) -> display.Description:
-        yield "root", str(self.root)
+        yield "root", display.place(self.root)
         yield "repositories", len(self.repositories)
         yield "blobs", self.blobs
-        yield "size", self.size
-        yield "partial", self.partial, 0
+        yield "size", display.Size(self.size)
+        yield "partial", display.Size(self.partial), 0
 
-    def _html_parts(self) -> tuple[str, ...]:
-        rows = [
-            (r.name, display.listed(r.tags), display.size_cell(r.size), r.last_used.isoformat(" ", "minutes"))
+    def _facts(self) -> Iterator[tuple[str, object]]:
+        yield from display.given(self.__rich_repr__(), "repositories")
+        yield "make room", display.Code("ocikit.cache.prune(older_than=…)")
+
+    def _sections(self) -> Iterator[display.Section]:
+        rows = (
+            (r.name, display.Size(r.size), display.listed(r.tags, 5), display.When.of(r.last_used))
             for r in self.repositories
-        ]
-        return (display.table(("repository", "tags", "size", "last used"), rows),)
+        )
+        headers = ("repository", "size", "tags", "last used")
+        count = len(self.repositories)
+        yield display.Section(title="repositories", headers=headers, rows=rows, count=count, unfolded=True)
 
 
 @frozen(kw_only=True, repr=False)
@@ -122,12 +134,16 @@ class VerifyReport(display.Shown):
 
     def __rich_repr__(self) -> display.Description:
         yield "checked", self.checked
-        yield "size", self.size
+        yield "size", display.Size(self.size)
         yield "bad", len(self.bad)
         yield "removed", self.removed, False
 
-    def _html_parts(self) -> tuple[str, ...]:
-        return (display.table(("damaged", "why"), [(str(p), why) for p, why in self.bad]),) if self.bad else ()
+    def _sections(self) -> Iterator[display.Section]:
+        if self.bad:
+            rows = ((display.place(path), why) for path, why in self.bad)
+            yield display.Section(
+                title="damaged", headers=("file", "why"), rows=rows, count=len(self.bad), unfolded=True
+            )
 
 
 def names(root: Path) -> list[Name]:

@@ -306,7 +306,13 @@ class Layout(display.Shown, Store):
         return type(self), (str(self.path),)
 
     def __rich_repr__(self) -> display.Description:
-        yield "path", str(self.path)
+        yield "path", display.place(self.path)
+
+    def _facts(self) -> Iterator[tuple[str, object]]:
+        yield "path", display.place(self.path)
+        yield "tags", display.call("ocikit.tags", f"oci:{display.place(self.path)}")
+        yield "check", display.Code(".verify()")
+        yield "sweep", display.Code(".gc(dry_run=True)")
 
     # Within
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 import threading
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import BinaryIO
 
 from attrs import define, field
@@ -120,8 +120,15 @@ class MemoryStore(display.Shown, Store):
         return [one for one in found if artifact_type is None or one.artifact_type == artifact_type]
 
     def __rich_repr__(self) -> display.Description:
-        with self._lock:
-            contents = list(self._blobs.values())
-            yield "tags", sorted(self._tags)
+        # Copied, not locked: whoever holds the lock may be the one that is being looked at
+        contents, tags = list(self._blobs.values()), sorted(self._tags)
+        yield "tags", tuple(tags)
         yield "blobs", len(contents)
-        yield "size", sum(map(len, contents))
+        yield "size", display.Size(sum(map(len, contents)))
+
+    def _facts(self) -> Iterator[tuple[str, object]]:
+        yield from display.given(self.__rich_repr__(), "tags")
+
+    def _sections(self) -> Iterator[display.Section]:
+        if tags := sorted(self._tags):
+            yield display.Section(title="tags", names=tags, count=len(tags))

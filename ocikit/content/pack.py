@@ -106,9 +106,9 @@ class Packed(display.Shown):
     def __rich_repr__(self) -> display.Description:
         yield "title", self.title
         yield "media_type", self.descriptor.media_type
-        yield "digest", str(self.descriptor.digest)
-        yield "size", self.size
-        yield "diff_id", str(self.diff_id) if self.diff_id else None, None
+        yield "digest", display.Hash(self.descriptor.digest)
+        yield "size", display.Size(self.size)
+        yield "diff_id", display.Hash(self.diff_id) if self.diff_id else None, None
 
 
 def pack(

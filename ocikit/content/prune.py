@@ -7,8 +7,7 @@ import fnmatch
 import os
 import shutil
 import time
-from collections.abc import Iterable
-from datetime import UTC, datetime
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from attrs import field, frozen
@@ -57,12 +56,25 @@ class PrunePlan(display.Shown):
 
     def __rich_repr__(self) -> display.Description:
         yield "files", len(self.files)
-        yield "bytes", self.bytes
-        yield "names", [str(n) for n in self.names], []
+        yield "bytes", display.Size(self.bytes)
+        yield "names", tuple(map(str, self.names[: display.ROWS])), ()
 
-    def _html_parts(self) -> tuple[str, ...]:
-        rows = [(str(n), datetime.fromtimestamp(n.used, UTC).isoformat(" ", "minutes")) for n in self.names]
-        return (display.table(("forgets", "last used"), rows),) if rows else ()
+    def _facts(self) -> Iterator[tuple[str, object]]:
+        yield "frees", display.Size(self.bytes)
+        yield "files", len(self.files)
+        yield "cache", display.place(self.root)
+        yield "do it", display.Code(".run()")
+
+    def _sections(self) -> Iterator[display.Section]:
+        if self.names:
+            rows = ((str(n), display.When.of(n.used)) for n in self.names)
+            headers = ("reference", "last used")
+            yield display.Section(title="forgets", headers=headers, rows=rows, count=len(self.names), unfolded=True)
+        if self.files:
+            paths = (display.place(path) for path in self.files)
+            yield display.Section(
+                title="deletes", headers=("file",), rows=((p,) for p in paths), count=len(self.files), unfolded=False
+            )
 
 
 def plan_prune(

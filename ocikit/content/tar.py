@@ -86,7 +86,7 @@ class Entry(display.Shown):
     def __rich_repr__(self) -> display.Description:
         yield "path", self.path
         yield "type", self.type, "file"
-        yield "size", self.size, 0
+        yield "size", display.Size(self.size), 0
         yield "mode", oct(self.mode)
         yield "target", self.target, None
         yield "device", self.device, None

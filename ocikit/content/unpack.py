@@ -11,7 +11,7 @@ import os
 import shutil
 import stat
 import tempfile
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import BinaryIO, Final
 
@@ -64,10 +64,18 @@ class Unpacked(display.Shown):
     """Devices, setuid bits and other things that weren't asked for."""
 
     def __rich_repr__(self) -> display.Description:
-        yield "path", str(self.path)
+        yield "path", display.place(self.path)
         yield "files", self.files
-        yield "size", self.size
+        yield "size", display.Size(self.size)
         yield "left_out", len(self.left_out), 0
+
+    def _facts(self) -> Iterator[tuple[str, object]]:
+        yield from display.given(self.__rich_repr__(), "left_out")
+
+    def _sections(self) -> Iterator[display.Section]:
+        if self.left_out:
+            rows = ((each.path, each.what) for each in self.left_out)
+            yield display.Section(title="left out", headers=("path", "what"), rows=rows, count=len(self.left_out))
 
 
 def unpack(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterator
 
 from attrs import frozen
 
@@ -69,9 +69,11 @@ class Explanation(display.Shown):
         where = f"{self.host}/{self.repository}" if self.repository else self.host
         return "\n".join([f"credentials for {display.clean(where)}:", *map(str, self.steps)])
 
-    def _html_parts(self) -> Iterable[str]:
-        yield display.table(
-            ("", "place", "user", "kind", "key", "note"),
-            [("✓" if s.wins else "✗" if s.failed else "", s.place, s.username, s.kind, s.key, s.note)
-             for s in self.steps],
+    def _sections(self) -> Iterator[display.Section]:
+        yield display.Section(
+            title="looked at, in order",
+            headers=("", "place", "user", "kind", "key", "note"),
+            rows=(("✓" if s.wins else "✗" if s.failed else "", s.place, s.username, s.kind, s.key, s.note)
+                  for s in self.steps),
+            count=len(self.steps), unfolded=True,
         )  # fmt: skip

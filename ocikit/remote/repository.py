@@ -82,6 +82,14 @@ class Ping(display.Shown):
         yield "url", self.url
         yield "version", self.version, ""
 
+    def _facts(self) -> Iterator[tuple[str, object]]:
+        yield from display.given(self.__rich_repr__())
+        if self.reachable and not self.authenticated:
+            yield "log in", display.call("ocikit.login", self.host)
+            yield "who am I", display.call("ocikit.auth.explain", self.host)
+        elif self.reachable:
+            yield "repositories", display.call("ocikit.catalog", self.host)
+
 
 class Registry(display.Shown):
     """A registry: ask whether it is there, list its repositories, open one."""
@@ -92,6 +100,11 @@ class Registry(display.Shown):
 
     def __rich_repr__(self) -> display.Description:
         yield from self.transport.__rich_repr__()
+
+    def _facts(self) -> Iterator[tuple[str, object]]:
+        yield from display.given(self.__rich_repr__())
+        yield "repositories", display.Code(".catalog()")
+        yield "one of them", display.Code('.repository("team/data")')
 
     def repository(self, name: str, *, push: bool = False) -> Repository:
         """One repository; with `push`, the first token already holds the right to. Raises: InvalidReference."""
@@ -157,6 +170,10 @@ class Repository(Endpoints, Store, display.Shown):
     def __rich_repr__(self) -> display.Description:
         yield "name", f"{self.transport.host}/{self.name}"
         yield "insecure", self.transport.insecure, False
+
+    def _facts(self) -> Iterator[tuple[str, object]]:
+        yield from display.given(self.__rich_repr__())
+        yield "tags", display.call("ocikit.tags", f"{self.transport.host}/{self.name}")
 
     # Source
 

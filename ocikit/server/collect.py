@@ -56,17 +56,23 @@ class Collection(display.Shown):
         yield "manifests", len(self.manifests), 0
         yield "blobs", len(self.blobs)
         yield "content", len(self.content)
-        yield "size", self.size
+        yield "size", display.Size(self.size)
         yield "uploads", self.uploads, 0
         yield "leftovers", self.leftovers, 0
 
-    def _html_parts(self) -> tuple[str, ...]:
-        owned = [("manifest", *row) for row in self.manifests] + [("blob", *row) for row in self.blobs]
-        rows = [*owned, *(("content", "(nobody's)", *row) for row in self.content)]
-        cells = [
-            (kind, name, display.digest_cell(digest), display.size_cell(size)) for kind, name, digest, size in rows
-        ]
-        return (display.table(("what", "repository", "digest", "size"), cells),)
+    def _facts(self) -> Iterator[tuple[str, object]]:
+        yield from display.given(self.__rich_repr__(), "manifests", "blobs", "content")
+
+    def _sections(self) -> Iterator[display.Section]:
+        for title, taken in (("manifests without a tag", self.manifests), ("taken from repositories", self.blobs)):
+            if taken:
+                rows = ((name, display.Size(size), display.Hash(digest)) for name, digest, size in taken)
+                headers = ("repository", "size", "digest")
+                yield display.Section(title=title, headers=headers, rows=rows, count=len(taken))
+        if self.content:
+            gone = ((display.Size(size), display.Hash(digest)) for digest, size in self.content)
+            title = "content to delete" if self.dry_run else "content deleted"
+            yield display.Section(title=title, headers=("size", "digest"), rows=gone, count=len(self.content))
 
 
 def collect(

@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import tempfile
 import weakref
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -67,9 +67,16 @@ class Server(display.Shown):
     def __rich_repr__(self) -> display.Description:
         yield "host", self.host
         if self.running:
-            yield self._verb, f'ocikit.{self._verb}("{self.host}/name:v1", "folder/")'
+            yield self._verb, display.call(f"ocikit.{self._verb}", f"{self.host}/name:v1", "folder/")
         else:
             yield "running", False
+        yield "path", display.place(self.path)
+
+    def _facts(self) -> Iterator[tuple[str, object]]:
+        yield from display.given(self.__rich_repr__(), "path")
+        if self.running:
+            yield "repositories", display.call("ocikit.catalog", self.host)
+            yield "url", display.Link(self.url)
         yield "path", display.place(self.path)
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from functools import partial
 from itertools import groupby
 from operator import itemgetter
@@ -58,16 +58,17 @@ class Verification(display.Shown):
 
     def __rich_repr__(self) -> display.Description:
         yield "checked", self.checked
-        yield "size", self.size
+        yield "size", display.Size(self.size)
         yield "wrong", len(self.wrong)
         yield "discarded", self.discarded, False
 
-    def _html_parts(self) -> tuple[str, ...]:
-        rows = [
-            (each.what, ", ".join(each.repositories) or "(nobody's)", display.digest_cell(each.digest))
-            for each in self.wrong
-        ]
-        return (display.table(("wrong", "repository", "digest"), rows),)
+    def _sections(self) -> Iterator[display.Section]:
+        if self.wrong:
+            rows = (
+                (w.what, display.listed(w.repositories) or "(nobody's)", display.Hash(w.digest)) for w in self.wrong
+            )
+            headers = ("wrong", "repository", "digest")
+            yield display.Section(title="wrong", headers=headers, rows=rows, count=len(self.wrong), unfolded=True)
 
 
 def verify(storage: Storage, *, discard: bool = False) -> Verification:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import shlex
+from collections.abc import Iterable, Iterator
 from typing import Any, ClassVar
 
 from attrs import field, frozen
@@ -31,7 +32,14 @@ class RootFS(display.Shown):
 
     def __rich_repr__(self) -> display.Description:
         yield "type", self.type, "layers"
-        yield "diff_ids", [digest.short for digest in self.diff_ids]
+        yield "diff_ids", tuple(map(display.Hash, self.diff_ids))
+
+    def _facts(self) -> Iterator[tuple[str, object]]:
+        yield "type", self.type
+
+    def _sections(self) -> Iterator[display.Section]:
+        rows = ((position, display.Hash(digest)) for position, digest in enumerate(self.diff_ids))
+        yield display.Section(title="diff_ids", headers=("layer", "digest"), rows=rows, count=len(self.diff_ids))
 
 
 @frozen(kw_only=True, repr=False)
@@ -48,7 +56,7 @@ class History(display.Shown):
 
     def __rich_repr__(self) -> display.Description:
         yield "created_by", self.created_by, None
-        yield "created", self.created, None
+        yield "created", self.created and display.When(self.created), None
         yield "author", self.author, None
         yield "comment", self.comment, None
         yield "empty_layer", self.empty_layer, False
@@ -91,6 +99,38 @@ class ImageConfig(Document):
 
     def __rich_repr__(self) -> display.Description:
         yield "platform", str(self.platform)
-        yield "created", self.created, None
+        yield "created", self.created and display.When(self.created), None
         yield "layers", len(self.rootfs.diff_ids)
         yield "config", dict(self.config), {}
+
+    def _facts(self) -> Iterator[tuple[str, object]]:
+        yield "platform", str(self.platform)
+        if self.created:
+            yield "created", display.When(self.created)
+        if self.author:
+            yield "author", self.author
+        for key in ("Entrypoint", "Cmd"):
+            if isinstance(words := self.config.get(key), tuple):
+                yield key.lower(), display.Code(shlex.join(map(str, words[: display.ROWS])))
+
+    def _sections(self) -> Iterator[display.Section]:
+        variables = self.config.get("Env")
+        if isinstance(variables, tuple) and variables:
+            pairs = (str(each).partition("=")[::2] for each in variables)
+            yield display.Section(title="environment", headers=("name", "value"), rows=pairs, count=len(variables))
+        rest = {key: value for key, value in self.config.items() if key not in {"Env", "Entrypoint", "Cmd"}}
+        if rest:
+            yield display.Section(title="settings", headers=("name", "value"), rows=rest.items(), count=len(rest))
+        if self.history:
+            rows = (
+                (
+                    step.created and display.When(step.created),
+                    step.created_by or step.comment,
+                    "no layer" if step.empty_layer else "",
+                )
+                for step in self.history
+            )
+            yield display.Section(
+                title="history", headers=("created", "by", ""), rows=rows, count=len(self.history), unfolded=True
+            )
+        yield from display.card_of(self.rootfs).sections

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 import attrs
@@ -83,12 +84,15 @@ class Descriptor(display.Shown):
 
     def __rich_repr__(self) -> display.Description:
         yield "media_type", self.media_type
-        yield "digest", str(self.digest)
-        yield "size", self.size
+        yield "digest", display.Hash(self.digest)
+        yield "size", display.Size(self.size)
         yield "title", self.title, None
         yield "artifact_type", self.artifact_type, None
         yield "platform", str(self.platform) if self.platform else None, None
         yield "urls", self.urls, ()
+
+    def _sections(self) -> Iterator[display.Section]:
+        yield from display.notes(self.annotations)
 
 
 EMPTY_DESCRIPTOR = Descriptor.of(b"{}", media_types.EMPTY, data=b"{}")

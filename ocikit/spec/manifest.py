@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from typing import ClassVar, Self, TypeAlias, cast
 
 from attrs import field, frozen
@@ -10,12 +10,15 @@ from attrs import field, frozen
 from ocikit import display
 from ocikit.errors import InvalidDocument, NoMatchingPlatform, UnsupportedSchema1
 from ocikit.spec import media_types
-from ocikit.spec.annotations import Annotations, to_annotations
+from ocikit.spec.annotations import REF_NAME, Annotations, to_annotations
 from ocikit.spec.descriptor import Descriptor
 from ocikit.spec.document import DOCUMENT_LIMIT, Document, load_json, structure
 from ocikit.spec.platform import Platform
 
-__all__ = ["Index", "Manifest", "PlatformLike", "parse_document"]
+__all__ = ["Index", "Manifest", "PlatformLike", "entry", "parse_document", "unfolded"]
+
+#: How buildkit says which manifest an attestation is about.
+_ABOUT = "vnd.docker.reference.digest"
 
 #: How a platform may be wished for: text, a value, or a test on descriptors.
 PlatformLike: TypeAlias = "str | Platform | Callable[[Descriptor], bool]"
@@ -77,17 +80,32 @@ class Manifest(_Typed):
 
     def __rich_repr__(self) -> display.Description:
         yield "kind", self.kind
-        yield "digest", str(self.digest)
+        yield "digest", display.Hash(self.digest)
         yield "layers", len(self.layers)
-        yield "size", sum(layer.size for layer in self.layers)
-        yield "subject", str(self.subject.digest) if self.subject else None, None
+        yield "size", display.Size(sum(layer.size for layer in self.layers))
+        yield "subject", display.Hash(self.subject.digest) if self.subject else None, None
         yield "annotations", dict(self.annotations), {}
 
-    def _html_parts(self) -> tuple[str, ...]:
-        rows = [
-            (b.title or "", b.media_type, display.size_cell(b.size), display.digest_cell(b.digest)) for b in self.layers
-        ]
-        return (display.table(("title", "type", "size", "digest"), rows),)
+    def _facts(self) -> Iterator[tuple[str, object]]:
+        yield from _facts(self)
+        if self.config.media_type != media_types.EMPTY:
+            yield "config", str(self.config)
+        if self.subject is not None:
+            yield "subject", display.Hash(self.subject.digest)
+
+    def _sections(self) -> Iterator[display.Section]:
+        layers, size = self.layers, display.Size(sum(layer.size for layer in self.layers))
+        headers: tuple[str, ...] = ("size", "type", "digest")
+        rows: Iterable[tuple[object, ...]] = (
+            (display.Size(each.size), each.media_type, display.Hash(each.digest)) for each in layers
+        )
+        if any(each.title is not None for each in layers[: display.ROWS]):
+            headers = ("title", *headers)
+            rows = ((each.title, *row) for each, row in zip(layers, rows, strict=False))
+        yield display.Section(
+            title="layers", headers=headers, rows=rows, count=len(layers), note=size if layers else "", unfolded=True
+        )
+        yield from display.notes(self.annotations)
 
 
 @frozen(kw_only=True, repr=False)
@@ -157,18 +175,46 @@ class Index(_Typed):
 
     def __rich_repr__(self) -> display.Description:
         yield "kind", self.kind
-        yield "digest", str(self.digest)
+        yield "digest", display.Hash(self.digest)
         yield "manifests", len(self.manifests)
         yield "platforms", [str(p) for p in self.platforms], []
-        yield "subject", str(self.subject.digest) if self.subject else None, None
+        yield "subject", display.Hash(self.subject.digest) if self.subject else None, None
         yield "annotations", dict(self.annotations), {}
 
-    def _html_parts(self) -> tuple[str, ...]:
-        rows = [
-            (str(m.platform or ""), m.media_type, display.size_cell(m.size), display.digest_cell(m.digest))
-            for m in self.manifests
-        ]
-        return (display.table(("platform", "type", "size", "digest"), rows),)
+    def _facts(self) -> Iterator[tuple[str, object]]:
+        yield from _facts(self)
+        if self.subject is not None:
+            yield "subject", display.Hash(self.subject.digest)
+
+    def _sections(self) -> Iterator[display.Section]:
+        return unfolded(self, entry)
+
+
+def unfolded(index: Index, card: Callable[[Descriptor], display.Card]) -> Iterator[display.Section]:
+    """What an index holds: a card for each manifest, as `card` makes it; attestations apart, folded away."""
+    found = [m for m in index.manifests if m.platform is None or m.platform.known]
+    yield display.Section(title="manifests", cards=map(card, found), count=len(found), unfolded=True)
+    if said := [m for m in index.manifests if m.platform is not None and not m.platform.known]:
+        headers = ("digest", "size", "about")
+        rows = (
+            (display.Hash(m.digest), display.Size(m.size), display.Hash(m.annotations.get(_ABOUT, ""))) for m in said
+        )
+        yield display.Section(title="attestations", headers=headers, rows=rows, count=len(said), unfolded=False)
+    yield from display.notes(index.annotations)
+
+
+def entry(descriptor: Descriptor) -> display.Card:
+    """What is said of a manifest where it isn't at hand: in an index."""
+    name = descriptor.platform or descriptor.annotations.get(REF_NAME) or descriptor.artifact_type
+    return display.Card(
+        title=display.shorten(name or descriptor.media_type, display.CELL), notes=(display.Hash(descriptor.digest),)
+    )
+
+
+def _facts(document: Manifest | Index) -> Iterator[tuple[str, object]]:
+    yield "kind", document.kind
+    yield "digest", display.Hash(document.digest)
+    yield "media type", document.media_type
 
 
 def parse_document(raw: bytes, media_type: str | None = None, *, limit: int = DOCUMENT_LIMIT) -> Manifest | Index:

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import ipaddress
 import re
+from collections.abc import Iterator
 from typing import Self, TypeAlias
 
 import attrs
 from attrs import frozen
 
-from ocikit.display import Description, Shown, clean, quoted
+from ocikit.display import Code, Description, Hash, Shown, call, clean, given, quoted
 from ocikit.errors import InvalidReference
 from ocikit.spec.digest import Digest
 
@@ -124,14 +125,20 @@ class _Target(Shown):
         # A no-op for what `parse` gave; a reference made from fields of elsewhere may hold anything
         return clean(self.name + (f":{self.tag}" if self.tag else "") + (f"@{self.digest}" if self.digest else ""))
 
-    def __repr__(self) -> str:
+    def _line(self) -> str:
         # In full, however long: people copy it
         return f"{type(self).__name__}({str(self)!r})"
 
     def __rich_repr__(self) -> Description:
         yield "name", self.name
         yield "tag", self.tag, None
-        yield "digest", self.digest and str(self.digest), None
+        yield "digest", self.digest and Hash(self.digest), None
+
+    def _facts(self) -> Iterator[tuple[str, object]]:
+        yield "reference", Code(self)
+        yield from given(self.__rich_repr__())
+        yield "look", call("ocikit.inspect", self)
+        yield "fetch", call("ocikit.pull", self, "folder/")
 
 
 @frozen(kw_only=True, repr=False)

@@ -1,0 +1,220 @@
+"""Values that know how they look: in a line, in a terminal, and in HTML."""
+
+from __future__ import annotations
+
+import html
+import json
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from typing import Self
+from urllib.parse import urlsplit
+
+from ocikit.display.text import CELL, clean, listed, shorten, size
+
+__all__ = ["TOOLTIP", "Cell", "Code", "Hash", "Link", "Safe", "Size", "When", "call", "h", "html_of", "text_of"]
+
+_DIGITS = 12  # of a digest, as docker shows them
+TOOLTIP = 1000  # characters
+_WHOLE = 2000  # characters of what is shown whole, such as a reference
+_URL = 500  # characters of an address that becomes a link
+
+
+class Safe(str):
+    """HTML that this package made: already escaped."""
+
+    __slots__ = ()
+
+
+def h(text: object, limit: int = CELL, tooltip: int = TOOLTIP) -> Safe:
+    """Escaped HTML of any text, shortened to `limit` characters with the whole in a tooltip.
+
+    >>> h("<b>")
+    '&lt;b&gt;'
+    """
+    whole = clean(text)
+    if len(whole) <= limit:
+        return Safe(html.escape(whole))
+    shown = f"{html.escape(whole[: limit - 1])}…"
+    return Safe(f'<span title="{html.escape(shorten(whole, tooltip))}">{shown}</span>' if tooltip else shown)
+
+
+class Cell:
+    """A value that says how it looks. `whole` asks for all of it, where there is room: in a fact, not in a table."""
+
+    __slots__ = ()
+
+    def text(self, *, whole: bool = False) -> str:
+        """Plain text."""
+        raise NotImplementedError
+
+    def html(self, *, whole: bool = False, tooltip: int = TOOLTIP) -> Safe:
+        """HTML, escaped."""
+        return h(self.text(whole=whole), _WHOLE if whole else CELL, tooltip)
+
+
+class Size(Cell, int):
+    """A number of bytes.
+
+    >>> Size(4_200_000), Size(4_200_000).text(whole=True)
+    (4.2 MB, '4.2 MB (4,200,000 bytes)')
+    """
+
+    __slots__ = ()
+
+    def __repr__(self) -> str:
+        return size(int(self))
+
+    __str__ = __repr__
+
+    def text(self, *, whole: bool = False) -> str:
+        """For people; whole, with the exact number."""
+        return f"{size(int(self))} ({int(self):,} bytes)" if whole and self >= 1000 else size(int(self))
+
+    def html(self, *, whole: bool = False, tooltip: int = TOOLTIP) -> Safe:
+        """For people, with the exact number beside or in the tooltip."""
+        if whole or not tooltip or self < 1000:
+            return Safe(self.text(whole=whole))
+        return Safe(f'<span title="{int(self):,} bytes">{self.text()}</span>')
+
+
+class Hash(Cell, str):
+    """A digest.
+
+    >>> Hash("sha256:" + "ab" * 32)
+    'sha256:abababababab'
+    """
+
+    __slots__ = ()
+
+    def __repr__(self) -> str:
+        return repr(self.text())
+
+    def text(self, *, whole: bool = False) -> str:
+        """Its first twelve digits, or all."""
+        algorithm, _, encoded = str(self).partition(":")
+        return clean(self) if whole else clean(f"{algorithm}:{encoded[:_DIGITS]}")
+
+    def html(self, *, whole: bool = False, tooltip: int = TOOLTIP) -> Safe:
+        """The same, with all of it in the tooltip."""
+        if whole or not tooltip:
+            return Safe(f"<code>{h(self.text(whole=whole), _WHOLE, 0)}</code>")
+        return Safe(f'<code title="{html.escape(shorten(self, 200))}">{html.escape(shorten(self.text(), CELL))}</code>')
+
+
+class When(Cell, str):
+    """A time, of RFC 3339 or as it was written. Never "3 days ago": what is saved says it for ever.
+
+    >>> When("2026-11-03T16:05:00.5+02:00"), When("yesterday"), When.of(datetime(2026, 11, 3, 14, 5, tzinfo=UTC))
+    ('2026-11-03 14:05 UTC', 'yesterday', '2026-11-03 14:05 UTC')
+    """
+
+    __slots__ = ()
+
+    @classmethod
+    def of(cls, moment: datetime | float) -> Self:
+        """A moment, or seconds since 1970."""
+        if not isinstance(moment, datetime):
+            moment = datetime.fromtimestamp(moment, UTC)
+        return cls(moment.isoformat())
+
+    def __repr__(self) -> str:
+        return repr(self.text())
+
+    def text(self, *, whole: bool = False) -> str:
+        """To the minute, in UTC."""
+        try:
+            moment = datetime.fromisoformat(str(self))
+            moment = moment.replace(tzinfo=UTC) if moment.tzinfo is None else moment.astimezone(UTC)
+        except (ValueError, OverflowError):
+            return clean(self)
+        return moment.strftime("%Y-%m-%d %H:%M UTC")
+
+    def html(self, *, whole: bool = False, tooltip: int = TOOLTIP) -> Safe:
+        """The same, with the text as it was written in the tooltip."""
+        shown = self.text()
+        if not tooltip or shown == str(self):
+            return h(shown, CELL, tooltip)
+        return Safe(f'<span title="{html.escape(shorten(self, 200))}">{h(shown, CELL, 0)}</span>')
+
+
+class Code(Cell, str):
+    """What can be copied and run, or passed to a call: one click selects all of it."""
+
+    __slots__ = ()
+
+    def text(self, *, whole: bool = False) -> str:
+        """All of it."""
+        return clean(self)
+
+    def html(self, *, whole: bool = False, tooltip: int = TOOLTIP) -> Safe:
+        """All of it, however long: half of it would be of no use."""
+        return Safe(f'<code class="ocikit-copy">{h(self, _WHOLE, 0)}</code>')
+
+
+def call(verb: str, *arguments: object) -> Code:
+    """A call as people would type it.
+
+    >>> print(call("ocikit.pull", "ghcr.io/org/model:v1", "folder/"))
+    ocikit.pull("ghcr.io/org/model:v1", "folder/")
+    """
+    return Code(f"{verb}({', '.join(json.dumps(clean(each), ensure_ascii=False) for each in arguments)})")
+
+
+class Link(Cell, str):
+    """A text that may be the address of a page: then it can be followed. Only http and https, without a user in it."""
+
+    __slots__ = ()
+
+    def text(self, *, whole: bool = False) -> str:
+        """The text."""
+        return clean(self)
+
+    def html(self, *, whole: bool = False, tooltip: int = TOOLTIP) -> Safe:
+        """A link, or the text."""
+        shown = super().html(whole=whole, tooltip=tooltip)
+        if not _is_page(str(self)):
+            return shown
+        return Safe(f'<a href="{html.escape(self)}" rel="noopener noreferrer" target="_blank">{shown}</a>')
+
+
+def _is_page(text: str) -> bool:
+    if len(text) > _URL or not text.startswith(("https://", "http://")) or clean(text) != text or " " in text:
+        return False
+    try:
+        parts = urlsplit(text)
+        _ = parts.port
+    except ValueError:
+        return False
+    return bool(parts.hostname) and "@" not in parts.netloc and "\\" not in text
+
+
+def text_of(value: object, *, whole: bool = False) -> str:
+    """Any value as plain, clean text."""
+    if isinstance(value, Cell):
+        return value.text(whole=whole)
+    if value is None:
+        return ""
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, int):
+        return f"{value:,}"
+    if isinstance(value, str):
+        return clean(value)
+    if isinstance(value, Mapping | list | tuple | set | frozenset):
+        items = (_pair(key, value[key]) if isinstance(value, Mapping) else text_of(key) for key in value)
+        return listed(items, of=len(value))
+    return clean(value if type(value).__str__ is not object.__str__ else repr(value))
+
+
+def _pair(key: object, value: object) -> str:
+    # Sets are spelled as objects of empty objects in images' configs
+    return f"{key}={text_of(value)}" if value or isinstance(value, int) else str(key)
+
+
+def html_of(value: object, *, whole: bool = False, tooltip: int = TOOLTIP) -> Safe:
+    """Any value as escaped HTML."""
+    if isinstance(value, Safe):
+        return value
+    if isinstance(value, Cell):
+        return value.html(whole=whole, tooltip=tooltip)
+    return h(text_of(value, whole=whole), _WHOLE if whole else CELL, tooltip)
