@@ -2,6 +2,7 @@
 
 import functools
 import html
+import html.parser
 import json
 import sys
 import tempfile
@@ -12,6 +13,7 @@ from pathlib import Path
 import ocikit
 from ocikit.artifact import Artifact
 from ocikit.content.copy import plan
+from ocikit.content.folder import Folder
 from ocikit.content.inventory import CachedRepository, CacheInfo, VerifyReport
 from ocikit.content.layout import Layout
 from ocikit.content.memory import MemoryStore
@@ -69,8 +71,8 @@ def layer(title, size, media_type="application/vnd.apache.parquet", **notes):
 def data_manifest(**more):
     layers = [layer(f"{year}.parquet", 1_000_000 * (year - 1950) + year) for year in range(2019, 2026)]
     layers += [layer("README.md", 2_318, "text/markdown"), layer("stations.csv", 61_204, "text/csv")]
-    fields = {"layers": layers, "config": ocikit.Descriptor.of(b"{}", media_types.EMPTY)} | more
-    return ocikit.Manifest(artifact_type="application/vnd.example.dataset", annotations=NOTES, **fields)
+    fields = {"layers": layers, "config": ocikit.Descriptor.of(b"{}", media_types.EMPTY), "annotations": NOTES} | more
+    return ocikit.Manifest(artifact_type="application/vnd.example.dataset", **fields)
 
 
 def many_manifest(n=10_000):
@@ -142,7 +144,7 @@ def tags(n=500):
     names = [f"v{major}.{minor}.{patch}" for major in range(1, 4) for minor in range(12) for patch in range(11)]
     names += ["latest", "main", "nightly-2026-11-20", "v3.12.0-rc1", "edge"]
     names += [f"sha256-{ocikit.Digest.of(str(i).encode()).encoded}.sig" for i in range(n)]
-    return Listing(iter(sorted(names)[:n]), "tags", DATA)
+    return Listing(iter(sorted(names)[-n:]), "tags", DATA)
 
 
 def whole(listing):
@@ -198,7 +200,7 @@ def folder_plan():
     place = folder() / "pulled"
     if not place.exists():
         session().pull(f"oci:{folder() / 'layout'}:v1", place, include="*.csv")
-        place.joinpath("2024.csv").write_text("mine")
+        place.joinpath("stations", "2024.csv").write_text("mine")
     return session().pull(f"oci:{folder() / 'layout'}:v1", place, dry_run=True).plan
 
 
@@ -315,6 +317,7 @@ CARDS: dict[str, Callable[[], object]] = {
     "plan_copy": copy_plan,
     "plan_copy_step": lambda: copy_plan().steps[0],
     "plan_folder": folder_plan,
+    "folder": lambda: Folder(folder() / "pulled"),
     "plan_prune": lambda: cache_with_content().prune(older_than=-1, grace=0),
     "layout": layout,
     "layout_garbage": lambda: layout().gc(grace=0, dry_run=True),
@@ -379,7 +382,7 @@ def write(to: Path) -> dict[str, Path]:
     written, parts = {}, []
     for name, make in CARDS.items():
         value = make()
-        shown = value._repr_html_() if hasattr(value, "_repr_html_") else f"<pre>{html.escape(str(value))}</pre>"
+        shown = value._repr_html_()
         written[name] = to / f"{name}.html"
         written[name].write_text(page(name, shown), "utf-8")
         line = f"<p><a href='{name}.html'>{name}</a> <code>{html.escape(repr(value))}</code></p>"
@@ -388,6 +391,31 @@ def write(to: Path) -> dict[str, Path]:
         written[name] = to / f"{name}.html"
         written[name].write_text(page("Cards", "".join(parts), theme), "utf-8")
     return written
+
+
+class _Tags(html.parser.HTMLParser):
+    """The tags in HTML, their attributes, and where they lead."""
+
+    def __init__(self, text):
+        super().__init__()
+        self.tags, self.attributes, self.links = set(), set(), set()
+        self.feed(text)
+
+    def handle_starttag(self, tag, attrs):
+        self.tags.add(tag)
+        self.attributes |= {name for name, _ in attrs}
+        self.links |= {value for name, value in attrs if name == "href"}
+
+
+def harmless(shown: str) -> bool:
+    """Whether HTML has no tag, attribute, address or character that a card has no use for."""
+    found = _Tags(shown)
+    known = "style div span strong small table thead tbody tr th td code pre details summary a"
+    assert found.tags <= set(known.split()), found.tags
+    assert found.attributes <= {"class", "title", "open", "href", "rel", "target"}, found.attributes
+    assert all(link.startswith(("http://", "https://")) for link in found.links), found.links
+    assert not set("\x1b\u202e\r\x85") & set(shown)
+    return True
 
 
 def main() -> int:
