@@ -3,32 +3,18 @@
 import logging
 import re
 
-import ocikit
 import pytest
 
-from tests import peers
 from tests.homes import home  # noqa: F401 - a fixture
 from tests.wild.profiles import PROFILES
 from tests.wild.quirks import QUIRKS
-from tests.wild.suite import OPERATIONS, Case, seed
+from tests.wild.suite import OPERATIONS, Case, upstream  # noqa: F401 - a fixture
 
 CELLS = [
     pytest.param(profile, operation, id=f"{profile.name}-{operation}")
     for profile in PROFILES.values()
     for operation in OPERATIONS
 ]
-
-
-@pytest.fixture(scope="module")
-def upstream(tmp_path_factory):
-    """Our own registry with something in it, and a session that asks it directly."""
-    folder = tmp_path_factory.mktemp("wild")
-    with (
-        peers.ocikit(options=["--no-sync"]) as running,
-        ocikit.Session(cache=folder / "cache", progress=False) as behind,
-    ):
-        seed(behind, running.host, folder)
-        yield running, behind
 
 
 @pytest.mark.parametrize(("profile", "operation"), CELLS)

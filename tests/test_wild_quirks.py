@@ -11,12 +11,11 @@ import requests
 from ocikit import errors
 from ocikit.remote.credentials import Keychain
 
-from tests import peers
 from tests.fault_server import error
 from tests.homes import home, write  # noqa: F401 - fixtures
 from tests.wild.quirks import ODD, QUIRKS
 from tests.wild.scene import BLOB, MANIFEST, UPLOAD, Scene
-from tests.wild.suite import FILES, LARGE, TAGS, seed
+from tests.wild.suite import FILES, LARGE, TAGS, upstream  # noqa: F401 - a fixture
 
 HOST = "registry.example"
 REALM = "https://auth.registry.example/token"
@@ -36,18 +35,6 @@ def about(*names):
         return test
 
     return add
-
-
-@pytest.fixture(scope="module")
-def upstream(tmp_path_factory):
-    """Our own registry with something in it, and a session that asks it directly."""
-    folder = tmp_path_factory.mktemp("wild")
-    with (
-        peers.ocikit(options=["--no-sync"]) as running,
-        ocikit.Session(cache=folder / "behind", progress=False) as behind,
-    ):
-        seed(behind, running.host, folder)
-        yield running, behind
 
 
 @pytest.fixture

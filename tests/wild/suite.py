@@ -5,21 +5,24 @@ import itertools
 import json
 import random
 from collections.abc import Callable
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
 import ocikit
 import pytest
-from attrs import define, field
+from attrs import define, evolve, field
 from ocikit import errors
 from ocikit.remote.repository import Repository
+from ocikit.spec import media_types
 
+from tests import peers
 from tests.homes import tree, write
 from tests.wild.profiles import Profile
 from tests.wild.quirks import ODD
 from tests.wild.scene import Scene
 
-__all__ = ["FILES", "OPERATIONS", "Case", "seed"]
+__all__ = ["FILES", "LARGE", "OPERATIONS", "TAGS", "Case", "upstream"]
 
 FILES = {"notes.txt": b"a few words\n", "data/model.bin": random.Random(1).randbytes(2 << 20), "data/empty": b""}
 LARGE = random.Random(2).randbytes((6 << 20) + 4321)
@@ -85,29 +88,32 @@ def seed(session: ocikit.Session, host: str, folder: Path) -> None:
 
 def image(folder: Path) -> Path:
     """A layout with an image for two platforms."""
-    layout, children = ocikit.Layout(folder), []
-    for arch in ("amd64", "arm64"):
-        config = json.dumps(
-            {"os": "linux", "architecture": arch, "rootfs": {"type": "layers", "diff_ids": []}}
-        ).encode()
-        layer = f"layer for {arch}".encode()
-        described = ocikit.Descriptor.of(config, "application/vnd.oci.image.config.v1+json")
-        content = ocikit.Descriptor.of(layer, "application/vnd.oci.image.layer.v1.tar")
-        manifest = ocikit.Manifest(config=described, layers=(content,))
-        for descriptor, raw in ((described, config), (content, layer), (manifest.descriptor, manifest.raw)):
-            layout.push_bytes(descriptor, raw)
-        platform = {"os": "linux", "architecture": arch}
-        children.append(json.loads(json.dumps({**_plain(manifest.descriptor), "platform": platform})))
-    raw = json.dumps(
-        {"schemaVersion": 2, "mediaType": "application/vnd.oci.image.index.v1+json", "manifests": children}
-    ).encode()
-    layout.push_bytes(ocikit.Descriptor.of(raw, "application/vnd.oci.image.index.v1+json"), raw, tag="v1")
-    layout.close()
+    children = []
+    with closing(ocikit.Layout(folder)) as layout:
+        for arch in ("amd64", "arm64"):
+            about = {"os": "linux", "architecture": arch, "rootfs": {"type": "layers", "diff_ids": []}}
+            config, layer = json.dumps(about).encode(), f"layer for {arch}".encode()
+            described = ocikit.Descriptor.of(config, media_types.OCI_CONFIG)
+            content = ocikit.Descriptor.of(layer, media_types.OCI_LAYER)
+            manifest = ocikit.Manifest(config=described, layers=(content,))
+            for descriptor, raw in ((described, config), (content, layer), (manifest.descriptor, manifest.raw)):
+                layout.push_bytes(descriptor, raw)
+            children.append(evolve(manifest.descriptor, platform=ocikit.Platform.parse(f"linux/{arch}")))
+        index = ocikit.Index(manifests=tuple(children))
+        layout.push_bytes(index.descriptor, index.raw, tag="v1")
     return folder
 
 
-def _plain(descriptor: ocikit.Descriptor) -> dict[str, Any]:
-    return {"mediaType": descriptor.media_type, "digest": str(descriptor.digest), "size": descriptor.size}
+@pytest.fixture(scope="module")
+def upstream(tmp_path_factory):
+    """Our own registry with something in it, and a session that asks it directly."""
+    folder = tmp_path_factory.mktemp("wild")
+    with (
+        peers.ocikit(options=["--no-sync"]) as running,
+        ocikit.Session(cache=folder / "behind", progress=False) as behind,
+    ):
+        seed(behind, running.host, folder)
+        yield running, behind
 
 
 #: By name.
