@@ -320,7 +320,7 @@ class Explorer:
         self.preview_text.value = message(f"reading {display.size(artifact.size)} of layers …")
 
         def then(tree: Mapping[str, Any]) -> None:
-            rows = [(path, entry.type, display.size_cell(entry.size)) for path, entry in tree.items()]
+            rows = [(path, entry.type, display.Size(entry.size)) for path, entry in tree.items()]
             self.preview_text.value = display.table(("path", "type", "size"), rows, 200)
 
         def failed(error: OcikitError) -> None:
