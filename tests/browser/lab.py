@@ -41,6 +41,10 @@ SETTINGS: Mapping[str, Mapping[str, Any]] = {
     "@jupyterlab/docmanager-extension:plugin": {"autosave": False},
 }
 
+CELL = ".jp-Notebook-cell"
+OUTPUT = ".jp-OutputArea-output"
+LOOKS = Path(__file__).with_name("looks.js").read_text()
+
 _numbers = itertools.count(1)
 
 
@@ -152,7 +156,29 @@ class Notebook:
 
     def output(self, cell: int) -> Any:
         """A locator for all that a cell has put out."""
-        return self.page.locator(".jp-Notebook-cell").nth(cell).locator(".jp-OutputArea-output")
+        return self.page.locator(CELL).nth(cell).locator(OUTPUT)
+
+    def look(self, theme: str, width: int) -> None:
+        """Change the theme, "light" or "dark", and the width of the window in pixels."""
+        self.page.set_viewport_size({"width": width, "height": 900})
+        if self.page.evaluate("document.body.dataset.jpThemeLight") != str(theme == "light").lower():
+            self.page.emulate_media(color_scheme=theme)
+            self.page.evaluate(
+                "theme => jupyterapp.commands.execute('apputils:change-theme', { theme })", THEMES[theme]
+            )
+            self.page.wait_for_function(f"document.body.dataset.jpThemeLight === '{str(theme == 'light').lower()}'")
+
+    def flaws(self) -> list[list[str]]:
+        """What is wrong with how each cell's first output looks: unreadable text, and what reaches out sideways."""
+        return self.page.evaluate(
+            f"[...document.querySelectorAll('{CELL}')].map(c => c.querySelector('{OUTPUT}')).map({LOOKS})"
+        )
+
+    def fold(self, *, unfold: bool = False) -> None:
+        """Close whatever can be closed, or open it."""
+        self.page.locator(f"{OUTPUT} details").evaluate_all(
+            "(all, open) => all.forEach(details => { details.open = open })", unfold
+        )
 
     def saved(self) -> Any:
         """The notebook as a file holds it now."""

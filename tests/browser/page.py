@@ -13,7 +13,7 @@ from tests import peers
 
 __all__ = ["Browser", "Seen"]
 
-TIMEOUT = 60_000  # milliseconds, of every wait: machines that run tests are slow
+TIMEOUT = 20_000  # milliseconds, of every wait: machines that run tests are slow
 
 
 @define

@@ -1,0 +1,84 @@
+"""Every card on the page of a real notebook: legible, within its bounds, light and dark, wide and narrow."""
+
+import itertools
+import os
+
+import pytest
+
+from tests.browser import lab as labs
+from tests.cards import CARDS
+
+NAMES = list(CARDS)
+LOOKS = list(itertools.product(["light", "dark"], [1280, 480]))
+
+#: What a reader looks for, by card.
+FACTS = {
+    "artifact": ["2025.parquet", "README.md", "registry.example/weather/stations"],
+    "artifact_index": ["linux/amd64", "linux/arm64/v8"],
+    "artifact_many_files": ["10,000", "images/000/00000.jpeg", "more"],
+    "config": ["/entrypoint.sh", "LANG=C.UTF-8"],
+    "tags": ["latest", "v3.11.10", "more"],
+    "referrers": ["accuracy on 2026", "application/spdx+json"],
+    "explanation": ["registry.example", "ada"],
+    "ping_unreachable": ["no such host"],
+    "error": ["has no tag 'v21'", "nearest: v2.1, v2.0"],
+}
+
+
+@pytest.fixture(scope="module")
+def gallery(lab, browser):
+    """A notebook with a cell for each card, whose outputs are on the page."""
+    cells = [f"from tests.cards import CARDS\nCARDS[{name!r}]()" for name in NAMES]
+    with labs.opened(lab, browser, cells) as notebook:
+        notebook.run()
+        yield notebook
+
+
+@pytest.mark.parametrize(("theme", "width"), LOOKS)
+def test_every_card_is_legible_and_within_its_bounds(gallery, shots, theme, width):
+    gallery.look(theme, width)
+    gallery.fold()
+    folded = gallery.flaws()
+    gallery.fold(unfold=True)
+    unfolded = gallery.flaws()
+    flaws = {name: {*f, *u} for name, f, u in zip(NAMES, folded, unfolded, strict=True) if f or u}
+    for cell, name in enumerate(NAMES):
+        if name in flaws or os.environ.get("OCIKIT_SHOTS"):
+            gallery.output(cell).screenshot(path=shots(f"{name}-{theme}-{width}"))
+    assert flaws == {}
+
+
+def test_no_card_is_an_error_or_says_that_it_failed(gallery):
+    for cell, name in enumerate(NAMES):
+        assert gallery.output(cell).count() == 1, name
+        text = gallery.output(cell).inner_text()
+        assert text.strip(), name
+        assert "repr failed" not in text, name
+        assert "Traceback" not in text, name
+    assert gallery.seen.errors == []
+
+
+@pytest.mark.parametrize("name", FACTS)
+def test_a_card_shows_what_its_reader_looks_for(gallery, name):
+    gallery.fold(unfold=True)
+    text = gallery.output(NAMES.index(name)).inner_text()
+    assert [fact for fact in FACTS[name] if fact not in text] == []
+
+
+def test_what_is_folded_unfolds_by_a_click(gallery):
+    gallery.look("light", 1280)
+    gallery.fold()
+    clicked = 0
+    for cell, name in enumerate(NAMES):
+        details = gallery.output(cell).locator("details").first
+        if not details.count():
+            continue
+        summary, inside = details.locator("summary").first, details.locator(":scope > :not(summary)").first
+        assert not inside.is_visible(), name
+        summary.click()
+        assert inside.is_visible(), name
+        summary.focus()
+        gallery.page.keyboard.press("Enter")
+        assert not inside.is_visible(), name
+        clicked += 1
+    assert clicked
