@@ -21,10 +21,10 @@ OCI = "application/vnd.oci.image.manifest.v1+json"
 
 
 class Trickle:
-    """A server that answers in the way of each path; what is slow about it takes minutes. A context manager.
+    """A server that takes minutes for what is slow about it. A context manager.
 
-    `paths` has, for the ways that a path may begin, (status, headers, body) and what trickles: "headers", "body", or
-    "request": the way in. What isn't there is answered with an empty 200.
+    `paths` says by method and part of the path, such as GET_manifests, what to answer: status, headers, body, and which
+    of "headers", "body" and "request" trickles. Anything else gets an empty 200.
     """
 
     def __init__(self, **paths):
@@ -60,10 +60,7 @@ class Trickle:
                     )
                     method, path, _ = line.split(" ")
                     self.requests.append(f"{method} {path}")
-                    # The most special one: names of paths can't be keywords
-                    key = next(
-                        (k for k in self.paths if k.partition("_")[0] == method and k.partition("_")[2] in path), ""
-                    )
+                    key = next((k for k in self.paths if k.split("_")[0] == method and k.split("_")[1] in path), "")
                     status, headers, body, slow = self.paths.get(key) or (200, {}, b"", "")
                     left = int(fields.get("content-length", 0))
                     while left and (part := incoming.read(min(left, 16384))):

@@ -45,6 +45,7 @@ log = logging.getLogger("ocikit")
 
 _REDIRECTS = 10  # as curl and browsers bound them
 _RETRIED = frozenset({408, 429, 500, 502, 503, 504})
+_READ_ONCE = "what can be read only once can't be sent again with a new token: pass a file, or call again"
 _REDIRECTING = frozenset({301, 302, 303, 307, 308})
 #: How TLS ports answer plain http: Go's, nginx's and Apache's words.
 _TLS_PORT = re.compile(rb"\bto (an? )?(https|ssl|tls)", re.IGNORECASE)
@@ -167,13 +168,9 @@ class Transport(display.Shown):
         # What a try whose answer got lost has deleted is not there for the next one
         deleted = method == "DELETE" and status == 404 and doubtful
         if status >= 400 and status not in allow and not deleted:
-            once = status == 401 and not replay.possible
-            hint = (
-                "what can be read only once can't be sent again with a new token: pass a file, or call again"
-                if once
-                else ""
-            )
-            raise failure(response, doing, hint=hint, rejected=sent.who if sent and not once else "")
+            once = status == 401 and sent is not None and not replay.possible
+            who = sent.who if sent and not once else ""
+            raise failure(response, doing, hint=_READ_ONCE if once else "", rejected=who)
         if 300 <= status < 400:
             finish(response)
             raise InvalidResponse(
