@@ -10,6 +10,7 @@ import signal
 import subprocess
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import ocikit
@@ -18,6 +19,7 @@ from ocikit.errors import ConnectionFailed, OcikitError, RegistryError, TimedOut
 from ocikit.remote.credentials import ANONYMOUS, Keychain
 from ocikit.remote.network import Network
 from ocikit.remote.repository import Registry
+from ocikit.remote.responses import finish
 from ocikit.remote.transport import Transport
 from ocikit.spec.descriptor import Descriptor
 
@@ -159,6 +161,20 @@ def test_a_chunk_that_breaks_costs_no_more_than_that_chunk(proxy, open_blob, whi
     assert matrix.moved(proxy, descriptor.digest) <= SIZE + CHUNK + MIB
     with repository.open(descriptor) as stream:
         assert stream.read() == content
+
+
+def test_a_request_that_is_dropped_beside_one_that_is_answered_does_not_change_the_scheme(proxy):
+    for milliseconds in range(0, 40, 4):
+        proxy.on("GET", "/v2/", delay=milliseconds / 1000)
+        proxy.on("GET", "/v2/dropped", drop="before")
+        transport = Transport(proxy.host, network=Network(retries=1), keychain=Keychain(ANONYMOUS, environ={}))
+        with ThreadPoolExecutor(2) as pool:
+            asked = [
+                pool.submit(transport.request, "GET", path, "ask", allow=(404,)) for path in ("/v2/dropped", "/v2/")
+            ]
+            assert [finish(each.result()) for each in asked] == [None, None]
+        assert transport.base == proxy.url
+        transport.close()
 
 
 # Faults that stay ----------------------------------------------------------------------------------------------------

@@ -205,6 +205,7 @@ class Transport(display.Shown):
                 if attempt >= self.network.retries:
                     raise
                 log.info("%s; trying again", error.message)
+                mention(f"{self.host} broke off; trying again")
                 time.sleep(backoff(attempt))
                 attempt += 1
 
@@ -258,12 +259,9 @@ class Transport(display.Shown):
                 or (asked is not None and deadline is not None and time.monotonic() + wait > deadline)
             ):
                 break
-            log.info(
-                "%s: %s; trying again in %.1f s",
-                doing,
-                response.status_code if response is not None else _reason(error),
-                wait,
-            )
+            reason = response.status_code if response is not None else _reason(error)
+            log.info("%s: %s; trying again in %.1f s", doing, reason, wait)
+            mention(f"{self.host}: {reason}; trying again in {display.duration(wait)}")
             if response is not None:
                 finish(response)
             _sleep(wait, deadline)
@@ -444,6 +442,9 @@ class Transport(display.Shown):
         with self._connections.lock:
             if tls:
                 self._scheme = "https"
+            elif self._guessed:
+                # Another thread may have guessed anew meanwhile, after a connection that broke
+                self._scheme = scheme
             self._guessed = False
         return tls
 
