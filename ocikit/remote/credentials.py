@@ -175,7 +175,7 @@ def _entry(entry: Any, key: str, where: str) -> Credentials:
         )
     except CredentialsError as error:
         problem = error.message
-    configuration.malformed(where, f"is malformed: in the entry {key!r}, {problem}")
+    return configuration.malformed(where, f"is malformed: in the entry {key!r}, {problem}")
 
 
 @define(eq=False, repr=False)
