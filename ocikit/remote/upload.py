@@ -13,6 +13,8 @@ from urllib.parse import quote
 import requests
 from attrs import define, frozen
 
+from ocikit import display
+from ocikit.content.progress import mention
 from ocikit.content.store import check_size
 from ocikit.errors import (
     ConnectionFailed,
@@ -210,6 +212,8 @@ class _Upload:
                 chunk, stalls = b"", 0
             except (RangeInvalid, ConnectionFailed) as error:
                 session, reached = self.status(session, error)
+                if isinstance(error, RangeInvalid) and reached == offset and length > CHUNK:
+                    raise  # the place is right, so it is the size
                 # Elsewhere than within what was sent, or again where it was: this session leads nowhere
                 stalls = stalls + 1 if reached <= offset else 0
                 lost = not self.stream.seekable() and (reached < offset or not isinstance(chunk, bytes))
@@ -357,6 +361,7 @@ def upload(
             kept = work.kept(error) if broken and not stored and not offset and size is None else None
             if kept:
                 log.info("%s: %s; going on at byte %d of %d", doing, error.message, kept, descriptor.size)
+                mention(f"the upload broke; going on at {display.size(kept)}")
                 offset = kept
                 continue
             offset = 0
@@ -373,6 +378,7 @@ def upload(
                 size = CHUNK
             else:
                 log.info("%s: %s; trying again in a new session", doing, error.message)
+                mention("the upload broke; beginning it again")
                 time.sleep(backoff(attempt - 1))
         except BaseException:
             # Ctrl-C too: the registry need not keep the half
