@@ -205,7 +205,6 @@ class Transport(display.Shown):
                 if attempt >= self.network.retries:
                     raise
                 log.info("%s; trying again", error.message)
-                mention(f"{self.host} broke off; trying again")
                 time.sleep(backoff(attempt))
                 attempt += 1
 
@@ -259,9 +258,12 @@ class Transport(display.Shown):
                 or (asked is not None and deadline is not None and time.monotonic() + wait > deadline)
             ):
                 break
-            reason = response.status_code if response is not None else _reason(error)
-            log.info("%s: %s; trying again in %.1f s", doing, reason, wait)
-            mention(f"{self.host}: {reason}; trying again in {display.duration(wait)}")
+            log.info(
+                "%s: %s; trying again in %.1f s",
+                doing,
+                response.status_code if response is not None else _reason(error),
+                wait,
+            )
             if response is not None:
                 finish(response)
             _sleep(wait, deadline)
