@@ -191,13 +191,10 @@ def test_a_link_header_of_angle_brackets_takes_no_time():
     assert endpoints.next_link(response) is None  # hours, when each of them was looked for an end
 
 
-@pytest.mark.parametrize("header", ["Content-Length", "Range"])
-def test_a_header_with_thousands_of_digits_is_no_number(header):
+def test_a_length_of_thousands_of_digits_is_no_number():
     kind = b"application/vnd.oci.image.manifest.v1+json"
-    digits = "9" * 5000  # more than int() takes
-    response = response_of(
-        f"HTTP/1.1 200 OK\r\n{header}: {digits}\r\n".encode() + b"Content-Type: " + kind + b"\r\n\r\n"
-    )
+    digits = b"9" * 5000  # more than int() takes
+    response = response_of(b"HTTP/1.1 200 OK\r\nContent-Length: " + digits + b"\r\nContent-Type: " + kind + b"\r\n\r\n")
     assert endpoints.descriptor_of(response, "sha256:" + "0" * 64) is None
 
 
@@ -328,10 +325,10 @@ def test_a_message_about_an_endless_address_is_short():
 def test_a_range_with_thousands_of_digits_is_another_than_was_asked_for(server, repository):
     content = b"0123456789"
     blob = Descriptor(media_type="a/b", digest=Digest(server.blob("a/b", content)), size=len(content))
-    server.on("GET", r"/v2/a/b/blobs/.*", cut=4)
     server.on("GET", r"/v2/a/b/blobs/.*", status=206, headers={"Content-Range": f"bytes {'4' * 5000}-9/10"})
     with repository.open(blob) as file:
-        assert file.read() == content
+        file.seek(4)
+        assert file.read() == content[4:]
 
 
 @pytest.mark.parametrize("value", ["5", "true", '"text"', "{}"])
