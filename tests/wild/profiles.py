@@ -184,7 +184,8 @@ _ALL = (
         name="proxy",
         host="mirror.corp.example",
         auth=lambda scene: scene.basic("corp\\ada", "pr0xy-secret", realm="Corporate"),
-        quirks=("proxy-gzip", "head-without-digest"),
+        quirks=("head-without-digest", "proxy-gzip"),
+        options={"head-without-digest": {"stripped": True}},
         cannot={"pull-anonymous": _LOGIN, "pull-stale": _REJECTED},
     ),
     Profile(

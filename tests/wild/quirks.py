@@ -620,7 +620,14 @@ def _(scene: Scene, met: Callable[[], None], *, looks: int = 1) -> None:
 @_quirk(
     "head-without-digest", "sends no Docker-Content-Digest with HEAD", "regclient#801", "pull", "inspect", "copy-out"
 )
-def _(scene: Scene, met: Callable[[], None]) -> None:
+def _(scene: Scene, met: Callable[[], None], *, stripped: bool = False) -> None:
+    @scene.after(".*", "/v2/.*")
+    def unknown(_: Request, answer: Answer) -> None:
+        """Something in front of the registry passes on what it knows only."""
+        for name in list(answer.headers) if stripped else ():
+            if name.lower().startswith(("docker-", "oci-")):
+                del answer.headers[name]
+
     @scene.after("HEAD", MANIFEST)
     def undigested(_: Request, answer: Answer) -> None:
         if answer.headers.pop("Docker-Content-Digest", None):
