@@ -10,7 +10,7 @@ from ocikit import display
 from ocikit.content.cache import Cache
 from ocikit.content.copy import Cancelled, each
 from ocikit.content.names import selected
-from ocikit.content.progress import Metered, Progress
+from ocikit.content.progress import Metered, Progress, watched
 from ocikit.content.store import Source
 from ocikit.content.titles import name_of
 from ocikit.errors import FileNotInArtifact
@@ -71,7 +71,8 @@ def to_cache(
         progress.finish(blob, "present")
 
     total = sum(b.size for b in unique.values())
-    _watched(progress, title, total, len(unique), lambda: each(unique.values(), one, workers=workers))
+    with watched(progress, title, size=total, count=len(unique)):
+        each(unique.values(), one, workers=workers)
 
 
 def folder_plan(
@@ -111,23 +112,11 @@ def to_folder(
         for _ in transfer.files[1:]:
             progress.finish(blob, "present")
 
-    def run() -> None:
+    total = sum(file.descriptor.size for file in plan.files)
+    with watched(progress, title, size=total, count=len(plan.files)):
         moving = {id(file) for transfer in plan.transfers for file in transfer.files}
         for file in plan.files:
             if id(file) not in moving:
                 progress.finish(file.descriptor, "present")
         each(plan.transfers, one, workers=workers)
         folder.finish(manifest, reference)
-
-    total = sum(file.descriptor.size for file in plan.files)
-    _watched(progress, title, total, len(plan.files), run)
-
-
-def _watched(progress: Progress, title: str, size: int, count: int, run: Callable[[], object]) -> None:
-    progress.begin(title, size=size, count=count)
-    failed = True
-    try:
-        run()
-        failed = False
-    finally:
-        progress.end(failed=failed)

@@ -11,15 +11,17 @@ import sys
 import termios
 import textwrap
 import time
+from concurrent.futures import ThreadPoolExecutor
 from types import SimpleNamespace
 
 import pytest
-from ocikit.content.progress import SILENT
+from ocikit.content.progress import SILENT, Progress
 from ocikit.notebook.bars import Bars, bars
 from ocikit.spec import media_types as mt
 from ocikit.spec.descriptor import Descriptor
 from ocikit.spec.digest import Digest
 
+from tests.homes import home, server, session, write  # noqa: F401 - fixtures
 from tests.notebooks import run_cells
 
 BLOB = Descriptor(media_type=mt.OCTET_STREAM, digest=Digest("sha256:" + "a" * 64), size=1000)
@@ -191,6 +193,63 @@ def test_bars_are_drawn_ten_times_a_second_at_most(terminal):
     took = time.monotonic() - began
     bar.end()
     assert len(percentages(terminal.getvalue())) <= 4 + took / 0.1
+
+
+def test_a_word_beside_the_bar_goes_once_the_transfer_goes_on(terminal, hurried, monkeypatch):
+    monkeypatch.setattr("ocikit.notebook.bars._NOTED", 0)
+    bar = bars(None)
+    bar.begin("pull data", size=1000, count=1)
+    bar.note("503; trying again in 2.0 s")
+    assert "503; trying again in 2.0 s" in screen(terminal.getvalue())[-1]
+    bar.advance(BLOB, 100)
+    assert "trying again" not in terminal.getvalue().rpartition("\r")[2]
+    bar.end()
+
+
+class Notes(Progress):
+    def __init__(self):
+        self.heard = []
+
+    def note(self, message):
+        self.heard.append(message)
+
+
+BIG = bytes(300_000)
+
+
+@pytest.mark.parametrize(
+    ("fault", "heard"),
+    [
+        ({"cut": 200_000}, r"127\.0\.0\.1:\d+ broke off; resuming at 200\.0 kB"),
+        ({"status": 503, "headers": {"Retry-After": "0"}}, r"127\.0\.0\.1:\d+: 503; trying again in 0\.0 s"),
+        ({"drop": "before"}, r"127\.0\.0\.1:\d+: .+; trying again in \d\.\d s"),
+    ],
+    ids=["cut", "503", "dropped"],
+)
+def test_who_listens_hears_of_a_download_that_goes_on(server, session, home, fault, heard):
+    session.push(f"{server.host}/a/b:v1", write(home / "data", {"big.bin": BIG}))
+    server.on("GET", f"/v2/a/b/blobs/{Digest.of(BIG)}", **fault)
+    notes = Notes()
+    session.pull(f"{server.host}/a/b:v1", home / "back", progress=notes)
+    [said] = notes.heard
+    assert re.fullmatch(heard, said)
+
+
+def test_who_listens_hears_of_an_upload_that_is_sent_again(server, session, home):
+    server.on("PUT", "/v2/a/b/blobs/uploads/.*", cut_request=100_000)
+    notes = Notes()
+    session.push(f"{server.host}/a/b:v1", write(home / "data", {"big.bin": BIG}), progress=notes)
+    assert notes.heard == ["the upload broke; beginning it again"]
+
+
+def test_two_calls_at_once_hear_of_their_own_troubles(server, session, home):
+    session.push(f"{server.host}/a/b:v1", write(home / "data", {"big.bin": BIG}))
+    server.on("GET", f"/v2/a/b/blobs/{Digest.of(BIG)}", cut=200_000)
+    listeners = [Notes(), Notes()]
+    with ThreadPoolExecutor(2) as pool:
+        for n, notes in enumerate(listeners):
+            pool.submit(session.pull, f"{server.host}/a/b:v1", home / f"back{n}", progress=notes)
+    assert sorted(len(notes.heard) for notes in listeners) == [0, 1]
 
 
 # Real terminals and pipes ----------------------------------------------------------------------------------------------

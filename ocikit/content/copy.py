@@ -7,6 +7,7 @@ blobs may be missing. Only blobs that exist are skipped.
 
 from __future__ import annotations
 
+import contextvars
 import io
 import itertools
 import logging
@@ -18,7 +19,7 @@ from typing import BinaryIO, TypeVar, cast
 from attrs import field, frozen
 
 from ocikit import display
-from ocikit.content.progress import SILENT, Fate, Metered, Progress
+from ocikit.content.progress import SILENT, Fate, Metered, Progress, watched
 from ocikit.content.store import Source, Store
 from ocikit.errors import CopyError, DigestMismatch, InvalidDocument, ManifestBlobUnknown, OcikitError, SizeMismatch
 from ocikit.spec import media_types
@@ -123,17 +124,13 @@ class Plan(display.Shown):
             CopyError: with the side that failed and the descriptor; the reason is its cause.
         """
         total = sum(b.size for b in (*self.blobs, *self.foreign))
-        progress.begin(title, size=total + sum(len(raw) for _, raw in self.documents), count=len(self.steps))
-        failed = True
-        try:
+        total += sum(len(raw) for _, raw in self.documents)
+        with watched(progress, title, size=total, count=len(self.steps)):
             for layer in self.foreign:
                 progress.note(f"left out {layer}: it may not be redistributed")
                 progress.finish(layer, "skipped")
             each(self.blobs, lambda blob, stop: self._blob(blob, stop, progress), workers=workers)
             self._documents(_Run(progress=progress, workers=workers))
-            failed = False
-        finally:
-            progress.end(failed=failed)
         return self.root
 
     def _blob(self, blob: Descriptor, stop: threading.Event, progress: Progress) -> None:
@@ -508,8 +505,12 @@ def each(items: Iterable[T], work: Callable[[T, threading.Event], object], *, wo
     if workers <= 1:
         loop()
     else:
-        # Daemons, so that a read that hangs can't keep the interpreter from leaving after Ctrl-C
-        threads = [threading.Thread(target=loop, name=f"ocikit-{i}", daemon=True) for i in range(workers)]
+        # Daemons, so that a read that hangs can't keep the interpreter from leaving after Ctrl-C;
+        # with what this thread knows of the transfer around it
+        threads = [
+            threading.Thread(target=contextvars.copy_context().run, args=(loop,), name=f"ocikit-{i}", daemon=True)
+            for i in range(workers)
+        ]
         running = 0
         try:
             for thread in threads:

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from typing import BinaryIO, Literal, cast
 
 from ocikit import display
 from ocikit.spec import media_types
 from ocikit.spec.descriptor import Descriptor
 
-__all__ = ["SILENT", "Fate", "Metered", "Progress", "Tally"]
+__all__ = ["SILENT", "Fate", "Metered", "Progress", "Tally", "mention", "watched"]
 
 #: What became of a descriptor: its bytes were moved, were there already, were mounted within the registry, were
 #: left out (non-distributable layers), or failed.
@@ -41,6 +43,27 @@ class Progress:
 
 
 SILENT = Progress()
+
+_listener: ContextVar[Progress] = ContextVar("listener", default=SILENT)
+
+
+@contextmanager
+def watched(progress: Progress, title: str, *, size: int, count: int) -> Iterator[None]:
+    """A transfer, from its beginning to its end; what is mentioned meanwhile reaches its listener."""
+    token = _listener.set(progress)
+    failed = True
+    try:
+        progress.begin(title, size=size, count=count)
+        yield
+        failed = False
+    finally:
+        _listener.reset(token)
+        progress.end(failed=failed)
+
+
+def mention(message: str) -> None:
+    """A note to whoever listens to the transfer that this belongs to: from far below, where nobody knows of one."""
+    _listener.get().note(message)
 
 
 class Tally(Progress):

@@ -5,7 +5,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import os
 import sys
 import threading
@@ -19,6 +18,7 @@ from ocikit.spec.descriptor import Descriptor
 __all__ = ["Bars", "bars"]
 
 _INTERVAL = 0.1  # seconds between redraws: a notebook's comm channel chokes on more
+_NOTED = 5.0  # seconds that a word stands beside a bar that moves
 
 
 def bars(wish: bool | str | None) -> Progress:
@@ -42,6 +42,15 @@ def _in_notebook() -> bool:
     return type(shell).__name__ == "ZMQInteractiveShell"
 
 
+def _has_widgets() -> bool:
+    """Whether ipywidgets can be imported: it may be there and broken."""
+    try:
+        import ipywidgets  # type: ignore[import-untyped]  # noqa: F401, PLC0415 - in a notebook only
+    except Exception:  # noqa: BLE001 - whatever it fails with, the bar is drawn without it
+        return False
+    return True
+
+
 def _is_terminal() -> bool:
     stream = sys.stderr
     return stream is not None and hasattr(stream, "isatty") and stream.isatty() and os.environ.get("TERM") != "dumb"
@@ -55,12 +64,13 @@ class Bars(Progress):
 
     def __init__(self, *, notebook: bool) -> None:
         self._notebook = notebook
-        self._widgets = notebook and importlib.util.find_spec("ipywidgets") is not None
+        self._widgets = notebook and _has_widgets()
         self._bar: Any = None
         self._place: Any = None
         self._lock = threading.Lock()
         self._done = 0
         self._drawn = 0.0
+        self._noted = 0.0
 
     def begin(self, title: str, *, size: int, count: int) -> None:
         """Draw the bar."""
@@ -101,6 +111,7 @@ class Bars(Progress):
         """Show a word beside the bar."""
         with self._lock:
             if self._bar is not None:
+                self._noted = time.monotonic()
                 self._bar.set_postfix_str(display.shorten(message, 60), refresh=True)
 
     def end(self, *, failed: bool = False) -> None:
@@ -128,6 +139,8 @@ class Bars(Progress):
     def _draw(self) -> None:
         now = time.monotonic()
         if self._bar is not None and now - self._drawn >= _INTERVAL:
+            if self._bar.postfix and now - self._noted >= _NOTED:
+                self._bar.set_postfix_str("", refresh=False)
             # What is sent again was drawn already: the bar waits for it, and never goes back
             if not self._bar.update(max(0, self._done - self._bar.n)):
                 self._bar.refresh()

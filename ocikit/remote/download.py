@@ -10,6 +10,8 @@ from typing import Any
 
 import requests
 
+from ocikit import display
+from ocikit.content.progress import mention
 from ocikit.errors import ConnectionFailed, OcikitError, SizeMismatch, TimedOut
 from ocikit.remote.deadlines import until
 from ocikit.remote.responses import BROKEN, finish, innermost, is_timeout
@@ -163,6 +165,7 @@ class BlobReader(io.RawIOBase):
                 hint="call again: what was received is kept and resumed; if it breaks at the same byte, the registry's copy is cut short",
             ) from innermost(error)
         log.info("%s: resuming at byte %d of %d", self._doing, self._position, self._descriptor.size)
+        mention(f"{self._transport.host} broke off; resuming at {display.size(self._position)}")
         if self._stalls > 1:
             time.sleep(_PAUSE * 2 ** (self._stalls - 2))
 

@@ -18,6 +18,7 @@ import requests
 import urllib3
 
 from ocikit import display
+from ocikit.content.progress import mention
 from ocikit.errors import ConnectionFailed, InvalidResponse, OcikitError, TimedOut, Unsupported, redact
 from ocikit.remote.authentication import Authenticator, Authorization
 from ocikit.remote.connections import Connections
@@ -205,6 +206,7 @@ class Transport(display.Shown):
                 if attempt >= self.network.retries:
                     raise
                 log.info("%s; trying again", error.message)
+                mention(f"{self.host} broke off; trying again")
                 time.sleep(backoff(attempt))
                 attempt += 1
 
@@ -258,12 +260,9 @@ class Transport(display.Shown):
                 or (asked is not None and deadline is not None and time.monotonic() + wait > deadline)
             ):
                 break
-            log.info(
-                "%s: %s; trying again in %.1f s",
-                doing,
-                response.status_code if response is not None else _reason(error),
-                wait,
-            )
+            reason = response.status_code if response is not None else _reason(error)
+            log.info("%s: %s; trying again in %.1f s", doing, reason, wait)
+            mention(f"{self.host}: {reason}; trying again in {display.duration(wait)}")
             if response is not None:
                 finish(response)
             _sleep(wait, deadline)

@@ -216,6 +216,8 @@ class _Upload:
                     raise  # the place is right, so it is the size
                 # Elsewhere than within what was sent, or again where it was: this session leads nowhere
                 stalls = stalls + 1 if reached <= offset else 0
+                if isinstance(error, RangeInvalid) and offset == reached == 0 and self.stream.seekable():
+                    reached = 1  # it was one byte
                 lost = not self.stream.seekable() and (reached < offset or not isinstance(chunk, bytes))
                 if lost or stalls > _STALLS or reached > offset + length:
                     raise
