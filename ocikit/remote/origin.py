@@ -58,7 +58,12 @@ class Origin:
         except ValueError:
             # The reason has the host in it, and with it a user's name and password
             raise InvalidResponse(f"{_shown(url)!r} is not a URL") from None
-        if parts.scheme not in _PORTS or not parts.hostname or not _AUTHORITY.match(url):
+        if parts.scheme in _PORTS and not _AUTHORITY.match(url):
+            raise InvalidResponse(
+                f"{redact(url)!r} is written so that programs may read another host in it",
+                hint="the registry sent it, and it was not followed; don't trust that registry before its operators explain it",
+            )
+        if parts.scheme not in _PORTS or not parts.hostname:
             raise InvalidResponse(
                 f"{_shown(url)!r} is not an http or https URL", hint="the registry sent it; tell its operators"
             )
