@@ -126,10 +126,10 @@ class Scene:
         options = {"network": self.network, "credentials": keys, "progress": False} | options
         return self._stack.enter_context(ocikit.Session(**options))
 
-    def user(self, call: Callable[[], Any]) -> Any:
+    def user(self, call: Callable[..., Any], *arguments: Any, **options: Any) -> Any:
         """Let the user do something; an error that isn't one of ours is not caught."""
         try:
-            result = call()
+            result = call(*arguments, **options)
         except OcikitError as error:
             self.ends.append(error)
             self.seen += [str(error), repr(error)]
@@ -269,7 +269,7 @@ def scene() -> Iterator[Scene]:
     """A scene in a process whose environment, working folder and names are its own for the time of the block."""
     with contextlib.ExitStack() as stack:
         root = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="ocikit-attack-")))
-        registry, auth, evil, trap = (stack.enter_context(FaultServer()) for _ in range(4))
+        registry, auth, evil, trap = (stack.enter_context(_server()) for _ in range(4))
         made = Scene(root, registry, auth, evil, trap, stack=stack)
         made.work.mkdir(parents=True)
         (root / "attacker").mkdir()
@@ -285,6 +285,20 @@ def scene() -> Iterator[Scene]:
         warnings.simplefilter("always")
         stack.enter_context(_listening(made))
         yield made
+
+
+_idle: list[FaultServer] = []
+
+
+@contextlib.contextmanager
+def _server() -> Iterator[FaultServer]:
+    """A server as new; it is used again, since to stop one takes longer than most attacks."""
+    server = _idle.pop() if _idle else FaultServer().__enter__()
+    yield server
+    for kept in (server.blobs, server.manifests, server.tags, server.uploads, server.requests, server.faults):
+        kept.clear()
+    server.guard, server.tls, server.connections = None, None, 0
+    _idle.append(server)
 
 
 def _environment(stack: contextlib.ExitStack, house: Path) -> None:

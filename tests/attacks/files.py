@@ -39,9 +39,9 @@ def a_title_leads_nowhere_but_into_the_folder(scene, titles):
     for number, title in enumerate(titles.values()):
         ref = scene.artifact(scene.layer(b"%d" % number, title))
         out = scene.work / f"out{number}" / "deep" / "er"
-        scene.user(lambda: scene.session.pull(ref, out, force=True))
-        scene.user(lambda: scene.session.pull(ref))
-        scene.user(lambda: scene.session.fetch(ref, title))
+        scene.user(scene.session.pull, ref, out, force=True)
+        scene.user(scene.session.pull, ref)
+        scene.user(scene.session.fetch, ref, title)
         found = [p for p in (scene.work / f"out{number}").rglob("*") if p.is_file() and out not in p.parents]
         assert not found, (title, found)
     assert {p.name for p in scene.work.iterdir()} <= {f"out{number}" for number in range(len(titles))}
@@ -54,7 +54,7 @@ RESERVED = ["CON", "nul.txt", "aux", "com1.log", "a:b", "a.", "a ", "CONIN$", "f
 def names_that_mean_something_elsewhere_are_files_or_refused(scene):
     for title in RESERVED:
         ref = scene.artifact(scene.layer(CONTENT, title))
-        scene.user(lambda: scene.session.pull(ref, "out", force=True))
+        scene.user(scene.session.pull, ref, "out", force=True)
     assert set(scene.files()) <= set(RESERVED)
 
 
@@ -78,9 +78,9 @@ def nothing_is_written_through_a_link_in_the_folder(scene, where):
     (out / "file").symlink_to(scene.root / "secret")
     for force in (False, True):
         ref = scene.artifact(scene.layer(CONTENT, "sub/x"))
-        scene.user(lambda: scene.session.pull(ref, "out", force=force))
+        scene.user(scene.session.pull, ref, "out", force=force)
         ref = scene.artifact(scene.layer(CONTENT, "file"))
-        scene.user(lambda: scene.session.pull(ref, "out", force=force))
+        scene.user(scene.session.pull, ref, "out", force=force)
     assert not list(target.iterdir())
 
 

@@ -87,7 +87,7 @@ def the_signature_of_a_url_is_not_shown(scene, status):
 @attack(
     "secrets at rest",
     "wrong credentials of every kind",
-    ends="Unauthorized|CredentialsError|RegistryError|InvalidArgument|InvalidReference",
+    ends="Unauthorized|CredentialsError|NameUnknown|InvalidReference|InvalidDigest",
 )
 def credentials_that_do_not_work_are_not_shown(scene):
     scene.challenge(f"{scene.auth.url}/token")
