@@ -99,6 +99,8 @@ class Scene:
     """Where every other host leads to."""
     network: ocikit.Network = NETWORK
     names: dict[str, FaultServer] = field(factory=dict)
+    given: str = "no credential"
+    """What of the user's goes to the attacker, as `judge` makes sure, or by right."""
     ends: list[OcikitError | None] = field(factory=list)
     """How the user's calls ended."""
     seen: list[str] = field(factory=list)
@@ -224,7 +226,7 @@ class Scene:
         for request in requests:
             what = request.method + (f" with {len(request.body)} B" if request.body else "")
             kinds[what] = kinds.get(what, 0) + 1
-        return ", ".join(f"{n}x {what}" if n > 1 else what for what, n in kinds.items()) + "; no credential"
+        return ", ".join(f"{n}x {what}" if n > 1 else what for what, n in kinds.items()) + f"; {self.given}"
 
     def judge(self, attack: Attack) -> None:
         """Raise AssertionError if harm was done."""

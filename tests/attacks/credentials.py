@@ -340,6 +340,7 @@ def what_one_token_server_gave_is_not_sent_to_another(scene):
     scene.registry.on("GET|HEAD", ".*", times=None, status=401, headers={"WWW-Authenticate": f'Bearer realm="{scene.evil.url}/token",service="registry"'})  # fmt: skip
     scene.user(lambda: list(session.tags(ref)))
     assert scene.evil.seen("POST", "/token")
+    scene.given = "the user's own refresh token: a registry says where that goes"
 
 
 @attack(
