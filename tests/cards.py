@@ -143,8 +143,8 @@ def image_index():
 def tags(n=500):
     names = [f"v{major}.{minor}.{patch}" for major in range(1, 4) for minor in range(12) for patch in range(11)]
     names += ["latest", "main", "nightly-2026-11-20", "v3.12.0-rc1", "edge"]
-    names += [f"sha256-{ocikit.Digest.of(str(i).encode()).encoded}.sig" for i in range(n)]
-    return Listing(iter(sorted(names)[-n:]), "tags", DATA)
+    names += [f"sha256-{ocikit.Digest.of(str(i).encode()).encoded}.sig" for i in range(n - len(names))]
+    return Listing(iter(sorted(names)), "tags", DATA)
 
 
 def whole(listing):
