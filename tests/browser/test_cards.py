@@ -16,7 +16,7 @@ FACTS = {
     "artifact": ["2025.parquet", "README.md", "registry.example/weather/stations"],
     "artifact_index": ["linux/amd64", "linux/arm64/v8"],
     "artifact_many_files": ["10,000", "images/000/00000.jpeg", "more"],
-    "config": ["/entrypoint.sh", "LANG=C.UTF-8"],
+    "config": ["/entrypoint.sh", "C.UTF-8"],
     "tags": ["latest", "v3.11.10", "more"],
     "referrers": ["accuracy on 2026", "application/spdx+json"],
     "explanation": ["registry.example", "ada"],
