@@ -182,6 +182,27 @@ def test_versions_are_sorted_as_people_count():
     assert sorted(["v1.9", "v1.10", "latest"], key=newest_first, reverse=True) == ["latest", "v1.10", "v1.9"]
 
 
+def enter(field):
+    """Press Enter in a field: what a front end sends then."""
+    field._handle_custom_msg({"event": "submit"}, [])
+
+
+def test_enter_in_a_filter_opens_the_first_that_suits(server, explore):
+    put(server, "team/waves", {"a.csv": b"x,y\n1,2\n", "b.txt": b"hello"}, "v1", "v2")
+    explorer = explore(server.host)
+    explorer.repositories.filter.value = "wav"
+    enter(explorer.repositories.filter)
+    assert explorer.wait()
+    explorer.tags.filter.value = "2"
+    enter(explorer.tags.filter)
+    assert explorer.wait()
+    explorer.filter.value = "b."
+    enter(explorer.filter)
+    assert explorer.wait()
+    assert "hello" in explorer.preview_text.value
+    assert f"{server.host}/team/waves:v2" in explorer.code.value
+
+
 # -- what was clicked last is what counts
 
 

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import html
 import os
 import sys
 import threading
@@ -67,6 +68,7 @@ class Bars(Progress):
         self._widgets = notebook and _has_widgets()
         self._bar: Any = None
         self._place: Any = None
+        self._word: Any = None
         self._lock = threading.Lock()
         self._done = 0
         self._drawn = 0.0
@@ -92,6 +94,7 @@ class Bars(Progress):
                 desc=display.shorten(title, 40), mininterval=0, miniters=1, **about,
             )  # fmt: skip
         if self._widgets:
+            self._word = _fitted(self._bar.container)
             self._place = _Place(self._bar.container)
 
     def advance(self, descriptor: Descriptor, n: int) -> None:
@@ -112,7 +115,7 @@ class Bars(Progress):
         with self._lock:
             if self._bar is not None:
                 self._noted = time.monotonic()
-                self._bar.set_postfix_str(display.shorten(message, 60), refresh=True)
+                self._say(display.shorten(message, 60))
 
     def end(self, *, failed: bool = False) -> None:
         """Take the bar away."""
@@ -139,12 +142,31 @@ class Bars(Progress):
     def _draw(self) -> None:
         now = time.monotonic()
         if self._bar is not None and now - self._drawn >= _INTERVAL:
-            if self._bar.postfix and now - self._noted >= _NOTED:
-                self._bar.set_postfix_str("", refresh=False)
+            if self._noted and now - self._noted >= _NOTED:
+                self._noted = 0.0
+                self._say("")
             # What is sent again was drawn already: the bar waits for it, and never goes back
             if not self._bar.update(max(0, self._done - self._bar.n)):
                 self._bar.refresh()
             self._drawn = now
+
+    def _say(self, word: str) -> None:
+        if self._word is not None:
+            self._word.value = html.escape(word)
+        else:
+            self._bar.set_postfix_str(word, refresh=True)
+
+
+def _fitted(container: Any) -> Any:
+    """Let tqdm's row of widgets break where a page is narrow: a bar of no width says nothing. Gives a place for a word."""
+    from ipywidgets import HTML  # type: ignore[import-untyped]  # noqa: PLC0415 - as above
+
+    _, bar, _ = container.children
+    bar.layout.flex, bar.layout.width, bar.layout.max_width = "1 1 10em", "auto", "25em"
+    container.layout.flex_flow = "row wrap"
+    word = HTML()
+    container.children = (*container.children, word)
+    return word
 
 
 class _Place:

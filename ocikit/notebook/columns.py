@@ -13,7 +13,7 @@ import ipywidgets as w  # type: ignore[import-untyped]  # it has no types
 from ocikit import display
 from ocikit.errors import OcikitError
 
-__all__ = ["PAGE", "Column", "Jobs", "message", "newest_first"]
+__all__ = ["PAGE", "Column", "Jobs", "message", "newest_first", "on_enter"]
 
 PAGE = 200  # names shown at once: a browser scrolls them without a pause, and people filter beyond
 
@@ -84,8 +84,21 @@ def newest_first(name: str) -> list[tuple[int, int, str]]:
     return [(2, 0, "")] if name == "latest" else [(1, int(p), "") if p.isdecimal() else (0, 0, p) for p in parts]
 
 
+def on_enter(field: Any, act: Callable[[], None]) -> None:
+    """Act when Enter is pressed in a field of text.
+
+    JupyterLab keeps the arrow keys of lists for itself (they move between cells); a field of text has all of its keys.
+    """
+
+    def receive(_: Any, content: Any, __: Any) -> None:
+        if isinstance(content, dict) and content.get("event") == "submit":
+            act()
+
+    field.on_msg(receive)
+
+
 class Column:
-    """A list of names to choose from.
+    """A list of names to choose from: by a click, or by typing a part of it and Enter.
 
     Args:
         title: what they are.
@@ -101,7 +114,9 @@ class Column:
         self._names: Names = ()
         self._limit = PAGE
         self._filling = False
-        self.filter = w.Text(placeholder=f"filter {title}", layout=w.Layout(width="auto"), continuous_update=True)
+        self.filter = w.Text(
+            placeholder=f"filter {title}, Enter opens the first", layout=w.Layout(width="auto"), continuous_update=True
+        )
         self.order = w.Dropdown(options=["as listed", "newest first"], layout=w.Layout(width="auto"))
         self.list = w.Select(options=[], rows=12, layout=w.Layout(width="auto"), description_allow_html=False)
         self.more = w.Button(description="more", layout=w.Layout(width="auto", display="none"))
@@ -113,6 +128,7 @@ class Column:
         )
         self.filter.observe(lambda _: self._again(PAGE), "value")
         self.order.observe(lambda _: self._again(PAGE), "value")
+        on_enter(self.filter, self._again_and_open)
         self.more.on_click(lambda _: self._again(self._limit + PAGE))
         self.list.observe(self._pick, "value")
 
@@ -142,7 +158,10 @@ class Column:
     def _problem(self, error: OcikitError) -> None:
         self.status.value = message(str(error), problem=True)
 
-    def _again(self, limit: int, chosen: str = "") -> None:
+    def _again_and_open(self) -> None:
+        self._again(PAGE, first=True)
+
+    def _again(self, limit: int, chosen: str = "", *, first: bool = False) -> None:
         self._limit = limit
         names, text, newest = self._names, self.filter.value.strip().lower(), self.order.value == "newest first"
         chosen = chosen or self.list.value or ""
@@ -172,7 +191,11 @@ class Column:
             which = f" with {self.filter.value.strip()!r}" if text else ""
             rest = f" of {looked:,}" if text and not more else ""
             count = f"the first {len(found):,}" if more else f"{len(found):,}"
-            self.status.value = message(f"{count}{which}{rest}" if found else f"no {self._title}{which}{rest}")
+            self.status.value = message(
+                f"{count} {self._title}{which}{rest}" if found else f"no {self._title}{which}{rest}"
+            )
+            if first and found:
+                self.list.value = found[0]
 
         self._jobs.run(f"{self._title} list", work, then, self._problem)
 
@@ -180,6 +203,7 @@ class Column:
         self._filling = True
         try:
             self.list.options = [(display.shorten(name, 200), name) for name in names]
+            self.list.rows = min(12, max(3, len(names) + 1))
             self.list.value = chosen if chosen in names else None
         finally:
             self._filling = False

@@ -10,13 +10,15 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol
 
+import attrs
 import ipywidgets as w  # type: ignore[import-untyped]  # it has no types
 
 from ocikit import display
 from ocikit.artifact import Artifact, File
 from ocikit.content.progress import Progress
+from ocikit.display.page import page
 from ocikit.errors import OcikitError
-from ocikit.notebook.columns import Column, Jobs, message
+from ocikit.notebook.columns import Column, Jobs, message, on_enter
 from ocikit.notebook.previews import preview, wanted
 from ocikit.spec.descriptor import Descriptor
 from ocikit.spec.manifest import Index
@@ -62,7 +64,7 @@ class Explorer:
         self._jobs = Jobs()
         self._artifact: Artifact | None = None
         self._files: list[File] = []
-        self._bar_jobs = 0
+        self._filling = False
         self._stop = False
         narrow = w.Layout(width="auto")
         self.address = w.Text(
@@ -77,7 +79,7 @@ class Explorer:
         self.card = w.HTML()
         self.manifests = w.Select(options=[], rows=5, layout=narrow)
         self.manifests_box = w.VBox([w.HTML("<b>manifests</b>"), self.manifests], layout=w.Layout(display="none"))
-        self.filter = w.Text(placeholder="filter files", layout=narrow)
+        self.filter = w.Text(placeholder="filter files, Enter shows the first", layout=narrow)
         self.files = w.SelectMultiple(options=[], rows=8, layout=narrow)
         self.files_status = w.HTML()
         self.folder = w.Text(
@@ -127,6 +129,7 @@ class Explorer:
         self.referrers.observe(self._pick_referrer, "value")
         self.filter.observe(lambda _: self._list_files(), "value")
         self.files.observe(self._pick_files, "value")
+        on_enter(self.filter, self._first_file)
         self.download.on_click(lambda _: self._download())
         self.stop.on_click(lambda _: self._stop_download())
         self.tree.on_click(lambda _: self._list_tree())
@@ -224,7 +227,10 @@ class Explorer:
 
     def _show(self, artifact: Artifact, *, keep_manifests: bool) -> None:
         self._artifact = artifact
-        self.card.value = artifact._repr_html_()
+        # Folded: its files and manifests are below, to be chosen from
+        card = display.card_of(artifact)
+        folded = attrs.evolve(card, sections=tuple(attrs.evolve(s, unfolded=False) for s in card.sections))
+        self.card.value = page(folded) or message(str(artifact))
         if isinstance(artifact.document, Index):
             self.manifests.options = [("choose one …", None), *((_manifest_label(d), str(d.digest)) for d in artifact.document.manifests)]  # fmt: skip
             self.manifests_box.layout.display = None
@@ -232,6 +238,7 @@ class Explorer:
         else:
             if not keep_manifests:
                 self.manifests_box.layout.display = "none"
+            self.files.value = ()
             try:
                 self._files = list(artifact.files.values())
             except OcikitError as error:
@@ -266,17 +273,30 @@ class Explorer:
     def _list_files(self) -> None:
         text = self.filter.value.strip().lower()
         found = [(i, f) for i, f in enumerate(self._files) if text in f.name.lower()]
-        self.files.value = ()
-        self.files.options = [
-            (f"{display.shorten(f.name, 120)}  ({display.size(f.size)})", i) for i, f in found[:_FILES]
-        ]
+        shown, chosen = found[:_FILES], self.files.value
+        # What was chosen stays so while it is in sight: a filter's last letter may come after Enter
+        kept = tuple(i for i in chosen if i in {i for i, _ in shown})
+        self._filling = True
+        try:
+            self.files.options = [(f"{display.shorten(f.name, 120)}  ({display.size(f.size)})", i) for i, f in shown]
+            self.files.rows = min(10, max(3, len(shown) + 1))
+            self.files.value = kept
+        finally:
+            self._filling = False
+        if kept != chosen:
+            self._pick_files(None)
         more = len(found) - _FILES
         self.files_status.value = message(f"{len(found):,} of {len(self._files):,}" + (f"; {more:,} more not shown" if more > 0 else ""))  # fmt: skip
+
+    def _first_file(self) -> None:
+        self.files.value = tuple(index for _, index in self.files.options[:1])
 
     def _chosen(self) -> list[File]:
         return [self._files[i] for i in self.files.value]
 
     def _pick_files(self, _: object) -> None:
+        if self._filling:
+            return
         chosen, artifact = self._chosen(), self._artifact
         self.preview_picture.layout.display = "none"
         self.preview_text.value = ""
@@ -296,7 +316,7 @@ class Explorer:
 
         def then(head: bytes) -> None:
             shown = preview(file.name, head, file.size)
-            self.preview_text.value = shown.html
+            self.preview_text.value = f'<div class="ocikit">{shown.html}</div>'
             if shown.picture:
                 self.preview_picture.value, self.preview_picture.format = shown.picture, shown.format
                 self.preview_picture.layout.display = None
@@ -321,7 +341,7 @@ class Explorer:
 
         def then(tree: Mapping[str, Any]) -> None:
             rows = [(path, entry.type, display.Size(entry.size)) for path, entry in tree.items()]
-            self.preview_text.value = display.table(("path", "type", "size"), rows, 200)
+            self.preview_text.value = f'<div class="ocikit">{display.table(("path", "type", "size"), rows, 200)}</div>'
 
         def failed(error: OcikitError) -> None:
             self.preview_text.value = message(str(error), problem=True)
