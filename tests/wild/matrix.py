@@ -146,7 +146,8 @@ class Cell:
                 continue
 
             def suits(request: Request, wanted: Callable[[Request], bool] = wanted) -> bool:
-                return wanted(request) and (self.request not in {"GET blob", "HEAD blob"} or layer in request.path)
+                about = f"{request.path} {request.query.get('digest')}"
+                return wanted(request) and (not self.request.endswith(" blob") or layer in about)
 
             proxy.on(method, path, times=times, when=suits, **fault)
 
