@@ -64,6 +64,11 @@ class Listing(Sequence[T], display.Shown, Generic[T]):
             if self._what == "tags" and len(self._known) - self._sorted.count >= _BATCH:
                 self._sorted = self._names()
 
+    @property
+    def known(self) -> tuple[T, ...]:
+        """What has been read so far; nothing is fetched for it."""
+        return tuple(self._known)
+
     @overload
     def __getitem__(self, index: int) -> T: ...
 

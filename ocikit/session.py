@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import io
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -101,6 +102,7 @@ class Session(display.Shown):
         self._keychain = credentials if isinstance(credentials, Keychain) else Keychain(credentials)
         self._places = Places(settings, self._keychain)
         self._lookup = Lookup(self.cache)
+        self._catalogs: dict[str, Listing[str]] = {}
 
     def __enter__(self) -> Self:
         return self
@@ -133,8 +135,14 @@ class Session(display.Shown):
     # Low level
 
     def registry(self, host: str) -> Registry:
-        """The registry at a host; `.repository(name)` has every endpoint of the specification."""
-        return self._places.registry(host)
+        """The registry at a host; `["team/data"]` of it has every endpoint of the specification."""
+        found = self._places.registry(host)
+        found.known = functools.partial(self._known, found.host)
+        return found
+
+    def _known(self, host: str) -> set[str]:
+        """Names of repositories that this session has listed, or the cache has; without a request."""
+        return {*self.cache.repositories(host), *(self._catalogs[host].known if host in self._catalogs else ())}
 
     def repository(self, reference: str | Reference, *, push: bool = False) -> Repository:
         """The repository of a reference; with `push`, the first token already holds the right to."""
@@ -320,7 +328,9 @@ class Session(display.Shown):
 
     def catalog(self, host: str) -> Listing[str]:
         """Every repository of a registry. Raises: Unsupported: many don't list them."""
-        return Listing(self.registry(host).catalog(), "repositories", host)
+        registry = self.registry(host)
+        found = self._catalogs[registry.host] = Listing(registry.catalog(), "repositories", host)
+        return found
 
     def referrers(self, ref: str | AnyReference, artifact_type: str | None = None) -> Listing[Descriptor]:
         """What was attached to an artifact: descriptors with artifact types and annotations."""

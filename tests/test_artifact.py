@@ -234,3 +234,44 @@ def test_an_artifact_without_files_says_so(session):
     with pytest.raises(ocikit.FileNotInArtifact) as caught:
         one["x"]
     assert caught.value.hint == "this artifact has no files"
+
+
+def test_tab_offers_the_repositories_that_are_known_without_asking_anybody(server, session, home):
+    write(home, {"a.csv": "x"})
+    for name in ("team/data", "team/deep/er.json", "solo"):
+        session.push(f"{server.host}/{name}:v1", "a.csv")
+    registry = session.registry(server.host)
+    assert registry._ipython_key_completions_() == []
+    session.resolve(f"{server.host}/team/deep/er.json:v1")
+    session.resolve(f"{server.host}/solo:v1")
+    server.requests.clear()
+    assert registry._ipython_key_completions_() == ["solo", "team/deep/er.json"]
+    assert moved(server) == []
+    assert repr(registry["team/data"]) == f"Repository(name='{server.host}/team/data')"
+    with pytest.raises(ocikit.InvalidReference):
+        registry["No"]
+    with pytest.raises(TypeError):
+        iter(registry)
+
+
+def test_tab_offers_what_a_catalog_has_shown_so_far(session):
+    with ocikit.serve() as running:
+        layer = ocikit.Descriptor.of(b"x", "text/plain")
+        for name in ("b", "a/c"):
+            repository = session.registry(running.host)[name]
+            repository.push_bytes(layer, b"x")
+            manifest = ocikit.Manifest(config=layer, layers=[layer])
+            repository.push_bytes(manifest.descriptor, manifest.raw, tag="v1")
+        assert list(session.catalog(running.host)) == ["a/c", "b"]
+        assert session.registry(running.host)._ipython_key_completions_() == ["a/c", "b"]
+
+
+def test_a_look_at_a_large_cache_for_completion_ends_early(tmp_path):
+    cache = ocikit.Cache(tmp_path)
+    for i in range(700):
+        folder = tmp_path / "refs" / "registry.example%3A5000" / f"r{i:03}"
+        folder.mkdir(parents=True)
+        (folder / "v1.json").touch()
+    found = cache.repositories("registry.example:5000")
+    assert 400 < len(found) < 501
+    assert cache.repositories("elsewhere.example") == []

@@ -289,6 +289,12 @@ class Cache(display.Shown, Store):
 
     # Housekeeping
 
+    def repositories(self, host: str) -> list[str]:
+        """The names at a registry that are known here, after a short look: for completion. `scan` knows all."""
+        from ocikit.content.inventory import repositories  # noqa: PLC0415 - as below
+
+        return repositories(self.root, host)
+
     def scan(self) -> CacheInfo:
         """What is on disk, by repository, with sizes. Walks the folder."""
         from ocikit.content.inventory import scan  # noqa: PLC0415 - housekeeping is loaded when it is done

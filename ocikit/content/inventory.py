@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import json
 import os
 import re
@@ -11,7 +12,7 @@ from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
 from pathlib import Path
-from urllib.parse import unquote
+from urllib.parse import quote, unquote
 
 from attrs import frozen
 
@@ -33,9 +34,12 @@ __all__ = [
     "files_below",
     "listing",
     "names",
+    "repositories",
     "scan",
     "verify",
 ]
+
+_FOLDERS = 500  # that a look at a cache goes through
 
 _SNAPSHOT = re.compile(r"([a-z0-9]+)-([0-9a-f]{64,})")
 
@@ -192,6 +196,24 @@ def listing(folder: Path) -> list[os.DirEntry[str]]:
             return list(entries)
     except OSError:
         return []
+
+
+def repositories(root: Path, host: str) -> list[str]:
+    """The repositories of a registry that a cache has notes on. A look, not a walk: in a large cache it ends early."""
+    start = root / "refs" / quote(host, safe="")
+    found: list[Path] = []
+    waiting = [start]
+    for _ in range(_FOLDERS):
+        if not waiting:
+            break
+        folder = waiting.pop(0)
+        with contextlib.suppress(OSError), os.scandir(folder) as entries:
+            for entry in itertools.islice(entries, _FOLDERS):
+                if entry.is_dir(follow_symlinks=False):
+                    waiting.append(folder / entry.name)
+                elif entry.name.endswith(".json") and folder not in found[-1:]:
+                    found.append(folder)
+    return sorted(unquote(folder.relative_to(start).as_posix()) for folder in found)
 
 
 def files_below(folder: Path) -> Iterator[tuple[Path, os.stat_result]]:

@@ -7,7 +7,7 @@ import difflib
 import io
 import logging
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import BinaryIO
 
 import attrs
@@ -92,11 +92,24 @@ class Ping(display.Shown):
 
 
 class Registry(display.Shown):
-    """A registry: ask whether it is there, list its repositories, open one."""
+    """A registry: ask whether it is there, list its repositories, open one: `registry["team/data"]`."""
 
     def __init__(self, transport: Transport) -> None:
         self.transport = transport
         self.host = transport.host
+        self.known: Callable[[], Iterable[str]] = tuple
+        """Names of repositories that can be had without a request: what Tab offers."""
+
+    def __getitem__(self, name: str) -> Repository:
+        return self.repository(name)
+
+    __iter__ = None  # there is no end to what could be asked for; `catalog` lists what is there
+
+    def _ipython_key_completions_(self) -> list[str]:
+        try:
+            return sorted(self.known())
+        except (OSError, OcikitError):
+            return []
 
     def __rich_repr__(self) -> display.Description:
         yield from self.transport.__rich_repr__()
@@ -104,7 +117,7 @@ class Registry(display.Shown):
     def _facts(self) -> Iterator[tuple[str, object]]:
         yield from display.given(self.__rich_repr__())
         yield "repositories", display.Code(".catalog()")
-        yield "one of them", display.Code('.repository("team/data")')
+        yield "one of them", display.Code('["team/data"]')
 
     def repository(self, name: str, *, push: bool = False) -> Repository:
         """One repository; with `push`, the first token already holds the right to. Raises: InvalidReference."""
