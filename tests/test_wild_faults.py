@@ -42,6 +42,10 @@ def upstream(request):
         yield running
 
 
+#: What has little to do with how a registry keeps things.
+ours = pytest.mark.parametrize("upstream", ["ocikit"], indirect=True)
+
+
 @pytest.fixture
 def proxy(upstream):
     with Proxy(upstream.url) as running:
@@ -79,6 +83,7 @@ def test_a_pull_that_cannot_go_on_begins_anew(image, proxy, tmp_path, cell):
     assert outcome.moved <= HALF + image.size + UNREAD + MIB
 
 
+@ours
 @pytest.mark.parametrize("kind", ASKED)
 def test_a_pull_asks_again(image, proxy, tmp_path, kind):
     outcome = matrix.pull("ocikit", image, proxy, Cell("GET blob", kind), tmp_path)
@@ -91,12 +96,14 @@ def small(tmp_path_factory):
     return Image.made(tmp_path_factory.mktemp("image") / "layout", 1000)
 
 
+@ours
 @pytest.mark.parametrize("request_", ["HEAD manifest", "GET manifest"])
 @pytest.mark.parametrize("kind", ["502, HTML", "never asked", "answer lost, reset"])
 def test_a_document_is_asked_for_again(small, proxy, tmp_path, request_, kind):
     assert matrix.pull("ocikit", small, proxy, Cell(request_, kind), tmp_path).survived
 
 
+@ours
 @pytest.mark.parametrize("kind", ["cut", "chunked, cut", "short", "gzip"])
 def test_a_document_that_breaks_is_asked_for_again(small, proxy, tmp_path, kind):
     outcome = matrix.pull("ocikit", small, proxy, Cell("GET manifest", kind, 100), tmp_path)
@@ -104,6 +111,7 @@ def test_a_document_that_breaks_is_asked_for_again(small, proxy, tmp_path, kind)
     assert outcome.survived or kind.startswith("short"), outcome.why
 
 
+@ours
 @pytest.mark.parametrize("cell", [Cell("GET blob", "gzip"), Cell("GET blob", "slow")], ids=str)
 def test_a_pull_takes_what_comes(image, proxy, tmp_path, cell):
     outcome = matrix.pull("ocikit", image, proxy, cell, tmp_path)
@@ -121,12 +129,14 @@ def test_a_push_that_breaks_arrives(image, proxy, tmp_path, cell):
     assert outcome.survived, outcome.why
 
 
+@ours
 @pytest.mark.parametrize("request_", ["HEAD blob", "POST", "PUT manifest"])
 @pytest.mark.parametrize("kind", ["502, HTML", "never asked", "answer lost, reset"])
 def test_what_a_push_asks_besides_is_asked_again(small, proxy, tmp_path, request_, kind):
     assert matrix.push("ocikit", small, proxy, Cell(request_, kind), tmp_path).survived
 
 
+@ours
 @pytest.mark.parametrize("size", [0, 1])
 @pytest.mark.parametrize("kind", ["cut", "reset", "answer lost"])
 def test_blobs_of_no_bytes_and_of_one_survive_both_ways(proxy, repo, open_blob, size, kind):
@@ -163,6 +173,7 @@ def test_a_chunk_that_breaks_costs_no_more_than_that_chunk(proxy, open_blob, whi
         assert stream.read() == content
 
 
+@ours
 def test_a_request_that_is_dropped_beside_one_that_is_answered_does_not_change_the_scheme(proxy):
     for milliseconds in range(0, 40, 4):
         proxy.on("GET", "/v2/", delay=milliseconds / 1000)
@@ -188,6 +199,7 @@ FOR_EVER = {
 }
 
 
+@ours
 @pytest.mark.parametrize("kind", FOR_EVER)
 def test_a_pull_from_what_never_works_ends_with_a_typed_error_and_keeps_nothing(image, proxy, repo, tmp_path, kind):
     image.put(proxy.upstream, repo, whole=True)
@@ -199,6 +211,7 @@ def test_a_pull_from_what_never_works_ends_with_a_typed_error_and_keeps_nothing(
     assert not images.blob(tmp_path, image.layer).exists()
 
 
+@ours
 @pytest.mark.parametrize("kind", ["request cut", "500"])
 def test_a_push_to_what_never_works_ends_with_a_typed_error(image, proxy, repo, tmp_path, kind):
     image.put(proxy.upstream, repo, whole=False)
@@ -288,6 +301,7 @@ def test_a_pull_that_was_killed_goes_on_where_it_was(proxy, pulled, tmp_path, pl
     assert sum(p.sent for p in proxy.passed if p.request in again) <= SIZE - at + MIB
 
 
+@ours
 @pytest.mark.parametrize("place", ["cache", "to"])
 def test_a_pull_that_failed_goes_on_where_it_was(proxy, pulled, tmp_path, place):
     _, content, pull = pulled

@@ -51,7 +51,7 @@ __all__ = [
 
 MIB = 1 << 20
 READ_TIMEOUT = 1.0  # seconds, of ocikit
-WAITS = 3.0  # seconds that a proxy doesn't answer for
+WAITS = 2.0  # seconds that a proxy doesn't answer for
 PATIENCE = 60  # seconds for a client
 CLIENTS = ("ocikit", "oras", "crane", "skopeo", "regctl")
 _HTML = b"<html><head><title>502 Bad Gateway</title></head><body>nginx</body></html>"
