@@ -24,7 +24,8 @@
     └─ ServerFailed                                        also OSError
 
 Every message says what happened, to what, and what to do next (`hint`). A registry's own words are repeated, cleaned
-of control characters and secrets. All errors survive a pickle.
+of control characters and secrets. All errors survive a pickle. In IPython, their tracebacks end where the library begins;
+`%xmode Verbose` or `OCIKIT_TRACEBACK=full` shows all of it.
 """
 
 from __future__ import annotations
@@ -138,6 +139,12 @@ class OcikitError(Exception, Shown):
         # In full: what to do next stands at its end
         hint = f", hint={clean(repr(self.hint))}" if self.hint else ""
         return f"{type(self).__name__}({clean(repr(self.message))}{hint})"
+
+    def _render_traceback_(self) -> list[str]:
+        """What IPython shows when nobody catches it."""
+        from ocikit.display.folding import folded  # noqa: PLC0415 - for IPython alone
+
+        return folded(self, list(_causes(self)))
 
     def __rich_repr__(self) -> Description:
         yield "message", self.message

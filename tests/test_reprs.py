@@ -2,10 +2,14 @@
 
 import importlib
 import io
+import json
+import os
 import pkgutil
 import re
+import subprocess
 import sys
 import threading
+import traceback
 from pathlib import Path, PurePath
 
 import attrs
@@ -417,3 +421,68 @@ def test_pages_of_all_cards_can_be_written(tmp_path):
     written = cards.write(tmp_path)
     assert set(CARDS) | {"index", "dark"} == set(written)
     assert 'data-theme="dark"' in written["dark"].read_text()
+
+
+# When nobody catches it
+
+CELLS = """
+import json, sys
+from IPython.core.interactiveshell import InteractiveShell
+
+shell = InteractiveShell.instance(colors="nocolor")
+shell.run_cell("import ocikit, pickle")
+for mode, cell in json.loads(sys.argv[1]):
+    shell.InteractiveTB.set_mode(mode)
+    shell.run_cell(cell)
+    print("=====")
+"""
+
+MINE = """
+def mine(reference):
+    return ocikit.inspect(reference)
+
+mine("oci:nowhere:v1")
+"""
+
+CALLBACK = """
+def choose(descriptor):
+    return ocikit.Digest("mine is wrong")
+
+index = ocikit.Index(manifests=[ocikit.Descriptor.of(b"1", "text/plain")])
+index.select(choose)
+"""
+
+
+def cells(*given, tmp_path, **environment):
+    """What IPython shows of these cells."""
+    home = {
+        "HOME": str(tmp_path),
+        "IPYTHONDIR": str(tmp_path / "ipython"),
+        "PYTHONPATH": str(Path(cards.__file__).parents[1]),
+    }
+    run = subprocess.run(
+        [sys.executable, "-c", CELLS, json.dumps(given)], capture_output=True, text=True, check=True, timeout=120,
+        cwd=tmp_path, env={**os.environ, **home, **environment},
+    )  # fmt: skip
+    return run.stdout.split("=====")
+
+
+def test_an_error_that_nobody_catches_shows_the_callers_lines_and_what_to_do(tmp_path):
+    short, whole, callback = cells(["Context", MINE], ["Verbose", MINE], ["Context", CALLBACK], tmp_path=tmp_path)[:3]
+    for shown in (short, whole):
+        assert 'mine("oci:nowhere:v1")' in shown and "return ocikit.inspect(reference)" in shown
+        assert "NotFound: nowhere" in shown and "\n  -> " in shown
+    assert "layout.py" not in short and "frames of ocikit folded away" in short
+    assert "layout.py" in whole and "folded away" not in whole
+    assert "return ocikit.Digest(" in callback and "index.select(choose)" in callback
+
+
+def test_an_error_shows_all_of_its_traceback_on_request(tmp_path):
+    (shown, *_) = cells(["Context", MINE], tmp_path=tmp_path, OCIKIT_TRACEBACK="full")
+    assert "layout.py" in shown and "folded away" not in shown
+
+
+def test_an_error_has_all_of_its_traceback_and_its_causes_wherever_else_it_is_shown(made):
+    shown = "".join(traceback.format_exception(made["error_copy"]))
+    assert "The above exception was the direct cause" in shown
+    assert made["error_copy"]._render_traceback_() == shown.splitlines()
