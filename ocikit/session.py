@@ -166,14 +166,14 @@ class Session(display.Shown):
         """Fetch an artifact: to the cache, or as files in a folder.
 
         Args:
-            ref: what to pull.
+            ref: what to pull: "ghcr.io/org/name:tag", pinned "…@sha256:…", or "oci:folder:tag" from a layout on disk.
             to: a folder for real, writable files; a second pull moves only what changed. None keeps them in the cache.
             include: glob patterns of file names; all if there are none.
             exclude: glob patterns of file names to leave out.
             platform: which manifest of an index, as "linux/arm64"; None is this machine's.
             force: overwrite files in `to` that were edited.
             workers: transfers at once, if not the session's.
-            progress: as the session's.
+            progress: bars: True, False or a `Progress` of one's own; None is as the session's, or as `OCIKIT_PROGRESS` says.
             dry_run: move nothing; the artifact's `.plan` says what would be.
 
         Raises:
@@ -224,10 +224,10 @@ class Session(display.Shown):
         )  # fmt: skip
 
     def inspect(self, ref: str | AnyReference, *, platform: PlatformLike | None = None) -> Artifact:
-        """The documents of an artifact or image, without its content.
+        """What an artifact or image is: its documents, without its content. Shown in a notebook, it unfolds.
 
         Args:
-            ref: what to look at.
+            ref: what to look at, as "ghcr.io/org/name:tag".
             platform: the manifest for a platform; None gives what the reference names, perhaps an index.
         """
         reference = parse_reference(ref)
@@ -273,7 +273,12 @@ class Session(display.Shown):
         return self._snapshot(artifact, [layer]) / name
 
     def open(self, ref: str | AnyReference, name: str) -> BinaryIO:
-        """One file as a seekable stream: from the cache if it is there, else from the registry, by ranges."""
+        """One file as a seekable stream: from the cache if it is there, else from the registry, by ranges.
+
+        Args:
+            ref: the artifact.
+            name: the file in it, as `inspect(ref).files` has them. Raises: FileNotInArtifact: with the nearest names.
+        """
         return self._at_hand(parse_reference(ref)).open(name)
 
     def open_content(self, artifact: Artifact, name: str, descriptor: Descriptor) -> BinaryIO:
@@ -312,7 +317,11 @@ class Session(display.Shown):
             )
 
     def tags(self, ref: str | AnyReference) -> Listing[str]:
-        """Every tag of a repository or layout, pages fetched as they are reached. Raises: NameUnknown: no such repository."""
+        """Every tag of a repository or layout, pages fetched as they are reached. Raises: NameUnknown: no such repository.
+
+        Args:
+            ref: a repository, as "ghcr.io/org/name"; a tag or digest in it plays no part.
+        """
         reference = parse_reference(ref)
         if isinstance(reference, Reference):
             try:
@@ -327,13 +336,22 @@ class Session(display.Shown):
             return Listing(iter(cast("Layout", source).tags()), "tags", reference.name)
 
     def catalog(self, host: str) -> Listing[str]:
-        """Every repository of a registry. Raises: Unsupported: many don't list them."""
+        """Every repository of a registry, pages fetched as they are reached. Raises: Unsupported: many don't list them.
+
+        Args:
+            host: the registry, as "localhost:5000".
+        """
         registry = self.registry(host)
         found = self._catalogs[registry.host] = Listing(registry.catalog(), "repositories", host)
         return found
 
     def referrers(self, ref: str | AnyReference, artifact_type: str | None = None) -> Listing[Descriptor]:
-        """What was attached to an artifact: descriptors with artifact types and annotations."""
+        """What was attached to an artifact: descriptors with artifact types and annotations; empty if nothing was.
+
+        Args:
+            ref: the artifact that they are about.
+            artifact_type: only those of this type, such as "application/spdx+json".
+        """
         reference = parse_reference(ref)
         with self._places.source(reference) as source:
             found = source.referrers(self._lookup.locate(source, reference), artifact_type)
@@ -394,7 +412,7 @@ class Session(display.Shown):
             exclude: glob patterns of file names to leave out.
             media_types: of files, by name; others are guessed.
             workers: transfers at once, if not the session's.
-            progress: as the session's.
+            progress: bars: True, False or a `Progress` of one's own; None is as the session's, or as `OCIKIT_PROGRESS` says.
             dry_run: push nothing; the artifact's `.plan` says what would be.
 
         Raises:
@@ -451,7 +469,7 @@ class Session(display.Shown):
             tags: names for it; usually it has none.
             archive: as in `push`.
             workers: transfers at once, if not the session's.
-            progress: as the session's.
+            progress: bars: True, False or a `Progress` of one's own; None is as the session's, or as `OCIKIT_PROGRESS` says.
             dry_run: push nothing; the artifact's `.plan` says what would be.
         """
         reference = parse_reference(ref)
@@ -481,7 +499,7 @@ class Session(display.Shown):
             platform: only that manifest of an index; the copy then has another digest than the index.
             tags: more names at the target.
             workers: transfers at once, if not the session's.
-            progress: as the session's.
+            progress: bars: True, False or a `Progress` of one's own; None is as the session's, or as `OCIKIT_PROGRESS` says.
             dry_run: copy nothing; the artifact's `.plan` says what would be.
 
         Raises:
