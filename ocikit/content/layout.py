@@ -310,7 +310,7 @@ class Layout(display.Shown, Store):
 
     def _facts(self) -> Iterator[tuple[str, object]]:
         yield "path", display.place(self.path)
-        yield "tags", display.call("ocikit.tags", f"oci:{display.place(self.path)}")
+        yield "tags", display.Code(".tags()")
         yield "check", display.Code(".verify()")
         yield "sweep", display.Code(".gc(dry_run=True)")
 
