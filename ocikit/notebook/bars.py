@@ -68,7 +68,7 @@ class Bars(Progress):
         self._widgets = notebook and _has_widgets()
         self._bar: Any = None
         self._place: Any = None
-        self._word: Any = None
+        self._box: Any = None
         self._lock = threading.Lock()
         self._done = 0
         self._drawn = 0.0
@@ -84,7 +84,7 @@ class Bars(Progress):
             from tqdm import tqdm as kind  # noqa: PLC0415 - loaded when a bar is drawn
         about: dict[str, Any] = {"display": False} if self._widgets else {"file": sys.stderr, "dynamic_ncols": True}
         if self._notebook and not self._widgets:
-            self._place = _Place()
+            self._place = _Place({"text/plain": ""})
             about = {"file": self._place, "ncols": 80}
         with self._lock:
             self._done, self._drawn = 0, time.monotonic()
@@ -94,8 +94,8 @@ class Bars(Progress):
                 desc=display.shorten(title, 40), mininterval=0, miniters=1, **about,
             )  # fmt: skip
         if self._widgets:
-            self._word = _fitted(self._bar.container)
-            self._place = _Place(self._bar.container)
+            self._box = _box(self._bar.container)
+            self._place = _Place(self._box._repr_mimebundle_() | {"text/plain": repr(self._bar.container)})
 
     def advance(self, descriptor: Descriptor, n: int) -> None:
         """Move the bar, at most ten times a second."""
@@ -127,6 +127,9 @@ class Bars(Progress):
                 bar.total = max(bar.n, self._done)  # a notebook's bar turns red if it closes short
                 bar.update(bar.total - bar.n)
             bar.close()
+            if self._box is not None:
+                self._box.children[1].close()
+                self._box.close()
         if self._place is not None:
             self._place.show("")
 
@@ -151,35 +154,36 @@ class Bars(Progress):
             self._drawn = now
 
     def _say(self, word: str) -> None:
-        if self._word is not None:
-            self._word.value = html.escape(word)
+        if self._box is not None:
+            place = self._box.children[1]
+            place.value, place.layout.display = html.escape(word), "" if word else "none"
         else:
             self._bar.set_postfix_str(word, refresh=True)
 
 
-def _fitted(container: Any) -> Any:
-    """Let tqdm's row of widgets break where a page is narrow: a bar of no width says nothing. Gives a place for a word."""
-    from ipywidgets import HTML  # type: ignore[import-untyped]  # noqa: PLC0415 - as above
+def _box(row: Any) -> Any:
+    """A box with tqdm's row of widgets, which breaks where a page is narrow, and a word below it."""
+    from ipywidgets import HTML, VBox  # noqa: PLC0415 - a kernel with widgets has it loaded
 
-    _, bar, _ = container.children
+    _, bar, _ = row.children
     bar.layout.flex, bar.layout.width, bar.layout.max_width = "1 1 10em", "auto", "25em"
-    container.layout.flex_flow = "row wrap"
+    row.layout.flex_flow = "row wrap"
     word = HTML()
-    container.children = (*container.children, word)
-    return word
+    word.layout.display = "none"
+    return VBox([row, word])
 
 
 class _Place:
     """One output of a notebook's cell, whose content changes; as a file, it shows what was written last.
 
     Args:
-        first: what to show at first, if not text.
+        first: what to show at first, by media type.
     """
 
-    def __init__(self, first: object = None) -> None:
+    def __init__(self, first: dict[str, Any]) -> None:
         from IPython.display import display as show  # noqa: PLC0415 - a kernel has it loaded
 
-        self._handle: Any = show({"text/plain": ""}, raw=True, display_id=True) if first is None else show(first, display_id=True)  # type: ignore[no-untyped-call]  # fmt: skip
+        self._handle: Any = show(first, raw=True, display_id=True)  # type: ignore[no-untyped-call]
 
     encoding = "utf-8"  # tqdm draws with # where it doesn't know better
 
