@@ -44,6 +44,7 @@ _STALLS = 4  # times that a session may be asked where it is without having move
 _PATIENCE = 5  # the answer to a whole blob may take so many read timeouts: the registry stores it first
 _PARTING = 5.0  # seconds to wait for the answer to a cancellation; whoever pressed Ctrl-C wants to leave
 _WORTH = 1 << 20  # bytes of a broken PUT that a registry has to have kept to go on from there
+_NOTICE = 0.25  # seconds: a registry needs a moment to see that a connection is gone, and to put away what came
 _KEPT = 32 << 20  # bytes of a chunk that is kept in memory when its stream can't be read again
 
 
@@ -287,11 +288,16 @@ class _Upload:
         timeout: float | None = None,
     ) -> requests.Response:
         """One request; one that moves bytes is never repeated blindly, since the session may have taken a part of them."""
-        with until(self.deadline):
-            response = self.transport.request(
-                method, target, self.doing, scopes=self.scopes, headers=headers, body=body, length=length,
-                retry=method in {"POST", "GET"}, timeout=timeout,
-            )  # fmt: skip
+        try:
+            with until(self.deadline):
+                response = self.transport.request(
+                    method, target, self.doing, scopes=self.scopes, headers=headers, body=body, length=length,
+                    retry=method in {"POST", "GET"}, timeout=timeout,
+                )  # fmt: skip
+        except ConnectionFailed:
+            if body:
+                time.sleep(_NOTICE)
+            raise
         finish(response)
         if method == "PUT":
             self.session = None
