@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 
 from ocikit.display.card import Card, Section
-from ocikit.display.cells import TOOLTIP, Safe, Size, h, html_of
+from ocikit.display.cells import TOOLTIP, Safe, Size, When, h, html_of
 from ocikit.display.text import ROWS
 
 __all__ = ["CSS", "HTML_LIMIT", "page", "table"]
@@ -40,7 +40,7 @@ CSS = (
     ".ocikit th{font-weight:400;color:var(--m);white-space:nowrap}"
     ".ocikit thead th{border-bottom:1px solid var(--l)}"
     ".ocikit .ocikit-n{text-align:right!important;white-space:nowrap}"
-    ".ocikit .ocikit-rows code{white-space:nowrap}"
+    ".ocikit :is(.ocikit-rows code,.ocikit-t){white-space:nowrap}"
     ".ocikit small{color:var(--m);font-size:12px}"
     ".ocikit code{font-size:12px!important;background:transparent!important;color:inherit;padding:0!important;"
     "white-space:pre-wrap}"
@@ -91,7 +91,7 @@ class _Page:
         if not card.facts:
             return ""
         rows = "".join(
-            f"<tr><th>{h(name, tooltip=self.tooltip)}</th><td>{self._value(value, whole=True)}</td></tr>"
+            f"<tr><th>{h(name.replace('_', ' '), tooltip=self.tooltip)}</th><td>{self._value(value, whole=True)}</td></tr>"
             for name, value in card.facts
         )
         return f'<table class="ocikit-facts"><tbody>{rows}</tbody></table>'
@@ -137,5 +137,5 @@ def _table(headers: Sequence[str], rows: Iterable[Sequence[object]], tooltip: in
 
 
 def _cell(value: object, tooltip: int) -> str:
-    kind = ' class="ocikit-n"' if isinstance(value, Size) else ""
+    kind = ' class="ocikit-n"' if isinstance(value, Size) else ' class="ocikit-t"' if isinstance(value, When) else ""
     return f"<td{kind}>{html_of(value, tooltip=tooltip)}</td>"

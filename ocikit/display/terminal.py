@@ -46,7 +46,7 @@ def _facts(card: Card) -> Table:
     grid.add_column(style="dim", no_wrap=True)
     grid.add_column(overflow="fold")
     for name, value in card.facts:
-        grid.add_row(Text(shorten(name, CELL)), Text(text_of(value, whole=True)))
+        grid.add_row(Text(shorten(name.replace("_", " "), CELL)), Text(text_of(value, whole=True)))
     return grid
 
 
