@@ -126,10 +126,12 @@ class FolderPlan(display.Shown):
     def _sections(self) -> Iterator[display.Section]:
         for decision, words in _WORDS.items():
             if files := [file for file in self.files if file.decision == decision]:
+                # A file with the same content may be in the folder, under another name
                 yield display.Section(
                     title=words,
-                    headers=("file", "size", "from"),
-                    rows=((f.title, display.Size(f.descriptor.size), f.origin or "") for f in files),
+                    headers=("file", "size", ""),
+                    rows=((f.title, display.Size(f.descriptor.size), f.origin and f"as {f.origin}") for f in files),
+                    hint=display.Code("force=True") if decision == "edited" else "",
                     count=len(files),
                     note=display.Size(sum(f.descriptor.size for f in files)),
                     unfolded=decision != "present",
