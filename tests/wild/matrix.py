@@ -69,7 +69,7 @@ REQUESTS = {
     "PUT manifest": ("PUT", r"/v2/.+/manifests/[^/]+"),
 }
 PULLS = ("HEAD manifest", "GET manifest", "GET blob")
-PUSHES = ("HEAD blob", "POST", "PATCH", "PUT blob", "PUT manifest")
+PUSHES = ("HEAD blob", "POST", "PUT blob", "PUT manifest")
 
 
 def _ranged(request: Request) -> bool:
