@@ -146,6 +146,19 @@ def test_a_bad_reference_is_refused_naming_the_part_and_a_remedy(text, part):
     assert isinstance(caught.value, ValueError)
 
 
+@pytest.mark.parametrize("text", ["A b", "ghcr.io/A..b/c", "ghcr.io/Team/x_", "ghcr.io/Größe", "ghcr.io/\u212bx/y"])
+def test_a_name_in_lower_case_is_offered_only_if_it_is_a_name(text):
+    with pytest.raises(InvalidReference) as caught:
+        Reference.parse(text)
+    assert "upper-case" in caught.value.message
+    assert (
+        caught.value.hint == "a part has lower-case letters and digits, separated by one '.', one or two '_', or '-'s"
+    )
+    with pytest.raises(InvalidReference) as caught:
+        Reference.parse("ghcr.io/Org/Model")
+    assert caught.value.hint == "repository names are lower-case: 'org/model'"
+
+
 @pytest.mark.parametrize("thing", [None, 5, b"alpine", ["alpine"], object()])
 @pytest.mark.parametrize("parse", [Reference.parse, LayoutReference.parse, parse_reference])
 def test_what_is_not_text_is_an_invalid_reference(parse, thing):

@@ -45,6 +45,9 @@ _REF_NAME = re.compile(
 #: Only registered algorithms: in `oci:me@home:v1` the folder is `me@home`.
 _DIGEST_TAIL = re.compile(r"@((?:sha256|sha512|blake3):[a-zA-Z0-9=_-]+)\Z")
 
+#: What a name is made of.
+_PARTS = "a part has lower-case letters and digits, separated by one '.', one or two '_', or '-'s"
+
 _NAME_LIMIT = 255  # characters of host and name together: distribution-spec spec.md#pulling-manifests
 
 
@@ -62,10 +65,12 @@ def check_repository(name: str, whole: str = "") -> str:
             problem, hint = "has an empty part", "remove the doubled or trailing slash"
         elif part != part.lower():
             problem = f"has upper-case letters in {quoted(part)}"
-            hint = f"repository names are lower-case: {quoted(name.lower())}"
+            lower = name.lower()
+            good = all(_COMPONENT.fullmatch(each) for each in lower.split("/"))
+            hint = f"repository names are lower-case: {quoted(lower)}" if good else _PARTS
         else:
             problem = f"has a bad part {quoted(part)}"
-            hint = "a part has lower-case letters and digits, separated by one '.', one or two '_', or '-'s"
+            hint = _PARTS
         raise InvalidReference(f"repository name {quoted(name)}{where} {problem}", hint=hint)
     return name
 
