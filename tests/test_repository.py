@@ -569,6 +569,25 @@ def test_a_referrer_is_listed_once(server, repository):
     assert [d.digest[7] for d in repository.referrers(DESCRIPTOR)] == ["1", "2"]
 
 
+@pytest.mark.parametrize("body", [b"", b'{"schemaVersion": 2, "mani', b'{"manifests": 5}', b"[]"])
+def test_a_broken_list_of_the_api_is_not_taken_for_none(server, repository, body):
+    server.manifest("a/b", index_of(entry("1")), FALLBACK, media_type=INDEX)
+    server.on("GET", REFERRERS, status=200, headers={"Content-Type": INDEX}, body=body, times=None)
+    for _ in range(2):
+        with pytest.raises(errors.InvalidResponse, match="not an index"):
+            repository.referrers(DESCRIPTOR)
+    assert server.seen("GET", MANIFESTS) == []
+
+
+def test_a_referrer_can_be_deleted_though_the_list_of_the_api_is_broken(tagged, open_repository):
+    raw, descriptor = referring()
+    tagged.manifest("a/b", raw)
+    tagged.on("GET", REFERRERS, status=200, headers={"Content-Type": INDEX}, body=b"{", times=None)
+    open_repository(tagged, push=True).delete(descriptor)
+    assert ("a/b", descriptor.digest) not in tagged.manifests
+    assert tagged.seen("PUT") == []
+
+
 def test_no_referrers_is_an_empty_list(tagged, repository):
     assert list(repository.referrers(DESCRIPTOR)) == []
 
@@ -608,7 +627,7 @@ def entry(c, kind="a/a"):
     [
         Answer(404), error(404, "NOT_FOUND"), error(404, "UNSUPPORTED"), error(404, "MANIFEST_UNKNOWN"), error(400, "UNSUPPORTED"), error(405, "UNSUPPORTED"),
         Answer(200, {"Content-Type": "text/html"}, b"<html>Sign in</html>"), Answer(200, {"Content-Type": "application/json"}, b"{}"),
-        Answer(200, {"Content-Type": INDEX}, b"<html>"), Answer(200, {"Content-Type": INDEX}, b'{"manifests": 5}'),
+        Answer(200, {}, b"<html>"), Answer(200, {"Content-Type": "application/json"}, b'{"manifests": 5}'),
     ],
     ids=lambda a: f"{a.status}-{a.body[:20]!r}",
 )  # fmt: skip

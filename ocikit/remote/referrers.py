@@ -79,11 +79,13 @@ def find(
         digest: the subject's.
         artifact_type: only those of this type.
         api: False skips the API: it is known to be missing.
+
+    Raises: InvalidResponse: the API answered with an index by its type, but not by its content.
     """
     if api is not False:
         pages = manifests.list_referrers(digest, artifact_type)
         try:
-            found = _referrers(next(pages, None), digest, artifact_type)
+            first = next(pages, None)
         except NotFound:
             pass
         except InvalidResponse as error:
@@ -93,7 +95,8 @@ def find(
             if error.status not in {400, 404, 405, 406, 501}:
                 raise
         else:
-            # The API has answered: a later page that is wrong or missing must not pass for the end of the list
+            # The API has answered: a page that is wrong or missing must not pass for the end of the list
+            found = _referrers(first, digest, artifact_type)
             for page in pages:
                 found += _referrers(page, digest, artifact_type)
             return list(dict.fromkeys(found)), True
@@ -108,7 +111,10 @@ def _referrers(page: tuple[bytes, bool] | None, digest: Digest, artifact_type: s
     try:
         index = Index.parse(raw, limit=len(raw))
     except InvalidDocument as error:
-        raise InvalidResponse(f"the list of referrers of {digest} is not an index: {error.message}") from error
+        raise InvalidResponse(
+            f"the list of referrers of {digest} is not an index: {error.message}",
+            hint="the registry's referrers API is broken, or something changed its answer; tell its operators",
+        ) from error
     # Harbor filters without saying so, others say so without filtering: harbor#18413
     return list(index.manifests) if filtered else _filtered(index.manifests, artifact_type)
 

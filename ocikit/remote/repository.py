@@ -21,6 +21,7 @@ from ocikit.errors import (
     Denied,
     InvalidDocument,
     InvalidReference,
+    InvalidResponse,
     ManifestUnknown,
     NameUnknown,
     NotFound,
@@ -464,7 +465,10 @@ class Repository(Endpoints, Store, display.Shown):
             document = None  # what can't be read can still go
         subject = document.subject if document else None
         if subject is not None and self._referrers_api is None:
-            _, self._referrers_api = referrers.find(self, subject.digest, None, api=None)
+            try:
+                _, self._referrers_api = referrers.find(self, subject.digest, None, api=None)
+            except InvalidResponse:
+                self._referrers_api = True  # it has one, though its list can't be read
         if document is None or subject is None or self._referrers_api:
             self.delete_manifest(descriptor.digest)
             return
