@@ -61,7 +61,7 @@ from ocikit.errors import (
     UnsafeArchive,
     Unsupported,
 )
-from ocikit.remote.network import Network
+from ocikit.remote.network import Mirror, Network
 from ocikit.session import Session
 from ocikit.spec.config import ImageConfig
 from ocikit.spec.descriptor import Descriptor
@@ -103,6 +103,7 @@ __all__ = [
     "Manifest",
     "ManifestUnknown",
     "MemoryStore",
+    "Mirror",
     "NameUnknown",
     "Network",
     "NoMatchingPlatform",
