@@ -350,8 +350,6 @@ class Artifact(display.Shown):
                 yield "config", str(self.document.config)
             if self.document.subject is not None:
                 yield "about", display.Code(f"{self.reference.name}@{self.document.subject.digest}")
-        if self.summary:
-            yield "done", self.summary
         if self.plan is not None:
             yield "plan", "nothing was moved: a dry run"
         elif self.path is not None:

@@ -59,10 +59,11 @@ def run(notebook: Any, folder: Path) -> Any:
     return notebook
 
 
-def run_cells(sources: Iterable[str], folder: Path) -> list[Any]:
-    """Run code as the cells of a notebook; gives the cells with their outputs."""
+def run_cells(sources: Iterable[str], folder: Path, *, tags: Iterable[str] = ()) -> list[Any]:
+    """Run code as the cells of a notebook, each with these tags; gives the cells with their outputs."""
     folder = Path(tempfile.mkdtemp(dir=folder))
-    cells = [nbformat.v4.new_code_cell(textwrap.dedent(source).strip()) for source in sources]
+    about = {"tags": list(tags)}
+    cells = [nbformat.v4.new_code_cell(textwrap.dedent(source).strip(), metadata=about) for source in sources]
     return list(run(nbformat.v4.new_notebook(cells=cells), folder).cells)
 
 

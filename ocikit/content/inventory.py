@@ -337,4 +337,4 @@ def _linked(paths: list[Path], folder: Path) -> Iterator[tuple[Path, str]]:
         with contextlib.suppress(OSError):
             where = path.stat() if stat.S_ISLNK(status.st_mode) else status
             if blob := inodes.get((where.st_dev, where.st_ino)):
-                yield path, f"it is a link to {blob}"
+                yield path, f"it leads to damaged content: {display.place(blob)}"
