@@ -8,10 +8,12 @@ import pickle
 import tarfile
 from pathlib import Path
 
+import attrs
 import ocikit
 import pytest
 from ocikit.spec import media_types
 
+from tests.fault_server import FaultServer, certificate
 from tests.homes import QUICK, home, moved, server, session, state, tree, write  # noqa: F401 - fixtures
 
 DATA = {"data/a.csv": "x\n1\n", "data/deep/b.bin": bytes(range(256)) * 400, "data/c.txt": ""}
@@ -87,6 +89,22 @@ def test_what_was_pushed_comes_back_byte_for_byte(place, data, session, home):
     assert pulled.digest == pushed.digest == ocikit.Digest.of(pulled.document.raw)
     assert pulled.path == home / "back"
     assert str(pulled.reference) == f"{place}:v1@{pushed.digest}"
+
+
+@pytest.mark.parametrize("words", [True, False])
+@pytest.mark.parametrize("verb", ["push", "pull"])
+def test_a_registry_on_this_machine_that_speaks_tls_is_found_out_by_the_first_verb(data, home, verb, words):
+    paths = certificate(home.parent)
+    with FaultServer(tls=paths, tls_words=words) as server:
+        ref, network = f"localhost:{server.port}/t/d:v1", attrs.evolve(QUICK, ca=str(paths[0]))
+        if verb == "pull":
+            with ocikit.Session(network=attrs.evolve(network, schemes={ref.partition("/")[0]: "https"})) as other:
+                other.push(ref, "data")
+        with ocikit.Session(network=network) as session:
+            if verb == "push":
+                session.push(ref, "data")
+            session.pull(ref, "back")
+        assert tree(home / "back") == data
 
 
 def test_a_pull_without_a_folder_gives_read_only_files_in_the_cache(place, data, session, home):

@@ -72,6 +72,31 @@ def test_a_registry_on_this_machine_that_speaks_tls_is_found_out(tmp_path, conne
         assert [r.target for r in server.requests] == ["/v2/", "/v2/"], "nothing but the requests themselves"
 
 
+def test_a_tls_port_that_is_asked_with_a_head_first_is_found_out(tmp_path, connect):
+    """The 400 that Go answers has no words for a HEAD: whether it is a TLS port has to be found out by a GET."""
+    cert, key = certificate(tmp_path)
+    with FaultServer(tls=(cert, key)) as server:
+        server.manifest("a/b", b"{}", "v1")
+        transport = connect(server, ca=str(cert))
+        response = transport.request("HEAD", "/v2/a/b/manifests/v1", "test")
+        assert response.status_code == 200
+        assert transport.base == f"https://{server.host}"
+        assert [r.method for r in server.requests] == ["HEAD"]
+
+
+@pytest.mark.parametrize("probe", [{"status": 200}, {"status": 400, "body": b"no"}, {"drop": "before"}])
+def test_a_bad_head_request_to_a_registry_without_tls_is_a_bad_request(server, connect, probe):
+    server.on("HEAD", "/v2/x", status=400, times=None)
+    server.on("GET", "/v2/", times=None, **probe)
+    transport = connect(server)
+    for _ in range(2):
+        with pytest.raises(errors.RegistryError) as caught:
+            transport.request("HEAD", "/v2/x", "test")
+        assert caught.value.status == 400
+    assert transport.base == f"http://{server.host}"
+    assert len(server.seen("GET")) == 1, "it is asked what it speaks once"
+
+
 def test_a_tls_port_that_just_hangs_up_on_plain_http_is_found_out(tmp_path, connect):
     cert, key = certificate(tmp_path)
     with FaultServer(tls=(cert, key), tls_words=False) as server:

@@ -240,7 +240,8 @@ class Transport(display.Shown):
                 error = broken
             self._reached |= response is not None
             if response is not None and response.status_code not in _RETRIED:
-                if again and settle and self._settle(response, scheme):
+                if again and settle and self._settle(response, scheme, method):
+                    finish(response)
                     continue
                 return response
             asked = retry_after(response) if response is not None else None
@@ -435,11 +436,11 @@ class Transport(display.Shown):
             url = target
         raise InvalidResponse(f"the token server of {self.host} redirects more than {_REDIRECTS} times")
 
-    def _settle(self, response: requests.Response, scheme: str) -> bool:
+    def _settle(self, response: requests.Response, scheme: str, method: str) -> bool:
         """Keep the guessed scheme, unless a TLS port answered plain http with a 400 that says so."""
         tls = False
         if scheme == "http" and response.status_code == 400 and (self._guessed or self._scheme != scheme):
-            tls = _TLS_PORT.search(set_aside(response)) is not None
+            tls = self._wants_tls() if method == "HEAD" else _says_tls(response)
         with self._connections.lock:
             if tls:
                 self._scheme = "https"
@@ -448,6 +449,15 @@ class Transport(display.Shown):
                 self._scheme = scheme
             self._guessed = False
         return tls
+
+    def _wants_tls(self) -> bool:
+        """Whether a port that was guessed to speak plain http says otherwise to a GET: to a HEAD it has no words."""
+        headers = {"User-Agent": self.network.user_agent, "Accept": "*/*", "Accept-Encoding": "identity"}
+        try:
+            response = self._connections.send("GET", f"http://{self._api_host}/v2/", headers, None, None, None)
+        except BROKEN:
+            return False
+        return _says_tls(response)
 
     def _guess_again(self, error: Exception, scheme: str) -> bool:
         """Whether the other scheme is worth a try: loopback hosts start with http, insecure ones with https."""
@@ -495,6 +505,12 @@ class _Replay:
     def rewind(self) -> None:
         if self._start is not None and self.body is not None and not isinstance(self.body, bytes):
             self.body.seek(self._start)
+
+
+def _says_tls(response: requests.Response) -> bool:
+    """Whether an answer is a TLS port's to plain http."""
+    words = set_aside(response)
+    return response.status_code == 400 and _TLS_PORT.search(words) is not None
 
 
 def _never_sent(error: Exception) -> bool:
