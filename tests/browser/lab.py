@@ -170,9 +170,8 @@ class Notebook:
 
     def flaws(self) -> list[list[str]]:
         """What is wrong with how each cell's first output looks: unreadable text, and what reaches out sideways."""
-        return self.page.evaluate(
-            f"[...document.querySelectorAll('{CELL}')].map(c => c.querySelector('{OUTPUT}')).map({LOOKS})"
-        )
+        first = f"[...document.querySelectorAll('{CELL}')].map(cell => cell.querySelector('{OUTPUT}'))"
+        return self.page.evaluate(f"{first}.map(output => output ? ({LOOKS})(output) : [])")
 
     def fold(self, *, unfold: bool = False) -> None:
         """Close whatever can be closed, or open it."""

@@ -1,0 +1,129 @@
+"""Documents whose every text is an attack: what a page, a bar, a traceback and a terminal make of them."""
+
+import re
+
+import pytest
+
+from tests.browser import hostile
+from tests.browser.hostile import SEEN, UNSAFE
+from tests.cards import CARDS
+from tests.test_bars import in_a_terminal
+
+#: Colours and weights; what tqdm moves the cursor with.
+OURS = re.compile(r"\x1b\[[0-9;]*m|\x1b\[A")
+
+
+@pytest.fixture(scope="module")
+def evil():
+    with hostile.registry() as running:
+        yield running
+
+
+#: What is looked at, as expressions.
+LOOKED_AT = [
+    "ocikit.inspect(f'{place}:v1')",
+    "caught(getattr, ocikit.inspect(f'{place}:v1'), 'files')",
+    "ocikit.inspect(f'{place}:v1').manifest",
+    "ocikit.inspect(f'{place}:v1').manifest.layers[0]",
+    "ocikit.inspect(f'{place}:v1').annotations",
+    "ocikit.inspect(f'{place}:index')",
+    "ocikit.inspect(f'{place}:index').index",
+    "ocikit.inspect(f'{place}:index').index.manifests[0]",
+    "ocikit.inspect(f'{place}:image')",
+    "ocikit.inspect(f'{place}:image').config",
+    "ocikit.tags(place)",
+    "ocikit.catalog(host)",
+    "ocikit.referrers(f'{place}:v1')",
+    "ocikit.validate(f'{place}:index')",
+    "ocikit.copy(f'{place}:v1', 'oci:copied', dry_run=True)",
+    "caught(ocikit.inspect, f'{place}:gone')",
+    "caught(ocikit.tags, f'{host}/denied/data')",
+    "caught(ocikit.pull, f'{place}:v1', 'pulled')",
+]
+
+START = """
+import ocikit
+host = {host!r}
+place = host + "/evil/data"
+
+def caught(verb, *args):
+    try:
+        return list(verb(*args))
+    except ocikit.OcikitError as error:
+        return error
+"""
+
+BAR = """
+from ocikit.notebook.bars import bars
+from tests.browser.hostile import BAD
+bar = bars(True)
+bar.begin(BAD, size=1000, count=1)
+bar.note(BAD)
+"""
+
+
+def test_in_a_notebook_nothing_of_it_runs_and_all_of_it_is_text(notebook, evil, shots):
+    cells = [START.format(host=evil.host)]
+    cells += [
+        f"from IPython.display import display\nvalue = {what}\nprint(value)\nprint(repr(value))\ndisplay(value)"
+        for what in LOOKED_AT
+    ]
+    cells += [BAR, "import logging\nlogging.getLogger('ocikit').warning('%s', caught(ocikit.inspect, f'{place}:gone'))"]
+    cells += ["ocikit.inspect(f'{place}:gone')"]
+    with notebook(cells) as open_:
+        open_.run()
+        open_.fold(unfold=True)
+        open_.page.set_viewport_size({"width": 1280, "height": 6000})
+        open_.page.screenshot(path=shots("hostile"))
+        untouched(open_)
+        for number, what in enumerate(LOOKED_AT, 1):
+            assert "repr failed" not in open_.output(number).last.inner_text(), what
+            assert open_.output(number).count() >= 2, what
+        for number in (1, 4, 6, 9, 10, 11, 13, 16, len(LOOKED_AT) + 1, len(LOOKED_AT) + 3):
+            assert SEEN in " ".join(open_.output(number).all_inner_texts()), number
+
+
+def test_no_card_of_hostile_texts_runs_or_loads_anything(notebook, shots):
+    cells = ["from tests.cards import CARDS\nfrom tests.test_reprs import poisoned"]
+    cells += [f"poisoned(CARDS[{name!r}]())" for name in CARDS]
+    with notebook(cells, theme="dark", width=480) as open_:
+        open_.run()
+        open_.fold(unfold=True)
+        untouched(open_)
+        texts = [open_.output(number + 1).first.inner_text() for number in range(len(CARDS))]
+        assert sum("<img src=x onerror=alert(1)>" in text for text in texts) > len(CARDS) / 2
+        flaws = {name: found for name, found in zip(CARDS, open_.flaws()[1:], strict=True) if found}
+        for name in flaws:
+            open_.output(list(CARDS).index(name) + 1).first.screenshot(path=shots(f"hostile-{name}-dark-480"))
+        assert flaws == {}
+
+
+def untouched(open_):
+    """Nothing ran, nothing was loaded, and no control character is on the page. (That nobody was asked, and no dialog
+    opened, is looked at when the page closes.)"""
+    page = open_.page
+    assert page.evaluate("window.__pwned") is None
+    outputs = page.locator(".jp-OutputArea-output")
+    assert outputs.locator("img, script, iframe, object, embed, form, link, meta, base").count() == 0
+    # JupyterLab makes links of what looks like one in plain text; ours are in cards
+    targets = "all => all.map(a => a.protocol)"
+    assert set(outputs.locator(".ocikit a").evaluate_all(targets)) <= {"http:", "https:"}
+    assert "javascript:" not in outputs.locator("a").evaluate_all(targets)
+    # The page's own text, and what is in it for a mouse to find
+    hidden = "[...document.querySelectorAll('.jp-OutputArea-output [title]')].map(e => e.title).join(' ')"
+    for text in (page.evaluate("document.body.textContent"), page.evaluate(hidden)):
+        assert not UNSAFE.search(text), UNSAFE.search(text)
+
+
+def test_in_a_terminal_only_colours_and_bars_come_through(evil, tmp_path):
+    code = START.format(host=evil.host) + "import rich.console\nconsole = rich.console.Console(force_terminal=True)\n"
+    for what in LOOKED_AT:
+        code += f"value = {what}\nprint(value)\nprint(repr(value))\nconsole.print(value)\n"
+    code += BAR + "bar.end()\nbar.tell(BAD)\nocikit.copy(f'{place}:v1', 'oci:copied')\n"
+    code += "ocikit.inspect(f'{place}:gone')\n"
+    written, status = in_a_terminal(code, tmp_path)
+    assert status == 1, written[-3000:]
+    assert "ManifestUnknown" in written
+    assert SEEN in written.replace("\r\n", "")
+    rest = OURS.sub("", written).replace("\r", "")
+    assert not UNSAFE.search(rest), rest[max(0, UNSAFE.search(rest).start() - 200) :][:400]
