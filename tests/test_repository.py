@@ -1,9 +1,12 @@
 """A repository as people use it: manifests, listings, referrers and deletion, with registries as they are."""
 
+import gzip
 import hashlib
 import json
 import logging
 import threading
+import tracemalloc
+import zlib
 
 import pytest
 from ocikit import errors
@@ -78,7 +81,7 @@ def test_where_head_tells_too_little_the_body_tells(tagged, repository, fault):
     tagged.on("HEAD", MANIFESTS, times=None, **fault)
     found = repository.resolve("v1")
     assert (found.digest, found.size, found.media_type) == (DESCRIPTOR.digest, len(RAW), OCI)
-    assert [r.method for r in tagged.requests] == ["HEAD", "GET"]
+    assert [r.method for r in tagged.seen(".*", MANIFESTS)] == ["HEAD", "GET"]
 
 
 def test_a_nonsense_digest_in_the_header_does_not_matter_where_the_body_tells(tagged, repository):
@@ -203,6 +206,60 @@ def test_a_page_of_html_is_no_manifest(server, repository):
     with pytest.raises(errors.InvalidResponse, match="text/html") as caught:
         repository.resolve("v1")
     assert "login page" in caught.value.hint
+
+
+@pytest.mark.parametrize("named", ["v1", DESCRIPTOR.digest])
+@pytest.mark.parametrize("announced", [True, False])
+@pytest.mark.parametrize("chunked", [True, False])
+@pytest.mark.parametrize("encoding", ["gzip", "GZIP", "deflate", "zstd", "br", "gzip, gzip", "nonsense"])
+def test_a_document_that_is_only_called_compressed_is_taken_as_it_came(tagged, repository, named, announced, chunked, encoding):  # fmt: skip
+    without = () if announced else ("Docker-Content-Digest",)
+    tagged.on("GET", MANIFESTS, headers={"Content-Encoding": encoding}, without=without, chunked=chunked, times=None)
+    assert repository.get_manifest(named)[0] == RAW
+    assert len(tagged.seen("GET")) == 1, "nothing was asked for again"
+
+
+@pytest.mark.parametrize("named", ["v1", DESCRIPTOR.digest])
+@pytest.mark.parametrize("pack", [gzip.compress, zlib.compress, lambda raw: gzip.compress(gzip.compress(raw))])
+def test_a_document_that_something_compressed_is_unpacked(tagged, repository, named, pack):
+    encoding = {gzip.compress: "gzip", zlib.compress: "deflate"}.get(pack, "gzip, x-gzip")
+    tagged.on("GET", MANIFESTS, headers={"Content-Encoding": encoding}, body=pack(RAW), times=None)
+    assert repository.get_manifest(named)[0] == RAW
+    assert repository.fetch(DESCRIPTOR) == RAW
+
+
+def test_the_digest_tells_whether_a_compressed_answer_is_the_document_itself(server, repository):
+    packed = gzip.compress(RAW)
+    digest = server.manifest("a/b", packed, "v1")
+    server.on("GET", MANIFESTS, headers={"Content-Encoding": "gzip"}, times=None)
+    assert repository.get_manifest(digest)[0] == packed
+    assert repository.get_manifest("v1")[0] == packed
+    server.on("GET", MANIFESTS, headers={"Content-Encoding": "gzip"}, without=("Docker-Content-Digest",), times=None)
+    assert repository.get_manifest("v1")[0] == RAW
+
+
+@pytest.mark.parametrize("size", [200_000, 200_001, 64 << 20])
+@pytest.mark.parametrize("packed", [True, False])
+def test_the_limit_holds_for_a_document_before_and_after_it_is_unpacked(server, repository, size, packed):
+    body = b" " * size
+    server.on("GET", MANIFESTS, status=200, headers={"Content-Encoding": "gzip"}, body=gzip.compress(body) if packed else body, times=None)  # fmt: skip
+    tracemalloc.start()
+    try:
+        if size <= 200_000:
+            assert repository.get_manifest("v1", limit=200_000)[0] == body
+        else:
+            with pytest.raises(errors.TooLarge, match="200000"):
+                repository.get_manifest("v1", limit=200_000)
+        assert tracemalloc.get_traced_memory()[1] < 8 << 20 or not packed
+    finally:
+        tracemalloc.stop()
+    assert len(server.seen("GET")) == 1
+
+
+def test_a_compressed_document_whose_connection_breaks_is_asked_for_again(tagged, repository):
+    tagged.on("GET", MANIFESTS, gzip=True, cut=30)
+    assert repository.fetch(DESCRIPTOR) == RAW
+    assert len(tagged.seen("GET")) == 2
 
 
 # -- what isn't there

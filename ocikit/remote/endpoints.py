@@ -13,9 +13,9 @@ from urllib.parse import quote, urlencode
 import requests
 
 from ocikit.display import shorten
-from ocikit.errors import InvalidDigest, InvalidResponse, RegistryError
+from ocikit.errors import InvalidResponse, RegistryError
 from ocikit.remote.origin import Origin, join
-from ocikit.remote.responses import finish, json_object, media_type
+from ocikit.remote.responses import announced_digest, finish, json_object, media_type
 from ocikit.remote.transport import Transport
 from ocikit.remote.upload import UploadSession
 from ocikit.spec import media_types
@@ -28,7 +28,6 @@ __all__ = [
     "LISTING_LIMIT",
     "MANIFEST_LIMIT",
     "Endpoints",
-    "announced_digest",
     "descriptor_of",
     "names",
     "next_link",
@@ -174,7 +173,7 @@ class Endpoints:
         """end-3: the bytes, the media type and the response of a tag or digest. Unverified: `limit` bytes at most."""
         raw, response = self.transport.read(
             self._path("manifests", target), self._doing("pull", _tail(target)),
-            limit=limit, scopes=(self.scope("pull"),), headers=_ACCEPT,
+            limit=limit, scopes=(self.scope("pull"),), headers=_ACCEPT, digest=Digest(target) if ":" in target else None,
         )  # fmt: skip
         return raw, media_type(response), response
 
@@ -332,15 +331,6 @@ def next_link(response: requests.Response) -> str | None:
         if relation and "next" in (relation[1] or relation[2] or "").lower().split():
             return join(str(response.url), match[1])
     return None
-
-
-def announced_digest(response: requests.Response) -> Digest | None:
-    """The Docker-Content-Digest of a response, if it has one that is one."""
-    said = response.headers.get("Docker-Content-Digest")
-    try:
-        return Digest(said) if said else None
-    except InvalidDigest:
-        return None
 
 
 def descriptor_of(response: requests.Response, target: str) -> Descriptor | None:

@@ -33,8 +33,8 @@ from ocikit.errors import (
 )
 from ocikit.remote import referrers
 from ocikit.remote.download import BlobReader
-from ocikit.remote.endpoints import MANIFEST_LIMIT, Endpoints, announced_digest, descriptor_of, names, pages
-from ocikit.remote.responses import finish, json_object
+from ocikit.remote.endpoints import MANIFEST_LIMIT, Endpoints, descriptor_of, names, pages
+from ocikit.remote.responses import announced_digest, finish, json_object
 from ocikit.remote.transport import Transport
 from ocikit.remote.upload import UploadSession, upload
 from ocikit.spec import media_types

@@ -22,6 +22,7 @@ from ocikit.errors import (
     BlobUnknown,
     ConnectionFailed,
     Denied,
+    InvalidDigest,
     InvalidResponse,
     ManifestBlobUnknown,
     ManifestUnknown,
@@ -38,9 +39,11 @@ from ocikit.errors import (
     redact,
 )
 from ocikit.remote.deadlines import TooSlow, hurry
+from ocikit.spec.digest import Digest
 
 __all__ = [
     "BROKEN",
+    "announced_digest",
     "broken_off",
     "failure",
     "finish",
@@ -156,8 +159,14 @@ def set_aside(response: requests.Response, limit: int = _ERROR_LIMIT) -> bytes:
     return words
 
 
-def read_limited(response: requests.Response, limit: int, what: str) -> bytes:
-    """The body, if it is no larger than `limit` bytes; the connection goes back to its pool.
+def read_limited(response: requests.Response, limit: int, what: str, *, digest: Digest | None = None) -> bytes:
+    """The body, if it is no larger than `limit` bytes, compressed or not; the connection goes back to its pool.
+
+    Args:
+        response: unread.
+        limit: in bytes.
+        what: was asked for, as messages say it.
+        digest: of the body, if it is known; it is not verified, but tells whether a body is as compressed as it says.
 
     Raises:
         TooLarge: naming what was asked for.
@@ -170,7 +179,7 @@ def read_limited(response: requests.Response, limit: int, what: str) -> bytes:
     left = limit + 1
     whole = False
     try:
-        while left > 0 and (part := response.raw.read(min(left, 1 << 16), decode_content=True)):
+        while left > 0 and (part := response.raw.read(min(left, 1 << 16), decode_content=False)):
             parts.append(part)
             left -= len(part)
         whole = left > 0
@@ -182,6 +191,8 @@ def read_limited(response: requests.Response, limit: int, what: str) -> bytes:
         else:
             response.close()
     body = b"".join(parts)
+    if whole:
+        body = _plain(response, body, limit, digest)
     if len(body) > limit:
         raise TooLarge(
             f"the answer of {_host(response)} to {what} is larger than the limit of {limit} bytes",
@@ -189,6 +200,44 @@ def read_limited(response: requests.Response, limit: int, what: str) -> bytes:
             **_facts(response),
         )
     return body
+
+
+def _plain(response: requests.Response, body: bytes, limit: int, digest: Digest | None = None) -> bytes:
+    """A body without its Content-Encoding, or as it came if that says what isn't so; little more than `limit` bytes.
+
+    We ask for none. Some proxies compress all the same, and others keep the header of what they have unpacked.
+    """
+    encoding = str(response.headers.get("Content-Encoding", "identity")).strip().lower()
+    if encoding in {"", "identity"}:
+        return body
+    digest = digest or announced_digest(response)
+    if digest is not None and digest.verifiable:
+        as_it_came = Digest.of(body, digest.algorithm) == digest
+    else:
+        as_it_came = body.lstrip()[:1] in {b"{", b"["}  # JSON; nothing that is compressed begins so
+    if as_it_came:
+        return body
+    packed = io.BytesIO(body)
+    raw = urllib3.HTTPResponse(packed, {"Content-Encoding": encoding}, preload_content=False)
+    parts: list[bytes] = []
+    left = limit + 1
+    try:
+        # Not much at once: urllib3 2.5 and older unpack all that they have read, a thousandfold
+        while left > 0 and ((part := raw.read(min(left, 1 << 12), decode_content=True)) or not packed.closed):
+            parts.append(part)
+            left -= len(part)
+    except urllib3.exceptions.DecodeError:
+        return body
+    return b"".join(parts)
+
+
+def announced_digest(response: requests.Response) -> Digest | None:
+    """The Docker-Content-Digest of a response, if it has one that is one."""
+    said = response.headers.get("Docker-Content-Digest")
+    try:
+        return Digest(said) if said else None
+    except InvalidDigest:
+        return None
 
 
 def is_timeout(error: BaseException | None) -> bool:
@@ -300,7 +349,7 @@ def _error_body(response: requests.Response) -> tuple[list[dict[str, Any]], str]
     """The registry's error list and its own words, from any body. distribution-spec spec.md#error-codes."""
     hurry(response.raw, _ERROR_LIMIT / _SLOWEST, patience=True)
     try:
-        body = response.raw.read(_ERROR_LIMIT, decode_content=True) or b""
+        body = _plain(response, response.raw.read(_ERROR_LIMIT, decode_content=False) or b"", _ERROR_LIMIT)
     except Exception:  # noqa: BLE001 - a broken error body must not hide the error itself
         body = b""
     finally:

@@ -39,6 +39,7 @@ from ocikit.remote.responses import (
 )
 from ocikit.remote.tokens import TokenCache
 from ocikit.spec.challenge import Scope
+from ocikit.spec.digest import Digest
 
 __all__ = ["Transport", "backoff"]
 
@@ -190,8 +191,11 @@ class Transport(display.Shown):
         scopes: Sequence[Scope] = (),
         headers: Mapping[str, str] | None = None,
         allow: Sequence[int] = (),
+        digest: Digest | None = None,
     ) -> tuple[bytes, requests.Response]:
         """GET a body of at most `limit` bytes; it is asked for again when the connection breaks within it.
+
+        `digest` is what it should have; it is not verified here, see `read_limited`.
 
         Raises: as `request`, and TooLarge.
         """
@@ -200,7 +204,7 @@ class Transport(display.Shown):
             with until(deadline):
                 response = self.request("GET", target, doing, scopes=scopes, headers=headers, allow=allow)
             try:
-                return read_limited(response, limit, doing), response
+                return read_limited(response, limit, doing, digest=digest), response
             except ConnectionFailed as error:
                 self.check_deadline(deadline, doing)
                 if attempt >= self.network.retries:

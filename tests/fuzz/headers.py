@@ -11,10 +11,18 @@ import requests
 import urllib3
 from ocikit.remote.credentials import Keychain
 from ocikit.remote.download import _starts_at
-from ocikit.remote.endpoints import announced_digest, descriptor_of, next_link
+from ocikit.remote.endpoints import descriptor_of, next_link
 from ocikit.remote.network import Network
 from ocikit.remote.origin import Origin, check_realm, check_step, join
-from ocikit.remote.responses import failure, json_object, media_type, read_limited, report_warnings, retry_after
+from ocikit.remote.responses import (
+    announced_digest,
+    failure,
+    json_object,
+    media_type,
+    read_limited,
+    report_warnings,
+    retry_after,
+)
 from ocikit.remote.tokens import Token
 from ocikit.remote.transport import Transport
 from ocikit.remote.upload import UploadSession

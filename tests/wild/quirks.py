@@ -651,7 +651,7 @@ def _(scene: Scene, met: Callable[[], None], *, only_says: bool = False) -> None
         server.before.append(_unranged)
         server.on(
             "GET",
-            f"{BLOB}|/docker/.*{'' if only_says else f'|{MANIFEST}'}",
+            f"{BLOB}|/docker/.*|{MANIFEST}",
             change=compress,
             times=None,
             chunked=not only_says,
