@@ -158,9 +158,9 @@ class Notebook:
         """A locator for all that a cell has put out."""
         return self.page.locator(CELL).nth(cell).locator(OUTPUT)
 
-    def look(self, theme: str, width: int) -> None:
-        """Change the theme, "light" or "dark", and the width of the window in pixels."""
-        self.page.set_viewport_size({"width": width, "height": 900})
+    def look(self, theme: str, width: int, height: int = 900) -> None:
+        """Change the theme, "light" or "dark", and the size of the window in pixels."""
+        self.page.set_viewport_size({"width": width, "height": height})
         if self.page.evaluate("document.body.dataset.jpThemeLight") != str(theme == "light").lower():
             self.page.emulate_media(color_scheme=theme)
             self.page.evaluate(
@@ -178,6 +178,15 @@ class Notebook:
         self.page.locator(f"{OUTPUT} details").evaluate_all(
             "(all, open) => all.forEach(details => { details.open = open })", unfold
         )
+
+    def picture(self, path: Path) -> None:
+        """All of the notebook, as if the window were as high as it needs to be, within reason."""
+        panel = self.page.locator(".jp-WindowedPanel-outer")
+        width, height = self.page.viewport_size["width"], panel.evaluate("panel => panel.scrollHeight")
+        self.page.set_viewport_size({"width": width, "height": min(height + 150, 8000)})
+        panel.evaluate("panel => { panel.scrollTop = 0 }")
+        self.page.screenshot(path=path)
+        self.page.set_viewport_size({"width": width, "height": 900})
 
     def saved(self) -> Any:
         """The notebook as a file holds it now."""

@@ -42,6 +42,7 @@ def test_every_card_is_legible_and_within_its_bounds(gallery, shots, theme, widt
     gallery.fold(unfold=True)
     unfolded = gallery.flaws()
     flaws = {name: {*f, *u} for name, f, u in zip(NAMES, folded, unfolded, strict=True) if f or u}
+    gallery.look(theme, width, height=4000)
     for cell, name in enumerate(NAMES):
         if name in flaws or os.environ.get("OCIKIT_SHOTS"):
             gallery.output(cell).screenshot(path=shots(f"{name}-{theme}-{width}"))

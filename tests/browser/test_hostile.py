@@ -73,8 +73,7 @@ def test_in_a_notebook_nothing_of_it_runs_and_all_of_it_is_text(notebook, evil, 
     with notebook(cells) as open_:
         open_.run()
         open_.fold(unfold=True)
-        open_.page.set_viewport_size({"width": 1280, "height": 6000})
-        open_.page.screenshot(path=shots("hostile"))
+        open_.picture(shots("hostile"))
         untouched(open_)
         for number, what in enumerate(LOOKED_AT, 1):
             assert "repr failed" not in open_.output(number).last.inner_text(), what

@@ -98,7 +98,7 @@ def test_an_interrupted_call_leaves_no_bar(notebook, slow, kernel, shots):
         assert "KeyboardInterrupt" in error.inner_text()
         assert open_.output(0).locator(BAR).count() == 0
         assert "%|" not in open_.output(0).first.inner_text()
-        open_.page.screenshot(path=shots(f"progress-interrupted-{kernel}"))
+        open_.picture(shots(f"progress-interrupted-{kernel}"))
         first, *rest = open_.saved().cells[0].outputs
         assert first.data == {"text/plain": ""}
         assert [output.ename for output in rest] == ["KeyboardInterrupt"]
