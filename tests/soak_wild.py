@@ -435,7 +435,9 @@ def inspected(folder: Path, host: str, found: dict) -> list[str]:
     audit = Layout(folder / "layout").verify()
     cache = Cache(folder / "cache").verify()
     wrong += [f"the layout: {each} is damaged" for each in audit.damaged] + [f"the cache: {each}" for each in cache.bad]
-    found |= {"layout blobs": audit.checked, "layout misses": len(audit.missing), "cache blobs": cache.checked}
+    # What was attached outlives its subject, if the process that did it wasn't told that it had
+    missing = set(map(str, audit.missing)) - subjects(folder / "layout")
+    found |= {"layout blobs": audit.checked, "layout misses": len(missing), "cache blobs": cache.checked}
     layout = f"oci:{folder / 'layout'}"
     with ocikit.Session(cache=folder / "last", network=NETWORK, progress=False) as session:
         places = [layout, *(f"{host}/{name}" for name in session.catalog(host))]
@@ -451,6 +453,16 @@ def inspected(folder: Path, host: str, found: dict) -> list[str]:
                 except OcikitError as error:
                     wrong.append(f"{place}:{tag}: {error}")
     return wrong if count else [*wrong, "nothing is left"]
+
+
+def subjects(layout: Path) -> set[str]:
+    """The digests of what the documents of a layout are about."""
+    found = set()
+    for path in (layout / "blobs" / "sha256").iterdir():
+        raw = path.read_bytes()
+        if raw.startswith(b'{"schemaVersion"'):
+            found.add((json.loads(raw).get("subject") or {}).get("digest"))
+    return found
 
 
 def disk(folder: Path) -> dict[str, int]:
