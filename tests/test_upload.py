@@ -275,6 +275,15 @@ def test_a_chunk_whose_answer_got_lost_is_not_sent_twice(server, repository):
     assert [r.partition("-")[0] for r, _ in chunks(server)] == ["0", str(4 * MIB), str(8 * MIB)]
 
 
+@pytest.mark.parametrize("status", [500, 502, 503])
+def test_a_chunk_that_the_registry_failed_to_take_is_sent_again_in_the_same_session(server, repository, status):
+    server.on("PATCH", UPLOADS, status=status, when=lambda r: r.headers["Content-Range"].startswith(f"{8 * MIB}-"))
+    repository.push(BLOB, io.BytesIO(CONTENT), chunk_size=4 * MIB)
+    assert kept(server) == CONTENT
+    assert methods(server).count("POST") == 1
+    assert [len(r.body) for r in server.seen("PATCH")] == [4 * MIB, 4 * MIB, SIZE - 8 * MIB, SIZE - 8 * MIB]
+
+
 def test_a_chunk_that_broke_is_continued_in_the_same_session(server, repository):
     """The session is kept through a failure."""
     server.on(

@@ -211,7 +211,11 @@ class _Upload:
                 session = self._moved(session, response)
                 offset += length
                 chunk, stalls = b"", 0
-            except (RangeInvalid, ConnectionFailed) as error:
+            except (RegistryError, ConnectionFailed) as error:
+                if isinstance(error, RegistryError) and not isinstance(error, RangeInvalid):
+                    if error.status < 500:
+                        raise
+                    time.sleep(backoff(stalls))
                 session, reached = self.status(session, error)
                 if isinstance(error, RangeInvalid) and reached == offset and length > CHUNK:
                     raise  # the place is right, so it is the size
