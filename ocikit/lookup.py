@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import logging
 
+import attrs
+
 from ocikit.content.cache import Cache, offline
 from ocikit.content.store import Source
 from ocikit.errors import InvalidReference, ManifestUnknown
@@ -12,7 +14,7 @@ from ocikit.remote.repository import Repository
 from ocikit.spec.descriptor import Descriptor
 from ocikit.spec.manifest import Index, Manifest, PlatformLike, parse_document
 from ocikit.spec.platform import Platform
-from ocikit.spec.reference import AnyReference, LayoutReference
+from ocikit.spec.reference import AnyReference, LayoutReference, Reference
 
 __all__ = ["Lookup"]
 
@@ -48,8 +50,22 @@ class Lookup:
                 method=error.method, url=error.url, status=error.status, errors=error.errors, request_id=error.request_id,
                 host=error.host,
             ) from error  # fmt: skip
+        if not self.cache.exists(descriptor):
+            # Not in the cache, or there with another size: a HEAD may state a wrong one
+            known = self.cache.lookup(reference.pinned(descriptor.digest))
+            descriptor = descriptor if known is None else attrs.evolve(descriptor, size=known.size)
         self.cache.remember(reference, descriptor)
         return descriptor
+
+    def root(self, source: Source, reference: AnyReference) -> tuple[Descriptor, Manifest | Index]:
+        """What a reference names, and its descriptor with the size that it has: HEAD requests may have stated another."""
+        descriptor = self.locate(source, reference)
+        document = self.document(source, descriptor)
+        if document.size != descriptor.size:
+            descriptor = attrs.evolve(descriptor, size=document.size)
+            if isinstance(reference, Reference):
+                self.cache.remember(reference, descriptor)
+        return descriptor, document
 
     def document(self, source: Source, descriptor: Descriptor) -> Manifest | Index:
         """A document, from the cache or the source; registries' documents are kept."""
@@ -57,7 +73,7 @@ class Lookup:
             raw = source.fetch(descriptor)
             document = parse_document(raw, descriptor.media_type)
             if isinstance(source, Repository):
-                self.cache.push_bytes(descriptor, raw)
+                self.cache.push_bytes(attrs.evolve(descriptor, size=len(raw)), raw)
             return document
         return parse_document(self.cache.fetch(descriptor), descriptor.media_type)
 
@@ -67,8 +83,7 @@ class Lookup:
         """The manifest of a reference, through indexes."""
         if platform is not None and not callable(platform):
             platform = Platform.parse(platform)  # a mistake in it shows for a single manifest, too
-        descriptor = self.locate(source, reference)
-        document = self.document(source, descriptor)
+        descriptor, document = self.root(source, reference)
         for _ in range(8):
             if isinstance(document, Manifest):
                 return descriptor, document

@@ -234,8 +234,7 @@ class Session(display.Shown):
         with self._places.source(reference) as source:
             if platform is not None:
                 return Artifact(self, reference, *self._lookup.manifest(source, reference, platform))
-            descriptor = self._lookup.locate(source, reference)
-            return Artifact(self, reference, descriptor, self._lookup.document(source, descriptor))
+            return Artifact(self, reference, *self._lookup.root(source, reference))
 
     def validate(self, ref: str | AnyReference, *, platform: PlatformLike | None = None) -> Report:
         """Whether every document of an artifact is what the specification says: indexes, manifests, configs of images.
@@ -514,8 +513,8 @@ class Session(display.Shown):
         workers = self._workers(workers)
         with self._places.source(here) as origin, self._places.target(there) as goal:
             root = self._lookup.locate(origin, here)
-            work = plan(origin, root, goal, tags=_names(there, tags, default=False), platform=platform, referrers=referrers,
-                        check=dry_run, workers=workers)  # fmt: skip
+            work = _counted(plan(origin, root, goal, tags=_names(there, tags, default=False), platform=platform,
+                                 referrers=referrers, check=dry_run, workers=workers))  # fmt: skip
             check_digest(there, work.root)
             document = parse_document(dict(work.documents)[work.root], work.root.media_type)
             if dry_run:
@@ -640,7 +639,11 @@ class Session(display.Shown):
                 f"the subject {about} isn't in {reference.name}",
                 hint="copy it there first: referrers live beside their subject",
             )
-        return target.resolve(root_of(target, about)).bare()
+        root = root_of(target, about)
+        if isinstance(target, Repository):
+            # By its bytes: what a HEAD says of the size would be written down for good
+            return attrs.evolve(target.described(root).bare(), artifact_type=None)
+        return target.resolve(root).bare()
 
     def _run(
         self, work: Plan, reference: AnyReference, document: Manifest | Index, workers: int, progress: ProgressLike, verb: str,
@@ -673,6 +676,13 @@ class Session(display.Shown):
         from ocikit.notebook.bars import bars  # noqa: PLC0415 - tqdm is loaded for calls that move something
 
         return bars(wish)
+
+
+def _counted(work: Plan) -> Plan:
+    """A plan whose documents have the sizes that they have: a registry's HEAD may have stated others."""
+    documents = tuple((d if d.size == len(raw) else attrs.evolve(d, size=len(raw)), raw) for d, raw in work.documents)
+    root = next(d for d, _ in documents if d.digest == work.root.digest)
+    return attrs.evolve(work, documents=documents, root=root)
 
 
 def _title(verb: str, reference: AnyReference) -> str:

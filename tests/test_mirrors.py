@@ -227,6 +227,24 @@ def test_a_tag_only_mirror_is_asked_for_references_without_a_digest(place):
     assert place.asked() == ([], ["GET manifests"], [])
 
 
+def test_a_mirror_is_not_distrusted_for_a_wrong_length_of_the_registrys(place, home):
+    place.bring(place.first)
+    place.upstream.on("HEAD", ".*/manifests/.*", headers={"Content-Length": 7}, times=None)
+    pulled = place.session(Mirror(place.first.host, pull="digest-only")).pull(place.ref, home / "back")
+    assert content(home / "back") == FILES
+    assert pulled.descriptor.size == pulled.document.size
+    upstream, first, _ = place.asked()
+    assert upstream == ["HEAD manifests"]
+    assert sorted(first) == [*["GET blobs"] * 3, "GET manifests"]
+
+
+def test_a_body_that_told_the_registrys_digest_is_asked_of_no_mirror(place):
+    place.bring(place.first)
+    place.upstream.on("HEAD", ".*/manifests/.*", without=("Docker-Content-Digest",), times=None)
+    place.session(Mirror(place.first.host, pull="digest-only")).inspect(place.ref)
+    assert place.asked() == (["HEAD manifests", "GET manifests"], [], [])
+
+
 @pytest.mark.parametrize("ns", [True, False])
 def test_the_registry_that_is_meant_is_told_if_asked_for(place, home, ns):
     place.bring(place.first)

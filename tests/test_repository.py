@@ -84,6 +84,32 @@ def test_where_head_tells_too_little_the_body_tells(tagged, repository, fault):
     assert [r.method for r in tagged.seen(".*", MANIFESTS)] == ["HEAD", "GET"]
 
 
+def test_a_body_that_came_to_tell_the_digest_is_not_asked_for_again(tagged, repository):
+    tagged.on("HEAD", MANIFESTS, without=("Docker-Content-Digest",), times=None)
+    found = repository.resolve("v1")
+    assert repository.fetch(found) == RAW
+    assert targets(tagged, "GET") == ["v1"]
+    assert repository.fetch(found) == RAW
+    assert targets(tagged, "GET") == ["v1", DESCRIPTOR.digest], "once: it may have been deleted since"
+
+
+@pytest.mark.parametrize("length", [7, len(RAW) + 1, 3 << 20])
+def test_a_wrong_length_of_a_head_is_no_reason_to_refuse_the_document(tagged, repository, length):
+    tagged.on("HEAD", MANIFESTS, headers={"Content-Length": length}, times=None)
+    for named in ("v1", DESCRIPTOR.digest):
+        found = repository.resolve(named)
+        assert (found.digest, found.size) == (DESCRIPTOR.digest, length)
+        assert repository.fetch(found) == RAW
+        assert repository.described(named).size == len(RAW)
+    repository.tag(found, "v2")
+    assert tagged.tags["a/b", "v2"] == DESCRIPTOR.digest
+    with pytest.raises(errors.SizeMismatch):
+        repository.fetch(Descriptor(media_type=OCI, digest=DESCRIPTOR.digest, size=length + 1))
+    tagged.on("GET", MANIFESTS, body=RAW.replace(b'"1"', b'"2"'), times=None)
+    with pytest.raises(errors.DigestMismatch):
+        repository.fetch(repository.resolve("v1"))
+
+
 def test_a_nonsense_digest_in_the_header_does_not_matter_where_the_body_tells(tagged, repository):
     tagged.on("(HEAD|GET)", MANIFESTS, headers={"Docker-Content-Digest": "nonsense"}, times=None)
     assert repository.resolve("v1").digest == DESCRIPTOR.digest

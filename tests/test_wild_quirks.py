@@ -559,6 +559,53 @@ def test_a_deletion_that_was_accepted_is_not_looked_after(wild, home, repo):
         assert [repository.exists(descriptor) for _ in range(2)] == [True, False]
 
 
+@about("harbor-head-length")
+def test_a_wrong_length_without_its_reason_misleads_no_verb(wild, home, repo, behind):
+    scene = wild("harbor-head-length", stripped=True)
+    files = behind("seed/files").resolve("v1")
+    with scene.session(home) as session:
+        for _ in range(2):
+            assert session.inspect(scene.ref("seed/files")).descriptor == files
+            assert {name: session.pull(scene.ref("seed/files")).read(name) for name in FILES} == FILES
+        assert sent(scene, "GET", MANIFEST) == 1, "what is cached is found by its digest"
+        assert session.copy(scene.ref("seed/files"), "oci:store").descriptor == files
+        assert session.inspect("oci:store:v1").descriptor.size == files.size
+        assert session.copy(scene.ref("seed/files"), scene.ref(repo)).descriptor == files
+        image = session.copy(
+            scene.ref("seed/image"), f"oci-archive:{repo.replace('/', '-')}.tar", platform="linux/amd64"
+        )
+        assert image.descriptor.size == image.document.size
+        session.tag(scene.ref(repo), "v2")
+        attached = session.attach(scene.ref(repo), artifact_type="application/vnd.example.report")
+    assert (attached.manifest.subject.digest, attached.manifest.subject.size) == (files.digest, files.size)
+    assert behind(repo).resolve("v2") == files
+
+
+@about("harbor-head-length")
+@pytest.mark.parametrize("stripped", [True, False])
+def test_offline_a_tag_is_known_though_its_length_was_wrong(wild, home, monkeypatch, stripped):
+    scene = wild("harbor-head-length", stripped=stripped)
+    with scene.session(home) as session:
+        session.pull(scene.ref("seed/files"))
+        session.resolve(scene.ref("seed/files"))
+        monkeypatch.setenv("OCIKIT_OFFLINE", "1")
+        assert set(session.pull(scene.ref("seed/files"))) == set(FILES)
+
+
+@about("head-without-digest")
+def test_a_head_without_a_digest_costs_one_get(wild, home, repo):
+    scene = wild("head-without-digest")
+    for verb in ("inspect", "pull", "copy"):
+        scene.proxy.requests.clear()
+        with scene.session(home) as session:
+            to = (scene.ref(repo),) if verb == "copy" else ()
+            getattr(session, verb)(scene.ref("seed/files"), *to)
+        asked = [
+            (r.method, r.path.rpartition("/")[2]) for r in scene.proxy.seen("GET|HEAD", "/v2/seed/files/manifests/.*")
+        ]
+        assert asked == [("HEAD", "v1"), ("GET", "v1")]
+
+
 @about("head-without-digest")
 def test_a_head_without_a_digest_is_followed_by_a_get_and_hashed(wild, home, behind):
     scene = wild("head-without-digest")

@@ -27,7 +27,6 @@ from ocikit.remote.repository import Repository
 from ocikit.remote.tokens import TokenCache
 from ocikit.remote.transport import Transport
 from ocikit.spec.descriptor import Descriptor
-from ocikit.spec.digest import Digest
 from ocikit.spec.document import DOCUMENT_LIMIT
 from ocikit.spec.reference import DOCKER_HUB, Reference
 
@@ -114,11 +113,9 @@ class MirroredRepository(Repository):
             return False
         return self._mirror.pull != "tag-only" or self._upstream.digest is None
 
-    def described(self, reference: str) -> tuple[Descriptor, bytes]:
+    def resolve(self, reference: str) -> Descriptor:
         """What a tag or digest names, by a GET: a mirror is believed what it says about content with the content."""
-        document = self._read(reference)
-        digest = Digest(reference) if ":" in reference else document.digest
-        return attrs.evolve(document.descriptor, digest=digest), document.raw
+        return self.described(reference)
 
     def distrust(self, why: str) -> None:
         """Ask it for nothing more; what it sent was wrong."""
@@ -160,7 +157,10 @@ class Mirrored(Repository):
         super().__init__(primary.transport, primary.name)
         self._primary = primary
         self._mirrors = tuple(mirrors)
-        self._at_hand: dict[Digest, bytes] = {}
+        # What one of them says of a document counts wherever it then comes from
+        self.heard = primary.heard
+        for mirror in mirrors:
+            mirror.heard = self.heard
 
     @property
     def distrusted(self) -> int:
@@ -169,21 +169,14 @@ class Mirrored(Repository):
 
     def resolve(self, reference: str) -> Descriptor:
         """As `Repository.resolve`."""
-        return self._first(reference, lambda place: self._resolve(place, reference), by_tag=":" not in reference)
-
-    def _resolve(self, place: Repository, reference: str) -> Descriptor:
-        if not isinstance(place, MirroredRepository):
-            return place.resolve(reference)
-        found, raw = place.described(reference)
-        self._at_hand[found.digest] = raw
-        return found
+        return self._first(reference, lambda place: place.resolve(reference), by_tag=":" not in reference)
 
     def fetch(self, descriptor: Descriptor, *, limit: int = DOCUMENT_LIMIT) -> bytes:
         """As `Repository.fetch`."""
         if descriptor.embedded is not None or descriptor.size > limit or not descriptor.digest.verifiable:
             return self._primary.fetch(descriptor, limit=limit)
-        if (raw := self._at_hand.get(descriptor.digest)) is not None and len(raw) == descriptor.size:
-            return raw
+        if (came := self.heard.take(descriptor)) is not None:
+            return came
         return self._first(descriptor.digest.short, lambda place: place.fetch(descriptor, limit=limit))
 
     def open(self, descriptor: Descriptor) -> BinaryIO:

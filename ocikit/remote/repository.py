@@ -34,6 +34,7 @@ from ocikit.errors import (
 from ocikit.remote import referrers
 from ocikit.remote.download import BlobReader
 from ocikit.remote.endpoints import MANIFEST_LIMIT, Endpoints, descriptor_of, names, pages
+from ocikit.remote.heard import Heard
 from ocikit.remote.responses import announced_digest, finish, json_object
 from ocikit.remote.transport import Transport
 from ocikit.remote.upload import UploadSession, upload
@@ -180,6 +181,8 @@ class Repository(Endpoints, Store, display.Shown):
         self._is_new: bool | None = None
         self._unmounted: dict[Digest, UploadSession] = {}
         self._looking = threading.Lock()
+        self.heard = Heard()
+        """Shared with mirrors."""
 
     def __rich_repr__(self) -> display.Description:
         yield "name", f"{self.transport.host}/{self.name}"
@@ -193,6 +196,8 @@ class Repository(Endpoints, Store, display.Shown):
 
     def resolve(self, reference: str) -> Descriptor:
         """The descriptor of a tag or digest, by a HEAD request where that tells enough, else by a GET.
+
+        The size is what the registry says; see `described` for one that was counted.
 
         Raises: ManifestUnknown: with the nearest tags. NameUnknown.
         """
@@ -213,8 +218,19 @@ class Repository(Endpoints, Store, display.Shown):
             found = None
         # Old registries don't send Docker-Content-Digest: the body has to tell
         if found is None:
-            found = self._read(reference).descriptor
-        return attrs.evolve(found, digest=Digest(reference)) if ":" in reference else found
+            return self.described(reference)
+        self.heard.announce(found)
+        return found
+
+    def described(self, reference: str) -> Descriptor:
+        """The descriptor of a tag or digest, by a GET: of the bytes themselves, which the next `fetch` of it gives.
+
+        Raises: as `resolve`; DigestMismatch, InvalidDocument.
+        """
+        document = self._read(reference)
+        digest = Digest(reference) if ":" in reference else document.digest
+        self.heard.keep(digest, document.raw)
+        return attrs.evolve(document.descriptor, digest=digest)
 
     def _read(self, target: str) -> Manifest | Index:
         """The document at a tag or digest, verified against the digest that was asked for or announced."""
@@ -266,7 +282,10 @@ class Repository(Endpoints, Store, display.Shown):
         )
 
     def fetch(self, descriptor: Descriptor, *, limit: int = DOCUMENT_LIMIT) -> bytes:
-        """The verified content. Raises: ManifestUnknown, BlobUnknown, DigestMismatch, SizeMismatch."""
+        """The verified content. The size of a document that `resolve` found by a HEAD request is no reason to refuse it.
+
+        Raises: ManifestUnknown, BlobUnknown, DigestMismatch, SizeMismatch.
+        """
         if (embedded := descriptor.embedded) is not None:
             return embedded
         if not descriptor.is_document:
@@ -276,8 +295,12 @@ class Repository(Endpoints, Store, display.Shown):
                 f"{descriptor} is above the limit of {limit} bytes",
                 hint="most registries take no such documents either; ask its publisher to move content into blobs",
             )
+        if (came := self.heard.take(descriptor)) is not None:
+            return came
         raw, kind, _ = self.get_manifest(descriptor.digest, limit=limit)
-        check_size(descriptor, len(raw))
+        # Proxies and registries state other lengths with HEAD than with GET; what documents state counts
+        if not self.heard.is_announced(descriptor):
+            check_size(descriptor, len(raw))
         descriptor.digest.verify(raw, f"the manifest from {self.transport.host}/{self.name}")
         if kind and media_types.is_document(kind) and kind != descriptor.media_type:
             raise InvalidDocument(
