@@ -1,6 +1,7 @@
 """Progress where people look: terminals, notebooks, pipes and logs."""
 
 import io
+import itertools
 import os
 import pty
 import re
@@ -339,7 +340,8 @@ def test_in_a_terminal_one_line_is_left_of_each_call(tmp_path):
     assert status == 0, written
     lines = screen(written)
     assert [line.split()[0] for line in lines] == ["pushed", "pulled"]
-    assert re.findall(r"([\w:. ]+):   0%\|", written) == ["push oci:store", "pull oci:store"]  # one bar a call
+    drawn = [title for title, _ in itertools.groupby(re.findall(r"([\w:. ]+):   0%\|", written))]
+    assert drawn == ["push oci:store", "pull oci:store"]  # one bar a call, however often it is drawn
 
 
 @pytest.mark.timeout(60)
