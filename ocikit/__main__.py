@@ -4,6 +4,7 @@ python -m ocikit quickstart [--registry HOST]
 python -m ocikit pull REFERENCE [FOLDER]
 python -m ocikit push REFERENCE PATH…
 python -m ocikit inspect|tags|validate REFERENCE
+python -m ocikit catalog HOST
 python -m ocikit copy SOURCE TARGET
 python -m ocikit serve|collect FOLDER
 """
@@ -134,6 +135,10 @@ def _parser() -> argparse.ArgumentParser:
 
     made = command("tags", _tags, "list the tags of a repository")
     made.add_argument("reference")
+    network(made)
+
+    made = command("catalog", _catalog, "list the repositories of a registry")
+    made.add_argument("host")
     network(made)
 
     made = command("copy", _copy, "copy between registries, and to and from layouts")
@@ -287,6 +292,12 @@ def _tags(options: argparse.Namespace) -> None:
     with _session(options) as session:
         for tag in session.tags(options.reference):
             print(display.clean(tag))
+
+
+def _catalog(options: argparse.Namespace) -> None:
+    with _session(options) as session:
+        for name in session.catalog(options.host):
+            print(display.clean(name))
 
 
 def _quickstart(options: argparse.Namespace) -> None:

@@ -13,7 +13,7 @@ from ocikit.spec import media_types
 
 from tests.homes import ROOT, cli, home, server, session, tree, write  # noqa: F401 - fixtures
 
-COMMANDS = ("quickstart", "pull", "push", "inspect", "tags", "copy")
+COMMANDS = ("quickstart", "pull", "push", "inspect", "tags", "catalog", "copy")
 ANSI = "\x1b[31mred\x1b]0;owned\x07\u202etxt\r\n  second"
 
 
@@ -78,6 +78,7 @@ def test_every_command_works_and_prints_its_result_alone(run, data, server, home
     assert run("tags", "oci:store") == (0, "v1\n", "")
     assert run("copy", "oci:store:v1", f"{server.host}/t/e:v2", "--referrers")[0] == 0
     assert run("tags", f"{server.host}/t/e") == (0, "v2\n", "")
+    assert run("catalog", server.host)[1].split() == sorted({name for name, _ in server.manifests})
 
 
 def test_options_reach_the_verbs(run, data, server, home):

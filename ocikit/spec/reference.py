@@ -187,7 +187,7 @@ class Reference(_Target):
         if _HOST_ALONE.fullmatch(text):
             raise InvalidReference(
                 f"{quoted(text)} is a registry without a repository",
-                hint=f"add a name: {quoted(f'{text}/team/data:v1')}",
+                hint=f"add a name: {quoted(f'{text}/team/data:v1')}; ocikit.catalog({quoted(text)}) lists those that there are",
             )
         rest, digest = text, None
         if "@" in text:
