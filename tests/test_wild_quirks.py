@@ -10,6 +10,7 @@ import pytest
 import requests
 from ocikit import errors
 from ocikit.remote.credentials import Keychain
+from ocikit.remote.limits import RateLimit
 
 from tests.fault_server import error
 from tests.homes import home, write  # noqa: F401 - fixtures
@@ -309,16 +310,22 @@ def test_what_may_not_be_mounted_is_uploaded(wild, home, repo, behind, quirk):
 def test_to_resolve_costs_no_pull_and_what_is_left_can_be_seen(wild, home):
     scene = wild("hub-rate-limit", limit=1)
     with scene.session(home) as session:
-        repository = session.repository(scene.ref("seed/files"))
+        registry, repository = session.registry(scene.host), session.repository(scene.ref("seed/files"))
+        assert registry.rate_limit is None
         session.resolve(scene.ref("seed/files"))
         assert repository.head_manifest("v1").headers["ratelimit-remaining"] == "1;w=21600"
+        assert registry.rate_limit == RateLimit(limit=1, remaining=1, window=21600)
         for _ in range(3):
             session.pull(scene.ref("seed/files"))
         assert sent(scene, "GET", MANIFEST) == 1
         assert repository.head_manifest("v1").headers["ratelimit-remaining"] == "0;w=21600"
         with pytest.raises(errors.RateLimited) as caught:
             session.pull(scene.ref("seed/image"))
+        assert (
+            session.ping(scene.host).rate_limit == registry.rate_limit == RateLimit(limit=1, remaining=0, window=21600)
+        )
     assert caught.value.retry_after == 3600
+    assert "0 of 1 left in 6 h" in caught.value.message
     assert "log in" in caught.value.hint
 
 

@@ -35,6 +35,7 @@ from ocikit.remote import referrers
 from ocikit.remote.download import BlobReader
 from ocikit.remote.endpoints import MANIFEST_LIMIT, Endpoints, descriptor_of, names, pages
 from ocikit.remote.heard import Heard
+from ocikit.remote.limits import RateLimit
 from ocikit.remote.responses import announced_digest, finish, json_object
 from ocikit.remote.transport import Transport
 from ocikit.remote.upload import UploadSession, upload
@@ -72,6 +73,8 @@ class Ping(display.Shown):
     """The `Docker-Distribution-API-Version` header."""
     problem: str = ""
     """What failed, in words."""
+    rate_limit: RateLimit | None = None
+    """How often it may be asked, and how often still, as it said last; None if it never did."""
 
     def __bool__(self) -> bool:
         return self.reachable and self.authenticated
@@ -83,6 +86,7 @@ class Ping(display.Shown):
         yield "problem", self.problem, ""
         yield "url", self.url
         yield "version", self.version, ""
+        yield "rate_limit", self.rate_limit and str(self.rate_limit), None
 
     def _facts(self) -> Iterator[tuple[str, object]]:
         yield from display.given(self.__rich_repr__())
@@ -121,6 +125,14 @@ class Registry(display.Shown):
         yield "repositories", display.Code(".catalog()")
         yield "one of them", display.Code('["team/data"]')
 
+    @property
+    def rate_limit(self) -> RateLimit | None:
+        """How often this registry may be asked, and how often still, as it said last in this session; None if it never did.
+
+        Docker Hub says it with manifests, and counts each GET of one as a pull, but no HEAD: `resolve` is free.
+        """
+        return self.transport.rate_limit
+
     def repository(self, name: str, *, push: bool = False) -> Repository:
         """One repository; with `push`, the first token already holds the right to. Raises: InvalidReference."""
         return Repository(self.transport, name, actions=("pull", "push") if push else ("pull",))
@@ -148,6 +160,7 @@ class Registry(display.Shown):
             url=self.transport.base,
             version=response.headers.get("Docker-Distribution-API-Version", ""),
             problem=problems.get(response.status_code, f"unexpected status {response.status_code}"),
+            rate_limit=self.rate_limit,
         )
 
     def catalog(self) -> Iterator[str]:

@@ -39,6 +39,7 @@ from ocikit.errors import (
     redact,
 )
 from ocikit.remote.deadlines import TooSlow, hurry
+from ocikit.remote.limits import RateLimit
 from ocikit.spec.digest import Digest
 
 __all__ = [
@@ -307,6 +308,8 @@ def failure(response: requests.Response, doing: str, *, hint: str = "", rejected
     # The answer to a HEAD request has no words of the registry's
     said = f"{code} ({status})" if code else f"{status} {http.client.responses.get(status, '')}".rstrip()
     message = f"{host} says {said} to {doing}" + (f": {words}" if words else "")
+    if kind is RateLimited and (limit := RateLimit.of(response.headers)):
+        message += f"; {limit}"
     if kind is Unauthorized and rejected:
         message += f"; the credentials of {rejected} were rejected"
     if kind is Denied and rejected:

@@ -24,6 +24,7 @@ from ocikit.remote.authentication import Authenticator, Authorization
 from ocikit.remote.connections import Connections
 from ocikit.remote.credentials import Keychain
 from ocikit.remote.deadlines import current, until
+from ocikit.remote.limits import RateLimit
 from ocikit.remote.network import Network
 from ocikit.remote.origin import Origin, check_step, is_loopback, join
 from ocikit.remote.responses import (
@@ -84,6 +85,8 @@ class Transport(display.Shown):
         self._connections = Connections(host, lambda: self.base, self.network)
         self._not_before = 0.0
         self._reached = False  # whether this host has ever answered
+        self.rate_limit: RateLimit | None = None
+        """What the registry said last of how often it may be asked."""
 
     @property
     def base(self) -> str:
@@ -379,6 +382,8 @@ class Transport(display.Shown):
                 if authorization and authorization.value:
                     sending["Authorization"] = authorization.value
             response = self._connections.send(method, url, sending, replay.body, length, timeout)
+            if home and (said := RateLimit.of(response.headers)):
+                self.rate_limit = said
             location = response.headers.get("Location")
             if response.status_code not in _REDIRECTING or not location:
                 return response, home
