@@ -27,7 +27,7 @@ from ocikit.spec.reference import LayoutReference, Reference, parse_reference
 __all__ = ["Explorer", "Verbs"]
 
 _PAUSE = 0.2  # seconds: who goes through a list with the arrow keys doesn't want each of its names fetched
-_FILES = 500  # shown at once; the filter is for more
+_FILES = 500  # shown at once, of manifests and referrers, too; the filter is for more
 _DRAWN = 0.1  # seconds between two moves of a bar
 _TREE = 300_000_000  # bytes of an image's layers that are read to list what is in them
 
@@ -232,7 +232,7 @@ class Explorer:
         folded = attrs.evolve(card, sections=tuple(attrs.evolve(s, unfolded=False) for s in card.sections))
         self.card.value = page(folded) or message(str(artifact))
         if isinstance(artifact.document, Index):
-            self.manifests.options = [("choose one …", None), *((_manifest_label(d), str(d.digest)) for d in artifact.document.manifests)]  # fmt: skip
+            self.manifests.options = _choices(artifact.document.manifests, _manifest_label)
             self.manifests_box.layout.display = None
             self.files_box.layout.display = "none"
         else:
@@ -255,7 +255,7 @@ class Explorer:
             return [] if stale() else list(self._session.referrers(artifact.reference))
 
         def then(found: list[Descriptor]) -> None:
-            self.referrers.options = [("choose one …", None), *((_referrer_label(d), str(d.digest)) for d in found)]
+            self.referrers.options = _choices(found, _referrer_label)
             self.referrers_box.layout.display = None if found else "none"
 
         self._jobs.run("referrers", work, then, lambda _: None)  # what can't be asked is nothing to look at
@@ -452,6 +452,13 @@ def _tag_of(where: str) -> str:
 def _literal(name: str) -> str:
     """A pattern that means this name only."""
     return re.sub(r"([*?[])", r"[\1]", name)
+
+
+def _choices(found: Sequence[Descriptor], label: Callable[[Descriptor], str]) -> list[tuple[str, str | None]]:
+    """What a list offers: some hundred names at most, and first of all nothing."""
+    more = len(found) - _FILES
+    head = f"choose one … ({more:,} more are not shown)" if more > 0 else "choose one …"
+    return [(head, None), *((label(d), str(d.digest)) for d in found[:_FILES])]
 
 
 def _manifest_label(descriptor: Descriptor) -> str:
