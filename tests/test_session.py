@@ -887,3 +887,10 @@ def test_a_real_registry_with_passwords(htpasswd_registry, repo, data, session, 
     session.push(ref, "data")
     session.pull(ref, "back")
     assert tree(home / "back") == data
+
+
+@pytest.mark.parametrize("cls", [ocikit.Session, ocikit.Network, ocikit.Mirror])
+def test_what_a_parameter_means_is_told_where_people_ask(cls):
+    """Shift-Tab shows the docstring of the class, not what stands behind its fields."""
+    told = inspect.getdoc(cls).partition("Args:")[2]
+    assert [name for name in inspect.signature(cls).parameters if f"    {name}: " not in told] == []

@@ -61,21 +61,23 @@ def _prefixes(texts: Iterable[str]) -> frozenset[str]:
 class Mirror:
     """Where a registry's content can be read, too.
 
+    Args:
+        location: host and perhaps port, and the path that takes the place of what is mirrored: `cache.example/hub`.
+        pull: "digest-only" is never asked what a tag names, which it may not have heard of yet; "tag-only" is asked
+            only for references without a digest; "all" is asked for both.
+        ns: tell it the registry that is meant, as `ns=` in each request. distribution-spec spec.md#registry-proxying.
+        insecure: speak to it without TLS, or with a certificate that nobody vouches for.
+        final: the content has moved there: nothing is asked after it, the registry neither.
+
     >>> Mirror("cache.example/hub", pull="digest-only").location
     'cache.example/hub'
     """
 
     location: str = field(converter=_place)
-    """Host and perhaps port, and the path that takes the place of what is mirrored: `cache.example/hub`."""
     pull: Pull = field(default="all", kw_only=True)
-    """"digest-only" is never asked what a tag names, which it may not have heard of yet; "tag-only" is asked only
-    for references without a digest."""
     ns: bool = field(default=False, kw_only=True)
-    """Tell it the registry that is meant, as `ns=` in each request. distribution-spec spec.md#registry-proxying."""
     insecure: bool = field(default=False, kw_only=True)
-    """Speak to it without TLS, or with a certificate that nobody vouches for."""
     final: bool = field(default=False, kw_only=True)
-    """The content has moved there: nothing is asked after it, the registry neither."""
 
     def __attrs_post_init__(self) -> None:
         if self.pull not in get_args(Pull) or (self.final and self.pull != "all"):
@@ -103,42 +105,54 @@ def _mirrors(given: Mirrors) -> dict[str, tuple[Mirror, ...]]:
 
 @frozen(kw_only=True)
 class Network:
-    """How to reach registries; one value for a session."""
+    """How to reach registries; one value for a session.
+
+    Args:
+        insecure: hosts that may be spoken to without TLS, or with a certificate that nobody vouches for.
+        ca: a file of certificates to trust besides the usual ones.
+        certificate: a client certificate: one file, or certificate and key. Shown to registries only, not to where
+            they redirect.
+        proxies: by scheme; None reads HTTPS_PROXY, HTTP_PROXY and NO_PROXY.
+        connect_timeout: seconds.
+        read_timeout: seconds without a byte; the answer to an upload may take five times as long, while the registry
+            stores it.
+        total_timeout: seconds for one request with its retries, or for one blob with its resumptions, both ways, and
+            for the token that it needs; None sets no limit. What was received of a blob is kept, and resumed by the
+            next call.
+        retries: further tries after a failure that may pass.
+        max_wait: seconds to wait in all for one request's retries; a registry that asks for more gets an error
+            instead.
+        connections: kept open per host.
+        user_agent: how we call ourselves.
+        headers: sent along to registries only, not to where they redirect.
+        adapter: gives an adapter of requests for an origin such as "https://ghcr.io", to be used instead of ours.
+        schemes: "http" or "https" for hosts where it is known; otherwise https, or what a loopback host answers to.
+        mirrors: where manifests and blobs are read first, in order, by registry (`docker.io`) or by the first parts of
+            names (`quay.io/team`, the longest counts): hosts with paths, or `Mirror`. A mirror gets its own credentials
+            only, and neither `headers` nor `certificate`. Tags are listed, referrers looked up, and everything is
+            written at the registry itself, which is also what `Session.repository` gives.
+        blocked: registries, or first parts of names, that must not be asked; longer ones in `mirrors` are exceptions.
+
+    >>> Network(total_timeout=600, mirrors={"docker.io": Mirror("mirror.example:5000")}).retries
+    4
+    """
 
     insecure: frozenset[str] = field(default=frozenset(), converter=_hosts)
-    """Hosts that may be spoken to without TLS, or with a certificate that nobody vouches for."""
     ca: str | None = None
-    """A file of certificates to trust besides the usual ones."""
     certificate: str | tuple[str, str] | None = field(default=None, repr=False)
-    """A client certificate: one file, or certificate and key. Shown to registries only, not to where they redirect."""
     proxies: Mapping[str, str] | None = field(default=None, repr=False)
-    """By scheme; None reads HTTPS_PROXY, HTTP_PROXY and NO_PROXY."""
     connect_timeout: float = 10.0
-    """Seconds."""
     read_timeout: float = 60.0
-    """Seconds without a byte; the answer to an upload may take five times as long, while the registry stores it."""
     total_timeout: float | None = None
-    """Seconds for one request with its retries, or for one blob with its resumptions; None sets no limit."""
     retries: int = 4
-    """Further tries after a failure that may pass."""
     max_wait: float = 120.0
-    """Seconds to wait in all for one request's retries; a registry that asks for more gets an error instead."""
     connections: int = 8
-    """Kept open per host."""
     user_agent: str = USER_AGENT
     headers: Mapping[str, str] = field(factory=dict, repr=False)
-    """Sent along to registries only, not to where they redirect."""
     adapter: Callable[[str], requests.adapters.BaseAdapter] | None = field(default=None, repr=False)
-    """Gives an adapter of requests for an origin such as "https://ghcr.io", to be used instead of ours."""
     schemes: Mapping[str, str] = field(factory=dict)
-    """"http" or "https" for hosts where it is known; otherwise https, or what a loopback host answers to."""
     mirrors: Mapping[str, tuple[Mirror, ...]] = field(factory=dict, converter=_mirrors)
-    """Where manifests and blobs are read first, in order, by registry (`docker.io`) or by the first parts of names
-    (`quay.io/team`, the longest counts). A mirror gets its own credentials only, and neither `headers` nor `certificate`.
-    Tags are listed, referrers looked up, and everything is written at the registry itself, which is also what
-    `Session.repository` gives."""
     blocked: frozenset[str] = field(default=frozenset(), converter=_prefixes)
-    """Registries, or first parts of names, that must not be asked; longer ones in `mirrors` are exceptions."""
 
     @classmethod
     def from_registries_conf(cls, path: str | os.PathLike[str] | None = None, **settings: Any) -> Self:
