@@ -282,18 +282,27 @@ class Session(display.Shown):
 
     def open_content(self, artifact: Artifact, name: str, descriptor: Descriptor) -> BinaryIO:
         """Content of an artifact at hand as a verified, seekable stream."""
+        if (here := self._local(artifact, name, descriptor)) is not None:
+            return here
+        with self._places.source(artifact.reference) as source:
+            return verified(source.open(descriptor), descriptor)
+
+    def head_content(self, artifact: Artifact, name: str, descriptor: Descriptor, size: int) -> bytes:
+        """The first bytes of content of an artifact at hand."""
+        if (here := self._local(artifact, name, descriptor)) is not None:
+            with here:
+                return here.read(size)
+        with self._places.source(artifact.reference) as source:
+            return source.head(descriptor, size)
+
+    def _local(self, artifact: Artifact, name: str, descriptor: Descriptor) -> BinaryIO | None:
+        """Content that no source need be asked for."""
         if (embedded := descriptor.embedded) is not None:
             return io.BytesIO(embedded)
         if self.cache.exists(descriptor):
             return verified(self.cache.open(descriptor), descriptor)
-        if (
-            artifact.path is not None
-            and name
-            and (path := _folder(artifact.path).unedited(name, descriptor)) is not None
-        ):
-            return verified(path.open("rb"), descriptor)
-        with self._places.source(artifact.reference) as source:
-            return verified(source.open(descriptor), descriptor)
+        path = _folder(artifact.path).unedited(name, descriptor) if artifact.path is not None and name else None
+        return None if path is None else verified(path.open("rb"), descriptor)
 
     def content(self, artifact: Artifact, descriptor: Descriptor) -> bytes:
         """A small blob of an artifact at hand, verified; kept in the cache."""

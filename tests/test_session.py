@@ -13,7 +13,7 @@ import ocikit
 import pytest
 from ocikit.spec import media_types
 
-from tests.fault_server import FaultServer, certificate
+from tests.fault_server import Answer, FaultServer, certificate
 from tests.homes import QUICK, home, moved, server, session, state, tree, write  # noqa: F401 - fixtures
 
 DATA = {"data/a.csv": "x\n1\n", "data/deep/b.bin": bytes(range(256)) * 400, "data/c.txt": ""}
@@ -792,9 +792,28 @@ def test_a_one_liner_has_the_verbs_signature_and_words(verb):
     assert call.__name__ == call.__qualname__ == verb and call.__module__ == "ocikit"
 
 
+@pytest.mark.parametrize(
+    "fault", [{}, {"change": lambda r, _: Answer(200, {}, b"x" * 999)}, {"cut": 10}, {"gzip": True}]
+)
+def test_the_head_of_a_file_is_asked_for_by_a_range(session, server, home, fault):
+    write(home, {"data/a.csv": "x" * 999})
+    ref = f"{server.host}/t/d:v1"
+    session.push(ref, "data")
+    file = session.inspect(ref)["data/a.csv"]
+    server.requests.clear()
+    server.on("GET", ".*/blobs/.*", **fault)
+    assert file.head(100) == b"x" * 100
+    assert server.requests[0].headers["Range"] == "bytes=0-99"
+    assert file.head(10_000) == b"x" * 999
+    session.pull(ref)
+    server.requests.clear()
+    assert file.head(5) == b"x" * 5
+    assert server.requests == []
+
+
 def test_every_verb_has_a_one_liner():
     methods = {n for n, f in vars(ocikit.Session).items() if inspect.isfunction(f) and not n.startswith("_")}
-    low_level = {"close", "registry", "repository", "fetch_file", "open_content", "content", "ensure"}
+    low_level = {"close", "registry", "repository", "fetch_file", "open_content", "head_content", "content", "ensure"}
     assert methods - low_level == {*VERBS, "explore", "login", "logout", "explain"}
 
 

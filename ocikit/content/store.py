@@ -41,6 +41,14 @@ class Source(ABC):
         with self.open(descriptor) as stream:
             return read_verified(stream, descriptor, limit=limit)
 
+    def head(self, descriptor: Descriptor, size: int) -> bytes:
+        """The first `size` bytes, to look at: not verified. Raises: NotFound."""
+        found = b""
+        with self.open(descriptor) as stream:
+            while len(found) < size and (part := stream.read(size - len(found))):
+                found += part
+        return found
+
     def document(self, descriptor: Descriptor) -> Manifest | Index:
         """The verified manifest or index. Raises: NotFound, InvalidDocument, ContentError."""
         return parse_document(self.fetch(descriptor), descriptor.media_type)

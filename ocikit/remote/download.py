@@ -14,7 +14,7 @@ from ocikit import display
 from ocikit.content.progress import mention
 from ocikit.errors import ConnectionFailed, OcikitError, SizeMismatch, TimedOut
 from ocikit.remote.deadlines import until
-from ocikit.remote.responses import BROKEN, finish, innermost, is_timeout
+from ocikit.remote.responses import BROKEN, finish, innermost, is_encoded, is_timeout
 from ocikit.remote.transport import Transport
 from ocikit.spec.challenge import Scope
 from ocikit.spec.descriptor import Descriptor
@@ -175,7 +175,7 @@ class BlobReader(io.RawIOBase):
         response = self._get(headers, allow=(416,) if start else ())
         if start:
             usable = response.status_code == 206 and _starts_at(response, start, self._descriptor.size)
-            usable = usable and not _encoded(response)  # a range of what a proxy made of it
+            usable = usable and not is_encoded(response)  # a range of what a proxy made of it
             if not usable and response.status_code != 200:
                 # 416, or a range that isn't the one asked for: the whole body is the answer that can't be wrong
                 finish(response)
@@ -198,7 +198,7 @@ class BlobReader(io.RawIOBase):
         announced = response.headers.get("Content-Length", "")
         # Storage may keep the header with a file that is compressed itself: its length tells, else its type
         own = announced == str(self._descriptor.size) if announced else _PACKED.search(self._descriptor.media_type)
-        if _encoded(response) and not own:
+        if is_encoded(response) and not own:
             self._source = _Decoded(response)
             return
         # urllib3's own readinto reads a bytes object and copies it; http.client's goes from the socket to the buffer
@@ -227,10 +227,6 @@ class _Decoded:
         n = min(len(data), len(view))
         view[:n], self._rest = data[:n], data[n:]
         return n
-
-
-def _encoded(response: requests.Response) -> bool:
-    return response.headers.get("Content-Encoding", "identity").strip().lower() not in {"", "identity"}
 
 
 def _starts_at(response: requests.Response, start: int, size: int) -> bool:

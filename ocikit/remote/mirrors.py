@@ -192,6 +192,10 @@ class Mirrored(Repository):
         # A RawIOBase reads as BinaryIO does
         return _Checked(_Reader(self._places(), self._primary, descriptor), descriptor)  # type: ignore[return-value]
 
+    def head(self, descriptor: Descriptor, size: int) -> bytes:
+        """As `Source.head`."""
+        return Source.head(self, descriptor, size)
+
     def _places(self, *, by_tag: bool = False) -> Iterator[Repository]:
         """Where to ask, in order; whether a mirror is usable is looked at when its turn comes."""
         yield from (mirror for mirror in self._mirrors if mirror.usable(by_tag=by_tag))

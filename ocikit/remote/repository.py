@@ -36,7 +36,7 @@ from ocikit.remote.download import BlobReader
 from ocikit.remote.endpoints import MANIFEST_LIMIT, Endpoints, descriptor_of, names, pages
 from ocikit.remote.heard import Heard
 from ocikit.remote.limits import RateLimit
-from ocikit.remote.responses import announced_digest, finish, json_object
+from ocikit.remote.responses import announced_digest, finish, is_encoded, json_object, start_of
 from ocikit.remote.transport import Transport
 from ocikit.remote.upload import UploadSession, upload
 from ocikit.spec import media_types
@@ -293,6 +293,14 @@ class Repository(Endpoints, Store, display.Shown):
             self.scope("pull"),
             self._doing("pull", f"@{descriptor.digest.short}"),
         )
+
+    def head(self, descriptor: Descriptor, size: int) -> bytes:
+        """The first `size` bytes, to look at: not verified. They are asked for by a range, so that no more is sent."""
+        if descriptor.is_document or not 0 < size < descriptor.size:
+            return super().head(descriptor, size)
+        response = self.get_blob(descriptor.digest, end=size - 1)
+        found = b"" if is_encoded(response) else start_of(response, size)
+        return found if len(found) == size else super().head(descriptor, size)
 
     def fetch(self, descriptor: Descriptor, *, limit: int = DOCUMENT_LIMIT) -> bytes:
         """The verified content. The size of a document that `resolve` found by a HEAD request is no reason to refuse it.

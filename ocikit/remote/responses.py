@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import http.client
 import io
 import json
@@ -49,6 +50,7 @@ __all__ = [
     "failure",
     "finish",
     "innermost",
+    "is_encoded",
     "is_timeout",
     "json_object",
     "media_type",
@@ -56,6 +58,7 @@ __all__ = [
     "report_warnings",
     "retry_after",
     "set_aside",
+    "start_of",
 ]
 
 #: What a broken connection looks like, wherever it breaks.
@@ -239,6 +242,21 @@ def announced_digest(response: requests.Response) -> Digest | None:
         return Digest(said) if said else None
     except InvalidDigest:
         return None
+
+
+def is_encoded(response: requests.Response) -> bool:
+    """Whether a body has a Content-Encoding, though none was asked for."""
+    return response.headers.get("Content-Encoding", "identity").strip().lower() not in {"", "identity"}
+
+
+def start_of(response: requests.Response, size: int) -> bytes:
+    """The first bytes of a body as they came, fewer if it ends or breaks off; the rest is left where it is."""
+    found = b""
+    with contextlib.suppress(*BROKEN):
+        while len(found) < size and (part := response.raw.read(size - len(found))):
+            found += part
+    finish(response)
+    return found
 
 
 def is_timeout(error: BaseException | None) -> bool:
