@@ -544,11 +544,16 @@ def test_a_list_that_is_none_is_an_error(server, repository, tags):
         repository.tags()
 
 
-def test_tags_that_are_none_are_skipped_with_a_warning(server, repository, caplog):
+def test_tags_that_are_none_are_skipped_with_one_warning_for_all(server, repository, caplog):
     """Nexus lists null and invalid names: skopeo#2409; Artifactory digests."""
-    list_of(server, ["v1", None, "not a tag", "", 5, {"x": 1}, "sha256:" + "0" * 64, "-x", "v2"])
-    assert repository.tags() == ["v1", "v2"]
-    assert len([r for r in caplog.records if r.levelno == logging.WARNING]) == 7
+    bad = [None, "not a tag\x1b[31m", "", 5, {"x": 1}, "sha256:" + "0" * 64, "-x"]
+    list_of(server, ["v1", *bad, "v2"], ["v3", "-y"], header=lambda n: f'<?page={n}>; rel="next"')
+    assert repository.tags() == ["v1", "v2", "v3"]
+    [warning] = [r.getMessage() for r in caplog.records if r.levelno == logging.WARNING]
+    assert (
+        warning
+        == f"{repository.transport.host}/a/b lists 7 tags that are none: None, 'not a tag\\x1b[31m', '', … 4 more"
+    )
 
 
 @pytest.mark.parametrize(("status", "code"), [(400, "PAGINATION_NUMBER_INVALID"), (405, "UNSUPPORTED"), (400, "UNSUPPORTED")])  # fmt: skip

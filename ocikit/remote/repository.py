@@ -539,15 +539,23 @@ class Repository(Endpoints, Store, display.Shown):
         return found
 
     def iter_tags(self) -> Iterator[str]:
-        """Tags, a page fetched when it is reached. Names that break the grammar are skipped (Nexus has such)."""
+        """Tags, a page fetched when it is reached. Names that break the grammar are skipped (Nexus has such).
+
+        The first page that has some of them is warned of.
+        """
+        level = logging.WARNING
         for page in self.list_tags(n=PAGE):
+            good, bad = [], []
             for name in page:
                 try:
-                    yield check_tag(name)
+                    good.append(check_tag(name))
                 except (InvalidReference, TypeError):
-                    log.warning(
-                        "%s/%s lists a tag that is none: %s", self.transport.host, self.name, display.shorten(name, 60)
-                    )
+                    bad.append(display.quoted(name, 60))
+            if bad:
+                found = display.counted(len(bad), "tag that is none", "tags that are none")
+                log.log(level, "%s/%s lists %s: %s", self.transport.host, self.name, found, display.listed(bad, 3))
+                level = logging.DEBUG
+            yield from good
 
     def can_push(self) -> bool:
         """Whether the credentials may push here: opens an upload session and cancels it."""
