@@ -279,6 +279,13 @@ def test_a_server_that_nobody_refers_to_any_more_stops(home):
     server.stop()
 
 
+def test_it_closes_as_files_do(home):
+    with contextlib.closing(ocikit.serve()) as server:
+        pids = processes(server)
+    assert gone(pids) and not server.running
+    server.close()
+
+
 def test_a_cell_that_names_a_port_runs_again(home):
     write(home, {"data/a.csv": "x\n1\n"})
     first = ocikit.serve("store")

@@ -58,6 +58,10 @@ class Server(display.Shown):
         """
         self._end()
 
+    def close(self) -> None:
+        """The same as `stop`, by the name that files and sessions have for it."""
+        self.stop()
+
     def __enter__(self) -> Server:
         return self
 
