@@ -176,12 +176,13 @@ def _by_type(referrers: Sequence[Descriptor], where: str) -> Iterator[display.Se
 
 def _referrer(descriptor: Descriptor, where: str) -> display.Card:
     created = descriptor.annotations.get(CREATED)
-    title = descriptor.title or descriptor.annotations.get(DESCRIPTION) or descriptor.digest.short
-    notes = (display.When(created) if created else "", display.Size(descriptor.size), display.Hash(descriptor.digest))
+    name = descriptor.title or descriptor.annotations.get(DESCRIPTION)
+    digest = display.Hash(descriptor.digest)
+    notes = (display.When(created) if created else "", display.Size(descriptor.size), digest if name else "")
     look = display.call("ocikit.inspect", f"{where}@{descriptor.digest}")
     rest = {key: value for key, value in descriptor.annotations.items() if key not in {CREATED, TITLE}}
     return display.Card(
-        title=display.shorten(title, display.CELL),
+        title=display.shorten(name or digest.text(), display.CELL),
         notes=notes,
         facts=(("look", look),),
         sections=tuple(display.notes(rest)),

@@ -19,6 +19,12 @@ _VERSION = re.compile(r"[vV]?(\d{1,18}(?:\.\d{1,18})*)(?!\d)(.*)", re.DOTALL)
 #: The tags of cosign ("sha256-….sig"), of the referrers fallback, and of builds by commit.
 _DIGEST = re.compile(r"(?:sha\d{3}-)?[0-9a-f]{32,128}(?:[._-].*)?", re.DOTALL)
 
+#: What comes after the numbers of a version that isn't out yet: "-rc1", "b2", ".dev3"; not "-alpine", "-bookworm".
+_EARLY = re.compile(
+    r"(?:^|[._-])(?:rc|alpha|beta|dev|pre|preview|prerelease|snapshot|nightly|canary|[abm](?=\.?\d))[.\d]*(?![a-z\d])",
+    re.IGNORECASE,
+)
+
 _NUMBERS = re.compile(r"(\d{1,18})")
 
 Key: TypeAlias = tuple[Any, ...]
@@ -52,6 +58,8 @@ class Names:
     count: int = 0
     versions: tuple[str, ...] = ()
     """The newest first."""
+    release: str = ""
+    """The newest version that is no pre-release; "" if there are only such."""
     words: tuple[str, ...] = ()
     digests: tuple[str, ...] = ()
     counts: tuple[int, int, int] = (0, 0, 0)
@@ -61,17 +69,21 @@ class Names:
         """These and more names."""
         versions, words, digests = [_version(m) for v in self.versions if (m := _VERSION.fullmatch(v))], [], []
         before = len(versions)
+        releases = [_version(match) for match in [_VERSION.fullmatch(self.release)] if match]
         for name in names:
             if _DIGEST.fullmatch(name):
                 digests.append(name)
             elif match := _VERSION.fullmatch(name):
                 versions.append(_version(match))
+                if not _EARLY.search(match[2]):
+                    releases.append(versions[-1])
             else:
                 words.append(name)
         more = (len(versions) - before, len(words), len(digests))
         return Names(
             count=self.count + sum(more),
             versions=tuple(key[-1] for key in heapq.nlargest(ROWS, versions)),
+            release=max(releases)[-1] if releases else "",
             words=tuple(heapq.nsmallest(ROWS, (*self.words, *words), key=_word)),
             digests=(*self.digests, *digests)[:ROWS],
             counts=(self.counts[0] + more[0], self.counts[1] + more[1], self.counts[2] + more[2]),
@@ -79,8 +91,8 @@ class Names:
 
     @property
     def newest(self) -> str:
-        """The newest version, else the first word, else ""."""
-        return next(iter(self.versions or self.words), "")
+        """The newest release, else the newest version, else the first word, else ""."""
+        return self.release or next(iter(self.versions or self.words), "")
 
     def sections(self) -> Iterator[Section]:
         """What a card shows of them."""

@@ -16,7 +16,7 @@ import attrs
 import ocikit
 import pytest
 from ocikit import display
-from ocikit.artifact import Artifact
+from ocikit.artifact import Artifact, Files
 from ocikit.display.page import CSS
 from ocikit.errors import OcikitError
 from ocikit.listing import Listing
@@ -349,7 +349,25 @@ def test_tags_are_sorted_by_version_the_newest_first_and_digests_are_folded_away
     versions = re.findall(r"<code>(v[^<]*)</code>", page)
     assert versions[:4] == ["v3.12.0-rc1", "v3.11.10", "v3.11.9", "v3.11.8"]
     assert re.search(r"<details><summary>digests", page)
-    assert "inspect(&quot;registry.example/weather/stations:v3.12.0-rc1&quot;)" in page
+    assert "inspect(&quot;registry.example/weather/stations:v3.11.10&quot;)" in page
+
+
+@pytest.mark.parametrize(
+    ("given", "expected"),
+    [
+        (["v1.0", "v2.0-rc1"], "v1.0"),
+        (["v2.0-rc1", "v2.0-alpha"], "v2.0-rc1"),
+        (["3.14.0", "3.15.0a4", "3.15.0b1-slim", "3.15-rc-slim", "3.16.dev20261120"], "3.14.0"),
+        (["3.14-alpine3.20", "3.13-bookworm"], "3.14-alpine3.20"),
+        (["1.1-a1b2c3d", "1.0"], "1.1-a1b2c3d"),
+        (["1.0-M1", "2.0-SNAPSHOT", "0.9"], "0.9"),
+        (["latest", "edge"], "latest"),
+        (["1.0", *(f"2.0-rc{n}" for n in range(100))], "1.0"),
+        ([], ""),
+    ],
+)
+def test_the_newest_version_is_one_that_is_out_if_any_is(given, expected):
+    assert Names().with_more(given).newest == expected
 
 
 @pytest.mark.parametrize(
@@ -371,13 +389,16 @@ def test_versions_are_sorted_as_people_read_them(given, expected):
 
 def test_names_that_come_in_pieces_are_those_that_come_at_once():
     names = (
-        [f"v{i % 7}.{i}" for i in range(500)] + [f"word{i}" for i in range(60)] + ["ab" * 20 + str(i) for i in range(9)]
+        [f"v{i % 7}.{i}{'-rc1' if i > 480 else ''}" for i in range(500)]
+        + [f"word{i}" for i in range(60)]
+        + ["ab" * 20 + str(i) for i in range(9)]
     )
     whole, pieces = Names().with_more(names), Names()
     for start in range(0, len(names), 37):
         pieces = pieces.with_more(names[start : start + 37])
     assert pieces == whole
     assert whole.counts == (500, 60, 9)
+    assert whole.newest == "v6.475"
     assert whole.words[:3] == ("word0", "word1", "word2")
 
 
@@ -386,6 +407,29 @@ def test_a_long_list_of_tags_is_sorted_while_it_is_read():
     assert len(listing) == 5000
     assert listing._sorted.count >= 4000
     assert "stations:v4999&quot;" in listing._repr_html_()
+
+
+def test_a_referrer_without_a_name_shows_its_digest_once():
+    digest = ocikit.Digest.of(b"report")
+    found = ocikit.Descriptor(media_type="application/vnd.oci.image.manifest.v1+json", digest=digest, size=700)
+    referrers = Listing(iter([found]), "referrers", cards.DATA)
+    (summary,) = re.findall(r"<summary>(<strong>.*?)</summary>", referrers._repr_html_())
+    assert summary.count(digest.short) == 1
+    assert text(referrers).count(digest.encoded[:12]) == 2  # in the heading, and in the line to copy
+    assert in_a_terminal(referrers).count(digest.encoded[:12]) == 1
+
+
+@pytest.mark.parametrize(
+    ("value", "words"),
+    [
+        (cards.CARDS["manifest_referrer"](), "no layers"),
+        (ocikit.Index(manifests=[]), "no manifests"),
+        (Files({}), "no files"),
+    ],
+)
+def test_a_card_says_that_there_is_nothing(value, words):
+    assert f"<div>{words}</div>" in value._repr_html_()
+    assert words in in_a_terminal(value)
 
 
 def test_an_errors_card_says_what_to_do_and_folds_the_registrys_words(made):

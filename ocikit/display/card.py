@@ -57,6 +57,11 @@ class Section:
         return self.shown if self.count is None else self.count
 
     @property
+    def heading(self) -> str:
+        """What is above it."""
+        return f"no {self.title}" if self.count == 0 else self.title
+
+    @property
     def open(self) -> bool:
         """Whether it is unfolded from the start."""
         return self.total <= _OPEN if self.unfolded is None else self.unfolded

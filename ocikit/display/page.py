@@ -107,7 +107,7 @@ class _Page:
         if section.hint != "":
             inside += f"<div><small>{self._value(section.hint, whole=True)}</small></div>"
         unfolded = " open" if section.open and depth == 0 else ""
-        title = f"{h(section.title)} <small>{note}</small>" if note else h(section.title)
+        title = f"{h(section.heading)} <small>{note}</small>" if note else h(section.heading)
         return f"<details{unfolded}><summary>{title}</summary>{inside}</details>" if inside else f"<div>{title}</div>"
 
     def _inside(self, section: Section, limit: int, depth: int) -> Iterator[str]:

@@ -53,7 +53,7 @@ def _facts(card: Card) -> Table:
 def _section(branch: Tree, section: Section) -> None:
     from rich.text import Text  # noqa: PLC0415 - as above
 
-    title = Text(clean(section.title), style="bold")
+    title = Text(clean(section.heading), style="bold")
     for note in (f"{section.total:,}" if section.total else "", text_of(section.note)):
         if note:
             title.append(f"  {shorten(note, CELL)}", style="not bold dim")
