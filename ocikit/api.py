@@ -7,6 +7,7 @@ import inspect as introspection
 from collections.abc import Callable
 from typing import Concatenate, ParamSpec, TypeVar
 
+from ocikit.display.folding import fold
 from ocikit.session import Session
 
 __all__ = [
@@ -39,7 +40,11 @@ def _one_liner(verb: Callable[Concatenate[Session, P], R]) -> Callable[P, R]:
     def call(*args: P.args, **kwargs: P.kwargs) -> R:
         # By using the 'with' statement we are sure that the connections are closed
         with Session() as session:
-            return verb(session, *args, **kwargs)
+            try:
+                return verb(session, *args, **kwargs)
+            except KeyboardInterrupt as interrupt:
+                fold(interrupt)
+                raise
 
     signature = introspection.signature(verb)
     call.__signature__ = signature.replace(parameters=list(signature.parameters.values())[1:])  # type: ignore[attr-defined]  # what Shift-Tab shows

@@ -526,6 +526,38 @@ def test_an_error_shows_all_of_its_traceback_on_request(tmp_path):
     assert "layout.py" in shown and "folded away" not in shown
 
 
+INTERRUPTED = """
+import os, signal
+from tests.fault_server import FaultServer
+
+def interrupt(request, answer):
+    os.kill(os.getpid(), signal.SIGINT)
+    return answer
+
+with FaultServer() as server, ocikit.Session(progress=False) as session:
+    content = os.urandom(9)
+    layer = ocikit.Descriptor.of(content, "text/plain")
+    server.blob("a/b", content)
+    manifest = ocikit.Manifest(config=layer, layers=[layer])
+    server.manifest("a/b", manifest.raw, "v1")
+    server.on("GET", "/v2/a/b/CALLED/.*", change=interrupt)
+    WAITS(f"{server.host}/a/b:v1")
+"""
+
+
+@pytest.mark.parametrize(
+    ("called", "waits"),
+    [("manifests", "ocikit.inspect"), ("blobs", "ocikit.pull"), ("blobs", "session.pull")],
+)
+def test_an_interrupt_shows_the_callers_lines(called, waits, tmp_path):
+    code = INTERRUPTED.replace("CALLED", called).replace("WAITS", waits)
+    short, whole = cells(["Context", code], ["Verbose", code], tmp_path=tmp_path)[:2]
+    for shown in (short, whole):
+        assert f'{waits}(f"{{server.host}}/a/b:v1")' in shown and "KeyboardInterrupt" in shown
+    assert "threading.py" not in short and "/ocikit/" not in short and "frames of ocikit folded away" in short
+    assert "/ocikit/" in whole and "folded away" not in whole
+
+
 def test_an_error_has_all_of_its_traceback_and_its_causes_wherever_else_it_is_shown(made):
     shown = "".join(traceback.format_exception(made["error_copy"]))
     assert "The above exception was the direct cause" in shown

@@ -21,6 +21,7 @@ from attrs import field, frozen
 from ocikit import display
 from ocikit.content.progress import SILENT, Fate, Metered, Progress, watched
 from ocikit.content.store import Source, Store
+from ocikit.display.folding import fold
 from ocikit.errors import CopyError, DigestMismatch, InvalidDocument, ManifestBlobUnknown, OcikitError, SizeMismatch
 from ocikit.spec import media_types
 from ocikit.spec.descriptor import Descriptor
@@ -520,7 +521,9 @@ def each(items: Iterable[T], work: Callable[[T, threading.Event], object], *, wo
                 # Not join: interrupted, it takes the thread for ended, until Python 3.13 (cpython#90882)
                 done.acquire()
                 running -= 1
-        except BaseException:
+        except BaseException as error:
+            if isinstance(error, KeyboardInterrupt):
+                fold(error)
             stop.set()
             deadline = time.monotonic() + _GRACE
             while running and done.acquire(timeout=max(0.0, deadline - time.monotonic())):

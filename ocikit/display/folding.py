@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import functools
 import os
 import sys
 import traceback
@@ -12,7 +13,7 @@ from typing import cast
 
 from ocikit.display.text import clean, counted
 
-__all__ = ["folded"]
+__all__ = ["fold", "folded"]
 
 #: What stands between a call and the error that it ends with.
 _INSIDE = {"ocikit", "requests", "urllib3", "cattrs", "attr", "tqdm", "filelock"} | sys.stdlib_module_names
@@ -37,6 +38,11 @@ def folded(error: BaseException, causes: Sequence[BaseException] = ()) -> list[s
     told = [f"because of {type(each).__name__}: {clean(each)}" for each in causes]
     note = f"({counted(inside, 'frame')} of ocikit folded away; %xmode Verbose or OCIKIT_TRACEBACK=full shows them)"
     return [*lines, *told, note]
+
+
+def fold(interrupt: KeyboardInterrupt) -> None:
+    """Let IPython show it as it shows our errors: who stops a call knows that it waited, and need not see for what."""
+    interrupt._render_traceback_ = functools.partial(folded, interrupt)  # type: ignore[attr-defined]  # IPython looks for it
 
 
 def _parts(whole: TracebackType | None) -> list[TracebackType]:
