@@ -3,6 +3,7 @@
 A hook of mkdocs: it adds README, changelog, notebooks, and a page of the reference for each room.
 """
 
+import ast
 import json
 import re
 from collections.abc import Mapping, Sequence
@@ -15,12 +16,18 @@ from mkdocs.structure.files import File, Files
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 
+#: What `ocikit.api` makes of a session's methods: where they are documented.
+VERBS = ast.literal_eval(re.search(r"__all__ = (\[.*?\])", (ROOT / "ocikit" / "api.py").read_text(), re.DOTALL)[1])
+
 #: Pages of the reference: title, a word about it, and what is on it; "module:name name" takes some of a module.
 REFERENCE: Mapping[str, tuple[str, Sequence[str]]] = {
-    "verbs": ("One-liners: each opens a session of its own and calls one verb.", ["ocikit.api", "ocikit.auth"]),
+    "verbs": (
+        "Each opens a session of its own; methods of a [Session](session.md) do the same, with settings of one's own.",
+        [*(f"verb {name}" for name in VERBS), "ocikit.auth"],
+    ),
     "session": (
-        "The same verbs, with settings, one pool of connections and one cache.",
-        ["ocikit.session:Session", "ocikit.remote.network", "ocikit.remote.credentials:Credentials Keychain"],
+        "The [verbs](verbs.md) as methods, with settings, one pool of connections and one cache.",
+        ["session", "ocikit.remote.network", "ocikit.remote.credentials:Credentials Keychain"],
     ),
     "artifacts": ("What the verbs give back.", ["ocikit.artifact:Artifact File Files", "ocikit.listing"]),
     "errors": ("What can go wrong, as a tree.", ["ocikit.errors"]),
@@ -110,6 +117,12 @@ def _as_it_is(path: str, config: MkDocsConfig) -> File:
 
 
 def _block(part: str) -> str:
+    kind, _, name = part.partition(" ")
+    if kind == "verb":
+        return f"::: ocikit.session.Session.{name}\n    options:\n      heading: ocikit.{name}\n      toc_label: {name}"
+    if kind == "session":
+        others = [f"!^{verb}$" for verb in VERBS]
+        return f"::: ocikit.session.Session\n    options:\n      filters: {json.dumps(['!^_', *others])}"
     module, _, names = part.partition(":")
     if not names:
         return f"::: {module}\n    options:\n      show_root_full_path: true\n      heading_level: 2"
