@@ -50,6 +50,12 @@ def test_all_that_a_saved_notebook_says_is_on_its_page(path, static, shots):
         assert [fact for fact in facts if fact not in text] == []
         assert len(facts) > 10
         assert seen.errors == []
+        if static.styled:
+            # The page's own style gives code a grey box
+            grounds = page.locator(".ocikit code").evaluate_all(
+                "all => all.map(c => getComputedStyle(c).backgroundColor)"
+            )
+            assert set(grounds) == {"rgba(0, 0, 0, 0)"}
         look = "style" if static.styled else "bare"
         for width in (1280, 480):
             page.set_viewport_size({"width": width, "height": 900})
