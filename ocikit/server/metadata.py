@@ -12,6 +12,7 @@ import errno
 import sqlite3
 import threading
 import time
+import weakref
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
@@ -115,6 +116,8 @@ class SqlMetadata(Metadata):
             from sqlalchemy.dialects import postgresql  # noqa: PLC0415 - 20 ms of each start that SQLite doesn't need
 
             insert = postgresql.insert
+        # Who forgets to close it leaves no connection open: Python 3.13 would warn of each
+        weakref.finalize(self, self._engine.dispose).atexit = False
         self._keep = tables.Upserts(insert)
         self._write(tables.schema.create_all)
 
