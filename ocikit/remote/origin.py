@@ -60,7 +60,7 @@ class Origin:
             raise InvalidResponse(f"{_shown(url)!r} is not a URL") from None
         if parts.scheme in _PORTS and not _AUTHORITY.match(url):
             raise InvalidResponse(
-                f"{redact(url)!r} is written so that programs may read another host in it",
+                f"{_shown(url)!r} is written so that programs may read another host in it",
                 hint="the registry sent it, and it was not followed; don't trust that registry before its operators explain it",
             )
         if parts.scheme not in _PORTS or not parts.hostname:
