@@ -3,6 +3,7 @@
 import itertools
 import os
 import re
+import signal
 
 import pytest
 
@@ -11,6 +12,13 @@ from tests.token_server import TokenServer
 
 #: A test that asks for one of these runs real programs, unless it gets our own registry.
 INTEROP = {"registry", "htpasswd_registry", "token_registry", "debian"}
+
+
+def pytest_configure():
+    # A shell that starts us in the background ignores these for us and all that we start, who have to end by them
+    for number, handler in ((signal.SIGINT, signal.default_int_handler), (signal.SIGHUP, signal.SIG_DFL)):
+        if signal.getsignal(number) is signal.SIG_IGN:
+            signal.signal(number, handler)
 
 
 def pytest_collection_modifyitems(items):
