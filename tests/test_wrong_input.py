@@ -712,10 +712,11 @@ def test_folders_that_cant_be_written(server, session, home, tmp_path):
     for folder in (
         locked,
         locked / "inner",
-        *(p for p in tmp_path.parents if p.stat().st_uid == 0 and "pytest" in p.name),
+        *(p for p in tmp_path.parents if p.stat().st_uid == 0 and "pytest" in str(p)),
         tmp_path,
     ):
         folder.chmod(0o755)
+    (locked / "shut").mkdir(0o700)
     code = f"""
         import os
         import ocikit
@@ -732,6 +733,7 @@ def test_folders_that_cant_be_written(server, session, home, tmp_path):
             (free, lambda s: s.pull(ref, locked + "/new")),
             (free, lambda s: s.copy(ref, "oci:" + locked + "/layout")),
             (free, lambda s: s.copy(ref, "oci-archive:" + locked + "/a.tar")),
+            (free, lambda s: s.copy(ref, "oci-archive:" + locked + "/shut/a.tar")),
         ):
             try:
                 with ocikit.Session(progress=False, cache=cache) as session:
@@ -743,10 +745,10 @@ def test_folders_that_cant_be_written(server, session, home, tmp_path):
     done = python(code, home=home)
     assert done.stderr == "" and done.returncode == 0, done.stderr
     lines = [line for line in done.stdout.splitlines() if not line.startswith("  ->")]
-    assert len(lines) == 5 and all("Permission denied" in line and str(locked) in line for line in lines), done.stdout
+    assert len(lines) == 6 and all("Permission denied" in line and str(locked) in line for line in lines), done.stdout
     assert {line.split()[0] for line in lines} <= {"ContentError", "CopyError"}
-    assert done.stdout.count("->") == 5
-    assert [p.name for p in locked.rglob("*")] == ["inner"]
+    assert done.stdout.count("->") == 6
+    assert sorted(p.name for p in locked.rglob("*")) == ["inner", "shut"]
 
 
 def test_ctrl_c_in_the_middle_of_a_pull_leaves_no_half_file_and_the_next_pull_resumes(server, session, home):

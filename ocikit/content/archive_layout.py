@@ -58,7 +58,8 @@ def open_archive(path: Path | str, mode: Literal["r", "a", "w"] = "r") -> Iterat
     """
     path = Path(path)
     with _folder_beside(path) as folder:
-        if mode == "r" or (mode == "a" and path.exists()):
+        # Path.exists raises in folders that one may not look into; writing there is an error of ours
+        if mode == "r" or (mode == "a" and os.path.exists(path)):
             _unpack_layout(path, folder)
         before = _state(folder)
         with Layout(folder, create=mode != "r") as layout:
