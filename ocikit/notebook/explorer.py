@@ -5,6 +5,7 @@ Everything is asked in the background: the kernel stays free, and what was click
 
 from __future__ import annotations
 
+import glob
 import re
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -22,7 +23,7 @@ from ocikit.notebook.columns import Column, Jobs, message, on_enter
 from ocikit.notebook.previews import preview, wanted
 from ocikit.spec.descriptor import Descriptor
 from ocikit.spec.manifest import Index
-from ocikit.spec.reference import LayoutReference, Reference, parse_reference
+from ocikit.spec.reference import LayoutReference, parse_reference
 
 __all__ = ["Explorer", "Verbs"]
 
@@ -160,7 +161,7 @@ class Explorer:
         if not where:
             return
         try:
-            host, repository, reference = _target(where)
+            host, repository, tag, reference = _target(where)
         except OcikitError as error:
             self._say(str(error), problem=True)
             return
@@ -182,7 +183,7 @@ class Explorer:
         if host != self._host:
             self.repositories.hide()
             self._host = host
-        self._show_repository(repository, _tag_of(where))
+        self._show_repository(repository, tag)
         if reference:
             self._look(reference)
         else:
@@ -351,7 +352,7 @@ class Explorer:
     # Downloads
 
     def _pull_line(self, artifact: Artifact, chosen: Sequence[File]) -> str:
-        names = f", include={[_literal(f.name) for f in chosen]!r}" if chosen else ""
+        names = f", include={[glob.escape(f.name) for f in chosen]!r}" if chosen else ""
         return f"ocikit.pull({str(artifact.reference)!r}, {self.folder.value!r}{names})"
 
     def _download(self) -> None:
@@ -366,7 +367,7 @@ class Explorer:
         self.download.disabled = True
         self.stop.layout.display = self.bar.layout.display = None
         self.bar.value, self.bar.bar_style = 0.0, ""
-        include = [_literal(f.name) for f in chosen]
+        include = [glob.escape(f.name) for f in chosen]
 
         def work(_: Callable[[], bool]) -> Artifact:
             return self._session.pull(artifact.reference, folder, include=include, progress=_Bar(self))
@@ -432,26 +433,15 @@ class _Bar(Progress):
         self._explorer.files_status.value = message(message_)
 
 
-def _target(where: str) -> tuple[str, str, str]:
-    """Host, repository and reference that a text means; "" for what it doesn't have. Raises: InvalidReference."""
+def _target(where: str) -> tuple[str, str, str, str]:
+    """Host, repository, tag and reference that a text means; "" for what it doesn't have. Raises: InvalidReference."""
     where = where.strip().rstrip("/")
     if _HOST.fullmatch(where):
-        return where, "", ""
+        return where, "", "", ""
     reference = parse_reference(where)
+    host = "" if isinstance(reference, LayoutReference) else reference.registry
     whole = str(reference) if reference.tag or reference.digest else ""
-    if isinstance(reference, LayoutReference):
-        return "", reference.name, whole
-    return reference.registry, reference.name, whole
-
-
-def _tag_of(where: str) -> str:
-    reference: Reference | LayoutReference = parse_reference(where)
-    return reference.tag or ""
-
-
-def _literal(name: str) -> str:
-    """A pattern that means this name only."""
-    return re.sub(r"([*?[])", r"[\1]", name)
+    return host, reference.name, reference.tag or "", whole
 
 
 def _choices(found: Sequence[Descriptor], label: Callable[[Descriptor], str]) -> list[tuple[str, str | None]]:
