@@ -23,7 +23,7 @@ from collections.abc import Callable, Mapping
 from contextlib import suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 from attrs import define, field
 from cryptography import x509
@@ -33,7 +33,7 @@ from cryptography.x509.oid import NameOID
 
 from tests.small_registry import Answer, Request, SmallRegistry, error
 
-__all__ = ["Answer", "Fault", "FaultServer", "Handler", "Request", "Script", "certificate", "error"]
+__all__ = ["Answer", "Fault", "FaultServer", "Handler", "Listener", "Request", "Script", "certificate", "error"]
 
 
 @define(kw_only=True)
@@ -70,9 +70,14 @@ class Fault:
         self.times = None if self.times is None else self.times - 1
 
 
+class Listener(ThreadingHTTPServer):
+    daemon_threads = True
+    request_queue_size = 128
+
+
 @define(eq=False, slots=False)
 class Script:
-    """What shall go wrong, and what came in."""
+    """A server on a free loopback port: what shall go wrong, and what came in. Subclasses have `listen`."""
 
     #: Called before anything else; an Answer from it is sent, such as a 401
     guard: Callable[[Request], Answer | None] | None = field(default=None, init=False, repr=False)
@@ -80,6 +85,31 @@ class Script:
     requests: list[Request] = field(factory=list, init=False, repr=False)
     faults: list[Fault] = field(factory=list, init=False, repr=False)
     _lock: threading.RLock = field(factory=threading.RLock, init=False, repr=False)
+    _server: ThreadingHTTPServer = field(init=False, repr=False)
+
+    def listen(self) -> ThreadingHTTPServer:
+        raise NotImplementedError
+
+    def __enter__(self) -> Self:
+        self._server = self.listen()
+        threading.Thread(target=self._server.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True).start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._server.shutdown()
+        self._server.server_close()
+
+    @property
+    def port(self) -> int:
+        return self._server.server_port
+
+    @property
+    def host(self) -> str:
+        return f"127.0.0.1:{self.port}"
+
+    @property
+    def url(self) -> str:
+        return f"http://{self.host}"
 
     def on(self, method: str, path: str, **fault: Any) -> Fault:
         """Let the next request that suits go wrong; what was said last counts first.
@@ -126,25 +156,11 @@ class FaultServer(Script, SmallRegistry):
     client_ca: Path | None = None
 
     connections: int = field(default=0, init=False)
-    _server: ThreadingHTTPServer = field(init=False, repr=False)
 
-    def __enter__(self) -> "FaultServer":
-        self._server = _Listener(("127.0.0.1", 0), _handler(self))
-        self._server.fault_server = self
-        threading.Thread(target=self._server.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True).start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._server.shutdown()
-        self._server.server_close()
-
-    @property
-    def port(self) -> int:
-        return self._server.server_port
-
-    @property
-    def host(self) -> str:
-        return f"127.0.0.1:{self.port}"
+    def listen(self) -> ThreadingHTTPServer:
+        listener = _Listener(("127.0.0.1", 0), _handler(self))
+        listener.fault_server = self
+        return listener
 
     @property
     def url(self) -> str:
@@ -167,9 +183,7 @@ class FaultServer(Script, SmallRegistry):
         return (None if fault.drop == "after" else answer), fault
 
 
-class _Listener(ThreadingHTTPServer):
-    daemon_threads = True
-    request_queue_size = 128
+class _Listener(Listener):
     fault_server: FaultServer
 
     def finish_request(self, request, client_address):

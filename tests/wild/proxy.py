@@ -17,7 +17,6 @@ import json
 import random
 import ssl
 import sys
-import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -28,7 +27,7 @@ from urllib.parse import urlsplit
 
 from attrs import define, evolve, field, frozen
 
-from tests.fault_server import Answer, Fault, Handler, Request, Script
+from tests.fault_server import Answer, Fault, Handler, Listener, Request, Script
 
 __all__ = ["SMALL", "After", "Before", "Passed", "Proxy", "Scatter"]
 
@@ -66,24 +65,9 @@ class Proxy(Script):
     #: All of them, in turn, on the registry's answers and those of `before`.
     after: list[After] = field(factory=list, init=False, repr=False)
     passed: list[Passed] = field(factory=list, init=False, repr=False)
-    _server: ThreadingHTTPServer = field(init=False, repr=False)
 
-    def __enter__(self) -> "Proxy":
-        self._server = _Listener(("127.0.0.1", 0), _handler(self))
-        threading.Thread(target=self._server.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True).start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._server.shutdown()
-        self._server.server_close()
-
-    @property
-    def host(self) -> str:
-        return f"127.0.0.1:{self._server.server_port}"
-
-    @property
-    def url(self) -> str:
-        return f"http://{self.host}"
+    def listen(self) -> ThreadingHTTPServer:
+        return _Listener(("127.0.0.1", 0), _handler(self))
 
     def prepare(self, request: Request) -> Answer | Request:
         """What the hooks make of a request: an answer, or the request that goes on."""
@@ -101,10 +85,7 @@ class Proxy(Script):
         return http.client.HTTPConnection(parts.hostname or "", parts.port, timeout=60, blocksize=_BLOCK)
 
 
-class _Listener(ThreadingHTTPServer):
-    daemon_threads = True
-    request_queue_size = 128
-
+class _Listener(Listener):
     def handle_error(self, request: Any, client_address: Any) -> None:
         """A client that hangs up is what we are here for; anything else is a mistake of ours."""
         if not isinstance(sys.exception(), ConnectionError | ssl.SSLError | TimeoutError | ValueError):
