@@ -16,6 +16,7 @@ PORT = 5000  # what people have
 
 CELLS = [
     f"""import ocikit
+import pandas as pd
 
 ocikit.push("localhost:{PORT}/ada/wine:v2.1", "wine/", artifact_type="application/vnd.ada.dataset")""",
     f'ocikit.tags("localhost:{PORT}/ada/wine")',
@@ -40,10 +41,9 @@ def main() -> int:
         (folder / "README.md").write_text(wine.DESCR)
         for version in ("v1.0", "v1.1", "v2.0"):
             session.push(f"localhost:{PORT}/ada/wine:{version}", folder)
-        with opened(running, browser, ["import pandas as pd", *CELLS], width=1000) as notebook:
+        with opened(running, browser, CELLS, width=1000) as notebook:
             notebook.run()
             notebook.page.set_viewport_size({"width": 1000, "height": 1800})
-            notebook.page.evaluate("document.querySelector('.jp-Notebook-cell').remove()")
             notebook.page.wait_for_timeout(500)
             box = notebook.page.locator(".jp-Notebook-cell").last.bounding_box()
             top = notebook.page.locator(".jp-Notebook-cell").first.bounding_box()
