@@ -21,7 +21,7 @@ from pathlib import Path
 
 from attrs import define, frozen
 
-from tests import peers
+from tests.support import peers
 
 MIB = 1 << 20
 SHAPES = {

@@ -19,8 +19,8 @@ from pathlib import Path
 
 import ocikit
 from ocikit.notebook.explorer import Explorer
-from ocikit.server.files import file_storage
-from ocikit.server.storage import Entry
+from ocikit.server.storage.base import Entry
+from ocikit.server.storage.files import file_storage
 from ocikit.spec.digest import Digest
 
 MANIFEST = "application/vnd.oci.image.manifest.v1+json"

@@ -13,7 +13,7 @@ import tempfile
 from pathlib import Path
 
 from benchmarks.__main__ import MIB, environment, measure, ocikit
-from tests import peers
+from tests.support import peers
 
 IDLE = "import ocikit, time; time.sleep(0.3)"
 

@@ -11,8 +11,8 @@ import attrs
 from rich.console import Console
 
 import ocikit
-from ocikit.listing import Listing
-from tests import cards
+from ocikit.client.listing import Listing
+from tests.support import cards
 
 ROUNDS = 20
 

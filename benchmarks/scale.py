@@ -22,8 +22,8 @@ from attrs import define, field
 
 import ocikit
 from benchmarks.server import family
-from ocikit.server.files import file_storage
-from ocikit.server.storage import Entry
+from ocikit.server.storage.base import Entry
+from ocikit.server.storage.files import file_storage
 from ocikit.spec.digest import Digest
 
 MANIFEST = "application/vnd.oci.image.manifest.v1+json"

@@ -18,7 +18,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from benchmarks.__main__ import MIB, SHAPES, Cost, digests, environment, high_water, make, measure, ocikit
-from tests import peers
+from tests.support import peers
 
 CLIENTS = ("oras", "ocikit")
 

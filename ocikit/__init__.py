@@ -28,10 +28,9 @@ from ocikit.api import (
     tags,
     validate,
 )
-from ocikit.artifact import Artifact, File
 from ocikit.auth import login, logout
-from ocikit.content.cache import Cache
-from ocikit.content.progress import Progress
+from ocikit.client.artifact import Artifact, File
+from ocikit.client.session import Session
 from ocikit.errors import (
     BlobUnknown,
     ConnectionFailed,
@@ -61,19 +60,20 @@ from ocikit.errors import (
     UnsafeArchive,
     Unsupported,
 )
-from ocikit.remote.network import Mirror, Network
-from ocikit.session import Session
+from ocikit.progress.base import Progress
+from ocikit.remote.config.network import Mirror, Network
 from ocikit.spec.config import ImageConfig
 from ocikit.spec.descriptor import Descriptor
 from ocikit.spec.digest import Digest
 from ocikit.spec.manifest import Index, Manifest
 from ocikit.spec.platform import Platform
 from ocikit.spec.reference import LayoutReference, Reference
+from ocikit.store.cache.cache import Cache
 
 if _TYPE_CHECKING:
-    from ocikit.content.layout import Layout
-    from ocikit.content.memory import MemoryStore
-    from ocikit.server.serve import serve
+    from ocikit.server.process.serve import serve
+    from ocikit.store.layout.layout import Layout
+    from ocikit.store.memory import MemoryStore
 
 #: The cache that the one-liners use: `OCIKIT_CACHE`, or the platform's cache folder. Looked at when it is asked.
 cache = Cache()
@@ -149,9 +149,9 @@ __all__ = [
 
 #: What is loaded when it is asked for: pulling and pushing don't need it.
 _ON_USE = {
-    "Layout": "ocikit.content.layout",
-    "MemoryStore": "ocikit.content.memory",
-    "serve": "ocikit.server.serve",
+    "Layout": "ocikit.store.layout.layout",
+    "MemoryStore": "ocikit.store.memory",
+    "serve": "ocikit.server.process.serve",
 }
 
 

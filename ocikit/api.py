@@ -7,27 +7,8 @@ import inspect as introspection
 from collections.abc import Callable
 from typing import Concatenate, ParamSpec, TypeVar
 
-from ocikit.display.folding import fold
-from ocikit.session import Session
-
-__all__ = [
-    "attach",
-    "catalog",
-    "copy",
-    "delete",
-    "explore",
-    "fetch",
-    "inspect",
-    "open",
-    "ping",
-    "pull",
-    "push",
-    "referrers",
-    "resolve",
-    "tag",
-    "tags",
-    "validate",
-]
+from ocikit.client.session import Session
+from ocikit.display.tracebacks import fold
 
 P = ParamSpec("P")
 R = TypeVar("R")

@@ -4,13 +4,11 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Literal, overload
 
-from ocikit.remote.explanation import Explanation
-from ocikit.session import Session
+from ocikit.client.session import Session
+from ocikit.remote.auth.explanation import Explanation
 
 if TYPE_CHECKING:
     from ocikit.notebook.login import LoginForm
-
-__all__ = ["explain", "login", "logout"]
 
 
 def explain(host: str, repository: str = "") -> Explanation:

@@ -38,44 +38,6 @@ from urllib.parse import quote, unquote_plus, urlsplit, urlunsplit
 
 from ocikit.display import Code, Description, Section, Shown, clean, shorten
 
-__all__ = [
-    "BlobUnknown",
-    "ConnectionFailed",
-    "ContentError",
-    "CopyError",
-    "CredentialsError",
-    "Denied",
-    "DigestMismatch",
-    "FileNotInArtifact",
-    "InvalidArgument",
-    "InvalidDigest",
-    "InvalidDocument",
-    "InvalidReference",
-    "InvalidResponse",
-    "ManifestBlobUnknown",
-    "ManifestUnknown",
-    "NameUnknown",
-    "NoMatchingPlatform",
-    "NotFound",
-    "OcikitError",
-    "OfflineError",
-    "RangeInvalid",
-    "RateLimited",
-    "RegistryError",
-    "ServerFailed",
-    "SizeMismatch",
-    "TimedOut",
-    "TooLarge",
-    "Unauthorized",
-    "UnsafeArchive",
-    "Unsupported",
-    "UnsupportedSchema1",
-    "UnverifiableDigest",
-    "UploadInvalid",
-    "UploadUnknown",
-    "redact",
-]
-
 #: Query keys of the distribution specification: their values are names, never secrets.
 _OPEN_QUERY = frozenset(
     {"artifactType", "digest", "digest-algorithm", "from", "last", "mount", "n", "ns", "scope", "service", "tag"}
@@ -142,7 +104,7 @@ class OcikitError(Exception, Shown):
 
     def _render_traceback_(self) -> list[str]:
         """What IPython shows when nobody catches it."""
-        from ocikit.display.folding import folded  # noqa: PLC0415 - for IPython alone
+        from ocikit.display.tracebacks import folded  # noqa: PLC0415 - for IPython alone
 
         return folded(self, list(_causes(self)))
 

@@ -7,8 +7,8 @@ import signal
 
 import pytest
 
-from tests import images, peers
-from tests.token_server import TokenServer
+from tests.support import images, peers
+from tests.support.token_server import TokenServer
 
 #: A test that asks for one of these runs real programs, unless it gets our own registry.
 INTEROP = {"registry", "htpasswd_registry", "token_registry", "debian"}
@@ -75,7 +75,7 @@ def token_registry(request, token_server):
 
 @pytest.fixture(scope="session")
 def debian():
-    """A real Debian image in several forms; see tests/images.py."""
+    """A real Debian image in several forms; see tests/support/images.py."""
     return images.debian()
 
 

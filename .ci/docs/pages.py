@@ -27,9 +27,9 @@ REFERENCE: Mapping[str, tuple[str, Sequence[str]]] = {
     ),
     "session": (
         "The [verbs](verbs.md) as methods, with settings, one pool of connections and one cache.",
-        ["session", "ocikit.remote.network", "ocikit.remote.credentials:Credentials Keychain"],
+        ["session", "ocikit.remote.config.network", "ocikit.remote.auth.keychain:Credentials Keychain"],
     ),
-    "artifacts": ("What the verbs give back.", ["ocikit.artifact:Artifact File Files", "ocikit.listing"]),
+    "artifacts": ("What the verbs give back.", ["ocikit.client.artifact:Artifact File Files", "ocikit.client.listing"]),
     "errors": ("What can go wrong, as a tree.", ["ocikit.errors"]),
     "documents": (
         "What is in a registry: values that keep the bytes they were read from.",
@@ -46,13 +46,13 @@ REFERENCE: Mapping[str, tuple[str, Sequence[str]]] = {
     "stores": (
         "Where content lives, and how it moves from one place to another.",
         [
-            "ocikit.content.store:Source Store",
-            "ocikit.content.copy:Plan plan copy",
-            "ocikit.content.layout:Layout",
-            "ocikit.content.cache:Cache",
-            "ocikit.content.memory:MemoryStore",
-            "ocikit.content.progress:Progress",
-            "ocikit.content.unpack:unpack Unpacked Limits",
+            "ocikit.store.base:Source Store",
+            "ocikit.transfer.plan:Plan plan copy",
+            "ocikit.store.layout.layout:Layout",
+            "ocikit.store.cache.cache:Cache",
+            "ocikit.store.memory:MemoryStore",
+            "ocikit.progress.base:Progress",
+            "ocikit.layers.unpack:unpack Unpacked Limits",
         ],
     ),
     "registries": (
@@ -62,14 +62,14 @@ REFERENCE: Mapping[str, tuple[str, Sequence[str]]] = {
     "server": (
         "A registry of your own.",
         [
-            "ocikit.server.serve",
-            "ocikit.server.app:Application",
-            "ocikit.server.storage",
-            "ocikit.server.files:file_storage",
-            "ocikit.server.access:Access",
-            "ocikit.server.settings",
-            "ocikit.server.collect",
-            "ocikit.server.verify",
+            "ocikit.server.process.serve",
+            "ocikit.server.http.app:Application",
+            "ocikit.server.storage.base",
+            "ocikit.server.storage.files:file_storage",
+            "ocikit.server.auth.access:Access",
+            "ocikit.server.http.settings",
+            "ocikit.server.storage.gc",
+            "ocikit.server.storage.verify",
             "ocikit.server.testing",
         ],
     ),
@@ -119,10 +119,10 @@ def _as_it_is(path: str, config: MkDocsConfig) -> File:
 def _block(part: str) -> str:
     kind, _, name = part.partition(" ")
     if kind == "verb":
-        return f"::: ocikit.session.Session.{name}\n    options:\n      heading: ocikit.{name}\n      toc_label: {name}"
+        return f"::: ocikit.client.session.Session.{name}\n    options:\n      heading: ocikit.{name}\n      toc_label: {name}"
     if kind == "session":
         others = [f"!^{verb}$" for verb in VERBS]
-        return f"::: ocikit.session.Session\n    options:\n      filters: {json.dumps(['!^_', *others])}"
+        return f"::: ocikit.client.session.Session\n    options:\n      filters: {json.dumps(['!^_', *others])}"
     module, _, names = part.partition(":")
     if not names:
         return f"::: {module}\n    options:\n      show_root_full_path: true\n      heading_level: 2"

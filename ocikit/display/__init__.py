@@ -7,7 +7,7 @@ protocol says, and with `_sections`: tables and cards of what it holds. `Shown` 
 
 from ocikit.display.card import Card, Description, Section, Shown, card_of, given, notes
 from ocikit.display.cells import Cell, Code, Hash, Link, Safe, Size, When, call, h
-from ocikit.display.page import HTML_LIMIT, table
+from ocikit.display.html import HTML_LIMIT, table
 from ocikit.display.text import (
     CELL,
     LINE,

@@ -15,8 +15,6 @@ from ocikit.display.text import LINE, ROWS, clean, shorten
 if TYPE_CHECKING:
     from rich.console import RenderableType
 
-__all__ = ["Card", "Description", "Section", "Shown", "card_of", "given", "line", "notes"]
-
 Description: TypeAlias = Iterator[tuple[str, Any] | tuple[str, Any, Any]]
 
 _OPEN = 10  # a section of no more is unfolded from the start
@@ -111,7 +109,7 @@ class Shown:
             return _failed(type(self).__name__, error)
 
     def _repr_html_(self) -> str:
-        from ocikit.display.page import page  # noqa: PLC0415 - for who looks
+        from ocikit.display.html import page  # noqa: PLC0415 - for who looks
 
         try:
             return page(self._card()) or f"<pre>{html.escape(repr(self))}</pre>"

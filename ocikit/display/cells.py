@@ -11,8 +11,6 @@ from urllib.parse import urlsplit
 
 from ocikit.display.text import CELL, clean, listed, shorten, size
 
-__all__ = ["TOOLTIP", "Cell", "Code", "Hash", "Link", "Safe", "Size", "When", "call", "h", "html_of", "text_of"]
-
 _DIGITS = 12  # of a digest, as docker shows them
 TOOLTIP = 1000  # characters
 _WHOLE = 2000  # characters of what is shown whole, such as a reference

@@ -13,8 +13,6 @@ if TYPE_CHECKING:
     from rich.table import Table
     from rich.tree import Tree
 
-__all__ = ["tree"]
-
 
 def tree(card: Card) -> RenderableType:
     """The card as a tree of rich's; nothing in it is taken for markup."""

@@ -8,8 +8,6 @@ import re
 from collections.abc import Collection, Iterable
 from pathlib import Path
 
-__all__ = ["CELL", "LINE", "ROWS", "clean", "counted", "duration", "listed", "place", "quoted", "shorten", "size"]
-
 #: C0 and C1 controls, the marks and overrides that reorder what a terminal shows (U+202A-E, U+2066-9 and kin), and
 #: lone surrogates, which no terminal or file takes.
 _CONTROLS = re.compile("[\x00-\x09\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069\ud800-\udfff]")

@@ -1,1 +1,1 @@
-"""What people see in notebooks; everything heavy is imported on use."""
+"""The notebook user interface: explorer, login form, previews."""

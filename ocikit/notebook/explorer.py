@@ -15,17 +15,15 @@ import attrs
 import ipywidgets as w  # type: ignore[import-untyped]  # it has no types
 
 from ocikit import display
-from ocikit.artifact import Artifact, File
-from ocikit.content.progress import Progress
-from ocikit.display.page import page
+from ocikit.client.artifact import Artifact, File
+from ocikit.display.html import page
 from ocikit.errors import OcikitError
-from ocikit.notebook.columns import Column, Jobs, message, on_enter
+from ocikit.notebook.column import Column, Jobs, message, on_enter
 from ocikit.notebook.previews import preview, wanted
+from ocikit.progress.base import Progress
 from ocikit.spec.descriptor import Descriptor
 from ocikit.spec.manifest import Index
 from ocikit.spec.reference import LayoutReference, parse_reference
-
-__all__ = ["Explorer", "Verbs"]
 
 _PAUSE = 0.2  # seconds: who goes through a list with the arrow keys doesn't want each of its names fetched
 _FILES = 500  # shown at once, of manifests and referrers, too; the filter is for more

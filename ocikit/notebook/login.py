@@ -8,8 +8,6 @@ from typing import Any
 
 from ocikit.errors import CredentialsError, OcikitError
 
-__all__ = ["LoginForm", "ask"]
-
 
 def ask(place: str, username: str = "") -> tuple[str, str]:
     """The user name and the password that somebody types; the password isn't shown.
@@ -38,7 +36,7 @@ class LoginForm:
     def __init__(self, place: str, username: str, login: Callable[[str, str], str]) -> None:
         import ipywidgets as w  # type: ignore[import-untyped]  # noqa: PLC0415 - in notebooks only; it has no types
 
-        from ocikit.notebook.columns import Jobs, message  # noqa: PLC0415 - as above
+        from ocikit.notebook.column import Jobs, message  # noqa: PLC0415 - as above
 
         self._login = login
         self._message = message

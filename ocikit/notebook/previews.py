@@ -11,8 +11,6 @@ from attrs import frozen
 
 from ocikit import display
 
-__all__ = ["PICTURE", "TEXT", "Preview", "preview", "wanted"]
-
 TEXT: Final = 64 * 1024  # bytes: some thousand lines; who wants more wants the file
 PICTURE: Final = 2 << 20  # bytes: a picture can't be shown by half
 

@@ -1,1 +1,1 @@
-"""A registry over HTTP: the client of the distribution specification."""
+"""The client of the OCI distribution specification: registries, repositories, uploads, downloads."""

@@ -11,15 +11,13 @@ from typing import Any
 import requests
 
 from ocikit import display
-from ocikit.content.progress import mention
 from ocikit.errors import ConnectionFailed, OcikitError, SizeMismatch, TimedOut
-from ocikit.remote.deadlines import until
-from ocikit.remote.responses import BROKEN, finish, innermost, is_encoded, is_timeout
-from ocikit.remote.transport import Transport
+from ocikit.progress.base import mention
+from ocikit.remote.http.deadlines import until
+from ocikit.remote.http.responses import BROKEN, finish, innermost, is_encoded, is_timeout
+from ocikit.remote.http.transport import Transport
 from ocikit.spec.challenge import Scope
 from ocikit.spec.descriptor import Descriptor
-
-__all__ = ["BlobReader"]
 
 log = logging.getLogger("ocikit")
 

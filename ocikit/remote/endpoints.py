@@ -14,25 +14,15 @@ import requests
 
 from ocikit.display import shorten
 from ocikit.errors import InvalidResponse, RegistryError
-from ocikit.remote.origin import Origin, join
-from ocikit.remote.responses import announced_digest, finish, json_object, media_type
-from ocikit.remote.transport import Transport
+from ocikit.remote.http.responses import announced_digest, finish, json_object, media_type
+from ocikit.remote.http.transport import Transport
+from ocikit.remote.http.urls import Origin, join
 from ocikit.remote.upload import UploadSession
 from ocikit.spec import media_types
 from ocikit.spec.challenge import Scope
 from ocikit.spec.descriptor import Descriptor
 from ocikit.spec.digest import Digest
 from ocikit.spec.reference import check_repository
-
-__all__ = [
-    "LISTING_LIMIT",
-    "MANIFEST_LIMIT",
-    "Endpoints",
-    "descriptor_of",
-    "names",
-    "next_link",
-    "pages",
-]
 
 #: Bytes of a manifest that is read. Registries must take 4 MiB; some take more.
 MANIFEST_LIMIT = 8 << 20

@@ -5,8 +5,6 @@ from __future__ import annotations
 from ocikit.spec.descriptor import Descriptor
 from ocikit.spec.digest import Digest
 
-__all__ = ["Heard"]
-
 _HEARD = 1000  # descriptors that are remembered
 
 

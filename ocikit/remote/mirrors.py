@@ -11,7 +11,6 @@ from urllib.parse import quote
 
 import attrs
 
-from ocikit.content.store import Source, VerifiedReader
 from ocikit.errors import (
     ConnectionFailed,
     ContentError,
@@ -21,16 +20,15 @@ from ocikit.errors import (
     OcikitError,
     RegistryError,
 )
-from ocikit.remote.credentials import Credentials, Keychain
-from ocikit.remote.network import Mirror, Network
+from ocikit.remote.auth.keychain import Credentials, Keychain
+from ocikit.remote.auth.tokens import TokenCache
+from ocikit.remote.config.network import Mirror, Network
+from ocikit.remote.http.transport import Transport
 from ocikit.remote.repository import Repository
-from ocikit.remote.tokens import TokenCache
-from ocikit.remote.transport import Transport
 from ocikit.spec.descriptor import Descriptor
 from ocikit.spec.document import DOCUMENT_LIMIT
 from ocikit.spec.reference import DOCKER_HUB, Reference
-
-__all__ = ["REST", "MirrorHost", "Mirrored", "MirroredRepository", "trusting"]
+from ocikit.store.base import Source, VerifiedReader
 
 log = logging.getLogger("ocikit")
 

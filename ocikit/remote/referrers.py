@@ -22,15 +22,6 @@ from ocikit.spec.descriptor import Descriptor
 from ocikit.spec.digest import Digest
 from ocikit.spec.manifest import Index, Manifest, parse_document
 
-__all__ = [
-    "Manifests",
-    "add",
-    "fallback_tag",
-    "find",
-    "referring",
-    "remove",
-]
-
 log = logging.getLogger("ocikit")
 
 _TRIES = 5  # to replace a fallback index that others replace too

@@ -14,7 +14,6 @@ import attrs
 import requests
 
 from ocikit import display
-from ocikit.content.store import Source, Store, check_size
 from ocikit.errors import (
     ConnectionFailed,
     ContentError,
@@ -35,9 +34,9 @@ from ocikit.remote import referrers
 from ocikit.remote.download import BlobReader
 from ocikit.remote.endpoints import MANIFEST_LIMIT, Endpoints, descriptor_of, names, pages
 from ocikit.remote.heard import Heard
-from ocikit.remote.limits import RateLimit
-from ocikit.remote.responses import announced_digest, finish, is_encoded, json_object, start_of
-from ocikit.remote.transport import Transport
+from ocikit.remote.http.rate_limit import RateLimit
+from ocikit.remote.http.responses import announced_digest, finish, is_encoded, json_object, start_of
+from ocikit.remote.http.transport import Transport
 from ocikit.remote.upload import UploadSession, upload
 from ocikit.spec import media_types
 from ocikit.spec.challenge import Scope
@@ -46,8 +45,7 @@ from ocikit.spec.digest import Digest
 from ocikit.spec.document import DOCUMENT_LIMIT
 from ocikit.spec.manifest import Index, Manifest, parse_document
 from ocikit.spec.reference import check_tag
-
-__all__ = ["Ping", "Registry", "Repository"]
+from ocikit.store.base import Source, Store, check_size
 
 log = logging.getLogger("ocikit")
 

@@ -14,8 +14,6 @@ import requests
 from attrs import define, frozen
 
 from ocikit import display
-from ocikit.content.progress import mention
-from ocikit.content.store import check_size
 from ocikit.errors import (
     ConnectionFailed,
     InvalidResponse,
@@ -26,15 +24,15 @@ from ocikit.errors import (
     UploadInvalid,
     UploadUnknown,
 )
-from ocikit.remote.deadlines import until
-from ocikit.remote.origin import check_step, join
-from ocikit.remote.responses import finish
-from ocikit.remote.transport import Transport, backoff
+from ocikit.progress.base import mention
+from ocikit.remote.http.deadlines import until
+from ocikit.remote.http.responses import finish
+from ocikit.remote.http.transport import Transport, backoff
+from ocikit.remote.http.urls import check_step, join
 from ocikit.spec.challenge import Scope
 from ocikit.spec.descriptor import Descriptor
 from ocikit.spec.digest import Digest
-
-__all__ = ["CHUNK", "UploadSession", "upload"]
+from ocikit.store.base import check_size
 
 log = logging.getLogger("ocikit")
 

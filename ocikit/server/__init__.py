@@ -4,20 +4,20 @@
 >>> application = Application(memory_storage())
 """
 
-from ocikit.server.access import ANONYMOUS, Access, Identity, Need, OpenAccess
-from ocikit.server.admission import access_from
-from ocikit.server.app import Application, Record
-from ocikit.server.basic import HtpasswdAccess
-from ocikit.server.collect import Collection, collect
-from ocikit.server.files import file_storage
-from ocikit.server.memory import memory_storage
-from ocikit.server.message import Request, Response
-from ocikit.server.refusal import Refusal
-from ocikit.server.rules import Rule, Rules
-from ocikit.server.settings import Limits, Settings
-from ocikit.server.storage import BlobStore, Metadata, Storage, UploadStore
-from ocikit.server.tokens import TokenAccess
-from ocikit.server.verify import Verification, verify
+from ocikit.server.auth.access import ANONYMOUS, Access, Identity, Need, OpenAccess
+from ocikit.server.auth.basic import HtpasswdAccess
+from ocikit.server.auth.factory import access_from
+from ocikit.server.auth.rules import Rule, Rules
+from ocikit.server.auth.tokens import TokenAccess
+from ocikit.server.http.app import Application, Record
+from ocikit.server.http.errors import Refusal
+from ocikit.server.http.request import Request, Response
+from ocikit.server.http.settings import Limits, Settings
+from ocikit.server.storage.base import BlobStore, Metadata, Storage, UploadStore
+from ocikit.server.storage.files import file_storage
+from ocikit.server.storage.gc import Collection, collect
+from ocikit.server.storage.memory import memory_storage
+from ocikit.server.storage.verify import Verification, verify
 
 __all__ = [
     "ANONYMOUS",

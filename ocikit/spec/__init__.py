@@ -1,1 +1,1 @@
-"""What OCI documents mean: values without I/O."""
+"""The documents of the OCI specifications as values, without input or output."""

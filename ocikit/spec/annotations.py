@@ -7,22 +7,6 @@ from typing import Any, Final, Generic, TypeVar
 
 from ocikit.errors import InvalidDocument
 
-__all__ = [
-    "CREATED",
-    "DESCRIPTION",
-    "REF_NAME",
-    "TITLE",
-    "UNPACK",
-    "VERSION",
-    "Annotations",
-    "FrozenMap",
-    "freeze",
-    "thaw",
-    "to_annotations",
-    "to_frozen",
-    "to_texts",
-]
-
 CREATED: Final = "org.opencontainers.image.created"
 DESCRIPTION: Final = "org.opencontainers.image.description"
 REF_NAME: Final = "org.opencontainers.image.ref.name"

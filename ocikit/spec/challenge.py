@@ -9,8 +9,6 @@ from attrs import field, frozen
 
 from ocikit.spec.annotations import FrozenMap
 
-__all__ = ["Challenge", "Scope", "merge_scopes", "parse_challenges", "preferred"]
-
 _SPACE = re.compile(r"[\s,]*")
 _TOKEN = r"[!#$%&'*+\-.^_`|~0-9A-Za-z]+"  # noqa: S105 - the grammar's `token`: RFC 9110 #5.6.2
 _TOKEN68 = re.compile(r"\s+([0-9A-Za-z\-._~+/]+=*)(?=\s*(?:,|$))")

@@ -15,8 +15,6 @@ from ocikit.spec.digest import Digest
 from ocikit.spec.document import Document
 from ocikit.spec.platform import Platform
 
-__all__ = ["History", "ImageConfig", "RootFS"]
-
 
 def _digests(items: Iterable[Digest]) -> tuple[Digest, ...]:
     return tuple(items)

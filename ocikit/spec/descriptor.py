@@ -14,8 +14,6 @@ from ocikit.spec.annotations import TITLE, Annotations, FrozenMap, to_annotation
 from ocikit.spec.digest import Digest
 from ocikit.spec.platform import Platform
 
-__all__ = ["EMPTY_DESCRIPTOR", "Descriptor"]
-
 
 @frozen(kw_only=True, repr=False)
 class Descriptor(display.Shown):

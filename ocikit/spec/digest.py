@@ -9,8 +9,6 @@ from typing import Any, Protocol
 from ocikit.display import quoted
 from ocikit.errors import DigestMismatch, InvalidDigest, UnverifiableDigest
 
-__all__ = ["VERIFIABLE", "Digest", "Hasher", "new_hasher"]
-
 _GRAMMAR = re.compile(r"([a-z0-9]+(?:[+._-][a-z0-9]+)*):([a-zA-Z0-9=_-]+)")
 
 #: Hex digits of the registered algorithms. blake3 is registered too but is not in the standard library.

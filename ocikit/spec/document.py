@@ -19,8 +19,6 @@ from ocikit.spec.annotations import Annotations, FrozenMap, freeze, thaw, to_fro
 from ocikit.spec.descriptor import Descriptor
 from ocikit.spec.digest import Digest
 
-__all__ = ["DOCUMENT_LIMIT", "Document", "converter", "encode", "load_json", "structure"]
-
 T = TypeVar("T")
 
 #: Bytes. Registries must take manifests of 4 MiB (distribution-spec spec.md#pushing-manifests); most take no more.

@@ -15,8 +15,6 @@ from ocikit.spec.descriptor import Descriptor
 from ocikit.spec.document import DOCUMENT_LIMIT, Document, load_json, structure
 from ocikit.spec.platform import Platform
 
-__all__ = ["Index", "Manifest", "PlatformLike", "entry", "parse_document", "unfolded"]
-
 #: How buildkit says which manifest an attestation is about.
 _ABOUT = "vnd.docker.reference.digest"
 

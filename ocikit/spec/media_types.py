@@ -3,33 +3,6 @@
 from collections.abc import Mapping
 from typing import Final, Literal, TypeAlias
 
-__all__ = [
-    "ACCEPTED",
-    "ARCHIVES",
-    "CONFIG_TYPES",
-    "DOCKER_CONFIG",
-    "DOCKER_FOREIGN_LAYER",
-    "DOCKER_INDEX",
-    "DOCKER_LAYER",
-    "DOCKER_LAYER_GZIP",
-    "DOCKER_MANIFEST",
-    "EMPTY",
-    "INDEX_TYPES",
-    "MANIFEST_TYPES",
-    "OCI_CONFIG",
-    "OCI_INDEX",
-    "OCI_LAYER",
-    "OCI_LAYER_GZIP",
-    "OCI_LAYER_ZSTD",
-    "OCI_MANIFEST",
-    "OCTET_STREAM",
-    "SCHEMA1_TYPES",
-    "Archive",
-    "is_document",
-    "is_foreign",
-    "is_layer",
-]
-
 OCI_INDEX: Final = "application/vnd.oci.image.index.v1+json"
 OCI_MANIFEST: Final = "application/vnd.oci.image.manifest.v1+json"
 OCI_CONFIG: Final = "application/vnd.oci.image.config.v1+json"

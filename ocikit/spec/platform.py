@@ -12,8 +12,6 @@ from ocikit import display
 from ocikit.errors import InvalidReference
 from ocikit.spec.annotations import FrozenMap, to_frozen, to_texts
 
-__all__ = ["Platform"]
-
 #: Machine names as kernels say them, and as Go and the image specification do.
 _MACHINES = {"x86_64": "amd64", "amd64": "amd64", "aarch64": "arm64", "arm64": "arm64", "armv7l": "arm", "armv6l": "arm",
              "i386": "386", "i686": "386", "ppc64le": "ppc64le", "s390x": "s390x", "riscv64": "riscv64",

@@ -14,17 +14,6 @@ from ocikit.display import Code, Description, Hash, Shown, call, clean, given, q
 from ocikit.errors import InvalidReference
 from ocikit.spec.digest import Digest
 
-__all__ = [
-    "DOCKER_HUB",
-    "AnyReference",
-    "LayoutReference",
-    "Reference",
-    "check_ref_name",
-    "check_repository",
-    "check_tag",
-    "parse_reference",
-]
-
 DOCKER_HUB = "docker.io"
 
 _HUB_NAMES = frozenset({"docker.io", "index.docker.io", "registry-1.docker.io", "registry.hub.docker.com"})

@@ -21,8 +21,6 @@ from ocikit.errors import InvalidDocument, OcikitError
 from ocikit.spec import media_types
 from ocikit.spec.document import DOCUMENT_LIMIT, load_json
 
-__all__ = ["VIOLATIONS", "Violation", "path_of", "violations"]
-
 #: The most violations of one document that are told: who made a thousand mistakes made one, a thousand times.
 VIOLATIONS: Final = 100
 

@@ -9,9 +9,9 @@ from typing import Any
 
 import requests
 
-from tests import peers
-from tests.fault_server import Answer
-from tests.wild.proxy import Proxy
+from tests.resilience.proxy import Proxy
+from tests.support import peers
+from tests.support.fault_server import Answer
 
 #: As markup it would run a script, load a picture from elsewhere and open a dialog; in a terminal it would clear the
 #: screen, change its title, go up, and turn the rest of the line around.

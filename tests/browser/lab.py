@@ -27,8 +27,8 @@ from typing import Any
 import nbformat
 from attrs import define, field, frozen
 
-from tests import peers
 from tests.browser.page import Browser, Seen
+from tests.support import peers
 
 __all__ = ["Lab", "Notebook", "lab", "opened"]
 

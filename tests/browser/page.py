@@ -9,7 +9,7 @@ from urllib.parse import urlsplit
 
 from attrs import define, field
 
-from tests import peers
+from tests.support import peers
 
 __all__ = ["Browser", "Seen"]
 

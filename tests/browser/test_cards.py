@@ -6,7 +6,7 @@ import os
 import pytest
 
 from tests.browser import lab as labs
-from tests.cards import CARDS
+from tests.support.cards import CARDS
 
 NAMES = list(CARDS)
 LOOKS = list(itertools.product(["light", "dark"], [1280, 480]))
@@ -28,7 +28,7 @@ FACTS = {
 @pytest.fixture(scope="module")
 def gallery(lab, browser):
     """A notebook with a cell for each card, whose outputs are on the page."""
-    cells = [f"from tests.cards import CARDS\nCARDS[{name!r}]()" for name in NAMES]
+    cells = [f"from tests.support.cards import CARDS\nCARDS[{name!r}]()" for name in NAMES]
     with labs.opened(lab, browser, cells) as notebook:
         notebook.run()
         yield notebook

@@ -7,7 +7,7 @@ import zlib
 import ocikit
 import pytest
 
-from tests import peers
+from tests.support import peers
 
 
 def picture(size):

@@ -6,8 +6,8 @@ import pytest
 
 from tests.browser import hostile
 from tests.browser.hostile import SEEN, UNSAFE
-from tests.cards import CARDS
-from tests.test_bars import in_a_terminal
+from tests.support.cards import CARDS
+from tests.unit.progress.test_bars import in_a_terminal
 
 #: Colours and weights; what tqdm moves the cursor with.
 OURS = re.compile(r"\x1b\[[0-9;]*m|\x1b\[A")
@@ -54,7 +54,7 @@ def caught(verb, *args):
 """
 
 BAR = """
-from ocikit.notebook.bars import bars
+from ocikit.progress.bars import bars
 from tests.browser.hostile import BAD
 bar = bars(True)
 bar.begin(BAD, size=1000, count=1)
@@ -83,7 +83,7 @@ def test_in_a_notebook_nothing_of_it_runs_and_all_of_it_is_text(notebook, evil, 
 
 
 def test_no_card_of_hostile_texts_runs_or_loads_anything(notebook, shots):
-    cells = ["from tests.cards import CARDS\nfrom tests.test_reprs import poisoned"]
+    cells = ["from tests.support.cards import CARDS\nfrom tests.unit.display.test_reprs import poisoned"]
     cells += [f"poisoned(CARDS[{name!r}]())" for name in CARDS]
     with notebook(cells, theme="dark", width=480) as open_:
         open_.run()

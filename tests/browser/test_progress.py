@@ -5,8 +5,8 @@ import re
 import ocikit
 import pytest
 
-from tests import peers
-from tests.wild.proxy import Proxy
+from tests.resilience.proxy import Proxy
+from tests.support import peers
 
 SIZE = 4_000_000  # bytes
 PACE = 2_000_000  # bytes a second: slow enough for a browser to look twice

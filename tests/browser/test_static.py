@@ -6,7 +6,8 @@ from importlib.util import find_spec
 import nbformat
 import pytest
 
-from tests import notebooks, peers
+from tests.support import peers
+from tests.tools import notebooks
 
 PATHS = sorted(notebooks.FOLDER.glob("*.ipynb"))
 

@@ -10,9 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from tests import peers
 from tests.conformance import official
 from tests.conformance.targets import Target, targets
+from tests.support import peers
 
 ROW = "| {:<26} | {:<8} | {:>6} | {:>6} | {:>7} | {:>8} |"
 

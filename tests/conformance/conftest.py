@@ -5,11 +5,11 @@ import contextlib
 import pytest
 from attrs import frozen
 
-from tests.conformance import moves
+from tests.conformance import upload_flows as moves
 from tests.conformance.content import Kind
-from tests.conformance.kinds import DEV, KINDS, make
-from tests.conformance.moves import Server
+from tests.conformance.documents import DEV, KINDS, make
 from tests.conformance.targets import Target, running, targets
+from tests.conformance.upload_flows import Server
 from tests.conformance.wire import Wire
 
 #: The modes that a fixture is for.

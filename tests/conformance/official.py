@@ -33,12 +33,12 @@ from pathlib import Path
 
 from attrs import define, field
 
-from tests import peers
-from tests.conformance import moves
-from tests.conformance.kinds import make, make_image
-from tests.conformance.moves import Server
+from tests.conformance import upload_flows as moves
+from tests.conformance.documents import make, make_image
 from tests.conformance.targets import Target, running
+from tests.conformance.upload_flows import Server
 from tests.conformance.wire import Wire
+from tests.support import peers
 
 #: What the programme is called in .peers/bin.
 PROGRAMME = "conformance"

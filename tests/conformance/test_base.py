@@ -5,9 +5,9 @@ import secrets
 
 import pytest
 
-from tests.conformance import moves
+from tests.conformance import upload_flows as moves
 from tests.conformance.content import IMAGE_MANIFEST, INDEX, digest_of
-from tests.conformance.kinds import make_image
+from tests.conformance.documents import make_image
 from tests.conformance.wire import ACCEPT, Wire
 
 

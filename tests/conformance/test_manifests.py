@@ -2,9 +2,9 @@
 
 import pytest
 
-from tests.conformance import moves
+from tests.conformance import upload_flows as moves
 from tests.conformance.content import INDEX
-from tests.conformance.kinds import DEV, KINDS, make, make_image
+from tests.conformance.documents import DEV, KINDS, make, make_image
 
 # `kept` has been pushed: blobs in every way, manifests by digest and by tag, each answer looked at.
 

@@ -2,9 +2,9 @@
 
 import pytest
 
-from tests.conformance import moves
+from tests.conformance import upload_flows as moves
 from tests.conformance.content import digest_of
-from tests.conformance.kinds import KINDS, make_image
+from tests.conformance.documents import KINDS, make_image
 
 
 @pytest.fixture(params=KINDS)

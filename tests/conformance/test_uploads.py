@@ -4,7 +4,7 @@ import secrets
 
 import pytest
 
-from tests.conformance import moves
+from tests.conformance import upload_flows as moves
 from tests.conformance.content import digest_of
 
 ALGORITHMS = ("sha256", "sha512")

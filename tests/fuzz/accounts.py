@@ -4,9 +4,9 @@ import base64
 import re
 
 import requests
-from ocikit.remote.authentication import Authenticator
-from ocikit.remote.credentials import Keychain
-from ocikit.remote.tokens import TokenCache
+from ocikit.remote.auth.authenticator import Authenticator
+from ocikit.remote.auth.keychain import Keychain
+from ocikit.remote.auth.tokens import TokenCache
 from ocikit.spec.challenge import Scope
 
 from tests.fuzz.headers import an_answer, response_of

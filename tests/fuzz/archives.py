@@ -8,13 +8,14 @@ import zlib
 from pathlib import Path
 
 from backports import zstd
-from ocikit.content.archive import Limits, entries, merged_tree, open_layer
-from ocikit.content.archive_layout import open_archive
-from ocikit.content.docker_archive import read_docker_archive
-from ocikit.content.layout import Layout
-from ocikit.content.memory import MemoryStore
+from ocikit.layers.layer import Limits, entries, open_layer
+from ocikit.layers.listing import merged_tree
 from ocikit.spec.descriptor import Descriptor
 from ocikit.spec.digest import Digest
+from ocikit.store.layout.archive import open_archive
+from ocikit.store.layout.docker import read_docker_archive
+from ocikit.store.layout.layout import Layout
+from ocikit.store.memory import MemoryStore
 
 from tests.fuzz.documents import CONFIG, DESCRIPTOR, INDEX, MANIFEST
 from tests.fuzz.target import (

@@ -3,9 +3,8 @@
 import json
 
 import attrs
-from ocikit.content.links import links
 from ocikit.errors import InvalidDocument
-from ocikit.remote.origin import Origin, is_loopback
+from ocikit.remote.http.urls import Origin, is_loopback
 from ocikit.spec.challenge import Scope
 from ocikit.spec.config import ImageConfig
 from ocikit.spec.digest import Digest
@@ -14,6 +13,7 @@ from ocikit.spec.manifest import Index, Manifest, parse_document
 from ocikit.spec.platform import Platform
 from ocikit.spec.reference import LayoutReference, Reference, parse_reference
 from ocikit.spec.validation import violations
+from ocikit.store.graph import links
 
 from tests.fuzz.target import (
     CONFIG_TYPE,

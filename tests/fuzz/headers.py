@@ -9,12 +9,12 @@ from urllib.parse import urlencode
 
 import requests
 import urllib3
-from ocikit.remote.credentials import Keychain
+from ocikit.remote.auth.keychain import Keychain
+from ocikit.remote.auth.tokens import Token
+from ocikit.remote.config.network import Network
 from ocikit.remote.download import _starts_at
 from ocikit.remote.endpoints import descriptor_of, next_link
-from ocikit.remote.network import Network
-from ocikit.remote.origin import Origin, check_realm, check_step, join
-from ocikit.remote.responses import (
+from ocikit.remote.http.responses import (
     announced_digest,
     failure,
     json_object,
@@ -23,8 +23,8 @@ from ocikit.remote.responses import (
     report_warnings,
     retry_after,
 )
-from ocikit.remote.tokens import Token
-from ocikit.remote.transport import Transport
+from ocikit.remote.http.transport import Transport
+from ocikit.remote.http.urls import Origin, check_realm, check_step, join
 from ocikit.remote.upload import UploadSession
 from ocikit.spec.challenge import Scope, parse_challenges, preferred
 from ocikit.spec.digest import Digest

@@ -1,10 +1,10 @@
 """What we write ourselves, and somebody else may have changed."""
 
-from ocikit.content.cache import Cache
-from ocikit.content.folder import Folder
+from ocikit.folder.folder import Folder
 from ocikit.spec.descriptor import Descriptor
 from ocikit.spec.digest import Digest
 from ocikit.spec.reference import Reference
+from ocikit.store.cache.cache import Cache
 
 from tests.fuzz.archives import plant
 from tests.fuzz.documents import MANIFEST

@@ -8,9 +8,9 @@ import re
 from urllib.parse import unquote
 
 from ocikit.server import Application, Need, Rules, memory_storage
-from ocikit.server.basic import credentials
-from ocikit.server.htpasswd import Entries
-from ocikit.server.signing import InvalidToken, Signer
+from ocikit.server.auth.basic import credentials
+from ocikit.server.auth.htpasswd import Entries
+from ocikit.server.auth.jwt import InvalidToken, Signer
 from ocikit.spec.challenge import Scope
 
 from tests.fuzz.accounts import AUTH

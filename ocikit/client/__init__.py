@@ -1,0 +1,1 @@
+"""What users call: the session with its verbs, and what the verbs return."""

@@ -1,0 +1,186 @@
+"""What references lead to: registries over HTTP, layouts and archives on disk, each opened once and shared."""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, BinaryIO, cast
+
+from ocikit import display
+from ocikit.errors import Denied, InvalidReference, OcikitError, OfflineError
+from ocikit.remote.auth.keychain import Keychain
+from ocikit.remote.auth.tokens import TokenCache
+from ocikit.remote.config.network import Mirror, Network
+from ocikit.remote.http.transport import Transport
+from ocikit.remote.mirrors import Mirrored, MirroredRepository, MirrorHost
+from ocikit.remote.repository import Registry, Repository
+from ocikit.spec.descriptor import Descriptor
+from ocikit.spec.reference import DOCKER_HUB, AnyReference, LayoutReference, Reference
+from ocikit.store.base import Source, Store
+from ocikit.store.cache.cache import offline
+
+if TYPE_CHECKING:
+    from ocikit.store.layout.layout import Layout
+
+
+class Places:
+    """The registries and layouts of a session.
+
+    Args:
+        network: how to reach registries.
+        keychain: who we are to them.
+    """
+
+    def __init__(self, network: Network, keychain: Keychain) -> None:
+        self.network = network
+        self.keychain = keychain
+        self._tokens = TokenCache()
+        self._transports: dict[str, Transport] = {}
+        self._mirrors: dict[tuple[str, bool, bool], MirrorHost] = {}
+        self._lock = threading.Lock()
+
+    def registry(self, host: str) -> Registry:
+        """The registry at a host, with or without port. Raises: InvalidReference; OfflineError; Denied: it is blocked."""
+        self._check_allowed(Reference.parse(f"{check_host(host)}/x/x").registry)
+        return self._registry(host)
+
+    def _registry(self, host: str) -> Registry:
+        if offline():
+            raise OfflineError(
+                f"{host} would have to be asked, and OCIKIT_OFFLINE is set", hint="unset it to reach registries"
+            )
+        reference = Reference.parse(f"{host}/x/x")
+        with self._lock:
+            transport = self._transports.get(reference.registry)
+            if transport is None:
+                transport = self._transports[reference.registry] = Transport(
+                    reference.registry,
+                    api_host=reference.api_host if reference.registry == DOCKER_HUB else None,
+                    network=self.network,
+                    keychain=self.keychain,
+                    tokens=self._tokens,
+                )
+        return Registry(transport)
+
+    def repository(self, reference: Reference, *, push: bool = False) -> Repository:
+        """The repository of a reference, at its own registry. Raises: OfflineError; Denied: it is blocked."""
+        self._check_allowed(reference.name)
+        return self._registry(reference.registry).repository(reference.repository, push=push)
+
+    def _readable(self, reference: Reference) -> Repository:
+        """The repository of a reference, with its mirrors."""
+        route = self.network.route(reference)
+        if not route:
+            return self.repository(reference)
+        self._check_allowed(reference.name)
+        places = [MirroredRepository(self._mirror(mirror), name, mirror, reference) for mirror, name in route]
+        primary = places.pop() if route[-1][0].final else self.repository(reference)
+        return Mirrored(primary, places)
+
+    def _mirror(self, mirror: Mirror) -> MirrorHost:
+        """The host of a mirror, shared by all that it mirrors: a dead one is dead for every repository."""
+        key = mirror.location.partition("/")[0], mirror.insecure, mirror.final
+        with self._lock:
+            if key not in self._mirrors:
+                self._mirrors[key] = MirrorHost(mirror, self.network, self.keychain, self._tokens)
+            return self._mirrors[key]
+
+    def _check_allowed(self, name: str) -> None:
+        if self.network.is_blocked(name):
+            raise Denied(
+                f"{name} is blocked",
+                hint="this session's Network(blocked=…), or a registries.conf that it was made from",
+            )
+
+    @contextlib.contextmanager
+    def source(self, reference: AnyReference) -> Iterator[Source]:
+        """Where a reference is read from. Raises: NotFound: if there is no such layout."""
+        if isinstance(reference, Reference):
+            yield _Offline(reference) if offline() else self._readable(reference)
+        else:
+            with self._layout(reference, write=False) as layout:
+                yield layout
+
+    @contextlib.contextmanager
+    def target(self, reference: AnyReference, *, create: bool = True) -> Iterator[Store]:
+        """Where a reference is written to; with `create`, a layout is made if there is none.
+
+        Raises: NotFound: without `create`, if there is no such layout.
+        """
+        if isinstance(reference, Reference):
+            yield self.repository(reference, push=True)
+        else:
+            with self._layout(reference, write=True, create=create) as layout:
+                yield layout
+
+    @contextlib.contextmanager
+    def _layout(self, reference: LayoutReference, *, write: bool, create: bool = False) -> Iterator[Layout]:
+        path = Path(reference.path).expanduser()
+        if not reference.archive:
+            from ocikit.store.layout.layout import Layout  # noqa: PLC0415 - loaded when there is one
+
+            with contextlib.closing(Layout(path, create=create)) as layout:
+                yield layout
+            return
+        from ocikit.store.layout.archive import open_archive  # noqa: PLC0415 - tar is loaded for archives only
+
+        with open_archive(path, "a" if write and (create or path.is_file()) else "r") as layout:
+            try:
+                yield layout
+            except OcikitError as error:
+                # It is unpacked beside the archive for the time of the block; people know the archive
+                error.message = error.message.replace(str(layout.path), str(path))
+                error.args = (error.message,)
+                raise
+
+    def close(self) -> None:
+        """Close every connection; what is used again opens new ones."""
+        with self._lock:
+            transports = [*self._transports.values(), *(mirror.transport for mirror in self._mirrors.values())]
+        for transport in transports:
+            transport.close()
+
+
+class _Offline(Source):
+    """A registry that must not be asked."""
+
+    def __init__(self, reference: Reference) -> None:
+        self._reference = reference
+
+    def resolve(self, reference: str) -> Descriptor:
+        raise offline_error(f"{self._reference.name} {reference}")
+
+    def open(self, descriptor: Descriptor) -> BinaryIO:
+        raise offline_error(str(descriptor))
+
+    def referrers(self, descriptor: Descriptor, artifact_type: str | None = None) -> Sequence[Descriptor]:
+        raise offline_error(f"the list of referrers of {descriptor.digest.short}")
+
+
+def check_host(host: str) -> str:
+    """The host, if it is what references begin with. Raises: InvalidReference: for URLs, names without a dot, and None."""
+    text = host if isinstance(host, str) else ""
+    if set(text) & set("/@") or not (set(".:") & set(text) or text.lower() == "localhost"):
+        bare = text.partition("://")[2] or text
+        better = bare.partition("/")[0] if "/" in text else ""
+        raise InvalidReference(
+            f"{display.quoted(host)} is not a registry's host",
+            hint=f"write it like {better!r}" if better else 'it looks like "ghcr.io" or "localhost:5000"',
+        )
+    return text
+
+
+def offline_error(what: str) -> OfflineError:
+    """The error for what isn't in the cache when no registry may be asked."""
+    return OfflineError(
+        f"{what} isn't in the cache, and OCIKIT_OFFLINE is set", hint="unset it, or pull this once while online"
+    )
+
+
+def root_of(source: Source, reference: AnyReference) -> str:
+    """What to ask a source for: the reference's digest or tag; a layout with one image needs neither."""
+    if isinstance(reference, LayoutReference) and reference.digest is None and reference.tag is None:
+        return cast("Layout", source).only().digest
+    return reference.target

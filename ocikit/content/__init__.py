@@ -1,1 +1,0 @@
-"""Where content lives and how it moves; knows no HTTP."""

@@ -1,0 +1,1 @@
+"""Progress events of transfers, and the bars that show them."""

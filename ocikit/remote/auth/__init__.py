@@ -1,0 +1,1 @@
+"""Authentication with registries: credentials, tokens, challenges."""

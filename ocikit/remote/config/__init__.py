@@ -1,0 +1,1 @@
+"""Network settings: timeouts, proxies, mirrors, registries.conf."""

@@ -1,0 +1,1 @@
+"""HTTP for one host: connections, retries, schemes, redirects, responses."""

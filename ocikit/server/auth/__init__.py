@@ -1,0 +1,1 @@
+"""Access control of the registry: passwords, tokens, rules, login throttling."""

@@ -1,0 +1,1 @@
+"""The WSGI application: routes, endpoints, requests and error responses."""

@@ -1,0 +1,1 @@
+"""Storage of the registry: blobs, uploads and metadata, garbage collection, verification."""

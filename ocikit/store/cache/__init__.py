@@ -1,0 +1,1 @@
+"""The cache of blobs, tags and snapshots, its inventory and its pruning."""

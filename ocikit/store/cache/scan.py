@@ -1,0 +1,325 @@
+"""Looking after a cache: what is there, and whether it is whole."""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import json
+import os
+import re
+import stat
+from collections.abc import Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from datetime import UTC, datetime
+from pathlib import Path
+from urllib.parse import quote, unquote
+
+from attrs import frozen
+
+from ocikit import display
+from ocikit.errors import OcikitError
+from ocikit.spec.digest import Digest
+from ocikit.spec.document import DOCUMENT_LIMIT
+from ocikit.spec.manifest import parse_document
+from ocikit.spec.reference import Reference
+from ocikit.store.files import BUFFER, blob_path
+
+_FOLDERS = 500  # that a look at a cache goes through
+
+_SNAPSHOT = re.compile(r"([a-z0-9]+)-([0-9a-f]{64,})")
+
+
+@frozen(kw_only=True)
+class Name:
+    """Something in a cache that names a manifest: the note on a tag, or a snapshot."""
+
+    repository: str
+    """Registry and name."""
+    tag: str | None
+    digest: Digest
+    path: Path
+    used: float
+    """When it was last used, in seconds since 1970."""
+
+    @property
+    def is_snapshot(self) -> bool:
+        """Whether it is a folder of files."""
+        return self.tag is None
+
+    def __str__(self) -> str:
+        return f"{self.repository}:{self.tag}" if self.tag is not None else f"{self.repository}@{self.digest}"
+
+
+@frozen(kw_only=True, repr=False)
+class CachedRepository(display.Shown):
+    """What a cache has of one repository."""
+
+    name: str
+    tags: tuple[str, ...]
+    snapshots: int
+    size: int
+    """Bytes of the blobs that its tags and snapshots name; repositories share blobs."""
+    last_used: datetime
+
+    def __rich_repr__(self) -> display.Description:
+        yield "name", self.name
+        yield "size", display.Size(self.size)
+        yield "tags", self.tags, ()
+        yield "snapshots", self.snapshots, 0
+        yield "last_used", display.When.of(self.last_used)
+
+    def _facts(self) -> Iterator[tuple[str, object]]:
+        yield from display.given(self.__rich_repr__(), "tags")
+
+    def _sections(self) -> Iterator[display.Section]:
+        yield display.Section(title="tags", names=self.tags, count=len(self.tags))
+
+
+@frozen(kw_only=True, repr=False)
+class CacheInfo(display.Shown):
+    """What is in a cache, as it was when `Cache.scan` walked it."""
+
+    root: Path
+    repositories: tuple[CachedRepository, ...]
+    """By size, largest first."""
+    blobs: int
+    size: int
+    """Bytes of all blobs, each counted once."""
+    partial: int
+    """Bytes of what isn't whole yet, or was left behind."""
+
+    def __rich_repr__(self) -> display.Description:
+        yield "root", display.place(self.root)
+        yield "repositories", len(self.repositories)
+        yield "blobs", self.blobs
+        yield "size", display.Size(self.size)
+        yield "partial", display.Size(self.partial), 0
+
+    def _facts(self) -> Iterator[tuple[str, object]]:
+        yield from display.given(self.__rich_repr__(), "repositories")
+        yield "make room", display.Code("ocikit.cache.prune(older_than=…)")
+
+    def _sections(self) -> Iterator[display.Section]:
+        rows = (
+            (r.name, display.Size(r.size), display.listed(r.tags, 5), display.When.of(r.last_used))
+            for r in self.repositories
+        )
+        headers = ("repository", "size", "tags", "last used")
+        count = len(self.repositories)
+        yield display.Section(title="repositories", headers=headers, rows=rows, count=count, unfolded=True)
+
+
+@frozen(kw_only=True, repr=False)
+class VerifyReport(display.Shown):
+    """What hashing every blob again has found."""
+
+    checked: int
+    size: int
+    """Bytes that were hashed."""
+    bad: tuple[tuple[Path, str], ...]
+    """Damaged files, each with what is wrong."""
+    removed: bool
+    """Whether they were deleted; they are fetched again when they are needed."""
+
+    def __rich_repr__(self) -> display.Description:
+        yield "checked", self.checked
+        yield "size", display.Size(self.size)
+        yield "bad", len(self.bad)
+        yield "removed", self.removed, False
+
+    def _sections(self) -> Iterator[display.Section]:
+        if self.bad:
+            rows = ((display.place(path), why) for path, why in self.bad)
+            yield display.Section(
+                title="damaged", headers=("file", "why"), rows=rows, count=len(self.bad), unfolded=True
+            )
+
+
+def names(root: Path) -> list[Name]:
+    """The tags and snapshots in a cache; notes that can't be read are none."""
+    found = []
+    for path, status in files_below(root / "refs"):
+        if path.suffix != ".json":
+            continue
+        with contextlib.suppress(OSError, ValueError, KeyError, TypeError, RecursionError, OcikitError):
+            noted = json.loads(path.read_bytes())
+            reference = Reference.parse(noted["reference"])
+            found.append(
+                Name(
+                    repository=reference.name,
+                    tag=reference.target,
+                    digest=Digest(noted["digest"]),
+                    path=path,
+                    used=status.st_mtime,
+                )
+            )
+    found += _snapshots(root / "snapshots", ())
+    return found
+
+
+def _snapshots(folder: Path, parts: tuple[str, ...]) -> Iterator[Name]:
+    for entry in listing(folder):
+        with contextlib.suppress(OSError, ValueError):
+            if not entry.is_dir(follow_symlinks=False):
+                continue
+            if match := _SNAPSHOT.fullmatch(entry.name):
+                yield Name(
+                    repository="/".join(map(unquote, parts)),
+                    tag=None,
+                    digest=Digest(f"{match[1]}:{match[2]}"),
+                    path=Path(entry.path),
+                    used=entry.stat().st_mtime,
+                )
+            else:
+                yield from _snapshots(Path(entry.path), (*parts, entry.name))
+
+
+def listing(folder: Path) -> list[os.DirEntry[str]]:
+    """What is in a folder; nothing if it isn't there."""
+    try:
+        with os.scandir(folder) as entries:
+            return list(entries)
+    except OSError:
+        return []
+
+
+def repositories(root: Path, host: str) -> list[str]:
+    """The repositories of a registry that a cache has notes on. A look, not a walk: in a large cache it ends early."""
+    start = root / "refs" / quote(host, safe="")
+    found: list[Path] = []
+    waiting = [start]
+    for _ in range(_FOLDERS):
+        if not waiting:
+            break
+        folder = waiting.pop(0)
+        with contextlib.suppress(OSError), os.scandir(folder) as entries:
+            for entry in itertools.islice(entries, _FOLDERS):
+                if entry.is_dir(follow_symlinks=False):
+                    waiting.append(folder / entry.name)
+                elif entry.name.endswith(".json") and folder not in found[-1:]:
+                    found.append(folder)
+    return sorted(unquote(folder.relative_to(start).as_posix()) for folder in found)
+
+
+def files_below(folder: Path) -> Iterator[tuple[Path, os.stat_result]]:
+    """All files below a folder, links not followed; what vanishes meanwhile is left out."""
+    for entry in listing(folder):
+        try:
+            if entry.is_dir(follow_symlinks=False):
+                yield from files_below(Path(entry.path))
+            else:
+                yield Path(entry.path), entry.stat(follow_symlinks=False)
+        except OSError:
+            continue
+
+
+def blobs_in(root: Path) -> Iterator[tuple[Digest, Path, os.stat_result]]:
+    """The blobs of the cache at `root`."""
+    for path, status in files_below(root / "blobs"):
+        with contextlib.suppress(ValueError):
+            yield Digest(f"{path.parent.name}:{path.name}"), path, status
+
+
+class Graph:
+    """What names what, read from cached documents, each once."""
+
+    def __init__(self, root: Path) -> None:
+        self._root = root
+        self._children: dict[Digest, tuple[tuple[Digest, bool], ...]] = {}
+
+    def reach(self, digests: Iterable[Digest]) -> set[Digest]:
+        """The documents' digests and all that they name, down to layers."""
+        seen: set[Digest] = set()
+        waiting = list(digests)
+        while waiting:
+            document = waiting.pop()
+            if document not in seen:
+                seen.add(document)
+                for child, is_document in self._named(document):
+                    if is_document:
+                        waiting.append(child)
+                    else:
+                        seen.add(child)
+        return seen
+
+    def _named(self, digest: Digest) -> tuple[tuple[Digest, bool], ...]:
+        if digest not in self._children:
+            self._children[digest] = ()
+            path = blob_path(self._root, digest)
+            with contextlib.suppress(OSError, OcikitError):
+                if path.stat().st_size <= DOCUMENT_LIMIT:
+                    children = parse_document(path.read_bytes()).children
+                    self._children[digest] = tuple((c.digest, c.is_document) for c in children)
+        return self._children[digest]
+
+
+def scan(root: Path) -> CacheInfo:
+    """What is in the cache at `root`."""
+    graph = Graph(root)
+    sizes = {digest: status.st_size for digest, _, status in blobs_in(root)}
+    by_repository: dict[str, list[Name]] = {}
+    for name in names(root):
+        by_repository.setdefault(name.repository, []).append(name)
+    repositories = [
+        CachedRepository(
+            name=repository,
+            tags=tuple(sorted(n.tag for n in mine if n.tag is not None)),
+            snapshots=sum(n.is_snapshot for n in mine),
+            size=sum(sizes.get(digest, 0) for digest in graph.reach(n.digest for n in mine)),
+            last_used=datetime.fromtimestamp(max(n.used for n in mine), UTC),
+        )
+        for repository, mine in by_repository.items()
+    ]
+    return CacheInfo(
+        root=root,
+        repositories=tuple(sorted(repositories, key=lambda r: (-r.size, r.name))),
+        blobs=len(sizes),
+        size=sum(sizes.values()),
+        partial=sum(status.st_size for _, status in files_below(root / "partial")),
+    )
+
+
+def verify(root: Path, *, remove: bool = False) -> VerifyReport:
+    """Hash every blob of the cache at `root` again."""
+
+    def problem(item: tuple[Digest, Path, os.stat_result]) -> str:
+        digest, path, _ = item
+        try:
+            hasher = digest.hasher()
+            buffer = memoryview(bytearray(BUFFER))
+            with open(path, "rb", buffering=0) as file:
+                while n := file.readinto(buffer):
+                    hasher.update(buffer[:n])
+        except FileNotFoundError:
+            return ""  # pruned meanwhile
+        except (OSError, OcikitError) as error:
+            return display.clean(error)
+        actual = hasher.hexdigest()
+        return "" if actual == digest.encoded else f"its content has digest {digest.algorithm}:{actual}"
+
+    blobs = list(blobs_in(root))
+    with ThreadPoolExecutor(min(8, os.cpu_count() or 1), "ocikit-verify") as pool:
+        problems = list(pool.map(problem, blobs))
+    bad = [(path, why) for (_, path, _), why in zip(blobs, problems, strict=True) if why]
+    if bad:
+        bad += _linked([path for path, _ in bad], root / "snapshots")
+    if remove:
+        for path, _ in bad:
+            path.unlink(missing_ok=True)
+    return VerifyReport(
+        checked=len(blobs), size=sum(status.st_size for _, _, status in blobs), bad=tuple(bad), removed=remove
+    )
+
+
+def _linked(paths: list[Path], folder: Path) -> Iterator[tuple[Path, str]]:
+    """Files below a folder that are links to one of the paths."""
+    inodes: dict[tuple[int, int], Path] = {}
+    for path in paths:
+        with contextlib.suppress(OSError):
+            status = path.stat()
+            inodes[status.st_dev, status.st_ino] = path
+    for path, status in files_below(folder):
+        with contextlib.suppress(OSError):
+            where = path.stat() if stat.S_ISLNK(status.st_mode) else status
+            if blob := inodes.get((where.st_dev, where.st_ino)):
+                yield path, f"it leads to damaged content: {display.place(blob)}"

@@ -1,0 +1,1 @@
+"""The image layout on disk: index.json, blobs, garbage collection and archives."""

@@ -1,0 +1,1 @@
+"""Copies of artifacts between stores: plan, run, worker pool."""

@@ -1,0 +1,40 @@
+"""Our registry passes the specification's own conformance suite, in every mode."""
+
+import pytest
+
+from tests.conformance import official
+from tests.conformance.targets import OURS
+from tests.support import peers
+
+pytestmark = pytest.mark.interop
+
+
+@pytest.mark.parametrize("target", OURS, ids=str)
+def test_our_registry_passes_the_official_suite(target, tmp_path):
+    peers.find(official.PROGRAMME)
+    result = official.run_target(target, tmp_path)
+    assert result.failed == {}
+    assert result.skipped == []
+    assert result.warnings == []
+    if target.mode == "read-only":
+        assert len(result.passed) == 19  # those that change nothing
+    else:
+        assert len(result.passed) == 78
+        # One of two that no registry can pass both of
+        assert [name.rpartition("discovery ")[2] for name in result.disabled] == ["disabled should return a 202"]
+
+
+@pytest.mark.parametrize("kind", ["olareg"])
+def test_another_registry_passes_it(kind):
+    """So that what fails on ours is ours."""
+    peers.find(official.PROGRAMME)
+    with peers.KINDS[kind]() as registry:
+        result = official.run(registry.url)
+    assert (result.failed, result.skipped) == ({}, [])
+
+
+def test_a_registry_that_lacks_something_does_not_pass_it():
+    peers.find(official.PROGRAMME)
+    with peers.distribution3() as registry:
+        result = official.run(registry.url, anonymous_mount=False)
+    assert any("referrers" in name or "references" in name.lower() for name in result.failed)

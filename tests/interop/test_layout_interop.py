@@ -1,0 +1,98 @@
+"""Layouts and archives that ocikit's verbs wrote are others' too, and the reverse; test_layout.py has the layouts of oras and crane."""
+
+import json
+
+import pytest
+from ocikit.client.session import Session
+from ocikit.remote.auth.keychain import ANONYMOUS
+from ocikit.store.layout.layout import Layout
+
+from tests.support import images, peers
+
+pytestmark = pytest.mark.interop
+
+
+@pytest.fixture
+def session(tmp_path):
+    with Session(credentials=ANONYMOUS, cache=tmp_path / "cache", progress=False) as session:
+        yield session
+
+
+@pytest.fixture
+def source(tmp_path):
+    """An image in a layout that no tool wrote."""
+    return images.small(tmp_path / "source", tag="v1")
+
+
+def test_umoci_goes_on_with_a_layout_of_ours_and_we_with_what_it_did(session, source, tmp_path):
+    ours = tmp_path / "ours"
+    digest = session.copy(f"oci:{source}:v1", f"oci:{ours}:v1").digest
+    root = images.unpack(ours, "v1", tmp_path / "bundle")
+    assert {path: (root / path).read_bytes() for path in images.FILES} == images.FILES
+    peers.run("umoci", "tag", "--image", f"{ours}:v1", "v2")
+    (root / "added").write_text("by umoci\n")
+    peers.run("umoci", "repack", "--image", f"{ours}:v3", tmp_path / "bundle")
+    peers.run("umoci", "gc", "--layout", ours)
+    assert sorted(session.tags(f"oci:{ours}")) == ["v1", "v2", "v3"]
+    assert session.resolve(f"oci:{ours}:v2").digest == digest
+    image = session.inspect(f"oci:{ours}:v3")
+    assert len(image.manifest.layers) == 2
+    done = image.unpack(tmp_path / "root", owner=True)
+    assert (done.path / "added").read_text() == "by umoci\n"
+    with Layout(ours) as layout:
+        layout.untag("v3")
+        layout.gc(grace=0)
+        assert layout.verify().ok
+        assert layout.verify().missing == ()
+    assert peers.run("umoci", "ls", "--layout", ours).stdout.split() == ["v1", "v2"]
+    peers.run("umoci", "stat", "--image", f"{ours}:v1")
+
+
+def test_skopeo_reads_an_archive_of_ours_and_we_read_one_of_skopeos(session, source, tmp_path):
+    ours, theirs = tmp_path / "ours.tar", tmp_path / "theirs.tar"
+    copied = session.copy(f"oci:{source}:v1", f"oci-archive:{ours}:v1")
+    raw = peers.run("skopeo", "inspect", "--raw", f"oci-archive:{ours}:v1").stdout
+    assert raw.encode() == copied.document.raw
+    images.skopeo("copy", f"oci-archive:{ours}:v1", f"oci-archive:{theirs}:v2")
+    assert session.resolve(f"oci-archive:{theirs}:v2").digest == copied.digest
+    back = session.copy(f"oci-archive:{theirs}:v2", f"oci:{tmp_path / 'back'}:v1")
+    assert back.document.raw == copied.document.raw
+    with Layout(tmp_path / "back") as layout:
+        assert layout.verify().ok
+        assert layout.verify().missing == ()
+
+
+def test_an_artifact_in_an_archive_is_pushed_attached_to_and_pulled(session, tmp_path):
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data" / "a.csv").write_text("a\n1\n")
+    archive = f"oci-archive:{tmp_path / 'data.tar'}"
+    pushed = session.push(f"{archive}:v1", tmp_path / "data")
+    session.attach(f"{archive}:v1", tmp_path / "data" / "a.csv", artifact_type="application/vnd.example.report")
+    assert [one.artifact_type for one in session.referrers(f"{archive}:v1")] == ["application/vnd.example.report"]
+    assert list(session.tags(archive)) == ["v1"]
+    assert session.pull(f"{archive}:v1", tmp_path / "back").digest == pushed.digest
+    assert (tmp_path / "back" / "data" / "a.csv").read_text() == "a\n1\n"
+    found = peers.run("oras", "manifest", "fetch", "--oci-layout", f"{tmp_path / 'data.tar'}:v1").stdout
+    assert json.loads(found) == json.loads(pushed.document.raw)
+
+
+def test_oras_pulls_from_a_layout_that_we_pushed_to_and_we_from_its_own(session, tmp_path):
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data" / "a.csv").write_text("a\n1\n")
+    session.push(f"oci:{tmp_path / 'ours'}:v1", tmp_path / "data")
+    peers.run("oras", "pull", "--oci-layout", "--output", tmp_path / "out", f"{tmp_path / 'ours'}:v1")
+    assert (tmp_path / "out" / "data" / "a.csv").read_text() == "a\n1\n"
+    peers.run("oras", "push", "--oci-layout", f"{tmp_path / 'theirs'}:v1", "data/a.csv:text/csv", cwd=tmp_path)
+    artifact = session.pull(f"oci:{tmp_path / 'theirs'}:v1", tmp_path / "back")
+    assert artifact["data/a.csv"].media_type == "text/csv"
+    assert (tmp_path / "back" / "data" / "a.csv").read_text() == "a\n1\n"
+
+
+def test_a_folder_that_oras_packed_is_unpacked(session, tmp_path):
+    (tmp_path / "data" / "deep").mkdir(parents=True)
+    (tmp_path / "data" / "deep" / "a.csv").write_text("a\n1\n")
+    peers.run("oras", "push", "--oci-layout", f"{tmp_path / 'theirs'}:v1", "data", cwd=tmp_path)
+    artifact = session.inspect(f"oci:{tmp_path / 'theirs'}:v1")
+    assert list(artifact.files) == ["data"]
+    done = artifact.unpack(tmp_path / "back")
+    assert (done.path / "data" / "deep" / "a.csv").read_text() == "a\n1\n"

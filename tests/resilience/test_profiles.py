@@ -1,0 +1,51 @@
+"""Every operation on every registry of the world: it works, or says with a typed error why it can't, and what to do."""
+
+import logging
+import re
+
+import pytest
+
+from tests.resilience.profiles import PROFILES
+from tests.resilience.quirks import QUIRKS
+from tests.resilience.suite import OPERATIONS, Case, upstream  # noqa: F401 - a fixture
+from tests.support.fixtures import home  # noqa: F401 - a fixture
+
+CELLS = [
+    pytest.param(profile, operation, id=f"{profile.name}-{operation}")
+    for profile in PROFILES.values()
+    for operation in OPERATIONS
+]
+
+
+@pytest.mark.parametrize(("profile", "operation"), CELLS)
+def test_operation(profile, operation, upstream, home, record_property, caplog):
+    registry, behind = upstream
+    caplog.set_level(logging.DEBUG, "ocikit")
+    said = ""
+    with profile.scene(registry.url) as scene:
+        profile.settle(scene)
+        case = Case(profile, scene, operation, home, behind)
+        cannot = profile.cannot.get(operation)
+        record_property("cell", (operation, profile.name, cannot.kind.__name__ if cannot else "yes"))
+        with case.session:
+            if cannot is None:
+                OPERATIONS[operation](case)
+            else:
+                with pytest.raises(cannot.kind) as caught:
+                    OPERATIONS[operation](case)
+                said = str(caught.value)
+                assert re.search(cannot.hint, caught.value.hint)
+                assert re.search(cannot.said, caught.value.message)
+        scene.check(said + caplog.text)
+        assert profile.expected(operation) <= set(scene.met)
+
+
+@pytest.mark.parametrize("profile", PROFILES.values(), ids=lambda p: p.name)
+def test_every_quirk_of_a_profile_is_met_by_an_operation(profile):
+    assert [name for name in profile.quirks if not OPERATIONS.keys() & set(QUIRKS[name].at)] == []
+    assert profile.cannot.keys() <= OPERATIONS.keys()
+
+
+def test_every_quirk_belongs_to_a_registry():
+    named = {name for profile in PROFILES.values() if profile.name != "worst" for name in profile.quirks}
+    assert named == {name for name, quirk in QUIRKS.items() if quirk.hook is not None}

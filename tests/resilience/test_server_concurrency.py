@@ -1,0 +1,343 @@
+"""Many clients at once, of a server with two workers: nobody loses anything, and nobody sees half of anything."""
+
+import contextlib
+import json
+import os
+import socket
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from pathlib import Path
+
+import ocikit
+import pytest
+from ocikit.server.http.settings import Limits
+from ocikit.server.storage.files import file_storage
+from ocikit.server.storage.verify import verify
+from ocikit.spec.digest import Digest
+
+from tests.tools import soak_crowd
+from tests.tools.soak_crash import Client
+
+MANIFEST = "application/vnd.oci.image.manifest.v1+json"
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory):
+    return tmp_path_factory.mktemp("store")
+
+
+@pytest.fixture(scope="module")
+def server(store):
+    with ocikit.serve(store, workers=2) as running:
+        yield running
+
+
+@pytest.fixture
+def clients(server):
+    """Opens a client with a connection of its own."""
+    opened = []
+
+    def opening(host=server.host):
+        opened.append(Client(str(len(opened)), None))
+        opened[-1].connect(host)
+        return opened[-1]
+
+    yield opening
+    for client in opened:
+        client.connect("")
+
+
+def at_once(acts):
+    """Do things at the same moment, each in a thread; gives the results."""
+    start = threading.Barrier(len(acts))
+
+    def act(each):
+        start.wait()
+        return each()
+
+    with ThreadPoolExecutor(len(acts)) as pool:
+        return [future.result() for future in [pool.submit(act, each) for each in acts]]
+
+
+def push(client, content, repository):
+    return client.ask("POST", f"/v2/{repository}/blobs/uploads/?digest={Digest.of(content)}", content)[0]
+
+
+def image(*layers, **more):
+    parts = [{"mediaType": "application/x", "digest": Digest.of(layer), "size": len(layer)} for layer in layers]
+    return json.dumps(
+        {"schemaVersion": 2, "mediaType": MANIFEST, "config": parts[0], "layers": parts[1:], "annotations": more}
+    ).encode()
+
+
+def put(client, raw, repository, tag):
+    return client.ask("PUT", f"/v2/{repository}/manifests/{tag}", raw, Content_Type=MANIFEST)[0]
+
+
+def test_many_clients_push_the_same_blob(clients, store, repo):
+    content = os.urandom(300_000)
+    acts = [partial(push, clients(), content, repo) for _ in range(32)]
+    assert at_once(acts) == [201] * 32
+    assert clients().ask("GET", f"/v2/{repo}/blobs/{Digest.of(content)}")[2] == content
+    files = [path.name for path in (store / "blobs" / "sha256").iterdir()]
+    assert files.count(Digest.of(content).encoded) == 1
+    assert not [name for name in files if name.startswith(".")]
+
+
+def test_none_of_many_tags_pushed_at_once_is_lost(clients, repo):
+    content = os.urandom(10)
+    assert push(clients(), content, repo) == 201
+    tags = [f"t{n:02}" for n in range(32)]
+    acts = [partial(put, clients(), image(content, tag=tag), repo, tag) for tag in tags]
+    assert at_once(acts) == [201] * 32
+    assert json.loads(clients().ask("GET", f"/v2/{repo}/tags/list")[2])["tags"] == tags
+    for tag in tags:
+        assert clients().ask("GET", f"/v2/{repo}/manifests/{tag}")[2] == image(content, tag=tag)
+
+
+def test_of_one_tag_pushed_by_many_the_last_wins_and_never_a_mixture(clients, repo):
+    contents = [os.urandom(10) for _ in range(16)]
+    manifests = [image(content, n=str(n)) for n, content in enumerate(contents)]
+    first = clients()
+    for content in contents:
+        assert push(first, content, repo) == 201
+    assert put(first, manifests[0], repo, "v1") == 201
+    over, seen = threading.Event(), set()
+
+    def look(client):
+        while not over.is_set():
+            status, headers, raw = client.ask("GET", f"/v2/{repo}/manifests/v1")
+            assert (status, headers["Docker-Content-Digest"]) == (200, Digest.of(raw))
+            seen.add(raw)
+
+    with ThreadPoolExecutor(2) as pool:
+        looking = [pool.submit(look, clients()) for _ in range(2)]
+        try:
+            acts = [partial(put, clients(), raw, repo, "v1") for raw in manifests]
+            assert at_once(acts) == [201] * 16
+        finally:
+            over.set()
+        for each in looking:
+            each.result()
+    assert seen <= set(manifests)
+    assert put(first, manifests[3], repo, "v1") == 201
+    assert clients().ask("GET", f"/v2/{repo}/manifests/v1")[2] == manifests[3]
+
+
+@pytest.mark.parametrize("ranged", [True, False])
+def test_of_many_chunks_for_one_place_exactly_one_is_taken(clients, repo, ranged):
+    location = clients().ask("POST", f"/v2/{repo}/blobs/uploads/")[1]["Location"]
+    chunks = [bytes([n]) * 200_000 for n in range(8)]
+    headers = {"Content_Range": "0-199999"} if ranged else {}
+    acts = [partial(clients().ask, "PATCH", location, chunk, **headers) for chunk in chunks]
+    answers = at_once(acts)
+    taken = [chunk for chunk, answer in zip(chunks, answers, strict=True) if answer[0] == 202]
+    assert {answer[0] for answer in answers} <= {202, 416}
+    if ranged:
+        assert len(taken) == 1
+    size = clients().ask("GET", location)[1]["Range"]
+    assert size == f"0-{200_000 * len(taken) - 1}"
+    # In one order or another, each is whole
+    whole = b"".join(sorted(taken))
+    if len(taken) == 1:
+        assert clients().ask("PUT", f"{location}?digest={Digest.of(whole)}")[0] == 201
+
+
+def test_while_one_chunk_is_on_its_way_another_is_refused(server, clients, repo):
+    location = clients().ask("POST", f"/v2/{repo}/blobs/uploads/")[1]["Location"]
+    content = os.urandom(500_000)
+    with slow(server, location, len(content)) as sending:
+        sending(content[:300_000])
+        size = arrived(clients(), location, 200_000)
+        status, headers, _ = clients().ask("PATCH", location, b"other")
+        assert (status, headers["Range"]) == (416, f"0-{size - 1}")
+        assert clients().ask("PUT", f"{location}?digest={Digest.of(content[:size])}")[0] == 416
+        sending(content[300_000:])
+        arrived(clients(), location, len(content))
+    # The lock is gone when the answer is
+    while (status := clients().ask("PUT", f"{location}?digest={Digest.of(content)}")[0]) == 416:
+        time.sleep(0.01)
+    assert status == 201
+
+
+@contextlib.contextmanager
+def slow(server, location, length=None):
+    """A PATCH in the middle of its body; gives what sends more of it. Without a length, it is chunked."""
+    host, port = server.host.split(":")
+    with socket.create_connection((host, int(port)), timeout=30) as connection:
+        how = "Transfer-Encoding: chunked" if length is None else f"Content-Length: {length}"
+        connection.sendall(f"PATCH {location} HTTP/1.1\r\nHost: {server.host}\r\n{how}\r\n\r\n".encode())
+
+        def send(part):
+            connection.sendall(part if length is not None else b"%x\r\n%s\r\n" % (len(part), part))
+
+        yield send
+
+
+def arrived(client, location, size):
+    """Wait until so much of an upload has been kept, and give how much that is; the test's timeout ends this.
+
+    A server takes a body by pieces, and waits until each is whole or the client is gone.
+    """
+    while (found := int(client.ask("GET", location)[1]["Range"].partition("-")[2]) + 1) < size:
+        time.sleep(0.01)
+    return found
+
+
+def members(server):
+    """The processes of a server."""
+    found = []
+    for path in Path("/proc").glob("[0-9]*/stat"):
+        with contextlib.suppress(OSError):
+            if int(path.read_text().rpartition(")")[2].split()[3]) == server._process.process.pid:
+                found.append(path.parent)
+    return found
+
+
+def descriptors(server):
+    """How many files of uploads and blobs its processes have open."""
+    names = []
+    for process in members(server):
+        for fd in (process / "fd").iterdir():
+            with contextlib.suppress(OSError):
+                names.append(os.readlink(fd))
+    return sum("/uploads/" in name or "/blobs/" in name for name in names)
+
+
+def test_every_worker_keeps_its_locks_on_the_database(server, clients, store, repo):
+    """Without them another process takes the database for its own, and cuts a file that others have in their memory."""
+    acts = [partial(push, clients(), os.urandom(1000), repo) for _ in range(32)]
+    assert at_once(acts) == [201] * 32
+    mapped = os.stat(store / "registry.db-shm").st_ino
+    lines = [line.split() for line in Path("/proc/locks").read_text().splitlines()]
+    holders = {fields[4] for fields in lines if fields[5].endswith(f":{mapped}")}
+    users = {process.name for process in members(server) if "registry.db-shm" in (process / "maps").read_text()}
+    assert users
+    assert users <= holders
+
+
+@pytest.mark.parametrize("length", [500_000, None], ids=["announced", "chunked"])
+def test_an_upload_whose_client_went_away_goes_on_where_it_was(server, clients, repo, length):
+    content = os.urandom(500_000)
+    client = clients()
+    location = client.ask("POST", f"/v2/{repo}/blobs/uploads/")[1]["Location"]
+    with slow(server, location, length) as sending:
+        sending(content[:300_000])
+        arrived(client, location, 200_000)
+    while descriptors(server):
+        time.sleep(0.01)
+    size = arrived(client, location, 200_000)
+    assert size <= 300_000
+    assert client.ask("PATCH", location, content[size:], Content_Range=f"{size}-{len(content) - 1}")[0] == 202
+    assert client.ask("PUT", f"{location}?digest={Digest.of(content)}")[0] == 201
+    assert client.ask("GET", f"/v2/{repo}/blobs/{Digest.of(content)}")[2] == content
+
+
+def test_clients_that_go_away_leave_nothing_open(server, clients, repo):
+    client, content = clients(), os.urandom(8 << 20)
+    assert push(client, content, repo) == 201
+    host, port = server.host.split(":")
+    for turn in range(20):
+        location = client.ask("POST", f"/v2/{repo}/blobs/uploads/")[1]["Location"]
+        with slow(server, location, 300_000 if turn % 2 else None) as sending:
+            sending(bytes(200_000))
+            arrived(client, location, 100_000)
+        with socket.create_connection((host, int(port)), timeout=30) as reading:
+            request = f"GET /v2/{repo}/blobs/{Digest.of(content)} HTTP/1.1\r\nHost: {server.host}\r\n\r\n"
+            reading.sendall(request.encode())
+            assert reading.recv(1000)
+    while descriptors(server):
+        time.sleep(0.01)
+
+
+def test_a_slow_client_reads_to_the_end_though_the_blob_is_deleted(clients, server, store, repo):
+    content = os.urandom(16 << 20)
+    client, digest = clients(), Digest.of(content)
+    assert push(client, content, repo) == 201
+    host, port = server.host.split(":")
+    with socket.create_connection((host, int(port)), timeout=30) as reading:
+        request = f"GET /v2/{repo}/blobs/{digest} HTTP/1.1\r\nHost: {server.host}\r\nConnection: close\r\n\r\n"
+        reading.sendall(request.encode())
+        got = reading.recv(1000)
+        assert client.ask("DELETE", f"/v2/{repo}/blobs/{digest}")[0] == 202
+        assert client.ask("GET", f"/v2/{repo}/blobs/{digest}")[0] == 404
+        # As the collector would after the grace period
+        (store / "blobs" / "sha256" / digest.encoded).unlink()
+        while part := reading.recv(1 << 20):
+            got += part
+    assert got.partition(b"\r\n\r\n")[2] == content
+    assert client.ask("GET", f"/v2/{repo}/blobs/{digest}")[0] == 404
+    assert push(client, content, repo) == 201
+
+
+def test_readers_of_a_repository_that_is_just_made_see_nothing_or_all(clients, repo):
+    contents = [os.urandom(1000) for _ in range(5)]
+    raw = image(*contents)
+    over = threading.Event()
+
+    def read(client):
+        """Until the tag is there; gives how often it wasn't."""
+        turns = 0
+        while True:
+            turns += 1
+            last = over.is_set()
+            tags = client.ask("GET", f"/v2/{repo}/tags/list")
+            assert tags[0] in {200, 404}
+            assert tags[0] == 404 or json.loads(tags[2])["tags"] in ([], ["v1"])
+            status, _, found = client.ask("GET", f"/v2/{repo}/manifests/v1")
+            assert status in {200, 404}
+            if status == 200:
+                assert found == raw
+                for content in contents:
+                    assert client.ask("GET", f"/v2/{repo}/blobs/{Digest.of(content)}")[2] == content
+                return turns
+            assert not last
+
+    def write(client):
+        for content in contents:
+            assert push(client, content, repo) == 201
+        assert put(client, raw, repo, "v1") == 201
+        over.set()
+        return 0
+
+    acts = [partial(read, clients()) for _ in range(6)]
+    assert all(at_once([*acts, partial(write, clients())])[:-1])
+
+
+def test_limits_hold_for_all_workers_together(tmp_path):
+    limits = Limits(repository=100_000, sessions=20, sessions_each=20)
+    with ocikit.serve(tmp_path, workers=2, limits=limits) as server, contextlib.ExitStack() as stack:
+
+        def opened():
+            client = Client("", None)
+            client.connect(server.host)
+            stack.callback(client.connect, "")
+            return client
+
+        clients = [opened() for _ in range(16)]
+        contents = [os.urandom(30_000) for _ in clients]
+        acts = [partial(push, client, content, "a") for client, content in zip(clients, contents, strict=True)]
+        answers = at_once(acts)
+        assert (answers.count(201), answers.count(413)) == (3, 13)
+        started = [clients[n % 16].ask("POST", "/v2/b/blobs/uploads/") for n in range(25)]
+        assert [status for status, _, _ in started] == [202] * 20 + [429] * 5
+        # One that ends makes room for one more, whichever worker is asked
+        assert clients[0].ask("DELETE", started[0][1]["Location"])[0] == 204
+        assert sorted(client.ask("POST", "/v2/b/blobs/uploads/")[0] for client in clients[:4]) == [202, 429, 429, 429]
+
+
+def test_a_crowd_loses_nothing_while_collectors_run():
+    found = soak_crowd.soak(3)
+    assert found["push"] > 10
+    assert found["pull"] > 10
+    assert found["collections"] > 2
+
+
+def test_after_all_of_this_the_store_is_sound(server, store):
+    storage = file_storage(store)
+    try:
+        assert verify(storage).ok
+    finally:
+        storage.close()

@@ -1,0 +1,81 @@
+"""The registry may end at any moment: what was acknowledged is there, and what was not is not there by half."""
+
+import json
+import os
+import subprocess
+import sys
+
+import ocikit
+import pytest
+from ocikit.spec.digest import Digest
+
+from tests.support.fixtures import ROOT
+from tests.tools import crash_steps, soak_crash
+
+pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="processes are ended between two steps after a fork")
+
+#: Of the steps of an operation, one in so many; `python -m tests.tools.crash_steps upload` takes them all.
+EVERY = 13
+
+
+@pytest.fixture(scope="module", params=crash_steps.OPERATIONS)
+def ends(request):
+    """What each end at a step left behind: name of the operation, and lines."""
+    command = [sys.executable, "-m", "tests.tools.crash_steps", request.param, str(EVERY)]
+    said = subprocess.run(command, capture_output=True, text=True, check=True, cwd=ROOT).stdout
+    return request.param, [json.loads(line) for line in said.splitlines()]
+
+
+def test_after_an_end_at_any_step_nothing_names_what_is_not_there(ends):
+    assert len(ends[1]) > 5
+    assert all(each["sound"] and each["both tags or none"] for each in ends[1])
+
+
+def test_after_an_end_at_any_step_everything_can_be_done_again(ends):
+    assert all(each["done again"] and each["sound again"] for each in ends[1])
+
+
+def test_what_an_end_at_any_step_left_over_is_cleaned_up(ends):
+    assert all(each["clean"] for each in ends[1])
+
+
+def test_at_one_step_all_of_it_is_done_at_once(ends):
+    name, lines = ends
+    seen = [(each["blob"], each["manifest"]) for each in lines]
+    size = len(crash_steps.CONTENT)
+    stages = {
+        "upload": [(None, False), (size, False)],
+        "put": [(size, False), (size, True)],
+        "delete": [(size, True), (size, False), (None, False)],
+        "collect": [(None, False)],
+    }[name]
+    assert list(dict.fromkeys(seen)) == stages[: len(set(seen))]
+    assert sorted(seen, key=stages.index) == seen
+    assert seen[0] == stages[0]
+
+
+def test_a_server_that_is_killed_under_load_has_all_that_it_acknowledged():
+    found = soak_crash.soak(3, longest=0.5)
+    assert found["writes"] > 0
+
+
+@pytest.mark.parametrize("size", [0, 1, 70_000])
+def test_an_upload_goes_on_after_the_server_was_killed(tmp_path, size):
+    content = os.urandom(100_000)
+    client = soak_crash.Client("a", None)
+    with ocikit.serve(tmp_path) as server:
+        client.connect(server.host)
+        location = client.expect({202}, client.ask("POST", "/v2/a/blobs/uploads/"))[1]["Location"]
+        if size:
+            client.expect({202}, client.ask("PATCH", location, content[:size]))
+        os.killpg(server._process.process.pid, 9)
+    with ocikit.serve(tmp_path) as server:
+        client.connect(server.host)
+        status, headers, _ = client.ask("GET", location)
+        assert (status, headers["Range"]) == (204, f"0-{max(size - 1, 0)}")
+        rest = content[size:]
+        said = f"{size}-{len(content) - 1}"
+        assert client.ask("PATCH", location, rest, Content_Range=said)[0] == 202
+        assert client.ask("PUT", f"{location}?digest={Digest.of(content)}")[0] == 201
+        assert client.ask("GET", f"/v2/a/blobs/{Digest.of(content)}")[2] == content
+        client.connect("")

@@ -1,0 +1,383 @@
+"""What is acknowledged is on the disk, in an order that a power cut can't harm; and a disk that is full harms nothing."""
+
+import contextlib
+import io
+import json
+import os
+import resource
+import subprocess
+from pathlib import Path
+
+import pytest
+import sqlalchemy as sa
+from ocikit.server.http.app import Application
+from ocikit.server.http.request import Body
+from ocikit.server.http.settings import Limits, Settings
+from ocikit.server.storage.files import FileBlobs, FileUploads, file_storage
+from ocikit.server.storage.verify import verify
+from ocikit.spec.digest import Digest
+
+from tests.support.wsgi import call
+
+MANIFEST = "application/vnd.oci.image.manifest.v1+json"
+
+
+@pytest.fixture(params=[True, False], ids=["durable", "hasty"])
+def durable(request):
+    return request.param
+
+
+class Recorder:
+    """What happens to the disk, in order: ("fsync", path), ("rename", from, to), ("commit", whether synced)."""
+
+    def __init__(self, monkeypatch, root):
+        self.root, self.said = Path(root), []
+        fsync, replace = os.fsync, os.replace
+
+        def recorded_fsync(fd):
+            fsync(fd)
+            self.said.append(("fsync", self.name(os.readlink(f"/proc/self/fd/{fd}"))))
+
+        def recorded_replace(source, target):
+            replace(source, target)
+            self.said.append(("rename", self.name(source), self.name(target)))
+
+        monkeypatch.setattr(os, "fsync", recorded_fsync)
+        monkeypatch.setattr(os, "replace", recorded_replace)
+
+    def watch(self, engine):
+        @sa.event.listens_for(engine, "commit")
+        def commit(connection):
+            level = connection.exec_driver_sql("PRAGMA synchronous").scalar()
+            self.said.append(("commit", level == 2))
+
+    def name(self, path):
+        """Where, below the root; random parts left out."""
+        parts = Path(path).relative_to(self.root).parts
+        if parts[:1] == ("uploads",):
+            return "session"
+        if parts and parts[-1].startswith("."):
+            return "beside"
+        return "/".join(parts)
+
+    def during(self, act):
+        self.said.clear()
+        result = act()
+        return result, list(self.said)
+
+
+@pytest.fixture
+def recorded(monkeypatch, tmp_path, durable):
+    """A registry that has its folders, and what it does to the disk."""
+    root = tmp_path.resolve() / "store"
+    root.mkdir()
+    recorder = Recorder(monkeypatch, root)
+    storage = file_storage(root, durable=durable)
+    recorder.watch(storage.metadata._engine)
+    application = Application(storage)
+    push(application, b"first")
+    put(application, b"first", "first")
+    yield recorder, application
+    storage.close()
+
+
+def push(application, content, repository="a"):
+    digest = Digest.of(content)
+    answer = call(application, "POST", f"/v2/{repository}/blobs/uploads/?digest={digest}", {}, content)
+    return answer
+
+
+def manifest(content):
+    part = {"mediaType": "application/x", "digest": Digest.of(content), "size": len(content)}
+    return json.dumps({"schemaVersion": 2, "mediaType": MANIFEST, "config": part, "layers": []}).encode()
+
+
+def put(application, content, tag, raw=None):
+    raw = raw or manifest(content)
+    return call(application, "PUT", f"/v2/a/manifests/{tag}", {"Content-Type": MANIFEST}, raw)
+
+
+def test_a_blob_is_synced_named_and_only_then_acknowledged(recorded, durable):
+    recorder, application = recorded
+    name = f"blobs/sha256/{Digest.of(b'content').encoded}"
+    answer, said = recorder.during(lambda: push(application, b"content"))
+    assert answer.status == 201
+    assert said == (
+        [("fsync", "session"), ("rename", "session", name), ("fsync", "blobs/sha256"), ("commit", True)]
+        if durable
+        else [("rename", "session", name), ("commit", False)]
+    )
+
+
+def test_a_manifest_is_synced_named_and_only_then_acknowledged(recorded, durable):
+    recorder, application = recorded
+    push(application, b"content")
+    name = f"blobs/sha256/{Digest.of(manifest(b'content')).encoded}"
+    answer, said = recorder.during(lambda: put(application, b"content", "v1"))
+    assert answer.status == 201
+    assert said == (
+        [("fsync", "beside"), ("rename", "beside", name), ("fsync", "blobs/sha256"), ("commit", True)]
+        if durable
+        else [("rename", "beside", name), ("commit", False)]
+    )
+
+
+def test_a_tag_a_mount_and_a_deletion_are_one_transaction_each(recorded, durable):
+    recorder, application = recorded
+    blob = Digest.of(b"first")
+    for act, status in (
+        (lambda: put(application, b"first", "second"), 201),
+        (lambda: call(application, "POST", f"/v2/b/blobs/uploads/?mount={blob}&from=a"), 201),
+        (lambda: call(application, "DELETE", f"/v2/b/blobs/{blob}"), 202),
+        (lambda: call(application, "DELETE", "/v2/a/manifests/second"), 202),
+        (lambda: call(application, "DELETE", f"/v2/a/manifests/{Digest.of(manifest(b'first'))}"), 202),
+    ):
+        answer, said = recorder.during(act)
+        assert (answer.status, said) == (status, [("commit", durable)])
+
+
+def test_reading_writes_nothing(recorded):
+    recorder, application = recorded
+    blob = Digest.of(b"first")
+    for path in (f"blobs/{blob}", "manifests/first", "tags/list", f"referrers/{blob}"):
+        for method in ("HEAD", "GET"):
+            answer, said = recorder.during(lambda method=method, path=path: call(application, method, f"/v2/a/{path}"))
+            assert (answer.status, said) == (200, [])
+
+
+def test_that_somebody_asked_is_written_without_a_sync(recorded):
+    recorder, application = recorded
+    push(application, b"old")
+    with application.storage.metadata._engine.begin() as connection:
+        connection.execute(sa.text("UPDATE blobs SET touched = touched - 1800"))
+    answer, said = recorder.during(lambda: call(application, "HEAD", f"/v2/a/blobs/{Digest.of(b'old')}"))
+    assert (answer.status, said) == (200, [("commit", False)])
+    answer, said = recorder.during(lambda: call(application, "HEAD", f"/v2/a/blobs/{Digest.of(b'old')}"))
+    assert (answer.status, said) == (200, [])
+
+
+def test_new_folders_are_there_before_what_is_in_them(monkeypatch, tmp_path):
+    root = tmp_path.resolve() / "store"
+    root.mkdir()
+    recorder = Recorder(monkeypatch, root)
+    storage = file_storage(root)
+    assert recorder.said == [("fsync", "")]
+    recorder.watch(storage.metadata._engine)
+    name = f"blobs/sha256/{Digest.of(b'content').encoded}"
+    _, said = recorder.during(lambda: push(Application(storage), b"content"))
+    assert said == [
+        ("fsync", "session"), ("fsync", ""), ("fsync", "blobs"),
+        ("rename", "session", name), ("fsync", "blobs/sha256"), ("commit", True),
+    ]  # fmt: skip
+    storage.close()
+
+
+# Full disks
+
+
+@pytest.fixture
+def application(tmp_path):
+    storage = file_storage(tmp_path / "store")
+    yield Application(storage)
+    storage.close()
+
+
+@contextlib.contextmanager
+def small_files(most):
+    """No file may get larger: the kernel refuses to write."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (most, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+
+
+def refused(answer):
+    assert answer.status == 507
+    assert answer.code == "UNKNOWN"
+    assert "full" in answer.errors[0]["message"]
+
+
+def resume(application, location, content):
+    """Ask how far the upload is, and go on there; gives what was there."""
+    answer = call(application, "GET", location)
+    assert answer.status == 204
+    size = int(answer.headers["range"].partition("-")[2]) + 1
+    said = f"{size}-{len(content) - 1}"
+    answer = call(application, "PATCH", location, {"Content-Range": said}, content[size:])
+    assert answer.status == 202
+    digest = Digest.of(content)
+    assert call(application, "PUT", f"{location}?digest={digest}").status == 201
+    assert call(application, "GET", f"/v2/a/blobs/{digest}").body == content
+    return size
+
+
+@pytest.mark.parametrize("ranged", [False, True])
+@pytest.mark.parametrize("size", [300_000, 6 << 20])
+def test_an_upload_that_fills_the_disk_goes_on_when_there_is_room(application, size, ranged):
+    content = os.urandom(size)
+    location = call(application, "POST", "/v2/a/blobs/uploads/").headers["location"]
+    assert call(application, "PATCH", location, {}, content[:50_000]).status == 202
+    headers = {"Content-Range": f"50000-{size - 1}"} if ranged else {}
+    with small_files(200_000):
+        refused(call(application, "PATCH", location, headers, content[50_000:]))
+        refused(call(application, "PUT", f"{location}?digest={Digest.of(content)}", headers, content[50_000:])
+                if ranged else call(application, "PATCH", location, {}, b"more"))  # fmt: skip
+        assert call(application, "HEAD", f"/v2/a/blobs/{Digest.of(content)}").status == 404
+    assert list(application.storage.blobs.iterate()) == []
+    assert resume(application, location, content) == (50_000 if ranged else 200_000)
+
+
+def test_a_whole_blob_that_fills_the_disk_leaves_nothing(application):
+    content = os.urandom(300_000)
+    with small_files(200_000):
+        refused(push(application, content))
+    assert application.storage.uploads.count() == 0
+    assert push(application, content).status == 201
+
+
+def test_a_manifest_that_fills_the_disk_is_not_there(application, tmp_path):
+    push(application, b"content")
+    raw = manifest(b"content") + b" " * 300_000
+    with small_files(200_000):
+        refused(put(application, b"content", "v1", raw))
+    assert call(application, "GET", "/v2/a/manifests/v1").status == 404
+    assert not [path for path in (tmp_path / "store" / "blobs").rglob(".*") if path.is_file()]
+    assert put(application, b"content", "v1", raw).status == 201
+
+
+def test_when_there_is_no_room_for_rows_nothing_is_acknowledged(application):
+    push(application, b"before")
+    engine = application.storage.metadata._engine
+
+    def no_room(connection):
+        connection.exec_driver_sql("PRAGMA max_page_count = 1")
+
+    sa.event.listen(engine, "begin", no_room)
+    repository = "a/" + "/".join(["long-name-of-a-repository"] * 8)
+    found = [push(application, os.urandom(10), f"{repository}-{n}").status for n in range(100)]
+    sa.event.remove(engine, "begin", no_room)
+    assert set(found) == {201, 507}
+    first = found.index(507)
+    assert push(application, b"after", f"{repository}-{first}").status in {201, 507}
+    assert verify(application.storage).ok
+    with engine.connect() as connection:
+        connection.exec_driver_sql("PRAGMA max_page_count = 1073741823")
+    assert push(application, b"after").status == 201
+
+
+def test_a_store_on_a_full_file_system_goes_on_when_there_is_room(tmp_path):
+    """With a file system of its own, where this is allowed."""
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=2m", "tmpfs", disk], capture_output=True, check=False)
+    if mounted.returncode:
+        pytest.skip(f"mounting is for root: {mounted.stderr.decode().strip()}")
+    try:
+        storage = file_storage(disk / "store")
+        application = Application(storage)
+        filler, content = disk / "filler", os.urandom(600_000)
+        filler.write_bytes(bytes(1 << 20))
+        location = call(application, "POST", "/v2/a/blobs/uploads/").headers["location"]
+        with contextlib.suppress(OSError), filler.open("ab", buffering=0) as file:
+            while file.write(bytes(4096)):
+                if os.statvfs(disk).f_bavail * 4096 < 400_000:
+                    break
+        refused(call(application, "PATCH", location, {}, content))
+        assert list(storage.blobs.iterate()) == []
+        filler.unlink()
+        assert 0 < resume(application, location, content) < 600_000
+        assert verify(storage).ok
+        storage.close()
+    finally:
+        subprocess.run(["umount", disk], check=True)
+
+
+def test_when_the_last_step_of_an_upload_fails_the_session_goes_on(application, monkeypatch):
+    content = os.urandom(1000)
+    digest = Digest.of(content)
+    location = call(application, "POST", "/v2/a/blobs/uploads/").headers["location"]
+    for name in ("fsync", "replace"):
+
+        def fail(*_, **__):
+            raise OSError(28, "No space left on device")
+
+        with monkeypatch.context() as patch:
+            patch.setattr(os, name, fail)
+            refused(call(application, "PUT", f"{location}?digest={digest}", {}, content if name == "fsync" else b""))
+        assert call(application, "GET", location).headers["range"] == "0-999"
+        assert call(application, "HEAD", f"/v2/a/blobs/{digest}").status == 404
+    assert call(application, "PUT", f"{location}?digest={digest}").status == 201
+    assert call(application, "GET", f"/v2/a/blobs/{digest}").body == content
+
+
+def test_a_blob_that_comes_from_another_file_system_is_copied(tmp_path, monkeypatch):
+    blobs, uploads, replace = FileBlobs(tmp_path), FileUploads(tmp_path / "uploads"), os.replace
+
+    def across(source, target):
+        if "uploads" in str(source):
+            raise OSError(18, "Invalid cross-device link")
+        replace(source, target)
+
+    monkeypatch.setattr(os, "replace", across)
+    body = Body(io.BytesIO(b"content"), length=7)
+    uploads.finish(uploads.create("a"), Digest.of(b"content"), body, blobs)
+    assert blobs.stat(Digest.of(b"content")) == 7
+    assert uploads.count() == 0
+
+
+# Quotas
+
+
+def test_a_repository_that_is_full_takes_no_more(tmp_path):
+    storage = file_storage(tmp_path / "store")
+    application = Application(storage, settings=Settings(limits=Limits(repository=100)))
+    assert push(application, b"x" * 60).status == 201
+    answer = push(application, b"y" * 41)
+    assert (answer.status, answer.code) in {(413, "DENIED"), (413, "SIZE_INVALID")}
+    assert push(application, b"y" * 40).status == 201
+    assert push(application, b"z").status == 413
+    assert push(application, b"z" * 100, "b").status == 201
+    answer = call(application, "POST", f"/v2/a/blobs/uploads/?mount={Digest.of(b'z' * 100)}&from=b")
+    assert answer.status == 413
+    assert call(application, "DELETE", f"/v2/a/blobs/{Digest.of(b'y' * 40)}").status == 202
+    assert push(application, b"z").status == 201
+    assert storage.metadata.used("a") == 61
+    storage.close()
+
+
+def test_an_upload_in_parts_is_held_to_what_a_repository_may_have(tmp_path):
+    storage = file_storage(tmp_path / "store")
+    application = Application(storage, settings=Settings(limits=Limits(repository=100)))
+    location = call(application, "POST", "/v2/a/blobs/uploads/").headers["location"]
+    assert call(application, "PATCH", location, {}, b"x" * 60).status == 202
+    assert call(application, "PATCH", location, {}, b"x" * 60).status == 413
+    assert call(application, "PATCH", location, {}, [b"x" * 60]).status == 413
+    assert push(application, b"y" * 50).status == 201
+    # What was left when it began is taken by now
+    assert call(application, "PUT", f"{location}?digest={Digest.of(b'x' * 60)}").status == 413
+    assert storage.metadata.used("a") == 50
+    storage.close()
+
+
+def test_sessions_are_limited_in_all_and_for_each_user(tmp_path):
+    storage = file_storage(tmp_path / "store")
+    application = Application(storage, settings=Settings(limits=Limits(sessions=3, sessions_each=2)))
+    for name in ("other", "other"):
+        storage.uploads.create("a", name)
+    begin = lambda: call(application, "POST", "/v2/a/blobs/uploads/")  # noqa: E731
+    first = begin()
+    assert first.status == 202
+    answer = begin()
+    assert (answer.status, answer.code) == (429, "TOOMANYREQUESTS")
+    assert int(answer.headers["retry-after"]) > 0
+    assert call(application, "DELETE", first.headers["location"]).status == 204
+    assert begin().status == 202
+    # What expired makes room
+    for path in (tmp_path / "store" / "uploads").iterdir():
+        os.utime(path, (0, 0))
+    assert begin().status == 429
+    storage.uploads.expire(1000)
+    assert [begin().status for _ in range(3)] == [202, 202, 429]
+    storage.close()

@@ -1,0 +1,16 @@
+"""Attacks through the public verbs: the attacker gets nothing secret, and the user an error that can be read, or no harm."""
+
+import pytest
+
+from tests.security import credentials, documents, files, hostile_text, secrets  # noqa: F401 - each registers its attacks
+from tests.security.attacks import ATTACKS, scene
+
+NAMES = [f"{a.id}-{a.about}-{a.sent}"[:150] for a in ATTACKS]
+
+
+@pytest.mark.timeout(60)
+@pytest.mark.parametrize("attack", ATTACKS, ids=NAMES)
+def test_an_attack_does_no_harm(attack):
+    with scene() as made:
+        attack.run(made)
+        made.judge(attack)

@@ -1,0 +1,430 @@
+"""Everything that a call returns and a notebook shows, made without a network: python -m tests.support.cards FOLDER writes a page for each."""
+
+import functools
+import html
+import html.parser
+import json
+import sys
+import tempfile
+from collections.abc import Callable
+from datetime import UTC, datetime
+from pathlib import Path
+
+import ocikit
+from ocikit.client.artifact import Artifact
+from ocikit.client.listing import Listing
+from ocikit.client.validate import Finding, Report
+from ocikit.folder.folder import Folder
+from ocikit.layers.pack import pack
+from ocikit.layers.tar import Entry
+from ocikit.layers.unpack import LeftOut, Unpacked
+from ocikit.remote.auth.keychain import Credentials, Keychain
+from ocikit.remote.auth.tokens import TokenCache
+from ocikit.remote.repository import Ping
+from ocikit.server.storage.gc import Collection
+from ocikit.server.storage.verify import Verification, Wrong
+from ocikit.spec import media_types
+from ocikit.spec.config import History, ImageConfig, RootFS
+from ocikit.spec.manifest import Manifest
+from ocikit.spec.validation import Violation
+from ocikit.store.cache.scan import CachedRepository, CacheInfo, VerifyReport
+from ocikit.store.layout.layout import Layout
+from ocikit.store.memory import MemoryStore
+from ocikit.transfer.plan import plan
+
+HOST = "registry.example"
+DATA = f"{HOST}/weather/stations"
+IMAGE = f"{HOST}/library/python"
+OCI = "org.opencontainers.image."
+
+NOTES = {
+    f"{OCI}created": "2026-11-03T14:05:00Z",
+    f"{OCI}description": "Hourly readings of 214 stations, cleaned, 2019 to 2025; one Parquet file for each year.",
+    f"{OCI}licenses": "CC-BY-4.0",
+    f"{OCI}source": "https://git.example/weather/stations",
+    f"{OCI}version": "2.1.0",
+}
+
+
+@functools.cache
+def folder() -> Path:
+    """A folder that goes away with this process."""
+    place = tempfile.TemporaryDirectory(prefix="ocikit-cards-")
+    path = Path(place.name)
+    path.joinpath("keep").mkdir()
+    folder.place = place
+    return path
+
+
+@functools.cache
+def session() -> ocikit.Session:
+    return ocikit.Session(cache=folder() / "cache", progress=False, credentials={})
+
+
+def layer(title, size, media_type="application/vnd.apache.parquet", **notes):
+    return ocikit.Descriptor(
+        media_type=media_type, digest=ocikit.Digest.of(f"{title}{size}".encode()), size=size,
+        annotations=({f"{OCI}title": title} if title else {}) | notes,
+    )  # fmt: skip
+
+
+def data_manifest(**more):
+    layers = [layer(f"{year}.parquet", 1_000_000 * (year - 1950) + year) for year in range(2019, 2026)]
+    layers += [layer("README.md", 2_318, "text/markdown"), layer("stations.csv", 61_204, "text/csv")]
+    fields = {"layers": layers, "config": ocikit.Descriptor.of(b"{}", media_types.EMPTY), "annotations": NOTES} | more
+    return ocikit.Manifest(artifact_type="application/vnd.example.dataset", **fields)
+
+
+def many_manifest(n=10_000):
+    return data_manifest(
+        layers=[layer(f"images/{i // 100:03}/{i:05}.jpeg", 20_000 + i, "image/jpeg") for i in range(n)]
+    )
+
+
+def artifact(document, reference=f"{DATA}:v2.1", **more):
+    return Artifact(session(), ocikit.Reference.parse(reference), document.descriptor, document, **more)
+
+
+def image_config():
+    digests = [ocikit.Digest.of(str(i).encode()) for i in range(4)]
+    steps = [
+        ("ADD rootfs.tar.xz / # buildkit", False),
+        ('CMD ["bash"]', True),
+        ("RUN /bin/sh -c set -eux; apt-get update; apt-get install -y --no-install-recommends ca-certificates netbase tzdata; rm -rf /var/lib/apt/lists/*", False),
+        ("ENV PYTHON_VERSION=3.14.1", True),
+        ("RUN /bin/sh -c set -eux; make -j; make install", False),
+        ("COPY entrypoint.sh /", False),
+    ]  # fmt: skip
+    return ImageConfig(
+        architecture="arm64", os="linux", variant="v8", created="2026-10-30T09:12:44.123456789Z", author="the Python people",
+        config={
+            "Env": ["PATH=/usr/local/bin:/usr/local/sbin:/usr/sbin:/usr/bin:/sbin:/bin", "LANG=C.UTF-8", "PYTHON_VERSION=3.14.1"],
+            "Entrypoint": ["/entrypoint.sh"], "Cmd": ["python3"], "WorkingDir": "/srv", "User": "nobody",
+            "ExposedPorts": {"8000/tcp": {}}, "Labels": {"maintainer": "people@example.org"}, "StopSignal": "SIGINT",
+        },
+        rootfs=RootFS(diff_ids=digests),
+        history=[History(created="2026-10-30T09:12:44Z", created_by=by, empty_layer=empty) for by, empty in steps],
+    )  # fmt: skip
+
+
+def image_manifest(architecture="amd64"):
+    config = ocikit.Descriptor(
+        media_type=media_types.OCI_CONFIG, digest=ocikit.Digest.of(architecture.encode()), size=6_321
+    )
+    layers = [
+        layer(f"{architecture}{i}", size, media_types.OCI_LAYER_GZIP)
+        for i, size in enumerate((29_772_801, 3_512_004, 12_411_003, 249))
+    ]
+    bare = [ocikit.Descriptor(media_type=d.media_type, digest=d.digest, size=d.size) for d in layers]
+    return ocikit.Manifest(config=config, layers=bare, annotations={f"{OCI}base.name": "docker.io/library/debian:13"})
+
+
+def image_index():
+    """The manifest of amd64 is in the cache; the others are not."""
+    found = []
+    for platform in ("linux/amd64", "linux/arm64/v8", "linux/s390x", "windows/amd64:10.0.26100.2314"):
+        wanted = ocikit.Platform.parse(platform)
+        manifest = image_manifest(wanted.architecture + wanted.os)
+        found.append(ocikit.Descriptor(
+            media_type=media_types.OCI_MANIFEST, digest=manifest.digest, size=manifest.size, platform=wanted))  # fmt: skip
+        if platform == "linux/amd64":
+            session().cache.push_bytes(manifest.descriptor, manifest.raw)
+    for about in found[:3]:
+        found.append(ocikit.Descriptor(
+            media_type=media_types.OCI_MANIFEST, digest=ocikit.Digest.of(about.digest.encode()), size=841,
+            platform=ocikit.Platform(os="unknown", architecture="unknown"),
+            annotations={"vnd.docker.reference.type": "attestation-manifest", "vnd.docker.reference.digest": about.digest},
+        ))  # fmt: skip
+    return ocikit.Index(
+        manifests=found, annotations={f"{OCI}source": "https://git.example/python", f"{OCI}version": "3.14.1"}
+    )
+
+
+def tags(n=500):
+    names = [f"v{major}.{minor}.{patch}" for major in range(1, 4) for minor in range(12) for patch in range(11)]
+    names += ["latest", "main", "nightly-2026-11-20", "v3.12.0-rc1", "edge"]
+    names += [f"sha256-{ocikit.Digest.of(str(i).encode()).encoded}.sig" for i in range(n - len(names))]
+    return Listing(iter(sorted(names)), "tags", DATA)
+
+
+def whole(listing):
+    len(listing)
+    return listing
+
+
+def referrers():
+    def about(kind, size, **notes):
+        return ocikit.Descriptor(
+            media_type=media_types.OCI_MANIFEST, digest=ocikit.Digest.of(repr((kind, notes)).encode()), size=size,
+            artifact_type=kind, annotations={f"{OCI}{key}": value for key, value in notes.items()},
+        )  # fmt: skip
+
+    found = [
+        about("application/vnd.example.evaluation+json", 512, created="2026-11-04T10:00:00Z", title="accuracy on 2025"),
+        about("application/vnd.example.evaluation+json", 514, created="2026-11-10T10:00:00Z", title="accuracy on 2026"),
+        about("application/vnd.dev.sigstore.bundle.v0.3+json", 744, created="2026-11-03T14:06:10Z"),
+        about("application/spdx+json", 690),
+    ]
+    return whole(Listing(iter(found), "referrers", f"{DATA}:v2.1"))
+
+
+def home():
+    """A folder of files to push."""
+    place = folder() / "stations"
+    place.mkdir(exist_ok=True)
+    for name, text in {
+        "2024.csv": "station,rain\n1,3\n" * 900,
+        "2025.csv": "station,rain\n1,4\n" * 1200,
+        "README.md": "# Rain\n",
+    }.items():
+        place.joinpath(name).write_text(text)
+    return place
+
+
+def layout():
+    place = folder() / "layout"
+    if not place.exists():
+        session().push(f"oci:{place}:v1", home())
+    return Layout(place)
+
+
+def copy_plan():
+    store, target = layout(), MemoryStore()
+    root = store.resolve("v1")
+    target.push_bytes(first := Manifest.parse(store.fetch(root)).layers[0], store.fetch(first))
+    return plan(store, root, target, tags=("v1",), check=True)
+
+
+def folder_plan():
+    layout()
+    place = folder() / "pulled"
+    if not place.exists():
+        session().pull(f"oci:{folder() / 'layout'}:v1", place, include="*.csv")
+        place.joinpath("stations", "2024.csv").write_text("mine")
+    return session().pull(f"oci:{folder() / 'layout'}:v1", place, dry_run=True).plan
+
+
+def cache_with_content():
+    manifest = data_manifest(layers=[ocikit.Descriptor.of(b"a,b\n", "text/csv", annotations={f"{OCI}title": "a.csv"})])
+    cache = ocikit.Cache(folder() / "used")
+    cache.push_bytes(manifest.layers[0], b"a,b\n")
+    cache.push_bytes(manifest.descriptor, manifest.raw, tag=f"{DATA}:v2.1")
+    cache.snapshot(ocikit.Reference.parse(f"{DATA}:v2.1"), manifest)
+    return cache
+
+
+def inventory():
+    sizes = [
+        ("library/python", 912_004_113),
+        ("weather/stations", 503_412_998),
+        ("models/whisper-small", 487_001_002),
+        ("team/a-rather-long-name-for-a-repository/of-many-parts", 1_204),
+    ]
+    return CacheInfo(
+        root=folder() / "cache", blobs=118, size=1_811_402_331, partial=20_971_520,
+        repositories=tuple(
+            CachedRepository(name=f"{HOST}/{name}", tags=tuple(f"v{i}" for i in range(n * 4 + 1)), snapshots=n, size=size,
+                             last_used=datetime(2026, 11, 20 - n, 8, 30, tzinfo=UTC))
+            for n, (name, size) in enumerate(sizes)
+        ),
+    )  # fmt: skip
+
+
+def explanation():
+    config = folder() / "docker"
+    config.mkdir(exist_ok=True)
+    config.joinpath("config.json").write_text(json.dumps({"auths": {HOST: {"auth": "YWRhOmh1bnRlcjI="}}}))
+    return Keychain(environ={"DOCKER_CONFIG": str(config)}, home=folder()).explain(HOST, "weather/stations")
+
+
+def findings():
+    manifest = data_manifest()
+    found = [
+        ("$.layers[2].digest", "'sha256:xyz' is not a digest"),
+        ("$.annotations", "expected an object, found an array"),
+        ("$.config.mediaType", "required field missing"),
+    ]
+    return Report(
+        reference=ocikit.Reference.parse(f"{DATA}:v2.1").pinned(manifest.digest), documents=(manifest.descriptor,),
+        findings=tuple(Finding(path=path, message=message, digest=manifest.digest) for path, message in found),
+    )  # fmt: skip
+
+
+def error(kind, *args, cause=None, **fields):
+    """An error as it is caught: raised, with the cause that it has."""
+    try:
+        raise kind(*args, **fields) from cause
+    except ocikit.OcikitError as caught:
+        return caught
+
+
+def no_tag():
+    return error(
+        ocikit.ManifestUnknown, f"{DATA} has no tag 'v21'", hint=f"nearest: v2.1, v2.0; ocikit.tags('{DATA}') lists all 483",
+        status=404, host=HOST, method="GET", url=f"https://{HOST}/v2/weather/stations/manifests/v21", request_id="7f3a-11",
+        errors=[{"code": "MANIFEST_UNKNOWN", "message": "manifest unknown", "detail": {"Tag": "v21"}}],
+    )  # fmt: skip
+
+
+def copy_error():
+    return error(
+        ocikit.CopyError, "could not push 2024.parquet to the target", side="target", descriptor=data_manifest().layers[5],
+        cause=error(ocikit.Denied, f"{HOST} doesn't let ada push to weather/stations", hint="ask its owner for the right to push, or push to a repository of yours",
+                    status=403, host=HOST, method="POST", url=f"https://{HOST}/v2/weather/stations/blobs/uploads/",
+                    errors=[{"code": "DENIED", "message": "requested access to the resource is denied"}]),
+    )  # fmt: skip
+
+
+def stopped():
+    server = ocikit.serve()
+    server.stop()
+    return server
+
+
+def memory():
+    store = MemoryStore()
+    layout().path.exists()
+    source = layout()
+    plan(source, source.resolve("v1"), store, tags=("v1",)).run()
+    return store
+
+
+CARDS: dict[str, Callable[[], object]] = {
+    "reference": lambda: ocikit.Reference.parse(f"{DATA}:v2.1").pinned(data_manifest().digest),
+    "reference_layout": lambda: ocikit.LayoutReference.parse("oci:backup/stations:v2.1"),
+    "artifact": lambda: artifact(data_manifest()),
+    "artifact_image": lambda: artifact(image_manifest(), f"{IMAGE}:3.14"),
+    "artifact_index": lambda: artifact(image_index(), f"{IMAGE}:3.14"),
+    "artifact_many_files": lambda: artifact(many_manifest(), f"{HOST}/vision/cats-and-dogs:2026"),
+    "artifact_dry_run": lambda: session().push(f"oci:{folder() / 'other'}:v1", home(), dry_run=True),
+    "artifact_empty": lambda: artifact(ocikit.Manifest(config=ocikit.Descriptor.of(b"{}", media_types.EMPTY))),
+    "file": lambda: artifact(data_manifest())["2024.parquet"],
+    "files": lambda: artifact(data_manifest()).files,
+    "manifest": data_manifest,
+    "manifest_referrer": lambda: data_manifest(subject=image_manifest().descriptor, layers=()),
+    "index": image_index,
+    "descriptor": lambda: data_manifest().layers[0],
+    "descriptor_platform": lambda: image_index().manifests[1],
+    "platform": lambda: ocikit.Platform.parse("windows/amd64:10.0.26100.2314"),
+    "config": image_config,
+    "config_history": lambda: image_config().history[2],
+    "config_rootfs": lambda: image_config().rootfs,
+    "tags": lambda: whole(tags()),
+    "tags_first_page": tags,
+    "tags_none": lambda: Listing(iter(()), "tags", DATA),
+    "catalog": lambda: whole(Listing((f"team-{i % 7}/project-{i}" for i in range(120)), "repositories", HOST)),
+    "referrers": referrers,
+    "plan_copy": copy_plan,
+    "plan_copy_step": lambda: copy_plan().steps[0],
+    "plan_folder": folder_plan,
+    "folder": lambda: Folder(folder() / "pulled"),
+    "plan_prune": lambda: cache_with_content().prune(older_than=-1, grace=0),
+    "layout": layout,
+    "layout_garbage": lambda: layout().gc(grace=0, dry_run=True),
+    "layout_audit": lambda: layout().verify(),
+    "cache": lambda: ocikit.Cache(folder() / "cache"),
+    "cache_inventory": inventory,
+    "cache_repository": lambda: inventory().repositories[0],
+    "cache_verified": lambda: VerifyReport(checked=118, size=1_811_402_331, bad=(), removed=False),
+    "cache_damaged": lambda: VerifyReport(
+        checked=118, size=1_811_402_331, removed=True,
+        bad=((folder() / "cache" / "blobs" / "sha256" / ("ab" * 32), "its content has digest sha256:" + "cd" * 32),)),
+    "server": lambda: ocikit.serve(),
+    "server_stopped": stopped,
+    "server_collected": lambda: Collection(
+        dry_run=True, blobs=(("weather/stations", ocikit.Digest.of(b"1"), 3_000_000),),
+        content=((ocikit.Digest.of(b"1"), 3_000_000), (ocikit.Digest.of(b"2"), 17))),
+    "server_verified": lambda: Verification(
+        checked=3_012, size=40_112_000_331,
+        wrong=(Wrong(digest=ocikit.Digest.of(b"1"), expected=12, found=None, repositories=("weather/stations",)),)),
+    "explanation": explanation,
+    "explanation_anonymous": lambda: Keychain(environ={}, home=folder() / "keep").explain(HOST),
+    "ping": lambda: Ping(host=HOST, reachable=True, authenticated=True, url=f"https://{HOST}", version="registry/2.0"),
+    "ping_unreachable": lambda: Ping(
+        host=HOST, reachable=False, authenticated=False, url=f"https://{HOST}", problem=f"{HOST} could not be reached: no such host"),
+    "report": findings,
+    "report_fine": lambda: Report(
+        reference=ocikit.Reference.parse(f"{DATA}:v2.1"), documents=(data_manifest().descriptor,), findings=()),
+    "report_finding": lambda: findings().findings[0],
+    "violation": lambda: Violation(path="$.layers[2].size", message="expected an integer, found a string"),
+    "unpacked": lambda: Unpacked(
+        path=folder() / "rootfs", files=3_412, size=148_221_003,
+        left_out=(LeftOut(path="dev/null", what="character device"), LeftOut(path="usr/bin/passwd", what="setuid"))),
+    "packed": lambda: pack([home()])[0],
+    "entry": lambda: Entry(path="usr/bin/python3", type="symlink", target="python3.14", mode=0o777, layer=2),
+    "error": no_tag,
+    "error_copy": copy_error,
+    "error_plain": lambda: error(ocikit.InvalidReference, "'Data:v1' has capitals in its name", hint="write 'data:v1'"),
+    "session": session,
+    "registry": lambda: session().registry(HOST),
+    "repository": lambda: session().registry(HOST).repository("weather/stations"),
+    "transport": lambda: session().registry(HOST).transport,
+    "memory_store": memory,
+    "credentials": lambda: Credentials(username="ada", password="hunter2"),
+    "keychain": lambda: Keychain({HOST: ("ada", "hunter2")}, environ={}, home=folder()),
+    "tokens": TokenCache,
+}  # fmt: skip
+
+#: The theme of a page, as the places that show notebooks say it.
+PAGE = """<!doctype html><html lang="en"{theme}><head><meta charset="utf-8"><title>{title}</title>
+<meta name="viewport" content="width=device-width"><style>body{{margin:16px;font-family:sans-serif}}
+html[data-theme=dark] body{{background:#111;color:#ddd}}</style></head><body>{body}</body></html>"""
+
+
+def page(title: str, body: str, theme: str = "") -> str:
+    """A whole page of cards, as a notebook's static page; `theme` is "light" or "dark"."""
+    return PAGE.format(title=html.escape(title), body=body, theme=f' data-theme="{theme}"' if theme else "")
+
+
+def write(to: Path) -> dict[str, Path]:
+    """A page for each card, an overview `index.html` of all, and `dark.html`, the same in the dark."""
+    to.mkdir(parents=True, exist_ok=True)
+    written, parts = {}, []
+    for name, make in CARDS.items():
+        value = make()
+        shown = value._repr_html_()
+        written[name] = to / f"{name}.html"
+        written[name].write_text(page(name, shown), "utf-8")
+        line = f"<p><a href='{name}.html'>{name}</a> <code>{html.escape(repr(value))}</code></p>"
+        parts.append(f"<section id='{name}'>{line}{shown}</section><hr>")
+    for name, theme in (("index", "light"), ("dark", "dark")):
+        written[name] = to / f"{name}.html"
+        written[name].write_text(page("Cards", "".join(parts), theme), "utf-8")
+    return written
+
+
+class _Tags(html.parser.HTMLParser):
+    """The tags in HTML, their attributes, and where they lead."""
+
+    def __init__(self, text):
+        super().__init__()
+        self.tags, self.attributes, self.links = set(), set(), set()
+        self.feed(text)
+
+    def handle_starttag(self, tag, attrs):
+        self.tags.add(tag)
+        self.attributes |= {name for name, _ in attrs}
+        self.links |= {value for name, value in attrs if name == "href"}
+
+
+def harmless(shown: str) -> bool:
+    """Whether HTML has no tag, attribute, address or character that a card has no use for."""
+    found = _Tags(shown)
+    known = "style div span strong small table thead tbody tr th td code pre details summary a"
+    assert found.tags <= set(known.split()), found.tags
+    assert found.attributes <= {"class", "title", "open", "href", "rel", "target"}, found.attributes
+    assert all(link.startswith(("http://", "https://")) for link in found.links), found.links
+    assert not set("\x1b\u202e\r\x85") & set(shown)
+    return True
+
+
+def main() -> int:
+    if len(sys.argv) != 2:
+        print(__doc__)
+        return 2
+    print(f"{len(write(Path(sys.argv[1])))} pages in {sys.argv[1]}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

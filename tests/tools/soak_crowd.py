@@ -1,0 +1,170 @@
+"""Push, pull, move and delete from all sides while collectors run: `python -m tests.tools.soak_crowd --seconds 60`.
+
+Each thread is a client with real ocikit calls. Some tags only move, and must be there and whole at every moment; others
+come and go. Two collectors with a short grace period run as processes of their own, beside the server's two workers.
+"""
+
+import argparse
+import json
+import random
+import shutil
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import ocikit
+from attrs import define, field
+from ocikit.errors import OcikitError
+from ocikit.server.storage.files import file_storage
+from ocikit.server.storage.gc import collect
+from ocikit.server.storage.verify import verify
+
+GRACE = 3.0  # seconds: a push takes less between its first blob and its manifest, even on a busy machine
+SIZES = (10, 5_000, 200_000)
+
+
+@define(eq=False)
+class Crowd:
+    """What all clients do to one registry."""
+
+    host: str
+    folder: Path
+    end: float
+    standing: tuple[str, ...] = ()
+    """What is always there."""
+    counts: dict[str, int] = field(factory=dict)
+    slow: list[str] = field(factory=list)
+    """Pushes that took longer than the grace period and were refused: their client tries again."""
+    lock: threading.Lock = field(factory=threading.Lock)
+
+    def count(self, what):
+        with self.lock:
+            self.counts[what] = self.counts.get(what, 0) + 1
+
+    def files(self, dice, name):
+        """A few files: some of them everybody has."""
+        folder = self.folder / f"{name}-{dice.random()}"
+        folder.mkdir()
+        for n in range(dice.randint(1, 3)):
+            shared = dice.random() < 0.5
+            content = bytes([dice.randrange(4)]) * 30_000 if shared else dice.randbytes(dice.choice(SIZES))
+            (folder / f"{n}.bin").write_bytes(content)
+        return folder
+
+    def push(self, session, dice, reference, name):
+        """Gives what was pushed; None if it took too long."""
+        folder = self.files(dice, name)
+        begun = time.monotonic()
+        try:
+            pushed = session.push(f"{self.host}/{reference}", folder)
+        except OcikitError as error:
+            if time.monotonic() - begun < GRACE * 0.7:
+                raise
+            self.slow.append(str(error))
+            return None
+        finally:
+            shutil.rmtree(folder)
+        self.count("push")
+        return pushed
+
+    def pull(self, dice, reference, name):
+        """With a cache of its own, so that everything comes over the network."""
+        out = self.folder / f"out-{name}-{dice.random()}"
+        try:
+            with ocikit.Session(cache=out / "cache") as session:
+                session.pull(f"{self.host}/{reference}", out / "files")
+        finally:
+            shutil.rmtree(out, ignore_errors=True)
+        self.count("pull")
+
+    def move(self, number):
+        """Push new versions to a tag that is always there."""
+        dice = random.Random(number)
+        with self.session(number) as session:
+            while time.monotonic() < self.end:
+                self.push(session, dice, self.standing[number], f"m{number}")
+
+    def read(self, number):
+        """Pull tags that are always there: none of it ever fails."""
+        dice = random.Random(number)
+        while time.monotonic() < self.end:
+            self.pull(dice, dice.choice(self.standing), f"p{number}")
+
+    def come_and_go(self, number):
+        """Push, look, delete: the same names, again and again."""
+        dice, name = random.Random(number), f"passing/r{number % 2}"
+        with self.session(number) as session:
+            while time.monotonic() < self.end:
+                pushed = self.push(session, dice, f"{name}:t{number}", f"g{number}")
+                if pushed is None:
+                    continue
+                self.pull(dice, f"{name}:t{number}", f"g{number}")
+                session.delete(f"{self.host}/{name}@{pushed.digest}")
+                self.count("delete")
+                assert f"t{number}" not in session.tags(f"{self.host}/{name}")
+
+    def session(self, number):
+        """A client, with a cache of its own."""
+        return ocikit.Session(cache=self.folder / f"cache-{number}")
+
+
+def sweep(path, end):
+    """A collector without a break."""
+    storage = file_storage(path, grace=GRACE)
+    turns, freed = 0, 0
+    while time.time() < end:
+        swept = collect(storage, grace=GRACE, untagged=turns % 2 == 0)
+        turns, freed = turns + 1, freed + len(swept.content)
+    storage.close()
+    print(json.dumps([turns, freed]))
+
+
+def soak(seconds, *, movers=3, readers=3, passers=2):
+    """Gives counts. Raises: whatever went wrong."""
+    with tempfile.TemporaryDirectory(prefix="ocikit-crowd-") as scratch:
+        store = Path(scratch) / "store"
+        with ocikit.serve(store, workers=2, grace=GRACE, collect_every=0.5) as server:
+            crowd = Crowd(server.host, Path(scratch), time.monotonic() + seconds)
+            crowd.standing = tuple(f"moving/r{n % 3}:t{n}" for n in range(movers))
+            with crowd.session("first") as session:
+                for n, reference in enumerate(crowd.standing):
+                    while crowd.push(session, random.Random(n), reference, f"s{n}") is None:
+                        pass
+            command = [sys.executable, "-m", "tests.tools.soak_crowd", "--sweep", str(store), "--seconds", str(seconds)]
+            sweepers = [subprocess.Popen(command, stdout=subprocess.PIPE) for _ in range(2)]
+            with ThreadPoolExecutor(movers + readers + passers) as pool:
+                work = [pool.submit(crowd.move, n) for n in range(movers)]
+                work += [pool.submit(crowd.read, 100 + n) for n in range(readers)]
+                work += [pool.submit(crowd.come_and_go, 200 + n) for n in range(passers)]
+            swept = [json.loads(each.communicate()[0]) for each in sweepers]
+            for each in work:
+                each.result()
+        storage = file_storage(store)
+        try:
+            report = verify(storage)
+            assert report.ok, report.wrong
+        finally:
+            storage.close()
+    return {
+        **crowd.counts, "collections": sum(turns for turns, _ in swept), "freed": sum(freed for _, freed in swept),
+        "kept": report.checked, "too slow": len(crowd.slow),
+    }  # fmt: skip
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--seconds", type=float, default=60)
+    parser.add_argument("--sweep")
+    options = parser.parse_args()
+    if options.sweep:
+        sweep(options.sweep, time.time() + options.seconds)
+    else:
+        print(json.dumps(soak(options.seconds)))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,261 @@
+"""The command line, in a process and in this one: results on stdout, everything else on stderr, and exit codes."""
+
+import json
+import os
+import pty
+import subprocess
+import sys
+
+import ocikit
+import pytest
+from ocikit.cli import main
+from ocikit.spec import media_types
+
+from tests.support.fixtures import ROOT, cli, home, server, session, tree, write  # noqa: F401 - fixtures
+
+COMMANDS = ("quickstart", "pull", "push", "inspect", "tags", "catalog", "copy")
+ANSI = "\x1b[31mred\x1b]0;owned\x07\u202etxt\r\n  second"
+
+
+@pytest.fixture
+def data(home):
+    return write(home, {"data/a.csv": "x\n1\n", "data/b.bin": b"b" * 5000})
+
+
+@pytest.fixture(params=["process", "function"])
+def run(request, home, capfd):
+    """Runs a command line either way; gives exit code, stdout and stderr."""
+
+    def process(*arguments):
+        done = cli(*arguments)
+        return done.returncode, done.stdout, done.stderr
+
+    def function(*arguments):
+        capfd.readouterr()
+        try:
+            code = main([str(a) for a in arguments])
+        except SystemExit as stop:
+            code = stop.code
+        return code, *capfd.readouterr()
+
+    return process if request.param == "process" else function
+
+
+def test_every_command_works_and_prints_its_result_alone(run, data, server, home):
+    ref = f"{server.host}/t/d:v1"
+    code, out, err = run(
+        "push",
+        ref,
+        "data",
+        "--artifact-type",
+        "application/vnd.example.set",
+        "--annotation",
+        "a=b=c",
+        "--annotation",
+        "d=",
+    )
+    assert code == 0 and out.startswith(f"{ref}@sha256:") and out.count("\n") == 1
+    assert err.startswith("pushed 2 files, 5.0 kB in ") and err.count("\n") == 1
+    pinned = out.strip()
+    assert dict(ocikit.inspect(ref).annotations) == {"a": "b=c", "d": ""}
+
+    code, out, err = run("pull", pinned, "out")
+    assert (code, out) == (0, f"{home / 'out'}\n") and err.startswith("pulled 2 files")
+    assert tree(home / "out") == tree(home / "out") | {"data/a.csv": b"x\n1\n"}
+
+    code, out, err = run("pull", ref)
+    assert code == 0 and (home / out.strip() / "data/a.csv").read_text() == "x\n1\n"
+
+    code, out, err = run("inspect", ref)
+    assert code == 0 and err == ""
+    assert out.splitlines()[0] == f"{pinned}  application/vnd.example.set  5.0 kB"
+    assert "a: b=c" in out and "data/a.csv" in out and "5.0 kB" in out
+    code, out, err = run("inspect", ref, "--raw")
+    assert ocikit.Digest.of(out.encode()) == pinned.partition("@")[2]
+
+    code, out, err = run("copy", ref, "oci:store")
+    assert (code, out.partition("@")[0]) == (0, "oci:store:v1") and err.startswith("copied 2 files")
+    assert run("tags", "oci:store") == (0, "v1\n", "")
+    assert run("copy", "oci:store:v1", f"{server.host}/t/e:v2", "--referrers")[0] == 0
+    assert run("tags", f"{server.host}/t/e") == (0, "v2\n", "")
+    assert run("catalog", server.host)[1].split() == sorted({name for name, _ in server.manifests})
+
+
+def test_options_reach_the_verbs(run, data, server, home):
+    ref = f"{server.host}/t/d:v1"
+    assert run("push", ref, "data", "--archive", "tar+gzip", "--workers", "1", "--quiet")[0] == 0
+    assert len(ocikit.inspect(ref).files) == 1
+    assert run("push", ref, "data")[0] == 0
+    assert run("push", f"{server.host}/t/d:about", "data/a.csv", "--subject", ref)[0] == 0
+    assert len(ocikit.referrers(ref)) == 1
+    assert run("pull", ref, "out", "--include", "*.csv")[0] == 0
+    assert set(tree(home / "out")) == {"data/a.csv"}
+    assert run("pull", ref, "some", "--exclude", "*.csv", "--insecure", server.host)[0] == 0
+    assert set(tree(home / "some")) == {"data/b.bin"}
+    (home / "out/data/a.csv").write_text("mine")
+    code, out, err = run("pull", ref, "out")
+    assert (code, out) == (1, "") and "data/a.csv" in err
+    assert (home / "out/data/a.csv").read_text() == "mine"
+    assert run("pull", ref, "out", "--force")[0] == 0
+    code, _, err = run("pull", ref, "else", "--platform", "beos")
+    assert code == 1 and "'beos' is not a platform" in err
+
+
+def test_failures_are_told_in_two_lines_and_exit_with_1(run, server, home):
+    for arguments in (("pull", f"{server.host}/t/nope:v1"), ("push", f"{server.host}/t/d:v1", "nothere"), ("inspect", "Bad"), ("tags", "oci:nope"),
+                      ("copy", "oci:nope:v1", "oci:out"), ("quickstart", "--registry", "127.0.0.1:1")):  # fmt: skip
+        code, out, err = run(*arguments)
+        assert code == 1 and out == "", (arguments, out)
+        assert err.startswith("ocikit: ") and "Traceback" not in err and "\n  -> " in err, err
+        assert len(err.splitlines()) == 2
+
+
+def test_wrong_usage_exits_with_2(run, home):
+    for arguments in ((), ("nope",), ("pull",), ("push", "x"), ("pull", "x", "--workers", "0"), ("pull", "x", "--workers", "many"),
+                      ("push", "x", "y", "--annotation", "novalue"), ("push", "x", "y", "--archive", "zip"), ("tags", "a", "b")):  # fmt: skip
+        code, out, err = run(*arguments)
+        assert code == 2, arguments
+        assert "usage: ocikit" in out + err and "Traceback" not in err
+
+
+def test_help_and_version(run):
+    code, out, err = run("--help")
+    assert code == 0 and err == "" and all(c in out for c in COMMANDS)
+    assert run("--version")[1] == f"ocikit {ocikit.__version__}\n"
+    for command in COMMANDS:
+        code, out, _ = run(command, "--help")
+        assert code == 0 and f"ocikit {command}" in out
+        assert max(map(len, out.splitlines())) <= 100
+
+
+def test_the_quickstart_works_with_nothing_at_all(run, home):
+    code, out, err = run("quickstart")
+    assert (code, err) == (0, "")
+    lines = out.splitlines()
+    assert [line.split()[0] for line in lines] == [
+        "serving",
+        "pushed",
+        "tags",
+        "inspected",
+        "attached",
+        "referrers",
+        "opened",
+        "pulled",
+        "compared",
+    ]
+    assert not list(home.iterdir())
+
+
+def test_the_quickstart_works_with_a_registry(run, server, home):
+    code, out, err = run("quickstart", "--registry", server.host)
+    assert (code, err) == (0, "") and "equal byte for byte" in out
+    assert {name.split("/")[0] for name, _ in server.tags} == {"ocikit-quickstart"}
+
+
+def test_the_quickstart_works_with_a_real_registry(registry, home):
+    done = cli("quickstart", "--registry", registry.host)
+    assert done.returncode == 0, done.stderr
+    assert "equal byte for byte" in done.stdout
+
+
+def test_a_reader_that_has_enough_sees_no_traceback(home, server):
+    for i in range(5000):
+        server.manifest("t/d", b'{"schemaVersion":2}', f"v{i:04}")
+    for _ in range(3):
+        done = subprocess.run(
+            f"{sys.executable} -m ocikit tags {server.host}/t/d | head -1", shell=True, text=True, capture_output=True,
+            env=os.environ | {"PYTHONPATH": str(ROOT)}, check=False, timeout=60,
+        )  # fmt: skip
+        assert (done.stdout, done.stderr) == ("v0000\n", "")
+    reader, writer = os.pipe()
+    os.close(reader)  # nobody reads at all
+    done = subprocess.run([sys.executable, "-m", "ocikit", "tags", f"{server.host}/t/d"], stdout=writer, stderr=subprocess.PIPE, text=True,
+                          env=os.environ | {"PYTHONPATH": str(ROOT)}, check=False, timeout=60)  # fmt: skip
+    os.close(writer)
+    assert (done.returncode, done.stderr) == (1, "")
+
+
+def hostile(server):
+    """An artifact and an index whose every text is hostile."""
+    server.blob("t/e", b"evil")
+    digest = ocikit.Digest.of(b"evil")
+    empty = {"mediaType": media_types.EMPTY, "digest": ocikit.Digest.of(b"{}"), "size": 2}
+    layer = {
+        "mediaType": ANSI,
+        "digest": digest,
+        "size": 4,
+        "annotations": {"org.opencontainers.image.title": ANSI, ANSI: ANSI},
+    }
+    server.manifest("t/e", {"schemaVersion": 2, "mediaType": media_types.OCI_MANIFEST, "artifactType": ANSI, "config": empty,
+                            "layers": [layer, layer | {"annotations": {}}], "annotations": {ANSI: ANSI}}, "v1")  # fmt: skip
+    child = server.manifest("t/e", {"schemaVersion": 2, "config": empty, "layers": []})
+    platform = {"os": ANSI, "architecture": ANSI, "variant": ANSI}
+    server.manifest("t/e", {"schemaVersion": 2, "mediaType": media_types.OCI_INDEX, "artifactType": ANSI, "annotations": {ANSI: ANSI}, "manifests": [
+        {"mediaType": media_types.OCI_MANIFEST, "digest": child, "size": 10, "platform": platform, "annotations": {ANSI: ANSI}}]},
+        "index", media_type=media_types.OCI_INDEX)  # fmt: skip
+
+
+def clean(text):
+    return not [
+        c
+        for c in text
+        if (ord(c) < 32 and c != "\n")
+        or 127 <= ord(c) < 160
+        or c in "\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069"
+    ]
+
+
+def test_hostile_texts_of_a_registry_never_reach_the_terminal_raw(run, server, home):
+    hostile(server)
+    server.tags["t/e", ANSI] = "x"
+    server.guard = lambda request: None
+    ref = f"{server.host}/t/e"
+    warned = {"Warning": '299 - "careful \\u001b]0;x"'.replace("\\u001b", "\x1b")}
+    server.on(".*", ".*", times=None, headers=warned)
+    words = json.dumps({"errors": [{"code": "DENIED" + ANSI, "message": ANSI, "detail": {"x": ANSI}}]}).encode()
+    for arguments, code in ((("inspect", f"{ref}:v1"), 0), (("inspect", f"{ref}:index"), 0), (("tags", ref), 0), (("pull", f"{ref}:v1", "out"), 1),
+                            (("pull", f"{ref}:index"), 1), (("pull", f"{ref}:nope"), 1)):  # fmt: skip
+        got, out, err = run(*arguments)
+        assert got == code, (arguments, out, err)
+        assert clean(out) and clean(err), (arguments, out, err)
+    assert "red" in run("inspect", f"{ref}:v1")[1]
+    server.on(".*", "/v2/t/.*", times=None, status=403, body=words, headers=warned)
+    for arguments in (("inspect", f"{ref}:v1"), ("tags", ref), ("push", f"{ref}:v9", str(ROOT / "pyproject.toml"))):
+        code, out, err = run(*arguments)
+        assert code == 1 and clean(out) and clean(err), err
+
+
+def in_a_terminal(*arguments):
+    """What a person sees: stdout and stderr of a terminal."""
+    master, slave = pty.openpty()
+    environment = {k: v for k, v in os.environ.items() if k != "OCIKIT_PROGRESS"} | {
+        "PYTHONPATH": str(ROOT),
+        "TERM": "xterm",
+        "COLUMNS": "100",
+    }
+    running = subprocess.Popen(
+        [sys.executable, "-m", "ocikit", *arguments], stdin=slave, stdout=slave, stderr=slave, env=environment
+    )
+    os.close(slave)
+    seen = b""
+    while True:
+        try:
+            part = os.read(master, 65536)
+        except OSError:
+            break
+        if not part:
+            break
+        seen += part
+    os.close(master)
+    return running.wait(30), seen.decode()
+
+
+def test_in_a_terminal_one_line_of_summary_and_the_result_stay(server, data):
+    ref = f"{server.host}/t/d:v1"
+    code, seen = in_a_terminal("push", ref, "data")
+    assert code == 0
+    stays = [line.rpartition("\r")[2] for line in seen.replace("\r\n", "\n").splitlines()]
+    stays = [line for line in stays if line.strip()]
+    assert len(stays) == 2 and "pushed 2 files" in stays[0] and stays[1].startswith(ref), stays
+    code, seen = in_a_terminal("push", ref, "data", "--quiet")
+    assert code == 0 and seen.count("\n") == 1, seen

@@ -1,0 +1,241 @@
+"""Registries that ask who we are: each verb with right, wrong and no credentials; which tokens it asks for."""
+
+import base64
+import pickle
+import traceback
+
+import pytest
+from ocikit.client.session import Session
+from ocikit.errors import CopyError, Denied, OcikitError, Unauthorized, Unsupported
+from ocikit.progress.base import Progress
+from ocikit.remote.auth.keychain import ANONYMOUS
+from ocikit.spec import media_types as mt
+from ocikit.spec.descriptor import Descriptor
+
+WRONG = ("ada", "not-the-pass-word")
+REPORT = "application/vnd.example.report"
+
+
+@pytest.fixture
+def connect(tmp_path):
+    """Opens a session with credentials for every host, or with none."""
+    opened = []
+
+    def connecting(credentials=ANONYMOUS):
+        cache = tmp_path / f"cache-{len(opened)}"
+        opened.append(Session(credentials=credentials, cache=cache, progress=False))
+        return opened[-1]
+
+    yield connecting
+    for session in opened:
+        session.close()
+
+
+@pytest.fixture
+def file(tmp_path):
+    path = tmp_path / "numbers.csv"
+    path.write_text("a,b\n1,2\n")
+    return path
+
+
+#: name: what it does with a session, a reference that is there, a host and a file.
+VERBS = {
+    "push": lambda session, there, host, file: session.push(f"{there.rpartition(':')[0]}:new", file),
+    "pull": lambda session, there, host, file: session.pull(there),
+    "inspect": lambda session, there, host, file: session.inspect(there),
+    "resolve": lambda session, there, host, file: session.resolve(there),
+    "tags": lambda session, there, host, file: list(session.tags(there)),
+    "referrers": lambda session, there, host, file: list(session.referrers(there)),
+    "attach": lambda session, there, host, file: session.attach(there, file, artifact_type=REPORT),
+    "tag": lambda session, there, host, file: session.tag(there, "another"),
+    "copy from": lambda session, there, host, file: session.copy(there, f"oci:{file.parent / 'layout'}"),
+    "copy to": lambda session, there, host, file: session.copy(
+        f"oci:{file.parent / 'source'}:v1", f"{there.rpartition(':')[0]}:copied"
+    ),
+    "delete": lambda session, there, host, file: session.delete(session.resolve(there)),
+    "catalog": lambda session, there, host, file: list(session.catalog(host)),
+}
+
+
+class Fates(Progress):
+    """What became of each piece of content."""
+
+    def __init__(self):
+        self.seen = {}
+
+    def finish(self, descriptor, fate):
+        self.seen[descriptor.digest] = fate
+
+
+def reason(error: OcikitError) -> BaseException:
+    """What a copy's failure was about; other errors say it themselves."""
+    return error.__cause__ if isinstance(error, CopyError | Unsupported) and error.__cause__ else error
+
+
+def check_says_nothing_secret(error: BaseException, *secrets: str) -> None:
+    told = "".join(traceback.format_exception(error)) + repr(error) + str(vars(error))
+    told += pickle.dumps(error).decode("latin-1")
+    for secret in secrets:
+        assert secret not in told
+        for encoding in ("utf-8", "latin-1"):
+            for pair in (f"ada:{secret}", f":{secret}"):
+                assert base64.b64encode(pair.encode(encoding)).decode().rstrip("=") not in told
+
+
+@pytest.mark.parametrize("verb", VERBS)
+def test_with_the_right_password_everything_works(htpasswd_registry, repo, connect, file, verb):
+    registry = htpasswd_registry
+    session = connect({registry.host: registry.auth})
+    there = registry.reference(repo, "v1")
+    session.push(there, file)
+    session.copy(there, f"oci:{file.parent / 'source'}")
+    VERBS[verb](session, there, registry.host, file)
+
+
+@pytest.mark.parametrize("credentials", [WRONG, None], ids=["wrong", "none"])
+@pytest.mark.parametrize("verb", VERBS)
+def test_without_the_right_password_nothing_does(htpasswd_registry, repo, connect, file, verb, credentials):
+    registry = htpasswd_registry
+    there = registry.reference(repo, "v1")
+    owner = connect({registry.host: registry.auth})
+    owner.push(there, file)
+    owner.copy(there, f"oci:{file.parent / 'source'}")
+    session = connect({registry.host: credentials} if credentials else ANONYMOUS)
+    with pytest.raises(OcikitError) as caught:
+        VERBS[verb](session, there, registry.host, file)
+    error = reason(caught.value)
+    assert isinstance(error, Unauthorized)
+    assert error.status == 401
+    assert registry.host in str(caught.value)
+    assert "login" in caught.value.hint or verb == "catalog"
+    check_says_nothing_secret(caught.value, WRONG[1], registry.password)
+    assert session.ping(registry.host).authenticated is False
+    assert list(owner.tags(there)) == ["v1"]
+
+
+@pytest.mark.parametrize("verb", VERBS)
+def test_with_a_token_everything_works(token_registry, repo, connect, file, verb):
+    registry = token_registry
+    session = connect({registry.host: registry.auth})
+    there = registry.reference(repo, "v1")
+    session.push(there, file)
+    session.copy(there, f"oci:{file.parent / 'source'}")
+    VERBS[verb](session, there, registry.host, file)
+
+
+@pytest.mark.parametrize("credentials", [WRONG, ("bob", "builder"), None], ids=["wrong", "of a reader", "none"])
+@pytest.mark.parametrize("verb", VERBS)
+def test_without_a_token_nothing_does(token_registry, repo, connect, file, verb, credentials):
+    registry = token_registry
+    there = registry.reference(repo, "v1")
+    owner = connect({registry.host: registry.auth})
+    owner.push(there, file)
+    owner.copy(there, f"oci:{file.parent / 'source'}")
+    session = connect({registry.host: credentials} if credentials else ANONYMOUS)
+    if credentials == ("bob", "builder") and verb in {
+        "pull", "inspect", "resolve", "tags", "referrers", "copy from",
+    }:  # fmt: skip
+        VERBS[verb](session, there, registry.host, file)
+        return
+    with pytest.raises(OcikitError) as caught:
+        VERBS[verb](session, there, registry.host, file)
+    error = reason(caught.value)
+    assert isinstance(error, Unauthorized | Denied)
+    assert registry.host in str(caught.value)
+    check_says_nothing_secret(caught.value, WRONG[1], registry.password)
+    assert "eyJ" not in "".join(traceback.format_exception(caught.value))
+    assert list(owner.tags(there)) == ["v1"]
+
+
+def scopes(requests) -> list[list[str]]:
+    return [sorted(request.scopes) for request in requests]
+
+
+def test_a_push_asks_for_one_token(token_registry, token_server, repo, connect, file):
+    there = token_registry.reference(repo, "v1")
+    session = connect({token_registry.host: token_registry.auth})
+    before = len(token_server.requests)
+    session.push(there, file, tags=["v2", "v3"])
+    asked = token_server.requests[before:]
+    assert scopes(asked) == [[f"repository:{repo}:pull,push"]]
+    assert [request.user for request in asked] == ["ada"]
+    # And what comes after uses the same
+    session.pull(there)
+    assert list(session.tags(there)) == ["v1", "v2", "v3"]
+    session.push(there, file)
+    assert len(token_server.requests) == before + 1
+
+
+def test_a_pull_asks_for_one_token_to_pull(token_registry, token_server, repo, connect, file, tmp_path):
+    there = token_registry.reference(repo, "v1")
+    connect({token_registry.host: token_registry.auth}).push(there, file)
+    before = len(token_server.requests)
+    connect({token_registry.host: token_registry.auth}).pull(there, tmp_path / "back")
+    assert scopes(token_server.requests[before:]) == [[f"repository:{repo}:pull"]]
+
+
+def test_what_is_public_is_read_without_saying_who(token_registry, token_server, repo, connect, file):
+    there = token_registry.reference(f"public/{repo}", "v1")
+    connect({token_registry.host: token_registry.auth}).push(there, file)
+    before = len(token_server.requests)
+    assert connect().pull(there).read("numbers.csv") == file.read_bytes()
+    assert [request.user for request in token_server.requests[before:]] == [None]
+
+
+def test_a_catalog_and_a_deletion_ask_for_their_rights(token_registry, token_server, repo, connect, file):
+    there = token_registry.reference(repo, "v1")
+    owner = connect({token_registry.host: token_registry.auth})
+    pinned = owner.push(there, file).reference
+    before = len(token_server.requests)
+    assert repo in owner.catalog(token_registry.host)
+    assert scopes(token_server.requests[before:]) == [["registry:catalog:*"]]
+    before = len(token_server.requests)
+    connect({token_registry.host: token_registry.auth}).delete(pinned)
+    assert token_server.requests[-1].granted == (f"repository:{repo}:delete,pull,push",)
+    assert len(token_server.requests) <= before + 2
+
+
+def test_a_blob_is_mounted_with_one_token_for_both_repositories(token_registry, token_server, repo, connect, file):
+    source, target = token_registry.reference(f"{repo}/from", "v1"), token_registry.reference(f"{repo}/to", "v1")
+    connect({token_registry.host: token_registry.auth}).push(source, file)
+    session = connect({token_registry.host: token_registry.auth})
+    before = len(token_server.requests)
+    fates = Fates()
+    copied = session.copy(source, target, progress=fates)
+    asked = token_server.requests[before:]
+    both = sorted([f"repository:{repo}/from:pull", f"repository:{repo}/to:pull,push"])
+    assert both in scopes(asked)
+    # One to read, one to write, one for both
+    assert len(asked) <= 3
+    blob = copied.manifest.layers[0]
+    assert fates.seen[blob.digest] == fates.seen[copied.manifest.config.digest] == "mounted"
+    assert session.repository(target).exists(blob)
+    assert "already there" in copied.summary
+
+
+def test_a_mount_that_the_token_server_refuses_becomes_an_upload(token_registry, token_server, repo, connect, file):
+    source, target = token_registry.reference(f"{repo}/from", "v1"), token_registry.reference(f"{repo}/to", "v1")
+    connect({token_registry.host: token_registry.auth}).push(source, file)
+    session = connect({token_registry.host: token_registry.auth})
+    root = session.resolve(source)
+    session.pull(source)
+    token_server.refuse_scopes.add(f"repository:{repo}/from:pull")
+    try:
+        repository = session.repository(target, push=True)
+        blob = Descriptor.of(file.read_bytes(), mt.OCTET_STREAM)
+        assert repository.mount(blob, session.repository(source)) is False
+    finally:
+        token_server.refuse_scopes.clear()
+    assert session.copy(root, target).digest == root.digest
+
+
+def test_nobody_sees_a_repository_that_is_not_theirs_to_mount_from(token_registry, repo, connect, file, token_server):
+    # bob may pull everywhere; eve may pull and push in her own place only
+    token_server.users["eve"] = "apple"
+    token_server.rights["eve"] = {f"{repo}/eve": {"pull", "push"}}
+    source = token_registry.reference(f"{repo}/from", "v1")
+    blob = connect({token_registry.host: token_registry.auth}).push(source, file).manifest.layers[0]
+    session = connect({token_registry.host: ("eve", "apple")})
+    target = session.repository(token_registry.reference(f"{repo}/eve", "v1"), push=True)
+    assert target.mount(blob, session.repository(source)) is False
+    assert not target.exists(blob)

@@ -1,0 +1,915 @@
+"""The verbs from end to end: what a user types, what is on disk and on the wire afterwards."""
+
+import inspect
+import json
+import logging
+import os
+import pickle
+import tarfile
+from pathlib import Path
+
+import attrs
+import ocikit
+import pytest
+from ocikit.spec import media_types
+
+from tests.support.fault_server import Answer, FaultServer, certificate
+from tests.support.fixtures import QUICK, home, moved, server, session, state, tree, write  # noqa: F401 - fixtures
+
+DATA = {"data/a.csv": "x\n1\n", "data/deep/b.bin": bytes(range(256)) * 400, "data/c.txt": ""}
+
+
+@pytest.fixture
+def data(home):
+    """A folder `data` in the working folder."""
+    write(home, DATA)
+    return {name: content.encode() if isinstance(content, str) else content for name, content in DATA.items()}
+
+
+@pytest.fixture
+def art(data, server, session):
+    """`data` at HOST/t/d:v1, and an empty cache."""
+    pushed = session.push(f"{server.host}/t/d:v1", "data")
+    server.requests.clear()
+    return pushed
+
+
+@pytest.fixture(params=["registry", "layout", "archive"])
+def place(request, home):
+    """Somewhere to push to, without a tag: check 7, every verb takes each of them."""
+    if request.param == "registry":
+        return f"{request.getfixturevalue('server').host}/t/d"
+    return {"layout": "oci:store", "archive": "oci-archive:store.tar"}[request.param]
+
+
+def image(session, reference, platform="linux/amd64", files=("etc/hostname",), parent=None):
+    """A small image in a layout; gives its descriptor."""
+    import hashlib
+    import io
+
+    store = ocikit.Layout(reference)
+    raw = io.BytesIO()
+    with tarfile.open(fileobj=raw, mode="w") as tar:
+        for name in files:
+            entry = tarfile.TarInfo(name)
+            entry.size = len(platform)
+            tar.addfile(entry, io.BytesIO(platform.encode()))
+    layer = ocikit.Descriptor.of(raw.getvalue(), media_types.OCI_LAYER)
+    os_, arch = platform.split("/")
+    diff = f"sha256:{hashlib.sha256(raw.getvalue()).hexdigest()}"
+    config = json.dumps({"os": os_, "architecture": arch, "rootfs": {"type": "layers", "diff_ids": [diff]}}).encode()
+    described = ocikit.Descriptor.of(config, media_types.OCI_CONFIG)
+    manifest = ocikit.Manifest(config=described, layers=(layer,))
+    store.push_bytes(layer, raw.getvalue())
+    store.push_bytes(described, config)
+    store.push_bytes(manifest.descriptor, manifest.raw, tag=platform.replace("/", "-"))
+    return manifest.descriptor
+
+
+def images(home, *platforms, tag="v1"):
+    """A layout `images` with an index of small images, tagged."""
+    import attrs
+
+    children = []
+    for platform in platforms:
+        described = image(None, home / "images", platform)
+        children.append(attrs.evolve(described, platform=ocikit.Platform.parse(platform)))
+    index = ocikit.Index(manifests=tuple(children))
+    ocikit.Layout(home / "images").push_bytes(index.descriptor, index.raw, tag=tag)
+    return "oci:images:" + tag
+
+
+# Pulling
+
+
+def test_what_was_pushed_comes_back_byte_for_byte(place, data, session, home):
+    pushed = session.push(f"{place}:v1", "data")
+    pulled = session.pull(f"{place}:v1", "back")
+    assert tree(home / "back") == data
+    assert pulled.digest == pushed.digest == ocikit.Digest.of(pulled.document.raw)
+    assert pulled.path == home / "back"
+    assert str(pulled.reference) == f"{place}:v1@{pushed.digest}"
+
+
+@pytest.mark.parametrize("words", [True, False])
+@pytest.mark.parametrize("verb", ["push", "pull"])
+def test_a_registry_on_this_machine_that_speaks_tls_is_found_out_by_the_first_verb(data, home, verb, words):
+    paths = certificate(home.parent)
+    with FaultServer(tls=paths, tls_words=words) as server:
+        ref, network = f"localhost:{server.port}/t/d:v1", attrs.evolve(QUICK, ca=str(paths[0]))
+        if verb == "pull":
+            with ocikit.Session(network=attrs.evolve(network, schemes={ref.partition("/")[0]: "https"})) as other:
+                other.push(ref, "data")
+        with ocikit.Session(network=network) as session:
+            if verb == "push":
+                session.push(ref, "data")
+            session.pull(ref, "back")
+        assert tree(home / "back") == data
+
+
+def test_a_pull_without_a_folder_gives_read_only_files_in_the_cache(place, data, session, home):
+    session.push(f"{place}:v1", "data")
+    pulled = session.pull(f"{place}:v1")
+    assert tree(Path(pulled)) == data
+    assert Path(pulled).is_relative_to(os.environ["OCIKIT_CACHE"])
+    assert not os.stat(Path(pulled) / "data/a.csv").st_mode & 0o222
+
+
+def test_a_second_pull_to_the_cache_costs_one_head_request(art, data, session, server):
+    first = session.pull(f"{server.host}/t/d:v1")
+    assert sorted(moved(server)) == [
+        "GET blobs",
+        "GET blobs",
+        "GET manifests",
+        "HEAD manifests",
+    ]  # nothing is asked for c.txt: it is empty
+    second = session.pull(f"{server.host}/t/d:v1")
+    assert moved(server) == ["HEAD manifests"]
+    assert second.path == first.path
+    assert "already there" in second.summary
+
+
+def test_a_pinned_reference_costs_no_request_once_it_is_cached(art, session, server):
+    session.pull(f"{server.host}/t/d:v1")
+    server.requests.clear()
+    again = session.pull(art.reference)
+    (
+        again.read("data/a.csv"),
+        again.config,
+        list(again.files),
+        session.inspect(art.reference),
+        session.resolve(art.reference),
+    )
+    assert moved(server) == []
+
+
+def test_a_second_pull_to_a_folder_moves_nothing(art, session, server, home):
+    session.pull(f"{server.host}/t/d:v1", "out")
+    assert moved(server).count("GET blobs") == 2
+    before = state(home / "out")
+    session.pull(f"{server.host}/t/d:v1", "out")
+    assert moved(server) == ["HEAD manifests"]
+    assert state(home / "out") == before
+
+
+def test_a_pull_to_a_folder_leaves_no_second_copy_in_the_cache(art, session, server, data):
+    session.pull(f"{server.host}/t/d:v1", "out")
+    kept = [p for p in Path(os.environ["OCIKIT_CACHE"]).rglob("*") if p.is_file() and p.parent.name == "sha256"]
+    assert [ocikit.Digest.of(p.read_bytes()) for p in kept] == [art.digest]  # documents only
+
+
+def test_what_is_cached_is_copied_to_a_folder_without_a_request(art, session, server, data, home):
+    session.pull(f"{server.host}/t/d:v1")
+    server.requests.clear()
+    session.pull(f"{server.host}/t/d:v1", "out")
+    assert moved(server) == ["HEAD manifests"]
+    assert tree(home / "out") == data
+    (home / "out/data/a.csv").write_text("mine")  # a file of one's own: the cache isn't touched
+    assert session.pull(f"{server.host}/t/d:v1").read("data/a.csv") == data["data/a.csv"]
+
+
+def test_a_moved_tag_is_noticed_and_only_what_changed_is_moved(art, session, server, home):
+    session.pull(f"{server.host}/t/d:v1", "out")
+    write(home, {"data/a.csv": "x\n2\n"})
+    os.unlink(home / "data/c.txt")
+    session.push(f"{server.host}/t/d:v1", "data")
+    server.requests.clear()
+    session.pull(f"{server.host}/t/d:v1", "out")
+    assert moved(server).count("GET blobs") == 1
+    assert tree(home / "out")["data/a.csv"] == b"x\n2\n"
+    assert "data/c.txt" not in tree(home / "out")
+
+
+def test_include_and_exclude_choose_files(art, session, server, home):
+    session.pull(f"{server.host}/t/d:v1", "one", include="*.csv")
+    assert set(tree(home / "one")) == {"data/a.csv"}
+    assert moved(server).count("GET blobs") == 1
+    session.pull(f"{server.host}/t/d:v1", "two", include=["data/"], exclude=["data/deep/"])
+    assert set(tree(home / "two")) == {"data/a.csv", "data/c.txt"}
+    session.pull(f"{server.host}/t/d:v1", "one", exclude="*.csv")  # adds to what is there
+    assert set(tree(home / "one")) == set(DATA)
+    with pytest.raises(ocikit.FileNotInArtifact, match=r"no file matches include=\['\*.parquet'\]") as caught:
+        session.pull(f"{server.host}/t/d:v1", "three", include="*.parquet")
+    assert "data/deep/b.bin" in caught.value.hint
+    assert not (home / "three").exists()
+
+
+def test_files_that_a_user_edited_are_never_overwritten_unless_forced(art, session, server, data, home):
+    session.pull(f"{server.host}/t/d:v1", "out")
+    (home / "out/data/a.csv").write_text("mine")
+    before = state(home / "out")
+    with pytest.raises(ocikit.ContentError, match="data/a.csv") as caught:
+        session.pull(f"{server.host}/t/d:v1", "out")
+    assert "force=True" in caught.value.hint
+    assert state(home / "out") == before
+    session.pull(f"{server.host}/t/d:v1", "out", force=True)
+    assert tree(home / "out") == data
+
+
+def test_a_dry_run_of_a_pull_tells_and_touches_no_folder(art, session, server, home):
+    before = state(home)
+    to_folder = session.pull(f"{server.host}/t/d:v1", "out", dry_run=True)
+    to_cache = session.pull(f"{server.host}/t/d:v1", dry_run=True)
+    assert state(home) == before
+    assert [f.decision for f in to_folder.plan.files] == ["fetch"] * 3
+    assert to_folder.plan.size == sum(len(v) for v in DATA.values())
+    assert {s.descriptor.title: s.fate for s in to_cache.plan.steps if s.descriptor.title} == dict.fromkeys(
+        DATA, "moved"
+    )
+    assert "GET blobs" not in moved(server)
+    assert to_folder.path is None
+
+
+def test_offline_a_tag_is_what_it_was_and_says_so(art, session, server, data, monkeypatch, caplog):
+    session.pull(f"{server.host}/t/d:v1")
+    server.requests.clear()
+    monkeypatch.setenv("OCIKIT_OFFLINE", "1")
+    with caplog.at_level(logging.WARNING, "ocikit"):
+        pulled = session.pull(f"{server.host}/t/d:v1")
+    assert tree(Path(pulled)) == data
+    assert "offline" in caplog.text and "t/d:v1 is what it was on" in caplog.text
+    assert pulled.digest == art.digest
+    assert moved(server) == []
+
+
+def test_offline_whatever_isnt_cached_is_an_error_that_names_it(art, session, server, monkeypatch, home):
+    session.inspect(f"{server.host}/t/d:v1")
+    server.requests.clear()
+    monkeypatch.setenv("OCIKIT_OFFLINE", "1")
+    for ref in (f"{server.host}/t/d:v2", f"{server.host}/t/d@sha256:{'0' * 64}", f"{server.host}/t/d:v1"):
+        with pytest.raises(ocikit.OfflineError, match="OCIKIT_OFFLINE"):
+            session.pull(ref)
+    for call in (
+        lambda: session.tags(f"{server.host}/t/d"),
+        lambda: session.catalog(server.host),
+        lambda: session.push(f"{server.host}/t/d:v3", "data"),
+        lambda: session.delete(f"{server.host}/t/d:v1"),
+        lambda: session.tag(f"{server.host}/t/d:v1", "x"),
+        lambda: session.referrers(f"{server.host}/t/d:v1"),
+        lambda: session.copy("oci:nope", f"{server.host}/t/d"),
+        lambda: session.ping(server.host),
+    ):
+        with pytest.raises(ocikit.OcikitError) as caught:
+            call()
+        assert isinstance(caught.value, ocikit.OfflineError | ocikit.NotFound)
+    assert moved(server) == []
+
+
+def test_offline_layouts_work(data, session, monkeypatch, home):
+    monkeypatch.setenv("OCIKIT_OFFLINE", "1")
+    session.push("oci:store:v1", "data")
+    session.pull("oci:store:v1", "back")
+    assert tree(home / "back") == data
+
+
+def test_a_pull_chooses_the_platform_of_this_machine_or_the_one_named(home, session):
+    host = str(ocikit.Platform.host())
+    ref = images(home, "linux/s390x", "linux/riscv64", host)
+    assert session.pull(ref).config.architecture == ocikit.Platform.host().architecture
+    assert session.pull(ref, platform="linux/riscv64").config.architecture == "riscv64"
+    assert session.inspect(ref).is_index
+    assert [str(p) for p in session.inspect(ref).platforms] == ["linux/s390x", "linux/riscv64", host]
+
+
+def test_no_such_platform_lists_those_that_there_are(home, session):
+    ref = images(home, "linux/s390x", "linux/riscv64")
+    with pytest.raises(ocikit.NoMatchingPlatform, match="It has linux/s390x, linux/riscv64") as caught:
+        session.pull(ref, "out", platform="windows/amd64")
+    assert [str(p) for p in caught.value.available] == ["linux/s390x", "linux/riscv64"]
+    assert not (home / "out").exists()
+
+
+def test_an_index_in_an_index_is_walked(home, session):
+    images(home, "linux/s390x", tag="inner")
+    layout = ocikit.Layout(home / "images")
+    outer = ocikit.Index(manifests=(layout.resolve("inner"),))
+    layout.push_bytes(outer.descriptor, outer.raw, tag="outer")
+    assert session.pull("oci:images:outer", platform="linux/s390x").config.architecture == "s390x"
+
+
+def test_an_image_lists_its_tree_and_unpacks(home, session):
+    images(home, "linux/s390x")
+    art = session.pull("oci:images:v1", platform="linux/s390x")
+    assert art.is_image and art.path is None
+    assert "etc/hostname" in art.tree()
+    art.unpack(home / "root")
+    assert (home / "root/etc/hostname").read_text() == "linux/s390x"
+    assert isinstance(art.config, ocikit.ImageConfig)
+
+
+def test_a_packed_folder_unpacks(place, data, session, home):
+    for kind in ("tar", "tar+gzip"):
+        pushed = session.push(f"{place}:v1", "data", archive=kind)
+        assert len(pushed.files) == 1
+        session.pull(f"{place}:v1").unpack(home / kind)
+        assert tree(home / kind) == data
+
+
+def test_saving_an_artifact_pulls_it_to_a_folder(art, session, data, home):
+    saved = session.inspect(art.reference).save("out")
+    assert tree(home / "out") == data
+    assert saved.path == home / "out"
+
+
+# Pushing
+
+
+def test_folders_keep_their_relative_paths(place, data, session, home):
+    pushed = session.push(f"{place}:v1", "data")
+    assert set(pushed.files) == set(DATA)
+    assert set(session.push(f"{place}:v2", home / "data").files) == set(DATA)  # absolute: from its own name on
+    assert set(session.push(f"{place}:v3", "data/deep/b.bin").files) == {"data/deep/b.bin"}
+
+
+def test_the_same_files_give_the_same_digest_wherever_they_go(data, session, server, home):
+    digests = {
+        session.push(ref, "data").digest
+        for ref in (f"{server.host}/t/d:v1", f"{server.host}/t/e:v2", "oci:store:v1", "oci-archive:store.tar:v1")
+    }
+    assert len(digests) == 1
+    archived = {session.push(f"oci:store:{i}", "data", archive="tar+gzip").digest for i in range(2)}
+    assert len(archived) == 1
+
+
+def test_a_push_without_a_tag_is_latest(place, data, session):
+    assert session.push(place, "data").reference.digest == session.resolve(f"{place}:latest").digest
+    assert list(session.tags(place)) == ["latest"]
+
+
+def test_a_push_gives_many_tags(place, data, session):
+    pushed = session.push(f"{place}:v1", "data", tags=["v1.2", "stable"])
+    assert sorted(session.tags(place)) == ["stable", "v1", "v1.2"]
+    assert {session.resolve(f"{place}:{t}").digest for t in ("v1", "v1.2", "stable")} == {pushed.digest}
+
+
+def test_a_push_carries_types_annotations_and_a_config(place, data, session):
+    pushed = session.push(
+        f"{place}:v1", "data", artifact_type="application/vnd.example.set", annotations={"a": "ü", "b": ""},
+        config={"rows": 3}, config_type="application/vnd.example.config+json", media_types={"data/a.csv": "text/x"},
+    )  # fmt: skip
+    found = session.inspect(f"{place}:v1")
+    assert found.kind == "application/vnd.example.set"
+    assert dict(found.annotations) == {"a": "ü", "b": ""}
+    assert found.config["rows"] == 3
+    assert found.manifest.config.media_type == "application/vnd.example.config+json"
+    assert found["data/a.csv"].media_type == "text/x"
+    assert pushed.digest == found.digest
+
+
+def test_a_second_push_uploads_nothing_but_the_manifest(art, session, server):
+    session.push(f"{server.host}/t/d:v2", "data")
+    asked = moved(server)
+    assert "PUT manifests" in asked
+    assert not [a for a in asked if a.endswith("uploads")]
+
+
+def test_the_same_content_is_uploaded_once_however_many_files_have_it(session, server, home):
+    write(home, {f"data/{i}": "same" for i in range(20)})
+    session.push(f"{server.host}/t/d:v1", "data")
+    assert moved(server).count("PUT uploads") == 2  # the content, and the empty config
+    session.pull(f"{server.host}/t/d:v1", "out")
+    assert moved(server).count("GET blobs") == 1
+    assert len(tree(home / "out")) == 20
+
+
+def test_nothing_is_tagged_if_a_blob_is_refused(data, session, server):
+    server.on(
+        "PUT",
+        r"/v2/t/d/blobs/uploads/.*",
+        times=None,
+        status=403,
+        body=b'{"errors":[{"code":"DENIED","message":"no"}]}',
+    )
+    with pytest.raises(ocikit.Denied, match="DENIED"):
+        session.push(f"{server.host}/t/d:v1", "data")
+    assert not server.tags and not server.manifests
+
+
+def test_a_dry_run_of_a_push_leaves_nothing_behind(place, data, session, server, home):
+    before = state(home)
+    planned = session.push(f"{place}:v1", "data", dry_run=True)
+    assert state(home) == before
+    assert not server.blobs and not server.manifests and not server.uploads
+    assert {s.fate for s in planned.plan.steps} == {"moved"}
+    assert planned.plan.tags == ("v1",)
+    real = session.push(f"{place}:v1", "data")
+    assert real.digest == planned.digest
+    assert {
+        s.fate for s in session.push(f"{place}:v1", "data", dry_run=True).plan.steps if not s.descriptor.is_document
+    } == {"present"}
+
+
+@pytest.mark.parametrize("archive", [None, "tar", "tar+gzip"])
+def test_a_file_that_changes_while_it_is_pushed_is_noticed(archive, session, server, home):
+    write(home, {"data/a": b"1" * 1000})
+
+    class Meddler(ocikit.Progress):
+        def begin(self, title, *, size, count):
+            write(home, {"data/a": b"2" * 1001})
+
+    if archive:  # the archive is written before: what is pushed is what was read
+        pushed = session.push(f"{server.host}/t/d:v1", "data", archive=archive, progress=Meddler())
+        session.pull(pushed.reference).unpack(home / "out")
+        assert (home / "out/data/a").read_bytes() == b"1" * 1000
+        return
+    with pytest.raises(ocikit.OcikitError, match=r"data/a.*changed while it was pushed"):
+        session.push(f"{server.host}/t/d:v1", "data", progress=Meddler())
+    assert not server.tags
+
+
+def test_a_push_to_a_digest_of_something_else_is_refused_before_a_byte_moves(place, data, session, server, home):
+    before = state(home)
+    with pytest.raises(ocikit.InvalidReference, match="was asked for"):
+        session.push(f"{place}@sha256:{'0' * 64}", "data")
+    assert not server.blobs and state(home) == before
+    digest = session.push(f"{place}:v1", "data", dry_run=True).digest
+    assert session.push(f"{place}@{digest}", "data").digest == digest
+
+
+def test_what_is_attached_is_found_again(place, data, session, home):
+    session.push(f"{place}:v1", "data")
+    write(home, {"report.json": '{"ok": true}'})
+    attached = session.attach(f"{place}:v1", "report.json", artifact_type="application/vnd.example.report")
+    bare = session.attach(f"{place}:v1", artifact_type="application/vnd.example.mark", annotations={"by": "ada"})
+    found = session.referrers(f"{place}:v1")
+    assert {d.digest for d in found} == {attached.digest, bare.digest}
+    assert [d.digest for d in session.referrers(f"{place}:v1", "application/vnd.example.report")] == [attached.digest]
+    assert next(d for d in found if d.digest == bare.digest).annotations["by"] == "ada"
+    assert attached.manifest.subject.digest == session.resolve(f"{place}:v1").digest
+    assert session.inspect(attached.reference).read("report.json") == b'{"ok": true}'
+    assert list(session.tags(place)) == ["v1"]
+    assert {d.digest for d in session.inspect(f"{place}:v1").referrers()} == {d.digest for d in found}
+
+
+def test_referrers_work_where_the_registry_has_no_api_for_them(data, session, server, home):
+    server.referrers = False
+    session.push(f"{server.host}/t/d:v1", "data")
+    attached = session.attach(f"{server.host}/t/d:v1", "data/a.csv", artifact_type="application/x.report")
+    assert [d.digest for d in session.referrers(f"{server.host}/t/d:v1")] == [attached.digest]
+
+
+def test_an_artifact_without_referrers_has_an_empty_list(place, data, session):
+    session.push(f"{place}:v1", "data")
+    assert not session.referrers(f"{place}:v1")
+    assert len(session.referrers(f"{place}:v1")) == 0
+
+
+# Copying
+
+
+@pytest.fixture(params=["registry", "layout", "archive"])
+def elsewhere(request, home):
+    if request.param == "registry":
+        return f"{request.getfixturevalue('server').host}/copies/d"
+    return {"layout": "oci:copies", "archive": "oci-archive:copies.tar"}[request.param]
+
+
+def test_a_copy_is_the_same_byte_for_byte(place, elsewhere, data, session, home):
+    pushed = session.push(f"{place}:v1", "data")
+    copied = session.copy(f"{place}:v1", elsewhere, tags=["also"])
+    assert copied.digest == pushed.digest
+    assert sorted(session.tags(elsewhere)) == ["also", "v1"]
+    session.pull(f"{elsewhere}:also", "back")
+    assert tree(home / "back") == data
+
+
+def test_a_copy_without_any_tag_can_be_found_again(data, session, server, home):
+    session.push(f"{server.host}/t/d", "data")
+    for source, target in (
+        (f"{server.host}/t/d", "oci:one"), (f"{server.host}/t/d", f"{server.host}/t/two"), ("oci:one", f"{server.host}/t/three"),
+        ("oci:one", "oci:four"),
+    ):  # fmt: skip
+        digest = session.copy(source, target).digest
+        assert session.pull(target).digest == digest
+
+
+def test_a_copy_within_a_registry_moves_no_blob(art, session, server):
+    session.copy(f"{server.host}/t/d:v1", f"{server.host}/other/d:v1")
+    asked = moved(server)
+    assert "GET blobs" not in asked and "PUT uploads" not in asked
+    assert asked.count("POST uploads") == 4  # mounts
+
+
+def test_a_copy_takes_referrers_along_if_asked(place, elsewhere, data, session, home):
+    session.push(f"{place}:v1", "data")
+    attached = session.attach(f"{place}:v1", "data/a.csv", artifact_type="application/x.report")
+    session.copy(f"{place}:v1", elsewhere)
+    assert not session.referrers(f"{elsewhere}:v1")
+    session.copy(f"{place}:v1", elsewhere, referrers=True)
+    assert [d.digest for d in session.referrers(f"{elsewhere}:v1")] == [attached.digest]
+
+
+def test_a_copy_of_one_platform_is_its_manifest(home, session, server):
+    ref = images(home, "linux/s390x", "linux/riscv64")
+    whole = session.copy(ref, f"{server.host}/t/images")
+    assert whole.is_index and len(server.manifests) == 3
+    one = session.copy(ref, f"{server.host}/t/one", platform="linux/s390x")
+    assert not one.is_index
+    assert one.digest == session.inspect(ref, platform="linux/s390x").digest
+    with pytest.raises(ocikit.NoMatchingPlatform, match="linux/riscv64"):
+        session.copy(ref, f"{server.host}/t/none", platform="linux/mips")
+
+
+def test_a_copy_that_fails_says_which_side_and_what(art, session, server, home):
+    layer = art["data/deep/b.bin"].descriptor
+    del server.blobs["t/d", layer.digest]
+    with pytest.raises(ocikit.CopyError, match="the source failed") as caught:
+        session.copy(f"{server.host}/t/d:v1", "oci:out")
+    assert caught.value.side == "source" and caught.value.descriptor.digest == layer.digest
+    assert isinstance(caught.value.__cause__, ocikit.BlobUnknown)
+    assert not session.tags("oci:out")
+    assert pickle.loads(pickle.dumps(caught.value)).side == "source"
+    session.push("oci:there:v1", "data")
+    server.on("PUT", "/v2/t/x/manifests/.*", times=None, status=403)
+    with pytest.raises(ocikit.CopyError, match="the target failed") as caught:
+        session.copy("oci:there:v1", f"{server.host}/t/x")
+    assert caught.value.side == "target" and isinstance(caught.value.__cause__, ocikit.Denied)
+
+
+def test_a_copy_to_a_digest_of_something_else_is_refused(place, data, session, home):
+    session.push(f"{place}:v1", "data")
+    with pytest.raises(ocikit.InvalidReference, match="leave the digest out"):
+        session.copy(f"{place}:v1", f"oci:out@sha256:{'0' * 64}")
+    assert not (home / "out/blobs").exists()
+
+
+def test_a_dry_run_of_a_copy_says_what_would_move(art, session, server, home):
+    before = state(home)
+    planned = session.copy(f"{server.host}/t/d:v1", "oci:out", dry_run=True)
+    assert state(home) == before
+    assert planned.plan.size >= sum(len(v) for v in DATA.values())
+    session.copy(f"{server.host}/t/d:v1", "oci:out")
+    again = session.copy(f"{server.host}/t/d:v1", "oci:out", dry_run=True)
+    assert len(again.plan.present) == len(again.plan.blobs)
+
+
+# One file
+
+
+def test_fetch_gives_a_path_with_the_files_name(place, data, session):
+    session.push(f"{place}:v1", "data")
+    path = session.fetch(f"{place}:v1", "data/deep/b.bin")
+    assert path.read_bytes() == data["data/deep/b.bin"]
+    assert path.name == "b.bin" and path.parent.name == "deep"
+
+
+def test_fetch_moves_one_blob_and_the_next_time_none(art, session, server):
+    session.fetch(f"{server.host}/t/d:v1", "data/a.csv")
+    assert moved(server).count("GET blobs") == 1
+    session.fetch(f"{server.host}/t/d:v1", "data/a.csv")
+    assert moved(server) == ["HEAD manifests"]
+
+
+def test_a_name_that_isnt_there_lists_the_nearest(place, data, session):
+    session.push(f"{place}:v1", "data")
+    for call in (session.fetch, session.open):
+        with pytest.raises(ocikit.FileNotInArtifact, match="no file 'data/a.cvs' among 3") as caught:
+            call(f"{place}:v1", "data/a.cvs")
+        assert "data/a.csv" in caught.value.hint
+        assert isinstance(caught.value, LookupError)
+
+
+def test_open_reads_seeks_and_verifies(place, data, session):
+    session.push(f"{place}:v1", "data")
+    with session.open(f"{place}:v1", "data/deep/b.bin") as stream:
+        assert stream.seekable()
+        assert stream.read(4) == b"\0\1\2\3"
+        stream.seek(-2, os.SEEK_END)
+        assert stream.read() == b"\xfe\xff"
+        stream.seek(0)
+        assert stream.read() == data["data/deep/b.bin"]
+
+
+def test_a_partial_read_asks_for_a_range_only(session, server, home):
+    write(home, {"big.bin": os.urandom(1 << 20)})
+    session.push(f"{server.host}/t/d:v1", "big.bin")
+    server.requests.clear()
+    with session.open(f"{server.host}/t/d:v1", "big.bin") as stream:
+        stream.seek((1 << 20) - 10)
+        assert stream.read(10) == (home / "big.bin").read_bytes()[-10:]
+    (asked,) = server.seen("GET", ".*/blobs/.*")
+    assert asked.headers["Range"] == f"bytes={(1 << 20) - 10}-"
+    assert not [p for p in Path(os.environ["OCIKIT_CACHE"]).rglob("*") if p.is_file() and p.stat().st_size > 1 << 19]
+
+
+def test_open_notices_content_that_isnt_what_was_pushed(art, session, server):
+    layer = art["data/deep/b.bin"].descriptor
+    server.blobs["t/d", layer.digest] = bytes(layer.size)
+    with pytest.raises(ocikit.DigestMismatch), session.open(f"{server.host}/t/d:v1", "data/deep/b.bin") as stream:
+        stream.read()
+    with pytest.raises(ocikit.DigestMismatch):
+        session.fetch(f"{server.host}/t/d:v1", "data/deep/b.bin")
+
+
+def test_a_file_is_a_path(place, data, session):
+    session.push(f"{place}:v1", "data")
+    file = session.inspect(f"{place}:v1")["data/a.csv"]
+    with open(file) as stream:
+        assert stream.read() == "x\n1\n"
+    assert Path(file).suffix == ".csv"
+
+
+def test_files_of_a_pulled_folder_are_read_there_and_not_asked_for_again(art, session, server, data, home):
+    pulled = session.pull(f"{server.host}/t/d:v1", "out")
+    server.requests.clear()
+    assert {name: pulled.read(name) for name in pulled} == data
+    assert Path(pulled["data/a.csv"]) == home / "out/data/a.csv"
+    assert os.fspath(pulled) == str(home / "out")
+    assert moved(server) == []
+    (home / "out/data/a.csv").write_text("mine")
+    assert pulled.read("data/a.csv") == data["data/a.csv"]  # what was published, not the edit
+
+
+def test_an_artifact_that_isnt_on_disk_is_no_path(art, session):
+    with pytest.raises(ocikit.NotFound, match="isn't on disk") as caught:
+        os.fspath(session.inspect(art.reference))
+    assert "pull" in caught.value.hint
+
+
+# Names
+
+
+def test_tags_come_page_by_page(session, server, home):
+    for i in range(250):
+        server.manifest("t/d", b'{"schemaVersion":2}', f"v{i:03}")
+    server.page = 50
+    tags = session.tags(f"{server.host}/t/d")
+    assert moved(server) == ["GET tags"] * 2
+    assert "100 or more tags" in repr(tags) and tags._repr_html_() and bool(tags) and moved(server) == []
+    assert tags[0] == "v000" and tags[120] == "v120" and moved(server) == ["GET tags"]
+    assert tags[130:140] == [f"v{i}" for i in range(130, 140)] and moved(server) == []
+    assert "v199" in tags and moved(server) == ["GET tags"]
+    assert len(tags) == 250 and moved(server) == ["GET tags"]
+    assert tags[-1] == "v249" and tags[::-1][0] == "v249" and tags[240:230:-5] == ["v240", "v235"]
+    assert list(tags) == tags and moved(server) == []
+    assert len(repr(tags)) <= 100
+
+
+def test_a_page_that_fails_is_never_taken_for_the_end(session, server):
+    for i in range(150):
+        server.manifest("t/d", b'{"schemaVersion":2}', f"v{i:03}")
+    server.page = 50
+    server.on("GET", "/v2/t/d/tags/list", when=lambda r: r.query.get("last") == ["v099"], times=None, status=403)
+    tags = session.tags(f"{server.host}/t/d")
+    for _ in range(2):
+        with pytest.raises(ocikit.Denied):
+            len(tags)
+        with pytest.raises(ocikit.Denied):
+            list(tags)
+    assert tags[99] == "v099"
+
+
+def test_the_catalog_is_a_listing_too(session, server, home):
+    for i in range(3):
+        server.manifest(f"t/d{i}", b'{"schemaVersion":2}', "v1")
+    assert list(session.catalog(server.host)) == ["t/d0", "t/d1", "t/d2"]
+    server.on("GET", "/v2/_catalog", times=None, status=404)
+    with pytest.raises(ocikit.Unsupported, match="doesn't let us list") as caught:
+        session.catalog(server.host)
+    assert "ocikit.tags" in caught.value.hint
+
+
+def test_resolve_pins(place, data, session):
+    pushed = session.push(f"{place}:v1", "data")
+    assert session.resolve(f"{place}:v1") == pushed.reference
+    assert session.resolve(pushed.reference) == pushed.reference
+
+
+def test_tag_gives_more_names_and_moves_old_ones(place, data, session, home):
+    first = session.push(f"{place}:v1", "data")
+    assert session.tag(f"{place}:v1", "v2", "v3").digest == first.digest
+    write(home, {"data/a.csv": "other"})
+    second = session.push(f"{place}:v4", "data")
+    session.tag(second.reference, "v3")
+    digests = {t: session.resolve(f"{place}:{t}").digest for t in session.tags(place)}
+    assert digests == {"v1": first.digest, "v2": first.digest, "v3": second.digest, "v4": second.digest}
+
+
+def test_deleting_a_tag_leaves_the_other_tags(place, data, session):
+    pushed = session.push(f"{place}:v1", "data", tags=["v2"])
+    assert session.delete(f"{place}:v1", dry_run=True) == (f"{place}:v1",)
+    assert sorted(session.tags(place)) == ["v1", "v2"]
+    session.delete(f"{place}:v1")
+    assert list(session.tags(place)) == ["v2"]
+    assert session.pull(f"{place}:v2").digest == pushed.digest
+
+
+def test_deleting_a_digest_takes_all_its_tags(place, data, session):
+    pushed = session.push(f"{place}:v1", "data", tags=["v2"])
+    session.delete(f"{place}@{pushed.digest}")
+    assert list(session.tags(place)) == []
+    with pytest.raises(ocikit.NotFound):
+        session.delete(f"{place}@{pushed.digest}")
+
+
+def test_deleting_needs_a_tag_or_a_digest(place, data, session):
+    session.push(f"{place}:v1", "data")
+    with pytest.raises(ocikit.InvalidReference, match="neither tag nor digest"):
+        session.delete(place)
+    assert list(session.tags(place)) == ["v1"]
+
+
+def test_a_registry_that_cant_delete_tags_says_what_can_be_done(art, session, server):
+    server.tag_delete = False
+    with pytest.raises(ocikit.Unsupported, match="can't delete the tag 'v1' alone") as caught:
+        session.delete(f"{server.host}/t/d:v1")
+    assert "by its digest" in caught.value.hint
+    assert ("t/d", "v1") in server.tags
+
+
+# Identity
+
+
+def basic(request):
+    """A registry that lets ada in."""
+    import base64
+
+    from tests.support.fault_server import error
+
+    wanted = "Basic " + base64.b64encode(b"ada:lovelace").decode()
+    if request.headers.get("Authorization") != wanted:
+        return error(401, "UNAUTHORIZED", **{"WWW-Authenticate": 'Basic realm="test"'})
+    return None
+
+
+def test_ping_tells_what_a_registry_says(session, server):
+    assert session.ping(server.host)
+    server.guard = basic
+    answer = session.ping(server.host)
+    assert not answer and answer.reachable and "credentials" in answer.problem
+    assert not session.ping("127.0.0.1:1").reachable
+
+
+def test_login_checks_before_it_keeps(home, session, server, data):
+    server.guard = basic
+    config = Path(os.environ["DOCKER_CONFIG"]) / "config.json"
+    with pytest.raises(ocikit.Unauthorized, match="doesn't let ada in") as caught:
+        session.login(server.host, "ada", "wrong-secret")
+    assert not config.exists() and "wrong-secret" not in str(caught.value)
+    with pytest.raises(ocikit.Unauthorized):
+        session.push(f"{server.host}/t/d:v1", "data")
+    assert session.login(server.host, "ada", "lovelace")
+    assert "lovelace" not in config.read_text() and oct(config.stat().st_mode & 0o777) == "0o600"
+    assert session.push(f"{server.host}/t/d:v1", "data")
+    shown = session.explain(server.host)
+    assert shown.winner.username == "ada" and "lovelace" not in str(shown) + repr(shown) + shown._repr_html_()
+    assert session.logout(server.host) and not session.logout(server.host)
+    assert session.explain(server.host).winner is None
+    assert json.loads(config.read_text()).get("auths", {}) == {}
+
+
+def test_login_to_a_registry_that_is_down_says_so(home, session):
+    with pytest.raises(ocikit.ConnectionFailed, match="could not be checked"):
+        session.login("127.0.0.1:1", "ada", "lovelace")
+    assert not (Path(os.environ["DOCKER_CONFIG"]) / "config.json").exists()
+
+
+def test_credentials_are_passed_and_never_shown(server, home, data):
+    server.guard = basic
+    for given in (
+        ("ada", "lovelace"),
+        {server.host: ("ada", "lovelace")},
+        lambda host, repository: ("ada", "lovelace"),
+    ):
+        with ocikit.Session(credentials=given, progress=False) as session:
+            assert session.push(f"{server.host}/t/d:v1", "data")
+            assert "lovelace" not in repr(session) + session._repr_html_()
+
+
+# One-liners
+
+
+VERBS = ("attach", "catalog", "copy", "delete", "fetch", "inspect", "open", "ping", "pull", "push", "referrers", "resolve",
+         "tag", "tags", "validate")  # fmt: skip
+
+
+@pytest.mark.parametrize("verb", VERBS)
+def test_a_one_liner_has_the_verbs_signature_and_words(verb):
+    call, method = getattr(ocikit, verb), getattr(ocikit.Session, verb)
+    parameters = list(inspect.signature(method).parameters.values())
+    assert list(inspect.signature(call).parameters.values()) == parameters[1:]
+    assert inspect.getdoc(call) == inspect.getdoc(method)
+    assert call.__name__ == call.__qualname__ == verb and call.__module__ == "ocikit"
+
+
+@pytest.mark.parametrize(
+    "fault", [{}, {"change": lambda r, _: Answer(200, {}, b"x" * 999)}, {"cut": 10}, {"gzip": True}]
+)
+def test_the_head_of_a_file_is_asked_for_by_a_range(session, server, home, fault):
+    write(home, {"data/a.csv": "x" * 999})
+    ref = f"{server.host}/t/d:v1"
+    session.push(ref, "data")
+    file = session.inspect(ref)["data/a.csv"]
+    server.requests.clear()
+    server.on("GET", ".*/blobs/.*", **fault)
+    assert file.head(100) == b"x" * 100
+    assert server.requests[0].headers["Range"] == "bytes=0-99"
+    assert file.head(10_000) == b"x" * 999
+    session.pull(ref)
+    server.requests.clear()
+    assert file.head(5) == b"x" * 5
+    assert server.requests == []
+
+
+def test_every_verb_has_a_one_liner():
+    methods = {n for n, f in vars(ocikit.Session).items() if inspect.isfunction(f) and not n.startswith("_")}
+    low_level = {"close", "registry", "repository", "fetch_file", "open_content", "head_content", "content", "ensure"}
+    assert methods - low_level == {*VERBS, "explore", "login", "logout", "explain"}
+
+
+def test_one_liners_work_and_what_they_give_stays_usable(data, server, home):
+    ref = f"{server.host}/t/d:v1"
+    pushed = ocikit.push(ref, "data")
+    assert ocikit.resolve(ref).digest == pushed.digest
+    assert list(ocikit.tags(ref)) == ["v1"]
+    assert pushed.read("data/a.csv") == data["data/a.csv"]
+    art = ocikit.inspect(ref)
+    assert art.config == {} and art.read("data/deep/b.bin") == data["data/deep/b.bin"]
+    with ocikit.open(ref, "data/a.csv") as stream:
+        assert stream.readline() == b"x\n"
+    assert ocikit.fetch(ref, "data/a.csv").read_bytes() == data["data/a.csv"]
+    assert tree(Path(ocikit.pull(ref, "back"))) == data
+    assert ocikit.copy(ref, "oci:store").digest == pushed.digest
+    assert ocikit.attach(ref, "data/a.csv", artifact_type="application/x.report").digest
+    assert len(ocikit.referrers(ref)) == 1
+    assert ocikit.tag(ref, "v2").digest == pushed.digest
+    assert ocikit.delete(ref) == (ref,)
+    assert list(ocikit.catalog(server.host)) == ["t/d"]
+    assert ocikit.ping(server.host)
+    assert ocikit.cache.root == Path(os.environ["OCIKIT_CACHE"])
+
+
+def test_a_long_listing_of_a_one_liner_still_reads_its_pages(server, home):
+    for i in range(150):
+        server.manifest("t/d", b'{"schemaVersion":2}', f"v{i:03}")
+    server.page = 60
+    assert len(ocikit.tags(f"{server.host}/t/d")) == 150
+
+
+def test_a_sessions_summary_is_one_line_for_people(art, session, server, home):
+    line = session.pull(f"{server.host}/t/d:v1", "out").summary
+    assert line.startswith("pulled 3 files, 102.4 kB in ") and line.endswith("-> out")
+    assert session.pull(f"{server.host}/t/d:v1", "out").summary.startswith(
+        "pulled 3 files, 102.4 kB (102.4 kB already there)"
+    )
+
+
+def test_progress_is_told_and_adds_up(art, session, server):
+    class Listener(ocikit.Progress):
+        moved = size = 0
+        ended = None
+
+        def begin(self, title, *, size, count):
+            self.size = size
+
+        def advance(self, descriptor, n):
+            self.moved += n
+
+        def end(self, *, failed=False):
+            self.ended = not failed
+
+    listener = Listener()
+    session.pull(f"{server.host}/t/d:v1", progress=listener)
+    assert listener.ended and listener.moved == sum(len(v) for v in DATA.values())
+
+
+# Real registries
+
+
+def test_a_round_trip_through_a_real_registry(registry, repo, data, session, home):
+    ref = f"{registry.host}/{repo}:v1"
+    pushed = session.push(ref, "data", tags=["v2"], artifact_type="application/vnd.example.set", annotations={"a": "b"})
+    assert sorted(session.tags(ref)) == ["v1", "v2"]
+    session.pull(ref, "back")
+    assert tree(home / "back") == data
+    with session.open(ref, "data/deep/b.bin") as stream:
+        stream.seek(1000)
+        assert stream.read(5) == data["data/deep/b.bin"][1000:1005]
+    attached = session.attach(ref, "data/a.csv", artifact_type="application/vnd.example.report")
+    assert [d.digest for d in session.referrers(ref)] == [attached.digest]
+    copied = session.copy(ref, "oci:store", referrers=True)
+    assert copied.digest == pushed.digest
+    assert session.copy("oci:store:v1", f"{registry.host}/{repo}-copy", referrers=True).digest == pushed.digest
+    assert [d.digest for d in session.referrers(f"{registry.host}/{repo}-copy:v1")] == [attached.digest]
+    with pytest.raises(ocikit.ManifestUnknown, match="no tag 'v9'"):
+        session.pull(f"{registry.host}/{repo}:v9")
+
+
+def test_a_real_registry_with_passwords(htpasswd_registry, repo, data, session, home):
+    ref = f"{htpasswd_registry.host}/{repo}:v1"
+    with pytest.raises(ocikit.Unauthorized) as caught:
+        session.push(ref, "data")
+    assert "login" in caught.value.hint
+    with pytest.raises(ocikit.Unauthorized):
+        session.login(htpasswd_registry.host, "ada", "wrong")
+    session.login(htpasswd_registry.host, htpasswd_registry.user, htpasswd_registry.password)
+    session.push(ref, "data")
+    session.pull(ref, "back")
+    assert tree(home / "back") == data
+
+
+@pytest.mark.parametrize("cls", [ocikit.Session, ocikit.Network, ocikit.Mirror])
+def test_what_a_parameter_means_is_told_where_people_ask(cls):
+    """Shift-Tab shows the docstring of the class, not what stands behind its fields."""
+    told = inspect.getdoc(cls).partition("Args:")[2]
+    assert [name for name in inspect.signature(cls).parameters if f"    {name}: " not in told] == []

@@ -1,0 +1,432 @@
+"""Validating references: every document of the tree, in registries, layouts and archives."""
+
+import hashlib
+import json
+import os
+import pickle
+import shutil
+
+import ocikit
+import pytest
+from ocikit.cli import main
+from ocikit.spec import media_types
+from ocikit.spec.document import DOCUMENT_LIMIT
+
+from tests.support.fixtures import home, moved, server, session, write  # noqa: F401 - fixtures
+
+MANIFEST, INDEX, CONFIG = media_types.OCI_MANIFEST, media_types.OCI_INDEX, media_types.OCI_CONFIG
+LAYER = {"mediaType": media_types.OCI_LAYER, "digest": "sha256:" + "1" * 64, "size": 9}
+ROOTFS = {"type": "layers", "diff_ids": ["sha256:" + "2" * 64]}
+
+
+class Registry:
+    """Documents, right and wrong, pushed as they are: `FaultServer` takes anything."""
+
+    def __init__(self, server):
+        self.server = server
+        self.name = f"{server.host}/t/d"
+
+    def blob(self, value):
+        raw = value if isinstance(value, bytes) else json.dumps(value).encode()
+        return raw, self.server.blob("t/d", raw)
+
+    def manifest(self, value, kind, *tags):
+        raw = value if isinstance(value, bytes) else json.dumps(value).encode()
+        return raw, self.server.manifest("t/d", raw, *tags, media_type=kind)
+
+
+class Folder:
+    """The same in a layout, written by hand."""
+
+    def __init__(self, home):
+        self.path, self.name, self.entries = home / "layout", "oci:layout", []
+        (self.path / "blobs/sha256").mkdir(parents=True)
+        (self.path / "oci-layout").write_text('{"imageLayoutVersion": "1.0.0"}')
+        self.write()
+
+    def write(self):
+        (self.path / "index.json").write_text(json.dumps({"schemaVersion": 2, "manifests": self.entries}))
+
+    def blob(self, value):
+        raw = value if isinstance(value, bytes) else json.dumps(value).encode()
+        digest = hashlib.sha256(raw).hexdigest()
+        (self.path / "blobs/sha256" / digest).write_bytes(raw)
+        return raw, f"sha256:{digest}"
+
+    def manifest(self, value, kind, *tags):
+        raw, digest = self.blob(value)
+        for tag in tags:
+            names = {"annotations": {"org.opencontainers.image.ref.name": tag}}
+            self.entries.append({"mediaType": kind, "digest": digest, "size": len(raw)} | names)
+        self.write()
+        return raw, digest
+
+
+class Archive(Folder):
+    """And packed."""
+
+    def write(self):
+        super().write()
+        archive = shutil.make_archive(str(self.path), "tar", self.path)
+        self.name = f"oci-archive:{os.path.basename(archive)}"
+
+
+@pytest.fixture(params=["registry", "layout", "archive"])
+def place(request, home):
+    if request.param == "registry":
+        return Registry(request.getfixturevalue("server"))
+    return (Folder if request.param == "layout" else Archive)(home)
+
+
+def named(made, kind, **more):
+    raw, digest = made
+    return {"mediaType": kind, "digest": digest, "size": len(raw)} | more
+
+
+def image(place, *tags, config=None, layers=1, kind=MANIFEST, **more):
+    """An image of one layer, whose config may be anything; its descriptor."""
+    config = config or {"architecture": "amd64", "os": "linux", "rootfs": ROOTFS}
+    described = named(place.blob(config), CONFIG)
+    value = {"schemaVersion": 2, "mediaType": kind, "config": described, "layers": [LAYER] * layers} | more
+    return named(place.manifest(value, kind, *tags), kind)
+
+
+def index(place, *children, tag="v1", **more):
+    return place.manifest({"schemaVersion": 2, "mediaType": INDEX, "manifests": list(children)} | more, INDEX, tag)[1]
+
+
+def told(report):
+    return [(str(f.digest), f.path, f.message) for f in report]
+
+
+# What is right
+
+
+def test_an_image_with_its_config_is_all_right(place, session):
+    made = image(place, "v1")
+    report = session.validate(f"{place.name}:v1")
+    assert report and report.ok and not list(report) and len(report) == 0
+    assert [d.media_type for d in report.documents] == [MANIFEST, CONFIG]
+    assert str(report.reference) == f"{place.name}:v1@{made['digest']}"
+    assert report.summary == f"{report.reference}: 2 documents, nothing is wrong"
+
+
+def test_what_the_library_pushes_is_all_right(place, session, home):
+    write(home, {"data/a.csv": "x\n1\n", "data/b.csv": ""})
+    session.push(f"{place.name}:v1", "data", annotations={"a": "b"})
+    session.attach(f"{place.name}:v1", "data/a.csv", artifact_type="application/vnd.example.report", tags=["about"])
+    assert session.validate(f"{place.name}:v1")
+    assert session.validate(f"{place.name}:about")
+
+
+def test_the_one_liner_does_the_same(home):
+    place = Folder(home)
+    image(place, "v1")
+    assert ocikit.validate("oci:layout:v1").ok
+    assert ocikit.validate(ocikit.LayoutReference.parse("oci:layout:v1"), platform="linux/amd64").ok
+
+
+def test_the_config_of_an_artifact_is_not_looked_at(place, session):
+    config = named(place.blob(b"not JSON"), "application/vnd.example.config")
+    place.manifest({"schemaVersion": 2, "config": config, "layers": []}, MANIFEST, "v1")
+    report = session.validate(f"{place.name}:v1")
+    assert report.ok
+    assert len(report.documents) == 1
+
+
+def test_content_of_other_types_in_an_index_is_passed_by(place, session):
+    index(place, named((b"elsewhere", "sha256:" + "3" * 64), "application/vnd.example.thing"), image(place))
+    report = session.validate(f"{place.name}:v1")
+    assert report.ok
+    assert len(report.documents) == 3
+
+
+# What is wrong
+
+
+def test_every_document_of_an_index_is_looked_at_and_every_violation_told(place, session):
+    bad_config = {
+        "architecture": "arm64",
+        "rootfs": {"type": "tar", "diff_ids": ["sha256:" + "2" * 64]},
+        "created": "now",
+    }
+    good = image(place)
+    bad = image(place, config=bad_config, annotations={"org.example.n": 1})
+    inner = named(place.manifest({"schemaVersion": 2, "mediaType": INDEX, "manifests": [bad]}, INDEX), INDEX)
+    root = index(place, good, inner, {"mediaType": "x"}, annotations={"org.example.m": []})
+    report = session.validate(f"{place.name}:v1")
+    assert not report.ok
+    assert not report
+    config = str(report.documents[-1].digest)
+    assert told(report) == [
+        (root, "$.manifests[2].size", "required field missing"),
+        (root, "$.manifests[2].digest", "required field missing"),
+        (root, "$.manifests[2].mediaType", "expected a media type such as \"application/json\", found 'x'"),
+        (root, "$.annotations['org.example.m']", "expected a string, found an array"),
+        (bad["digest"], "$.annotations['org.example.n']", "expected a string, found an integer"),
+        (config, "$.created", "expected a time of RFC 3339 such as \"2015-10-31T22:22:56Z\", found 'now'"),
+        (config, "$.rootfs.type", "expected 'layers', found 'tar'"),
+        (config, "$.os", "required field missing"),
+    ]
+    assert [d.media_type for d in report.documents] == [INDEX, MANIFEST, CONFIG, INDEX, MANIFEST, CONFIG]
+    assert report.summary.endswith("6 documents, 8 violations")
+
+
+def test_what_only_the_parser_refuses_is_told_too(place, session):
+    made = image(place, "v1", manifests=[])
+    assert told(session.validate(f"{place.name}:v1")) == [(made["digest"], "$", "an image manifest with $.manifests")]
+    short = {"mediaType": "a/b", "digest": "sha256:12", "size": 2}
+    digest = place.manifest({"schemaVersion": 2, "config": short, "layers": []}, MANIFEST, "v2")[1]
+    (found,) = session.validate(f"{place.name}:v2")
+    assert (found.digest, found.path) == (digest, "$.config.digest")
+    assert found.message == "'sha256:12' has 2 characters after 'sha256'"
+
+
+@pytest.mark.parametrize(
+    "raw", [b"", b"<html>", b"[]", b"[" * 100_000, b'{"a":1,"a":2}', b'{"manifests":' + b"[" * 500 + b"]" * 500 + b"}"]
+)
+@pytest.mark.parametrize("kind", [MANIFEST, INDEX])
+def test_what_is_no_document_is_told_and_not_raised(place, session, raw, kind):
+    digest = place.manifest(raw, kind, "v1")[1]
+    report = session.validate(f"{place.name}:v1")
+    assert {f.digest for f in report} == {digest}
+    assert report.documents[0].digest == digest
+    child = named((raw, digest), kind)
+    index(place, child, tag="v2")
+    assert {f.digest for f in session.validate(f"{place.name}:v2")} == {digest}
+
+
+def test_a_document_of_another_type_than_its_descriptor_says_is_told(place, session):
+    made = image(place)
+    index(place, made | {"mediaType": media_types.DOCKER_MANIFEST})
+    (found,) = session.validate(f"{place.name}:v1")
+    words = (
+        f"its descriptor {media_types.DOCKER_MANIFEST}"
+        if isinstance(place, Folder)
+        else f"as {MANIFEST}, its descriptor says"
+    )
+    assert words in found.message
+
+
+def test_a_document_of_another_size_than_its_descriptor_says_is_told_where_that_stands(place, session):
+    image(place)
+    made = image(place)
+    root = index(place, made | {"size": made["size"] + 1}, made | {"size": 7})
+    findings = list(session.validate(f"{place.name}:v1"))
+    assert [(f.digest, f.path) for f in findings] == [(root, "$.manifests[0].size"), (root, "$.manifests[1].size")]
+    config = named(place.blob(b"{}"), CONFIG, size=3)
+    digest = place.manifest({"schemaVersion": 2, "config": config, "layers": []}, MANIFEST, "v2")[1]
+    (found,) = session.validate(f"{place.name}:v2")
+    assert (found.digest, found.path) == (digest, "$.config.size")
+
+
+def test_a_document_that_was_damaged_is_told_where_its_digest_stands(session, home):
+    place = Folder(home)
+    made = image(place)
+    path = place.path / "blobs/sha256" / made["digest"][7:]
+    path.write_bytes(path.read_bytes().replace(b"amd64", b"AMD64").replace(b'"size"', b'"Size"'))
+    root = index(place, made)
+    (found,) = session.validate("oci:layout:v1")
+    assert (found.digest, found.path) == (root, "$.manifests[0].digest")
+    place.entries.append(made | {"annotations": {"org.opencontainers.image.ref.name": "root"}})
+    place.write()
+    (found,) = session.validate("oci:layout:root")
+    assert (found.digest, found.path) == (made["digest"], "$")
+    assert found.message.startswith(MANIFEST)
+
+
+def test_a_damaged_blob_of_an_archive_is_told(session, home):
+    place = Folder(home)
+    made = image(place, "v1")
+    (place.path / "blobs/sha256" / made["digest"][7:]).write_bytes(b"{}")
+    shutil.make_archive("store", "tar", place.path)
+    (found,) = session.validate("oci-archive:store.tar:v1")
+    assert found.digest == made["digest"]
+
+
+def test_a_document_that_is_not_there_is_told_and_a_root_that_is_not_raises(place, session):
+    gone = named((b"gone", "sha256:" + hashlib.sha256(b"gone").hexdigest()), MANIFEST)
+    root = index(place, image(place), gone)
+    (found,) = session.validate(f"{place.name}:v1")
+    assert (found.digest, found.path) == (root, "$.manifests[1]")
+    with pytest.raises(ocikit.NotFound):
+        session.validate(f"{place.name}:v2")
+    with pytest.raises(ocikit.NotFound):
+        session.validate(f"{place.name}@{gone['digest']}")
+
+
+def test_layers_and_diff_ids_must_be_as_many(place, session):
+    config = {"architecture": "amd64", "os": "linux", "rootfs": ROOTFS}
+    image(place, "v1", config=config, layers=3)
+    (found,) = session.validate(f"{place.name}:v1")
+    assert found.path == "$.rootfs.diff_ids"
+    assert found.message == "expected one for each layer of the manifest, which has 3, found 1"
+    # The same config in two manifests, and only one of them has as many layers
+    index(place, image(place, config=config), image(place, config=config, layers=2), tag="v2")
+    report = session.validate(f"{place.name}:v2")
+    assert len(report) == 1
+    assert len(report.documents) == 4
+
+
+def test_content_that_is_embedded_must_be_what_its_descriptor_says(place, session):
+    right = {"mediaType": media_types.EMPTY, "digest": str(ocikit.Digest.of(b"{}")), "size": 2, "data": "e30="}
+    manifest = {
+        "schemaVersion": 2,
+        "config": right,
+        "layers": [right, right | {"data": "e3g="}, right | {"data": "e30gIA=="}],
+    }
+    place.manifest(manifest, MANIFEST, "v1")
+    assert [f.path for f in session.validate(f"{place.name}:v1")] == ["$.layers[1].data", "$.layers[2].data"]
+
+
+def test_indexes_in_indexes_end_somewhere(place, session):
+    made = image(place)
+    for _ in range(20):
+        made = named(place.manifest({"schemaVersion": 2, "manifests": [made]}, INDEX), INDEX)
+    index(place, made)
+    (found,) = session.validate(f"{place.name}:v1")
+    assert found.message == "an index in an index …, more than 8 deep"
+
+
+def test_a_document_that_is_named_often_is_read_once(server, session):
+    place = Registry(server)
+    made = image(place)
+    index(place, *[made] * 20)
+    report = session.validate(f"{place.name}:v1")
+    assert report.ok
+    assert len(report.documents) == 3
+    assert moved(server) == ["HEAD manifests", "GET manifests", "GET manifests", "GET blobs"]
+
+
+@pytest.mark.timeout(120)
+def test_a_large_document_ends_in_time(session, home):
+    place = Folder(home)
+    config = {"mediaType": "a/a", "digest": "a:a", "size": 1}
+    raw, _ = place.manifest({"schemaVersion": 2, "config": config, "layers": [config] * 60_000}, MANIFEST, "v1")
+    assert len(raw) < DOCUMENT_LIMIT
+    assert session.validate("oci:layout:v1").ok
+    place.manifest({"schemaVersion": 2, "manifests": [{}] * 500_000}, INDEX, "v2")
+    assert 100 < len(session.validate("oci:layout:v2")) < 110
+    place.manifest(b" " * (DOCUMENT_LIMIT + 1), MANIFEST, "v3")
+    (found,) = session.validate("oci:layout:v3")
+    assert "above the limit" in found.message
+
+
+# Platforms
+
+
+def test_with_a_platform_only_its_manifest_is_looked_at(place, session):
+    arm = {"os": "linux", "architecture": "arm64"}
+    broken = image(place, annotations={"a.b": 1})
+    index(place, image(place) | {"platform": {"os": "linux", "architecture": "amd64"}}, broken | {"platform": arm})
+    assert session.validate(f"{place.name}:v1", platform="linux/amd64").ok
+    report = session.validate(f"{place.name}:v1", platform="linux/arm64")
+    assert [f.digest for f in report] == [broken["digest"]]
+    assert len(report.documents) == 3
+    assert len(session.validate(f"{place.name}:v1").documents) == 4
+    with pytest.raises(ocikit.NoMatchingPlatform, match="linux/amd64, linux/arm64"):
+        session.validate(f"{place.name}:v1", platform="windows/amd64")
+    with pytest.raises(ocikit.InvalidReference):
+        session.validate(f"{place.name}:v1", platform="no/such/thing/here/it/is")
+
+
+# Places
+
+
+@pytest.mark.parametrize("without", [(), ("Docker-Content-Digest",)])
+@pytest.mark.parametrize(
+    "kind", [MANIFEST, "application/json", "text/plain", "application/vnd.docker.distribution.manifest.v1+json"]
+)
+def test_a_registry_whose_headers_say_little_is_no_obstacle(server, session, kind, without):
+    place = Registry(server)
+    server.on(".*", ".*/manifests/.*", without=without, times=None)
+    digest = place.manifest({"schemaVersion": 2, "mediaType": MANIFEST, "layers": 1}, kind, "v1")[1]
+    report = session.validate(f"{place.name}:v1")
+    assert not report.ok
+    assert {f.digest for f in report} == {digest}
+    assert report.documents[0].digest == digest
+
+
+def test_schema_1_of_docker_is_told(server, session):
+    place = Registry(server)
+    kind = "application/vnd.docker.distribution.manifest.v1+prettyjws"
+    place.manifest({"schemaVersion": 1, "name": "t/d", "fsLayers": []}, kind, "v1")
+    (found,) = session.validate(f"{place.name}:v1")
+    assert "Docker schema 1" in found.message
+
+
+def test_a_digest_that_a_layout_has_no_entry_for_is_found_though_it_is_broken(session, home):
+    place = Folder(home)
+    digest = place.manifest({"schemaVersion": 2, "mediaType": MANIFEST, "layers": []}, MANIFEST)[1]
+    (found,) = session.validate(f"oci:layout@{digest}")
+    assert (found.digest, found.path) == (digest, "$.config")
+
+
+@pytest.mark.parametrize("index", ["{", '{"manifests": 7}', '{"manifests": [7]}', '{"manifests": [{"digest": "x"}]}'])
+def test_a_layout_whose_own_index_is_broken_is_told(session, home, index):
+    place = Folder(home)
+    (place.path / "index.json").write_text(index)
+    report = session.validate("oci:layout")
+    assert not report.ok
+    assert {f.digest for f in report} == {None}
+    assert "index.json" in str(list(report)[0])
+
+
+def test_what_is_cached_is_not_asked_for_again_and_offline_is_enough(server, session, home, monkeypatch):
+    place = Registry(server)
+    image(place, "v1")
+    pinned = session.inspect(f"{place.name}:v1")
+    session.cache.push_bytes(pinned.manifest.config, server.blobs["t/d", pinned.manifest.config.digest])
+    server.requests.clear()
+    monkeypatch.setenv("OCIKIT_OFFLINE", "1")
+    assert session.validate(pinned.reference).ok
+    assert moved(server) == []
+    with pytest.raises(ocikit.OfflineError):
+        session.validate(f"{place.name}:v2")
+
+
+def test_a_registry_that_fails_raises_as_ever(server, session):
+    place = Registry(server)
+    index(place, image(place))
+    server.on("GET", ".*/manifests/.*", status=403, times=None)
+    with pytest.raises(ocikit.Denied):
+        session.validate(f"{place.name}:v1")
+
+
+# How it looks
+
+
+def test_a_report_is_shown_in_one_line_in_a_table_and_in_a_pickle(session, home):
+    place = Folder(home)
+    digest = image(place, "v1", annotations={"<b>\x1b[31m": 1})["digest"]
+    report = session.validate("oci:layout:v1")
+    assert repr(report).startswith("Report(reference='oci:layout:v1@sha256:")
+    (found,) = report
+    assert str(found).startswith(f"{digest} $.annotations[")
+    assert str(found).isprintable()
+    assert repr(found).startswith(f"Finding(digest='{digest[:19]}', path=")
+    page = report._repr_html_()
+    assert "<b>" not in page
+    assert digest[:19] in page
+    assert "expected a string, found an integer" in page
+    assert pickle.loads(pickle.dumps(report)) == report
+
+
+def test_the_command_line_prints_a_line_for_each_violation_and_says_so_by_its_status(home, capfd):
+    place = Folder(home)
+    digest = image(place, "bad", annotations={"a.b": 1, "c\x1b[31m.d": 2})["digest"]
+    image(place, "good")
+    assert main(["validate", "oci:layout:good"]) == 0
+    out, err = capfd.readouterr()
+    assert out == ""
+    assert err.endswith("2 documents, nothing is wrong\n")
+    assert main(["validate", "oci:layout:bad", "--platform", "linux/amd64"]) == 1
+    out, err = capfd.readouterr()
+    assert [line.split(": ")[0] for line in out.splitlines()][0] == f"{digest} $.annotations['a.b']"
+    assert len(out.splitlines()) == 2
+    assert "\x1b" not in out
+    assert err.endswith("2 documents, 2 violations\n")
+    assert main(["validate", "oci:layout:none"]) == 1
+    out, err = capfd.readouterr()
+    assert out == ""
+    assert err.startswith("ocikit: ")

@@ -1,0 +1,348 @@
+"""The explorer: every click asks one thing, shows what came, and names the line of code that does the same."""
+
+import hashlib
+import json
+
+import ocikit
+import pytest
+from ocikit import errors
+from ocikit.notebook.column import PAGE, newest_first
+from ocikit.store.cache.cache import Cache
+
+from tests.support.clients import server  # noqa: F401 - fixtures
+from tests.support.fault_server import Answer, error
+from tests.support.small_registry import INDEX, MANIFEST
+
+EMPTY = {
+    "mediaType": "application/vnd.oci.empty.v1+json",
+    "digest": f"sha256:{hashlib.sha256(b'{}').hexdigest()}",
+    "size": 2,
+}
+MARKUP = '"><img src=x onerror=alert(1)>'
+
+
+@pytest.fixture
+def session(tmp_path):
+    with ocikit.Session(
+        credentials=lambda *_: None, cache=Cache(tmp_path / "cache"), progress=False, network=ocikit.Network(retries=0)
+    ) as session:
+        yield session
+
+
+@pytest.fixture
+def explore(session):
+    def exploring(start=""):
+        explorer = session.explore(start)
+        assert explorer.wait()
+        return explorer
+
+    return exploring
+
+
+def put(server, name, files, *tags, **fields):
+    """An artifact of files in the fake registry; gives its digest."""
+    layers = [
+        {
+            "mediaType": "application/octet-stream",
+            "digest": server.blob(name, content),
+            "size": len(content),
+            "annotations": {"org.opencontainers.image.title": title},
+        }
+        for title, content in files.items()
+    ]
+    server.blob(name, b"{}")
+    return server.manifest(
+        name,
+        {
+            "schemaVersion": 2,
+            "mediaType": MANIFEST,
+            "artifactType": "text/x",
+            "config": EMPTY,
+            "layers": layers,
+            **fields,
+        },
+        *tags,
+    )
+
+
+def choose(explorer, select, value):
+    select.value = value
+    assert explorer.wait()
+
+
+def options(select):
+    return [label for label, _ in select.options]
+
+
+def shown(box):
+    return box.layout.display != "none"
+
+
+# -- from a registry to a file
+
+
+def test_a_registry_leads_to_repositories_tags_files_and_bytes(server, explore):
+    put(server, "team/waves", {"a.csv": b"x,y\n1,2\n", "b.txt": b"hello"}, "v1", "v2")
+    put(server, "team/other", {"c": b"c"}, "v1")
+    explorer = explore(server.host)
+    assert options(explorer.repositories.list) == ["team/other", "team/waves"]
+    assert explorer.code.value == f'ocikit.catalog("{server.host}")'
+    choose(explorer, explorer.repositories.list, "team/waves")
+    assert options(explorer.tags.list) == ["v1", "v2"]
+    assert explorer.code.value == f'ocikit.tags("{server.host}/team/waves")'
+    choose(explorer, explorer.tags.list, "v2")
+    assert explorer.code.value == f'ocikit.inspect("{server.host}/team/waves:v2")'
+    assert options(explorer.files) == ["a.csv  (8 B)", "b.txt  (5 B)"]
+    choose(explorer, explorer.files, (1,))
+    assert "hello" in explorer.preview_text.value
+    assert explorer.code.value.startswith("ocikit.open(")
+    choose(explorer, explorer.files, (0, 1))
+    assert eval(explorer.code.value.replace("ocikit.pull", "dict(f=lambda *a, **k: k)['f']")) == {
+        "include": ["a.csv", "b.txt"]
+    }
+
+
+def test_a_tag_that_is_given_is_opened_at_once_with_its_repositorys_tags_beside_it(server, explore):
+    put(server, "a/b", {"f": b"f"}, "v1", "v2")
+    explorer = explore(f"{server.host}/a/b:v2")
+    assert explorer.tags.list.value == "v2"
+    assert options(explorer.files) == ["f  (1 B)"]
+    assert not shown(explorer.repositories.widget)
+
+
+def test_an_index_leads_to_its_manifests(server, explore):
+    inner = put(server, "a/b", {"f": b"f"})
+    index = {
+        "schemaVersion": 2,
+        "mediaType": INDEX,
+        "manifests": [
+            {
+                "mediaType": MANIFEST,
+                "digest": inner,
+                "size": len(server.manifests["a/b", inner][0]),
+                "platform": {"os": "linux", "architecture": "arm64"},
+            }
+        ],
+    }
+    server.manifest("a/b", index, "multi", media_type=INDEX)
+    explorer = explore(f"{server.host}/a/b:multi")
+    assert shown(explorer.manifests_box)
+    assert not shown(explorer.files_box)
+    assert "linux/arm64" in options(explorer.manifests)[1]
+    choose(explorer, explorer.manifests, inner)
+    assert options(explorer.files) == ["f  (1 B)"]
+    assert shown(explorer.manifests_box), "another one may be chosen"
+
+
+def test_what_is_attached_can_be_opened_and_left_again(server, explore):
+    subject = put(server, "a/b", {"f": b"f"}, "v1")
+    descriptor = {"mediaType": MANIFEST, "digest": subject, "size": len(server.manifests["a/b", subject][0])}
+    report = put(server, "a/b", {"report": b"fine"}, subject=descriptor)
+    explorer = explore(f"{server.host}/a/b:v1")
+    assert "text/x" in options(explorer.referrers)[1]
+    choose(explorer, explorer.referrers, report)
+    assert options(explorer.files) == ["report  (4 B)"]
+    explorer.back.click()
+    assert explorer.wait()
+    assert options(explorer.files) == ["f  (1 B)"]
+
+
+def test_a_layout_can_be_explored(server, session, explore, tmp_path):
+    put(server, "a/b", {"f": b"content"}, "v1")
+    session.copy(f"{server.host}/a/b:v1", f"oci:{tmp_path}/layout:v1")
+    explorer = explore(f"oci:{tmp_path}/layout")
+    assert options(explorer.tags.list) == ["v1"]
+    choose(explorer, explorer.tags.list, "v1")
+    choose(explorer, explorer.files, (0,))
+    assert "content" in explorer.preview_text.value
+
+
+# -- many names
+
+
+def test_a_hundred_thousand_tags_cost_one_page_until_they_are_wanted(server, explore):
+    digest = put(server, "a/b", {"f": b"f"})
+    server.tags |= {("a/b", f"v{i:06}"): digest for i in range(100_000)}
+    explorer = explore(f"{server.host}/a/b")
+    assert len(explorer.tags.list.options) == PAGE
+    assert len(server.seen("GET", ".*/tags/list")) == 1
+    explorer.tags.more.click()
+    assert explorer.wait()
+    assert len(explorer.tags.list.options) == 2 * PAGE
+    explorer.tags.filter.value = "99998"
+    assert explorer.wait(120)
+    assert options(explorer.tags.list) == ["v099998"]
+    explorer.tags.filter.value = ""
+    explorer.tags.order.value = "newest first"
+    assert explorer.wait(120)
+    assert options(explorer.tags.list)[:2] == ["v099999", "v099998"]
+
+
+def test_versions_are_sorted_as_people_count():
+    assert sorted(["v1.9", "v1.10", "latest"], key=newest_first, reverse=True) == ["latest", "v1.10", "v1.9"]
+
+
+def enter(field):
+    """Press Enter in a field: what a front end sends then."""
+    field._handle_custom_msg({"event": "submit"}, [])
+
+
+def test_enter_in_a_filter_opens_the_first_that_suits(server, explore):
+    put(server, "team/waves", {"a.csv": b"x,y\n1,2\n", "b.txt": b"hello"}, "v1", "v2")
+    explorer = explore(server.host)
+    explorer.repositories.filter.value = "wav"
+    enter(explorer.repositories.filter)
+    assert explorer.wait()
+    explorer.tags.filter.value = "2"
+    enter(explorer.tags.filter)
+    assert explorer.wait()
+    explorer.filter.value = "b."
+    enter(explorer.filter)
+    assert explorer.wait()
+    assert "hello" in explorer.preview_text.value
+    assert f"{server.host}/team/waves:v2" in explorer.code.value
+
+
+# -- what was clicked last is what counts
+
+
+def test_a_slow_answer_to_an_old_question_changes_nothing(server, explore):
+    put(server, "a/b", {"old": b"old"}, "v1")
+    put(server, "a/b", {"new": b"new"}, "v2")
+    explorer = explore(f"{server.host}/a/b")
+    server.on("HEAD|GET", ".*/manifests/v1", times=None, delay=1.0)
+    explorer.tags.list.value = "v1"
+    explorer.tags.list.value = "v2"
+    assert explorer.wait()
+    assert options(explorer.files) == ["new  (3 B)"]
+
+
+def test_going_through_a_list_with_the_keys_asks_for_the_last_only(server, explore):
+    for i in range(5):
+        put(server, "a/b", {f"f{i}": b"f"}, f"v{i}")
+    explorer = explore(f"{server.host}/a/b")
+    for i in range(5):
+        explorer.tags.list.value = f"v{i}"
+    assert explorer.wait()
+    assert {r.path.rpartition("/")[2] for r in server.seen("HEAD", ".*/manifests/v.")} == {"v4"}
+
+
+# -- problems are shown in place
+
+
+@pytest.mark.parametrize(("start", "words"), [
+    ("https://ghcr.io/a/b", "leave out the scheme"), ("A b", "lower-case"), ("oci:", "names no folder"),
+])  # fmt: skip
+def test_a_mistake_in_the_start_is_the_callers_to_see(session, start, words):
+    with pytest.raises(errors.InvalidReference, match=words):
+        session.explore(start)
+
+
+def test_a_mistake_in_the_address_is_shown(server, explore):
+    explorer = explore()
+    explorer.address.value = "https://x.example/a"
+    assert "leave out the scheme" in explorer.status.value
+
+
+@pytest.mark.parametrize(("fault", "words"), [
+    ({"status": 401, "headers": {"WWW-Authenticate": 'Basic realm="r"'}}, "ocikit.login"),
+    ({"status": 500}, "the registry failed"),
+    ({"drop": "before"}, "no answer"),
+])  # fmt: skip
+def test_problems_of_the_registry_are_shown_where_they_belong(server, explore, fault, words):
+    put(server, "a/b", {"f": b"f"}, "v1")
+    server.on("GET", ".*/tags/list", times=None, **fault)
+    explorer = explore(f"{server.host}/a/b:v1")
+    assert words in explorer.tags.status.value
+    assert options(explorer.files) == ["f  (1 B)"], "the rest goes on"
+
+
+def test_a_catalog_that_is_not_offered_names_the_alternative(server, explore):
+    server.on("GET", "/v2/_catalog", times=None, status=404)
+    assert "list its tags" in explore(server.host).repositories.status.value
+
+
+def test_a_missing_tag_names_the_nearest(server, explore):
+    put(server, "a/b", {"f": b"f"}, "v1")
+    assert "nearest: v1" in explore(f"{server.host}/a/b:v2").status.value
+
+
+# -- downloads
+
+
+def test_chosen_files_are_downloaded_whatever_their_names_are(server, explore, tmp_path):
+    put(server, "a/b", {"a[1]*.txt": b"one", "a1x.txt": b"two", "c": b"three"}, "v1")
+    explorer = explore(f"{server.host}/a/b:v1")
+    explorer.folder.value = str(tmp_path / "out")
+    explorer.files.value = (0,)
+    explorer.download.click()
+    assert explorer.wait()
+    assert [p.name for p in (tmp_path / "out").iterdir() if not p.name.startswith(".")] == ["a[1]*.txt"]
+    assert "pulled 1 file" in explorer.files_status.value
+    assert explorer.bar.bar_style == "success"
+    assert not explorer.download.disabled
+
+
+def test_without_a_choice_everything_is_downloaded(server, explore, tmp_path):
+    put(server, "a/b", {"a": b"one", "b": b"two"}, "v1")
+    explorer = explore(f"{server.host}/a/b:v1")
+    explorer.folder.value = str(tmp_path / "out")
+    explorer.download.click()
+    assert explorer.wait()
+    assert {p.name for p in (tmp_path / "out").iterdir() if not p.name.startswith(".")} == {"a", "b"}
+
+
+def test_a_download_can_be_stopped(server, explore, tmp_path):
+    put(server, "a/b", {"big": bytes(20 << 20)}, "v1")
+    explorer = explore(f"{server.host}/a/b:v1")
+    explorer.folder.value = str(tmp_path / "out")
+    server.on("GET", ".*/blobs/.*", change=lambda *_: explorer.stop.click())
+    explorer.download.click()
+    assert explorer.wait()
+    assert "stopped" in explorer.files_status.value
+    assert not (tmp_path / "out" / "big").exists()
+
+
+def test_a_failed_download_says_why(server, explore, tmp_path):
+    put(server, "a/b", {"f": b"f"}, "v1")
+    explorer = explore(f"{server.host}/a/b:v1")
+    explorer.folder.value = str(tmp_path / "out")
+    server.on("GET", ".*/blobs/.*", times=None, status=500)
+    explorer.download.click()
+    assert explorer.wait()
+    assert "the registry failed" in explorer.files_status.value
+    assert explorer.bar.bar_style == "danger"
+
+
+# -- hostile content
+
+
+def test_nothing_of_a_registry_gets_out_raw(server, explore):
+    bad = MARKUP + "\x1b[31m\u202e"
+    put(server, "a/b", {"f": bad.encode()}, "v1", annotations={bad: bad}, artifactType=bad)
+    server.on("GET", ".*/tags/list", times=None, change=lambda *_: Answer(500, {}, bad.encode()))
+    explorer = explore(f"{server.host}/a/b:v1")
+    choose(explorer, explorer.files, (0,))
+    pages = [explorer.card, explorer.status, explorer.tags.status, explorer.preview_text, explorer.files_status]
+    html = "".join(page.value for page in pages)
+    assert "&lt;img src=x" in html
+    assert "<img src=x" not in html
+    assert not set(html + "".join(options(explorer.files))) & set("\x1b\u202e")
+
+
+def test_a_saved_notebook_shows_what_was_shown_last(server, explore):
+    put(server, "a/b", {"f": b"f"}, "v1")
+    explorer = explore(f"{server.host}/a/b:v1")
+    data = explorer._repr_mimebundle_()
+    assert "application/vnd.jupyter.widget-view+json" in data
+    assert server.host in data["text/html"]
+    assert "ocikit.inspect" in data["text/plain"]
+    json.dumps(data)
+
+
+def test_a_registry_that_refuses_its_referrers_is_explored_all_the_same(server, explore):
+    put(server, "a/b", {"f": b"f"}, "v1")
+    server.on("GET", ".*/referrers/.*", times=None, change=lambda *_: error(500, "UNKNOWN"))
+    explorer = explore(f"{server.host}/a/b:v1")
+    assert options(explorer.files) == ["f  (1 B)"]
+    assert not shown(explorer.referrers_box)

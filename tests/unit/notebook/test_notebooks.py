@@ -1,0 +1,85 @@
+"""Every notebook runs from top to bottom, and what is saved of it may be shown to anyone."""
+
+import copy
+import re
+
+import nbformat
+import pytest
+
+from tests.tools import notebooks
+
+PATHS = sorted(notebooks.FOLDER.glob("*.ipynb"))
+
+#: Folders of machines, tokens, and colours meant for a terminal.
+PRIVATE = re.compile(r"/tmp/|/home/|/root/|/Users/|/work/|[A-Za-z]:\\\\|eyJ[\w-]+\.[\w-]+\.|Bearer |Basic |\x1b\[")
+
+
+def read(path):
+    return nbformat.read(path, as_version=4)
+
+
+def outputs(cell):
+    """The texts of a cell's outputs, by their types."""
+    for output in cell.get("outputs", ()):
+        if output.output_type == "stream":
+            yield output.name, output.text
+        elif output.output_type == "error":
+            yield "error", "\n".join(output.traceback)
+        else:
+            yield from sorted(output.data.items())
+
+
+#: What differs from run to run and from one library's version to the next: times, ports, digests of what was compressed.
+VARIES = {r"\bin \d+\.\d+ s\b": "in … s", r"127\.0\.0\.1:\d+": "127.0.0.1:…", r"sha256:[0-9a-f]{12,64}": "sha256:…"}
+
+
+def words(cell):
+    """The texts without what varies; how cards look is theirs to change."""
+    found = []
+    for kind, text in outputs(cell):
+        for pattern, dots in VARIES.items():
+            text = re.sub(pattern, dots, text)
+        found += [(kind, text)] if kind != "text/html" else []
+    return found
+
+
+def test_there_are_notebooks():
+    assert PATHS
+
+
+@pytest.mark.parametrize("path", PATHS, ids=lambda path: path.name)
+def test_a_notebook_runs_from_top_to_bottom(path, tmp_path, monkeypatch):
+    monkeypatch.delenv("OCIKIT_REGISTRY", raising=False)
+    saved = read(path)
+    ran = notebooks.run(copy.deepcopy(saved), tmp_path)
+    for before, after in zip(saved.cells, ran.cells, strict=True):
+        for kind, text in outputs(after):
+            assert kind not in {"error", "stderr"}, text
+            assert kind != "application/vnd.jupyter.widget-view+json"
+        # What is saved is what comes out: who reads it sees what they will get. `python -m tests.tools.notebooks` saves it anew
+        assert words(before) == words(after), before.source
+
+
+@pytest.mark.parametrize("path", PATHS, ids=lambda path: path.name)
+def test_a_saved_notebook_is_fit_to_be_shown(path):
+    notebook = read(path)
+    nbformat.validate(notebook)
+    assert path.stat().st_size < 200_000
+    assert notebook.cells[0].cell_type == "markdown"
+    assert "At the end of this page you will" in notebook.cells[0].source
+    code = [cell for cell in notebook.cells if cell.cell_type == "code"]
+    assert [cell.execution_count for cell in code] == list(range(1, len(code) + 1))
+    for cell in notebook.cells:
+        assert not PRIVATE.search(cell.source), cell.source
+        for kind, text in outputs(cell):
+            assert kind not in {"error", "stderr"}
+            assert not PRIVATE.search(text), text
+
+
+@pytest.mark.interop
+@pytest.mark.parametrize("path", [p for p in PATHS if "OCIKIT_REGISTRY" in p.read_text()], ids=lambda path: path.name)
+def test_a_notebook_runs_against_a_registry(path, registry, tmp_path, monkeypatch):
+    monkeypatch.setenv("OCIKIT_REGISTRY", registry.host)
+    for cell in notebooks.run(read(path), tmp_path).cells:
+        for kind, text in outputs(cell):
+            assert kind not in {"error", "stderr"}, text

@@ -1,0 +1,826 @@
+"""Who may do what: challenges answered, tokens fetched as seldom as possible, and never shown to anyone else."""
+
+import base64
+import contextlib
+import io
+import json
+import logging
+import threading
+import time
+
+import pytest
+from ocikit import errors
+from ocikit.remote.auth.keychain import Credentials, Keychain
+from ocikit.remote.auth.tokens import TokenCache
+from ocikit.remote.config.network import Network
+from ocikit.remote.http.transport import Transport
+from ocikit.remote.repository import Registry
+from ocikit.spec.challenge import Scope
+from ocikit.spec.descriptor import Descriptor
+from ocikit.spec.digest import Digest
+from ocikit.store.memory import MemoryStore
+from ocikit.transfer.plan import copy, each
+
+from tests.support.clients import connect, open_repository, other, repository, server  # noqa: F401 - fixtures
+from tests.support.fault_server import Answer, FaultServer, certificate, error
+from tests.support.token_server import TokenServer
+
+SECRET = "hunter2-correct-horse"
+ADA = ("ada", SECRET)
+BASIC = "Basic " + base64.b64encode(f"ada:{SECRET}".encode()).decode()
+ACTIONS = {"GET": {"pull"}, "HEAD": {"pull"}, "DELETE": {"delete"}}
+
+
+@pytest.fixture
+def tokens():
+    """A token server: ada may do everything, nobody may pull public/*."""
+    with TokenServer(users={"ada": SECRET}, anonymous={"public/*": {"pull"}}) as running:
+        yield running
+
+
+def protect(server, tokens, *, challenge_scope=True, headers=None):
+    """Let the registry want tokens, as distribution does; each refused request is told what it needs."""
+
+    def guard(request):
+        scopes = []
+        name = request.path.removeprefix("/v2/")
+        for kind in ("/blobs/", "/manifests/", "/tags/", "/referrers/"):
+            if kind in name:
+                wanted = ACTIONS.get(request.method, {"pull", "push"})
+                if kind == "/blobs/" and "/uploads/" in name:
+                    wanted = {"pull", "push"}
+                scopes = [Scope.repository(name.partition(kind)[0], *wanted)]
+                if "from" in request.query:
+                    scopes.append(Scope.repository(request.query["from"][0], "pull"))
+                break
+        _, _, token = request.headers.get("Authorization", "").partition(" ")
+        error = ""
+        if token:
+            try:
+                access = tokens.claims(token)["access"]
+            except Exception:
+                error = ',error="invalid_token"'
+            else:
+                had = [Scope(resource_type=a["type"], name=a["name"], actions=a["actions"]) for a in access]
+                if all(any(h.covers(s) for h in had) for s in scopes):
+                    return None
+                error = ',error="insufficient_scope"'
+        asked = map(str, scopes) if challenge_scope else ()
+        return Answer(401, {"WWW-Authenticate": tokens.challenge(*asked) + error} | (headers or {}))
+
+    server.guard = guard
+
+
+def authorizations(server):
+    return [r.headers.get("Authorization", "").partition(" ")[0] for r in server.requests]
+
+
+# -- challenges
+
+
+def test_of_several_challenges_bearer_is_answered(server, tokens, open_repository):
+    server.manifest("a/b", {"x": 1}, "v1")
+    protect(server, tokens)
+    inner = server.guard
+
+    def guard(request):
+        answer = inner(request)
+        if answer:
+            answer.headers["WWW-Authenticate"] = ['Basic realm="r"', f"Negotiate, {answer.headers['WWW-Authenticate']}"]
+        return answer
+
+    server.guard = guard
+    open_repository(server, credentials=ADA).get_manifest("v1")
+    assert authorizations(server) == ["", "Bearer"]
+
+
+def test_basic_is_answered_and_sent_at_once_from_then_on(server, open_repository):
+    server.manifest("a/b", {"x": 1}, "v1")
+    server.guard = lambda r: None if r.headers.get("Authorization") == BASIC else Answer(401, {"WWW-Authenticate": 'basic realm="x"'})  # fmt: skip
+    repository = open_repository(server, credentials=ADA)
+    repository.get_manifest("v1"), repository.get_manifest("v1")
+    assert [r.headers.get("Authorization") for r in server.requests] == [None, BASIC, BASIC]
+
+
+@pytest.mark.parametrize("value", ["", "Negotiate", "Digest realm=x", "garbage \x7f,,", 'Basic realm="r"'])
+def test_a_401_that_cannot_be_answered_is_an_error_with_advice(server, open_repository, value):
+    server.on("GET", ".*", status=401, headers={"WWW-Authenticate": value} if value else {}, times=None)
+    with pytest.raises(errors.Unauthorized) as caught:
+        open_repository(server).get_manifest("v1")
+    assert "login" in caught.value.hint
+    assert len(server.requests) == 1
+
+
+def test_a_wrong_password_is_tried_once_and_named(server, open_repository):
+    server.on("GET", ".*", status=401, headers={"WWW-Authenticate": "Basic realm=r"}, times=None)
+    with pytest.raises(errors.Unauthorized, match="credentials of 'ada' were rejected") as caught:
+        open_repository(server, credentials=ADA).get_manifest("v1")
+    assert SECRET not in str(caught.value)
+    assert len(server.requests) == 2
+
+
+def test_a_registry_token_is_sent_as_it_is(server, open_repository):
+    server.manifest("a/b", {"x": 1}, "v1")
+    server.guard = lambda r: None if r.headers.get("Authorization") == "Bearer tok" else Answer(401, {"WWW-Authenticate": 'Bearer realm="http://127.0.0.1:1/t"'})  # fmt: skip
+    open_repository(server, credentials=Credentials(registry_token="tok")).get_manifest("v1")
+    assert [r.headers.get("Authorization") for r in server.requests] == [None, "Bearer tok"]
+
+
+def test_a_ping_works_where_the_challenge_has_no_scope(server, tokens, connect):
+    """Docker Hub's answer to /v2/ names no scope."""
+    protect(server, tokens)
+    ping = Registry(connect(server)).ping()
+    assert ping.reachable and ping.authenticated
+    assert ping.version == "registry/2.0"
+    (request,) = tokens.requests
+    assert request.scopes == () and request.user is None
+
+
+def test_a_challenge_without_scope_is_answered_with_what_the_request_needs(server, tokens, open_repository):
+    server.manifest("public/a", {"x": 1}, "v1")
+    protect(server, tokens, challenge_scope=False)
+    open_repository(server, "public/a").get_manifest("v1")
+    assert [r.scopes for r in tokens.requests] == [("repository:public/a:pull",)]
+
+
+def test_the_question_to_the_token_server_is_encoded(server, tokens, open_repository):
+    server.manifest("public/a", {"x": 1}, "v1")
+    tokens.service = "registry & token/?=é"
+    protect(server, tokens)
+    open_repository(server, "public/a").get_manifest("v1")
+    assert tokens.requests[0].service == "registry & token/?=é"
+    assert " " not in tokens.requests[0].path and tokens.requests[0].path.isascii()
+
+
+def test_a_realm_with_a_query_keeps_it(server, tokens, open_repository):
+    server.manifest("public/a", {"x": 1}, "v1")
+    protect(server, tokens)
+    inner = server.guard
+
+    def guard(request):
+        answer = inner(request)
+        if answer:
+            answer.headers["WWW-Authenticate"] = answer.headers["WWW-Authenticate"].replace("/token", "/token?tenant=7")
+        return answer
+
+    server.guard = guard
+    open_repository(server, "public/a").get_manifest("v1")
+    assert tokens.requests[0].parameters["tenant"] == ("7",)
+    assert tokens.requests[0].scopes == ("repository:public/a:pull",)
+
+
+@pytest.mark.parametrize("field", ["only_access_token", "only_token"])
+def test_a_token_may_be_called_token_or_access_token(server, tokens, open_repository, field):
+    """ACR sends only access_token."""
+    setattr(tokens, field, True)
+    server.manifest("public/a", {"x": 1}, "v1")
+    protect(server, tokens)
+    open_repository(server, "public/a").get_manifest("v1")
+
+
+# -- tokens are kept
+
+
+def test_one_token_serves_all_requests_of_a_repository(server, tokens, open_repository):
+    server.manifest("public/a", {"x": 1}, "v1")
+    protect(server, tokens)
+    repository = open_repository(server, "public/a")
+    for _ in range(5):
+        repository.get_manifest("v1")
+    assert len(tokens.requests) == 1
+    assert authorizations(server) == ["", *["Bearer"] * 5]
+
+
+def test_a_token_near_its_end_is_renewed_before_it_is_sent(server, tokens, connect):
+    server.manifest("public/a", {"x": 1}, "v1")
+    protect(server, tokens)
+    now = [time.time()]
+    cache = TokenCache(clock=lambda: now[0])
+    transport = Transport(server.host, keychain=Keychain({}, environ={}), tokens=cache, network=Network())
+    try:
+        repository = Registry(transport).repository("public/a")
+        repository.get_manifest("v1")
+        now[0] += 280  # of 300 seconds
+        repository.get_manifest("v1")
+        assert len(tokens.requests) == 1
+        now[0] += 15
+        repository.get_manifest("v1")
+    finally:
+        transport.close()
+    assert len(tokens.requests) == 2
+    assert authorizations(server) == ["", "Bearer", "Bearer", "Bearer"], "no 401 in between"
+
+
+def test_a_token_that_ends_early_is_renewed_once_on_401(server, tokens, open_repository):
+    server.manifest("public/a", {"x": 1}, "v1")
+    protect(server, tokens)
+    repository = open_repository(server, "public/a")
+    tokens.lifetime = -100
+    with pytest.raises(errors.Unauthorized):
+        repository.get_manifest("v1")
+    assert len(tokens.requests) == 1, "a fresh token that is refused is no reason for another"
+    tokens.lifetime = None
+    repository.get_manifest("v1")
+    assert len(tokens.requests) == 2
+
+
+def test_a_revoked_token_is_replaced(server, tokens, open_repository):
+    server.manifest("public/a", {"x": 1}, "v1")
+    protect(server, tokens)
+    repository = open_repository(server, "public/a")
+    repository.get_manifest("v1")
+    revoked = server.requests[-1].headers["Authorization"]
+    server.on("GET", ".*", when=lambda r: r.headers.get("Authorization") == revoked, times=None, status=401,
+              headers={"WWW-Authenticate": tokens.challenge("repository:public/a:pull") + ',error="invalid_token"'})  # fmt: skip
+    repository.get_manifest("v1")
+    assert len(tokens.requests) == 2
+
+
+def test_a_token_that_expires_in_the_middle_of_a_push_is_renewed_and_the_body_sent_again(
+    server, tokens, open_repository
+):
+    """GitLab, docker_auth: moby#33558."""
+    protect(server, tokens)
+    content = bytes(range(256)) * 4096
+    blob = Descriptor.of(content, "application/octet-stream")
+    repository = open_repository(server, push=True, credentials=ADA)
+    server.on("PUT", ".*", status=401, headers={"WWW-Authenticate": tokens.challenge("repository:a/b:pull,push")})
+    repository.push_bytes(blob, content)
+    assert server.blobs["a/b", blob.digest] == content
+    assert len(server.seen("POST")) == 2, "one that was asked who sent it, and one that was let in"
+    assert [len(r.body) for r in server.seen("PUT")] == [len(content)] * 2
+    assert len(tokens.requests) == 2
+
+
+@pytest.mark.parametrize("seekable", [True, False])
+def test_a_token_that_expires_between_two_chunks_is_renewed(server, tokens, open_repository, seekable):
+    protect(server, tokens)
+    content = bytes(range(256)) * 4096
+    blob = Descriptor.of(content, "application/octet-stream")
+    expired = {"WWW-Authenticate": tokens.challenge("repository:a/b:pull,push") + ',error="invalid_token"'}
+    server.on(
+        "PATCH", ".*", status=401, headers=expired, when=lambda r: r.headers["Content-Range"].startswith("524288-")
+    )
+    stream = io.BytesIO(content)
+    stream.seekable = lambda: seekable
+    open_repository(server, push=True, credentials=ADA).push(blob, stream, chunk_size=1 << 19)
+    assert server.blobs["a/b", blob.digest] == content
+    assert [r.headers["Content-Range"] for r in server.seen("PATCH")] == ["0-524287"] + ["524288-1048575"] * 2
+    assert len(tokens.requests) == 2 and server.uploads == {}
+
+
+def test_a_registry_that_hangs_up_on_an_expired_token_gets_the_body_with_a_new_one(server, tokens, open_repository):
+    """It answers before it has read the body, and its reset may overtake the answer."""
+    protect(server, tokens)
+    inner, expired = server.guard, []
+
+    def guard(request):
+        if request.headers.get("Authorization") in expired:
+            challenge = tokens.challenge("repository:a/b:pull,push") + ',error="invalid_token"'
+            return Answer(401, {"WWW-Authenticate": challenge})
+        return inner(request)
+
+    def expire(request):
+        return request.method == "PUT" and not expired and not expired.append(request.headers["Authorization"])
+
+    server.guard = guard
+    server.on("PUT", ".*", cut_request=1 << 16, reset=True, when=expire)
+    content = bytes(range(256)) * 65536
+    blob = Descriptor.of(content, "application/octet-stream")
+    open_repository(server, push=True, credentials=ADA).push_bytes(blob, content)
+    assert server.blobs["a/b", blob.digest] == content
+    assert len(tokens.requests) == 2 and server.uploads == {}
+
+
+def test_content_that_can_be_read_once_is_not_called_a_wrong_login_when_its_token_expires(
+    server, tokens, open_repository
+):
+    protect(server, tokens)
+    content = bytes(range(256)) * 4096
+    expired = {"WWW-Authenticate": tokens.challenge("repository:a/b:pull,push") + ',error="invalid_token"'}
+    server.on("PUT", ".*", status=401, headers=expired)
+    stream = io.BytesIO(content)
+    stream.seekable = lambda: False
+    repository = open_repository(server, push=True, credentials=ADA)
+    with pytest.raises(errors.Unauthorized) as caught:
+        repository.push(Descriptor.of(content, "application/octet-stream"), stream)
+    assert "only once" in caught.value.hint and "rejected" not in str(caught.value)
+    assert server.uploads == {}
+
+
+def test_insufficient_scope_asks_once_more_with_all_scopes(server, tokens, open_repository):
+    server.manifest("a/b", {"x": 1}, "v1")
+    protect(server, tokens)
+    open_repository(server, credentials=ADA).get_manifest("v1")
+    # A pull from a registry that wants more than the method tells
+    server.on("GET", ".*", when=lambda r: "Authorization" in r.headers, status=401, times=1, headers={
+        "WWW-Authenticate": tokens.challenge("repository:a/b:pull", "repository:extra/c:pull") + ',error="insufficient_scope"'})  # fmt: skip
+    open_repository(server, credentials=ADA).get_manifest("v1")
+    assert tokens.requests[-1].scopes == ("repository:a/b:pull", "repository:extra/c:pull")
+    assert len(tokens.requests) == 3
+
+
+def test_insufficient_scope_forever_does_not_loop(server, tokens, open_repository):
+    server.on("GET", ".*", status=401, times=None, headers={
+        "WWW-Authenticate": tokens.challenge("repository:never/enough:*") + ',error="insufficient_scope"'})  # fmt: skip
+    with pytest.raises(errors.Unauthorized):
+        open_repository(server, credentials=ADA).get_manifest("v1")
+    assert len(server.requests) <= 3
+    assert len(tokens.requests) <= 2
+
+
+def test_a_challenge_that_wants_ever_more_does_not_loop(server, tokens, open_repository):
+    count = iter(range(100))
+    server.on("GET", ".*", status=401, times=None, change=lambda r, a: Answer(401, {
+        "WWW-Authenticate": tokens.challenge(f"repository:more/n{next(count)}:pull") + ',error="insufficient_scope"'}))  # fmt: skip
+    with pytest.raises(errors.Unauthorized):
+        open_repository(server, credentials=ADA).get_manifest("v1")
+    assert len(server.requests) <= 4
+
+
+def test_many_threads_fetch_one_token(server, tokens, open_repository):
+    server.manifest("public/a", {"x": 1}, "v1")
+    protect(server, tokens)
+    repository = open_repository(server, "public/a", connections=8)
+    barrier, done = threading.Barrier(8), []
+
+    def work():
+        barrier.wait()
+        done.append(repository.get_manifest("v1")[0])
+
+    threads = [threading.Thread(target=work) for _ in range(8)]
+    [t.start() for t in threads]
+    [t.join() for t in threads]
+    assert len(done) == 8
+    assert len(tokens.requests) == 1
+
+
+def test_tokens_are_shared_between_repositories_of_a_session_but_not_between_scopes(server, tokens, connect):
+    for name in ("public/a", "public/b"):
+        server.manifest(name, {"x": 1}, "v1")
+    protect(server, tokens)
+    registry = Registry(connect(server))
+    for name in ("public/a", "public/b", "public/a", "public/b"):
+        registry.repository(name).get_manifest("v1")
+    assert [r.scopes for r in tokens.requests] == [("repository:public/a:pull",), ("repository:public/b:pull",)]
+
+
+def test_a_token_server_that_fails_for_a_moment_is_asked_again(server, tokens, open_repository):
+    server.manifest("public/a", {"x": 1}, "v1")
+    protect(server, tokens)
+    tokens.outage = 2
+    open_repository(server, "public/a").get_manifest("v1")
+    assert [r.status for r in tokens.requests] == [503, 503, 200]
+
+
+def test_a_token_server_that_is_down_is_named(server, tokens, open_repository):
+    server.on("GET", ".*", status=401, headers={"WWW-Authenticate": 'Bearer realm="http://localhost:9/token"'}, times=None)  # fmt: skip
+    with pytest.raises(errors.ConnectionFailed, match="localhost:9") as caught:
+        open_repository(server, retries=0).get_manifest("v1")
+    assert "token" in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "body", [b"<html>sign in</html>", b"{}", b'{"token": ""}', b'{"token": "a\\r\\nX: y"}', b"[]", b"x" * 2_000_000]
+)
+def test_a_token_server_that_talks_nonsense_is_an_error(server, other, open_repository, body):
+    server.on("GET", ".*", status=401, headers={"WWW-Authenticate": f'Bearer realm="{other.url}/token"'}, times=None)
+    other.on("GET", "/token", status=200, body=body)
+    with pytest.raises(errors.RegistryError):
+        open_repository(server).get_manifest("v1")
+    assert len(server.requests) == 1
+
+
+# -- identity tokens
+
+
+def test_an_identity_token_is_exchanged_by_post(server, tokens, open_repository):
+    server.manifest("a/b", {"x": 1}, "v1")
+    tokens.refresh_tokens["refresh-1"] = "ada"
+    protect(server, tokens)
+    open_repository(server, credentials=Credentials(username="<token>", identity_token="refresh-1")).get_manifest("v1")
+    (request,) = tokens.requests
+    assert (request.method, request.grant, request.service) == ("POST", "refresh_token", tokens.service)
+    assert request.parameters["refresh_token"] == ("refresh-1",)
+    assert request.parameters["client_id"] == ("ocikit",)
+    assert request.scopes == ("repository:a/b:pull",)
+    assert "Authorization" not in request.headers
+    assert "refresh-1" not in request.path
+
+
+def test_a_server_without_oauth_is_asked_with_the_password_by_get(server, tokens, open_repository):
+    server.manifest("a/b", {"x": 1}, "v1")
+    tokens.post = False
+    protect(server, tokens)
+    both = Credentials(username="ada", password=SECRET, identity_token="refresh-1")
+    open_repository(server, credentials=both).get_manifest("v1")
+    assert [(r.method, r.status) for r in tokens.requests] == [("POST", 404), ("GET", 200)]
+    assert tokens.requests[1].user == "ada"
+
+
+def test_an_identity_token_is_never_sent_as_a_password(server, tokens, open_repository):
+    server.manifest("public/a", {"x": 1}, "v1")
+    tokens.post = False
+    protect(server, tokens)
+    open_repository(
+        server, "public/a", credentials=Credentials(username="<token>", identity_token=SECRET)
+    ).get_manifest("v1")
+    assert [(r.method, r.user) for r in tokens.requests] == [("POST", None), ("GET", None)]
+
+
+def test_a_rotated_refresh_token_is_kept_for_the_next_time(server, tokens, connect):
+    for name in ("a/b", "a/c"):
+        server.manifest(name, {"x": 1}, "v1")
+    tokens.refresh_tokens["refresh-1"] = "ada"
+    tokens.rotate = True
+    protect(server, tokens)
+    registry = Registry(connect(server, credentials=Credentials(identity_token="refresh-1")))
+    for name in ("a/b", "a/c"):
+        registry.repository(name).get_manifest("v1")
+    sent = [r.parameters["refresh_token"][0] for r in tokens.requests]
+    assert sent[0] == "refresh-1" and sent[1] != "refresh-1"
+    assert [r.status for r in tokens.requests] == [200, 200]
+
+
+def test_threads_with_a_rotating_refresh_token_take_turns(server, tokens, connect):
+    names = [f"a/n{n}" for n in range(6)]
+    for name in names:
+        server.manifest(name, {"x": 1}, "v1")
+    tokens.refresh_tokens["refresh-1"] = "ada"
+    tokens.rotate = True
+    protect(server, tokens)
+    registry = Registry(connect(server, credentials=Credentials(identity_token="refresh-1"), connections=8))
+    failures = []
+
+    def work(name):
+        try:
+            registry.repository(name).get_manifest("v1")
+        except errors.OcikitError as error:
+            failures.append(error)
+
+    threads = [threading.Thread(target=work, args=(name,)) for name in names]
+    [t.start() for t in threads]
+    [t.join() for t in threads]
+    assert failures == []
+    assert len({r.parameters["refresh_token"] for r in tokens.requests}) == 6
+
+
+# -- pushes and mounts
+
+
+def artifact(store, name="v1"):
+    config = b"{}"
+    layers = [b"one" * 1000, b"two" * 1000]
+    described = [Descriptor.of(c, "application/vnd.oci.image.layer.v1.tar") for c in layers]
+    blob = Descriptor.of(config, "application/vnd.oci.empty.v1+json")
+    for d, c in zip([blob, *described], [config, *layers], strict=True):
+        store.push_bytes(d, c)
+    raw = json.dumps({
+        "schemaVersion": 2, "mediaType": "application/vnd.oci.image.manifest.v1+json", "artifactType": "x/y",
+        "config": {"mediaType": blob.media_type, "digest": blob.digest, "size": blob.size},
+        "layers": [{"mediaType": d.media_type, "digest": d.digest, "size": d.size} for d in described],
+    }).encode()  # fmt: skip
+    manifest = Descriptor.of(raw, "application/vnd.oci.image.manifest.v1+json")
+    store.push_bytes(manifest, raw, tag=name)
+    return manifest
+
+
+def test_a_whole_push_takes_one_token_request_for_pull_and_push_at_once(server, tokens, open_repository):
+    """oras#1802, #1599."""
+    protect(server, tokens)
+    store = MemoryStore()
+    artifact(store)
+    copy(store, "v1", open_repository(server, push=True, credentials=ADA, connections=8), tags=["v1"], workers=8)
+    assert [r.scopes for r in tokens.requests] == [("repository:a/b:pull,push",)]
+    assert ("a/b", "v1") in server.tags
+
+
+def test_a_mount_asks_for_its_source_too(server, tokens, open_repository):
+    content = b"mounted"
+    blob = Descriptor.of(content, "application/octet-stream")
+    server.blob("src/a", content)
+    protect(server, tokens)
+    target = open_repository(server, push=True, credentials=ADA)
+    assert target.mount_blob(blob.digest, "src/a") is None
+    assert server.blobs["a/b", blob.digest] == content
+    assert tokens.requests[-1].scopes == ("repository:a/b:pull,push", "repository:src/a:pull")
+
+
+@pytest.mark.parametrize("status", [400, 401, 403])
+def test_a_mount_scope_that_the_token_server_refuses_is_dropped_and_the_blob_uploaded(
+    server, tokens, open_repository, connect, status
+):
+    """Docker Hub fails the whole exchange: ggcr#1679. Harbor: harbor#17097."""
+    content = [b"one", b"two"]
+    blobs = [Descriptor.of(c, "application/octet-stream") for c in content]
+    [server.blob("src/private", c) for c in content]
+    tokens.refuse_scopes = {"repository:src/private:pull"}
+    tokens.refuse_status = status
+    protect(server, tokens)
+    registry = Registry(connect(server, credentials=ADA))
+    target, source = registry.repository("a/b", push=True), registry.repository("src/private")
+    for blob, c in zip(blobs, content, strict=True):
+        assert target.mount(blob, source) is False
+        target.push_bytes(blob, c)
+        assert server.blobs["a/b", blob.digest] == c
+    refused = [r for r in tokens.requests if r.status == status]
+    assert len(refused) == 1, "what was refused once is not asked for again with every blob"
+    assert len(tokens.requests) == 2
+
+
+def test_a_token_without_the_dropped_scope_is_not_taken_for_one_with_it(server, tokens, connect):
+    content = b"content"
+    blob = Descriptor.of(content, "application/octet-stream")
+    server.blob("src/private", content)
+    tokens.refuse_scopes = {"repository:src/private:pull"}
+    protect(server, tokens)
+    registry = Registry(connect(server, credentials=ADA))
+    registry.repository("a/b", push=True).mount(blob, registry.repository("src/private"))
+    tokens.refuse_scopes = set()
+    assert registry.repository("src/private").open(blob).read() == content
+    assert tokens.requests[-1].scopes == ("repository:src/private:pull",)
+
+
+# -- stale credentials
+
+
+@pytest.mark.parametrize("status", [401, 403])
+def test_stale_credentials_do_not_hide_what_anyone_may_read(server, other, tokens, open_repository, caplog, status):
+    """GHCR answers 403 to an expired token even for a public image: oras#1161."""
+    server.manifest("public/a", {"x": 1}, "v1")
+    token = tokens.sign(None, ["repository:public/a:pull"])
+    other.on("GET", "/token", status=200, body=json.dumps({"token": token}).encode(), times=None)
+    other.on("GET", "/token", when=lambda r: "Authorization" in r.headers, status=status, times=None)
+    tokens_of_other = f'Bearer realm="{other.url}/token",service="s",scope="repository:public/a:pull"'
+    server.guard = lambda r: None if r.headers.get("Authorization") == f"Bearer {token}" else Answer(401, {"WWW-Authenticate": tokens_of_other})  # fmt: skip
+    repository = open_repository(server, "public/a", credentials=("ada", "expired"))
+    for _ in range(3):
+        repository.get_manifest("v1")
+    assert authorizations(other) == ["Basic", ""]
+    assert [r.getMessage() for r in caplog.records if r.levelno >= logging.WARNING] == [
+        f"{server.host} rejected the stored credentials of 'ada'; reading anonymously"
+    ]
+
+
+def test_wrong_credentials_are_no_ones_though_anyone_may_look_around(server, tokens, connect):
+    """A token server that gives tokens to strangers must not make a wrong password look right."""
+    protect(server, tokens)
+    assert Registry(connect(server, credentials=ADA)).ping()
+    ping = Registry(connect(server, credentials=("ada", "wrong-password"))).ping()
+    assert ping.reachable and not ping.authenticated and "ada" in ping.problem
+
+
+def refusing(server, tokens, status, *, public=True):
+    """The token server takes ada's credentials, but the registry refuses what she gets for them, as GHCR does."""
+    protect(server, tokens)
+    inner = server.guard
+
+    def guard(request):
+        _, _, token = request.headers.get("Authorization", "").partition(" ")
+        with contextlib.suppress(Exception):
+            if tokens.claims(token)["sub"] == "ada" or not public:
+                return error(status, "DENIED", **{"WWW-Authenticate": tokens.challenge()})
+        return inner(request)
+
+    server.guard = guard
+
+
+@pytest.mark.parametrize("status", [401, 403])
+def test_credentials_that_the_registry_itself_refuses_do_not_hide_what_anyone_may_read(
+    server, tokens, open_repository, caplog, status
+):
+    """oras#1161"""
+    content = b"content"
+    blob = Descriptor(media_type="x/y", digest=Digest(server.blob("public/a", content)), size=len(content))
+    server.manifest("public/a", {"x": 1}, "v1")
+    refusing(server, tokens, status)
+    repository = open_repository(server, "public/a", credentials=ADA)
+    repository.get_manifest("v1")
+    before = len(server.requests), len(tokens.requests)
+    assert repository.open(blob).read() == content and repository.tags() == ["v1"]
+    assert (len(server.requests), len(tokens.requests)) == (before[0] + 2, before[1]), "each asked once, anonymously"
+    assert [r.getMessage() for r in caplog.records if r.levelno >= logging.WARNING] == [
+        f"{server.host} rejected the stored credentials of 'ada'; reading anonymously"
+    ]
+
+
+def test_many_threads_go_on_anonymously_with_one_warning(server, tokens, open_repository, caplog):
+    server.manifest("public/a", {"x": 1}, "v1")
+    refusing(server, tokens, 403)
+    repository = open_repository(server, "public/a", credentials=ADA)
+    each(range(32), lambda *_: repository.get_manifest("v1"))
+    assert len([r for r in caplog.records if r.levelno >= logging.WARNING]) == 1
+
+
+@pytest.mark.parametrize("status", [401, 403])
+def test_credentials_that_are_refused_where_strangers_are_too_are_named(server, tokens, open_repository, status):
+    server.manifest("public/a", {"x": 1}, "v1")
+    refusing(server, tokens, status, public=False)
+    repository = open_repository(server, "public/a", credentials=ADA)
+    for _ in range(3):
+        with pytest.raises((errors.Denied, errors.Unauthorized), match="the credentials of 'ada' were") as caught:
+            repository.get_manifest("v1")
+        assert caught.value.status == status and SECRET not in str(caught.value)
+    assert len([r for r in tokens.requests if r.user is None]) == 1, "a stranger is tried once"
+    subjects = [
+        tokens.claims(r.headers["Authorization"][7:])["sub"] for r in server.requests if "Authorization" in r.headers
+    ]
+    assert len([s for s in subjects if s != "ada"]) == 1
+
+
+def test_a_private_repository_costs_a_refused_account_one_request_more(server, tokens, open_repository):
+    """Where the token server says no to strangers, as GHCR's does, the registry is not asked again."""
+    server.manifest("private/a", {"x": 1}, "v1")
+    refusing(server, tokens, 403)
+    inner = server.guard
+
+    def guard(request):
+        tokens.refuse_scopes = {"repository:private/a:pull"} if "Authorization" in request.headers else set()
+        return inner(request)
+
+    server.guard = guard
+    repository = open_repository(server, "private/a", credentials=ADA)
+    for _ in range(2):
+        with pytest.raises(errors.Denied, match="'ada'"):
+            repository.get_manifest("v1")
+    assert authorizations(server) == ["", "Bearer", "Bearer"]
+    assert [r.user for r in tokens.requests] == ["ada", None]
+
+
+def test_a_wrong_password_does_not_hide_what_is_public_beside_what_is_not(server, open_repository, caplog):
+    """Basic: once a private repository has asked for credentials, they go along with every request."""
+    server.manifest("private/a", {"x": 1}, "v1"), server.manifest("public/a", {"x": 1}, "v1")
+    wanted = {"WWW-Authenticate": "Basic realm=r"}
+    server.guard = lambda r: Answer(401, wanted) if "Authorization" in r.headers or "private" in r.path else None
+    private = open_repository(server, "private/a", credentials=ADA)
+    with pytest.raises(errors.Unauthorized, match="'ada' were rejected"):
+        private.get_manifest("v1")
+    public = Registry(private.transport).repository("public/a")
+    for _ in range(2):
+        public.get_manifest("v1")
+    assert [r.headers.get("Authorization") for r in server.requests] == [None, BASIC, BASIC, None, None]
+    assert len([r for r in caplog.records if "reading anonymously" in r.getMessage()]) == 1
+
+
+@pytest.mark.parametrize("status", [401, 403])
+def test_a_write_is_never_tried_anonymously(server, tokens, open_repository, status):
+    tokens.anonymous = {"*": {"pull", "push"}}
+    refusing(server, tokens, status)
+    with pytest.raises((errors.Denied, errors.Unauthorized), match="the credentials of 'ada' were"):
+        open_repository(server, "public/a", push=True, credentials=ADA).push_bytes(Descriptor.of(b"x", "x/y"), b"x")
+    assert [r.user for r in tokens.requests if r.user is None] == []
+    assert server.uploads == {}
+
+
+def test_a_missing_tag_is_no_reason_to_give_up_the_account(server, tokens, open_repository):
+    """A stranger who gets a 404 may see less, or as little: the refusal stays, and the next read may try again."""
+    server.manifest("public/a", {"x": 1}, "v1")
+    refusing(server, tokens, 403)
+    repository = open_repository(server, "public/a", credentials=ADA)
+    with pytest.raises(errors.Denied):
+        repository.get_manifest("v2")
+    repository.get_manifest("v1")
+
+
+def test_rejected_credentials_are_named_where_anonymous_access_is_not_enough(server, tokens, open_repository):
+    server.manifest("private/a", {"x": 1}, "v1")
+    protect(server, tokens)
+    tokens.refuse_status = 401
+    with pytest.raises(errors.Unauthorized) as caught:
+        open_repository(server, "private/a", credentials=("ada", "expired-password")).get_manifest("v1")
+    assert "ada" in str(caught.value) and "expired-password" not in str(caught.value)
+
+
+def test_a_push_with_wrong_credentials_says_that_they_were_rejected(server, tokens, open_repository):
+    protect(server, tokens)
+    content = b"content"
+    with pytest.raises(errors.Unauthorized, match="rejected the credentials of 'ada'") as caught:
+        open_repository(server, push=True, credentials=("ada", "wrong-password")).push_bytes(Descriptor.of(content, "x/y"), content)  # fmt: skip
+    assert "ocikit.login" in caught.value.hint
+    assert "wrong-password" not in str(caught.value)
+    assert len(tokens.requests) == 1
+
+
+# -- where credentials may go
+
+
+@pytest.mark.parametrize(
+    "realm",
+    ["http://169.254.169.254/token", "ftp://auth.example/token", "", "not a url", "http://user:pw@localhost/token",
+     "http://metadata.google.internal/token", "http://localhost:9\\@evil.example/token"],
+)  # fmt: skip
+def test_a_realm_that_is_none_of_the_registrys_gets_nothing(server, open_repository, realm):
+    server.on("GET", ".*", status=401, headers={"WWW-Authenticate": f'Bearer realm="{realm}",service="s"'}, times=None)
+    with pytest.raises(errors.InvalidResponse):
+        open_repository(server, credentials=ADA).get_manifest("v1")
+    assert len(server.requests) == 1
+
+
+def test_a_realm_over_http_gets_nothing_from_a_registry_over_https(tmp_path, tokens, open_repository):
+    cert, key = certificate(tmp_path)
+    with FaultServer(tls=(cert, key)) as server:
+        protect(server, tokens)
+        with pytest.raises(errors.InvalidResponse, match="not https"):
+            open_repository(server, credentials=ADA, ca=str(cert)).get_manifest("v1")
+    assert tokens.requests == []
+
+
+def test_a_token_server_that_redirects_elsewhere_does_not_take_the_password_along(
+    server, tokens, other, open_repository
+):
+    server.on("GET", ".*", status=401, headers={"WWW-Authenticate": f'Bearer realm="{other.url}/token",service="s"'}, times=1)  # fmt: skip
+    server.manifest("a/b", {"x": 1}, "v1")
+    with FaultServer() as stranger:
+        other.on("GET", "/token", status=307, headers={"Location": f"{stranger.url}/grab"})
+        stranger.on("GET", "/grab", status=200, body=b'{"token": "t"}')
+        open_repository(server, credentials=ADA).get_manifest("v1")
+        assert other.requests[0].headers["Authorization"] == BASIC
+        assert "Authorization" not in stranger.requests[0].headers
+
+
+def test_a_refresh_token_is_not_sent_on_by_a_redirect(server, other, open_repository):
+    server.on("GET", ".*", status=401, headers={"WWW-Authenticate": f'Bearer realm="{other.url}/token",service="s"'}, times=None)  # fmt: skip
+    with FaultServer() as stranger:
+        other.on("POST", "/token", status=307, headers={"Location": f"{stranger.url}/grab"})
+        with pytest.raises(errors.InvalidResponse):
+            open_repository(server, credentials=Credentials(identity_token=SECRET)).get_manifest("v1")
+        assert stranger.requests == []
+
+
+@pytest.mark.parametrize("what", ["redirect", "location", "link"])
+def test_no_token_reaches_another_host(server, other, tokens, open_repository, what):
+    """GHSA-jxpm-75mh-9fp7, GHSA-vh4v-2xq2-g5cg."""
+    content = b"content"
+    blob = Descriptor.of(content, "application/octet-stream")
+    protect(server, tokens)
+    repository = open_repository(server, push=True, credentials=ADA)
+
+    def authorized(request):
+        return "Authorization" in request.headers
+
+    if what == "redirect":
+        server.on("GET", ".*/blobs/.*", when=authorized, status=307, headers={"Location": f"{other.url}/v2/a/b/blobs/{blob.digest}"})  # fmt: skip
+        other.blob("a/b", content)
+        assert repository.open(blob).read() == content
+    elif what == "location":
+        server.on("POST", ".*", when=authorized, status=202, headers={"Location": f"{other.url}/elsewhere?sig=1"})
+        other.on("PUT", "/elsewhere", status=201)
+        repository.push_bytes(blob, content)
+        assert other.requests[0].body == content
+    else:
+        server.manifest("a/b", {"x": 1}, "v1")
+        server.on("GET", ".*/tags/list", when=authorized, headers={"Link": f'<{other.url}/v2/a/b/tags/list>; rel="next"'})  # fmt: skip
+        with pytest.raises(errors.InvalidResponse):
+            repository.tags()
+    assert [r for r in other.requests if "Authorization" in r.headers] == []
+    assert "Bearer" in authorizations(server)
+
+
+def test_a_challenge_from_another_host_is_not_answered(server, other, tokens, open_repository):
+    """An upload that goes elsewhere, and elsewhere asks for a token."""
+    content = b"content"
+    blob = Descriptor.of(content, "application/octet-stream")
+    server.on("POST", ".*", status=202, headers={"Location": f"{other.url}/elsewhere"}, times=None)
+    other.on(".*", ".*", status=401, headers={"WWW-Authenticate": tokens.challenge("repository:a/b:push")}, times=None)
+    with pytest.raises(errors.Unauthorized):
+        open_repository(server, push=True, credentials=ADA).push_bytes(blob, content)
+    assert tokens.requests == []
+    assert [r for r in other.requests if "Authorization" in r.headers] == []
+
+
+def test_credentials_of_one_registry_are_not_sent_to_another(server, other, open_repository):
+    for host in (server, other):
+        host.manifest("a/b", {"x": 1}, "v1")
+        host.guard = lambda r: None if r.headers.get("Authorization") == BASIC else Answer(401, {"WWW-Authenticate": "Basic realm=r"})  # fmt: skip
+    keys = Keychain({server.host: ADA}, environ={})
+    open_repository(server, credentials=keys).get_manifest("v1")
+    with pytest.raises(errors.Unauthorized):
+        open_repository(other, credentials=keys).get_manifest("v1")
+    assert authorizations(other) == [""]
+
+
+def test_helpers_are_asked_seldom(server, open_repository):
+    asked = []
+
+    def look(host, name):
+        asked.append((host, name))
+        return ADA
+
+    server.manifest("a/b", {"x": 1}, "v1")
+    server.guard = lambda r: None if r.headers.get("Authorization") == BASIC else Answer(401, {"WWW-Authenticate": "Basic realm=r"})  # fmt: skip
+    repository = open_repository(server, credentials=Keychain(look, environ={}))
+    for _ in range(20):
+        repository.get_manifest("v1")
+    assert asked == [(server.host, "a/b")]
+
+
+def test_digests_of_tokens_are_nowhere_to_be_seen(server, tokens, open_repository, caplog):
+    caplog.set_level(logging.DEBUG, "ocikit")
+    server.manifest("a/b", {"x": 1}, "v1")
+    protect(server, tokens)
+    repository = open_repository(server, credentials=ADA)
+    repository.get_manifest("v1")
+    token = server.requests[-1].headers["Authorization"].partition(" ")[2]
+    seen = caplog.text + repr(repository) + repr(repository.transport._auth) + repr(repository.transport._auth._tokens)
+    assert token not in seen and SECRET not in seen
+    assert Digest.of(token.encode()).encoded not in seen

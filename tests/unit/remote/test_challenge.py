@@ -1,0 +1,526 @@
+"""Challenges, scopes, tokens and realms: what a registry asks for and what it gave."""
+
+import copy
+import json
+import pickle
+import threading
+import time
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from ocikit.errors import InvalidResponse, RegistryError
+from ocikit.remote.auth.tokens import TOKEN_LIMIT, Token, TokenCache, TokenKey
+from ocikit.remote.http.urls import check_realm
+from ocikit.spec.annotations import FrozenMap
+from ocikit.spec.challenge import Challenge, Scope, merge_scopes, parse_challenges, preferred
+
+NOW = 1_700_000_000.0
+SECRET = "hunter2-correct-horse"
+TOKEN_CHARS = "abcdefghijklmnopqrstuvwxyz0123456789!#$%&'*+-.^_`|~"
+
+names = st.text(TOKEN_CHARS, min_size=1, max_size=12)
+values = st.text(st.characters(blacklist_categories=("Cs",)), max_size=30)
+challenges = st.builds(
+    Challenge, scheme=names, parameters=st.dictionaries(names, values, max_size=4).map(FrozenMap), token68=st.just("")
+) | st.builds(Challenge, scheme=names, token68=st.from_regex(r"[0-9A-Za-z\-._~+/]+=*", fullmatch=True))
+words = st.text("abcdefghijklmnopqrstuvwxyz0123456789*", min_size=1, max_size=8)
+scopes = st.builds(
+    Scope,
+    resource_type=words,
+    name=st.lists(words, min_size=1, max_size=3).map("/".join),
+    actions=st.lists(words, min_size=1, max_size=4),
+)
+
+
+# -- challenges
+
+
+@given(st.lists(st.text(), max_size=3))
+def test_any_text_is_parsed_without_an_error(headers):
+    for challenge in parse_challenges(headers):
+        assert challenge.scheme == challenge.scheme.lower()
+        assert isinstance(challenge.scope, tuple)
+
+
+@given(st.lists(st.text('Bearerlm =",\\\t', max_size=40), max_size=2))
+def test_text_that_looks_like_challenges_is_parsed_without_an_error(headers):
+    preferred(parse_challenges(headers))
+
+
+@given(challenges)
+def test_a_challenge_survives_being_written_and_read(challenge):
+    assert parse_challenges([str(challenge)]) == (challenge,)
+
+
+@given(st.lists(challenges, max_size=4))
+def test_several_challenges_in_one_header_are_those_of_several_headers(several):
+    apart = parse_challenges([str(c) for c in several])
+    assert apart == tuple(several)
+    assert parse_challenges([", ".join(str(c) for c in several)]) == apart
+
+
+def test_docker_hubs_challenge_is_understood():
+    (c,) = parse_challenges(
+        [
+            'Bearer realm="https://auth.docker.io/token",service="registry.docker.io",scope="repository:samalba/my-app:pull,push"'
+        ]
+    )
+    assert (c.scheme, c.realm, c.service) == ("bearer", "https://auth.docker.io/token", "registry.docker.io")
+    assert c.scope == ("repository:samalba/my-app:pull,push",)
+    assert c.error == ""
+
+
+def test_a_challenge_without_a_scope_has_none():
+    (c,) = parse_challenges(['Bearer realm="https://auth.docker.io/token",service="registry.docker.io"'])
+    assert c.scope == ()
+
+
+def test_several_scopes_come_in_one_parameter_or_in_several():
+    one = parse_challenges(['Bearer realm="r",scope="repository:a:pull repository:b:pull"'])
+    several = parse_challenges(['Bearer realm="r",scope="repository:a:pull",scope="repository:b:pull"'])
+    assert one[0].scope == several[0].scope == ("repository:a:pull", "repository:b:pull")
+
+
+@pytest.mark.parametrize(
+    "header",
+    [
+        'BEARER Realm="https://a/t" , SERVICE=s',
+        'bearer realm = "https://a/t",service= "s"',
+        'Bearer realm=https://a/t,service="s"',
+        'Bearer realm="https://a/t" service="s"',
+        ',, Bearer ,realm="https://a/t",,service="s",',
+        '"junk" (more) Bearer realm="https://a/t",service="s',
+        'Bearer realm="https:\\/\\/a/t", service="\\s"',
+        'x="y", Bearer realm="https://a/t", service="s", realm="https://evil/"',
+    ],
+)
+def test_case_spaces_escapes_and_junk_are_tolerated(header):
+    c = preferred(parse_challenges([header]))
+    assert c is not None
+    assert (c.realm, c.service) == ("https://a/t", "s")
+
+
+def test_a_comma_in_a_quoted_string_starts_no_challenge():
+    (c,) = parse_challenges(['Basic realm="a, Bearer realm=\\"https://evil/\\""'])
+    assert c.realm == 'a, Bearer realm="https://evil/"'
+
+
+def test_token68_is_not_taken_for_a_parameter():
+    first, second = parse_challenges(['Negotiate YWJj==, Basic realm="r"'])
+    assert (first.scheme, first.token68, dict(first.parameters)) == ("negotiate", "YWJj==", {})
+    assert second.realm == "r"
+
+
+def test_bearer_is_preferred_to_basic_wherever_it_stands():
+    headers = ['Basic realm="b", Digest realm="d"', 'Bearer realm="https://a/t"']
+    for order in (headers, headers[::-1], [", ".join(headers)]):
+        assert preferred(parse_challenges(order)).scheme == "bearer"
+    assert preferred(parse_challenges(headers[:1])).scheme == "basic"
+    assert preferred(parse_challenges(["Negotiate"])) is None
+    assert preferred(()) is None
+
+
+def test_bearer_without_a_realm_comes_after_basic():
+    assert preferred(parse_challenges(['Bearer, Basic realm="b"'])).scheme == "basic"
+    assert preferred(parse_challenges(["Bearer"])).scheme == "bearer"
+
+
+def test_a_challenge_says_why_a_token_is_not_enough():
+    (c,) = parse_challenges(['Bearer realm="https://a/t",error="insufficient_scope"'])
+    assert c.error == "insufficient_scope"
+
+
+@pytest.mark.timeout(60)
+def test_a_long_hostile_header_takes_no_time():
+    for header in (
+        '"' * 60000,
+        "a " * 30000,
+        "a=" * 30000,
+        'a="\\' * 20000,
+        " " * 60000,
+        "a" * 60000 + "(",
+        "\\" * 60000,
+    ):
+        parse_challenges([header])
+
+
+# -- scopes
+
+
+@given(scopes)
+def test_a_scope_survives_being_written_and_read(scope):
+    assert Scope.parse(str(scope)) == scope
+
+
+@given(st.text())
+def test_any_text_is_a_scope_and_settles_after_one_round(text):
+    once = Scope.parse(text)
+    assert Scope.parse(str(once)) == once
+
+
+@given(st.lists(scopes))
+def test_merged_scopes_cover_every_wish_once_in_order(wishes):
+    merged = merge_scopes(wishes)
+    resources = [(s.resource_type, s.name) for s in merged]
+    assert resources == list(dict.fromkeys((s.resource_type, s.name) for s in wishes))
+    assert all(any(m.covers(w) for m in merged) for w in wishes)
+    assert {(s.name, a) for s in merged for a in s.actions} == {(s.name, a) for s in wishes for a in s.actions}
+    assert merge_scopes(merged) == merged
+
+
+def test_a_scope_has_type_name_and_sorted_actions():
+    s = Scope.parse("repository:localhost:5000/team/model:push,pull,pull")
+    assert (s.resource_type, s.name, s.actions) == ("repository", "localhost:5000/team/model", ("pull", "push"))
+    assert str(Scope.catalog()) == "registry:catalog:*"
+    assert str(Scope.repository("a", "delete", "*", "frobnicate")) == "repository:a:*,delete,frobnicate"
+
+
+def test_star_covers_every_action_of_its_own_resource_only():
+    assert Scope.parse("repository:a:*").covers(Scope.repository("a", "pull"))
+    assert not Scope.parse("repository:a:*").covers(Scope.repository("b", "pull"))
+    assert not Scope.repository("a", "pull").covers(Scope.repository("a", "pull", "push"))
+
+
+# -- tokens
+
+
+def answer(**fields):
+    return json.dumps(fields).encode()
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        answer(token=SECRET),
+        answer(access_token=SECRET),
+        answer(token="", access_token=SECRET),
+        answer(token=None, access_token=SECRET),
+        answer(token=SECRET, access_token=SECRET, scope="x"),
+    ],
+)
+def test_token_and_access_token_are_both_taken(body):
+    assert Token.parse(body, NOW).value == SECRET
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b"",
+        b"<html>sign in " + SECRET.encode(),
+        b"[]",
+        b"null",
+        b"{}",
+        answer(token=""),
+        answer(token=7, secret=SECRET),
+        answer(token=f"{SECRET}\r\nX-Evil: 1"),
+        b"[" * 200_000,
+        b"\xff",
+        b'{"token":"' + b"a" * TOKEN_LIMIT + b'"}',
+    ],
+)
+def test_an_answer_without_a_usable_token_is_an_error_that_holds_none_of_it(body):
+    with pytest.raises(InvalidResponse, match="answer of https://a/t") as caught:
+        Token.parse(body, NOW, url="https://u:p@a/t", host="a")
+    error = caught.value
+    assert isinstance(error, RegistryError)
+    assert error.host == "a"
+    assert SECRET not in f"{error}{error!r}{vars(error)}"
+    assert error.__cause__ is None and error.__context__ is None
+
+
+def test_a_token_lives_sixty_seconds_unless_its_server_says_longer():
+    assert Token.parse(answer(token="t"), NOW).expires_at == NOW + 60
+    assert Token.parse(answer(token="t", expires_in=5), NOW).expires_at == NOW + 60
+    assert Token.parse(answer(token="t", expires_in=300), NOW).expires_at == NOW + 300
+    assert Token.parse(answer(token="t", expires_in="300"), NOW).expires_at == NOW + 300
+
+
+@pytest.mark.parametrize("lifetime", [-1, 0, None, "soon", [], {}, float("nan"), float("inf"), 10**400, True])
+def test_a_senseless_lifetime_is_sixty_seconds(lifetime):
+    assert Token.parse(json.dumps({"token": "t", "expires_in": lifetime}).encode(), NOW).expires_at == NOW + 60
+
+
+@pytest.mark.parametrize(
+    ("issued", "expires_in", "left"),
+    [
+        ("2023-11-14T22:13:20Z", 300, 300),  # now
+        ("2023-11-14T22:11:40Z", 300, 200),  # kept by the token server for 100 s
+        ("2023-11-14T22:11:40.123456789Z", 300, 200),
+        ("2023-11-14T23:11:40+01:00", 300, 200),
+        ("2023-11-14t22:11:40z", 300, 200),
+        ("2023-11-14T22:11:40", 300, 200),
+        ("2030-01-01T00:00:00Z", 300, 300),  # a clock ahead prolongs nothing
+        ("2001-01-01T00:00:00Z", 300, 60),  # a clock behind, or an old token: sixty seconds are promised
+        ("0001-01-01T00:00:00Z", 300, 60),  # what Go writes for "no time"
+        ("0001-01-01T00:00:00+14:00", 300, 60),
+        ("yesterday", 300, 300),
+        (7, 300, 300),
+    ],
+)
+def test_the_servers_clock_can_shorten_a_lifetime_but_not_prolong_it(issued, expires_in, left):
+    token = Token.parse(answer(token="t", expires_in=expires_in, issued_at=issued), NOW)
+    assert token.expires_at - NOW == pytest.approx(left, abs=1)
+
+
+@given(st.dictionaries(st.sampled_from(["token", "access_token", "expires_in", "issued_at", "refresh_token"]),
+                       st.none() | st.booleans() | st.integers() | st.floats() | st.text() | st.datetimes().map(str)))  # fmt: skip
+def test_an_answer_of_any_shape_is_a_token_or_a_refusal(fields):
+    try:
+        token = Token.parse(json.dumps(fields).encode(), NOW)
+    except InvalidResponse:
+        return
+    assert NOW + 60 <= token.expires_at <= NOW + 366 * 86400
+
+
+def test_a_token_is_renewed_before_it_ends():
+    token = Token(value="t", expires_at=NOW + 60)
+    assert token.fresh(NOW)
+    assert token.fresh(NOW + 49)
+    assert not token.fresh(NOW + 51)
+    assert token.fresh(NOW + 51, margin=0)
+
+
+def test_a_token_shows_and_pickles_no_secret():
+    token = Token.parse(answer(token=SECRET, refresh_token=SECRET[::-1]), NOW)
+    assert token.refresh_token == SECRET[::-1]
+    for text in (repr(token), str(token), f"{token}", f"{[token]}"):
+        assert SECRET not in text and SECRET[::-1] not in text
+    assert not hasattr(token, "__dict__")
+    for protocol in range(pickle.HIGHEST_PROTOCOL + 1):
+        with pytest.raises(TypeError, match="secret"):
+            pickle.dumps(token, protocol)
+    with pytest.raises(TypeError, match="secret"):
+        copy.deepcopy(token)
+
+
+# -- the cache
+
+
+def key(*wanted, **changes):
+    fields = {"host": "h", "realm": "https://a/t", "service": "s", "identity": "i"} | changes
+    return TokenKey(scopes=[Scope.parse(s) for s in wanted], **fields)
+
+
+def token(value="t", lifetime=300.0):
+    return Token(value=value, expires_at=NOW + lifetime)
+
+
+@pytest.fixture
+def cache():
+    return TokenCache(clock=lambda: NOW)
+
+
+def test_a_token_is_found_by_its_whole_key_only(cache):
+    cache.put(key("repository:a:pull"), token())
+    assert cache.get(key("repository:a:pull")) == token()
+    for change in ({"host": "x"}, {"realm": "https://x"}, {"service": "x"}, {"identity": "x"}):
+        assert cache.get(key("repository:a:pull", **change)) is None
+    assert cache.get(key("repository:b:pull")) is None
+
+
+def test_the_order_of_scopes_makes_no_other_key():
+    one, other = (
+        ("repository:a:pull,push", "repository:b:pull"),
+        ("repository:b:pull", "repository:a:push", "repository:a:pull"),
+    )
+    assert key(*one) == key(*other)
+    assert hash(key(*one)) == hash(key(*other))
+    assert TokenCache.key("h", "https://a/t", "s", [Scope.parse(s) for s in one], "i") == key(*other)
+
+
+def test_a_token_for_pushes_serves_pulls_but_not_the_other_way_round(cache):
+    cache.put(key("repository:a:pull,push", "repository:b:pull"), token())
+    assert cache.get(key("repository:a:pull")) == token()
+    assert cache.get(key("repository:b:pull")) == token()
+    assert cache.get(key()) == token()
+    assert cache.get(key("repository:b:push")) is None
+    assert cache.get(key("repository:a:pull", "repository:c:pull")) is None
+
+
+def test_an_ended_token_is_not_served_and_not_kept(cache):
+    cache.put(key("repository:a:pull"), token(lifetime=5))
+    assert cache.get(key("repository:a:pull")) is None
+    cache.put(key("repository:b:pull"), token("b"))
+    assert repr(cache) == "TokenCache(tokens=1)"
+
+
+def test_a_refused_token_is_forgotten_wherever_it_is_kept_and_a_newer_one_stays(cache):
+    wide, narrow = key("repository:a:pull,push"), key("repository:a:pull")
+    cache.put(wide, token("old"))
+    cache.drop(narrow, token("old"))
+    assert cache.get(narrow) is None
+    cache.put(wide, token("new"))
+    cache.drop(narrow, token("old"))
+    assert cache.get(wide) == token("new")
+    cache.drop(wide)
+    assert cache.get(wide) is None
+    cache.drop(wide)
+
+
+def crowd(cache, fetch, n=8):
+    """What `n` threads get at once: tokens or errors."""
+    got, start = [], threading.Barrier(n)
+
+    def run():
+        start.wait()
+        try:
+            got.append(cache.get_or_fetch(key("repository:a:pull"), fetch))
+        except BaseException as error:
+            got.append(error)
+
+    threads = [threading.Thread(target=run) for _ in range(n)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(20)
+    return got
+
+
+def test_many_threads_fetch_one_token(cache):
+    fetched = []
+
+    def fetch():
+        time.sleep(0.1)
+        fetched.append(1)
+        return token()
+
+    assert crowd(cache, fetch) == [token()] * 8
+    assert fetched == [1]
+
+
+def test_many_threads_share_one_failure_and_the_next_call_tries_again(cache):
+    attempts = []
+
+    def fail():
+        time.sleep(0.2)
+        attempts.append(1)
+        raise InvalidResponse("no")
+
+    assert [type(e) for e in crowd(cache, fail)] == [InvalidResponse] * 8
+    assert len(attempts) == 1
+    assert cache.get_or_fetch(key("repository:a:pull"), token) == token()
+
+
+def test_when_the_fetching_thread_is_interrupted_another_takes_over(cache):
+    attempts = []
+
+    def fetch():
+        time.sleep(0.1)
+        attempts.append(1)
+        if len(attempts) == 1:
+            raise KeyboardInterrupt
+        return token()
+
+    got = crowd(cache, fetch)
+    assert sorted(type(g).__name__ for g in got) == ["KeyboardInterrupt"] + ["Token"] * 7
+    assert len(attempts) == 2
+
+
+def test_different_keys_are_fetched_side_by_side(cache):
+    meeting = threading.Barrier(2, timeout=10)
+
+    def fetch():
+        meeting.wait()
+        return token()
+
+    threads = [threading.Thread(target=cache.get_or_fetch, args=(key(f"repository:{n}:pull"), fetch)) for n in "ab"]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(20)
+    assert repr(cache) == "TokenCache(tokens=2)"
+
+
+def test_a_cache_shows_counts_and_pickles_empty(cache):
+    cache.put(key("repository:a:pull"), token(SECRET))
+    cache.clock()
+    for text in (repr(cache), str(cache), f"{cache}", cache._repr_html_()):
+        assert SECRET not in text
+    data = pickle.dumps(cache)
+    assert SECRET.encode() not in data
+    assert repr(pickle.loads(data)) == "TokenCache(tokens=0)"
+    assert not hasattr(cache, "__dict__")
+
+
+# -- realms
+
+HUB = "https://registry-1.docker.io/v2/"
+
+
+@pytest.mark.parametrize(
+    ("realm", "registry"),
+    [
+        ("https://auth.docker.io/token", HUB),
+        ("https://8.8.8.8/token", HUB),
+        ("https://[2606:4700::1111]/token", HUB),
+        ("http://127.0.0.1:5001/token", "http://127.0.0.1:5000/v2/"),
+        ("http://auth.local/token", "http://localhost:5000"),
+        ("https://10.0.0.6/token", "https://10.0.0.5/v2/"),
+        ("https://localhost:5001/token", "https://[::1]:5000/v2/"),
+        ("https://169.254.9.9/token", "https://169.254.9.9:5000/v2/"),
+    ],
+)
+def test_an_honest_realm_is_accepted(realm, registry):
+    check_realm(realm, registry)
+
+
+@pytest.mark.parametrize(
+    "host",
+    [
+        "127.0.0.1", "127.1", "2130706433", "0x7f000001", "017700000001", "[::1]", "localhost", "localhost.", "a.localhost",
+        "10.1.2.3", "172.16.0.1", "192.168.1.1", "100.64.0.1", "0.0.0.0", "[::ffff:10.0.0.1]", "[64:ff9b::a00:1]", "[fd00::1]",
+        "[2002:a00:1::]", "224.0.0.1",
+    ],
+)  # fmt: skip
+def test_a_public_registry_may_not_send_credentials_to_a_private_address(host):
+    with pytest.raises(InvalidResponse, match="private") as caught:
+        check_realm(f"https://{host}/token", HUB)
+    assert host.rstrip(".") in str(caught.value)
+    assert "registry-1.docker.io" in str(caught.value)
+    check_realm(f"https://{host}/token", HUB, allow_private=True)
+
+
+@pytest.mark.parametrize("host", ["169.254.169.254", "[fe80::1%25eth0]", "[::ffff:169.254.169.254]", "metadata.google.internal",
+                                  "100.100.100.200", "168.63.129.16", "[fd00:ec2::254]", "0xa9fea9fe"])  # fmt: skip
+@pytest.mark.parametrize("registry", [HUB, "http://localhost:5000/v2/", "https://10.0.0.5/v2/"])
+def test_no_registry_may_send_credentials_to_a_metadata_address(host, registry):
+    for allow in (False, True):
+        with pytest.raises(InvalidResponse, match="metadata"):
+            check_realm(f"https://{host}/token", registry, allow_private=allow)
+
+
+@pytest.mark.parametrize(
+    ("realm", "problem"),
+    [
+        ("http://auth.docker.io/token", "not https"),
+        ("HTTP://auth.docker.io/token", "not https"),
+        ("file:///etc/passwd", "not an http"),
+        ("ftp://auth.docker.io/", "not an http"),
+        ("javascript:alert(1)", "not an http"),
+        ("//auth.docker.io/token", "not an http"),
+        ("/token", "not an http"),
+        ("", "not an http"),
+        ("https://", "not an http"),
+        ("https://a b/", "not an http"),
+        ("https://a/\r\nX: y", "not an http"),
+        ("https://evil\\@auth.docker.io/", "not an http"),
+        ("https://auth.docker.io:99999/", "not an http"),
+        ("https://[::1", "not an http"),
+        ("https://１２７.0.0.1/", "not an http"),
+        (f"https://user:{SECRET}@auth.docker.io/token", "user name"),
+    ],
+)
+def test_a_realm_that_is_no_plain_https_url_is_refused(realm, problem):
+    with pytest.raises(InvalidResponse, match=problem) as caught:
+        check_realm(realm, HUB)
+    assert "registry-1.docker.io" in str(caught.value)
+    assert SECRET not in f"{caught.value}{vars(caught.value)}"
+
+
+@given(st.text() | st.text("htps:/@[]%.1٣a\\", max_size=20).map("https://".__add__))
+def test_any_realm_is_accepted_or_refused(realm):
+    try:
+        check_realm(realm, HUB)
+    except InvalidResponse:
+        pass

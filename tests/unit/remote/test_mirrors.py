@@ -1,0 +1,875 @@
+"""Mirrors: who is asked for what, in which order, with which credentials, and what happens when one of them fails."""
+
+import base64
+import json
+import logging
+import threading
+
+import ocikit
+import pytest
+from attrs import define, field
+from hypothesis import given
+from hypothesis import strategies as st
+from ocikit.remote import download
+from ocikit.remote.auth.keychain import Keychain
+from ocikit.remote.auth.tokens import TokenCache
+from ocikit.remote.config import registries_conf
+from ocikit.remote.config.network import Mirror, Network
+from ocikit.remote.mirrors import REST, MirrorHost
+from ocikit.spec.reference import Reference
+
+from tests.support import peers
+from tests.support.fault_server import Answer, FaultServer, error
+from tests.support.fixtures import QUICK, home, moved, tree, write  # noqa: F401 - fixtures
+
+MIB = 1 << 20
+FILES = {
+    "data/a.csv": b"x\n1\n",
+    "data/big.bin": bytes(range(256)) * 4 * 3072,
+    "data/small.bin": b"small " * 500,
+}  # 3 MiB
+
+
+@define
+class Place:
+    """A registry with two mirrors, each of which has what it has."""
+
+    upstream: FaultServer
+    first: FaultServer
+    second: FaultServer
+    digest: str = ""
+    sessions: list = field(factory=list)
+
+    @property
+    def ref(self):
+        return f"{self.upstream.host}/t/d:v1"
+
+    @property
+    def pinned(self):
+        return f"{self.upstream.host}/t/d@{self.digest}"
+
+    def session(self, *mirrors, **settings):
+        """A session that reads from the mirrors first; both if none is named."""
+        given = mirrors or (self.first.host, self.second.host)
+        network = settings.pop("network", QUICK)
+        made = ocikit.Session(progress=False, network=network, mirrors={self.upstream.host: given}, **settings)
+        self.sessions.append(made)
+        return made
+
+    def asked(self):
+        """What each was asked since the last time."""
+        return moved(self.upstream), moved(self.first), moved(self.second)
+
+    def bring(self, server, prefix="", *, tag=True):
+        """All that the upstream has, at a mirror."""
+        server.blobs |= {(prefix + name, digest): blob for (name, digest), blob in self.upstream.blobs.items()}
+        server.manifests |= {(prefix + name, digest): raw for (name, digest), raw in self.upstream.manifests.items()}
+        if tag:
+            server.tags |= {(prefix + name, named): digest for (name, named), digest in self.upstream.tags.items()}
+
+    def big(self):
+        return next(digest for (_, digest), blob in self.upstream.blobs.items() if len(blob) >= 3 * MIB)
+
+
+@pytest.fixture
+def place(home, monkeypatch):
+    monkeypatch.setattr(download, "_PAUSE", 0.001)
+    write(home, FILES)
+    with FaultServer() as upstream, FaultServer() as first, FaultServer() as second:
+        with ocikit.Session(progress=False, network=QUICK) as session:
+            digest = session.push(f"{upstream.host}/t/d:v1", "data").descriptor.digest
+        made = Place(upstream, first, second, digest)
+        made.asked()
+        yield made
+        for session in made.sessions:
+            session.close()
+
+
+def content(folder):
+    return {f"data/{name.removeprefix('data/')}": raw for name, raw in tree(folder).items()}
+
+
+# Who is asked
+
+
+def test_everything_comes_from_the_first_mirror_that_has_it(place, home):
+    place.bring(place.first)
+    art = place.session().pull(place.ref, home / "back")
+    assert content(home / "back") == FILES
+    assert place.asked() == ([], ["GET manifests", *["GET blobs"] * 3], [])
+    assert str(art.reference).startswith(f"{place.upstream.host}/t/d"), "the registry's name, not the mirror's"
+    assert art.descriptor.digest == place.digest
+
+
+def test_what_the_first_lacks_comes_from_the_second_and_the_rest_from_the_registry(place, home):
+    place.bring(place.second)
+    del place.second.blobs["t/d", place.big()]
+    place.session().pull(place.ref, home / "back")
+    assert content(home / "back") == FILES
+    upstream, first, second = place.asked()
+    assert upstream == ["GET blobs"]
+    assert sorted(first) == [*["GET blobs"] * 3, "GET manifests"]
+    assert sorted(second) == [*["GET blobs"] * 3, "GET manifests"]
+
+
+def test_a_pinned_reference_that_is_cached_costs_no_request_and_the_cache_knows_no_mirror(place, home):
+    place.bring(place.first)
+    session = place.session()
+    session.pull(place.ref)
+    assert session.resolve(place.ref).name == f"{place.upstream.host}/t/d"
+    place.asked()
+    session.pull(place.pinned)
+    assert place.asked() == ([], [], [])
+    assert place.first.host.rpartition(":")[2] not in str(list(session.cache.root.rglob("*")))
+
+
+def test_without_mirrors_nobody_is_asked_more_than_before(place, home):
+    with ocikit.Session(progress=False, network=QUICK) as session:
+        session.pull(place.ref)
+    assert sorted(place.asked()[0]) == [*["GET blobs"] * 3, "GET manifests", "HEAD manifests"]
+
+
+def test_a_mirror_of_another_registry_is_not_asked(place, home):
+    place.bring(place.first)
+    with ocikit.Session(progress=False, network=QUICK, mirrors={"quay.io": [place.first.host]}) as session:
+        session.pull(place.ref)
+    assert place.asked()[1] == []
+
+
+def test_a_missing_tag_is_told_as_without_mirrors(place):
+    with pytest.raises(ocikit.ManifestUnknown) as caught:
+        place.session().pull(f"{place.upstream.host}/t/d:v2")
+    assert "nearest: v1" in caught.value.hint
+    upstream, first, second = place.asked()
+    assert first == second == ["GET manifests"], "its tags are the registry's business"
+    assert upstream == ["HEAD manifests", "GET tags"]
+
+
+def test_a_mirror_with_a_path_has_the_names_below_it(place, home):
+    place.bring(place.first, "hub/deep/")
+    place.session(f"{place.first.host}/hub/deep").pull(place.ref, home / "back")
+    assert content(home / "back") == FILES
+    assert {tuple(r.path.split("/")[2:6]) for r in place.first.requests} == {("hub", "deep", "t", "d")}
+    assert place.upstream.requests == []
+
+
+def test_a_part_of_a_registry_has_mirrors_of_its_own(place, home):
+    place.bring(place.first)  # t/d there
+    mirrors = {f"{place.upstream.host}/t": [f"{place.second.host}/m"], place.upstream.host: [place.first.host]}
+    with ocikit.Session(progress=False, network=QUICK, mirrors=mirrors) as session:
+        session.inspect(place.ref)
+    assert place.first.requests == []
+    assert [r.path for r in place.second.requests] == ["/v2/m/d/manifests/v1", f"/v2/m/d/manifests/{place.digest}"]
+
+
+def test_the_longest_prefix_counts_and_a_host_before_its_domain():
+    network = Network(mirrors={"*.example.com": "any.example", "a.example.com": "one.example:5000/x/", "a.example.com/b/c": "deep.example",
+                               "docker.io": ["https.example", "HUB.example/y"]})  # fmt: skip
+
+    def route(text):
+        return [f"{m.location} {name}" for m, name in network.route(Reference.parse(text))]
+
+    assert route("b.example.com/n/m") == ["any.example n/m"]
+    assert route("x.y.example.com/n") == ["any.example n"]
+    assert route("example.com/n") == []
+    assert route("notexample.com/n") == []
+    assert route("a.example.com/bb") == ["one.example:5000/x x/bb"]
+    assert route("a.example.com/b/c/d") == ["deep.example d"]
+    assert route("a.example.com/b/cc") == ["one.example:5000/x x/b/cc"]
+    assert route("a.example.com/b/c") == [], "nothing would be left of the name"
+    assert route("alpine") == ["https.example library/alpine", "hub.example/y y/library/alpine"]
+
+
+@pytest.mark.parametrize(
+    "location",
+    ["https://mirror.example", "mirror", "", "a@mirror.example", "u:p@mirror.example/x", "mirror.example/Upper",
+     "mirror.example:99999", "mirror.example/a//b", "mirror.example/x:v1", "*.mirror.example", None, 5],
+)  # fmt: skip
+def test_what_is_no_place_is_refused_when_it_is_said(location):
+    with pytest.raises(ocikit.InvalidReference):
+        ocikit.Session(mirrors={"docker.io": [location]})
+
+
+@pytest.mark.parametrize(
+    "given", [["mirror.example"], "mirror.example", {"docker.io": 5}, {"docker.io": None}, {"mirror.example"}]
+)
+def test_mirrors_of_nothing_are_refused(given):
+    with pytest.raises(ocikit.InvalidArgument, match="which registry has which mirrors"):
+        ocikit.Session(mirrors=given)
+
+
+def test_a_mirror_in_no_list_is_a_mirror_and_a_wrong_way_to_pull_is_refused():
+    assert Network(mirrors={"docker.io": "mirror.example"}).mirrors == {"docker.io": (Mirror("mirror.example"),)}
+    with pytest.raises(ocikit.InvalidArgument, match="pull='digests'"):
+        Mirror("mirror.example", pull="digests")
+    with pytest.raises(ocikit.InvalidArgument, match="final"):
+        Mirror("mirror.example", pull="tag-only", final=True)
+
+
+# Tags, digests, namespaces
+
+
+def test_a_digest_only_mirror_gives_content_and_never_says_what_a_tag_names(place, home):
+    place.bring(place.first)
+    place.first.tags["t/d", "v1"] = place.first.manifest("t/d", {"schemaVersion": 2, "stale": True})
+    place.session(Mirror(place.first.host, pull="digest-only")).pull(place.ref, home / "back")
+    assert content(home / "back") == FILES
+    upstream, first, _ = place.asked()
+    assert upstream == ["HEAD manifests"]
+    assert sorted(first) == [*["GET blobs"] * 3, "GET manifests"]
+
+
+def test_a_tag_only_mirror_is_asked_for_references_without_a_digest(place):
+    place.bring(place.first)
+    mirror = Mirror(place.first.host, pull="tag-only")
+    place.session(mirror).inspect(place.pinned)
+    assert place.asked() == (["HEAD manifests", "GET manifests"], [], [])
+    place.session(mirror, cache="other").inspect(place.ref)
+    assert place.asked() == ([], ["GET manifests"], [])
+
+
+def test_a_mirror_is_not_distrusted_for_a_wrong_length_of_the_registrys(place, home):
+    place.bring(place.first)
+    place.upstream.on("HEAD", ".*/manifests/.*", headers={"Content-Length": 7}, times=None)
+    pulled = place.session(Mirror(place.first.host, pull="digest-only")).pull(place.ref, home / "back")
+    assert content(home / "back") == FILES
+    assert pulled.descriptor.size == pulled.document.size
+    upstream, first, _ = place.asked()
+    assert upstream == ["HEAD manifests"]
+    assert sorted(first) == [*["GET blobs"] * 3, "GET manifests"]
+
+
+def test_a_body_that_told_the_registrys_digest_is_asked_of_no_mirror(place):
+    place.bring(place.first)
+    place.upstream.on("HEAD", ".*/manifests/.*", without=("Docker-Content-Digest",), times=None)
+    place.session(Mirror(place.first.host, pull="digest-only")).inspect(place.ref)
+    assert place.asked() == (["HEAD manifests", "GET manifests"], [], [])
+
+
+@pytest.mark.parametrize("ns", [True, False])
+def test_the_registry_that_is_meant_is_told_if_asked_for(place, home, ns):
+    place.bring(place.first)
+    place.session(Mirror(place.first.host, ns=ns)).pull(place.ref, home / "back")
+    assert content(home / "back") == FILES
+    assert {str(r.query.get("ns")) for r in place.first.requests} == {str([place.upstream.host] if ns else None)}
+    assert place.upstream.requests == []
+
+
+def test_content_that_has_moved_is_read_there_and_nowhere_else(place, home):
+    place.bring(place.second, "moved/")
+    moved_to = Mirror(f"{place.second.host}/moved", final=True)
+    session = place.session(place.first.host, moved_to)
+    session.pull(place.ref, home / "back")
+    assert content(home / "back") == FILES
+    assert session.referrers(place.ref) == []
+    assert place.asked()[0] == []
+    with pytest.raises(ocikit.ManifestUnknown):
+        session.inspect(f"{place.upstream.host}/t/d:v2")
+    assert place.asked()[0] == []
+
+
+def test_what_is_written_and_listed_goes_to_the_registry_itself(place, home):
+    place.bring(place.first)
+    session = place.session()
+    session.push(f"{place.upstream.host}/t/new:v1", "data")
+    session.tag(place.ref, "v2")
+    session.attach(place.ref, artifact_type="application/vnd.example.note", annotations={"a": "b"})
+    assert session.tags(place.ref) == ["v1", "v2"]
+    session.catalog(place.upstream.host)
+    session.ping(place.upstream.host)
+    session.repository(place.ref).head_manifest("v1")
+    session.delete(f"{place.upstream.host}/t/d:v2")
+    assert place.asked()[1:] == ([], [])
+    assert session.tags(place.ref) == ["v1"]
+
+
+def test_a_copy_takes_referrers_from_the_registry_and_content_from_the_mirror(place, home):
+    with ocikit.Session(progress=False, network=QUICK) as plain:
+        plain.attach(place.ref, "data/a.csv", artifact_type="application/vnd.example.report")
+    place.bring(place.first)
+    place.asked()
+    session = place.session()
+    session.copy(place.ref, "oci:copied:v1", referrers=True)
+    assert len(session.referrers("oci:copied:v1")) == 1
+    upstream, first, _ = place.asked()
+    assert set(upstream) == {"GET referrers"}
+    assert set(first) == {"GET manifests", "GET blobs"}
+
+
+def test_a_copy_within_the_registry_still_mounts(place):
+    place.bring(place.first)
+    place.session().copy(place.ref, f"{place.upstream.host}/t/e:v1")
+    assert "GET blobs" not in sum(place.asked(), [])
+    assert place.session().resolve(f"{place.upstream.host}/t/e:v1").digest == place.digest
+
+
+def test_validating_reads_through_mirrors(place):
+    place.bring(place.first)
+    place.upstream.on("GET|HEAD", ".*", times=None, drop="before")
+    assert place.session().validate(place.ref)
+
+
+def test_nobody_is_asked_offline(place, home, monkeypatch):
+    place.bring(place.first)
+    place.session().pull(place.ref)
+    place.asked()
+    monkeypatch.setenv("OCIKIT_OFFLINE", "1")
+    place.session().pull(place.ref, home / "back")
+    assert content(home / "back") == FILES
+    with pytest.raises(ocikit.OfflineError):
+        place.session().pull(f"{place.upstream.host}/t/other:v1")
+    assert place.asked() == ([], [], [])
+
+
+def test_one_file_is_read_by_ranges(place):
+    place.bring(place.first)
+    session = place.session()
+    with session.open(place.ref, "data/big.bin") as stream:
+        stream.seek(-300, 2)
+        assert stream.read() == FILES["data/big.bin"][-300:]
+        stream.seek(1000)
+        assert stream.read(600) == FILES["data/big.bin"][1000:1600]
+    blobs = place.first.seen("GET", ".*/blobs/.*")
+    assert [r.headers.get("Range") for r in blobs] == [f"bytes={3 * MIB - 300}-", "bytes=1000-"]
+    assert place.upstream.requests == []
+    with session.open(place.ref, "data/small.bin") as stream:
+        assert stream.read() == FILES["data/small.bin"]
+
+
+# Who fails
+
+
+FAILURES = {
+    "404": {"status": 404},
+    "401": {"status": 401},
+    "403": {"status": 403},
+    "429": {"status": 429},
+    "500": {"status": 500},
+    "503": {"status": 503},
+    "a page": {"status": 200, "body": b"<html><title>Sign in</title></html>", "headers": {"Content-Type": "text/html"}},
+    "no answer": {"drop": "before"},
+    "a reset": {"drop": "before", "reset": True},
+    "wrong bytes": {"change": lambda request, answer: Answer(answer.status, answer.headers, answer.body[::-1])},
+    "too few bytes": {"change": lambda request, answer: Answer(answer.status, answer.headers, answer.body[:-1])},
+    "a loop": {"status": 307, "headers": {"Location": "/v2/t/d/manifests/v1"}},
+}
+
+
+@pytest.mark.parametrize("kind", FAILURES)
+def test_whatever_a_mirror_does_to_documents_the_next_one_is_asked(place, kind):
+    place.bring(place.first)
+    place.bring(place.second)
+    place.first.on("GET|HEAD", ".*/manifests/.*", times=None, **FAILURES[kind])
+    art = place.session().inspect(place.ref)
+    assert art.descriptor.digest == place.digest
+    assert [r.method for r in place.second.seen(path=".*/manifests/.*")] == ["GET"]
+    assert place.upstream.requests == []
+
+
+@pytest.mark.parametrize(
+    ("kind", "to"),
+    [
+        *((kind, "folder") for kind in FAILURES),
+        *(("wrong bytes", to) for to in ("cache", "memory", "layout", "registry")),
+    ],
+)
+def test_whatever_a_mirror_does_to_blobs_the_content_is_right(place, home, kind, to):
+    place.bring(place.first)
+    place.first.on("GET", ".*/blobs/.*", times=None, **FAILURES[kind])
+    session = place.session(place.first.host)
+    if to == "folder":
+        session.pull(place.ref, home / "back")
+        assert content(home / "back") == FILES
+    elif to == "cache":
+        assert content(session.pull(place.ref).path) == FILES
+    elif to == "memory":
+        art = session.inspect(place.ref)
+        assert art["data/small.bin"].read() == FILES["data/small.bin"]
+    elif to == "layout":
+        session.copy(place.ref, "oci:copied:v1")
+        assert ocikit.Layout("copied").verify().ok
+    else:
+        session.copy(place.ref, f"{place.second.host}/t/d:v1")
+        with ocikit.Session(progress=False, network=QUICK, cache="other") as plain:
+            assert content(plain.pull(f"{place.second.host}/t/d:v1").path) == FILES
+    assert place.upstream.seen("GET", ".*/blobs/.*")
+
+
+def test_a_blob_that_is_cut_short_at_the_mirror_goes_on_from_the_registry(place, home):
+    place.bring(place.first)
+    place.first.on("GET", f".*/blobs/{place.big()}", times=None, cut=2 * MIB, length=3 * MIB)
+    place.first.on("GET", f".*/blobs/{place.big()}", times=None, when=lambda r: "Range" in r.headers, drop="before")
+    told = []
+
+    class Listener(ocikit.Progress):
+        def advance(self, descriptor, n):
+            told.append(n if descriptor.digest == place.big() else 0)
+
+    place.session(place.first.host).pull(place.ref, home / "back", progress=Listener())
+    assert content(home / "back") == FILES
+    (rest,) = place.upstream.seen("GET", f".*/blobs/{place.big()}")
+    assert rest.headers["Range"] == f"bytes={2 * MIB}-", "the prefix is kept"
+    assert sum(told) == 3 * MIB
+
+
+def test_a_blob_that_breaks_once_resumes_at_the_mirror(place, home):
+    place.bring(place.first)
+    place.first.on("GET", f".*/blobs/{place.big()}", cut=2 * MIB, length=3 * MIB)
+    place.session(place.first.host).pull(place.ref, home / "back")
+    assert content(home / "back") == FILES
+    assert place.upstream.requests == []
+
+
+def test_wrong_bytes_are_never_given_out_and_their_mirror_is_left_out(place, home, caplog):
+    place.bring(place.first)
+    place.first.blobs["t/d", place.big()] = b"w" * 3 * MIB
+    session = place.session()
+    with session.open(place.ref, "data/big.bin") as stream, pytest.raises(ocikit.DigestMismatch):
+        stream.read()
+    place.first.requests.clear()
+    with caplog.at_level(logging.WARNING, "ocikit"), session.open(place.ref, "data/big.bin") as stream:
+        assert stream.read() == FILES["data/big.bin"]
+    assert place.first.requests == []
+
+
+def test_a_pull_that_met_wrong_bytes_ends_well_says_so_and_counts_each_file_once(place, home, caplog):
+    place.bring(place.first)
+    place.first.blobs["t/d", place.big()] = b"w" * 3 * MIB
+    with caplog.at_level(logging.INFO, "ocikit"):
+        art = place.session(place.first.host).pull(place.ref, home / "back", workers=1)
+    assert content(home / "back") == FILES
+    again = {len(place.upstream.blobs["t/d", r.path.rpartition("/")[2]]) for r in place.upstream.requests}
+    assert again == {3 * MIB, 3000}, "what had come before is not brought again"
+    assert art.summary.startswith("pulled 3 files")
+    (warning,) = [r.getMessage() for r in caplog.records if r.levelno == logging.WARNING]
+    assert place.first.host in warning and "left out" in warning
+    assert {f.name for f in (home / "back/.ocikit").rglob("*") if f.is_file()} == {"manifest.json"}, "no parts are left"
+
+
+def test_when_the_registry_is_wrong_too_its_mistake_is_told(place, home):
+    place.bring(place.first)
+    for server in (place.first, place.upstream):
+        server.blobs["t/d", place.big()] = b"w" * 3 * MIB
+    with pytest.raises(ocikit.DigestMismatch):
+        place.session(place.first.host).pull(place.ref, home / "back")
+    assert not (home / "back/data/big.bin").exists() and not (home / "back/big.bin").exists()
+
+
+def test_a_dead_mirror_is_asked_once(place, home, caplog):
+    place.bring(place.second)
+    place.first.on(".*", ".*", times=None, drop="before")
+    session = place.session()
+    with caplog.at_level(logging.WARNING, "ocikit"):
+        session.inspect(place.ref)
+        before = place.first.connections
+        session.pull(place.ref, home / "back")
+        session.pull(place.ref)
+    assert content(home / "back") == FILES
+    assert place.first.connections == before > 0
+    assert len([r for r in caplog.records if "left alone" in r.getMessage()]) == 1
+    assert place.upstream.requests == []
+
+
+def test_a_mirror_that_nobody_runs_is_no_hindrance(place, home):
+    port = peers.free_port()
+    place.session(f"127.0.0.1:{port}").pull(place.ref, home / "back")
+    assert content(home / "back") == FILES
+
+
+def test_a_mirror_that_was_dead_is_asked_again_after_its_rest(place, monkeypatch):
+    place.bring(place.first)
+    place.first.on(".*", ".*", times=None, drop="before")
+    session = place.session(place.first.host)
+    session.inspect(place.ref)
+    place.first.faults.clear()
+    place.asked()
+    session.inspect(place.ref)
+    assert place.asked()[1] == []
+    monkeypatch.setattr("ocikit.remote.mirrors.REST", -1.0)
+    (host,) = session._places._mirrors.values()
+    host.rest()
+    session.inspect(place.ref)
+    assert place.asked()[1] == ["GET manifests"]
+
+
+def test_when_all_fail_the_registry_s_error_tells_of_the_mirrors(place):
+    place.first.on("GET", ".*", times=None, status=403)
+    place.second.on("GET", ".*", times=None, status=500)
+    place.upstream.on("GET|HEAD", ".*", times=None, drop="before")
+    with pytest.raises(ocikit.ConnectionFailed) as caught:
+        place.session().inspect(place.ref)
+    told = str(caught.value)
+    assert f"no answer from {place.upstream.host}" in told
+    assert f"{place.first.host} says 403" in told and f"{place.second.host} says 500" in told
+
+
+def test_many_threads_read_from_mirrors_that_come_and_go(place, home):
+    place.bring(place.first)
+    place.first.on("GET", ".*/blobs/.*", times=4, status=500)
+    failures = []
+
+    def work(n):
+        try:
+            session = place.session(cache=home / f"cache{n}")
+            assert content(session.pull(place.ref).path) == FILES
+        except BaseException as problem:
+            failures.append(problem)
+
+    threads = [threading.Thread(target=work, args=(n,)) for n in range(4)]
+    [t.start() for t in threads]
+    [t.join() for t in threads]
+    assert failures == []
+
+
+# Whose credentials
+
+
+def basic(user, password):
+    expected = f"Basic {base64.b64encode(f'{user}:{password}'.encode()).decode()}"
+
+    def guard(request):
+        if request.headers.get("Authorization") == expected:
+            return None
+        return error(401, "UNAUTHORIZED", **{"WWW-Authenticate": 'Basic realm="x"'})
+
+    return guard
+
+
+def shown(server):
+    """The credentials that a server was sent."""
+    values = {r.headers["Authorization"] for r in server.requests if "Authorization" in r.headers}
+    return {base64.b64decode(value.removeprefix("Basic ")).decode() for value in values}
+
+
+def test_each_host_sees_its_own_credentials_only(place, home):
+    place.bring(place.first)
+    place.upstream.guard, place.first.guard, place.second.guard = (
+        basic("up", "1"),
+        basic("mirror", "2"),
+        basic("x", "3"),
+    )
+    del place.first.blobs["t/d", place.big()]
+    keys = {place.upstream.host: ("up", "1"), place.first.host: ("mirror", "2")}
+    place.session(credentials=keys).pull(place.ref, home / "back")
+    assert content(home / "back") == FILES
+    assert shown(place.upstream) == {"up:1"}
+    assert shown(place.first) == {"mirror:2"}
+    assert place.second.requests and shown(place.second) == set()
+
+
+@pytest.mark.parametrize("order", ["mirror first", "registry first"])
+def test_a_lone_pair_is_for_the_registry_and_no_mirror_sees_it(place, home, order):
+    place.upstream.guard = basic("up", "1")
+    for server in (place.first, place.second):
+        server.guard = basic("nobody", "knows")
+    session = place.session(credentials=("up", "1"))
+    if order == "registry first":
+        session.tags(place.ref)
+    session.pull(place.ref, home / "back")
+    assert content(home / "back") == FILES
+    assert shown(place.upstream) == {"up:1"}
+    assert place.first.requests and place.second.requests
+    assert shown(place.first) == shown(place.second) == set()
+
+
+def test_a_mirror_s_credentials_come_from_where_docker_keeps_them(place, home):
+    place.bring(place.first)
+    place.first.guard = basic("mirror", "2")
+    folder = home.parent / ".docker"
+    folder.mkdir()
+    auths = {
+        place.first.host: {"auth": base64.b64encode(b"mirror:2").decode()},
+        place.upstream.host: {"auth": base64.b64encode(b"up:1").decode()},
+    }
+    (folder / "config.json").write_text(json.dumps({"auths": auths}))
+    place.session(credentials=("up", "1")).pull(place.ref, home / "back")
+    assert shown(place.first) == {"mirror:2"}
+    assert place.upstream.requests == []
+
+
+def test_headers_of_the_session_are_for_registries_that_references_name(place, home):
+    place.bring(place.first)
+    del place.first.blobs["t/d", place.big()]
+    network = ocikit.Network(retries=1, headers={"X-Team": "secret"})
+    place.session(network=network).pull(place.ref, home / "back")
+    assert {r.headers.get("X-Team") for r in place.upstream.requests} == {"secret"}
+    assert {r.headers.get("X-Team") for s in (place.first, place.second) for r in s.requests} == {None}
+
+
+# What is told
+
+
+def test_a_session_shows_its_mirrors_and_the_log_says_who_served(place, home, caplog):
+    place.bring(place.first)
+    del place.first.blobs["t/d", place.big()]
+    session = place.session(place.first.host)
+    assert f"mirrors={{'{place.upstream.host}': ['{place.first.host}']}}" in repr(session)
+    assert "mirrors" not in repr(ocikit.Session(progress=False))
+    with caplog.at_level(logging.INFO, "ocikit"):
+        session.pull(place.ref, home / "back")
+    told = [r.getMessage() for r in caplog.records]
+    assert f"{place.upstream.host}/t/d@v1 comes from its mirror {place.first.host}/t/d" in told
+    assert len([t for t in told if "comes from its mirror" in t]) == 3, "the document and two of three blobs"
+    assert len([t for t in told if "is passed over" in t]) == 1
+
+
+def test_an_insecure_mirror_may_speak_http_and_the_registry_may_not():
+    host = MirrorHost(Mirror("mirror.example/x", insecure=True), Network(), Keychain({}), TokenCache())
+    assert host.transport.insecure
+    session = ocikit.Session(mirrors={"docker.io": [Mirror("mirror.example/x", insecure=True)]})
+    assert not session.registry("mirror.example").transport.insecure
+    assert not session.registry("docker.io").transport.insecure
+
+
+def test_a_mirror_gets_few_tries_and_a_place_that_content_moved_to_gets_all():
+    network = Network(retries=7, max_wait=100, connect_timeout=20)
+    quick, whole = (
+        MirrorHost(Mirror("m.example", final=final), network, Keychain({}), TokenCache()).transport.network
+        for final in (False, True)
+    )
+    assert (quick.retries, quick.max_wait, quick.connect_timeout) == (1, 5.0, 5.0)
+    assert (whole.retries, whole.max_wait, whole.connect_timeout) == (7, 100, 20)
+    assert REST == 60.0
+
+
+# Blocked, and registries.conf
+
+
+def test_what_is_blocked_is_not_asked_and_longer_prefixes_are_exceptions(place, home):
+    blocked = ocikit.Network(
+        retries=0, blocked=[place.upstream.host, "*.evil.example"], mirrors={f"{place.upstream.host}/t": []}
+    )
+    with ocikit.Session(progress=False, network=blocked) as session:
+        assert session.pull(place.ref).digest == place.digest
+        place.asked()
+        other = f"{place.upstream.host}/u/d:v1"
+        for verb in (
+            session.pull,
+            session.inspect,
+            session.tags,
+            session.delete,
+            session.repository,
+            lambda r: session.push(r, "data"),
+        ):
+            with pytest.raises(ocikit.Denied, match=f"{place.upstream.host}/u/d is blocked"):
+                verb(other)
+        for host in (place.upstream.host, "a.evil.example"):
+            with pytest.raises(ocikit.Denied, match="is blocked"):
+                session.ping(host)
+        assert f"blocked=['*.evil.example', '{place.upstream.host}']" in repr(session)
+    assert place.asked() == ([], [], [])
+
+
+def conf(path, text):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(text)
+    return path
+
+
+EXAMPLE = """
+unqualified-search-registries = ["example.com"]
+
+[[registry]]
+prefix = "example.com/foo"
+insecure = false
+blocked = false
+location = "internal-registry-for-example.com/bar"
+
+[[registry.mirror]]
+location = "example-mirror-0.local/mirror-for-foo"
+
+[[registry.mirror]]
+location = "example-mirror-1.local/mirrors/foo"
+insecure = true
+pull-from-mirror = "tag-only"
+
+[[registry]]
+location = "registry.com"
+mirror-by-digest-only = true
+
+[[registry.mirror]]
+location = "mirror.registry.com"
+
+[[registry]]
+prefix = "*.evil.example"
+blocked = true
+
+[[registry]]
+location = "localhost:5000"
+insecure = true
+"""
+
+
+def test_the_manual_s_example_is_read_as_the_manual_says(tmp_path, caplog):
+    with caplog.at_level(logging.WARNING, "ocikit"):
+        network = Network.from_registries_conf(conf(tmp_path / "registries.conf", EXAMPLE))
+    (warning,) = caplog.records
+    assert "ignored here: unqualified-search-registries" in warning.getMessage()
+    assert network == Network(
+        insecure=["localhost:5000"],
+        blocked=["*.evil.example"],
+        mirrors={
+            "example.com/foo": [
+                Mirror("example-mirror-0.local/mirror-for-foo"),
+                Mirror("example-mirror-1.local/mirrors/foo", insecure=True, pull="tag-only"),
+                Mirror("internal-registry-for-example.com/bar", final=True),
+            ],
+            "registry.com": [Mirror("mirror.registry.com", pull="digest-only")],
+            "*.evil.example": [],
+            "localhost:5000": [],
+        },
+    )
+    tried = [
+        f"{m.location.partition('/')[0]}/{name}"
+        for m, name in network.route(Reference.parse("example.com/foo/image:latest"))
+    ]
+    assert tried == ["example-mirror-0.local/mirror-for-foo/image", "example-mirror-1.local/mirrors/foo/image",
+                     "internal-registry-for-example.com/bar/image"]  # fmt: skip
+
+
+def test_a_session_is_made_from_a_registries_conf(place, home):
+    place.bring(place.first, "cache/")
+    path = conf(
+        home / "registries.conf",
+        f'[[registry]]\nlocation = "{place.upstream.host}"\n[[registry.mirror]]\nlocation = "{place.first.host}/cache"\n',
+    )
+    network = ocikit.Network.from_registries_conf(path, retries=1, insecure=["other.example"])
+    assert (network.retries, network.insecure) == (1, {"other.example"})
+    with ocikit.Session(progress=False, network=network) as session:
+        assert content(session.pull(place.ref).path) == FILES
+    assert place.upstream.requests == []
+
+
+def test_the_usual_files_are_read_in_podman_s_order(home, tmp_path, monkeypatch):
+    system, own = tmp_path / "etc", home.parent / ".config/containers"
+    monkeypatch.setattr(registries_conf, "SYSTEM", system)
+
+    def found():
+        return {prefix: m[0].location for prefix, m in Network.from_registries_conf().mirrors.items()}
+
+    def table(mirror, host="a.example"):
+        return f'[[registry]]\nlocation = "{host}"\n[[registry.mirror]]\nlocation = "{mirror}.example"\n'
+
+    assert found() == {}, "nothing is there"
+    conf(system / "registries.conf", table("system") + table("kept", "b.example"))
+    assert found() == {"a.example": "system.example", "b.example": "kept.example"}
+    conf(system / "registries.conf.d/20-b.conf", table("b"))
+    conf(system / "registries.conf.d/10-a.conf", table("a"))
+    conf(system / "registries.conf.d/30-c.txt", "[[[")
+    assert found() == {"a.example": "b.example", "b.example": "kept.example"}
+    conf(own / "registries.conf.d/1.conf", table("own"))
+    assert found() == {"a.example": "own.example", "b.example": "kept.example"}
+    conf(own / "registries.conf", table("mine", "c.example"))
+    assert found() == {"a.example": "own.example", "c.example": "mine.example"}, "the system's no longer count"
+
+
+def test_a_session_reads_no_registries_conf_by_itself(home):
+    conf(home.parent / ".config/containers/registries.conf", '[[registry]]\nlocation = "ghcr.io"\nblocked = true\n')
+    with ocikit.Session(progress=False) as session:
+        assert session.registry("ghcr.io").host == "ghcr.io"
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("[[registry]", "is not TOML"),
+        ("\x00", "is not TOML"),
+        ("registry = 5", "$.registry is 5"),
+        ('registry = ["a"]', "$.registry has a str in it"),
+        ("[[registry]]", "$.registry[0] has neither prefix nor location"),
+        ('[[registry]]\nlocation = "https://a.example"', "$.registry[0] names no place"),
+        ('[[registry]]\nlocation = "a.example/x:v1"', "$.registry[0] names no place"),
+        ('[[registry]]\nprefix = "a.*.example"\nblocked = true', "$.registry[0] names no place"),
+        ('[[registry]]\nprefix = "*.example/x"\nblocked = true', "$.registry[0] names no place"),
+        ('[[registry]]\nlocation = "a.example"\nblocked = "yes"', "$.registry[0].blocked is 'yes'"),
+        ('[[registry]]\nlocation = "a.example"\nmirror = ["m.example"]', "$.registry[0].mirror has a str in it"),
+        ('[[registry]]\nlocation = "a.example"\n[[registry.mirror]]', "$.registry[0].mirror[0].location names no place"),
+        ('[[registry]]\nlocation = "a.example"\n[[registry.mirror]]\nlocation = "m.example"\npull-from-mirror = "none"',
+         "$.registry[0].mirror[0].pull-from-mirror is 'none'"),
+        ('[[registry]]\nlocation = "a.example"\nmirror-by-digest-only = true\n[[registry.mirror]]\nlocation = "m.example"\npull-from-mirror = "all"',
+         "stands beside mirror-by-digest-only"),
+        ("[registries.block]\nregistries = ['a.example']", "$.registries is of version 1"),
+    ],
+)  # fmt: skip
+def test_a_registries_conf_that_is_wrong_is_refused_with_the_place(tmp_path, text, words):
+    path = conf(tmp_path / "registries.conf", text)
+    with pytest.raises(ocikit.InvalidDocument) as caught:
+        Network.from_registries_conf(path)
+    assert words in caught.value.message and "registries.conf" in caught.value.message
+    assert caught.value.hint
+
+
+def test_a_registries_conf_that_is_not_there_is_told(tmp_path):
+    with pytest.raises(ocikit.NotFound, match="there is no"):
+        Network.from_registries_conf(tmp_path / "nowhere.conf")
+    with pytest.raises(ocikit.ContentError, match="can't be read"):
+        Network.from_registries_conf(tmp_path)
+
+
+def test_insecurity_of_a_part_of_a_registry_is_not_given_to_all_of_it(tmp_path, caplog):
+    text = '[[registry]]\nlocation = "a.example/x"\ninsecure = true\n[[registry]]\nprefix = "*.b.example"\ninsecure = true\n'
+    assert Network.from_registries_conf(conf(tmp_path / "r.conf", text)).insecure == frozenset()
+    assert [
+        "a.example/x is insecure" in r.getMessage() or "*.b.example is insecure" in r.getMessage()
+        for r in caplog.records
+    ] == [True, True]
+
+
+places = st.sampled_from(
+    ["a.example", "b.example/x", "*.c.example", "docker.io", "localhost:5000", "", "A/b", "x:y/z", "\x1b[31m"]
+) | st.text(max_size=8)
+values = st.one_of(
+    places,
+    st.booleans(),
+    st.integers(),
+    st.lists(st.booleans(), max_size=2),
+    st.floats(),
+    st.sampled_from(["all", "digest-only"]),
+)
+keys = st.sampled_from(
+    ["prefix", "location", "insecure", "blocked", "mirror-by-digest-only", "pull-from-mirror"]
+) | st.text(min_size=1, max_size=5)
+
+
+def toml(table):
+    # JSON's texts, numbers and lists are TOML's, but for the names of floats
+    written = (
+        f"{json.dumps(key)} = {json.dumps(value)}".replace("NaN", "nan").replace("Infinity", "inf")
+        for key, value in table.items()
+    )
+    return "\n".join(written)
+
+
+@given(st.lists(st.tuples(st.booleans(), st.dictionaries(keys, values, max_size=5)), max_size=5))
+def test_any_tables_are_settings_or_a_typed_error(tmp_path_factory, tables):
+    text = "[[registry]]\n" + "\n".join(f"[[registry{'.mirror' * nested}]]\n{toml(table)}" for nested, table in tables)
+    check(tmp_path_factory.getbasetemp() / "tables.conf", text.encode("utf-8", "surrogatepass"))
+
+
+@given(st.binary(max_size=200) | st.text("[]{}=\"'.#\n\\ registy01-:TZu", max_size=200).map(str.encode))
+def test_any_bytes_are_settings_or_a_typed_error(tmp_path_factory, raw):
+    check(tmp_path_factory.getbasetemp() / "bytes.conf", raw)
+
+
+def check(path, raw):
+    path.write_bytes(raw)
+    try:
+        network = Network.from_registries_conf(path)
+    except ocikit.InvalidDocument as problem:
+        assert "\x1b" not in str(problem)
+        return
+    network.is_blocked("a.example/x/y")
+    network.route(Reference.parse("a.example/x/y"))
+
+
+# Beside real registries
+
+
+@pytest.mark.interop
+def test_a_pull_through_cache_of_distribution_3_is_a_mirror(place, home):
+    proxying = {"proxy": {"remoteurl": place.upstream.url}}
+    with peers._distribution("distribution3", "registry", proxying, None, None, True, None) as cache:
+        place.session(cache.host, network=ocikit.Network(retries=1)).pull(place.ref, home / "back")
+        assert content(home / "back") == FILES
+        agents = {r.headers.get("User-Agent", "") for r in place.upstream.requests}
+        assert agents and not any(agent.startswith("ocikit") for agent in agents), "the cache asked, and nobody else"

@@ -1,0 +1,665 @@
+"""Who may do what on our registry, tried by those who may not: rules, passwords, and one repository's content in another."""
+
+import base64
+import json
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+
+import bcrypt
+import pytest
+from ocikit.errors import InvalidArgument
+from ocikit.server import (
+    Access,
+    Application,
+    HtpasswdAccess,
+    Identity,
+    Need,
+    OpenAccess,
+    Refusal,
+    Rule,
+    Rules,
+    Settings,
+    TokenAccess,
+    access_from,
+    memory_storage,
+)
+from ocikit.server.auth.basic import credentials
+from ocikit.server.auth.htpasswd import Entries, Htpasswd
+from ocikit.server.auth.throttle import Attempts
+from ocikit.server.http.request import Request
+from ocikit.spec import media_types as mt
+from ocikit.spec.digest import Digest
+
+from tests.support.wsgi import call, environ_of
+
+FAR = {"REMOTE_ADDR": "192.0.2.7"}
+
+RULES = """
+[[rule]]
+users = ["ada"]
+repositories = ["ada/**", "shared/*"]
+actions = ["pull", "push", "delete"]
+
+[[rule]]
+users = ["eve"]
+repositories = ["eve/**"]
+actions = ["pull", "push", "delete"]
+
+[[rule]]
+users = ["*"]
+repositories = ["library/**"]
+actions = ["pull", "catalog"]
+"""
+
+
+def entry(user, password, prefix=b"2b"):
+    hashed = bcrypt.hashpw(password.encode(), bcrypt.gensalt(4))
+    return f"{user}:${prefix.decode()}${hashed.decode().partition('2b$')[2]}\n"
+
+
+@pytest.fixture
+def users(tmp_path):
+    path = tmp_path / "users"
+    path.write_text(
+        entry("ada", "lovelace") + entry("eve", "evil", b"2y") + entry("zoë", "pässwörd:with:colons", b"2a")
+    )
+    return path
+
+
+def basic(user, password):
+    return {"Authorization": "Basic " + base64.b64encode(f"{user}:{password}".encode()).decode()}
+
+
+ADA, EVE = basic("ada", "lovelace"), basic("eve", "evil")
+
+
+@pytest.fixture
+def app(users):
+    return Application(memory_storage(), access=HtpasswdAccess(users, Rules.parse(RULES)))
+
+
+@pytest.fixture
+def bcrypts(monkeypatch):
+    """The costs of the hashes that passwords were checked against."""
+    checked, real = [], bcrypt.checkpw
+    monkeypatch.setattr(bcrypt, "checkpw", lambda p, h: (checked.append(h[:7]), real(p, h))[1])
+    return checked
+
+
+def push(app, repository, content, headers):
+    digest = Digest.of(content)
+    assert call(app, "POST", f"/v2/{repository}/blobs/uploads/?digest={digest}", headers, content).status == 201
+    return digest
+
+
+def manifest(config):
+    described = {"mediaType": mt.EMPTY, "digest": config, "size": 2}
+    fields = {"schemaVersion": 2, "mediaType": mt.OCI_MANIFEST, "artifactType": "application/vnd.example"}
+    return json.dumps(fields | {"config": described, "layers": [described]}).encode()
+
+
+def push_manifest(app, repository, tag, headers):
+    raw = manifest(Digest.of(b"{}"))
+    push(app, repository, b"{}", headers)
+    answer = call(app, "PUT", f"/v2/{repository}/manifests/{tag}", {**headers, "Content-Type": mt.OCI_MANIFEST}, raw)
+    assert answer.status == 201, answer
+    return Digest.of(raw)
+
+
+# -- rules
+
+
+@pytest.mark.parametrize(
+    ("pattern", "matching", "others"),
+    [
+        ("team/**", ["team/a", "team/a/b"], ["team", "team2/a", "a/team/b", "xteam/a"]),
+        ("team/*", ["team/a", "team/a-b.c"], ["team/a/b", "team", "other/team/a"]),
+        ("*", ["a", "model-1"], ["a/b"]),
+        ("**", ["a", "a/b/c"], []),
+        ("a?", ["ab"], ["a", "abc", "a/"]),
+        ("a.b", ["a.b"], ["axb", "a/b", "a.bc", "xa.b"]),
+        ("**/public", ["a/public", "a/b/public"], ["public", "a/publicity", "a/public/b"]),
+    ],
+)
+def test_a_pattern_matches_whole_names_and_a_star_stops_at_a_slash(pattern, matching, others):
+    rule = Rule(users=["ada"], repositories=[pattern], actions=["pull"])
+    assert [name for name in matching + others if rule.allows("ada", Need("pull", name))] == matching
+
+
+def test_a_rule_for_everybody_who_has_logged_in_is_not_for_those_who_have_not():
+    rule = Rule(users=["*"], actions=["pull"])
+    assert rule.allows("ada", Need("pull", "a"))
+    assert not rule.allows("", Need("pull", "a"))
+    assert Rule(users=[""], actions=["pull"]).allows("", Need("pull", "a"))
+    assert Rule(users=[""], actions=["pull"]).allows("ada", Need("pull", "a"))
+
+
+def test_rules_allow_what_one_of_them_allows_and_nothing_else():
+    rules = Rules.parse(RULES)
+    assert rules.allows("ada", Need("push", "shared/model"))
+    assert not rules.allows("eve", Need("push", "shared/model"))
+    assert rules.allows("eve", Need("catalog"))
+    assert not rules.allows("", Need("catalog"))
+    assert not Rules().allows("ada", Need("pull", "a"))
+    assert not rules.anybody
+    assert rules.with_anonymous_pull().anybody
+    assert rules.with_anonymous_pull().allows("", Need("pull", "eve/secret"))
+    assert not rules.with_anonymous_pull().allows("", Need("push", "eve/secret"))
+
+
+def test_without_rules_users_may_do_everything_and_others_nothing():
+    rules = Rules.default()
+    for need in (Need("pull", "a/b"), Need("push", "a"), Need("delete", "a"), Need("catalog")):
+        assert rules.allows("ada", need)
+        assert not rules.allows("", need)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        '[[rule]]\nusers = ["a"]\nactions = ["pull"]\nrepository = ["a"]',
+        '[[rule]]\nusers = ["a"]',
+        '[[rule]]\nusers = "ada"\nactions = ["pull"]',
+        '[[rule]]\nusers = ["a"]\nactions = ["read"]',
+        '[[rule]]\nusers = ["a"]\nactions = ["pull"]\nrepositories = ["Team/*"]',
+        '[[rule]]\nusers = ["a"]\nactions = ["pull"]\nrepositories = []',
+        '[[rule]]\nusers = [1]\nactions = ["pull"]',
+        '[rule]\nusers = ["a"]\nactions = ["pull"]',
+        '[[rules]]\nusers = ["a"]\nactions = ["pull"]',
+        'rule = ["a"]',
+        "[[rule",
+    ],
+)
+def test_rules_with_a_slip_in_them_are_refused_rather_than_read_otherwise(tmp_path, text):
+    (tmp_path / "rules.toml").write_text(text)
+    with pytest.raises(InvalidArgument, match=r"rules\.toml"):
+        Rules.load(tmp_path / "rules.toml")
+
+
+# -- the file with users
+
+
+@pytest.mark.parametrize(
+    ("line", "said"),
+    [
+        ("ada:$apr1$x$y", "MD5"),
+        ("ada:{SHA}W6ph5Mm5Pz8GgiULbPgzG37mj9g=", "SHA-1"),
+        ("ada:$6$salt$hash", "SHA-512"),
+        ("ada:$2x$05$" + "a" * 53, "broken bcrypt"),
+        ("ada:plain-secret", "something else"),
+        ("ada:$2y$31$" + "a" * 53, "cost 31"),
+        ("ada", "no entry"),
+        (":$2y$05$" + "a" * 53, "no entry"),
+        ("*:$2y$05$" + "a" * 53, "no entry"),
+        ("ad\x1ba:$2y$05$" + "a" * 53, "no entry"),
+    ],
+)
+def test_an_entry_that_is_not_of_bcrypt_is_refused_with_its_line_and_without_its_hash(tmp_path, line, said):
+    (tmp_path / "users").write_text(f"# people\n\n{line}\n")
+    with pytest.raises(InvalidArgument, match=f"line 3.*{said}") as caught:
+        HtpasswdAccess(tmp_path / "users")
+    assert "secret" not in str(caught.value) and "W6ph5" not in str(caught.value)
+
+
+def test_a_user_who_is_there_twice_is_refused():
+    with pytest.raises(InvalidArgument, match="twice"):
+        Entries.parse(entry("ada", "a") + entry("ada", "b"))
+
+
+def test_a_file_that_is_not_there_is_an_error_at_once(tmp_path):
+    with pytest.raises(InvalidArgument, match="can't be read"):
+        HtpasswdAccess(tmp_path / "users")
+
+
+def test_a_new_password_counts_at_once_and_the_old_one_no_more(users, app):
+    assert call(app, "GET", "/v2/", ADA).status == 200
+    users.write_text(entry("ada", "countess"))
+    assert call(app, "GET", "/v2/", ADA).status == 401
+    assert call(app, "GET", "/v2/", basic("ada", "countess")).status == 200
+    assert call(app, "GET", "/v2/", EVE).status == 401
+
+
+def test_a_file_that_breaks_while_the_registry_runs_changes_nothing(users, app, caplog):
+    users.write_text("ada:plain\n")
+    assert call(app, "GET", "/v2/", ADA).status == 200
+    assert "line 1" in caplog.text and "plain" not in caplog.text
+    users.unlink()
+    assert call(app, "GET", "/v2/", ADA).status == 200
+
+
+def test_rules_in_a_file_are_read_again_when_they_change(users, tmp_path):
+    path = tmp_path / "rules.toml"
+    path.write_text(RULES)
+    app = Application(memory_storage(), access=HtpasswdAccess(users, path))
+    assert call(app, "POST", "/v2/ada/x/blobs/uploads/", ADA).status == 202
+    path.write_text("")
+    assert call(app, "POST", "/v2/ada/x/blobs/uploads/", ADA).status == 403
+
+
+# -- passwords
+
+
+def test_passwords_are_utf8_and_may_have_colons(app):
+    assert call(app, "GET", "/v2/", basic("zoë", "pässwörd:with:colons")).status == 200
+    assert call(app, "GET", "/v2/", basic("zoë", "pässwörd")).status == 401
+
+
+def test_a_password_longer_than_bcrypt_reads_is_no_error(tmp_path):
+    (tmp_path / "users").write_text(entry("ada", "x" * 72))
+    htpasswd = Htpasswd(tmp_path / "users")
+    assert htpasswd.verify("ada", b"x" * 100, "192.0.2.1")
+    assert not htpasswd.verify("ada", b"x" * 71 + b"\0" * 100, "192.0.2.1")
+
+
+@pytest.mark.parametrize(
+    "header",
+    [
+        "Basic", "Basic ", "Basic !!!!", "Basic YWRh", "Basic /////w==", "Basic YWRhOmxvdmVsYWNl,Basic YWRhOmxvdmVsYWNl",
+        "Bearer YWRhOmxvdmVsYWNl", "YWRhOmxvdmVsYWNl", "Negotiate x", "Basic " + "A" * 100_000, "Basic ADphZGE=",
+    ],
+)  # fmt: skip
+def test_a_garbled_authorization_is_a_401_and_asks_again(app, header):
+    answer = call(app, "GET", "/v2/", {"Authorization": header})
+    assert (answer.status, answer.code) == (401, "UNAUTHORIZED")
+    assert answer.headers["www-authenticate"] == 'Basic realm="ocikit", charset="UTF-8"'
+
+
+def test_the_name_of_the_scheme_is_read_in_any_case_and_padding_may_lack():
+    assert credentials("bAsIc YWRhOmxvdmVsYWNlMQ") == ("ada", b"lovelace1")
+
+
+def test_credentials_without_name_and_password_are_none(users):
+    """podman and skopeo send them where they have no login."""
+    app = Application(memory_storage(), access=HtpasswdAccess(users, anonymous_pull=True))
+    assert call(app, "GET", "/v2/a/tags/list", basic("", "")).status == 404
+    assert call(app, "POST", "/v2/a/blobs/uploads/", basic("", "")).status == 401
+
+
+def test_an_unknown_user_costs_what_a_wrong_password_costs(app, bcrypts):
+    call(app, "GET", "/v2/", basic("ada", "wrong"))
+    call(app, "GET", "/v2/", basic("nobody", "wrong"))
+    call(app, "GET", "/v2/", basic("", "wrong"))
+    assert [cost[4:] for cost in bcrypts] == [b"04$", b"04$", b"04$"]
+
+
+def test_an_unknown_user_costs_that_where_nobody_is_known_too(tmp_path, bcrypts):
+    (tmp_path / "users").write_text("")
+    assert not Htpasswd(tmp_path / "users").verify("ada", b"x", "192.0.2.1")
+    assert len(bcrypts) == 1
+
+
+def test_the_answer_does_not_tell_an_unknown_user_from_a_wrong_password(app):
+    assert call(app, "GET", "/v2/", basic("ada", "wrong")) == call(app, "GET", "/v2/", basic("nobody", "wrong"))
+
+
+def test_a_right_password_is_checked_once_for_a_while_and_a_wrong_one_each_time(users, bcrypts):
+    now = [1000.0]
+    htpasswd = Htpasswd(users, clock=lambda: now[0])
+    assert all(htpasswd.verify("ada", b"lovelace", "192.0.2.1") for _ in range(100))
+    assert len(bcrypts) == 1
+    assert not any(htpasswd.verify("ada", b"lovelac", "192.0.2.1") for _ in range(3))
+    assert not htpasswd.verify("eve", b"lovelace", "192.0.2.1")
+    assert len(bcrypts) == 5
+    now[0] += 1000
+    assert htpasswd.verify("ada", b"lovelace", "192.0.2.1")
+    assert len(bcrypts) == 6
+
+
+def test_connections_that_open_at_once_share_one_check(users, bcrypts):
+    htpasswd, start = Htpasswd(users), threading.Barrier(16)
+
+    def verify(_):
+        start.wait()
+        return htpasswd.verify("ada", b"lovelace", "192.0.2.1")
+
+    with ThreadPoolExecutor(16) as pool:
+        assert all(pool.map(verify, range(16)))
+    assert len(bcrypts) == 1
+
+
+def test_nothing_that_is_remembered_or_shown_has_a_password(users):
+    htpasswd = Htpasswd(users)
+    htpasswd.verify("ada", b"lovelace", "192.0.2.1")
+    shown = repr([vars(htpasswd), htpasswd, vars(htpasswd._entries), htpasswd._entries.value])
+    assert "lovelace" not in shown and "$2b$" not in shown
+
+
+# -- guessing
+
+
+def guess(app, user, password, **environ):
+    return call(app, "GET", "/v2/", basic(user, password), **environ)
+
+
+def test_who_guesses_passwords_has_to_wait_and_a_right_guess_does_not_show(app, bcrypts):
+    assert guess(app, "ada", "lovelace").status == 200  # remembered: a right guess costs nothing
+    assert [guess(app, "ada", f"guess {n}").status for n in range(10)] == [401] * 10
+    spent = len(bcrypts)
+    answer = guess(app, "ada", "guess 10")
+    assert (answer.status, answer.code) == (429, "TOOMANYREQUESTS")
+    assert 0 < int(answer.headers["retry-after"]) <= 300
+    assert "www-authenticate" not in answer.headers
+    assert guess(app, "ada", "lovelace").status == 429
+    assert len(bcrypts) == spent
+    # Others, and the same user from elsewhere, aren't locked out
+    assert guess(app, "eve", "evil").status == 200
+    assert guess(app, "ada", "lovelace", REMOTE_ADDR="127.0.0.9").status == 200
+
+
+def test_a_thousand_guesses_at_the_same_time_are_no_more_than_one_after_the_other(users, bcrypts):
+    htpasswd = Htpasswd(users)
+
+    def verify(number):
+        try:
+            return htpasswd.verify("ada", f"guess {number}".encode(), "192.0.2.1")
+        except Refusal as error:
+            return error.status
+
+    with ThreadPoolExecutor(32) as pool:
+        answers = list(pool.map(verify, range(200)))
+    assert answers.count(False) == len(bcrypts) == 10 and answers.count(429) == 190
+
+
+def test_one_address_cannot_try_a_list_of_names_or_its_whole_ipv6_network():
+    now = [0.0]
+    attempts = Attempts(lambda: now[0])
+    for number in range(100):
+        with attempts.attempt(f"2001:db8:1:2::{number:x}", f"user{number}"):
+            pass
+    with pytest.raises(Refusal, match="429"):
+        attempts.check("2001:db8:1:2:ffff::1", "somebody")
+    attempts.check("2001:db8:1:3::1", "somebody")
+    now[0] = 301
+    attempts.check("2001:db8:1:2:ffff::1", "somebody")
+
+
+def test_a_script_with_an_old_password_does_not_use_up_what_others_behind_its_address_have():
+    attempts = Attempts(lambda: 0.0)
+    for _ in range(1000):
+        try:
+            with attempts.attempt("192.0.2.1", "script"):
+                pass
+        except Refusal as error:
+            assert error.headers == (("Retry-After", "300"),)
+    attempts.check("192.0.2.1", "ada")
+
+
+def test_success_takes_back_its_own_attempt_only():
+    attempts = Attempts(time.monotonic)
+    for _ in range(9):
+        with attempts.attempt("192.0.2.1", "ada"):
+            pass
+    for _ in range(50):
+        with attempts.attempt("192.0.2.1", "ada") as succeeded:
+            succeeded()
+    with attempts.attempt("192.0.2.1", "ada"):
+        pass
+    with pytest.raises(Refusal):
+        attempts.check("192.0.2.1", "ada")
+
+
+def test_what_is_remembered_of_failures_is_bounded():
+    attempts = Attempts(lambda: 0.0)
+    for number in range(20_000):
+        with attempts.attempt(f"198.51.{number >> 8}.{number & 255}", "ada"):
+            pass
+    assert len(attempts._failures) <= 10_000
+
+
+# -- passwords on the way
+
+
+@pytest.mark.parametrize("token", [False, True])
+@pytest.mark.parametrize("headers", [{}, ADA])
+@pytest.mark.parametrize(
+    ("method", "path"), [("GET", "/v2/"), ("POST", "/v2/ada/x/blobs/uploads/"), ("GET", "/v2/_catalog")]
+)
+def test_without_tls_and_from_elsewhere_nobody_is_asked_for_a_password(users, tmp_path, token, headers, method, path):
+    app = Application(memory_storage(), access=access_from(htpasswd=users, token=token, folder=tmp_path))
+    answer = call(app, method, path, {} if token else headers, **FAR)
+    assert (answer.status, answer.code) == (403, "DENIED")
+    assert "https" in answer.errors[0]["message"]
+    assert "www-authenticate" not in answer.headers
+
+
+def test_with_tls_or_on_this_machine_or_where_it_is_allowed_passwords_are_taken(users):
+    app = Application(memory_storage(), access=HtpasswdAccess(users))
+    assert call(app, "GET", "https://registry.example/v2/", ADA, **FAR).status == 200
+    assert call(app, "GET", "/v2/", ADA, REMOTE_ADDR="::1").status == 200
+    assert call(app, "GET", "/v2/", ADA, REMOTE_ADDR="::ffff:127.0.0.1").status == 200
+    assert call(app, "GET", "/v2/", ADA, REMOTE_ADDR="").status == 403
+    app = Application(memory_storage(), access=HtpasswdAccess(users, allow_plain_http=True))
+    assert call(app, "GET", "/v2/", ADA, **FAR).status == 200
+
+
+def test_without_tls_what_needs_no_login_is_open_all_the_same(users):
+    """Clients that hear of a login at /v2/ don't go on without one."""
+    app = Application(memory_storage(), access=HtpasswdAccess(users, anonymous_pull=True))
+    assert call(app, "GET", "/v2/", **FAR).status == 200
+    assert call(app, "GET", "/v2/a/tags/list", **FAR).status == 404
+    assert call(app, "POST", "/v2/a/blobs/uploads/", **FAR).status == 403
+    assert call(app, "GET", "/v2/").status == 401
+
+
+FORWARDED = {"X-Forwarded-Proto": "https", "X-Forwarded-For": "127.0.0.1", "X-Forwarded-Host": "evil.example"}
+
+
+def test_forwarded_headers_from_strangers_are_not_believed(users):
+    access = HtpasswdAccess(users)
+    app = Application(memory_storage(), access=access, settings=Settings(trusted_proxies=("10.0.0.1",)))
+    assert call(app, "GET", "/v2/", {**ADA, **FORWARDED}, **FAR).status == 403
+    # nor do they get around the limit
+    for number in range(10):
+        environ = {"REMOTE_ADDR": "127.0.0.1", "wsgi.url_scheme": "https"}
+        assert (
+            call(app, "GET", "/v2/", {**basic("ada", "x"), "X-Forwarded-For": f"192.0.2.{number}"}, **environ).status
+            == 401
+        )
+    assert call(app, "GET", "/v2/", {**basic("ada", "x"), "X-Forwarded-For": "192.0.2.99"}, **environ).status == 429
+
+
+def test_forwarded_headers_of_a_trusted_proxy_say_whether_there_was_tls_and_who_asks(users):
+    settings = Settings(trusted_proxies=("10.0.0.1", "10.0.0.2"))
+    app = Application(memory_storage(), access=HtpasswdAccess(users), settings=settings)
+    proxy = {"REMOTE_ADDR": "10.0.0.1"}
+    far = {"X-Forwarded-For": "192.0.2.7"}
+    assert call(app, "GET", "/v2/", {**ADA, **far, "X-Forwarded-Proto": "https"}, **proxy).status == 200
+    assert call(app, "GET", "/v2/", {**ADA, **far, "X-Forwarded-Proto": "http"}, **proxy).status == 403
+    assert call(app, "GET", "/v2/", {**ADA, **far}, **proxy).status == 403
+    assert call(app, "GET", "/v2/", {**ADA, **far, "X-Forwarded-Proto": "gopher"}, **proxy).status == 403
+
+
+def remote(forwarded, *trusted, **headers):
+    environ = environ_of("GET", "/v2/", {"X-Forwarded-For": forwarded, **headers}, REMOTE_ADDR="10.0.0.1")
+    return Request.of(environ, trusted=("10.0.0.1", *trusted))
+
+
+def test_what_a_client_writes_before_what_the_proxy_adds_is_not_believed():
+    assert remote("127.0.0.1, 192.0.2.7").remote == "192.0.2.7"
+    assert remote("127.0.0.1, 192.0.2.7, 10.0.0.2", "10.0.0.2").remote == "192.0.2.7"
+    assert remote("127.0.0.1, 192.0.2.7, 10.0.0.2").remote == "10.0.0.2"
+    assert remote("10.0.0.2", "10.0.0.2").remote == "10.0.0.2"
+    assert remote("[2001:db8::1]:4711").remote == "2001:db8::1"
+    assert remote("192.0.2.7", **{"X-Forwarded-Proto": "https, http"}).scheme == "http"
+    assert remote("192.0.2.7, 10.0.0.2", "10.0.0.2", **{"X-Forwarded-Proto": "https, http"}).scheme == "https"
+    assert remote("192.0.2.7, 10.0.0.2", "10.0.0.2", **{"X-Forwarded-Proto": "https"}).scheme == "https"
+
+
+@pytest.mark.parametrize("prefix", ["//evil.example", "/a b", '/"', "https://evil.example", "/a?b", "/a//b"])
+def test_a_forwarded_prefix_that_is_no_path_is_left_out_of_links(prefix):
+    assert remote("192.0.2.7", **{"X-Forwarded-Prefix": prefix}).link("/v2/") == "/v2/"
+    assert remote("192.0.2.7", **{"X-Forwarded-Prefix": "/hub/"}).link("/v2/") == "/hub/v2/"
+
+
+def test_a_proxy_on_this_machine_that_nobody_named_makes_nobody_local(users):
+    app = Application(memory_storage(), access=HtpasswdAccess(users))
+    assert call(app, "GET", "/v2/", {**ADA, "X-Forwarded-For": "192.0.2.7"}).status == 403
+    assert call(app, "GET", "/v2/", {**ADA, "Forwarded": "for=192.0.2.7"}).status == 403
+
+
+# -- one's own and others'
+
+
+def test_who_may_not_is_told_what_and_who_has_not_logged_in_how(app):
+    answer = call(app, "POST", "/v2/eve/x/blobs/uploads/", ADA)
+    assert (answer.status, answer.code) == (403, "DENIED")
+    assert answer.errors[0]["message"] == "ada may not push eve/x"
+    assert "www-authenticate" not in answer.headers
+    answer = call(app, "POST", "/v2/eve/x/blobs/uploads/")
+    assert (answer.status, answer.code) == (401, "UNAUTHORIZED")
+    assert answer.headers["www-authenticate"].startswith('Basic realm="')
+
+
+@pytest.mark.parametrize("there", [True, False])
+@pytest.mark.parametrize(
+    ("method", "path"),
+    [
+        ("GET", "tags/list"), ("GET", "manifests/v1"), ("HEAD", "manifests/v1"), ("DELETE", "manifests/v1"),
+        ("PUT", "manifests/v1"), ("GET", "blobs/{digest}"), ("HEAD", "blobs/{digest}"), ("DELETE", "blobs/{digest}"),
+        ("GET", "referrers/{digest}"), ("POST", "blobs/uploads/"), ("PATCH", "blobs/uploads/x"), ("GET", "blobs/uploads/x"),
+        ("PUT", "blobs/uploads/x?digest={digest}"), ("DELETE", "blobs/uploads/x"),
+    ],
+)  # fmt: skip
+def test_of_what_somebody_may_not_see_they_learn_nothing(app, method, path, there):
+    if there:
+        push_manifest(app, "eve/x", "v1", EVE)
+    answer = call(app, method, f"/v2/eve/x/{path.format(digest=Digest.of(b'{}'))}", ADA)
+    assert answer.status == 403
+    if method != "HEAD":
+        assert answer.json == {"errors": [{"code": "DENIED", "message": answer.errors[0]["message"]}]}
+        assert "eve/x" in answer.errors[0]["message"]
+
+
+@pytest.mark.parametrize("there", [True, False])
+@pytest.mark.parametrize("source", ["eve/secret", "eve/never"])
+def test_a_mount_from_a_repository_that_one_may_not_pull_is_an_upload_whether_the_blob_is_there_or_not(
+    app, there, source
+):
+    content = b"the secret"
+    if there:
+        push(app, "eve/secret", content, EVE)
+    digest = Digest.of(content)
+    answer = call(app, "POST", f"/v2/ada/x/blobs/uploads/?mount={digest}&from={source}", ADA)
+    assert answer.status == 202
+    assert set(answer.headers) == {
+        "location", "range", "docker-upload-uuid", "content-length", "docker-distribution-api-version", "x-content-type-options"
+    }  # fmt: skip
+    assert call(app, "GET", f"/v2/ada/x/blobs/{digest}", ADA).status == 404
+    # It is an upload like any other
+    assert call(app, "PUT", f"{answer.headers['location']}?digest={digest}", ADA, content).status == 201
+
+
+@pytest.mark.parametrize("there", [True, False])
+def test_a_mount_without_a_source_takes_nothing_from_where_one_may_not_pull(app, there):
+    if there:
+        push(app, "eve/secret", b"the secret", EVE)
+    digest = Digest.of(b"the secret")
+    assert call(app, "POST", f"/v2/ada/x/blobs/uploads/?mount={digest}", ADA).status == 202
+    assert call(app, "HEAD", f"/v2/ada/x/blobs/{digest}", ADA).status == 404
+
+
+def test_a_mount_from_where_one_may_pull_is_made(app):
+    digest = push(app, "ada/a", b"mine", ADA)
+    assert call(app, "POST", f"/v2/ada/b/blobs/uploads/?mount={digest}&from=ada/a", ADA).status == 201
+    assert call(app, "POST", f"/v2/shared/c/blobs/uploads/?mount={digest}", ADA).status == 201
+    assert call(app, "GET", f"/v2/ada/b/blobs/{digest}", ADA).body == b"mine"
+
+
+def test_a_blob_of_one_repository_cannot_be_had_through_another(app):
+    digest = push(app, "eve/secret", b"the secret", EVE)
+    push(app, "ada/x", b"mine", ADA)
+    for method in ("GET", "HEAD", "DELETE"):
+        assert call(app, method, f"/v2/ada/x/blobs/{digest}", ADA).status == 404
+    assert call(app, "GET", f"/v2/ada/x/manifests/{digest}", ADA).status == 404
+    # A manifest that names it makes it no more readable
+    headers = {**ADA, "Content-Type": mt.OCI_MANIFEST}
+    answer = call(app, "PUT", "/v2/ada/x/manifests/v1", headers, manifest(digest))
+    assert (answer.status, answer.code) == (400, "MANIFEST_BLOB_UNKNOWN")
+    assert call(app, "GET", f"/v2/eve/secret/blobs/{digest}", EVE).body == b"the secret"
+
+
+@pytest.mark.parametrize(
+    ("who", "where"), [(EVE, "shared/x"), (ADA, "shared/y"), (ADA, "ada/x"), (EVE, "eve/x"), ({}, "shared/x")]
+)
+def test_an_upload_is_of_no_use_to_others_or_elsewhere(users, who, where):
+    rules = Rules.parse(RULES + '[[rule]]\nusers = ["eve"]\nrepositories = ["shared/**"]\nactions = ["pull", "push"]\n')
+    app = Application(memory_storage(), access=HtpasswdAccess(users, rules))
+    begun = call(app, "POST", "/v2/shared/x/blobs/uploads/", ADA).headers["location"]
+    session = begun.rpartition("/")[2]
+    assert len(session) >= 22  # 128 random bits in 64 characters
+    assert call(app, "PATCH", begun, ADA, b"half").status == 202
+    stolen = f"/v2/{where}/blobs/uploads/{session}"
+    digest = Digest.of(b"half")
+    for method, url, body in (
+        ("GET", stolen, b""), ("PATCH", stolen, b"worse"), ("PUT", f"{stolen}?digest={digest}", b""), ("DELETE", stolen, b""),
+    ):  # fmt: skip
+        answer = call(app, method, url, who, body)
+        assert answer.status == (404 if who else 401), (method, answer)
+        assert "range" not in answer.headers
+    assert call(app, "GET", begun, ADA).headers["range"] == "0-3"
+    assert call(app, "PUT", f"{begun}?digest={digest}", ADA).status == 201
+
+
+def test_lists_show_what_one_may_pull(users):
+    storage = memory_storage()
+    app = Application(storage, access=HtpasswdAccess(users, Rules.parse(RULES)))
+    root = Application(storage)
+    for repository in ("ada/x", "eve/x", "library/base", "shared/x"):
+        subject = push_manifest(root, repository, "v1", {})
+    for who, names in ((ADA, ["ada/x", "library/base", "shared/x"]), (EVE, ["eve/x", "library/base"])):
+        assert call(app, "GET", "/v2/_catalog", who).json == {"repositories": names}
+        # page by page, too, and no link that leads to nothing but what is hidden
+        found, url = [], "/v2/_catalog?n=1"
+        while url:
+            answer = call(app, "GET", url, who)
+            assert len(answer.json["repositories"]) == 1
+            found += answer.json["repositories"]
+            url = answer.headers.get("link", "").partition(">")[0][1:]
+        assert found == names
+    assert call(app, "GET", "/v2/_catalog").status == 401
+    assert call(app, "GET", "/v2/eve/x/tags/list", ADA).status == 403
+    assert call(app, "GET", f"/v2/eve/x/referrers/{subject}", ADA).status == 403
+
+
+def test_who_may_not_push_sends_nothing_before_being_refused(app):
+    class Endless:
+        def read(self, size):
+            raise AssertionError("a body that nobody asked for was read")
+
+    for who, status in ((ADA, 403), ({}, 401)):
+        answer = call(app, "POST", "/v2/eve/x/blobs/uploads/", who, Endless(), CONTENT_LENGTH=str(1 << 40))
+        assert answer.status == status
+        assert call(app, "PUT", "/v2/eve/x/manifests/v1", who, Endless(), CONTENT_LENGTH="9").status == status
+
+
+@pytest.mark.parametrize("realm", ['a"b', "a\r\nSet-Cookie: x", "a\\", "ä", ""])
+def test_a_realm_that_would_break_out_of_its_header_is_refused(users, realm):
+    with pytest.raises(InvalidArgument, match="realm"):
+        HtpasswdAccess(users, realm=realm)
+
+
+# -- adapters
+
+
+def test_what_a_command_line_says_becomes_an_adapter(users, tmp_path):
+    assert isinstance(access_from(), OpenAccess)
+    assert isinstance(access_from(htpasswd=users), HtpasswdAccess)
+    assert isinstance(access_from(htpasswd=users, token=True, folder=tmp_path), TokenAccess)
+    assert (tmp_path / "token.key").exists()
+    for wrong in ({"token": True}, {"rules": users}, {"anonymous_pull": True}, {"htpasswd": users, "token": True}):
+        with pytest.raises(InvalidArgument):
+            access_from(**wrong)
+
+
+def test_somebody_with_a_problem_may_do_nothing_whatever_their_adapter_says():
+    class Careless(Access):
+        def identify(self, request):
+            return Identity(problem="invalid_token")
+
+        def allows(self, identity, need):
+            return True
+
+    app = Application(memory_storage(), access=Careless())
+    for path in ("/v2/", "/v2/_catalog", "/v2/a/tags/list"):
+        assert call(app, "GET", path).status == 403

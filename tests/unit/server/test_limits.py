@@ -1,0 +1,483 @@
+"""What a registry takes, over real connections: how much, how slowly, and how it is framed.
+
+Of the framing, the HTTP server decides. It reads what RFC 9112 lets it read in one way only: Content-Length twice with the same
+number, lines that end with LF alone, and a chunked body with a Content-Length beside, which it ignores, and after which it closes
+the connection. The application sees neither of these. A chunk that is none ends the body there, as if it had been the last;
+what came before is what was sent, so that only digests and whole documents tell, and the connection is closed, too.
+"""
+
+import contextlib
+import json
+import os
+import re
+import socket
+import sys
+import threading
+
+import ocikit
+import pytest
+from ocikit.server import Limits
+
+from tests.support.wsgi import MANIFEST, NAME, digest_of
+
+pytestmark = [
+    pytest.mark.timeout(120),
+    pytest.mark.skipif(sys.platform == "win32", reason="there is no server for Windows"),
+]
+
+ABSENT = "sha256:" + "0" * 64
+HUGE = 4 * 1024**3
+
+
+class Wire:
+    """A connection, byte for byte."""
+
+    head = False
+
+    def __init__(self, server, buffer=None):
+        host, _, port = server.host.rpartition(":")
+        self.socket = socket.socket()
+        if buffer:
+            for which in (socket.SO_SNDBUF, socket.SO_RCVBUF):
+                self.socket.setsockopt(socket.SOL_SOCKET, which, buffer)
+        self.socket.settimeout(60)
+        self.socket.connect((host, int(port)))
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        self.socket.close()
+
+    def send(self, *parts):
+        """Everything; nothing more once the other end has closed."""
+        with contextlib.suppress(OSError):
+            for part in parts:
+                self.socket.sendall(part if isinstance(part, bytes) else part.encode())
+        return self
+
+    def ask(self, method, url, *headers, body=b""):
+        """Send a request; headers are whole lines."""
+        self.head = method == "HEAD"
+        lines = "".join(f"{line}\r\n" for line in (f"{method} {url} HTTP/1.1", "Host: localhost", *headers))
+        return self.send(f"{lines}\r\n", body)
+
+    def answer(self):
+        """The status, headers and body of one response."""
+        head = b""
+        while not head.endswith(b"\r\n\r\n"):
+            head += self._receive(1)
+        line, *lines = head.decode("latin-1").split("\r\n")
+        headers = {name.lower(): value.strip() for name, _, value in (each.partition(":") for each in lines if each)}
+        status, body = int(line.split()[1]), bytearray()
+        while status >= 200 and not self.head and len(body) < int(headers.get("content-length", 0)):
+            body += self._receive(1 << 20)
+        return status, headers, bytes(body)
+
+    def _receive(self, most):
+        got = self.socket.recv(most)
+        if not got:
+            raise EOFError("closed")
+        return got
+
+    def rest(self):
+        """What comes until the other end closes."""
+        got = b""
+        with contextlib.suppress(ConnectionError):
+            while piece := self.socket.recv(65536):
+                got += piece
+        return got
+
+
+@pytest.fixture(scope="module")
+def server():
+    with ocikit.serve() as running:
+        yield running
+
+
+def ask(server, method, url, *headers, body=b""):
+    """One request over a connection of its own."""
+    length = () if method in {"GET", "HEAD", "DELETE"} else (f"Content-Length: {len(body)}",)
+    with Wire(server) as wire:
+        return wire.ask(method, url, "Connection: close", *length, *headers, body=body).answer()
+
+
+def push(server, content, name=NAME):
+    digest = digest_of(content)
+    assert ask(server, "POST", f"/v2/{name}/blobs/uploads/?digest={digest}", body=content)[0] == 201
+    return digest
+
+
+def image(server, name=NAME):
+    config = {"mediaType": "application/vnd.oci.empty.v1+json", "digest": push(server, b"{}", name), "size": 2}
+    return json.dumps({"schemaVersion": 2, "mediaType": MANIFEST, "config": config, "layers": []}).encode()
+
+
+def tag(server, name, reference="v1"):
+    answer = ask(
+        server, "PUT", f"/v2/{name}/manifests/{reference}", f"Content-Type: {MANIFEST}", body=image(server, name)
+    )
+    assert answer[0] == 201
+
+
+def begin(server):
+    return ask(server, "POST", f"/v2/{NAME}/blobs/uploads/")[1]["location"]
+
+
+def memory(server, what="VmHWM"):
+    """The most memory that the server's processes had at a time, in bytes."""
+
+    def tree(pid):
+        yield pid
+        for task in os.listdir(f"/proc/{pid}/task"):
+            # Threads come and go meanwhile
+            with contextlib.suppress(FileNotFoundError, ProcessLookupError):
+                with open(f"/proc/{pid}/task/{task}/children") as children:
+                    found = children.read().split()
+                for child in found:
+                    yield from tree(int(child))
+
+    total = 0
+    for pid in tree(server._process.process.pid):
+        with open(f"/proc/{pid}/status") as status:
+            total += next(int(line.split()[1]) * 1024 for line in status if line.startswith(what))
+    return total
+
+
+on_linux = pytest.mark.skipif(sys.platform != "linux", reason="memory is looked at in /proc")
+
+
+# Framing
+
+
+HIDDEN = b"DELETE /v2/smuggled/manifests/v1 HTTP/1.1\r\nHost: localhost\r\n\r\n"
+N = len(HIDDEN)
+LAST = b"0\r\n\r\n"
+
+#: What can be read in two ways: headers, what follows them, and the answer.
+AMBIGUOUS = {
+    "both lengths": ([f"Content-Length: {len(LAST) + N}", "Transfer-Encoding: chunked"], LAST + HIDDEN, 202),
+    "both lengths, the other way": (
+        ["Transfer-Encoding: chunked", "Content-Length: 4"],
+        b"%x\r\n" % N + HIDDEN + b"\r\n" + LAST,
+        202,
+    ),
+    "two lengths": ([f"Content-Length: {N}", "Content-Length: 0"], HIDDEN, 400),
+    "two lengths, the other way": (["Content-Length: 0", f"Content-Length: {N}"], HIDDEN, 400),
+    "a list of lengths": ([f"Content-Length: 0, {N}"], HIDDEN, 400),
+    "a length with a sign": ([f"Content-Length: +{N}"], HIDDEN, 400),
+    "a negative length": ([f"Content-Length: -{N}"], HIDDEN, 400),
+    "a length in hexadecimal": ([f"Content-Length: 0x{N:x}"], HIDDEN, 400),
+    "a length of 70 bits": ([f"Content-Length: {2**70}"], HIDDEN, 400),
+    "a folded header": ([f"X-A: a\r\n Content-Length: {N}"], HIDDEN, 400),
+    "a folded length": ([f"Content-Length:\r\n {N}"], HIDDEN, 400),
+    "a space before the colon": ([f"Content-Length : {N}"], HIDDEN, 400),
+    "a tab before the colon": (["Transfer-Encoding\t: chunked"], LAST + HIDDEN, 400),
+    "a coding of no such name": (["Transfer-Encoding: xchunked"], LAST + HIDDEN, 400),
+    "a coding in quotes": (['Transfer-Encoding: "chunked"'], LAST + HIDDEN, 400),
+    "a coding that is none": (["Transfer-Encoding: identity", f"Content-Length: {N}"], HIDDEN, 400),
+    "chunked not last": (["Transfer-Encoding: chunked, identity"], LAST + HIDDEN, 400),
+    "a lone CR": ([f"X-A: a\rContent-Length: {N}"], HIDDEN, 400),
+    "a NUL": ([f"X-A: a\0Content-Length: {N}"], HIDDEN, 400),
+    "a space in front of the first header": ([" X-A: a"], HIDDEN, 400),
+    "a header without a name": ([": a"], HIDDEN, 400),
+    "a header without a colon": (["chunked"], HIDDEN, 400),
+    "a chunk in other hexadecimal": (["Transfer-Encoding: chunked"], b"0x0\r\n\r\n" + HIDDEN, 202),
+    "a negative chunk": (["Transfer-Encoding: chunked"], b"-1\r\n\r\n" + HIDDEN, 202),
+    "a chunk of 2^64 bytes": (["Transfer-Encoding: chunked"], b"10000000000000000\r\n\r\n" + HIDDEN, 202),
+    "a chunk without CR": (["Transfer-Encoding: chunked"], b"0\n\n" + HIDDEN, 202),
+    "an extension with a line end": (["Transfer-Encoding: chunked"], b"0;a\nb\r\n\r\n" + HIDDEN, 202),
+    "an extension without an end": (["Transfer-Encoding: chunked"], b"0;" + b"a" * 100_000 + b"\r\n\r\n" + HIDDEN, 202),
+    "a chunk that goes on": (["Transfer-Encoding: chunked"], b"1\r\nabc\r\n0\r\n\r\n" + HIDDEN, 202),
+}
+
+
+@pytest.mark.parametrize("name", AMBIGUOUS)
+def test_requests_that_can_be_read_in_two_ways_end_the_connection(server, name):
+    tag(server, "smuggled")
+    headers, body, expected = AMBIGUOUS[name]
+    with Wire(server) as wire:
+        wire.ask("POST", f"/v2/{NAME}/blobs/uploads/", *headers, body=body)
+        got = wire.rest()
+    assert re.findall(rb"HTTP/1\.1 (\d+)", got) == [b"%d" % expected]
+    assert ask(server, "HEAD", "/v2/smuggled/manifests/v1")[0] == 200
+
+
+@pytest.mark.parametrize(
+    "line", ["POST /v2/a/blobs/uploads/ HTTP/1.1 x", "POST  /v2/a/blobs/uploads/ HTTP/1.1", "POST /v2/a b/blobs/uploads/ HTTP/1.1",
+             "POST /v2/a/blobs/uploads/", "POST /v2/a/blobs/uploads/ HTTP/9.9", "P\0ST /v2/ HTTP/1.1", " GET /v2/ HTTP/1.1", "\x16\x03\x01"],
+)  # fmt: skip
+def test_lines_that_begin_no_request_end_the_connection(server, line):
+    tag(server, "smuggled")
+    with Wire(server) as wire:
+        got = wire.send(f"{line}\r\nHost: localhost\r\n\r\n", HIDDEN).rest()
+    assert re.findall(rb"HTTP/1\.1 (\d+)", got) in ([b"400"], [])
+    assert ask(server, "HEAD", "/v2/smuggled/manifests/v1")[0] == 200
+
+
+@pytest.mark.parametrize(
+    ("headers", "body", "expected"),
+    [
+        (["Content-Length: 3"], b"abc", 202),
+        (["Content-Length: 3", "Content-Length: 3"], b"abc", 202),
+        (["Transfer-Encoding: chunked"], b"3\r\nabc\r\n0\r\n\r\n", 202),
+        (["Transfer-Encoding: Chunked"], b"3;a=b\r\nabc\r\n0\r\nContent-Length: 9\r\nX-Evil: 1\r\n\r\n", 202),
+        (["Transfer-Encoding: gzip, chunked"], b"3\r\nabc\r\n0\r\n\r\n", 400),
+        (["Host: evil.example", "Content-Length: 3"], b"abc", 400),
+        # An environ can't tell "_" from "-": such a length is none, and such a coding beside a length is refused
+        (["Content_Length: 99", "Content-Length: 3"], b"abc", 202),
+        (["Transfer_Encoding: chunked", "Content-Length: 3"], b"abc", 400),
+    ],
+    ids=range(8),
+)
+def test_a_body_ends_where_its_one_reading_says(server, headers, body, expected):
+    with Wire(server) as wire:
+        wire.ask("PATCH", begin(server), *headers, body=body).ask("GET", "/v2/")
+        status, answered, _ = wire.answer()
+        assert status == expected
+        if status == 202:
+            assert answered["range"] == "0-2"
+            assert wire.answer()[::2] == (200, b"{}")
+
+
+def test_an_answer_to_head_ends_with_its_headers(server):
+    digest = push(server, b"hello")
+    with Wire(server) as wire:
+        for path, expected in (
+            (f"blobs/{digest}", 200),
+            (f"blobs/{ABSENT}", 404),
+            ("manifests/none", 404),
+            ("tags/list", 200),
+            ("x", 404),
+        ):
+            status, headers, _ = wire.ask("HEAD", f"/v2/{NAME}/{path}").answer()
+            assert status == expected and int(headers["content-length"]) > 0
+            assert wire.ask("GET", "/v2/").answer()[2] == b"{}"
+
+
+@pytest.mark.parametrize("headers", [[], ["Host: localhost"]], ids=["none", "two"])
+def test_a_request_has_one_host(server, headers):
+    with Wire(server) as wire:
+        lines = "".join(f"{line}\r\n" for line in headers * 2)
+        assert wire.send(f"GET /v2/ HTTP/1.1\r\n{lines}\r\n").answer()[0] == 400
+
+
+# Much
+
+
+@pytest.fixture(scope="module", params=[401, 405, 413])
+def refusing(request, tmp_path_factory):
+    """A server that refuses every upload, and the status that it does that with."""
+    import bcrypt
+
+    users = tmp_path_factory.mktemp("users") / "htpasswd"
+    users.write_bytes(b"ada:" + bcrypt.hashpw(b"lovelace", bcrypt.gensalt(4)) + b"\n")
+    how = {401: {"htpasswd": users}, 405: {"read_only": True}, 413: {"limits": Limits(blob=1000, manifest=1000)}}
+    with ocikit.serve(**how[request.param]) as running:
+        running.refuses = request.param
+        yield running
+
+
+@pytest.mark.parametrize("framing", [f"Content-Length: {HUGE}", "Transfer-Encoding: chunked"])
+@pytest.mark.parametrize("path", [f"POST /v2/a/blobs/uploads/?digest={ABSENT}", "PUT /v2/a/manifests/v1"])
+def test_a_refused_upload_of_four_gibibytes_costs_little(refusing, framing, path):
+    method, _, url = path.partition(" ")
+    before = memory(refusing) if sys.platform == "linux" else 0
+    with Wire(refusing, buffer=1 << 16) as wire:
+        wire.ask(
+            method, url, framing, f"Content-Type: {MANIFEST}", body=b"%x\r\n" % HUGE if "chunked" in framing else b""
+        )
+        sent, block = 0, bytes(1 << 16)
+        with contextlib.suppress(OSError):
+            while sent < HUGE:
+                sent += wire.socket.send(block)
+        status, headers, body = wire.answer()
+        assert wire.rest() == b""
+    assert status == refusing.refuses
+    assert headers["content-type"] == "application/json" and json.loads(body)["errors"]
+    # Four mebibytes at most are read; what the system's buffers held is counted here, too
+    assert sent < 12_000_000
+    if sys.platform == "linux":
+        assert memory(refusing) - before < 30_000_000
+
+
+@pytest.mark.parametrize("size", [10, HUGE])
+def test_who_waits_to_be_told_to_send_is_not_told_to_send_what_is_refused(refusing, size):
+    with Wire(refusing) as wire:
+        wire.ask(
+            "POST", f"/v2/a/blobs/uploads/?digest={ABSENT}", f"Content-Length: {size + 1000}", "Expect: 100-continue"
+        )
+        assert wire.answer()[0] == refusing.refuses
+        assert b"100 Continue" not in wire.rest()
+
+
+def test_who_waits_to_be_told_to_send_is_told_to_send_what_is_taken(server):
+    with Wire(server) as wire:
+        digest = digest_of(b"hello")
+        wire.ask("POST", f"/v2/{NAME}/blobs/uploads/?digest={digest}", "Content-Length: 5", "Expect: 100-continue")
+        assert wire.answer()[0] == 100
+        assert wire.send(b"hello").answer()[0] == 201
+        wire.ask("PATCH", begin(server), "Transfer-Encoding: chunked", "Expect: 100-continue")
+        assert wire.answer()[0] == 100
+        assert wire.send(b"5\r\nhello\r\n", LAST).answer()[1]["range"] == "0-4"
+
+
+def test_a_manifest_over_the_limit_is_refused_in_words_that_arrive(server):
+    raw = image(server) + b" " * 4 * 1024 * 1024
+    for _ in range(3):
+        answer = ask(server, "PUT", f"/v2/{NAME}/manifests/v1", f"Content-Type: {MANIFEST}", body=raw)
+        assert (answer[0], json.loads(answer[2])["errors"][0]["code"]) == (413, "SIZE_INVALID")
+        with Wire(server) as wire:
+            body = b"%x\r\n%b\r\n" % (len(raw), raw) + LAST
+            wire.ask(
+                "PUT", f"/v2/{NAME}/manifests/v1", f"Content-Type: {MANIFEST}", "Transfer-Encoding: chunked", body=body
+            )
+            assert wire.answer()[0] == 413
+
+
+def test_a_chunk_out_of_order_is_refused_in_words_that_arrive(server):
+    location, chunk = begin(server), bytes(3_000_000)
+    with Wire(server) as wire:
+        for _ in range(3):
+            wire.ask(
+                "PATCH", location, f"Content-Range: 5-{len(chunk) + 4}", f"Content-Length: {len(chunk)}", body=chunk
+            )
+            status, headers, _ = wire.answer()
+            assert (status, headers["location"], headers["range"]) == (416, location, "0-0")
+        wire.ask("PATCH", location, f"Content-Range: 0-{len(chunk) - 1}", f"Content-Length: {len(chunk)}", body=chunk)
+        assert wire.answer()[1]["range"] == f"0-{len(chunk) - 1}"
+
+
+@pytest.mark.parametrize(
+    ("request_", "statuses"),
+    [
+        (b"GET /v2/ HTTP/1.1\r\nHost: localhost\r\nX-A: " + b"a" * 2_000_000 + b"\r\n\r\n", {400, 431}),
+        (b"GET /v2/ HTTP/1.1\r\nHost: localhost\r\n" + b"".join(b"X-%d: a\r\n" % n for n in range(100_000)) + b"\r\n", {400, 431}),
+        (b"GET /v2/" + b"a" * 2_000_000 + b" HTTP/1.1\r\nHost: localhost\r\n\r\n", {400, 414, 431}),
+        (b"GET /v2/?" + b"a&" * 100_000 + b" HTTP/1.1\r\nHost: localhost\r\n\r\n", {400, 414, 431}),
+        (b"A" * 3_000_000, {400, 414, 431}),
+    ],
+    ids=["a header", "headers", "a path", "a query", "a method"],
+)  # fmt: skip
+@on_linux
+def test_a_head_without_an_end_is_refused(server, request_, statuses):
+    before = memory(server)
+    with Wire(server) as wire:
+        got = wire.send(request_).rest()
+    assert not got or int(got.split()[1]) in statuses
+    assert memory(server) - before < 30_000_000
+    assert ask(server, "GET", "/v2/")[0] == 200
+
+
+@on_linux
+def test_a_chunk_that_announces_everything_takes_no_memory(server):
+    before = memory(server)
+    with Wire(server) as wire:
+        wire.ask("PATCH", begin(server), "Transfer-Encoding: chunked", body=b"FFFFFFFFFFFF\r\nabc")
+    with Wire(server) as wire:
+        wire.ask(
+            "PUT",
+            f"/v2/{NAME}/manifests/v1",
+            "Transfer-Encoding: chunked",
+            body=b"FFFFFFFFFFFF\r\n" + b"x" * 10_000_000,
+        )
+        assert wire.answer()[0] == 413
+    assert memory(server) - before < 50_000_000
+
+
+@on_linux
+def test_documents_that_are_dear_take_turns():
+    """They become fifty times as large as Python's objects; five at once don't all do that at the same time."""
+    config = b'{"mediaType":"a/b","digest":"%s","size":1}' % ABSENT.encode()
+    raw = b'{"schemaVersion":2,"config":%s,"layers":[],"x":[%s]}' % (config, b",".join([b'{"a":1}'] * 200_000))
+    with ocikit.serve(references="sparse") as server:
+        statuses = []
+
+        def push(n):
+            statuses.append(ask(server, "PUT", f"/v2/{NAME}/manifests/v{n}", f"Content-Type: {MANIFEST}", body=raw)[0])
+
+        threads = [threading.Thread(target=push, args=(n,)) for n in range(5)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        assert statuses == [201] * 5
+        assert memory(server) < 400_000_000
+
+
+# Short
+
+
+@pytest.mark.parametrize("body", [b"", b"ab"])
+def test_a_body_that_ends_too_soon_is_kept_as_far_as_it_came(server, body):
+    location = begin(server)
+    with Wire(server) as wire:
+        wire.ask("PATCH", location, "Content-Length: 5", body=body)
+        wire.socket.shutdown(socket.SHUT_WR)
+        wire.rest()
+    _, headers, _ = ask(server, "PATCH", location)
+    assert headers["range"] == f"0-{max(len(body) - 1, 0)}"
+    rest = b"abcde"[len(body) :]
+    assert ask(server, "PATCH", location, f"Content-Range: {len(body)}-4", body=rest)[1]["range"] == "0-4"
+    assert ask(server, "PUT", f"{location}?digest={digest_of(b'abcde')}")[0] == 201
+
+
+@pytest.mark.parametrize("framing", ["Content-Length: {}", "Transfer-Encoding: chunked"])
+def test_a_manifest_cut_short_is_not_stored(server, framing):
+    name, raw = f"cut/{'chunked' if 'chunked' in framing else 'length'}", b""
+    raw = image(server, name)
+    for end in (0, 1, len(raw) // 2, len(raw) - 1):
+        with Wire(server) as wire:
+            part = raw[:end]
+            body = b"%x\r\n" % len(raw) + part if "chunked" in framing else part
+            wire.ask(
+                "PUT", f"/v2/{name}/manifests/v1", framing.format(len(raw)), f"Content-Type: {MANIFEST}", body=body
+            )
+            wire.socket.shutdown(socket.SHUT_WR)
+            wire.rest()
+    assert json.loads(ask(server, "GET", f"/v2/{name}/tags/list")[2])["tags"] == []
+
+
+# Slow
+
+
+@contextlib.contextmanager
+def held(server, number, *what, buffer=None):
+    """Connections that have said something, and say no more."""
+    with contextlib.ExitStack() as stack:
+        yield [stack.enter_context(Wire(server, buffer)).send(*what) for _ in range(number)]
+
+
+@pytest.mark.parametrize(
+    "head", [b"", b"G", b"GET /v2/ HTTP/1.1\r\n", b"GET /v2/ HTTP/1.1\r\nHost: localhost\r\nX-A: a"]
+)
+def test_others_are_served_while_heads_are_slow(server, head):
+    with held(server, 40, head):
+        assert ask(server, "GET", "/v2/")[0] == 200
+        push(server, b"meanwhile")
+
+
+@pytest.mark.parametrize("framing", ["Content-Length: 1000", "Transfer-Encoding: chunked"])
+def test_others_are_served_while_bodies_are_slow(server, framing):
+    body = "2\r\nab\r\n" if "chunked" in framing else "ab"
+    for head in (
+        f"PUT /v2/{NAME}/manifests/slow HTTP/1.1\r\nHost: localhost\r\nContent-Type: {MANIFEST}\r\n",
+        f"POST /v2/{NAME}/blobs/uploads/?digest={ABSENT} HTTP/1.1\r\nHost: localhost\r\n",
+    ):
+        with held(server, 40, f"{head}{framing}\r\n\r\n{body}"):
+            assert ask(server, "GET", "/v2/")[0] == 200
+            tag(server, NAME, "meanwhile")
+
+
+@on_linux
+def test_others_are_served_while_readers_are_slow_and_memory_stays_flat(server):
+    digest = push(server, os.urandom(1 << 20) * 32)
+    before = memory(server, "VmRSS")
+    head = f"GET /v2/{NAME}/blobs/{digest} HTTP/1.1\r\nHost: localhost\r\n\r\n"
+    with held(server, 40, head, buffer=4096) as wires:
+        for wire in wires:
+            assert wire.socket.recv(12) == b"HTTP/1.1 200"
+        assert ask(server, "GET", "/v2/")[0] == 200
+        tag(server, NAME, "meanwhile")
+        assert memory(server, "VmRSS") - before < 300_000_000
+    assert len(ask(server, "GET", f"/v2/{NAME}/blobs/{digest}")[2]) == 32 << 20

@@ -1,0 +1,684 @@
+"""A registry in a process of its own: it is there when `serve` returns, and gone when it should be, however that comes about."""
+
+import contextlib
+import gc
+import http.client
+import json
+import os
+import signal
+import socket
+import ssl
+import subprocess
+import sys
+import textwrap
+import threading
+import time
+from pathlib import Path
+
+import ocikit
+import pytest
+import requests
+from ocikit.server.http.settings import Limits
+
+from tests.support.fixtures import ROOT, cli, home, tree, write  # noqa: F401 - fixtures
+
+pytestmark = pytest.mark.timeout(60)
+
+
+@pytest.fixture(scope="module")
+def shared():
+    """A server with everything as it comes, for tests that don't end it."""
+    with ocikit.serve() as server:
+        yield server
+
+
+def processes(server):
+    """The ids of a server's processes: all in the session that it has for itself."""
+    return members(server._process.process.pid)
+
+
+def members(session):
+    found = set()
+    for path in Path("/proc").glob("[0-9]*/stat"):
+        with contextlib.suppress(OSError):
+            fields = path.read_text().rpartition(")")[2].split()
+            if int(fields[3]) == session and fields[0] != "Z":
+                found.add(int(path.parent.name))
+    return found
+
+
+def until(condition):
+    """Wait for it; the test's timeout ends this."""
+    while not condition():
+        time.sleep(0.01)
+
+
+def gone(pids):
+    def dead(pid):
+        try:
+            return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "Z"
+        except OSError:
+            return True
+
+    return all(map(dead, pids))
+
+
+def connect(server):
+    host, port = server.host.split(":")
+    made = socket.create_connection((host, int(port)), timeout=30)
+    return made
+
+
+def ask(server, method, path, body=None, **headers):
+    host, port = server.host.split(":")
+    connection = http.client.HTTPConnection(host, int(port), timeout=30)
+    try:
+        connection.request(method, path, body, {k.replace("_", "-"): v for k, v in headers.items()})
+        answer = connection.getresponse()
+        return answer.status, answer.headers, answer.read()
+    finally:
+        connection.close()
+
+
+def half_a_body(server, repository="t/half"):
+    """A connection with an upload on it that stopped in the middle."""
+    location = ask(server, "POST", f"/v2/{repository}/blobs/uploads/")[1]["Location"]
+    made = connect(server)
+    made.sendall(f"PATCH {location} HTTP/1.1\r\nHost: {server.host}\r\nContent-Length: 1000000\r\n\r\nhalf".encode())
+    return made
+
+
+def refused(server):
+    try:
+        connect(server).close()
+    except ConnectionRefusedError:
+        return True
+    return False
+
+
+# It is there
+
+
+def test_it_answers_when_serve_returns_and_holds_what_is_pushed(home, tmp_path):
+    write(home, {"data/a.csv": "x\n1\n"})
+    with ocikit.serve() as server:
+        assert server.url == f"http://{server.host}" and server.running
+        assert requests.get(f"{server.url}/v2/", timeout=10).status_code == 200
+        pushed = ocikit.push(f"{server.host}/waves:v1", "data")
+        assert ocikit.tags(f"{server.host}/waves")[:] == ["v1"]
+        pulled = ocikit.pull(pushed.reference, tmp_path / "back")
+        assert tree(Path(pulled.path)) == {"data/a.csv": b"x\n1\n"}
+        store = server.path
+        assert (store / "registry.db").exists()
+    assert not server.running and not store.exists()
+
+
+def test_two_run_beside_each_other(home):
+    write(home, {"data/a.csv": "x\n1\n"})
+    with ocikit.serve() as one, ocikit.serve() as two:
+        assert one.host != two.host
+        ocikit.push(f"{one.host}/waves:v1", "data")
+        ocikit.copy(f"{one.host}/waves:v1", f"{two.host}/waves:v2")
+        assert list(ocikit.tags(f"{two.host}/waves")) == ["v2"]
+
+
+def test_a_folder_of_ones_own_stays_and_is_served_again(home):
+    write(home, {"data/a.csv": "x\n1\n"})
+    with ocikit.serve("store") as server:
+        assert server.path == home / "store"
+        ocikit.push(f"{server.host}/waves:v1", "data")
+    with ocikit.serve("store", read_only=True) as server:
+        assert ocikit.inspect(f"{server.host}/waves:v1").files
+        with pytest.raises(ocikit.OcikitError, match="read-only"):
+            ocikit.push(f"{server.host}/waves:v2", "data")
+        assert "ocikit.pull(" in repr(server)
+    assert sorted(p.name for p in (home / "store").iterdir() if p.suffix not in {".db-shm", ".db-wal"}) >= ["blobs"]
+
+
+def test_several_workers_are_one_registry(home):
+    write(home, {"data/a.csv": "x\n1\n"})
+    with ocikit.serve(workers=2) as server:
+        until(lambda: len(processes(server)) == 3)
+        for i in range(8):
+            ocikit.push(f"{server.host}/waves:v{i}", "data")
+        assert len(list(ocikit.tags(f"{server.host}/waves"))) == 8
+        pids = processes(server)
+    assert gone(pids)
+
+
+def test_a_worker_that_crashes_is_replaced(home):
+    with ocikit.serve() as server:
+        (worker,) = processes(server) - {server._process.process.pid}
+        os.kill(worker, signal.SIGKILL)
+        until(lambda: processes(server) - {server._process.process.pid, worker})
+
+        def answers():
+            with contextlib.suppress(OSError):
+                return ask(server, "GET", "/v2/")[0] == 200
+
+        until(answers)
+        assert server.running
+
+
+def test_it_says_how_to_push_to_it_and_that_it_has_stopped():
+    rich = pytest.importorskip("rich.console")
+    server = ocikit.serve()
+    words = f'ocikit.push("{server.host}/name:v1", "folder/")'
+    assert words in repr(server) and len(repr(server)) <= 100
+    assert words.replace('"', "&quot;") in server._repr_html_()
+    console = rich.Console(width=200, file=open(os.devnull, "w"), record=True)
+    console.print(server)
+    assert words in console.export_text()
+    console.file.close()
+    server.stop()
+    for text in (repr(server), server._repr_html_()):
+        assert "ocikit.push" not in text and "running" in text
+
+
+def test_nothing_of_it_reaches_stdout_or_stderr(capfd, home):
+    with ocikit.serve(log_format="text") as server:
+        ask(server, "GET", "/v2/nothing/tags/list")
+        until(lambda: "status=404" in server.log)
+    assert capfd.readouterr() == ("", "")
+
+
+def test_https_with_a_certificate_of_ones_own(home, tmp_path):
+    certificate, key = self_signed(tmp_path)
+    write(home, {"data/a.csv": "x\n1\n"})
+    with ocikit.serve(tls_cert=certificate, tls_key=key) as server:
+        assert server.url.startswith("https://")
+        with ocikit.Session(network=ocikit.Network(ca=str(certificate))) as session:
+            session.push(f"{server.host}/waves:v1", "data")
+            assert session.tags(f"{server.host}/waves")[:] == ["v1"]
+        with pytest.raises(ocikit.ConnectionFailed):
+            ocikit.tags(f"{server.host}/waves")[:]
+        old = ssl.create_default_context(cafile=certificate)
+        old.maximum_version = ssl.TLSVersion.TLSv1_2
+        with old.wrap_socket(connect(server), server_hostname="127.0.0.1") as wrapped:
+            assert wrapped.version() == "TLSv1.2"
+
+
+def self_signed(folder):
+    """A certificate for loopback, and its key: PEM files."""
+    import datetime
+    import ipaddress
+
+    from cryptography import x509
+    from cryptography.hazmat.primitives import hashes, serialization
+    from cryptography.hazmat.primitives.asymmetric import ec
+
+    key = ec.generate_private_key(ec.SECP256R1())
+    name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "localhost")])
+    now = datetime.datetime.now(datetime.UTC)
+    names = [x509.DNSName("localhost"), x509.IPAddress(ipaddress.ip_address("127.0.0.1"))]
+    made = (
+        x509.CertificateBuilder(name, name, key.public_key(), x509.random_serial_number(), now, now + datetime.timedelta(1))
+        .add_extension(x509.SubjectAlternativeName(names), critical=False)
+        .add_extension(x509.BasicConstraints(ca=True, path_length=None), critical=True)
+        .sign(key, hashes.SHA256())
+    )  # fmt: skip
+    pem = serialization.Encoding.PEM
+    (folder / "cert.pem").write_bytes(made.public_bytes(pem))
+    (folder / "key.pem").write_bytes(
+        key.private_bytes(pem, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
+    )
+    return folder / "cert.pem", folder / "key.pem"
+
+
+# It ends
+
+
+def test_stopping_leaves_no_process_no_thread_no_descriptor_and_no_file(home):
+    ocikit.serve().stop()
+    before = threading.active_count(), len(os.listdir("/proc/self/fd"))
+    server = ocikit.serve()
+    scratch, pids = server._process.scratch, processes(server)
+    assert len(pids) == 2 and threading.active_count() == before[0]
+    server.stop()
+    assert gone(pids) and not scratch.exists() and refused(server)
+    assert (threading.active_count(), len(os.listdir("/proc/self/fd"))) == before
+    server.stop()
+
+
+def test_it_stops_with_connections_open_and_transfers_under_way(home):
+    server = ocikit.serve()
+    pids = processes(server)
+    idle = connect(server)
+    idle.sendall(f"GET /v2/ HTTP/1.1\r\nHost: {server.host}\r\n\r\n".encode())
+    assert idle.recv(1000).startswith(b"HTTP/1.1 200")
+    fresh, upload = connect(server), half_a_body(server)
+    headers = connect(server)
+    headers.sendall(b"GET /v2/ HT")
+    digest, size = blob(server, "t/blob", 30_000_000)
+    download = connect(server)
+    download.sendall(f"GET /v2/t/blob/blobs/{digest} HTTP/1.1\r\nHost: {server.host}\r\n\r\n".encode())
+    assert b"200 OK" in download.recv(1000)
+    server.stop()
+    assert gone(pids) and refused(server)
+    for each in (idle, fresh, upload, headers, download):
+        with contextlib.suppress(OSError):
+            while each.recv(1 << 20):
+                pass
+        each.close()
+
+
+def blob(server, repository, size):
+    """Push random bytes."""
+    content = os.urandom(size)
+    digest = ocikit.Digest.of(content)
+    assert ask(server, "POST", f"/v2/{repository}/blobs/uploads/?digest={digest}", content)[0] == 201
+    return digest, size
+
+
+def test_a_server_that_nobody_refers_to_any_more_stops(home):
+    server = ocikit.serve()
+    pids = processes(server)
+    server = ocikit.serve()
+    gc.collect()
+    assert gone(pids) and server.running
+    server.stop()
+
+
+def test_it_closes_as_files_do(home):
+    with contextlib.closing(ocikit.serve()) as server:
+        pids = processes(server)
+    assert gone(pids) and not server.running
+    server.close()
+
+
+def test_a_cell_that_names_a_port_runs_again(home):
+    write(home, {"data/a.csv": "x\n1\n"})
+    first = ocikit.serve("store")
+    port = int(first.host.split(":")[1])
+    first.stop()
+    kept = ocikit.serve("store", port)
+    ocikit.push(f"{kept.host}/waves:v1", "data")
+    again = ocikit.serve("store", port)
+    try:
+        assert not kept.running and again.running and kept.host == again.host
+        assert list(ocikit.tags(f"{again.host}/waves")) == ["v1"]
+    finally:
+        again.stop()
+
+
+def python(program, *arguments, **options):
+    """Run a program that says something, and give its process and the first line."""
+    process = subprocess.Popen(
+        [sys.executable, "-c", textwrap.dedent(program), *arguments], stdout=subprocess.PIPE, text=True,
+        env=os.environ | {"PYTHONPATH": str(ROOT)}, **options,
+    )  # fmt: skip
+    return process, process.stdout.readline()
+
+
+SERVES = """
+    import os, sys, time, ocikit
+    server = ocikit.serve(workers=2)
+    print(server._process.process.pid, server.host, server._process.scratch, flush=True)
+"""
+
+
+@pytest.mark.parametrize("how", ["SIGKILL", "SIGTERM", "the end", "an exception", "os._exit"])
+def test_it_dies_with_whoever_started_it(home, how):
+    last = {"an exception": "raise SystemExit(3)", "os._exit": "os._exit(3)", "the end": ""}.get(how, "time.sleep(600)")
+    process, line = python(SERVES + f"    {last}\n")
+    pid, _, scratch = line.split()
+    if last.startswith("time"):
+        assert len(members(int(pid))) >= 2
+        process.send_signal(getattr(signal, how))
+    process.wait()
+    process.stdout.close()
+    until(lambda: not members(int(pid)))
+    until(lambda: not Path(scratch).exists())
+
+
+@pytest.mark.parametrize("which", ["main", "worker"])
+def test_no_worker_outlives_its_main_process(home, which):
+    server = ocikit.serve(workers=2)
+    pids = processes(server)
+    os.kill(server._process.process.pid, signal.SIGKILL)
+    until(lambda: gone(pids))
+    assert not server.running and "running=False" in repr(server)
+    server.stop()
+
+
+def test_a_forked_copy_neither_stops_it_nor_keeps_it(home):
+    process, line = python(
+        SERVES
+        + """
+    if os.fork() == 0:
+        server.stop()
+        del server
+        sys.exit(0)
+    os.wait()
+    assert server.running
+    ocikit.ping(server.host)
+    if os.fork() == 0:
+        time.sleep(600)
+    print("forked", flush=True)
+    time.sleep(600)
+    """,
+        start_new_session=True,
+    )
+    pid, _, scratch = line.split()
+    assert process.stdout.readline() == "forked\n"
+    process.kill()
+    process.wait()
+    try:
+        until(lambda: not members(int(pid)))
+        until(lambda: not Path(scratch).exists())
+        assert members(process.pid)  # the copy lives on, without its server
+    finally:
+        os.killpg(process.pid, signal.SIGKILL)
+        process.stdout.close()
+
+
+def test_an_interrupted_kernel_keeps_its_server(home):
+    process, line = python(
+        SERVES
+        + """
+    try:
+        print("waits", flush=True)
+        time.sleep(600)
+    except KeyboardInterrupt:
+        ocikit.ping(server.host)
+        server.stop()
+        print("stopped", flush=True)
+    """,
+        start_new_session=True,
+    )
+    assert process.stdout.readline() == "waits\n"
+    os.killpg(process.pid, signal.SIGINT)  # as a terminal does: to everyone in the group
+    assert process.communicate() == ("stopped\n", None) and process.returncode == 0
+    assert not members(int(line.split()[0]))
+
+
+def test_an_interrupt_while_it_starts_leaves_nothing(home, monkeypatch):
+    from ocikit.server.process.child import Child, running
+
+    started = []
+
+    def interrupted(child):
+        started.append(child)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Child, "wait_until_ready", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        ocikit.serve()
+    assert not members(started[0].process.pid) and not started[0].scratch.exists()
+    assert started[0] not in running()
+
+
+# It can't start
+
+
+def test_a_port_that_is_taken_is_refused_by_name(home, shared):
+    port = int(shared.host.split(":")[1])
+    process, line = python(
+        f"import ocikit\ntry: ocikit.serve(port={port})\nexcept ocikit.ServerFailed as e: print(repr(str(e)))"
+    )
+    process.wait()
+    process.stdout.close()
+    assert f"127.0.0.1:{port}" in line and "in use" in line and "another port" in line
+    with socket.create_server(("127.0.0.1", 0)) as other:
+        with pytest.raises(ocikit.ServerFailed, match="in use"):
+            ocikit.serve(port=other.getsockname()[1])
+    assert shared.running and ask(shared, "GET", "/v2/")[0] == 200
+
+
+def test_of_many_who_want_a_port_one_gets_it(home):
+    with socket.create_server(("127.0.0.1", 0)) as found:
+        port = found.getsockname()[1]
+    command = [sys.executable, "-m", "ocikit", "serve", str(home / "store"), "--port", str(port)]
+    many = [subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) for _ in range(4)]
+    until(lambda: sum(each.poll() is None for each in many) == 1)
+    (winner,) = (each for each in many if each.poll() is None)
+    assert winner.stdout.readline().startswith("serving ")
+    winner.terminate()
+    for each in many:
+        _, said = each.communicate()
+        assert each.returncode == (0 if each is winner else 1)
+        assert ("in use" in said) != (each is winner)
+
+
+def test_what_is_wrong_is_said_in_its_own_words(home, tmp_path):
+    write(home, {"users": "not a line of htpasswd\n", "empty": "", "data": "a file"})
+    for options, words in (
+        ({"htpasswd": "users"}, "users"),
+        ({"htpasswd": "nothere"}, "nothere"),
+        ({"htpasswd": "empty", "rules": "nothere"}, "nothere"),
+        ({"path": "data"}, "data"),
+        ({"path": "data/below"}, "data"),
+        ({"path": "/proc/nothing"}, "/proc/nothing"),
+        ({"tls_cert": "users", "tls_key": "users"}, "users"),
+        ({"host": "192.0.2.1"}, "192.0.2.1"),
+        ({"host": "no.such.host.invalid"}, "no.such.host"),
+    ):
+        with pytest.raises(ocikit.ServerFailed, match=words) as caught:
+            ocikit.serve(**options)
+        assert "Traceback" not in str(caught.value), (options, caught.value)
+    for wrong in ({"references": "loose"}, {"validate": "never"}, {"log_format": "xml"}, {"tls_cert": "users"}, {"port": 70000},
+                  {"workers": 0}, {"timeout": -1}, {"grace": float("nan")}):  # fmt: skip
+        with pytest.raises(ocikit.InvalidArgument, match=next(iter(wrong)).removeprefix("tls_")):
+            ocikit.serve(**wrong)
+
+
+def test_without_the_extra_it_says_how_to_get_it(home, monkeypatch):
+    from ocikit.server import serve
+
+    monkeypatch.setattr(serve, "find_spec", lambda name: None if name == "granian" else object())
+    with pytest.raises(ocikit.ServerFailed, match=r"pip install 'ocikit\[server\]'"):
+        ocikit.serve()
+
+
+# It serves on
+
+
+@pytest.mark.parametrize("many", [12, 100])
+def test_clients_that_stop_in_the_middle_keep_nobody_waiting_and_come_to_an_end(home, many):
+    write(home, {"data/a.csv": "x\n1\n"})
+    with ocikit.serve(timeout=2) as server:
+        halves = [half_a_body(server) for _ in range(many)]
+        for _ in range(many):
+            halves.append(connect(server))
+            halves[-1].sendall(b"GET /v2/ HT")
+        ocikit.push(f"{server.host}/waves:v1", "data")
+        assert len(list(ocikit.tags(f"{server.host}/waves"))) == 1
+        for half in halves:
+            with contextlib.suppress(ConnectionError):
+                while half.recv(1000):
+                    pass
+            half.close()
+        # What came is kept
+        uploads = server.path / "uploads"
+        until(lambda: [path.stat().st_size for path in uploads.iterdir()] == [4] * many)
+
+
+def test_a_reader_that_takes_nothing_comes_to_an_end(home):
+    with ocikit.serve(timeout=2, log_format="json") as server:
+        digest, size = blob(server, "t/blob", 30_000_000)
+        with connect(server) as slow:
+            slow.sendall(f"GET /v2/t/blob/blobs/{digest} HTTP/1.1\r\nHost: {server.host}\r\n\r\n".encode())
+            until(lambda: any(entry["method"] == "GET" and entry["sent"] < size for entry in entries(server)))
+
+
+def test_loopback_answers_by_its_own_names_only(shared):
+    for name, status in (("localhost", 200), ("127.0.0.1", 200), ("[::1]", 200), ("LOCALHOST", 200), ("evil.example", 421), ("127.0.0.1.evil.example", 421)):  # fmt: skip
+        port = shared.host.split(":")[1]
+        assert ask(shared, "GET", "/v2/", Host=f"{name}:{port}")[0] == status, name
+    assert ask(shared, "GET", "/metrics", Host="evil.example")[0] == 421
+    with ocikit.serve(hosts=["hub.lab"]) as server:
+        assert ask(server, "GET", "/v2/", Host="hub.lab")[0] == 200
+        assert ask(server, "GET", "/v2/", Host="evil.example")[0] == 421
+        assert ask(server, "GET", "/v2/")[0] == 200
+
+
+def test_elsewhere_it_answers_by_any_name_unless_told(home):
+    with ocikit.serve(host="0.0.0.0") as server:
+        assert server.host.startswith("127.0.0.1:")
+        assert ask(server, "GET", "/v2/", Host="hub.lab")[0] == 200
+    with ocikit.serve(host="0.0.0.0", hosts=["hub.lab"]) as server:
+        assert ask(server, "GET", "/v2/", Host="hub.lab")[0] == 200
+        assert ask(server, "GET", "/v2/", Host="evil.example")[0] == 421
+
+
+def test_it_listens_on_ipv6(home):
+    try:
+        socket.create_server(("::1", 0), family=socket.AF_INET6).close()
+    except OSError:
+        pytest.skip("no IPv6 here; it needs a kernel with it")
+    with ocikit.serve(host="::1") as server:
+        assert server.host.startswith("[::1]:")
+        assert requests.get(f"{server.url}/v2/", timeout=10).status_code == 200
+
+
+def test_users_of_an_htpasswd_file_get_in_and_others_don_t(home):
+    import bcrypt
+
+    write(home, {"users": f"ada:{bcrypt.hashpw(b'lovelace', bcrypt.gensalt(4)).decode()}\n", "data/a.csv": "x\n"})
+    with ocikit.serve(htpasswd="users", log_format="json") as server:
+        assert ask(server, "GET", "/v2/")[0] == 401
+        with ocikit.Session(credentials=("ada", "lovelace")) as session:
+            session.push(f"{server.host}/waves:v1", "data")
+        assert ask(server, "GET", "/metrics")[0] == 401
+        assert requests.get(f"{server.url}/metrics", auth=("ada", "lovelace"), timeout=10).status_code == 200
+        assert "ada" in {entry.get("user") for entry in entries(server)}
+        assert "lovelace" not in server.log and "Basic" not in server.log
+
+
+def test_users_may_be_given_with_their_passwords(home):
+    write(home, {"data/a.csv": "x\n"})
+    with ocikit.serve(htpasswd={"ada": "lovelace", "bob": "b" * 100}) as server:
+        assert ask(server, "GET", "/v2/")[0] == 401
+        for credentials in (("ada", "lovelace"), ("bob", "b" * 100)):
+            with ocikit.Session(credentials=credentials) as session:
+                session.push(f"{server.host}/waves:v1", "data")
+        assert "lovelace" not in repr(server) + server.log
+
+
+@pytest.mark.parametrize("user", ["", "a:b", "a\nb:x", " a", "#a"])
+def test_a_name_that_no_user_can_have_is_refused(user):
+    with pytest.raises(ocikit.InvalidArgument, match="no name for a user"):
+        ocikit.serve(htpasswd={user: "x"})
+
+
+def test_limits_and_switches_reach_the_registry(home):
+    with ocikit.serve(limits=Limits(blob=10), delete=False, metrics=False) as server:
+        content = b"x" * 11
+        digest = ocikit.Digest.of(content)
+        assert ask(server, "POST", f"/v2/t/a/blobs/uploads/?digest={digest}", content)[0] == 413
+        assert ask(server, "DELETE", f"/v2/t/a/blobs/{digest}")[0] == 405
+        assert ask(server, "GET", "/metrics")[0] == 404
+
+
+# What it tells
+
+
+def entries(server):
+    """The log, as JSON."""
+    return [json.loads(line) for line in server.log.splitlines() if line.startswith("{") and line.endswith("}")]
+
+
+def test_the_log_has_no_secrets_and_no_line_of_a_client(home):
+    with ocikit.serve(log_format="json") as server:
+        forged = "x%0d%0a%7b%22status%22%3a200%7d%1b%5b31m"
+        ask(
+            server,
+            "GET",
+            f"/v2/{forged}/tags/list?n=5&state=hidden&token=hidden&last=v1",
+            Authorization="Basic aGlkZGVu",
+            User_Agent="\x9b31mred",
+        )
+        upload = ask(server, "POST", "/v2/t/a/blobs/uploads/?from=t/b")[1]["Location"]
+        ask(server, "GET", f"{upload}?_state=hidden")
+        ask(server, "GET", "/v2/" + "a" * 5000)
+        until(lambda: len(entries(server)) >= 5)
+        log = server.log
+    assert "hidden" not in log and "aGlkZGVu" not in log and "\x1b" not in log and "\x9b" not in log and "\r" not in log
+    assert upload.rpartition("/")[2] not in log
+    assert "n=5&state=***&token=***&last=v1" in log and "from=t/b" in log
+    assert max(map(len, log.splitlines())) < 2000
+    assert all(line.startswith("{") for line in log.splitlines())
+
+
+def test_health_and_metrics_of_all_workers(home):
+    write(home, {"data/a.csv": "x\n1\n"})
+    with ocikit.serve(workers=2) as server:
+        assert ask(server, "GET", "/healthz")[0] == 200
+        for i in range(20):
+            ask(server, "GET", f"/v2/t/none/tags/list?n={i}")
+        half = half_a_body(server)
+
+        def number(name):
+            status, headers, body = ask(server, "GET", "/metrics")
+            assert status == 200 and headers["Content-Type"].startswith("text/plain; version=0.0.4")
+            return dict(line.rsplit(" ", 1) for line in body.decode().splitlines() if line[0] != "#").get(name)
+
+        want = 'ocikit_requests_total{method="GET",endpoint="tags",status="4xx"}'
+        assert {number(want) for _ in range(10)} == {"20"}
+        assert number('ocikit_request_seconds_count{endpoint="tags"}') == "20"
+        assert number("ocikit_uploads") == "1"
+        half.close()
+
+
+# The command line
+
+
+def command(*arguments, **options):
+    return subprocess.Popen(
+        [sys.executable, "-m", "ocikit", *arguments],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        **options,
+    )
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+def test_the_command_says_where_it_is_and_stops_at_a_signal(home, number):
+    process = command("serve", "store", "--port", "0", "--log-format", "json", "--workers", "2", start_new_session=True)
+    first, second = process.stdout.readline(), process.stdout.readline()
+    url = first.split()[3].rstrip(";")
+    assert first.startswith("serving store at http://127.0.0.1:") and f"push {url[7:]}/" in second
+    assert requests.get(f"{url}/v2/t/a/tags/list?n=1", timeout=10).status_code == 404
+    os.killpg(process.pid, number)  # as a terminal does
+    out, err = process.communicate()
+    assert (process.returncode, out) == (0, "")
+    # The first is its own question whether it is ready
+    assert [json.loads(line)["path"] for line in err.splitlines()] == ["/v2/", "/v2/t/a/tags/list"]
+    assert not members(process.pid)
+
+
+def test_the_command_fails_in_two_lines(home):
+    write(home, {"file": ""})
+    done = cli("serve", "file", "--port", "0")
+    assert done.returncode == 1 and done.stdout == ""
+    assert done.stderr.startswith("ocikit: ") and len(done.stderr.splitlines()) == 2
+    for wrong in (
+        ("--workers", "0"),
+        ("--limit", "size=1"),
+        ("--limit", "blob=x"),
+        ("--timeout", "-1"),
+        ("--port", "x"),
+    ):
+        assert cli("serve", "store", *wrong).returncode == 2
+    assert not (home / "store").exists()
+
+
+def test_collect_lists_and_deletes_what_nobody_names(home):
+    with ocikit.serve("store") as server:
+        digest, _ = blob(server, "t/a", 5000)
+    done = cli("collect", "store", "--dry-run", "--grace", "0")
+    assert done.returncode == 0 and f"5.0 kB  {digest}  t/a" in done.stdout
+    assert list((home / "store/blobs/sha256").iterdir())
+    for _ in range(2):
+        assert cli("collect", "store", "--grace", "0").returncode == 0
+    assert not list((home / "store/blobs/sha256").iterdir())
+    done = cli("collect", "nothere")
+    assert done.returncode == 1 and len(done.stderr.splitlines()) == 2
+
+
+def test_a_server_sweeps_its_folder_now_and_then(home):
+    with ocikit.serve("store", collect_every=0.2, grace=0, workers=2) as server:
+        blob(server, "t/a", 5000)
+        until(lambda: not list((home / "store/blobs/sha256").iterdir()))
+        assert ask(server, "GET", "/healthz")[0] == 200

@@ -1,0 +1,374 @@
+"""Every storage of ours keeps the contracts; and what files and rows do beyond them."""
+
+import contextlib
+import http.client
+import io
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+
+import ocikit
+import pytest
+import sqlalchemy as sa
+from ocikit.errors import InvalidArgument
+from ocikit.server.http.request import Body
+from ocikit.server.storage import schema as tables
+from ocikit.server.storage.base import Entry, Storage, UnknownUpload
+from ocikit.server.storage.files import FileBlobs, FileUploads
+from ocikit.server.storage.memory import MemoryBlobs, MemoryUploads
+from ocikit.server.storage.sql import SqlMetadata
+from ocikit.server.testing import BlobStoreContract, MetadataContract, UploadStoreContract
+from ocikit.spec.digest import Digest
+
+from tests.support.example_storage import ObjectBlobs
+from tests.support.fixtures import ROOT
+
+
+@pytest.fixture(params=[True, False], ids=["durable", "hasty"])
+def durable(request):
+    return request.param
+
+
+class TestFileBlobs(BlobStoreContract):
+    @pytest.fixture
+    def blobs(self, tmp_path, durable):
+        return FileBlobs(tmp_path / "store", durable=durable)
+
+
+class TestMemoryBlobs(BlobStoreContract):
+    @pytest.fixture
+    def blobs(self):
+        return MemoryBlobs()
+
+
+class TestObjectBlobs(BlobStoreContract):
+    """The example in CONTRIBUTING.md."""
+
+    @pytest.fixture
+    def blobs(self, tmp_path):
+        return ObjectBlobs(f"file://{tmp_path}/objects")
+
+
+class TestFileUploads(UploadStoreContract):
+    @pytest.fixture
+    def uploads(self, tmp_path):
+        return FileUploads(tmp_path / "store" / "uploads")
+
+    @pytest.fixture
+    def blobs(self, tmp_path):
+        return FileBlobs(tmp_path / "store")
+
+    def reopened(self, uploads):
+        return FileUploads(uploads.root)
+
+
+class TestMemoryUploads(UploadStoreContract):
+    lasting = False
+
+    @pytest.fixture
+    def uploads(self):
+        return MemoryUploads()
+
+    @pytest.fixture
+    def blobs(self):
+        return MemoryBlobs()
+
+
+class TestSqlMetadataOnFile(MetadataContract):
+    @pytest.fixture
+    def metadata(self, tmp_path):
+        metadata = SqlMetadata.file(tmp_path / "registry.db", grace=0, durable=False)
+        yield metadata
+        metadata.close()
+
+
+class TestSqlMetadataInMemory(MetadataContract):
+    @pytest.fixture
+    def metadata(self):
+        metadata = SqlMetadata.memory(grace=0)
+        yield metadata
+        metadata.close()
+
+
+POSTGRES = os.environ.get("OCIKIT_POSTGRES")
+_WHY = "OCIKIT_POSTGRES=postgresql+psycopg://… names a database that these tests may empty"
+
+
+@pytest.mark.timeout(300) if POSTGRES else pytest.mark.skip(reason=_WHY)
+class TestSqlMetadataOnPostgreSQL(MetadataContract):
+    @pytest.fixture
+    def metadata(self):
+        engine = sa.create_engine(POSTGRES)
+        tables.schema.drop_all(engine)
+        engine.dispose()
+        metadata = SqlMetadata(POSTGRES, 0)
+        yield metadata
+        metadata.close()
+
+
+class TestUploadsToObjects(UploadStoreContract):
+    """Sessions are files, content goes elsewhere: it is copied, not renamed."""
+
+    @pytest.fixture
+    def uploads(self, tmp_path):
+        return FileUploads(tmp_path / "uploads")
+
+    @pytest.fixture
+    def blobs(self, tmp_path):
+        return ObjectBlobs(f"file://{tmp_path}/objects")
+
+    def reopened(self, uploads):
+        return FileUploads(uploads.root)
+
+
+@contextlib.contextmanager
+def granian(target, **environment):
+    """The address of a WSGI application in a process of its own."""
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    command = [sys.executable, "-m", "granian", "--interface", "wsgi", "--factory", "--port", str(port), target]
+    process = subprocess.Popen(
+        command, env={**os.environ, **environment}, cwd=ROOT, start_new_session=True,
+        stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+    )  # fmt: skip
+    try:
+        while True:
+            assert process.poll() is None
+            connection = http.client.HTTPConnection("127.0.0.1", port, timeout=30)
+            try:
+                connection.request("GET", "/v2/")
+                assert connection.getresponse().status == 200
+                break
+            except ConnectionRefusedError:
+                time.sleep(0.02)
+            finally:
+                connection.close()
+        yield f"127.0.0.1:{port}"
+    finally:
+        os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+
+
+def test_a_storage_of_ones_own_serves_real_clients(tmp_path):
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data" / "table.csv").write_bytes(os.urandom(300_000))
+    objects = tmp_path / "objects"
+    with granian(
+        "tests.support.example_storage:registry", BLOBS=f"file://{objects}", STATE=str(tmp_path / "state")
+    ) as host:
+        pushed = ocikit.push(f"{host}/lab/data:v1", tmp_path / "data" / "table.csv")
+        ocikit.pull(f"{host}/lab/data:v1", tmp_path / "out")
+        assert ocikit.tags(f"{host}/lab/data") == ["v1"]
+    assert (tmp_path / "out" / "table.csv").read_bytes() == (tmp_path / "data" / "table.csv").read_bytes()
+    assert (objects / "blobs" / "sha256" / pushed.digest.partition(":")[2]).is_file()
+
+
+# Files
+
+
+def body(content):
+    return Body(io.BytesIO(content), length=len(content))
+
+
+def test_blobs_can_be_read_by_everybody_and_written_by_nobody(tmp_path):
+    blobs, uploads, content = FileBlobs(tmp_path), FileUploads(tmp_path / "uploads"), b"content"
+    digests = [Digest.of(content), Digest.of(content, "sha512")]
+    blobs.put(digests[0], io.BytesIO(content))
+    uploads.finish(uploads.create("a"), digests[1], body(content), blobs)
+    for digest in digests:
+        path = tmp_path / "blobs" / digest.algorithm / digest.encoded
+        assert path.stat().st_mode & 0o777 == 0o444
+    assert sorted(each.name for each in (tmp_path / "blobs").rglob("*") if each.is_file()) == sorted(
+        digest.encoded for digest in digests
+    )
+    assert list((tmp_path / "uploads").iterdir()) == []
+
+
+@pytest.mark.parametrize("place", ["blobs", "blobs/sha256"])
+def test_a_link_in_place_of_a_folder_of_blobs_is_not_written_through(tmp_path, place):
+    (tmp_path / "elsewhere").mkdir()
+    link = tmp_path / "store" / place
+    link.parent.mkdir(parents=True)
+    link.symlink_to(tmp_path / "elsewhere")
+    with pytest.raises(InvalidArgument, match="symbolic link"):
+        FileBlobs(tmp_path / "store").put(Digest.of(b"x"), io.BytesIO(b"x"))
+    assert list((tmp_path / "elsewhere").iterdir()) == []
+
+
+def test_a_link_in_place_of_the_folder_of_uploads_is_refused(tmp_path):
+    (tmp_path / "uploads").symlink_to(tmp_path)
+    with pytest.raises(InvalidArgument, match="symbolic link"):
+        FileUploads(tmp_path / "uploads")
+
+
+def test_a_link_in_place_of_a_blob_is_no_blob_and_is_replaced(tmp_path):
+    secret = tmp_path / "secret"
+    secret.write_bytes(b"secret")
+    blobs, digest = FileBlobs(tmp_path), Digest.of(b"public")
+    path = tmp_path / "blobs" / "sha256" / digest.encoded
+    path.parent.mkdir(parents=True)
+    path.symlink_to(secret)
+    assert blobs.stat(digest) is None
+    with pytest.raises((KeyError, OSError)):
+        blobs.open(digest)
+    blobs.put(digest, io.BytesIO(b"public"))
+    assert (secret.read_bytes(), path.read_bytes(), path.is_symlink()) == (b"secret", b"public", False)
+
+
+def test_a_link_in_place_of_a_session_is_no_session(tmp_path):
+    target = tmp_path / "target"
+    target.write_bytes(b"")
+    uploads = FileUploads(tmp_path / "uploads")
+    upload = uploads.create("a")
+    (path,) = (tmp_path / "uploads").iterdir()
+    path.unlink()
+    path.symlink_to(target)
+    with pytest.raises(UnknownUpload):
+        uploads.append(upload, body(b"overwritten"))
+    assert target.read_bytes() == b""
+
+
+def test_strange_files_among_blobs_are_not_listed(tmp_path):
+    blobs = FileBlobs(tmp_path)
+    blobs.put(Digest.of(b"x"), io.BytesIO(b"x"))
+    for name in ("README", ".x.y", "0" * 63, "G" * 64):
+        (tmp_path / "blobs" / "sha256" / name).write_bytes(b"")
+    assert list(blobs.iterate()) == [Digest.of(b"x")]
+
+
+def test_half_written_files_of_a_crash_are_tidied_when_they_are_old(tmp_path):
+    blobs = FileBlobs(tmp_path)
+    blobs.put(Digest.of(b"x"), io.BytesIO(b"x"))
+    left = tmp_path / "blobs" / "sha256" / f".{'0' * 64}.host.1.00000000"
+    left.write_bytes(b"half")
+    assert blobs.tidy(time.time() - 3600) == 0
+    assert blobs.tidy(time.time() + 3600) == 1
+    assert not left.exists()
+    assert blobs.stat(Digest.of(b"x")) == 1
+
+
+def test_many_sessions_are_counted_by_what_was_known_a_moment_ago(tmp_path, monkeypatch):
+    monkeypatch.setattr("ocikit.server.storage.files._MANY", 10)
+    monkeypatch.setattr("ocikit.server.storage.files._SHARE", 1e-9)
+    uploads = FileUploads(tmp_path / "uploads")
+    listings = []
+    listdir = os.listdir
+    monkeypatch.setattr(os, "listdir", lambda path: listings.append(path) or listdir(path))
+    for n in range(20):
+        uploads.create("a", "ada")
+        assert uploads.count() == n + 1
+    assert uploads.count("ada") == 20
+    assert len(listings) == 11
+
+
+def test_of_many_sessions_hashes_are_kept_of_the_latest_only(tmp_path, monkeypatch):
+    monkeypatch.setattr("ocikit.server.storage.files._HASHES", 2)
+    blobs, uploads = FileBlobs(tmp_path), FileUploads(tmp_path / "uploads")
+    begun = [uploads.create("a") for _ in range(5)]
+    for upload in begun:
+        uploads.append(upload, body(b"con"))
+    assert len(uploads._hashes) == 2
+    for upload in begun:
+        uploads.finish(upload, Digest.of(b"content"), body(b"tent"), blobs)
+    assert len(uploads._hashes) == 0
+
+
+# Rows
+
+
+def test_no_request_reads_a_whole_table():
+    """The time that each takes doesn't depend on how much there is beside what it asks for."""
+    metadata, said = SqlMetadata.memory(grace=0), []
+    blob, entry = (
+        Digest.of(b"blob"),
+        Entry(digest=Digest.of(b"1"), media_type="x", size=1, children=(Digest.of(b"blob"),)),
+    )
+    signature = Entry(digest=Digest.of(b"2"), media_type="x", size=1, subject=entry.digest, referrer="{}")
+
+    def note(connection, cursor, statement, parameters, context, many):
+        if statement.startswith(("SELECT", "UPDATE", "DELETE", "INSERT")) and not many:
+            said.append((statement, parameters))
+
+    sa.event.listen(metadata._engine, "before_cursor_execute", note)
+    metadata.link("a", blob, 4, quota=10)
+    metadata.put("a", entry, ["v1"], strict=True)
+    metadata.put("a", entry, ["v1"], expected=[entry.digest])
+    metadata.put("a", signature)
+    metadata.manifest("a", "v1"), metadata.manifest("a", signature.digest), metadata.tags("a", limit=1)
+    metadata.missing("a", [blob]), metadata.blob("a", blob), metadata.claim(blob), metadata.has_repository("a")
+    metadata.repositories(limit=1), list(metadata.holders(blob))
+    metadata.referrers("a", entry.digest, limit=1), metadata.referrers("a", entry.digest, artifact_type="x", limit=1)
+    metadata.untag("a", "v1"), metadata.delete_manifest("a", entry.digest), metadata.unlink("a", blob)
+    sa.event.remove(metadata._engine, "before_cursor_execute", note)
+    with metadata._read() as connection:
+        plans = [
+            (statement, [row[3] for row in connection.exec_driver_sql(f"EXPLAIN QUERY PLAN {statement}", parameters)])
+            for statement, parameters in said
+        ]
+    metadata.close()
+    assert len(plans) > 25
+    assert not [(statement, steps) for statement, steps in plans if any(step.startswith("SCAN") for step in steps)]
+    listed = [steps for statement, steps in plans if "INDEXED BY" in statement]
+    assert [steps[0].partition("USING ")[2] for steps in listed] == [
+        "INDEX referrers (repository=? AND subject=? AND digest>?)",
+        "INDEX referrers_by_type (repository=? AND subject=? AND artifact_type=? AND digest>?)",
+    ]
+
+
+# What is not as the rows say
+
+
+@pytest.fixture
+def storage(tmp_path):
+    storage = Storage(
+        FileBlobs(tmp_path / "store"),
+        FileUploads(tmp_path / "store" / "uploads"),
+        SqlMetadata.file(tmp_path / "registry.db"),
+    )
+    yield storage
+    storage.close()
+
+
+def push(storage, content, repository="a"):
+    digest = Digest.of(content)
+    storage.finish(storage.uploads.create(repository), digest, body(content))
+    return digest
+
+
+def damage(storage, digest, content):
+    path = storage.blobs.root / "blobs" / digest.algorithm / digest.encoded
+    path.chmod(0o644)
+    path.write_bytes(content)
+
+
+def test_a_blob_of_a_wrong_size_is_not_there_and_pushing_heals_it(storage):
+    digest = push(storage, b"content")
+    damage(storage, digest, b"conten")
+    assert storage.blob("a", digest) is None
+    assert not storage.mount("b", digest, "a")
+    push(storage, b"content", "b")
+    assert storage.blob("a", digest) == storage.blob("b", digest) == 7
+
+
+@pytest.mark.parametrize("wrong", [b'{"a":2}', b"{}", b"", b'{"a":1} and more'])
+def test_putting_a_manifest_again_heals_it(storage, wrong):
+    raw = b'{"a":1}'
+    entry = Entry(digest=Digest.of(raw), media_type="application/json", size=len(raw))
+    storage.put_manifest("a", entry, io.BytesIO(raw), ["v1"])
+    damage(storage, entry.digest, wrong)
+    storage.put_manifest("a", entry, io.BytesIO(raw), ["v1"])
+    with storage.blobs.open(entry.digest) as file:
+        assert file.read() == raw
+
+
+def test_putting_a_manifest_that_is_there_writes_no_file(storage):
+    raw = b'{"a":1}'
+    entry = Entry(digest=Digest.of(raw), media_type="application/json", size=len(raw))
+    storage.put_manifest("a", entry, io.BytesIO(raw), ["v1"])
+    path = storage.blobs.root / "blobs" / "sha256" / entry.digest.encoded
+    before = path.stat().st_ino
+    storage.put_manifest("a", entry, io.BytesIO(raw), ["v2"])
+    assert path.stat().st_ino == before

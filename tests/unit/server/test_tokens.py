@@ -1,0 +1,726 @@
+"""Our registry's tokens, tried by those who forge, keep or stretch them; and used by our own client."""
+
+import base64
+import hashlib
+import hmac
+import json
+import os
+import socket
+import stat
+import subprocess
+import sys
+import time
+from concurrent.futures import ProcessPoolExecutor
+from contextlib import contextmanager
+from urllib.parse import urlencode
+
+import bcrypt
+import jwt
+import ocikit
+import pytest
+import requests
+from ocikit.errors import Denied, InvalidArgument, NotFound, Unauthorized
+from ocikit.server import Application, Rules, Settings, TokenAccess, memory_storage
+from ocikit.server.auth.jwt import Signer, load_key
+from ocikit.spec.challenge import parse_challenges
+from ocikit.spec.digest import Digest
+
+from tests.support.wsgi import call
+from tests.unit.server.test_access import ADA, EVE, FAR, RULES, basic, entry, push
+
+FORM = {"Content-Type": "application/x-www-form-urlencoded"}
+
+
+@pytest.fixture
+def users(tmp_path):
+    path = tmp_path / "users"
+    path.write_text(entry("ada", "lovelace") + entry("eve", "evil"))
+    return path
+
+
+@pytest.fixture
+def key(tmp_path):
+    return tmp_path / "token.key"
+
+
+@pytest.fixture
+def make(users, key):
+    def make(*, settings=None, rules=RULES, key=key, **more):
+        access = TokenAccess(users, key, Rules.parse(rules), **more)
+        return Application(memory_storage(), access=access, settings=settings)
+
+    return make
+
+
+@pytest.fixture
+def app(make):
+    return make()
+
+
+def get(app, *scopes, headers=(), **parameters):
+    query = urlencode([*parameters.items(), *(("scope", scope) for scope in scopes)])
+    return call(app, "GET", f"/token?{query}", headers)
+
+
+def post(app, **fields):
+    return call(app, "POST", "/token", FORM, urlencode(fields).encode())
+
+
+def bearer(token):
+    return {"Authorization": f"Bearer {token}"}
+
+
+def token(app, *scopes, headers=ADA):
+    answer = get(app, *scopes, headers=headers)
+    assert answer.status == 200, answer
+    return answer.json["token"]
+
+
+def claims(text):
+    return jwt.decode(text, options={"verify_signature": False})
+
+
+def challenge(answer):
+    (found,) = parse_challenges([answer.headers["www-authenticate"]])
+    return found
+
+
+def access_key(key):
+    return hmac.new(load_key(key), b"ocikit access", hashlib.sha256).digest()
+
+
+# -- challenges
+
+
+def test_a_challenge_names_the_scopes_and_a_mounts_source_in_one_parameter(app):
+    digest = Digest.of(b"x")
+    answer = call(app, "POST", f"http://localhost:5000/v2/ada/x/blobs/uploads/?mount={digest}&from=ada/y")
+    assert answer.status == 401
+    assert answer.headers["www-authenticate"] == (
+        'Bearer realm="http://localhost:5000/token",service="ocikit",'
+        'scope="repository:ada/x:pull,push repository:ada/y:pull"'
+    )
+    assert answer.errors[0]["detail"] == {"type": "repository", "name": "ada/x", "action": "push"}
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "scope"),
+    [
+        ("GET", "/v2/", ()),
+        ("GET", "/v2/_catalog", ("registry:catalog:*",)),
+        ("GET", "/v2/a/tags/list", ("repository:a:pull",)),
+        ("PUT", "/v2/a/manifests/v1", ("repository:a:pull,push",)),
+        ("DELETE", "/v2/a/manifests/v1", ("repository:a:delete",)),
+    ],
+)
+def test_a_challenge_asks_for_what_the_request_needs(app, method, path, scope):
+    found = challenge(call(app, method, path))
+    assert (found.scheme, found.service, found.scope, found.error) == ("bearer", "ocikit", scope, "")
+
+
+def test_the_realm_is_where_the_client_sees_the_registry(make):
+    app = make(settings=Settings(trusted_proxies=("10.0.0.1",)))
+    forwarded = {
+        "X-Forwarded-Proto": "https", "X-Forwarded-Host": "hub.example", "X-Forwarded-Prefix": "/registry",
+        "X-Forwarded-For": "192.0.2.7",
+    }  # fmt: skip
+    answer = call(app, "GET", "/v2/", forwarded, REMOTE_ADDR="10.0.0.1")
+    assert challenge(answer).realm == "https://hub.example/registry/token"
+    answer = call(app, "GET", "https://[2001:db8::1]:5000/v2/", SCRIPT_NAME="/hub/oci")
+    assert challenge(answer).realm == "https://[2001:db8::1]:5000/hub/oci/token"
+    # From anybody else the same headers say nothing
+    answer = call(app, "GET", "https://registry.example/v2/", forwarded, **FAR)
+    assert challenge(answer).realm == "https://registry.example/token"
+    app = make(realm="https://tokens.example/token")
+    assert challenge(call(app, "GET", "https://registry.example/v2/")).realm == "https://tokens.example/token"
+
+
+@pytest.mark.parametrize(
+    "host",
+    ['evil"', 'a",realm="https://evil.example', "a b", "a/b", "a\\", "user@host", "host:port", "[::1", "ä", "a\r\nX: y", "x" * 300, ","],
+)  # fmt: skip
+def test_a_host_that_is_none_gets_into_no_challenge(app, host):
+    for environ in ({}, {"wsgi.url_scheme": "https"}):
+        answer = call(app, "GET", "/v2/", HTTP_HOST=host, **environ)
+        assert answer.status == 400
+        assert "www-authenticate" not in answer.headers
+
+
+def test_a_forwarded_host_or_prefix_that_is_none_gets_into_no_challenge(make):
+    app = make(settings=Settings(trusted_proxies=("127.0.0.1",)))
+    proxied = {"X-Forwarded-Proto": "https", "X-Forwarded-For": "192.0.2.7"}
+    assert call(app, "GET", "/v2/", {**proxied, "X-Forwarded-Host": 'x",realm="https://evil.example'}).status == 400
+    answer = call(app, "GET", "/v2/", {**proxied, "X-Forwarded-Prefix": '/x",realm="https://evil.example'})
+    assert challenge(answer).realm == "https://localhost/token"
+
+
+@pytest.mark.parametrize("name", ["a%0d%0aX:%20y", "a%22,x=%22", "A", "../a", "a%00"])
+def test_a_name_that_is_none_gets_into_no_challenge(app, name):
+    for url in (f"/v2/{name}/tags/list", f"/v2/a/blobs/uploads/?mount={Digest.of(b'x')}&from={name}"):
+        answer = call(app, "POST" if "uploads" in url else "GET", url)
+        assert answer.status in {400, 401, 404}
+        # At most the target is named; what is no name can't be a source
+        assert answer.status != 401 or challenge(answer).scope == ("repository:a:pull,push",)
+
+
+@pytest.mark.parametrize("parameter", ["service", "realm"])
+def test_a_service_that_would_break_out_of_its_quotes_is_refused(make, parameter):
+    with pytest.raises(InvalidArgument, match=parameter):
+        make(**{parameter: 'x",realm="https://evil.example'})
+
+
+# -- tokens
+
+
+def test_a_token_says_what_the_specification_asks_for(app):
+    before = int(time.time())
+    answer = get(app, "repository:ada/x:pull,push", headers=ADA, service="ocikit")
+    assert answer.headers["cache-control"] == "no-store"
+    said = answer.json
+    assert said["token"] == said["access_token"]
+    assert said["expires_in"] == 300
+    assert said["scope"] == "repository:ada/x:pull,push"
+    assert said["issued_at"].endswith("Z")
+    assert "refresh_token" not in said
+    assert jwt.get_unverified_header(said["token"]) == {"alg": "HS256", "typ": "JWT"}
+    found = claims(said["token"])
+    assert found["access"] == [{"type": "repository", "name": "ada/x", "actions": ["pull", "push"]}]
+    assert (found["iss"], found["sub"], found["aud"]) == ("ocikit", "ada", "ocikit")
+    assert found["exp"] - found["iat"] == 300
+    assert before <= found["iat"] == found["nbf"] <= time.time()
+    assert len(found["jti"]) == 32 and claims(token(app))["jti"] != found["jti"]
+
+
+@pytest.mark.parametrize(
+    ("asked", "granted"),
+    [
+        (["repository:ada/x:pull,push,delete"], "repository:ada/x:delete,pull,push"),
+        (["repository:ada/x:*"], "repository:ada/x:delete,pull,push"),
+        (["repository:library/base:*"], "repository:library/base:pull"),
+        (["repository:library/base:push"], ""),
+        (["repository:eve/x:pull"], ""),
+        (["repository:eve/x:pull", "repository:ada/x:pull"], "repository:ada/x:pull"),
+        (["repository:ada/x:pull repository:ada/y:push"], "repository:ada/x:pull repository:ada/y:push"),
+        (["repository:ada/x:pull", "repository:ada/x:push"], "repository:ada/x:pull,push"),
+        (["repository(plugin):ada/x:pull"], "repository:ada/x:pull"),
+        (["registry:catalog:*"], "registry:catalog:*"),
+        (["registry:catalog:delete", "registry:everything:*", "registry:catalog:*,x"], ""),
+        (["repository:ada/x:catalog,admin,"], ""),
+        (["repository:ada/**:pull", "repository:ada/../eve/x:pull", "repository:ada/X:pull", "repository::pull"], ""),
+        (["nonsense", "::", ":::::", "repository", "*", ""], ""),
+    ],
+)
+def test_a_token_is_for_what_was_asked_for_as_far_as_the_rules_go(app, asked, granted):
+    answer = get(app, *asked, headers=ADA)
+    assert (answer.status, answer.json["scope"]) == (200, granted)
+
+
+def test_a_token_is_good_for_what_it_says_and_no_more(app):
+    narrow = bearer(token(app, "repository:ada/x:pull"))
+    assert call(app, "GET", "/v2/", narrow).status == 200
+    assert call(app, "GET", "/v2/ada/x/tags/list", narrow).status == 404
+    answer = call(app, "POST", "/v2/ada/x/blobs/uploads/", narrow)
+    assert answer.status == 401
+    found = challenge(answer)
+    assert (found.error, found.scope) == ("insufficient_scope", ("repository:ada/x:pull,push",))
+    for path in ("/v2/ada/x2/tags/list", "/v2/ada/tags/list", "/v2/library/base/tags/list", "/v2/_catalog"):
+        assert call(app, "GET", path, narrow).status in {401, 403}
+    assert call(app, "DELETE", "/v2/ada/x/manifests/v1", narrow).status == 401
+
+
+def test_what_no_token_would_help_with_is_a_403(app):
+    answer = call(app, "POST", "/v2/eve/x/blobs/uploads/", bearer(token(app, "repository:eve/x:pull,push")))
+    assert (answer.status, answer.code) == (403, "DENIED")
+    assert "www-authenticate" not in answer.headers
+
+
+def test_a_token_for_the_catalog_lists_what_its_user_may_pull(app):
+    both = bearer(token(app, "repository:ada/x:push", "repository:library/base:push"))
+    assert call(app, "GET", "/v2/_catalog", both).status == 401
+    push(app, "ada/x", b"x", bearer(token(app, "repository:ada/x:push")))
+    push(app, "eve/x", b"x", bearer(token(app, "repository:eve/x:push", headers=EVE)))
+    catalog = bearer(token(app, "registry:catalog:*"))
+    assert call(app, "GET", "/v2/_catalog", catalog).json == {"repositories": ["ada/x"]}
+    assert call(app, "GET", "/v2/ada/x/tags/list", catalog).status == 401
+
+
+@pytest.mark.parametrize("there", [True, False])
+@pytest.mark.parametrize("scopes", [(), ("repository:eve/secret:pull",)])
+def test_a_mount_from_where_the_token_does_not_reach_is_an_upload(app, there, scopes):
+    digest = Digest.of(b"the secret")
+    if there:
+        push(app, "eve/secret", b"the secret", bearer(token(app, "repository:eve/secret:push", headers=EVE)))
+    mine = bearer(token(app, "repository:ada/x:pull,push", *scopes))
+    for query in (f"mount={digest}&from=eve/secret", f"mount={digest}"):
+        assert call(app, "POST", f"/v2/ada/x/blobs/uploads/?{query}", mine).status == 202
+    assert call(app, "GET", f"/v2/ada/x/blobs/{digest}", mine).status == 404
+
+
+def test_a_mount_needs_a_token_for_both(app):
+    digest = push(app, "ada/y", b"mine", bearer(token(app, "repository:ada/y:push")))
+    url = f"/v2/ada/x/blobs/uploads/?mount={digest}&from=ada/y"
+    both = challenge(call(app, "POST", url)).scope
+    narrow = call(app, "POST", url, bearer(token(app, "repository:ada/x:pull,push")))
+    assert (narrow.status, challenge(narrow).error, challenge(narrow).scope) == (401, "insufficient_scope", both)
+    assert call(app, "POST", url, bearer(token(app, *both))).status == 201
+
+
+def test_a_mount_from_anywhere_needs_the_right_to_pull_and_no_token_for_it(app):
+    digest = push(app, "ada/y", b"mine", bearer(token(app, "repository:ada/y:push")))
+    url = f"/v2/ada/x/blobs/uploads/?mount={digest}"
+    assert call(app, "POST", url, bearer(token(app, "repository:ada/x:pull,push"))).status == 201
+
+
+def test_an_upload_of_one_users_token_is_not_anothers(make):
+    app = make(rules='[[rule]]\nusers = ["*"]\nactions = ["pull", "push"]')
+    ada, eve = (bearer(token(app, "repository:shared:pull,push", headers=who)) for who in (ADA, EVE))
+    begun = call(app, "POST", "/v2/shared/blobs/uploads/", ada).headers["location"]
+    assert call(app, "PATCH", begun, ada, b"half").status == 202
+    for method in ("GET", "PATCH", "DELETE"):
+        assert call(app, method, begun, eve).status == 404
+    assert call(app, "GET", begun, ada).headers["range"] == "0-3"
+
+
+# -- tokens that aren't good
+
+
+def refused(app, text):
+    for path in ("/v2/", "/v2/ada/x/tags/list"):
+        answer = call(app, "GET", path, {"Authorization": text})
+        assert (answer.status, answer.code) == (401, "UNAUTHORIZED"), text
+        assert challenge(answer).error == "invalid_token"
+        assert answer.headers["www-authenticate"].startswith('Bearer realm="http://localhost/token",service="ocikit"')
+
+
+def b64(value):
+    raw = value if isinstance(value, bytes) else json.dumps(value).encode()
+    return base64.urlsafe_b64encode(raw).rstrip(b"=").decode()
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "Bearer", "Bearer ", "Bearer x", "Bearer a.b.c", "Bearer ...", "Bearer " + "a" * 100_000, "Bearer é", "Token x",
+        "Basic " + "YWRhOmxvdmVsYWNl", "Bearer a b", f"Bearer {'A' * 8}.{'A' * 8}.", "Bearer =", "Bearer W10.W10.W10",
+        f"Bearer {b64(b'[' * 20_000)}.e30.x", f"Bearer {b64(['HS256'])}.e30.x", f"Bearer {b64({'alg': ['HS256']})}.e30.x",
+        f"Bearer {b64({'alg': None})}.e30.x", f"Bearer {b64(chr(255).encode('latin-1'))}.e30.x",
+    ],
+)  # fmt: skip
+def test_what_is_no_token_is_an_invalid_token(app, text):
+    refused(app, text)
+
+
+def test_a_token_that_is_over_or_not_yet_good_is_refused(make):
+    now = [time.time()]
+    app = make(clock=lambda: now[0])
+    good = token(app, "repository:ada/x:pull")
+    now[0] -= 300 + 11
+    over = token(app, "repository:ada/x:pull")
+    now[0] += 2 * 311
+    early = token(app, "repository:ada/x:pull")
+    assert call(app, "GET", "/v2/ada/x/tags/list", bearer(good)).status == 404
+    refused(app, f"Bearer {over}")
+    refused(app, f"Bearer {early}")
+
+
+def test_the_clocks_of_two_machines_may_differ_a_little(make):
+    app = make(clock=lambda: time.time() + 5)
+    assert call(app, "GET", "/v2/", bearer(token(app))).status == 200
+
+
+def test_a_token_without_a_signature_is_refused_whatever_it_says_about_that(app):
+    good = token(app, "repository:ada/x:pull")
+    _, body, signature = good.split(".")
+    for algorithm in ("none", "None", "NONE", "", "HS512", "RS256", "ES256"):
+        header = b64({"alg": algorithm, "typ": "JWT"})
+        for end in ("", signature):
+            refused(app, f"Bearer {header}.{body}.{end}")
+
+
+def test_a_token_of_another_algorithm_is_refused_though_the_key_is_right(app, key):
+    said = claims(token(app, "repository:ada/x:pull"))
+    assert call(app, "GET", "/v2/", bearer(jwt.encode(said, access_key(key), algorithm="HS256"))).status == 200
+    with pytest.warns(jwt.InsecureKeyLengthWarning):
+        for algorithm in ("HS384", "HS512"):
+            refused(app, f"Bearer {jwt.encode(said, access_key(key), algorithm=algorithm)}")
+
+
+def test_a_token_that_names_or_brings_its_own_key_is_refused(app):
+    said = claims(token(app, "repository:ada/x:pull"))
+    mine = b"a key of the attacker's, which is long enough"
+    for header in (
+        {"jwk": {"kty": "oct", "k": b64(mine)}},
+        {"kid": "../../../dev/null"},
+        {"jku": "https://evil.example"},
+        {"crit": ["b64"]},
+    ):
+        refused(app, f"Bearer {jwt.encode(said, mine, algorithm='HS256', headers=header)}")
+
+
+@pytest.mark.parametrize("secret", [b"", b"ocikit", b"\0" * 32])
+def test_a_token_signed_with_an_obvious_key_is_refused(app, secret):
+    header, body, _ = token(app, "repository:ada/x:pull").split(".")
+    signature = hmac.new(secret, f"{header}.{body}".encode(), hashlib.sha256).digest()
+    refused(app, f"Bearer {header}.{body}.{b64(signature)}")
+
+
+def test_a_token_that_was_changed_is_refused(app):
+    header, body, signature = token(app, "repository:ada/x:pull").split(".")
+    said = json.loads(base64.urlsafe_b64decode(body + "=="))
+    more = [{"type": "repository", "name": "eve/x", "actions": ["pull"]}]
+    for changed in (said | {"access": more}, said | {"sub": "eve"}, said | {"exp": said["exp"] + 9999}):
+        refused(app, f"Bearer {header}.{b64(changed)}.{signature}")
+    refused(app, f"Bearer {header}.{body}.{signature[:-2]}")
+    refused(app, f"Bearer {header}.{body}.{signature[::-1]}")
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"aud": "another"}, {"aud": ["another"]}, {"aud": None}, {"iss": "another"}, {"iss": None}, {"exp": None},
+        {"nbf": None}, {"iat": None}, {"jti": None}, {"sub": None}, {"access": None}, {"access": ["x"]}, {"access": 1},
+        {"access": [{"type": "repository", "name": "ada/x"}]}, {"stamp": None}, {"stamp": ""}, {"sub": "eve"}, {"sub": "nobody"},
+        {"access": [{"type": "other", "name": "ada/x", "actions": ["pull"]}]}, {"exp": "soon"}, {"exp": 1}, {"nbf": 1 << 40},
+    ],
+)  # fmt: skip
+def test_a_token_lacking_a_claim_or_for_somebody_else_is_refused_though_it_is_signed(app, key, change):
+    said = claims(token(app, "repository:ada/x:pull")) | change
+    said = {name: value for name, value in said.items() if value is not None}
+    refused(app, f"Bearer {jwt.encode(said, access_key(key), algorithm='HS256')}")
+
+
+def test_tokens_of_another_registry_are_refused(make, tmp_path):
+    one, other = make(), make(key=tmp_path / "other.key")
+    refused(one, f"Bearer {token(other, 'repository:ada/x:pull')}")
+    renamed = make(service="another")  # the same key, another service
+    text = token(renamed, "repository:ada/x:pull")
+    assert call(renamed, "GET", "/v2/", bearer(text)).status == 200
+    refused(one, f"Bearer {text}")
+
+
+def test_a_token_ends_with_its_users_password(make, users, app):
+    text = token(app, "repository:ada/x:pull")
+    assert call(app, "GET", "/v2/", bearer(text)).status == 200
+    users.write_text(entry("ada", "countess") + entry("eve", "evil"))
+    refused(app, f"Bearer {text}")
+    text = token(app, "repository:ada/x:pull", headers=basic("ada", "countess"))
+    users.write_text(entry("eve", "evil"))
+    refused(app, f"Bearer {text}")
+
+
+def test_a_token_does_not_outlive_the_rule_that_it_was_given_by(users, key, tmp_path):
+    path = tmp_path / "rules.toml"
+    path.write_text(RULES)
+    app = Application(memory_storage(), access=TokenAccess(users, key, path))
+    mine = bearer(token(app, "repository:ada/x:pull"))
+    assert call(app, "GET", "/v2/ada/x/tags/list", mine).status == 404
+    path.write_text("")
+    assert call(app, "GET", "/v2/ada/x/tags/list", mine).status == 403
+
+
+# -- the key
+
+
+def test_the_key_is_made_for_its_owner_only_and_is_random(key, tmp_path):
+    before = os.umask(0)
+    try:
+        made = load_key(key)
+    finally:
+        os.umask(before)
+    assert stat.S_IMODE(key.stat().st_mode) == 0o600
+    assert len(bytes.fromhex(made.decode())) == 32
+    assert load_key(key) == made != load_key(tmp_path / "other.key")
+    assert not [path for path in tmp_path.iterdir() if path.name.startswith("token.key.")]
+
+
+@pytest.mark.parametrize("mode", [0o644, 0o640, 0o620, 0o604, 0o660])
+def test_a_key_that_others_can_read_or_write_is_refused(make, key, mode):
+    load_key(key)
+    key.chmod(mode)
+    with pytest.raises(InvalidArgument, match=f"may be read by others: mode {mode:04o}"):
+        make()
+
+
+@pytest.mark.parametrize("content", [b"", b"\n", b"short", b"x" * 31 + b"\n"])
+def test_a_key_that_is_too_short_is_refused(key, content):
+    key.write_bytes(content)
+    key.chmod(0o600)
+    with pytest.raises(InvalidArgument, match=f"has {len(content.strip())} bytes"):
+        load_key(key)
+
+
+def test_a_key_is_in_no_repr_and_no_message(make, key):
+    app = make()
+    secret = load_key(key).decode()
+    assert secret not in repr(vars(app.access)) + repr(app.access._signer)
+
+
+def test_processes_that_start_together_get_one_key(tmp_path):
+    with ProcessPoolExecutor(4) as pool:
+        keys = set(pool.map(load_key, [tmp_path / "folder" / "token.key"] * 16))
+    assert len(keys) == 1
+
+
+def test_a_token_of_one_process_is_good_in_another(make):
+    assert call(make(), "GET", "/v2/", bearer(token(make(), "repository:ada/x:pull"))).status == 200
+
+
+def test_a_life_too_short_for_old_clients_is_refused(make):
+    with pytest.raises(InvalidArgument, match="60"):
+        make(ttl=59)
+
+
+# -- the endpoint
+
+
+def test_a_wrong_password_gets_no_token_and_costs_what_an_unknown_user_costs(app, monkeypatch):
+    checked, real = [], bcrypt.checkpw
+    monkeypatch.setattr(bcrypt, "checkpw", lambda p, h: (checked.append(h[:7]), real(p, h))[1])
+    answers = [get(app, "repository:ada/x:pull", headers=basic(user, "wrong")) for user in ("ada", "nobody")]
+    answers += [post(app, grant_type="password", username=user, password="wrong") for user in ("ada", "nobody")]
+    for answer in answers:
+        assert (answer.status, answer.code) == (401, "UNAUTHORIZED")
+        assert answer.headers["www-authenticate"].startswith("Basic ")
+    assert len(checked) == 4 and {cost[4:] for cost in checked} == {b"04$"}
+
+
+@pytest.mark.parametrize("by", ["GET", "POST"])
+def test_who_guesses_passwords_for_tokens_has_to_wait(app, by):
+    def guess(password, user="ada"):
+        if by == "GET":
+            return get(app, headers=basic(user, password))
+        return post(app, grant_type="password", username=user, password=password)
+
+    assert [guess(f"guess {n}").status for n in range(10)] == [401] * 10
+    answer = guess("lovelace")
+    assert (answer.status, answer.code) == (429, "TOOMANYREQUESTS")
+    assert int(answer.headers["retry-after"]) > 0
+    assert guess("evil", "eve").status == 200
+
+
+def test_without_tls_and_from_elsewhere_no_password_is_taken(app):
+    form = urlencode({"grant_type": "password", "username": "ada", "password": "lovelace"}).encode()
+    for answer in (
+        call(app, "GET", "/token", ADA, **FAR),
+        call(app, "POST", "/token", FORM, form, **FAR),
+        call(app, "GET", "/token", **FAR),
+    ):
+        assert (answer.status, answer.code) == (403, "DENIED")
+        assert "www-authenticate" not in answer.headers
+    assert call(app, "POST", "https://registry.example/token", FORM, form, **FAR).status == 200
+
+
+def test_everybody_gets_a_token_for_what_is_open_to_everybody(make):
+    app = make(anonymous_pull=True)
+    text = token(app, "repository:eve/x:pull,push", headers=())
+    assert claims(text)["sub"] == ""
+    assert claims(text)["access"] == [{"type": "repository", "name": "eve/x", "actions": ["pull"]}]
+    assert call(app, "GET", "/v2/", bearer(text)).status == 200
+    assert call(app, "GET", "/v2/eve/x/tags/list", bearer(text)).status == 404
+    answer = call(app, "POST", "/v2/eve/x/blobs/uploads/", bearer(text))
+    assert (answer.status, challenge(answer).error) == (401, "insufficient_scope")  # log in
+    # Without a token, too; and only /v2/ sends clients for one
+    assert call(app, "GET", "/v2/eve/x/tags/list").status == 404
+    assert call(app, "GET", "/v2/").status == 401
+    assert call(app, "GET", "/v2/", **FAR).status == 200
+    # nothing that is refused passes for nothing
+    refused(app, "Bearer x")
+
+
+def test_nobody_gets_a_token_where_nothing_is_open(app):
+    answer = get(app, "repository:ada/x:pull")
+    assert (answer.status, answer.code) == (401, "UNAUTHORIZED")
+
+
+def test_a_token_for_another_service_is_not_given(app):
+    assert get(app, headers=ADA, service="another").status == 400
+    assert post(app, grant_type="password", username="ada", password="lovelace", service="another").status == 400
+
+
+def test_passwords_by_form(app):
+    answer = post(
+        app, grant_type="password", username="ada", password="lovelace", service="ocikit", client_id="test",
+        scope="repository:ada/x:pull repository:eve/x:pull",
+    )  # fmt: skip
+    assert answer.status == 200 and answer.headers["cache-control"] == "no-store"
+    assert answer.json["scope"] == "repository:ada/x:pull"
+    assert "refresh_token" not in answer.json
+    assert call(app, "GET", "/v2/ada/x/tags/list", bearer(answer.json["access_token"])).status == 404
+
+
+def refresh_token(app, headers=ADA):
+    return get(app, headers=headers, offline_token="true").json["refresh_token"]
+
+
+def test_a_refresh_token_gets_tokens_for_its_user(app):
+    for refresh in (
+        refresh_token(app),
+        post(app, grant_type="password", username="ada", password="lovelace", access_type="offline").json[
+            "refresh_token"
+        ],
+    ):
+        scope = "repository:ada/x:pull,push repository:eve/x:pull"
+        answer = post(
+            app, grant_type="refresh_token", refresh_token=refresh, service="ocikit", client_id="x", scope=scope
+        )
+        assert answer.status == 200 and answer.headers["cache-control"] == "no-store"
+        assert answer.json["scope"] == "repository:ada/x:pull,push"
+        assert answer.json["refresh_token"] == refresh
+        assert claims(answer.json["token"])["sub"] == "ada"
+
+
+def test_nobody_in_particular_gets_no_refresh_token(make):
+    assert "refresh_token" not in get(make(anonymous_pull=True), offline_token="true").json
+
+
+def test_access_and_refresh_tokens_are_not_taken_for_each_other(app):
+    refused(app, f"Bearer {refresh_token(app)}")
+    access = token(app, "repository:ada/x:pull")
+    assert post(app, grant_type="refresh_token", refresh_token=access).status == 401
+
+
+def test_a_refresh_token_ends_with_its_users_password_and_in_time(make, users):
+    now = [time.time()]
+    app = make(clock=lambda: now[0], refresh_ttl=1000)
+    now[0] -= 2000
+    assert post(app, grant_type="refresh_token", refresh_token=refresh_token(app)).status == 401
+    now[0] += 2000
+    refresh = refresh_token(app)
+    assert post(app, grant_type="refresh_token", refresh_token=refresh).status == 200
+    users.write_text(entry("ada", "countess"))
+    answer = post(app, grant_type="refresh_token", refresh_token=refresh)
+    assert (answer.status, answer.code) == (401, "UNAUTHORIZED")
+
+
+@pytest.mark.parametrize(
+    ("headers", "body", "status"),
+    [
+        (FORM, b"", 400),
+        (FORM, b"grant_type=authorization_code&code=x", 400),
+        (FORM, b"grant_type=password&grant_type=refresh_token", 400),
+        (FORM, b"grant_type=password&username=ada&username=eve&password=lovelace", 400),
+        (FORM, b"grant_type=password&username=%ff&password=x", 400),
+        (FORM, b"\xff\xfe", 400),
+        (FORM, b"&".join(b"a%d=" % n for n in range(50)), 400),
+        (FORM, b"grant_type=password", 401),
+        (FORM, b"grant_type=refresh_token", 401),
+        (FORM, b"grant_type=refresh_token&refresh_token=%00", 401),
+        ({"Content-Type": "application/json"}, b'{"grant_type": "password"}', 400),
+        ({}, b"grant_type=password&username=ada&password=lovelace", 400),
+        (FORM, b"x=" + b"y" * 200_000, 413),
+        (FORM, [b"x=", b"y" * 200_000], 413),
+    ],
+)
+def test_a_form_that_makes_no_sense_is_refused(app, headers, body, status):
+    answer = call(app, "POST", "/token", headers, body)
+    assert answer.status == status and answer.errors
+
+
+@pytest.mark.parametrize("method", ["PUT", "DELETE", "PATCH", "HEAD"])
+def test_the_endpoint_takes_get_and_post(app, method):
+    answer = call(app, method, "/token", ADA)
+    assert (answer.status, answer.headers["allow"]) == (405, "GET, POST")
+
+
+def test_only_the_endpoint_itself_is_one(app):
+    for path in ("/token/", "/tokens", "/v2/token", "//token"):
+        assert call(app, "GET", path, ADA).status in {401, 404}
+
+
+def test_a_signer_reads_nothing_of_a_signer_with_another_key():
+    one, other = (Signer(bytes([n]) * 32, service="ocikit", issuer="ocikit") for n in (1, 2))
+    assert one.stamp_key != other.stamp_key
+    with pytest.raises(Exception, match="Signature"):
+        other.user(one.refresh("ada", "", ttl=60))
+
+
+# -- our own client
+
+
+SERVED = """
+from ocikit.server import Application, TokenAccess, file_storage
+
+def told(record):
+    with open("log", "a") as log:
+        print(record.status, record.user, record.method, record.path, dict(record.query), file=log)
+
+access = TokenAccess("users", "store/token.key", "rules.toml")
+application = Application(file_storage("store"), access=access, told=told)
+"""
+
+OPEN = '[[rule]]\nusers = [""]\nrepositories = ["open/**"]\nactions = ["pull"]\n'
+
+
+@contextmanager
+def served(folder):
+    """The application in two processes."""
+    (folder / "served.py").write_text(SERVED)
+    (folder / "rules.toml").write_text(
+        RULES + OPEN + '[[rule]]\nusers = ["ada"]\nrepositories = ["open/**"]\nactions = ["push"]\n'
+    )
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    command = [
+        sys.executable,
+        "-m",
+        "granian",
+        "--interface",
+        "wsgi",
+        "--host",
+        "127.0.0.1",
+        "--port",
+        str(port),
+        "--workers",
+        "2",
+    ]
+    with subprocess.Popen([*command, "served:application"], cwd=folder) as process:
+        try:
+            deadline = time.monotonic() + 60
+            while True:
+                try:
+                    requests.get(f"http://127.0.0.1:{port}/healthz", timeout=5)
+                    break
+                except requests.ConnectionError:
+                    assert process.poll() is None and time.monotonic() < deadline
+                    time.sleep(0.05)
+            yield f"127.0.0.1:{port}"
+        finally:
+            process.terminate()
+
+
+def test_our_client_pushes_pulls_and_mounts_with_tokens_and_is_told_where_it_may_not(users, tmp_path):
+    (tmp_path / "data.txt").write_text("a few words")
+    with served(tmp_path) as host:
+
+        def session(*credentials):
+            return ocikit.Session(credentials=credentials or {}, insecure=[host], cache=tmp_path / "cache")
+
+        with session("ada", "lovelace") as ada, session("eve", "evil") as eve, session() as nobody:
+            pushed = ada.push(f"{host}/ada/model:v1", tmp_path / "data.txt")
+            (tmp_path / "out").mkdir()
+            ada.pull(f"{host}/ada/model:v1", tmp_path / "out")
+            assert (tmp_path / "out" / "data.txt").read_text() == "a few words"
+            # Between repositories, as far as one may: blobs are mounted
+            copied = ada.copy(f"{host}/ada/model:v1", f"{host}/open/model:v1")
+            assert copied.digest == pushed.digest
+            log = (tmp_path / "log").read_text()
+            assert "201 ada POST /v2/open/model/blobs/uploads/ {'mount': " in log and "'from': 'ada/model'" in log
+            assert "202 ada POST /v2/open/model" not in log
+            assert list(ada.catalog(host)) == ["ada/model", "open/model"]
+            assert list(eve.catalog(host)) == ["open/model"]
+            assert list(nobody.tags(f"{host}/open/model")) == ["v1"]
+            with pytest.raises(Denied):
+                eve.inspect(f"{host}/ada/model:v1")
+            with pytest.raises(Denied):
+                eve.push(f"{host}/ada/model:v2", tmp_path / "data.txt")
+            with pytest.raises(Denied):
+                ada.delete(f"{host}/open/model:v1")
+            with pytest.raises(Unauthorized):
+                nobody.inspect(f"{host}/ada/model:v1")
+            with pytest.raises(Unauthorized):
+                nobody.push(f"{host}/open/model:v2", tmp_path / "data.txt")
+            with session("ada", "wrong") as wrong, pytest.raises(Unauthorized, match="rejected the credentials"):
+                wrong.push(f"{host}/ada/model:v3", tmp_path / "data.txt")
+            ada.delete(f"{host}/ada/model:v1")
+            with pytest.raises(NotFound):
+                ada.inspect(f"{host}/ada/model:v1")

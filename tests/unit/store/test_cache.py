@@ -1,0 +1,651 @@
+"""The cache: blobs, notes on tags, snapshots, and what keeps it clean."""
+
+import errno
+import os
+import subprocess
+import sys
+import textwrap
+import time
+from concurrent.futures import ThreadPoolExecutor
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import pytest
+from ocikit.errors import (
+    BlobUnknown,
+    ContentError,
+    ManifestUnknown,
+    NotFound,
+    UnsafeArchive,
+)
+from ocikit.spec import media_types as mt
+from ocikit.spec.annotations import TITLE
+from ocikit.spec.descriptor import EMPTY_DESCRIPTOR, Descriptor
+from ocikit.spec.digest import Digest
+from ocikit.spec.manifest import Index, Manifest
+from ocikit.spec.reference import Reference
+from ocikit.store import reflink as clone
+from ocikit.store.cache.cache import Cache, offline
+
+from tests.contracts.store import StoreContract
+
+REF = Reference.parse("localhost:5000/team/data:v1")
+
+
+class TestCache(StoreContract):
+    @pytest.fixture
+    def store(self, tmp_path):
+        return Cache(tmp_path / "cache")
+
+    # The cache keeps what was asked for; who refers to what, it doesn't know
+    test_referrers_are_found_by_their_subject = None
+    test_referrers_can_be_chosen_by_artifact_type = None
+    test_a_referrer_without_artifact_type_goes_by_its_configs_type = None
+    test_a_referrer_may_come_before_its_subject = None
+    test_an_index_can_be_subject_and_referrer = None
+    test_a_deleted_referrer_is_listed_no_longer = None
+
+
+@pytest.fixture
+def cache(tmp_path):
+    return Cache(tmp_path / "cache")
+
+
+def layer(content, title=None, media_type=mt.OCTET_STREAM):
+    return Descriptor.of(content, media_type, annotations={TITLE: title} if title is not None else {})
+
+
+def artifact(cache, files, *, reference=REF, **fields):
+    """Files by title, pushed and remembered."""
+    layers = [layer(content, title) for title, content in files.items()]
+    for one, content in zip(layers, files.values(), strict=True):
+        cache.push_bytes(one, content)
+    cache.push_bytes(EMPTY_DESCRIPTOR, b"{}")
+    manifest = Manifest(config=EMPTY_DESCRIPTOR, layers=layers, **fields)
+    cache.push_bytes(manifest.descriptor, manifest.raw)
+    if reference is not None:
+        cache.remember(reference, manifest.descriptor)
+    return manifest
+
+
+def tree(folder):
+    return {p.relative_to(folder).as_posix(): p.read_bytes() for p in folder.rglob("*") if p.is_file()}
+
+
+def age(path, seconds):
+    then = time.time() - seconds
+    os.utime(path, (then, then), follow_symlinks=False)
+
+
+# Where it is
+
+
+def test_nothing_is_created_before_something_is_kept(tmp_path):
+    cache = Cache(tmp_path / "cache")
+    assert not cache.exists(EMPTY_DESCRIPTOR)
+    assert cache.recall(REF) is None
+    assert cache.lookup(REF.pinned(EMPTY_DESCRIPTOR.digest)) is None
+    assert (cache.scan().blobs, cache.verify().checked, cache.prune().files) == (0, 0, ())
+    assert cache.prune().run() == 0
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_the_folder_is_looked_up_each_time(tmp_path, monkeypatch):
+    cache = Cache()
+    monkeypatch.setenv("OCIKIT_CACHE", str(tmp_path / "one"))
+    assert cache.root == tmp_path / "one"
+    monkeypatch.setenv("OCIKIT_CACHE", str(tmp_path / "two"))
+    assert cache.root == tmp_path / "two"
+    monkeypatch.delenv("OCIKIT_CACHE")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "xdg"))
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert cache.root.name == "ocikit"
+    assert cache.root.is_relative_to(tmp_path)
+    assert Cache("~/here").root == tmp_path / "here"
+
+
+def test_backup_programs_are_told_to_leave_it_out(cache):
+    cache.push_bytes(layer(b"x"), b"x")
+    assert (cache.root / "CACHEDIR.TAG").read_bytes().startswith(b"Signature: 8a477f597d28d172789f06886806bc55")
+
+
+def test_a_folder_that_can_not_be_made_is_a_typed_error(tmp_path):
+    (tmp_path / "file").touch()
+    with pytest.raises(ContentError, match="OCIKIT_CACHE"):
+        Cache(tmp_path / "file" / "cache").push_bytes(layer(b"x"), b"x")
+
+
+def test_a_repr_looks_at_nothing_on_disk(tmp_path):
+    assert repr(Cache(tmp_path / "absent")) == f"Cache(root={str(tmp_path / 'absent')!r})"
+    assert not (tmp_path / "absent").exists()
+
+
+def test_offline_is_read_when_asked(monkeypatch):
+    for text, meaning in {"1": True, "true": True, "YES": True, "0": False, "": False, "off": False}.items():
+        monkeypatch.setenv("OCIKIT_OFFLINE", text)
+        assert offline() is meaning
+    monkeypatch.delenv("OCIKIT_OFFLINE")
+    assert offline() is False
+
+
+# Blobs
+
+
+def test_a_blob_lies_under_its_digest_and_is_read_only(cache):
+    one = layer(b"content")
+    cache.push_bytes(one, b"content")
+    path = cache.root / "blobs" / "sha256" / one.digest.encoded
+    assert cache.path(one.digest) == path
+    assert path.read_bytes() == b"content"
+    assert path.stat().st_mode & 0o777 == 0o444
+    assert list((cache.root / "partial").iterdir()) == []
+
+
+def test_a_blob_that_was_cut_short_counts_as_absent_and_is_replaced(cache):
+    one = layer(b"content")
+    cache.push_bytes(one, b"content")
+    path = cache.path(one.digest)
+    path.chmod(0o644)
+    path.write_bytes(b"cont")
+    assert not cache.exists(one)
+    with pytest.raises(NotFound):
+        cache.open(one)
+    cache.push_bytes(one, b"content")
+    assert cache.fetch(one) == b"content"
+
+
+def test_a_damaged_document_is_dropped_and_counts_as_absent(cache):
+    one = layer(b"content")
+    cache.push_bytes(one, b"content")
+    path = cache.path(one.digest)
+    path.chmod(0o644)
+    path.write_bytes(b"CONTENT")
+    with pytest.raises(NotFound):
+        cache.fetch(one)
+    assert not path.exists()
+
+
+def test_a_descriptor_that_lies_about_the_size_does_no_harm_to_the_blob(cache):
+    one = layer(b"content")
+    cache.push_bytes(one, b"content")
+    with pytest.raises(NotFound):
+        cache.fetch(Descriptor(media_type=mt.OCTET_STREAM, digest=one.digest, size=3))
+    assert cache.fetch(one) == b"content"
+
+
+def test_embedded_content_can_be_read_without_a_file(cache):
+    assert cache.open(EMPTY_DESCRIPTOR).read() == b"{}"
+    assert cache.fetch(EMPTY_DESCRIPTOR) == b"{}"
+    assert not cache.exists(EMPTY_DESCRIPTOR)
+
+
+# References
+
+
+def test_what_a_tag_named_is_recalled_with_the_time(cache):
+    before = datetime.now(UTC)
+    cache.remember(REF, layer(b"x", media_type=mt.OCI_INDEX))
+    recalled = cache.recall(REF)
+    assert recalled.descriptor == layer(b"x", media_type=mt.OCI_INDEX)
+    assert before <= recalled.fetched_at <= datetime.now(UTC)
+    descriptor, fetched_at = recalled
+    assert cache.recall(REF.tagged("v2")) is None
+
+
+def test_a_reference_without_tag_is_remembered_as_latest(cache):
+    cache.remember(Reference.parse("alpine"), layer(b"x"))
+    assert cache.recall(Reference.parse("docker.io/library/alpine:latest")).descriptor.digest == layer(b"x").digest
+
+
+def test_a_reference_by_digest_teaches_nothing_about_its_tag(cache):
+    cache.remember(REF.pinned(layer(b"x").digest), layer(b"x"))
+    assert cache.recall(REF) is None
+    assert not cache.root.exists()
+
+
+def test_a_port_is_escaped_in_file_names(cache):
+    cache.remember(REF, layer(b"x"))
+    assert (cache.root / "refs" / "localhost%3A5000" / "team" / "data" / "v1.json").is_file()
+    six = Reference.parse("[::1]:5000/a:b")
+    cache.remember(six, layer(b"y"))
+    assert cache.recall(six).descriptor.digest == layer(b"y").digest
+    assert not any(":" in p.name for p in cache.root.rglob("*"))
+
+
+def test_a_repository_called_like_the_note_of_a_tag_does_not_collide_with_it(cache):
+    names = ["h.io/a:b", "h.io/a/b.json:c", "h.io/a/b.json/d:e", f"h.io/a/sha256-{'0' * 64}:f"]
+    for i, name in enumerate(names):
+        cache.remember(Reference.parse(name), layer(bytes([i])))
+    for i, name in enumerate(names):
+        assert cache.recall(Reference.parse(name)).descriptor.digest == layer(bytes([i])).digest
+    assert {r.name for r in cache.scan().repositories} == {Reference.parse(name).name for name in names}
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        b"",
+        b"{",
+        b"[]",
+        b"null",
+        b"\xff\xfe",
+        b"[" * 100_000,
+        b'{"reference": "localhost:5000/team/data:v1"}',
+        b'{"reference": "localhost:5000/team/data:v1", "digest": "sha256:no", "mediaType": "a/b", "size": 1, "fetched_at": "2026-01-01T00:00:00+00:00"}',
+        b'{"reference": "localhost:5000/team/data:V1", "digest": "DIGEST", "mediaType": "a/b", "size": 1, "fetched_at": "2026-01-01T00:00:00+00:00"}',
+        b'{"reference": "localhost:5000/team/data:v1", "digest": "DIGEST", "mediaType": "a/b", "size": -1, "fetched_at": "2026-01-01T00:00:00+00:00"}',
+        b'{"reference": "localhost:5000/team/data:v1", "digest": "DIGEST", "mediaType": "a/b", "size": 1, "fetched_at": "soon"}',
+    ],
+)
+def test_a_note_that_can_not_be_read_counts_as_absent(cache, damage):
+    cache.remember(REF, layer(b"x"))
+    cache.reference_path(REF).write_bytes(damage.replace(b"DIGEST", layer(b"x").digest.encode()))
+    assert cache.recall(REF) is None
+    with pytest.raises(ManifestUnknown):
+        cache.resolve(str(REF))
+    cache.scan()
+    cache.prune().run()
+    cache.remember(REF, layer(b"x"))
+    assert cache.recall(REF) is not None
+
+
+def test_a_pinned_manifest_is_looked_up_from_its_own_bytes(cache):
+    manifest = artifact(cache, {"a": b"1"}, artifact_type="application/x")
+    found = cache.lookup(REF.pinned(manifest.digest))
+    assert found == manifest.descriptor
+    assert found.artifact_type == "application/x"
+    assert cache.resolve(f"h.io/elsewhere@{manifest.digest}") == manifest.descriptor
+    assert cache.lookup(REF) is None
+
+
+def test_what_is_no_manifest_is_not_looked_up(cache):
+    for content in (b"not json", b"[]", b'{"schemaVersion": 1}', bytes(5 << 20)):
+        one = layer(content)
+        cache.push_bytes(one, content)
+        assert cache.lookup(REF.pinned(one.digest)) is None
+    manifest = artifact(cache, {})
+    path = cache.path(manifest.digest)
+    path.chmod(0o644)
+    path.write_bytes(path.read_bytes().replace(b"2", b"3"))
+    assert cache.lookup(REF.pinned(manifest.digest)) is None
+
+
+def test_threads_may_remember_while_others_recall_and_prune(cache):
+    known = [layer(bytes([i])) for i in range(4)]
+    for one, content in zip(known, range(4), strict=True):
+        cache.push_bytes(one, bytes([content]))
+
+    def remember(i):
+        for _ in range(30):
+            cache.remember(REF, known[i])
+
+    def prune():
+        for _ in range(30):
+            cache.prune(older_than=0.0).run()
+
+    with ThreadPoolExecutor(5) as pool:
+        work = [pool.submit(remember, i) for i in range(4)] + [pool.submit(prune)]
+        while not all(w.done() for w in work):
+            recalled = cache.recall(REF)
+            assert recalled is None or recalled.descriptor in known
+        [w.result() for w in work]
+
+
+# Snapshots
+
+
+def test_a_snapshot_has_the_files_under_their_titles_read_only(cache):
+    files = {"a.csv": b"1", "deep/er/b.csv": b"2", "same": b"1"}
+    manifest = artifact(cache, files)
+    folder = cache.snapshot(REF, manifest)
+    assert tree(folder) == files
+    digest = manifest.digest
+    assert folder == cache.root / "snapshots" / "localhost%3A5000" / "team" / "data" / f"sha256-{digest.encoded}"
+    assert all(p.stat().st_mode & 0o777 == 0o444 for p in folder.rglob("*") if p.is_file())
+    assert list((cache.root / "partial").iterdir()) == []
+
+
+def test_layers_without_title_are_called_by_their_digest(cache):
+    contents = {b"1": mt.OCI_LAYER_GZIP, b"2": mt.DOCKER_LAYER_GZIP, b"3": mt.OCI_LAYER_ZSTD, b"4": mt.OCI_LAYER,
+                b"5": "application/vnd.x+json", b"6": "text/x"}  # fmt: skip
+    layers = [layer(content, media_type=kind) for content, kind in contents.items()]
+    for one, content in zip(layers, contents, strict=True):
+        cache.push_bytes(one, content)
+    folder = cache.snapshot(REF, Manifest(config=EMPTY_DESCRIPTOR, layers=[*layers, layers[0], EMPTY_DESCRIPTOR]))
+    endings = [".tar.gz", ".tar.gz", ".tar.zst", ".tar", ".json", ""]
+    assert tree(folder) == {
+        f"sha256-{Digest.of(content).encoded[:12]}{ending}": content
+        for content, ending in zip(contents, endings, strict=True)
+    }
+
+
+@pytest.mark.parametrize("broken", [(), ("reflink",), ("reflink", "link"), ("reflink", "link", "symlink")])
+def test_files_are_linked_as_the_file_system_allows(cache, monkeypatch, broken):
+    def fails(*_):
+        raise OSError(errno.EXDEV, "not here")
+
+    if "reflink" in broken:
+        monkeypatch.setattr(clone, "reflink", lambda *_: False)
+    for name in broken[1:]:
+        monkeypatch.setattr(os, name, fails)
+    files = {"a": b"1" * 1000, "b/c": b"2" * 1000}
+    manifest = artifact(cache, files)
+    folder = cache.snapshot(REF, manifest)
+    assert tree(folder) == files
+    for title in files:
+        path = folder / title
+        assert path.is_symlink() is (len(broken) == 2)
+        assert path.lstat().st_nlink == (2 if len(broken) == 1 else path.lstat().st_nlink)
+        assert path.stat().st_mode & 0o777 == 0o444
+    assert cache.snapshot(REF, manifest) == folder
+
+
+def test_a_snapshot_that_is_there_is_used_again(cache, monkeypatch):
+    manifest = artifact(cache, {"a": b"1", "b": b"2"})
+    folder = cache.snapshot(REF, manifest)
+    inodes = {p.name: p.stat().st_ino for p in folder.iterdir()}
+    age(folder, 1000)
+    monkeypatch.setattr(Cache, "_assemble", None)
+    assert cache.snapshot(REF, manifest) == folder
+    assert {p.name: p.stat().st_ino for p in folder.iterdir()} == inodes
+    assert time.time() - folder.stat().st_mtime < 500
+
+
+def test_a_snapshot_with_a_missing_or_cut_file_is_mended(cache):
+    files = {"a": b"1" * 10, "b/c": b"2" * 10, "d": b"3" * 10}
+    manifest = artifact(cache, files)
+    folder = cache.snapshot(REF, manifest)
+    (folder / "a").unlink()
+    (folder / "d").unlink()
+    (folder / "d").write_bytes(b"3")
+    cache.snapshot(REF, manifest)
+    assert tree(folder) == files
+
+
+def test_a_snapshot_can_have_some_files_first_and_the_rest_later(cache):
+    files = {"a": b"1", "b/c": b"2", "d": b"3"}
+    manifest = artifact(cache, files)
+    folder = cache.snapshot(REF, manifest, [manifest.layers[1]])
+    assert tree(folder) == {"b/c": b"2"}
+    assert cache.snapshot(REF, manifest, manifest.layers[:2]) == folder
+    assert tree(folder) == {"a": b"1", "b/c": b"2"}
+    cache.snapshot(REF, manifest)
+    assert tree(folder) == files
+
+
+def test_a_snapshot_of_an_uncached_blob_says_which(cache):
+    manifest = Manifest(config=EMPTY_DESCRIPTOR, layers=[layer(b"absent", "a")])
+    with pytest.raises(BlobUnknown, match=layer(b"absent").digest):
+        cache.snapshot(REF, manifest)
+    assert not cache.snapshot_path(REF, manifest.digest).exists()
+    assert list((cache.root / "partial").iterdir()) == []
+
+
+def test_embedded_layers_become_files_without_a_transfer(cache):
+    one = Descriptor.of(b"inside", "text/plain", data=b"inside", annotations={TITLE: "note.txt"})
+    assert tree(cache.snapshot(REF, Manifest(config=EMPTY_DESCRIPTOR, layers=[one]))) == {"note.txt": b"inside"}
+
+
+def test_an_artifact_without_files_is_an_empty_folder(cache):
+    folder = cache.snapshot(REF, Manifest(config=EMPTY_DESCRIPTOR, layers=[EMPTY_DESCRIPTOR]))
+    assert folder.is_dir()
+    assert tree(folder) == {}
+
+
+@pytest.mark.parametrize(
+    "titles",
+    [
+        ["../../x"],
+        ["/etc/x"],
+        ["a/../../x"],
+        ["C:\\x"],
+        [".ocikit/x"],
+        ["a", "a"],
+        ["a", "a/b"],
+        ["a/b", "a"],
+        ["x\x00"],
+    ],
+)
+def test_titles_that_lead_elsewhere_or_collide_are_refused_before_anything_is_written(cache, tmp_path, titles):
+    layers = [layer(bytes([i]), title) for i, title in enumerate(titles)]
+    for i, one in enumerate(layers):
+        cache.push_bytes(one, bytes([i]))
+    before = tree(tmp_path)
+    with pytest.raises(UnsafeArchive):
+        cache.snapshot(REF, Manifest(config=EMPTY_DESCRIPTOR, layers=layers))
+    assert tree(tmp_path) == before
+
+
+def test_threads_that_make_the_same_snapshot_agree(cache):
+    files = {f"d{i % 3}/{i}": bytes([i]) for i in range(30)}
+    manifest = artifact(cache, files)
+    with ThreadPoolExecutor(8) as pool:
+        folders = list(pool.map(lambda _: cache.snapshot(REF, manifest), range(16)))
+    assert set(folders) == {cache.snapshot_path(REF, manifest.digest)}
+    assert tree(folders[0]) == files
+    assert list((cache.root / "partial").iterdir()) == []
+
+
+def test_processes_that_pull_into_one_cache_agree(tmp_path):
+    script = """
+        import io, sys
+        from ocikit.store.cache.cache import Cache
+        from ocikit.spec.annotations import TITLE
+        from ocikit.spec.descriptor import EMPTY_DESCRIPTOR, Descriptor
+        from ocikit.spec.manifest import Manifest
+        from ocikit.spec.reference import Reference
+        cache, ref = Cache(sys.argv[1]), Reference.parse("h.io/a:b")
+        contents = [bytes([i]) * 100_000 for i in range(40)]
+        layers = [Descriptor.of(c, "a/b", annotations={TITLE: f"f{i}"}) for i, c in enumerate(contents)]
+        for layer, content in zip(layers, contents):
+            cache.push_bytes(layer, content)
+        manifest = Manifest(config=EMPTY_DESCRIPTOR, layers=layers)
+        cache.push_bytes(manifest.descriptor, manifest.raw, tag="h.io/a:b")
+        print(cache.snapshot(ref, manifest))
+    """
+    run = [sys.executable, "-c", textwrap.dedent(script), str(tmp_path / "cache")]
+    processes = [subprocess.Popen(run, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) for _ in range(3)]
+    answers = [p.communicate() for p in processes]
+    assert {err for _, err in answers} == {""}
+    [folder] = {Path(out.strip()) for out, _ in answers}
+    assert tree(folder) == {f"f{i}": bytes([i]) * 100_000 for i in range(40)}
+    cache = Cache(tmp_path / "cache")
+    assert cache.verify().bad == ()
+    assert list((cache.root / "partial").iterdir()) == []
+
+
+# Housekeeping
+
+
+def test_a_scan_counts_by_repository(cache):
+    one = artifact(cache, {"a": b"1" * 1000, "b": b"2" * 500})
+    artifact(cache, {"a": b"1" * 1000}, reference=Reference.parse("h.io/small:x"))
+    cache.remember(REF.tagged("v2"), one.descriptor)
+    cache.snapshot(REF, one)
+    info = cache.scan()
+    big, small = info.repositories
+    assert (big.name, big.tags, big.snapshots) == (REF.name, ("v1", "v2"), 1)
+    assert big.size == 1500 + one.size + 2
+    assert small.name == "h.io/small"
+    assert abs(big.last_used.timestamp() - time.time()) < 60
+    assert info.size == sum(p.stat().st_size for p in (cache.root / "blobs").rglob("*") if p.is_file())
+    assert info.blobs == 5
+    assert "h.io/small" in info._repr_html_()
+
+
+def test_a_scan_follows_an_index_to_the_manifests_that_are_there(cache):
+    manifest = artifact(cache, {"a": b"1" * 1000}, reference=None)
+    absent = Descriptor.of(b"{ }", mt.OCI_MANIFEST)
+    index = Index(manifests=[manifest.descriptor, absent])
+    cache.push_bytes(index.descriptor, index.raw, tag=str(REF))
+    assert cache.scan().repositories[0].size == index.size + manifest.size + 1000 + 2
+
+
+def test_verify_finds_what_was_damaged_and_every_link_to_it(cache):
+    manifest = artifact(cache, {"a": b"1" * 100, "b": b"2" * 100})
+    folder = cache.snapshot(REF, manifest)
+    assert (cache.verify().checked, cache.verify().bad) == (4, ())
+    blob = cache.path(layer(b"1" * 100).digest)
+    blob.chmod(0o644)
+    with open(blob, "r+b") as file:
+        file.write(b"X")
+    linked = [folder / "a"] if (folder / "a").read_bytes()[:1] == b"X" else []
+    report = cache.verify()
+    assert [path for path, _ in report.bad] == [blob, *linked]
+    assert report.removed is False
+    assert blob.exists()
+    assert str(blob) in report._repr_html_()
+    report = cache.verify(remove=True)
+    assert report.removed is True
+    assert not blob.exists()
+    assert cache.verify().bad == ()
+    cache.push_bytes(layer(b"1" * 100), b"1" * 100)
+    assert tree(cache.snapshot(REF, manifest)) == {"a": b"1" * 100, "b": b"2" * 100}
+
+
+def test_pruning_without_wishes_takes_only_old_blobs_that_nothing_names(cache):
+    manifest = artifact(cache, {"a": b"1"})
+    pinned = artifact(cache, {"b": b"2"}, reference=None)
+    cache.snapshot(REF, pinned)
+    old, young = layer(b"old"), layer(b"young")
+    cache.push_bytes(old, b"old")
+    cache.push_bytes(young, b"young")
+    for path in (cache.root / "blobs" / "sha256").iterdir():
+        if path != cache.path(young.digest):
+            age(path, 4000)
+    plan = cache.prune()
+    assert plan.files == (cache.path(old.digest),)
+    assert (plan.names, plan.bytes) == ((), 3)
+    assert cache.exists(old)
+    assert plan.run() == 3
+    assert not cache.exists(old)
+    assert cache.exists(young)
+    for kept in (manifest, pinned):
+        assert cache.exists(kept.descriptor)
+        assert all(cache.exists(one) for one in kept.layers)
+    assert cache.prune(unreferenced=False, grace=0).files == ()
+    assert cache.prune(grace=-1).files == (cache.path(young.digest),)
+
+
+def test_pruning_takes_parts_that_nobody_came_back_for(cache):
+    cache.push_bytes(layer(b"x"), b"x")
+    parts = cache.root / "partial"
+    (parts / "young").write_bytes(b"12")
+    (parts / "old").write_bytes(b"123")
+    (parts / "snapshot.old" / "deep").mkdir(parents=True)
+    (parts / "snapshot.old" / "deep" / "file").write_bytes(b"1234")
+    age(parts / "old", 4000)
+    age(parts / "snapshot.old", 4000)
+    plan = cache.prune()
+    assert plan.bytes == 7
+    assert plan.run() == 7
+    assert [p.name for p in parts.iterdir()] == ["young"]
+
+
+def test_pruning_by_age_forgets_tags_snapshots_and_what_only_they_name(cache):
+    old = artifact(cache, {"shared": b"s" * 10, "old": b"o" * 100})
+    new = artifact(cache, {"shared": b"s" * 10, "new": b"n" * 100}, reference=REF.tagged("v2"))
+    old_folder, new_folder = cache.snapshot(REF, old), cache.snapshot(REF, new)
+    age(cache.reference_path(REF), 10_000)
+    age(old_folder, 9_000)
+    assert cache.prune(older_than=9_500).names == ()
+    plan = cache.prune(older_than=timedelta(hours=2))
+    assert {str(n) for n in plan.names} == {str(REF), f"{REF.name}@{old.digest}"}
+    assert plan.bytes >= 100 + old.size
+    assert plan.run() == plan.bytes
+    assert cache.recall(REF) is None
+    assert not old_folder.exists()
+    assert not cache.exists(layer(b"o" * 100))
+    assert cache.exists(layer(b"s" * 10))
+    assert tree(new_folder) == {"shared": b"s" * 10, "new": b"n" * 100}
+
+
+def test_pruning_one_reference_leaves_the_others(cache):
+    one = artifact(cache, {"a": b"1" * 10})
+    two = artifact(cache, {"a": b"2" * 10}, reference=REF.tagged("v2"))
+    other = artifact(cache, {"a": b"3" * 10}, reference=Reference.parse("h.io/other:v1"))
+    folders = [cache.snapshot(REF, one), cache.snapshot(REF, two)]
+    plan = cache.prune(reference=str(REF), unreferenced=False)
+    assert len(plan.names) == 2
+    plan.run()
+    assert not cache.exists(one.descriptor)
+    assert [f.exists() for f in folders] == [False, True]
+    assert cache.recall(REF.tagged("v2")) is not None
+    cache.prune(reference=REF.name).run()
+    assert not folders[1].exists()
+    assert not (cache.root / "refs" / "localhost%3A5000").exists()
+    assert cache.exists(other.descriptor)
+
+
+def test_a_digest_that_two_tags_name_stays_while_one_of_them_does(cache):
+    manifest = artifact(cache, {"a": b"1"})
+    cache.remember(REF.tagged("same"), manifest.descriptor)
+    folder = cache.snapshot(REF, manifest)
+    cache.prune(reference=str(REF)).run()
+    assert cache.recall(REF) is None
+    assert folder.exists()
+    assert cache.exists(manifest.descriptor)
+    cache.prune(reference=f"{REF.name}@{manifest.digest}").run()
+    assert not folder.exists()
+    assert not cache.exists(manifest.descriptor)
+
+
+@pytest.mark.parametrize("keep", [str(REF), REF, REF.name, "localhost:5000/*", "*:v1", "*/team/data"])
+def test_what_is_to_be_kept_is_kept_with_its_snapshot(cache, keep):
+    manifest = artifact(cache, {"a": b"1"})
+    folder = cache.snapshot(REF, manifest)
+    artifact(cache, {"b": b"2"}, reference=Reference.parse("h.io/other:v2"))
+    cache.prune(older_than=-1, keep=[keep], grace=-1).run()
+    assert cache.recall(REF) is not None
+    assert tree(folder) == {"a": b"1"}
+    assert cache.recall(Reference.parse("h.io/other:v2")) is None
+    assert cache.verify().checked == 3
+
+
+def test_what_was_used_after_the_plan_was_made_stays(cache):
+    manifest = artifact(cache, {"a": b"1"})
+    folder = cache.snapshot(REF, manifest)
+    unnamed = artifact(cache, {"b": b"2"}, reference=None)
+    for path in (cache.root / "blobs" / "sha256").iterdir():
+        age(path, 5000)
+    age(cache.reference_path(REF), 5000)
+    age(folder, 5000)
+    plan = cache.prune(older_than=10)
+    assert len(plan.names) == 2
+    cache.remember(REF, manifest.descriptor)
+    cache.snapshot(REF, manifest)
+    cache.remember(REF.tagged("new"), unnamed.descriptor)
+    plan.run()
+    assert tree(folder) == {"a": b"1"}
+    assert cache.exists(manifest.descriptor)
+    assert cache.exists(unnamed.descriptor)
+    assert all(cache.exists(one) for one in unnamed.layers)
+
+
+def test_who_reads_a_blob_goes_on_reading_while_it_is_pruned(cache):
+    one = layer(b"content")
+    cache.push_bytes(one, b"content")
+    with cache.open(one) as stream:
+        assert stream.read(3) == b"con"
+        cache.prune(grace=-1).run()
+        assert not cache.exists(one)
+        assert stream.read() == b"tent"
+
+
+def test_hard_links_are_counted_once(cache):
+    manifest = artifact(cache, {"a": b"1" * 1000})
+    folder = cache.snapshot(REF, manifest)
+    if (folder / "a").stat().st_nlink != 2:
+        pytest.skip("this file system made no hard link")
+    plan = cache.prune(reference=str(REF))
+    note = cache.reference_path(REF).stat().st_size
+    assert plan.bytes == 1000 + manifest.size + 2 + note
+    assert plan.run() == plan.bytes
+
+
+def test_deleting_a_manifest_forgets_its_tags(cache):
+    manifest = artifact(cache, {"a": b"1"})
+    cache.remember(REF.tagged("same"), manifest.descriptor)
+    cache.delete(manifest.descriptor)
+    assert cache.recall(REF) is None
+    assert cache.recall(REF.tagged("same")) is None
