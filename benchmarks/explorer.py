@@ -19,7 +19,7 @@ from pathlib import Path
 
 import ocikit
 from ocikit.notebook.explorer import Explorer
-from ocikit.server.storage.base import Entry
+from ocikit.server.storage.base import ManifestRow
 from ocikit.server.storage.files import file_storage
 from ocikit.spec.digest import Digest
 
@@ -35,7 +35,7 @@ def fill(folder: Path, repositories: int, tags: int) -> None:
     raw = json.dumps(
         {"schemaVersion": 2, "mediaType": MANIFEST, "artifactType": "text/x", "config": config, "layers": []}
     ).encode()
-    entry = Entry(
+    entry = ManifestRow(
         digest=Digest.of(raw), media_type=MANIFEST, size=len(raw), children=(blob,), artifact_type="text/x",
         subject=None, referrer="",
     )  # fmt: skip

@@ -22,7 +22,7 @@ from attrs import define, field
 
 import ocikit
 from benchmarks.server import family
-from ocikit.server.storage.base import Entry
+from ocikit.server.storage.base import ManifestRow
 from ocikit.server.storage.files import file_storage
 from ocikit.spec.digest import Digest
 
@@ -50,7 +50,7 @@ class Place:
         for n in range(self.size + REFERRERS):
             raw = document(n)
             referrer = n >= self.size
-            entry = Entry(
+            entry = ManifestRow(
                 digest=Digest.of(raw), media_type=MANIFEST, size=len(raw), children=(blob,), artifact_type="text/x",
                 subject=Digest.of(document(0)) if referrer else None, referrer=listed(raw) if referrer else "",
             )  # fmt: skip

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from typing import Concatenate, ParamSpec, TypeVar
 
 from ocikit.client.session import Session
-from ocikit.display.tracebacks import fold
+from ocikit.display.tracebacks import hide_internal_frames
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -24,7 +24,7 @@ def _one_liner(verb: Callable[Concatenate[Session, P], R]) -> Callable[P, R]:
             try:
                 return verb(session, *args, **kwargs)
             except KeyboardInterrupt as interrupt:
-                fold(interrupt)
+                hide_internal_frames(interrupt)
                 raise
 
     signature = introspection.signature(verb)

@@ -36,7 +36,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 from urllib.parse import quote, unquote_plus, urlsplit, urlunsplit
 
-from ocikit.display import Code, Description, Section, Shown, clean, shorten
+from ocikit.display import Code, Description, Displayable, Section, sanitize, shorten
 
 #: Query keys of the distribution specification: their values are names, never secrets.
 _OPEN_QUERY = frozenset(
@@ -66,8 +66,8 @@ def redact(url: str) -> str:
         # A password with a slash in it, or no scheme: what stands before the last @ may be secret
         after = parts.path.rpartition("@")[2]
         scheme = f"{parts.scheme}://" if parts.netloc else ""
-        return clean(f"{scheme}***@{after}" + (f"?{query}" if query else ""))
-    return clean(urlunsplit((parts.scheme, parts.netloc.rpartition("@")[2], parts.path, query, "")))
+        return sanitize(f"{scheme}***@{after}" + (f"?{query}" if query else ""))
+    return sanitize(urlunsplit((parts.scheme, parts.netloc.rpartition("@")[2], parts.path, query, "")))
 
 
 def _redacted(pair: str) -> str:
@@ -78,7 +78,7 @@ def _redacted(pair: str) -> str:
     return f"{key}=***" if value.strip("=") else "***"
 
 
-class OcikitError(Exception, Shown):
+class OcikitError(Exception, Displayable):
     """The root: `except ocikit.OcikitError` catches whatever this library raises on purpose.
 
     Attributes:
@@ -87,26 +87,26 @@ class OcikitError(Exception, Shown):
     """
 
     def __init__(self, message: str = "", *, hint: str = "") -> None:
-        self.message = clean(message, newlines=True)
-        self.hint = clean(hint, newlines=True)
+        self.message = sanitize(message, newlines=True)
+        self.hint = sanitize(hint, newlines=True)
         # The positional argument alone goes to Exception: pickle calls the class with it and restores the rest.
         super().__init__(self.message)
 
     def __str__(self) -> str:
         return f"{self.message}\n  -> {self.hint}" if self.hint else self.message
 
-    __repr__ = Shown.__repr__
+    __repr__ = Displayable.__repr__
 
     def _line(self) -> str:
         # In full: what to do next stands at its end
-        hint = f", hint={clean(repr(self.hint))}" if self.hint else ""
-        return f"{type(self).__name__}({clean(repr(self.message))}{hint})"
+        hint = f", hint={sanitize(repr(self.hint))}" if self.hint else ""
+        return f"{type(self).__name__}({sanitize(repr(self.message))}{hint})"
 
     def _render_traceback_(self) -> list[str]:
         """What IPython shows when nobody catches it."""
-        from ocikit.display.tracebacks import folded  # noqa: PLC0415 - for IPython alone
+        from ocikit.display.tracebacks import short_traceback  # noqa: PLC0415 - for IPython alone
 
-        return folded(self, list(_causes(self)))
+        return short_traceback(self, list(_causes(self)))
 
     def __rich_repr__(self) -> Description:
         yield "message", self.message
@@ -248,19 +248,19 @@ class RegistryError(OcikitError, OSError):
         retry_after: float | None = None,
     ) -> None:
         super().__init__(message, hint=hint)
-        self.method = clean(method)
+        self.method = sanitize(method)
         self.url = redact(url)
         self.status = status
         self.errors = tuple(errors)
-        self.request_id = clean(request_id)
-        self.host = clean(host)
+        self.request_id = sanitize(request_id)
+        self.host = sanitize(host)
         self.retry_after = retry_after
 
     @property
     def code(self) -> str:
         """The first error's code, such as "MANIFEST_UNKNOWN", or ""."""
         first = self.errors[0] if self.errors else None
-        return clean(first.get("code") or "") if isinstance(first, Mapping) else ""
+        return sanitize(first.get("code") or "") if isinstance(first, Mapping) else ""
 
     def _sections(self) -> Iterator[Section]:
         yield from super()._sections()

@@ -254,7 +254,7 @@ def _copy(options: argparse.Namespace) -> None:
 def _summary(artifact: ocikit.Artifact) -> None:
     # A terminal has it from the progress already; the result alone goes to stdout, for pipes
     if not sys.stderr.isatty():
-        print(display.clean(artifact.summary), file=sys.stderr)
+        print(display.sanitize(artifact.summary), file=sys.stderr)
 
 
 def _inspect(options: argparse.Namespace) -> None:
@@ -263,25 +263,25 @@ def _inspect(options: argparse.Namespace) -> None:
     if options.raw:
         sys.stdout.buffer.write(artifact.document.raw)
         return
-    print(f"{display.clean(artifact.reference)}  {display.clean(artifact.kind)}  {display.size(artifact.size)}")
+    print(f"{display.sanitize(artifact.reference)}  {display.sanitize(artifact.kind)}  {display.size(artifact.size)}")
     for key, value in artifact.annotations.items():
-        print(f"  {display.clean(key)}: {display.clean(value)}")
+        print(f"  {display.sanitize(key)}: {display.sanitize(value)}")
     if artifact.is_index:
         for manifest in artifact.index.manifests:
-            print(f"  {display.clean(manifest.platform or manifest.media_type):24}  {manifest.digest}")
+            print(f"  {display.sanitize(manifest.platform or manifest.media_type):24}  {manifest.digest}")
     else:
         # Not by .files: titles that can't be files are shown, too
         for layer in artifact.manifest.layers:
             if layer.media_type != media_types.EMPTY:
                 name = layer.title if layer.title is not None else layer.media_type
-                print(f"  {display.size(layer.size):>10}  {layer.digest.short}  {display.clean(name)}")
+                print(f"  {display.size(layer.size):>10}  {layer.digest.short}  {display.sanitize(name)}")
 
 
 def _validate(options: argparse.Namespace) -> int:
     with _session(options) as session:
         report = session.validate(options.reference, platform=options.platform)
     for finding in report:
-        print(display.clean(finding))
+        print(display.sanitize(finding))
     print(report.summary, file=sys.stderr)
     return 0 if report.ok else 1
 
@@ -289,13 +289,13 @@ def _validate(options: argparse.Namespace) -> int:
 def _tags(options: argparse.Namespace) -> None:
     with _session(options) as session:
         for tag in session.tags(options.reference):
-            print(display.clean(tag))
+            print(display.sanitize(tag))
 
 
 def _catalog(options: argparse.Namespace) -> None:
     with _session(options) as session:
         for name in session.catalog(options.host):
-            print(display.clean(name))
+            print(display.sanitize(name))
 
 
 def _quickstart(options: argparse.Namespace) -> None:
@@ -303,7 +303,7 @@ def _quickstart(options: argparse.Namespace) -> None:
 
     with _session(options) as session:
         for line in quickstart(session, options.registry):
-            print(display.clean(line))
+            print(display.sanitize(line))
 
 
 def _serve(options: argparse.Namespace) -> int:
@@ -335,7 +335,7 @@ def _collect(options: argparse.Namespace) -> None:
     finally:
         storage.close()
     for name, digest, size in found.blobs:
-        print(f"{display.size(size):>10}  {digest}  {display.clean(name)}")
+        print(f"{display.size(size):>10}  {digest}  {display.sanitize(name)}")
     for digest, size in found.content:
         print(f"{display.size(size):>10}  {digest}")
     verb = "would be" if options.dry_run else "were"

@@ -62,7 +62,9 @@ def check_push(
             )
             raise InvalidArgument(f"a path is text, not {type(path).__name__}: {display.quoted(path, 60)}", hint=hint)
     if archive is not None and archive not in ARCHIVES:
-        raise InvalidArgument(f"archive={archive!r} is no kind of archive", hint=f"there is {display.listed(ARCHIVES)}")
+        raise InvalidArgument(
+            f"archive={archive!r} is no kind of archive", hint=f"there is {display.join_limited(ARCHIVES)}"
+        )
     for key, value in dict(annotations or {}).items():
         if not isinstance(key, str) or not isinstance(value, str):
             raise InvalidArgument(

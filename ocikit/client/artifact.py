@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from ocikit.client.listing import Listing
     from ocikit.client.session import Session
     from ocikit.folder.plan import FolderPlan
-    from ocikit.layers.tar import Entry
+    from ocikit.layers.tar import TarEntry
     from ocikit.layers.unpack import Unpacked
     from ocikit.transfer.plan import Plan
 
@@ -38,7 +38,7 @@ _NEAREST = 3  # names offered when one isn't there
 _SMALL = 1 << 16  # bytes of a manifest that is looked at for a card
 
 
-class File(display.Shown, os.PathLike[str]):
+class File(display.Displayable, os.PathLike[str]):
     """One file of an artifact. As a path it is on disk: in the folder that was pulled to, or fetched to the cache."""
 
     def __init__(self, artifact: Artifact, name: str, descriptor: Descriptor) -> None:
@@ -85,19 +85,21 @@ class File(display.Shown, os.PathLike[str]):
         yield "name", self.name
         yield "size", display.Size(self.size)
         yield "media_type", self.media_type
-        yield "digest", display.Hash(self.digest)
+        yield "digest", display.DigestCell(self.digest)
 
     def _facts(self) -> Iterator[tuple[str, object]]:
-        yield from display.given(self.__rich_repr__())
+        yield from display.non_default_fields(self.__rich_repr__())
         yield "of", display.Code(self._artifact.reference)
-        yield "path", display.call("ocikit.fetch", self._artifact.reference, self.name)
-        yield "stream", display.call("ocikit.open", self._artifact.reference, self.name)
+        yield "path", display.code_call("ocikit.fetch", self._artifact.reference, self.name)
+        yield "stream", display.code_call("ocikit.open", self._artifact.reference, self.name)
 
     def _sections(self) -> Iterator[display.Section]:
-        yield from display.notes({key: value for key, value in self.descriptor.annotations.items() if key != TITLE})
+        yield from display.annotations_section(
+            {key: value for key, value in self.descriptor.annotations.items() if key != TITLE}
+        )
 
 
-class Files(Mapping[str, File], display.Shown):
+class Files(Mapping[str, File], display.Displayable):
     """An artifact's files by name, in its order."""
 
     def __init__(self, files: Mapping[str, File]) -> None:
@@ -108,10 +110,12 @@ class Files(Mapping[str, File], display.Shown):
             return self._files[name]
         except KeyError:
             if near := difflib.get_close_matches(str(name), self._files, n=_NEAREST, cutoff=0.4):
-                hint = f"nearest: {display.listed(near)}"
+                hint = f"nearest: {display.join_limited(near)}"
             else:
                 hint = (
-                    f"there is {display.listed(self._files, _NEAREST)}" if self._files else "this artifact has no files"
+                    f"there is {display.join_limited(self._files, _NEAREST)}"
+                    if self._files
+                    else "this artifact has no files"
                 )
             raise FileNotInArtifact(f"no file {display.quoted(name)} among {len(self._files)}", hint=hint) from None
 
@@ -136,7 +140,7 @@ class Files(Mapping[str, File], display.Shown):
         yield _table(((f.name, f.descriptor) for f in self.values()), len(self), size)
 
 
-class Artifact(display.Shown):
+class Artifact(display.Displayable):
     """A manifest or an index somewhere, and what it names.
 
     `art["train.csv"]` is a file; `os.fspath(art)` is its folder once it is on disk.
@@ -178,7 +182,7 @@ class Artifact(display.Shown):
             return self.document
         raise InvalidDocument(
             f"{self.reference} is an index, not a manifest",
-            hint=f"choose with platform=…: {display.listed(self.platforms) or 'it names none'}; or look at .index",
+            hint=f"choose with platform=…: {display.join_limited(self.platforms) or 'it names none'}; or look at .index",
         )
 
     @property
@@ -241,7 +245,7 @@ class Artifact(display.Shown):
             self._files = Files({name: File(self, name, layer) for name, layer in named.items()})
         return self._files
 
-    def tree(self) -> Mapping[str, Entry]:
+    def tree(self) -> Mapping[str, TarEntry]:
         """The merged file tree of an image's layers, whiteouts applied. Reads every layer."""
         from ocikit.layers.listing import merged_tree  # noqa: PLC0415 - tar and decompression are loaded for images only
 
@@ -324,7 +328,7 @@ class Artifact(display.Shown):
             yield "files" if not self.is_image else "layers", len(self.document.layers)
         yield "size", display.Size(self.size)
         yield "platforms", [str(p) for p in self.platforms], []
-        yield "path", display.place(self.path) if self.path else None, None
+        yield "path", display.display_path(self.path) if self.path else None, None
         yield "plan", self.plan, None
         yield "annotations", dict(self.annotations), {}
 
@@ -332,7 +336,7 @@ class Artifact(display.Shown):
         # The whole reference is what people copy from here
         short = f"{self.reference.name}{f':{self.reference.tag}' if self.reference.tag else ''}@{self.digest.short}"
         held = (
-            display.counted(len(self.document.manifests), "manifest")
+            display.pluralize(len(self.document.manifests), "manifest")
             if isinstance(self.document, Index)
             else display.size(self.size)
         )
@@ -350,19 +354,19 @@ class Artifact(display.Shown):
         if self.plan is not None:
             yield "plan", "nothing was moved: a dry run"
         elif self.path is not None:
-            yield "path", display.place(self.path)
+            yield "path", display.display_path(self.path)
         else:
             # The tag is enough to type; who needs exactly this has it above
             tag = f"{self.reference.name}:{self.reference.tag}" if self.reference.tag else self.reference
             if self.is_image:
-                yield "unpack", display.Code(f'{display.call("ocikit.pull", tag)}.unpack("rootfs/")')
+                yield "unpack", display.Code(f'{display.code_call("ocikit.pull", tag)}.unpack("rootfs/")')
             else:
-                yield "fetch", display.call("ocikit.pull", tag, "folder/")
+                yield "fetch", display.code_call("ocikit.pull", tag, "folder/")
 
     def _sections(self) -> Iterator[display.Section]:
         if self.plan is not None:
             yield from display.card_of(self.plan).sections
-            yield from display.notes(self.annotations)
+            yield from display.annotations_section(self.annotations)
         elif isinstance(self.document, Index):
             yield from unfolded(self.document, self._child)
         elif self.is_image:
@@ -371,16 +375,16 @@ class Artifact(display.Shown):
             files = [layer for layer in self.document.layers if layer.media_type != media_types.EMPTY]
             rows = ((layer.title if layer.title is not None else f"({layer.media_type})", layer) for layer in files)
             yield _table(rows, len(files), display.Size(self.size))
-            yield from display.notes(self.annotations)
+            yield from display.annotations_section(self.annotations)
 
     def _child(self, descriptor: Descriptor) -> display.Card:
         """A manifest of an index: its layers if it is at hand, else how to look at it."""
         card = entry(descriptor)
         if (known := self._known.get(descriptor.digest)) is not None:
             size = display.Size(sum(layer.size for layer in known.layers))
-            notes = (*card.notes, display.counted(len(known.layers), "layer"), size)
+            notes = (*card.notes, display.pluralize(len(known.layers), "layer"), size)
             return attrs.evolve(card, notes=notes, sections=display.card_of(known).sections)
-        look = display.call("ocikit.inspect", f"{self.reference.name}@{descriptor.digest}")
+        look = display.code_call("ocikit.inspect", f"{self.reference.name}@{descriptor.digest}")
         return attrs.evolve(card, facts=(("look", look),))
 
 
@@ -389,7 +393,7 @@ def _table(files: Iterable[tuple[str, Descriptor]], count: int, size: object) ->
     return display.Section(
         title="files",
         headers=("name", "size", "type", "digest"),
-        rows=((name, display.Size(d.size), d.media_type, display.Hash(d.digest)) for name, d in files),
+        rows=((name, display.Size(d.size), d.media_type, display.DigestCell(d.digest)) for name, d in files),
         count=count,
         note=size if count else "",
         unfolded=True,

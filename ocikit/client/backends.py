@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from ocikit.store.layout.layout import Layout
 
 
-class Places:
+class Backends:
     """The registries and layouts of a session.
 
     Args:

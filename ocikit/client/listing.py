@@ -11,7 +11,7 @@ from collections.abc import Iterator, Sequence
 from typing import Generic, TypeVar, overload
 
 from ocikit import display
-from ocikit.client.tag_order import Names
+from ocikit.client.tag_order import TagSummary
 from ocikit.errors import OcikitError
 from ocikit.spec.annotations import CREATED, DESCRIPTION, TITLE
 from ocikit.spec.descriptor import Descriptor
@@ -23,7 +23,7 @@ _BATCH = 1000  # tags sorted at once, so that a look at very many of them takes 
 _FIRST = 100  # items fetched before a listing is given out: errors show at the call, and there is something to show
 
 
-class Listing(Sequence[T], display.Shown, Generic[T]):
+class Listing(Sequence[T], display.Displayable, Generic[T]):
     """A sequence that fetches its pages when they are reached; `len` and negative indexes fetch them all.
 
     >>> names = Listing(iter(["a", "b", "c"]), "tags", "localhost:5000/data")
@@ -41,7 +41,7 @@ class Listing(Sequence[T], display.Shown, Generic[T]):
         self._what = what
         self._where = where
         self._lock = threading.Lock()
-        self._sorted = Names()
+        self._sorted = TagSummary()
         self._read(_FIRST)
 
     def _read(self, count: int | None) -> None:
@@ -105,7 +105,7 @@ class Listing(Sequence[T], display.Shown, Generic[T]):
     __hash__ = None  # type: ignore[assignment]  # it grows
 
     def _line(self) -> str:
-        shown = ", ".join(display.clean(repr(item) if isinstance(item, str) else item) for item in self._known[:5])
+        shown = ", ".join(display.sanitize(repr(item) if isinstance(item, str) else item) for item in self._known[:5])
         return display.shorten(
             f"<{self._count()} {self._noun()} of {self._where}{': ' if shown else ''}{shown}>", display.LINE
         )
@@ -131,9 +131,9 @@ class Listing(Sequence[T], display.Shown, Generic[T]):
         """What to do with one of them."""
         first = self._known[0]
         if self._what == "repositories":
-            yield "look", display.call("ocikit.tags", f"{self._where}/{first}")
+            yield "look", display.code_call("ocikit.tags", f"{self._where}/{first}")
         elif self._what == "tags" and (newest := self._names().newest):
-            yield "look", display.call("ocikit.inspect", f"{self._where}:{newest}")
+            yield "look", display.code_call("ocikit.inspect", f"{self._where}:{newest}")
 
     def _card(self) -> display.Card:
         title = f"{self._count()} {self._noun()}"
@@ -141,7 +141,7 @@ class Listing(Sequence[T], display.Shown, Generic[T]):
             title=title, notes=(f"of {self._where}",), facts=tuple(self._facts()), sections=tuple(self._sections())
         )
 
-    def _names(self) -> Names:
+    def _names(self) -> TagSummary:
         """The names in their order: what was sorted while they were read, and what came since."""
         known, sorted_ = self._known, self._sorted
         return sorted_.with_more(map(str, known[sorted_.count :]))
@@ -175,13 +175,13 @@ def _by_type(referrers: Sequence[Descriptor], where: str) -> Iterator[display.Se
 def _referrer(descriptor: Descriptor, where: str) -> display.Card:
     created = descriptor.annotations.get(CREATED)
     name = descriptor.title or descriptor.annotations.get(DESCRIPTION)
-    digest = display.Hash(descriptor.digest)
-    notes = (display.When(created) if created else "", display.Size(descriptor.size), digest if name else "")
-    look = display.call("ocikit.inspect", f"{where}@{descriptor.digest}")
+    digest = display.DigestCell(descriptor.digest)
+    notes = (display.Timestamp(created) if created else "", display.Size(descriptor.size), digest if name else "")
+    look = display.code_call("ocikit.inspect", f"{where}@{descriptor.digest}")
     rest = {key: value for key, value in descriptor.annotations.items() if key not in {CREATED, TITLE}}
     return display.Card(
         title=display.shorten(name or digest.text(), display.CELL),
         notes=notes,
         facts=(("look", look),),
-        sections=tuple(display.notes(rest)),
+        sections=tuple(display.annotations_section(rest)),
     )

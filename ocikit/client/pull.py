@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, BinaryIO, cast
 
 from ocikit import display
 from ocikit.errors import FileNotInArtifact
-from ocikit.progress.base import Metered, Progress, watched
+from ocikit.progress.base import Progress, ProgressReader, progress_scope
 from ocikit.spec import media_types
 from ocikit.spec.descriptor import Descriptor
 from ocikit.spec.manifest import Manifest
@@ -16,7 +16,7 @@ from ocikit.spec.reference import AnyReference
 from ocikit.spec.titles import name_of, selected
 from ocikit.store.base import Source
 from ocikit.store.cache.cache import Cache
-from ocikit.transfer.plan import Cancelled, each
+from ocikit.transfer.plan import Cancelled, run_parallel
 
 if TYPE_CHECKING:
     from ocikit.folder.folder import Folder
@@ -34,11 +34,11 @@ def _receive(
         progress.advance(blob, n)
 
     with source.open(blob) as stream:
-        take(cast("BinaryIO", Metered(stream, tell)))
+        take(cast("BinaryIO", ProgressReader(stream, tell)))
     progress.finish(blob, "moved")
 
 
-def chosen(manifest: Manifest, include: Iterable[str], exclude: Iterable[str]) -> tuple[Descriptor, ...]:
+def select_layers(manifest: Manifest, include: Iterable[str], exclude: Iterable[str]) -> tuple[Descriptor, ...]:
     """The layers whose names the patterns choose. Raises: FileNotInArtifact: if there are patterns and none does."""
     include, exclude = tuple(include), tuple(exclude)
     layers = tuple(layer for layer in manifest.layers if not media_types.is_foreign(layer.media_type))
@@ -46,14 +46,14 @@ def chosen(manifest: Manifest, include: Iterable[str], exclude: Iterable[str]) -
         return layers
     found = tuple(layer for layer in layers if selected(name_of(layer), include, exclude))
     if not found:
-        names = display.listed([name_of(layer) for layer in layers])
+        names = display.join_limited([name_of(layer) for layer in layers])
         raise FileNotInArtifact(
             f"no file matches include={list(include)!r}, exclude={list(exclude)!r}", hint=f"there is {names}"
         )
     return found
 
 
-def to_cache(
+def fetch_to_cache(
     source: Source, cache: Cache, blobs: Sequence[Descriptor], *, workers: int, progress: Progress, title: str
 ) -> None:
     """Blobs into the cache, in parallel, each digest once."""
@@ -68,8 +68,8 @@ def to_cache(
         progress.finish(blob, "present")
 
     total = sum(b.size for b in unique.values())
-    with watched(progress, title, size=total, count=len(unique)):
-        each(unique.values(), one, workers=workers)
+    with progress_scope(progress, title, size=total, count=len(unique)):
+        run_parallel(unique.values(), one, workers=workers)
 
 
 def folder_plan(
@@ -81,7 +81,7 @@ def folder_plan(
     return folder.plan(files, reference=reference, force=force, partial=not whole)
 
 
-def to_folder(
+def fetch_to_folder(
     source: Source,
     cache: Cache,
     folder: Folder,
@@ -110,10 +110,10 @@ def to_folder(
             progress.finish(blob, "present")
 
     total = sum(file.descriptor.size for file in plan.files)
-    with watched(progress, title, size=total, count=len(plan.files)):
+    with progress_scope(progress, title, size=total, count=len(plan.files)):
         moving = {id(file) for transfer in plan.transfers for file in transfer.files}
         for file in plan.files:
             if id(file) not in moving:
                 progress.finish(file.descriptor, "present")
-        each(plan.transfers, one, workers=workers)
+        run_parallel(plan.transfers, one, workers=workers)
         folder.finish(manifest, reference)

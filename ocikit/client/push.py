@@ -14,14 +14,14 @@ from ocikit.spec.annotations import Annotations
 from ocikit.spec.descriptor import EMPTY_DESCRIPTOR, Descriptor
 from ocikit.spec.digest import Digest
 from ocikit.spec.manifest import Manifest
-from ocikit.store.base import Source, missing
+from ocikit.store.base import Source, blob_not_found
 
 #: What a push of plain files is, if nobody says otherwise.
-FILES = "application/vnd.ocikit.files.v1"
+FILES_ARTIFACT_TYPE = "application/vnd.ocikit.files.v1"
 
 
 @frozen(kw_only=True)
-class Bundle(Source):
+class PackedArtifact(Source):
     """A manifest with its config and layers, ready to be copied somewhere."""
 
     manifest: Manifest
@@ -42,11 +42,11 @@ class Bundle(Source):
             return io.BytesIO(self.config)
         packed = self.layers.get(descriptor.digest)
         if packed is None:
-            raise missing(descriptor, "what was packed")
+            raise blob_not_found(descriptor, "what was packed")
         return packed.open()
 
 
-def bundle(
+def build_artifact(
     packed: Sequence[Packed],
     *,
     artifact_type: str | None = None,
@@ -54,7 +54,7 @@ def bundle(
     config_type: str | None = None,
     annotations: Mapping[str, str] | None = None,
     subject: Descriptor | None = None,
-) -> Bundle:
+) -> PackedArtifact:
     """A manifest over packed layers, by the specification's guidance.
 
     Without a config the artifact's type says what it is; with one, its media type does, and `artifact_type` may say more;
@@ -69,11 +69,11 @@ def bundle(
     content = b"{}" if config is None else config
     described = EMPTY_DESCRIPTOR if config is None else Descriptor.of(content, config_type or "")
     manifest = Manifest(
-        artifact_type=artifact_type or (FILES if config is None else None),
+        artifact_type=artifact_type or (FILES_ARTIFACT_TYPE if config is None else None),
         config=described,
         layers=tuple(p.descriptor for p in packed) or (EMPTY_DESCRIPTOR,),
         subject=subject,
         annotations=Annotations(annotations or {}),
     )
     # One copy of content, however many files have it
-    return Bundle(manifest=manifest, config=content, layers={p.descriptor.digest: p for p in packed})
+    return PackedArtifact(manifest=manifest, config=content, layers={p.descriptor.digest: p for p in packed})

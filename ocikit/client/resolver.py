@@ -19,7 +19,7 @@ from ocikit.store.cache.cache import Cache, offline
 log = logging.getLogger("ocikit")
 
 
-class Lookup:
+class Resolver:
     """Finds descriptors and documents in a cache first, in their source then."""
 
     def __init__(self, cache: Cache) -> None:

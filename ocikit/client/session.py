@@ -14,10 +14,10 @@ import attrs
 from ocikit import display
 from ocikit.client.arguments import check_digest, check_name, check_push, check_workers, to_patterns
 from ocikit.client.artifact import Artifact, verified
-from ocikit.client.backends import Places, check_host, root_of
+from ocikit.client.backends import Backends, check_host, root_of
 from ocikit.client.listing import Listing
-from ocikit.client.pull import chosen, folder_plan, to_cache, to_folder
-from ocikit.client.resolver import Lookup
+from ocikit.client.pull import fetch_to_cache, fetch_to_folder, folder_plan, select_layers
+from ocikit.client.resolver import Resolver
 from ocikit.errors import (
     ConnectionFailed,
     ContentError,
@@ -28,12 +28,12 @@ from ocikit.errors import (
     OcikitError,
     Unauthorized,
 )
-from ocikit.progress.base import Progress, Tally
-from ocikit.remote.auth.docker_config import place_of
+from ocikit.progress.base import Progress, TransferStats
+from ocikit.remote.auth.docker_config import normalize_key
 from ocikit.remote.auth.explanation import Explanation
 from ocikit.remote.auth.keychain import Credentials, Keychain
 from ocikit.remote.config.network import Mirrors, Network
-from ocikit.remote.mirrors import trusting
+from ocikit.remote.mirrors import retry_without_bad_mirrors
 from ocikit.remote.repository import Ping, Registry, Repository
 from ocikit.spec import media_types
 from ocikit.spec.descriptor import Descriptor
@@ -44,7 +44,7 @@ from ocikit.store.cache.cache import Cache, offline
 from ocikit.transfer.plan import WORKERS, Plan, plan
 
 if TYPE_CHECKING:
-    from ocikit.client.validate import Report
+    from ocikit.client.validate import ValidationReport
     from ocikit.folder.folder import Folder
     from ocikit.notebook.explorer import Explorer
     from ocikit.notebook.login import LoginForm
@@ -56,7 +56,7 @@ Paths: TypeAlias = "str | os.PathLike[str]"
 ProgressLike: TypeAlias = "bool | str | Progress | None"
 
 
-class Session(display.Shown):
+class Session(display.Displayable):
     """One connection pool, one set of credentials, one cache; the verbs of `ocikit` as methods. Safe in threads.
 
     Args:
@@ -98,8 +98,8 @@ class Session(display.Shown):
         self.workers = workers
         self._progress = progress
         self._keychain = credentials if isinstance(credentials, Keychain) else Keychain(credentials)
-        self._places = Places(settings, self._keychain)
-        self._lookup = Lookup(self.cache)
+        self._places = Backends(settings, self._keychain)
+        self._lookup = Resolver(self.cache)
         self._catalogs: dict[str, Listing[str]] = {}
 
     def __enter__(self) -> Self:
@@ -121,7 +121,7 @@ class Session(display.Shown):
 
     def _facts(self) -> Iterator[tuple[str, object]]:
         network = self._places.network
-        yield "cache", display.place(self.cache.root)
+        yield "cache", display.display_path(self.cache.root)
         yield "workers", self.workers
         yield "timeouts", f"{network.connect_timeout:g} s to connect, {network.read_timeout:g} s to read"
         yield "retries", network.retries
@@ -183,7 +183,7 @@ class Session(display.Shown):
         workers = self._workers(workers)
         with self._places.source(reference) as source:
             descriptor, manifest = self._lookup.manifest(source, reference, platform)
-            layers = chosen(manifest, to_patterns(include), to_patterns(exclude))
+            layers = select_layers(manifest, to_patterns(include), to_patterns(exclude))
             artifact = Artifact(self, reference, descriptor, manifest)
             # Synced no more than what cp or curl write: a power cut may damage a fresh file, and the next pull says so
             folder = _folder(to, sync=False) if to is not None else None
@@ -193,25 +193,25 @@ class Session(display.Shown):
             blobs = layers if manifest.config.embedded is not None else (manifest.config, *layers)
             title = _title("pull", reference)
 
-            def move() -> Tally:
+            def move() -> TransferStats:
                 nonlocal steps
-                tally = Tally(self._bars(progress))
+                tally = TransferStats(self._bars(progress))
                 if folder is None:
-                    to_cache(source, self.cache, blobs, workers=workers, progress=tally, title=title)
+                    fetch_to_cache(source, self.cache, blobs, workers=workers, progress=tally, title=title)
                     return tally
                 # Planned anew if this is the second time: the first has brought some of the files
                 todo, steps = steps or folder_plan(folder, manifest, layers, reference, force=force), None
-                to_folder(
+                fetch_to_folder(
                     source, self.cache, folder, todo, manifest, reference, workers=workers, progress=tally, title=title
                 )
                 return tally
 
-            tally = trusting(source, move)
+            tally = retry_without_bad_mirrors(source, move)
             if folder is not None:
                 artifact.path = folder.path
             elif not manifest.is_image:
                 artifact.path = self._snapshot(artifact, layers)
-        _tell(artifact, tally, "pulled", display.place(artifact.path or self.cache.root))
+        _tell(artifact, tally, "pulled", display.display_path(artifact.path or self.cache.root))
         return artifact
 
     def _cache_plan(self, manifest: Manifest, layers: Sequence[Descriptor]) -> Plan:
@@ -234,7 +234,7 @@ class Session(display.Shown):
                 return Artifact(self, reference, *self._lookup.manifest(source, reference, platform))
             return Artifact(self, reference, *self._lookup.root(source, reference))
 
-    def validate(self, ref: str | AnyReference, *, platform: PlatformLike | None = None) -> Report:
+    def validate(self, ref: str | AnyReference, *, platform: PlatformLike | None = None) -> ValidationReport:
         """Whether every document of an artifact is what the specification says: indexes, manifests, configs of images.
 
         The report is true if all is well, and else lists what is wrong, by document and place. Layers are not fetched.
@@ -315,9 +315,9 @@ class Session(display.Shown):
         if all(self.cache.exists(b) for b in blobs):
             return
         with self._places.source(artifact.reference) as source:
-            trusting(
+            retry_without_bad_mirrors(
                 source,
-                lambda: to_cache(
+                lambda: fetch_to_cache(
                     source, self.cache, blobs, workers=self.workers, progress=self._bars(progress), title="fetch"
                 ),
             )
@@ -424,7 +424,7 @@ class Session(display.Shown):
         Raises:
             NotFound: a path isn't there. ContentError: a file changed meanwhile. Unauthorized, Denied, UploadInvalid.
         """
-        from ocikit.client.push import bundle  # noqa: PLC0415 - half of all sessions never push
+        from ocikit.client.push import build_artifact  # noqa: PLC0415 - half of all sessions never push
         from ocikit.layers.pack import pack  # noqa: PLC0415 - as above
 
         reference = parse_reference(ref)
@@ -438,7 +438,7 @@ class Session(display.Shown):
                       workers=workers) if paths else ()  # fmt: skip
         try:
             with self._places.target(reference) as target:
-                made = bundle(
+                made = build_artifact(
                     packed, artifact_type=artifact_type, config=content, config_type=config_type, annotations=annotations,
                     subject=self._subject(target, reference, subject) if subject is not None else None,
                 )  # fmt: skip
@@ -526,7 +526,9 @@ class Session(display.Shown):
             document = parse_document(dict(work.documents)[work.root], work.root.media_type)
             if dry_run:
                 return Artifact(self, there, work.root, document, plan=work)
-            return trusting(origin, lambda: self._run(work, there, document, workers, progress, "copy", unwrap=False))
+            return retry_without_bad_mirrors(
+                origin, lambda: self._run(work, there, document, workers, progress, "copy", unwrap=False)
+            )
 
     def tag(self, ref: str | AnyReference, *tags: str) -> AnyReference:
         """Give an artifact more names in its repository; its bytes stay as they are. Gives the pinned reference."""
@@ -590,7 +592,7 @@ class Session(display.Shown):
         Raises:
             Unauthorized: they are wrong, and nothing is kept. CredentialsError: nobody can be asked here.
         """
-        place = place_of(check_name(host)).partition("/")[0]
+        place = normalize_key(check_name(host)).partition("/")[0]
         check_host(place)
         if form or password is None:
             from ocikit.notebook.login import LoginForm, ask  # noqa: PLC0415 - for people only
@@ -656,7 +658,7 @@ class Session(display.Shown):
         self, work: Plan, reference: AnyReference, document: Manifest | Index, workers: int, progress: ProgressLike, verb: str,
         *, unwrap: bool = True,
     ) -> Artifact:  # fmt: skip
-        tally = Tally(self._bars(progress))
+        tally = TransferStats(self._bars(progress))
         reason: OcikitError | None = None
         try:
             work.run(workers=workers, progress=tally, title=_title(verb, reference))
@@ -696,7 +698,7 @@ def _title(verb: str, reference: AnyReference) -> str:
     return f"{verb} {reference.name.rpartition('/')[2]}"
 
 
-def _tell(artifact: Artifact, tally: Tally, verb: str, where: str) -> None:
+def _tell(artifact: Artifact, tally: TransferStats, verb: str, where: str) -> None:
     artifact.summary = tally.line(verb, where)
     tally.tell(artifact.summary)
 

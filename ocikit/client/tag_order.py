@@ -45,10 +45,10 @@ def _word(name: str) -> Key:
 
 
 @frozen(kw_only=True)
-class Names:
+class TagSummary:
     """As many names of each kind as are shown, and how many there are.
 
-    >>> names = Names().with_more(["v1.9", "v1.10", "latest", "v1.10-rc1", "sha256-" + "ab" * 32])
+    >>> names = TagSummary().with_more(["v1.9", "v1.10", "latest", "v1.10-rc1", "sha256-" + "ab" * 32])
     >>> names.versions, names.words, names.newest
     (('v1.10', 'v1.10-rc1', 'v1.9'), ('latest',), 'v1.10')
     """
@@ -63,7 +63,7 @@ class Names:
     counts: tuple[int, int, int] = (0, 0, 0)
     """Of versions, words and digests."""
 
-    def with_more(self, names: Iterable[str]) -> Names:
+    def with_more(self, names: Iterable[str]) -> TagSummary:
         """These and more names."""
         versions, words, digests = [_version(m) for v in self.versions if (m := _VERSION.fullmatch(v))], [], []
         before = len(versions)
@@ -78,7 +78,7 @@ class Names:
             else:
                 words.append(name)
         more = (len(versions) - before, len(words), len(digests))
-        return Names(
+        return TagSummary(
             count=self.count + sum(more),
             versions=tuple(key[-1] for key in heapq.nlargest(ROWS, versions)),
             release=max(releases)[-1] if releases else "",

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any, cast
 from attrs import define, field, frozen
 
 from ocikit import display
-from ocikit.client.backends import Places
-from ocikit.client.resolver import Lookup
+from ocikit.client.backends import Backends
+from ocikit.client.resolver import Resolver
 from ocikit.errors import (
     ConnectionFailed,
     ContentError,
@@ -61,10 +61,10 @@ class Finding(Violation):
 
 
 @frozen(kw_only=True, repr=False)
-class Report(display.Shown):
+class ValidationReport(display.Displayable):
     """What `validate` has looked at and found; true if all is well, and iterable.
 
-    >>> report = Report(reference=LayoutReference.parse("oci:data:v1"), documents=(), findings=())
+    >>> report = ValidationReport(reference=LayoutReference.parse("oci:data:v1"), documents=(), findings=())
     >>> bool(report), list(report), report.summary
     (True, [], 'oci:data:v1: 0 documents, nothing is wrong')
     """
@@ -85,7 +85,7 @@ class Report(display.Shown):
         """One line for people."""
         read, wrong = len(self.documents), len(self.findings)
         words = f"{wrong} violation{'' if wrong == 1 else 's'}" if wrong else "nothing is wrong"
-        return f"{display.clean(self.reference)}: {read} document{'' if read == 1 else 's'}, {words}"
+        return f"{display.sanitize(self.reference)}: {read} document{'' if read == 1 else 's'}, {words}"
 
     def __bool__(self) -> bool:
         return self.ok
@@ -108,11 +108,13 @@ class Report(display.Shown):
 
     def _sections(self) -> Iterator[display.Section]:
         if self.findings:
-            rows = ((f.path, f.message, display.Hash(f.digest) if f.digest else "index.json") for f in self.findings)
+            rows = (
+                (f.path, f.message, display.DigestCell(f.digest) if f.digest else "index.json") for f in self.findings
+            )
             headers = ("path", "message", "document")
             yield display.Section(title="wrong", headers=headers, rows=rows, count=len(self.findings), unfolded=True)
         if self.documents:
-            read = ((d.media_type, display.Size(d.size), display.Hash(d.digest)) for d in self.documents)
+            read = ((d.media_type, display.Size(d.size), display.DigestCell(d.digest)) for d in self.documents)
             yield display.Section(
                 title="looked at",
                 headers=("type", "size", "digest"),
@@ -123,8 +125,8 @@ class Report(display.Shown):
 
 
 def validate(
-    places: Places, lookup: Lookup, reference: AnyReference, platform: PlatformLike | None, workers: int = WORKERS
-) -> Report:
+    places: Backends, lookup: Resolver, reference: AnyReference, platform: PlatformLike | None, workers: int = WORKERS
+) -> ValidationReport:
     """Look at every document of a reference: indexes, manifests, and the configs of images.
 
     Args:
@@ -144,7 +146,7 @@ def validate(
     except (InvalidDocument, DigestMismatch) as error:
         # What names the documents: a layout's own files, or an archive with a blob that is damaged
         digest = Digest(error.expected) if isinstance(error, DigestMismatch) and error.expected else None
-        return Report(reference=reference, documents=(), findings=tuple(_of(digest, _told(error))))
+        return ValidationReport(reference=reference, documents=(), findings=tuple(_of(digest, _told(error))))
 
 
 @frozen(kw_only=True)
@@ -171,13 +173,13 @@ class _Validation:
     """The way through the documents of a reference."""
 
     source: Source
-    lookup: Lookup
+    lookup: Resolver
     reference: AnyReference
     platform: PlatformLike | None
     at_hand: dict[tuple[str, int], bytes] = field(factory=dict, init=False)
     """What had to be read to find the root, by its descriptor's key."""
 
-    def run(self, workers: int) -> Report:
+    def run(self, workers: int) -> ValidationReport:
         """Look at everything, level by level."""
         root = _Node(descriptor=self._root())
         level, seen = [root], {root.key}
@@ -193,7 +195,7 @@ class _Validation:
                             following.append(child)
                 level = following
         looked.sort(key=lambda item: item[0].place)
-        return Report(
+        return ValidationReport(
             reference=self.reference.pinned(root.descriptor.digest),
             documents=tuple({node.descriptor.key: node.descriptor for node, read, _ in looked if read}.values()),
             findings=tuple(dict.fromkeys(finding for _, _, found in looked for finding in found)),

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 
 from attrs import field, frozen
 
-from ocikit.display.cells import Link, When
-from ocikit.display.text import LINE, ROWS, clean, shorten
+from ocikit.display.cells import Link, Timestamp
+from ocikit.display.text import LINE, ROWS, sanitize, shorten
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -76,7 +76,7 @@ class Card:
     sections: tuple[Section, ...] = ()
 
 
-class Shown:
+class Displayable:
     """Gives `__repr__`, `_repr_html_` and `__rich__` to a class that has `__rich_repr__`, and perhaps `_sections`.
 
     `_facts` may say more than the line has room for.
@@ -89,7 +89,7 @@ class Shown:
 
     def _facts(self) -> Iterable[tuple[str, object]]:
         """What the card says beside its sections."""
-        return given(self.__rich_repr__())
+        return non_default_fields(self.__rich_repr__())
 
     def _sections(self) -> Iterable[Section]:
         """What the object holds."""
@@ -129,12 +129,12 @@ def _failed(name: str, error: Exception) -> str:
     return f"<ocikit.{name}: repr failed: {type(error).__name__}>"
 
 
-def card_of(thing: Shown) -> Card:
+def card_of(thing: Displayable) -> Card:
     """An object's card, to be shown within another's."""
     return thing._card()  # noqa: SLF001 - the one place that asks
 
 
-def given(description: Description, *without: str) -> Iterator[tuple[str, Any]]:
+def non_default_fields(description: Description, *without: str) -> Iterator[tuple[str, Any]]:
     """The description's pairs, without defaults and some names."""
     for name, value, *default in description:
         if name not in without and default != [value]:
@@ -143,7 +143,7 @@ def given(description: Description, *without: str) -> Iterator[tuple[str, Any]]:
 
 def line(name: str, description: Description) -> str:
     """The plain one-line repr of a description, at most `LINE` characters."""
-    inside = ", ".join(f"{key}={_short(value)}" for key, value in given(description))
+    inside = ", ".join(f"{key}={_short(value)}" for key, value in non_default_fields(description))
     return shorten(f"{name}({inside})", LINE)
 
 
@@ -151,11 +151,13 @@ def _short(value: object) -> str:
     """The repr of a value, of which no more than a line is looked at."""
     if isinstance(value, Sized) and not isinstance(value, str | bytes) and len(value) > ROWS:
         return f"<{len(value):,}>"
-    return clean(repr(value))
+    return sanitize(repr(value))
 
 
-def notes(annotations: Mapping[str, str]) -> Iterator[Section]:
+def annotations_section(annotations: Mapping[str, str]) -> Iterator[Section]:
     """The section of annotations, if there are any; addresses in them can be followed."""
     if annotations:
-        rows = ((key, When(value) if key.endswith(".created") else Link(value)) for key, value in annotations.items())
+        rows = (
+            (key, Timestamp(value) if key.endswith(".created") else Link(value)) for key, value in annotations.items()
+        )
         yield Section(title="annotations", headers=("key", "value"), rows=rows, count=len(annotations))

@@ -9,7 +9,7 @@ from datetime import UTC, datetime
 from typing import Self
 from urllib.parse import urlsplit
 
-from ocikit.display.text import CELL, clean, listed, shorten, size
+from ocikit.display.text import CELL, join_limited, sanitize, shorten, size
 
 _DIGITS = 12  # of a digest, as docker shows them
 TOOLTIP = 1000  # characters
@@ -23,13 +23,13 @@ class Safe(str):
     __slots__ = ()
 
 
-def h(text: object, limit: int = CELL, tooltip: int = TOOLTIP) -> Safe:
+def escape(text: object, limit: int = CELL, tooltip: int = TOOLTIP) -> Safe:
     """Escaped HTML of any text, shortened to `limit` characters with the whole in a tooltip.
 
-    >>> h("<b>")
+    >>> escape("<b>")
     '&lt;b&gt;'
     """
-    whole = clean(text)
+    whole = sanitize(text)
     if len(whole) <= limit:
         return Safe(html.escape(whole))
     shown = f"{html.escape(whole[: limit - 1])}…"
@@ -47,7 +47,7 @@ class Cell:
 
     def html(self, *, whole: bool = False, tooltip: int = TOOLTIP) -> Safe:
         """HTML, escaped."""
-        return h(self.text(whole=whole), _WHOLE if whole else CELL, tooltip)
+        return escape(self.text(whole=whole), _WHOLE if whole else CELL, tooltip)
 
 
 class Size(Cell, int):
@@ -75,10 +75,10 @@ class Size(Cell, int):
         return Safe(f'<span title="{int(self):,} bytes">{self.text()}</span>')
 
 
-class Hash(Cell, str):
+class DigestCell(Cell, str):
     """A digest.
 
-    >>> Hash("sha256:" + "ab" * 32)
+    >>> DigestCell("sha256:" + "ab" * 32)
     'sha256:abababababab'
     """
 
@@ -90,19 +90,19 @@ class Hash(Cell, str):
     def text(self, *, whole: bool = False) -> str:
         """Its first twelve digits, or all."""
         algorithm, _, encoded = str(self).partition(":")
-        return clean(self) if whole else clean(f"{algorithm}:{encoded[:_DIGITS]}")
+        return sanitize(self) if whole else sanitize(f"{algorithm}:{encoded[:_DIGITS]}")
 
     def html(self, *, whole: bool = False, tooltip: int = TOOLTIP) -> Safe:
         """The same, with all of it in the tooltip."""
         if whole or not tooltip:
-            return Safe(f"<code>{h(self.text(whole=whole), _WHOLE, 0)}</code>")
+            return Safe(f"<code>{escape(self.text(whole=whole), _WHOLE, 0)}</code>")
         return Safe(f'<code title="{html.escape(shorten(self, 200))}">{html.escape(shorten(self.text(), CELL))}</code>')
 
 
-class When(Cell, str):
+class Timestamp(Cell, str):
     """A time, of RFC 3339 or as it was written. Never "3 days ago": what is saved says it for ever.
 
-    >>> When("2026-11-03T16:05:00.5+02:00"), When("yesterday"), When.of(datetime(2026, 11, 3, 14, 5, tzinfo=UTC))
+    >>> Timestamp("2026-11-03T16:05:00.5+02:00"), Timestamp("yesterday"), Timestamp.of(datetime(2026, 11, 3, 14, 5, tzinfo=UTC))
     ('2026-11-03 14:05 UTC', 'yesterday', '2026-11-03 14:05 UTC')
     """
 
@@ -124,15 +124,15 @@ class When(Cell, str):
             moment = datetime.fromisoformat(str(self))
             moment = moment.replace(tzinfo=UTC) if moment.tzinfo is None else moment.astimezone(UTC)
         except (ValueError, OverflowError):
-            return clean(self)
+            return sanitize(self)
         return moment.strftime("%Y-%m-%d %H:%M UTC")
 
     def html(self, *, whole: bool = False, tooltip: int = TOOLTIP) -> Safe:
         """The same, with the text as it was written in the tooltip."""
         shown = self.text()
         if not tooltip or shown == str(self):
-            return h(shown, CELL, tooltip)
-        return Safe(f'<span title="{html.escape(shorten(self, 200))}">{h(shown, CELL, 0)}</span>')
+            return escape(shown, CELL, tooltip)
+        return Safe(f'<span title="{html.escape(shorten(self, 200))}">{escape(shown, CELL, 0)}</span>')
 
 
 class Code(Cell, str):
@@ -142,20 +142,20 @@ class Code(Cell, str):
 
     def text(self, *, whole: bool = False) -> str:
         """All of it."""
-        return clean(self)
+        return sanitize(self)
 
     def html(self, *, whole: bool = False, tooltip: int = TOOLTIP) -> Safe:
         """All of it, however long: half of it would be of no use."""
-        return Safe(f'<code class="ocikit-copy">{h(self, _WHOLE, 0)}</code>')
+        return Safe(f'<code class="ocikit-copy">{escape(self, _WHOLE, 0)}</code>')
 
 
-def call(verb: str, *arguments: object) -> Code:
+def code_call(verb: str, *arguments: object) -> Code:
     """A call as people would type it.
 
-    >>> print(call("ocikit.pull", "ghcr.io/org/model:v1", "folder/"))
+    >>> print(code_call("ocikit.pull", "ghcr.io/org/model:v1", "folder/"))
     ocikit.pull("ghcr.io/org/model:v1", "folder/")
     """
-    return Code(f"{verb}({', '.join(json.dumps(clean(each), ensure_ascii=False) for each in arguments)})")
+    return Code(f"{verb}({', '.join(json.dumps(sanitize(each), ensure_ascii=False) for each in arguments)})")
 
 
 class Link(Cell, str):
@@ -165,7 +165,7 @@ class Link(Cell, str):
 
     def text(self, *, whole: bool = False) -> str:
         """The text."""
-        return clean(self)
+        return sanitize(self)
 
     def html(self, *, whole: bool = False, tooltip: int = TOOLTIP) -> Safe:
         """A link, or the text."""
@@ -176,7 +176,7 @@ class Link(Cell, str):
 
 
 def _is_page(text: str) -> bool:
-    if len(text) > _URL or not text.startswith(("https://", "http://")) or clean(text) != text or " " in text:
+    if len(text) > _URL or not text.startswith(("https://", "http://")) or sanitize(text) != text or " " in text:
         return False
     try:
         parts = urlsplit(text)
@@ -197,11 +197,11 @@ def text_of(value: object, *, whole: bool = False) -> str:
     if isinstance(value, int):
         return f"{value:,}"
     if isinstance(value, str):
-        return clean(value)
+        return sanitize(value)
     if isinstance(value, Mapping | list | tuple | set | frozenset):
         items = (_pair(key, value[key]) if isinstance(value, Mapping) else text_of(key) for key in value)
-        return listed(items, of=len(value))
-    return clean(value if type(value).__str__ is not object.__str__ else repr(value))
+        return join_limited(items, of=len(value))
+    return sanitize(value if type(value).__str__ is not object.__str__ else repr(value))
 
 
 def _pair(key: object, value: object) -> str:
@@ -215,4 +215,4 @@ def html_of(value: object, *, whole: bool = False, tooltip: int = TOOLTIP) -> Sa
         return value
     if isinstance(value, Cell):
         return value.html(whole=whole, tooltip=tooltip)
-    return h(text_of(value, whole=whole), _WHOLE if whole else CELL, tooltip)
+    return escape(text_of(value, whole=whole), _WHOLE if whole else CELL, tooltip)

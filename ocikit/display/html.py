@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 
 from ocikit.display.card import Card, Section
-from ocikit.display.cells import TOOLTIP, Safe, Size, When, h, html_of
+from ocikit.display.cells import TOOLTIP, Safe, Size, Timestamp, escape, html_of
 from ocikit.display.text import ROWS
 
 HTML_LIMIT = 100_000  # bytes; a larger page is made again with less in it
@@ -80,7 +80,7 @@ class _Page:
 
     def _head(self, card: Card) -> str:
         notes = " ".join(self._value(note) for note in card.notes if note != "")
-        return f"<strong>{h(card.title)}</strong>" + (f" <small>{notes}</small>" if notes else "")
+        return f"<strong>{escape(card.title)}</strong>" + (f" <small>{notes}</small>" if notes else "")
 
     def _value(self, value: object, *, whole: bool = False) -> str:
         return html_of(value, whole=whole, tooltip=self.tooltip)
@@ -89,7 +89,7 @@ class _Page:
         if not card.facts:
             return ""
         rows = "".join(
-            f"<tr><th>{h(name.replace('_', ' '), tooltip=self.tooltip)}</th><td>{self._value(value, whole=True)}</td></tr>"
+            f"<tr><th>{escape(name.replace('_', ' '), tooltip=self.tooltip)}</th><td>{self._value(value, whole=True)}</td></tr>"
             for name, value in card.facts
         )
         return f'<table class="ocikit-facts"><tbody>{rows}</tbody></table>'
@@ -105,7 +105,7 @@ class _Page:
         if section.hint != "":
             inside += f"<div><small>{self._value(section.hint, whole=True)}</small></div>"
         unfolded = " open" if section.open and depth == 0 else ""
-        title = f"{h(section.heading)} <small>{note}</small>" if note else h(section.heading)
+        title = f"{escape(section.heading)} <small>{note}</small>" if note else escape(section.heading)
         return f"<details{unfolded}><summary>{title}</summary>{inside}</details>" if inside else f"<div>{title}</div>"
 
     def _inside(self, section: Section, limit: int, depth: int) -> Iterator[str]:
@@ -128,12 +128,14 @@ def table(headers: Sequence[str], rows: Sequence[Sequence[object]], limit: int =
 
 
 def _table(headers: Sequence[str], rows: Iterable[Sequence[object]], tooltip: int = TOOLTIP) -> str:
-    head = "".join(f"<th>{h(name)}</th>" for name in headers)
+    head = "".join(f"<th>{escape(name)}</th>" for name in headers)
     body = "".join(f"<tr>{''.join(_cell(value, tooltip) for value in row)}</tr>" for row in rows)
     head = f"<thead><tr>{head}</tr></thead>" if head else ""
     return f'<table class="ocikit-rows">{head}<tbody>{body}</tbody></table>'
 
 
 def _cell(value: object, tooltip: int) -> str:
-    kind = ' class="ocikit-n"' if isinstance(value, Size) else ' class="ocikit-t"' if isinstance(value, When) else ""
+    kind = (
+        ' class="ocikit-n"' if isinstance(value, Size) else ' class="ocikit-t"' if isinstance(value, Timestamp) else ""
+    )
     return f"<td{kind}>{html_of(value, tooltip=tooltip)}</td>"

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from ocikit.display.card import Card, Section
 from ocikit.display.cells import Size, text_of
-from ocikit.display.text import CELL, clean, shorten
+from ocikit.display.text import CELL, sanitize, shorten
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -29,7 +29,7 @@ def tree(card: Card) -> RenderableType:
 def _head(card: Card) -> RenderableType:
     from rich.text import Text  # noqa: PLC0415 - as above
 
-    head = Text(clean(card.title), style="bold")
+    head = Text(sanitize(card.title), style="bold")
     for note in card.notes:
         if note != "":
             head.append(f"  {shorten(text_of(note), CELL)}", style="not bold dim")
@@ -51,7 +51,7 @@ def _facts(card: Card) -> Table:
 def _section(branch: Tree, section: Section) -> None:
     from rich.text import Text  # noqa: PLC0415 - as above
 
-    title = Text(clean(section.heading), style="bold")
+    title = Text(sanitize(section.heading), style="bold")
     for note in (f"{section.total:,}" if section.total else "", text_of(section.note)):
         if note:
             title.append(f"  {shorten(note, CELL)}", style="not bold dim")
@@ -79,7 +79,7 @@ def _table(section: Section) -> Table:
     for position in range(len(first)):
         name = section.headers[position] if position < len(section.headers) else ""
         table.add_column(
-            Text(clean(name)), justify="right" if isinstance(first[position], Size) else "left", overflow="fold"
+            Text(sanitize(name)), justify="right" if isinstance(first[position], Size) else "left", overflow="fold"
         )
     for row in section.rows:
         table.add_row(*(Text(shorten(text_of(value), CELL)) for value in row))

@@ -21,12 +21,12 @@ CELL = 80  # characters of a cell; the rest is in its title
 LINE = 100  # characters of a one-line repr
 
 
-def clean(text: object, *, newlines: bool = False) -> str:
+def sanitize(text: object, *, newlines: bool = False) -> str:
     r"""Text that is safe in a terminal: without ANSI sequences, control characters and bidirectional overrides.
 
     Line ends and tabs become spaces; with `newlines`, line ends stay.
 
-    >>> clean("a\x1b[31mred\x1b[0m\x07 and\na line")
+    >>> sanitize("a\x1b[31mred\x1b[0m\x07 and\na line")
     'ared and a line'
     """
     whole = str(text)
@@ -66,7 +66,7 @@ def duration(seconds: float) -> str:
 
 def shorten(text: object, limit: int) -> str:
     """Cleaned text of at most `limit` characters."""
-    whole = clean(text)
+    whole = sanitize(text)
     return whole if len(whole) <= limit else f"{whole[: limit - 1]}…"
 
 
@@ -75,10 +75,10 @@ def quoted(text: object, limit: int = 120) -> str:
     return shorten(repr(text), limit)
 
 
-def place(path: str | os.PathLike[str]) -> str:
+def display_path(path: str | os.PathLike[str]) -> str:
     """A path for people, short and with nothing of the machine: from the current folder, or from home as `~`.
 
-    >>> place(os.path.join(os.getcwd(), "data", "back"))
+    >>> display_path(os.path.join(os.getcwd(), "data", "back"))
     'data/back'
     """
     whole = Path(path)
@@ -94,7 +94,7 @@ def place(path: str | os.PathLike[str]) -> str:
     return str(whole)
 
 
-def listed(items: Iterable[object], limit: int = 10, *, of: int | None = None) -> str:
+def join_limited(items: Iterable[object], limit: int = 10, *, of: int | None = None) -> str:
     """A comma-separated list that says how many more there are; `of` how many, if `items` need not be counted."""
     if of is None:
         items = items if isinstance(items, Collection) else tuple(items)
@@ -104,10 +104,10 @@ def listed(items: Iterable[object], limit: int = 10, *, of: int | None = None) -
     return shown + (f", … {more:,} more" if more > 0 else "")
 
 
-def counted(n: int, one: str, many: str = "") -> str:
+def pluralize(n: int, one: str, many: str = "") -> str:
     """A number with its noun.
 
-    >>> counted(1, "file"), counted(10_000, "file"), counted(2, "repository", "repositories")
+    >>> pluralize(1, "file"), pluralize(10_000, "file"), pluralize(2, "repository", "repositories")
     ('1 file', '10,000 files', '2 repositories')
     """
     return f"{n:,} {one if n == 1 else many or f'{one}s'}"

@@ -11,13 +11,13 @@ from collections.abc import Sequence
 from types import TracebackType
 from typing import cast
 
-from ocikit.display.text import clean, counted
+from ocikit.display.text import pluralize, sanitize
 
 #: What stands between a call and the error that it ends with.
 _INSIDE = {"ocikit", "requests", "urllib3", "cattrs", "attr", "tqdm", "filelock"} | sys.stdlib_module_names
 
 
-def folded(error: BaseException, causes: Sequence[BaseException] = ()) -> list[str]:
+def short_traceback(error: BaseException, causes: Sequence[BaseException] = ()) -> list[str]:
     """The lines that IPython shows for an error; all of them with `%xmode Verbose` or `OCIKIT_TRACEBACK=full`.
 
     The error itself keeps its whole traceback, for `%debug`, for logs and for whoever catches it.
@@ -33,14 +33,14 @@ def folded(error: BaseException, causes: Sequence[BaseException] = ()) -> list[s
     # A copy is without its causes: their frames are ours and our libraries'
     alone = copy.copy(error)
     lines = painter.structured_traceback(type(alone), alone, _without(frames[:-inside]))
-    told = [f"because of {type(each).__name__}: {clean(each)}" for each in causes]
-    note = f"({counted(inside, 'frame')} of ocikit folded away; %xmode Verbose or OCIKIT_TRACEBACK=full shows them)"
+    told = [f"because of {type(each).__name__}: {sanitize(each)}" for each in causes]
+    note = f"({pluralize(inside, 'frame')} of ocikit folded away; %xmode Verbose or OCIKIT_TRACEBACK=full shows them)"
     return [*lines, *told, note]
 
 
-def fold(interrupt: KeyboardInterrupt) -> None:
+def hide_internal_frames(interrupt: KeyboardInterrupt) -> None:
     """Let IPython show it as it shows our errors: who stops a call knows that it waited, and need not see for what."""
-    interrupt._render_traceback_ = functools.partial(folded, interrupt)  # type: ignore[attr-defined]  # IPython looks for it
+    interrupt._render_traceback_ = functools.partial(short_traceback, interrupt)  # type: ignore[attr-defined]  # IPython looks for it
 
 
 def _parts(whole: TracebackType | None) -> list[TracebackType]:

@@ -24,13 +24,13 @@ from attrs import define, field
 from ocikit import display
 from ocikit.errors import ContentError, UnsafeArchive
 from ocikit.folder.plan import FolderPlan, PlannedFile, Transfer, decide, digest_of, status_of
-from ocikit.folder.record import Entry, Record
+from ocikit.folder.record import FileRecord, FolderRecord
 from ocikit.spec.descriptor import Descriptor
 from ocikit.spec.manifest import Index, Manifest, parse_document
 from ocikit.spec.reference import AnyReference
 from ocikit.spec.titles import OWN_FOLDER, check_titles, titled
-from ocikit.store.base import missing
-from ocikit.store.files import fsync_folder, received
+from ocikit.store.base import blob_not_found
+from ocikit.store.files import fsync_folder, verified_part
 from ocikit.store.reflink import reflink
 
 _STALE = 86400.0  # seconds; a part that nobody took up for a day is deleted by the next pull that succeeds
@@ -41,7 +41,7 @@ def _absolute(path: str | os.PathLike[str]) -> Path:
 
 
 @define(eq=False, repr=False)
-class Folder(display.Shown):
+class Folder(display.Displayable):
     """A folder to pull to.
 
     Args:
@@ -54,7 +54,7 @@ class Folder(display.Shown):
     _real: Path | None = field(default=None, init=False)
     """The folder without links on the way to it."""
     _plan: FolderPlan | None = field(default=None, init=False)
-    _placed: dict[str, Entry] = field(factory=dict, init=False)
+    _placed: dict[str, FileRecord] = field(factory=dict, init=False)
     _touched: set[Path] = field(factory=set, init=False)
 
     @property
@@ -63,9 +63,9 @@ class Folder(display.Shown):
         return self.path / OWN_FOLDER / "manifest.json"
 
     @property
-    def record(self) -> Record:
+    def record(self) -> FolderRecord:
         """What the last pull left behind, read now."""
-        return Record.load(self.record_path)
+        return FolderRecord.load(self.record_path)
 
     @property
     def document(self) -> Manifest | Index | None:
@@ -182,8 +182,8 @@ class Folder(display.Shown):
         for file in plan.files:
             if file.decision == "present" and (seen := plan.seen[file.title]) is not None:
                 digest = file.descriptor.digest
-                known[file.title] = Entry(digest=digest, size=seen[0], mtime_ns=seen[1], source=plan.source)
-        record = Record(
+                known[file.title] = FileRecord(digest=digest, size=seen[0], mtime_ns=seen[1], source=plan.source)
+        record = FolderRecord(
             reference=str(reference) if reference is not None else before.reference,
             document=document.raw if document is not None else before.document,
             files=known | self._placed,
@@ -195,7 +195,7 @@ class Folder(display.Shown):
         self._plan = None
 
     def __rich_repr__(self) -> display.Description:
-        yield "path", display.place(self.path)
+        yield "path", display.display_path(self.path)
 
     @property
     def _parts(self) -> Path:
@@ -242,7 +242,7 @@ class Folder(display.Shown):
         return at / name, ""
 
     def _received(self, stream: BinaryIO, file: PlannedFile) -> AbstractContextManager[Path]:
-        return received(stream, file.descriptor, parts=self._parts, sync=self.sync, near=self.path / file.title)
+        return verified_part(stream, file.descriptor, parts=self._parts, sync=self.sync, near=self.path / file.title)
 
     def _copy(self, source: Path, file: PlannedFile) -> None:
         """Place a file that is on disk; never by a link, since users edit what is in folders."""
@@ -257,7 +257,7 @@ class Folder(display.Shown):
                 self._settle(part, file)
         except FileNotFoundError as error:
             if str(error.filename) == str(source):
-                raise missing(file.descriptor, str(source.parent)) from error
+                raise blob_not_found(file.descriptor, str(source.parent)) from error
             raise
         finally:
             clone.unlink(missing_ok=True)
@@ -282,7 +282,7 @@ class Folder(display.Shown):
             _move(part, final)
             status = os.stat(final)
         self._touched.add(final.parent)
-        self._placed[file.title] = Entry(
+        self._placed[file.title] = FileRecord(
             digest=file.descriptor.digest, size=status.st_size, mtime_ns=status.st_mtime_ns, source=plan.source
         )
 

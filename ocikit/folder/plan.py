@@ -15,7 +15,7 @@ from attrs import define, field, frozen
 
 from ocikit import display
 from ocikit.errors import ContentError, UnsafeArchive
-from ocikit.folder.record import Record
+from ocikit.folder.record import FolderRecord
 from ocikit.spec.descriptor import Descriptor
 from ocikit.spec.digest import Digest, new_hasher
 from ocikit.store.files import BUFFER
@@ -60,7 +60,7 @@ class Transfer:
 
 
 @frozen(kw_only=True, repr=False)
-class FolderPlan(display.Shown):
+class FolderPlan(display.Displayable):
     """What a pull into a folder is going to do."""
 
     path: Path
@@ -106,7 +106,7 @@ class FolderPlan(display.Shown):
             return
         what = "a file that was edited or is" if len(self.edited) == 1 else "files that were edited or are"
         raise ContentError(
-            f"{display.place(self.path)} has {what} not from this artifact: {display.listed(self.edited)}",
+            f"{display.display_path(self.path)} has {what} not from this artifact: {display.join_limited(self.edited)}",
             hint="pass force=True to overwrite files, move them away, or pull to another folder; nothing was changed",
         )
 
@@ -115,10 +115,10 @@ class FolderPlan(display.Shown):
             yield decision, sum(f.decision == decision for f in self.files), 0
         yield "removed", len(self.removed), 0
         yield "size", display.Size(self.size)
-        yield "path", display.place(self.path)
+        yield "path", display.display_path(self.path)
 
     def _facts(self) -> Iterator[tuple[str, object]]:
-        yield "path", display.place(self.path)
+        yield "path", display.display_path(self.path)
         yield "to get", display.Size(self.size)
 
     def _sections(self) -> Iterator[display.Section]:
@@ -175,7 +175,7 @@ class _Look:
     """Of the content, if it is one of those that matter."""
 
     @classmethod
-    def at(cls, path: Path, title: str, record: Record) -> _Look:
+    def at(cls, path: Path, title: str, record: FolderRecord) -> _Look:
         """Look, without reading."""
         entry = record.files.get(title)
         ours = frozenset((*record.expected.get(title, ()), *((entry.digest,) if entry else ())))
@@ -208,7 +208,7 @@ def decide(
     root: Path,
     wanted: Mapping[str, Descriptor],
     gone: Sequence[str],
-    record: Record,
+    record: FolderRecord,
     locate: Callable[[str], tuple[Path, str]],
     *,
     source: str = "",

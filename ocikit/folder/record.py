@@ -16,7 +16,7 @@ from ocikit.store.files import write_atomically
 
 
 @frozen(kw_only=True)
-class Entry:
+class FileRecord:
     """A file as it was written."""
 
     digest: Digest
@@ -29,14 +29,14 @@ class Entry:
 
 
 @frozen(kw_only=True)
-class Record:
+class FolderRecord:
     """What a folder holds, and what it is about to hold."""
 
     reference: str = ""
     """What was pulled last, pinned."""
     document: bytes | None = field(default=None, repr=False)
     """The exact bytes of its manifest."""
-    files: dict[str, Entry] = field(factory=dict, repr=False)
+    files: dict[str, FileRecord] = field(factory=dict, repr=False)
     expected: dict[str, tuple[Digest, ...]] = field(factory=dict, repr=False)
     """What pulls that were broken off may have written: such files are ours, not the user's."""
 
@@ -72,11 +72,11 @@ class Record:
         write_atomically(path, json.dumps(known, indent=1).encode(), sync=sync)
 
 
-def _entry(value: Any) -> Entry:
+def _entry(value: Any) -> FileRecord:
     size, mtime_ns = value["size"], value["mtime_ns"]
     if type(size) is not int or type(mtime_ns) is not int:
         raise TypeError("sizes and times are integers")
-    return Entry(digest=Digest(value["digest"]), size=size, mtime_ns=mtime_ns, source=str(value.get("source", "")))
+    return FileRecord(digest=Digest(value["digest"]), size=size, mtime_ns=mtime_ns, source=str(value.get("source", "")))
 
 
 def _items(value: Any, parse: Any) -> dict[str, Any]:

@@ -13,14 +13,14 @@ from attrs import frozen
 from ocikit import display
 from ocikit.errors import ContentError, UnsafeArchive
 from ocikit.layers import compression
-from ocikit.layers.tar import CHUNK, Body, Entry, Readable, members
+from ocikit.layers.tar import CHUNK, EntryBody, Readable, TarEntry, members
 
 _DRIVE = re.compile(r"[A-Za-z]:(\\|$)")
 _COMPRESSED_CHUNK = 1 << 18  # bytes read at once; a quarter of what is handed on, as it grows when decompressed
 
 
 @frozen(kw_only=True)
-class Limits:
+class LayerLimits:
     """What an archive may cost. All layers of one call count together, except for `ratio`."""
 
     size: int = 1 << 40
@@ -44,7 +44,7 @@ RATIO_FLOOR: Final = 100 << 20
 class Budget:
     """What is left of the limits."""
 
-    def __init__(self, limits: Limits) -> None:
+    def __init__(self, limits: LayerLimits) -> None:
         self.limits = limits
         self.bytes = 0
         self.entries = 0
@@ -59,7 +59,7 @@ class Budget:
                 hint="if you trust it, raise Limits(size=…)",
             )
 
-    def next(self, entry: Entry, body: Body) -> None:
+    def next(self, entry: TarEntry, body: EntryBody) -> None:
         """Count an entry, and the bytes that it declares. Raises: UnsafeArchive."""
         self.path = entry.path
         self.entries += 1
@@ -179,7 +179,7 @@ class _Layer(io.BufferedIOBase):
 
 
 def open_layer(
-    stream: Readable, media_type: str = "", *, limits: Limits | None = None, budget: Budget | None = None
+    stream: Readable, media_type: str = "", *, limits: LayerLimits | None = None, budget: Budget | None = None
 ) -> BinaryIO:
     """The tar of a layer, uncompressed while it is read.
 
@@ -199,23 +199,23 @@ def open_layer(
         compressed = compression.compression_of(head)
     except ContentError as error:
         raise ContentError(f"{error.message} ({media_type or 'type unknown'})", hint=error.hint) from None
-    return cast("BinaryIO", _Layer(stream, compressed, head, budget or Budget(limits or Limits())))
+    return cast("BinaryIO", _Layer(stream, compressed, head, budget or Budget(limits or LayerLimits())))
 
 
-def entries(stream: Readable, media_type: str = "", *, limits: Limits | None = None) -> Iterator[Entry]:
+def entries(stream: Readable, media_type: str = "", *, limits: LayerLimits | None = None) -> Iterator[TarEntry]:
     """What a layer has, in its own order, whiteouts too; the content is passed over.
 
     Raises:
         ContentError, UnsafeArchive: as unpacking would, for damaged layers and unsafe names.
     """
-    budget = Budget(limits or Limits())
+    budget = Budget(limits or LayerLimits())
     for entry, body in members(open_layer(stream, media_type, budget=budget)):
         budget.next(entry, body)
         path = "/".join(check_name(entry.path, budget.limits))
         yield entry if entry.path == path else attrs.evolve(entry, path=path)
 
 
-def check_name(name: str, limits: Limits, what: str = "") -> tuple[str, ...]:
+def check_name(name: str, limits: LayerLimits, what: str = "") -> tuple[str, ...]:
     """The names of a path in an archive, none for the root itself. Raises: UnsafeArchive: naming the entry."""
     parts = tuple(part for part in name.split("/") if part not in {"", "."})
     problem = ""

@@ -11,13 +11,13 @@ from typing import BinaryIO
 
 import attrs
 
-from ocikit.layers.layer import Limits
-from ocikit.layers.tar import Body, Entry
+from ocikit.layers.layer import LayerLimits
+from ocikit.layers.tar import EntryBody, TarEntry
 from ocikit.layers.tree import Folder, Tree
 from ocikit.spec.annotations import FrozenMap
 
 
-def merged_tree(layers: Iterable[tuple[BinaryIO, str]], *, limits: Limits | None = None) -> FrozenMap[Entry]:
+def merged_tree(layers: Iterable[tuple[BinaryIO, str]], *, limits: LayerLimits | None = None) -> FrozenMap[TarEntry]:
     """What the layers make together, by path and in order, without writing anything.
 
     Paths are where the content ends up: `usr/lib/x` for a layer's `lib/x` if `lib` is a link to `usr/lib`. Each entry
@@ -30,7 +30,7 @@ def merged_tree(layers: Iterable[tuple[BinaryIO, str]], *, limits: Limits | None
         ContentError: if a layer is damaged.
         UnsafeArchive: if one would write outside the root, or exceeds a limit.
     """
-    tree = _Listing(limits=limits or Limits())
+    tree = _Listing(limits=limits or LayerLimits())
     for stream, media_type in layers:
         tree.apply(stream, media_type)
     return FrozenMap({entry.path: entry for entry in tree.walk(tree.root)})
@@ -39,7 +39,7 @@ def merged_tree(layers: Iterable[tuple[BinaryIO, str]], *, limits: Limits | None
 class _Listing(Tree):
     """A tree in memory."""
 
-    def walk(self, folder: Folder) -> Iterator[Entry]:
+    def walk(self, folder: Folder) -> Iterator[TarEntry]:
         """Everything below a folder, each folder before what is in it."""
         for name in sorted(self.names(folder)):
             child = folder.folders.get(name)
@@ -48,7 +48,7 @@ class _Listing(Tree):
                 continue
             path = child.path()
             # A folder that no layer describes is one that all of them took for granted.
-            yield attrs.evolve(child.entry or Entry(path=path, type="directory", mode=0o755), path=path)
+            yield attrs.evolve(child.entry or TarEntry(path=path, type="directory", mode=0o755), path=path)
             yield from self.walk(child)
 
     def kind(self, folder: Folder, name: str) -> str | None:
@@ -66,10 +66,10 @@ class _Listing(Tree):
     def mkdir(self, folder: Folder, name: str) -> None:
         """Nothing more: the folder itself is the record."""
 
-    def put(self, folder: Folder, name: str, entry: Entry, body: Body) -> None:  # only names and sizes
+    def put(self, folder: Folder, name: str, entry: TarEntry, body: EntryBody) -> None:  # only names and sizes
         folder.files[name] = attrs.evolve(entry, path=folder.path(name), layer=self.layer, stored_as=entry.clean_path)
 
-    def link(self, folder: Folder, name: str, source: Folder, source_name: str, entry: Entry) -> None:
+    def link(self, folder: Folder, name: str, source: Folder, source_name: str, entry: TarEntry) -> None:
         origin, path = source.files[source_name], folder.path(name)
         if origin.type in {"file", "hardlink"}:
             target = origin.target if origin.type == "hardlink" else origin.path

@@ -27,7 +27,7 @@ from ocikit.layers import compression
 from ocikit.layers.header import END, encode_header, padding
 from ocikit.layers.tar import CHUNK
 from ocikit.layers.tree import WHITEOUT
-from ocikit.layers.walk import Found, Links, Walk, title_of
+from ocikit.layers.walk import FileWalker, FoundFile, Links, title_of
 from ocikit.spec import media_types as types
 from ocikit.spec.annotations import TITLE, UNPACK, Annotations
 from ocikit.spec.descriptor import Descriptor
@@ -62,7 +62,7 @@ class _Spool:
 
 
 @frozen(kw_only=True, repr=False)
-class Packed(display.Shown):
+class Packed(display.Displayable):
     """A layer that is ready to be pushed."""
 
     descriptor: Descriptor
@@ -103,9 +103,9 @@ class Packed(display.Shown):
     def __rich_repr__(self) -> display.Description:
         yield "title", self.title
         yield "media_type", self.descriptor.media_type
-        yield "digest", display.Hash(self.descriptor.digest)
+        yield "digest", display.DigestCell(self.descriptor.digest)
         yield "size", display.Size(self.size)
-        yield "diff_id", display.Hash(self.diff_id) if self.diff_id else None, None
+        yield "diff_id", display.DigestCell(self.diff_id) if self.diff_id else None, None
 
 
 def pack(
@@ -145,7 +145,7 @@ def pack(
         UnsafeArchive: for names that no reader would accept, and for two files with one title.
     """
     include, exclude = tuple(include), tuple(exclude)
-    walk = Walk(include, exclude, links)
+    walk = FileWalker(include, exclude, links)
     wanted = dict(media_types or {})
     tasks: list[Callable[[], Packed]] = []
     titles: list[str] = []
@@ -169,8 +169,8 @@ def pack(
     check_titles(titles)
     if wanted:
         raise ContentError(
-            f"media_types has titles that aren't pushed: {display.listed(wanted)}",
-            hint=f"the titles are {display.listed(titles)}",
+            f"media_types has titles that aren't pushed: {display.join_limited(wanted)}",
+            hint=f"the titles are {display.join_limited(titles)}",
         )
     return _run(tasks, workers)
 
@@ -185,7 +185,7 @@ def _run(tasks: Sequence[Callable[[], Packed]], workers: int) -> tuple[Packed, .
         pool.shutdown(cancel_futures=True)  # after a failure, what hasn't started doesn't
 
 
-def _file(found: Found, media_type: str | None) -> Packed:
+def _file(found: FoundFile, media_type: str | None) -> Packed:
     hasher = new_hasher("sha256")
     with found.path.open("rb", buffering=0) as file:
         stamp = _stamp(os.fstat(file.fileno()))
@@ -252,7 +252,12 @@ class _Hashed:
 
 
 def _archived(
-    folder: Path, title: str, kind: types.Archive, walk: Walk, level: int | None, spool: str | os.PathLike[str] | None
+    folder: Path,
+    title: str,
+    kind: types.Archive,
+    walk: FileWalker,
+    level: int | None,
+    spool: str | os.PathLike[str] | None,
 ) -> Packed:
     safe_title(title)
     handle, name = tempfile.mkstemp(prefix="ocikit-", suffix=f".{kind}", dir=spool)
@@ -279,7 +284,7 @@ def _archived(
     )
 
 
-def _write_tar(tar: _Hashed, folder: Path, title: str, walk: Walk) -> None:
+def _write_tar(tar: _Hashed, folder: Path, title: str, walk: FileWalker) -> None:
     """The folder as a tar. All names start with the title, as oras expects."""
     mtime = _source_date()
     items = list(walk.found(folder, title))
@@ -303,7 +308,7 @@ def _write_tar(tar: _Hashed, folder: Path, title: str, walk: Walk) -> None:
     tar.write(END)
 
 
-def _write_file(tar: _Hashed, item: Found, mtime: int) -> None:
+def _write_file(tar: _Hashed, item: FoundFile, mtime: int) -> None:
     with item.path.open("rb", buffering=0) as file:
         stamp = _stamp(info := os.fstat(file.fileno()))
         mode = 0o755 if info.st_mode & stat.S_IXUSR else 0o644

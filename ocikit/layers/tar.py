@@ -52,7 +52,7 @@ class Readable(Protocol):
 
 
 @frozen(kw_only=True, repr=False)
-class Entry(display.Shown):
+class TarEntry(display.Displayable):
     """One entry of an archive, or one path of a merged tree."""
 
     path: str
@@ -165,7 +165,7 @@ class _Source:
             pass
 
 
-class Body:
+class EntryBody:
     """The content of one entry; read it before asking for the next entry."""
 
     def __init__(self, source: _Source, path: str, stored: int, segments: tuple[tuple[int, int], ...]) -> None:
@@ -191,7 +191,7 @@ class Body:
         self._left = self._stored = 0
 
 
-def members(stream: Readable) -> Iterator[tuple[Entry, Body]]:
+def members(stream: Readable) -> Iterator[tuple[TarEntry, EntryBody]]:
     """Each entry of an uncompressed tar with its content, paths as they are in the archive, unchecked.
 
     The stream is read to its end, past the end of the archive. Global extended headers are ignored, as docker does.
@@ -225,7 +225,7 @@ def members(stream: Readable) -> Iterator[tuple[Entry, Body]]:
 
 def _entry(
     source: _Source, block: bytes, records: dict[str, bytes], name: bytes | None, target: bytes | None
-) -> tuple[Entry, Body]:
+) -> tuple[TarEntry, EntryBody]:
     if name is None:
         name = records.get("GNU.sparse.name") or records.get("path") or ustar_name(block)
     if target is None:
@@ -249,7 +249,7 @@ def _entry(
             pairs, size, stored = _pax_holes(source, records, stored, path)
             segments = _segments(path, pairs, size, stored)
     devices = kind in {"character device", "block device"}
-    entry = Entry(
+    entry = TarEntry(
         path=path,
         type=kind,
         size=size,
@@ -261,7 +261,7 @@ def _entry(
         device=(number(block[329:337]), number(block[337:345])) if devices else None,
         xattrs=FrozenMap({k.removeprefix(XATTR): v for k, v in records.items() if k.startswith(XATTR)}),
     )
-    return entry, Body(source, path, stored, segments)
+    return entry, EntryBody(source, path, stored, segments)
 
 
 def _old_holes(source: _Source, block: bytes) -> tuple[list[int], int]:

@@ -13,8 +13,8 @@ from typing import Final, cast
 from attrs import define, field
 
 from ocikit.errors import UnsafeArchive
-from ocikit.layers.layer import Budget, Limits, check_name, escapes, open_layer
-from ocikit.layers.tar import Body, Entry, Readable, members
+from ocikit.layers.layer import Budget, LayerLimits, check_name, escapes, open_layer
+from ocikit.layers.tar import EntryBody, Readable, TarEntry, members
 from ocikit.spec.titles import OWN_FOLDER
 
 WHITEOUT: Final = ".wh."
@@ -30,9 +30,9 @@ class Folder:
     name: str
     parent: Folder | None = None
     depth: int = 0
-    entry: Entry | None = None
+    entry: TarEntry | None = None
     folders: dict[str, Folder] = field(factory=dict)
-    files: dict[str, Entry] = field(factory=dict)
+    files: dict[str, TarEntry] = field(factory=dict)
     """Everything that isn't a folder; empty where the tree is on disk."""
     _touched: set[str] | None = None
     _layer: int = 0
@@ -69,7 +69,7 @@ class Tree(ABC):
         strip: a folder that all names start with, left out.
     """
 
-    def __init__(self, *, limits: Limits, confined: bool = False, strip: str = "") -> None:
+    def __init__(self, *, limits: LayerLimits, confined: bool = False, strip: str = "") -> None:
         self.root = Folder("")
         self.layer = -1
         self._budget = Budget(limits)
@@ -83,7 +83,7 @@ class Tree(ABC):
             self._budget.next(entry, body)
             self.add(entry, body)
 
-    def add(self, entry: Entry, body: Body) -> None:
+    def add(self, entry: TarEntry, body: EntryBody) -> None:
         """Apply one entry."""
         parts = self._parts(entry.path)
         if not parts:
@@ -114,12 +114,12 @@ class Tree(ABC):
             )
         return ()
 
-    def _refused(self, entry: Entry, why: str) -> UnsafeArchive:
+    def _refused(self, entry: TarEntry, why: str) -> UnsafeArchive:
         return UnsafeArchive(
             f"{entry.path!r} {why}", hint="nothing was kept; don't use the archive unless you trust it"
         )
 
-    def _enter(self, parents: Iterable[str], entry: Entry, *, make: bool = True) -> Folder | None:
+    def _enter(self, parents: Iterable[str], entry: TarEntry, *, make: bool = True) -> Folder | None:
         """The folder that the names lead to, within the root; made if it isn't there, or None unless `make`."""
         folder, followed = self.root, 0
         todo = list(parents)[::-1]
@@ -154,14 +154,14 @@ class Tree(ABC):
                 above = above.parent
         return folder
 
-    def _make(self, folder: Folder, name: str, entry: Entry) -> Folder:
+    def _make(self, folder: Folder, name: str, entry: TarEntry) -> Folder:
         if folder.depth >= self._budget.limits.depth:
             raise self._refused(entry, f"is more than {self._budget.limits.depth} folders deep, links followed")
         self.mkdir(folder, name)
         made = folder.folders[name] = Folder(name, folder, folder.depth + 1)
         return made
 
-    def _place(self, folder: Folder, name: str, entry: Entry, body: Body) -> None:
+    def _place(self, folder: Folder, name: str, entry: TarEntry, body: EntryBody) -> None:
         existing = "directory" if name in folder.folders else self.kind(folder, name)
         if entry.type == "directory":
             if existing not in {None, "directory"}:
@@ -178,7 +178,7 @@ class Tree(ABC):
         if self.layer:
             folder.touch(name, self.layer)
 
-    def _link(self, folder: Folder, name: str, existing: bool, entry: Entry) -> None:
+    def _link(self, folder: Folder, name: str, existing: bool, entry: TarEntry) -> None:
         parts = self._parts(entry.target or "")
         source = self._enter(parts[:-1], entry, make=False) if parts else None
         kind = self.kind(source, parts[-1]) if source and parts[-1] not in source.folders else None
@@ -203,7 +203,7 @@ class Tree(ABC):
             gone.parent = None
         self.remove(folder, name, is_folder=gone is not None)
 
-    def _whiteout(self, parents: list[str], name: str, entry: Entry) -> None:
+    def _whiteout(self, parents: list[str], name: str, entry: TarEntry) -> None:
         hidden = name.removeprefix(WHITEOUT)
         if hidden in {"", ".", ".."}:
             raise self._refused(entry, "is a whiteout of nothing that has a name")
@@ -245,18 +245,18 @@ class Tree(ABC):
         """Make a folder where nothing is."""
 
     @abstractmethod
-    def put(self, folder: Folder, name: str, entry: Entry, body: Body) -> None:
+    def put(self, folder: Folder, name: str, entry: TarEntry, body: EntryBody) -> None:
         """Make a file, symlink or device where nothing is."""
 
     @abstractmethod
-    def link(self, folder: Folder, name: str, source: Folder, source_name: str, entry: Entry) -> None:
+    def link(self, folder: Folder, name: str, source: Folder, source_name: str, entry: TarEntry) -> None:
         """Make another name for a file."""
 
     @abstractmethod
     def remove(self, folder: Folder, name: str, *, is_folder: bool) -> None:
         """Remove a file, or a folder with all that is in it."""
 
-    def skip(self, entry: Entry, why: str) -> None:  # noqa: B027 - a listing has nothing to note
+    def skip(self, entry: TarEntry, why: str) -> None:  # noqa: B027 - a listing has nothing to note
         """Note that an entry was left out."""
 
     def skipped(self, path: str) -> bool:  # for subclasses

@@ -19,8 +19,8 @@ from attrs import frozen
 
 from ocikit import display
 from ocikit.errors import ContentError, OcikitError, UnsafeArchive
-from ocikit.layers.layer import Limits
-from ocikit.layers.tar import Body, Entry
+from ocikit.layers.layer import LayerLimits
+from ocikit.layers.tar import EntryBody, TarEntry
 from ocikit.layers.tree import Folder, Tree
 
 # Windows has neither; there `os.open` has no folders by descriptor either, and unpacking says so.
@@ -40,7 +40,7 @@ _KINDS: Final = {
 
 
 @frozen(kw_only=True)
-class LeftOut:
+class SkippedEntry:
     """What of an entry was not unpacked."""
 
     path: str
@@ -49,7 +49,7 @@ class LeftOut:
 
 
 @frozen(kw_only=True, repr=False)
-class Unpacked(display.Shown):
+class Unpacked(display.Displayable):
     """What unpacking did."""
 
     path: Path
@@ -58,17 +58,17 @@ class Unpacked(display.Shown):
     """Files written, those that later layers replaced too."""
     size: int
     """Bytes of these files, holes included."""
-    left_out: tuple[LeftOut, ...] = ()
+    left_out: tuple[SkippedEntry, ...] = ()
     """Devices, setuid bits and other things that weren't asked for."""
 
     def __rich_repr__(self) -> display.Description:
-        yield "path", display.place(self.path)
+        yield "path", display.display_path(self.path)
         yield "files", self.files
         yield "size", display.Size(self.size)
         yield "left_out", len(self.left_out), 0
 
     def _facts(self) -> Iterator[tuple[str, object]]:
-        yield from display.given(self.__rich_repr__(), "left_out")
+        yield from display.non_default_fields(self.__rich_repr__(), "left_out")
 
     def _sections(self) -> Iterator[display.Section]:
         if self.left_out:
@@ -80,7 +80,7 @@ def unpack(
     layers: Iterable[tuple[BinaryIO, str]],
     target: str | os.PathLike[str],
     *,
-    limits: Limits | None = None,
+    limits: LayerLimits | None = None,
     confined: bool = False,
     strip: str = "",
     overwrite: bool = False,
@@ -120,7 +120,7 @@ def unpack(
     tree = None
     try:
         tree = _Disk(
-            scratch, limits=limits or Limits(), confined=confined, strip=strip,
+            scratch, limits=limits or LayerLimits(), confined=confined, strip=strip,
             owner=owner, special=special, keep_setuid=keep_setuid, xattrs=xattrs,
         )  # fmt: skip
         for stream, media_type in layers:
@@ -184,14 +184,14 @@ class _Disk(Tree):
     """A tree of files below a folder that is ours alone until it is finished."""
 
     def __init__(
-        self, path: Path, *, limits: Limits, confined: bool, strip: str,
+        self, path: Path, *, limits: LayerLimits, confined: bool, strip: str,
         owner: bool, special: bool, keep_setuid: bool, xattrs: bool,
     ) -> None:  # fmt: skip
         super().__init__(limits=limits, confined=confined, strip=strip)
         self._owner, self._special, self._keep_setuid, self._xattrs = owner, special, keep_setuid, xattrs
         self.files = 0
         self.size = 0
-        self.left_out: list[LeftOut] = []
+        self.left_out: list[SkippedEntry] = []
         self._absent: set[str] = set()
         # The way from the root to the folder last used: archives go depth first, so most of it is used again.
         self._way = [self.root]
@@ -202,7 +202,7 @@ class _Disk(Tree):
         while self._fds:
             os.close(self._fds.pop())
 
-    def add(self, entry: Entry, body: Body) -> None:
+    def add(self, entry: TarEntry, body: EntryBody) -> None:
         try:
             super().add(entry, body)
         except OcikitError:
@@ -265,7 +265,7 @@ class _Disk(Tree):
         else:
             os.unlink(name, dir_fd=self._fd(folder))
 
-    def put(self, folder: Folder, name: str, entry: Entry, body: Body) -> None:
+    def put(self, folder: Folder, name: str, entry: TarEntry, body: EntryBody) -> None:
         fd = self._fd(folder)
         if self._absent:
             self._absent.discard(folder.path(name))
@@ -284,7 +284,7 @@ class _Disk(Tree):
             self._absent.add(folder.path(name))
             self.skip(entry, entry.type)
 
-    def _write(self, folder: int, name: str, entry: Entry, body: Body) -> None:
+    def _write(self, folder: int, name: str, entry: TarEntry, body: EntryBody) -> None:
         fd = os.open(name, _NEW_FILE, 0o600, dir_fd=folder)
         try:
             for offset, length in body.segments:
@@ -304,7 +304,7 @@ class _Disk(Tree):
         self.files += 1
         self.size += entry.size
 
-    def _dress(self, fd: int, entry: Entry) -> None:
+    def _dress(self, fd: int, entry: TarEntry) -> None:
         """Owner, then mode (chown clears setuid), attributes, and time last: all on the open file."""
         if self._owner:
             os.fchown(fd, *_ids(entry))
@@ -325,7 +325,7 @@ class _Disk(Tree):
                     self.skip(entry, f"extended attribute {key}")
         os.utime(fd, ns=(entry.mtime_ns, entry.mtime_ns))
 
-    def _make_special(self, folder: int, name: str, entry: Entry) -> None:
+    def _make_special(self, folder: int, name: str, entry: TarEntry) -> None:
         kind = {"character device": stat.S_IFCHR, "block device": stat.S_IFBLK, "fifo": stat.S_IFIFO}[entry.type]
         try:
             device = os.makedev(*(entry.device or (0, 0)))
@@ -338,21 +338,21 @@ class _Disk(Tree):
         os.chmod(name, entry.mode if self._keep_setuid else entry.mode & ~_SETID, dir_fd=folder)
         os.utime(name, ns=(entry.mtime_ns, entry.mtime_ns), dir_fd=folder, follow_symlinks=False)
 
-    def link(self, folder: Folder, name: str, source: Folder, source_name: str, entry: Entry) -> None:
+    def link(self, folder: Folder, name: str, source: Folder, source_name: str, entry: TarEntry) -> None:
         held = os.dup(self._fd(source))
         try:
             os.link(source_name, name, src_dir_fd=held, dst_dir_fd=self._fd(folder), follow_symlinks=False)
         finally:
             os.close(held)
 
-    def skip(self, entry: Entry, why: str) -> None:
-        self.left_out.append(LeftOut(path=entry.clean_path, what=why))
+    def skip(self, entry: TarEntry, why: str) -> None:
+        self.left_out.append(SkippedEntry(path=entry.clean_path, what=why))
 
     def skipped(self, path: str) -> bool:
         return path in self._absent
 
 
-def _ids(entry: Entry) -> tuple[int, int]:
+def _ids(entry: TarEntry) -> tuple[int, int]:
     if not (0 <= entry.uid < _OWNER_LIMIT and 0 <= entry.gid < _OWNER_LIMIT):
         raise UnsafeArchive(f"{entry.path!r} belongs to {entry.uid}:{entry.gid}", hint="such owners don't exist")
     return entry.uid, entry.gid

@@ -23,7 +23,7 @@ _KINDS = {
 
 
 @frozen(kw_only=True)
-class Found:
+class FoundFile:
     """A file, folder or symlink, and the title that it gets."""
 
     title: str
@@ -53,7 +53,7 @@ def title_of(given: str | os.PathLike[str]) -> str:
 
 
 @define(eq=False)
-class Walk:
+class FileWalker:
     """How a given path is walked. `keep_links`: symlinks stay symlinks, where they stay inside the folder."""
 
     include: tuple[str, ...] = ()
@@ -61,7 +61,7 @@ class Walk:
     links: Links = "inside"
     keep_links: bool = False
 
-    def found(self, given: str | os.PathLike[str], title: str) -> Iterator[Found]:
+    def found(self, given: str | os.PathLike[str], title: str) -> Iterator[FoundFile]:
         """The file, or all that is in the folder, in the order of titles; each folder before what is in it.
 
         Raises:
@@ -81,7 +81,7 @@ class Walk:
         elif selected(title, self.include, self.exclude):
             yield self._file(path, title, info)
 
-    def _folder(self, folder: Path, title: str, above: tuple[str, ...], depth: int) -> Iterator[Found]:
+    def _folder(self, folder: Path, title: str, above: tuple[str, ...], depth: int) -> Iterator[FoundFile]:
         """What is in a folder; `above` has the real paths of the given folder and of those on the way."""
         with os.scandir(folder) as listing:
             items = sorted(listing, key=lambda item: item.name)
@@ -99,24 +99,24 @@ class Walk:
                     continue
                 info = self._followed(path, above)
             if stat.S_ISDIR(info.st_mode):
-                yield Found(title=name, path=path, info=info)
+                yield FoundFile(title=name, path=path, info=info)
                 yield from self._folder(path, name, (*above, os.path.realpath(path)), depth + 1)
             elif selected(name, self.include, self.exclude):
                 yield self._file(path, name, info)
 
-    def _file(self, path: Path, title: str, info: os.stat_result) -> Found:
+    def _file(self, path: Path, title: str, info: os.stat_result) -> FoundFile:
         if not stat.S_ISREG(info.st_mode):
             kind = _KINDS.get(stat.S_IFMT(info.st_mode), "special file")
             raise ContentError(
                 f"{str(path)!r} is a {kind}: it has no content to push", hint="leave it out with exclude="
             )
-        return Found(title=title, path=path, info=info)
+        return FoundFile(title=title, path=path, info=info)
 
-    def _link(self, path: Path, title: str, info: os.stat_result, depth: int) -> Found:
+    def _link(self, path: Path, title: str, info: os.stat_result, depth: int) -> FoundFile:
         target = os.readlink(path)
         if escapes(depth, target):
             raise _outside(path, target)
-        return Found(title=title, path=path, info=info, target=target)
+        return FoundFile(title=title, path=path, info=info, target=target)
 
     def _followed(self, path: Path, above: tuple[str, ...]) -> os.stat_result:
         """What a link leads to. Raises: ContentError: if it leads nowhere, in a circle, or out of the given folder."""

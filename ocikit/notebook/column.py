@@ -72,7 +72,7 @@ class Jobs:
 def message(text: str, *, problem: bool = False) -> str:
     """A line of the explorer's own as HTML; problems stand out in both themes."""
     style = "border-left:3px solid #d9534f;padding-left:.5em" if problem else "opacity:.75"
-    lines = "<br>".join(display.h(line, 400) for line in display.clean(text, newlines=True).split("\n"))
+    lines = "<br>".join(display.escape(line, 400) for line in display.sanitize(text, newlines=True).split("\n"))
     return f'<div style="line-height:1.35;white-space:normal;{style}">{lines}</div>'
 
 
@@ -121,7 +121,7 @@ class Column:
         self.status = w.HTML()
         self.order.layout.display = None if sortable else "none"
         self.widget = w.VBox(
-            [w.HTML(f"<b>{display.h(title)}</b>"), self.filter, self.order, self.list, self.more, self.status],
+            [w.HTML(f"<b>{display.escape(title)}</b>"), self.filter, self.order, self.list, self.more, self.status],
             layout=w.Layout(flex="1 1 200px", min_width="180px", max_width="100%", display="none"),
         )
         self.filter.observe(lambda _: self._again(PAGE), "value")

@@ -144,7 +144,7 @@ class Explorer:
         bundle = self.widget._repr_mimebundle_(**kwargs)
         data = bundle[0] if isinstance(bundle, tuple) else bundle
         data["text/plain"] = f"{self!r}: {self.code.value}"
-        data["text/html"] = f"{self.card.value}<pre>{display.h(self.code.value, 400)}</pre>"
+        data["text/html"] = f"{self.card.value}<pre>{display.escape(self.code.value, 400)}</pre>"
         return data
 
     def wait(self, timeout: float = 30.0) -> bool:
@@ -399,7 +399,7 @@ class Explorer:
             box.layout.display = "none"
 
     def _code(self, line: str) -> None:
-        self.code.value = display.clean(line)
+        self.code.value = display.sanitize(line)
 
     def _say(self, text: str, *, problem: bool = False) -> None:
         self.status.value = message(text, problem=problem) if text else ""

@@ -63,11 +63,11 @@ def preview(name: str, head: bytes, size: int) -> Preview:
 
 
 def _facts(about: str) -> Preview:
-    return Preview(f"<div><small>{display.h(about)}</small></div>")
+    return Preview(f"<div><small>{display.escape(about)}</small></div>")
 
 
 def _block(text: str) -> str:
-    lines = (display.h(line, 400) for line in text.split("\n"))
+    lines = (display.escape(line, 400) for line in text.split("\n"))
     return '<pre style="white-space:pre-wrap;overflow-wrap:anywhere;margin:0">' + "\n".join(lines) + "</pre>"
 
 

@@ -13,7 +13,7 @@ import time
 from typing import Any
 
 from ocikit import display
-from ocikit.progress.base import SILENT, Fate, Progress
+from ocikit.progress.base import SILENT, Outcome, Progress
 from ocikit.spec.descriptor import Descriptor
 
 _INTERVAL = 0.1  # seconds between redraws: a notebook's comm channel chokes on more
@@ -101,7 +101,7 @@ class Bars(Progress):
             self._done += n
             self._draw()
 
-    def finish(self, descriptor: Descriptor, fate: Fate) -> None:
+    def finish(self, descriptor: Descriptor, fate: Outcome) -> None:
         """What needn't be moved is taken off the total: the rate stays the wire's."""
         with self._lock:
             if fate != "moved" and self._bar is not None:
@@ -134,11 +134,11 @@ class Bars(Progress):
     def tell(self, line: str) -> None:
         """Leave one line behind."""
         if self._place is not None:
-            self._place.show(display.clean(line))
+            self._place.show(display.sanitize(line))
             return
         from tqdm import tqdm  # noqa: PLC0415 - as above
 
-        tqdm.write(display.clean(line), file=sys.stdout if self._notebook else sys.stderr)
+        tqdm.write(display.sanitize(line), file=sys.stdout if self._notebook else sys.stderr)
 
     def _draw(self) -> None:
         now = time.monotonic()

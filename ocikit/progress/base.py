@@ -15,7 +15,7 @@ from ocikit.spec.descriptor import Descriptor
 
 #: What became of a descriptor: its bytes were moved, were there already, were mounted within the registry, were
 #: left out (non-distributable layers), or failed.
-Fate = Literal["moved", "present", "mounted", "skipped", "failed"]
+Outcome = Literal["moved", "present", "mounted", "skipped", "failed"]
 
 
 class Progress:
@@ -27,7 +27,7 @@ class Progress:
     def advance(self, descriptor: Descriptor, n: int) -> None:
         """`n` more bytes of the content went through; negative when a part has to be sent again."""
 
-    def finish(self, descriptor: Descriptor, fate: Fate) -> None:
+    def finish(self, descriptor: Descriptor, fate: Outcome) -> None:
         """The content is done; with "present" and "mounted" no byte of it was moved."""
 
     def note(self, message: str) -> None:
@@ -46,7 +46,7 @@ _listener: ContextVar[Progress] = ContextVar("listener", default=SILENT)
 
 
 @contextmanager
-def watched(progress: Progress, title: str, *, size: int, count: int) -> Iterator[None]:
+def progress_scope(progress: Progress, title: str, *, size: int, count: int) -> Iterator[None]:
     """A transfer, from its beginning to its end; what is mentioned meanwhile reaches its listener."""
     token = _listener.set(progress)
     failed = True
@@ -59,12 +59,12 @@ def watched(progress: Progress, title: str, *, size: int, count: int) -> Iterato
         progress.end(failed=failed)
 
 
-def mention(message: str) -> None:
+def notify(message: str) -> None:
     """A note to whoever listens to the transfer that this belongs to: from far below, where nobody knows of one."""
     _listener.get().note(message)
 
 
-class Tally(Progress):
+class TransferStats(Progress):
     """Counts what a call moves, and passes everything on."""
 
     def __init__(self, shown: Progress) -> None:
@@ -85,7 +85,7 @@ class Tally(Progress):
         """Pass on."""
         self._shown.advance(descriptor, n)
 
-    def finish(self, descriptor: Descriptor, fate: Fate) -> None:
+    def finish(self, descriptor: Descriptor, fate: Outcome) -> None:
         """Count, and pass on."""
         with self._lock:
             if not descriptor.is_document and descriptor.media_type != media_types.EMPTY and fate != "skipped":
@@ -114,7 +114,7 @@ class Tally(Progress):
         return f"{verb} {self.files} file{'' if self.files == 1 else 's'}, {display.size(self.size)}{saved} in {took} -> {where}"
 
 
-class Metered:
+class ProgressReader:
     """A stream that tells how far it was read; everything else is the stream's own.
 
     Args:

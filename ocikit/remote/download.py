@@ -12,9 +12,9 @@ import requests
 
 from ocikit import display
 from ocikit.errors import ConnectionFailed, OcikitError, SizeMismatch, TimedOut
-from ocikit.progress.base import mention
-from ocikit.remote.http.deadlines import until
-from ocikit.remote.http.responses import BROKEN, finish, innermost, is_encoded, is_timeout
+from ocikit.progress.base import notify
+from ocikit.remote.http.deadlines import deadline_scope
+from ocikit.remote.http.responses import CONNECTION_ERRORS, drain, is_encoded, is_timeout, root_cause
 from ocikit.remote.http.transport import Transport
 from ocikit.spec.challenge import Scope
 from ocikit.spec.descriptor import Descriptor
@@ -92,11 +92,11 @@ class BlobReader(io.RawIOBase):
             try:
                 if self._response is None:
                     self._deadline = self._deadline or self._transport.deadline()
-                    with until(self._deadline):
+                    with deadline_scope(self._deadline):
                         self._connect()
                 # At the end one more byte is asked for: a longer body must not pass as a whole one
                 n, error = self._fill(view[: left + 1] if len(view) > left else view)
-            except BROKEN as broken:
+            except CONNECTION_ERRORS as broken:
                 if isinstance(broken, OcikitError) and (not isinstance(broken, ConnectionFailed) or not self._begun):
                     raise
                 error = broken
@@ -132,7 +132,7 @@ class BlobReader(io.RawIOBase):
         try:
             while got < len(view) and (n := self._source.readinto(view[got : got + _PIECE])):
                 got += n
-        except BROKEN as error:
+        except CONNECTION_ERRORS as error:
             return got, error
         return got, None
 
@@ -161,9 +161,9 @@ class BlobReader(io.RawIOBase):
                 f"{self._transport.host} broke off {self._stalls} times at byte {self._position} of {self._descriptor.size} "
                 f"of {self._descriptor.digest}",
                 hint="call again: what was received is kept and resumed; if it breaks at the same byte, the registry's copy is cut short",
-            ) from innermost(error)
+            ) from root_cause(error)
         log.info("%s: resuming at byte %d of %d", self._doing, self._position, self._descriptor.size)
-        mention(f"{self._transport.host} broke off; resuming at {display.size(self._position)}")
+        notify(f"{self._transport.host} broke off; resuming at {display.size(self._position)}")
         if self._stalls > 1:
             time.sleep(_PAUSE * 2 ** (self._stalls - 2))
 
@@ -176,7 +176,7 @@ class BlobReader(io.RawIOBase):
             usable = usable and not is_encoded(response)  # a range of what a proxy made of it
             if not usable and response.status_code != 200:
                 # 416, or a range that isn't the one asked for: the whole body is the answer that can't be wrong
-                finish(response)
+                drain(response)
                 response = self._get({})
             if response.status_code == 200:
                 self._adopt(response)

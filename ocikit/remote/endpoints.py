@@ -14,7 +14,7 @@ import requests
 
 from ocikit.display import shorten
 from ocikit.errors import InvalidResponse, RegistryError
-from ocikit.remote.http.responses import announced_digest, finish, json_object, media_type
+from ocikit.remote.http.responses import announced_digest, drain, json_object, media_type
 from ocikit.remote.http.transport import Transport
 from ocikit.remote.http.urls import Origin, join
 from ocikit.remote.upload import UploadSession
@@ -71,7 +71,7 @@ class Endpoints:
             scopes=(scope,),
             allow=allow,
         )
-        finish(response)
+        drain(response)
         return response
 
     def get_blob(self, digest: Digest, *, start: int = 0, end: int | None = None) -> requests.Response:
@@ -156,7 +156,7 @@ class Endpoints:
             "HEAD", self._path("manifests", target), self._doing("pull", _tail(target)),
             scopes=(self.scope("pull"),), headers=_ACCEPT, allow=allow,
         )  # fmt: skip
-        finish(response)
+        drain(response)
         return response
 
     def get_manifest(self, target: str, *, limit: int = MANIFEST_LIMIT) -> tuple[bytes, str, requests.Response]:
@@ -220,7 +220,7 @@ class Endpoints:
         response = self.transport.request(
             "DELETE", self._path(kind, target), doing, scopes=(self.scope("pull", "push", "delete"),), allow=allow
         )
-        finish(response)
+        drain(response)
 
     def _write(
         self,
@@ -239,7 +239,7 @@ class Endpoints:
         response = self.transport.request(
             method, target, doing, scopes=scopes, headers=headers, body=body, length=length, retry=retry
         )
-        finish(response)
+        drain(response)
         return response
 
 

@@ -8,7 +8,7 @@ from ocikit.spec.digest import Digest
 _HEARD = 1000  # descriptors that are remembered
 
 
-class Heard:
+class ManifestHints:
     """What was heard of the documents of one repository. Safe in threads: what is forgotten costs a request."""
 
     def __init__(self) -> None:

@@ -35,7 +35,7 @@ log = logging.getLogger("ocikit")
 T = TypeVar("T")
 
 #: Seconds for which a mirror is left alone that couldn't be reached, had no time, or sent wrong bytes.
-REST: Final = 60.0
+MIRROR_BACKOFF: Final = 60.0
 
 _RETRIES = 1  # of a request to a mirror: there is somewhere else to ask
 _WAIT = 5.0  # seconds: the most to wait for a mirror's connection, and in all for its retries
@@ -71,13 +71,13 @@ class MirrorHost:
         self._until = 0.0
 
     @property
-    def resting(self) -> bool:
+    def backing_off(self) -> bool:
         """Whether it is left alone."""
         return time.monotonic() < self._until
 
     def rest(self) -> None:
         """Leave it alone for a while."""
-        self._until = time.monotonic() + REST
+        self._until = time.monotonic() + MIRROR_BACKOFF
 
 
 def _own(keychain: Keychain) -> Keychain:
@@ -101,13 +101,13 @@ class MirroredRepository(Repository):
     def __init__(self, host: MirrorHost, name: str, mirror: Mirror, upstream: Reference) -> None:
         super().__init__(host.transport, name)
         self.host = host
-        self.distrusted = False
+        self.disabled = False
         self._mirror = mirror
         self._upstream = upstream
 
     def usable(self, *, by_tag: bool) -> bool:
         """Whether to ask it now; *by_tag* is what a tag names, else content by its digest."""
-        if self.host.resting or self.distrusted or (by_tag and self._mirror.pull == "digest-only"):
+        if self.host.backing_off or self.disabled or (by_tag and self._mirror.pull == "digest-only"):
             return False
         return self._mirror.pull != "tag-only" or self._upstream.digest is None
 
@@ -115,19 +115,21 @@ class MirroredRepository(Repository):
         """What a tag or digest names, by a GET: a mirror is believed what it says about content with the content."""
         return self.described(reference)
 
-    def distrust(self, why: str) -> None:
+    def disable(self, why: str) -> None:
         """Ask it for nothing more; what it sent was wrong."""
-        self.distrusted = True
+        self.disabled = True
         self.host.rest()
         log.warning("the mirror %s of %s is left out: %s", self.transport.host, self._upstream.registry, why)
 
     def failed(self, error: OcikitError) -> None:
         """Take note of why it could not give something."""
         if isinstance(error, ContentError):
-            self.distrust(error.message)
+            self.disable(error.message)
         elif isinstance(error, ConnectionFailed) or (isinstance(error, RegistryError) and error.status in _BUSY):
             self.host.rest()
-            log.warning("a mirror of %s is left alone for %d s: %s", self._upstream.registry, REST, error.message)
+            log.warning(
+                "a mirror of %s is left alone for %d s: %s", self._upstream.registry, MIRROR_BACKOFF, error.message
+            )
         else:
             log.info("a mirror of %s is passed over: %s", self._upstream.registry, error.message)
 
@@ -161,9 +163,9 @@ class Mirrored(Repository):
             mirror.heard = self.heard
 
     @property
-    def distrusted(self) -> int:
+    def disabled(self) -> int:
         """How many mirrors sent wrong bytes."""
-        return sum(mirror.distrusted for mirror in self._mirrors)
+        return sum(mirror.disabled for mirror in self._mirrors)
 
     def resolve(self, reference: str) -> Descriptor:
         """As `Repository.resolve`."""
@@ -312,16 +314,16 @@ class _Checked(VerifiedReader):
             return super().readinto(buffer)
         except DigestMismatch as error:
             for mirror in self._reader.mirrors:
-                mirror.distrust(error.message)
+                mirror.disable(error.message)
             raise
 
 
-def trusting(source: Source, work: Callable[[], T]) -> T:
+def retry_without_bad_mirrors(source: Source, work: Callable[[], T]) -> T:
     """Do something with a source's content; again, without it, for each mirror whose content proves wrong meanwhile."""
     while True:
-        known = source.distrusted if isinstance(source, Mirrored) else 0
+        known = source.disabled if isinstance(source, Mirrored) else 0
         try:
             return work()
         except (DigestMismatch, CopyError):
-            if not isinstance(source, Mirrored) or source.distrusted == known:
+            if not isinstance(source, Mirrored) or source.disabled == known:
                 raise

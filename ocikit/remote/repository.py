@@ -33,9 +33,9 @@ from ocikit.errors import (
 from ocikit.remote import referrers
 from ocikit.remote.download import BlobReader
 from ocikit.remote.endpoints import MANIFEST_LIMIT, Endpoints, descriptor_of, names, pages
-from ocikit.remote.heard import Heard
+from ocikit.remote.heard import ManifestHints
 from ocikit.remote.http.rate_limit import RateLimit
-from ocikit.remote.http.responses import announced_digest, finish, is_encoded, json_object, start_of
+from ocikit.remote.http.responses import announced_digest, drain, is_encoded, json_object, read_prefix
 from ocikit.remote.http.transport import Transport
 from ocikit.remote.upload import UploadSession, upload
 from ocikit.spec import media_types
@@ -59,7 +59,7 @@ _NEAREST = 3  # tags named when one isn't there
 
 
 @attrs.frozen(kw_only=True, repr=False)
-class Ping(display.Shown):
+class Ping(display.Displayable):
     """What a registry says to a first request."""
 
     host: str
@@ -87,15 +87,15 @@ class Ping(display.Shown):
         yield "rate_limit", self.rate_limit and str(self.rate_limit), None
 
     def _facts(self) -> Iterator[tuple[str, object]]:
-        yield from display.given(self.__rich_repr__())
+        yield from display.non_default_fields(self.__rich_repr__())
         if self.reachable and not self.authenticated:
-            yield "log in", display.call("ocikit.login", self.host)
-            yield "who am I", display.call("ocikit.auth.explain", self.host)
+            yield "log in", display.code_call("ocikit.login", self.host)
+            yield "who am I", display.code_call("ocikit.auth.explain", self.host)
         elif self.reachable:
-            yield "repositories", display.call("ocikit.catalog", self.host)
+            yield "repositories", display.code_call("ocikit.catalog", self.host)
 
 
-class Registry(display.Shown):
+class Registry(display.Displayable):
     """A registry: ask whether it is there, list its repositories, open one: `registry["team/data"]`."""
 
     def __init__(self, transport: Transport) -> None:
@@ -119,7 +119,7 @@ class Registry(display.Shown):
         yield from self.transport.__rich_repr__()
 
     def _facts(self) -> Iterator[tuple[str, object]]:
-        yield from display.given(self.__rich_repr__())
+        yield from display.non_default_fields(self.__rich_repr__())
         yield "repositories", display.Code(".catalog()")
         yield "one of them", display.Code('["team/data"]')
 
@@ -144,7 +144,7 @@ class Registry(display.Shown):
                 host=self.host, reachable=not isinstance(error, ConnectionFailed), authenticated=False,
                 url=self.transport.base, problem=error.message,
             )  # fmt: skip
-        finish(response)
+        drain(response)
         problems = {
             200: "",
             401: "credentials are missing or wrong",
@@ -183,7 +183,7 @@ class Registry(display.Shown):
             raise
 
 
-class Repository(Endpoints, Store, display.Shown):
+class Repository(Endpoints, Store, display.Displayable):
     """A repository as a store of manifests and blobs."""
 
     def __init__(self, transport: Transport, name: str, *, actions: Sequence[str] = ("pull",)) -> None:
@@ -192,7 +192,7 @@ class Repository(Endpoints, Store, display.Shown):
         self._is_new: bool | None = None
         self._unmounted: dict[Digest, UploadSession] = {}
         self._looking = threading.Lock()
-        self.heard = Heard()
+        self.heard = ManifestHints()
         """Shared with mirrors."""
 
     def __rich_repr__(self) -> display.Description:
@@ -200,8 +200,8 @@ class Repository(Endpoints, Store, display.Shown):
         yield "insecure", self.transport.insecure, False
 
     def _facts(self) -> Iterator[tuple[str, object]]:
-        yield from display.given(self.__rich_repr__())
-        yield "tags", display.call("ocikit.tags", f"{self.transport.host}/{self.name}")
+        yield from display.non_default_fields(self.__rich_repr__())
+        yield "tags", display.code_call("ocikit.tags", f"{self.transport.host}/{self.name}")
 
     # Source
 
@@ -273,7 +273,7 @@ class Repository(Endpoints, Store, display.Shown):
             return error
         near = difflib.get_close_matches(target, known, n=_NEAREST, cutoff=0.4) or list(reversed(known))[:_NEAREST]
         hint = (
-            f"nearest: {display.listed(near)}; ocikit.tags({where!r}) lists all {len(known)}"
+            f"nearest: {display.join_limited(near)}; ocikit.tags({where!r}) lists all {len(known)}"
             if near
             else "it has no tags at all"
         )
@@ -297,7 +297,7 @@ class Repository(Endpoints, Store, display.Shown):
         if descriptor.is_document or not 0 < size < descriptor.size:
             return super().head(descriptor, size)
         response = self.get_blob(descriptor.digest, end=size - 1)
-        found = b"" if is_encoded(response) else start_of(response, size)
+        found = b"" if is_encoded(response) else read_prefix(response, size)
         return found if len(found) == size else super().head(descriptor, size)
 
     def fetch(self, descriptor: Descriptor, *, limit: int = DOCUMENT_LIMIT) -> bytes:
@@ -360,7 +360,7 @@ class Repository(Endpoints, Store, display.Shown):
                     scopes=(self.scope("pull", "push"),),
                     allow=(401, 403, 404),
                 )
-                finish(response)
+                drain(response)
                 self._is_new = response.status_code == 404
             return self._is_new
 
@@ -550,8 +550,10 @@ class Repository(Endpoints, Store, display.Shown):
                 except (InvalidReference, TypeError):
                     bad.append(display.quoted(name, 60))
             if bad:
-                found = display.counted(len(bad), "tag that is none", "tags that are none")
-                log.log(level, "%s/%s lists %s: %s", self.transport.host, self.name, found, display.listed(bad, 3))
+                found = display.pluralize(len(bad), "tag that is none", "tags that are none")
+                log.log(
+                    level, "%s/%s lists %s: %s", self.transport.host, self.name, found, display.join_limited(bad, 3)
+                )
                 level = logging.DEBUG
             yield from good
 

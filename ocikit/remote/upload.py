@@ -24,11 +24,11 @@ from ocikit.errors import (
     UploadInvalid,
     UploadUnknown,
 )
-from ocikit.progress.base import mention
-from ocikit.remote.http.deadlines import until
-from ocikit.remote.http.responses import finish
+from ocikit.progress.base import notify
+from ocikit.remote.http.deadlines import deadline_scope
+from ocikit.remote.http.responses import drain
 from ocikit.remote.http.transport import Transport, backoff
-from ocikit.remote.http.urls import check_step, join
+from ocikit.remote.http.urls import check_redirect, join
 from ocikit.spec.challenge import Scope
 from ocikit.spec.descriptor import Descriptor
 from ocikit.spec.digest import Digest
@@ -71,7 +71,7 @@ class UploadSession:
         # Relative to the URL that was asked, with its query kept byte for byte: it may be signed
         absolute = join(str(response.url), location)
         if not transport.serves(absolute):
-            check_step(str(response.url), absolute, insecure=transport.insecure)
+            check_redirect(str(response.url), absolute, insecure=transport.insecure)
         given = response.headers.get("OCI-Chunk-Min-Length", "")
         return cls(location=absolute, minimum=int(given) if re.fullmatch(r"\d{1,18}", given) else minimum)
 
@@ -263,20 +263,20 @@ class _Upload:
         """Cancel the session; whether that works is the registry's business."""
         session, self.session = self.session, None
         if session is not None:
-            with contextlib.suppress(OcikitError), until(time.monotonic() + _PARTING):
-                finish(self.transport.request("DELETE", session.location, self.doing, scopes=self.scopes, retry=False))
+            with contextlib.suppress(OcikitError), deadline_scope(time.monotonic() + _PARTING):
+                drain(self.transport.request("DELETE", session.location, self.doing, scopes=self.scopes, retry=False))
 
     def stored(self) -> bool:
         """Whether the blob is there after all: the answer to the last request may have got lost on its way."""
         path = f"{self.path.removesuffix('uploads/')}{self.descriptor.digest}"
         try:
-            with until(self.deadline):
+            with deadline_scope(self.deadline):
                 response = self.transport.request(
                     "HEAD", path, self.doing, scopes=self.scopes, allow=(403, 404), retry=False
                 )
         except OcikitError:
             return False
-        finish(response)
+        drain(response)
         return response.status_code == 200
 
     def _request(
@@ -291,7 +291,7 @@ class _Upload:
     ) -> requests.Response:
         """One request; one that moves bytes is never repeated blindly, since the session may have taken a part of them."""
         try:
-            with until(self.deadline):
+            with deadline_scope(self.deadline):
                 response = self.transport.request(
                     method, target, self.doing, scopes=self.scopes, headers=headers, body=body, length=length,
                     retry=method in {"POST", "GET"}, timeout=timeout,
@@ -300,7 +300,7 @@ class _Upload:
             if body:
                 time.sleep(_NOTICE)
             raise
-        finish(response)
+        drain(response)
         if method == "PUT":
             self.session = None
             self._check(response)
@@ -371,7 +371,7 @@ def upload(
             kept = work.kept(error) if broken and not stored and not offset and size is None else None
             if kept:
                 log.info("%s: %s; going on at byte %d of %d", doing, error.message, kept, descriptor.size)
-                mention(f"the upload broke; going on at {display.size(kept)}")
+                notify(f"the upload broke; going on at {display.size(kept)}")
                 offset = kept
                 continue
             offset = 0
@@ -388,7 +388,7 @@ def upload(
                 size = CHUNK
             else:
                 log.info("%s: %s; trying again in a new session", doing, error.message)
-                mention("the upload broke; beginning it again")
+                notify("the upload broke; beginning it again")
                 time.sleep(backoff(attempt - 1))
         except BaseException:
             # Ctrl-C too: the registry need not keep the half

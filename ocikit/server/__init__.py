@@ -4,35 +4,35 @@
 >>> application = Application(memory_storage())
 """
 
-from ocikit.server.auth.access import ANONYMOUS, Access, Identity, Need, OpenAccess
+from ocikit.server.auth.access import ANONYMOUS, Access, Identity, OpenAccess, Permission
 from ocikit.server.auth.basic import HtpasswdAccess
 from ocikit.server.auth.factory import access_from
 from ocikit.server.auth.rules import Rule, Rules
 from ocikit.server.auth.tokens import TokenAccess
-from ocikit.server.http.app import Application, Record
-from ocikit.server.http.errors import Refusal
+from ocikit.server.http.app import AccessRecord, Application
+from ocikit.server.http.errors import ErrorResponse
 from ocikit.server.http.request import Request, Response
 from ocikit.server.http.settings import Limits, Settings
 from ocikit.server.storage.base import BlobStore, Metadata, Storage, UploadStore
 from ocikit.server.storage.files import file_storage
-from ocikit.server.storage.gc import Collection, collect
+from ocikit.server.storage.gc import GCResult, collect
 from ocikit.server.storage.memory import memory_storage
 from ocikit.server.storage.verify import Verification, verify
 
 __all__ = [
     "ANONYMOUS",
     "Access",
+    "AccessRecord",
     "Application",
     "BlobStore",
-    "Collection",
+    "ErrorResponse",
+    "GCResult",
     "HtpasswdAccess",
     "Identity",
     "Limits",
     "Metadata",
-    "Need",
     "OpenAccess",
-    "Record",
-    "Refusal",
+    "Permission",
     "Request",
     "Response",
     "Rule",

@@ -21,7 +21,7 @@ def _digests(items: Iterable[Digest]) -> tuple[Digest, ...]:
 
 
 @frozen(kw_only=True, repr=False)
-class RootFS(display.Shown):
+class RootFS(display.Displayable):
     """What the layers unpack to: the digests of the uncompressed tars, bottom first."""
 
     type: str = field(default="layers", metadata={"always": True})
@@ -30,18 +30,18 @@ class RootFS(display.Shown):
 
     def __rich_repr__(self) -> display.Description:
         yield "type", self.type, "layers"
-        yield "diff_ids", tuple(map(display.Hash, self.diff_ids))
+        yield "diff_ids", tuple(map(display.DigestCell, self.diff_ids))
 
     def _facts(self) -> Iterator[tuple[str, object]]:
         yield "type", self.type
 
     def _sections(self) -> Iterator[display.Section]:
-        rows = ((position, display.Hash(digest)) for position, digest in enumerate(self.diff_ids))
+        rows = ((position, display.DigestCell(digest)) for position, digest in enumerate(self.diff_ids))
         yield display.Section(title="diff_ids", headers=("layer", "digest"), rows=rows, count=len(self.diff_ids))
 
 
 @frozen(kw_only=True, repr=False)
-class History(display.Shown):
+class History(display.Displayable):
     """How a layer came to be."""
 
     created: str | None = None
@@ -54,7 +54,7 @@ class History(display.Shown):
 
     def __rich_repr__(self) -> display.Description:
         yield "created_by", self.created_by, None
-        yield "created", self.created and display.When(self.created), None
+        yield "created", self.created and display.Timestamp(self.created), None
         yield "author", self.author, None
         yield "comment", self.comment, None
         yield "empty_layer", self.empty_layer, False
@@ -97,14 +97,14 @@ class ImageConfig(Document):
 
     def __rich_repr__(self) -> display.Description:
         yield "platform", str(self.platform)
-        yield "created", self.created and display.When(self.created), None
+        yield "created", self.created and display.Timestamp(self.created), None
         yield "layers", len(self.rootfs.diff_ids)
         yield "config", dict(self.config), {}
 
     def _facts(self) -> Iterator[tuple[str, object]]:
         yield "platform", str(self.platform)
         if self.created:
-            yield "created", display.When(self.created)
+            yield "created", display.Timestamp(self.created)
         if self.author:
             yield "author", self.author
         for key in ("Entrypoint", "Cmd"):
@@ -122,7 +122,7 @@ class ImageConfig(Document):
         if self.history:
             rows = (
                 (
-                    step.created and display.When(step.created),
+                    step.created and display.Timestamp(step.created),
                     step.created_by or step.comment,
                     "no layer" if step.empty_layer else "",
                 )

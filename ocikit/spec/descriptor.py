@@ -16,7 +16,7 @@ from ocikit.spec.platform import Platform
 
 
 @frozen(kw_only=True, repr=False)
-class Descriptor(display.Shown):
+class Descriptor(display.Displayable):
     """The type, digest and size of some content, and what its publisher says of it.
 
     >>> Descriptor.of(b"{}", "application/json").size
@@ -82,7 +82,7 @@ class Descriptor(display.Shown):
 
     def __rich_repr__(self) -> display.Description:
         yield "media_type", self.media_type
-        yield "digest", display.Hash(self.digest)
+        yield "digest", display.DigestCell(self.digest)
         yield "size", display.Size(self.size)
         yield "title", self.title, None
         yield "artifact_type", self.artifact_type, None
@@ -90,7 +90,7 @@ class Descriptor(display.Shown):
         yield "urls", self.urls, ()
 
     def _sections(self) -> Iterator[display.Section]:
-        yield from display.notes(self.annotations)
+        yield from display.annotations_section(self.annotations)
 
 
 EMPTY_DESCRIPTOR = Descriptor.of(b"{}", media_types.EMPTY, data=b"{}")

@@ -31,7 +31,7 @@ _SIZE_LIMIT = 2**63 - 1  # int64, as every other client reads it
 
 
 @frozen(kw_only=True, repr=False)
-class Document(display.Shown):
+class Document(display.Displayable):
     """A JSON document with the exact bytes it was parsed from.
 
     Two documents with equal fields may differ in bytes, and so in digest: compare digests to compare content.
@@ -158,7 +158,7 @@ def encode(document: Document) -> bytes:
         reason = (
             f"{display.quoted(error.object[error.start : error.end])} is not Unicode text"
             if isinstance(error, UnicodeEncodeError)
-            else display.clean(error)
+            else display.sanitize(error)
         )
         raise InvalidDocument(
             f"{type(document).__name__} can't be encoded: {reason}",
@@ -345,4 +345,4 @@ def _problems(error: BaseException, path: str, cls: Any) -> Iterator[str]:
 
 
 def _reason(error: BaseException) -> str:
-    return error.message if isinstance(error, OcikitError) else display.clean(error)
+    return error.message if isinstance(error, OcikitError) else display.sanitize(error)

@@ -78,10 +78,10 @@ class Manifest(_Typed):
 
     def __rich_repr__(self) -> display.Description:
         yield "kind", self.kind
-        yield "digest", display.Hash(self.digest)
+        yield "digest", display.DigestCell(self.digest)
         yield "layers", len(self.layers)
         yield "size", display.Size(sum(layer.size for layer in self.layers))
-        yield "subject", display.Hash(self.subject.digest) if self.subject else None, None
+        yield "subject", display.DigestCell(self.subject.digest) if self.subject else None, None
         yield "annotations", dict(self.annotations), {}
 
     def _facts(self) -> Iterator[tuple[str, object]]:
@@ -89,13 +89,13 @@ class Manifest(_Typed):
         if self.config.media_type != media_types.EMPTY:
             yield "config", str(self.config)
         if self.subject is not None:
-            yield "subject", display.Hash(self.subject.digest)
+            yield "subject", display.DigestCell(self.subject.digest)
 
     def _sections(self) -> Iterator[display.Section]:
         layers, size = self.layers, display.Size(sum(layer.size for layer in self.layers))
         headers: tuple[str, ...] = ("size", "type", "digest")
         rows: Iterable[tuple[object, ...]] = (
-            (display.Size(each.size), each.media_type, display.Hash(each.digest)) for each in layers
+            (display.Size(each.size), each.media_type, display.DigestCell(each.digest)) for each in layers
         )
         if any(each.title is not None for each in layers[: display.ROWS]):
             headers = ("title", *headers)
@@ -103,7 +103,7 @@ class Manifest(_Typed):
         yield display.Section(
             title="layers", headers=headers, rows=rows, count=len(layers), note=size if layers else "", unfolded=True
         )
-        yield from display.notes(self.annotations)
+        yield from display.annotations_section(self.annotations)
 
 
 @frozen(kw_only=True, repr=False)
@@ -161,7 +161,7 @@ class Index(_Typed):
                 # One manifest that names no platform leaves no choice
                 found = next(iter(nested or (unnamed if len(descriptors) == 1 else ())), None)
         if found is None:
-            have = display.listed(self.platforms, 20) or "no platforms at all"
+            have = display.join_limited(self.platforms, 20) or "no platforms at all"
             raise NoMatchingPlatform(
                 f"No {wish} in this index. It has {have}.",
                 hint="pass platform=… with one of these"
@@ -173,16 +173,16 @@ class Index(_Typed):
 
     def __rich_repr__(self) -> display.Description:
         yield "kind", self.kind
-        yield "digest", display.Hash(self.digest)
+        yield "digest", display.DigestCell(self.digest)
         yield "manifests", len(self.manifests)
         yield "platforms", [str(p) for p in self.platforms], []
-        yield "subject", display.Hash(self.subject.digest) if self.subject else None, None
+        yield "subject", display.DigestCell(self.subject.digest) if self.subject else None, None
         yield "annotations", dict(self.annotations), {}
 
     def _facts(self) -> Iterator[tuple[str, object]]:
         yield from _facts(self)
         if self.subject is not None:
-            yield "subject", display.Hash(self.subject.digest)
+            yield "subject", display.DigestCell(self.subject.digest)
 
     def _sections(self) -> Iterator[display.Section]:
         return unfolded(self, entry)
@@ -195,23 +195,25 @@ def unfolded(index: Index, card: Callable[[Descriptor], display.Card]) -> Iterat
     if said := [m for m in index.manifests if m.platform is not None and not m.platform.known]:
         headers = ("digest", "size", "about")
         rows = (
-            (display.Hash(m.digest), display.Size(m.size), display.Hash(m.annotations.get(_ABOUT, ""))) for m in said
+            (display.DigestCell(m.digest), display.Size(m.size), display.DigestCell(m.annotations.get(_ABOUT, "")))
+            for m in said
         )
         yield display.Section(title="attestations", headers=headers, rows=rows, count=len(said), unfolded=False)
-    yield from display.notes(index.annotations)
+    yield from display.annotations_section(index.annotations)
 
 
 def entry(descriptor: Descriptor) -> display.Card:
     """What is said of a manifest where it isn't at hand: in an index."""
     name = descriptor.platform or descriptor.annotations.get(REF_NAME) or descriptor.artifact_type
     return display.Card(
-        title=display.shorten(name or descriptor.media_type, display.CELL), notes=(display.Hash(descriptor.digest),)
+        title=display.shorten(name or descriptor.media_type, display.CELL),
+        notes=(display.DigestCell(descriptor.digest),),
     )
 
 
 def _facts(document: Manifest | Index) -> Iterator[tuple[str, object]]:
     yield "kind", document.kind
-    yield "digest", display.Hash(document.digest)
+    yield "digest", display.DigestCell(document.digest)
     yield "media type", document.media_type
 
 

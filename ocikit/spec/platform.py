@@ -32,7 +32,7 @@ _LAST = 1_000_000
 
 
 @frozen(kw_only=True, repr=False)
-class Platform(display.Shown):
+class Platform(display.Displayable):
     """An operating system, an architecture and perhaps a variant: `os/architecture[/variant][:os.version]`.
 
     >>> Platform.parse("linux/arm64/v8")
@@ -107,7 +107,7 @@ class Platform(display.Shown):
 
     def __str__(self) -> str:
         text = "/".join(part for part in (self.os, self.architecture, self.variant) if part)
-        return display.clean(f"{text}:{self.os_version}" if self.os_version else text)
+        return display.sanitize(f"{text}:{self.os_version}" if self.os_version else text)
 
     def __rich_repr__(self) -> display.Description:
         yield "os", self.os

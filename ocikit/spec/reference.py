@@ -10,7 +10,7 @@ from typing import Self, TypeAlias
 import attrs
 from attrs import frozen
 
-from ocikit.display import Code, Description, Hash, Shown, call, clean, given, quoted
+from ocikit.display import Code, Description, DigestCell, Displayable, code_call, non_default_fields, quoted, sanitize
 from ocikit.errors import InvalidReference
 from ocikit.spec.digest import Digest
 
@@ -97,7 +97,7 @@ def _check_text(text: object) -> None:
 
 
 @frozen(kw_only=True, repr=False)
-class _Target(Shown):
+class _Target(Displayable):
     tag: str | None = None
     digest: Digest | None = None
 
@@ -117,7 +117,7 @@ class _Target(Shown):
 
     def __str__(self) -> str:
         # A no-op for what `parse` gave; a reference made from fields of elsewhere may hold anything
-        return clean(self.name + (f":{self.tag}" if self.tag else "") + (f"@{self.digest}" if self.digest else ""))
+        return sanitize(self.name + (f":{self.tag}" if self.tag else "") + (f"@{self.digest}" if self.digest else ""))
 
     def _line(self) -> str:
         # In full, however long: people copy it
@@ -126,13 +126,13 @@ class _Target(Shown):
     def __rich_repr__(self) -> Description:
         yield "name", self.name
         yield "tag", self.tag, None
-        yield "digest", self.digest and Hash(self.digest), None
+        yield "digest", self.digest and DigestCell(self.digest), None
 
     def _facts(self) -> Iterator[tuple[str, object]]:
         yield "reference", Code(self)
-        yield from given(self.__rich_repr__())
-        yield "look", call("ocikit.inspect", self)
-        yield "fetch", call("ocikit.pull", self, "folder/")
+        yield from non_default_fields(self.__rich_repr__())
+        yield "look", code_call("ocikit.inspect", self)
+        yield "fetch", code_call("ocikit.pull", self, "folder/")
 
 
 @frozen(kw_only=True, repr=False)
@@ -251,7 +251,7 @@ class LayoutReference(_Target):
         path, colon, tag = rest.partition(":")
         if not path:
             raise InvalidReference(f"{quoted(text)} names no folder", hint='write "oci:folder:tag"')
-        if clean(path) != path:
+        if sanitize(path) != path:
             raise InvalidReference(
                 f"the path in {quoted(text)} has control characters", hint="rename the folder, or link to it"
             )

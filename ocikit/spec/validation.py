@@ -51,7 +51,7 @@ _VAGUE: Final = frozenset({"", "application/json", "text/plain", media_types.OCT
 
 
 @frozen(kw_only=True, repr=False)
-class Violation(display.Shown):
+class Violation(display.Displayable):
     """One thing in a document that is not as the specification says."""
 
     path: str

@@ -104,7 +104,7 @@ class Store(Source):
         self.push(descriptor, io.BytesIO(content), tag=tag)
 
 
-def missing(descriptor: Descriptor, place: str) -> BlobUnknown:
+def blob_not_found(descriptor: Descriptor, place: str) -> BlobUnknown:
     """The error for content that a place on disk or in memory doesn't have."""
     return BlobUnknown(f"{place} has no {descriptor.digest}", hint="copy it there first, or look with verify()")
 

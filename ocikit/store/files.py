@@ -71,7 +71,7 @@ def open_file(path: Path) -> io.FileIO:
     return file
 
 
-def receive(
+def write_blob(
     stream: BinaryIO, descriptor: Descriptor, final: Path, *, parts: Path, mode: int = 0o444, sync: bool = True
 ) -> None:
     """Write a stream to its final name once it is verified.
@@ -87,7 +87,7 @@ def receive(
         SizeMismatch, DigestMismatch: nothing is kept.
         ContentError: the disk is full, or the folder can't be written; a part stays for the next try if it can.
     """
-    with received(stream, descriptor, parts=parts, sync=sync, near=final) as part:
+    with verified_part(stream, descriptor, parts=parts, sync=sync, near=final) as part:
         final.parent.mkdir(parents=True, exist_ok=True)
         os.chmod(part, mode)
         os.utime(part)  # a part that was taken up whole is as old as its last byte; sweeps judge blobs by their age
@@ -97,7 +97,7 @@ def receive(
 
 
 @contextlib.contextmanager
-def received(
+def verified_part(
     stream: BinaryIO, descriptor: Descriptor, *, parts: Path, sync: bool = True, near: Path | None = None
 ) -> Iterator[Path]:
     """A verified part file, to be given its name within the block; left there, it is taken up by the next try.
@@ -163,13 +163,13 @@ def write_verified(stream: BinaryIO, descriptor: Descriptor, part: Path, *, sync
                 hasher, done = descriptor.digest.hasher(), 0
                 stream.seek(0)
         whole = done and done == descriptor.size
-        written = done if whole else done + pump(stream, sink, hasher, descriptor.size - done)
+        written = done if whole else done + copy_and_hash(stream, sink, hasher, descriptor.size - done)
         if done and written == descriptor.size and hasher.hexdigest() != descriptor.digest.encoded:
             # What was left behind may be damaged, as a power cut does; that costs a transfer, not a failure
             sink.truncate(0)
             stream.seek(0)
             hasher = descriptor.digest.hasher()
-            written = pump(stream, sink, hasher, descriptor.size)
+            written = copy_and_hash(stream, sink, hasher, descriptor.size)
         if sync:
             os.fsync(sink.fileno())
     try:
@@ -194,7 +194,7 @@ def _rehash(sink: BinaryIO, hasher: Hasher, descriptor: Descriptor) -> int:
     return length
 
 
-def pump(stream: BinaryIO, sink: BinaryIO, hasher: Hasher | None, expected: int) -> int:
+def copy_and_hash(stream: BinaryIO, sink: BinaryIO, hasher: Hasher | None, expected: int) -> int:
     """Move bytes from a stream to a file, and to a hasher if there is one. Gives the number moved.
 
     Args:
@@ -326,7 +326,7 @@ def _busy(name: str, pid: int) -> bool:
 def write_atomically(path: Path, content: bytes, *, mode: int = 0o644, sync: bool = True) -> None:
     """Replace a small file as a whole: readers see the old bytes or the new. Raises: ContentError: on a full disk."""
     try:
-        with replacing(path, mode=mode, sync=sync) as file:
+        with atomic_writer(path, mode=mode, sync=sync) as file:
             file.write(content)
     except OSError as error:
         if error.errno in _DISK_ERRORS:
@@ -337,7 +337,7 @@ def write_atomically(path: Path, content: bytes, *, mode: int = 0o644, sync: boo
 
 
 @contextlib.contextmanager
-def replacing(path: Path, *, mode: int, sync: bool = True) -> Iterator[BinaryIO]:
+def atomic_writer(path: Path, *, mode: int, sync: bool = True) -> Iterator[BinaryIO]:
     """A file beside `path` that takes its place at the end of a block that raised nothing. Raises: OSError."""
     beside = path.with_name(f".{path.name}.{_own_suffix()}")
     fd = os.open(beside, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode)

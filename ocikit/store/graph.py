@@ -146,18 +146,18 @@ def referrer(descriptor: Descriptor, document: Manifest | Index) -> Descriptor:
     )
 
 
-def as_digest(reference: str) -> Digest | None:
+def parse_digest(reference: str) -> Digest | None:
     """The digest that a reference spells, or None for a name. Raises: InvalidDigest: for half a digest."""
     return Digest(reference) if reference.startswith(_DIGESTS) else None
 
 
-def unknown(reference: str, place: str, names: Sequence[str]) -> ManifestUnknown:
+def unknown_reference(reference: str, place: str, names: Sequence[str]) -> ManifestUnknown:
     """The error for a name or digest that a place doesn't have, with the names that come near."""
     near = difflib.get_close_matches(reference, names, n=5, cutoff=0.5)
     if near:
-        hint = f"near names: {display.listed(near)}"
+        hint = f"near names: {display.join_limited(near)}"
     elif names:
-        hint = f"it has {display.listed(names)}"
+        hint = f"it has {display.join_limited(names)}"
     else:
         hint = "nothing in it has a name"
     return ManifestUnknown(f"{place} has no {reference!r}", hint=hint)

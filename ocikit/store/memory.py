@@ -14,14 +14,14 @@ from ocikit.spec.descriptor import Descriptor
 from ocikit.spec.digest import Digest
 from ocikit.spec.manifest import Index, Manifest, parse_document
 from ocikit.spec.reference import check_ref_name
-from ocikit.store.base import Store, missing, read_verified
-from ocikit.store.graph import STORED_LIMIT, as_digest, referrer, unknown
+from ocikit.store.base import Store, blob_not_found, read_verified
+from ocikit.store.graph import STORED_LIMIT, parse_digest, referrer, unknown_reference
 
 _PLACE = "the store in memory"
 
 
 @define(eq=False, repr=False)
-class MemoryStore(display.Shown, Store):
+class MemoryStore(display.Displayable, Store):
     """Content and names in dictionaries; safe to use from several threads.
 
     >>> store = MemoryStore()
@@ -39,17 +39,17 @@ class MemoryStore(display.Shown, Store):
     def resolve(self, reference: str) -> Descriptor:
         """The descriptor that a tag or a digest names. Raises: ManifestUnknown: with the names that come near."""
         with self._lock:
-            digest = as_digest(reference) or self._tags.get(reference)
+            digest = parse_digest(reference) or self._tags.get(reference)
             found = self._documents.get(digest) if digest else None
             if found is None:
-                raise unknown(reference, _PLACE, sorted(self._tags))
+                raise unknown_reference(reference, _PLACE, sorted(self._tags))
             return found[0]
 
     def open(self, descriptor: Descriptor) -> BinaryIO:
         """The content as a seekable stream. Raises: BlobUnknown."""
         content = self._blobs.get(descriptor.digest)
         if content is None:
-            raise missing(descriptor, _PLACE)
+            raise blob_not_found(descriptor, _PLACE)
         return io.BytesIO(content)
 
     def exists(self, descriptor: Descriptor) -> bool:
@@ -84,20 +84,20 @@ class MemoryStore(display.Shown, Store):
         check_ref_name(tag)
         with self._lock:
             if descriptor.digest not in self._documents:
-                raise missing(descriptor, _PLACE)
+                raise blob_not_found(descriptor, _PLACE)
             self._tags[tag] = descriptor.digest
 
     def untag(self, tag: str) -> None:
         """Take away one name. Raises: ManifestUnknown."""
         with self._lock:
             if self._tags.pop(tag, None) is None:
-                raise unknown(tag, _PLACE, sorted(self._tags))
+                raise unknown_reference(tag, _PLACE, sorted(self._tags))
 
     def delete(self, descriptor: Descriptor) -> None:
         """Remove content and every name of it. Raises: BlobUnknown."""
         with self._lock:
             if self._blobs.pop(descriptor.digest, None) is None:
-                raise missing(descriptor, _PLACE)
+                raise blob_not_found(descriptor, _PLACE)
             self._documents.pop(descriptor.digest, None)
             self._tags = {name: digest for name, digest in self._tags.items() if digest != descriptor.digest}
 
@@ -125,7 +125,7 @@ class MemoryStore(display.Shown, Store):
         yield "size", display.Size(sum(map(len, contents)))
 
     def _facts(self) -> Iterator[tuple[str, object]]:
-        yield from display.given(self.__rich_repr__(), "tags")
+        yield from display.non_default_fields(self.__rich_repr__(), "tags")
 
     def _sections(self) -> Iterator[display.Section]:
         if tags := sorted(self._tags):

@@ -9,12 +9,12 @@ from pathlib import Path
 from typing import BinaryIO, Literal, TypeAlias, cast
 
 from ocikit.spec.descriptor import Descriptor
-from ocikit.store.files import received
+from ocikit.store.files import verified_part
 
 _FICLONE = 0x40049409  # linux/fs.h; ioctl_ficlone(2)
 
 #: How a file came to its second place.
-Means: TypeAlias = Literal["reflink", "hard link", "symlink", "copy"]
+LinkMethod: TypeAlias = Literal["reflink", "hard link", "symlink", "copy"]
 
 
 def reflink(source: Path, target: Path) -> bool:
@@ -38,7 +38,9 @@ def reflink(source: Path, target: Path) -> bool:
             os.close(fd)
 
 
-def link(source: Path, target: Path, descriptor: Descriptor, *, parts: Path, start: Means = "reflink") -> Means:
+def link(
+    source: Path, target: Path, descriptor: Descriptor, *, parts: Path, start: LinkMethod = "reflink"
+) -> LinkMethod:
     """Make a read-only `target` of a blob by the cheapest means there is: reflink, hard link, symlink, copy.
 
     Args:
@@ -61,7 +63,10 @@ def link(source: Path, target: Path, descriptor: Descriptor, *, parts: Path, sta
         return "hard link"
     if start != "copy" and _made(os.symlink, source.absolute(), target):
         return "symlink"
-    with open(source, "rb", buffering=0) as stream, received(cast("BinaryIO", stream), descriptor, parts=parts) as part:
+    with (
+        open(source, "rb", buffering=0) as stream,
+        verified_part(cast("BinaryIO", stream), descriptor, parts=parts) as part,
+    ):
         os.chmod(part, 0o444)
         os.rename(part, target)
     return "copy"

@@ -19,9 +19,9 @@ from typing import BinaryIO, TypeVar, cast
 from attrs import field, frozen
 
 from ocikit import display
-from ocikit.display.tracebacks import fold
+from ocikit.display.tracebacks import hide_internal_frames
 from ocikit.errors import CopyError, DigestMismatch, InvalidDocument, ManifestBlobUnknown, OcikitError, SizeMismatch
-from ocikit.progress.base import SILENT, Fate, Metered, Progress, watched
+from ocikit.progress.base import SILENT, Outcome, Progress, ProgressReader, progress_scope
 from ocikit.spec import media_types
 from ocikit.spec.descriptor import Descriptor
 from ocikit.spec.digest import Digest
@@ -45,11 +45,11 @@ class Cancelled(Exception):
 
 
 @frozen(kw_only=True, repr=False)
-class Step(display.Shown):
+class PlannedItem(display.Displayable):
     """One piece of content in a plan."""
 
     descriptor: Descriptor
-    fate: Fate
+    fate: Outcome
     """What will become of it: "moved", "present" or "skipped"."""
 
     def __rich_repr__(self) -> display.Description:
@@ -58,7 +58,7 @@ class Step(display.Shown):
 
 
 @frozen(kw_only=True, repr=False)
-class Plan(display.Shown):
+class Plan(display.Displayable):
     """What a copy will do. `run()` does it."""
 
     source: Source
@@ -82,14 +82,14 @@ class Plan(display.Shown):
         return blobs + sum(len(raw) for _, raw in self.documents)
 
     @property
-    def steps(self) -> tuple[Step, ...]:
+    def steps(self) -> tuple[PlannedItem, ...]:
         """What becomes of each piece of content, in order."""
-        blobs = [Step(descriptor=b, fate="present" if b.digest in self.present else "moved") for b in self.blobs]
-        foreign = [Step(descriptor=b, fate="skipped") for b in self.foreign]
-        return (*blobs, *foreign, *(Step(descriptor=d, fate="moved") for d, _ in self.documents))
+        blobs = [PlannedItem(descriptor=b, fate="present" if b.digest in self.present else "moved") for b in self.blobs]
+        foreign = [PlannedItem(descriptor=b, fate="skipped") for b in self.foreign]
+        return (*blobs, *foreign, *(PlannedItem(descriptor=d, fate="moved") for d, _ in self.documents))
 
     def __rich_repr__(self) -> display.Description:
-        yield "root", display.Hash(self.root.digest)
+        yield "root", display.DigestCell(self.root.digest)
         yield "tags", self.tags, ()
         yield "documents", len(self.documents)
         yield "blobs", len(self.blobs)
@@ -101,7 +101,7 @@ class Plan(display.Shown):
         def section(title: str, what: Sequence[Descriptor], *, unfolded: bool) -> Iterator[display.Section]:
             if what:
                 rows = (
-                    (d.title or d.artifact_type or d.media_type, display.Size(d.size), display.Hash(d.digest))
+                    (d.title or d.artifact_type or d.media_type, display.Size(d.size), display.DigestCell(d.digest))
                     for d in what
                 )
                 yield display.Section(
@@ -124,11 +124,11 @@ class Plan(display.Shown):
         """
         total = sum(b.size for b in (*self.blobs, *self.foreign))
         total += sum(len(raw) for _, raw in self.documents)
-        with watched(progress, title, size=total, count=len(self.steps)):
+        with progress_scope(progress, title, size=total, count=len(self.steps)):
             for layer in self.foreign:
                 progress.note(f"left out {layer}: it may not be redistributed")
                 progress.finish(layer, "skipped")
-            each(self.blobs, lambda blob, stop: self._blob(blob, stop, progress), workers=workers)
+            run_parallel(self.blobs, lambda blob, stop: self._blob(blob, stop, progress), workers=workers)
             self._documents(_Run(progress=progress, workers=workers))
         return self.root
 
@@ -162,7 +162,7 @@ class Plan(display.Shown):
         except Exception as error:
             raise _failed("source", blob, error) from error
         with stream:
-            meter = Metered(cast("BinaryIO", stream), tell)
+            meter = ProgressReader(cast("BinaryIO", stream), tell)
             try:
                 self.target.push(blob, cast("BinaryIO", meter))
             except Cancelled:
@@ -207,7 +207,7 @@ class Plan(display.Shown):
         lacking = self._lacking(descriptor, raw, refused)
         if not lacking:
             return False
-        digests = display.listed([d.digest for d in lacking], 5)
+        digests = display.join_limited([d.digest for d in lacking], 5)
         if descriptor.digest in run.mended:
             refused.hint = f"it was sent {digests} once more: this registry loses what it takes; tell its operators"
             return False
@@ -215,7 +215,7 @@ class Plan(display.Shown):
         said = f"the target has lost {digests}; sending it again"
         log.info("%s", said)
         run.progress.note(said)
-        each(
+        run_parallel(
             (d for d in lacking if not d.is_document), lambda d, stop: self._send(d, stop, SILENT), workers=run.workers
         )
         documents = dict(self.documents)
@@ -332,7 +332,7 @@ def plan(
         walk.visit_referrers()
     present: set[Digest] = set()
     if check:
-        each(
+        run_parallel(
             walk.blobs.values(),
             lambda blob, _: present.add(blob.digest) if target.exists(blob) else None,
             workers=workers,
@@ -471,7 +471,7 @@ def _too_deep(descriptor: Descriptor) -> InvalidDocument:
     )
 
 
-def each(items: Iterable[T], work: Callable[[T, threading.Event], object], *, workers: int = WORKERS) -> None:
+def run_parallel(items: Iterable[T], work: Callable[[T, threading.Event], object], *, workers: int = WORKERS) -> None:
     """Do the work for each item on several threads; the first failure stops the rest, and is raised.
 
     `work` gets an event that is set when it should stop. Ctrl-C sets it too, waits a moment and is raised.
@@ -521,7 +521,7 @@ def each(items: Iterable[T], work: Callable[[T, threading.Event], object], *, wo
                 running -= 1
         except BaseException as error:
             if isinstance(error, KeyboardInterrupt):
-                fold(error)
+                hide_internal_frames(error)
             stop.set()
             deadline = time.monotonic() + _GRACE
             while running and done.acquire(timeout=max(0.0, deadline - time.monotonic())):

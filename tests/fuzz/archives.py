@@ -8,7 +8,7 @@ import zlib
 from pathlib import Path
 
 from backports import zstd
-from ocikit.layers.layer import Limits, entries, open_layer
+from ocikit.layers.layer import LayerLimits, entries, open_layer
 from ocikit.layers.listing import merged_tree
 from ocikit.spec.descriptor import Descriptor
 from ocikit.spec.digest import Digest
@@ -69,7 +69,7 @@ TARS = (
         "GNU.sparse.major": "1", "GNU.sparse.minor": "0", "GNU.sparse.name": "s", "GNU.sparse.realsize": "9000"}),
 )  # fmt: skip
 
-LIMITS = Limits(size=1 << 22, entries=1000)
+LIMITS = LayerLimits(size=1 << 22, entries=1000)
 
 
 @target(*TARS, words=TAR_WORDS, text=False, examples=80)

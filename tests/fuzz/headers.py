@@ -16,7 +16,7 @@ from ocikit.remote.download import _starts_at
 from ocikit.remote.endpoints import descriptor_of, next_link
 from ocikit.remote.http.responses import (
     announced_digest,
-    failure,
+    error_from_response,
     json_object,
     media_type,
     read_limited,
@@ -24,7 +24,7 @@ from ocikit.remote.http.responses import (
     retry_after,
 )
 from ocikit.remote.http.transport import Transport
-from ocikit.remote.http.urls import Origin, check_realm, check_step, join
+from ocikit.remote.http.urls import Origin, check_realm, check_redirect, join
 from ocikit.remote.upload import UploadSession
 from ocikit.spec.challenge import Scope, parse_challenges, preferred
 from ocikit.spec.digest import Digest
@@ -146,7 +146,7 @@ def answer(data: bytes) -> None:
     following = typed(next_link, response)
     if following is not None:
         typed(Origin.of, following)
-        typed(check_step, URL, following)
+        typed(check_redirect, URL, following)
     session = typed(UploadSession.of, response, transport)
     if session is not None:
         assert session.minimum >= 0
@@ -161,7 +161,7 @@ def answer(data: bytes) -> None:
         typed(json_object, response, body, "list the tags of registry.example/team/data")
         typed(Index.parse, body)
     if (again := response_of(data)) is not None:
-        error = failure(again, "pull registry.example/team/data", rejected="'ada'")
+        error = error_from_response(again, "pull registry.example/team/data", rejected="'ada'")
         message_is_safe(error)
         assert isinstance(error.code, str)
         assert not UNSAFE.search(error.url + error.host + error.request_id + error.code)
@@ -184,9 +184,9 @@ def url(data: bytes) -> None:
     typed(Origin.of, base)
     typed(check_realm, base, URL)
     if (joined := typed(join, URL, location)) is not None:
-        typed(check_step, URL, joined)
+        typed(check_redirect, URL, joined)
     if (joined := typed(join, base, location)) is not None:
-        typed(check_step, base, joined)
+        typed(check_redirect, base, joined)
 
 
 @target(

@@ -7,7 +7,7 @@ import json
 import re
 from urllib.parse import unquote
 
-from ocikit.server import Application, Need, Rules, memory_storage
+from ocikit.server import Application, Permission, Rules, memory_storage
 from ocikit.server.auth.basic import credentials
 from ocikit.server.auth.htpasswd import Entries
 from ocikit.server.auth.jwt import InvalidToken, Signer
@@ -65,7 +65,7 @@ def rules(data: bytes) -> None:
     found = typed(Rules.parse, data.decode("utf-8", "replace"))
     if found is not None:
         for name in ("team/a", "a-b/c", "x" * 200):
-            found.allows("ada", Need("pull", name))
+            found.allows("ada", Permission("pull", name))
         assert not found.anybody or any("" in rule.users for rule in found.rules)
 
 

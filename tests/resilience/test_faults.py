@@ -18,7 +18,7 @@ import pytest
 from ocikit.errors import ConnectionFailed, OcikitError, RegistryError, TimedOut
 from ocikit.remote.auth.keychain import ANONYMOUS, Keychain
 from ocikit.remote.config.network import Network
-from ocikit.remote.http.responses import finish
+from ocikit.remote.http.responses import drain
 from ocikit.remote.http.transport import Transport
 from ocikit.remote.repository import Registry
 from ocikit.spec.descriptor import Descriptor
@@ -191,7 +191,7 @@ def test_a_request_that_is_dropped_beside_one_that_is_answered_does_not_change_t
             asked = [
                 pool.submit(transport.request, "GET", path, "ask", allow=(404,)) for path in ("/v2/dropped", "/v2/")
             ]
-            assert [finish(each.result()) for each in asked] == [None, None]
+            assert [drain(each.result()) for each in asked] == [None, None]
         assert transport.base == proxy.url
         transport.close()
 

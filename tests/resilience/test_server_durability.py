@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 import sqlalchemy as sa
 from ocikit.server.http.app import Application
-from ocikit.server.http.request import Body
+from ocikit.server.http.request import RequestBody
 from ocikit.server.http.settings import Limits, Settings
 from ocikit.server.storage.files import FileBlobs, FileUploads, file_storage
 from ocikit.server.storage.verify import verify
@@ -321,7 +321,7 @@ def test_a_blob_that_comes_from_another_file_system_is_copied(tmp_path, monkeypa
         replace(source, target)
 
     monkeypatch.setattr(os, "replace", across)
-    body = Body(io.BytesIO(b"content"), length=7)
+    body = RequestBody(io.BytesIO(b"content"), length=7)
     uploads.finish(uploads.create("a"), Digest.of(b"content"), body, blobs)
     assert blobs.stat(Digest.of(b"content")) == 7
     assert uploads.count() == 0

@@ -8,7 +8,7 @@ import tarfile
 
 import ocikit
 from ocikit.layers.compression import zstd
-from ocikit.layers.layer import Limits
+from ocikit.layers.layer import LayerLimits
 from ocikit.spec import media_types
 from ocikit.store.layout.docker import read_docker_archive
 
@@ -291,7 +291,7 @@ BOMBS = {
 def a_bomb_is_given_up_before_it_fills_anything(scene, make):
     ref = scene.image(make(), media_type=media_types.OCI_LAYER_GZIP)
     with scene.memory():
-        scene.user(lambda: scene.session.inspect(ref).unpack("image", limits=Limits(size=300 << 20)))
+        scene.user(lambda: scene.session.inspect(ref).unpack("image", limits=LayerLimits(size=300 << 20)))
         scene.user(lambda: len(scene.session.inspect(ref).tree()))
     assert sum(p.stat().st_size for p in scene.work.rglob("*") if p.is_file()) <= 300 << 20
 

@@ -13,15 +13,15 @@ from pathlib import Path
 import ocikit
 from ocikit.client.artifact import Artifact
 from ocikit.client.listing import Listing
-from ocikit.client.validate import Finding, Report
+from ocikit.client.validate import Finding, ValidationReport
 from ocikit.folder.folder import Folder
 from ocikit.layers.pack import pack
-from ocikit.layers.tar import Entry
-from ocikit.layers.unpack import LeftOut, Unpacked
+from ocikit.layers.tar import TarEntry
+from ocikit.layers.unpack import SkippedEntry, Unpacked
 from ocikit.remote.auth.keychain import Credentials, Keychain
 from ocikit.remote.auth.tokens import TokenCache
 from ocikit.remote.repository import Ping
-from ocikit.server.storage.gc import Collection
+from ocikit.server.storage.gc import GCResult
 from ocikit.server.storage.verify import Verification, Wrong
 from ocikit.spec import media_types
 from ocikit.spec.config import History, ImageConfig, RootFS
@@ -244,7 +244,7 @@ def findings():
         ("$.annotations", "expected an object, found an array"),
         ("$.config.mediaType", "required field missing"),
     ]
-    return Report(
+    return ValidationReport(
         reference=ocikit.Reference.parse(f"{DATA}:v2.1").pinned(manifest.digest), documents=(manifest.descriptor,),
         findings=tuple(Finding(path=path, message=message, digest=manifest.digest) for path, message in found),
     )  # fmt: skip
@@ -331,7 +331,7 @@ CARDS: dict[str, Callable[[], object]] = {
         bad=((folder() / "cache" / "blobs" / "sha256" / ("ab" * 32), "its content has digest sha256:" + "cd" * 32),)),
     "server": lambda: ocikit.serve(),
     "server_stopped": stopped,
-    "server_collected": lambda: Collection(
+    "server_collected": lambda: GCResult(
         dry_run=True, blobs=(("weather/stations", ocikit.Digest.of(b"1"), 3_000_000),),
         content=((ocikit.Digest.of(b"1"), 3_000_000), (ocikit.Digest.of(b"2"), 17))),
     "server_verified": lambda: Verification(
@@ -343,15 +343,15 @@ CARDS: dict[str, Callable[[], object]] = {
     "ping_unreachable": lambda: Ping(
         host=HOST, reachable=False, authenticated=False, url=f"https://{HOST}", problem=f"{HOST} could not be reached: no such host"),
     "report": findings,
-    "report_fine": lambda: Report(
+    "report_fine": lambda: ValidationReport(
         reference=ocikit.Reference.parse(f"{DATA}:v2.1"), documents=(data_manifest().descriptor,), findings=()),
     "report_finding": lambda: findings().findings[0],
     "violation": lambda: Violation(path="$.layers[2].size", message="expected an integer, found a string"),
     "unpacked": lambda: Unpacked(
         path=folder() / "rootfs", files=3_412, size=148_221_003,
-        left_out=(LeftOut(path="dev/null", what="character device"), LeftOut(path="usr/bin/passwd", what="setuid"))),
+        left_out=(SkippedEntry(path="dev/null", what="character device"), SkippedEntry(path="usr/bin/passwd", what="setuid"))),
     "packed": lambda: pack([home()])[0],
-    "entry": lambda: Entry(path="usr/bin/python3", type="symlink", target="python3.14", mode=0o777, layer=2),
+    "entry": lambda: TarEntry(path="usr/bin/python3", type="symlink", target="python3.14", mode=0o777, layer=2),
     "error": no_tag,
     "error_copy": copy_error,
     "error_plain": lambda: error(ocikit.InvalidReference, "'Data:v1' has capitals in its name", hint="write 'data:v1'"),

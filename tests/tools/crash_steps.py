@@ -13,8 +13,8 @@ import tempfile
 from pathlib import Path
 
 import sqlalchemy as sa
-from ocikit.server.http.request import Body
-from ocikit.server.storage.base import Entry
+from ocikit.server.http.request import RequestBody
+from ocikit.server.storage.base import ManifestRow
 from ocikit.server.storage.files import file_storage
 from ocikit.server.storage.gc import GRACE, collect
 from ocikit.server.storage.verify import verify
@@ -27,11 +27,11 @@ STEPS = {"open", "close", "fsync", "replace", "rename", "chmod", "unlink", "mkdi
 CONTENT = os.urandom(1000)
 DIGEST = Digest.of(CONTENT)
 RAW = b'{"a manifest": true}'
-ENTRY = Entry(digest=Digest.of(RAW), media_type="application/json", size=len(RAW), children=(DIGEST,))
+ENTRY = ManifestRow(digest=Digest.of(RAW), media_type="application/json", size=len(RAW), children=(DIGEST,))
 
 
 def body(content):
-    return Body(io.BytesIO(content), length=len(content))
+    return RequestBody(io.BytesIO(content), length=len(content))
 
 
 def upload(storage, session):

@@ -20,7 +20,7 @@ from ocikit import display
 from ocikit.errors import ConnectionFailed, Denied, RegistryError, TimedOut, Unauthorized
 from ocikit.remote.auth.keychain import ANONYMOUS, Credentials, Keychain
 from ocikit.remote.auth.tokens import TOKEN_LIMIT, Token, TokenCache, TokenKey
-from ocikit.remote.http.responses import failure, finish, read_limited
+from ocikit.remote.http.responses import drain, error_from_response, read_limited
 from ocikit.remote.http.urls import check_realm
 from ocikit.spec.challenge import Challenge, Scope, merge_scopes, parse_challenges, preferred
 
@@ -278,7 +278,7 @@ class Authenticator:
             headers = {"Content-Type": "application/x-www-form-urlencoded"}
             response = self._send("POST", challenge.realm, headers, urlencode(form).encode())
             if response.status_code in {404, 405}:
-                finish(response)
+                drain(response)
                 return None
             token = self._parse(response)
             if token.refresh_token:
@@ -287,7 +287,7 @@ class Authenticator:
 
     def _parse(self, response: requests.Response) -> Token:
         if response.status_code != 200:
-            raise failure(
+            raise error_from_response(
                 response,
                 f"get a token for {self._host}",
                 hint=f"ocikit.auth.explain({self._host!r}) shows what is sent",

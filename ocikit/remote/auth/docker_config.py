@@ -21,7 +21,7 @@ HUB_KEYS = ("https://index.docker.io/v1/", "index.docker.io", DOCKER_HUB, "regis
 _FILE_LIMIT = 4 << 20  # bytes of a configuration file; the largest honest one is a few KiB
 
 
-def place_of(key: str) -> str:
+def normalize_key(key: str) -> str:
     """What a key names: host and perhaps path, without scheme and API version, Docker Hub by one name."""
     text = key.strip()
     scheme = re.match(r"(?i)https?://", text)
@@ -32,24 +32,24 @@ def place_of(key: str) -> str:
     return (DOCKER_HUB if host in HUB_KEYS else host) + (slash and path and f"/{path}")
 
 
-def wishes(host: str, repository: str = "") -> list[str]:
+def lookup_keys(host: str, repository: str = "") -> list[str]:
     """What may answer for a repository, most specific first: `host/team/model`, `host/team`, `host`."""
-    whole = place_of(host) + (f"/{repository}" if repository else "")
+    whole = normalize_key(host) + (f"/{repository}" if repository else "")
     parts = whole.split("/")
     return ["/".join(parts[:n]) for n in range(len(parts), 0, -1)]
 
 
-def matching(keys: Iterable[str], wished: Iterable[str]) -> Iterator[str]:
+def matching_keys(keys: Iterable[str], wished: Iterable[str]) -> Iterator[str]:
     """The keys that suit, most specific first."""
-    places = [(key, place_of(key)) for key in keys]
+    places = [(key, normalize_key(key)) for key in keys]
     for wish in wished:
         suits = [key for key, place in places if place == wish]
         yield from sorted(suits, key=lambda k: (HUB_KEYS.index(k) if k in HUB_KEYS else len(HUB_KEYS), k != wish))
 
 
-def servers(key: str) -> tuple[str, ...]:
+def helper_keys(key: str) -> tuple[str, ...]:
     """What to ask a helper for: Docker Hub is kept under another name by docker than by podman."""
-    place = place_of(key)
+    place = normalize_key(key)
     return (HUB_KEYS[0], DOCKER_HUB) if place == DOCKER_HUB else tuple(dict.fromkeys((place, key)))
 
 

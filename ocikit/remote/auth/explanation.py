@@ -10,7 +10,7 @@ from ocikit import display
 
 
 @frozen(kw_only=True)
-class Step:
+class ExplanationStep:
     """One place that was looked at for credentials."""
 
     place: str
@@ -28,26 +28,26 @@ class Step:
         mark = "->" if self.wins else "!!" if self.failed else "  "
         who = f"{self.username or 'no user name'} ({self.kind})" if self.kind else "nothing"
         rest = [f"key {self.key}" if self.key else "", self.note]
-        return display.clean(
+        return display.sanitize(
             f"{mark} {self.place}: {'; '.join(filter(None, [*([] if self.failed else [who]), *rest]))}"
         )
 
 
 @frozen(kw_only=True, repr=False)
-class Explanation(display.Shown):
+class Explanation(display.Displayable):
     """Where credentials for a registry were looked for, in order, and which ones are used. `print` it for all of it."""
 
     host: str
     repository: str = ""
-    steps: tuple[Step, ...] = ()
+    steps: tuple[ExplanationStep, ...] = ()
 
     @property
-    def winner(self) -> Step | None:
+    def winner(self) -> ExplanationStep | None:
         """The place whose credentials are used; None if access is anonymous, or fails before one is found."""
         return next((step for step in self.steps if step.wins), None)
 
     @property
-    def failure(self) -> Step | None:
+    def failure(self) -> ExplanationStep | None:
         """The place that can't be read, if it comes before any that has credentials: every use would fail there."""
         step = next((step for step in self.steps if step.wins or step.failed), None)
         return step if step and step.failed else None
@@ -65,7 +65,7 @@ class Explanation(display.Shown):
 
     def __str__(self) -> str:
         where = f"{self.host}/{self.repository}" if self.repository else self.host
-        return "\n".join([f"credentials for {display.clean(where)}:", *map(str, self.steps)])
+        return "\n".join([f"credentials for {display.sanitize(where)}:", *map(str, self.steps)])
 
     def _sections(self) -> Iterator[display.Section]:
         yield display.Section(

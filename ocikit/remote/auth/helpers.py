@@ -18,7 +18,7 @@ from attrs import field, frozen
 
 from ocikit import display
 from ocikit.errors import CredentialsError
-from ocikit.remote.auth.docker_config import place_of
+from ocikit.remote.auth.docker_config import normalize_key
 
 _BARE = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 _NOTHING = ("credentials not found", "no credentials server url", "no credentials username")
@@ -161,7 +161,7 @@ def _stop(process: subprocess.Popen[bytes]) -> None:
 
 def _host(server: str) -> str:
     """The host in a server's name, without its port: some helpers leave that out."""
-    return re.sub(r":\d+$", "", place_of(server).partition("/")[0])
+    return re.sub(r":\d+$", "", normalize_key(server).partition("/")[0])
 
 
 def _failure(status: int, answer: str, secret: str = "") -> str:

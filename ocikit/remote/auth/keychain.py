@@ -32,7 +32,7 @@ from attrs import define, field, frozen
 from ocikit import display
 from ocikit.errors import CredentialsError
 from ocikit.remote.auth import docker_config as configuration
-from ocikit.remote.auth.explanation import Explanation, Step
+from ocikit.remote.auth.explanation import Explanation, ExplanationStep
 from ocikit.remote.auth.helpers import Helper
 from ocikit.spec.reference import DOCKER_HUB
 
@@ -47,7 +47,7 @@ def _salt() -> bytes:
 
 
 @frozen(kw_only=True, repr=False)
-class Credentials(display.Shown):
+class Credentials(display.Displayable):
     """A user and a password, or a token. It refuses to be pickled: it is a secret.
 
     >>> Credentials(username="ada", password="not shown")
@@ -177,7 +177,7 @@ def _entry(entry: Any, key: str, where: str) -> Credentials:
 
 
 @define(eq=False, repr=False)
-class Keychain(display.Shown):
+class Keychain(display.Displayable):
     """Finds, keeps and forgets credentials. A pickle of it has none: the other process reads its own files.
 
     >>> keys = Keychain({"ghcr.io": ("ada", "not shown")}, environ={}, home=Path("/nonexistent"))
@@ -206,9 +206,9 @@ class Keychain(display.Shown):
         Raises:
             CredentialsError: if a file is malformed or unreadable, or a helper fails; it names which.
         """
-        wishes = configuration.wishes(host, repository)
+        wishes = configuration.lookup_keys(host, repository)
         if isinstance(self.explicit, tuple | Credentials) and not Credentials.of(self.explicit).anonymous:
-            self._bound.setdefault("host", configuration.place_of(self.registry or host))
+            self._bound.setdefault("host", configuration.normalize_key(self.registry or host))
         for _, look in self._places(host, repository, wishes):
             if (found := look(True)).credentials is not None:
                 return found.credentials
@@ -219,20 +219,20 @@ class Keychain(display.Shown):
 
         Places after the winner are listed, too, except that no helper is run for them.
         """
-        steps: list[Step] = []
+        steps: list[ExplanationStep] = []
         decided = False
-        for place, look in self._places(host, repository, configuration.wishes(host, repository)):
+        for place, look in self._places(host, repository, configuration.lookup_keys(host, repository)):
             try:
                 found = look(not decided)
             except CredentialsError as error:
-                steps.append(Step(place=place, note=error.message, failed=True))
+                steps.append(ExplanationStep(place=place, note=error.message, failed=True))
                 decided = True
                 continue
             if (credentials := found.credentials) is None:
-                steps.append(Step(place=place, note=found.note or found.via))
+                steps.append(ExplanationStep(place=place, note=found.note or found.via))
                 continue
             steps.append(
-                Step(place=place, username=credentials.username, kind=credentials.kind, key=found.key, wins=not decided,
+                ExplanationStep(place=place, username=credentials.username, kind=credentials.kind, key=found.key, wins=not decided,
                      note="; ".join(filter(None, [found.via, "an earlier place decides" if decided else ""])))
             )  # fmt: skip
             decided = True
@@ -308,13 +308,13 @@ class Keychain(display.Shown):
         key = self._key(host)
         gone = False
         if helper := self._helper(config, key, self._short(path)):
-            for server in configuration.servers(key):
+            for server in configuration.helper_keys(key):
                 # Asked first: some helpers, pass among them, fail at erasing what they don't have.
                 if helper.get(server):
                     helper.erase(server)
                     gone = True
         auths = configuration.section(config, "auths", self._short(path))
-        if stale := list(configuration.matching(auths, [configuration.place_of(host)])):
+        if stale := list(configuration.matching_keys(auths, [configuration.normalize_key(host)])):
             config["auths"] = {name: entry for name, entry in auths.items() if name not in stale}
             configuration.write(path, config, self._short(path))
         return gone or bool(stale)
@@ -341,12 +341,12 @@ class Keychain(display.Shown):
         given = self.explicit
         if isinstance(given, tuple | Credentials):
             credentials = Credentials.of(given)
-            bound = self._bound.get("host") or configuration.place_of(self.registry or host)
-            if not credentials.anonymous and bound != configuration.place_of(host):
+            bound = self._bound.get("host") or configuration.normalize_key(self.registry or host)
+            if not credentials.anonymous and bound != configuration.normalize_key(host):
                 return _Found(note=f"for {bound} only")
             return _Found(credentials=credentials)
         if isinstance(given, Mapping):
-            key = next(configuration.matching(given, wishes), None)
+            key = next(configuration.matching_keys(given, wishes), None)
             return _Found(note="no entry") if key is None else _Found(credentials=Credentials.of(given[key]), key=key)
         if not callable(given):
             raise CredentialsError(
@@ -363,7 +363,7 @@ class Keychain(display.Shown):
             return _Found(note="not set")
         if not registry:
             return _Found(note="not used: OCIKIT_REGISTRY does not say which host they are for")
-        if configuration.place_of(registry) not in wishes:
+        if configuration.normalize_key(registry) not in wishes:
             return _Found(note=f"for {registry} only")
         if token:
             return _Found(credentials=Credentials(username=username, registry_token=token), key=registry)
@@ -385,12 +385,12 @@ class Keychain(display.Shown):
             if not ask:
                 notes.append(f"{helper.program} not asked: an earlier place decides")
                 continue
-            for server in configuration.servers(key):
+            for server in configuration.helper_keys(key):
                 if pair := helper.get(server):
                     return _Found(credentials=_login(*pair), key=server, via=f"from {helper.program}")
             notes.append(f"{helper.program} has none")
         auths = configuration.section(config, "auths", where)
-        for key in configuration.matching(auths, wishes):
+        for key in configuration.matching_keys(auths, wishes):
             if not (credentials := _entry(auths[key], key, where)).anonymous:
                 return _Found(credentials=credentials, key=key, via="; ".join(notes))
         return _Found(note="; ".join([*dict.fromkeys(notes), "no entry"]))
@@ -398,7 +398,7 @@ class Keychain(display.Shown):
     def _helpers(self, config: dict[str, Any], wishes: list[str], where: str) -> Iterator[tuple[str, Helper]]:
         """The helpers to ask, and for what: those of matching keys, then the one for everything."""
         chosen = configuration.section(config, "credHelpers", where)
-        named = [(key, chosen[key]) for key in configuration.matching(chosen, wishes)]
+        named = [(key, chosen[key]) for key in configuration.matching_keys(chosen, wishes)]
         # The store for everything knows registries, not repositories: one question, not one per level.
         for key, name in [*named, (wishes[-1], config.get("credsStore"))]:
             if name is not None and not isinstance(name, str):
@@ -407,7 +407,7 @@ class Keychain(display.Shown):
                 yield key, Helper(name=name, timeout=self.helper_timeout, environ=self.environ)
 
     def _helper(self, config: dict[str, Any], key: str, where: str) -> Helper | None:
-        return next((helper for _, helper in self._helpers(config, configuration.wishes(key), where)), None)
+        return next((helper for _, helper in self._helpers(config, configuration.lookup_keys(key), where)), None)
 
     # -- files and environment
 
@@ -452,7 +452,7 @@ class Keychain(display.Shown):
 
     def _key(self, host: str) -> str:
         """The key under which credentials are kept. Docker Hub's is the one that `docker login` writes."""
-        place = configuration.place_of(host)
+        place = configuration.normalize_key(host)
         if not place or re.search(r"[\s\x00-\x1f@?#]", place):
             raise CredentialsError(f"{host!r} is not a registry host", hint='it looks like "ghcr.io"')
         return configuration.HUB_KEYS[0] if place == DOCKER_HUB else place

@@ -135,7 +135,7 @@ class TokenKey:
 
 
 @define(eq=False, repr=False)
-class TokenCache(display.Shown):
+class TokenCache(display.Displayable):
     """Tokens by `TokenKey`, for any number of threads. A pickle of it is an empty cache."""
 
     clock: Callable[[], float] = time.time

@@ -81,7 +81,7 @@ class Mirror:
         if self.pull not in get_args(Pull) or (self.final and self.pull != "all"):
             raise InvalidArgument(
                 f"pull={display.quoted(self.pull, 60)} for the mirror {self.location}",
-                hint=f'one of {display.listed(get_args(Pull))}; a final one takes "all"',
+                hint=f'one of {display.join_limited(get_args(Pull))}; a final one takes "all"',
             )
 
 

@@ -29,7 +29,7 @@ _KNOWN_OF_MIRRORS = frozenset({"location", "insecure", "pull-from-mirror"})
 
 
 @define
-class Settings:
+class RegistriesConf:
     """What files say, as fields of `Network`."""
 
     mirrors: dict[str, tuple[Mirror, ...]] = field(factory=dict)
@@ -38,15 +38,15 @@ class Settings:
     insecure: frozenset[str] = frozenset()
 
 
-def read(path: str | os.PathLike[str] | None = None) -> Settings:
+def read(path: str | os.PathLike[str] | None = None) -> RegistriesConf:
     """What a file says, or those that podman would read; a later one replaces the tables of the same prefix.
 
     Raises: NotFound: if a file that is named isn't there. InvalidDocument: with the place in it that is wrong.
     """
-    tables: dict[str, Settings] = {}
+    tables: dict[str, RegistriesConf] = {}
     for file in _usual() if path is None else [Path(path).expanduser()]:
-        tables |= _parse(_text(file), display.place(file))
-    return Settings(
+        tables |= _parse(_text(file), display.display_path(file))
+    return RegistriesConf(
         mirrors={prefix: found for table in tables.values() for prefix, found in table.mirrors.items()},
         blocked=frozenset().union(*(table.blocked for table in tables.values())),
         insecure=frozenset().union(*(table.insecure for table in tables.values())),
@@ -68,16 +68,20 @@ def _text(path: Path) -> bytes:
         with path.open("rb") as file:
             text = file.read(_FILE_LIMIT + 1)
     except (FileNotFoundError, NotADirectoryError):
-        raise NotFound(f"there is no {display.place(path)}", hint="pass the path of a registries.conf") from None
+        raise NotFound(f"there is no {display.display_path(path)}", hint="pass the path of a registries.conf") from None
     except (OSError, ValueError) as error:
         reason = getattr(error, "strerror", None) or error
-        raise ContentError(f"{display.place(path)} can't be read: {reason}", hint="check its permissions") from error
+        raise ContentError(
+            f"{display.display_path(path)} can't be read: {reason}", hint="check its permissions"
+        ) from error
     if len(text) > _FILE_LIMIT:
-        raise InvalidDocument(f"{display.place(path)} is over {_FILE_LIMIT} bytes", hint="is it a registries.conf?")
+        raise InvalidDocument(
+            f"{display.display_path(path)} is over {_FILE_LIMIT} bytes", hint="is it a registries.conf?"
+        )
     return text
 
 
-def _parse(text: bytes, where: str) -> dict[str, Settings]:
+def _parse(text: bytes, where: str) -> dict[str, RegistriesConf]:
     """The tables of a file, by prefix."""
     try:
         document = tomllib.loads(text.decode())
@@ -95,7 +99,9 @@ def _parse(text: bytes, where: str) -> dict[str, Settings]:
     reader.ignored |= set(document) - {"registry"}
     if reader.ignored:
         log.warning(
-            "%s: ignored here: %s", where, display.listed([display.clean(key) for key in sorted(reader.ignored)])
+            "%s: ignored here: %s",
+            where,
+            display.join_limited([display.sanitize(key) for key in sorted(reader.ignored)]),
         )
     return tables
 
@@ -111,7 +117,7 @@ class _Reader:
         """The error for something at a path."""
         return InvalidDocument(f"{self.where}: {path} {problem}", hint=hint)
 
-    def registry(self, table: dict[str, Any], path: str) -> tuple[str, Settings]:
+    def registry(self, table: dict[str, Any], path: str) -> tuple[str, RegistriesConf]:
         """One table's prefix, and what it says."""
         self.ignored |= set(table) - _KNOWN
         location = self._get(table, "location", "", path)
@@ -138,7 +144,7 @@ class _Reader:
             )
         elif insecure:
             insecure_hosts = frozenset({prefix})
-        return prefix, Settings(
+        return prefix, RegistriesConf(
             mirrors={prefix: tuple(mirrors)}, blocked=frozenset({prefix} if blocked else ()), insecure=insecure_hosts
         )
 
@@ -149,7 +155,7 @@ class _Reader:
             raise self.wrong(
                 f"{path}.pull-from-mirror",
                 f"is {display.quoted(wish, 60)}",
-                f"one of {display.listed(sorted(filter(None, _PULLS)))}",
+                f"one of {display.join_limited(sorted(filter(None, _PULLS)))}",
             )
         if wish and by_digest:
             raise self.wrong(f"{path}.pull-from-mirror", "stands beside mirror-by-digest-only", "leave one of them out")

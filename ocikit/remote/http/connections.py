@@ -76,7 +76,7 @@ class Connections:
         started = time.monotonic()
         adapter, proxies = self._route(url)
         limits = self._network.connect_timeout, timeout or self._network.read_timeout
-        if (deadline := deadlines.current()) is not None:
+        if (deadline := deadlines.current_deadline()) is not None:
             left = max(0.001, deadline - started)
             limits = min(limits[0], left), min(limits[1], left)
             if body is not None and not isinstance(body, bytes):

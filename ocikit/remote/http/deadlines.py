@@ -21,7 +21,7 @@ class TooSlow(TimeoutError):
 
 
 @contextmanager
-def until(deadline: float | None) -> Iterator[None]:
+def deadline_scope(deadline: float | None) -> Iterator[None]:
     """Within it, requests end at the deadline, by the monotonic clock, or at an earlier one around it."""
     token = _current.set(_earlier(deadline, _current.get()))
     try:
@@ -30,7 +30,7 @@ def until(deadline: float | None) -> Iterator[None]:
         _current.reset(token)
 
 
-def current() -> float | None:
+def current_deadline() -> float | None:
     """The deadline of this thread; None: there is no limit."""
     return _current.get()
 
@@ -56,7 +56,7 @@ class Response(http.client.HTTPResponse):
         return self._reader.patience
 
 
-def hurry(raw: Any, seconds: float, *, patience: bool = False) -> None:
+def limit_remaining_time(raw: Any, seconds: float, *, patience: bool = False) -> None:
     """Give a body of urllib3's so many seconds; with `patience`, as many more as it may be silent.
 
     Nothing happens if it came through someone else's adapter: that has limits of its own.
@@ -73,7 +73,7 @@ class _Reader(io.RawIOBase):
         self._sock = sock
         self._file = sock.makefile("rb", buffering=0)
         self.patience = sock.gettimeout() or 3600.0
-        self.deadline = current()
+        self.deadline = current_deadline()
 
     def makefile(self, *_: Any) -> BinaryIO:
         """The file that http.client asks a socket for."""

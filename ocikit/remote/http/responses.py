@@ -18,7 +18,7 @@ import requests
 import urllib3
 import urllib3.exceptions
 
-from ocikit.display import clean, duration, listed, shorten
+from ocikit.display import duration, join_limited, sanitize, shorten
 from ocikit.errors import (
     BlobUnknown,
     ConnectionFailed,
@@ -39,12 +39,12 @@ from ocikit.errors import (
     UploadUnknown,
     redact,
 )
-from ocikit.remote.http.deadlines import TooSlow, hurry
+from ocikit.remote.http.deadlines import TooSlow, limit_remaining_time
 from ocikit.remote.http.rate_limit import RateLimit
 from ocikit.spec.digest import Digest
 
 #: What a broken connection looks like, wherever it breaks.
-BROKEN: Final = (requests.RequestException, urllib3.exceptions.HTTPError, http.client.HTTPException, OSError)
+CONNECTION_ERRORS: Final = (requests.RequestException, urllib3.exceptions.HTTPError, http.client.HTTPException, OSError)
 
 log = logging.getLogger("ocikit")
 
@@ -105,7 +105,7 @@ _ABSENT: Mapping[str, type[RegistryError]] = {
 }
 
 
-def innermost(error: BaseException | None) -> BaseException | None:
+def root_cause(error: BaseException | None) -> BaseException | None:
     """What an error of requests or urllib3 began with, without its trail: a user's traceback has no use for their insides."""
     while error is not None:
         inner = (
@@ -120,9 +120,9 @@ def innermost(error: BaseException | None) -> BaseException | None:
     return None
 
 
-def finish(response: requests.Response) -> None:
+def drain(response: requests.Response) -> None:
     """Let go of a response whose body doesn't matter; its connection stays open if the body is short."""
-    hurry(response.raw, _LEAVING)
+    limit_remaining_time(response.raw, _LEAVING)
     try:
         if len(response.raw.read(_ERROR_LIMIT) or b"") < _ERROR_LIMIT:
             response.raw.release_conn()
@@ -132,15 +132,15 @@ def finish(response: requests.Response) -> None:
     response.close()
 
 
-def set_aside(response: requests.Response, limit: int = _ERROR_LIMIT) -> bytes:
+def buffer_body(response: requests.Response, limit: int = _ERROR_LIMIT) -> bytes:
     """Let go of a response's connection, but keep the front of its body: for the error that it may become."""
-    hurry(response.raw, limit / _SLOWEST, patience=True)
+    limit_remaining_time(response.raw, limit / _SLOWEST, patience=True)
     try:
         words = response.raw.read(limit) or b""
-    except BROKEN:
+    except CONNECTION_ERRORS:
         words = b""
     headers = response.raw.headers
-    finish(response)
+    drain(response)
     response.raw = urllib3.HTTPResponse(io.BytesIO(words), headers, response.status_code, preload_content=False)
     return words
 
@@ -160,7 +160,7 @@ def read_limited(response: requests.Response, limit: int, what: str, *, digest: 
     """
     said = str(response.headers.get("Content-Length", ""))
     size = int(said) if re.fullmatch(r"\d{1,18}", said) else limit
-    hurry(response.raw, min(size, limit) / _SLOWEST, patience=True)
+    limit_remaining_time(response.raw, min(size, limit) / _SLOWEST, patience=True)
     parts: list[bytes] = []
     left = limit + 1
     whole = False
@@ -169,8 +169,8 @@ def read_limited(response: requests.Response, limit: int, what: str, *, digest: 
             parts.append(part)
             left -= len(part)
         whole = left > 0
-    except BROKEN as error:
-        raise broken_off(response, what, error) from innermost(error)
+    except CONNECTION_ERRORS as error:
+        raise broken_off(response, what, error) from root_cause(error)
     finally:
         if whole:
             response.raw.release_conn()
@@ -231,13 +231,13 @@ def is_encoded(response: requests.Response) -> bool:
     return response.headers.get("Content-Encoding", "identity").strip().lower() not in {"", "identity"}
 
 
-def start_of(response: requests.Response, size: int) -> bytes:
+def read_prefix(response: requests.Response, size: int) -> bytes:
     """The first bytes of a body as they came, fewer if it ends or breaks off; the rest is left where it is."""
     found = b""
-    with contextlib.suppress(*BROKEN):
+    with contextlib.suppress(*CONNECTION_ERRORS):
         while len(found) < size and (part := response.raw.read(size - len(found))):
             found += part
-    finish(response)
+    drain(response)
     return found
 
 
@@ -252,7 +252,7 @@ def is_timeout(error: BaseException | None) -> bool:
 
 def broken_off(response: requests.Response, what: str, error: Exception) -> ConnectionFailed:
     """The error for a body that ended before its end."""
-    if isinstance(innermost(error), TooSlow):
+    if isinstance(root_cause(error), TooSlow):
         return TimedOut(f"{_host(response)} sends too slowly to {what}", hint="check the network; call again")
     if is_timeout(error):
         return TimedOut(f"{_host(response)} stopped sending to {what}", hint="check the network, or raise read_timeout")
@@ -286,7 +286,9 @@ def media_type(response: requests.Response) -> str:
     return str(response.headers.get("Content-Type", "")).partition(";")[0].strip().lower()
 
 
-def failure(response: requests.Response, doing: str, *, hint: str = "", rejected: str = "") -> RegistryError:
+def error_from_response(
+    response: requests.Response, doing: str, *, hint: str = "", rejected: str = ""
+) -> RegistryError:
     """The error that a response stands for; its body is read, up to a limit.
 
     Args:
@@ -323,7 +325,7 @@ def failure(response: requests.Response, doing: str, *, hint: str = "", rejected
         error.retry_after = wait
         error.hint = f"it asks to wait {duration(wait)}; {error.hint.removeprefix('wait, or ')}"
     if isinstance(error, ManifestBlobUnknown):
-        error.hint = f"push {listed(error.digests[:5]) if error.digests else 'what the manifest names'} first"
+        error.hint = f"push {join_limited(error.digests[:5]) if error.digests else 'what the manifest names'} first"
     return error
 
 
@@ -350,7 +352,7 @@ def _absence(response: requests.Response) -> type[RegistryError]:
 
 def _error_body(response: requests.Response) -> tuple[list[dict[str, Any]], str]:
     """The registry's error list and its own words, from any body. distribution-spec spec.md#error-codes."""
-    hurry(response.raw, _ERROR_LIMIT / _SLOWEST, patience=True)
+    limit_remaining_time(response.raw, _ERROR_LIMIT / _SLOWEST, patience=True)
     try:
         body = _plain(response, response.raw.read(_ERROR_LIMIT, decode_content=False) or b"", _ERROR_LIMIT)
     except Exception:  # noqa: BLE001 - a broken error body must not hide the error itself
@@ -376,7 +378,7 @@ def _page(text: str) -> str:
     if "<html" not in text.lower() and "<!doctype" not in text.lower():
         return ""
     title = re.search(r"<title[^<>]*>([^<]*)</title>", text, re.IGNORECASE)
-    return f"an HTML page{f' titled {clean(title[1]).strip()!r}' if title else ''}"
+    return f"an HTML page{f' titled {sanitize(title[1]).strip()!r}' if title else ''}"
 
 
 def _words(error: Mapping[str, Any]) -> str:
@@ -421,7 +423,7 @@ def report_warnings(response: requests.Response) -> None:
     header = str(response.headers.get("Warning", ""))[:_WARNINGS_LIMIT]
     for match in re.finditer(r'299 \S+ "((?:[^"\\]|\\.)*)"', header):
         said = re.sub(r"\\(.)", r"\1", match[1])
-        text = f"{_host(response)} warns: {clean(said)}"
+        text = f"{_host(response)} warns: {sanitize(said)}"
         with _telling:
             new = text not in _told and len(_told) < 1000  # a hostile registry must not fill the memory
             if new:

@@ -19,26 +19,26 @@ import urllib3
 
 from ocikit import display
 from ocikit.errors import ConnectionFailed, InvalidResponse, OcikitError, TimedOut, Unsupported, redact
-from ocikit.progress.base import mention
+from ocikit.progress.base import notify
 from ocikit.remote.auth.authenticator import Authenticator, Authorization
 from ocikit.remote.auth.keychain import Keychain
 from ocikit.remote.auth.tokens import TokenCache
 from ocikit.remote.config.network import Network
 from ocikit.remote.http.connections import Connections
-from ocikit.remote.http.deadlines import current, until
+from ocikit.remote.http.deadlines import current_deadline, deadline_scope
 from ocikit.remote.http.rate_limit import RateLimit
 from ocikit.remote.http.responses import (
-    BROKEN,
-    failure,
-    finish,
-    innermost,
+    CONNECTION_ERRORS,
+    buffer_body,
+    drain,
+    error_from_response,
     is_timeout,
     read_limited,
     report_warnings,
     retry_after,
-    set_aside,
+    root_cause,
 )
-from ocikit.remote.http.urls import Origin, check_step, is_loopback, join
+from ocikit.remote.http.urls import Origin, check_redirect, is_loopback, join
 from ocikit.spec.challenge import Scope
 from ocikit.spec.digest import Digest
 
@@ -54,7 +54,7 @@ _PATH = re.compile(r"(?:/[A-Za-z0-9_:][A-Za-z0-9_:.-]*)+/?")
 _TLS_PORT = re.compile(rb"\bto (an? )?(https|ssl|tls)", re.IGNORECASE)
 
 
-class Transport(display.Shown):
+class Transport(display.Displayable):
     """A registry's host: every request to it, and to where it redirects, goes through here. Safe in threads.
 
     Args:
@@ -154,7 +154,7 @@ class Transport(display.Shown):
             replay.rewind()
             try:
                 response, sent = self._authorized(method, target, scopes, dict(headers or {}), replay, length, timeout)
-            except BROKEN as error:
+            except CONNECTION_ERRORS as error:
                 doubtful |= not _never_sent(error)
                 raise
             doubtful |= response.status_code >= 500
@@ -163,7 +163,7 @@ class Transport(display.Shown):
         again = replay.possible
         deadline = self.deadline()
         try:
-            with until(deadline):
+            with deadline_scope(deadline):
                 response = self._persist(send, method, target, doing, retry=retry and again, again=again)
         except TimedOut:
             self.check_deadline(deadline, doing)  # it may have passed while a token was asked for
@@ -175,9 +175,9 @@ class Transport(display.Shown):
         if status >= 400 and status not in allow and not deleted:
             once = status == 401 and sent is not None and not replay.possible
             who = sent.who if sent and not once else ""
-            raise failure(response, doing, hint=_READ_ONCE if once else "", rejected=who)
+            raise error_from_response(response, doing, hint=_READ_ONCE if once else "", rejected=who)
         if 300 <= status < 400:
-            finish(response)
+            drain(response)
             raise InvalidResponse(
                 f"{self.host} answers {status} to {doing} without saying where to go",
                 hint="this is not a working registry, or something in front of it isn't",
@@ -204,7 +204,7 @@ class Transport(display.Shown):
         """
         attempt, deadline = 0, self.deadline()
         while True:
-            with until(deadline):
+            with deadline_scope(deadline):
                 response = self.request("GET", target, doing, scopes=scopes, headers=headers, allow=allow)
             try:
                 return read_limited(response, limit, doing, digest=digest), response
@@ -213,7 +213,7 @@ class Transport(display.Shown):
                 if attempt >= self.network.retries:
                     raise
                 log.info("%s; trying again", error.message)
-                mention(f"{self.host} broke off; trying again")
+                notify(f"{self.host} broke off; trying again")
                 time.sleep(backoff(attempt))
                 attempt += 1
 
@@ -241,14 +241,14 @@ class Transport(display.Shown):
                 response = send()
             except OcikitError:
                 raise
-            except BROKEN as broken:
+            except CONNECTION_ERRORS as broken:
                 if retry and settle and self._guess_again(broken, scheme):
                     continue
                 error = broken
             self._reached |= response is not None
             if response is not None and response.status_code not in _RETRIED:
                 if again and settle and self._settle(response, scheme, method):
-                    finish(response)
+                    drain(response)
                     continue
                 return response
             asked = retry_after(response) if response is not None else None
@@ -270,20 +270,20 @@ class Transport(display.Shown):
                 break
             reason = response.status_code if response is not None else _reason(error)
             log.info("%s: %s; trying again in %.1f s", doing, reason, wait)
-            mention(f"{self.host}: {reason}; trying again in {display.duration(wait)}")
+            notify(f"{self.host}: {reason}; trying again in {display.duration(wait)}")
             if response is not None:
-                finish(response)
+                drain(response)
             _sleep(wait, deadline)
             waited += wait
             attempt += 1
         if response is not None:
             return response
         self.check_deadline(deadline, doing)
-        raise self._unreachable(error, method, target, doing) from innermost(error)
+        raise self._unreachable(error, method, target, doing) from root_cause(error)
 
     def deadline(self) -> float | None:
         """When what begins now has to be done, by the monotonic clock; None: there is no limit."""
-        limit, around = self.network.total_timeout, current()
+        limit, around = self.network.total_timeout, current_deadline()
         if limit is None or (around is not None and around < time.monotonic() + limit):
             return around
         return time.monotonic() + limit
@@ -326,7 +326,7 @@ class Transport(display.Shown):
                 raise
             if answer is None:
                 break
-            finish(response)
+            drain(response)
             sent = answer
             replay.rewind()
         refused = home and response.status_code in {401, 403} and sent is not None and sent.who
@@ -349,16 +349,16 @@ class Transport(display.Shown):
         answer = self._auth.stranger(scopes, unknown=unknown)
         if answer is None:
             return refusal
-        set_aside(refusal)
+        buffer_body(refusal)
         try:
             response, home = self._follow(method, url, headers, answer, _Replay(None), None, timeout)
-        except (OcikitError, *BROKEN):
+        except (OcikitError, *CONNECTION_ERRORS):
             return refusal
         allowed = response.status_code < 400 or response.status_code == 416
         if allowed or (home and response.status_code in {401, 403}):
             self._auth.read_as_stranger(scopes, allowed=allowed)
         if not allowed:
-            finish(response)
+            drain(response)
         return response if allowed else refusal
 
     def _follow(
@@ -389,15 +389,15 @@ class Transport(display.Shown):
             if response.status_code not in _REDIRECTING or not location:
                 return response, home
             if method not in {"GET", "HEAD"} and response.status_code not in {307, 308}:
-                finish(response)
+                drain(response)
                 raise InvalidResponse(
                     f"{self.host} answers {method} with {response.status_code} to {redact(location)}",
                     hint="a registry's upload address was moved; check the host's name and scheme",
                     method=method, url=url, status=response.status_code, host=self.host,
                 )  # fmt: skip
-            finish(response)
+            drain(response)
             target = join(url, location)
-            check_step(url, target, insecure=self.insecure)
+            check_redirect(url, target, insecure=self.insecure)
             if not replay.possible:
                 raise Unsupported(
                     f"{self.host} sends an upload on to {redact(target)}, but its content can be read only once",
@@ -434,9 +434,9 @@ class Transport(display.Shown):
             location = response.headers.get("Location")
             if response.status_code not in _REDIRECTING or not location:
                 return response
-            finish(response)
+            drain(response)
             target = join(url, location)
-            check_step(url, target)
+            check_redirect(url, target)
             if Origin.of(target) != Origin.of(url):
                 if body is not None:
                     raise InvalidResponse(
@@ -465,7 +465,7 @@ class Transport(display.Shown):
         headers = {"User-Agent": self.network.user_agent, "Accept": "*/*", "Accept-Encoding": "identity"}
         try:
             response = self._connections.send("GET", f"http://{self._api_host}/v2/", headers, None, None, None)
-        except BROKEN:
+        except CONNECTION_ERRORS:
             return False
         return _says_tls(response)
 
@@ -519,7 +519,7 @@ class _Replay:
 
 def _says_tls(response: requests.Response) -> bool:
     """Whether an answer is a TLS port's to plain http."""
-    words = set_aside(response)
+    words = buffer_body(response)
     return response.status_code == 400 and _TLS_PORT.search(words) is not None
 
 
@@ -551,7 +551,7 @@ def _not_http(error: Exception) -> bool:
 
 def _reason(error: BaseException | None) -> str:
     """The innermost words of an error from requests or urllib3, without their objects' addresses."""
-    inner = innermost(error) or Exception("no answer")
+    inner = root_cause(error) or Exception("no answer")
     text = str(inner) or type(inner).__name__
     # urllib3 puts the connection object first: "HTTPConnection(host=…): Failed to …: [Errno 111] Connection refused"
     return display.shorten(text.rpartition("[Errno ")[2].partition("] ")[2] or text, 200)

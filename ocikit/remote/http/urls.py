@@ -96,7 +96,7 @@ def join(base: str, location: str) -> str:
         ) from None
 
 
-def check_step(source: str, target: str, *, insecure: bool = False) -> None:
+def check_redirect(source: str, target: str, *, insecure: bool = False) -> None:
     """Refuse a redirect or an upload location that leads somewhere unsafe.
 
     From https to http, from a public host to this machine, and from anywhere to a cloud's metadata address; the last

@@ -32,7 +32,7 @@ ANONYMOUS = Identity()
 
 
 @frozen
-class Need:
+class Permission:
     """What a request must be allowed: an action on a repository, or on the catalog, where `repository` is ""."""
 
     action: str
@@ -50,7 +50,7 @@ class Access(ABC):
     Whoever reaches the registry around the proxy can write that header just as well, so it counts from the proxy only:
 
     >>> from attrs import frozen
-    >>> from ocikit.server import ANONYMOUS, Access, Application, Identity, Need, Refusal, Request, Rules, memory_storage
+    >>> from ocikit.server import ANONYMOUS, Access, Application, Identity, Permission, ErrorResponse, Request, Rules, memory_storage
     >>> @frozen
     ... class ProxyAccess(Access):
     ...     proxy: str
@@ -58,11 +58,11 @@ class Access(ABC):
     ...
     ...     def identify(self, request: Request) -> Identity:
     ...         if request.environ["REMOTE_ADDR"] != self.proxy:
-    ...             raise Refusal(403, "DENIED", "come in through https://hub.example")
+    ...             raise ErrorResponse(403, "DENIED", "come in through https://hub.example")
     ...         name = request.header("X-Remote-User")
     ...         return Identity(name) if name else ANONYMOUS
     ...
-    ...     def allows(self, identity: Identity, need: Need) -> bool:
+    ...     def allows(self, identity: Identity, need: Permission) -> bool:
     ...         return self.rules.allows(identity.name, need)
     >>> rules = Rules.parse('''
     ... [[rule]]
@@ -91,14 +91,14 @@ class Access(ABC):
         """Who sends it; ANONYMOUS if it has no credentials. Raises: Refusal: 401 for wrong ones, 429 for too many."""
 
     @abstractmethod
-    def allows(self, identity: Identity, need: Need) -> bool:
+    def allows(self, identity: Identity, need: Permission) -> bool:
         """Whether somebody may."""
 
     def reads(self, identity: Identity, repository: str) -> bool:
         """Whether somebody may pull from a repository, however little their token says: for the catalog, and for mounts."""
-        return self.allows(identity, Need("pull", repository))
+        return self.allows(identity, Permission("pull", repository))
 
-    def challenge(self, request: Request, needs: Sequence[Need], identity: Identity = ANONYMOUS) -> str:
+    def challenge(self, request: Request, needs: Sequence[Permission], identity: Identity = ANONYMOUS) -> str:
         """The value of WWW-Authenticate that says how to get in; "" if nothing that this somebody could say would help.
 
         Args:
@@ -110,7 +110,7 @@ class Access(ABC):
         """
         return ""
 
-    def welcomes(self, request: Request) -> bool:
+    def allows_anonymous_ping(self, request: Request) -> bool:
         """Whether `/v2/` answers those who didn't say who they are. Clients ask there whether to log in at all."""
         return False
 
@@ -126,10 +126,10 @@ class OpenAccess(Access):
         """Nobody is asked."""
         return ANONYMOUS
 
-    def allows(self, identity: Identity, need: Need) -> bool:
+    def allows(self, identity: Identity, need: Permission) -> bool:
         """Always."""
         return True
 
-    def welcomes(self, request: Request) -> bool:
+    def allows_anonymous_ping(self, request: Request) -> bool:
         """Always."""
         return True

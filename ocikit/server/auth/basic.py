@@ -12,12 +12,12 @@ from pathlib import Path
 
 from ocikit.display import quoted
 from ocikit.errors import InvalidArgument
-from ocikit.server.auth.access import ANONYMOUS, Access, Identity, Need
+from ocikit.server.auth.access import ANONYMOUS, Access, Identity, Permission
 from ocikit.server.auth.htpasswd import Htpasswd
-from ocikit.server.auth.reloading import Watched
+from ocikit.server.auth.reloading import ReloadingFile
 from ocikit.server.auth.rules import Rules
 from ocikit.server.auth.throttle import FAILURES
-from ocikit.server.http.errors import Refusal
+from ocikit.server.http.errors import ErrorResponse
 from ocikit.server.http.request import Request
 from ocikit.spec.annotations import FrozenMap
 from ocikit.spec.challenge import Challenge
@@ -49,7 +49,7 @@ class PasswordAccess(Access):
         self._basic = basic_challenge(realm)
         self._allow_plain_http = allow_plain_http
 
-    def welcomes(self, request: Request) -> bool:
+    def allows_anonymous_ping(self, request: Request) -> bool:
         """Only where there is something without a login, and no way to log in."""
         return not self._private(request) and self._rules().anybody
 
@@ -71,10 +71,10 @@ class PasswordAccess(Access):
             raise self._refused(request, "wrong user or password")
         return given[0]
 
-    def _refused(self, request: Request, message: str) -> Refusal:
+    def _refused(self, request: Request, message: str) -> ErrorResponse:
         if not self._private(request):
             return not_private()
-        return Refusal(401, "UNAUTHORIZED", message, headers=(("WWW-Authenticate", self._basic),))
+        return ErrorResponse(401, "UNAUTHORIZED", message, headers=(("WWW-Authenticate", self._basic),))
 
 
 class HtpasswdAccess(PasswordAccess):
@@ -117,11 +117,11 @@ class HtpasswdAccess(PasswordAccess):
         user = self._login(request)
         return Identity(user) if user else ANONYMOUS
 
-    def allows(self, identity: Identity, need: Need) -> bool:
+    def allows(self, identity: Identity, need: Permission) -> bool:
         """Whether the rules let somebody."""
         return self._rules().allows(identity.name, need)
 
-    def challenge(self, request: Request, needs: Sequence[Need], identity: Identity = ANONYMOUS) -> str:
+    def challenge(self, request: Request, needs: Sequence[Permission], identity: Identity = ANONYMOUS) -> str:
         """`Basic`, for those who didn't say who they are. Raises: Refusal: 403 where nobody should."""
         if not identity.anonymous:
             return ""
@@ -176,9 +176,9 @@ def is_private(request: Request) -> bool:
     return mapped.is_loopback and not any(request.header(name) for name in _FORWARDED)
 
 
-def not_private() -> Refusal:
+def not_private() -> ErrorResponse:
     """The answer where a password could be read on its way. It asks for none, so that no client sends one."""
-    return Refusal(
+    return ErrorResponse(
         403, "DENIED",
         "this registry takes passwords over TLS only, since others could read them: ask for it by https. Its operator can "
         "put TLS in front and name that proxy in trusted_proxies, or allow_plain_http",
@@ -196,5 +196,5 @@ def _rules_of(rules: Rules | str | os.PathLike[str] | None, *, anonymous_pull: b
         loaded = Rules.load(path)
         return loaded.with_anonymous_pull() if anonymous_pull else loaded
 
-    watched = Watched(rules, load)
+    watched = ReloadingFile(rules, load)
     return lambda: watched.value

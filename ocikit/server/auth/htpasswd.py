@@ -17,8 +17,8 @@ from attrs import field, frozen
 
 from ocikit.display import quoted
 from ocikit.errors import InvalidArgument
-from ocikit.server.auth.reloading import Watched
-from ocikit.server.auth.throttle import FAILURES, Attempts
+from ocikit.server.auth.reloading import ReloadingFile
+from ocikit.server.auth.throttle import FAILURES, LoginThrottle
 
 #: The variants of bcrypt that differ in name only; `$2x$` is a broken one.
 _BCRYPT = re.compile(r"\$2[aby]\$([0-9][0-9])\$[./A-Za-z0-9]{53}")
@@ -108,8 +108,8 @@ class Htpasswd:
     def __init__(
         self, path: str | os.PathLike[str], clock: Callable[[], float] = time.monotonic, *, failures: int = FAILURES
     ) -> None:
-        self._entries = Watched(path, Entries.load)
-        self._attempts = Attempts(clock, failures)
+        self._entries = ReloadingFile(path, Entries.load)
+        self._attempts = LoginThrottle(clock, failures)
         self._clock = clock
         self._key = secrets.token_bytes(32)
         self._lock = threading.Lock()

@@ -20,7 +20,7 @@ _FRESH = 2.0
 T = TypeVar("T")
 
 
-class Watched(Generic[T]):
+class ReloadingFile(Generic[T]):
     """What a file says, as of now.
 
     A file that can't be read any more, or makes no sense, changes nothing: the log says so, and what it said last goes on.

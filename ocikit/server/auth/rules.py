@@ -17,7 +17,7 @@ from attrs import evolve, field, frozen
 
 from ocikit.display import quoted, shorten
 from ocikit.errors import InvalidArgument
-from ocikit.server.auth.access import Need
+from ocikit.server.auth.access import Permission
 
 #: What a rule can allow. "catalog" is for the registry, so that the rule's repositories don't matter to it; the catalog
 #: shows nobody what they may not pull.
@@ -49,7 +49,7 @@ class Rule:
     """Lets some users do some things with some repositories.
 
     >>> rule = Rule(users=["ada"], repositories=["team/**", "scratch/*"], actions=["pull", "push"])
-    >>> [rule.allows("ada", Need("push", name)) for name in ("team/a/b", "scratch/a", "scratch/a/b", "team", "a/team/b")]
+    >>> [rule.allows("ada", Permission("push", name)) for name in ("team/a/b", "scratch/a", "scratch/a/b", "team", "a/team/b")]
     [True, True, False, False, False]
     """
 
@@ -74,7 +74,7 @@ class Rule:
                     hint="names are of a-z, 0-9, '.', '_', '-' and '/'; '*' stops at slashes, '**' doesn't",
                 )
 
-    def allows(self, user: str, need: Need) -> bool:
+    def allows(self, user: str, need: Permission) -> bool:
         """Whether the rule lets somebody do something; *user* is "" for those who didn't say who they are."""
         if need.action not in self.actions or not (
             "" in self.users or (user and ("*" in self.users or user in self.users))
@@ -97,9 +97,9 @@ class Rules:
     ... users = ["*"]
     ... actions = ["pull", "catalog"]
     ... ''')
-    >>> rules.allows("ada", Need("push", "team/model")), rules.allows("eve", Need("push", "team/model"))
+    >>> rules.allows("ada", Permission("push", "team/model")), rules.allows("eve", Permission("push", "team/model"))
     (True, False)
-    >>> rules.allows("eve", Need("pull", "team/model")), rules.allows("", Need("pull", "team/model"))
+    >>> rules.allows("eve", Permission("pull", "team/model")), rules.allows("", Permission("pull", "team/model"))
     (True, False)
     """
 
@@ -136,7 +136,7 @@ class Rules:
         """The same, and everybody may pull everything."""
         return evolve(self, rules=(*self.rules, Rule(users=("",), actions=("pull",))))
 
-    def allows(self, user: str, need: Need) -> bool:
+    def allows(self, user: str, need: Permission) -> bool:
         """Whether any rule lets somebody do something."""
         return any(rule.allows(user, need) for rule in self.rules)
 

@@ -10,7 +10,7 @@ from collections import OrderedDict, deque
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 
-from ocikit.server.http.errors import Refusal
+from ocikit.server.http.errors import ErrorResponse
 
 #: Seconds in which failures are counted.
 _WINDOW = 300.0
@@ -27,7 +27,7 @@ _ADDRESS = 10
 _KEPT = 10_000
 
 
-class Attempts:
+class LoginThrottle:
     """Failures of the last minutes, by address, and by address and user. Each process counts its own.
 
     Args:
@@ -84,7 +84,7 @@ class Attempts:
             elif not times:
                 self._failures.pop(key, None)
         if wait:
-            raise Refusal(
+            raise ErrorResponse(
                 429, "TOOMANYREQUESTS", "too many failed logins; wait, and look at the password that is used",
                 headers=(("Retry-After", str(math.ceil(wait))),),
             )  # fmt: skip

@@ -14,12 +14,12 @@ from datetime import UTC, datetime
 from urllib.parse import parse_qsl
 
 from ocikit.errors import InvalidArgument, InvalidReference
-from ocikit.server.auth.access import ANONYMOUS, Identity, Need
+from ocikit.server.auth.access import ANONYMOUS, Identity, Permission
 from ocikit.server.auth.basic import PasswordAccess, check_word, not_private
 from ocikit.server.auth.jwt import InvalidToken, Signer, load_key
 from ocikit.server.auth.rules import Rules
 from ocikit.server.auth.throttle import FAILURES
-from ocikit.server.http.errors import Refusal
+from ocikit.server.http.errors import ErrorResponse
 from ocikit.server.http.request import Request, Response, json_response
 from ocikit.spec.challenge import Scope, merge_scopes
 from ocikit.spec.reference import check_repository
@@ -110,7 +110,7 @@ class TokenAccess(PasswordAccess):
             return Identity(problem="invalid_token")
         return identity
 
-    def allows(self, identity: Identity, need: Need) -> bool:
+    def allows(self, identity: Identity, need: Permission) -> bool:
         """Whether the token is for that, and the rules still allow it; without a token, what they allow everybody."""
         granted = identity.grants is None or any(
             need.repository == repository and need.action in actions for repository, actions in identity.grants
@@ -119,9 +119,9 @@ class TokenAccess(PasswordAccess):
 
     def reads(self, identity: Identity, repository: str) -> bool:
         """Whether the user may pull it: a token for the catalog names no repositories."""
-        return self._rules().allows(identity.name, Need("pull", repository))
+        return self._rules().allows(identity.name, Permission("pull", repository))
 
-    def challenge(self, request: Request, needs: Sequence[Need], identity: Identity = ANONYMOUS) -> str:
+    def challenge(self, request: Request, needs: Sequence[Permission], identity: Identity = ANONYMOUS) -> str:
         """`Bearer`, with the scopes for the needs. token.md#how-to-authenticate, RFC 6750 #3.
 
         Raises: Refusal: 403 where nobody should send a password; 400 for a Host that is none.
@@ -151,7 +151,7 @@ class TokenAccess(PasswordAccess):
             return self._by_query(request)
         if request.method == "POST":
             return self._by_form(request)
-        raise Refusal(405, "UNSUPPORTED", "GET or POST", headers=(("Allow", "GET, POST"),))
+        raise ErrorResponse(405, "UNSUPPORTED", "GET or POST", headers=(("Allow", "GET, POST"),))
 
     def _by_query(self, request: Request) -> Response:
         self._check_service(request.parameter("service"))
@@ -182,7 +182,7 @@ class TokenAccess(PasswordAccess):
             except InvalidToken as error:
                 raise self._refused(request, "this refresh token isn't good, or no longer; log in again") from error
             return self._token(user, scopes, refresh)
-        raise Refusal(400, "UNSUPPORTED", 'grant_type is "password" or "refresh_token"')
+        raise ErrorResponse(400, "UNSUPPORTED", 'grant_type is "password" or "refresh_token"')
 
     def _token(self, user: str, scopes: Iterable[str], refresh: str) -> Response:
         """A token for what was asked for, as far as the rules go. Less than that is no error: jwt.md."""
@@ -204,9 +204,9 @@ class TokenAccess(PasswordAccess):
         for scope in merge_scopes(map(_ours, texts)):
             if scope.resource_type == "repository" and _is_repository(scope.name):
                 wanted = _ACTIONS if "*" in scope.actions else [a for a in scope.actions if a in _ACTIONS]
-                if left := [action for action in wanted if rules.allows(user, Need(action, scope.name))]:
+                if left := [action for action in wanted if rules.allows(user, Permission(action, scope.name))]:
                     granted.append(Scope.repository(scope.name, *left))
-            elif Scope.catalog() == scope and rules.allows(user, Need("catalog")):
+            elif Scope.catalog() == scope and rules.allows(user, Permission("catalog")):
                 granted.append(scope)
         return granted
 
@@ -222,18 +222,18 @@ class TokenAccess(PasswordAccess):
 
     def _check_service(self, service: str | None) -> None:
         if service not in {None, self._service}:
-            raise Refusal(400, "UNSUPPORTED", f"tokens from here are for {self._service}")
+            raise ErrorResponse(400, "UNSUPPORTED", f"tokens from here are for {self._service}")
 
     def _realm_of(self, request: Request) -> str:
         """Where the token endpoint is for the client that asks."""
         if self._realm:
             return self._realm
         if not (_HOST.fullmatch(request.host) and _PREFIX.fullmatch(request.prefix)):
-            raise Refusal(400, "UNSUPPORTED", "the Host header is no host")
+            raise ErrorResponse(400, "UNSUPPORTED", "the Host header is no host")
         return f"{'https' if request.scheme == 'https' else 'http'}://{request.host}{request.prefix}{_PATH}"
 
 
-def _scope(need: Need) -> Scope:
+def _scope(need: Permission) -> Scope:
     """The scope for a need; who pushes looks first at what is there."""
     if need.action == "catalog":
         return Scope.catalog()
@@ -256,13 +256,13 @@ def _is_repository(name: str) -> bool:
 def _form(request: Request) -> dict[str, str]:
     """The fields of a form, each once: RFC 6749 #3.2. Raises: Refusal: 400, 413."""
     if request.header("Content-Type").partition(";")[0].strip().lower() != "application/x-www-form-urlencoded":
-        raise Refusal(400, "UNSUPPORTED", "a form is application/x-www-form-urlencoded")
+        raise ErrorResponse(400, "UNSUPPORTED", "a form is application/x-www-form-urlencoded")
     raw = request.body.allow(_FORM).read()
     try:
         pairs = parse_qsl(raw.decode(), keep_blank_values=True, max_num_fields=20, errors="strict")
     except ValueError as error:
-        raise Refusal(400, "UNSUPPORTED", "the form is not UTF-8, or has too many fields") from error
+        raise ErrorResponse(400, "UNSUPPORTED", "the form is not UTF-8, or has too many fields") from error
     form = dict(pairs)
     if len(form) != len(pairs):
-        raise Refusal(400, "UNSUPPORTED", "a field stands twice in the form")
+        raise ErrorResponse(400, "UNSUPPORTED", "a field stands twice in the form")
     return form

@@ -13,8 +13,8 @@ from ocikit.display import quoted, shorten
 from ocikit.errors import ContentError
 from ocikit.server.auth.access import Access, OpenAccess
 from ocikit.server.http import blobs, discovery, manifests, uploads
-from ocikit.server.http.context import Exchange
-from ocikit.server.http.errors import Refusal
+from ocikit.server.http.context import RequestContext
+from ocikit.server.http.errors import ErrorResponse
 from ocikit.server.http.request import Request, Response, host_name, json_response
 from ocikit.server.http.settings import Settings
 from ocikit.server.storage.base import Storage
@@ -53,7 +53,7 @@ _HEADERS = (("Docker-Distribution-Api-Version", "registry/2.0"), ("X-Content-Typ
 
 
 @frozen(kw_only=True)
-class Record:
+class AccessRecord:
     """What is told of a request when it is over."""
 
     remote: str
@@ -89,7 +89,7 @@ class Application:
         *,
         access: Access | None = None,
         settings: Settings | None = None,
-        told: Callable[[Record], None] | None = None,
+        told: Callable[[AccessRecord], None] | None = None,
         pages: dict[str, Callable[[Request], Response]] | None = None,
     ) -> None:
         self.storage = storage
@@ -109,9 +109,9 @@ class Application:
             response = self._page(request)
             if response is None:
                 identity = self.access.identify(request)
-                exchange = Exchange(request, identity, self.access, self.storage, self.settings)
+                exchange = RequestContext(request, identity, self.access, self.storage, self.settings)
                 response = _dispatch(exchange)
-        except Refusal as error:
+        except ErrorResponse as error:
             code = error.code
             # Strangers must not keep us reading; nor must who waits to be told to send
             if exchange is not None and exchange.admitted and not exchange.request.header("Expect"):
@@ -130,7 +130,7 @@ class Application:
 
         def tell(sent: int) -> None:
             self._tell(
-                Record(
+                AccessRecord(
                     remote=request.remote if request else str(environ.get("REMOTE_ADDR", "")), user=exchange.identity.name if exchange else "",
                     method=str(environ.get("REQUEST_METHOD", "")), path=request.path if request else str(environ.get("PATH_INFO", "")),
                     status=response.status, received=request.body.taken if request else 0, sent=sent,
@@ -144,7 +144,7 @@ class Application:
             return response.body
         return _Counted(response.body, tell)
 
-    def _tell(self, record: Record) -> None:
+    def _tell(self, record: AccessRecord) -> None:
         """A log that fails must not fail the request."""
         try:
             if self._told is not None:
@@ -156,7 +156,7 @@ class Application:
         """Refuse names that aren't ours. Raises: Refusal: 421."""
         hosts = self.settings.hosts
         if hosts and (name := host_name(request.host)) not in hosts:
-            raise Refusal(421, "DENIED", f"this registry is called {' or '.join(hosts)}, not {name}")
+            raise ErrorResponse(421, "DENIED", f"this registry is called {' or '.join(hosts)}, not {name}")
 
     def _page(self, request: Request) -> Response | None:
         if request.path.startswith("/v2/"):
@@ -166,7 +166,9 @@ class Application:
             return self.access.answer(request)
         if request.method not in _READ:
             allowed = (("Allow", ", ".join(_READ)),)
-            raise Refusal(405, "UNSUPPORTED", f"{shorten(request.method, 20)} is not for this path", headers=allowed)
+            raise ErrorResponse(
+                405, "UNSUPPORTED", f"{shorten(request.method, 20)} is not for this path", headers=allowed
+            )
         return page(request)
 
 
@@ -192,23 +194,23 @@ def _route(path: str) -> tuple[_Methods, tuple[str, ...]] | None:
     return (methods, (name, last)) if methods else None
 
 
-def _dispatch(exchange: Exchange) -> Response:
+def _dispatch(exchange: RequestContext) -> Response:
     """Find the endpoint and ask it. Raises: Refusal."""
     request = exchange.request
     route = _route(request.path)
     if route is None:
-        raise Refusal(404, "NAME_UNKNOWN", "no such path; what this registry has is below /v2/")
+        raise ErrorResponse(404, "NAME_UNKNOWN", "no such path; what this registry has is below /v2/")
     methods, named = route
     endpoint = methods.get(request.method)
     if endpoint is None:
         allowed = ", ".join(methods)
-        raise Refusal(
+        raise ErrorResponse(
             405, "UNSUPPORTED", f"{shorten(request.method, 20)} is not for this path; {allowed} are",
             headers=(("Allow", allowed),),
         )  # fmt: skip
     try:
         return endpoint(exchange, *named)
-    except Refusal as error:
+    except ErrorResponse as error:
         if error.status == 405:
             # Switched off: RFC 9110 #15.5.6 wants to know what is left
             left = [m for m in methods if m in _READ or not (m == request.method or exchange.settings.read_only)]

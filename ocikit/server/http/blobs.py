@@ -6,11 +6,11 @@ import re
 from collections.abc import Iterator
 from typing import BinaryIO
 
-from ocikit.server.auth.access import Need
-from ocikit.server.http.context import Exchange, digest, repository
-from ocikit.server.http.errors import Refusal
+from ocikit.server.auth.access import Permission
+from ocikit.server.http.context import RequestContext, digest, repository
+from ocikit.server.http.errors import ErrorResponse
 from ocikit.server.http.request import Response
-from ocikit.server.storage.base import Referenced
+from ocikit.server.storage.base import BlobInUse
 from ocikit.spec.digest import Digest
 
 #: One range, with either end left out.
@@ -20,10 +20,10 @@ _RANGE = re.compile(r"bytes=[ \t]*([0-9]{0,19})-([0-9]{0,19})[ \t]*", re.IGNOREC
 PIECE = 1 << 18
 
 
-def get(exchange: Exchange, name: str, reference: str) -> Response:
+def get(exchange: RequestContext, name: str, reference: str) -> Response:
     """A blob, or one range of it. Raises: Refusal: 404, 416."""
     name, wanted = repository(name), digest(reference)
-    exchange.require(Need("pull", name))
+    exchange.require(Permission("pull", name))
     size = exchange.storage.blob(name, wanted)
     if size is None:
         raise unknown(name, wanted)
@@ -47,7 +47,7 @@ def get(exchange: Exchange, name: str, reference: str) -> Response:
         return Response(200, (*headers, ("Content-Length", str(size))), body)
     first, last = part
     if first > last:
-        raise Refusal(
+        raise ErrorResponse(
             416, "SIZE_INVALID", f"there are no such bytes: the blob has {size}",
             headers=(("Content-Range", f"bytes */{size}"),),
         )  # fmt: skip
@@ -55,23 +55,23 @@ def get(exchange: Exchange, name: str, reference: str) -> Response:
     return Response(206, (*headers, *ranged), _open(exchange, name, wanted, first, last - first + 1))
 
 
-def delete(exchange: Exchange, name: str, reference: str) -> Response:
+def delete(exchange: RequestContext, name: str, reference: str) -> Response:
     """Take a blob from a repository. Raises: Refusal: 404, 405."""
     name, wanted = repository(name), digest(reference)
-    exchange.require(Need("delete", name))
+    exchange.require(Permission("delete", name))
     exchange.writing("blobs")
     try:
         gone = exchange.storage.metadata.unlink(name, wanted, force=exchange.settings.delete_referenced)
-    except Referenced as error:
-        raise Refusal(405, "UNSUPPORTED", f"a manifest in {name} needs {wanted}: delete that first") from error
+    except BlobInUse as error:
+        raise ErrorResponse(405, "UNSUPPORTED", f"a manifest in {name} needs {wanted}: delete that first") from error
     if not gone:
         raise unknown(name, wanted)
     return Response(202, (("Content-Length", "0"), ("Docker-Content-Digest", wanted)))
 
 
-def unknown(name: str, wanted: Digest) -> Refusal:
+def unknown(name: str, wanted: Digest) -> ErrorResponse:
     """The answer for what isn't there, or may not be seen to be."""
-    return Refusal(
+    return ErrorResponse(
         404, "BLOB_UNKNOWN", f"{name} has no blob {wanted}; whoever has it can push it again", detail={"digest": wanted}
     )
 
@@ -103,7 +103,7 @@ def single_range(header: str, size: int) -> tuple[int, int] | None:
     return (first, min(last, size - 1)) if first < size else (1, 0)
 
 
-def _open(exchange: Exchange, name: str, wanted: Digest, first: int, length: int) -> FileBody:
+def _open(exchange: RequestContext, name: str, wanted: Digest, first: int, length: int) -> FileBody:
     try:
         return FileBody(exchange.storage.blobs.open(wanted), first, length)
     except KeyError as error:

@@ -7,8 +7,8 @@ import re
 from attrs import define, field
 
 from ocikit.errors import InvalidDigest, InvalidReference
-from ocikit.server.auth.access import Access, Identity, Need
-from ocikit.server.http.errors import Refusal, advice
+from ocikit.server.auth.access import Access, Identity, Permission
+from ocikit.server.http.errors import ErrorResponse, advice
 from ocikit.server.http.request import Request
 from ocikit.server.http.settings import Settings
 from ocikit.server.storage.base import Storage
@@ -20,7 +20,7 @@ _NAME_LIMIT = 255
 
 
 @define(eq=False)
-class Exchange:
+class RequestContext:
     """What endpoints work with."""
 
     request: Request
@@ -31,7 +31,7 @@ class Exchange:
     admitted: bool = field(default=False, init=False)
     """Whether the caller was found to be allowed something that the request needs."""
 
-    def require(self, *needs: Need) -> None:
+    def require(self, *needs: Permission) -> None:
         """Go on only if everything is allowed. Raises: Refusal: 401 with a challenge, or 403."""
         lacking = [need for need in needs if self.identity.problem or not self.access.allows(self.identity, need)]
         if not lacking:
@@ -39,16 +39,16 @@ class Exchange:
             return
         what = ", ".join(f"{need.action} {need.repository}".strip() for need in lacking)
         if challenge := self.access.challenge(self.request, needs, self.identity):
-            raise Refusal(
+            raise ErrorResponse(
                 401, "UNAUTHORIZED", f"log in to {what}", headers=(("WWW-Authenticate", challenge),),
                 detail=[{"type": "repository", "name": n.repository, "action": n.action} for n in lacking],
             )  # fmt: skip
         who = "this is not open to everybody; who isn't logged in" if self.identity.anonymous else self.identity.name
-        raise Refusal(403, "DENIED", f"{who} may not {what}")
+        raise ErrorResponse(403, "DENIED", f"{who} may not {what}")
 
     def allows(self, action: str, repository: str) -> bool:
         """Whether something further is allowed."""
-        return not self.identity.problem and self.access.allows(self.identity, Need(action, repository))
+        return not self.identity.problem and self.access.allows(self.identity, Permission(action, repository))
 
     def reads(self, repository: str) -> bool:
         """Whether the rules let the caller pull from a repository, however little their token says."""
@@ -57,32 +57,34 @@ class Exchange:
     def writing(self, deleting: str = "") -> None:
         """Go on only if changes are. Raises: Refusal: 405 UNSUPPORTED."""
         if self.settings.read_only:
-            raise Refusal(405, "UNSUPPORTED", "this registry is read-only: push to another one, or ask its operator")
+            raise ErrorResponse(
+                405, "UNSUPPORTED", "this registry is read-only: push to another one, or ask its operator"
+            )
         if deleting and deleting not in self.settings.deletion:
-            raise Refusal(405, "UNSUPPORTED", f"this registry doesn't delete {deleting}: ask its operator")
+            raise ErrorResponse(405, "UNSUPPORTED", f"this registry doesn't delete {deleting}: ask its operator")
 
     def naming(self, repository: str) -> None:
         """Go on only if something may be kept under the name. Raises: Refusal: 400 NAME_INVALID."""
         names = self.settings.names
         if names and re.fullmatch(names, repository) is None:
-            raise Refusal(400, "NAME_INVALID", f"{repository} can't be pushed to: names here must match {names}")
+            raise ErrorResponse(400, "NAME_INVALID", f"{repository} can't be pushed to: names here must match {names}")
 
 
 def repository(name: str) -> str:
     """The name, if it is one. Raises: Refusal: 400 NAME_INVALID."""
     if len(name) > _NAME_LIMIT:
-        raise Refusal(
+        raise ErrorResponse(
             400, "NAME_INVALID", f"the repository's name has {len(name)} characters; {_NAME_LIMIT} are the most"
         )
     try:
         return check_repository(name)
     except InvalidReference as error:
-        raise Refusal(400, "NAME_INVALID", advice(error)) from error
+        raise ErrorResponse(400, "NAME_INVALID", advice(error)) from error
 
 
-def unknown_name(name: str) -> Refusal:
+def unknown_name(name: str) -> ErrorResponse:
     """The answer for a repository that nobody has pushed to."""
-    return Refusal(
+    return ErrorResponse(
         404,
         "NAME_UNKNOWN",
         f"there is no repository {name} here: look at its spelling, or push to it",
@@ -95,9 +97,9 @@ def digest(text: str, *, verifiable: bool = True) -> Digest:
     try:
         found = Digest(text)
     except InvalidDigest as error:
-        raise Refusal(400, "DIGEST_INVALID", advice(error)) from error
+        raise ErrorResponse(400, "DIGEST_INVALID", advice(error)) from error
     if verifiable and not found.verifiable:
-        raise Refusal(400, "DIGEST_INVALID", f"{found.algorithm} digests can't be verified; use sha256 or sha512")
+        raise ErrorResponse(400, "DIGEST_INVALID", f"{found.algorithm} digests can't be verified; use sha256 or sha512")
     return found
 
 
@@ -106,4 +108,4 @@ def tag(text: str) -> str:
     try:
         return check_tag(text)
     except InvalidReference as error:
-        raise Refusal(400, "MANIFEST_INVALID", advice(error)) from error
+        raise ErrorResponse(400, "MANIFEST_INVALID", advice(error)) from error

@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from ocikit.display import clean, shorten
+from ocikit.display import sanitize, shorten
 from ocikit.errors import OcikitError
 
 
-class Refusal(Exception):
+class ErrorResponse(Exception):
     """A request that isn't answered as asked.
 
     Attributes:
@@ -62,4 +62,4 @@ def advice(error: OcikitError) -> str:
 
 
 def _line(text: str) -> str:
-    return shorten(clean(text), 1000)
+    return shorten(sanitize(text), 1000)

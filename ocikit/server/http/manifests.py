@@ -10,12 +10,12 @@ from typing import Any
 
 from ocikit.display import quoted
 from ocikit.errors import InvalidDigest, InvalidDocument, OcikitError, UnsupportedSchema1
-from ocikit.server.auth.access import Need
+from ocikit.server.auth.access import Permission
 from ocikit.server.http.blobs import FileBody, matches
-from ocikit.server.http.context import Exchange, digest, repository, tag, unknown_name
-from ocikit.server.http.errors import Refusal, advice
+from ocikit.server.http.context import RequestContext, digest, repository, tag, unknown_name
+from ocikit.server.http.errors import ErrorResponse, advice
 from ocikit.server.http.request import Response
-from ocikit.server.storage.base import Conflict, Entry
+from ocikit.server.storage.base import ManifestRow, PreconditionFailed
 from ocikit.spec import media_types
 from ocikit.spec.descriptor import Descriptor
 from ocikit.spec.digest import Digest
@@ -38,10 +38,10 @@ _TYPE_LIMIT = 255
 _DIGEST_LIMIT = 255
 
 
-def get(exchange: Exchange, name: str, reference: str) -> Response:
+def get(exchange: RequestContext, name: str, reference: str) -> Response:
     """A manifest, byte for byte. Raises: Refusal: 404."""
     name = repository(name)
-    exchange.require(Need("pull", name))
+    exchange.require(Permission("pull", name))
     reference = _asked(exchange, name, reference)
     entry = exchange.storage.metadata.manifest(name, reference)
     if entry is None or exchange.storage.blobs.stat(entry.digest) != entry.size:
@@ -58,10 +58,10 @@ def get(exchange: Exchange, name: str, reference: str) -> Response:
         raise _unknown(exchange, name, reference) from error
 
 
-def put(exchange: Exchange, name: str, reference: str) -> Response:
+def put(exchange: RequestContext, name: str, reference: str) -> Response:
     """Take in a manifest, under a tag, or a digest and any number of tags. Raises: Refusal: 400, 412, 413, 414."""
     name, reference = repository(name), _reference(reference)
-    exchange.require(Need("push", name))
+    exchange.require(Permission("push", name))
     exchange.writing()
     exchange.naming(name)
     request, settings = exchange.request, exchange.settings
@@ -71,7 +71,7 @@ def put(exchange: Exchange, name: str, reference: str) -> Response:
     expected = Digest(reference) if ":" in reference else None
     found = Digest.of(raw, expected.algorithm if expected else "sha256")
     if expected is not None and found != expected:
-        raise Refusal(
+        raise ErrorResponse(
             400, "DIGEST_INVALID", f"what was sent is {found}, not {expected}: it changed on the way, or has another name",
             detail={"digest": found},
         )  # fmt: skip
@@ -92,12 +92,12 @@ def put(exchange: Exchange, name: str, reference: str) -> Response:
         ]
         if len(absent) > _TOLD:
             told[-1] += f"; and {len(absent) - _TOLD} more are missing"
-        raise Refusal(
+        raise ErrorResponse(
             400, "MANIFEST_BLOB_UNKNOWN", f"{name} lacks what the manifest references",
             detail=[{"digest": each} for each in absent[:_TOLD]], each=told,
         ) from error  # fmt: skip
-    except Conflict as error:
-        raise Refusal(412, "DENIED", f"{error}; look at it, and decide again") from error
+    except PreconditionFailed as error:
+        raise ErrorResponse(412, "DENIED", f"{error}; look at it, and decide again") from error
     headers = [
         ("Location", request.link(f"/v2/{name}/manifests/{reference}")),
         ("Docker-Content-Digest", found),
@@ -113,10 +113,10 @@ def put(exchange: Exchange, name: str, reference: str) -> Response:
     return Response(201, tuple(headers))
 
 
-def delete(exchange: Exchange, name: str, reference: str) -> Response:
+def delete(exchange: RequestContext, name: str, reference: str) -> Response:
     """Remove a tag; or a manifest and all its tags. Raises: Refusal: 404, 405."""
     name = repository(name)
-    exchange.require(Need("delete", name))
+    exchange.require(Permission("delete", name))
     reference = _asked(exchange, name, reference)
     by_digest = ":" in reference
     exchange.writing("manifests" if by_digest else "tags")
@@ -131,32 +131,32 @@ def _reference(text: str) -> str:
     return digest(text) if ":" in text else tag(text)
 
 
-def _asked(exchange: Exchange, name: str, text: str) -> str:
+def _asked(exchange: RequestContext, name: str, text: str) -> str:
     """What somebody asks for: a tag that can't be one isn't there. Raises: Refusal: 404; 400 for half a digest."""
     try:
         return _reference(text)
-    except Refusal as error:
+    except ErrorResponse as error:
         if ":" in text:
             raise
         raise _unknown(exchange, name, text) from error
 
 
-def _tags(exchange: Exchange, reference: str) -> list[str]:
+def _tags(exchange: RequestContext, reference: str) -> list[str]:
     """What shall name the manifest. Raises: Refusal: 400, 414."""
     tags = list(dict.fromkeys(tag(each) for each in exchange.request.parameters("tag")))
     if ":" not in reference:
         if tags:
-            raise Refusal(400, "MANIFEST_INVALID", "tag= goes with a push by digest: put the digest in the path")
+            raise ErrorResponse(400, "MANIFEST_INVALID", "tag= goes with a push by digest: put the digest in the path")
         return [reference]
     most = exchange.settings.limits.tags
     if len(tags) > most:
-        raise Refusal(
+        raise ErrorResponse(
             414, "UNSUPPORTED", f"{len(tags)} tags, and {most} are the most at once: push the rest in a second request"
         )
     return tags
 
 
-def _expected(exchange: Exchange, name: str, reference: str) -> list[Digest] | None:
+def _expected(exchange: RequestContext, name: str, reference: str) -> list[Digest] | None:
     """The digests that If-Match names, or None without it; what isn't one matches nothing. RFC 9110 #13.1.1."""
     condition = exchange.request.header("If-Match").strip()
     if not condition:
@@ -171,7 +171,7 @@ def _expected(exchange: Exchange, name: str, reference: str) -> list[Digest] | N
     return named
 
 
-def _parse(exchange: Exchange, raw: bytes) -> Manifest | Index:
+def _parse(exchange: RequestContext, raw: bytes) -> Manifest | Index:
     """The document, once it is what it says. Raises: Refusal: 400 MANIFEST_INVALID."""
     announced = exchange.request.header("Content-Type").partition(";")[0].strip()
     try:
@@ -198,7 +198,7 @@ def _parse(exchange: Exchange, raw: bytes) -> Manifest | Index:
         from ocikit.spec.validation import violations  # noqa: PLC0415 - jsonschema, only where it is asked for
 
         if wrong := violations(raw, document.media_type, limit=len(raw)):
-            raise Refusal(
+            raise ErrorResponse(
                 400, "MANIFEST_INVALID", "the manifest breaks the image specification's schema",
                 detail=[{"path": each.path, "message": each.message} for each in wrong],
                 each=[f"the manifest breaks the image specification's schema @ {each.path}: {each.message}" for each in wrong],
@@ -206,11 +206,11 @@ def _parse(exchange: Exchange, raw: bytes) -> Manifest | Index:
     return document
 
 
-def _invalid(message: str, **detail: Any) -> Refusal:
-    return Refusal(400, "MANIFEST_INVALID", message, detail=detail or None)
+def _invalid(message: str, **detail: Any) -> ErrorResponse:
+    return ErrorResponse(400, "MANIFEST_INVALID", message, detail=detail or None)
 
 
-def _entry(document: Manifest | Index, found: Digest, size: int) -> Entry:
+def _entry(document: Manifest | Index, found: Digest, size: int) -> ManifestRow:
     """The row of a manifest. Raises: Refusal: 400 for names that no header and no table takes."""
     media_type = document.media_type or document.default_media_type
     listed = referrer(Descriptor(media_type=media_type, digest=found, size=size), document)
@@ -230,7 +230,7 @@ def _entry(document: Manifest | Index, found: Digest, size: int) -> Entry:
         if not _is_text(shown):
             shown = json.dumps(value, separators=(",", ":"))
     children = (child.digest for child in document.children if not media_types.is_foreign(child.media_type))
-    return Entry(
+    return ManifestRow(
         digest=found, media_type=media_type, size=size, subject=subject, artifact_type=kind, referrer=shown,
         children=tuple(dict.fromkeys(children)),
     )  # fmt: skip
@@ -245,10 +245,10 @@ def _is_text(text: str) -> bool:
     return True
 
 
-def _unknown(exchange: Exchange, name: str, reference: str) -> Refusal:
+def _unknown(exchange: RequestContext, name: str, reference: str) -> ErrorResponse:
     if not exchange.storage.metadata.has_repository(name):
         return unknown_name(name)
-    return Refusal(
+    return ErrorResponse(
         404, "MANIFEST_UNKNOWN", f"{name} has no manifest {reference}: look at /v2/{name}/tags/list, or push it",
         detail={"reference": reference},
     )  # fmt: skip

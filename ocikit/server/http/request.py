@@ -15,7 +15,7 @@ from urllib.parse import parse_qsl, quote
 
 from attrs import define, field, frozen
 
-from ocikit.server.http.errors import Refusal
+from ocikit.server.http.errors import ErrorResponse
 
 #: Bytes. What is read from a server at once.
 _PIECE = 1 << 17
@@ -36,11 +36,11 @@ _WITH_BODY = frozenset({"POST", "PUT", "PATCH"})
 _PREFIX = re.compile(r"(?:/[A-Za-z0-9._~%!$&'()*+,;=:@-]+)*")
 
 
-class Body:
+class RequestBody:
     """The body of a request: read by pieces, never beyond what was announced or allowed.
 
     >>> import io
-    >>> Body(io.BytesIO(b"hello world"), length=5).read()
+    >>> RequestBody(io.BytesIO(b"hello world"), length=5).read()
     b'hello'
     """
 
@@ -54,7 +54,7 @@ class Body:
         self._what = ""
         """Bytes read so far."""
 
-    def allow(self, limit: int | None, what: str = "") -> Body:
+    def allow(self, limit: int | None, what: str = "") -> RequestBody:
         """Set the limit, and what the registry says that it takes. Raises: Refusal: 413 at once, if more was announced."""
         self.limit, self._what = limit, what
         if limit is not None and self.length is not None and self.length > limit:
@@ -104,20 +104,20 @@ class Body:
         if self.length is not None and self.length - self.taken > most:
             return
         self.limit, most = None, self.taken + most
-        with contextlib.suppress(Refusal):
+        with contextlib.suppress(ErrorResponse):
             while self.taken < most and self.piece():
                 pass
 
-    def _too_large(self, limit: int) -> Refusal:
+    def _too_large(self, limit: int) -> ErrorResponse:
         takes = self._what or f"at most {limit} bytes here"
-        return Refusal(
+        return ErrorResponse(
             413, "SIZE_INVALID", f"this registry takes {takes}: ask its operator for more", detail={"limit": limit}
         )
 
 
-def _cut_short(taken: int, length: int | None) -> Refusal:
+def _cut_short(taken: int, length: int | None) -> ErrorResponse:
     announced = "" if length is None else f" of the announced {length}"
-    return Refusal(
+    return ErrorResponse(
         400, "SIZE_INVALID", f"the body ended after {taken} bytes{announced}: the connection broke; try again"
     )
 
@@ -137,7 +137,7 @@ class Request:
     remote: str
     """The client's address, without a port."""
     query: tuple[tuple[str, str], ...]
-    body: Body
+    body: RequestBody
     environ: Mapping[str, Any] = field(repr=False)
 
     @classmethod
@@ -155,7 +155,7 @@ class Request:
         host = environ.get("HTTP_HOST", "")
         if not host:
             if environ.get("SERVER_PROTOCOL") == "HTTP/1.1":
-                raise Refusal(400, "UNSUPPORTED", "a request in HTTP/1.1 has a Host header")
+                raise ErrorResponse(400, "UNSUPPORTED", "a request in HTTP/1.1 has a Host header")
             host = environ.get("SERVER_NAME", "")
         prefix, path = (
             quote(environ.get("SCRIPT_NAME", ""), encoding="latin-1").rstrip("/"),
@@ -178,17 +178,17 @@ class Request:
             prefix = (above if _PREFIX.fullmatch(above) else "") + prefix
         if _HOST.fullmatch(host) is None:
             # Two Host headers arrive as one with a comma. RFC 9112 #3.2
-            raise Refusal(400, "UNSUPPORTED", "Host is not the name of a host, and perhaps a port")
+            raise ErrorResponse(400, "UNSUPPORTED", "Host is not the name of a host, and perhaps a port")
         try:
             path = path.encode("latin-1").decode()
             text = environ.get("QUERY_STRING", "")
             query = parse_qsl(text, keep_blank_values=True, max_num_fields=_PAIRS, errors="strict") if text else ()
         except ValueError as error:
-            raise Refusal(400, "UNSUPPORTED", "the URL is not UTF-8, or has too many parameters") from error
+            raise ErrorResponse(400, "UNSUPPORTED", "the URL is not UTF-8, or has too many parameters") from error
         method = environ["REQUEST_METHOD"]
         return cls(
             method=method, path=path or "/", prefix=prefix, scheme=scheme, host=host, remote=remote,
-            query=tuple(query), body=Body(environ["wsgi.input"], length=_length(environ, method)), environ=environ,
+            query=tuple(query), body=RequestBody(environ["wsgi.input"], length=_length(environ, method)), environ=environ,
         )  # fmt: skip
 
     def header(self, name: str) -> str:
@@ -247,14 +247,14 @@ def _length(environ: Mapping[str, Any], method: str) -> int | None:
     if coding:
         if text:
             # Two lengths are how requests are smuggled
-            raise Refusal(400, "SIZE_INVALID", "a body has Content-Length or Transfer-Encoding, not both")
+            raise ErrorResponse(400, "SIZE_INVALID", "a body has Content-Length or Transfer-Encoding, not both")
         if coding.strip().lower() != "chunked":
-            raise Refusal(400, "UNSUPPORTED", "of transfer codings, this registry knows chunked only")
+            raise ErrorResponse(400, "UNSUPPORTED", "of transfer codings, this registry knows chunked only")
         return None
     if not text:
         return None if method in _WITH_BODY and environ.get("wsgi.input_terminated") else 0
     if _NUMBER.fullmatch(text) is None:
-        raise Refusal(400, "SIZE_INVALID", "Content-Length is not a number of bytes")
+        raise ErrorResponse(400, "SIZE_INVALID", "Content-Length is not a number of bytes")
     return int(text)
 
 

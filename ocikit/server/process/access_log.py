@@ -14,7 +14,7 @@ from collections.abc import Callable
 from typing import Any
 
 from ocikit.display import shorten
-from ocikit.server.http.app import Record
+from ocikit.server.http.app import AccessRecord
 
 #: Characters of what a client chose; names of repositories may have 255, digests 135.
 _LONG, _SHORT = 600, 120
@@ -27,19 +27,19 @@ _OPEN = frozenset(
 _logger = logging.getLogger("ocikit.server.access")
 
 
-def access_log(name: str) -> Callable[[Record], None] | None:
+def access_log(name: str) -> Callable[[AccessRecord], None] | None:
     """What to call with each record; None for a log of nothing."""
     if name == "none":
         return None
     words = _json if name == "json" else _text
 
-    def told(record: Record) -> None:
+    def told(record: AccessRecord) -> None:
         _logger.info("%s", words(_fields(record)))
 
     return told
 
 
-def _fields(record: Record) -> dict[str, Any]:
+def _fields(record: AccessRecord) -> dict[str, Any]:
     fields = {
         "time": time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime()) + "Z",
         "remote": shorten(record.remote, _SHORT),

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 
-class Unread:
+class CloseUnreadConnection:
     """Middleware that announces the end of a connection.
 
     Args:

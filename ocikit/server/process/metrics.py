@@ -15,7 +15,7 @@ from array import array
 from collections.abc import Iterator
 from pathlib import Path
 
-from ocikit.server.http.app import Record
+from ocikit.server.http.app import AccessRecord
 from ocikit.server.http.request import Response
 from ocikit.server.storage.base import Storage
 
@@ -56,7 +56,7 @@ class Metrics:
         finally:
             os.close(fd)
 
-    def told(self, record: Record) -> None:
+    def told(self, record: AccessRecord) -> None:
         """Count a request."""
         method = _METHODS.index(record.method) if record.method in _METHODS else len(_METHODS) - 1
         kind = _KINDS.index(_kind(record.path))

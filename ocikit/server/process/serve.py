@@ -22,7 +22,7 @@ from ocikit.server.process.child import Child, running
 from ocikit.server.process.options import EXTRA, Options
 
 
-class Server(display.Shown):
+class Server(display.Displayable):
     """A registry that runs in a process of its own, until it is stopped, forgotten, or this process ends.
 
     Attributes:
@@ -69,17 +69,17 @@ class Server(display.Shown):
     def __rich_repr__(self) -> display.Description:
         yield "host", self.host
         if self.running:
-            yield self._verb, display.call(f"ocikit.{self._verb}", f"{self.host}/name:v1", "folder/")
+            yield self._verb, display.code_call(f"ocikit.{self._verb}", f"{self.host}/name:v1", "folder/")
         else:
             yield "running", False
-        yield "path", display.place(self.path)
+        yield "path", display.display_path(self.path)
 
     def _facts(self) -> Iterator[tuple[str, object]]:
-        yield from display.given(self.__rich_repr__(), "path")
+        yield from display.non_default_fields(self.__rich_repr__(), "path")
         if self.running:
-            yield "repositories", display.call("ocikit.catalog", self.host)
+            yield "repositories", display.code_call("ocikit.catalog", self.host)
             yield "url", display.Link(self.url)
-        yield "path", display.place(self.path)
+        yield "path", display.display_path(self.path)
 
 
 def serve(

@@ -37,7 +37,7 @@ class _Call:
         self.doing, self.since = doing, time.monotonic()
 
 
-class Deadlines:
+class StalledConnections:
     """Middleware that knows which requests wait for their clients, and ends those that wait for too long.
 
     Args:
@@ -71,7 +71,7 @@ class Deadlines:
             return list(body)  # granian sends a list at once
         return _Output(body, call, self._over)
 
-    def end_stalled(self) -> int:
+    def close_stalled(self) -> int:
         """End connections that have moved nothing for too long in the middle of a body; gives how many.
 
         A server doesn't tell which connection a request came by. But one that is idle for so long is either stalled, or

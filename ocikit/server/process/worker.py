@@ -20,16 +20,16 @@ from pathlib import Path
 from typing import Any
 
 from ocikit.errors import InvalidArgument, ServerFailed
-from ocikit.server.auth.access import Access, Need
+from ocikit.server.auth.access import Access, Permission
 from ocikit.server.auth.factory import access_from
-from ocikit.server.http.app import Application, Record
-from ocikit.server.http.context import Exchange
+from ocikit.server.http.app import AccessRecord, Application
+from ocikit.server.http.context import RequestContext
 from ocikit.server.http.request import Request, Response
 from ocikit.server.process import access_log as log
-from ocikit.server.process.connection_close import Unread
+from ocikit.server.process.connection_close import CloseUnreadConnection
 from ocikit.server.process.metrics import Metrics
 from ocikit.server.process.options import Options
-from ocikit.server.process.stalled import Deadlines
+from ocikit.server.process.stalled import StalledConnections
 from ocikit.server.storage.base import Storage
 from ocikit.server.storage.files import file_storage
 from ocikit.server.storage.gc import collect
@@ -95,12 +95,14 @@ def load(options: Options) -> Any:
         def page(request: Request) -> Response:
             # Names and numbers of everybody's: for those who may see the catalog, wherever they ask from. A proxy on this
             # machine may hide who that is
-            Exchange(request, access.identify(request), access, storage, options.settings).require(Need("catalog"))
+            RequestContext(request, access.identify(request), access, storage, options.settings).require(
+                Permission("catalog")
+            )
             return metrics.page()
 
         pages["/metrics"] = page
     registry = Application(storage, access=access, settings=options.settings, told=partial(_tell, told), pages=pages)
-    application = Deadlines(Unread(registry), options.timeout)
+    application = StalledConnections(CloseUnreadConnection(registry), options.timeout)
     threading.Thread(target=_watch, args=(options, application), name="ocikit-watch", daemon=True).start()
     if options.collect_every > 0 and not options.settings.read_only:
         threading.Thread(target=_sweep, args=(options, storage), name="ocikit-collect", daemon=True).start()
@@ -119,7 +121,7 @@ def _settle(options: Options) -> None:
         signal.signal(signal.SIGTTOU, signal.SIG_IGN)  # its log may go to that terminal nevertheless
 
 
-def _tell(told: Sequence[Callable[[Record], None]], record: Record) -> None:
+def _tell(told: Sequence[Callable[[AccessRecord], None]], record: AccessRecord) -> None:
     for each in told:
         each(record)
 
@@ -135,7 +137,7 @@ def _access(options: Options) -> Access:
         raise InvalidArgument(f"{error.filename}: {error.strerror}") from error
 
 
-def _watch(options: Options, application: Deadlines) -> None:
+def _watch(options: Options, application: StalledConnections) -> None:
     """Say that the server is ready; end stalled connections; end this process when its main process is gone."""
     main = multiprocessing.parent_process()
 
@@ -148,7 +150,7 @@ def _watch(options: Options, application: Deadlines) -> None:
     _announce(options, alive)
     while alive(options.timeout / 4):
         try:
-            application.end_stalled()
+            application.close_stalled()
         except OSError:
             _log.exception("connections can't be looked at")
 

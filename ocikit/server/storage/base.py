@@ -18,7 +18,7 @@ from typing import BinaryIO, TypeVar
 
 from attrs import define, frozen
 
-from ocikit.server.http.request import Body
+from ocikit.server.http.request import RequestBody
 from ocikit.spec.digest import Digest
 
 T = TypeVar("T")
@@ -31,7 +31,7 @@ class UnknownUpload(LookupError):
     """No such upload session in this repository, for this user."""
 
 
-class OutOfOrder(Exception):
+class OffsetMismatch(Exception):
     """Bytes that don't follow what is there; `size` is how much that is."""
 
     def __init__(self, size: int) -> None:
@@ -39,19 +39,19 @@ class OutOfOrder(Exception):
         self.size = size
 
 
-class WrongDigest(Exception):
+class UploadDigestMismatch(Exception):
     """An upload that isn't what it should be; it is gone."""
 
 
-class Conflict(Exception):
+class PreconditionFailed(Exception):
     """A condition of the client's that doesn't hold any more."""
 
 
-class Referenced(Exception):
+class BlobInUse(Exception):
     """Content that a manifest still needs."""
 
 
-class Full(Exception):
+class QuotaExceeded(Exception):
     """A blob that a repository has no room for."""
 
 
@@ -118,7 +118,7 @@ class UploadStore(ABC):
         """Bytes received so far. Raises: UnknownUpload."""
 
     @abstractmethod
-    def append(self, upload: Upload, body: Body, *, offset: int | None = None, length: int | None = None) -> int:
+    def append(self, upload: Upload, body: RequestBody, *, offset: int | None = None, length: int | None = None) -> int:
         """Take in a body, and give the size after it. What came before a broken body's end, or a full disk, is kept.
 
         Args:
@@ -133,7 +133,7 @@ class UploadStore(ABC):
 
     @abstractmethod
     def finish(
-        self, upload: Upload, digest: Digest, body: Body, blobs: BlobStore, *, offset: int | None = None,
+        self, upload: Upload, digest: Digest, body: RequestBody, blobs: BlobStore, *, offset: int | None = None,
         length: int | None = None,
     ) -> int:  # fmt: skip
         """Take in the last body, verify, hand the content over, end the session; gives the size.
@@ -157,7 +157,7 @@ class UploadStore(ABC):
 
 
 @frozen(kw_only=True)
-class Entry:
+class ManifestRow:
     """A manifest in a repository."""
 
     digest: Digest
@@ -195,7 +195,7 @@ class Metadata(ABC):
         """Bytes of the blobs that a repository has."""
 
     @abstractmethod
-    def holders(self, digest: Digest) -> Iterator[str]:
+    def repositories_with(self, digest: Digest) -> Iterator[str]:
         """The repositories that have a blob."""
 
     @abstractmethod
@@ -229,7 +229,7 @@ class Metadata(ABC):
 
     @abstractmethod
     def put(
-        self, repository: str, entry: Entry, tags: Sequence[str] = (), *, strict: bool = False,
+        self, repository: str, entry: ManifestRow, tags: Sequence[str] = (), *, strict: bool = False,
         expected: Sequence[Digest] | None = None, fresh: bool = False,
     ) -> None:  # fmt: skip
         """Add a manifest whose bytes are in the store, and let tags name it.
@@ -247,7 +247,7 @@ class Metadata(ABC):
         """
 
     @abstractmethod
-    def manifest(self, repository: str, reference: str) -> Entry | None:
+    def manifest(self, repository: str, reference: str) -> ManifestRow | None:
         """What a tag or digest names; without children. Asking by digest keeps the collector away, as with `blob`."""
 
     @abstractmethod
@@ -265,11 +265,11 @@ class Metadata(ABC):
     @abstractmethod
     def referrers(
         self, repository: str, subject: Digest, *, artifact_type: str | None = None, last: str = "", limit: int
-    ) -> list[Entry]:
+    ) -> list[ManifestRow]:
         """The manifests with the subject, ordered by digest, after the digest *last*."""
 
     @abstractmethod
-    def holdings(self) -> Iterator[tuple[Digest, str, int]]:
+    def iter_references(self) -> Iterator[tuple[Digest, str, int]]:
         """Everything that anybody has, blobs and manifests: digest, repository, size; ordered by digest."""
 
     @abstractmethod
@@ -296,7 +296,7 @@ class Metadata(ABC):
         """Content found in the store without a row gets one, aged from now; gives how many there were."""
 
     @abstractmethod
-    def drop_link(self, repository: str, digest: Digest, before: float) -> bool:
+    def remove_blob_if_unused(self, repository: str, digest: Digest, before: float) -> bool:
         """Unlink, if it is still as `unreferenced` said."""
 
     @abstractmethod
@@ -321,7 +321,7 @@ class Storage:
     metadata: Metadata
 
     def finish(
-        self, upload: Upload, digest: Digest, body: Body, *, offset: int | None = None, length: int | None = None,
+        self, upload: Upload, digest: Digest, body: RequestBody, *, offset: int | None = None, length: int | None = None,
         quota: int | None = None,
     ) -> int:  # fmt: skip
         """End an upload: its content is a blob of the repository. Gives the size.
@@ -348,7 +348,7 @@ class Storage:
         return size is not None and self._link(repository, digest, size, quota)
 
     def put_manifest(
-        self, repository: str, entry: Entry, stream: BinaryIO, tags: Sequence[str] = (), *, strict: bool = False,
+        self, repository: str, entry: ManifestRow, stream: BinaryIO, tags: Sequence[str] = (), *, strict: bool = False,
         expected: Sequence[Digest] | None = None, fresh: bool = False,
     ) -> None:  # fmt: skip
         """Keep a manifest's bytes, from a seekable stream, then its row and names. Raises: as `Metadata.put`."""
@@ -373,14 +373,14 @@ class Storage:
         self.metadata.link(repository, digest, size, quota=quota)
         return self.blobs.stat(digest) == size
 
-    def _keep(self, entry: Entry, stream: BinaryIO) -> None:
+    def _keep(self, entry: ManifestRow, stream: BinaryIO) -> None:
         """Put a manifest's bytes, unless exactly these are there: then a sync is saved."""
         stream.seek(0)
         if not self._same(entry, stream):
             stream.seek(0)
             self.blobs.put(entry.digest, stream)
 
-    def _same(self, entry: Entry, stream: BinaryIO) -> bool:
+    def _same(self, entry: ManifestRow, stream: BinaryIO) -> bool:
         if self.blobs.stat(entry.digest) != entry.size:
             return False
         with contextlib.suppress(KeyError), self.blobs.open(entry.digest) as kept:

@@ -30,19 +30,19 @@ from typing import BinaryIO, cast
 from attrs import define, field
 
 from ocikit.errors import InvalidArgument, InvalidDigest
-from ocikit.server.http.errors import Refusal
-from ocikit.server.http.request import Body
+from ocikit.server.http.errors import ErrorResponse
+from ocikit.server.http.request import RequestBody
 from ocikit.server.storage.base import (
     BlobStore,
-    OutOfOrder,
+    OffsetMismatch,
     Storage,
     UnknownUpload,
     Upload,
+    UploadDigestMismatch,
     UploadStore,
-    WrongDigest,
 )
 from ocikit.spec.digest import VERIFIABLE, Digest, Hasher, new_hasher
-from ocikit.store.files import BUFFER, blob_path, fsync_folder, pump, replacing
+from ocikit.store.files import BUFFER, atomic_writer, blob_path, copy_and_hash, fsync_folder
 
 #: Running hashes that are kept: each a few hundred bytes.
 _HASHES = 10_000
@@ -115,7 +115,7 @@ class FileBlobs(BlobStore):
     def put(self, digest: Digest, stream: BinaryIO) -> None:
         """Write beside, sync, rename."""
         path = self._place(digest)
-        with replacing(path, mode=0o444, sync=self.durable) as file:
+        with atomic_writer(path, mode=0o444, sync=self.durable) as file:
             while piece := stream.read(BUFFER):
                 file.write(piece)
         self._settle(path)
@@ -240,7 +240,7 @@ class FileUploads(UploadStore):
         except OSError as error:
             raise UnknownUpload(upload.id) from error
 
-    def append(self, upload: Upload, body: Body, *, offset: int | None = None, length: int | None = None) -> int:
+    def append(self, upload: Upload, body: RequestBody, *, offset: int | None = None, length: int | None = None) -> int:
         """Write at the end, and hash."""
         with self._writing(upload) as (file, before, known):
             size = _receive(file, before, known, body, offset, length)
@@ -250,7 +250,7 @@ class FileUploads(UploadStore):
             return size
 
     def finish(
-        self, upload: Upload, digest: Digest, body: Body, blobs: BlobStore, *, offset: int | None = None,
+        self, upload: Upload, digest: Digest, body: RequestBody, blobs: BlobStore, *, offset: int | None = None,
         length: int | None = None,
     ) -> int:  # fmt: skip
         """Write the rest, compare digests, sync, hand the file over."""
@@ -261,7 +261,7 @@ class FileUploads(UploadStore):
             hashed.catch_up(file)
             if (actual := hashed.hexdigest()) != digest.encoded:
                 path.unlink(missing_ok=True)
-                raise WrongDigest(f"what was uploaded is {digest.algorithm}:{actual}; nothing of it was kept")
+                raise UploadDigestMismatch(f"what was uploaded is {digest.algorithm}:{actual}; nothing of it was kept")
             if self.durable:
                 os.fsync(file.fileno())
             try:
@@ -324,7 +324,7 @@ class FileUploads(UploadStore):
             raise UnknownUpload(upload.id) from error
         with open(fd, "r+b", buffering=0) as file:
             if not _locked(fd):
-                raise OutOfOrder(os.fstat(fd).st_size)
+                raise OffsetMismatch(os.fstat(fd).st_size)
             if not path.exists():
                 # Another request has just finished or cancelled it
                 raise UnknownUpload(upload.id)
@@ -350,18 +350,18 @@ class FileUploads(UploadStore):
             self._hashes.pop(upload.id, None)
 
 
-def _receive(file: BinaryIO, size: int, known: _Hash, body: Body, offset: int | None, length: int | None) -> int:
+def _receive(file: BinaryIO, size: int, known: _Hash, body: RequestBody, offset: int | None, length: int | None) -> int:
     """Move a body to the end of the file; gives the size then. Raises: OutOfOrder, Refusal."""
     if offset is not None and offset != size:
-        raise OutOfOrder(size)
+        raise OffsetMismatch(size)
     stream, hasher = cast("BinaryIO", body), known if known.count == size else None
     announced = length if length is not None else body.length
     try:
-        moved = pump(stream, file, hasher, _START if announced is None else announced)
+        moved = copy_and_hash(stream, file, hasher, _START if announced is None else announced)
         if announced is None and moved > _START:
-            moved += pump(stream, file, hasher, _ENDLESS)
+            moved += copy_and_hash(stream, file, hasher, _ENDLESS)
         if length is not None and moved != length:
-            raise Refusal(400, "SIZE_INVALID", f"Content-Range has {length} bytes, the body {moved}")
+            raise ErrorResponse(400, "SIZE_INVALID", f"Content-Range has {length} bytes, the body {moved}")
     except BaseException:
         if length is not None:
             file.truncate(size)

@@ -29,7 +29,7 @@ _BATCH = 500
 
 
 @frozen(kw_only=True, repr=False)
-class Collection(display.Shown):
+class GCResult(display.Displayable):
     """What was swept out, or would be."""
 
     dry_run: bool
@@ -59,23 +59,23 @@ class Collection(display.Shown):
         yield "leftovers", self.leftovers, 0
 
     def _facts(self) -> Iterator[tuple[str, object]]:
-        yield from display.given(self.__rich_repr__(), "manifests", "blobs", "content")
+        yield from display.non_default_fields(self.__rich_repr__(), "manifests", "blobs", "content")
 
     def _sections(self) -> Iterator[display.Section]:
         for title, taken in (("manifests without a tag", self.manifests), ("taken from repositories", self.blobs)):
             if taken:
-                rows = ((name, display.Size(size), display.Hash(digest)) for name, digest, size in taken)
+                rows = ((name, display.Size(size), display.DigestCell(digest)) for name, digest, size in taken)
                 headers = ("repository", "size", "digest")
                 yield display.Section(title=title, headers=headers, rows=rows, count=len(taken))
         if self.content:
-            gone = ((display.Size(size), display.Hash(digest)) for digest, size in self.content)
+            gone = ((display.Size(size), display.DigestCell(digest)) for digest, size in self.content)
             title = "content to delete" if self.dry_run else "content deleted"
             yield display.Section(title=title, headers=("size", "digest"), rows=gone, count=len(self.content))
 
 
 def collect(
     storage: Storage, *, grace: float = GRACE, expiry: float = EXPIRY, untagged: bool = False, dry_run: bool = False
-) -> Collection:
+) -> GCResult:
     """Delete what nobody has named for a grace period.
 
     Any number of these may run at once, in any process, while registries serve the storage.
@@ -94,17 +94,17 @@ def collect(
     taken = tuple(
         (name, str(digest), size)
         for name, digest, size in storage.metadata.unreferenced(before)
-        if dry_run or storage.metadata.drop_link(name, digest, before)
+        if dry_run or storage.metadata.remove_blob_if_unused(name, digest, before)
     )
     if dry_run:
         content = {str(digest): size for digest, size in storage.metadata.unnamed(before)}
-        return Collection(
+        return GCResult(
             dry_run=True, manifests=manifests, blobs=taken, content=(*content.items(), *_released(storage, taken))
         )
     found = storage.blobs.iterate()
     while some := list(islice(found, _BATCH)):
         storage.metadata.adopt(some)
-    return Collection(
+    return GCResult(
         dry_run=False, manifests=manifests, blobs=taken, content=_content(storage, before),
         uploads=storage.uploads.expire(now - expiry), leftovers=storage.blobs.tidy(now - max(grace, GRACE)),
     )  # fmt: skip
@@ -137,5 +137,5 @@ def _released(storage: Storage, taken: Iterable[tuple[str, str, int]]) -> Iterat
     for name, digest, size in taken:
         holders.setdefault((digest, size), set()).add(name)
     for (digest, size), names in holders.items():
-        if names.issuperset(storage.metadata.holders(Digest(digest))):
+        if names.issuperset(storage.metadata.repositories_with(Digest(digest))):
             yield digest, size

@@ -12,16 +12,16 @@ from typing import BinaryIO
 
 from attrs import define, field
 
-from ocikit.server.http.errors import Refusal
-from ocikit.server.http.request import Body
+from ocikit.server.http.errors import ErrorResponse
+from ocikit.server.http.request import RequestBody
 from ocikit.server.storage.base import (
     BlobStore,
-    OutOfOrder,
+    OffsetMismatch,
     Storage,
     UnknownUpload,
     Upload,
+    UploadDigestMismatch,
     UploadStore,
-    WrongDigest,
 )
 from ocikit.spec.digest import Digest
 
@@ -85,7 +85,7 @@ class MemoryUploads(UploadStore):
         """Bytes so far. Raises: UnknownUpload."""
         return len(self._session(upload).content)
 
-    def append(self, upload: Upload, body: Body, *, offset: int | None = None, length: int | None = None) -> int:
+    def append(self, upload: Upload, body: RequestBody, *, offset: int | None = None, length: int | None = None) -> int:
         """Take in a body."""
         with self._writing(upload, offset) as session:
             size = _receive(session, body, length)
@@ -93,7 +93,7 @@ class MemoryUploads(UploadStore):
             return size
 
     def finish(
-        self, upload: Upload, digest: Digest, body: Body, blobs: BlobStore, *, offset: int | None = None,
+        self, upload: Upload, digest: Digest, body: RequestBody, blobs: BlobStore, *, offset: int | None = None,
         length: int | None = None,
     ) -> int:  # fmt: skip
         """Take in the last body, verify, hand over."""
@@ -104,7 +104,7 @@ class MemoryUploads(UploadStore):
                 blobs.put(digest, io.BytesIO(session.content))
             self.abort(upload)
         if actual != digest:
-            raise WrongDigest(f"what was uploaded is {actual}; nothing of it was kept")
+            raise UploadDigestMismatch(f"what was uploaded is {actual}; nothing of it was kept")
         return size
 
     def abort(self, upload: Upload) -> None:
@@ -134,7 +134,7 @@ class MemoryUploads(UploadStore):
         with self._lock:
             session = self._session(upload)
             if session.busy or (offset is not None and offset != len(session.content)):
-                raise OutOfOrder(len(session.content))
+                raise OffsetMismatch(len(session.content))
             session.busy = True
         try:
             yield session
@@ -142,7 +142,7 @@ class MemoryUploads(UploadStore):
             session.busy = False
 
 
-def _receive(session: _Session, body: Body, length: int | None) -> int:
+def _receive(session: _Session, body: RequestBody, length: int | None) -> int:
     """Add a body to the content; gives the size then. Raises: Refusal."""
     before = len(session.content)
     session.written = time.time()
@@ -151,7 +151,7 @@ def _receive(session: _Session, body: Body, length: int | None) -> int:
             session.content += piece
         moved = len(session.content) - before
         if length is not None and moved != length:
-            raise Refusal(400, "SIZE_INVALID", f"Content-Range has {length} bytes, the body {moved}")
+            raise ErrorResponse(400, "SIZE_INVALID", f"Content-Range has {length} bytes, the body {moved}")
     except BaseException:
         if length is not None:
             del session.content[before:]

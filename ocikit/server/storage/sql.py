@@ -25,7 +25,7 @@ from sqlalchemy.dialects import sqlite
 from sqlalchemy.dialects.sqlite.base import SQLiteCompiler
 
 from ocikit.server.storage import schema as tables
-from ocikit.server.storage.base import BlobStore, Conflict, Entry, Full, Metadata, Referenced
+from ocikit.server.storage.base import BlobInUse, BlobStore, ManifestRow, Metadata, PreconditionFailed, QuotaExceeded
 from ocikit.spec.digest import Digest
 
 T = TypeVar("T")
@@ -205,7 +205,7 @@ class SqlMetadata(Metadata):
         with self._read() as connection:
             return int(connection.scalar(tables.read_used, {"r": repository}) or 0)
 
-    def holders(self, digest: Digest) -> Iterator[str]:
+    def repositories_with(self, digest: Digest) -> Iterator[str]:
         """The repositories that have a blob."""
         name, last = tables.blobs.c.repository, ""
         while True:
@@ -232,7 +232,7 @@ class SqlMetadata(Metadata):
             if quota is not None:
                 had = connection.scalar(sa.select(tables.blobs.c.size).where(tables.BLOB), mine) or 0
                 if (connection.scalar(tables.read_used, mine) or 0) - had + size > quota:
-                    raise Full(repository)
+                    raise QuotaExceeded(repository)
             now = time.time()
             self._known(connection, repository, digest, size, now)
             row = {"repository": repository, "digest": digest, "size": size, "touched": now}
@@ -249,7 +249,7 @@ class SqlMetadata(Metadata):
             if row is None:
                 return False
             if row.needed and not force:
-                raise Referenced(digest)
+                raise BlobInUse(digest)
             connection.execute(sa.delete(tables.blobs).where(tables.BLOB), mine)
             self._touch(connection, digest)
             return True
@@ -266,7 +266,7 @@ class SqlMetadata(Metadata):
     # Manifests
 
     def put(
-        self, repository: str, entry: Entry, tags: Sequence[str] = (), *, strict: bool = False,
+        self, repository: str, entry: ManifestRow, tags: Sequence[str] = (), *, strict: bool = False,
         expected: Sequence[Digest] | None = None, fresh: bool = False,
     ) -> None:  # fmt: skip
         """Add a manifest and its names. Raises: KeyError, Conflict."""
@@ -287,7 +287,7 @@ class SqlMetadata(Metadata):
 
         self._write(work)
 
-    def _add(self, connection: sa.Connection, repository: str, entry: Entry, now: float) -> None:
+    def _add(self, connection: sa.Connection, repository: str, entry: ManifestRow, now: float) -> None:
         connection.execute(
             tables.add_manifest,
             {
@@ -304,7 +304,7 @@ class SqlMetadata(Metadata):
             connection.execute(tables.add_children, rows)
 
     def _check(
-        self, connection: sa.Connection, repository: str, entry: Entry, tags: Sequence[str],
+        self, connection: sa.Connection, repository: str, entry: ManifestRow, tags: Sequence[str],
         expected: Sequence[Digest] | None,
     ) -> None:  # fmt: skip
         """Hold the names to what the client expects. Raises: Conflict."""
@@ -315,11 +315,11 @@ class SqlMetadata(Metadata):
             now = {entry.digest: connection.scalar(itself, {"r": repository, "d": entry.digest})}
         for name, digest in now.items():
             if expected is None and digest is not None:
-                raise Conflict(f"{name} is there already: {digest}")
+                raise PreconditionFailed(f"{name} is there already: {digest}")
             if expected is not None and digest not in expected:
-                raise Conflict(f"{name} is {digest or 'nothing'} by now")
+                raise PreconditionFailed(f"{name} is {digest or 'nothing'} by now")
 
-    def manifest(self, repository: str, reference: str) -> Entry | None:
+    def manifest(self, repository: str, reference: str) -> ManifestRow | None:
         """What a tag or digest names."""
         by_digest = ":" in reference
         mine: dict[str, Any] = {"r": repository, "d" if by_digest else "tag": reference}
@@ -388,7 +388,7 @@ class SqlMetadata(Metadata):
 
     def referrers(
         self, repository: str, subject: Digest, *, artifact_type: str | None = None, last: str = "", limit: int
-    ) -> list[Entry]:
+    ) -> list[ManifestRow]:
         """The manifests with the subject, ordered by digest."""
         mine = {"r": repository, "d": subject, "last": last, "limit": limit}
         statement = tables.read_referrers
@@ -399,7 +399,7 @@ class SqlMetadata(Metadata):
 
     # Collecting
 
-    def holdings(self) -> Iterator[tuple[Digest, str, int]]:
+    def iter_references(self) -> Iterator[tuple[Digest, str, int]]:
         """Everything that anybody has."""
         last = ("", "")
         while True:
@@ -503,7 +503,7 @@ class SqlMetadata(Metadata):
             connection.execute(self._keep.stray, rows)
         return len(strays)
 
-    def drop_link(self, repository: str, digest: Digest, before: float) -> bool:
+    def remove_blob_if_unused(self, repository: str, digest: Digest, before: float) -> bool:
         """Unlink, if nothing has changed."""
         mine = {"r": repository, "d": digest}
         gone = sa.delete(tables.blobs).where(tables.BLOB, tables.blobs.c.touched < before, ~tables.NEEDED)
@@ -627,8 +627,8 @@ def _below(connection: sa.Connection, repository: str, digests: Sequence[str]) -
     }
 
 
-def _entry(row: Any) -> Entry:
-    return Entry(
+def _entry(row: Any) -> ManifestRow:
+    return ManifestRow(
         digest=Digest(row.digest), media_type=row.media_type, size=int(row.size), artifact_type=row.artifact_type,
         subject=Digest(row.subject) if row.subject else None, referrer=row.referrer,
     )  # fmt: skip

@@ -38,7 +38,7 @@ class Wrong:
 
 
 @frozen(kw_only=True, repr=False)
-class Verification(display.Shown):
+class Verification(display.Displayable):
     """What was looked at, and what is wrong with it."""
 
     checked: int
@@ -63,7 +63,8 @@ class Verification(display.Shown):
     def _sections(self) -> Iterator[display.Section]:
         if self.wrong:
             rows = (
-                (w.what, display.listed(w.repositories) or "(nobody's)", display.Hash(w.digest)) for w in self.wrong
+                (w.what, display.join_limited(w.repositories) or "(nobody's)", display.DigestCell(w.digest))
+                for w in self.wrong
             )
             headers = ("wrong", "repository", "digest")
             yield display.Section(title="wrong", headers=headers, rows=rows, count=len(self.wrong), unfolded=True)
@@ -92,7 +93,7 @@ def verify(storage: Storage, *, discard: bool = False) -> Verification:
             if discard:
                 storage.metadata.alone(partial(_discard, storage.blobs, digest))
     wrong = []
-    for digest, rows in groupby(storage.metadata.holdings(), key=itemgetter(0)):
+    for digest, rows in groupby(storage.metadata.iter_references(), key=itemgetter(0)):
         held = {name: expected for _, name, expected in rows}
         found = rotten.get(digest, storage.blobs.stat(digest))
         if digest in rotten or (found not in held.values() and _held(storage, digest, held)):

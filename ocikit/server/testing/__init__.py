@@ -25,20 +25,20 @@ from typing import Any, BinaryIO
 
 import pytest
 
-from ocikit.server.http.errors import Refusal
-from ocikit.server.http.request import Body
+from ocikit.server.http.errors import ErrorResponse
+from ocikit.server.http.request import RequestBody
 from ocikit.server.storage.base import (
+    BlobInUse,
     BlobStore,
-    Conflict,
-    Entry,
-    Full,
+    ManifestRow,
     Metadata,
-    OutOfOrder,
-    Referenced,
+    OffsetMismatch,
+    PreconditionFailed,
+    QuotaExceeded,
     UnknownUpload,
     Upload,
+    UploadDigestMismatch,
     UploadStore,
-    WrongDigest,
 )
 from ocikit.spec.digest import Digest
 
@@ -57,19 +57,19 @@ def _digest() -> Digest:
     return _content()[0]
 
 
-def _chunk(content: bytes) -> Body:
+def _chunk(content: bytes) -> RequestBody:
     """A body whose length was announced."""
-    return Body(io.BytesIO(content), length=len(content))
+    return RequestBody(io.BytesIO(content), length=len(content))
 
 
-def _stream(content: bytes) -> Body:
+def _stream(content: bytes) -> RequestBody:
     """A body that ends where it ends."""
-    return Body(io.BytesIO(content), length=None)
+    return RequestBody(io.BytesIO(content), length=None)
 
 
-def _broken(content: bytes, *, missing: int = 10) -> Body:
+def _broken(content: bytes, *, missing: int = 10) -> RequestBody:
     """A body that ends before it should."""
-    return Body(io.BytesIO(content), length=len(content) + missing)
+    return RequestBody(io.BytesIO(content), length=len(content) + missing)
 
 
 class _Stopping(io.RawIOBase):
@@ -91,8 +91,8 @@ class _Stopping(io.RawIOBase):
         return self._content.readinto(memoryview(buffer)[: left if left > 0 else None])
 
 
-def _meanwhile(content: bytes, act: Callable[[], Any]) -> Body:
-    return Body(_Stopping(content, act), length=len(content))
+def _meanwhile(content: bytes, act: Callable[[], Any]) -> RequestBody:
+    return RequestBody(_Stopping(content, act), length=len(content))
 
 
 def _moment() -> float:
@@ -319,7 +319,7 @@ class UploadStoreContract:
     @pytest.mark.parametrize("size", [0, 1, _LARGE])
     @pytest.mark.parametrize("body", [_chunk, _stream])
     def test_a_whole_blob_arrives_at_once(
-        self, uploads: UploadStore, blobs: BlobStore, size: int, body: Callable[[bytes], Body]
+        self, uploads: UploadStore, blobs: BlobStore, size: int, body: Callable[[bytes], RequestBody]
     ) -> None:
         digest, content = _content(size)
         upload = uploads.create("a")
@@ -386,10 +386,10 @@ class UploadStoreContract:
         upload = uploads.create("a")
         uploads.append(upload, _chunk(content[:50]))
         for offset in (0, 49, 51, 2**60):
-            with pytest.raises(OutOfOrder) as caught:
+            with pytest.raises(OffsetMismatch) as caught:
                 uploads.append(upload, _chunk(content[50:]), offset=offset)
             assert caught.value.size == 50
-            with pytest.raises(OutOfOrder):
+            with pytest.raises(OffsetMismatch):
                 uploads.finish(upload, digest, _chunk(content[50:]), blobs, offset=offset)
             assert uploads.size(upload) == 50
         uploads.finish(upload, digest, _chunk(content[50:]), blobs, offset=50)
@@ -398,10 +398,10 @@ class UploadStoreContract:
     def test_of_a_body_that_breaks_off_what_came_is_kept(self, uploads: UploadStore, blobs: BlobStore) -> None:
         digest, content = _content(300_000)
         upload = uploads.create("a")
-        with pytest.raises(Refusal):
+        with pytest.raises(ErrorResponse):
             uploads.append(upload, _broken(content[:200_000]))
         assert uploads.size(upload) == 200_000
-        with pytest.raises(Refusal):
+        with pytest.raises(ErrorResponse):
             uploads.finish(upload, digest, _broken(content[200_000:250_000]), blobs)
         assert uploads.size(upload) == 250_000
         assert blobs.stat(digest) is None
@@ -410,16 +410,16 @@ class UploadStoreContract:
 
     @pytest.mark.parametrize("body", [lambda: _broken(b"1234"), lambda: _stream(b"1234"), lambda: _stream(b"12345678")])
     def test_of_a_range_that_is_not_as_long_as_it_says_nothing_is_kept(
-        self, uploads: UploadStore, blobs: BlobStore, body: Callable[[], Body]
+        self, uploads: UploadStore, blobs: BlobStore, body: Callable[[], RequestBody]
     ) -> None:
         digest, content = _content()
         upload = uploads.create("a")
         uploads.append(upload, _chunk(content[:50]))
-        with pytest.raises(Refusal) as caught:
+        with pytest.raises(ErrorResponse) as caught:
             uploads.append(upload, body(), offset=50, length=6)
         assert caught.value.status == 400
         assert uploads.size(upload) == 50
-        with pytest.raises(Refusal):
+        with pytest.raises(ErrorResponse):
             uploads.finish(upload, digest, body(), blobs, offset=50, length=6)
         assert uploads.size(upload) == 50
         uploads.finish(upload, digest, _chunk(content[50:]), blobs, offset=50, length=50)
@@ -427,7 +427,7 @@ class UploadStoreContract:
 
     def test_a_body_above_its_limit_is_refused_and_the_session_goes_on(self, uploads: UploadStore) -> None:
         upload = uploads.create("a")
-        with pytest.raises(Refusal) as caught:
+        with pytest.raises(ErrorResponse) as caught:
             uploads.append(upload, _stream(b"x" * 100).allow(10))
         assert caught.value.status == 413
         assert uploads.size(upload) <= 11
@@ -435,7 +435,7 @@ class UploadStoreContract:
     def test_an_upload_with_another_digest_is_gone(self, uploads: UploadStore, blobs: BlobStore) -> None:
         digest, content = _content()
         upload = uploads.create("a")
-        with pytest.raises(WrongDigest, match=hashlib.sha256(b"no" + content).hexdigest()):
+        with pytest.raises(UploadDigestMismatch, match=hashlib.sha256(b"no" + content).hexdigest()):
             uploads.finish(upload, digest, _chunk(b"no" + content), blobs)
         assert list(blobs.iterate()) == []
         self.assert_over(uploads, upload, blobs)
@@ -469,7 +469,7 @@ class UploadStoreContract:
                 lambda: uploads.finish(upload, Digest.of(b""), _chunk(b""), blobs),
             )
             for ask in asks:
-                with pytest.raises(OutOfOrder):
+                with pytest.raises(OffsetMismatch):
                     ask()
 
         assert uploads.append(upload, _meanwhile(content, other)) == len(content)
@@ -485,7 +485,7 @@ class UploadStoreContract:
             start.wait()
             try:
                 uploads.append(upload, _chunk(part), offset=0)
-            except OutOfOrder:
+            except OffsetMismatch:
                 return False
             return True
 
@@ -551,8 +551,8 @@ class UploadStoreContract:
         self.assert_over(uploads, upload, blobs)
 
 
-def _manifest(size: int = 7, children: tuple[Digest, ...] = (), **more: Any) -> Entry:
-    return Entry(
+def _manifest(size: int = 7, children: tuple[Digest, ...] = (), **more: Any) -> ManifestRow:
+    return ManifestRow(
         digest=_digest(), media_type="application/vnd.oci.image.manifest.v1+json", size=size, children=children, **more
     )
 
@@ -615,7 +615,7 @@ class MetadataContract:
         metadata.link("a", digest, 100)
         metadata.link("a", digest, 100)
         assert metadata.used("a") == 100
-        assert list(metadata.holders(digest)) == ["a"]
+        assert list(metadata.repositories_with(digest)) == ["a"]
 
     def test_the_bytes_of_a_repository_are_added_up(self, metadata: Metadata) -> None:
         assert metadata.used("a") == 0
@@ -630,7 +630,7 @@ class MetadataContract:
     def test_a_quota_is_never_exceeded(self, metadata: Metadata) -> None:
         kept, refused = _digest(), _digest()
         metadata.link("a", kept, 60, quota=100)
-        with pytest.raises(Full):
+        with pytest.raises(QuotaExceeded):
             metadata.link("a", refused, 41, quota=100)
         assert metadata.blob("a", refused) is None
         metadata.link("a", kept, 60, quota=100)
@@ -642,7 +642,7 @@ class MetadataContract:
         def push(_: int) -> bool:
             try:
                 metadata.link("a", _digest(), 30, quota=100)
-            except Full:
+            except QuotaExceeded:
                 return False
             return True
 
@@ -656,8 +656,8 @@ class MetadataContract:
         for name in names:
             metadata.link(name, digest, 1)
         metadata.link("other", _digest(), 1)
-        assert sorted(metadata.holders(digest)) == names
-        assert list(metadata.holders(_digest())) == []
+        assert sorted(metadata.repositories_with(digest)) == names
+        assert list(metadata.repositories_with(_digest())) == []
 
     def test_an_unlinked_blob_is_gone_from_one_repository(self, metadata: Metadata) -> None:
         digest = _digest()
@@ -673,7 +673,7 @@ class MetadataContract:
         for name in ("a", "b"):
             metadata.link(name, digest, 1)
         metadata.put("a", _manifest(children=(digest,)), ["v1"])
-        with pytest.raises(Referenced):
+        with pytest.raises(BlobInUse):
             metadata.unlink("a", digest)
         assert metadata.blob("a", digest) == 1
         assert metadata.unlink("b", digest)
@@ -746,15 +746,15 @@ class MetadataContract:
     def test_a_name_is_given_only_while_it_is_what_the_client_expects(self, metadata: Metadata) -> None:
         first, second, third = _manifest(), _manifest(), _manifest()
         metadata.put("a", first, ["v1"], fresh=True)
-        with pytest.raises(Conflict):
+        with pytest.raises(PreconditionFailed):
             metadata.put("a", second, ["v1"], fresh=True)
-        with pytest.raises(Conflict):
+        with pytest.raises(PreconditionFailed):
             metadata.put("a", second, ["v2", "v1"], fresh=True)
-        with pytest.raises(Conflict):
+        with pytest.raises(PreconditionFailed):
             metadata.put("a", second, ["v1"], expected=[third.digest])
-        with pytest.raises(Conflict):
+        with pytest.raises(PreconditionFailed):
             metadata.put("a", second, ["v1"], expected=[])
-        with pytest.raises(Conflict):
+        with pytest.raises(PreconditionFailed):
             metadata.put("a", second, ["v2"], expected=[first.digest])
         assert metadata.manifest("a", second.digest) is None
         assert metadata.tags("a", limit=10) == ["v1"]
@@ -764,9 +764,9 @@ class MetadataContract:
     def test_without_tags_the_manifest_itself_is_what_is_expected(self, metadata: Metadata) -> None:
         entry = _manifest()
         metadata.put("a", entry, fresh=True)
-        with pytest.raises(Conflict):
+        with pytest.raises(PreconditionFailed):
             metadata.put("a", entry, fresh=True)
-        with pytest.raises(Conflict):
+        with pytest.raises(PreconditionFailed):
             metadata.put("a", _manifest(), expected=[entry.digest])
         metadata.put("a", entry, expected=[entry.digest])
 
@@ -774,10 +774,10 @@ class MetadataContract:
         first = _manifest()
         metadata.put("a", first, ["v1"])
 
-        def put(entry: Entry) -> bool:
+        def put(entry: ManifestRow) -> bool:
             try:
                 metadata.put("a", entry, ["v1"], expected=[first.digest])
-            except Conflict:
+            except PreconditionFailed:
                 return False
             return True
 
@@ -849,7 +849,7 @@ class MetadataContract:
         metadata.link("b", blob, 5)
         metadata.put("b", entry)
         metadata.adopt([_digest()])
-        found = list(metadata.holdings())
+        found = list(metadata.iter_references())
         assert sorted(found) == sorted([(blob, "a", 5), (blob, "b", 5), (entry.digest, "b", 9)])
         assert [digest for digest, _, _ in found] == sorted(digest for digest, _, _ in found)
 
@@ -878,7 +878,9 @@ class MetadataContract:
             metadata.link("a", digest, 1)
         late = _moment()
         assert {
-            digest for name, digest, _ in metadata.unreferenced(late) if metadata.drop_link(name, digest, late)
+            digest
+            for name, digest, _ in metadata.unreferenced(late)
+            if metadata.remove_blob_if_unused(name, digest, late)
         } == digests
         late, shelf = _moment(), _Shelf()
         assert {digest for digest, _ in metadata.unnamed(late) if metadata.drop(digest, late, shelf)} == digests
@@ -898,7 +900,7 @@ class MetadataContract:
         else:
             metadata.put("a", _manifest(children=(digest,)))
         assert self.unreferenced(metadata, late) == set()
-        assert not metadata.drop_link("a", digest, late)
+        assert not metadata.remove_blob_if_unused("a", digest, late)
         assert metadata.blob("a", digest) == 3
 
     def test_what_a_deleted_manifest_needed_is_let_go_of_then_and_not_before(self, metadata: Metadata) -> None:
@@ -1078,7 +1080,7 @@ class MetadataContract:
         def put(n: int) -> str:
             try:
                 metadata.put("a", _manifest(), [f"t{n:02}" if n % 2 else "taken"], fresh=True)
-            except Conflict:
+            except PreconditionFailed:
                 return "conflict"
             return "put"
 

@@ -32,9 +32,9 @@ from ocikit.spec.document import DOCUMENT_LIMIT
 from ocikit.spec.manifest import Manifest, parse_document
 from ocikit.spec.reference import Reference
 from ocikit.spec.titles import titled
-from ocikit.store.base import Store, missing
-from ocikit.store.files import blob_path, receive, write_atomically
-from ocikit.store.reflink import Means, link
+from ocikit.store.base import Store, blob_not_found
+from ocikit.store.files import blob_path, write_atomically, write_blob
+from ocikit.store.reflink import LinkMethod, link
 
 if TYPE_CHECKING:
     from ocikit.store.cache.prune import PrunePlan
@@ -64,7 +64,7 @@ def _absolute(path: str | os.PathLike[str] | None) -> Path | None:
 
 
 @define(eq=False, repr=False)
-class Cache(display.Shown, Store):
+class Cache(display.Displayable, Store):
     """What is on disk already. As a store, its tags are whole references: `resolve("ghcr.io/org/model:v1")`.
 
     Args:
@@ -105,7 +105,7 @@ class Cache(display.Shown, Store):
                 return open(self.path(descriptor.digest), "rb")
         if (embedded := descriptor.embedded) is not None:
             return io.BytesIO(embedded)
-        raise missing(descriptor, f"the cache at {self.root}")
+        raise blob_not_found(descriptor, f"the cache at {self.root}")
 
     def fetch(self, descriptor: Descriptor, *, limit: int = DOCUMENT_LIMIT) -> bytes:
         """The verified content. A blob that is damaged is removed and counts as absent. Raises: NotFound."""
@@ -113,12 +113,12 @@ class Cache(display.Shown, Store):
             return Store.fetch(self, descriptor, limit=limit)
         except DigestMismatch as error:
             self.path(descriptor.digest).unlink(missing_ok=True)
-            raise missing(descriptor, f"the cache at {self.root}") from error
+            raise blob_not_found(descriptor, f"the cache at {self.root}") from error
 
     def push(self, descriptor: Descriptor, stream: BinaryIO, *, tag: str | None = None) -> None:
         """Keep a blob, verified; with a whole reference as *tag*, remember that it names the blob."""
         if not self.exists(descriptor):
-            receive(stream, descriptor, self.path(descriptor.digest), parts=self._home() / "partial")
+            write_blob(stream, descriptor, self.path(descriptor.digest), parts=self._home() / "partial")
         if tag is not None:
             self.tag(descriptor, tag)
 
@@ -132,7 +132,7 @@ class Cache(display.Shown, Store):
         try:
             self.path(descriptor.digest).unlink()
         except FileNotFoundError:
-            raise missing(descriptor, f"the cache at {self.root}") from None
+            raise blob_not_found(descriptor, f"the cache at {self.root}") from None
 
     # References
 
@@ -203,7 +203,7 @@ class Cache(display.Shown, Store):
             found = recalled.descriptor if recalled else self.lookup(parsed)
         if found is None:
             raise ManifestUnknown(
-                f"the cache at {self.root} doesn't know {display.clean(reference)}",
+                f"the cache at {self.root} doesn't know {display.sanitize(reference)}",
                 hint="pull it once while the registry can be reached",
             )
         return found
@@ -211,7 +211,7 @@ class Cache(display.Shown, Store):
     def tag(self, descriptor: Descriptor, tag: str) -> None:
         """Remember that a whole reference names a blob that is here. Raises: NotFound."""
         if not self.exists(descriptor):
-            raise missing(descriptor, f"the cache at {self.root}")
+            raise blob_not_found(descriptor, f"the cache at {self.root}")
         self.remember(Reference.parse(tag), descriptor)
 
     def untag(self, tag: str) -> None:
@@ -258,14 +258,14 @@ class Cache(display.Shown, Store):
         """Link files to a new folder and rename it; if another process was faster, or some were there, add to those."""
         parts = self._home() / "partial"
         beside = parts / f"snapshot.{secrets.token_hex(8)}"
-        means: Means = "reflink"
+        means: LinkMethod = "reflink"
         try:
             beside.mkdir(parents=True)
             for name, layer in files.items():
                 if not self.exists(layer) and (embedded := layer.embedded) is not None:
                     self.push_bytes(layer, embedded)
                 if not self.exists(layer):
-                    raise missing(layer, f"the cache at {self.root}")
+                    raise blob_not_found(layer, f"the cache at {self.root}")
                 (beside / name).parent.mkdir(parents=True, exist_ok=True)
                 means = link(self.path(layer.digest), beside / name, layer, parts=parts, start=means)
             folder.parent.mkdir(parents=True, exist_ok=True)
@@ -335,10 +335,10 @@ class Cache(display.Shown, Store):
         )
 
     def __rich_repr__(self) -> display.Description:
-        yield "root", display.place(self.root)
+        yield "root", display.display_path(self.root)
 
     def _facts(self) -> Iterator[tuple[str, object]]:
-        yield "root", display.place(self.root)
+        yield "root", display.display_path(self.root)
         yield "what is in it", display.Code(".scan()")
         yield "check", display.Code(".verify()")
         yield "make room", display.Code(".prune(older_than=timedelta(days=30))")

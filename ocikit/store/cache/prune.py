@@ -19,7 +19,7 @@ from ocikit.store.cache.scan import Graph, Name, blobs_in, files_below, listing,
 
 
 @frozen(kw_only=True, repr=False)
-class PrunePlan(display.Shown):
+class PrunePlan(display.Displayable):
     """What can be deleted from a cache; `run` does it."""
 
     root: Path
@@ -60,16 +60,16 @@ class PrunePlan(display.Shown):
     def _facts(self) -> Iterator[tuple[str, object]]:
         yield "frees", display.Size(self.bytes)
         yield "files", len(self.files)
-        yield "cache", display.place(self.root)
+        yield "cache", display.display_path(self.root)
         yield "do it", display.Code(".run()")
 
     def _sections(self) -> Iterator[display.Section]:
         if self.names:
-            rows = ((str(n), display.When.of(n.used)) for n in self.names)
+            rows = ((str(n), display.Timestamp.of(n.used)) for n in self.names)
             headers = ("reference", "last used")
             yield display.Section(title="forgets", headers=headers, rows=rows, count=len(self.names), unfolded=True)
         if self.files:
-            paths = (display.place(path) for path in self.files)
+            paths = (display.display_path(path) for path in self.files)
             yield display.Section(
                 title="deletes", headers=("file",), rows=((p,) for p in paths), count=len(self.files), unfolded=False
             )

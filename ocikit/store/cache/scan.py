@@ -51,7 +51,7 @@ class Name:
 
 
 @frozen(kw_only=True, repr=False)
-class CachedRepository(display.Shown):
+class CachedRepository(display.Displayable):
     """What a cache has of one repository."""
 
     name: str
@@ -66,17 +66,17 @@ class CachedRepository(display.Shown):
         yield "size", display.Size(self.size)
         yield "tags", self.tags, ()
         yield "snapshots", self.snapshots, 0
-        yield "last_used", display.When.of(self.last_used)
+        yield "last_used", display.Timestamp.of(self.last_used)
 
     def _facts(self) -> Iterator[tuple[str, object]]:
-        yield from display.given(self.__rich_repr__(), "tags")
+        yield from display.non_default_fields(self.__rich_repr__(), "tags")
 
     def _sections(self) -> Iterator[display.Section]:
         yield display.Section(title="tags", names=self.tags, count=len(self.tags))
 
 
 @frozen(kw_only=True, repr=False)
-class CacheInfo(display.Shown):
+class CacheInfo(display.Displayable):
     """What is in a cache, as it was when `Cache.scan` walked it."""
 
     root: Path
@@ -89,19 +89,19 @@ class CacheInfo(display.Shown):
     """Bytes of what isn't whole yet, or was left behind."""
 
     def __rich_repr__(self) -> display.Description:
-        yield "root", display.place(self.root)
+        yield "root", display.display_path(self.root)
         yield "repositories", len(self.repositories)
         yield "blobs", self.blobs
         yield "size", display.Size(self.size)
         yield "partial", display.Size(self.partial), 0
 
     def _facts(self) -> Iterator[tuple[str, object]]:
-        yield from display.given(self.__rich_repr__(), "repositories")
+        yield from display.non_default_fields(self.__rich_repr__(), "repositories")
         yield "make room", display.Code("ocikit.cache.prune(older_than=…)")
 
     def _sections(self) -> Iterator[display.Section]:
         rows = (
-            (r.name, display.Size(r.size), display.listed(r.tags, 5), display.When.of(r.last_used))
+            (r.name, display.Size(r.size), display.join_limited(r.tags, 5), display.Timestamp.of(r.last_used))
             for r in self.repositories
         )
         headers = ("repository", "size", "tags", "last used")
@@ -110,7 +110,7 @@ class CacheInfo(display.Shown):
 
 
 @frozen(kw_only=True, repr=False)
-class VerifyReport(display.Shown):
+class VerifyReport(display.Displayable):
     """What hashing every blob again has found."""
 
     checked: int
@@ -129,7 +129,7 @@ class VerifyReport(display.Shown):
 
     def _sections(self) -> Iterator[display.Section]:
         if self.bad:
-            rows = ((display.place(path), why) for path, why in self.bad)
+            rows = ((display.display_path(path), why) for path, why in self.bad)
             yield display.Section(
                 title="damaged", headers=("file", "why"), rows=rows, count=len(self.bad), unfolded=True
             )
@@ -293,7 +293,7 @@ def verify(root: Path, *, remove: bool = False) -> VerifyReport:
         except FileNotFoundError:
             return ""  # pruned meanwhile
         except (OSError, OcikitError) as error:
-            return display.clean(error)
+            return display.sanitize(error)
         actual = hasher.hexdigest()
         return "" if actual == digest.encoded else f"its content has digest {digest.algorithm}:{actual}"
 
@@ -322,4 +322,4 @@ def _linked(paths: list[Path], folder: Path) -> Iterator[tuple[Path, str]]:
         with contextlib.suppress(OSError):
             where = path.stat() if stat.S_ISLNK(status.st_mode) else status
             if blob := inodes.get((where.st_dev, where.st_ino)):
-                yield path, f"it leads to damaged content: {display.place(blob)}"
+                yield path, f"it leads to damaged content: {display.display_path(blob)}"

@@ -28,10 +28,10 @@ from ocikit.spec.annotations import REF_NAME
 from ocikit.spec.descriptor import Descriptor
 from ocikit.spec.digest import Digest
 from ocikit.store.base import VerifiedReader
-from ocikit.store.files import blob_path, fsync_folder, receive, replacing
-from ocikit.store.graph import unknown
-from ocikit.store.layout.gc import blobs, graph, to_links
-from ocikit.store.layout.index import HEADER, INDEX_LIMIT, encode_index, name_of, nameless, read_index
+from ocikit.store.files import atomic_writer, blob_path, fsync_folder, write_blob
+from ocikit.store.graph import unknown_reference
+from ocikit.store.layout.gc import blobs, graph, links_from
+from ocikit.store.layout.index import HEADER, INDEX_LIMIT, encode_index, name_of, read_index, without_name
 from ocikit.store.layout.layout import Layout
 
 #: Bytes of an extended header or a long name. Names of blobs need none, and what docker and podman add is below one KiB.
@@ -87,7 +87,7 @@ def read_archive(path: Path | str, layout: Layout) -> tuple[Descriptor, ...]:
                 layout.keep(entry)
             else:
                 layout.tag(entry, name)
-    return tuple(map(nameless, entries))
+    return tuple(map(without_name, entries))
 
 
 def write_archive(layout: Layout, path: Path | str, *names: str) -> None:
@@ -108,11 +108,11 @@ def write_archive(layout: Layout, path: Path | str, *names: str) -> None:
     if names:
         for name in names:
             if name not in layout.tags():
-                raise unknown(name, str(layout.path), layout.tags())
+                raise unknown_reference(name, str(layout.path), layout.tags())
         index["manifests"] = [entry for entry in index["manifests"] if name_of(entry) in names]
         raw = encode_index(index)
         roots = [one for one in layout.entries() if one.annotations.get(REF_NAME) in names]
-        reached = graph(layout).walk(to_links(roots), subjects=False)
+        reached = graph(layout).walk(links_from(roots), subjects=False)
         content = {digest: size for digest, size in content.items() if digest in reached}
     elif (layout.path / "index.json").exists():
         raw = (layout.path / "index.json").read_bytes()
@@ -202,7 +202,7 @@ def new_tar(path: Path) -> Iterator[tarfile.TarFile]:
     """
     try:
         with (
-            replacing(path, mode=0o666) as file,
+            atomic_writer(path, mode=0o666) as file,
             tarfile.open(fileobj=file, mode="w", format=tarfile.PAX_FORMAT) as tar,
         ):
             yield tar
@@ -249,7 +249,7 @@ def _unpack_layout(path: Path, folder: Path) -> None:
     def take(descriptor: Descriptor, stream: BinaryIO) -> None:
         # Not synced: the folder lives as long as the block
         final = blob_path(folder, descriptor.digest)
-        receive(stream, descriptor, final, parts=folder / ".ocikit" / "partial", sync=False)
+        write_blob(stream, descriptor, final, parts=folder / ".ocikit" / "partial", sync=False)
 
     _unpack(path, folder, take)
 

@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
 
 @frozen(kw_only=True, repr=False)
-class Garbage(display.Shown):
+class Garbage(display.Displayable):
     """What a sweep removed, or would remove."""
 
     digests: tuple[Digest, ...]
@@ -56,11 +56,13 @@ class Garbage(display.Shown):
 
     def _sections(self) -> Iterator[display.Section]:
         hint = "" if self.removed or not self.digests else display.Code(".run()")
-        yield display.Section(title="blobs", names=map(display.Hash, self.digests), count=len(self.digests), hint=hint)
+        yield display.Section(
+            title="blobs", names=map(display.DigestCell, self.digests), count=len(self.digests), hint=hint
+        )
 
 
 @frozen(kw_only=True, repr=False)
-class Audit(display.Shown):
+class Audit(display.Displayable):
     """What hashing every blob found."""
 
     checked: int
@@ -84,7 +86,7 @@ class Audit(display.Shown):
         yield "checked", self.checked
         yield "size", display.Size(self.size)
         for title, digests in self._found():
-            yield title, tuple(map(display.Hash, digests)), ()
+            yield title, tuple(map(display.DigestCell, digests)), ()
 
     def _found(self) -> tuple[tuple[str, tuple[Digest, ...]], ...]:
         return ("damaged", self.damaged), ("missing", self.missing), ("unverifiable", self.unverifiable)
@@ -97,10 +99,10 @@ class Audit(display.Shown):
     def _sections(self) -> Iterator[display.Section]:
         for title, digests in self._found():
             if digests:
-                yield display.Section(title=title, names=map(display.Hash, digests), count=len(digests))
+                yield display.Section(title=title, names=map(display.DigestCell, digests), count=len(digests))
 
 
-def to_links(descriptors: Iterable[Descriptor]) -> list[Link]:
+def links_from(descriptors: Iterable[Descriptor]) -> list[Link]:
     """The descriptors as links to start from."""
     return [Link(digest=one.digest, media_type=one.media_type) for one in descriptors]
 
@@ -187,7 +189,7 @@ def collect(layout: Layout, *, dry_run: bool, grace: float, lease: str | None) -
 def _live(layout: Layout, found: dict[Digest, os.stat_result], cutoff: float) -> set[Digest]:
     """Digests that entries lead to, and documents that are too young to judge, and referrers of either."""
     links = graph(layout)
-    live = links.walk(to_links(layout.entries()))
+    live = links.walk(links_from(layout.entries()))
     # Whatever else may be a document: a root pushed but not named yet, or a referrer that another tool didn't list
     loose = [
         Link(digest=digest) for digest, status in found.items() if digest not in live and status.st_size <= STORED_LIMIT
@@ -282,7 +284,7 @@ def audit(layout: Layout, *, workers: int) -> Audit:
 
     with ThreadPoolExecutor(max(workers, 1), thread_name_prefix="ocikit-verify") as pool:
         wrong = list(pool.map(damaged, verifiable))
-    named = graph(layout, strict=False).walk(to_links(layout.entries()))
+    named = graph(layout, strict=False).walk(links_from(layout.entries()))
     return Audit(
         checked=len(verifiable),
         size=sum(found[digest].st_size for digest in verifiable),

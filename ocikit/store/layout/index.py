@@ -118,15 +118,15 @@ def name_of(entry: Any) -> str | None:
     return name if isinstance(name, str) else None
 
 
-def nameless(descriptor: Descriptor) -> Descriptor:
+def without_name(descriptor: Descriptor) -> Descriptor:
     """A descriptor without the name that one layout gave it: it means nothing elsewhere. image-spec annotations.md."""
     kept = {key: text for key, text in descriptor.annotations.items() if key not in {REF_NAME, _CONTAINERD_NAME}}
     return attrs.evolve(descriptor, annotations=Annotations(kept))
 
 
-def made(descriptor: Descriptor, *, name: str | None = None) -> dict[str, Any]:
+def new_entry(descriptor: Descriptor, *, name: str | None = None) -> dict[str, Any]:
     """A new entry: the descriptor without its content, with a name."""
-    bare = attrs.evolve(nameless(descriptor), data=None)
+    bare = attrs.evolve(without_name(descriptor), data=None)
     entry: dict[str, Any] = converter().unstructure(bare)
     if name is not None:
         entry["annotations"] = {**entry.get("annotations", {}), REF_NAME: name}

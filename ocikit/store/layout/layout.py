@@ -28,12 +28,12 @@ from ocikit.spec.descriptor import Descriptor
 from ocikit.spec.digest import Digest
 from ocikit.spec.manifest import parse_document
 from ocikit.spec.reference import check_ref_name
-from ocikit.store.base import Store, missing, read_verified
-from ocikit.store.files import blob_path, open_file, receive, write_atomically
-from ocikit.store.graph import STORED_LIMIT, as_digest, referrer, unknown
+from ocikit.store.base import Store, blob_not_found, read_verified
+from ocikit.store.files import blob_path, open_file, write_atomically, write_blob
+from ocikit.store.graph import STORED_LIMIT, parse_digest, referrer, unknown_reference
 from ocikit.store.layout import index as on_disk
-from ocikit.store.layout.gc import Audit, Garbage, audit, collect, graph, live_leases, to_links
-from ocikit.store.layout.index import digest_of, name_of, nameless, to_descriptor
+from ocikit.store.layout.gc import Audit, Garbage, audit, collect, graph, links_from, live_leases
+from ocikit.store.layout.index import digest_of, name_of, to_descriptor, without_name
 
 if TYPE_CHECKING:
     from filelock import BaseFileLock
@@ -51,7 +51,7 @@ class InUse(ContentError):
 
 
 @define(eq=False, repr=False, weakref_slot=True)
-class Layout(display.Shown, Store):
+class Layout(display.Displayable, Store):
     """An image layout in a folder.
 
     Args:
@@ -87,13 +87,13 @@ class Layout(display.Shown, Store):
 
         Raises: ManifestUnknown: with the names that come near.
         """
-        digest = as_digest(reference)
+        digest = parse_digest(reference)
         for entry in self._entries():
             if (digest_of(entry) == digest) if digest else (name_of(entry) == reference):
-                return nameless(to_descriptor(entry))
+                return without_name(to_descriptor(entry))
         if digest and (found := self._sniff(digest)) is not None:
             return found
-        raise unknown(reference, str(self.path), self.tags())
+        raise unknown_reference(reference, str(self.path), self.tags())
 
     def only(self) -> Descriptor:
         """What a reference without tag and digest means: `latest` if there is one, else the only image there is.
@@ -103,16 +103,16 @@ class Layout(display.Shown, Store):
         found: dict[str, Descriptor] = {}
         for entry in self._entries():
             if name_of(entry) == "latest":
-                return nameless(to_descriptor(entry))
+                return without_name(to_descriptor(entry))
             found.setdefault(str(digest_of(entry)), to_descriptor(entry))
         if len(found) > 1:
             found = {key: one for key, one in found.items() if REF_NAME in one.annotations or not self._subject(one)}
         if len(found) == 1:
-            return nameless(next(iter(found.values())))
+            return without_name(next(iter(found.values())))
         names = self.tags()
         raise NotFound(
             f"{self.path} has {len(found) or 'no'} images, and none was named",
-            hint=f"add one of these as a tag: {display.listed(names)}" if names else "name one by its digest",
+            hint=f"add one of these as a tag: {display.join_limited(names)}" if names else "name one by its digest",
         )
 
     def open(self, descriptor: Descriptor) -> BinaryIO:
@@ -120,7 +120,7 @@ class Layout(display.Shown, Store):
         try:
             return cast("BinaryIO", open_file(self.blob(descriptor.digest)))
         except FileNotFoundError as error:
-            raise missing(descriptor, str(self.path)) from error
+            raise blob_not_found(descriptor, str(self.path)) from error
 
     def exists(self, descriptor: Descriptor) -> bool:
         """Whether the content is there, in this size. What was asked for counts as new for `gc()`."""
@@ -191,7 +191,7 @@ class Layout(display.Shown, Store):
             content = read_verified(stream, descriptor, limit=STORED_LIMIT)
             subject = parse_document(content, descriptor.media_type, limit=STORED_LIMIT).subject
             stream = io.BytesIO(content)
-        receive(stream, descriptor, self.blob(descriptor.digest), parts=self.path / ".ocikit" / "partial")
+        write_blob(stream, descriptor, self.blob(descriptor.digest), parts=self.path / ".ocikit" / "partial")
         if tag is not None:
             self.tag(descriptor, tag)
         elif subject is not None:
@@ -213,7 +213,7 @@ class Layout(display.Shown, Store):
                 on_disk.rename(free[0], tag)
             else:
                 known = to_descriptor(same[0]) if same else descriptor
-                entries.append(on_disk.made(known, name=tag))
+                entries.append(on_disk.new_entry(known, name=tag))
             self._unname(entries, named)
 
     def keep(self, descriptor: Descriptor) -> None:
@@ -221,7 +221,7 @@ class Layout(display.Shown, Store):
         with self._locked(), self._editing() as entries:
             self._check_there(descriptor, entries)
             if descriptor.digest not in map(digest_of, entries):
-                entries.append(on_disk.made(descriptor))
+                entries.append(on_disk.new_entry(descriptor))
 
     def untag(self, tag: str) -> None:
         """Take away one name; its content stays until `gc()`. A referrer keeps an entry without a name.
@@ -231,7 +231,7 @@ class Layout(display.Shown, Store):
         with self._locked(), self._editing() as entries:
             named = [entry for entry in entries if name_of(entry) == tag]
             if not named:
-                raise unknown(tag, str(self.path), self.tags())
+                raise unknown_reference(tag, str(self.path), self.tags())
             self._unname(entries, named)
 
     def delete(self, descriptor: Descriptor) -> None:
@@ -246,14 +246,14 @@ class Layout(display.Shown, Store):
         with self._locked():
             with self._editing() as entries:
                 if digest not in map(digest_of, entries) and not path.exists():
-                    raise missing(descriptor, str(self.path))
+                    raise blob_not_found(descriptor, str(self.path))
                 links = graph(self, strict=False)
                 others = [to_descriptor(entry) for entry in entries if digest_of(entry) != digest]
-                users = [one for one in others if digest in links.walk(to_links([one]), subjects=False)]
+                users = [one for one in others if digest in links.walk(links_from([one]), subjects=False)]
                 if users:
                     names = dict.fromkeys(one.annotations.get(REF_NAME, one.digest.short) for one in users)
                     raise InUse(
-                        f"{digest} in {self.path} is part of {display.listed(names)}",
+                        f"{digest} in {self.path} is part of {display.join_limited(names)}",
                         hint="untag or delete these first; gc() then removes what nothing leads to",
                         users=users,
                     )
@@ -304,10 +304,10 @@ class Layout(display.Shown, Store):
         return type(self), (str(self.path),)
 
     def __rich_repr__(self) -> display.Description:
-        yield "path", display.place(self.path)
+        yield "path", display.display_path(self.path)
 
     def _facts(self) -> Iterator[tuple[str, object]]:
-        yield "path", display.place(self.path)
+        yield "path", display.display_path(self.path)
         yield "tags", display.Code(".tags()")
         yield "check", display.Code(".verify()")
         yield "sweep", display.Code(".gc(dry_run=True)")
@@ -352,7 +352,7 @@ class Layout(display.Shown, Store):
 
     def _check_there(self, descriptor: Descriptor, entries: Iterable[Any]) -> None:
         if not self.blob(descriptor.digest).exists() and descriptor.digest not in map(digest_of, entries):
-            raise missing(descriptor, str(self.path))
+            raise blob_not_found(descriptor, str(self.path))
 
     def _unname(self, entries: list[Any], named: Sequence[Any]) -> None:
         """Take the names away from entries; only those of referrers stay without."""

@@ -400,7 +400,7 @@ def test_a_report_is_shown_in_one_line_in_a_table_and_in_a_pickle(session, home)
     place = Folder(home)
     digest = image(place, "v1", annotations={"<b>\x1b[31m": 1})["digest"]
     report = session.validate("oci:layout:v1")
-    assert repr(report).startswith("Report(reference='oci:layout:v1@sha256:")
+    assert repr(report).startswith("ValidationReport(reference='oci:layout:v1@sha256:")
     (found,) = report
     assert str(found).startswith(f"{digest} $.annotations[")
     assert str(found).isprintable()

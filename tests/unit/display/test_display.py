@@ -114,7 +114,7 @@ def html_only(page):
     return " ".join(re.findall(r"<[^>]*>", page))
 
 
-class Everything(display.Shown):
+class Everything(display.Displayable):
     def __rich_repr__(self):
         yield BAD, BAD
         yield "nested", {BAD: [BAD, (BAD,)]}
@@ -122,7 +122,10 @@ class Everything(display.Shown):
         yield "default", BAD, BAD
 
     def _sections(self):
-        cells = [(BAD, display.Hash(BAD), display.When(BAD)), (BAD * 100, display.Size(5), display.Link(BAD))] * 30
+        cells = [
+            (BAD, display.DigestCell(BAD), display.Timestamp(BAD)),
+            (BAD * 100, display.Size(5), display.Link(BAD)),
+        ] * 30
         card = display.Card(title=BAD, notes=(BAD,), facts=((BAD, BAD),))
         yield display.Section(title=BAD, headers=(BAD, "b"), rows=cells, note=BAD, hint=display.Code(BAD))
         yield display.Section(title=BAD, names=[BAD] * 30, cards=[card] * 30, hint=BAD)
@@ -160,13 +163,13 @@ def test_ten_thousand_layers_make_a_short_repr_and_a_small_page(of):
     assert "9,980 more" in page
 
 
-class Broken(display.Shown):
+class Broken(display.Displayable):
     def __rich_repr__(self):
         yield "fine", 1
         raise ValueError(TAG)
 
 
-class BrokenParts(display.Shown):
+class BrokenParts(display.Displayable):
     def __rich_repr__(self):
         yield "fine", 1
 
@@ -179,7 +182,7 @@ class Unreprable:
         raise KeyError(TAG)
 
 
-class BrokenValue(display.Shown):
+class BrokenValue(display.Displayable):
     def __rich_repr__(self):
         yield "value", Unreprable()
 
@@ -203,7 +206,7 @@ def test_a_manifest_that_cannot_be_encoded_still_has_a_repr():
     assert "repr failed" in manifest._repr_html_()
 
 
-class Huge(display.Shown):
+class Huge(display.Displayable):
     def __rich_repr__(self):
         for i in range(3000):
             yield f"key{i}", "v" * 70
@@ -214,7 +217,7 @@ def test_a_page_above_the_limit_falls_back_to_its_text():
     assert page == f"<pre>{html.escape(repr(Huge()))}</pre>"
 
 
-class Wordy(display.Shown):
+class Wordy(display.Displayable):
     """Twenty rows of twenty cards, all with tooltips."""
 
     def __rich_repr__(self):
@@ -234,19 +237,19 @@ def test_a_page_above_the_limit_first_loses_its_tooltips_and_what_is_nested():
 
 @given(st.text(st.characters()) | st.text(st.sampled_from("\x1b[]\\\x07\x9b\x85;0m\r\n\tab\u202e\u2028\ud800")))
 def test_clean_text_has_no_controls_and_stays_clean(text):
-    once = display.clean(text)
+    once = display.sanitize(text)
     assert not UNSAFE.search(once)
-    assert display.clean(once) == once
-    kept = display.clean(text, newlines=True)
+    assert display.sanitize(once) == once
+    kept = display.sanitize(text, newlines=True)
     assert not UNSAFE.search(kept.replace("\n", ""))
     assert "\r" not in kept
 
 
 @given(st.text(st.characters(categories=["L", "N", "P", "S"])))
 def test_clean_leaves_ordinary_text_of_any_script_alone(text):
-    assert display.clean(text) == text
-    assert display.clean(f"{text}\n{text}", newlines=True) == f"{text}\n{text}"
-    assert display.clean(f"{text}\n{text}") == f"{text} {text}"
+    assert display.sanitize(text) == text
+    assert display.sanitize(f"{text}\n{text}", newlines=True) == f"{text}\n{text}"
+    assert display.sanitize(f"{text}\n{text}") == f"{text} {text}"
 
 
 @pytest.mark.parametrize(
@@ -265,20 +268,20 @@ def test_clean_leaves_ordinary_text_of_any_script_alone(text):
     ],
 )
 def test_clean_takes_out_what_a_terminal_would_act_on(raw, cleaned):
-    assert display.clean(raw) == cleaned
+    assert display.sanitize(raw) == cleaned
 
 
 @given(st.text(st.characters(exclude_categories=["Cs"])))
 def test_escaped_text_has_no_markup_and_is_shortened(text):
-    cell = display.h(text, 20)
+    cell = display.escape(text, 20)
     assert not re.search(r"<(?!span title=|/span>)", cell)
     shown = html.unescape(re.sub(r"^<span[^>]*>|</span>$", "", cell))
     assert len(shown) <= 20
-    assert display.clean(text)[:19] == shown[:19]
+    assert display.sanitize(text)[:19] == shown[:19]
 
 
 def test_a_long_cell_keeps_the_whole_text_in_its_tooltip():
-    cell = display.h("x" * 79 + '"<' + "y" * 50)
+    cell = display.escape("x" * 79 + '"<' + "y" * 50)
     assert cell.startswith(f'<span title="{"x" * 79}&quot;&lt;')
     assert cell.endswith("…</span>")
 
@@ -306,10 +309,10 @@ def test_durations_are_for_people(seconds, text):
 
 
 def test_a_list_says_how_many_more_there_are_and_keeps_items_short():
-    assert display.listed(["a", "b"]) == "a, b"
-    assert display.listed(range(12)) == "0, 1, 2, 3, 4, 5, 6, 7, 8, 9, … 2 more"
-    assert display.listed([]) == ""
-    assert len(display.listed(["x" * 10_000] * 3)) < 300
+    assert display.join_limited(["a", "b"]) == "a, b"
+    assert display.join_limited(range(12)) == "0, 1, 2, 3, 4, 5, 6, 7, 8, 9, … 2 more"
+    assert display.join_limited([]) == ""
+    assert len(display.join_limited(["x" * 10_000] * 3)) < 300
 
 
 def test_a_quoted_text_is_short_and_clean():
@@ -329,18 +332,18 @@ def test_a_path_is_shown_from_here_or_from_home(tmp_path, monkeypatch):
     monkeypatch.setenv("HOME", str(tmp_path / "home"))
     (tmp_path / "here").mkdir()
     monkeypatch.chdir(tmp_path / "here")
-    assert display.place(tmp_path / "here" / "data" / "a b") == "data/a b"
-    assert display.place(tmp_path / "here") == "."
-    assert display.place(tmp_path / "home" / ".cache" / "ocikit") == "~/.cache/ocikit"
-    assert display.place(tmp_path / "elsewhere") == str(tmp_path / "elsewhere")
-    assert display.place("data") == "data"
+    assert display.display_path(tmp_path / "here" / "data" / "a b") == "data/a b"
+    assert display.display_path(tmp_path / "here") == "."
+    assert display.display_path(tmp_path / "home" / ".cache" / "ocikit") == "~/.cache/ocikit"
+    assert display.display_path(tmp_path / "elsewhere") == str(tmp_path / "elsewhere")
+    assert display.display_path("data") == "data"
 
 
 def test_a_path_is_shown_where_the_current_folder_is_gone(tmp_path, monkeypatch):
     (tmp_path / "here").mkdir()
     monkeypatch.chdir(tmp_path / "here")
     (tmp_path / "here").rmdir()
-    assert display.place(tmp_path) == str(tmp_path)
+    assert display.display_path(tmp_path) == str(tmp_path)
     monkeypatch.chdir(tmp_path)
 
 

@@ -18,7 +18,7 @@ import pytest
 from ocikit import display
 from ocikit.client.artifact import Artifact, Files
 from ocikit.client.listing import Listing
-from ocikit.client.tag_order import Names
+from ocikit.client.tag_order import TagSummary
 from ocikit.display.html import CSS
 from ocikit.errors import OcikitError
 from ocikit.spec.annotations import Annotations, FrozenMap
@@ -47,7 +47,7 @@ TOOLS = (ocikit.Session, ocikit.Cache)
 def poisoned(value, name="", done=None):
     """The same object, with every text in it replaced by a hostile one."""
     done = {} if done is None else done
-    if name in OURS or isinstance(value, (ocikit.Digest, Names, *TOOLS)):
+    if name in OURS or isinstance(value, (ocikit.Digest, TagSummary, *TOOLS)):
         return value
     if isinstance(value, str):
         return BAD
@@ -62,7 +62,7 @@ def poisoned(value, name="", done=None):
         return type(value)(poisoned(item, done=done) for item in value)
     if isinstance(value, Document):
         _ = value.digest  # of the bytes, which stay
-    if isinstance(value, display.Shown) or attrs.has(type(value)):
+    if isinstance(value, display.Displayable) or attrs.has(type(value)):
         if id(value) not in done:
             done[id(value)] = made = value.__new__(type(value))
             for attribute in attributes(value):
@@ -96,7 +96,7 @@ def shown_classes():
     for module in pkgutil.walk_packages(ocikit.__path__, "ocikit."):
         if not module.name.endswith("__main__") and ".notebook." not in module.name:
             importlib.import_module(module.name)
-    waiting, found = [display.Shown], []
+    waiting, found = [display.Displayable], []
     while waiting:
         for cls in waiting.pop().__subclasses__():
             if cls.__module__.startswith("ocikit.") and cls not in found:
@@ -367,7 +367,7 @@ def test_tags_are_sorted_by_version_the_newest_first_and_digests_are_folded_away
     ],
 )
 def test_the_newest_version_is_one_that_is_out_if_any_is(given, expected):
-    assert Names().with_more(given).newest == expected
+    assert TagSummary().with_more(given).newest == expected
 
 
 @pytest.mark.parametrize(
@@ -384,7 +384,7 @@ def test_the_newest_version_is_one_that_is_out_if_any_is(given, expected):
     ],
 )
 def test_versions_are_sorted_as_people_read_them(given, expected):
-    assert list(Names().with_more(given).versions) == expected
+    assert list(TagSummary().with_more(given).versions) == expected
 
 
 def test_names_that_come_in_pieces_are_those_that_come_at_once():
@@ -393,7 +393,7 @@ def test_names_that_come_in_pieces_are_those_that_come_at_once():
         + [f"word{i}" for i in range(60)]
         + ["ab" * 20 + str(i) for i in range(9)]
     )
-    whole, pieces = Names().with_more(names), Names()
+    whole, pieces = TagSummary().with_more(names), TagSummary()
     for start in range(0, len(names), 37):
         pieces = pieces.with_more(names[start : start + 37])
     assert pieces == whole

@@ -20,7 +20,7 @@ from hypothesis import strategies as st
 from ocikit.errors import ConnectionFailed, ContentError, OcikitError, UnsafeArchive
 from ocikit.layers.compression import zstd
 from ocikit.layers.header import encode_header
-from ocikit.layers.layer import RATIO_FLOOR, Limits, entries, escapes, open_layer
+from ocikit.layers.layer import RATIO_FLOOR, LayerLimits, entries, escapes, open_layer
 from ocikit.layers.listing import merged_tree
 from ocikit.layers.unpack import unpack
 
@@ -623,12 +623,12 @@ def test_our_own_records_are_not_for_archives_of_data(out):
 
 def test_an_archive_may_not_grow_beyond_the_size_limit(out):
     blob = gzip.compress(tar(entry("small", b"1"), entry("bomb", bytes(5_000_000))))
-    assert "'bomb'" in refuses(out, blob, limits=Limits(size=2_000_000)).message
+    assert "'bomb'" in refuses(out, blob, limits=LayerLimits(size=2_000_000)).message
     # Extended headers are no files, but cost bytes too.
     padding = b"".join(tar(entry("x" * 300))[:1536] for _ in range(3000))
-    refuses(out, padding, limits=Limits(size=1_000_000), match="more than 1.0 MB")
+    refuses(out, padding, limits=LayerLimits(size=1_000_000), match="more than 1.0 MB")
     # All layers of a call count together.
-    refuses(out, *[tar(entry(f"f{i}", bytes(100_000))) for i in range(12)], limits=Limits(size=1_000_000))
+    refuses(out, *[tar(entry(f"f{i}", bytes(100_000))) for i in range(12)], limits=LayerLimits(size=1_000_000))
 
 
 def test_a_declared_size_is_refused_before_a_byte_is_written(out):
@@ -636,7 +636,7 @@ def test_a_declared_size_is_refused_before_a_byte_is_written(out):
     assert "'huge' declares" in refuses(out, head + b"x").message
     assert (
         "in the middle of 'huge'"
-        in refuses(out, head + b"x" * 5000, limits=Limits(size=1 << 62 | 1 << 30), error=ContentError).message
+        in refuses(out, head + b"x" * 5000, limits=LayerLimits(size=1 << 62 | 1 << 30), error=ContentError).message
     )
 
 
@@ -648,7 +648,7 @@ def test_holes_count_as_bytes(out):
         "GNU.sparse.realsize": str(1 << 50),
     }
     archive = tar(entry("x", b"0\n".ljust(512, b"\0"), pax_headers=header))
-    assert [e.size for e in entries(io.BytesIO(archive), limits=Limits(size=1 << 60))] == [1 << 50]
+    assert [e.size for e in entries(io.BytesIO(archive), limits=LayerLimits(size=1 << 60))] == [1 << 50]
     refuses(out, archive, match="'hole' declares")
 
 
@@ -664,11 +664,11 @@ def test_a_ratio_beyond_the_limit_is_refused(out):
     blob = b"".join(zeros())
     assert len(blob) < 100_000
     assert "'zeros'" in refuses(out, blob, match="more than 1000-fold").message
-    assert sum(e.size for e in entries(io.BytesIO(blob), limits=Limits(ratio=100_000))) == RATIO_FLOOR * 3
+    assert sum(e.size for e in entries(io.BytesIO(blob), limits=LayerLimits(ratio=100_000))) == RATIO_FLOOR * 3
 
 
 def test_entries_depth_and_names_have_limits(out):
-    refuses(out, tar("a", "b", "c"), limits=Limits(entries=2), match="more than 2 entries, at 'c'")
+    refuses(out, tar("a", "b", "c"), limits=LayerLimits(entries=2), match="more than 2 entries, at 'c'")
     refuses(out, tar("/".join("d" * 200)), match="200 folders deep; the limit is 128")
     refuses(out, tar("n" * 256), match="name of 256 bytes; the limit is 255")
     refuses(out, tar("ł" * 128), match="name of 256 bytes")
@@ -683,7 +683,7 @@ def test_links_do_not_make_trees_deeper_than_the_limit(out):
         entry("m", type=LINK, target="l/b/b/b"),
         "m/c/c/c/",
     )
-    refuses(out, archive, limits=Limits(depth=8), match="more than 8 folders deep")
+    refuses(out, archive, limits=LayerLimits(depth=8), match="more than 8 folders deep")
 
 
 # Damage ----------------------------------------------------------------------------------------------------------------
@@ -726,7 +726,7 @@ def test_no_damage_gives_anything_but_a_typed_error(data):
     block = at - at % 512
     blob = checksummed(whole, block) if data.draw(st.booleans()) else bytes(whole)
     try:
-        for found in entries(io.BytesIO(blob), limits=Limits(size=1 << 62)):
+        for found in entries(io.BytesIO(blob), limits=LayerLimits(size=1 << 62)):
             assert found.size >= 0
     except OcikitError as error:
         assert error.hint

@@ -19,7 +19,7 @@ from ocikit.spec.challenge import Scope
 from ocikit.spec.descriptor import Descriptor
 from ocikit.spec.digest import Digest
 from ocikit.store.memory import MemoryStore
-from ocikit.transfer.plan import copy, each
+from ocikit.transfer.plan import copy, run_parallel
 
 from tests.support.clients import connect, open_repository, other, repository, server  # noqa: F401 - fixtures
 from tests.support.fault_server import Answer, FaultServer, certificate, error
@@ -608,7 +608,7 @@ def test_many_threads_go_on_anonymously_with_one_warning(server, tokens, open_re
     server.manifest("public/a", {"x": 1}, "v1")
     refusing(server, tokens, 403)
     repository = open_repository(server, "public/a", credentials=ADA)
-    each(range(32), lambda *_: repository.get_manifest("v1"))
+    run_parallel(range(32), lambda *_: repository.get_manifest("v1"))
     assert len([r for r in caplog.records if r.levelno >= logging.WARNING]) == 1
 
 

@@ -9,7 +9,7 @@ import pytest
 from ocikit import errors
 from ocikit.spec.descriptor import Descriptor
 from ocikit.store.base import VerifiedReader
-from ocikit.store.files import receive
+from ocikit.store.files import write_blob
 
 from tests.support.clients import connect, open_repository, other, server  # noqa: F401 - fixtures
 
@@ -38,7 +38,7 @@ def read(repository, blob=BLOB):
 def receive_into(folder, repository, blob=BLOB):
     final = folder / "final"
     with repository.open(blob) as stream:
-        receive(stream, blob, final, parts=folder / "parts")
+        write_blob(stream, blob, final, parts=folder / "parts")
     return final.read_bytes()
 
 

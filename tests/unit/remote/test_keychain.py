@@ -16,7 +16,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from ocikit.errors import CredentialsError
-from ocikit.remote.auth.docker_config import place_of, wishes
+from ocikit.remote.auth.docker_config import lookup_keys, normalize_key
 from ocikit.remote.auth.explanation import Explanation
 from ocikit.remote.auth.helpers import Helper
 from ocikit.remote.auth.keychain import ANONYMOUS, Credentials, Keychain
@@ -352,7 +352,7 @@ def test_the_most_specific_key_wins(place):
 
 @given(st.lists(st.from_regex(r"[a-z0-9]{1,4}", fullmatch=True), max_size=4))
 def test_wishes_go_from_the_repository_up_to_the_host(parts):
-    wished = wishes("GHCR.io", "/".join(parts))
+    wished = lookup_keys("GHCR.io", "/".join(parts))
     assert wished[-1] == "ghcr.io"
     assert len(wished) == len(parts) + 1
     assert all(longer.startswith(shorter) for longer, shorter in zip(wished, wished[1:], strict=False))
@@ -361,7 +361,7 @@ def test_wishes_go_from_the_repository_up_to_the_host(parts):
 @given(st.text())
 def test_any_key_names_a_place_and_only_once(key):
     assert (
-        place_of("https://" + place_of(key)) == place_of(place_of(key))
+        normalize_key("https://" + normalize_key(key)) == normalize_key(normalize_key(key))
         or "v1" in key
         or "v2" in key
         or "://" in key

@@ -15,7 +15,7 @@ from ocikit.remote.auth.keychain import Keychain
 from ocikit.remote.auth.tokens import TokenCache
 from ocikit.remote.config import registries_conf
 from ocikit.remote.config.network import Mirror, Network
-from ocikit.remote.mirrors import REST, MirrorHost
+from ocikit.remote.mirrors import MIRROR_BACKOFF, MirrorHost
 from ocikit.spec.reference import Reference
 
 from tests.support import peers
@@ -485,7 +485,7 @@ def test_a_mirror_that_was_dead_is_asked_again_after_its_rest(place, monkeypatch
     place.asked()
     session.inspect(place.ref)
     assert place.asked()[1] == []
-    monkeypatch.setattr("ocikit.remote.mirrors.REST", -1.0)
+    monkeypatch.setattr("ocikit.remote.mirrors.MIRROR_BACKOFF", -1.0)
     (host,) = session._places._mirrors.values()
     host.rest()
     session.inspect(place.ref)
@@ -629,7 +629,7 @@ def test_a_mirror_gets_few_tries_and_a_place_that_content_moved_to_gets_all():
     )
     assert (quick.retries, quick.max_wait, quick.connect_timeout) == (1, 5.0, 5.0)
     assert (whole.retries, whole.max_wait, whole.connect_timeout) == (7, 100, 20)
-    assert REST == 60.0
+    assert MIRROR_BACKOFF == 60.0
 
 
 # Blocked, and registries.conf

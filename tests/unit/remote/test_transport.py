@@ -17,9 +17,9 @@ from ocikit import errors
 from ocikit._version import __version__
 from ocikit.remote.config.network import Network
 from ocikit.remote.http.rate_limit import RateLimit
-from ocikit.remote.http.responses import finish
+from ocikit.remote.http.responses import drain
 from ocikit.remote.http.transport import Transport
-from ocikit.remote.http.urls import Origin, check_step, is_loopback
+from ocikit.remote.http.urls import Origin, check_redirect, is_loopback
 from ocikit.remote.repository import Registry
 
 from tests.support.clients import connect, open_repository, other, server  # noqa: F401 - fixtures
@@ -40,7 +40,7 @@ def basic(request):
 def get(transport, target="/v2/", **rest):
     response = transport.request("GET", target, "test", **rest)
     body = response.raw.read()
-    finish(response)
+    drain(response)
     return response, body
 
 
@@ -376,10 +376,10 @@ def test_a_redirect_to_nowhere_is_not_a_success(server, connect, status):
 )
 def test_steps_from_one_host_to_another(source, target, allowed):
     if allowed:
-        check_step(source, target)
+        check_redirect(source, target)
     else:
         with pytest.raises(errors.InvalidResponse):
-            check_step(source, target)
+            check_redirect(source, target)
 
 
 def test_an_origin_is_scheme_host_and_port():

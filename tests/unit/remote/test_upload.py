@@ -10,7 +10,7 @@ import time
 
 import pytest
 from ocikit import errors
-from ocikit.progress.base import Metered
+from ocikit.progress.base import ProgressReader
 from ocikit.remote.repository import Registry
 from ocikit.spec.descriptor import Descriptor
 from ocikit.spec.digest import Digest
@@ -79,14 +79,14 @@ def test_a_blob_of_no_bytes_is_pushed(server, repository, chunk_size):
 def test_an_uploads_bytes_are_told_to_the_meter_and_come_to_its_size(server, repository):
     """A monolithic upload has progress."""
     told = []
-    repository.push(BLOB, Metered(io.BytesIO(CONTENT), told.append))
+    repository.push(BLOB, ProgressReader(io.BytesIO(CONTENT), told.append))
     assert sum(told) == SIZE and len(told) > 10
 
 
 def test_a_repeated_upload_takes_back_what_it_told(server, repository):
     told = []
     server.on("PUT", UPLOADS, cut_request=5 * MIB)
-    repository.push(BLOB, Metered(io.BytesIO(CONTENT), told.append))
+    repository.push(BLOB, ProgressReader(io.BytesIO(CONTENT), told.append))
     assert sum(told) == SIZE and min(told) < 0
     assert kept(server) == CONTENT
 
@@ -377,7 +377,7 @@ def test_an_upload_that_broke_goes_on_where_the_registry_is(server, repository, 
     keep(server, 5 * MIB)
     server.on("PUT", UPLOADS, **fault)
     told = []
-    repository.push(BLOB, Metered(io.BytesIO(CONTENT), told.append))
+    repository.push(BLOB, ProgressReader(io.BytesIO(CONTENT), told.append))
     assert kept(server) == CONTENT and sum(told) == SIZE
     assert methods(server) == ["POST", "PUT", "HEAD", "GET", "PATCH", "PATCH", "PUT"]
     ranges = [f"{5 * MIB}-{9 * MIB - 1}", f"{9 * MIB}-{SIZE - 1}"]

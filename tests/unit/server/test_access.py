@@ -12,11 +12,11 @@ from ocikit.errors import InvalidArgument
 from ocikit.server import (
     Access,
     Application,
+    ErrorResponse,
     HtpasswdAccess,
     Identity,
-    Need,
     OpenAccess,
-    Refusal,
+    Permission,
     Rule,
     Rules,
     Settings,
@@ -26,7 +26,7 @@ from ocikit.server import (
 )
 from ocikit.server.auth.basic import credentials
 from ocikit.server.auth.htpasswd import Entries, Htpasswd
-from ocikit.server.auth.throttle import Attempts
+from ocikit.server.auth.throttle import LoginThrottle
 from ocikit.server.http.request import Request
 from ocikit.spec import media_types as mt
 from ocikit.spec.digest import Digest
@@ -124,33 +124,33 @@ def push_manifest(app, repository, tag, headers):
 )
 def test_a_pattern_matches_whole_names_and_a_star_stops_at_a_slash(pattern, matching, others):
     rule = Rule(users=["ada"], repositories=[pattern], actions=["pull"])
-    assert [name for name in matching + others if rule.allows("ada", Need("pull", name))] == matching
+    assert [name for name in matching + others if rule.allows("ada", Permission("pull", name))] == matching
 
 
 def test_a_rule_for_everybody_who_has_logged_in_is_not_for_those_who_have_not():
     rule = Rule(users=["*"], actions=["pull"])
-    assert rule.allows("ada", Need("pull", "a"))
-    assert not rule.allows("", Need("pull", "a"))
-    assert Rule(users=[""], actions=["pull"]).allows("", Need("pull", "a"))
-    assert Rule(users=[""], actions=["pull"]).allows("ada", Need("pull", "a"))
+    assert rule.allows("ada", Permission("pull", "a"))
+    assert not rule.allows("", Permission("pull", "a"))
+    assert Rule(users=[""], actions=["pull"]).allows("", Permission("pull", "a"))
+    assert Rule(users=[""], actions=["pull"]).allows("ada", Permission("pull", "a"))
 
 
 def test_rules_allow_what_one_of_them_allows_and_nothing_else():
     rules = Rules.parse(RULES)
-    assert rules.allows("ada", Need("push", "shared/model"))
-    assert not rules.allows("eve", Need("push", "shared/model"))
-    assert rules.allows("eve", Need("catalog"))
-    assert not rules.allows("", Need("catalog"))
-    assert not Rules().allows("ada", Need("pull", "a"))
+    assert rules.allows("ada", Permission("push", "shared/model"))
+    assert not rules.allows("eve", Permission("push", "shared/model"))
+    assert rules.allows("eve", Permission("catalog"))
+    assert not rules.allows("", Permission("catalog"))
+    assert not Rules().allows("ada", Permission("pull", "a"))
     assert not rules.anybody
     assert rules.with_anonymous_pull().anybody
-    assert rules.with_anonymous_pull().allows("", Need("pull", "eve/secret"))
-    assert not rules.with_anonymous_pull().allows("", Need("push", "eve/secret"))
+    assert rules.with_anonymous_pull().allows("", Permission("pull", "eve/secret"))
+    assert not rules.with_anonymous_pull().allows("", Permission("push", "eve/secret"))
 
 
 def test_without_rules_users_may_do_everything_and_others_nothing():
     rules = Rules.default()
-    for need in (Need("pull", "a/b"), Need("push", "a"), Need("delete", "a"), Need("catalog")):
+    for need in (Permission("pull", "a/b"), Permission("push", "a"), Permission("delete", "a"), Permission("catalog")):
         assert rules.allows("ada", need)
         assert not rules.allows("", need)
 
@@ -353,7 +353,7 @@ def test_a_thousand_guesses_at_the_same_time_are_no_more_than_one_after_the_othe
     def verify(number):
         try:
             return htpasswd.verify("ada", f"guess {number}".encode(), "192.0.2.1")
-        except Refusal as error:
+        except ErrorResponse as error:
             return error.status
 
     with ThreadPoolExecutor(32) as pool:
@@ -363,11 +363,11 @@ def test_a_thousand_guesses_at_the_same_time_are_no_more_than_one_after_the_othe
 
 def test_one_address_cannot_try_a_list_of_names_or_its_whole_ipv6_network():
     now = [0.0]
-    attempts = Attempts(lambda: now[0])
+    attempts = LoginThrottle(lambda: now[0])
     for number in range(100):
         with attempts.attempt(f"2001:db8:1:2::{number:x}", f"user{number}"):
             pass
-    with pytest.raises(Refusal, match="429"):
+    with pytest.raises(ErrorResponse, match="429"):
         attempts.check("2001:db8:1:2:ffff::1", "somebody")
     attempts.check("2001:db8:1:3::1", "somebody")
     now[0] = 301
@@ -375,18 +375,18 @@ def test_one_address_cannot_try_a_list_of_names_or_its_whole_ipv6_network():
 
 
 def test_a_script_with_an_old_password_does_not_use_up_what_others_behind_its_address_have():
-    attempts = Attempts(lambda: 0.0)
+    attempts = LoginThrottle(lambda: 0.0)
     for _ in range(1000):
         try:
             with attempts.attempt("192.0.2.1", "script"):
                 pass
-        except Refusal as error:
+        except ErrorResponse as error:
             assert error.headers == (("Retry-After", "300"),)
     attempts.check("192.0.2.1", "ada")
 
 
 def test_success_takes_back_its_own_attempt_only():
-    attempts = Attempts(time.monotonic)
+    attempts = LoginThrottle(time.monotonic)
     for _ in range(9):
         with attempts.attempt("192.0.2.1", "ada"):
             pass
@@ -395,12 +395,12 @@ def test_success_takes_back_its_own_attempt_only():
             succeeded()
     with attempts.attempt("192.0.2.1", "ada"):
         pass
-    with pytest.raises(Refusal):
+    with pytest.raises(ErrorResponse):
         attempts.check("192.0.2.1", "ada")
 
 
 def test_what_is_remembered_of_failures_is_bounded():
-    attempts = Attempts(lambda: 0.0)
+    attempts = LoginThrottle(lambda: 0.0)
     for number in range(20_000):
         with attempts.attempt(f"198.51.{number >> 8}.{number & 255}", "ada"):
             pass

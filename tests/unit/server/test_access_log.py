@@ -4,7 +4,7 @@ import json
 import logging
 
 import pytest
-from ocikit.server import Record, file_storage
+from ocikit.server import AccessRecord, file_storage
 from ocikit.server.process.access_log import access_log, config
 from ocikit.server.process.metrics import Metrics
 
@@ -15,7 +15,7 @@ ID = "abcdefghijklmnopqrstuvwxyz012345"
 def record(**fields):
     usual = {"remote": "127.0.0.1", "user": "", "method": "GET", "path": "/v2/", "status": 200, "received": 0, "sent": 2,
              "seconds": 0.25, "agent": ""}  # fmt: skip
-    return Record(**usual | fields)
+    return AccessRecord(**usual | fields)
 
 
 @pytest.fixture(params=["json", "text"])

@@ -10,8 +10,8 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 import sqlalchemy as sa
 from ocikit.server.http.app import Application
-from ocikit.server.http.request import Body
-from ocikit.server.storage.base import Entry, UnknownUpload
+from ocikit.server.http.request import RequestBody
+from ocikit.server.storage.base import ManifestRow, UnknownUpload
 from ocikit.server.storage.files import file_storage
 from ocikit.server.storage.gc import GRACE, collect
 from ocikit.server.storage.memory import memory_storage
@@ -45,13 +45,13 @@ def age(storage, seconds=2 * GRACE):
 def push(storage, content=None, repository="a"):
     content = os.urandom(50) if content is None else content
     digest = Digest.of(content)
-    storage.finish(storage.uploads.create(repository), digest, Body(io.BytesIO(content), length=len(content)))
+    storage.finish(storage.uploads.create(repository), digest, RequestBody(io.BytesIO(content), length=len(content)))
     return digest
 
 
 def put(storage, *children, tags=(), repository="a", subject=None, **rest):
     raw = json.dumps([*children, subject, os.urandom(8).hex()]).encode()
-    entry = Entry(
+    entry = ManifestRow(
         digest=Digest.of(raw), media_type="application/vnd.oci.image.manifest.v1+json", size=len(raw),
         children=children, subject=subject, referrer="{}" if subject else "",
     )  # fmt: skip
@@ -204,7 +204,7 @@ def test_rows_without_a_file_go_as_well(files, tmp_path):
     (tmp_path / "store" / "blobs" / "sha256" / digest.encoded).unlink()
     age(files)
     assert len(collect(files).content) == 1
-    assert list(files.metadata.holdings()) == []
+    assert list(files.metadata.iter_references()) == []
 
 
 def test_expired_uploads_go_and_others_do_not(files, tmp_path):
@@ -320,7 +320,7 @@ def test_an_upload_of_what_is_being_deleted_is_there_if_it_is_acknowledged(stora
 @pytest.mark.parametrize("method", ["link", "claim", "put", "missing"])
 def test_a_manifest_that_is_acknowledged_is_there_with_all_it_needs(storage, monkeypatch, method, when, sweep):
     raw = b'{"the same": "each time"}'
-    entry = Entry(digest=Digest.of(raw), media_type="application/json", size=len(raw))
+    entry = ManifestRow(digest=Digest.of(raw), media_type="application/json", size=len(raw))
     storage.put_manifest("a", entry, io.BytesIO(raw), ["v0"])
     storage.metadata.delete_manifest("a", entry.digest)
     age(storage)
@@ -383,7 +383,7 @@ def test_who_was_told_that_a_needed_blob_is_there_can_name_it_though_its_manifes
 def test_a_deleted_manifest_can_be_pushed_again_at_any_time(storage):
     digest = push(storage)
     raw = b"{}"
-    entry = Entry(digest=Digest.of(raw), media_type="application/json", size=2, children=(digest,))
+    entry = ManifestRow(digest=Digest.of(raw), media_type="application/json", size=2, children=(digest,))
     for wait in (0, 0.5 * GRACE, 2 * GRACE):
         storage.put_manifest("a", entry, io.BytesIO(raw), ["v1"], strict=True)
         storage.metadata.delete_manifest("a", entry.digest)
@@ -392,7 +392,7 @@ def test_a_deleted_manifest_can_be_pushed_again_at_any_time(storage):
         if storage.blob("a", digest) is None:
             assert wait == 2 * GRACE
             digest_again = push(storage, b"something else")
-            entry = Entry(digest=entry.digest, media_type="application/json", size=2, children=(digest_again,))
+            entry = ManifestRow(digest=entry.digest, media_type="application/json", size=2, children=(digest_again,))
     storage.put_manifest("a", entry, io.BytesIO(raw), ["v1"], strict=True)
     assert sound(storage)
 

@@ -6,7 +6,7 @@ import re
 from urllib.parse import parse_qs, quote, urlsplit
 
 import pytest
-from ocikit.server import Access, Application, Identity, Limits, Refusal, Settings
+from ocikit.server import Access, Application, ErrorResponse, Identity, Limits, Settings
 from ocikit.server.auth.access import ANONYMOUS
 
 from tests.support.wsgi import INDEX, MANIFEST, NAME, Registry, digest_of, encoded, storage_of
@@ -1385,7 +1385,7 @@ def test_one_text_is_one_host_one_proxy_one_kind():
 
 
 def test_a_refusal_reads_in_one_line_whatever_it_repeats():
-    refusal = Refusal(400, "NAME_INVALID", "a\r\nb\x1b[31mc" + "d" * 5000)
+    refusal = ErrorResponse(400, "NAME_INVALID", "a\r\nb\x1b[31mc" + "d" * 5000)
     assert refusal.errors["errors"][0]["message"].startswith("a bc")
     assert len(refusal.errors["errors"][0]["message"]) == 1000
     assert json.loads(json.dumps(refusal.errors)) == refusal.errors

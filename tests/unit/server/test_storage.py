@@ -14,9 +14,9 @@ import ocikit
 import pytest
 import sqlalchemy as sa
 from ocikit.errors import InvalidArgument
-from ocikit.server.http.request import Body
+from ocikit.server.http.request import RequestBody
 from ocikit.server.storage import schema as tables
-from ocikit.server.storage.base import Entry, Storage, UnknownUpload
+from ocikit.server.storage.base import ManifestRow, Storage, UnknownUpload
 from ocikit.server.storage.files import FileBlobs, FileUploads
 from ocikit.server.storage.memory import MemoryBlobs, MemoryUploads
 from ocikit.server.storage.sql import SqlMetadata
@@ -170,7 +170,7 @@ def test_a_storage_of_ones_own_serves_real_clients(tmp_path):
 
 
 def body(content):
-    return Body(io.BytesIO(content), length=len(content))
+    return RequestBody(io.BytesIO(content), length=len(content))
 
 
 def test_blobs_can_be_read_by_everybody_and_written_by_nobody(tmp_path):
@@ -284,9 +284,9 @@ def test_no_request_reads_a_whole_table():
     metadata, said = SqlMetadata.memory(grace=0), []
     blob, entry = (
         Digest.of(b"blob"),
-        Entry(digest=Digest.of(b"1"), media_type="x", size=1, children=(Digest.of(b"blob"),)),
+        ManifestRow(digest=Digest.of(b"1"), media_type="x", size=1, children=(Digest.of(b"blob"),)),
     )
-    signature = Entry(digest=Digest.of(b"2"), media_type="x", size=1, subject=entry.digest, referrer="{}")
+    signature = ManifestRow(digest=Digest.of(b"2"), media_type="x", size=1, subject=entry.digest, referrer="{}")
 
     def note(connection, cursor, statement, parameters, context, many):
         if statement.startswith(("SELECT", "UPDATE", "DELETE", "INSERT")) and not many:
@@ -299,7 +299,7 @@ def test_no_request_reads_a_whole_table():
     metadata.put("a", signature)
     metadata.manifest("a", "v1"), metadata.manifest("a", signature.digest), metadata.tags("a", limit=1)
     metadata.missing("a", [blob]), metadata.blob("a", blob), metadata.claim(blob), metadata.has_repository("a")
-    metadata.repositories(limit=1), list(metadata.holders(blob))
+    metadata.repositories(limit=1), list(metadata.repositories_with(blob))
     metadata.referrers("a", entry.digest, limit=1), metadata.referrers("a", entry.digest, artifact_type="x", limit=1)
     metadata.untag("a", "v1"), metadata.delete_manifest("a", entry.digest), metadata.unlink("a", blob)
     sa.event.remove(metadata._engine, "before_cursor_execute", note)
@@ -356,7 +356,7 @@ def test_a_blob_of_a_wrong_size_is_not_there_and_pushing_heals_it(storage):
 @pytest.mark.parametrize("wrong", [b'{"a":2}', b"{}", b"", b'{"a":1} and more'])
 def test_putting_a_manifest_again_heals_it(storage, wrong):
     raw = b'{"a":1}'
-    entry = Entry(digest=Digest.of(raw), media_type="application/json", size=len(raw))
+    entry = ManifestRow(digest=Digest.of(raw), media_type="application/json", size=len(raw))
     storage.put_manifest("a", entry, io.BytesIO(raw), ["v1"])
     damage(storage, entry.digest, wrong)
     storage.put_manifest("a", entry, io.BytesIO(raw), ["v1"])
@@ -366,7 +366,7 @@ def test_putting_a_manifest_again_heals_it(storage, wrong):
 
 def test_putting_a_manifest_that_is_there_writes_no_file(storage):
     raw = b'{"a":1}'
-    entry = Entry(digest=Digest.of(raw), media_type="application/json", size=len(raw))
+    entry = ManifestRow(digest=Digest.of(raw), media_type="application/json", size=len(raw))
     storage.put_manifest("a", entry, io.BytesIO(raw), ["v1"])
     path = storage.blobs.root / "blobs" / "sha256" / entry.digest.encoded
     before = path.stat().st_ino

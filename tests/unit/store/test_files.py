@@ -15,7 +15,7 @@ import pytest
 from ocikit.errors import ContentError, DigestMismatch, SizeMismatch
 from ocikit.spec.descriptor import Descriptor
 from ocikit.store import files as blobs
-from ocikit.store.files import blob_path, receive, received, write_atomically
+from ocikit.store.files import blob_path, verified_part, write_atomically, write_blob
 
 CONTENT = os.urandom(6 << 20)  # above the size from which reading and hashing are a pipeline
 SMALL = b"a small file\n" * 100
@@ -92,7 +92,7 @@ def dead_pid():
 @pytest.mark.parametrize("stream", [io.BytesIO, Pipe])
 def test_what_is_received_has_its_bytes_and_is_read_only(place, content, stream):
     final, parts = place
-    receive(stream(content), described(content), final, parts=parts)
+    write_blob(stream(content), described(content), final, parts=parts)
     assert final.read_bytes() == content
     assert final.stat().st_mode & 0o777 == 0o444
     assert parts_in(parts) == []
@@ -108,12 +108,12 @@ def test_a_broken_transfer_leaves_a_part_and_the_next_one_reads_only_the_rest(pl
     final, parts = place
     half = len(content) // 2
     with pytest.raises(ConnectionResetError):
-        receive(Read(content, stop=half, error=ConnectionResetError()), described(content), final, parts=parts)
+        write_blob(Read(content, stop=half, error=ConnectionResetError()), described(content), final, parts=parts)
     assert not final.exists()
     [part] = parts_in(parts)
     assert part.read_bytes() == content[:half]
     again = Read(content)
-    receive(again, described(content), final, parts=parts)
+    write_blob(again, described(content), final, parts=parts)
     assert final.read_bytes() == content
     assert again.sought == [half]
     assert again.given == len(content) - half
@@ -125,7 +125,7 @@ def test_resuming_works_from_the_first_and_the_last_byte(place, kept):
     final, parts = place
     leave(parts, SMALL, SMALL[:kept], pid=dead_pid())
     stream = Read(SMALL)
-    receive(stream, described(SMALL), final, parts=parts)
+    write_blob(stream, described(SMALL), final, parts=parts)
     assert final.read_bytes() == SMALL
     assert stream.given == len(SMALL) - kept
 
@@ -134,7 +134,7 @@ def test_a_part_that_is_whole_already_needs_no_byte(place):
     final, parts = place
     leave(parts, SMALL, SMALL, pid=dead_pid())
     stream = Read(SMALL)
-    receive(stream, described(SMALL), final, parts=parts)
+    write_blob(stream, described(SMALL), final, parts=parts)
     assert final.read_bytes() == SMALL
     assert stream.given == 0
 
@@ -145,7 +145,7 @@ def test_a_damaged_part_costs_a_transfer_and_no_failure(place, content):
     half = len(content) // 2
     leave(parts, content, bytes(half), pid=dead_pid())
     stream = Read(content)
-    receive(stream, described(content), final, parts=parts)
+    write_blob(stream, described(content), final, parts=parts)
     assert final.read_bytes() == content
     assert stream.sought == [half, 0]
 
@@ -154,7 +154,7 @@ def test_a_part_that_is_too_long_starts_over(place):
     final, parts = place
     leave(parts, SMALL, SMALL + b"more", pid=dead_pid())
     stream = Read(SMALL)
-    receive(stream, described(SMALL), final, parts=parts)
+    write_blob(stream, described(SMALL), final, parts=parts)
     assert final.read_bytes() == SMALL
     assert stream.given == len(SMALL)
 
@@ -168,14 +168,14 @@ def test_a_stream_that_refuses_to_seek_starts_over(place):
 
     final, parts = place
     leave(parts, SMALL, SMALL[:50], pid=dead_pid())
-    receive(Stubborn(SMALL), described(SMALL), final, parts=parts)
+    write_blob(Stubborn(SMALL), described(SMALL), final, parts=parts)
     assert final.read_bytes() == SMALL
 
 
 def test_a_stream_that_can_not_seek_takes_up_no_part(place):
     final, parts = place
     left = leave(parts, SMALL, SMALL[:50], pid=dead_pid())
-    receive(Pipe(SMALL), described(SMALL), final, parts=parts)
+    write_blob(Pipe(SMALL), described(SMALL), final, parts=parts)
     assert final.read_bytes() == SMALL
     assert parts_in(parts) == [left]
 
@@ -183,7 +183,7 @@ def test_a_stream_that_can_not_seek_takes_up_no_part(place):
 def test_the_part_of_a_dead_process_is_adopted(place):
     final, parts = place
     leave(parts, SMALL, SMALL[:50], pid=dead_pid())
-    receive(Read(SMALL), described(SMALL), final, parts=parts)
+    write_blob(Read(SMALL), described(SMALL), final, parts=parts)
     assert parts_in(parts) == []
 
 
@@ -192,14 +192,14 @@ def test_the_largest_orphan_is_adopted(place):
     for length in (10, 70, 30):
         leave(parts, SMALL, SMALL[:length], pid=dead_pid())
     stream = Read(SMALL)
-    receive(stream, described(SMALL), final, parts=parts)
+    write_blob(stream, described(SMALL), final, parts=parts)
     assert stream.sought == [70]
 
 
 def test_the_part_of_a_living_process_is_left_alone(place):
     final, parts = place
     left = leave(parts, SMALL, SMALL[:50], pid=os.getppid())
-    receive(Read(SMALL), described(SMALL), final, parts=parts)
+    write_blob(Read(SMALL), described(SMALL), final, parts=parts)
     assert parts_in(parts) == [left]
     assert left.read_bytes() == SMALL[:50]
 
@@ -207,12 +207,12 @@ def test_the_part_of_a_living_process_is_left_alone(place):
 def test_the_part_of_another_host_is_adopted_only_when_nobody_wrote_to_it_for_an_hour(place):
     final, parts = place
     young = leave(parts, SMALL, SMALL[:50], host="elsewhere.example", pid=os.getpid())
-    receive(Read(SMALL), described(SMALL), final, parts=parts)
+    write_blob(Read(SMALL), described(SMALL), final, parts=parts)
     assert parts_in(parts) == [young]
     long_ago = time.time() - 3700
     os.utime(young, (long_ago, long_ago))
     stream = Read(SMALL)
-    receive(stream, described(SMALL), final, parts=parts)
+    write_blob(stream, described(SMALL), final, parts=parts)
     assert stream.sought == [50]
     assert parts_in(parts) == []
 
@@ -220,7 +220,7 @@ def test_the_part_of_another_host_is_adopted_only_when_nobody_wrote_to_it_for_an
 def test_the_part_of_other_content_is_left_alone(place):
     final, parts = place
     left = leave(parts, CONTENT, CONTENT[:50], pid=dead_pid())
-    receive(Read(SMALL), described(SMALL), final, parts=parts)
+    write_blob(Read(SMALL), described(SMALL), final, parts=parts)
     assert parts_in(parts) == [left]
 
 
@@ -228,7 +228,7 @@ def test_the_part_of_other_content_is_left_alone(place):
 def test_of_a_wrong_digest_nothing_is_left(place, content):
     final, parts = place
     with pytest.raises(DigestMismatch) as caught:
-        receive(io.BytesIO(bytes(len(content))), described(content), final, parts=parts)
+        write_blob(io.BytesIO(bytes(len(content))), described(content), final, parts=parts)
     assert caught.value.expected == described(content).digest
     assert not final.exists()
     assert parts_in(parts) == []
@@ -239,7 +239,7 @@ def test_of_a_wrong_digest_nothing_is_left(place, content):
 def test_of_content_too_short_or_too_long_nothing_is_left(place, content, change):
     final, parts = place
     with pytest.raises(SizeMismatch):
-        receive(io.BytesIO(change(content)), described(content), final, parts=parts)
+        write_blob(io.BytesIO(change(content)), described(content), final, parts=parts)
     assert not final.exists()
     assert parts_in(parts) == []
 
@@ -255,7 +255,7 @@ def test_an_endless_stream_is_dropped_soon_after_the_size(place):
     final, parts = place
     stream = Endless(b"")
     with pytest.raises(SizeMismatch):
-        receive(stream, described(SMALL), final, parts=parts)
+        write_blob(stream, described(SMALL), final, parts=parts)
     assert stream.given <= len(SMALL) + (1 << 20)
 
 
@@ -264,7 +264,7 @@ def test_ctrl_c_in_the_middle_keeps_the_part_and_names_nothing(place, content):
     final, parts = place
     half = len(content) // 2
     with pytest.raises(KeyboardInterrupt):
-        receive(Read(content, stop=half, error=KeyboardInterrupt()), described(content), final, parts=parts)
+        write_blob(Read(content, stop=half, error=KeyboardInterrupt()), described(content), final, parts=parts)
     assert not final.exists()
     [part] = parts_in(parts)
     assert part.read_bytes() == content[:half]
@@ -275,16 +275,16 @@ def test_what_was_there_stays_until_the_new_content_is_whole(place):
     final.parent.mkdir()
     final.write_bytes(b"old")
     with pytest.raises(ConnectionResetError):
-        receive(Read(SMALL, stop=100, error=ConnectionResetError()), described(SMALL), final, parts=parts)
+        write_blob(Read(SMALL, stop=100, error=ConnectionResetError()), described(SMALL), final, parts=parts)
     assert final.read_bytes() == b"old"
-    receive(Read(SMALL), described(SMALL), final, parts=parts)
+    write_blob(Read(SMALL), described(SMALL), final, parts=parts)
     assert final.read_bytes() == SMALL
 
 
 def test_threads_that_receive_the_same_content_do_not_disturb_each_other(place):
     final, parts = place
     with ThreadPoolExecutor(8) as pool:
-        list(pool.map(lambda _: receive(Read(CONTENT), described(CONTENT), final, parts=parts), range(8)))
+        list(pool.map(lambda _: write_blob(Read(CONTENT), described(CONTENT), final, parts=parts), range(8)))
     assert final.read_bytes() == CONTENT
     assert parts_in(parts) == []
 
@@ -292,11 +292,11 @@ def test_threads_that_receive_the_same_content_do_not_disturb_each_other(place):
 def test_a_lent_part_that_gets_no_name_is_taken_up_by_the_next_try(place):
     final, parts = place
     with pytest.raises(ZeroDivisionError):
-        with received(Read(SMALL), described(SMALL), parts=parts) as part:
+        with verified_part(Read(SMALL), described(SMALL), parts=parts) as part:
             assert part.read_bytes() == SMALL
             raise ZeroDivisionError
     stream = Read(SMALL)
-    receive(stream, described(SMALL), final, parts=parts)
+    write_blob(stream, described(SMALL), final, parts=parts)
     assert stream.given == 0
     assert final.read_bytes() == SMALL
 
@@ -304,7 +304,7 @@ def test_a_lent_part_that_gets_no_name_is_taken_up_by_the_next_try(place):
 SCRIPT = """
 import io, os, sys, time
 from pathlib import Path
-from ocikit.store.files import receive
+from ocikit.store.files import write_blob
 from ocikit.spec.descriptor import Descriptor
 
 root, source, delay = Path(sys.argv[1]), Path(sys.argv[2]), float(sys.argv[3])
@@ -315,7 +315,7 @@ class Slow(io.BytesIO):
         time.sleep(delay)
         return super().readinto(memoryview(buffer)[: 1 << 16])
 
-receive(Slow(content), Descriptor.of(content, "a/b"), root / "final", parts=root / "partial")
+write_blob(Slow(content), Descriptor.of(content, "a/b"), root / "final", parts=root / "partial")
 """
 
 
@@ -351,7 +351,7 @@ def test_after_a_kill_in_the_middle_the_next_process_resumes(tmp_path):
     done = part.stat().st_size
     assert part.read_bytes() == CONTENT[:done]
     stream = Read(CONTENT)
-    receive(stream, described(CONTENT), tmp_path / "final", parts=parts)
+    write_blob(stream, described(CONTENT), tmp_path / "final", parts=parts)
     assert (tmp_path / "final").read_bytes() == CONTENT
     assert stream.given == len(CONTENT) - done
     assert parts_in(parts) == []
@@ -372,7 +372,7 @@ def test_a_full_disk_is_a_typed_error_that_says_what_to_do(tmp_path):
     [part] = parts_in(tmp_path / "partial")
     assert part.read_bytes() == CONTENT[: 1 << 20]
     stream = Read(CONTENT)
-    receive(stream, described(CONTENT), tmp_path / "final", parts=tmp_path / "partial")
+    write_blob(stream, described(CONTENT), tmp_path / "final", parts=tmp_path / "partial")
     assert stream.sought == [1 << 20]
 
 
@@ -390,7 +390,7 @@ def full_disk(tmp_path):
 
 def test_on_a_disk_that_is_really_full_the_part_is_kept(full_disk):
     with pytest.raises(ContentError, match="No space left") as caught:
-        receive(Read(CONTENT), described(CONTENT), full_disk / "final", parts=full_disk / "partial")
+        write_blob(Read(CONTENT), described(CONTENT), full_disk / "final", parts=full_disk / "partial")
     assert "free some space" in caught.value.hint
     assert not (full_disk / "final").exists()
     [part] = parts_in(full_disk / "partial")
@@ -428,7 +428,7 @@ def test_names_of_hosts_do_not_break_the_names_of_parts(place, monkeypatch):
     monkeypatch.setattr(socket, "gethostname", lambda: "näme.with/slash and dots.1.2")
     final, parts = place
     with pytest.raises(ConnectionResetError):
-        receive(Read(SMALL, stop=50, error=ConnectionResetError()), described(SMALL), final, parts=parts)
+        write_blob(Read(SMALL, stop=50, error=ConnectionResetError()), described(SMALL), final, parts=parts)
     stream = Read(SMALL)
-    receive(stream, described(SMALL), final, parts=parts)
+    write_blob(stream, described(SMALL), final, parts=parts)
     assert stream.sought == [50]

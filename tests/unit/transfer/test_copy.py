@@ -14,7 +14,7 @@ from ocikit.spec import media_types
 from ocikit.spec.descriptor import EMPTY_DESCRIPTOR, Descriptor
 from ocikit.spec.digest import Digest
 from ocikit.store.memory import MemoryStore
-from ocikit.transfer.plan import Cancelled, copy, each, plan
+from ocikit.transfer.plan import Cancelled, copy, plan, run_parallel
 
 from tests.support.clients import connect, open_repository, server  # noqa: F401 - fixtures
 from tests.support.fault_server import Answer
@@ -535,7 +535,7 @@ def test_each_works_on_every_item_once():
         with lock:
             done.append(item)
 
-    each(range(1000), work, workers=8)
+    run_parallel(range(1000), work, workers=8)
     assert sorted(done) == list(range(1000))
 
 
@@ -550,7 +550,7 @@ def test_each_raises_the_first_failure_and_takes_nothing_more():
             raise Cancelled
 
     with pytest.raises(ValueError, match="three"):
-        each(iter(range(1000)), work, workers=4)
+        run_parallel(iter(range(1000)), work, workers=4)
     assert len(taken) < 12
 
 
@@ -561,7 +561,7 @@ def test_each_raises_what_an_iterator_raises():
 
     for workers in (1, 3):
         with pytest.raises(ValueError, match="no more"):
-            each(items(), lambda item, stop: None, workers=workers)
+            run_parallel(items(), lambda item, stop: None, workers=workers)
 
 
 # -- a part of it
