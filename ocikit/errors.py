@@ -1,4 +1,4 @@
-"""What can go wrong, as one tree.
+"""Exception hierarchy of ocikit.
 
 ::
 
@@ -8,6 +8,7 @@
     │  └─ UnsupportedSchema1
     ├─ ContentError
     │  ├─ DigestMismatch, SizeMismatch
+    │  ├─ InUse(users)
     │  └─ UnverifiableDigest                               also ValueError
     ├─ NotFound                                            also LookupError
     │  └─ NoMatchingPlatform, FileNotInArtifact
@@ -23,47 +24,50 @@
     │  └─ TimedOut                                         also TimeoutError
     └─ ServerFailed                                        also OSError
 
-Every message says what happened, to what, and what to do next (`hint`). A registry's own words are repeated, cleaned
-of control characters and secrets. All errors survive a pickle. In IPython, their tracebacks end where the library begins;
-`%xmode Verbose` or `OCIKIT_TRACEBACK=full` shows all of it.
+Every message states what failed and why; `hint` gives the next step. Text from a registry is repeated without control
+characters and secrets. All errors can be pickled. In IPython, tracebacks omit the library's frames; `%xmode Verbose` or
+`OCIKIT_TRACEBACK=full` shows them.
 """
 
 from __future__ import annotations
 
+import copy
 import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+from typing import Any, Self, TypeVar, overload
 from urllib.parse import quote, unquote_plus, urlsplit, urlunsplit
 
 from ocikit.display import Code, Description, Displayable, Section, sanitize, shorten
 
-#: Query keys of the distribution specification: their values are names, never secrets.
+#: Query keys of the distribution specification. Their values are names, never secrets.
 _OPEN_QUERY = frozenset(
     {"artifactType", "digest", "digest-algorithm", "from", "last", "mount", "n", "ns", "scope", "service", "tag"}
 )
 
-_CAUSES = 5  # of an error, told with it
+_CAUSES = 5  # causes listed with an error
 
-#: A digest within words; whoever uses it looks whether it is one.
+#: A possible digest within text; the caller validates it.
 _DIGEST = re.compile(r"\b[a-z0-9]{3,32}:[0-9a-f]{32,128}\b")
 
 
 def redact(url: str) -> str:
-    """The URL without user, password, fragment, or the value of any query key that is not the specification's.
+    """Return `url` without secrets.
+
+    The result has no user, password or fragment. Values of query keys outside the specification become `***`.
 
     >>> redact("https://u:p@cdn.example/b?X-Amz-Signature=abc&digest=sha256:00")
     'https://cdn.example/b?X-Amz-Signature=***&digest=sha256:00'
     """
     try:
-        # Cleaned last: a terminal sequence may have an @ or a / in it
+        # Sanitize last: a terminal sequence may contain @ or /
         parts = urlsplit(url)
-        _ = parts.port  # not a number: part of a password that holds one of / ? #
+        _ = parts.port  # raises ValueError if a password with / ? or # was parsed as the port
         query = "&".join(_redacted(pair) for pair in parts.query.split("&") if pair)
     except ValueError:
         return "<unreadable URL>"
     if "@" in parts.path:
-        # A password with a slash in it, or no scheme: what stands before the last @ may be secret
+        # The password contains a slash or the scheme is missing: text before the last @ may be secret
         after = parts.path.rpartition("@")[2]
         scheme = f"{parts.scheme}://" if parts.netloc else ""
         return sanitize(f"{scheme}***@{after}" + (f"?{query}" if query else ""))
@@ -71,7 +75,10 @@ def redact(url: str) -> str:
 
 
 def _redacted(pair: str) -> str:
-    """One `key=value` of a query; a lone word, perhaps with the padding of base64, is a value without its key."""
+    """Return one `key=value` pair of a query without its secret.
+
+    A pair without a key, possibly with base64 padding, is a value and becomes `***`.
+    """
     key, _, value = pair.partition("=")
     if key in _OPEN_QUERY:
         return f"{key}={quote(unquote_plus(value), safe=':/+,', errors='replace')}"
@@ -79,17 +86,17 @@ def _redacted(pair: str) -> str:
 
 
 class OcikitError(Exception, Displayable):
-    """The root: `except ocikit.OcikitError` catches whatever this library raises on purpose.
+    """Base class of all errors that this library raises on purpose.
 
     Attributes:
-        message: what happened, to what.
-        hint: what to do next; may be empty.
+        message: What failed and why.
+        hint: The next step; may be empty.
     """
 
     def __init__(self, message: str = "", *, hint: str = "") -> None:
         self.message = sanitize(message, newlines=True)
         self.hint = sanitize(hint, newlines=True)
-        # The positional argument alone goes to Exception: pickle calls the class with it and restores the rest.
+        # Pass only the message: pickle calls the class with `args` and restores the other attributes itself
         super().__init__(self.message)
 
     def __str__(self) -> str:
@@ -97,14 +104,28 @@ class OcikitError(Exception, Displayable):
 
     __repr__ = Displayable.__repr__
 
+    def reworded(self, message: str, hint: str | None = None) -> Self:
+        """Return a copy of the error with another message.
+
+        Args:
+            message: The new message.
+            hint: The new next step; None keeps the present one.
+        """
+        error = copy.copy(self)
+        error.message = sanitize(message, newlines=True)
+        error.args = (error.message,)
+        if hint is not None:
+            error.hint = sanitize(hint, newlines=True)
+        return error
+
     def _line(self) -> str:
-        # In full: what to do next stands at its end
+        # Do not shorten: the hint is at the end
         hint = f", hint={sanitize(repr(self.hint))}" if self.hint else ""
         return f"{type(self).__name__}({sanitize(repr(self.message))}{hint})"
 
     def _render_traceback_(self) -> list[str]:
-        """What IPython shows when nobody catches it."""
-        from ocikit.display.tracebacks import short_traceback  # noqa: PLC0415 - for IPython alone
+        """Return the lines that IPython shows for an uncaught error."""
+        from ocikit.display.tracebacks import short_traceback  # noqa: PLC0415 - only IPython calls this
 
         return short_traceback(self, list(_causes(self)))
 
@@ -113,18 +134,18 @@ class OcikitError(Exception, Displayable):
         yield "hint", self.hint, ""
 
     def _facts(self) -> Iterator[tuple[str, object]]:
-        yield "what happened", self.message
+        yield "message", self.message
         if self.hint:
-            yield "what to do", self.hint
+            yield "next step", self.hint
 
     def _sections(self) -> Iterator[Section]:
         if causes := list(_causes(self)):
-            rows = ((type(each).__name__, getattr(each, "message", each), getattr(each, "hint", "")) for each in causes)
-            yield Section(title="because", headers=("error", "what happened", "what to do"), rows=rows, unfolded=True)
+            rows = ((type(c).__name__, getattr(c, "message", c), getattr(c, "hint", "")) for c in causes)
+            yield Section(title="caused by", headers=("error", "message", "next step"), rows=rows, unfolded=True)
 
 
 def _causes(error: BaseException) -> Iterator[BaseException]:
-    """What an error was raised from, the nearest first."""
+    """Yield the causes of an error, nearest first."""
     seen = {id(error)}
     while (cause := error.__cause__) is not None and id(cause) not in seen and len(seen) < _CAUSES:
         seen.add(id(cause))
@@ -133,23 +154,23 @@ def _causes(error: BaseException) -> Iterator[BaseException]:
 
 
 class InvalidReference(OcikitError, ValueError):
-    """The text is not a reference; the message names the part that is wrong."""
+    """The text is not a reference; the message names the invalid part."""
 
 
 class InvalidDigest(OcikitError, ValueError):
-    """The text is not a digest of the grammar `algorithm:encoded`."""
+    """The text is not a digest of the form `algorithm:encoded`."""
 
 
 class InvalidArgument(OcikitError, ValueError):
-    """An argument that a call can't work with; the message names it."""
+    """An argument has an invalid value; the message names it."""
 
 
 class InvalidDocument(OcikitError, ValueError):
-    """The bytes are not the document that they should be; the message holds JSON paths."""
+    """The bytes are not a valid document of the expected type; the message contains JSON paths."""
 
 
 class UnsupportedSchema1(InvalidDocument):
-    """A Docker schema 1 manifest: recognised, not supported. `raw` holds its bytes as the registry sent them."""
+    """A Docker schema 1 manifest, which is not supported; `raw` holds the bytes that the registry sent."""
 
     def __init__(self, message: str = "", *, hint: str = "", raw: bytes = b"") -> None:
         super().__init__(message, hint=hint)
@@ -157,11 +178,11 @@ class UnsupportedSchema1(InvalidDocument):
 
 
 class ContentError(OcikitError):
-    """Content is not what its descriptor says, or could not be kept."""
+    """Content differs from its descriptor, or cannot be stored or deleted."""
 
 
 class DigestMismatch(ContentError):
-    """The bytes hash to another digest than expected."""
+    """The content has another digest than expected."""
 
     def __init__(self, message: str = "", *, hint: str = "", expected: str = "", actual: str = "") -> None:
         super().__init__(message, hint=hint)
@@ -170,7 +191,7 @@ class DigestMismatch(ContentError):
 
 
 class SizeMismatch(ContentError):
-    """More or fewer bytes than the descriptor says. Sizes are in bytes."""
+    """The content has another size than the descriptor. Sizes are in bytes."""
 
     def __init__(
         self, message: str = "", *, hint: str = "", expected: int | None = None, actual: int | None = None
@@ -180,16 +201,24 @@ class SizeMismatch(ContentError):
         self.actual = actual
 
 
+class InUse(ContentError):
+    """Content cannot be deleted because other content references it; `users` lists the referencing entries."""
+
+    def __init__(self, message: str = "", *, hint: str = "", users: Sequence[Any] = ()) -> None:
+        super().__init__(message, hint=hint)
+        self.users = tuple(users)
+
+
 class UnverifiableDigest(ContentError, ValueError):
-    """A well-formed digest whose algorithm this library cannot compute: the content can't be verified."""
+    """The content cannot be verified: this library does not implement the algorithm of its digest."""
 
 
 class NotFound(OcikitError, LookupError):
-    """Something that was named isn't there."""
+    """A named thing does not exist."""
 
 
 class NoMatchingPlatform(NotFound):
-    """The index has no manifest for the platform; `available` lists the platforms that it has."""
+    """The index has no manifest for the platform; `available` lists its platforms."""
 
     def __init__(self, message: str = "", *, hint: str = "", available: Sequence[Any] = ()) -> None:
         super().__init__(message, hint=hint)
@@ -197,11 +226,11 @@ class NoMatchingPlatform(NotFound):
 
 
 class FileNotInArtifact(NotFound):
-    """The artifact has no file of that name; the message lists near ones."""
+    """The artifact has no file of that name; the hint lists the nearest names."""
 
 
 class CopyError(OcikitError):
-    """A copy stopped; `side` is "source" or "target", `descriptor` what was under way. The cause is chained."""
+    """A copy failed. `side` is "source" or "target", `descriptor` the content in transfer; the cause is chained."""
 
     def __init__(self, message: str = "", *, hint: str = "", side: str = "", descriptor: Any = None) -> None:
         super().__init__(message, hint=hint)
@@ -210,28 +239,32 @@ class CopyError(OcikitError):
 
 
 class CredentialsError(OcikitError):
-    """Stored credentials could not be read or kept, or a credential helper failed."""
+    """Stored credentials could not be read or written, or a credential helper failed."""
 
 
 class UnsafeArchive(OcikitError):
-    """An archive or a title that would write outside its folder, or exceed a limit."""
+    """An archive or a file title would write outside its folder (path traversal) or exceeds a limit (zip bomb)."""
 
 
 class OfflineError(OcikitError):
-    """Offline mode, and the content isn't in the cache."""
+    """Offline mode is on and the content is not in the cache."""
+
+
+E = TypeVar("E", bound="RegistryError")
 
 
 class RegistryError(OcikitError, OSError):
-    """A registry answered, and the answer is not what the call needs.
+    """A registry responded with an error, or with a response that the call cannot use.
 
     Attributes:
-        method, url: the request; the URL is redacted.
+        method: HTTP method of the request.
+        url: URL of the request, without secrets.
         status: HTTP status.
-        errors: the registry's error list, `{"code", "message", "detail"}` each, unknown codes kept.
-        code: the first error's code, or "".
-        request_id: what to quote to the registry's operators, or "".
-        host: the registry.
-        retry_after: seconds that the registry asks to wait, with 429 and 503, or None.
+        errors: Error list of the registry, each `{"code", "message", "detail"}`; unknown codes are preserved.
+        code: Code of the first error, or "".
+        request_id: Request ID for the registry's operators, or "".
+        host: Host of the registry.
+        retry_after: Seconds to wait before the next request (429 and 503), or None.
     """
 
     def __init__(
@@ -256,94 +289,117 @@ class RegistryError(OcikitError, OSError):
         self.host = sanitize(host)
         self.retry_after = retry_after
 
+    @overload
+    def reworded(self, message: str, hint: str | None = None) -> Self: ...
+
+    @overload
+    def reworded(self, message: str, hint: str | None = None, *, kind: type[E]) -> E: ...
+
+    def reworded(
+        self, message: str, hint: str | None = None, *, kind: type[RegistryError] | None = None
+    ) -> RegistryError:
+        """Return a copy of the error with another message.
+
+        Args:
+            message: The new message.
+            hint: The new next step; None keeps the present one.
+            kind: The class of the copy, if it is not the class of this error.
+        """
+        error = super().reworded(message, hint)
+        if kind is None:
+            return error
+        twin = kind(error.message, hint=error.hint)
+        twin.__dict__.update(error.__dict__)
+        return twin
+
     @property
     def code(self) -> str:
-        """The first error's code, such as "MANIFEST_UNKNOWN", or ""."""
+        """The code of the first error, such as "MANIFEST_UNKNOWN", or ""."""
         first = self.errors[0] if self.errors else None
         return sanitize(first.get("code") or "") if isinstance(first, Mapping) else ""
 
     def _sections(self) -> Iterator[Section]:
         yield from super()._sections()
-        if said := [each for each in self.errors if isinstance(each, Mapping)]:
-            words = ((each.get("code"), each.get("message"), shorten(each.get("detail") or "", 160)) for each in said)
+        if errors := [error for error in self.errors if isinstance(error, Mapping)]:
+            errors_rows = ((e.get("code"), e.get("message"), shorten(e.get("detail") or "", 160)) for e in errors)
             headers = ("code", "message", "detail")
             yield Section(
-                title="the registry's own words", headers=headers, rows=words, count=len(said), unfolded=False
+                title="errors from the registry", headers=headers, rows=errors_rows, count=len(errors), unfolded=False
             )
-        asked = {
+        request = {
             "status": self.status or "",
-            "request": f"{self.method} {self.url}".strip(),
+            "request": Code(f"{self.method} {self.url}".strip()),
             "request id": self.request_id,
         }
-        if rows := [(name, Code(value) if name == "request" else value) for name, value in asked.items() if value]:
-            yield Section(title="the request", rows=rows, unfolded=False)
+        if rows := [(name, value) for name, value in request.items() if value]:
+            yield Section(title="request", rows=rows, unfolded=False)
 
 
 class Unauthorized(RegistryError):
-    """401: credentials are missing or wrong."""
+    """401: credentials are missing or invalid."""
 
 
 class Denied(RegistryError):
-    """403: who you are is known; you may not."""
+    """403: the user has no permission for the operation."""
 
 
 class RateLimited(RegistryError):
-    """429, after the retries."""
+    """429: the rate limit still applied after all retries."""
 
 
 class Unsupported(RegistryError):
-    """The registry does not offer the operation."""
+    """The registry does not support the operation."""
 
 
 class TooLarge(RegistryError):
-    """413, or an answer above a limit of ours."""
+    """413, or a response that exceeds a limit of this library."""
 
 
 class RangeInvalid(RegistryError):
-    """416: a range or a chunk offset that the registry refuses."""
+    """416: the registry rejected a range or a chunk offset."""
 
 
 class InvalidResponse(RegistryError):
-    """An answer that the specification doesn't allow, such as an HTML page where JSON was expected."""
+    """The response violates the specification, such as an HTML page instead of JSON."""
 
 
 class UploadInvalid(RegistryError):
-    """The registry refused an upload, a digest or a manifest."""
+    """The registry rejected an upload, a digest or a manifest."""
 
 
 class ManifestBlobUnknown(UploadInvalid):
-    """The registry refused a manifest, because it doesn't have what the manifest names."""
+    """The registry rejected a manifest because content that it references is missing."""
 
     @property
     def digests(self) -> tuple[str, ...]:
-        """What it doesn't have, as far as it says; it may say nothing."""
-        said = json.dumps([(e.get("message"), e.get("detail")) for e in self.errors])
-        return tuple(dict.fromkeys(_DIGEST.findall(said)))
+        """Digests of the missing content, as far as the registry reports them."""
+        text = json.dumps([(e.get("message"), e.get("detail")) for e in self.errors])
+        return tuple(dict.fromkeys(_DIGEST.findall(text)))
 
 
 class ManifestUnknown(RegistryError, NotFound):
-    """No such tag or manifest."""
+    """The repository has no such tag or manifest."""
 
 
 class BlobUnknown(RegistryError, NotFound):
-    """No such blob in the repository."""
+    """The repository has no such blob."""
 
 
 class NameUnknown(RegistryError, NotFound):
-    """No such repository."""
+    """The registry has no such repository."""
 
 
 class UploadUnknown(RegistryError, NotFound):
-    """The upload session is gone."""
+    """The upload session has expired or was cancelled."""
 
 
 class ConnectionFailed(OcikitError, OSError):
-    """No connection, or one that broke and couldn't be mended."""
+    """A connection could not be opened, or broke and could not be resumed."""
 
 
 class TimedOut(ConnectionFailed, TimeoutError):
-    """The registry took longer than the timeout."""
+    """The registry did not respond within the timeout."""
 
 
 class ServerFailed(OcikitError, OSError):
-    """A registry of one's own couldn't start; the message has its last words."""
+    """The local registry server failed to start; the message contains its last log lines."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import difflib
 import io
 import json
 import os
@@ -109,7 +108,7 @@ class Files(Mapping[str, File], display.Displayable):
         try:
             return self._files[name]
         except KeyError:
-            if near := difflib.get_close_matches(str(name), self._files, n=_NEAREST, cutoff=0.4):
+            if near := display.nearest(name, self._files, _NEAREST):
                 hint = f"nearest: {display.join_limited(near)}"
             else:
                 hint = (

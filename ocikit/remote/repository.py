@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import difflib
 import io
 import logging
 import threading
@@ -271,7 +270,7 @@ class Repository(Endpoints, Store, display.Displayable):
             )  # fmt: skip
         except OcikitError:
             return error
-        near = difflib.get_close_matches(target, known, n=_NEAREST, cutoff=0.4) or list(reversed(known))[:_NEAREST]
+        near = display.nearest(target, known, _NEAREST) or list(reversed(known))[:_NEAREST]
         hint = (
             f"nearest: {display.join_limited(near)}; ocikit.tags({where!r}) lists all {len(known)}"
             if near

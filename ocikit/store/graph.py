@@ -6,7 +6,6 @@ specification adds, as long as it names content by descriptors. image-spec descr
 
 from __future__ import annotations
 
-import difflib
 import json
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
@@ -153,8 +152,7 @@ def parse_digest(reference: str) -> Digest | None:
 
 def unknown_reference(reference: str, place: str, names: Sequence[str]) -> ManifestUnknown:
     """The error for a name or digest that a place doesn't have, with the names that come near."""
-    near = difflib.get_close_matches(reference, names, n=5, cutoff=0.5)
-    if near:
+    if near := display.nearest(reference, names):
         hint = f"near names: {display.join_limited(near)}"
     elif names:
         hint = f"it has {display.join_limited(names)}"

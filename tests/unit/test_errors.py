@@ -5,6 +5,7 @@ import pickle
 import re
 import urllib.parse
 
+import ocikit
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -30,6 +31,7 @@ SAMPLES = {
     "available": (Platform(os="linux", architecture="amd64"),),
     "side": "source",
     "descriptor": "sha256:00",
+    "users": ("sha256:11",),
     "retry_after": 2.5,
 } | REGISTRY_FIELDS
 
@@ -102,7 +104,7 @@ def test_the_tree_in_the_docstring_is_the_tree():
         assert names[0] == bases[0], name
         for base in bases:
             assert base in {b.__name__ for b in classes[name].__mro__}, name
-        assert set(names) - {"Shown"} == set(bases), name  # how they look is no part of what they are
+        assert set(names) - {"Displayable"} == set(bases), name  # how they look is no part of what they are
 
 
 def test_wrong_input_missing_things_and_the_network_are_also_builtins():
@@ -202,5 +204,30 @@ def test_redacting_never_raises_and_gives_clean_text(text):
     redact(f"https://{text}@h.io/{text}")
 
 
-def test_every_public_name_is_exported():
-    assert {c.__name__ for c in CLASSES} <= set(errors.__all__)
+def test_all_errors_are_exported_from_package():
+    assert {c.__name__ for c in CLASSES} <= set(ocikit.__all__)
+    assert all(getattr(ocikit, c.__name__) is c for c in CLASSES)
+
+
+@pytest.mark.parametrize("cls", CLASSES)
+def test_reworded_error_keeps_class_and_fields(cls):
+    error, fields = made(cls)
+    twin = error.reworded("it failed\x07")
+    assert type(twin) is cls
+    assert twin is not error
+    assert (twin.message, twin.hint, twin.args) == ("it failed", error.hint, ("it failed",))
+    assert error.message == "it broke"
+    assert error.reworded("it failed", "repair\x07 it").hint == "repair it"
+    for name, value in fields.items():
+        assert getattr(twin, name) == value
+
+
+def test_reworded_registry_error_takes_another_class():
+    error = errors.Denied("no", hint="log in", retry_after=2.5, **REGISTRY_FIELDS)
+    twin = error.reworded("cannot delete", "ask", kind=errors.Unsupported)
+    assert type(twin) is errors.Unsupported
+    assert (twin.message, twin.hint, twin.args) == ("cannot delete", "ask", ("cannot delete",))
+    assert twin.retry_after == 2.5
+    for name, value in REGISTRY_FIELDS.items():
+        assert getattr(twin, name) == value
+    assert pickle.loads(pickle.dumps(twin)).errors == error.errors

@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO, cast
 from attrs import define, field
 
 from ocikit import display
-from ocikit.errors import ContentError, InvalidReference, NotFound, OcikitError
+from ocikit.errors import ContentError, InUse, InvalidReference, NotFound, OcikitError
 from ocikit.spec import media_types
 from ocikit.spec.annotations import REF_NAME
 from ocikit.spec.descriptor import Descriptor
@@ -40,14 +40,6 @@ if TYPE_CHECKING:
 
 LOCK_PATIENCE = 300.0  # seconds; changing index.json takes milliseconds, sweeping a large layout perhaps a minute
 LOCK_POLL = 0.01  # seconds between two tries
-
-
-class InUse(ContentError):
-    """Content can't be deleted because other content leads to it; `users` are the entries that do."""
-
-    def __init__(self, message: str = "", *, hint: str = "", users: Sequence[Descriptor] = ()) -> None:
-        super().__init__(message, hint=hint)
-        self.users = tuple(users)
 
 
 @define(eq=False, repr=False, weakref_slot=True)

@@ -18,6 +18,7 @@ import pytest
 from ocikit.errors import (
     BlobUnknown,
     ContentError,
+    InUse,
     InvalidDigest,
     InvalidDocument,
     InvalidReference,
@@ -30,7 +31,7 @@ from ocikit.spec.descriptor import EMPTY_DESCRIPTOR, Descriptor
 from ocikit.spec.digest import Digest
 from ocikit.spec.manifest import Manifest
 from ocikit.store.layout import gc as garbage
-from ocikit.store.layout.layout import InUse, Layout
+from ocikit.store.layout.layout import Layout
 
 from tests.contracts.store import (
     SBOM,
