@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import re
 from typing import Any, Protocol
 
@@ -15,6 +16,8 @@ _GRAMMAR = re.compile(r"([a-z0-9]+(?:[+._-][a-z0-9]+)*):([a-zA-Z0-9=_-]+)")
 _LENGTHS = {"sha256": 64, "sha512": 128, "blake3": 64}
 
 VERIFIABLE = frozenset({"sha256", "sha512"})
+
+_CHUNK = 256 * 1024  # bytes per read
 
 
 class Hasher(Protocol):
@@ -126,3 +129,18 @@ def new_hasher(algorithm: str) -> Hasher:
             f"cannot verify {algorithm} digests", hint="sha256 and sha512 can be verified; ask the publisher for one"
         )
     return hashlib.new(algorithm, usedforsecurity=False)
+
+
+def hash_file(path: str | os.PathLike[str], algorithm: str = "sha256") -> Digest:
+    """Return the digest of a file's content, read in chunks.
+
+    Raises:
+        UnverifiableDigest: The algorithm can't be computed.
+        OSError: The file can't be read.
+    """
+    hasher = new_hasher(algorithm)
+    buffer = memoryview(bytearray(_CHUNK))
+    with open(path, "rb", buffering=0) as file:
+        while count := file.readinto(buffer):
+            hasher.update(buffer[:count])
+    return Digest(f"{algorithm}:{hasher.hexdigest()}")

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from ocikit.errors import DigestMismatch, InvalidDigest, UnverifiableDigest
-from ocikit.spec.digest import VERIFIABLE, Digest
+from ocikit.spec.digest import VERIFIABLE, Digest, hash_file
 
 EMPTY = "sha256:44136fa355b3678a1146ad16f7e8649e94fb4fc21fe77e8310c060f61caaff8a"
 HEX = "0123456789abcdef"
@@ -161,3 +161,16 @@ def test_the_short_form_has_twelve_digits():
 
 def test_the_repr_could_be_typed():
     assert eval(repr(Digest(EMPTY)), {"Digest": Digest}) == EMPTY
+
+
+@pytest.mark.parametrize("algorithm", ["sha256", "sha512"])
+def test_hash_file_equals_digest_of_content(algorithm, tmp_path):
+    content = b"0123456789abcdef" * 50_000  # several chunks
+    (tmp_path / "file").write_bytes(content)
+    assert hash_file(tmp_path / "file", algorithm) == Digest.of(content, algorithm)
+
+
+def test_hash_file_rejects_unverifiable_algorithm(tmp_path):
+    (tmp_path / "file").touch()
+    with pytest.raises(UnverifiableDigest, match="blake3"):
+        hash_file(tmp_path / "file", "blake3")
