@@ -69,7 +69,8 @@ from ocikit.errors import (
     UploadUnknown,
 )
 from ocikit.progress.base import Progress
-from ocikit.remote.config.network import Mirror, Network
+from ocikit.remote.config.mirror import Mirror
+from ocikit.remote.config.network import Network
 from ocikit.spec.config import ImageConfig
 from ocikit.spec.descriptor import Descriptor
 from ocikit.spec.digest import Digest

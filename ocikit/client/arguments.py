@@ -9,11 +9,10 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from ocikit import display
-from ocikit.client.backends import check_host
 from ocikit.errors import InvalidArgument, InvalidReference
 from ocikit.spec.descriptor import Descriptor
 from ocikit.spec.media_types import ARCHIVES
-from ocikit.spec.reference import AnyReference
+from ocikit.spec.reference import AnyReference, RegistryHost
 
 #: RFC 6838 section 4.2; image-spec manifest.md wants artifact types to be so.
 _MEDIA_TYPE = re.compile(r"[A-Za-z0-9][A-Za-z0-9!#$&^_.+-]{0,126}/[A-Za-z0-9][A-Za-z0-9!#$&^_.+-]{0,126}")
@@ -28,7 +27,7 @@ def check_workers(workers: int) -> int:
 
 def check_name(host: str) -> str:
     """The name under which credentials are kept, if it is one at all. Raises: InvalidReference."""
-    return host if isinstance(host, str) and host.strip() else check_host(host)
+    return host if isinstance(host, str) and host.strip() else RegistryHost.parse(host).name
 
 
 def to_patterns(given: str | Iterable[str]) -> tuple[str, ...]:

@@ -8,16 +8,16 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO, cast
 
-from ocikit import display
-from ocikit.errors import Denied, InvalidReference, OcikitError, OfflineError
+from ocikit.errors import Denied, OcikitError, OfflineError
 from ocikit.remote.auth.keychain import Keychain
 from ocikit.remote.auth.tokens import TokenCache
-from ocikit.remote.config.network import Mirror, Network
+from ocikit.remote.config.mirror import Mirror
+from ocikit.remote.config.network import Network
 from ocikit.remote.http.transport import Transport
 from ocikit.remote.mirrors import Mirrored, MirroredRepository, MirrorHost
 from ocikit.remote.repository import Registry, Repository
 from ocikit.spec.descriptor import Descriptor
-from ocikit.spec.reference import DOCKER_HUB, AnyReference, LayoutReference, Reference
+from ocikit.spec.reference import DOCKER_HUB, AnyReference, LayoutReference, Reference, RegistryHost
 from ocikit.store.base import Source, Store
 from ocikit.store.cache.cache import offline
 
@@ -43,21 +43,21 @@ class Backends:
 
     def registry(self, host: str) -> Registry:
         """The registry at a host, with or without port. Raises: InvalidReference; OfflineError; Denied: it is blocked."""
-        self._check_allowed(Reference.parse(f"{check_host(host)}/x/x").registry)
-        return self._registry(host)
+        parsed = RegistryHost.parse(host)
+        self._check_allowed(parsed.name)
+        return self._registry(parsed)
 
-    def _registry(self, host: str) -> Registry:
+    def _registry(self, host: RegistryHost) -> Registry:
         if offline():
             raise OfflineError(
-                f"{host} would have to be asked, and OCIKIT_OFFLINE is set", hint="unset it to reach registries"
+                f"{host.name} would have to be asked, and OCIKIT_OFFLINE is set", hint="unset it to reach registries"
             )
-        reference = Reference.parse(f"{host}/x/x")
         with self._lock:
-            transport = self._transports.get(reference.registry)
+            transport = self._transports.get(host.name)
             if transport is None:
-                transport = self._transports[reference.registry] = Transport(
-                    reference.registry,
-                    api_host=reference.api_host if reference.registry == DOCKER_HUB else None,
+                transport = self._transports[host.name] = Transport(
+                    host.name,
+                    api_host=host.api_host if host.name == DOCKER_HUB else None,
                     network=self.network,
                     keychain=self.keychain,
                     tokens=self._tokens,
@@ -67,16 +67,20 @@ class Backends:
     def repository(self, reference: Reference, *, push: bool = False) -> Repository:
         """The repository of a reference, at its own registry. Raises: OfflineError; Denied: it is blocked."""
         self._check_allowed(reference.name)
-        return self._registry(reference.registry).repository(reference.repository, push=push)
+        return self._unchecked_repository(reference, push=push)
+
+    def _unchecked_repository(self, reference: Reference, *, push: bool = False) -> Repository:
+        return self._registry(RegistryHost(reference.registry)).repository(reference.repository, push=push)
 
     def _readable(self, reference: Reference) -> Repository:
         """The repository of a reference, with its mirrors."""
         route = self.network.route(reference)
-        if not route:
-            return self.repository(reference)
-        self._check_allowed(reference.name)
-        places = [MirroredRepository(self._mirror(mirror), name, mirror, reference) for mirror, name in route]
-        primary = places.pop() if route[-1][0].final else self.repository(reference)
+        if route.blocked:
+            raise blocked_error(reference.name)
+        if not route.mirrors:
+            return self._unchecked_repository(reference)
+        places = [MirroredRepository(self._mirror(mirror), name, mirror, reference) for mirror, name in route.mirrors]
+        primary = places.pop() if route.mirrors[-1][0].final else self._unchecked_repository(reference)
         return Mirrored(primary, places)
 
     def _mirror(self, mirror: Mirror) -> MirrorHost:
@@ -89,10 +93,7 @@ class Backends:
 
     def _check_allowed(self, name: str) -> None:
         if self.network.is_blocked(name):
-            raise Denied(
-                f"{name} is blocked",
-                hint="this session's Network(blocked=…), or a registries.conf that it was made from",
-            )
+            raise blocked_error(name)
 
     @contextlib.contextmanager
     def source(self, reference: AnyReference) -> Iterator[Source]:
@@ -159,17 +160,12 @@ class _Offline(Source):
         raise offline_error(f"the list of referrers of {descriptor.digest.short}")
 
 
-def check_host(host: str) -> str:
-    """The host, if it is what references begin with. Raises: InvalidReference: for URLs, names without a dot, and None."""
-    text = host if isinstance(host, str) else ""
-    if set(text) & set("/@") or not (set(".:") & set(text) or text.lower() == "localhost"):
-        bare = text.partition("://")[2] or text
-        better = bare.partition("/")[0] if "/" in text else ""
-        raise InvalidReference(
-            f"{display.quoted(host)} is not a registry's host",
-            hint=f"write it like {better!r}" if better else 'it looks like "ghcr.io" or "localhost:5000"',
-        )
-    return text
+def blocked_error(name: str) -> Denied:
+    """Return the error for a registry or repository that the session's settings block."""
+    return Denied(
+        f"{name} is blocked",
+        hint="this session's Network(blocked=…), or a registries.conf that it was made from",
+    )
 
 
 def offline_error(what: str) -> OfflineError:

@@ -14,7 +14,7 @@ import attrs
 from ocikit import display
 from ocikit.client.arguments import check_digest, check_name, check_push, check_workers, to_patterns
 from ocikit.client.artifact import Artifact, verified
-from ocikit.client.backends import Backends, check_host, root_of
+from ocikit.client.backends import Backends, root_of
 from ocikit.client.listing import Listing
 from ocikit.client.pull import fetch_to_cache, fetch_to_folder, folder_plan, select_layers
 from ocikit.client.resolver import Resolver
@@ -32,13 +32,14 @@ from ocikit.progress.base import Progress, TransferStats
 from ocikit.remote.auth.docker_config import normalize_key
 from ocikit.remote.auth.explanation import Explanation
 from ocikit.remote.auth.keychain import Credentials, Keychain
-from ocikit.remote.config.network import Mirrors, Network
+from ocikit.remote.config.mirror import Mirrors
+from ocikit.remote.config.network import Network
 from ocikit.remote.mirrors import retry_without_bad_mirrors
 from ocikit.remote.repository import Ping, Registry, Repository
 from ocikit.spec import media_types
 from ocikit.spec.descriptor import Descriptor
 from ocikit.spec.manifest import Index, Manifest, PlatformLike, parse_document
-from ocikit.spec.reference import AnyReference, LayoutReference, Reference, parse_reference
+from ocikit.spec.reference import AnyReference, LayoutReference, Reference, RegistryHost, parse_reference
 from ocikit.store.base import Store
 from ocikit.store.cache.cache import Cache, offline
 from ocikit.transfer.plan import WORKERS, Plan, plan
@@ -593,7 +594,7 @@ class Session(display.Displayable):
             Unauthorized: they are wrong, and nothing is kept. CredentialsError: nobody can be asked here.
         """
         place = normalize_key(check_name(host)).partition("/")[0]
-        check_host(place)
+        RegistryHost.parse(place)
         if form or password is None:
             from ocikit.notebook.login import LoginForm, ask  # noqa: PLC0415 - for people only
 

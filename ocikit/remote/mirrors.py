@@ -22,7 +22,8 @@ from ocikit.errors import (
 )
 from ocikit.remote.auth.keychain import Credentials, Keychain
 from ocikit.remote.auth.tokens import TokenCache
-from ocikit.remote.config.network import Mirror, Network
+from ocikit.remote.config.mirror import Mirror
+from ocikit.remote.config.network import Network
 from ocikit.remote.http.transport import Transport
 from ocikit.remote.repository import Repository
 from ocikit.spec.descriptor import Descriptor
@@ -54,8 +55,7 @@ class MirrorHost:
     """
 
     def __init__(self, mirror: Mirror, network: Network, keychain: Keychain, tokens: TokenCache) -> None:
-        place = Reference.parse(f"{mirror.location}/x/x")
-        host = place.registry
+        host = mirror.host.name
         network = attrs.evolve(network, headers={}, certificate=None)
         if mirror.insecure:
             network = attrs.evolve(network, insecure=network.insecure | {host})
@@ -66,7 +66,7 @@ class MirrorHost:
                 max_wait=min(network.max_wait, _WAIT),
                 connect_timeout=min(network.connect_timeout, _WAIT),
             )
-        api_host = place.api_host if host == DOCKER_HUB else None
+        api_host = mirror.host.api_host if host == DOCKER_HUB else None
         self.transport = Transport(host, api_host=api_host, network=network, keychain=_own(keychain), tokens=tokens)
         self._until = 0.0
 

@@ -24,6 +24,9 @@ T = TypeVar("T")
 #: Bytes. Registries must take manifests of 4 MiB (distribution-spec spec.md#pushing-manifests); most take no more.
 DOCUMENT_LIMIT = 4 * 1024 * 1024
 
+#: Levels of nested indexes that are followed; real ones have two.
+MAX_INDEX_DEPTH = 8
+
 #: Wrong items of one array that are told apart.
 _PROBLEMS = 100
 

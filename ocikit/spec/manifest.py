@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator
 from typing import ClassVar, Self, TypeAlias, cast
 
+import attrs
 from attrs import field, frozen
 
 from ocikit import display
@@ -12,6 +13,7 @@ from ocikit.errors import InvalidDocument, NoMatchingPlatform, UnsupportedSchema
 from ocikit.spec import media_types
 from ocikit.spec.annotations import REF_NAME, Annotations, to_annotations
 from ocikit.spec.descriptor import Descriptor
+from ocikit.spec.digest import Digest
 from ocikit.spec.document import DOCUMENT_LIMIT, Document, load_json, structure
 from ocikit.spec.platform import Platform
 
@@ -76,6 +78,16 @@ class Manifest(_Typed):
         """Everything that must be there before this document: config and layers. The subject may be absent."""
         return self.blobs
 
+    def as_referrer(self, digest: Digest | None = None) -> Descriptor:
+        """Return the descriptor that a list of referrers has for this manifest. distribution-spec spec.md#listing-referrers.
+
+        Its artifact type is the config's media type if the manifest names none; its annotations are the manifest's.
+
+        Args:
+            digest: The digest that it was pushed with, if that is not its sha256 digest.
+        """
+        return _referrer(self, digest, self.kind)
+
     def __rich_repr__(self) -> display.Description:
         yield "kind", self.kind
         yield "digest", display.DigestCell(self.digest)
@@ -134,6 +146,16 @@ class Index(_Typed):
         """The platforms that it has, in order, each once; attestations (`unknown/unknown`) are left out."""
         found = (d.platform for d in self.manifests if d.platform is not None and d.platform.known)
         return tuple(dict.fromkeys(found))
+
+    def as_referrer(self, digest: Digest | None = None) -> Descriptor:
+        """Return the descriptor that a list of referrers has for this index. distribution-spec spec.md#listing-referrers.
+
+        It has the artifact type and the annotations of the index.
+
+        Args:
+            digest: The digest that it was pushed with, if that is not its sha256 digest.
+        """
+        return _referrer(self, digest, self.artifact_type)
 
     def select(self, platform: PlatformLike | None = None) -> Descriptor:
         """The manifest that suits a platform best; among equals the first, as the specification asks.
@@ -215,6 +237,15 @@ def _facts(document: Manifest | Index) -> Iterator[tuple[str, object]]:
     yield "kind", document.kind
     yield "digest", display.DigestCell(document.digest)
     yield "media type", document.media_type
+
+
+def _referrer(document: Manifest | Index, digest: Digest | None, artifact_type: str | None) -> Descriptor:
+    return attrs.evolve(
+        document.descriptor,
+        digest=digest or document.digest,
+        artifact_type=artifact_type,
+        annotations=document.annotations,
+    )
 
 
 def parse_document(raw: bytes, media_type: str | None = None, *, limit: int = DOCUMENT_LIMIT) -> Manifest | Index:

@@ -75,7 +75,18 @@ def check_tag(tag: str) -> str:
     return tag
 
 
-def _check_host(host: str, whole: str) -> str:
+def check_name_length(host: str, repository: str) -> None:
+    """Check that a host and a repository name together are no longer than the specification allows.
+
+    Raises:
+        InvalidReference: They are longer.
+    """
+    length = len(host) + 1 + len(repository)
+    if length > _NAME_LIMIT:
+        raise InvalidReference(f"host and repository name are {length} characters", hint=f"the limit is {_NAME_LIMIT}")
+
+
+def _check_host(host: str, whole: str = "") -> str:
     match = _HOST.fullmatch(host)
     good = match is not None and (match["port"] is None or 0 < int(match["port"]) < 65536)
     if match is not None and match["ipv6"]:
@@ -84,11 +95,54 @@ def _check_host(host: str, whole: str) -> str:
         except ValueError:
             good = False
     if not good:
+        where = f" in {quoted(whole)}" if whole else ""
         raise InvalidReference(
-            f"{quoted(host)} in {quoted(whole)} is not a registry host",
+            f"{quoted(host)}{where} is not a registry host",
             hint='a host looks like "ghcr.io", "localhost:5000" or "[::1]:5000"',
         )
     return host.lower()
+
+
+@frozen
+class RegistryHost:
+    """The host of a registry and perhaps a port, in lower case; Docker Hub's names are one host.
+
+    >>> RegistryHost.parse("index.docker.io")
+    RegistryHost(name='docker.io')
+    """
+
+    name: str
+
+    @classmethod
+    def parse(cls, text: str) -> RegistryHost:
+        """Return the host that a reference may begin with.
+
+        Raises:
+            InvalidReference: The text is a URL, a repository name, a name without a dot, or not a host.
+        """
+        host = text if isinstance(text, str) else ""
+        if set(host) & set("/@") or not _is_host(host):
+            bare = host.partition("://")[2] or host
+            better = bare.partition("/")[0] if "/" in host else ""
+            raise InvalidReference(
+                f"{quoted(text)} is not a registry's host",
+                hint=f"write it like {better!r}" if better else 'it looks like "ghcr.io" or "localhost:5000"',
+            )
+        return cls(_canonical(_check_host(host)))
+
+    @property
+    def api_host(self) -> str:
+        """The host that answers API requests; for Docker Hub it isn't the one in references."""
+        return _HUB_API if self.name == DOCKER_HUB else self.name
+
+
+def _is_host(first: str) -> bool:
+    """Return True if the first part of a reference is a host rather than a part of a name on Docker Hub."""
+    return any(c in first for c in ".:") or first.lower() == "localhost"
+
+
+def _canonical(host: str) -> str:
+    return DOCKER_HUB if host in _HUB_NAMES else host
 
 
 def _check_text(text: object) -> None:
@@ -183,30 +237,24 @@ class Reference(_Target):
             rest, _, tail = text.partition("@")
             digest = Digest(tail)
         first, slash, name = rest.partition("/")
-        if slash and (any(c in first for c in ".:") or first.lower() == "localhost"):
-            host = _check_host(first, text)
+        if slash and _is_host(first):
+            host = _canonical(_check_host(first, text))
         else:
             host, name = DOCKER_HUB, rest
         tag = None
         if ":" in name.rpartition("/")[2]:
             name, _, tag = name.rpartition(":")
             check_tag(tag)
-        if host in _HUB_NAMES:
-            host = DOCKER_HUB
-            if "/" not in name and name:
-                name = f"library/{name}"
+        if host == DOCKER_HUB and name and "/" not in name:
+            name = f"library/{name}"
         check_repository(name, text)
-        if len(host) + 1 + len(name) > _NAME_LIMIT:
-            raise InvalidReference(
-                f"host and repository name are {len(host) + 1 + len(name)} characters",
-                hint=f"the limit is {_NAME_LIMIT}",
-            )
+        check_name_length(host, name)
         return cls(registry=host, repository=name, tag=tag, digest=digest)
 
     @property
     def api_host(self) -> str:
         """The host that answers API requests; for Docker Hub it isn't the one in the name."""
-        return _HUB_API if self.registry == DOCKER_HUB else self.registry
+        return RegistryHost(self.registry).api_host
 
     @property
     def name(self) -> str:

@@ -37,7 +37,6 @@ OPENED_ON_USE = {
 PENDING_CIRCLES = {
     "client.artifact <-> client.session <-> notebook.explorer",
     "display.card <-> display.html <-> display.terminal",
-    "remote.config.network <-> remote.config.registries_conf",
     "store.layout.gc <-> store.layout.layout",
 }
 PENDING_UPWARD = {

@@ -13,7 +13,7 @@ from attrs import define, field
 
 from ocikit import display
 from ocikit.errors import ContentError, InvalidDocument, InvalidReference, NotFound
-from ocikit.remote.config.network import Mirror, Network, Pull
+from ocikit.remote.config.mirror import Mirror, Pull, parse_prefix
 
 log = logging.getLogger("ocikit")
 
@@ -38,7 +38,7 @@ class RegistriesConf:
     insecure: frozenset[str] = frozenset()
 
 
-def read(path: str | os.PathLike[str] | None = None) -> RegistriesConf:
+def load_registries_conf(path: str | os.PathLike[str] | None = None) -> RegistriesConf:
     """What a file says, or those that podman would read; a later one replaces the tables of the same prefix.
 
     Raises: NotFound: if a file that is named isn't there. InvalidDocument: with the place in it that is wrong.
@@ -131,7 +131,7 @@ class _Reader:
             for number, entry in enumerate(self.tables(table, "mirror", path))
         ]
         try:
-            (prefix,) = Network(mirrors={prefix: ()}).mirrors  # as it is written there
+            prefix = parse_prefix(prefix)
             moved = Mirror(location, insecure=insecure, final=True) if location else None
         except InvalidReference as error:
             raise self.wrong(path, f"names no place: {error.message}", error.hint) from error

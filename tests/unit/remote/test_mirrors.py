@@ -14,7 +14,8 @@ from ocikit.remote import download
 from ocikit.remote.auth.keychain import Keychain
 from ocikit.remote.auth.tokens import TokenCache
 from ocikit.remote.config import registries_conf
-from ocikit.remote.config.network import Mirror, Network
+from ocikit.remote.config.mirror import Mirror
+from ocikit.remote.config.network import Network
 from ocikit.remote.mirrors import MIRROR_BACKOFF, MirrorHost
 from ocikit.spec.reference import Reference
 
@@ -167,7 +168,7 @@ def test_the_longest_prefix_counts_and_a_host_before_its_domain():
                                "docker.io": ["https.example", "HUB.example/y"]})  # fmt: skip
 
     def route(text):
-        return [f"{m.location} {name}" for m, name in network.route(Reference.parse(text))]
+        return [f"{m.location} {name}" for m, name in network.route(Reference.parse(text)).mirrors]
 
     assert route("b.example.com/n/m") == ["any.example n/m"]
     assert route("x.y.example.com/n") == ["any.example n"]
@@ -721,7 +722,7 @@ def test_the_manual_s_example_is_read_as_the_manual_says(tmp_path, caplog):
     )
     tried = [
         f"{m.location.partition('/')[0]}/{name}"
-        for m, name in network.route(Reference.parse("example.com/foo/image:latest"))
+        for m, name in network.route(Reference.parse("example.com/foo/image:latest")).mirrors
     ]
     assert tried == ["example-mirror-0.local/mirror-for-foo/image", "example-mirror-1.local/mirrors/foo/image",
                      "internal-registry-for-example.com/bar/image"]  # fmt: skip

@@ -972,3 +972,23 @@ def test_hostile_documents_are_refused_without_much_work():
     )
     with pytest.raises(InvalidDocument, match=r"295 more"):
         parse_document(empty)
+
+
+def test_manifest_as_referrer_uses_config_type_without_artifact_type():
+    manifest = Manifest.parse(MANIFEST.encode())
+    referrer = manifest.as_referrer()
+    assert (referrer.digest, referrer.size, referrer.media_type) == (
+        manifest.digest,
+        manifest.size,
+        manifest.media_type,
+    )
+    assert referrer.artifact_type == manifest.config.media_type
+    assert referrer.annotations == manifest.annotations
+    assert attrs.evolve(manifest, artifact_type="application/x").as_referrer().artifact_type == "application/x"
+
+
+def test_index_as_referrer_has_given_digest_and_no_config_type():
+    index = Index(manifests=(), annotations={"a": "b"})
+    digest = Digest.of(index.raw, "sha512")
+    assert index.as_referrer(digest) == attrs.evolve(index.descriptor, digest=digest, annotations={"a": "b"})
+    assert index.as_referrer().artifact_type is None

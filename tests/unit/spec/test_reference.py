@@ -11,6 +11,7 @@ from ocikit.spec.digest import Digest
 from ocikit.spec.reference import (
     LayoutReference,
     Reference,
+    RegistryHost,
     check_ref_name,
     check_repository,
     check_tag,
@@ -348,3 +349,25 @@ def test_helpers_give_back_what_is_right():
     assert check_repository("a/b") == "a/b"
     assert check_tag("v1") == "v1"
     assert check_ref_name("docker.io/library/alpine:3.20") == "docker.io/library/alpine:3.20"
+
+
+@pytest.mark.parametrize(
+    ("text", "name", "api_host"),
+    [
+        ("GHCR.io", "ghcr.io", "ghcr.io"),
+        ("localhost:5000", "localhost:5000", "localhost:5000"),
+        ("[::1]:5000", "[::1]:5000", "[::1]:5000"),
+        ("index.docker.io", "docker.io", "registry-1.docker.io"),
+    ],
+)
+def test_registry_host_has_canonical_name(text, name, api_host):
+    host = RegistryHost.parse(text)
+    assert (host.name, host.api_host) == (name, api_host)
+
+
+@pytest.mark.parametrize(
+    "text", ["", "ghcr", "ghcr.io/team", "https://ghcr.io", "a@ghcr.io", "ghcr.io:0", "-.io", None]
+)
+def test_invalid_registry_host_is_rejected(text):
+    with pytest.raises(InvalidReference, match="is not a registry"):
+        RegistryHost.parse(text)
