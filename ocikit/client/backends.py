@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, BinaryIO, cast
+from typing import TYPE_CHECKING, BinaryIO
 
 from ocikit.errors import Denied, OcikitError, OfflineError
 from ocikit.remote.auth.keychain import Keychain
@@ -41,13 +41,13 @@ class Backends:
         self._mirrors: dict[tuple[str, bool, bool], MirrorHost] = {}
         self._lock = threading.Lock()
 
-    def registry(self, host: str) -> Registry:
+    def registry(self, host: str, *, known: Callable[[str], Iterable[str]] = lambda _host: ()) -> Registry:
         """The registry at a host, with or without port. Raises: InvalidReference; OfflineError; Denied: it is blocked."""
         parsed = RegistryHost.parse(host)
         self._check_allowed(parsed.name)
-        return self._registry(parsed)
+        return Registry(self._transport(parsed), known=known)
 
-    def _registry(self, host: RegistryHost) -> Registry:
+    def _transport(self, host: RegistryHost) -> Transport:
         if offline():
             raise OfflineError(
                 f"{host.name} would have to be asked, and OCIKIT_OFFLINE is set", hint="unset it to reach registries"
@@ -62,7 +62,7 @@ class Backends:
                     keychain=self.keychain,
                     tokens=self._tokens,
                 )
-        return Registry(transport)
+        return transport
 
     def repository(self, reference: Reference, *, push: bool = False) -> Repository:
         """The repository of a reference, at its own registry. Raises: OfflineError; Denied: it is blocked."""
@@ -70,7 +70,7 @@ class Backends:
         return self._unchecked_repository(reference, push=push)
 
     def _unchecked_repository(self, reference: Reference, *, push: bool = False) -> Repository:
-        return self._registry(RegistryHost(reference.registry)).repository(reference.repository, push=push)
+        return Registry(self._transport(RegistryHost(reference.registry))).repository(reference.repository, push=push)
 
     def _readable(self, reference: Reference) -> Repository:
         """The repository of a reference, with its mirrors."""
@@ -96,7 +96,7 @@ class Backends:
             raise blocked_error(name)
 
     @contextlib.contextmanager
-    def source(self, reference: AnyReference) -> Iterator[Source]:
+    def open_source(self, reference: AnyReference) -> Iterator[Source]:
         """Where a reference is read from. Raises: NotFound: if there is no such layout."""
         if isinstance(reference, Reference):
             yield _Offline(reference) if offline() else self._readable(reference)
@@ -105,7 +105,7 @@ class Backends:
                 yield layout
 
     @contextlib.contextmanager
-    def target(self, reference: AnyReference, *, create: bool = True) -> Iterator[Store]:
+    def open_store(self, reference: AnyReference, *, create: bool = True) -> Iterator[Store]:
         """Where a reference is written to; with `create`, a layout is made if there is none.
 
         Raises: NotFound: without `create`, if there is no such layout.
@@ -147,6 +147,8 @@ class Backends:
 class _Offline(Source):
     """A registry that must not be asked."""
 
+    cacheable = True
+
     def __init__(self, reference: Reference) -> None:
         self._reference = reference
 
@@ -173,10 +175,3 @@ def offline_error(what: str) -> OfflineError:
     return OfflineError(
         f"{what} isn't in the cache, and OCIKIT_OFFLINE is set", hint="unset it, or pull this once while online"
     )
-
-
-def root_of(source: Source, reference: AnyReference) -> str:
-    """What to ask a source for: the reference's digest or tag; a layout with one image needs neither."""
-    if isinstance(reference, LayoutReference) and reference.digest is None and reference.tag is None:
-        return cast("Layout", source).only().digest
-    return reference.target

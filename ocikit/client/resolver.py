@@ -1,4 +1,4 @@
-"""From a reference to its documents, with as few requests as can be: pinned and cached costs none, a tag one."""
+"""Resolution of references to documents, from the cache where possible."""
 
 from __future__ import annotations
 
@@ -6,87 +6,122 @@ import logging
 
 import attrs
 
-from ocikit.client.backends import offline_error, root_of
+from ocikit.client.backends import offline_error
 from ocikit.errors import InvalidReference, ManifestUnknown
-from ocikit.remote.repository import Repository
 from ocikit.spec.descriptor import Descriptor
 from ocikit.spec.manifest import Index, Manifest, PlatformLike, parse_document
 from ocikit.spec.platform import Platform
-from ocikit.spec.reference import AnyReference, LayoutReference, Reference
+from ocikit.spec.reference import AnyReference, Reference
 from ocikit.store.base import Source
 from ocikit.store.cache.cache import Cache, offline
 
 log = logging.getLogger("ocikit")
 
+_MAX_DEPTH = 8  # indexes inside one another; real ones have two levels
+
 
 class Resolver:
-    """Finds descriptors and documents in a cache first, in their source then."""
+    """Lookup of descriptors and documents in the cache first, then in a source.
 
-    def __init__(self, cache: Cache) -> None:
+    A pinned reference whose document is cached costs no request, a tag costs one, and offline mode none.
+
+    Args:
+        source: The registry or layout of the references.
+        cache: Where documents of registries and the targets of tags are stored.
+    """
+
+    def __init__(self, source: Source, cache: Cache) -> None:
+        self.source = source
         self.cache = cache
 
-    def locate(self, source: Source, reference: AnyReference) -> Descriptor:
-        """The descriptor of a reference: pinned and cached costs no request, a tag costs one, offline none."""
-        if isinstance(reference, LayoutReference):
-            return source.resolve(root_of(source, reference))
-        if (pinned := self.cache.lookup(reference)) is not None:
-            return pinned
+    def resolve(self, reference: AnyReference) -> Descriptor:
+        """Return the descriptor of a reference.
+
+        Raises:
+            NotFound: There is no such tag or digest.
+            OfflineError: The cache does not know the reference, and registries must not be contacted.
+        """
+        if not isinstance(reference, Reference):
+            return self.source.resolve(target_of(self.source, reference))
+        if (cached := self.cache.lookup(reference)) is not None:
+            return cached
         if offline():
-            remembered = self.cache.recall(reference)
-            if remembered is None:
-                raise offline_error(str(reference))
-            log.warning("offline: %s is what it was on %s", reference, remembered.fetched_at.strftime("%Y-%m-%d %H:%M"))
-            return remembered.descriptor
+            return self._recall(reference)
+        descriptor = self._request(reference)
+        if not self.cache.exists(descriptor):
+            # The document may be cached with another size: a HEAD response may state a wrong one
+            cached = self.cache.lookup(reference.pinned(descriptor.digest))
+            descriptor = descriptor if cached is None else attrs.evolve(descriptor, size=cached.size)
+        self.cache.remember(reference, descriptor)
+        return descriptor
+
+    def _recall(self, reference: Reference) -> Descriptor:
+        remembered = self.cache.recall(reference)
+        if remembered is None:
+            raise offline_error(str(reference))
+        fetched = remembered.fetched_at.strftime("%Y-%m-%d %H:%M")
+        log.warning("offline: using %s as it was on %s", reference, fetched)
+        return remembered.descriptor
+
+    def _request(self, reference: Reference) -> Descriptor:
         try:
-            descriptor = source.resolve(reference.target)
+            return self.source.resolve(reference.target)
         except ManifestUnknown as error:
             if error.hint or reference.digest is None:
                 raise
             raise ManifestUnknown(
                 f"{reference.name} has no manifest {reference.digest}",
-                hint=f"it may have been deleted, or be in another repository; ocikit.tags({reference.name!r}) lists what is named",
-                method=error.method, url=error.url, status=error.status, errors=error.errors, request_id=error.request_id,
+                hint=f"it may have been deleted, or be in another repository; ocikit.tags({reference.name!r}) lists the tags",
+                method=error.method,
+                url=error.url,
+                status=error.status,
+                errors=error.errors,
+                request_id=error.request_id,
                 host=error.host,
-            ) from error  # fmt: skip
-        if not self.cache.exists(descriptor):
-            # Not in the cache, or there with another size: a HEAD may state a wrong one
-            known = self.cache.lookup(reference.pinned(descriptor.digest))
-            descriptor = descriptor if known is None else attrs.evolve(descriptor, size=known.size)
-        self.cache.remember(reference, descriptor)
-        return descriptor
+            ) from error
 
-    def root(self, source: Source, reference: AnyReference) -> tuple[Descriptor, Manifest | Index]:
-        """What a reference names, and its descriptor with the size that it has: HEAD requests may have stated another."""
-        descriptor = self.locate(source, reference)
-        document = self.document(source, descriptor)
+    def resolve_document(self, reference: AnyReference) -> tuple[Descriptor, Manifest | Index]:
+        """Return the document of a reference, and its descriptor with the size of the actual bytes."""
+        descriptor = self.resolve(reference)
+        document = self.fetch_document(descriptor)
         if document.size != descriptor.size:
             descriptor = attrs.evolve(descriptor, size=document.size)
             if isinstance(reference, Reference):
                 self.cache.remember(reference, descriptor)
         return descriptor, document
 
-    def document(self, source: Source, descriptor: Descriptor) -> Manifest | Index:
-        """A document, from the cache or the source; registries' documents are kept."""
-        if not self.cache.exists(descriptor):
-            raw = source.fetch(descriptor)
-            document = parse_document(raw, descriptor.media_type)
-            if isinstance(source, Repository):
-                self.cache.push_bytes(attrs.evolve(descriptor, size=len(raw)), raw)
-            return document
-        return parse_document(self.cache.fetch(descriptor), descriptor.media_type)
+    def fetch_document(self, descriptor: Descriptor) -> Manifest | Index:
+        """Return a document from the cache or the source; store the documents of registries."""
+        if self.cache.exists(descriptor):
+            return parse_document(self.cache.fetch(descriptor), descriptor.media_type)
+        raw = self.source.fetch(descriptor)
+        document = parse_document(raw, descriptor.media_type)
+        if self.source.cacheable:
+            self.cache.push_bytes(attrs.evolve(descriptor, size=len(raw)), raw)
+        return document
 
-    def manifest(
-        self, source: Source, reference: AnyReference, platform: PlatformLike | None
+    def resolve_manifest(
+        self, reference: AnyReference, platform: PlatformLike | None = None
     ) -> tuple[Descriptor, Manifest]:
-        """The manifest of a reference, through indexes."""
+        """Return the manifest of a reference and its descriptor, selected from nested indexes by platform.
+
+        Raises:
+            NoMatchingPlatform: No manifest of an index has the platform.
+            InvalidReference: The platform is invalid, or too many indexes are nested.
+        """
         if platform is not None and not callable(platform):
-            platform = Platform.parse(platform)  # a mistake in it shows for a single manifest, too
-        descriptor, document = self.root(source, reference)
-        for _ in range(8):
+            platform = Platform.parse(platform)  # reject an invalid platform even if there is no index
+        descriptor, document = self.resolve_document(reference)
+        for _ in range(_MAX_DEPTH):
             if isinstance(document, Manifest):
                 return descriptor, document
             descriptor = document.select(platform)
-            document = self.document(source, descriptor)
+            document = self.fetch_document(descriptor)
         raise InvalidReference(
-            f"{reference} is an index in an index in an index …", hint="its publisher should flatten it"
+            f"{reference} is an index nested more than {_MAX_DEPTH} levels deep", hint="its publisher should flatten it"
         )
+
+
+def target_of(source: Source, reference: AnyReference) -> str:
+    """Return the digest or tag of a reference, or the source's default."""
+    return reference.digest or reference.tag or source.default_reference()

@@ -2,22 +2,21 @@
 
 from __future__ import annotations
 
-import functools
 import io
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, BinaryIO, Literal, Self, TypeAlias, cast, overload
+from typing import TYPE_CHECKING, Any, BinaryIO, Literal, Self, TypeAlias, overload
 
 import attrs
 
 from ocikit import display
 from ocikit.client.arguments import check_digest, check_name, check_push, check_workers, to_patterns
 from ocikit.client.artifact import Artifact, verified
-from ocikit.client.backends import Backends, root_of
+from ocikit.client.backends import Backends
 from ocikit.client.listing import Listing
 from ocikit.client.pull import fetch_to_cache, fetch_to_folder, folder_plan, select_layers
-from ocikit.client.resolver import Resolver
+from ocikit.client.resolver import Resolver, target_of
 from ocikit.errors import (
     ConnectionFailed,
     ContentError,
@@ -49,7 +48,6 @@ if TYPE_CHECKING:
     from ocikit.folder.folder import Folder
     from ocikit.notebook.explorer import Explorer
     from ocikit.notebook.login import LoginForm
-    from ocikit.store.layout.layout import Layout
 
 Paths: TypeAlias = "str | os.PathLike[str]"
 
@@ -99,8 +97,7 @@ class Session(display.Displayable):
         self.workers = workers
         self._progress = progress
         self._keychain = credentials if isinstance(credentials, Keychain) else Keychain(credentials)
-        self._places = Backends(settings, self._keychain)
-        self._lookup = Resolver(self.cache)
+        self._backends = Backends(settings, self._keychain)
         self._catalogs: dict[str, Listing[str]] = {}
 
     def __enter__(self) -> Self:
@@ -111,17 +108,21 @@ class Session(display.Displayable):
 
     def close(self) -> None:
         """Close the connections. Artifacts of this session stay usable: they open new ones."""
-        self._places.close()
+        self._backends.close()
 
     def __rich_repr__(self) -> display.Description:
         yield "workers", self.workers, WORKERS
-        yield "insecure", sorted(self._places.network.insecure), []
-        yield "mirrors", {k: [m.location for m in some] for k, some in self._places.network.mirrors.items() if some}, {}
-        yield "blocked", sorted(self._places.network.blocked), []
+        yield "insecure", sorted(self._backends.network.insecure), []
+        yield (
+            "mirrors",
+            {k: [m.location for m in some] for k, some in self._backends.network.mirrors.items() if some},
+            {},
+        )
+        yield "blocked", sorted(self._backends.network.blocked), []
         yield "offline", offline(), False
 
     def _facts(self) -> Iterator[tuple[str, object]]:
-        network = self._places.network
+        network = self._backends.network
         yield "cache", display.display_path(self.cache.root)
         yield "workers", self.workers
         yield "timeouts", f"{network.connect_timeout:g} s to connect, {network.read_timeout:g} s to read"
@@ -135,17 +136,15 @@ class Session(display.Displayable):
 
     def registry(self, host: str) -> Registry:
         """The registry at a host; `["team/data"]` of it has every endpoint of the specification."""
-        found = self._places.registry(host)
-        found.known = functools.partial(self._known, found.host)
-        return found
+        return self._backends.registry(host, known=self._known_repositories)
 
-    def _known(self, host: str) -> set[str]:
-        """Names of repositories that this session has listed, or the cache has; without a request."""
+    def _known_repositories(self, host: str) -> set[str]:
+        """Return the names of repositories that this session has listed or the cache holds, without a request."""
         return {*self.cache.repositories(host), *(self._catalogs[host].known if host in self._catalogs else ())}
 
     def repository(self, reference: str | Reference, *, push: bool = False) -> Repository:
         """The repository of a reference; with `push`, the first token already holds the right to."""
-        return self._places.repository(Reference.parse(reference), push=push)
+        return self._backends.repository(Reference.parse(reference), push=push)
 
     # Reading
 
@@ -182,8 +181,8 @@ class Session(display.Displayable):
         """
         reference = parse_reference(ref)
         workers = self._workers(workers)
-        with self._places.source(reference) as source:
-            descriptor, manifest = self._lookup.manifest(source, reference, platform)
+        with self._backends.open_source(reference) as source:
+            descriptor, manifest = Resolver(source, self.cache).resolve_manifest(reference, platform)
             layers = select_layers(manifest, to_patterns(include), to_patterns(exclude))
             artifact = Artifact(self, reference, descriptor, manifest)
             # Synced no more than what cp or curl write: a power cut may damage a fresh file, and the next pull says so
@@ -230,10 +229,10 @@ class Session(display.Displayable):
             platform: the manifest for a platform; None gives what the reference names, perhaps an index.
         """
         reference = parse_reference(ref)
-        with self._places.source(reference) as source:
+        with self._backends.open_source(reference) as source:
             if platform is not None:
-                return Artifact(self, reference, *self._lookup.manifest(source, reference, platform))
-            return Artifact(self, reference, *self._lookup.root(source, reference))
+                return Artifact(self, reference, *Resolver(source, self.cache).resolve_manifest(reference, platform))
+            return Artifact(self, reference, *Resolver(source, self.cache).resolve_document(reference))
 
     def validate(self, ref: str | AnyReference, *, platform: PlatformLike | None = None) -> ValidationReport:
         """Whether every document of an artifact is what the specification says: indexes, manifests, configs of images.
@@ -250,13 +249,13 @@ class Session(display.Displayable):
         """
         from ocikit.client.validate import validate  # noqa: PLC0415 - few sessions do
 
-        return validate(self._places, self._lookup, parse_reference(ref), platform, self.workers)
+        return validate(self._backends, self.cache, parse_reference(ref), platform, self.workers)
 
     def resolve(self, ref: str | AnyReference) -> AnyReference:
         """The same reference, pinned by digest. Raises: ManifestUnknown: with the nearest tags."""
         reference = parse_reference(ref)
-        with self._places.source(reference) as source:
-            return reference.pinned(self._lookup.locate(source, reference).digest)
+        with self._backends.open_source(reference) as source:
+            return reference.pinned(Resolver(source, self.cache).resolve(reference).digest)
 
     def fetch(self, ref: str | AnyReference, name: str, *, progress: ProgressLike = None) -> Path:
         """One file's path on disk, fetched to the cache if it isn't there. Raises: FileNotInArtifact: with the nearest names."""
@@ -283,7 +282,7 @@ class Session(display.Displayable):
         """Content of an artifact at hand as a verified, seekable stream."""
         if (here := self._local(artifact, name, descriptor)) is not None:
             return here
-        with self._places.source(artifact.reference) as source:
+        with self._backends.open_source(artifact.reference) as source:
             return verified(source.open(descriptor), descriptor)
 
     def head_content(self, artifact: Artifact, name: str, descriptor: Descriptor, size: int) -> bytes:
@@ -291,7 +290,7 @@ class Session(display.Displayable):
         if (here := self._local(artifact, name, descriptor)) is not None:
             with here:
                 return here.read(size)
-        with self._places.source(artifact.reference) as source:
+        with self._backends.open_source(artifact.reference) as source:
             return source.head(descriptor, size)
 
     def _local(self, artifact: Artifact, name: str, descriptor: Descriptor) -> BinaryIO | None:
@@ -306,7 +305,7 @@ class Session(display.Displayable):
     def content(self, artifact: Artifact, descriptor: Descriptor) -> bytes:
         """A small blob of an artifact at hand, verified; kept in the cache."""
         if not self.cache.exists(descriptor):
-            with self._places.source(artifact.reference) as source:
+            with self._backends.open_source(artifact.reference) as source:
                 self.cache.push_bytes(descriptor, source.fetch(descriptor))
         return self.cache.fetch(descriptor)
 
@@ -315,7 +314,7 @@ class Session(display.Displayable):
         blobs = [b for b in blobs if not media_types.is_foreign(b.media_type)]
         if all(self.cache.exists(b) for b in blobs):
             return
-        with self._places.source(artifact.reference) as source:
+        with self._backends.open_source(artifact.reference) as source:
             retry_without_bad_mirrors(
                 source,
                 lambda: fetch_to_cache(
@@ -332,15 +331,15 @@ class Session(display.Displayable):
         reference = parse_reference(ref)
         if isinstance(reference, Reference):
             try:
-                return Listing(self._places.repository(reference).iter_tags(), "tags", reference.name)
+                return Listing(self._backends.repository(reference).iter_tags(), "tags", reference.name)
             except NameUnknown as error:
                 error.hint = (
                     error.hint
                     or f"check the name; ocikit.catalog({reference.registry!r}) lists those that the registry shows"
                 )
                 raise
-        with self._places.source(reference) as source:
-            return Listing(iter(cast("Layout", source).tags()), "tags", reference.name)
+        with self._backends.open_source(reference) as source:
+            return Listing(source.iter_tags(), "tags", reference.name)
 
     def catalog(self, host: str) -> Listing[str]:
         """Every repository of a registry, pages fetched as they are reached. Raises: Unsupported: many don't list them.
@@ -360,8 +359,8 @@ class Session(display.Displayable):
             artifact_type: only those of this type, such as "application/spdx+json".
         """
         reference = parse_reference(ref)
-        with self._places.source(reference) as source:
-            found = source.referrers(self._lookup.locate(source, reference), artifact_type)
+        with self._backends.open_source(reference) as source:
+            found = source.referrers(Resolver(source, self.cache).resolve(reference), artifact_type)
         return Listing(iter(found), "referrers", str(reference))
 
     def explore(self, start: Any = "") -> Explorer:
@@ -438,7 +437,7 @@ class Session(display.Displayable):
         packed = pack(paths, archive=archive, include=to_patterns(include), exclude=to_patterns(exclude), media_types=media_types,
                       workers=workers) if paths else ()  # fmt: skip
         try:
-            with self._places.target(reference) as target:
+            with self._backends.open_store(reference) as target:
                 made = build_artifact(
                     packed, artifact_type=artifact_type, config=content, config_type=config_type, annotations=annotations,
                     subject=self._subject(target, reference, subject) if subject is not None else None,
@@ -519,8 +518,8 @@ class Session(display.Displayable):
             name = here.tag or ("latest" if here.digest is None and not tagless else None)
             there = there.tagged(name) if name else there
         workers = self._workers(workers)
-        with self._places.source(here) as origin, self._places.target(there) as goal:
-            root = self._lookup.locate(origin, here)
+        with self._backends.open_source(here) as origin, self._backends.open_store(there) as goal:
+            root = Resolver(origin, self.cache).resolve(here)
             work = _counted(plan(origin, root, goal, tags=_names(there, tags, default=False), platform=platform,
                                  referrers=referrers, check=dry_run, workers=workers))  # fmt: skip
             check_digest(there, work.root)
@@ -536,8 +535,8 @@ class Session(display.Displayable):
         reference = parse_reference(ref)
         if not tags:
             raise InvalidArgument("no tag to give", hint=f'name one or more: tag("{reference}", "v2")')
-        with self._places.target(reference, create=False) as target:
-            descriptor = target.resolve(root_of(target, reference))
+        with self._backends.open_store(reference, create=False) as target:
+            descriptor = target.resolve(target_of(target, reference))
             for name in tags:
                 target.tag(descriptor, name)
         return reference.pinned(descriptor.digest)
@@ -558,7 +557,7 @@ class Session(display.Displayable):
             raise InvalidReference(
                 f"{reference} names neither tag nor digest", hint="say what to delete: …:tag or …@sha256:…"
             )
-        with self._places.target(reference, create=False) as target:
+        with self._backends.open_store(reference, create=False) as target:
             descriptor = target.resolve(reference.target)
             if not dry_run:
                 if reference.digest is not None:
@@ -603,7 +602,7 @@ class Session(display.Displayable):
             username, password = ask(place, username)
 
         def check(credentials: Credentials) -> None:
-            with Session(credentials={place: credentials}, network=self._places.network) as session:
+            with Session(credentials={place: credentials}, network=self._backends.network) as session:
                 answer = session.ping(place)
             if not answer.reachable:
                 raise ConnectionFailed(
@@ -639,8 +638,8 @@ class Session(display.Displayable):
 
     def _at_hand(self, reference: AnyReference) -> Artifact:
         """The artifact for this machine's platform, documents only."""
-        with self._places.source(reference) as source:
-            return Artifact(self, reference, *self._lookup.manifest(source, reference, None))
+        with self._backends.open_source(reference) as source:
+            return Artifact(self, reference, *Resolver(source, self.cache).resolve_manifest(reference, None))
 
     def _subject(self, target: Store, reference: AnyReference, subject: str | AnyReference) -> Descriptor:
         about = parse_reference(subject)
@@ -649,11 +648,9 @@ class Session(display.Displayable):
                 f"the subject {about} isn't in {reference.name}",
                 hint="copy it there first: referrers live beside their subject",
             )
-        root = root_of(target, about)
-        if isinstance(target, Repository):
-            # By its bytes: what a HEAD says of the size would be written down for good
-            return attrs.evolve(target.described(root).bare(), artifact_type=None)
-        return target.resolve(root).bare()
+        root = target_of(target, about)
+        # The size in a HEAD response may be wrong, and the subject's descriptor is stored in the manifest
+        return attrs.evolve(target.resolve_verified(root).bare(), artifact_type=None)
 
     def _run(
         self, work: Plan, reference: AnyReference, document: Manifest | Index, workers: int, progress: ProgressLike, verb: str,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from typing import TYPE_CHECKING, Any, cast
+from typing import Any
 
 from attrs import define, field, frozen
 
@@ -32,13 +32,11 @@ from ocikit.spec.digest import Digest
 from ocikit.spec.document import DOCUMENT_LIMIT, load_json, structure
 from ocikit.spec.manifest import Index, PlatformLike, parse_document
 from ocikit.spec.platform import Platform
-from ocikit.spec.reference import AnyReference, LayoutReference
+from ocikit.spec.reference import AnyReference
 from ocikit.spec.validation import VIOLATIONS, Violation, violations
 from ocikit.store.base import Source, check_size
+from ocikit.store.cache.cache import Cache
 from ocikit.transfer.plan import WORKERS
-
-if TYPE_CHECKING:
-    from ocikit.store.layout.layout import Layout
 
 #: Indexes in each other; real ones have two or three. A registry could give out a chain without an end.
 _DEPTH = 8
@@ -64,6 +62,7 @@ class Finding(Violation):
 class ValidationReport(display.Displayable):
     """What `validate` has looked at and found; true if all is well, and iterable.
 
+    >>> from ocikit.spec.reference import LayoutReference
     >>> report = ValidationReport(reference=LayoutReference.parse("oci:data:v1"), documents=(), findings=())
     >>> bool(report), list(report), report.summary
     (True, [], 'oci:data:v1: 0 documents, nothing is wrong')
@@ -125,13 +124,13 @@ class ValidationReport(display.Displayable):
 
 
 def validate(
-    places: Backends, lookup: Resolver, reference: AnyReference, platform: PlatformLike | None, workers: int = WORKERS
+    backends: Backends, cache: Cache, reference: AnyReference, platform: PlatformLike | None, workers: int = WORKERS
 ) -> ValidationReport:
     """Look at every document of a reference: indexes, manifests, and the configs of images.
 
     Args:
-        places: opens what references name.
-        lookup: finds documents; what it has cached is not asked for again.
+        backends: Opens the source of a reference.
+        cache: Cached documents are not requested again.
         reference: the root.
         platform: only that manifest of an index.
         workers: documents read at once.
@@ -141,8 +140,9 @@ def validate(
     if platform is not None and not callable(platform):
         platform = Platform.parse(platform)  # a mistake in it shows for a single manifest, too
     try:
-        with places.source(reference) as source:
-            return _Validation(source=source, lookup=lookup, reference=reference, platform=platform).run(workers)
+        with backends.open_source(reference) as source:
+            resolver = Resolver(source, cache)
+            return _Validation(source=source, resolver=resolver, reference=reference, platform=platform).run(workers)
     except (InvalidDocument, DigestMismatch) as error:
         # What names the documents: a layout's own files, or an archive with a blob that is damaged
         digest = Digest(error.expected) if isinstance(error, DigestMismatch) and error.expected else None
@@ -173,7 +173,7 @@ class _Validation:
     """The way through the documents of a reference."""
 
     source: Source
-    lookup: Resolver
+    resolver: Resolver
     reference: AnyReference
     platform: PlatformLike | None
     at_hand: dict[tuple[str, int], bytes] = field(factory=dict, init=False)
@@ -204,24 +204,19 @@ class _Validation:
     def _root(self) -> Descriptor:
         """The reference's descriptor, even if what it names can't be parsed."""
         try:
-            return self.lookup.locate(self.source, self.reference)
-        except (InvalidDocument, DigestMismatch):
-            # A registry whose headers don't tell had to be asked for the document itself
-            if not isinstance(self.source, Repository):
-                raise
-            raw, kind, _ = self.source.get_manifest(self.reference.target)
-            root = Descriptor(media_type=kind, digest=self.reference.digest or Digest.of(raw), size=len(raw))
-            self.at_hand[root.key] = raw
-            return root
+            return self.resolver.resolve(self.reference)
         except ManifestUnknown:
-            # A layout knows what it has no entry for by parsing it
-            digest = self.reference.digest
-            if not isinstance(self.reference, LayoutReference) or digest is None:
+            # A layout resolves a digest that has no entry by parsing the document
+            if self.source.cacheable or self.reference.digest is None:
                 raise
-            path = cast("Layout", self.source).blob(digest)
-            if not path.is_file():
+        except (InvalidDocument, DigestMismatch):
+            # A registry without a digest header resolves a tag by parsing the document
+            if not self.source.cacheable:
                 raise
-            return Descriptor(media_type="", digest=digest, size=path.stat().st_size)
+        root, raw = self.source.raw_document(self.reference.target)
+        if root.size == len(raw):
+            self.at_hand[root.key] = raw
+        return root
 
     def _look(self, node: _Node) -> tuple[bool, list[Finding], list[_Node]]:
         """Whether a document could be read, what is wrong with it, and what it leads to."""
@@ -253,9 +248,9 @@ class _Validation:
         if (raw := self.at_hand.get(descriptor.key)) is not None:
             descriptor.digest.verify(raw, "the document")
             return raw
-        if self.lookup.cache.exists(descriptor):
+        if self.resolver.cache.exists(descriptor):
             try:
-                return self.lookup.cache.fetch(descriptor)
+                return self.resolver.cache.fetch(descriptor)
             except NotFound:
                 pass  # damaged on disk, and gone now
         small = descriptor.size <= DOCUMENT_LIMIT and descriptor.embedded is None

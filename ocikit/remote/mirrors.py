@@ -113,7 +113,7 @@ class MirroredRepository(Repository):
 
     def resolve(self, reference: str) -> Descriptor:
         """What a tag or digest names, by a GET: a mirror is believed what it says about content with the content."""
-        return self.described(reference)
+        return self.resolve_verified(reference)
 
     def disable(self, why: str) -> None:
         """Ask it for nothing more; what it sent was wrong."""

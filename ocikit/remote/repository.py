@@ -95,13 +95,17 @@ class Ping(display.Displayable):
 
 
 class Registry(display.Displayable):
-    """A registry: ask whether it is there, list its repositories, open one: `registry["team/data"]`."""
+    """A registry: ask whether it is there, list its repositories, open one: `registry["team/data"]`.
 
-    def __init__(self, transport: Transport) -> None:
+    Args:
+        transport: Connections to the host.
+        known: Returns the names of a host's repositories for completion in notebooks, without a request.
+    """
+
+    def __init__(self, transport: Transport, *, known: Callable[[str], Iterable[str]] = lambda _host: ()) -> None:
         self.transport = transport
         self.host = transport.host
-        self.known: Callable[[], Iterable[str]] = tuple
-        """Names of repositories that can be had without a request: what Tab offers."""
+        self._known = known
 
     def __getitem__(self, name: str) -> Repository:
         return self.repository(name)
@@ -110,7 +114,7 @@ class Registry(display.Displayable):
 
     def _ipython_key_completions_(self) -> list[str]:
         try:
-            return sorted(self.known())
+            return sorted(self._known(self.host))
         except (OSError, OcikitError):
             return []
 
@@ -185,6 +189,8 @@ class Registry(display.Displayable):
 class Repository(Endpoints, Store, display.Displayable):
     """A repository as a store of manifests and blobs."""
 
+    cacheable = True
+
     def __init__(self, transport: Transport, name: str, *, actions: Sequence[str] = ("pull",)) -> None:
         super().__init__(transport, name, actions=actions)
         self._referrers_api: bool | None = None
@@ -207,7 +213,7 @@ class Repository(Endpoints, Store, display.Displayable):
     def resolve(self, reference: str) -> Descriptor:
         """The descriptor of a tag or digest, by a HEAD request where that tells enough, else by a GET.
 
-        The size is what the registry says; see `described` for one that was counted.
+        The size is what the registry says; see `resolve_verified` for one that was counted.
 
         Raises: ManifestUnknown: with the nearest tags. NameUnknown.
         """
@@ -228,11 +234,11 @@ class Repository(Endpoints, Store, display.Displayable):
             found = None
         # Old registries don't send Docker-Content-Digest: the body has to tell
         if found is None:
-            return self.described(reference)
+            return self.resolve_verified(reference)
         self.heard.announce(found)
         return found
 
-    def described(self, reference: str) -> Descriptor:
+    def resolve_verified(self, reference: str) -> Descriptor:
         """The descriptor of a tag or digest, by a GET: of the bytes themselves, which the next `fetch` of it gives.
 
         Raises: as `resolve`; DigestMismatch, InvalidDocument.
@@ -241,6 +247,16 @@ class Repository(Endpoints, Store, display.Displayable):
         digest = Digest(reference) if ":" in reference else document.digest
         self.heard.keep(digest, document.raw)
         return attrs.evolve(document.descriptor, digest=digest)
+
+    def raw_document(self, reference: str) -> tuple[Descriptor, bytes]:
+        """Return a manifest's bytes, neither verified nor parsed, and a descriptor of them.
+
+        Raises:
+            ManifestUnknown: The registry has no such manifest.
+        """
+        raw, kind, _ = self.get_manifest(reference)
+        digest = Digest(reference) if ":" in reference else Digest.of(raw)
+        return Descriptor(media_type=kind, digest=digest, size=len(raw)), raw
 
     def _read(self, target: str) -> Manifest | Index:
         """The document at a tag or digest, verified against the digest that was asked for or announced."""

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import io
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
-from typing import BinaryIO, cast
+from collections.abc import Iterator, Sequence
+from typing import BinaryIO, ClassVar, cast
 
 from ocikit.errors import BlobUnknown, InvalidDocument, SizeMismatch
 from ocikit.spec.descriptor import Descriptor
@@ -15,6 +15,9 @@ from ocikit.spec.manifest import Index, Manifest, parse_document
 
 class Source(ABC):
     """Somewhere that content can be read from."""
+
+    cacheable: ClassVar[bool] = False
+    """Whether documents belong in the cache because each read costs requests."""
 
     @abstractmethod
     def resolve(self, reference: str) -> Descriptor:
@@ -39,6 +42,15 @@ class Source(ABC):
         with self.open(descriptor) as stream:
             return read_verified(stream, descriptor, limit=limit)
 
+    def raw_document(self, reference: str) -> tuple[Descriptor, bytes]:
+        """Return the bytes that a tag or digest names, neither verified nor parsed, with a descriptor of them.
+
+        Raises:
+            NotFound: There is no such document.
+        """
+        descriptor = self.resolve(reference)
+        return descriptor, self.fetch(descriptor)
+
     def head(self, descriptor: Descriptor, size: int) -> bytes:
         """The first `size` bytes, to look at: not verified. Raises: NotFound."""
         found = b""
@@ -50,6 +62,26 @@ class Source(ABC):
     def document(self, descriptor: Descriptor) -> Manifest | Index:
         """The verified manifest or index. Raises: NotFound, InvalidDocument, ContentError."""
         return parse_document(self.fetch(descriptor), descriptor.media_type)
+
+    def default_reference(self) -> str:
+        """Return the tag or digest that a reference without either means."""
+        return "latest"
+
+    def resolve_verified(self, reference: str) -> Descriptor:
+        """Return the descriptor of a tag or digest with the size of the actual bytes.
+
+        Raises:
+            NotFound: There is no such document.
+        """
+        return self.resolve(reference)
+
+    def tags(self) -> Sequence[str]:
+        """Return all tags."""
+        return ()
+
+    def iter_tags(self) -> Iterator[str]:
+        """Yield all tags, fetching pages on demand."""
+        yield from self.tags()
 
     def referrers(self, descriptor: Descriptor, artifact_type: str | None = None) -> Sequence[Descriptor]:
         """The manifests whose subject is the descriptor's, with their artifact types and annotations."""

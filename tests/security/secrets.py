@@ -39,7 +39,7 @@ def what_a_session_leaves_behind_has_no_secret(scene):
     session = scene.session
     registry = session.registry(scene.registry.host)
     kept(scene, session, artifact, registry, registry.repository("a/b"), registry.transport, registry.transport._auth, registry.transport._auth._tokens,
-         session._keychain, session._places.network, session.explain(scene.registry.host), session.ping(scene.registry.host), artifact.files,
+         session._keychain, session._backends.network, session.explain(scene.registry.host), session.ping(scene.registry.host), artifact.files,
          artifact["file"], session.cache)  # fmt: skip
     for base, _, names in os.walk(scene.root):
         for name in names:

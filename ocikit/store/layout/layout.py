@@ -26,6 +26,7 @@ from ocikit.spec import media_types
 from ocikit.spec.annotations import REF_NAME
 from ocikit.spec.descriptor import Descriptor
 from ocikit.spec.digest import Digest
+from ocikit.spec.document import DOCUMENT_LIMIT
 from ocikit.spec.manifest import parse_document
 from ocikit.spec.reference import check_ref_name
 from ocikit.store.base import Store, blob_not_found, read_verified
@@ -86,6 +87,23 @@ class Layout(display.Displayable, Store):
         if digest and (found := self._sniff(digest)) is not None:
             return found
         raise unknown_reference(reference, str(self.path), self.tags())
+
+    def raw_document(self, reference: str) -> tuple[Descriptor, bytes]:
+        """Return the bytes of a document; with a digest, also of one that can't be parsed.
+
+        Raises:
+            ManifestUnknown: There is no such document.
+        """
+        digest = parse_digest(reference)
+        if digest is None or not (path := self.blob(digest)).is_file():
+            return super().raw_document(reference)
+        descriptor = Descriptor(media_type="", digest=digest, size=path.stat().st_size)
+        with path.open("rb") as stream:
+            return descriptor, stream.read(DOCUMENT_LIMIT + 1)
+
+    def default_reference(self) -> str:
+        """Return the digest that a reference without tag and digest means; see `only`."""
+        return self.only().digest
 
     def only(self) -> Descriptor:
         """What a reference without tag and digest means: `latest` if there is one, else the only image there is.

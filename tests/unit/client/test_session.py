@@ -227,7 +227,7 @@ def test_offline_a_tag_is_what_it_was_and_says_so(art, session, server, data, mo
     with caplog.at_level(logging.WARNING, "ocikit"):
         pulled = session.pull(f"{server.host}/t/d:v1")
     assert tree(Path(pulled)) == data
-    assert "offline" in caplog.text and "t/d:v1 is what it was on" in caplog.text
+    assert "offline" in caplog.text and "t/d:v1 as it was on" in caplog.text
     assert pulled.digest == art.digest
     assert moved(server) == []
 

@@ -487,7 +487,7 @@ def test_a_mirror_that_was_dead_is_asked_again_after_its_rest(place, monkeypatch
     session.inspect(place.ref)
     assert place.asked()[1] == []
     monkeypatch.setattr("ocikit.remote.mirrors.MIRROR_BACKOFF", -1.0)
-    (host,) = session._places._mirrors.values()
+    (host,) = session._backends._mirrors.values()
     host.rest()
     session.inspect(place.ref)
     assert place.asked()[1] == ["GET manifests"]

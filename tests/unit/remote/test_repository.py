@@ -100,7 +100,7 @@ def test_a_wrong_length_of_a_head_is_no_reason_to_refuse_the_document(tagged, re
         found = repository.resolve(named)
         assert (found.digest, found.size) == (DESCRIPTOR.digest, length)
         assert repository.fetch(found) == RAW
-        assert repository.described(named).size == len(RAW)
+        assert repository.resolve_verified(named).size == len(RAW)
     repository.tag(found, "v2")
     assert tagged.tags["a/b", "v2"] == DESCRIPTOR.digest
     with pytest.raises(errors.SizeMismatch):
