@@ -28,7 +28,7 @@ from ocikit.api import (
     tags,
     validate,
 )
-from ocikit.auth import login, logout
+from ocikit.auth import login, login_form, logout
 from ocikit.client.artifact import Artifact, File
 from ocikit.client.session import Session
 from ocikit.errors import (
@@ -150,6 +150,7 @@ __all__ = [
     "fetch",
     "inspect",
     "login",
+    "login_form",
     "logout",
     "open",
     "ping",

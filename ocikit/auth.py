@@ -1,10 +1,12 @@
-"""Who we are to registries: log in, log out, and see where credentials come from."""
+"""Credentials for registries: log in, log out, explain."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Literal, overload
+from typing import TYPE_CHECKING
 
+from ocikit.client.login import login_host
 from ocikit.client.session import Session
+from ocikit.errors import OcikitError
 from ocikit.remote.auth.explanation import Explanation
 
 if TYPE_CHECKING:
@@ -12,36 +14,61 @@ if TYPE_CHECKING:
 
 
 def explain(host: str, repository: str = "") -> Explanation:
-    """Where credentials for a registry are looked for, what is there, and which are used; never a secret.
+    """Return where credentials for a registry are searched, found and used, without secrets.
 
     Args:
-        host: the registry, such as "ghcr.io".
-        repository: a name in it, for credentials that are bound to a path.
+        host: Host of the registry, such as "ghcr.io".
+        repository: Name of a repository, for credentials that apply to a path.
     """
     with Session() as session:
         return session.explain(host, repository)
 
 
-@overload
-def login(host: str, username: str = "", password: str | None = None, *, form: Literal[False] = False) -> str: ...
+def login(host: str, username: str = "", password: str | None = None) -> str:
+    """Check credentials with a registry and store them where docker and podman find them, too.
 
+    Missing values are prompted for; the password is not echoed. See `login_form` for a form in a notebook.
 
-@overload
-def login(host: str, username: str = "", *, form: Literal[True]) -> LoginForm: ...
+    Args:
+        host: Host of the registry, such as "ghcr.io".
+        username: Name of the account.
+        password: Password or token; None prompts for it.
 
+    Returns:
+        Where the credentials are stored.
 
-def login(host: str, username: str = "", password: str | None = None, *, form: bool = False) -> str | LoginForm:
-    """Check credentials with a registry and keep them where docker and podman find them, too. Gives the place.
-
-    What isn't given is asked for, the password unseen; `form=True` shows a form in a notebook instead.
-
-    Raises: Unauthorized: they are wrong, and nothing is kept. CredentialsError: nobody can be asked here.
+    Raises:
+        Unauthorized: The credentials are invalid; nothing is stored.
+        CredentialsError: A prompt is not possible here.
     """
     with Session() as session:
-        return session.login(host, username, form=True) if form else session.login(host, username, password)
+        return session.login(host, username, password)
+
+
+def login_form(host: str, username: str = "", session: Session | None = None) -> LoginForm:
+    """Return a login form for a notebook; its button does what `login` does.
+
+    Args:
+        host: Host of the registry, such as "ghcr.io".
+        username: Initial name of the account.
+        session: Session that logs in; None uses a new one.
+
+    Raises:
+        InvalidReference: `host` is not a registry host.
+        OcikitError: ipywidgets is not installed.
+    """
+    try:
+        from ocikit.notebook.login import LoginForm  # noqa: PLC0415 - needs ipywidgets
+    except ImportError as error:
+        raise OcikitError("login_form needs ipywidgets", hint="pip install 'ocikit[notebook]'") from error
+    return LoginForm(login_host(host), username, (session or Session()).login)
 
 
 def logout(host: str) -> bool:
-    """Forget what `login` kept for a registry; whether there was anything."""
+    """Delete the credentials that `login` stored for a registry.
+
+    Returns:
+        True if there were any.
+    """
     with Session() as session:
         return session.logout(host)

@@ -6,7 +6,7 @@ import io
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, BinaryIO, Literal, Self, TypeAlias, overload
+from typing import TYPE_CHECKING, Any, BinaryIO, Self, TypeAlias
 
 import attrs
 
@@ -15,6 +15,7 @@ from ocikit.client.arguments import check_digest, check_name, check_push, check_
 from ocikit.client.artifact import Artifact, verified
 from ocikit.client.backends import Backends
 from ocikit.client.listing import Listing
+from ocikit.client.login import ask_credentials, login_host
 from ocikit.client.pull import fetch_to_cache, fetch_to_folder, folder_plan, select_layers
 from ocikit.client.resolver import Resolver, target_of
 from ocikit.errors import (
@@ -28,7 +29,6 @@ from ocikit.errors import (
     Unauthorized,
 )
 from ocikit.progress.base import Progress, TransferStats
-from ocikit.remote.auth.docker_config import normalize_key
 from ocikit.remote.auth.explanation import Explanation
 from ocikit.remote.auth.keychain import Credentials, Keychain
 from ocikit.remote.config.mirror import Mirrors
@@ -38,7 +38,7 @@ from ocikit.remote.repository import Ping, Registry, Repository
 from ocikit.spec import media_types
 from ocikit.spec.descriptor import Descriptor
 from ocikit.spec.manifest import Index, Manifest, PlatformLike, parse_document
-from ocikit.spec.reference import AnyReference, LayoutReference, Reference, RegistryHost, parse_reference
+from ocikit.spec.reference import AnyReference, LayoutReference, Reference, parse_reference
 from ocikit.store.base import Store
 from ocikit.store.cache.cache import Cache, offline
 from ocikit.transfer.plan import WORKERS, Plan, plan
@@ -46,8 +46,6 @@ from ocikit.transfer.plan import WORKERS, Plan, plan
 if TYPE_CHECKING:
     from ocikit.client.validate import ValidationReport
     from ocikit.folder.folder import Folder
-    from ocikit.notebook.explorer import Explorer
-    from ocikit.notebook.login import LoginForm
 
 Paths: TypeAlias = "str | os.PathLike[str]"
 
@@ -363,21 +361,6 @@ class Session(display.Displayable):
             found = source.referrers(Resolver(source, self.cache).resolve(reference), artifact_type)
         return Listing(iter(found), "referrers", str(reference))
 
-    def explore(self, start: Any = "") -> Explorer:
-        """A browser for a notebook: registry, repositories, tags, manifests, files, with previews and downloads.
-
-        Args:
-            start: a reference, a registry's host, a layout such as "oci:folder", an artifact, or a running registry.
-
-        Raises:
-            InvalidReference: for a start that is none of these. OcikitError: ipywidgets is not installed.
-        """
-        try:
-            from ocikit.notebook.explorer import Explorer  # noqa: PLC0415 - needs ipywidgets
-        except ImportError as error:
-            raise OcikitError("explore needs ipywidgets", hint="pip install 'ocikit[notebook]'") from error
-        return Explorer(self, str(getattr(start, "reference", None) or getattr(start, "host", None) or start))
-
     def ping(self, host: str) -> Ping:
         """Whether a registry answers, and lets us in."""
         return self.registry(host).ping()
@@ -568,38 +551,26 @@ class Session(display.Displayable):
 
     # Identity
 
-    @overload
-    def login(
-        self, host: str, username: str = "", password: str | None = None, *, form: Literal[False] = False
-    ) -> str: ...
+    def login(self, host: str, username: str = "", password: str | None = None) -> str:
+        """Check credentials with a registry and store them where docker and podman find them, too.
 
-    @overload
-    def login(self, host: str, username: str = "", *, form: Literal[True]) -> LoginForm: ...
-
-    def login(
-        self, host: str, username: str = "", password: str | None = None, *, form: bool = False
-    ) -> str | LoginForm:
-        """Check credentials with a registry and keep them where docker and podman find them, too. Gives the place.
-
-        What isn't given is asked for, the password unseen: no secret need be in a cell, or in what is saved of it.
+        Missing values are prompted for; the password is not echoed. See `ocikit.login_form` for a form in a notebook.
 
         Args:
-            host: such as "ghcr.io".
-            username: of the account.
-            password: or a token; None asks.
-            form: show a form in the notebook instead of asking at once.
+            host: Host of the registry, such as "ghcr.io".
+            username: Name of the account.
+            password: Password or token; None prompts for it.
+
+        Returns:
+            Where the credentials are stored.
 
         Raises:
-            Unauthorized: they are wrong, and nothing is kept. CredentialsError: nobody can be asked here.
+            Unauthorized: The credentials are invalid; nothing is stored.
+            CredentialsError: A prompt is not possible here.
         """
-        place = normalize_key(check_name(host)).partition("/")[0]
-        RegistryHost.parse(place)
-        if form or password is None:
-            from ocikit.notebook.login import LoginForm, ask  # noqa: PLC0415 - for people only
-
-            if form:
-                return LoginForm(place, username, lambda user, secret: self.login(host, user, secret))
-            username, password = ask(place, username)
+        place = login_host(host)
+        if password is None:
+            username, password = ask_credentials(place, username)
 
         def check(credentials: Credentials) -> None:
             with Session(credentials={place: credentials}, network=self._backends.network) as session:

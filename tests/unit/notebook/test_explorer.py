@@ -32,7 +32,7 @@ def session(tmp_path):
 @pytest.fixture
 def explore(session):
     def exploring(start=""):
-        explorer = session.explore(start)
+        explorer = ocikit.explore(start, session)
         assert explorer.wait()
         return explorer
 
@@ -235,7 +235,7 @@ def test_going_through_a_list_with_the_keys_asks_for_the_last_only(server, explo
 ])  # fmt: skip
 def test_a_mistake_in_the_start_is_the_callers_to_see(session, start, words):
     with pytest.raises(errors.InvalidReference, match=words):
-        session.explore(start)
+        ocikit.explore(start, session)
 
 
 def test_a_mistake_in_the_address_is_shown(server, explore):

@@ -72,13 +72,13 @@ def test_where_nobody_can_be_asked_says_so(monkeypatch, refusal):
         raise refusal
 
     monkeypatch.setattr("getpass.getpass", refuse)
-    with pytest.raises(errors.CredentialsError, match="nobody can be asked") as caught:
+    with pytest.raises(errors.CredentialsError, match="cannot be prompted for") as caught:
         ocikit.login("localhost:5000", "ada")
     assert "os.environ" in caught.value.hint
 
 
 def test_a_form_checks_before_it_keeps(guarded, config):
-    form = ocikit.login(guarded.host, form=True)
+    form = ocikit.login_form(guarded.host)
     assert guarded.requests == []
     form.username.value, form.password.value = "ada", "wrong-secret"
     form.button.click()
@@ -89,22 +89,22 @@ def test_a_form_checks_before_it_keeps(guarded, config):
     form.password.value = SECRET
     form.button.click()
     assert form.wait()
-    assert "logged in as ada; kept in" in form.status.value
+    assert "logged in as ada; stored in" in form.status.value
     assert form.password.value == ""
     assert list(stored(config)) == [guarded.host]
     assert form.button.disabled
 
 
 def test_a_form_wants_both(guarded):
-    form = ocikit.login(guarded.host, "ada", form=True)
+    form = ocikit.login_form(guarded.host, "ada")
     form.button.click()
     assert form.wait()
-    assert "user name and password, please" in form.status.value
+    assert "enter user name and password" in form.status.value
     assert guarded.requests == []
 
 
 def test_a_form_shows_no_secret(guarded):
-    form = ocikit.login(guarded.host, "ada", form=True)
+    form = ocikit.login_form(guarded.host, "ada")
     form.password.value = SECRET
     assert SECRET not in repr(form) + json.dumps(form._repr_mimebundle_())
 
@@ -112,7 +112,7 @@ def test_a_form_shows_no_secret(guarded):
 def test_a_kernel_without_a_front_end_says_that_nobody_can_be_asked(tmp_path):
     code = "try:\n    ocikit.login('localhost:5000', 'ada')\nexcept ocikit.CredentialsError as error:\n    print(error)"
     cells = notebooks.run_cells(["import ocikit", code], tmp_path)
-    assert "nobody can be asked" in cells[1].outputs[0].text
+    assert "cannot be prompted for" in cells[1].outputs[0].text
 
 
 def test_a_login_that_a_helper_keeps_goes_there(guarded, typed, config, tmp_path, monkeypatch):
