@@ -38,7 +38,6 @@ OPENED_ON_USE = {
 PENDING_CIRCLES = {
     "client.artifact <-> client.session",
     "display.card <-> display.html <-> display.terminal",
-    "store.layout.gc <-> store.layout.layout",
 }
 PENDING_UPWARD = {
     "ocikit.server.http.manifests imports ocikit.store.graph",

@@ -27,9 +27,10 @@ from ocikit.spec import media_types
 from ocikit.spec.config import History, ImageConfig, RootFS
 from ocikit.spec.manifest import Manifest
 from ocikit.spec.validation import Violation
-from ocikit.store.cache.scan import CachedRepository, CacheInfo, VerifyReport
+from ocikit.store.cache.scan import CachedRepository, CacheInfo
 from ocikit.store.layout.layout import Layout
 from ocikit.store.memory import MemoryStore
+from ocikit.store.results import CorruptBlob, VerifyResult
 from ocikit.transfer.plan import plan
 
 HOST = "registry.example"
@@ -320,15 +321,17 @@ CARDS: dict[str, Callable[[], object]] = {
     "folder": lambda: Folder(folder() / "pulled"),
     "plan_prune": lambda: cache_with_content().prune(older_than=-1, grace=0),
     "layout": layout,
-    "layout_garbage": lambda: layout().gc(grace=0, dry_run=True),
-    "layout_audit": lambda: layout().verify(),
+    "layout_gc": lambda: layout().gc(grace=0, dry_run=True),
+    "layout_verify": lambda: layout().verify(),
     "cache": lambda: ocikit.Cache(folder() / "cache"),
     "cache_inventory": inventory,
     "cache_repository": lambda: inventory().repositories[0],
-    "cache_verified": lambda: VerifyReport(checked=118, size=1_811_402_331, bad=(), removed=False),
-    "cache_damaged": lambda: VerifyReport(
+    "cache_verify": lambda: VerifyResult(checked=118, size=1_811_402_331),
+    "cache_corrupt": lambda: VerifyResult(
         checked=118, size=1_811_402_331, removed=True,
-        bad=((folder() / "cache" / "blobs" / "sha256" / ("ab" * 32), "its content has digest sha256:" + "cd" * 32),)),
+        corrupt=(CorruptBlob(
+            digest=ocikit.Digest.of(b"1"), problem="digest", detail="its content has digest sha256:" + "cd" * 32,
+            path=folder() / "cache" / "blobs" / "sha256" / ("ab" * 32)),)),
     "server": lambda: ocikit.serve(),
     "server_stopped": stopped,
     "server_collected": lambda: GCResult(

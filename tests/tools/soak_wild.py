@@ -443,7 +443,7 @@ def inspected(folder: Path, host: str, found: dict) -> list[str]:
     wrong = []
     audit = Layout(folder / "layout").verify()
     cache = Cache(folder / "cache").verify()
-    wrong += [f"the layout: {each} is damaged" for each in audit.damaged] + [f"the cache: {each}" for each in cache.bad]
+    wrong += [f"the layout: {each}" for each in audit.corrupt] + [f"the cache: {each}" for each in cache.corrupt]
     # What was attached outlives its subject, if the process that did it wasn't told that it had
     missing = set(map(str, audit.missing)) - subjects(folder / "layout")
     found |= {"layout blobs": audit.checked, "layout misses": len(missing), "cache blobs": cache.checked}

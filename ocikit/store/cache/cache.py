@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import functools
 import io
 import json
 import os
@@ -38,7 +39,8 @@ from ocikit.store.reflink import LinkMethod, link
 
 if TYPE_CHECKING:
     from ocikit.store.cache.prune import PrunePlan
-    from ocikit.store.cache.scan import CacheInfo, VerifyReport
+    from ocikit.store.cache.scan import CacheInfo
+    from ocikit.store.results import GCResult, VerifyResult
 
 #: https://bford.info/cachedir/: backup programs leave such folders out.
 _TAG = b"Signature: 8a477f597d28d172789f06886806bc55\n# Kept by ocikit. It can be deleted at any time.\n"
@@ -124,9 +126,9 @@ class Cache(display.Displayable, Store):
 
     def delete(self, descriptor: Descriptor) -> None:
         """Forget a blob and every tag that names it. Raises: NotFound."""
-        from ocikit.store.cache.scan import names  # noqa: PLC0415 - as below
+        from ocikit.store.cache.scan import read_names  # noqa: PLC0415 - as below
 
-        for name in names(self.root):
+        for name in read_names(self.root):
             if not name.is_snapshot and name.digest == descriptor.digest:
                 name.path.unlink(missing_ok=True)
         try:
@@ -299,11 +301,28 @@ class Cache(display.Displayable, Store):
 
         return scan(self.root)
 
-    def verify(self, *, remove: bool = False) -> VerifyReport:
-        """Hash every blob again and list those that are damaged; with *remove*, delete them and snapshots of them."""
-        from ocikit.store.cache.scan import verify  # noqa: PLC0415 - as above
+    def verify(self, *, remove: bool = False) -> VerifyResult:
+        """Hash all blobs.
+
+        Args:
+            remove: Whether to delete corrupt blobs and the snapshot files that are links to them. They are downloaded
+                again when they are needed.
+        """
+        from ocikit.store.cache.scan import verify  # noqa: PLC0415 - housekeeping is loaded when it is done
 
         return verify(self.root, remove=remove)
+
+    def gc(self, *, dry_run: bool = False, grace: float = 3600.0) -> GCResult:
+        """Delete the blobs that no tag or snapshot references, and unfinished transfers.
+
+        Args:
+            dry_run: Whether to delete nothing; `run()` of the result then deletes.
+            grace: Seconds since the last change for which a file is not deleted. A pull in progress writes blobs
+                before their tag.
+        """
+        from ocikit.store.cache.prune import collect  # noqa: PLC0415 - housekeeping is loaded when it is done
+
+        return collect(self.root, dry_run=dry_run, grace=grace, run=functools.partial(self.gc, grace=grace))
 
     def prune(
         self,

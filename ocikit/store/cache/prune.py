@@ -1,4 +1,4 @@
-"""What can go from a cache: a plan, and carrying it out beside whoever uses the cache meanwhile."""
+"""Pruning and garbage collection of a cache while other processes use it."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import fnmatch
 import os
 import shutil
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 from attrs import field, frozen
@@ -15,42 +15,51 @@ from attrs import field, frozen
 from ocikit import display
 from ocikit.spec.digest import Digest
 from ocikit.spec.reference import Reference
-from ocikit.store.cache.scan import Graph, Name, blobs_in, files_below, listing, names
+from ocikit.store.cache.scan import CachedName, Graph, blobs_in, files_below, list_folder, read_names
+from ocikit.store.results import GCResult, RemovedBlob
 
 
 @frozen(kw_only=True, repr=False)
 class PrunePlan(display.Displayable):
-    """What can be deleted from a cache; `run` does it."""
+    """Files of a cache that `run` deletes."""
 
     root: Path
-    names: tuple[Name, ...]
-    """Tags and snapshots to forget."""
+    names: tuple[CachedName, ...]
+    """Tags and snapshots to delete."""
     files: tuple[Path, ...]
-    """All files that go, those of snapshots included."""
+    """All files to delete, including those of snapshots."""
     bytes: int
-    """What the disk gets back; links to files that stay don't count."""
-    _blobs: tuple[tuple[Digest, Path, float], ...] = field(alias="blobs", repr=False)
-    _parts: tuple[tuple[Path, float], ...] = field(alias="parts", repr=False)
+    """Bytes of disk space that are freed. Hard links to files that stay do not count."""
+    blobs: tuple[tuple[Digest, Path, os.stat_result], ...] = field(repr=False)
+    """Blobs to delete, as they were when the plan was made."""
+    partial: tuple[tuple[Path, float], ...] = field(repr=False)
+    """Unfinished transfers to delete, with their modification times."""
 
     def run(self) -> int:
-        """Delete it, and say how many bytes of files are gone.
+        """Delete the files and return the number of freed bytes.
 
-        What was used, fetched or named since the plan was made stays. Whoever reads a file goes on reading it; whoever
-        opens one next fetches it again.
+        Files that were used, fetched or tagged after the plan was made are not deleted. Open files remain readable;
+        deleted content is downloaded again when it is needed.
         """
-        gone = 0
+        freed = 0
         for name in self.names:
-            if _unchanged(name.path, name.used):
-                gone += _remove_snapshot(self.root, name.path) if name.is_snapshot else _remove(name.path)
+            if _unchanged(name.path, name.last_used):
+                freed += _remove_snapshot(self.root, name.path) if name.is_snapshot else _remove(name.path) or 0
                 _remove_empty(name.path.parent, self.root)
-        named = Graph(self.root).reach(n.digest for n in names(self.root))
-        for digest, path, changed in self._blobs:
-            if digest not in named and _unchanged(path, changed):
-                gone += _remove(path)
-        for path, changed in self._parts:
+        return freed + sum(freed for _, freed in self.delete_blobs()) + sum(self.delete_partial())
+
+    def delete_blobs(self) -> Iterator[tuple[RemovedBlob, int]]:
+        """Delete the blobs that are still unreferenced; iterate over them and the bytes that each one frees."""
+        referenced = Graph(self.root).reach(name.digest for name in read_names(self.root))
+        for digest, path, status in self.blobs:
+            if digest not in referenced and _unchanged(path, status.st_mtime) and (freed := _remove(path)) is not None:
+                yield RemovedBlob(digest=digest, size=status.st_size), freed
+
+    def delete_partial(self) -> Iterator[int]:
+        """Delete the unfinished transfers; iterate over the bytes that each one frees."""
+        for path, changed in self.partial:
             if _unchanged(path, changed):
-                gone += _remove_snapshot(self.root, path) if path.is_dir() else _remove(path)
-        return gone
+                yield _remove_snapshot(self.root, path) if path.is_dir() else _remove(path) or 0
 
     def __rich_repr__(self) -> display.Description:
         yield "files", len(self.files)
@@ -61,17 +70,19 @@ class PrunePlan(display.Displayable):
         yield "frees", display.Size(self.bytes)
         yield "files", len(self.files)
         yield "cache", display.display_path(self.root)
-        yield "do it", display.Code(".run()")
+        yield "run", display.Code(".run()")
 
     def _sections(self) -> Iterator[display.Section]:
         if self.names:
-            rows = ((str(n), display.Timestamp.of(n.used)) for n in self.names)
+            rows = ((str(name), display.Timestamp.of(name.last_used)) for name in self.names)
             headers = ("reference", "last used")
-            yield display.Section(title="forgets", headers=headers, rows=rows, count=len(self.names), unfolded=True)
-        if self.files:
-            paths = (display.display_path(path) for path in self.files)
             yield display.Section(
-                title="deletes", headers=("file",), rows=((p,) for p in paths), count=len(self.files), unfolded=False
+                title="tags and snapshots to delete", headers=headers, rows=rows, count=len(self.names), unfolded=True
+            )
+        if self.files:
+            files = ((display.display_path(path),) for path in self.files)
+            yield display.Section(
+                title="files to delete", headers=("file",), rows=files, count=len(self.files), unfolded=False
             )
 
 
@@ -84,75 +95,103 @@ def plan_prune(
     unreferenced: bool = True,
     grace: float = 3600.0,
 ) -> PrunePlan:
-    """What can be deleted from the cache at `root`; the arguments are those of `Cache.prune`, times in seconds."""
+    """Return the plan for `Cache.prune`; times are in seconds."""
     now = time.time()
     graph = Graph(root)
-    everything = names(root)
-    reached = {name: graph.reach([name.digest]) for name in everything}
-    wanted = None if reference is None else Reference.parse(reference)
+    names = read_names(root)
+    reached = {name: graph.reach([name.digest]) for name in names}
+    requested = None if reference is None else Reference.parse(reference)
     patterns = tuple(keep)
-    kept = [name for name in everything if any(_matches(pattern, name) for pattern in patterns)]
-    # The snapshot of a tag that is kept, is kept
-    kept += [n for n in everything if any(n.digest in reached[k] for k in kept if k.repository == n.repository)]
-    going = [
+    kept = [name for name in names if any(_matches(pattern, name) for pattern in patterns)]
+    # Keep the snapshots of the tags that are kept
+    kept += [
         name
-        for name in everything
-        if (older_than is not None or wanted is not None)
-        and (wanted is None or _concerns(wanted, name, everything, reached))
-        and (older_than is None or now - _last_used(name, everything, reached) > older_than)
+        for name in names
+        if any(name.digest in reached[other] for other in kept if other.repository == name.repository)
+    ]
+    removed = [
+        name
+        for name in names
+        if (older_than is not None or requested is not None)
+        and (requested is None or _is_requested(requested, name, names, reached))
+        and (older_than is None or now - _last_used(name, names, reached) > older_than)
         and name not in kept
     ]
-    staying = [name for name in everything if name not in going]
-    named = set().union(*(reached[name] for name in staying)) if staying else set()
-    forgotten = set().union(*(reached[name] for name in going)) - named if going else set()
+    referenced = set[Digest]().union(*(reached[name] for name in names if name not in removed))
+    released = set[Digest]().union(*(reached[name] for name in removed)) - referenced
     blobs = [
         (digest, path, status)
         for digest, path, status in blobs_in(root)
-        if digest in forgotten or (unreferenced and digest not in named and now - status.st_mtime > grace)
+        if digest in released or (unreferenced and digest not in referenced and now - status.st_mtime > grace)
     ]
-    parts = []
-    for entry in listing(root / "partial") if unreferenced else ():
+    partial = []
+    for entry in list_folder(root / "partial") if unreferenced else ():
         with contextlib.suppress(OSError):
             changed = entry.stat(follow_symlinks=False).st_mtime
             if now - changed > grace:
-                parts.append((Path(entry.path), changed))
+                partial.append((Path(entry.path), changed))
     files = [(path, status) for _, path, status in blobs]
-    for path in [name.path for name in going] + [path for path, _ in parts]:
-        with contextlib.suppress(OSError):
-            files += list(files_below(path)) if path.is_dir() else [(path, path.lstat())]
+    for path in [name.path for name in removed] + [path for path, _ in partial]:
+        files += _files_of(path)
     return PrunePlan(
         root=root,
-        names=tuple(going),
+        names=tuple(removed),
         files=tuple(path for path, _ in files),
-        bytes=_freed(status for _, status in files),
-        blobs=tuple((digest, path, status.st_mtime) for digest, path, status in blobs),
-        parts=tuple(parts),
+        bytes=_freed_bytes(status for _, status in files),
+        blobs=tuple(blobs),
+        partial=tuple(partial),
     )
 
 
-def _concerns(wanted: Reference, name: Name, everything: list[Name], reached: dict[Name, set[Digest]]) -> bool:
-    """Whether a name goes when *wanted* is to go: a whole repository, or one tag or digest with its snapshots."""
-    if name.repository != wanted.name:
+def collect(root: Path, *, dry_run: bool, grace: float, run: Callable[[], GCResult]) -> GCResult:
+    """Delete the blobs that no tag or snapshot references, and unfinished transfers.
+
+    Args:
+        root: Folder of the cache.
+        dry_run: Whether to delete nothing.
+        grace: Seconds since the last change for which a file is not deleted.
+        run: Collection to run after a dry run.
+    """
+    plan = plan_prune(root, grace=grace)
+    if dry_run:
+        removed = [RemovedBlob(digest=digest, size=status.st_size) for digest, _, status in plan.blobs]
+        partial = [_freed_bytes(status for _, status in _files_of(path)) for path, _ in plan.partial]
+    else:
+        removed = [blob for blob, _ in plan.delete_blobs()]
+        partial = list(plan.delete_partial())
+    return GCResult(dry_run=dry_run, blobs=tuple(removed), partial=len(partial), partial_size=sum(partial), run=run)
+
+
+def _is_requested(
+    requested: Reference, name: CachedName, names: list[CachedName], reached: dict[CachedName, set[Digest]]
+) -> bool:
+    """Return True if a name belongs to the requested repository, tag or digest."""
+    if name.repository != requested.name:
         return False
-    if wanted.digest is not None:
-        return wanted.digest == name.digest
-    if wanted.tag is None or not name.is_snapshot:
-        return wanted.tag in {None, name.tag}
-    tags = [n for n in everything if n.repository == wanted.name and not n.is_snapshot and name.digest in reached[n]]
-    return bool(tags) and all(n.tag == wanted.tag for n in tags)
+    if requested.digest is not None:
+        return requested.digest == name.digest
+    if requested.tag is None or not name.is_snapshot:
+        return requested.tag in {None, name.tag}
+    # A snapshot belongs to a tag if no other tag of the repository leads to it
+    tags = [
+        other
+        for other in names
+        if other.repository == requested.name and not other.is_snapshot and name.digest in reached[other]
+    ]
+    return bool(tags) and all(other.tag == requested.tag for other in tags)
 
 
-def _last_used(name: Name, everything: list[Name], reached: dict[Name, set[Digest]]) -> float:
-    """A tag is used when its snapshot is, and the other way round."""
+def _last_used(name: CachedName, names: list[CachedName], reached: dict[CachedName, set[Digest]]) -> float:
+    """Return when a name was last used. The use of a snapshot is a use of its tag, and vice versa."""
     return max(
-        other.used
-        for other in everything
+        other.last_used
+        for other in names
         if other.repository == name.repository and (name.digest in reached[other] or other.digest in reached[name])
     )
 
 
-def _matches(pattern: str | Reference, name: Name) -> bool:
-    if isinstance(pattern, str) and any(c in pattern for c in "*?["):
+def _matches(pattern: str | Reference, name: CachedName) -> bool:
+    if isinstance(pattern, str) and any(wildcard in pattern for wildcard in "*?["):
         return any(fnmatch.fnmatchcase(text, pattern) for text in (name.repository, str(name)))
     reference = Reference.parse(pattern)
     return (
@@ -162,8 +201,15 @@ def _matches(pattern: str | Reference, name: Name) -> bool:
     )
 
 
-def _freed(files: Iterable[os.stat_result]) -> int:
-    """Bytes of files whose every link is among those given."""
+def _files_of(path: Path) -> list[tuple[Path, os.stat_result]]:
+    """Return the file, or the files below the folder, at a path; an empty list if it vanished."""
+    with contextlib.suppress(OSError):
+        return list(files_below(path)) if path.is_dir() else [(path, path.lstat())]
+    return []
+
+
+def _freed_bytes(files: Iterable[os.stat_result]) -> int:
+    """Return the bytes that are freed: those of the files with all their hard links among the given ones."""
     links: dict[tuple[int, int], list[os.stat_result]] = {}
     for status in files:
         links.setdefault((status.st_dev, status.st_ino), []).append(status)
@@ -177,30 +223,31 @@ def _unchanged(path: Path, changed: float) -> bool:
         return False
 
 
-def _remove(path: Path) -> int:
+def _remove(path: Path) -> int | None:
+    """Delete a file and return the freed bytes; None if it does not exist."""
     try:
         status = path.lstat()
         os.unlink(path)
     except FileNotFoundError:
-        return 0
+        return None
     return status.st_size if status.st_nlink <= 1 else 0
 
 
 def _remove_snapshot(root: Path, path: Path) -> int:
-    """Take a folder out of sight as a whole, then delete it."""
-    aside = root / "partial" / f"removed.{path.name}.{time.time_ns():x}"
+    """Delete a folder and return the freed bytes. It is renamed first, so that no process sees a part of it."""
+    removed = root / "partial" / f"removed.{path.name}.{time.time_ns():x}"
     try:
-        aside.parent.mkdir(parents=True, exist_ok=True)
-        os.rename(path, aside)
+        removed.parent.mkdir(parents=True, exist_ok=True)
+        os.rename(path, removed)
     except FileNotFoundError:
         return 0
-    freed = _freed(status for _, status in files_below(aside))
-    shutil.rmtree(aside, ignore_errors=True)
+    freed = _freed_bytes(status for _, status in files_below(removed))
+    shutil.rmtree(removed, ignore_errors=True)
     return freed
 
 
 def _remove_empty(folder: Path, root: Path) -> None:
-    """Remove folders that became empty, up to the root."""
+    """Remove a folder and its parents up to the root, as far as they are empty."""
     with contextlib.suppress(OSError):
         while folder not in {root, root / "refs", root / "snapshots"}:
             folder.rmdir()

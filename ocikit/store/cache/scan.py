@@ -9,11 +9,11 @@ import os
 import re
 import stat
 from collections.abc import Iterable, Iterator
-from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
 from pathlib import Path
 from urllib.parse import quote, unquote
 
+import attrs
 from attrs import frozen
 
 from ocikit import display
@@ -22,7 +22,8 @@ from ocikit.spec.digest import Digest
 from ocikit.spec.document import DOCUMENT_LIMIT
 from ocikit.spec.manifest import parse_document
 from ocikit.spec.reference import Reference
-from ocikit.store.files import BUFFER, blob_path
+from ocikit.store.files import blob_path
+from ocikit.store.results import CorruptBlob, VerifyResult, check_blobs
 
 _FOLDERS = 500  # that a look at a cache goes through
 
@@ -30,7 +31,7 @@ _SNAPSHOT = re.compile(r"([a-z0-9]+)-([0-9a-f]{64,})")
 
 
 @frozen(kw_only=True)
-class Name:
+class CachedName:
     """Something in a cache that names a manifest: the note on a tag, or a snapshot."""
 
     repository: str
@@ -38,7 +39,7 @@ class Name:
     tag: str | None
     digest: Digest
     path: Path
-    used: float
+    last_used: float
     """When it was last used, in seconds since 1970."""
 
     @property
@@ -109,33 +110,7 @@ class CacheInfo(display.Displayable):
         yield display.Section(title="repositories", headers=headers, rows=rows, count=count, unfolded=True)
 
 
-@frozen(kw_only=True, repr=False)
-class VerifyReport(display.Displayable):
-    """What hashing every blob again has found."""
-
-    checked: int
-    size: int
-    """Bytes that were hashed."""
-    bad: tuple[tuple[Path, str], ...]
-    """Damaged files, each with what is wrong."""
-    removed: bool
-    """Whether they were deleted; they are fetched again when they are needed."""
-
-    def __rich_repr__(self) -> display.Description:
-        yield "checked", self.checked
-        yield "size", display.Size(self.size)
-        yield "bad", len(self.bad)
-        yield "removed", self.removed, False
-
-    def _sections(self) -> Iterator[display.Section]:
-        if self.bad:
-            rows = ((display.display_path(path), why) for path, why in self.bad)
-            yield display.Section(
-                title="damaged", headers=("file", "why"), rows=rows, count=len(self.bad), unfolded=True
-            )
-
-
-def names(root: Path) -> list[Name]:
+def read_names(root: Path) -> list[CachedName]:
     """The tags and snapshots in a cache; notes that can't be read are none."""
     found = []
     for path, status in files_below(root / "refs"):
@@ -145,36 +120,36 @@ def names(root: Path) -> list[Name]:
             noted = json.loads(path.read_bytes())
             reference = Reference.parse(noted["reference"])
             found.append(
-                Name(
+                CachedName(
                     repository=reference.name,
                     tag=reference.target,
                     digest=Digest(noted["digest"]),
                     path=path,
-                    used=status.st_mtime,
+                    last_used=status.st_mtime,
                 )
             )
     found += _snapshots(root / "snapshots", ())
     return found
 
 
-def _snapshots(folder: Path, parts: tuple[str, ...]) -> Iterator[Name]:
-    for entry in listing(folder):
+def _snapshots(folder: Path, parts: tuple[str, ...]) -> Iterator[CachedName]:
+    for entry in list_folder(folder):
         with contextlib.suppress(OSError, ValueError):
             if not entry.is_dir(follow_symlinks=False):
                 continue
             if match := _SNAPSHOT.fullmatch(entry.name):
-                yield Name(
+                yield CachedName(
                     repository="/".join(map(unquote, parts)),
                     tag=None,
                     digest=Digest(f"{match[1]}:{match[2]}"),
                     path=Path(entry.path),
-                    used=entry.stat().st_mtime,
+                    last_used=entry.stat().st_mtime,
                 )
             else:
                 yield from _snapshots(Path(entry.path), (*parts, entry.name))
 
 
-def listing(folder: Path) -> list[os.DirEntry[str]]:
+def list_folder(folder: Path) -> list[os.DirEntry[str]]:
     """What is in a folder; nothing if it isn't there."""
     try:
         with os.scandir(folder) as entries:
@@ -203,7 +178,7 @@ def repositories(root: Path, host: str) -> list[str]:
 
 def files_below(folder: Path) -> Iterator[tuple[Path, os.stat_result]]:
     """All files below a folder, links not followed; what vanishes meanwhile is left out."""
-    for entry in listing(folder):
+    for entry in list_folder(folder):
         try:
             if entry.is_dir(follow_symlinks=False):
                 yield from files_below(Path(entry.path))
@@ -257,8 +232,8 @@ def scan(root: Path) -> CacheInfo:
     """What is in the cache at `root`."""
     graph = Graph(root)
     sizes = {digest: status.st_size for digest, _, status in blobs_in(root)}
-    by_repository: dict[str, list[Name]] = {}
-    for name in names(root):
+    by_repository: dict[str, list[CachedName]] = {}
+    for name in read_names(root):
         by_repository.setdefault(name.repository, []).append(name)
     repositories = [
         CachedRepository(
@@ -266,7 +241,7 @@ def scan(root: Path) -> CacheInfo:
             tags=tuple(sorted(n.tag for n in mine if n.tag is not None)),
             snapshots=sum(n.is_snapshot for n in mine),
             size=sum(sizes.get(digest, 0) for digest in graph.reach(n.digest for n in mine)),
-            last_used=datetime.fromtimestamp(max(n.used for n in mine), UTC),
+            last_used=datetime.fromtimestamp(max(n.last_used for n in mine), UTC),
         )
         for repository, mine in by_repository.items()
     ]
@@ -279,47 +254,38 @@ def scan(root: Path) -> CacheInfo:
     )
 
 
-def verify(root: Path, *, remove: bool = False) -> VerifyReport:
-    """Hash every blob of the cache at `root` again."""
+def verify(root: Path, *, remove: bool = False) -> VerifyResult:
+    """Hash all blobs of the cache at `root`; find the snapshot files that are links to corrupt blobs.
 
-    def problem(item: tuple[Digest, Path, os.stat_result]) -> str:
-        digest, path, _ = item
-        try:
-            hasher = digest.hasher()
-            buffer = memoryview(bytearray(BUFFER))
-            with open(path, "rb", buffering=0) as file:
-                while n := file.readinto(buffer):
-                    hasher.update(buffer[:n])
-        except FileNotFoundError:
-            return ""  # pruned meanwhile
-        except (OSError, OcikitError) as error:
-            return display.sanitize(error)
-        actual = hasher.hexdigest()
-        return "" if actual == digest.encoded else f"its content has digest {digest.algorithm}:{actual}"
-
+    Args:
+        root: Folder of the cache.
+        remove: Whether to delete corrupt files.
+    """
     blobs = list(blobs_in(root))
-    with ThreadPoolExecutor(min(8, os.cpu_count() or 1), "ocikit-verify") as pool:
-        problems = list(pool.map(problem, blobs))
-    bad = [(path, why) for (_, path, _), why in zip(blobs, problems, strict=True) if why]
-    if bad:
-        bad += _linked([path for path, _ in bad], root / "snapshots")
+    corrupt = check_blobs(((digest, path) for digest, path, _ in blobs), workers=min(8, os.cpu_count() or 1))
+    if corrupt:
+        corrupt += tuple(_links_to(corrupt, root / "snapshots"))
     if remove:
-        for path, _ in bad:
-            path.unlink(missing_ok=True)
-    return VerifyReport(
-        checked=len(blobs), size=sum(status.st_size for _, _, status in blobs), bad=tuple(bad), removed=remove
+        for blob in corrupt:
+            if blob.path is not None:
+                blob.path.unlink(missing_ok=True)
+    return VerifyResult(
+        checked=len(blobs), size=sum(status.st_size for _, _, status in blobs), corrupt=corrupt, removed=remove
     )
 
 
-def _linked(paths: list[Path], folder: Path) -> Iterator[tuple[Path, str]]:
-    """Files below a folder that are links to one of the paths."""
-    inodes: dict[tuple[int, int], Path] = {}
-    for path in paths:
-        with contextlib.suppress(OSError):
-            status = path.stat()
-            inodes[status.st_dev, status.st_ino] = path
+def _links_to(corrupt: Iterable[CorruptBlob], folder: Path) -> Iterator[CorruptBlob]:
+    """Iterate over the files below a folder that are links to corrupt blobs."""
+    inodes: dict[tuple[int, int], CorruptBlob] = {}
+    for blob in corrupt:
+        if blob.path is not None:
+            with contextlib.suppress(OSError):
+                status = blob.path.stat()
+                inodes[status.st_dev, status.st_ino] = blob
     for path, status in files_below(folder):
         with contextlib.suppress(OSError):
-            where = path.stat() if stat.S_ISLNK(status.st_mode) else status
-            if blob := inodes.get((where.st_dev, where.st_ino)):
-                yield path, f"it leads to damaged content: {display.display_path(blob)}"
+            target = path.stat() if stat.S_ISLNK(status.st_mode) else status
+            if (linked := inodes.get((target.st_dev, target.st_ino))) and linked.path is not None:
+                yield attrs.evolve(
+                    blob, path=path, detail=f"link to corrupt content: {display.display_path(linked.path)}"
+                )

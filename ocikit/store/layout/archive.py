@@ -30,8 +30,8 @@ from ocikit.spec.digest import Digest
 from ocikit.store.base import VerifiedReader
 from ocikit.store.files import atomic_writer, blob_path, fsync_folder, write_blob
 from ocikit.store.graph import unknown_reference
-from ocikit.store.layout.gc import blobs, graph, links_from
-from ocikit.store.layout.index import HEADER, INDEX_LIMIT, encode_index, name_of, read_index, without_name
+from ocikit.store.layout.disk import LayoutDisk, links_from
+from ocikit.store.layout.index import HEADER, INDEX_LIMIT, encode_index, name_of, without_name
 from ocikit.store.layout.layout import Layout
 
 #: Bytes of an extended header or a long name. Names of blobs need none, and what docker and podman add is below one KiB.
@@ -102,8 +102,9 @@ def write_archive(layout: Layout, path: Path | str, *names: str) -> None:
         DigestMismatch: if a blob of the layout is damaged.
         ContentError: if the archive can't be written.
     """
-    index = read_index(layout.path, create=layout.create)
-    content = {digest: status.st_size for digest, status in blobs(layout)}
+    disk = LayoutDisk(layout.path, create=layout.create)
+    index = disk.read_index()
+    content = {digest: status.st_size for digest, status in disk.blobs()}
     raw = encode_index(index)
     if names:
         for name in names:
@@ -112,7 +113,7 @@ def write_archive(layout: Layout, path: Path | str, *names: str) -> None:
         index["manifests"] = [entry for entry in index["manifests"] if name_of(entry) in names]
         raw = encode_index(index)
         roots = [one for one in layout.entries() if one.annotations.get(REF_NAME) in names]
-        reached = graph(layout).walk(links_from(roots), subjects=False)
+        reached = disk.graph().walk(links_from(roots), subjects=False)
         content = {digest: size for digest, size in content.items() if digest in reached}
     elif (layout.path / "index.json").exists():
         raw = (layout.path / "index.json").read_bytes()

@@ -450,7 +450,7 @@ def test_processes_that_pull_into_one_cache_agree(tmp_path):
     [folder] = {Path(out.strip()) for out, _ in answers}
     assert tree(folder) == {f"f{i}": bytes([i]) * 100_000 for i in range(40)}
     cache = Cache(tmp_path / "cache")
-    assert cache.verify().bad == ()
+    assert cache.verify().corrupt == ()
     assert list((cache.root / "partial").iterdir()) == []
 
 
@@ -484,21 +484,22 @@ def test_a_scan_follows_an_index_to_the_manifests_that_are_there(cache):
 def test_verify_finds_what_was_damaged_and_every_link_to_it(cache):
     manifest = artifact(cache, {"a": b"1" * 100, "b": b"2" * 100})
     folder = cache.snapshot(REF, manifest)
-    assert (cache.verify().checked, cache.verify().bad) == (4, ())
+    assert (cache.verify().checked, cache.verify().corrupt) == (4, ())
     blob = cache.path(layer(b"1" * 100).digest)
     blob.chmod(0o644)
     with open(blob, "r+b") as file:
         file.write(b"X")
     linked = [folder / "a"] if (folder / "a").read_bytes()[:1] == b"X" else []
     report = cache.verify()
-    assert [path for path, _ in report.bad] == [blob, *linked]
+    assert [blob.path for blob in report.corrupt] == [blob, *linked]
     assert report.removed is False
     assert blob.exists()
+    assert {found.problem for found in report.corrupt} == {"digest"}
     assert str(blob) in report._repr_html_()
     report = cache.verify(remove=True)
     assert report.removed is True
     assert not blob.exists()
-    assert cache.verify().bad == ()
+    assert cache.verify().corrupt == ()
     cache.push_bytes(layer(b"1" * 100), b"1" * 100)
     assert tree(cache.snapshot(REF, manifest)) == {"a": b"1" * 100, "b": b"2" * 100}
 
@@ -525,6 +526,26 @@ def test_pruning_without_wishes_takes_only_old_blobs_that_nothing_names(cache):
         assert all(cache.exists(one) for one in kept.layers)
     assert cache.prune(unreferenced=False, grace=0).files == ()
     assert cache.prune(grace=-1).files == (cache.path(young.digest),)
+
+
+def test_gc_deletes_old_unreferenced_blobs_and_unfinished_transfers(cache):
+    artifact(cache, {"a": b"1"})
+    old, young = layer(b"old"), layer(b"young")
+    cache.push_bytes(old, b"old")
+    cache.push_bytes(young, b"young")
+    (cache.root / "partial" / "part").write_bytes(b"1234")
+    for path in (*(cache.root / "blobs" / "sha256").iterdir(), cache.root / "partial" / "part"):
+        if path != cache.path(young.digest):
+            age(path, 4000)
+    plan = cache.gc(dry_run=True)
+    assert (plan.dry_run, plan.digests, plan.partial, plan.size) == (True, (old.digest,), 1, 7)
+    assert cache.exists(old)
+    result = plan.run()
+    assert (result.dry_run, result.digests, result.partial, result.size) == (False, (old.digest,), 1, 7)
+    assert not cache.exists(old)
+    assert cache.exists(young)
+    assert cache.verify().checked == 4
+    assert cache.gc().size == 0
 
 
 def test_pruning_takes_parts_that_nobody_came_back_for(cache):

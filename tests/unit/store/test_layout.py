@@ -30,7 +30,8 @@ from ocikit.spec.annotations import REF_NAME, TITLE
 from ocikit.spec.descriptor import EMPTY_DESCRIPTOR, Descriptor
 from ocikit.spec.digest import Digest
 from ocikit.spec.manifest import Manifest
-from ocikit.store.layout import gc as garbage
+from ocikit.store.layout import gc
+from ocikit.store.layout.disk import LayoutDisk
 from ocikit.store.layout.layout import Layout
 
 from tests.contracts.store import (
@@ -539,10 +540,10 @@ def test_gc_spares_what_is_touched_while_it_sweeps(layout):
     touched, old = push_blob(layout, unique()), push_blob(layout, unique())
     make_old(layout)
     assert layout.exists(touched)
-    trash = layout.path / ".ocikit" / "trash"
-    assert not garbage._remove(layout, touched.digest, trash, cutoff=time.time() - 60)
-    assert garbage._remove(layout, old.digest, trash, cutoff=time.time() - 60)
-    assert not garbage._remove(layout, old.digest, trash, cutoff=time.time() - 60)
+    disk = LayoutDisk(layout.path)
+    assert not gc._remove(disk, touched.digest, cutoff=time.time() - 60)
+    assert gc._remove(disk, old.digest, cutoff=time.time() - 60)
+    assert not gc._remove(disk, old.digest, cutoff=time.time() - 60)
     assert layout.fetch(touched)
     assert not layout.exists(old)
 
@@ -612,7 +613,7 @@ def test_gc_removes_what_nothing_leads_to(layout):
     layout.untag("v2")
     report = layout.gc(grace=0)
     assert set(report.digests) == {orphan.digest, *gone_content}
-    assert report.removed
+    assert not report.dry_run
     assert report.size > 0
     assert on_disk(layout) == kept
     assert layout.resolve("v1").digest == image.digest
@@ -623,10 +624,10 @@ def test_a_dry_run_of_gc_removes_nothing_and_can_be_run(layout):
     plan = layout.gc(grace=0, dry_run=True)
     assert plan.digests == (orphan.digest,)
     assert plan.size == orphan.size
-    assert not plan.removed
+    assert plan.dry_run
     assert layout.exists(orphan)
     done = layout.gc(grace=0, dry_run=True).run()
-    assert done.removed
+    assert not done.dry_run
     assert done.digests == (orphan.digest,)
     assert not layout.exists(orphan)
     assert done.run() is done
@@ -743,7 +744,7 @@ def test_gc_cleans_up_unfinished_downloads_by_age(layout):
     old.write_bytes(b"old")
     os.utime(old, (1, 1))
     report = layout.gc()
-    assert report.parts == 1
+    assert report.partial == 1
     assert report.size == 3
     assert [path.name[7] for path in parts.iterdir()] == ["0"]
 
@@ -817,7 +818,8 @@ def test_verify_finds_what_is_damaged_missing_or_of_an_unknown_algorithm(layout)
     layout.blob(blake).write_bytes(b"?")
     report = layout.verify(workers=2)
     assert not report.ok
-    assert report.damaged == (bad.digest,)
+    assert [blob.digest for blob in report.corrupt] == [bad.digest]
+    assert report.corrupt[0].path == layout.blob(bad.digest)
     assert report.missing == (gone.digest,)
     assert report.unverifiable == (blake,)
     assert report.checked == 3
