@@ -34,9 +34,11 @@ from __future__ import annotations
 import copy
 import json
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, Self, TypeVar, overload
 from urllib.parse import quote, unquote_plus, urlsplit, urlunsplit
+
+from attrs import frozen
 
 from ocikit.display import Code, Description, Displayable, Section, sanitize, shorten
 
@@ -44,6 +46,8 @@ from ocikit.display import Code, Description, Displayable, Section, sanitize, sh
 _OPEN_QUERY = frozenset(
     {"artifactType", "digest", "digest-algorithm", "from", "last", "mount", "n", "ns", "scope", "service", "tag"}
 )
+
+_PROBLEMS = 5  # violations in a message
 
 _CAUSES = 5  # causes listed with an error
 
@@ -165,8 +169,47 @@ class InvalidArgument(OcikitError, ValueError):
     """An argument has an invalid value; the message names it."""
 
 
+@frozen(kw_only=True, repr=False)
+class Violation(Displayable):
+    """One place where a document violates its specification."""
+
+    path: str
+    """The place as a JSON path, such as "$.layers[2].digest"; "$" is the whole document."""
+    message: str
+    """What was expected and what was found."""
+
+    def __str__(self) -> str:
+        return f"{self.path}: {self.message}"
+
+    def __rich_repr__(self) -> Description:
+        yield "path", self.path
+        yield "message", self.message
+
+
 class InvalidDocument(OcikitError, ValueError):
-    """The bytes are not a valid document of the expected type; the message contains JSON paths."""
+    """The bytes are not the document that they should be.
+
+    Attributes:
+        problems: Each violation with its JSON path. The message holds the first ones.
+    """
+
+    def __init__(self, message: str = "", *, hint: str = "", problems: Iterable[Violation] = ()) -> None:
+        super().__init__(message, hint=hint)
+        self.problems = tuple(problems) or (Violation(path="$", message=self.message),)
+
+    @classmethod
+    def from_problems(cls, what: str, problems: Sequence[Violation], *, hint: str = "") -> Self:
+        """Return the error for a document with these violations.
+
+        Args:
+            what: Name of the document in the message.
+            problems: At least one violation.
+            hint: What to do next.
+        """
+        texts = [f"{problem.message} @ {problem.path}" for problem in problems[:_PROBLEMS]]
+        if len(problems) > _PROBLEMS:
+            texts.append(f"… {len(problems) - _PROBLEMS} more")
+        return cls(f"{what}: {'; '.join(texts)}", hint=hint, problems=problems)
 
 
 class UnsupportedSchema1(InvalidDocument):

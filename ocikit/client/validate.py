@@ -22,6 +22,7 @@ from ocikit.errors import (
     OcikitError,
     SizeMismatch,
     TooLarge,
+    Violation,
 )
 from ocikit.remote.http.responses import read_limited
 from ocikit.remote.repository import Repository
@@ -33,7 +34,7 @@ from ocikit.spec.document import DOCUMENT_LIMIT, load_json, structure
 from ocikit.spec.manifest import Index, PlatformLike, parse_document
 from ocikit.spec.platform import Platform
 from ocikit.spec.reference import AnyReference
-from ocikit.spec.validation import VIOLATIONS, Violation, violations
+from ocikit.spec.validation import VIOLATIONS, violations
 from ocikit.store.base import Source, check_size
 from ocikit.store.cache.cache import Cache
 from ocikit.transfer.plan import WORKERS

@@ -14,10 +14,8 @@ from collections.abc import Callable, Iterable, Iterator
 from datetime import date
 from typing import Any, Final, TypeAlias
 
-from attrs import frozen
-
 from ocikit import display
-from ocikit.errors import InvalidDocument, OcikitError
+from ocikit.errors import InvalidDocument, OcikitError, Violation
 from ocikit.spec import media_types
 from ocikit.spec.document import DOCUMENT_LIMIT, load_json
 
@@ -50,23 +48,6 @@ _SHAPES: Final = {"manifests": media_types.OCI_INDEX, "rootfs": media_types.OCI_
 _VAGUE: Final = frozenset({"", "application/json", "text/plain", media_types.OCTET_STREAM})
 
 
-@frozen(kw_only=True, repr=False)
-class Violation(display.Displayable):
-    """One thing in a document that is not as the specification says."""
-
-    path: str
-    """Where, as "$.layers[2].digest"; "$" is the whole document."""
-    message: str
-    """What was expected, and what was found."""
-
-    def __str__(self) -> str:
-        return f"{self.path}: {self.message}"
-
-    def __rich_repr__(self) -> display.Description:
-        yield "path", self.path
-        yield "message", self.message
-
-
 def violations(raw: bytes, media_type: str | None = None, *, limit: int = DOCUMENT_LIMIT) -> tuple[Violation, ...]:
     """Everything in a document that breaks its JSON schema, in the schema's order; empty if nothing does.
 
@@ -84,7 +65,7 @@ def violations(raw: bytes, media_type: str | None = None, *, limit: int = DOCUME
     try:
         value = load_json(raw, "the document", limit=limit)
     except InvalidDocument as error:
-        return (Violation(path="$", message=error.message.removesuffix(" @ $")),)
+        return error.problems
     kind = _kind((media_type or "").partition(";")[0].strip().lower(), value)
     if kind is None:
         return ()

@@ -14,6 +14,7 @@ import ocikit
 from ocikit.client.artifact import Artifact
 from ocikit.client.listing import Listing
 from ocikit.client.validate import Finding, ValidationReport
+from ocikit.errors import Violation
 from ocikit.folder.folder import Folder
 from ocikit.layers.pack import pack
 from ocikit.layers.tar import TarEntry
@@ -26,7 +27,6 @@ from ocikit.server.storage.verify import Verification, Wrong
 from ocikit.spec import media_types
 from ocikit.spec.config import History, ImageConfig, RootFS
 from ocikit.spec.manifest import Manifest
-from ocikit.spec.validation import Violation
 from ocikit.store.cache.scan import CachedRepository, CacheInfo
 from ocikit.store.layout.layout import Layout
 from ocikit.store.memory import MemoryStore

@@ -19,7 +19,7 @@ from ocikit.server.storage.base import ManifestRow, PreconditionFailed
 from ocikit.spec import media_types
 from ocikit.spec.descriptor import Descriptor
 from ocikit.spec.digest import Digest
-from ocikit.spec.document import converter, load_json
+from ocikit.spec.document import load_json, unstructure
 from ocikit.spec.manifest import Index, Manifest, parse_document
 from ocikit.store.graph import referrer
 
@@ -225,7 +225,7 @@ def _entry(document: Manifest | Index, found: Digest, size: int) -> ManifestRow:
             )
     shown = ""
     if subject is not None:
-        value = converter().unstructure(listed)
+        value = unstructure(listed)
         shown = json.dumps(value, ensure_ascii=False, separators=(",", ":"))
         if not _is_text(shown):
             shown = json.dumps(value, separators=(",", ":"))

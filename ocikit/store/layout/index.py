@@ -18,7 +18,7 @@ from ocikit.errors import InvalidDocument, NotFound
 from ocikit.spec import media_types
 from ocikit.spec.annotations import REF_NAME, Annotations
 from ocikit.spec.descriptor import Descriptor
-from ocikit.spec.document import converter, load_json, structure
+from ocikit.spec.document import load_json, structure, unstructure
 from ocikit.store.files import open_file
 
 HEADER = b'{"imageLayoutVersion":"1.0.0"}'
@@ -127,7 +127,7 @@ def without_name(descriptor: Descriptor) -> Descriptor:
 def new_entry(descriptor: Descriptor, *, name: str | None = None) -> dict[str, Any]:
     """A new entry: the descriptor without its content, with a name."""
     bare = attrs.evolve(without_name(descriptor), data=None)
-    entry: dict[str, Any] = converter().unstructure(bare)
+    entry = unstructure(bare)
     if name is not None:
         entry["annotations"] = {**entry.get("annotations", {}), REF_NAME: name}
     return entry

@@ -10,7 +10,7 @@ import attrs
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
-from ocikit.errors import InvalidDocument, UnsupportedSchema1
+from ocikit.errors import InvalidDocument, UnsupportedSchema1, Violation
 from ocikit.spec import media_types
 from ocikit.spec.annotations import Annotations, FrozenMap, freeze, thaw
 from ocikit.spec.config import History, ImageConfig, RootFS
@@ -637,8 +637,8 @@ BROKEN = [
     (b'{"a": Infinity}', "Infinity is not a JSON value"),
     (b'{"a": -Infinity}', "-Infinity is not a JSON value"),
     (b'{"a": 1' + b"0" * 5000 + b"}", "not JSON"),
-    (b'{"layers": [], "layers": []}', "'layers' stands twice"),
-    (b'{"a": {"x": 1, "y": 2, "x": 3}}', "'x' stands twice"),
+    (b'{"layers": [], "layers": []}', "duplicate key 'layers'"),
+    (b'{"a": {"x": 1, "y": 2, "x": 3}}', "duplicate key 'x'"),
     (b'{"a": "x\x00"}', "not JSON"),
     (b"\x00" * 100, "not JSON"),
     (b'{"a": ' + b"[" * 100_000 + b"]" * 100_000 + b"}", "not JSON"),
@@ -964,7 +964,7 @@ def test_loading_says_what_was_being_read():
 def test_hostile_documents_are_refused_without_much_work():
     """Counted, not timed: what took minutes were keys compared with all others, and an error kept for each item."""
     many = b"{" + b",".join(b'"k%d":1' % i for i in range(100_000)) + b',"k5":2}'
-    with pytest.raises(InvalidDocument, match="'k5' stands twice"):
+    with pytest.raises(InvalidDocument, match="duplicate key 'k5'"):
         parse_document(many)
     empty = b'{"schemaVersion":2,"mediaType":"%s","manifests":[%s]}' % (
         media_types.OCI_INDEX.encode(),
@@ -992,3 +992,18 @@ def test_index_as_referrer_has_given_digest_and_no_config_type():
     digest = Digest.of(index.raw, "sha512")
     assert index.as_referrer(digest) == attrs.evolve(index.descriptor, digest=digest, annotations={"a": "b"})
     assert index.as_referrer().artifact_type is None
+
+
+def test_invalid_document_has_every_problem_with_its_path():
+    layers = [descriptor(size=-1)] * 7
+    with pytest.raises(InvalidDocument, match=r"@ \$\.layers\[4\]\.size; … 2 more") as caught:
+        Manifest.parse(raw(manifest(layers=layers)))
+    problems = pickle.loads(pickle.dumps(caught.value)).problems
+    assert [p.path for p in problems] == [f"$.layers[{n}].size" for n in range(7)]
+    assert {p.message for p in problems} == {"-1 is not between 0 and 2^63-1"}
+
+
+def test_invalid_document_without_path_has_one_problem():
+    with pytest.raises(InvalidDocument) as caught:
+        load_json(b"x", "manifest")
+    assert caught.value.problems == (Violation(path="$", message=caught.value.message),)

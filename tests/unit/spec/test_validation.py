@@ -14,10 +14,10 @@ import referencing
 import referencing.jsonschema
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from ocikit.errors import OcikitError
+from ocikit.errors import OcikitError, Violation
 from ocikit.spec import media_types, validation
 from ocikit.spec.document import DOCUMENT_LIMIT
-from ocikit.spec.validation import VIOLATIONS, Violation, path_of, violations
+from ocikit.spec.validation import VIOLATIONS, path_of, violations
 
 from tests.unit.spec.test_documents import ARTIFACT, CONFIG, INDEX, MANIFEST
 
@@ -75,9 +75,7 @@ def test_a_manifest_without_layers_is_legal():
 
 def test_a_type_that_has_no_schema_is_not_judged():
     assert wrong({"anything": 1}, "application/vnd.example.config.v1+json") == []
-    assert wrong([], "application/vnd.example.config.v1+json") == [
-        ("$", "the document: expected an object, found an array")
-    ]
+    assert wrong([], "application/vnd.example.config.v1+json") == [("$", "expected an object, found an array")]
 
 
 def test_keys_from_the_future_break_nothing():
@@ -214,7 +212,7 @@ def test_other_times_are_not(text):
         (b"<html>", "not JSON"),
         (b"\xff\xfe", "not JSON"),
         (b'{"a": NaN}', "NaN is not a JSON value"),
-        (b'{"layers": [], "layers": []}', "the key 'layers' stands twice"),
+        (b'{"layers": [], "layers": []}', "duplicate key 'layers'"),
         (b"[]", "expected an object, found an array"),
         (b"7", "expected an object, found an integer"),
         (b" " * (DOCUMENT_LIMIT + 1), "larger than the limit of 4194304"),
