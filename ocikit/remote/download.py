@@ -13,8 +13,9 @@ import requests
 from ocikit import display
 from ocikit.errors import ConnectionFailed, OcikitError, SizeMismatch, TimedOut
 from ocikit.progress.base import notify
+from ocikit.remote.http.causes import CONNECTION_ERRORS, is_timeout, root_cause
 from ocikit.remote.http.deadlines import deadline_scope
-from ocikit.remote.http.responses import CONNECTION_ERRORS, drain, is_encoded, is_timeout, root_cause
+from ocikit.remote.http.responses import drain, is_encoded
 from ocikit.remote.http.transport import Transport
 from ocikit.spec.challenge import Scope
 from ocikit.spec.descriptor import Descriptor
@@ -170,7 +171,7 @@ class BlobReader(io.RawIOBase):
     def _connect(self) -> None:
         start = self._position
         headers = {"Range": f"bytes={start}-"} if start else {}
-        response = self._get(headers, allow=(416,) if start else ())
+        response = self._get(headers, ok_statuses=(416,) if start else ())
         if start:
             usable = response.status_code == 206 and _starts_at(response, start, self._descriptor.size)
             usable = usable and not is_encoded(response)  # a range of what a proxy made of it
@@ -184,9 +185,9 @@ class BlobReader(io.RawIOBase):
                 return
         self._adopt(response)
 
-    def _get(self, headers: dict[str, str], allow: tuple[int, ...] = ()) -> requests.Response:
+    def _get(self, headers: dict[str, str], ok_statuses: tuple[int, ...] = ()) -> requests.Response:
         return self._transport.request(
-            "GET", self._path, self._doing, scopes=(self._scope,), headers=headers, allow=allow
+            "GET", self._path, self._doing, scopes=(self._scope,), headers=headers, ok_statuses=ok_statuses
         )
 
     def _adopt(self, response: requests.Response) -> None:

@@ -61,7 +61,7 @@ class Endpoints:
 
     # Blobs
 
-    def head_blob(self, digest: Digest, *, push: bool = False, allow: Sequence[int] = ()) -> requests.Response:
+    def head_blob(self, digest: Digest, *, push: bool = False, ok_statuses: Sequence[int] = ()) -> requests.Response:
         """end-2: HEAD a blob. `push` asks for the rights of the upload that may follow. Raises: BlobUnknown unless allowed."""
         scope = self.scope("pull", "push") if push else self.scope("pull")
         response = self.transport.request(
@@ -69,7 +69,7 @@ class Endpoints:
             self._path("blobs", digest),
             self._doing("look up", f"@{digest.short}"),
             scopes=(scope,),
-            allow=allow,
+            ok_statuses=ok_statuses,
         )
         drain(response)
         return response
@@ -150,11 +150,11 @@ class Endpoints:
 
     # Manifests
 
-    def head_manifest(self, target: str, *, allow: Sequence[int] = ()) -> requests.Response:
+    def head_manifest(self, target: str, *, ok_statuses: Sequence[int] = ()) -> requests.Response:
         """end-3: HEAD a tag or digest. Raises: ManifestUnknown and NameUnknown unless allowed."""
         response = self.transport.request(
             "HEAD", self._path("manifests", target), self._doing("pull", _tail(target)),
-            scopes=(self.scope("pull"),), headers=_ACCEPT, allow=allow,
+            scopes=(self.scope("pull"),), headers=_ACCEPT, ok_statuses=ok_statuses,
         )  # fmt: skip
         drain(response)
         return response
@@ -216,9 +216,13 @@ class Endpoints:
 
     def _delete(self, kind: str, target: str, *, absent_ok: bool) -> None:
         doing = self._doing("delete", _tail(target))
-        allow = (404,) if absent_ok else ()
+        ok_statuses = (404,) if absent_ok else ()
         response = self.transport.request(
-            "DELETE", self._path(kind, target), doing, scopes=(self.scope("pull", "push", "delete"),), allow=allow
+            "DELETE",
+            self._path(kind, target),
+            doing,
+            scopes=(self.scope("pull", "push", "delete"),),
+            ok_statuses=ok_statuses,
         )
         drain(response)
 

@@ -141,7 +141,7 @@ class Registry(display.Displayable):
     def ping(self) -> Ping:
         """end-1: what the registry says. Never raises for an answer: a 401 is one. distribution-spec spec.md#determining-support."""
         try:
-            response = self.transport.request("GET", "/v2/", f"reach {self.host}", allow=(401, 403, 404))
+            response = self.transport.request("GET", "/v2/", f"reach {self.host}", ok_statuses=(401, 403, 404))
         except OcikitError as error:
             return Ping(
                 host=self.host, reachable=not isinstance(error, ConnectionFailed), authenticated=False,
@@ -356,9 +356,9 @@ class Repository(Endpoints, Store, display.Displayable):
         Artifactory answers 403 to a HEAD of what isn't there: RTFACT-13797.
         """
         if descriptor.is_document:
-            response = self.head_manifest(descriptor.digest, allow=(403, 404))
+            response = self.head_manifest(descriptor.digest, ok_statuses=(403, 404))
         else:
-            response = self.head_blob(descriptor.digest, push="push" in self._actions, allow=(403, 404))
+            response = self.head_blob(descriptor.digest, push="push" in self._actions, ok_statuses=(403, 404))
         return response.status_code == 200
 
     def cheaper_to_push(self, descriptor: Descriptor) -> bool:
@@ -373,7 +373,7 @@ class Repository(Endpoints, Store, display.Displayable):
                     self._path("tags", "list?n=1"),
                     doing,
                     scopes=(self.scope("pull", "push"),),
-                    allow=(401, 403, 404),
+                    ok_statuses=(401, 403, 404),
                 )
                 drain(response)
                 self._is_new = response.status_code == 404

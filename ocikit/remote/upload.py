@@ -27,7 +27,8 @@ from ocikit.errors import (
 from ocikit.progress.base import notify
 from ocikit.remote.http.deadlines import deadline_scope
 from ocikit.remote.http.responses import drain
-from ocikit.remote.http.transport import Transport, backoff
+from ocikit.remote.http.retry import backoff
+from ocikit.remote.http.transport import Transport
 from ocikit.remote.http.urls import check_redirect, join
 from ocikit.spec.challenge import Scope
 from ocikit.spec.descriptor import Descriptor
@@ -272,7 +273,7 @@ class _Upload:
         try:
             with deadline_scope(self.deadline):
                 response = self.transport.request(
-                    "HEAD", path, self.doing, scopes=self.scopes, allow=(403, 404), retry=False
+                    "HEAD", path, self.doing, scopes=self.scopes, ok_statuses=(403, 404), retry=False
                 )
         except OcikitError:
             return False

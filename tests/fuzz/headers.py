@@ -14,9 +14,9 @@ from ocikit.remote.auth.tokens import Token
 from ocikit.remote.config.network import Network
 from ocikit.remote.download import _starts_at
 from ocikit.remote.endpoints import descriptor_of, next_link
+from ocikit.remote.http.errors import error_from_response
 from ocikit.remote.http.responses import (
     announced_digest,
-    error_from_response,
     json_object,
     media_type,
     read_limited,

@@ -189,7 +189,8 @@ def test_a_request_that_is_dropped_beside_one_that_is_answered_does_not_change_t
         transport = Transport(proxy.host, network=Network(retries=1), keychain=Keychain(ANONYMOUS, environ={}))
         with ThreadPoolExecutor(2) as pool:
             asked = [
-                pool.submit(transport.request, "GET", path, "ask", allow=(404,)) for path in ("/v2/dropped", "/v2/")
+                pool.submit(transport.request, "GET", path, "ask", ok_statuses=(404,))
+                for path in ("/v2/dropped", "/v2/")
             ]
             assert [drain(each.result()) for each in asked] == [None, None]
         assert transport.base == proxy.url

@@ -81,7 +81,7 @@ MISTAKES = [
     Mistake(
         "not logged in",
         'ocikit.pull("{guarded}/lab/waves:v1")',
-        "Unauthorized", "says 401 Unauthorized", "ocikit.login(", ("pull", "{guarded}/lab/waves:v1"),
+        "Unauthorized", "returned 401 Unauthorized", "ocikit.login(", ("pull", "{guarded}/lab/waves:v1"),
     ),
     Mistake(
         "a certificate that nobody vouches for",

@@ -20,7 +20,8 @@ from ocikit import display
 from ocikit.errors import ConnectionFailed, Denied, RegistryError, TimedOut, Unauthorized
 from ocikit.remote.auth.keychain import ANONYMOUS, Credentials, Keychain
 from ocikit.remote.auth.tokens import TOKEN_LIMIT, Token, TokenCache, TokenKey
-from ocikit.remote.http.responses import drain, error_from_response, read_limited
+from ocikit.remote.http.errors import error_from_response
+from ocikit.remote.http.responses import drain, read_limited
 from ocikit.remote.http.urls import check_realm
 from ocikit.spec.challenge import Challenge, Scope, merge_scopes, parse_challenges, preferred
 

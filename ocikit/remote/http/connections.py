@@ -60,11 +60,23 @@ class Connections:
         method: str,
         url: str,
         headers: dict[str, str],
-        body: bytes | BinaryIO | None,
-        length: int | None,
-        timeout: float | None,
+        body: bytes | BinaryIO | None = None,
+        length: int | None = None,
+        timeout: float | None = None,
     ) -> requests.Response:
-        """One request, one response, through the adapter for its URL; `length` is a stream's, in bytes."""
+        """Send one request through the adapter for its URL and return the unread response.
+
+        Args:
+            method: HTTP method.
+            url: Absolute URL.
+            headers: All headers but Content-Length.
+            body: Bytes or a stream.
+            length: Bytes of the stream.
+            timeout: Seconds without data, if not the network's.
+
+        Raises:
+            ConnectionFailed: A certificate can't be read.
+        """
         prepared = requests.PreparedRequest()
         prepared.method, prepared.url = method, url
         prepared.body = body  # type: ignore[assignment]  # the stubs leave out streams
@@ -80,7 +92,7 @@ class Connections:
             left = max(0.001, deadline - started)
             limits = min(limits[0], left), min(limits[1], left)
             if body is not None and not isinstance(body, bytes):
-                prepared.body = deadlines.Timed(body, deadline)  # type: ignore[assignment]  # as above
+                prepared.body = deadlines.TimedBody(body, deadline)  # type: ignore[assignment]  # as above
         response = adapter.send(prepared, stream=True, timeout=limits, proxies=proxies)
         if log.isEnabledFor(logging.DEBUG):
             log.debug("%s %s -> %s in %.3f s", method, redact(url), response.status_code, time.monotonic() - started)

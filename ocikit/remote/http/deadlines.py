@@ -1,6 +1,6 @@
-"""When what is under way has to be done: a limit that holds for every byte, not only between tries.
+"""Deadlines that hold for every byte of a request, not only between attempts.
 
-A timeout of a socket counts from the last byte: a server that sends one now and then could hold a call for ever.
+A socket timeout restarts with each byte. A server that sends one byte at a time could hold a call indefinitely (DoS).
 """
 
 from __future__ import annotations
@@ -17,12 +17,12 @@ _current: ContextVar[float | None] = ContextVar("deadline", default=None)
 
 
 class TooSlow(TimeoutError):
-    """Bytes came or went, but not in the time that there was for all of them."""
+    """Bytes were sent or received, but not all of them before the deadline."""
 
 
 @contextmanager
 def deadline_scope(deadline: float | None) -> Iterator[None]:
-    """Within it, requests end at the deadline, by the monotonic clock, or at an earlier one around it."""
+    """Let requests within the block end at a deadline of the monotonic clock, or at an earlier enclosing one."""
     token = _current.set(_earlier(deadline, _current.get()))
     try:
         yield
@@ -31,7 +31,7 @@ def deadline_scope(deadline: float | None) -> Iterator[None]:
 
 
 def current_deadline() -> float | None:
-    """The deadline of this thread; None: there is no limit."""
+    """Return the deadline of this thread, or None if there is no limit."""
     return _current.get()
 
 
@@ -40,79 +40,86 @@ def _earlier(one: float | None, other: float | None) -> float | None:
 
 
 class Response(http.client.HTTPResponse):
-    """An answer whose headers and body have to be there by the deadline that held when it began."""
+    """A response whose headers and body must arrive before the deadline that was current when it began."""
 
-    def __init__(self, sock: Any, *args: Any, **more: Any) -> None:
-        self._reader = _Reader(sock)
-        super().__init__(self._reader, *args, **more)  # type: ignore[arg-type]  # it only asks for a file
-
-    def hurry(self, deadline: float) -> None:
-        """Have the rest of the body end by then, if not earlier."""
-        self._reader.deadline = _earlier(deadline, self._reader.deadline)
-
-    @property
-    def patience(self) -> float:
-        """Seconds without a byte."""
-        return self._reader.patience
+    def __init__(self, sock: Any, *args: Any, **kwargs: Any) -> None:
+        self.reader = _DeadlineReader(sock)
+        super().__init__(self.reader, *args, **kwargs)  # type: ignore[arg-type]  # it only calls makefile()
 
 
-def limit_remaining_time(raw: Any, seconds: float, *, patience: bool = False) -> None:
-    """Give a body of urllib3's so many seconds; with `patience`, as many more as it may be silent.
+def limit_remaining_time(raw: Any, seconds: float, *, extend: bool = False) -> None:
+    """Limit the time for the rest of a body.
 
-    Nothing happens if it came through someone else's adapter: that has limits of its own.
+    Does nothing for a response of another adapter, which has its own limits.
+
+    Args:
+        raw: Response of urllib3.
+        seconds: Time for the rest.
+        extend: Add one read timeout to the time.
     """
     inner = getattr(raw, "_fp", None)
     if isinstance(inner, Response):
-        inner.hurry(time.monotonic() + seconds + (inner.patience if patience else 0.0))
+        reader = inner.reader
+        extra = reader.read_timeout if extend else 0.0
+        reader.deadline = _earlier(time.monotonic() + seconds + extra, reader.deadline)
 
 
-class _Reader(io.RawIOBase):
-    """A socket's reading side; each read has what is left of the time, at most."""
+class _DeadlineReader(io.RawIOBase):
+    """The reading side of a socket; each read gets the remaining time at most."""
 
     def __init__(self, sock: Any) -> None:
         self._sock = sock
         self._file = sock.makefile("rb", buffering=0)
-        self.patience = sock.gettimeout() or 3600.0
+        self.read_timeout = sock.gettimeout() or 3600.0  # seconds without data
         self.deadline = current_deadline()
 
     def makefile(self, *_: Any) -> BinaryIO:
-        """The file that http.client asks a socket for."""
+        """Return the file that http.client requests from a socket."""
         return io.BufferedReader(self)
 
     def readinto(self, buffer: Any) -> int | None:
-        """As a socket's. Raises: TooSlow, TimeoutError."""
+        """Fill the buffer from the socket.
+
+        Raises:
+            TooSlow: The deadline has passed.
+            TimeoutError: No data arrived within the read timeout.
+        """
         if self.deadline is None:
             return self._file.readinto(buffer)  # type: ignore[no-any-return]
         left = self.deadline - time.monotonic()
         if left > 0:
-            self._sock.settimeout(min(left, self.patience))
+            self._sock.settimeout(min(left, self.read_timeout))
             try:
                 return self._file.readinto(buffer)  # type: ignore[no-any-return]
             except TimeoutError:
-                if left > self.patience:
+                if left > self.read_timeout:
                     raise
-        raise TooSlow("the answer took too long as a whole")
+        raise TooSlow("the response took too long as a whole")
 
     def readable(self) -> bool:
-        """Always."""
+        """Return True."""
         return True
 
     def close(self) -> None:
-        """Close the socket's file; the socket goes on as long as its connection wants it."""
+        """Close the file of the socket; the connection may keep the socket open."""
         if not self.closed:
             self._file.close()
         super().close()
 
 
-class Timed:
-    """A body on its way that stops at the deadline, however slowly it is taken."""
+class TimedBody:
+    """A request body that stops at the deadline, however slowly the server reads it."""
 
     def __init__(self, body: BinaryIO, deadline: float) -> None:
         self._body = body
         self._deadline = deadline
 
     def read(self, size: int = -1, /) -> bytes:
-        """Bytes, at most `size`. Raises: TooSlow."""
+        """Read at most `size` bytes.
+
+        Raises:
+            TooSlow: The deadline has passed.
+        """
         if time.monotonic() > self._deadline:
             raise TooSlow("the request took too long as a whole")
         return self._body.read(size)

@@ -1,4 +1,4 @@
-"""How many requests a registry still takes, as Docker Hub and others say it with their answers."""
+"""Rate limits of a registry, as Docker Hub and others report them in response headers."""
 
 from __future__ import annotations
 
@@ -10,38 +10,45 @@ from attrs import frozen
 
 from ocikit import display
 
-_NAMES = ("ratelimit", "x-ratelimit")
+_PREFIXES = ("ratelimit", "x-ratelimit")
 _NUMBER = re.compile(r"\s*([0-9]{1,12})\s*(?:[,;].*)?")
 _WINDOW = re.compile(r";\s*w=([0-9]{1,9})(?![0-9])")
 
 
 @frozen(kw_only=True)
 class RateLimit:
-    """What a registry says of how often it may be asked.
+    """The limit on requests in a time window, and the rest of it.
 
-    >>> limit = RateLimit.of({"ratelimit-limit": "100;w=21600", "ratelimit-remaining": "76;w=21600"})
-    >>> str(limit), limit.window
-    ('76 of 100 left in 6 h', 21600)
+    Example:
+        >>> limit = RateLimit.of({"ratelimit-limit": "100;w=21600", "ratelimit-remaining": "76;w=21600"})
+        >>> str(limit), limit.window
+        ('76 of 100 left in 6 h', 21600)
     """
 
     limit: int
     """Requests, or pulls, in one window."""
     remaining: int
-    """Those that are left."""
+    """Requests that are left in the current window."""
     window: int | None = None
-    """Seconds; None if the registry doesn't say."""
+    """Seconds; None if the registry does not report them."""
 
     @classmethod
     def of(cls, headers: Mapping[str, str]) -> Self | None:
-        """What an answer says: `RateLimit-Limit` and `RateLimit-Remaining`, with `X-` or without; None if it doesn't.
+        """Parse `RateLimit-Limit` and `RateLimit-Remaining`, with the prefix `X-` or without.
 
-        Docker Hub gives the window as a parameter `w`, as the drafts of draft-ietf-httpapi-ratelimit-headers did.
+        Docker Hub reports the window in a parameter `w`, as drafts of draft-ietf-httpapi-ratelimit-headers did.
+
+        Args:
+            headers: Of a response, case-insensitive.
+
+        Returns:
+            The limit, or None if the headers are missing or invalid.
         """
-        for name in _NAMES:
-            remaining = headers.get(f"{name}-remaining")
+        for prefix in _PREFIXES:
+            remaining = headers.get(f"{prefix}-remaining")
             if remaining is None:
                 continue
-            limit = headers.get(f"{name}-limit") or ""
+            limit = headers.get(f"{prefix}-limit") or ""
             most, left = _NUMBER.fullmatch(limit), _NUMBER.fullmatch(remaining)
             if most and left:
                 window = _WINDOW.search(limit) or _WINDOW.search(remaining)

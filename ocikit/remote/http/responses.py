@@ -1,396 +1,232 @@
-"""What an HTTP answer means: bodies read with limits, JSON where JSON is due, and failures as typed errors."""
+"""HTTP responses: bodies read with limits, JSON, digests, warnings and wait times."""
 
 from __future__ import annotations
 
 import contextlib
-import http.client
 import io
 import json
 import logging
 import re
 import threading
 import time
-from collections.abc import Mapping
 from email.utils import parsedate_to_datetime
-from typing import Any, Final, cast
+from typing import Any
 
 import requests
 import urllib3
 import urllib3.exceptions
 
-from ocikit.display import duration, join_limited, sanitize, shorten
-from ocikit.errors import (
-    BlobUnknown,
-    ConnectionFailed,
-    Denied,
-    InvalidDigest,
-    InvalidResponse,
-    ManifestBlobUnknown,
-    ManifestUnknown,
-    NameUnknown,
-    RangeInvalid,
-    RateLimited,
-    RegistryError,
-    TimedOut,
-    TooLarge,
-    Unauthorized,
-    Unsupported,
-    UploadInvalid,
-    UploadUnknown,
-    redact,
-)
+from ocikit.display import sanitize, shorten
+from ocikit.errors import ConnectionFailed, InvalidDigest, InvalidResponse, TimedOut, TooLarge, redact
+from ocikit.remote.http.causes import CONNECTION_ERRORS, is_timeout, root_cause
 from ocikit.remote.http.deadlines import TooSlow, limit_remaining_time
-from ocikit.remote.http.rate_limit import RateLimit
 from ocikit.spec.digest import Digest
-
-#: What a broken connection looks like, wherever it breaks.
-CONNECTION_ERRORS: Final = (requests.RequestException, urllib3.exceptions.HTTPError, http.client.HTTPException, OSError)
 
 log = logging.getLogger("ocikit")
 
-_ERROR_LIMIT = 64 * 1024  # bytes of an error body; the rest is not read
-_SLOWEST = 32 * 1024  # bytes a second: a document that comes slower, beside one silence, is not waited for
-_LEAVING = 2.0  # seconds for the rest of a body that nobody reads; a new connection takes less
-_WORDS = 300  # characters of a registry's own words in a message
-_WARNINGS_LIMIT = 4096  # bytes of warnings that a registry may send: distribution-spec spec.md#warnings
+#: Bytes of an error body that are read.
+ERROR_BODY_LIMIT = 64 * 1024
 
-_BY_CODE: Mapping[str, type[RegistryError]] = {
-    "UNAUTHORIZED": Unauthorized,
-    "DENIED": Denied,
-    "TOOMANYREQUESTS": RateLimited,
-    "UNSUPPORTED": Unsupported,
-    "MANIFEST_UNKNOWN": ManifestUnknown,
-    "BLOB_UNKNOWN": BlobUnknown,
-    "NAME_UNKNOWN": NameUnknown,
-    "BLOB_UPLOAD_UNKNOWN": UploadUnknown,
-    "BLOB_UPLOAD_INVALID": UploadInvalid,
-    "DIGEST_INVALID": UploadInvalid,
-    "SIZE_INVALID": UploadInvalid,
-    "MANIFEST_INVALID": UploadInvalid,
-    "MANIFEST_BLOB_UNKNOWN": ManifestBlobUnknown,
-}
+#: Bytes per second that a document must reach, in addition to one read timeout.
+MIN_RATE = 32 * 1024
 
-_BY_STATUS: Mapping[int, type[RegistryError]] = {
-    401: Unauthorized,
-    403: Denied,
-    405: Unsupported,
-    413: TooLarge,
-    416: RangeInvalid,
-    429: RateLimited,
-}
-
-_HINTS: Mapping[type[RegistryError], str] = {
-    Unauthorized: "log in with ocikit.login({host!r}) or `docker login {host}`; ocikit.auth.explain({host!r}) shows what is used",
-    Denied: "check that the account may do this: ocikit.auth.explain({host!r}) shows which one is used",
-    RateLimited: "wait, or log in: registries allow more to accounts than to strangers",
-    TooLarge: "the registry has a limit on the size of requests; ask its operators, or split the content",
-    Unsupported: "this registry doesn't offer the operation; its own web interface may",
-}
-
-_REQUEST_IDS = (
-    "x-request-id",
-    "x-github-request-id",
-    "x-amzn-requestid",
-    "x-ms-correlation-request-id",
-    "x-gitlab-request-id",
-)
-
-#: What an absence is called when the registry gives no code.
-_ABSENT: Mapping[str, type[RegistryError]] = {
-    "manifests": ManifestUnknown,
-    "blobs": BlobUnknown,
-    "uploads": UploadUnknown,
-    "tags": NameUnknown,
-    "referrers": ManifestUnknown,
-}
-
-
-def root_cause(error: BaseException | None) -> BaseException | None:
-    """What an error of requests or urllib3 began with, without its trail: a user's traceback has no use for their insides."""
-    while error is not None:
-        inner = (
-            error.__cause__
-            or getattr(error, "reason", None)
-            or next((a for a in error.args if isinstance(a, BaseException)), None)
-        )
-        if not isinstance(inner, BaseException) or inner is error:
-            error.__cause__ = None  # and with it what it was raised in the middle of
-            return error.with_traceback(None)
-        error = inner
-    return None
+_DRAIN_TIME = 2.0  # seconds for the rest of an unused body; a new connection takes less
+_WARNING_BYTES = 4096  # of warnings in one response: distribution-spec spec.md#warnings
+_LOGGED_WARNINGS = 1000  # distinct warnings: a hostile registry must not fill the memory (DoS)
 
 
 def drain(response: requests.Response) -> None:
-    """Let go of a response whose body doesn't matter; its connection stays open if the body is short."""
-    limit_remaining_time(response.raw, _LEAVING)
+    """Discard the body of a response; the connection is reused if the body is short."""
+    limit_remaining_time(response.raw, _DRAIN_TIME)
     try:
-        if len(response.raw.read(_ERROR_LIMIT) or b"") < _ERROR_LIMIT:
+        if len(response.raw.read(ERROR_BODY_LIMIT) or b"") < ERROR_BODY_LIMIT:
             response.raw.release_conn()
             return
     except Exception:
-        log.debug("a response's body broke off", exc_info=True)
+        log.debug("reading the rest of a response failed", exc_info=True)
     response.close()
 
 
-def buffer_body(response: requests.Response, limit: int = _ERROR_LIMIT) -> bytes:
-    """Let go of a response's connection, but keep the front of its body: for the error that it may become."""
-    limit_remaining_time(response.raw, limit / _SLOWEST, patience=True)
-    try:
-        words = response.raw.read(limit) or b""
-    except CONNECTION_ERRORS:
-        words = b""
-    headers = response.raw.headers
-    drain(response)
-    response.raw = urllib3.HTTPResponse(io.BytesIO(words), headers, response.status_code, preload_content=False)
-    return words
-
-
-def read_limited(response: requests.Response, limit: int, what: str, *, digest: Digest | None = None) -> bytes:
-    """The body, if it is no larger than `limit` bytes, compressed or not; the connection goes back to its pool.
+def buffer_body(response: requests.Response, limit: int = ERROR_BODY_LIMIT) -> bytes:
+    """Release the connection of a response, but keep the start of its body: an error may be made from it.
 
     Args:
-        response: unread.
-        limit: in bytes.
-        what: was asked for, as messages say it.
-        digest: of the body, if it is known; it is not verified, but tells whether a body is as compressed as it says.
+        response: Unread.
+        limit: Bytes.
+
+    Returns:
+        The buffered bytes, which can be read from the response again.
+    """
+    limit_remaining_time(response.raw, limit / MIN_RATE, extend=True)
+    try:
+        body = response.raw.read(limit) or b""
+    except CONNECTION_ERRORS:
+        body = b""
+    headers = response.raw.headers
+    drain(response)
+    response.raw = urllib3.HTTPResponse(io.BytesIO(body), headers, response.status_code, preload_content=False)
+    return body
+
+
+def read_limited(response: requests.Response, limit: int, action: str, *, digest: Digest | None = None) -> bytes:
+    """Read a body of at most `limit` bytes and return its connection to the pool.
+
+    The limit holds before and after a Content-Encoding is removed.
+
+    Args:
+        response: Unread.
+        limit: Bytes.
+        action: Operation, as named in error messages.
+        digest: Expected digest, if known. It is not verified, but decides whether the body is really encoded.
+
+    Returns:
+        The body without Content-Encoding.
 
     Raises:
-        TooLarge: naming what was asked for.
-        ConnectionFailed: if the body broke off, or came too slowly for a document.
+        TooLarge: The body exceeds the limit.
+        ConnectionFailed: The connection broke within the body, or was too slow for a document.
     """
-    said = str(response.headers.get("Content-Length", ""))
-    size = int(said) if re.fullmatch(r"\d{1,18}", said) else limit
-    limit_remaining_time(response.raw, min(size, limit) / _SLOWEST, patience=True)
-    parts: list[bytes] = []
+    length = str(response.headers.get("Content-Length", ""))
+    size = int(length) if re.fullmatch(r"\d{1,18}", length) else limit
+    limit_remaining_time(response.raw, min(size, limit) / MIN_RATE, extend=True)
+    chunks: list[bytes] = []
     left = limit + 1
-    whole = False
+    complete = False
     try:
-        while left > 0 and (part := response.raw.read(min(left, 1 << 16), decode_content=False)):
-            parts.append(part)
-            left -= len(part)
-        whole = left > 0
+        while left > 0 and (chunk := response.raw.read(min(left, 1 << 16), decode_content=False)):
+            chunks.append(chunk)
+            left -= len(chunk)
+        complete = left > 0
     except CONNECTION_ERRORS as error:
-        raise broken_off(response, what, error) from root_cause(error)
+        raise interrupted(response, action, error) from root_cause(error)
     finally:
-        if whole:
+        if complete:
             response.raw.release_conn()
         else:
             response.close()
-    body = b"".join(parts)
-    if whole:
-        body = _plain(response, body, limit, digest)
+    body = b"".join(chunks)
+    if complete:
+        body = decode_body(response, body, limit, digest)
     if len(body) > limit:
         raise TooLarge(
-            f"the answer of {_host(response)} to {what} is larger than the limit of {limit} bytes",
-            hint="such a document is most likely not what it should be; ask its publisher",
-            **_facts(response),
+            f"failed to {action}: the response of {host_of(response)} exceeds the limit of {limit} bytes",
+            hint="the document is probably invalid; ask its publisher",
+            **request_fields(response),
         )
     return body
 
 
-def _plain(response: requests.Response, body: bytes, limit: int, digest: Digest | None = None) -> bytes:
-    """A body without its Content-Encoding, or as it came if that says what isn't so; little more than `limit` bytes.
+def decode_body(response: requests.Response, body: bytes, limit: int, digest: Digest | None = None) -> bytes:
+    """Remove the Content-Encoding of a body, unless the body is not encoded as its header claims.
 
-    We ask for none. Some proxies compress all the same, and others keep the header of what they have unpacked.
+    ocikit requests no encoding. Some proxies compress nevertheless, others decompress and keep the header.
+
+    Args:
+        response: With the headers of the body.
+        body: As received.
+        limit: Bytes to decode, to stop zip bombs; the result is not much longer.
+        digest: Expected digest, if known.
+
+    Returns:
+        The decoded body, or `body` if it is not encoded.
     """
-    encoding = str(response.headers.get("Content-Encoding", "identity")).strip().lower()
-    if encoding in {"", "identity"}:
+    if not is_encoded(response):
         return body
     digest = digest or announced_digest(response)
     if digest is not None and digest.verifiable:
-        as_it_came = Digest.of(body, digest.algorithm) == digest
+        plain = Digest.of(body, digest.algorithm) == digest
     else:
-        as_it_came = body.lstrip()[:1] in {b"{", b"["}  # JSON; nothing that is compressed begins so
-    if as_it_came:
+        plain = body.lstrip()[:1] in {b"{", b"["}  # JSON; no compressed format begins like this
+    if plain:
         return body
-    packed = io.BytesIO(body)
-    raw = urllib3.HTTPResponse(packed, {"Content-Encoding": encoding}, preload_content=False)
-    parts: list[bytes] = []
+    encoded = io.BytesIO(body)
+    headers = {"Content-Encoding": response.headers["Content-Encoding"].strip().lower()}
+    raw = urllib3.HTTPResponse(encoded, headers, preload_content=False)
+    chunks: list[bytes] = []
     left = limit + 1
     try:
-        # Not much at once: urllib3 2.5 and older unpack all that they have read, a thousandfold
-        while left > 0 and ((part := raw.read(min(left, 1 << 12), decode_content=True)) or not packed.closed):
-            parts.append(part)
-            left -= len(part)
+        # Small chunks because urllib3 2.5 and older decompress all that they have read, up to a thousandfold (zip bomb)
+        while left > 0 and ((chunk := raw.read(min(left, 1 << 12), decode_content=True)) or not encoded.closed):
+            chunks.append(chunk)
+            left -= len(chunk)
     except urllib3.exceptions.DecodeError:
         return body
-    return b"".join(parts)
-
-
-def announced_digest(response: requests.Response) -> Digest | None:
-    """The Docker-Content-Digest of a response, if it has one that is one."""
-    said = response.headers.get("Docker-Content-Digest")
-    try:
-        return Digest(said) if said else None
-    except InvalidDigest:
-        return None
-
-
-def is_encoded(response: requests.Response) -> bool:
-    """Whether a body has a Content-Encoding, though none was asked for."""
-    return response.headers.get("Content-Encoding", "identity").strip().lower() not in {"", "identity"}
+    return b"".join(chunks)
 
 
 def read_prefix(response: requests.Response, size: int) -> bytes:
-    """The first bytes of a body as they came, fewer if it ends or breaks off; the rest is left where it is."""
-    found = b""
+    """Return the first `size` bytes of a body, fewer if it ends or breaks off, and discard the rest."""
+    prefix = b""
     with contextlib.suppress(*CONNECTION_ERRORS):
-        while len(found) < size and (part := response.raw.read(size - len(found))):
-            found += part
+        while len(prefix) < size and (chunk := response.raw.read(size - len(prefix))):
+            prefix += chunk
     drain(response)
-    return found
+    return prefix
 
 
-def is_timeout(error: BaseException | None) -> bool:
-    """Whether a broken connection was one that took too long."""
-    if isinstance(
-        error, urllib3.exceptions.NewConnectionError
-    ):  # counts as a timeout to urllib3 though it is a refusal
-        return False
-    return isinstance(error, requests.Timeout | urllib3.exceptions.TimeoutError | TimeoutError)
-
-
-def broken_off(response: requests.Response, what: str, error: Exception) -> ConnectionFailed:
-    """The error for a body that ended before its end."""
+def interrupted(response: requests.Response, action: str, error: Exception) -> ConnectionFailed:
+    """Return the error for a body that a broken connection interrupted."""
+    host = host_of(response)
     if isinstance(root_cause(error), TooSlow):
-        return TimedOut(f"{_host(response)} sends too slowly to {what}", hint="check the network; call again")
+        return TimedOut(f"failed to {action}: {host} sends too slowly", hint="check the network and retry")
     if is_timeout(error):
-        return TimedOut(f"{_host(response)} stopped sending to {what}", hint="check the network, or raise read_timeout")
-    return ConnectionFailed(f"{_host(response)} broke off its answer to {what}", hint="check the network; call again")
+        return TimedOut(
+            f"failed to {action}: {host} stopped sending", hint="check the network, or increase read_timeout"
+        )
+    return ConnectionFailed(f"failed to {action}: {host} broke off its response", hint="check the network and retry")
 
 
-def json_object(response: requests.Response, body: bytes, what: str) -> dict[str, Any]:
-    """A body as a JSON object. Raises: InvalidResponse: for HTML and whatever else isn't one."""
+def json_object(response: requests.Response, body: bytes, action: str) -> dict[str, Any]:
+    """Parse a body as a JSON object.
+
+    Raises:
+        InvalidResponse: The body is HTML or any other text.
+    """
     try:
         value = json.loads(body)
     except (ValueError, RecursionError):
-        raise _not_json(response, body, what) from None
-    if not isinstance(value, dict):
-        raise _not_json(response, body, what)
-    return value
-
-
-def _not_json(response: requests.Response, body: bytes, what: str) -> InvalidResponse:
-    kind = shorten(media_type(response), 100) or "no content type"
+        value = None
+    if isinstance(value, dict):
+        return value
+    content_type = shorten(media_type(response), 100) or "no content type"
     text = body[:4096].decode("utf-8", "replace")
-    found = _page(text) or f"it begins with {shorten(text[:80], 60)!r}"
-    return InvalidResponse(
-        f"{_host(response)} answered with {kind} where JSON was expected to {what}: {found}",
+    content = describe_html(text) or f"it begins with {shorten(text[:80], 60)!r}"
+    raise InvalidResponse(
+        f"failed to {action}: {host_of(response)} returned {content_type} instead of JSON: {content}",
         hint="a login page or a proxy may stand between you and the registry; check the host's name",
-        **_facts(response),
+        **request_fields(response),
     )
 
 
-def media_type(response: requests.Response) -> str:
-    """The Content-Type without parameters, in lower case. Registries send parameters, though they should not."""
-    return str(response.headers.get("Content-Type", "")).partition(";")[0].strip().lower()
-
-
-def error_from_response(
-    response: requests.Response, doing: str, *, hint: str = "", rejected: str = ""
-) -> RegistryError:
-    """The error that a response stands for; its body is read, up to a limit.
-
-    Args:
-        response: with a status that the call can't use.
-        doing: what was tried, such as "pull team/data:v1".
-        hint: a better remedy than the general one.
-        rejected: whose credentials were sent, if any.
-    """
-    errors, words = _error_body(response)
-    status = response.status_code
-    code = str(errors[0].get("code") or "") if errors else ""
-    # The status decides where it is specific: Harbor reports absence with the code UNKNOWN
-    kind = _BY_STATUS.get(status) or _BY_CODE.get(code) or (_absence(response) if status == 404 else RegistryError)
-    if status == 404 and kind in {Unauthorized, Denied}:
-        kind = _absence(response)
-    if kind is BlobUnknown and response.request.method == "PUT" and "/manifests/" in str(response.url):
-        kind = ManifestBlobUnknown  # as some registries say it
-    host = _host(response)
-    # The answer to a HEAD request has no words of the registry's
-    said = f"{code} ({status})" if code else f"{status} {http.client.responses.get(status, '')}".rstrip()
-    message = f"{host} says {said} to {doing}" + (f": {words}" if words else "")
-    if kind is RateLimited and (limit := RateLimit.of(response.headers)):
-        message += f"; {limit}"
-    if kind is Unauthorized and rejected:
-        message += f"; the credentials of {rejected} were rejected"
-    if kind is Denied and rejected:
-        message += f"; the credentials of {rejected} were not enough: they may have expired, or lack the right"
-    request_id = next((str(response.headers[name]) for name in _REQUEST_IDS if name in response.headers), "")
-    if request_id:
-        message += f" [request id {shorten(request_id, 64)}]"
-    hint = hint or _special_hint(host, code, kind, status) or _HINTS.get(kind, "").format(host=host)
-    error = kind(message, hint=hint, errors=errors, request_id=request_id, **_facts(response))
-    if status in {429, 503} and (wait := retry_after(response)) is not None:
-        error.retry_after = wait
-        error.hint = f"it asks to wait {duration(wait)}; {error.hint.removeprefix('wait, or ')}"
-    if isinstance(error, ManifestBlobUnknown):
-        error.hint = f"push {join_limited(error.digests[:5]) if error.digests else 'what the manifest names'} first"
-    return error
-
-
-def _special_hint(host: str, code: str, kind: type[RegistryError], status: int) -> str:
-    """Remedies that only one registry needs."""
-    if code == "NAME_UNKNOWN" and re.search(r"\.ecr\.[a-z0-9-]+\.amazonaws\.com", host):
-        # ECR doesn't create repositories on push: aws/containers-roadmap#853
-        return "ECR doesn't create repositories by itself: aws ecr create-repository --repository-name …"
-    if kind is Unsupported and host.endswith("docker.io"):
-        # distribution/distribution#2290
-        return "Docker Hub deletes only through its web interface and its own API"
-    if status >= 500:
-        return "the registry failed; try again later"
-    return ""
-
-
-def _absence(response: requests.Response) -> type[RegistryError]:
-    path = str(response.url).partition("?")[0]
-    for part, kind in sorted(_ABSENT.items(), key=lambda item: -path.rfind(f"/{item[0]}/")):
-        if f"/{part}/" in path:
-            return kind
-    return RegistryError
-
-
-def _error_body(response: requests.Response) -> tuple[list[dict[str, Any]], str]:
-    """The registry's error list and its own words, from any body. distribution-spec spec.md#error-codes."""
-    limit_remaining_time(response.raw, _ERROR_LIMIT / _SLOWEST, patience=True)
-    try:
-        body = _plain(response, response.raw.read(_ERROR_LIMIT, decode_content=False) or b"", _ERROR_LIMIT)
-    except Exception:  # noqa: BLE001 - a broken error body must not hide the error itself
-        body = b""
-    finally:
-        response.close()
-    try:
-        value = json.loads(body)
-    except (ValueError, RecursionError):
-        text = body.decode("utf-8", "replace")
-        return [], shorten(" ".join((_page(text) or text).split()), _WORDS)
-    listed = value.get("errors") if isinstance(value, dict) else None
-    errors = [cast("dict[str, Any]", e) for e in listed if isinstance(e, dict)] if isinstance(listed, list) else []
-    words = "; ".join(filter(None, (_words(e) for e in errors[:5])))
-    if not errors and isinstance(value, dict):
-        # Token servers answer {"details": …}, {"error": …, "error_description": …} or {"message": …}
-        words = next((str(value[k]) for k in ("error_description", "details", "message", "error") if value.get(k)), "")
-    return errors, shorten(words, _WORDS)
-
-
-def _page(text: str) -> str:
-    """What a text is, if it is an HTML page."""
+def describe_html(text: str) -> str:
+    """Return "an HTML page titled ..." if the text is one, else an empty string."""
     if "<html" not in text.lower() and "<!doctype" not in text.lower():
         return ""
     title = re.search(r"<title[^<>]*>([^<]*)</title>", text, re.IGNORECASE)
     return f"an HTML page{f' titled {sanitize(title[1]).strip()!r}' if title else ''}"
 
 
-def _words(error: Mapping[str, Any]) -> str:
-    message = str(error.get("message") or "")
-    detail = error.get("detail")
-    if detail:
-        message += f" ({shorten(detail if isinstance(detail, str) else json.dumps(detail), 160)})"
-    return message
+def media_type(response: requests.Response) -> str:
+    """Return the Content-Type in lower case, without the parameters that some registries send."""
+    return str(response.headers.get("Content-Type", "")).partition(";")[0].strip().lower()
+
+
+def is_encoded(response: requests.Response) -> bool:
+    """Return True if a body has a Content-Encoding, although none was requested."""
+    return response.headers.get("Content-Encoding", "identity").strip().lower() not in {"", "identity"}
+
+
+def announced_digest(response: requests.Response) -> Digest | None:
+    """Return the `Docker-Content-Digest` of a response, or None if it is missing or invalid."""
+    header = response.headers.get("Docker-Content-Digest")
+    try:
+        return Digest(header) if header else None
+    except InvalidDigest:
+        return None
 
 
 def retry_after(response: requests.Response) -> float | None:
-    """Seconds to wait, from a Retry-After in seconds or as an HTTP date. RFC 9110 section 10.2.3."""
+    """Return the seconds to wait, from a Retry-After in seconds or as an HTTP date. RFC 9110 section 10.2.3."""
     value = str(response.headers.get("Retry-After", "")).strip()
     if re.fullmatch(r"\d{1,9}(\.\d+)?", value):
         return float(value)
@@ -400,33 +236,35 @@ def retry_after(response: requests.Response) -> float | None:
         return None
 
 
-def _facts(response: requests.Response) -> dict[str, Any]:
+def request_fields(response: requests.Response) -> dict[str, Any]:
+    """Return the fields that every RegistryError takes from a response."""
     method = response.request.method if response.request is not None else ""
     return {
         "method": method or "",
         "url": redact(str(response.url)),
         "status": response.status_code,
-        "host": _host(response),
+        "host": host_of(response),
     }
 
 
-def _host(response: requests.Response) -> str:
+def host_of(response: requests.Response) -> str:
+    """Return the host and port that sent a response."""
     return redact(str(response.url)).partition("://")[2].partition("/")[0]
 
 
-_told: set[str] = set()
-_telling = threading.Lock()
+_logged: set[str] = set()
+_logged_lock = threading.Lock()
 
 
 def report_warnings(response: requests.Response) -> None:
     """Log each distinct `Warning: 299` of a registry once. distribution-spec spec.md#warnings."""
-    header = str(response.headers.get("Warning", ""))[:_WARNINGS_LIMIT]
+    header = str(response.headers.get("Warning", ""))[:_WARNING_BYTES]
     for match in re.finditer(r'299 \S+ "((?:[^"\\]|\\.)*)"', header):
-        said = re.sub(r"\\(.)", r"\1", match[1])
-        text = f"{_host(response)} warns: {sanitize(said)}"
-        with _telling:
-            new = text not in _told and len(_told) < 1000  # a hostile registry must not fill the memory
+        warning = re.sub(r"\\(.)", r"\1", match[1])
+        message = f"{host_of(response)} warns: {sanitize(warning)}"
+        with _logged_lock:
+            new = message not in _logged and len(_logged) < _LOGGED_WARNINGS
             if new:
-                _told.add(text)
+                _logged.add(message)
         if new:
-            log.warning("%s", text)
+            log.warning("%s", message)

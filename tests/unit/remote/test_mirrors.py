@@ -501,7 +501,7 @@ def test_when_all_fail_the_registry_s_error_tells_of_the_mirrors(place):
         place.session().inspect(place.ref)
     told = str(caught.value)
     assert f"no answer from {place.upstream.host}" in told
-    assert f"{place.first.host} says 403" in told and f"{place.second.host} says 500" in told
+    assert f"{place.first.host} returned 403" in told and f"{place.second.host} returned 500" in told
 
 
 def test_many_threads_read_from_mirrors_that_come_and_go(place, home):

@@ -921,7 +921,7 @@ def test_any_error_body_gives_an_error(server, connect, body):
     with pytest.raises(errors.RegistryError) as caught:
         get(connect(server))
     assert type(caught.value) is errors.RegistryError
-    assert f"{server.host} says" in str(caught.value)
+    assert f"{server.host} returned" in str(caught.value)
     repr(caught.value), pickle.dumps(caught.value), caught.value.code
 
 

@@ -1,0 +1,154 @@
+"""Redirects of a registry: followed without forwarding credentials to another origin."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import BinaryIO
+
+import requests
+from attrs import frozen
+
+from ocikit.errors import InvalidResponse, Unsupported, redact
+from ocikit.remote.config.network import Network
+from ocikit.remote.http.connections import Connections
+from ocikit.remote.http.rate_limit import RateLimit
+from ocikit.remote.http.responses import drain, request_fields
+from ocikit.remote.http.urls import Origin, check_redirect, join
+
+_MAX_REDIRECTS = 10  # as in curl and browsers
+_REDIRECTING = frozenset({301, 302, 303, 307, 308})
+
+
+class Body:
+    """A request body, and the position to which it is rewound for another attempt."""
+
+    def __init__(self, content: bytes | BinaryIO | None = None) -> None:
+        self.content = content
+        self._start: int | None = None
+        if content is not None and not isinstance(content, bytes) and content.seekable():
+            self._start = content.tell()
+        self.repeatable = content is None or isinstance(content, bytes) or self._start is not None
+        """Whether the body can be sent again."""
+
+    def rewind(self) -> None:
+        """Seek to the start of the content, if it is a stream."""
+        if self._start is not None and self.content is not None and not isinstance(self.content, bytes):
+            self.content.seek(self._start)
+
+
+@frozen
+class Request:
+    """A request before authentication and redirects."""
+
+    method: str
+    url: str
+    """Absolute."""
+    headers: Mapping[str, str]
+    body: Body
+    length: int | None = None
+    """Bytes of a stream."""
+    timeout: float | None = None
+    """Seconds without data, if not the network's."""
+
+
+class RedirectFollower:
+    """Sends requests to one registry and follows its redirects.
+
+    Args:
+        host: Registry, as in references.
+        network: User agent, additional headers, insecure hosts.
+        connections: Send single requests.
+        serves: Returns True if a URL has the registry's origin.
+    """
+
+    def __init__(self, host: str, network: Network, connections: Connections, serves: Callable[[str], bool]) -> None:
+        self._host = host
+        self._network = network
+        self._connections = connections
+        self._serves = serves
+        self.rate_limit: RateLimit | None = None
+        """The most recent rate limit that the registry reported."""
+
+    def send(self, request: Request, authorization: str = "") -> tuple[requests.Response, bool]:
+        """Send a request and follow redirects.
+
+        The credential and the network's own headers are sent to the first origin only.
+
+        Args:
+            request: To the registry or to a URL that it returned.
+            authorization: Value of the header, if any.
+
+        Returns:
+            The response, and True if it came from the registry itself without a cross-origin redirect.
+
+        Raises:
+            InvalidResponse: A redirect is unsafe or there are too many.
+            Unsupported: A body that can't be sent again is redirected.
+        """
+        method, url = request.method, request.url
+        trusted = self._serves(url)
+        for _ in range(_MAX_REDIRECTS + 1):
+            headers = {"User-Agent": self._network.user_agent, "Accept-Encoding": "identity", "Accept": "*/*"}
+            headers.update(request.headers)
+            if trusted:
+                headers.update(self._network.headers)
+                if authorization:
+                    headers["Authorization"] = authorization
+            response = self._connections.send(
+                method, url, headers, request.body.content, request.length, request.timeout
+            )
+            if trusted and (rate_limit := RateLimit.of(response.headers)):
+                self.rate_limit = rate_limit
+            location = response.headers.get("Location")
+            if response.status_code not in _REDIRECTING or not location:
+                return response, trusted
+            drain(response)
+            url = self._next_url(request, response, url, location)
+            request.body.rewind()
+            # After one cross-origin redirect never send credentials again: the other host could redirect back to a URL
+            # of its choice
+            trusted = trusted and self._serves(url)
+        raise InvalidResponse(
+            f"{self._host} redirects more than {_MAX_REDIRECTS} times", method=method, url=url, host=self._host
+        )
+
+    def _next_url(self, request: Request, response: requests.Response, url: str, location: str) -> str:
+        method, status = request.method, response.status_code
+        if method not in {"GET", "HEAD"} and status not in {307, 308}:
+            raise InvalidResponse(
+                f"{self._host} answered {method} with {status} to {redact(location)}",
+                hint="the registry's upload address has moved; check the host's name and scheme",
+                **request_fields(response),
+            )
+        target = join(url, location)
+        check_redirect(url, target, insecure=self._host in self._network.insecure)
+        if not request.body.repeatable:
+            raise Unsupported(
+                f"{self._host} redirects an upload to {redact(target)}, but its content can be read only once",
+                hint="pass a file, or any other seekable stream",
+                **request_fields(response),
+            )
+        return target
+
+    def send_bare(self, method: str, url: str, headers: dict[str, str], body: bytes | None) -> requests.Response:
+        """Send a request to a token server with its own headers only.
+
+        Raises:
+            InvalidResponse: A redirect is unsafe, there are too many, or one would forward a refresh token.
+        """
+        for _ in range(_MAX_REDIRECTS + 1):
+            response = self._connections.send(method, url, headers, body)
+            location = response.headers.get("Location")
+            if response.status_code not in _REDIRECTING or not location:
+                return response
+            drain(response)
+            target = join(url, location)
+            check_redirect(url, target)
+            if Origin.of(target) != Origin.of(url):
+                if body is not None:
+                    raise InvalidResponse(
+                        f"the token server of {self._host} redirects a refresh token to {redact(target)}; refused"
+                    )
+                headers = {name: value for name, value in headers.items() if name != "Authorization"}
+            url = target
+        raise InvalidResponse(f"the token server of {self._host} redirects more than {_MAX_REDIRECTS} times")
