@@ -1,13 +1,20 @@
-"""Fixtures for everyone: registries, our own first and real ones of others, and repository names of one's own."""
+"""Fixtures for all tests: registries (ours first, then real ones), users, and unique repository names."""
 
 import itertools
 import os
 import re
 import signal
 
+import ocikit
 import pytest
+from ocikit.remote.auth.keychain import ANONYMOUS, Keychain
+from ocikit.remote.config.network import Network
+from ocikit.remote.http.transport import Transport
+from ocikit.remote.repository import Registry
 
 from tests.support import images, peers
+from tests.support.fake_registry import FakeRegistry
+from tests.support.home import QUICK
 from tests.support.token_server import TokenServer
 
 #: A test that asks for one of these runs real programs, unless it gets our own registry.
@@ -77,6 +84,73 @@ def token_registry(request, token_server):
 def debian():
     """A real Debian image in several forms; see tests/support/images.py."""
     return images.debian()
+
+
+# A user: home folder, session, fake registries
+
+
+@pytest.fixture
+def home(tmp_path, monkeypatch):
+    """The working folder of a user: no credentials, an empty cache, no settings in the environment."""
+    for name in [n for n in os.environ if n.startswith(("OCIKIT_", "DOCKER_", "REGISTRY_"))]:
+        monkeypatch.delenv(name)
+    house = tmp_path / "house"
+    (house / "work").mkdir(parents=True)
+    for name, folder in {"HOME": "", "DOCKER_CONFIG": ".docker", "XDG_CONFIG_HOME": ".config", "XDG_RUNTIME_DIR": "run",
+                         "OCIKIT_CACHE": "cache"}.items():  # fmt: skip
+        monkeypatch.setenv(name, str(house / folder))
+    monkeypatch.setenv("OCIKIT_PROGRESS", "none")
+    monkeypatch.chdir(house / "work")
+    return house / "work"
+
+
+@pytest.fixture
+def session(home):
+    """A session with short timeouts."""
+    with ocikit.Session(progress=False, network=QUICK) as opened:
+        yield opened
+
+
+@pytest.fixture
+def server():
+    """A fake registry with scripted faults."""
+    with FakeRegistry() as running:
+        yield running
+
+
+@pytest.fixture
+def other():
+    """A fake registry on another host."""
+    with FakeRegistry() as running:
+        yield running
+
+
+@pytest.fixture
+def connect():
+    """Open a transport: `connect(server, credentials=…, **network)`. The server may be a host name."""
+    opened = []
+
+    def connecting(server, credentials=ANONYMOUS, **network):
+        host = server if isinstance(server, str) else server.host
+        keychain = credentials if isinstance(credentials, Keychain) else Keychain(credentials, environ={})
+        opened.append(Transport(host, network=Network(**network), keychain=keychain))
+        return opened[-1]
+
+    yield connecting
+    for transport in opened:
+        transport.close()
+
+
+@pytest.fixture
+def open_repository(connect):
+    """Open a repository: `open_repository(server, "a/b", push=True, credentials=…, **network)`."""
+    return lambda server, name="a/b", push=False, **rest: Registry(connect(server, **rest)).repository(name, push=push)
+
+
+@pytest.fixture
+def repository(open_repository, server):
+    """The repository a/b on `server`, with push permission."""
+    return open_repository(server, push=True)
 
 
 _counter = itertools.count(1)

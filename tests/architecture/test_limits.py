@@ -16,12 +16,12 @@ from ocikit.spec.platform import Platform
 from ocikit.store.memory import MemoryStore
 from ocikit.transfer.plan import plan
 
-from tests.support.fault_server import FaultServer
+from tests.support.fake_registry import FakeRegistry
 
 
 @pytest.fixture
 def server():
-    with FaultServer() as running:
+    with FakeRegistry() as running:
         yield running
 
 

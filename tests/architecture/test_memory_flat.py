@@ -11,7 +11,7 @@ import textwrap
 
 import pytest
 
-from tests.support.fixtures import ROOT, home, server  # noqa: F401 - fixtures
+from tests.support.home import ROOT
 
 MIB = 1 << 20
 SIZE = int(os.environ.get("OCIKIT_MEMORY_MIB", "256")) * MIB

@@ -9,9 +9,9 @@ from typing import Any
 
 import requests
 
-from tests.resilience.proxy import Proxy
 from tests.support import peers
-from tests.support.fault_server import Answer
+from tests.support.fake_registry import Response
+from tests.support.proxy import Proxy
 
 #: As markup it would run a script, load a picture from elsewhere and open a dialog; in a terminal it would clear the
 #: screen, change its title, go up, and turn the rest of the line around.
@@ -61,7 +61,7 @@ def registry() -> Iterator[Proxy]:
             yield proxy
 
 
-def _warn(request: Any, answer: Answer) -> None:
+def _warn(request: Any, answer: Response) -> None:
     # A header has no line ends; of the rest, what latin-1 can say
     words = "".join(c for c in BAD if c not in "\r\n\x00" and ord(c) < 256).replace('"', "'")
     answer.headers = {**answer.headers, "Warning": f'299 - "{words}"'}

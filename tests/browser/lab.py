@@ -30,8 +30,6 @@ from attrs import define, field, frozen
 from tests.browser.page import Browser, Seen
 from tests.support import peers
 
-__all__ = ["Lab", "Notebook", "lab", "opened"]
-
 THEMES = {"light": "JupyterLab Light", "dark": "JupyterLab Dark"}
 
 #: JupyterLab's settings by plugin: no news, no updates, and all cells on the page, whether in sight or not.

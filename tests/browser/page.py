@@ -11,8 +11,6 @@ from attrs import define, field
 
 from tests.support import peers
 
-__all__ = ["Browser", "Seen"]
-
 TIMEOUT = 20_000  # milliseconds, of every wait: machines that run tests are slow
 
 

@@ -4,8 +4,6 @@ import re
 import warnings
 from pathlib import Path
 
-__all__ = ["page"]
-
 
 def page(notebook: Path, *, style: bool = True, theme: str = "light") -> str:
     """The HTML of a notebook by nbconvert, less its scripts, which sites don't run; without `style`, less every style sheet."""

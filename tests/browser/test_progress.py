@@ -5,8 +5,8 @@ import re
 import ocikit
 import pytest
 
-from tests.resilience.proxy import Proxy
 from tests.support import peers
+from tests.support.proxy import Proxy
 
 SIZE = 4_000_000  # bytes
 PACE = 2_000_000  # bytes a second: slow enough for a browser to look twice

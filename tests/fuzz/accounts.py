@@ -20,9 +20,6 @@ from tests.fuzz.target import (
     typed,
 )
 
-__all__ = ["AUTH"]
-
-
 AUTH = base64.b64encode(f"ada:{SECRET}".encode())
 CONFIG_WORDS = (
     *JSON_WORDS, b'"auths"', b'"credHelpers"', b'"credsStore"', b'"auth"', b'"identitytoken"', b'"registrytoken"', b'"username"',

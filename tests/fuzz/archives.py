@@ -29,8 +29,6 @@ from tests.fuzz.target import (
     typed,
 )
 
-__all__ = ["LEAF", "archive", "plant"]
-
 
 def archive(*members: tuple[str, bytes], format: int = tarfile.PAX_FORMAT, **fields) -> bytes:
     """A tar of files."""

@@ -6,8 +6,6 @@ from collections.abc import Iterable
 
 from attrs import frozen
 
-__all__ = ["EDITS", "Edit", "damaged", "random_edits"]
-
 #: Words of texts and of JSON: a string, a word, or a sign.
 _WORDS = re.compile(rb'"(?:[^"\\]|\\.)*"|[\w.+]+|\s+|.', re.DOTALL)
 

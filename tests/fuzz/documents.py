@@ -30,9 +30,6 @@ from tests.fuzz.target import (
     typed,
 )
 
-__all__ = ["CONFIG", "DESCRIPTOR", "INDEX", "MANIFEST"]
-
-
 DESCRIPTOR = {
     "mediaType": LAYER_TYPE,
     "digest": SHA,

@@ -45,8 +45,6 @@ from tests.fuzz.target import (
     typed,
 )
 
-__all__ = ["ANSWER_WORDS", "an_answer", "response_of"]
-
 
 @target(
     b'Bearer realm="https://auth.example/token",service="r",scope="repository:a:pull,push repository:b:pull"',

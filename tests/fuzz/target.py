@@ -15,29 +15,6 @@ from pathlib import Path
 from attrs import frozen
 from ocikit.errors import OcikitError
 
-__all__ = [
-    "CONFIG_TYPE",
-    "HEADER_WORDS",
-    "INDEX_TYPE",
-    "JSON_WORDS",
-    "LAYER_TYPE",
-    "LONGEST",
-    "MANIFEST_TYPE",
-    "NOW",
-    "SECRET",
-    "SHA",
-    "TARGETS",
-    "Target",
-    "UNSAFE",
-    "URL",
-    "as_json",
-    "message_is_safe",
-    "scratch",
-    "target",
-    "text_of",
-    "typed",
-]
-
 #: Stands in seeds where a secret would.
 SECRET = "Sekr3tSekr3tSekr3t"
 

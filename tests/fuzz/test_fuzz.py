@@ -55,7 +55,6 @@ from tests.fuzz.documents import CONFIG
 from tests.fuzz.headers import response_of
 from tests.fuzz.target import message_is_safe
 from tests.fuzz.targets import TARGETS
-from tests.support.clients import connect, open_repository, repository, server  # noqa: F401 - fixtures
 
 WORDS = st.binary(min_size=1, max_size=4)
 

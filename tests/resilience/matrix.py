@@ -28,26 +28,9 @@ from ocikit.errors import OcikitError
 from ocikit.remote.auth.keychain import ANONYMOUS
 from ocikit.remote.config.network import Network
 
-from tests.resilience.proxy import Proxy
 from tests.support import images, peers
-from tests.support.fault_server import Request
-
-__all__ = [
-    "CLIENTS",
-    "FORMS",
-    "MIB",
-    "PULLS",
-    "PUSHES",
-    "WAITS",
-    "Cell",
-    "Image",
-    "Outcome",
-    "cells",
-    "moved",
-    "positions",
-    "pull",
-    "push",
-]
+from tests.support.fake_registry import Request
+from tests.support.proxy import Proxy
 
 MIB = 1 << 20
 READ_TIMEOUT = 1.0  # seconds, of ocikit

@@ -7,9 +7,7 @@ from attrs import field, frozen
 from ocikit import errors
 
 from tests.resilience.quirks import QUIRKS
-from tests.support.site import Scene
-
-__all__ = ["PROFILES", "Cannot", "Profile"]
+from tests.support.site import Site
 
 
 @frozen
@@ -31,7 +29,7 @@ class Profile:
     host: str
     quirks: tuple[str, ...]
     """What is installed first is nearest to the client."""
-    auth: Callable[[Scene], None] = lambda _: None
+    auth: Callable[[Site], None] = lambda _: None
     storage: str = ""
     api_host: str = ""
     options: Mapping[str, Mapping[str, Any]] = field(factory=dict)
@@ -45,11 +43,11 @@ class Profile:
     chunk: int = 2 << 20
     """Bytes of the chunks to send."""
 
-    def scene(self, upstream: str) -> Scene:
+    def scene(self, upstream: str) -> Site:
         """The registry, not yet running."""
-        return Scene(upstream, self.host, storage=self.storage, api_host=self.api_host)
+        return Site(upstream, self.host, storage=self.storage, api_host=self.api_host)
 
-    def settle(self, scene: Scene) -> None:
+    def settle(self, scene: Site) -> None:
         """Give a running scene its authentication and its quirks."""
         self.auth(scene)
         for name in self.quirks:
@@ -68,11 +66,11 @@ _NO_TAG_DELETE = Cannot(errors.Unsupported, "delete the manifest by its digest|w
 _ODD = Cannot(errors.UploadInvalid, "", "odd")
 
 
-def _ecr(scene: Scene) -> None:
+def _ecr(scene: Site) -> None:
     scene.basic("AWS", "eyJwYXlsb2FkIjoi", realm="https://ecr.eu-central-1.amazonaws.com/")
 
 
-def _token(realm: str, user: str, password: str, **options: Any) -> Callable[[Scene], None]:
+def _token(realm: str, user: str, password: str, **options: Any) -> Callable[[Site], None]:
     return lambda scene: scene.bearer(realm, user=user, password=password, **options)
 
 

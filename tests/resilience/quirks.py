@@ -15,10 +15,8 @@ from urllib.parse import parse_qs, quote
 
 from attrs import evolve, frozen
 
-from tests.support.fault_server import Answer, Request, error
-from tests.support.site import BLOB, MANIFEST, REFERRERS, TAGS, UPLOAD, Scene, rewritten
-
-__all__ = ["ODD", "QUIRKS", "Quirk"]
+from tests.support.fake_registry import Request, Response, error_response
+from tests.support.site import BLOB, MANIFEST, REFERRERS, TAGS, UPLOAD, Site, rewritten
 
 #: An artifact type that some registries don't take.
 ODD = "application/vnd.odd.thing.v1"
@@ -43,7 +41,7 @@ class Quirk:
     hook: Callable[..., None] | None = None
     """None: nothing that a registry does; the client's own requests tell."""
 
-    def install(self, scene: Scene, **options: Any) -> None:
+    def install(self, scene: Site, **options: Any) -> None:
         """Let the scene's registry behave so."""
         if self.hook is not None:
             self.hook(scene, lambda: scene.met.update([self.name]), **options)
@@ -70,26 +68,26 @@ def _ours(name: str, about: str, evidence: str) -> None:
 
 @_quirk("ecr-patch-201", "answers a chunk with 201, and may refuse the PUT that closes the session",
         "regclient#81, regclient#82, tart#273, mise#11376", "push-chunks")  # fmt: skip
-def _(scene: Scene, met: Callable[[], None], *, closes: bool = True) -> None:
+def _(scene: Site, met: Callable[[], None], *, closes: bool = True) -> None:
     @scene.after("PATCH", UPLOAD)
-    def created(_: Request, answer: Answer) -> None:
+    def created(_: Request, answer: Response) -> None:
         if answer.status == 202:
             met()
             answer.status = 201
 
     @scene.after("PUT", UPLOAD)
-    def closed(request: Request, answer: Answer) -> Answer | None:
-        return None if closes or answer.status != 201 else error(400, "BLOB_UPLOAD_INVALID")
+    def closed(request: Request, answer: Response) -> Response | None:
+        return None if closes or answer.status != 201 else error_response(400, "BLOB_UPLOAD_INVALID")
 
 
 @_quirk(
     "ecr-stale-range", "reports the first chunk's range for ever", "containers-roadmap#2831, chalk#682", "push-chunks"
 )
-def _(scene: Scene, met: Callable[[], None]) -> None:
+def _(scene: Site, met: Callable[[], None]) -> None:
     first: dict[str, str] = {}
 
     @scene.after("PATCH|GET", UPLOAD)
-    def stale(request: Request, answer: Answer) -> None:
+    def stale(request: Request, answer: Response) -> None:
         said = answer.headers.get("Range")
         if said and said != first.setdefault(request.path, said):
             met()
@@ -98,16 +96,16 @@ def _(scene: Scene, met: Callable[[], None]) -> None:
 
 @_quirk("ecr-restart-416", "refuses to start again within a session", "containerization#790, containerization#792",
         "push-resumed")  # fmt: skip
-def _(scene: Scene, met: Callable[[], None]) -> None:
+def _(scene: Site, met: Callable[[], None]) -> None:
     begun: dict[str, str] = {}  # the digest of whoever sent a blob in one PUT, by the session's path
 
     @scene.before("PUT|PATCH", UPLOAD)
-    def again(request: Request) -> Answer | None:
+    def again(request: Request) -> Response | None:
         digest = request.query.get("digest", [""])[0]
         if not int(request.headers.get("Content-Length") or 0):
             return None
         if request.path in begun and request.headers.get("Content-Range", "0-").startswith("0-"):
-            return error(416, "BLOB_UPLOAD_INVALID", "First byte of the layer part is 0 instead of 1048576")
+            return error_response(416, "BLOB_UPLOAD_INVALID", "First byte of the layer part is 0 instead of 1048576")
         if begun.get(request.path) or (digest and digest in begun.values()):
             met()
         begun.setdefault(request.path, digest)
@@ -116,28 +114,28 @@ def _(scene: Scene, met: Callable[[], None]) -> None:
 
 @_quirk("ecr-no-repository", "knows no repository before it is created",
         "containers-roadmap#853, moby#24473, regclient#869", "push-new")  # fmt: skip
-def _(scene: Scene, met: Callable[[], None]) -> None:
+def _(scene: Site, met: Callable[[], None]) -> None:
     @scene.before("POST|PUT", r"/v2/new/.*")
-    def unknown(request: Request) -> Answer:
+    def unknown(request: Request) -> Response:
         met()
-        return error(404, "NAME_UNKNOWN", "The repository with name 'new/…' does not exist in the registry")
+        return error_response(404, "NAME_UNKNOWN", "The repository with name 'new/…' does not exist in the registry")
 
 
 @_quirk(
     "ecr-n-1000", "refuses n above 1000 as UNSUPPORTED", "go-containerregistry#681, go-containerregistry#1091", "tags"
 )
-def _(scene: Scene, met: Callable[[], None]) -> None:
+def _(scene: Site, met: Callable[[], None]) -> None:
     @scene.before("GET", TAGS)
-    def within(request: Request) -> Answer | None:
+    def within(request: Request) -> Response | None:
         met()
         many = int(request.query.get("n", ["0"])[0]) > 1000
-        return error(405, "UNSUPPORTED", "Invalid parameter at 'maxResults'") if many else None
+        return error_response(405, "UNSUPPORTED", "Invalid parameter at 'maxResults'") if many else None
 
 
 @_quirk(
     "ecr-old-index", "refuses to delete the list of referrers that was replaced", "oras#1228, oras#1112", "referrers"
 )
-def _(scene: Scene, met: Callable[[], None]) -> None:
+def _(scene: Site, met: Callable[[], None]) -> None:
     lists: set[str] = set()
 
     @scene.before("PUT", rf"/v2/.+/manifests/{_FALLBACK}")
@@ -145,32 +143,34 @@ def _(scene: Scene, met: Callable[[], None]) -> None:
         lists.add(f"sha256:{hashlib.sha256(request.body).hexdigest()}")
 
     @scene.before("DELETE", MANIFEST)
-    def kept(request: Request) -> Answer | None:
+    def kept(request: Request) -> Response | None:
         if request.path.rpartition("/")[2] not in lists:
             return None
         met()
-        return error(403, "DENIED", "Requested image referenced by manifest list")
+        return error_response(403, "DENIED", "Requested image referenced by manifest list")
 
 
 @_quirk("ecr-media-type", "refuses a manifest without mediaType", "libpod#1719", "push", "attach", "copy-in")
-def _(scene: Scene, met: Callable[[], None]) -> None:
+def _(scene: Site, met: Callable[[], None]) -> None:
     @scene.before("PUT", MANIFEST)
-    def typed(request: Request) -> Answer | None:
+    def typed(request: Request) -> Response | None:
         met()
         return (
-            None if json.loads(request.body).get("mediaType") else error(400, "MANIFEST_INVALID", "Invalid JSON syntax")
+            None
+            if json.loads(request.body).get("mediaType")
+            else error_response(400, "MANIFEST_INVALID", "Invalid JSON syntax")
         )
 
 
 @_quirk("s3-one-auth-mechanism", "redirects to storage that refuses a request with Authorization",
         "opa#6580, opa#6728, oras-java#334, containerd#10374", "pull", "open", "copy-out")  # fmt: skip
-def _(scene: Scene, met: Callable[[], None]) -> None:
-    def only_one(request: Request) -> Answer | None:
+def _(scene: Site, met: Callable[[], None]) -> None:
+    def only_one(request: Request) -> Response | None:
         if "Authorization" not in request.headers:
             met()
             return None
         words = b"<Error><Code>InvalidArgument</Code><Message>Only one auth mechanism allowed</Message></Error>"
-        return Answer(400, {"Content-Type": "application/xml"}, words)
+        return Response(400, {"Content-Type": "application/xml"}, words)
 
     scene.store.before.insert(0, only_one)
 
@@ -179,25 +179,25 @@ def _(scene: Scene, met: Callable[[], None]) -> None:
 
 
 @_quirk("ghcr-patch-4-mib", "refuses chunks above 4 MiB with 416", "oci-client#37, ocx#237", "push-chunks")
-def _(scene: Scene, met: Callable[[], None]) -> None:
+def _(scene: Site, met: Callable[[], None]) -> None:
     @scene.before("PATCH", UPLOAD)
-    def too_large(request: Request) -> Answer | None:
+    def too_large(request: Request) -> Response | None:
         if int(request.headers.get("Content-Length") or 0) <= 4 << 20:
             return None
         met()
-        return Answer(416)
+        return Response(416)
 
 
 @_quirk("ghcr-no-referrers", "has no referrers API, and says nothing of a subject",
         "attest-build-provenance#71, ghcr-cleanup-action#13, oras-java#773, oras#915", "referrers", "attach")  # fmt: skip
-def _(scene: Scene, met: Callable[[], None]) -> None:
+def _(scene: Site, met: Callable[[], None]) -> None:
     @scene.before("GET", REFERRERS)
-    def absent(_: Request) -> Answer:
+    def absent(_: Request) -> Response:
         met()
-        return Answer(404, {"Content-Type": "text/plain"}, b"404 page not found\n")
+        return Response(404, {"Content-Type": "text/plain"}, b"404 page not found\n")
 
     @scene.after("PUT", MANIFEST)
-    def unheeded(_: Request, answer: Answer) -> None:
+    def unheeded(_: Request, answer: Response) -> None:
         if answer.headers.pop("OCI-Subject", None):
             met()
 
@@ -205,12 +205,12 @@ def _(scene: Scene, met: Callable[[], None]) -> None:
 @_quirk(
     "ghcr-expired-pat", "refuses an expired token even where everybody may read", "oras#1161, riverui#182", "pull-stale"
 )
-def _(scene: Scene, met: Callable[[], None]) -> None:
-    def refused(request: Request) -> Answer | None:
+def _(scene: Site, met: Callable[[], None]) -> None:
+    def refused(request: Request) -> Response | None:
         if request.headers.get("Authorization", scene.authorization) == scene.authorization:
             return None
         met()
-        return error(403, "DENIED", "denied")
+        return error_response(403, "DENIED", "denied")
 
     scene.auth.before.append(refused)
 
@@ -225,7 +225,7 @@ def _(scene: Scene, met: Callable[[], None]) -> None:
     "attach",
     "referrers",
 )
-def _(scene: Scene, met: Callable[[], None]) -> None:
+def _(scene: Site, met: Callable[[], None]) -> None:
     pushed: set[str] = set()
 
     @scene.before("PUT|GET|HEAD", rf"/v2/.+/manifests/{_FALLBACK}")
@@ -239,23 +239,23 @@ def _(scene: Scene, met: Callable[[], None]) -> None:
 
 
 @_quirk("gitlab-allow-list", "takes manifests with types that it knows only", "ocx#480", "push-odd")
-def _(scene: Scene, met: Callable[[], None]) -> None:
+def _(scene: Site, met: Callable[[], None]) -> None:
     @scene.before("PUT", MANIFEST)
-    def listed(request: Request) -> Answer | None:
+    def listed(request: Request) -> Response | None:
         if ODD.encode() not in request.body:
             return None
         met()
-        answer = error(400, "MANIFEST_INVALID", "manifest invalid")
+        answer = error_response(400, "MANIFEST_INVALID", "manifest invalid")
         answer.body = answer.body.replace(b"null", json.dumps(f"unknown media type: {ODD}").encode())
         return answer
 
 
 @_quirk("gitlab-token-expires", "lets a token end in the middle of a push",
         "moby#33558, buildx#324, docker_auth#240", "push", "push-large", "push-tags")  # fmt: skip
-def _(scene: Scene, met: Callable[[], None], *, after: int = 3) -> None:
+def _(scene: Site, met: Callable[[], None], *, after: int = 3) -> None:
     inner, used = scene.proxy.guard, Counter[str]()
 
-    def guard(request: Request) -> Answer | None:
+    def guard(request: Request) -> Response | None:
         refusal = inner(request) if inner else None
         token = request.headers.get("Authorization", "")
         if refusal is not None or not token:
@@ -274,46 +274,46 @@ def _(scene: Scene, met: Callable[[], None], *, after: int = 3) -> None:
 
 @_quirk("hub-mount-scope", "refuses a token altogether if one of its scopes is out of reach",
         "go-containerregistry#1679, go-containerregistry#1741, oci-client#235, containerd#11709", "copy-within")  # fmt: skip
-def _(scene: Scene, met: Callable[[], None]) -> None:
-    def too_much(request: Request) -> Answer | None:
+def _(scene: Site, met: Callable[[], None]) -> None:
+    def too_much(request: Request) -> Response | None:
         asked = parse_qs(request.body.decode() if request.method == "POST" else request.target.partition("?")[2])
         names = {scope.split(":")[1] for value in asked.get("scope", ()) for scope in value.split()}
         if len(names) < 2:
             return None
         met()
-        return error(401, "UNAUTHORIZED", "access to the requested resource is not authorized")
+        return error_response(401, "UNAUTHORIZED", "access to the requested resource is not authorized")
 
     scene.auth.before.append(too_much)
 
 
 @_quirk("hub-rate-limit", "counts every GET of a manifest, and says how many are left",
         "regclient#4, regclient#711, hub-feedback#2093", "pull", "inspect")  # fmt: skip
-def _(scene: Scene, met: Callable[[], None], *, limit: int = 100) -> None:
+def _(scene: Site, met: Callable[[], None], *, limit: int = 100) -> None:
     taken = Counter[str]()
 
     @scene.before("GET", MANIFEST)
-    def counted(_: Request) -> Answer | None:
+    def counted(_: Request) -> Response | None:
         taken["pulls"] += 1
         if taken["pulls"] <= limit:
             return None
         met()
-        answer = error(429, "TOOMANYREQUESTS", "You have reached your pull rate limit.")
+        answer = error_response(429, "TOOMANYREQUESTS", "You have reached your pull rate limit.")
         answer.headers["Retry-After"] = "3600"
         return answer
 
     @scene.after("GET|HEAD", MANIFEST)
-    def told(_: Request, answer: Answer) -> None:
+    def told(_: Request, answer: Response) -> None:
         met()
         left = max(0, limit - taken["pulls"])
         answer.headers.update({"ratelimit-limit": f"{limit};w=21600", "ratelimit-remaining": f"{left};w=21600"})
 
 
 @_quirk("hub-no-delete", "deletes nothing", "hub-feedback#1759, distribution#2290", "delete-tag", "delete-manifest")
-def _(scene: Scene, met: Callable[[], None]) -> None:
+def _(scene: Site, met: Callable[[], None]) -> None:
     @scene.before("DELETE", MANIFEST)
-    def refused(_: Request) -> Answer:
+    def refused(_: Request) -> Response:
         met()
-        return error(405, "UNSUPPORTED", "The operation is unsupported.")
+        return error_response(405, "UNSUPPORTED", "The operation is unsupported.")
 
 
 # Harbor ----------------------------------------------------------------------------------------------------------------
@@ -321,9 +321,9 @@ def _(scene: Scene, met: Callable[[], None]) -> None:
 
 @_quirk("harbor-mount-401", "answers a mount from a project that isn't there with 401", "harbor#17097, go-containerregistry#1609",
         "copy-within")  # fmt: skip
-def _(scene: Scene, met: Callable[[], None]) -> None:
+def _(scene: Site, met: Callable[[], None]) -> None:
     @scene.before("POST", _MOUNT)
-    def missing(request: Request) -> Answer | None:
+    def missing(request: Request) -> Response | None:
         if "from" not in request.query:
             return None
         met()
@@ -332,9 +332,9 @@ def _(scene: Scene, met: Callable[[], None]) -> None:
 
 @_quirk("harbor-head-length", "says with HEAD how long its answer would be if it were compressed",
         "oras-go#1176, oras-go#1177, oras#2054", "pull", "inspect", "copy-out")  # fmt: skip
-def _(scene: Scene, met: Callable[[], None], *, stripped: bool = False) -> None:
+def _(scene: Site, met: Callable[[], None], *, stripped: bool = False) -> None:
     @scene.after("HEAD", MANIFEST)
-    def compressed(_: Request, answer: Answer) -> None:
+    def compressed(_: Request, answer: Response) -> None:
         if answer.status == 200:
             met()
             answer.headers["Content-Length"] = str(int(answer.headers["Content-Length"]) // 2)
@@ -344,9 +344,9 @@ def _(scene: Scene, met: Callable[[], None], *, stripped: bool = False) -> None:
 
 @_quirk("gar-referrer-sizes", "gives other sizes in its list of referrers than their manifests have",
         "oras#1626, harbor#20187", "referrers", "copy-referrers")  # fmt: skip
-def _(scene: Scene, met: Callable[[], None]) -> None:
+def _(scene: Site, met: Callable[[], None]) -> None:
     @scene.after("GET", REFERRERS)
-    def sums(_: Request, answer: Answer) -> None:
+    def sums(_: Request, answer: Response) -> None:
         page = json.loads(answer.body) if answer.status == 200 else {}
         for entry in page.get("manifests", ()):
             met()
@@ -356,56 +356,56 @@ def _(scene: Scene, met: Callable[[], None]) -> None:
 
 @_quirk("harbor-filters", "filters referrers without saying so, or says nothing and doesn't; reports absence as UNKNOWN",
         "harbor#18413, harbor#18418, harbor#18430", "referrers", "pull-absent")  # fmt: skip
-def _(scene: Scene, met: Callable[[], None]) -> None:
+def _(scene: Site, met: Callable[[], None]) -> None:
     @scene.before("GET", REFERRERS)
     def unfiltered(request: Request) -> Request:
         met()
         return rewritten(request, artifactType=None)
 
     @scene.after("GET", REFERRERS)
-    def unsaid(_: Request, answer: Answer) -> None:
+    def unsaid(_: Request, answer: Response) -> None:
         answer.headers.pop("OCI-Filters-Applied", None)
 
     @scene.after("GET", f"{MANIFEST}|{TAGS}")
-    def vague(_: Request, answer: Answer) -> Answer | None:
+    def vague(_: Request, answer: Response) -> Response | None:
         if answer.status != 404:
             return None
         met()
-        return error(404, "UNKNOWN", "unknown error")
+        return error_response(404, "UNKNOWN", "unknown error")
 
 
 # Quay ------------------------------------------------------------------------------------------------------------------
 
 
 @_quirk("quay-mount-from", "refuses a mount that doesn't say from where", "quay#899", "copy-within")
-def _(scene: Scene, met: Callable[[], None]) -> None:
+def _(scene: Site, met: Callable[[], None]) -> None:
     @scene.before("POST", _MOUNT)
-    def nowhere(request: Request) -> Answer | None:
+    def nowhere(request: Request) -> Response | None:
         if "mount" not in request.query:
             return None
         met()
-        return None if "from" in request.query else error(400, "BLOB_UPLOAD_INVALID", "missing from")
+        return None if "from" in request.query else error_response(400, "BLOB_UPLOAD_INVALID", "missing from")
 
 
 @_quirk("quay-types", "takes types that it knows only, and gives schema 1 to whoever doesn't name OCI's",
         "oras#738, che-plugin-registry#2082", "pull", "push-odd")  # fmt: skip
-def _(scene: Scene, met: Callable[[], None]) -> None:
+def _(scene: Site, met: Callable[[], None]) -> None:
     @scene.before("GET|HEAD", MANIFEST)
-    def old(request: Request) -> Answer | None:
+    def old(request: Request) -> Response | None:
         met()
         accepted = request.headers.get("Accept", "")
         if "application/vnd.oci.image.manifest.v1+json" in accepted:
             return None
-        return Answer(
+        return Response(
             200, {"Content-Type": _SCHEMA1}, b'{"schemaVersion": 1, "name": "x", "tag": "y", "signatures": []}'
         )
 
     @scene.before("PUT", MANIFEST)
-    def unknown(request: Request) -> Answer | None:
+    def unknown(request: Request) -> Response | None:
         if ODD.encode() not in request.body:
             return None
         met()
-        return error(415, "MANIFEST_INVALID", f"manifest schema unsupported: {ODD}")
+        return error_response(415, "MANIFEST_INVALID", f"manifest schema unsupported: {ODD}")
 
 
 @_quirk(
@@ -414,7 +414,7 @@ def _(scene: Scene, met: Callable[[], None]) -> None:
     "quay.io: next_page",
     "tags",
 )
-def _(scene: Scene, met: Callable[[], None]) -> None:
+def _(scene: Site, met: Callable[[], None]) -> None:
     pages: dict[str, str] = {}
 
     @scene.before("GET", TAGS)
@@ -423,7 +423,7 @@ def _(scene: Scene, met: Callable[[], None]) -> None:
         return evolve(request, target=pages[opaque[0]]) if opaque else None
 
     @scene.after("GET", TAGS)
-    def link(request: Request, answer: Answer) -> None:
+    def link(request: Request, answer: Response) -> None:
         target = re.match("<([^>]*)>", answer.headers.get("Link", ""))
         if target:
             met()
@@ -436,38 +436,38 @@ def _(scene: Scene, met: Callable[[], None]) -> None:
 
 
 @_quirk("gar-location", "keeps its uploads outside /v2", "oci-client#175", "push", "push-large")
-def _(scene: Scene, met: Callable[[], None]) -> None:
+def _(scene: Site, met: Callable[[], None]) -> None:
     outside = "/artifacts-uploads/namespaces/acme/uploads/"
     sessions: dict[str, str] = {}
 
     @scene.after("POST|PATCH|GET", UPLOAD)
-    def led_away(_: Request, answer: Answer) -> None:
+    def led_away(_: Request, answer: Response) -> None:
         if where := answer.headers.get("Location"):
             opaque = f"{outside}AF{len(sessions)}?upload_protocol=oci&state=a%2Bb%3D"
             sessions[opaque] = where
             answer.headers["Location"] = opaque
 
     @scene.before(".*", outside + ".*")
-    def found(request: Request) -> Answer | Request:
+    def found(request: Request) -> Response | Request:
         met()
         opaque, _, digest = request.target.partition("&digest=")
         if opaque not in sessions:  # its query has to come back as it was
-            return error(404, "BLOB_UPLOAD_UNKNOWN")
+            return error_response(404, "BLOB_UPLOAD_UNKNOWN")
         where = sessions[opaque]
         return evolve(request, target=f"{where}{'&' if '?' in where else '?'}digest={digest}" if digest else where)
 
 
 @_quirk("gar-referrers-html", "answers the referrers API with a page to log in", "soci-snapshotter#512", "referrers")
-def _(scene: Scene, met: Callable[[], None]) -> None:
+def _(scene: Site, met: Callable[[], None]) -> None:
     page = b"<!DOCTYPE html><html><title>Sign in - Google Accounts</title></html>"
 
     @scene.before("GET", REFERRERS)
-    def login(_: Request) -> Answer:
+    def login(_: Request) -> Response:
         met()
-        return Answer(200, {"Content-Type": "text/html; charset=utf-8"}, page)
+        return Response(200, {"Content-Type": "text/html; charset=utf-8"}, page)
 
     @scene.after("PUT", MANIFEST)
-    def unheeded(_: Request, answer: Answer) -> None:
+    def unheeded(_: Request, answer: Response) -> None:
         answer.headers.pop("OCI-Subject", None)
 
 
@@ -476,7 +476,7 @@ def _(scene: Scene, met: Callable[[], None]) -> None:
 
 @_quirk("acr-access-token", "gives access_token only, and takes its identity tokens by POST",
         "go-containerregistry#54, go-containerregistry#421, dkregistry-rs#262, acr#98", "pull", "push")  # fmt: skip
-def _(scene: Scene, met: Callable[[], None]) -> None:
+def _(scene: Site, met: Callable[[], None]) -> None:
     user, _ = scene.credentials
     token = "eyJ0eXAi.refresh.token"
     scene.tokens.only_access_token = True
@@ -494,21 +494,21 @@ def _(scene: Scene, met: Callable[[], None]) -> None:
 
 @_quirk("artifactory-head-403", "answers a HEAD of what isn't there with 403; lists digests among tags, and adds to its links",
         "RTFACT-13797, skopeo#2346, dkregistry-rs#236", "push", "tags", "pull-absent")  # fmt: skip
-def _(scene: Scene, met: Callable[[], None]) -> None:
+def _(scene: Site, met: Callable[[], None]) -> None:
     @scene.after("HEAD", f"{MANIFEST}|{BLOB}")
-    def denied(_: Request, answer: Answer) -> Answer | None:
+    def denied(_: Request, answer: Response) -> Response | None:
         if answer.status != 404:
             return None
         met()
-        return error(403, "DENIED")
+        return error_response(403, "DENIED")
 
     @scene.before("GET", TAGS)
-    def verbatim(request: Request) -> Answer | None:
+    def verbatim(request: Request) -> Response | None:
         kept = "last" not in request.query or request.query.get("state") == ["a+b="]
-        return None if kept else error(400, "UNSUPPORTED", "the link has lost its state")
+        return None if kept else error_response(400, "UNSUPPORTED", "the link has lost its state")
 
     @scene.after("GET", TAGS)
-    def more(_: Request, answer: Answer) -> None:
+    def more(_: Request, answer: Response) -> None:
         met()
         if answer.status == 200:
             _retag(answer, lambda tags: [*tags, f"sha256__{'0' * 64}", f"sha256:{'0' * 64}"])
@@ -522,9 +522,9 @@ def _(scene: Scene, met: Callable[[], None]) -> None:
     "skopeo#2409, containers/image#2544, containers/image#2771",
     "tags",
 )
-def _(scene: Scene, met: Callable[[], None]) -> None:
+def _(scene: Site, met: Callable[[], None]) -> None:
     @scene.after("GET", TAGS)
-    def odd(_: Request, answer: Answer) -> None:
+    def odd(_: Request, answer: Response) -> None:
         if answer.status == 200:
             met()
             _retag(answer, lambda tags: [None, "-v1", *tags, "a/b", "", {"name": "x"}])
@@ -534,25 +534,27 @@ def _(scene: Scene, met: Callable[[], None]) -> None:
 
 
 @_quirk("distribution-n-refused", "refuses a larger page than its own", "distribution#4844", "tags")
-def _(scene: Scene, met: Callable[[], None], *, most: int = 100) -> None:
+def _(scene: Site, met: Callable[[], None], *, most: int = 100) -> None:
     @scene.before("GET", TAGS + "|/v2/_catalog")
-    def refused(request: Request) -> Answer | None:
+    def refused(request: Request) -> Response | None:
         if int(request.query.get("n", ["0"])[0]) <= most:
             return None
         met()
-        return error(400, "PAGINATION_NUMBER_INVALID", f"invalid number of results requested, maximum is {most}")
+        return error_response(
+            400, "PAGINATION_NUMBER_INVALID", f"invalid number of results requested, maximum is {most}"
+        )
 
 
 @_quirk("distribution-null-tags", "has null for the tags of a repository that lost its last one, or has no such repository then",
         "distribution#1186, distribution#4324, azure-sdk-for-python#28234, oras-dotnet#205", "delete-tag")  # fmt: skip
-def _(scene: Scene, met: Callable[[], None], *, gone: bool = False) -> None:
+def _(scene: Site, met: Callable[[], None], *, gone: bool = False) -> None:
     @scene.after("GET", TAGS)
-    def none(_: Request, answer: Answer) -> Answer | None:
+    def none(_: Request, answer: Response) -> Response | None:
         if answer.status != 200 or json.loads(answer.body)["tags"]:
             return None
         met()
         if gone:
-            return error(404, "NAME_UNKNOWN", "repository name not known to registry")
+            return error_response(404, "NAME_UNKNOWN", "repository name not known to registry")
         _retag(answer, lambda _: None)
         return None
 
@@ -560,9 +562,9 @@ def _(scene: Scene, met: Callable[[], None], *, gone: bool = False) -> None:
 @_quirk("distribution-range-0-0", "says 0-0 of an upload without a byte, and reads no Content-Range of a PUT",
         "distribution-spec#577, distribution-spec#578, distribution-spec#590, distribution#2363, distribution#3755",
         "push", "push-chunks")  # fmt: skip
-def _(scene: Scene, met: Callable[[], None]) -> None:
+def _(scene: Site, met: Callable[[], None]) -> None:
     @scene.after("POST", UPLOAD)
-    def nothing(_: Request, answer: Answer) -> None:
+    def nothing(_: Request, answer: Response) -> None:
         if answer.status == 202:
             met()
             answer.headers["Range"] = "0-0"
@@ -582,33 +584,33 @@ _ours("many-stream-without-range", "send a blob in one PATCH without Content-Ran
     "oras-dotnet#132",
     "push-large",
 )
-def _(scene: Scene, met: Callable[[], None], *, sick: int | None = 1) -> None:
+def _(scene: Site, met: Callable[[], None], *, sick: int | None = 1) -> None:
     made: list[str] = []
 
     @scene.after("POST", UPLOAD)
-    def signed(_: Request, answer: Answer) -> None:
+    def signed(_: Request, answer: Response) -> None:
         if where := answer.headers.get("Location"):
             made.append(where)
             answer.headers["Location"] = f"{where}?_state=c2lnbmVk%2B{len(made)}%3D%3D"
 
     @scene.before("PUT|PATCH", UPLOAD)
-    def other(request: Request) -> Answer | None:
+    def other(request: Request) -> Response | None:
         large = int(request.headers.get("Content-Length") or 0) > 1 << 20
         if not large or (sick is not None and scene.met["distribution-ha-state"] >= sick):
             return None
         met()
-        return error(404, "BLOB_UPLOAD_INVALID", "blob upload invalid")
+        return error_response(404, "BLOB_UPLOAD_INVALID", "blob upload invalid")
 
 
 @_quirk("zot-late-delete", "says 202 to a deletion, and deletes later", "oras#1083", "delete-manifest")
-def _(scene: Scene, met: Callable[[], None], *, looks: int = 1) -> None:
+def _(scene: Site, met: Callable[[], None], *, looks: int = 1) -> None:
     going: dict[str, int] = {}
 
     @scene.before("DELETE", f"{MANIFEST}|{BLOB}")
-    def later(request: Request) -> Answer:
+    def later(request: Request) -> Response:
         met()
         going[request.path] = looks
-        return Answer(202)
+        return Response(202)
 
     @scene.before("GET|HEAD", f"{MANIFEST}|{BLOB}")
     def still(request: Request) -> None:
@@ -621,24 +623,24 @@ def _(scene: Scene, met: Callable[[], None], *, looks: int = 1) -> None:
 @_quirk(
     "head-without-digest", "sends no Docker-Content-Digest with HEAD", "regclient#801", "pull", "inspect", "copy-out"
 )
-def _(scene: Scene, met: Callable[[], None], *, stripped: bool = False) -> None:
+def _(scene: Site, met: Callable[[], None], *, stripped: bool = False) -> None:
     @scene.after(".*", "/v2/.*")
-    def unknown(_: Request, answer: Answer) -> None:
+    def unknown(_: Request, answer: Response) -> None:
         """Something in front of the registry passes on what it knows only."""
         for name in list(answer.headers) if stripped else ():
             if name.lower().startswith(("docker-", "oci-")):
                 del answer.headers[name]
 
     @scene.after("HEAD", MANIFEST)
-    def undigested(_: Request, answer: Answer) -> None:
+    def undigested(_: Request, answer: Response) -> None:
         if answer.headers.pop("Docker-Content-Digest", None):
             met()
 
 
 @_quirk("proxy-gzip", "has something in front of it that compresses what it passes on, asked or not",
         "moby#17595, moby#27642, distribution#3754, nab#545, serverless-registry#136", "pull", "open", "inspect")  # fmt: skip
-def _(scene: Scene, met: Callable[[], None], *, only_says: bool = False) -> None:
-    def compress(_: Request, answer: Answer) -> Answer | None:
+def _(scene: Site, met: Callable[[], None], *, only_says: bool = False) -> None:
+    def compress(_: Request, answer: Response) -> Response | None:
         if answer.status not in {200, 206}:
             return None
         met()
@@ -669,13 +671,13 @@ def _unranged(request: Request) -> None:
     "go-actions-cache#40, kitematic#4713",
     "pull-resumed",
 )
-def _(scene: Scene, met: Callable[[], None]) -> None:
+def _(scene: Site, met: Callable[[], None]) -> None:
     seen: set[str] = set()
 
-    def once(request: Request) -> Answer | None:
+    def once(request: Request) -> Response | None:
         if request.target in seen:
             words = b"<Error><Code>AccessDenied</Code><Message>Request has expired</Message></Error>"
-            return Answer(403, {"Content-Type": "application/xml"}, words)
+            return Response(403, {"Content-Type": "application/xml"}, words)
         seen.add(request.target)
         if "Range" in request.headers:
             met()
@@ -685,9 +687,9 @@ def _(scene: Scene, met: Callable[[], None]) -> None:
 
 
 @_quirk("gc-registry-patch-204", "answers a chunk with 204", "go-containerregistry#2198", "push-chunks")
-def _(scene: Scene, met: Callable[[], None]) -> None:
+def _(scene: Site, met: Callable[[], None]) -> None:
     @scene.after("PATCH", UPLOAD)
-    def empty(_: Request, answer: Answer) -> None:
+    def empty(_: Request, answer: Response) -> None:
         if answer.status == 202:
             met()
             answer.status = 204
@@ -699,6 +701,6 @@ _ours("oras-py-push", "lost Basic authentication within a push, took an empty to
 _ours("two-token-fetches", "fetched one token to pull and another to push", "oras#1802, oras#1599")
 
 
-def _retag(answer: Answer, change: Callable[[list[Any]], Any]) -> None:
+def _retag(answer: Response, change: Callable[[list[Any]], Any]) -> None:
     page = json.loads(answer.body)
     answer.body = json.dumps(page | {"tags": change(page.get("tags") or [])}).encode()

@@ -19,10 +19,8 @@ from ocikit.spec import media_types
 from tests.resilience.profiles import Profile
 from tests.resilience.quirks import ODD
 from tests.support import peers
-from tests.support.fixtures import tree, write
-from tests.support.site import Scene
-
-__all__ = ["FILES", "LARGE", "OPERATIONS", "TAGS", "Case", "upstream"]
+from tests.support.home import tree, write
+from tests.support.site import Site
 
 FILES = {"notes.txt": b"a few words\n", "data/model.bin": random.Random(1).randbytes(2 << 20), "data/empty": b""}
 LARGE = random.Random(2).randbytes((6 << 20) + 4321)
@@ -38,7 +36,7 @@ class Case:
     """One operation on one registry."""
 
     profile: Profile
-    scene: Scene
+    scene: Site
     operation: str
     folder: Path
     behind: ocikit.Session

@@ -12,8 +12,6 @@ from ocikit import errors
 from ocikit.spec.descriptor import Descriptor
 from ocikit.store.memory import MemoryStore
 
-from tests.support.clients import connect, open_repository, server  # noqa: F401 - fixtures
-
 PAUSE = 0.02  # seconds from one byte to the next
 CONTENT = random.Random(5).randbytes(9 << 20)
 BLOB = Descriptor.of(CONTENT, "application/octet-stream")

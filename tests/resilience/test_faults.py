@@ -25,8 +25,8 @@ from ocikit.spec.descriptor import Descriptor
 
 from tests.resilience import matrix
 from tests.resilience.matrix import FORMS, MIB, Cell, Image
-from tests.resilience.proxy import Proxy
 from tests.support import images, peers
+from tests.support.proxy import Proxy
 
 SIZE = 16 * MIB
 BLOB, UPLOAD = r"/v2/.+/blobs/sha256:.+", r"/v2/.+/blobs/uploads/.+"

@@ -8,7 +8,6 @@ import pytest
 from tests.resilience.profiles import PROFILES
 from tests.resilience.quirks import QUIRKS
 from tests.resilience.suite import OPERATIONS, Case, upstream  # noqa: F401 - a fixture
-from tests.support.fixtures import home  # noqa: F401 - a fixture
 
 CELLS = [
     pytest.param(profile, operation, id=f"{profile.name}-{operation}")

@@ -12,9 +12,9 @@ from ocikit.remote.http.transport import Transport
 from ocikit.remote.repository import Registry
 from ocikit.spec.descriptor import Descriptor
 
-from tests.resilience.proxy import SMALL, Proxy, Scatter
 from tests.support import peers
-from tests.support.fault_server import Answer
+from tests.support.fake_registry import Response
+from tests.support.proxy import SMALL, Proxy, Scatter
 
 BIG = bytes(range(256)) * 4096 * 5  # 5 MiB: it streams
 BLOBS = r"/v2/.*/blobs/sha256:.*"
@@ -86,7 +86,7 @@ def test_a_request_ends_at_the_byte(proxy, repo, size):
 
 
 def test_hooks_see_all_requests_and_answers_and_may_change_both(proxy, repo):
-    proxy.before.append(lambda r: Answer(418, {}, b"tea") if r.path == "/tea" else None)
+    proxy.before.append(lambda r: Response(418, {}, b"tea") if r.path == "/tea" else None)
     proxy.after.append(lambda _, answer: answer.headers.update(Warning="brewed"))
     answer = requests.get(f"{proxy.url}/tea", timeout=10)
     assert (answer.status_code, answer.content, answer.headers["Warning"]) == (418, b"tea", "brewed")

@@ -15,9 +15,9 @@ from ocikit.remote.http.rate_limit import RateLimit
 
 from tests.resilience.quirks import ODD, QUIRKS
 from tests.resilience.suite import FILES, LARGE, TAGS, upstream  # noqa: F401 - a fixture
-from tests.support.fault_server import error
-from tests.support.fixtures import home, write  # noqa: F401 - fixtures
-from tests.support.site import BLOB, MANIFEST, UPLOAD, Scene
+from tests.support.fake_registry import error_response
+from tests.support.home import write
+from tests.support.site import BLOB, MANIFEST, UPLOAD, Site
 
 HOST = "registry.example"
 REALM = "https://auth.registry.example/token"
@@ -45,7 +45,7 @@ def wild(upstream, home):
     opened = []
 
     def opening(*names, host=HOST, api_host="", storage=False, basic=False, bearer=False, **options):
-        scene = Scene(upstream[0].url, host, storage=STORAGE if storage else "", api_host=api_host)
+        scene = Site(upstream[0].url, host, storage=STORAGE if storage else "", api_host=api_host)
         scene.__enter__()
         opened.append((scene, names))
         if basic:
@@ -242,7 +242,7 @@ def test_an_expired_login_does_not_hide_what_anyone_may_read(wild, home, files, 
 
         def guard(request):
             token = request.headers.get("Authorization", "").removeprefix("Bearer ")
-            return error(403, "DENIED") if token and scene.tokens.claims(token)["sub"] else inner(request)
+            return error_response(403, "DENIED") if token and scene.tokens.claims(token)["sub"] else inner(request)
 
         scene.proxy.guard = guard
     with scene.session(home, scene.stale) as session, caplog.at_level(logging.WARNING, "ocikit"):

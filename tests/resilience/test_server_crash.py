@@ -9,7 +9,7 @@ import ocikit
 import pytest
 from ocikit.spec.digest import Digest
 
-from tests.support.fixtures import ROOT
+from tests.support.home import ROOT
 from tests.tools import crash_steps, soak_crash
 
 pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="processes are ended between two steps after a fork")

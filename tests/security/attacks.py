@@ -29,7 +29,7 @@ from attrs import define, field, frozen
 from ocikit.errors import OcikitError
 from ocikit.spec import media_types
 
-from tests.support.fault_server import Answer, FaultServer, certificate
+from tests.support.fake_registry import FakeRegistry, Response, certificate
 
 PASSWORD = "hunter2CorrectHorse"
 IDENTITY = "identityTokenBatteryStaple"
@@ -56,7 +56,7 @@ class Attack:
     """What the attacker sends."""
     ends: frozenset[str]
     """How the user's calls may end: names of errors, or "nothing"."""
-    run: Callable[["Scene"], object] = field(repr=False)
+    run: Callable[["AttackScene"], object] = field(repr=False)
 
 
 ATTACKS: list[Attack] = []
@@ -85,20 +85,20 @@ def attack(id: str, sent: str, *, ends: str, each: Mapping[str, Any] | None = No
 
 
 @define(eq=False)
-class Scene:
+class AttackScene:
     """A user's home, the registry that they trust, and the attacker's servers."""
 
     root: Path
-    registry: FaultServer
+    registry: FakeRegistry
     """Where ada has an account: anyone may read and write until `protect` is called."""
-    auth: FaultServer
+    auth: FakeRegistry
     """The registry's token server."""
-    evil: FaultServer
+    evil: FakeRegistry
     """The attacker's host: whatever it is asked, it remembers."""
-    trap: FaultServer
+    trap: FakeRegistry
     """Where every other host leads to."""
     network: ocikit.Network = NETWORK
-    names: dict[str, FaultServer] = field(factory=dict)
+    names: dict[str, FakeRegistry] = field(factory=dict)
     given: str = "no credential"
     """What of the user's goes to the attacker, as `judge` makes sure, or by right."""
     ends: list[OcikitError | None] = field(factory=list)
@@ -158,25 +158,25 @@ class Scene:
         self.auth.on("GET|POST", "/token", times=None, status=200, body=json.dumps({"token": TOKEN}).encode())
         self.challenge(f"{self.auth.url}/token")
 
-    def challenge(self, realm: str, server: FaultServer | None = None) -> None:
+    def challenge(self, realm: str, server: FakeRegistry | None = None) -> None:
         """Let a registry want a token from a realm."""
         quoted = realm.replace("\\", "\\\\")
         asks = {"WWW-Authenticate": f'Bearer realm="{quoted}",service="registry",scope="repository:a/b:pull,push"'}
         (server or self.registry).guard = lambda r: (
-            None if r.path == "/token" or r.headers.get("Authorization") == f"Bearer {TOKEN}" else Answer(401, asks)
+            None if r.path == "/token" or r.headers.get("Authorization") == f"Bearer {TOKEN}" else Response(401, asks)
         )
 
-    def public(self) -> FaultServer:
+    def public(self) -> FakeRegistry:
         """The registry as the public has it: registry.example, over TLS; ada's session trusts its certificate."""
         folder = self.root / "tls"
         folder.mkdir()
         pair = certificate(folder)
-        server = self._stack.enter_context(FaultServer(tls=pair))
+        server = self._stack.enter_context(FakeRegistry(tls=pair))
         self.names["registry.example"] = server
         self.network = attrs.evolve(NETWORK, retries=0, ca=str(pair[0]))
         return server
 
-    def artifact(self, *layers: dict[str, Any], server: FaultServer | None = None, **fields: Any) -> str:
+    def artifact(self, *layers: dict[str, Any], server: FakeRegistry | None = None, **fields: Any) -> str:
         """Put a manifest of these layers into a registry as a/b:v1; gives the reference."""
         server = server or self.registry
         config = server.blob("a/b", b"{}")
@@ -267,12 +267,12 @@ _CONTROLS = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u200e\u200f\u202a-\u202e\u
 
 
 @contextlib.contextmanager
-def scene() -> Iterator[Scene]:
+def scene() -> Iterator[AttackScene]:
     """A scene in a process whose environment, working folder and names are its own for the time of the block."""
     with contextlib.ExitStack() as stack:
         root = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="ocikit-attack-")))
         registry, auth, evil, trap = (stack.enter_context(_server()) for _ in range(4))
-        made = Scene(root, registry, auth, evil, trap, stack=stack)
+        made = AttackScene(root, registry, auth, evil, trap, stack=stack)
         made.work.mkdir(parents=True)
         (root / "attacker").mkdir()
         (root / "secret").write_bytes(b"untouched")
@@ -289,13 +289,13 @@ def scene() -> Iterator[Scene]:
         yield made
 
 
-_idle: list[FaultServer] = []
+_idle: list[FakeRegistry] = []
 
 
 @contextlib.contextmanager
-def _server() -> Iterator[FaultServer]:
+def _server() -> Iterator[FakeRegistry]:
     """A server as new; it is used again, since to stop one takes longer than most attacks."""
-    server = _idle.pop() if _idle else FaultServer().__enter__()
+    server = _idle.pop() if _idle else FakeRegistry().__enter__()
     yield server
     for kept in (server.blobs, server.manifests, server.tags, server.uploads, server.requests, server.faults):
         kept.clear()
@@ -319,7 +319,7 @@ def _environment(stack: contextlib.ExitStack, house: Path) -> None:
     os.environ.update(OCIKIT_CACHE=str(house / "cache"), OCIKIT_PROGRESS="none")
 
 
-def _resolver(scene: Scene, real: Any) -> Any:
+def _resolver(scene: AttackScene, real: Any) -> Any:
     def resolve(host: Any, port: Any, *rest: Any, **more: Any) -> Any:
         name = host.decode() if isinstance(host, bytes) else str(host)
         if name in {"127.0.0.1", "localhost"} and f"{name}:{port}" not in scene.names:
@@ -331,7 +331,7 @@ def _resolver(scene: Scene, real: Any) -> Any:
 
 
 @contextlib.contextmanager
-def _listening(scene: Scene) -> Iterator[None]:
+def _listening(scene: AttackScene) -> Iterator[None]:
     """Keep what is logged, by anyone and at any level."""
 
     class Handler(logging.Handler):

@@ -11,7 +11,7 @@ import ocikit
 from ocikit.remote.auth.keychain import Credentials
 
 from tests.security.attacks import ADA, BASIC, IDENTITY, PASSWORD, SECRETS, TOKEN, attack
-from tests.support.fixtures import ROOT
+from tests.support.home import ROOT
 
 CONTENT = b"content"
 

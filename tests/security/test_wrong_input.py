@@ -16,8 +16,8 @@ import ocikit
 import pytest
 from ocikit.spec import media_types
 
-from tests.support.fault_server import error
-from tests.support.fixtures import QUICK, ROOT, home, server, session, state, tree, write  # noqa: F401 - fixtures
+from tests.support.fake_registry import error_response
+from tests.support.home import QUICK, ROOT, state, tree, write
 
 MIB = 1 << 20
 
@@ -373,7 +373,7 @@ def test_a_body_that_hangs_is_resumed_after_the_timeout(ref, server, home):
 
 
 def unauthorized(request):
-    return error(401, "UNAUTHORIZED", "who are you?", **{"WWW-Authenticate": 'Basic realm="test"'})
+    return error_response(401, "UNAUTHORIZED", "who are you?", **{"WWW-Authenticate": 'Basic realm="test"'})
 
 
 def test_missing_and_wrong_credentials(data, server, home, session):
@@ -503,7 +503,7 @@ def test_a_copy_of_damaged_content_blames_the_source(ref, session, server, home)
 
 
 def test_a_rate_limit_says_how_long_to_wait(ref, session, server):
-    server.guard = lambda request: error(429, "TOOMANYREQUESTS", "too many pulls", **{"Retry-After": "3600"})
+    server.guard = lambda request: error_response(429, "TOOMANYREQUESTS", "too many pulls", **{"Retry-After": "3600"})
     problem = fails("RateLimited", lambda: session.pull(ref), "429 Too Many Requests", "wait 1 h 0 min", "log in")
     assert problem.retry_after == 3600
     fails("RateLimited", lambda: session.tags(ref), "TOOMANYREQUESTS (429)", "too many pulls")

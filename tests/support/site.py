@@ -1,6 +1,6 @@
 """A registry as the world knows it: its name, its token server, the storage that it redirects to, all on this machine.
 
-    with Scene(upstream, "ghcr.io", storage="https://pkg-containers.githubusercontent.com") as scene:
+    with Site(upstream, "ghcr.io", storage="https://pkg-containers.githubusercontent.com") as scene:
         scene.bearer("https://ghcr.io/token", user="octocat", password="ghp_…")
         QUIRKS["ghcr-no-referrers"].install(scene)
         with scene.session(tmp_path) as session:
@@ -30,11 +30,9 @@ from attrs import define, evolve, field
 from ocikit.remote.auth.keychain import Keychain
 from ocikit.spec.challenge import Scope
 
-from tests.resilience.proxy import Proxy
-from tests.support.fault_server import Answer, Request, error
+from tests.support.fake_registry import Request, Response, error_response
+from tests.support.proxy import Proxy
 from tests.support.token_server import TokenServer
-
-__all__ = ["BLOB", "MANIFEST", "REFERRERS", "TAGS", "UPLOAD", "Scene", "rewritten"]
 
 UPLOAD = r"/v2/(.+)/blobs/uploads/([^/]*)"
 BLOB = r"/v2/(.+)/blobs/([a-z0-9]+:[0-9a-f]+)"
@@ -49,7 +47,7 @@ _KINDS = ("/blobs/", "/manifests/", "/tags/", "/referrers/")
 
 
 @define(eq=False, slots=False)
-class Scene:
+class Site:
     """A registry behind a proxy, under its own name; a context manager."""
 
     upstream: str
@@ -82,7 +80,7 @@ class Scene:
     _signed: dict[str, str] = field(factory=dict, init=False, repr=False)
     _stack: ExitStack = field(factory=ExitStack, init=False, repr=False)
 
-    def __enter__(self) -> "Scene":
+    def __enter__(self) -> "Site":
         self.proxy = self._stack.enter_context(Proxy(self.upstream))
         self._ways[f"https://{self.api_host or self.host}"] = self.proxy.url
         if self.storage:
@@ -164,15 +162,17 @@ class Scene:
         numbers = itertools.count(1)
 
         @self.before("GET", BLOB)
-        def away(request: Request) -> Answer:
+        def away(request: Request) -> Response:
             digest, signature = request.path.rpartition("/")[2], f"s{next(numbers)}"
             self._signed[signature] = request.path
             query = urlencode({"X-Amz-Signature": signature, "X-Amz-Expires": "20"})
-            return Answer(307, {"Location": f"{self.storage}/docker/registry/{digest.replace(':', '/')}/data?{query}"})
+            return Response(
+                307, {"Location": f"{self.storage}/docker/registry/{digest.replace(':', '/')}/data?{query}"}
+            )
 
-        def here(request: Request) -> Answer | Request:
+        def here(request: Request) -> Response | Request:
             path = self._signed.get(request.query.get("X-Amz-Signature", [""])[0])
-            return error(403, "AccessDenied") if path is None else evolve(request, target=path)
+            return error_response(403, "AccessDenied") if path is None else evolve(request, target=path)
 
         self.store.before.append(here)
 
@@ -183,7 +183,7 @@ class Scene:
         self._account(user, password)
         self._challenge = lambda *_, **__: f'Basic realm="{realm}",service="{self.host}"'
 
-        def guard(request: Request) -> Answer | None:
+        def guard(request: Request) -> Response | None:
             return None if request.headers.get("Authorization") == self.authorization else self.unauthorized()
 
         self.proxy.guard = guard
@@ -219,7 +219,7 @@ class Scene:
 
         self._challenge = challenge
 
-        def guard(request: Request) -> Answer | None:
+        def guard(request: Request) -> Response | None:
             wanted = _wanted(request)
             token = request.headers.get("Authorization", "").removeprefix("Bearer ")
             if not token:
@@ -235,9 +235,9 @@ class Scene:
 
         self.proxy.guard = guard
 
-    def unauthorized(self, *scopes: Scope, problem: str = "") -> Answer:
+    def unauthorized(self, *scopes: Scope, problem: str = "") -> Response:
         """The registry's 401."""
-        answer = error(401, "UNAUTHORIZED", "authentication required")
+        answer = error_response(401, "UNAUTHORIZED", "authentication required")
         if self._challenge is not None:
             answer.headers["WWW-Authenticate"] = self._challenge(*scopes, problem=problem)
         return answer
@@ -274,7 +274,7 @@ class Scene:
 class _Detour(requests.adapters.HTTPAdapter):
     """Sends what is for a host of the world to the server that stands for it; to the client all looks as it should."""
 
-    def __init__(self, scene: Scene) -> None:
+    def __init__(self, scene: Site) -> None:
         self._scene = scene
         super().__init__(pool_connections=4, pool_maxsize=8, max_retries=0)
 

@@ -16,7 +16,7 @@ from typing import Any
 import ocikit
 from attrs import frozen
 
-from tests.support.fault_server import FaultServer, certificate
+from tests.support.fake_registry import FakeRegistry, certificate
 from tests.tools import notebooks
 
 ANSI = re.compile(r"\x1b\[[0-9;]*m")
@@ -104,7 +104,7 @@ def places(folder: Path) -> Iterator[dict[str, str]]:
     with (
         ocikit.serve() as open_,
         ocikit.serve(htpasswd={"ada": "lovelace"}) as guarded,
-        FaultServer(tls=certificate(folder)) as tls,
+        FakeRegistry(tls=certificate(folder)) as tls,
         ocikit.Session(progress=False, cache=folder / "cache") as session,
     ):
         session.push(f"{open_.host}/lab/waves:v1", folder / "waves")

@@ -10,8 +10,8 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from tests.resilience.matrix import CLIENTS, MIB, PULLS, PUSHES, Cell, Image, Outcome, cells, pull, push
-from tests.resilience.proxy import Proxy
 from tests.support import peers
+from tests.support.proxy import Proxy
 
 REGISTRIES = ("ocikit", "distribution3")
 

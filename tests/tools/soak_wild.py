@@ -356,7 +356,7 @@ def soak(
     try:
         with ocikit.serve(folder / "store", workers=2, grace=grace, collect_every=collect_every) as server:
             proxy = subprocess.Popen(
-                [*python, "tests.resilience.proxy", server.url, "--seed", str(seed), "--rate", str(rate)],
+                [*python, "tests.support.proxy", server.url, "--seed", str(seed), "--rate", str(rate)],
                 stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
             )  # fmt: skip
             children.append(proxy)

@@ -11,7 +11,7 @@ import pytest
 from ocikit.cli import main
 from ocikit.spec import media_types
 
-from tests.support.fixtures import ROOT, cli, home, server, session, tree, write  # noqa: F401 - fixtures
+from tests.support.home import ROOT, cli, tree, write
 
 COMMANDS = ("quickstart", "pull", "push", "inspect", "tags", "catalog", "copy")
 ANSI = "\x1b[31mred\x1b]0;owned\x07\u202etxt\r\n  second"

@@ -9,7 +9,7 @@ from ocikit.client.artifact import Artifact, Files
 from ocikit.spec import media_types
 
 from tests.support.cards import harmless
-from tests.support.fixtures import home, moved, server, session, write  # noqa: F401 - fixtures
+from tests.support.home import moved, write
 
 HOSTILE = '"><img src=x onerror=alert(1)>\x1b[31m\u202e</pre><script>alert(2)</script>&amp;\r\n\x85'
 BARE = ocikit.Descriptor.of(b"{}", media_types.EMPTY)

@@ -13,8 +13,8 @@ import ocikit
 import pytest
 from ocikit.spec import media_types
 
-from tests.support.fault_server import Answer, FaultServer, certificate
-from tests.support.fixtures import QUICK, home, moved, server, session, state, tree, write  # noqa: F401 - fixtures
+from tests.support.fake_registry import FakeRegistry, Response, certificate
+from tests.support.home import QUICK, moved, state, tree, write
 
 DATA = {"data/a.csv": "x\n1\n", "data/deep/b.bin": bytes(range(256)) * 400, "data/c.txt": ""}
 
@@ -95,7 +95,7 @@ def test_what_was_pushed_comes_back_byte_for_byte(place, data, session, home):
 @pytest.mark.parametrize("verb", ["push", "pull"])
 def test_a_registry_on_this_machine_that_speaks_tls_is_found_out_by_the_first_verb(data, home, verb, words):
     paths = certificate(home.parent)
-    with FaultServer(tls=paths, tls_words=words) as server:
+    with FakeRegistry(tls=paths, tls_words=words) as server:
         ref, network = f"localhost:{server.port}/t/d:v1", attrs.evolve(QUICK, ca=str(paths[0]))
         if verb == "pull":
             with ocikit.Session(network=attrs.evolve(network, schemes={ref.partition("/")[0]: "https"})) as other:
@@ -724,11 +724,11 @@ def basic(request):
     """A registry that lets ada in."""
     import base64
 
-    from tests.support.fault_server import error
+    from tests.support.fake_registry import error_response
 
     wanted = "Basic " + base64.b64encode(b"ada:lovelace").decode()
     if request.headers.get("Authorization") != wanted:
-        return error(401, "UNAUTHORIZED", **{"WWW-Authenticate": 'Basic realm="test"'})
+        return error_response(401, "UNAUTHORIZED", **{"WWW-Authenticate": 'Basic realm="test"'})
     return None
 
 
@@ -793,7 +793,7 @@ def test_a_one_liner_has_the_verbs_signature_and_words(verb):
 
 
 @pytest.mark.parametrize(
-    "fault", [{}, {"change": lambda r, _: Answer(200, {}, b"x" * 999)}, {"cut": 10}, {"gzip": True}]
+    "fault", [{}, {"change": lambda r, _: Response(200, {}, b"x" * 999)}, {"cut": 10}, {"gzip": True}]
 )
 def test_the_head_of_a_file_is_asked_for_by_a_range(session, server, home, fault):
     write(home, {"data/a.csv": "x" * 999})

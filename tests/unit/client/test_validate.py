@@ -12,7 +12,7 @@ from ocikit.cli import main
 from ocikit.spec import media_types
 from ocikit.spec.document import DOCUMENT_LIMIT
 
-from tests.support.fixtures import home, moved, server, session, write  # noqa: F401 - fixtures
+from tests.support.home import moved, write
 
 MANIFEST, INDEX, CONFIG = media_types.OCI_MANIFEST, media_types.OCI_INDEX, media_types.OCI_CONFIG
 LAYER = {"mediaType": media_types.OCI_LAYER, "digest": "sha256:" + "1" * 64, "size": 9}

@@ -530,7 +530,7 @@ def test_an_error_shows_all_of_its_traceback_on_request(tmp_path):
 
 INTERRUPTED = """
 import os, signal
-from tests.support.fault_server import FaultServer
+from tests.support.fake_registry import FaultServer
 
 def interrupt(request, answer):
     os.kill(os.getpid(), signal.SIGINT)

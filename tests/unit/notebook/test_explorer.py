@@ -9,9 +9,7 @@ from ocikit import errors
 from ocikit.notebook.column import PAGE, newest_first
 from ocikit.store.cache.cache import Cache
 
-from tests.support.clients import server  # noqa: F401 - fixtures
-from tests.support.fault_server import Answer, error
-from tests.support.small_registry import INDEX, MANIFEST
+from tests.support.fake_registry import INDEX, MANIFEST, Response, error_response
 
 EMPTY = {
     "mediaType": "application/vnd.oci.empty.v1+json",
@@ -320,7 +318,7 @@ def test_a_failed_download_says_why(server, explore, tmp_path):
 def test_nothing_of_a_registry_gets_out_raw(server, explore):
     bad = MARKUP + "\x1b[31m\u202e"
     put(server, "a/b", {"f": bad.encode()}, "v1", annotations={bad: bad}, artifactType=bad)
-    server.on("GET", ".*/tags/list", times=None, change=lambda *_: Answer(500, {}, bad.encode()))
+    server.on("GET", ".*/tags/list", times=None, change=lambda *_: Response(500, {}, bad.encode()))
     explorer = explore(f"{server.host}/a/b:v1")
     choose(explorer, explorer.files, (0,))
     pages = [explorer.card, explorer.status, explorer.tags.status, explorer.preview_text, explorer.files_status]
@@ -342,7 +340,7 @@ def test_a_saved_notebook_shows_what_was_shown_last(server, explore):
 
 def test_a_registry_that_refuses_its_referrers_is_explored_all_the_same(server, explore):
     put(server, "a/b", {"f": b"f"}, "v1")
-    server.on("GET", ".*/referrers/.*", times=None, change=lambda *_: error(500, "UNKNOWN"))
+    server.on("GET", ".*/referrers/.*", times=None, change=lambda *_: error_response(500, "UNKNOWN"))
     explorer = explore(f"{server.host}/a/b:v1")
     assert options(explorer.files) == ["f  (1 B)"]
     assert not shown(explorer.referrers_box)

@@ -9,8 +9,7 @@ import ocikit
 import pytest
 from ocikit import errors
 
-from tests.support.clients import server  # noqa: F401 - fixture
-from tests.support.fault_server import Answer
+from tests.support.fake_registry import Response
 from tests.tools import notebooks
 
 SECRET = "hunter2-correct-horse"
@@ -31,7 +30,7 @@ def guarded(server):
     """A registry that wants ada's password."""
     wanted = "Basic " + base64.b64encode(f"ada:{SECRET}".encode()).decode()
     refusal = {"WWW-Authenticate": 'Basic realm="r"'}
-    server.guard = lambda request: None if request.headers.get("Authorization") == wanted else Answer(401, refusal)
+    server.guard = lambda request: None if request.headers.get("Authorization") == wanted else Response(401, refusal)
     return server
 
 

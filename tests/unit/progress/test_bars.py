@@ -22,7 +22,7 @@ from ocikit.spec import media_types as mt
 from ocikit.spec.descriptor import Descriptor
 from ocikit.spec.digest import Digest
 
-from tests.support.fixtures import home, server, session, write  # noqa: F401 - fixtures
+from tests.support.home import write
 from tests.tools.notebooks import run_cells
 
 BLOB = Descriptor(media_type=mt.OCTET_STREAM, digest=Digest("sha256:" + "a" * 64), size=1000)

@@ -21,8 +21,7 @@ from ocikit.spec.digest import Digest
 from ocikit.store.memory import MemoryStore
 from ocikit.transfer.plan import copy, run_parallel
 
-from tests.support.clients import connect, open_repository, other, repository, server  # noqa: F401 - fixtures
-from tests.support.fault_server import Answer, FaultServer, certificate, error
+from tests.support.fake_registry import FakeRegistry, Response, certificate, error_response
 from tests.support.token_server import TokenServer
 
 SECRET = "hunter2-correct-horse"
@@ -66,7 +65,7 @@ def protect(server, tokens, *, challenge_scope=True, headers=None):
                     return None
                 error = ',error="insufficient_scope"'
         asked = map(str, scopes) if challenge_scope else ()
-        return Answer(401, {"WWW-Authenticate": tokens.challenge(*asked) + error} | (headers or {}))
+        return Response(401, {"WWW-Authenticate": tokens.challenge(*asked) + error} | (headers or {}))
 
     server.guard = guard
 
@@ -96,7 +95,7 @@ def test_of_several_challenges_bearer_is_answered(server, tokens, open_repositor
 
 def test_basic_is_answered_and_sent_at_once_from_then_on(server, open_repository):
     server.manifest("a/b", {"x": 1}, "v1")
-    server.guard = lambda r: None if r.headers.get("Authorization") == BASIC else Answer(401, {"WWW-Authenticate": 'basic realm="x"'})  # fmt: skip
+    server.guard = lambda r: None if r.headers.get("Authorization") == BASIC else Response(401, {"WWW-Authenticate": 'basic realm="x"'})  # fmt: skip
     repository = open_repository(server, credentials=ADA)
     repository.get_manifest("v1"), repository.get_manifest("v1")
     assert [r.headers.get("Authorization") for r in server.requests] == [None, BASIC, BASIC]
@@ -121,7 +120,7 @@ def test_a_wrong_password_is_tried_once_and_named(server, open_repository):
 
 def test_a_registry_token_is_sent_as_it_is(server, open_repository):
     server.manifest("a/b", {"x": 1}, "v1")
-    server.guard = lambda r: None if r.headers.get("Authorization") == "Bearer tok" else Answer(401, {"WWW-Authenticate": 'Bearer realm="http://127.0.0.1:1/t"'})  # fmt: skip
+    server.guard = lambda r: None if r.headers.get("Authorization") == "Bearer tok" else Response(401, {"WWW-Authenticate": 'Bearer realm="http://127.0.0.1:1/t"'})  # fmt: skip
     open_repository(server, credentials=Credentials(registry_token="tok")).get_manifest("v1")
     assert [r.headers.get("Authorization") for r in server.requests] == [None, "Bearer tok"]
 
@@ -277,7 +276,7 @@ def test_a_registry_that_hangs_up_on_an_expired_token_gets_the_body_with_a_new_o
     def guard(request):
         if request.headers.get("Authorization") in expired:
             challenge = tokens.challenge("repository:a/b:pull,push") + ',error="invalid_token"'
-            return Answer(401, {"WWW-Authenticate": challenge})
+            return Response(401, {"WWW-Authenticate": challenge})
         return inner(request)
 
     def expire(request):
@@ -331,7 +330,7 @@ def test_insufficient_scope_forever_does_not_loop(server, tokens, open_repositor
 
 def test_a_challenge_that_wants_ever_more_does_not_loop(server, tokens, open_repository):
     count = iter(range(100))
-    server.on("GET", ".*", status=401, times=None, change=lambda r, a: Answer(401, {
+    server.on("GET", ".*", status=401, times=None, change=lambda r, a: Response(401, {
         "WWW-Authenticate": tokens.challenge(f"repository:more/n{next(count)}:pull") + ',error="insufficient_scope"'}))  # fmt: skip
     with pytest.raises(errors.Unauthorized):
         open_repository(server, credentials=ADA).get_manifest("v1")
@@ -455,8 +454,8 @@ def test_threads_with_a_rotating_refresh_token_take_turns(server, tokens, connec
     def work(name):
         try:
             registry.repository(name).get_manifest("v1")
-        except errors.OcikitError as error:
-            failures.append(error)
+        except errors.OcikitError:
+            failures.append(error_response)
 
     threads = [threading.Thread(target=work, args=(name,)) for name in names]
     [t.start() for t in threads]
@@ -552,7 +551,7 @@ def test_stale_credentials_do_not_hide_what_anyone_may_read(server, other, token
     other.on("GET", "/token", status=200, body=json.dumps({"token": token}).encode(), times=None)
     other.on("GET", "/token", when=lambda r: "Authorization" in r.headers, status=status, times=None)
     tokens_of_other = f'Bearer realm="{other.url}/token",service="s",scope="repository:public/a:pull"'
-    server.guard = lambda r: None if r.headers.get("Authorization") == f"Bearer {token}" else Answer(401, {"WWW-Authenticate": tokens_of_other})  # fmt: skip
+    server.guard = lambda r: None if r.headers.get("Authorization") == f"Bearer {token}" else Response(401, {"WWW-Authenticate": tokens_of_other})  # fmt: skip
     repository = open_repository(server, "public/a", credentials=("ada", "expired"))
     for _ in range(3):
         repository.get_manifest("v1")
@@ -579,7 +578,7 @@ def refusing(server, tokens, status, *, public=True):
         _, _, token = request.headers.get("Authorization", "").partition(" ")
         with contextlib.suppress(Exception):
             if tokens.claims(token)["sub"] == "ada" or not public:
-                return error(status, "DENIED", **{"WWW-Authenticate": tokens.challenge()})
+                return error_response(status, "DENIED", **{"WWW-Authenticate": tokens.challenge()})
         return inner(request)
 
     server.guard = guard
@@ -651,7 +650,7 @@ def test_a_wrong_password_does_not_hide_what_is_public_beside_what_is_not(server
     """Basic: once a private repository has asked for credentials, they go along with every request."""
     server.manifest("private/a", {"x": 1}, "v1"), server.manifest("public/a", {"x": 1}, "v1")
     wanted = {"WWW-Authenticate": "Basic realm=r"}
-    server.guard = lambda r: Answer(401, wanted) if "Authorization" in r.headers or "private" in r.path else None
+    server.guard = lambda r: Response(401, wanted) if "Authorization" in r.headers or "private" in r.path else None
     private = open_repository(server, "private/a", credentials=ADA)
     with pytest.raises(errors.Unauthorized, match="'ada' were rejected"):
         private.get_manifest("v1")
@@ -718,7 +717,7 @@ def test_a_realm_that_is_none_of_the_registrys_gets_nothing(server, open_reposit
 
 def test_a_realm_over_http_gets_nothing_from_a_registry_over_https(tmp_path, tokens, open_repository):
     cert, key = certificate(tmp_path)
-    with FaultServer(tls=(cert, key)) as server:
+    with FakeRegistry(tls=(cert, key)) as server:
         protect(server, tokens)
         with pytest.raises(errors.InvalidResponse, match="not https"):
             open_repository(server, credentials=ADA, ca=str(cert)).get_manifest("v1")
@@ -730,7 +729,7 @@ def test_a_token_server_that_redirects_elsewhere_does_not_take_the_password_alon
 ):
     server.on("GET", ".*", status=401, headers={"WWW-Authenticate": f'Bearer realm="{other.url}/token",service="s"'}, times=1)  # fmt: skip
     server.manifest("a/b", {"x": 1}, "v1")
-    with FaultServer() as stranger:
+    with FakeRegistry() as stranger:
         other.on("GET", "/token", status=307, headers={"Location": f"{stranger.url}/grab"})
         stranger.on("GET", "/grab", status=200, body=b'{"token": "t"}')
         open_repository(server, credentials=ADA).get_manifest("v1")
@@ -740,7 +739,7 @@ def test_a_token_server_that_redirects_elsewhere_does_not_take_the_password_alon
 
 def test_a_refresh_token_is_not_sent_on_by_a_redirect(server, other, open_repository):
     server.on("GET", ".*", status=401, headers={"WWW-Authenticate": f'Bearer realm="{other.url}/token",service="s"'}, times=None)  # fmt: skip
-    with FaultServer() as stranger:
+    with FakeRegistry() as stranger:
         other.on("POST", "/token", status=307, headers={"Location": f"{stranger.url}/grab"})
         with pytest.raises(errors.InvalidResponse):
             open_repository(server, credentials=Credentials(identity_token=SECRET)).get_manifest("v1")
@@ -791,7 +790,7 @@ def test_a_challenge_from_another_host_is_not_answered(server, other, tokens, op
 def test_credentials_of_one_registry_are_not_sent_to_another(server, other, open_repository):
     for host in (server, other):
         host.manifest("a/b", {"x": 1}, "v1")
-        host.guard = lambda r: None if r.headers.get("Authorization") == BASIC else Answer(401, {"WWW-Authenticate": "Basic realm=r"})  # fmt: skip
+        host.guard = lambda r: None if r.headers.get("Authorization") == BASIC else Response(401, {"WWW-Authenticate": "Basic realm=r"})  # fmt: skip
     keys = Keychain({server.host: ADA}, environ={})
     open_repository(server, credentials=keys).get_manifest("v1")
     with pytest.raises(errors.Unauthorized):
@@ -807,7 +806,7 @@ def test_helpers_are_asked_seldom(server, open_repository):
         return ADA
 
     server.manifest("a/b", {"x": 1}, "v1")
-    server.guard = lambda r: None if r.headers.get("Authorization") == BASIC else Answer(401, {"WWW-Authenticate": "Basic realm=r"})  # fmt: skip
+    server.guard = lambda r: None if r.headers.get("Authorization") == BASIC else Response(401, {"WWW-Authenticate": "Basic realm=r"})  # fmt: skip
     repository = open_repository(server, credentials=Keychain(look, environ={}))
     for _ in range(20):
         repository.get_manifest("v1")

@@ -11,8 +11,6 @@ from ocikit.spec.descriptor import Descriptor
 from ocikit.store.base import VerifiedReader
 from ocikit.store.files import write_blob
 
-from tests.support.clients import connect, open_repository, other, server  # noqa: F401 - fixtures
-
 SIZE = 3_000_001
 CONTENT = random.Random(1).randbytes(SIZE)
 BLOB = Descriptor.of(CONTENT, "application/octet-stream")

@@ -20,8 +20,8 @@ from ocikit.remote.mirrors import MIRROR_BACKOFF, MirrorHost
 from ocikit.spec.reference import Reference
 
 from tests.support import peers
-from tests.support.fault_server import Answer, FaultServer, error
-from tests.support.fixtures import QUICK, home, moved, tree, write  # noqa: F401 - fixtures
+from tests.support.fake_registry import FakeRegistry, Response, error_response
+from tests.support.home import QUICK, moved, tree, write
 
 MIB = 1 << 20
 FILES = {
@@ -35,9 +35,9 @@ FILES = {
 class Place:
     """A registry with two mirrors, each of which has what it has."""
 
-    upstream: FaultServer
-    first: FaultServer
-    second: FaultServer
+    upstream: FakeRegistry
+    first: FakeRegistry
+    second: FakeRegistry
     digest: str = ""
     sessions: list = field(factory=list)
 
@@ -76,7 +76,7 @@ class Place:
 def place(home, monkeypatch):
     monkeypatch.setattr(download, "_PAUSE", 0.001)
     write(home, FILES)
-    with FaultServer() as upstream, FaultServer() as first, FaultServer() as second:
+    with FakeRegistry() as upstream, FakeRegistry() as first, FakeRegistry() as second:
         with ocikit.Session(progress=False, network=QUICK) as session:
             digest = session.push(f"{upstream.host}/t/d:v1", "data").descriptor.digest
         made = Place(upstream, first, second, digest)
@@ -350,8 +350,8 @@ FAILURES = {
     "a page": {"status": 200, "body": b"<html><title>Sign in</title></html>", "headers": {"Content-Type": "text/html"}},
     "no answer": {"drop": "before"},
     "a reset": {"drop": "before", "reset": True},
-    "wrong bytes": {"change": lambda request, answer: Answer(answer.status, answer.headers, answer.body[::-1])},
-    "too few bytes": {"change": lambda request, answer: Answer(answer.status, answer.headers, answer.body[:-1])},
+    "wrong bytes": {"change": lambda request, answer: Response(answer.status, answer.headers, answer.body[::-1])},
+    "too few bytes": {"change": lambda request, answer: Response(answer.status, answer.headers, answer.body[:-1])},
     "a loop": {"status": 307, "headers": {"Location": "/v2/t/d/manifests/v1"}},
 }
 
@@ -531,7 +531,7 @@ def basic(user, password):
     def guard(request):
         if request.headers.get("Authorization") == expected:
             return None
-        return error(401, "UNAUTHORIZED", **{"WWW-Authenticate": 'Basic realm="x"'})
+        return error_response(401, "UNAUTHORIZED", **{"WWW-Authenticate": 'Basic realm="x"'})
 
     return guard
 

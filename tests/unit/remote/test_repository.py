@@ -17,8 +17,7 @@ from ocikit.spec.descriptor import Descriptor
 from ocikit.spec.digest import Digest
 from ocikit.spec.manifest import Index, Manifest, parse_document
 
-from tests.support.clients import connect, open_repository, other, repository, server  # noqa: F401 - fixtures
-from tests.support.fault_server import Answer, error
+from tests.support.fake_registry import Response, error_response
 
 OCI, INDEX = media_types.OCI_MANIFEST, media_types.OCI_INDEX
 EMPTY = {"mediaType": "application/vnd.oci.empty.v1+json", "digest": "sha256:" + hashlib.sha256(b"{}").hexdigest(), "size": 2}  # fmt: skip
@@ -318,7 +317,7 @@ def test_a_repository_without_tags_says_so(server, repository):
 @pytest.mark.parametrize("code", ["UNKNOWN", "NOT_FOUND", ""])
 def test_absence_by_any_name_is_absence(server, repository, code):
     """Harbor reports it under UNKNOWN: the status decides."""
-    server.on(".*", "/v2/.*", change=lambda r, a: error(404, code), times=None)
+    server.on(".*", "/v2/.*", change=lambda r, a: error_response(404, code), times=None)
     with pytest.raises(errors.ManifestUnknown):
         repository.fetch(DESCRIPTOR)
     with pytest.raises(errors.BlobUnknown):
@@ -444,7 +443,7 @@ def list_of(server, *pages, header=None):
         headers = {"Content-Type": "application/json"}
         if n + 1 < len(pages) and header:
             headers["Link"] = header(n + 1)
-        return Answer(200, headers, json.dumps({"name": "a/b", "tags": pages[n]}).encode())
+        return Response(200, headers, json.dumps({"name": "a/b", "tags": pages[n]}).encode())
 
     server.on("GET", "/v2/.*", times=None, change=change)
 
@@ -561,7 +560,7 @@ def test_a_page_size_that_is_refused_is_left_out(server, repository, status, cod
     """ECR, distribution 3.1: ggcr#681, distribution#4844."""
     server.manifest("a/b", RAW, "v1", "v2")
     server.page = 1
-    server.on("GET", TAGS, when=lambda r: r.query.get("n") == ["1000"], change=lambda r, a: error(status, code), times=None)  # fmt: skip
+    server.on("GET", TAGS, when=lambda r: r.query.get("n") == ["1000"], change=lambda r, a: error_response(status, code), times=None)  # fmt: skip
     assert repository.tags() == ["v1", "v2"]
     assert [r.target for r in server.requests[:2]] == ["/v2/a/b/tags/list?n=1000", "/v2/a/b/tags/list"]
 
@@ -628,7 +627,9 @@ def pages_of(server, *pages, filters=None, kind=INDEX):
         if n + 1 < len(pages):
             headers["Link"] = f'<?page={n + 1}>; rel="next"'
         entries = [{"mediaType": OCI, "digest": "sha256:" + c * 64, "size": 1, "artifactType": t} for c, t in pages[n]]
-        return Answer(200, headers, json.dumps({"schemaVersion": 2, "mediaType": INDEX, "manifests": entries}).encode())
+        return Response(
+            200, headers, json.dumps({"schemaVersion": 2, "mediaType": INDEX, "manifests": entries}).encode()
+        )
 
     server.on("GET", REFERRERS, times=None, change=change)
 
@@ -713,15 +714,15 @@ def entry(c, kind="a/a"):
 @pytest.mark.parametrize(
     "answer",
     [
-        Answer(404), error(404, "NOT_FOUND"), error(404, "UNSUPPORTED"), error(404, "MANIFEST_UNKNOWN"), error(400, "UNSUPPORTED"), error(405, "UNSUPPORTED"),
-        Answer(200, {"Content-Type": "text/html"}, b"<html>Sign in</html>"), Answer(200, {"Content-Type": "application/json"}, b"{}"),
-        Answer(200, {}, b"<html>"), Answer(200, {"Content-Type": "application/json"}, b'{"manifests": 5}'),
+        Response(404), error_response(404, "NOT_FOUND"), error_response(404, "UNSUPPORTED"), error_response(404, "MANIFEST_UNKNOWN"), error_response(400, "UNSUPPORTED"), error_response(405, "UNSUPPORTED"),
+        Response(200, {"Content-Type": "text/html"}, b"<html>Sign in</html>"), Response(200, {"Content-Type": "application/json"}, b"{}"),
+        Response(200, {}, b"<html>"), Response(200, {"Content-Type": "application/json"}, b'{"manifests": 5}'),
     ],
     ids=lambda a: f"{a.status}-{a.body[:20]!r}",
 )  # fmt: skip
 def test_where_the_api_is_missing_the_fallback_tag_is_read(server, repository, answer):
     """GHCR has no API; GAR answers with a login page: soci-snapshotter PR#512."""
-    server.on("GET", REFERRERS, change=lambda r, a: Answer(answer.status, dict(answer.headers), answer.body), times=None)  # fmt: skip
+    server.on("GET", REFERRERS, change=lambda r, a: Response(answer.status, dict(answer.headers), answer.body), times=None)  # fmt: skip
     server.manifest("a/b", index_of(entry("1"), entry("2", "b/b")), FALLBACK, media_type=INDEX)
     assert [d.digest[7] for d in repository.referrers(DESCRIPTOR)] == ["1", "2"]
     assert [d.digest[7] for d in repository.referrers(DESCRIPTOR, "b/b")] == ["2"]
@@ -900,8 +901,8 @@ def test_writers_in_threads_all_enter_the_list(tagged, open_repository):
     def work(raw, descriptor):
         try:
             open_repository(tagged, push=True).push_bytes(descriptor, raw)
-        except Exception as error:
-            failures.append(error)
+        except Exception:
+            failures.append(error_response)
 
     threads = [threading.Thread(target=work, args=m) for m in made]
     [t.start() for t in threads]
@@ -936,7 +937,7 @@ def indexed(server):
         digest = request.path.rpartition("/")[2]
         entries = [e for raw, kind in server.manifests.values() if kind == INDEX for e in json.loads(raw)["manifests"]]
         if request.method == "DELETE" and digest in [e["digest"] for e in entries]:
-            return error(400, "ImageReferencedByManifestList")
+            return error_response(400, "ImageReferencedByManifestList")
         return None
 
     server.guard = guard
@@ -985,7 +986,7 @@ def test_a_referrer_that_cannot_be_deleted_stays_in_the_list(tagged, repository)
 @pytest.mark.parametrize("fault", [{"drop": "after"}, {"drop": "after", "reset": True}, {"lost": 502}])
 def test_a_deletion_whose_answer_got_lost_is_none_that_failed(tagged, repository, fault):
     if status := fault.pop("lost", None):
-        fault["change"] = lambda request, answer: Answer(status)
+        fault["change"] = lambda request, answer: Response(status)
     blob = Descriptor.of(b"content", "x/y")
     tagged.blob("a/b", b"content")
     for path in ("manifests/v1", "manifests/sha256:.*", "blobs/.*"):

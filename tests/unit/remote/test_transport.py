@@ -22,8 +22,7 @@ from ocikit.remote.http.transport import Transport
 from ocikit.remote.http.urls import Origin, check_redirect, is_loopback
 from ocikit.remote.repository import Registry
 
-from tests.support.clients import connect, open_repository, other, server  # noqa: F401 - fixtures
-from tests.support.fault_server import Answer, FaultServer, certificate
+from tests.support.fake_registry import FakeRegistry, Response, certificate
 
 SECRET = "hunter2-correct-horse"
 ADA = ("ada", SECRET)
@@ -33,7 +32,7 @@ BASIC = "Basic " + base64.b64encode(f"ada:{SECRET}".encode()).decode()
 def basic(request):
     """A guard that wants ada's password."""
     if request.headers.get("Authorization") != BASIC:
-        return Answer(401, {"WWW-Authenticate": 'Basic realm="r"'})
+        return Response(401, {"WWW-Authenticate": 'Basic realm="r"'})
     return None
 
 
@@ -66,7 +65,7 @@ def test_this_machine_is_asked_over_http(host):
 
 def test_a_registry_on_this_machine_that_speaks_tls_is_found_out(tmp_path, connect):
     cert, key = certificate(tmp_path)
-    with FaultServer(tls=(cert, key)) as server:
+    with FakeRegistry(tls=(cert, key)) as server:
         transport = connect(server, ca=str(cert))
         assert get(transport)[1] == b"{}"
         assert transport.base == f"https://{server.host}"
@@ -77,7 +76,7 @@ def test_a_registry_on_this_machine_that_speaks_tls_is_found_out(tmp_path, conne
 def test_a_tls_port_that_is_asked_with_a_head_first_is_found_out(tmp_path, connect):
     """The 400 that Go answers has no words for a HEAD: whether it is a TLS port has to be found out by a GET."""
     cert, key = certificate(tmp_path)
-    with FaultServer(tls=(cert, key)) as server:
+    with FakeRegistry(tls=(cert, key)) as server:
         server.manifest("a/b", b"{}", "v1")
         transport = connect(server, ca=str(cert))
         response = transport.request("HEAD", "/v2/a/b/manifests/v1", "test")
@@ -101,13 +100,13 @@ def test_a_bad_head_request_to_a_registry_without_tls_is_a_bad_request(server, c
 
 def test_a_tls_port_that_just_hangs_up_on_plain_http_is_found_out(tmp_path, connect):
     cert, key = certificate(tmp_path)
-    with FaultServer(tls=(cert, key), tls_words=False) as server:
+    with FakeRegistry(tls=(cert, key), tls_words=False) as server:
         assert get(connect(server, ca=str(cert)))[1] == b"{}"
 
 
 def test_many_threads_find_out_about_tls_together(tmp_path, connect):
     cert, key = certificate(tmp_path)
-    with FaultServer(tls=(cert, key)) as server:
+    with FakeRegistry(tls=(cert, key)) as server:
         transport = connect(server, ca=str(cert))
         failures, barrier = [], threading.Barrier(8)
 
@@ -126,7 +125,7 @@ def test_many_threads_find_out_about_tls_together(tmp_path, connect):
 
 def test_an_unknown_certificate_is_refused_with_advice(tmp_path, connect):
     cert, key = certificate(tmp_path)
-    with FaultServer(tls=(cert, key)) as server:
+    with FakeRegistry(tls=(cert, key)) as server:
         with pytest.raises(errors.ConnectionFailed) as caught:
             get(connect(server, retries=0))
         assert "certificate" in str(caught.value)
@@ -136,7 +135,7 @@ def test_an_unknown_certificate_is_refused_with_advice(tmp_path, connect):
 
 def test_an_insecure_host_may_have_any_certificate_and_no_warning_is_shouted(tmp_path, connect, recwarn):
     cert, key = certificate(tmp_path)
-    with FaultServer(tls=(cert, key)) as server:
+    with FakeRegistry(tls=(cert, key)) as server:
         transport = connect(server, insecure=[server.host])
         assert get(transport)[1] == b"{}"
         assert "insecure=True" in repr(transport)
@@ -146,7 +145,7 @@ def test_an_insecure_host_may_have_any_certificate_and_no_warning_is_shouted(tmp
 def test_a_client_certificate_is_shown(tmp_path, connect):
     cert, key = certificate(tmp_path)
     mine, secret = certificate(tmp_path, "client")
-    with FaultServer(tls=(cert, key), client_ca=mine) as server:
+    with FakeRegistry(tls=(cert, key), client_ca=mine) as server:
         assert get(connect(server, ca=str(cert), certificate=(str(mine), str(secret))))[1] == b"{}"
         with pytest.raises(errors.ConnectionFailed):
             get(connect(server, ca=str(cert), retries=0))
@@ -155,7 +154,7 @@ def test_a_client_certificate_is_shown(tmp_path, connect):
 def test_a_client_certificate_is_for_the_registry_alone(tmp_path, connect):
     cert, key = certificate(tmp_path)
     mine, secret = certificate(tmp_path, "client")
-    with FaultServer(tls=(cert, key)) as server, FaultServer(tls=(cert, key), client_ca=mine) as stranger:
+    with FakeRegistry(tls=(cert, key)) as server, FakeRegistry(tls=(cert, key), client_ca=mine) as stranger:
         server.on("GET", "/v2/", status=307, headers={"Location": f"{stranger.url}/v2/"})
         with pytest.raises(errors.ConnectionFailed):
             get(connect(server, ca=str(cert), certificate=(str(mine), str(secret)), retries=0))
@@ -164,7 +163,7 @@ def test_a_client_certificate_is_for_the_registry_alone(tmp_path, connect):
 
 def test_laxity_with_one_host_is_not_laxity_with_where_it_leads(tmp_path, connect):
     cert, key = certificate(tmp_path)
-    with FaultServer(tls=(cert, key)) as server, FaultServer(tls=(cert, key)) as stranger:
+    with FakeRegistry(tls=(cert, key)) as server, FakeRegistry(tls=(cert, key)) as stranger:
         server.on("GET", "/v2/", status=307, headers={"Location": f"{stranger.url}/v2/"}, times=None)
         with pytest.raises(errors.ConnectionFailed, match="certificate"):
             get(connect(server, insecure=[server.host], retries=0))
@@ -174,7 +173,7 @@ def test_laxity_with_one_host_is_not_laxity_with_where_it_leads(tmp_path, connec
 def test_certs_d_gives_the_certificates_of_a_host(tmp_path, connect, monkeypatch):
     cert, key = certificate(tmp_path)
     mine, secret = certificate(tmp_path, "client")
-    with FaultServer(tls=(cert, key), client_ca=mine) as server:
+    with FakeRegistry(tls=(cert, key), client_ca=mine) as server:
         folder = tmp_path / "home/.config/containers/certs.d" / server.host
         folder.mkdir(parents=True)
         (folder / "ca.crt").write_bytes(cert.read_bytes())
@@ -190,7 +189,7 @@ def test_the_environments_certificates_are_trusted(tmp_path, connect, monkeypatc
     for other_name in ("SSL_CERT_FILE", "REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE"):
         monkeypatch.delenv(other_name, raising=False)
     monkeypatch.setenv(name, str(cert))
-    with FaultServer(tls=(cert, key)) as server:
+    with FakeRegistry(tls=(cert, key)) as server:
         assert get(connect(server))[1] == b"{}"
 
 
@@ -312,7 +311,7 @@ def test_ten_redirects_are_followed_and_no_more(server, connect):
 
 def test_a_redirect_from_https_to_http_is_refused(tmp_path, connect, other):
     cert, key = certificate(tmp_path)
-    with FaultServer(tls=(cert, key)) as server:
+    with FakeRegistry(tls=(cert, key)) as server:
         server.on("GET", "/v2/", status=302, headers={"Location": f"http://{other.host}/v2/"})
         with pytest.raises(errors.InvalidResponse, match="https"):
             get(connect(server, ca=str(cert)))
@@ -671,7 +670,7 @@ def test_a_connection_that_is_never_accepted_is_timed_out(connect):
 @pytest.fixture
 def proxy(monkeypatch):
     """A proxy that answers itself, and HTTP_PROXY set to it."""
-    with FaultServer() as running:
+    with FakeRegistry() as running:
         running.on("GET", r"http://registry\.example/v2/", status=200, body=b"by proxy", times=None)
         running.on("CONNECT", ".*", status=403, times=None)
         for name in ("HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY", "http_proxy", "https_proxy", "no_proxy", "ALL_PROXY"):
@@ -733,7 +732,7 @@ class Tunnel:
 
 def test_own_certificates_count_behind_a_proxy_too(tmp_path, connect, monkeypatch):
     cert, key = certificate(tmp_path)
-    with FaultServer(tls=(cert, key)) as server, Tunnel(server.port) as tunnel:
+    with FakeRegistry(tls=(cert, key)) as server, Tunnel(server.port) as tunnel:
         proxies = {"https": f"http://{tunnel.host}"}
         assert get(connect("registry.example", ca=str(cert), proxies=proxies))[1] == b"{}"
         assert get(connect("registry.example", insecure=["registry.example"], proxies=proxies))[1] == b"{}"

@@ -15,9 +15,8 @@ from ocikit.remote.repository import Registry
 from ocikit.spec.descriptor import Descriptor
 from ocikit.spec.digest import Digest
 
-from tests.resilience.proxy import Proxy
-from tests.support.clients import connect, open_repository, other, repository, server  # noqa: F401 - fixtures
-from tests.support.fault_server import FaultServer, certificate
+from tests.support.fake_registry import FakeRegistry, certificate
+from tests.support.proxy import Proxy
 
 MIB = 1 << 20
 SIZE = 9 * MIB + 17
@@ -139,10 +138,10 @@ def test_no_range_is_needed_in_the_answer_to_the_post(server, repository):
 
 def test_another_host_gets_the_bytes_but_no_authorization(server, other, open_repository):
     """GHSA-jxpm-75mh-9fp7."""
-    from tests.support.fault_server import Answer
+    from tests.support.fake_registry import Response
 
     server.guard = lambda r: (
-        None if "Authorization" in r.headers else Answer(401, {"WWW-Authenticate": "Basic realm=r"})
+        None if "Authorization" in r.headers else Response(401, {"WWW-Authenticate": "Basic realm=r"})
     )
     server.on("POST", UPLOADS, when=lambda r: "Authorization" in r.headers, status=202, headers={"Location": f"{other.url}/bucket?sig=1"})  # fmt: skip
     other.on("PUT", "/bucket", status=201)
@@ -154,7 +153,7 @@ def test_another_host_gets_the_bytes_but_no_authorization(server, other, open_re
 
 def test_a_location_from_https_to_http_is_refused(tmp_path, other, open_repository):
     cert, key = certificate(tmp_path)
-    with FaultServer(tls=(cert, key)) as server:
+    with FakeRegistry(tls=(cert, key)) as server:
         server.on("POST", UPLOADS, status=202, headers={"Location": f"http://{other.host}/x"})
         with pytest.raises(errors.InvalidResponse, match="https"):
             open_repository(server, push=True, ca=str(cert)).push_bytes(BLOB, CONTENT)

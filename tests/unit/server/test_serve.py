@@ -20,7 +20,7 @@ import pytest
 import requests
 from ocikit.server.http.settings import Limits
 
-from tests.support.fixtures import ROOT, cli, home, tree, write  # noqa: F401 - fixtures
+from tests.support.home import ROOT, cli, tree, write
 
 pytestmark = pytest.mark.timeout(60)
 

@@ -24,7 +24,7 @@ from ocikit.server.testing import BlobStoreContract, MetadataContract, UploadSto
 from ocikit.spec.digest import Digest
 
 from tests.support.example_storage import ObjectBlobs
-from tests.support.fixtures import ROOT
+from tests.support.home import ROOT
 
 
 @pytest.fixture(params=[True, False], ids=["durable", "hasty"])

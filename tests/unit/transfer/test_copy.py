@@ -16,8 +16,7 @@ from ocikit.spec.digest import Digest
 from ocikit.store.memory import MemoryStore
 from ocikit.transfer.plan import Cancelled, copy, plan, run_parallel
 
-from tests.support.clients import connect, open_repository, server  # noqa: F401 - fixtures
-from tests.support.fault_server import Answer
+from tests.support.fake_registry import Response
 
 OCI, INDEX, LAYER = media_types.OCI_MANIFEST, media_types.OCI_INDEX, media_types.OCI_LAYER
 FOREIGN = "application/vnd.docker.image.rootfs.foreign.diff.tar.gzip"
@@ -628,7 +627,7 @@ def listing(server, lists):
         if "/referrers/" not in request.path:
             return None
         body = {"schemaVersion": 2, "mediaType": INDEX, "manifests": [wire(d) for d in lists(subject)]}
-        return Answer(200, {"Content-Type": INDEX}, json.dumps(body).encode())
+        return Response(200, {"Content-Type": INDEX}, json.dumps(body).encode())
 
     server.guard = guard
 
@@ -759,7 +758,7 @@ def strict(server, words):
         document = json.loads(request.body)
         named = [document["config"], *document["layers"]] if "layers" in document else document["manifests"]
         lost = [d["digest"] for d in named if (name, d["digest"]) not in {*server.blobs, *server.manifests}]
-        return Answer(words[0], {}, json.dumps({"errors": words[1](lost)}).encode()) if lost else None
+        return Response(words[0], {}, json.dumps({"errors": words[1](lost)}).encode()) if lost else None
 
     server.guard = guard
 

@@ -1,7 +1,4 @@
-"""A home of one's own for tests that act as a user: environment, cache, working folder, a registry and a session.
-
-Import the fixtures by name: `from tests.support.fixtures import home, server, session`.
-"""
+"""Helpers for tests that act as a user: files, folders, requests, the command line."""
 
 import hashlib
 import os
@@ -10,41 +7,11 @@ import sys
 from pathlib import Path
 
 import ocikit
-import pytest
 
-from tests.support.fault_server import FaultServer
+from tests.support.fake_registry import FakeRegistry
 
 ROOT = Path(__file__).resolve().parents[2]
 QUICK = ocikit.Network(retries=1, connect_timeout=2, read_timeout=2, max_wait=2)
-
-
-@pytest.fixture
-def home(tmp_path, monkeypatch):
-    """The working folder of a user whose environment says nothing: no credentials, an empty cache, online."""
-    for name in [n for n in os.environ if n.startswith(("OCIKIT_", "DOCKER_", "REGISTRY_"))]:
-        monkeypatch.delenv(name)
-    house = tmp_path / "house"
-    (house / "work").mkdir(parents=True)
-    for name, folder in {"HOME": "", "DOCKER_CONFIG": ".docker", "XDG_CONFIG_HOME": ".config", "XDG_RUNTIME_DIR": "run",
-                         "OCIKIT_CACHE": "cache"}.items():  # fmt: skip
-        monkeypatch.setenv(name, str(house / folder))
-    monkeypatch.setenv("OCIKIT_PROGRESS", "none")
-    monkeypatch.chdir(house / "work")
-    return house / "work"
-
-
-@pytest.fixture
-def server():
-    """A scripted registry that counts what it is asked."""
-    with FaultServer() as running:
-        yield running
-
-
-@pytest.fixture
-def session(home):
-    """A session with short timeouts."""
-    with ocikit.Session(progress=False, network=QUICK) as made:
-        yield made
 
 
 def write(folder: Path, files: dict[str, bytes | str]) -> Path:
@@ -73,7 +40,7 @@ def state(folder: Path) -> dict[str, str]:
     }
 
 
-def moved(server: FaultServer) -> list[str]:
+def moved(server: FakeRegistry) -> list[str]:
     """The requests that came since the last call, as "METHOD kind"."""
     kinds = []
     for request in server.requests:

@@ -1,39 +1,228 @@
-"""A registry that misbehaves on request, over real sockets, and remembers what it was sent.
+"""A fake registry over real sockets, with scripted faults, that records its requests.
 
-    with FaultServer() as server:
+    with FakeRegistry() as server:
         digest = server.blob("a/b", content)
         server.on("GET", r"/v2/.*/blobs/.*", cut=12345)         # once: the connection ends after 12345 bytes of body
         server.on("GET", r"/v2/.*/tags/list", status=429, headers={"Retry-After": "1"})
         ...
         assert [r.method for r in server.requests] == ["GET", "GET"]
 
-A second instance is another host: every origin has its own port.
+The registry follows the specification and nothing else, so that a test names what is special about its case. A second
+instance is another host: every origin has its own port. `tests.support.proxy` puts the same faults in front of a real
+registry.
 """
 
 import datetime
 import gzip as gzip_module
+import hashlib
 import ipaddress
+import itertools
+import json
 import re
 import socket
 import ssl
 import struct
 import threading
 import time
+import urllib.parse
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any, Self
 
-from attrs import define, field
+from attrs import define, field, frozen
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
-from tests.support.small_registry import Answer, Request, SmallRegistry, error
+INDEX = "application/vnd.oci.image.index.v1+json"
+MANIFEST = "application/vnd.oci.image.manifest.v1+json"
 
-__all__ = ["Answer", "Fault", "FaultServer", "Handler", "Listener", "Request", "Script", "certificate", "error"]
+
+@frozen
+class Request:
+    """What came in, whole."""
+
+    method: str
+    target: str
+    headers: Any = field(repr=False)
+    body: bytes = field(repr=False)
+
+    @property
+    def path(self) -> str:
+        return self.target.partition("?")[0]
+
+    @property
+    def query(self) -> dict[str, list[str]]:
+        return urllib.parse.parse_qs(self.target.partition("?")[2], keep_blank_values=True)
+
+
+@define
+class Response:
+    """What goes out."""
+
+    status: int = 200
+    headers: dict[str, Any] = field(factory=dict)  # a list as a value is a repeated header
+    body: bytes = b""
+
+
+@define(eq=False)
+class RegistryContent:
+    """Blobs and manifests by repository and digest, tags by repository and name, uploads by session."""
+
+    referrers: bool = True
+    tag_delete: bool = True
+    multi_tags: bool = False
+    etags: bool = False
+    page: int = 0  # names on one page at most; 0 is as many as asked for
+
+    blobs: dict[tuple[str, str], bytes] = field(factory=dict, init=False, repr=False)
+    manifests: dict[tuple[str, str], tuple[bytes, str]] = field(factory=dict, init=False, repr=False)
+    tags: dict[tuple[str, str], str] = field(factory=dict, init=False, repr=False)
+    uploads: dict[str, bytearray] = field(factory=dict, init=False, repr=False)
+    _sessions: Any = field(factory=lambda: itertools.count(1), init=False, repr=False)
+
+    def blob(self, name: str, content: bytes, algorithm: str = "sha256") -> str:
+        digest = f"{algorithm}:{hashlib.new(algorithm, content).hexdigest()}"
+        self.blobs[name, digest] = content
+        return digest
+
+    def manifest(self, name: str, content: bytes | dict, *tags: str, media_type: str = MANIFEST) -> str:
+        raw = content if isinstance(content, bytes) else json.dumps(content).encode()
+        digest = f"sha256:{hashlib.sha256(raw).hexdigest()}"
+        self.manifests[name, digest] = raw, media_type
+        self.tags |= {(name, tag): digest for tag in tags}
+        return digest
+
+    def answer(self, r: Request) -> Response:
+        if r.path == "/v2/":
+            return Response(200, {"Docker-Distribution-API-Version": "registry/2.0"}, b"{}")
+        if r.path == "/v2/_catalog":
+            return self._page(r, sorted({name for name, _ in [*self.manifests, *self.blobs]}), "repositories")
+        for kind in ("blobs/uploads", "blobs", "manifests", "tags", "referrers"):
+            if match := re.fullmatch(rf"/v2/(.+)/{kind}/([^/]*)", r.path):
+                return getattr(self, "_" + kind.rpartition("/")[2])(r, *match.groups())
+        return error_response(404, "NOT_FOUND")
+
+    def _blobs(self, r: Request, name: str, digest: str) -> Response:
+        content = self.blobs.get((name, digest))
+        if content is None:
+            return error_response(404, "BLOB_UNKNOWN")
+        if r.method == "DELETE":
+            del self.blobs[name, digest]
+            return Response(202)
+        headers = {"Docker-Content-Digest": digest, "Content-Type": "application/octet-stream"}
+        wanted = re.fullmatch(r"bytes=(\d+)-(\d*)", r.headers.get("Range", ""))
+        if wanted is None:
+            return Response(200, headers, content)
+        start, end = int(wanted[1]), min(int(wanted[2] or len(content)), len(content) - 1)
+        if start >= len(content):
+            return Response(416, {"Content-Range": f"bytes */{len(content)}"})
+        headers["Content-Range"] = f"bytes {start}-{end}/{len(content)}"
+        return Response(206, headers, content[start : end + 1])
+
+    def _uploads(self, r: Request, name: str, session: str) -> Response:
+        digest = next(iter(r.query.get("digest", ())), "")
+        if r.method == "POST":
+            mount, source = (next(iter(r.query.get(key, ())), "") for key in ("mount", "from"))
+            if (source, mount) in self.blobs:
+                self.blobs[name, mount] = self.blobs[source, mount]
+                return Response(201, {"Location": f"/v2/{name}/blobs/{mount}", "Docker-Content-Digest": mount})
+            session = f"s{next(self._sessions)}"
+            self.uploads[session] = bytearray()
+        if session not in self.uploads:
+            return error_response(404, "BLOB_UPLOAD_UNKNOWN")
+        taken = self.uploads[session]
+        where = {"Location": f"/v2/{name}/blobs/uploads/{session}?_state=a%2Bb%3D&n={len(taken)}"}
+        if r.method == "POST":
+            return Response(202, where)
+        at = {"Range": f"0-{max(0, len(taken) - 1)}"}
+        if r.method == "GET":
+            return Response(204, where | at)
+        if r.method == "DELETE":
+            del self.uploads[session]
+            return Response(204)
+        span = re.fullmatch(r"(\d+)-(\d+)", r.headers.get("Content-Range", ""))
+        if span and (int(span[1]) != len(taken) or int(span[2]) - int(span[1]) + 1 != len(r.body)):
+            return Response(416, where | at)
+        taken += r.body
+        if r.method == "PATCH":
+            where["Location"] = where["Location"].rpartition("=")[0] + f"={len(taken)}"
+            return Response(202, where | {"Range": f"0-{max(0, len(taken) - 1)}"})
+        del self.uploads[session]
+        if digest != self._digest(bytes(taken), digest):
+            return error_response(400, "DIGEST_INVALID")
+        self.blobs[name, digest] = bytes(taken)
+        return Response(201, {"Location": f"/v2/{name}/blobs/{digest}", "Docker-Content-Digest": digest})
+
+    def _manifests(self, r: Request, name: str, target: str) -> Response:
+        digest = target if ":" in target else self.tags.get((name, target), "")
+        if r.method == "PUT":
+            digest = self._digest(r.body, target if ":" in target else "sha256:")
+            if ":" in target and digest != target:
+                return error_response(400, "DIGEST_INVALID")
+            old = self.tags.get((name, target))
+            if "If-Match" in r.headers and r.headers["If-Match"] != f'"{old}"':
+                return error_response(412, "PRECONDITION_FAILED")
+            self.manifests[name, digest] = r.body, r.headers.get("Content-Type", "")
+            extra = r.query.get("tag", []) if self.multi_tags else []
+            self.tags |= {(name, tag): digest for tag in [*extra, *([target] if ":" not in target else [])]}
+            headers = {"Location": f"/v2/{name}/manifests/{digest}", "Docker-Content-Digest": digest}
+            headers |= {"OCI-Tag": ", ".join(extra)} if extra else {}
+            subject = json.loads(r.body).get("subject")
+            return Response(201, headers | ({"OCI-Subject": subject["digest"]} if subject and self.referrers else {}))
+        if (name, digest) not in self.manifests:
+            known = any(n == name for n, _ in [*self.manifests, *self.blobs])
+            return error_response(404, "MANIFEST_UNKNOWN" if known else "NAME_UNKNOWN")
+        if r.method == "DELETE":
+            if ":" not in target:
+                if not self.tag_delete:
+                    return error_response(400, "DIGEST_INVALID")
+                del self.tags[name, target]
+                return Response(202)
+            del self.manifests[name, digest]
+            self.tags = {key: d for key, d in self.tags.items() if (key[0], d) != (name, digest)}
+            return Response(202)
+        raw, media_type = self.manifests[name, digest]
+        headers = {"Docker-Content-Digest": digest, "Content-Type": media_type}
+        return Response(200, headers | ({"ETag": f'"{digest}"'} if self.etags else {}), raw)
+
+    def _tags(self, r: Request, name: str, _: str) -> Response:
+        if not any(n == name for n, _ in [*self.manifests, *self.blobs]):
+            return error_response(404, "NAME_UNKNOWN")
+        return self._page(r, sorted(tag for n, tag in self.tags if n == name), "tags", name=name)
+
+    def _referrers(self, r: Request, name: str, digest: str) -> Response:
+        if not self.referrers:
+            return error_response(404, "NOT_FOUND")
+        found = []
+        for (n, d), (raw, media_type) in self.manifests.items():
+            document = json.loads(raw)
+            if n == name and (document.get("subject") or {}).get("digest") == digest:
+                kind = document.get("artifactType") or document.get("config", {}).get("mediaType")
+                found.append({"mediaType": media_type, "digest": d, "size": len(raw), "artifactType": kind}
+                             | ({"annotations": a} if (a := document.get("annotations")) else {}))  # fmt: skip
+        body = json.dumps({"schemaVersion": 2, "mediaType": INDEX, "manifests": found}).encode()
+        return Response(200, {"Content-Type": INDEX}, body)
+
+    def _page(self, r: Request, names: list[str], key: str, **rest: Any) -> Response:
+        last, n = (next(iter(r.query.get(k, ())), "") for k in ("last", "n"))
+        names = [name for name in names if name > last]
+        size = min(filter(None, (int(n or 0), self.page)), default=len(names))
+        more = {"Link": f'<{r.path}?n={size}&last={names[size - 1]}>; rel="next"'} if len(names) > size else {}
+        headers = {"Content-Type": "application/json"} | more
+        return Response(200, headers, json.dumps(rest | {key: names[:size]}).encode())
+
+    def _digest(self, content: bytes, like: str) -> str:
+        algorithm = like.partition(":")[0]
+        return f"{algorithm}:{hashlib.new(algorithm, content).hexdigest()}"
+
+
+def error_response(status: int, code: str, message: str = "", **headers: str) -> Response:
+    body = json.dumps({"errors": [{"code": code, "message": message or code.lower(), "detail": None}]}).encode()
+    return Response(status, {"Content-Type": "application/json", **headers}, body)
 
 
 @define(kw_only=True)
@@ -49,7 +238,7 @@ class Fault:
     headers: Mapping[str, Any] = field(factory=dict)
     without: tuple[str, ...] = ()
     body: bytes | None = None
-    change: Callable[[Request, Answer], Answer | None] | None = None
+    change: Callable[[Request, Response], Response | None] | None = None
     cut: int | None = None
     cut_request: int | None = None
     drop: str = ""
@@ -80,7 +269,7 @@ class Script:
     """A server on a free loopback port: what shall go wrong, and what came in. Subclasses have `listen`."""
 
     #: Called before anything else; an Answer from it is sent, such as a 401
-    guard: Callable[[Request], Answer | None] | None = field(default=None, init=False, repr=False)
+    guard: Callable[[Request], Response | None] | None = field(default=None, init=False, repr=False)
 
     requests: list[Request] = field(factory=list, init=False, repr=False)
     faults: list[Fault] = field(factory=list, init=False, repr=False)
@@ -124,7 +313,7 @@ class Script:
             cut_request: bytes of the request's body that are read, or passed on, before the connection ends.
             drop: "before" ends the connection instead of doing anything, "after" instead of answering.
             reset: ends connections with a reset instead of a clean end.
-            delay: seconds before the answer. throttle: bytes a second, of `tests.resilience.proxy` only.
+            delay: seconds before the answer. throttle: bytes a second, of `tests.support.proxy` only.
             length: the Content-Length to claim. chunked, gzip: how the body travels.
         """
         made = Fault(method=method, path=path, **fault)
@@ -147,7 +336,7 @@ class Script:
 
 
 @define(eq=False)
-class FaultServer(Script, SmallRegistry):
+class FakeRegistry(Script, RegistryContent):
     """Runs on a free loopback port; a context manager. Fields, the registry's too, may be changed while it runs."""
 
     #: Certificate and key: TLS, and a 400 as Go's for plain HTTP; `client_ca` asks the client for a certificate
@@ -166,13 +355,13 @@ class FaultServer(Script, SmallRegistry):
     def url(self) -> str:
         return f"{'https' if self.tls else 'http'}://{self.host}"
 
-    def _answer(self, request: Request) -> tuple[Answer | None, Fault]:
+    def _answer(self, request: Request) -> tuple[Response | None, Fault]:
         fault = self.pick(request)
         time.sleep(fault.delay)
         if fault.drop == "before":
             return None, fault
         if fault.status is not None:
-            answer = Answer(fault.status, dict(fault.headers), fault.body or b"")
+            answer = Response(fault.status, dict(fault.headers), fault.body or b"")
         else:
             with self._lock:
                 answer = (self.guard and self.guard(request)) or self.answer(request)
@@ -184,7 +373,7 @@ class FaultServer(Script, SmallRegistry):
 
 
 class _Listener(Listener):
-    fault_server: FaultServer
+    fault_server: FakeRegistry
 
     def finish_request(self, request, client_address):
         server = self.fault_server
@@ -218,13 +407,13 @@ class Handler(BaseHTTPRequestHandler):
     def serve(self) -> None:
         raise NotImplementedError
 
-    def send_head(self, answer: Answer) -> None:
+    def send_head(self, answer: Response) -> None:
         self.send_response(answer.status)
         for name, value in answer.headers.items():
             for one in value if isinstance(value, list) else [value]:
                 self.send_header(name, one)
 
-    def send_answer(self, answer: Answer, fault: Fault) -> None:
+    def send_answer(self, answer: Response, fault: Fault) -> None:
         body = answer.body
         self.send_head(answer)
         if fault.gzip:
@@ -263,7 +452,7 @@ class Handler(BaseHTTPRequestHandler):
         """Tests read `requests`."""
 
 
-def _handler(server: FaultServer) -> type[Handler]:
+def _handler(server: FakeRegistry) -> type[Handler]:
     class FaultHandler(Handler):
         def serve(self) -> None:
             early = next((f for f in server.faults if f.cut_request is not None and f.suits(

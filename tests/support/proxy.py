@@ -8,7 +8,7 @@
         assert sum(p.sent for p in proxy.passed) < size + (1 << 20)
 
 The client's Host goes on to the registry, so that absolute Locations lead back through the proxy. Bodies stream: cuts and
-throttles work at any size. In a process of its own: `python -m tests.resilience.proxy URL --seed 7 --rate 0.05`.
+throttles work at any size. In a process of its own: `python -m tests.support.proxy URL --seed 7 --rate 0.05`.
 """
 
 import argparse
@@ -27,9 +27,7 @@ from urllib.parse import urlsplit
 
 from attrs import define, evolve, field, frozen
 
-from tests.support.fault_server import Answer, Fault, Handler, Listener, Request, Script
-
-__all__ = ["SMALL", "After", "Before", "Passed", "Proxy", "Scatter"]
+from tests.support.fake_registry import Fault, Handler, Listener, Request, Response, Script
 
 #: Bytes: bodies up to this are in `Request.body` and `Answer.body`; larger ones stream past, and both are empty then.
 SMALL = 1 << 20
@@ -38,9 +36,9 @@ _BLOCK = 1 << 16  # bytes
 _HOP = {"connection", "keep-alive", "transfer-encoding", "expect", "proxy-connection", "te", "upgrade"}
 
 #: Answers itself, or changes the request, or does nothing.
-Before: TypeAlias = Callable[[Request], Answer | Request | None]
+Before: TypeAlias = Callable[[Request], Response | Request | None]
 #: Changes the answer, in place or by another.
-After: TypeAlias = Callable[[Request, Answer], Answer | None]
+After: TypeAlias = Callable[[Request, Response], Response | None]
 
 
 @frozen
@@ -69,13 +67,13 @@ class Proxy(Script):
     def listen(self) -> ThreadingHTTPServer:
         return _Listener(("127.0.0.1", 0), _handler(self))
 
-    def prepare(self, request: Request) -> Answer | Request:
+    def prepare(self, request: Request) -> Response | Request:
         """What the hooks make of a request: an answer, or the request that goes on."""
         if self.guard is not None and (answer := self.guard(request)) is not None:
             return answer
         for hook in self.before:
             made = hook(request)
-            if isinstance(made, Answer):
+            if isinstance(made, Response):
                 return made
             request = made or request
         return request
@@ -144,10 +142,10 @@ def _handler(proxy: Proxy) -> type[Handler]:
             if fault.drop == "before":
                 return self.done(request, 0, body, 0, fault)
             if fault.status is not None:
-                made: Answer | Request = Answer(fault.status, dict(fault.headers), fault.body or b"")
+                made: Response | Request = Response(fault.status, dict(fault.headers), fault.body or b"")
             else:
                 made = proxy.prepare(request)
-            if isinstance(made, Answer):
+            if isinstance(made, Response):
                 if not small:
                     for _ in body.blocks():
                         pass
@@ -191,8 +189,8 @@ def _handler(proxy: Proxy) -> type[Handler]:
                 content = got.read()
                 if not head:
                     headers = {k: v for k, v in headers.items() if k.lower() != "content-length"}
-                return self.finish_with(request, Answer(got.status, headers, content), body, fault)
-            answer = Answer(got.status, headers)
+                return self.finish_with(request, Response(got.status, headers, content), body, fault)
+            answer = Response(got.status, headers)
             for hook in proxy.after:
                 answer = hook(request, answer) or answer
             answer = self.faulty(request, answer, fault)
@@ -202,7 +200,7 @@ def _handler(proxy: Proxy) -> type[Handler]:
             self.end_headers()
             self.stream(request, answer, self.paced(iter(lambda: got.read(_BLOCK), b""), fault), body, fault)
 
-        def stream(self, request: Request, answer: Answer, blocks: Any, body: _Incoming, fault: Fault) -> None:
+        def stream(self, request: Request, answer: Response, blocks: Any, body: _Incoming, fault: Fault) -> None:
             sent = 0
             try:
                 for block in blocks:
@@ -218,7 +216,7 @@ def _handler(proxy: Proxy) -> type[Handler]:
                 time.sleep(fault.stall)
                 self.end(fault.reset)
 
-        def finish_with(self, request: Request, answer: Answer, body: _Incoming, fault: Fault) -> None:
+        def finish_with(self, request: Request, answer: Response, body: _Incoming, fault: Fault) -> None:
             for hook in proxy.after:
                 answer = hook(request, answer) or answer
             answer = self.faulty(request, answer, fault)
@@ -229,7 +227,7 @@ def _handler(proxy: Proxy) -> type[Handler]:
             with suppress(ConnectionError):
                 self.send_answer(answer, fault)
 
-        def faulty(self, request: Request, answer: Answer, fault: Fault) -> Answer:
+        def faulty(self, request: Request, answer: Response, fault: Fault) -> Response:
             lost = {name.lower() for name in fault.without}
             headers = {k: v for k, v in answer.headers.items() if k.lower() not in lost} | dict(fault.headers)
             answer = evolve(answer, headers=headers, body=answer.body if fault.body is None else fault.body)
