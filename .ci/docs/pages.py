@@ -47,12 +47,13 @@ REFERENCE: Mapping[str, tuple[str, Sequence[str]]] = {
         "Where content lives, and how it moves from one place to another.",
         [
             "ocikit.store.base:Source Store",
-            "ocikit.transfer.plan:Plan plan copy",
+            "ocikit.transfer.plan:plan copy",
+            "ocikit.transfer.run:Plan",
             "ocikit.store.layout.layout:Layout",
             "ocikit.store.cache.cache:Cache",
             "ocikit.store.memory:MemoryStore",
             "ocikit.progress.base:Progress",
-            "ocikit.layers.unpack:unpack Unpacked Limits",
+            "ocikit.layers.unpack:unpack Unpacked",
         ],
     ),
     "registries": (

@@ -20,7 +20,7 @@ from typing import Any
 import ocikit
 from ocikit import display
 from ocikit.spec import media_types
-from ocikit.transfer.plan import WORKERS
+from ocikit.transfer.pool import WORKERS
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

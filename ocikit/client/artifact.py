@@ -23,7 +23,7 @@ from ocikit.spec.manifest import Index, Manifest, entry, parse_document, unfolde
 from ocikit.spec.platform import Platform
 from ocikit.spec.reference import AnyReference
 from ocikit.spec.titles import titled
-from ocikit.store.base import VerifiedReader
+from ocikit.store.streams import ByteStream, VerifiedReader
 
 if TYPE_CHECKING:
     from ocikit.client.listing import Listing
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from ocikit.folder.plan import FolderPlan
     from ocikit.layers.tar import TarEntry
     from ocikit.layers.unpack import Unpacked
-    from ocikit.transfer.plan import Plan
+    from ocikit.transfer.run import Plan
 
 _NEAREST = 3  # names offered when one isn't there
 _SMALL = 1 << 16  # bytes of a manifest that is looked at for a card
@@ -411,6 +411,6 @@ def _at_hand(session: Session, index: Index) -> dict[Digest, Manifest]:
     return found
 
 
-def verified(stream: BinaryIO, descriptor: Descriptor) -> BinaryIO:
+def verified(stream: ByteStream, descriptor: Descriptor) -> BinaryIO:
     """A buffered stream that verifies what is read from start to end."""
     return io.BufferedReader(VerifiedReader(stream, descriptor), 1 << 16)

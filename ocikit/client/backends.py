@@ -6,7 +6,7 @@ import contextlib
 import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, BinaryIO
+from typing import TYPE_CHECKING
 
 from ocikit.errors import Denied, OcikitError, OfflineError
 from ocikit.remote.auth.keychain import Keychain
@@ -20,6 +20,7 @@ from ocikit.spec.descriptor import Descriptor
 from ocikit.spec.reference import DOCKER_HUB, AnyReference, LayoutReference, Reference, RegistryHost
 from ocikit.store.base import Source, Store
 from ocikit.store.cache.cache import offline
+from ocikit.store.streams import ByteStream
 
 if TYPE_CHECKING:
     from ocikit.store.layout.layout import Layout
@@ -155,7 +156,7 @@ class _Offline(Source):
     def resolve(self, reference: str) -> Descriptor:
         raise offline_error(f"{self._reference.name} {reference}")
 
-    def open(self, descriptor: Descriptor) -> BinaryIO:
+    def open(self, descriptor: Descriptor) -> ByteStream:
         raise offline_error(str(descriptor))
 
     def referrers(self, descriptor: Descriptor, artifact_type: str | None = None) -> Sequence[Descriptor]:

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterable, Sequence
-from typing import TYPE_CHECKING, BinaryIO, cast
+from typing import TYPE_CHECKING
 
 from ocikit import display
 from ocikit.errors import FileNotInArtifact
-from ocikit.progress.base import Progress, ProgressReader, progress_scope
+from ocikit.progress.base import Progress, progress_scope
 from ocikit.spec import media_types
 from ocikit.spec.descriptor import Descriptor
 from ocikit.spec.manifest import Manifest
@@ -16,7 +16,8 @@ from ocikit.spec.reference import AnyReference
 from ocikit.spec.titles import name_of, selected
 from ocikit.store.base import Source
 from ocikit.store.cache.cache import Cache
-from ocikit.transfer.plan import Cancelled, run_parallel
+from ocikit.store.streams import ByteStream, ProgressReader
+from ocikit.transfer.pool import Cancelled, run_parallel
 
 if TYPE_CHECKING:
     from ocikit.folder.folder import Folder
@@ -24,7 +25,7 @@ if TYPE_CHECKING:
 
 
 def _receive(
-    source: Source, blob: Descriptor, stop: threading.Event, progress: Progress, take: Callable[[BinaryIO], object]
+    source: Source, blob: Descriptor, stop: threading.Event, progress: Progress, take: Callable[[ByteStream], object]
 ) -> None:
     """Open a blob, hand it to whoever takes it in, and tell how it goes."""
 
@@ -34,7 +35,7 @@ def _receive(
         progress.advance(blob, n)
 
     with source.open(blob) as stream:
-        take(cast("BinaryIO", ProgressReader(stream, tell)))
+        take(ProgressReader(stream, tell))
     progress.finish(blob, "moved")
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 from collections.abc import Mapping, Sequence
-from typing import BinaryIO
 
 from attrs import frozen
 
@@ -15,6 +14,7 @@ from ocikit.spec.descriptor import EMPTY_DESCRIPTOR, Descriptor
 from ocikit.spec.digest import Digest
 from ocikit.spec.manifest import Manifest
 from ocikit.store.base import Source, blob_not_found
+from ocikit.store.streams import ByteStream
 
 #: What a push of plain files is, if nobody says otherwise.
 FILES_ARTIFACT_TYPE = "application/vnd.ocikit.files.v1"
@@ -34,7 +34,7 @@ class PackedArtifact(Source):
             raise ManifestUnknown(f"these files are not {reference}")
         return self.manifest.descriptor
 
-    def open(self, descriptor: Descriptor) -> BinaryIO:
+    def open(self, descriptor: Descriptor) -> ByteStream:
         """A layer's file, or the documents. Raises: ContentError: if a file changed since it was hashed."""
         if descriptor.digest == self.manifest.digest:
             return io.BytesIO(self.manifest.raw)

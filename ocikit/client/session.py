@@ -41,7 +41,9 @@ from ocikit.spec.manifest import Index, Manifest, PlatformLike, parse_document
 from ocikit.spec.reference import AnyReference, LayoutReference, Reference, parse_reference
 from ocikit.store.base import Store
 from ocikit.store.cache.cache import Cache, offline
-from ocikit.transfer.plan import WORKERS, Plan, plan
+from ocikit.transfer.plan import plan
+from ocikit.transfer.pool import WORKERS
+from ocikit.transfer.run import Plan
 
 if TYPE_CHECKING:
     from ocikit.client.validate import ValidationReport

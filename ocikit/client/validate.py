@@ -35,9 +35,10 @@ from ocikit.spec.manifest import Index, PlatformLike, parse_document
 from ocikit.spec.platform import Platform
 from ocikit.spec.reference import AnyReference
 from ocikit.spec.validation import VIOLATIONS, violations
-from ocikit.store.base import Source, check_size
+from ocikit.store.base import Source
 from ocikit.store.cache.cache import Cache
-from ocikit.transfer.plan import WORKERS
+from ocikit.store.streams import check_size
+from ocikit.transfer.pool import WORKERS
 
 #: Indexes in each other; real ones have two or three. A registry could give out a chain without an end.
 _DEPTH = 8

@@ -16,7 +16,7 @@ import time
 from collections.abc import Mapping
 from contextlib import AbstractContextManager
 from pathlib import Path, PurePosixPath
-from typing import BinaryIO, cast
+from typing import cast
 
 import attrs
 from attrs import define, field
@@ -32,6 +32,7 @@ from ocikit.spec.titles import OWN_FOLDER, check_titles, titled
 from ocikit.store.base import blob_not_found
 from ocikit.store.files import fsync_folder, verified_part
 from ocikit.store.reflink import reflink
+from ocikit.store.streams import ByteStream
 
 _STALE = 86400.0  # seconds; a part that nobody took up for a day is deleted by the next pull that succeeds
 
@@ -136,7 +137,7 @@ class Folder(display.Displayable):
                 expected[file.title] = tuple(dict.fromkeys((*expected.get(file.title, ()), file.descriptor.digest)))
             attrs.evolve(record, expected=expected).save(self.record_path, sync=self.sync)
 
-    def place(self, transfer: Transfer, source: BinaryIO | Path) -> None:
+    def place(self, transfer: Transfer, source: ByteStream | Path) -> None:
         """Write content to all its places, verified. Safe to call from several threads.
 
         Args:
@@ -241,7 +242,7 @@ class Folder(display.Displayable):
                 self._touched.add(at.parent)
         return at / name, ""
 
-    def _received(self, stream: BinaryIO, file: PlannedFile) -> AbstractContextManager[Path]:
+    def _received(self, stream: ByteStream, file: PlannedFile) -> AbstractContextManager[Path]:
         return verified_part(stream, file.descriptor, parts=self._parts, sync=self.sync, near=self.path / file.title)
 
     def _copy(self, source: Path, file: PlannedFile) -> None:
@@ -253,7 +254,7 @@ class Folder(display.Displayable):
                     _fsync(clone)
                 self._settle(clone, file)
                 return
-            with open(source, "rb", buffering=0) as stream, self._received(cast("BinaryIO", stream), file) as part:
+            with open(source, "rb", buffering=0) as stream, self._received(stream, file) as part:
                 self._settle(part, file)
         except FileNotFoundError as error:
             if str(error.filename) == str(source):

@@ -7,6 +7,7 @@ reader fetch one of many. A folder is packed as one archive only on request.
 from __future__ import annotations
 
 import functools
+import io
 import mimetypes
 import os
 import stat
@@ -84,7 +85,7 @@ class Packed(display.Displayable):
         """Bytes."""
         return self.descriptor.size
 
-    def open(self) -> BinaryIO:
+    def open(self) -> io.BufferedReader:
         """The content, seekable. Raises: ContentError: if the file has changed since it was hashed."""
         try:
             file = self._content.open("rb")

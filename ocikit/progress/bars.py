@@ -101,10 +101,10 @@ class Bars(Progress):
             self._done += n
             self._draw()
 
-    def finish(self, descriptor: Descriptor, fate: Outcome) -> None:
+    def finish(self, descriptor: Descriptor, outcome: Outcome) -> None:
         """What needn't be moved is taken off the total: the rate stays the wire's."""
         with self._lock:
-            if fate != "moved" and self._bar is not None:
+            if outcome != "moved" and self._bar is not None:
                 self._bar.total = max(0, self._bar.total - descriptor.size)
                 self._draw()
 

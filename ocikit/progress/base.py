@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
-from typing import BinaryIO, Literal, cast
+from typing import Literal
 
 from ocikit import display
 from ocikit.spec import media_types
@@ -27,7 +27,7 @@ class Progress:
     def advance(self, descriptor: Descriptor, n: int) -> None:
         """`n` more bytes of the content went through; negative when a part has to be sent again."""
 
-    def finish(self, descriptor: Descriptor, fate: Outcome) -> None:
+    def finish(self, descriptor: Descriptor, outcome: Outcome) -> None:
         """The content is done; with "present" and "mounted" no byte of it was moved."""
 
     def note(self, message: str) -> None:
@@ -85,14 +85,14 @@ class TransferStats(Progress):
         """Pass on."""
         self._shown.advance(descriptor, n)
 
-    def finish(self, descriptor: Descriptor, fate: Outcome) -> None:
+    def finish(self, descriptor: Descriptor, outcome: Outcome) -> None:
         """Count, and pass on."""
         with self._lock:
-            if not descriptor.is_document and descriptor.media_type != media_types.EMPTY and fate != "skipped":
+            if not descriptor.is_document and descriptor.media_type != media_types.EMPTY and outcome != "skipped":
                 self.files += 1
                 self.size += descriptor.size
-                self.moved += descriptor.size if fate == "moved" else 0
-        self._shown.finish(descriptor, fate)
+                self.moved += descriptor.size if outcome == "moved" else 0
+        self._shown.finish(descriptor, outcome)
 
     def note(self, message: str) -> None:
         """Pass on."""
@@ -112,52 +112,3 @@ class TransferStats(Progress):
         saved = f" ({display.size(there)} already there)" if there else ""
         took = display.duration(time.monotonic() - self._started)
         return f"{verb} {self.files} file{'' if self.files == 1 else 's'}, {display.size(self.size)}{saved} in {took} -> {where}"
-
-
-class ProgressReader:
-    """A stream that tells how far it was read; everything else is the stream's own.
-
-    Args:
-        stream: what to read.
-        tell: called with the number of bytes of each step; negative when the stream is wound back. It may raise to
-            stop the transfer.
-    """
-
-    def __init__(self, stream: BinaryIO, tell: Callable[[int], None]) -> None:
-        self._stream = stream
-        self._told = tell
-
-    def read(self, size: int = -1, /) -> bytes:
-        """Bytes, at most `size`."""
-        data = self._stream.read(size)
-        self._told(len(data))
-        return data
-
-    def readinto(self, buffer: memoryview | bytearray, /) -> int:
-        """Fill the buffer; the number of bytes, 0 at the end."""
-        n = cast("int", self._stream.readinto(buffer))  # type: ignore[attr-defined]  # a Readable of ours has it
-        self._told(n)
-        return n
-
-    def seek(self, offset: int, whence: int = 0, /) -> int:
-        """Move; told as a step, so that a resumed transfer counts what it skipped."""
-        before = self._stream.tell()
-        after = self._stream.seek(offset, whence)
-        self._told(after - before)
-        return after
-
-    def tell(self) -> int:
-        """The position, in bytes."""
-        return self._stream.tell()
-
-    def seekable(self) -> bool:
-        """Whether `seek` works."""
-        return self._stream.seekable()
-
-    def readable(self) -> bool:
-        """Always."""
-        return True
-
-    def close(self) -> None:
-        """Close the stream below."""
-        self._stream.close()

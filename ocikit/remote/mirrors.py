@@ -6,7 +6,7 @@ import io
 import logging
 import time
 from collections.abc import Callable, Iterator, Sequence
-from typing import BinaryIO, Final, TypeVar, cast
+from typing import Final, TypeVar
 from urllib.parse import quote
 
 import attrs
@@ -29,7 +29,8 @@ from ocikit.remote.repository import Repository
 from ocikit.spec.descriptor import Descriptor
 from ocikit.spec.document import DOCUMENT_LIMIT
 from ocikit.spec.reference import DOCKER_HUB, Reference
-from ocikit.store.base import Source, VerifiedReader
+from ocikit.store.base import Source
+from ocikit.store.streams import ByteStream, VerifiedReader
 
 log = logging.getLogger("ocikit")
 
@@ -179,7 +180,7 @@ class Mirrored(Repository):
             return came
         return self._first(descriptor.digest.short, lambda place: place.fetch(descriptor, limit=limit))
 
-    def open(self, descriptor: Descriptor) -> BinaryIO:
+    def open(self, descriptor: Descriptor) -> ByteStream:
         """A seekable stream that goes on elsewhere when a mirror breaks off.
 
         Small content is verified before it is given out. Large content of a mirror's raises DigestMismatch in place of
@@ -189,8 +190,7 @@ class Mirrored(Repository):
             return io.BytesIO(self.fetch(descriptor))
         if not descriptor.digest.verifiable or not any(m.usable(by_tag=False) for m in self._mirrors):
             return self._primary.open(descriptor)
-        # A RawIOBase reads as BinaryIO does
-        return _Checked(_Reader(self._places(), self._primary, descriptor), descriptor)  # type: ignore[return-value]
+        return _Checked(_Reader(self._places(), self._primary, descriptor), descriptor)
 
     def head(self, descriptor: Descriptor, size: int) -> bytes:
         """As `Source.head`."""
@@ -243,7 +243,7 @@ class _Reader(io.RawIOBase):
         self._places = places
         self._descriptor = descriptor
         self._place: Repository | None = None
-        self._stream: BinaryIO | None = None
+        self._stream: ByteStream | None = None
         self._position = 0
         self._failures = _Failures(primary)
         self.mirrors: list[MirroredRepository] = []
@@ -288,7 +288,7 @@ class _Reader(io.RawIOBase):
             self._place, self._stream = place, place.open(self._descriptor)
         if self._stream.tell() != self._position:
             self._stream.seek(self._position)
-        return cast("int", self._stream.readinto(buffer))  # type: ignore[attr-defined]  # a BlobReader has it
+        return self._stream.readinto(buffer)
 
     def _drop(self) -> None:
         if self._stream is not None:
@@ -305,7 +305,7 @@ class _Checked(VerifiedReader):
     """Content that a mirror may have given, verified as it is read."""
 
     def __init__(self, reader: _Reader, descriptor: Descriptor) -> None:
-        super().__init__(cast("BinaryIO", reader), descriptor)
+        super().__init__(reader, descriptor)
         self._reader = reader
 
     def readinto(self, buffer: memoryview) -> int:  # type: ignore[override]  # typeshed's WriteableBuffer is wider

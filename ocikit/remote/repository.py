@@ -7,7 +7,6 @@ import io
 import logging
 import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import BinaryIO
 
 import attrs
 import requests
@@ -44,7 +43,8 @@ from ocikit.spec.digest import Digest
 from ocikit.spec.document import DOCUMENT_LIMIT
 from ocikit.spec.manifest import Index, Manifest, parse_document
 from ocikit.spec.reference import check_tag
-from ocikit.store.base import Source, Store, check_size
+from ocikit.store.base import Source, Store
+from ocikit.store.streams import ByteStream, check_size
 
 log = logging.getLogger("ocikit")
 
@@ -294,12 +294,11 @@ class Repository(Endpoints, Store, display.Displayable):
         )
         return ManifestUnknown(f"{where} has no tag {target!r}", hint=hint, status=404, host=self.transport.host)
 
-    def open(self, descriptor: Descriptor) -> BinaryIO:
+    def open(self, descriptor: Descriptor) -> ByteStream:
         """A seekable stream over a blob that resumes by itself; see `BlobReader`. Nothing is requested before it is read."""
         if descriptor.is_document:
             return io.BytesIO(self.fetch(descriptor))
-        # A RawIOBase reads as BinaryIO does
-        return BlobReader(  # type: ignore[return-value]
+        return BlobReader(
             self.transport,
             self._path("blobs", descriptor.digest),
             descriptor,
@@ -380,7 +379,7 @@ class Repository(Endpoints, Store, display.Displayable):
             return self._is_new
 
     def push(
-        self, descriptor: Descriptor, stream: BinaryIO, *, tag: str | None = None, chunk_size: int | None = None
+        self, descriptor: Descriptor, stream: ByteStream, *, tag: str | None = None, chunk_size: int | None = None
     ) -> None:
         """Push a blob, or a manifest with its tag. A manifest with a subject enters the list of its referrers.
 

@@ -33,7 +33,7 @@ from ocikit.remote.http.urls import check_redirect, join
 from ocikit.spec.challenge import Scope
 from ocikit.spec.descriptor import Descriptor
 from ocikit.spec.digest import Digest
-from ocikit.store.base import check_size
+from ocikit.store.streams import ByteStream, check_size
 
 log = logging.getLogger("ocikit")
 
@@ -95,7 +95,7 @@ class _Part:
     A registry would wait for missing bytes until it times out, and take those beyond for the next request.
     """
 
-    def __init__(self, stream: BinaryIO, descriptor: Descriptor, offset: int, length: int) -> None:
+    def __init__(self, stream: ByteStream, descriptor: Descriptor, offset: int, length: int) -> None:
         self._stream = stream
         self._descriptor = descriptor
         self._offset = offset
@@ -142,7 +142,7 @@ class _Upload:
     transport: Transport
     path: str
     descriptor: Descriptor
-    stream: BinaryIO
+    stream: ByteStream
     scopes: Sequence[Scope]
     doing: str
     deadline: float | None
@@ -324,7 +324,7 @@ def upload(
     transport: Transport,
     path: str,
     descriptor: Descriptor,
-    stream: BinaryIO,
+    stream: ByteStream,
     *,
     scopes: Sequence[Scope],
     doing: str,

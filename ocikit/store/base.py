@@ -1,41 +1,55 @@
-"""The small interface that everything holding content has, and reading that believes nothing before the last byte."""
+"""Interfaces of everything that holds content: `Source` can be read, `Store` can also be written."""
 
 from __future__ import annotations
 
 import io
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
-from typing import BinaryIO, ClassVar, cast
+from typing import ClassVar
 
-from ocikit.errors import BlobUnknown, InvalidDocument, SizeMismatch
+from ocikit.errors import BlobUnknown
 from ocikit.spec.descriptor import Descriptor
 from ocikit.spec.document import DOCUMENT_LIMIT
 from ocikit.spec.manifest import Index, Manifest, parse_document
+from ocikit.store.streams import ByteStream, read_verified
 
 
 class Source(ABC):
-    """Somewhere that content can be read from."""
+    """A place that content can be read from."""
 
     cacheable: ClassVar[bool] = False
     """Whether documents belong in the cache because each read costs requests."""
 
     @abstractmethod
     def resolve(self, reference: str) -> Descriptor:
-        """The descriptor that a tag or a digest names. Raises: NotFound."""
+        """Return the descriptor of a tag or digest.
+
+        Raises:
+            NotFound: The source has no such tag or digest.
+        """
 
     @abstractmethod
-    def open(self, descriptor: Descriptor) -> BinaryIO:
-        """The content as a stream, seekable where the medium allows, with `readinto`.
+    def open(self, descriptor: Descriptor) -> ByteStream:
+        """Open the content as a stream, seekable where the medium allows it.
 
-        The bytes are not verified: a `Store` verifies what it takes in, `fetch` and `VerifiedReader` what they give out.
+        The bytes are not verified. Use `fetch`, `VerifiedReader` or `Store.push` to verify them.
 
-        Raises: NotFound: if it isn't there.
+        Raises:
+            NotFound: The source does not have the content.
         """
 
     def fetch(self, descriptor: Descriptor, *, limit: int = DOCUMENT_LIMIT) -> bytes:
-        """The verified content, in memory; for documents and other small things.
+        """Return the verified content of a document or another small blob.
 
-        Raises: NotFound, SizeMismatch, DigestMismatch, InvalidDocument: if it is larger than `limit` bytes.
+        Args:
+            descriptor: The content.
+            limit: Bytes; larger content is refused.
+
+        Raises:
+            NotFound: The source does not have the content.
+            SizeMismatch: The content has another size.
+            DigestMismatch: The content has another digest.
+            InvalidDocument: The descriptor's size is above `limit`.
         """
         if (embedded := descriptor.embedded) is not None:
             return embedded
@@ -52,15 +66,25 @@ class Source(ABC):
         return descriptor, self.fetch(descriptor)
 
     def head(self, descriptor: Descriptor, size: int) -> bytes:
-        """The first `size` bytes, to look at: not verified. Raises: NotFound."""
-        found = b""
+        """Return the first `size` bytes, unverified: for previews only.
+
+        Raises:
+            NotFound: The source does not have the content.
+        """
+        prefix = b""
         with self.open(descriptor) as stream:
-            while len(found) < size and (part := stream.read(size - len(found))):
-                found += part
-        return found
+            while len(prefix) < size and (chunk := stream.read(size - len(prefix))):
+                prefix += chunk
+        return prefix
 
     def document(self, descriptor: Descriptor) -> Manifest | Index:
-        """The verified manifest or index. Raises: NotFound, InvalidDocument, ContentError."""
+        """Return the verified manifest or index.
+
+        Raises:
+            NotFound: The source does not have the document.
+            ContentError: The bytes do not match the descriptor.
+            InvalidDocument: The bytes are not a valid manifest or index.
+        """
         return parse_document(self.fetch(descriptor), descriptor.media_type)
 
     def default_reference(self) -> str:
@@ -84,49 +108,72 @@ class Source(ABC):
         yield from self.tags()
 
     def referrers(self, descriptor: Descriptor, artifact_type: str | None = None) -> Sequence[Descriptor]:
-        """The manifests whose subject is the descriptor's, with their artifact types and annotations."""
+        """Return the manifests with this subject, each with its artifact type and annotations."""
         return ()
 
 
 class Store(Source):
-    """Somewhere that content can be kept too. Whatever is pushed is verified before it can be read."""
+    """A place that content can be written to. Everything pushed is verified before it can be read."""
 
     @abstractmethod
     def exists(self, descriptor: Descriptor) -> bool:
-        """Whether the content is there."""
+        """Return True if the store has the content."""
 
     def cheaper_to_push(self, descriptor: Descriptor) -> bool:
-        """Whether a transfer should push without asking first: true where asking costs as much, and finds nothing."""
+        """Return True if `exists` costs as much as a push, so that transfers should push without asking first."""
         return False
 
     @abstractmethod
-    def push(self, descriptor: Descriptor, stream: BinaryIO, *, tag: str | None = None) -> None:
-        """Take in content, verified; with a tag, name it so. Pushing what is there already is no error.
+    def push(self, descriptor: Descriptor, stream: ByteStream, *, tag: str | None = None) -> None:
+        """Write verified content. Pushing content that the store already has is no error.
 
-        Raises: SizeMismatch, DigestMismatch: and nothing is kept.
+        Args:
+            descriptor: The expected media type, size and digest.
+            stream: The content.
+            tag: A tag for the content, set after the write.
+
+        Raises:
+            SizeMismatch: The content has another size; nothing is stored.
+            DigestMismatch: The content has another digest; nothing is stored.
         """
 
     def mount(self, descriptor: Descriptor, source: Source) -> bool:
-        """Take over content from a store near by without moving its bytes; False if that can't be done."""
+        """Take content over from a store on the same host without moving its bytes; return False if impossible."""
         return False
 
     @abstractmethod
     def tag(self, descriptor: Descriptor, tag: str) -> None:
-        """Let a tag name a manifest that is there. Raises: NotFound."""
+        """Point a tag at a stored manifest.
+
+        Raises:
+            NotFound: The store does not have the manifest.
+        """
 
     @abstractmethod
     def untag(self, tag: str) -> None:
-        """Take away one name; content and other names stay. Raises: NotFound."""
+        """Remove one tag; content and other tags stay.
+
+        Raises:
+            NotFound: The store has no such tag.
+        """
 
     @abstractmethod
     def delete(self, descriptor: Descriptor) -> None:
-        """Remove content and, for a manifest, every name of it. Raises: NotFound."""
+        """Delete content and, for a manifest, all of its tags.
+
+        Raises:
+            NotFound: The store does not have the content.
+        """
 
     def keep(self, descriptor: Descriptor) -> None:
-        """Hold on to a manifest that gets no tag, where only what has an entry is safe from a sweep. Raises: NotFound."""
+        """Protect an untagged manifest from garbage collection, in stores that collect untagged manifests.
+
+        Raises:
+            NotFound: The store does not have the manifest.
+        """
 
     def push_document(self, descriptor: Descriptor, raw: bytes, tags: Sequence[str] = ()) -> None:
-        """Push a manifest or index under all its names."""
+        """Push a manifest or index with all of its tags."""
         self.push_bytes(descriptor, raw, tag=tags[0] if tags else None)
         for name in tags[1:]:
             self.tag(descriptor, name)
@@ -137,97 +184,5 @@ class Store(Source):
 
 
 def blob_not_found(descriptor: Descriptor, place: str) -> BlobUnknown:
-    """The error for content that a place on disk or in memory doesn't have."""
+    """Return the error for content that a store on disk or in memory does not have."""
     return BlobUnknown(f"{place} has no {descriptor.digest}", hint="copy it there first, or look with verify()")
-
-
-def read_verified(stream: BinaryIO, descriptor: Descriptor, *, limit: int = DOCUMENT_LIMIT) -> bytes:
-    """All of a stream, checked against size and digest; never more than the descriptor says is read.
-
-    Raises: SizeMismatch, DigestMismatch, InvalidDocument: if the descriptor's size is above `limit`.
-    """
-    if descriptor.size > limit:
-        raise InvalidDocument(
-            f"{descriptor} is {descriptor.size} bytes, above the limit of {limit} for documents",
-            hint="open it as a file instead, or ask its publisher to move content into blobs",
-        )
-    parts: list[bytes] = []
-    left = descriptor.size + 1
-    while left > 0 and (part := stream.read(min(left, 1 << 16))):
-        parts.append(part)
-        left -= len(part)
-    content = b"".join(parts)
-    check_size(descriptor, len(content))
-    descriptor.digest.verify(content, descriptor.media_type)
-    return content
-
-
-def check_size(descriptor: Descriptor, actual: int) -> None:
-    """Compare sizes. Raises: SizeMismatch."""
-    if actual != descriptor.size:
-        relation = "more than" if actual > descriptor.size else "only"
-        amount = f"{relation} {min(actual, descriptor.size)} bytes"
-        raise SizeMismatch(
-            f"{descriptor.digest} has {amount}, expected {descriptor.size}",
-            hint="the transfer was cut short or the descriptor is wrong; nothing of it was kept",
-            expected=descriptor.size,
-            actual=actual,
-        )
-
-
-class VerifiedReader(io.RawIOBase):
-    """A stream that raises at its end unless size and digest are right.
-
-    Reading from the first byte to the last verifies; after a seek to elsewhere only the size can be held to, and
-    `verified` stays False.
-    """
-
-    def __init__(self, stream: BinaryIO, descriptor: Descriptor) -> None:
-        self._stream = stream
-        self._descriptor = descriptor
-        self._hasher = descriptor.digest.hasher()
-        self._hashed = 0  # the contiguous front
-        self._position = 0
-        self.verified = False
-
-    def readinto(self, buffer: memoryview) -> int:  # type: ignore[override]  # typeshed's WriteableBuffer is wider
-        """Fill the buffer. Raises: SizeMismatch, DigestMismatch: at the end."""
-        view = memoryview(buffer).cast("B")
-        n = cast("int", self._stream.readinto(view))  # type: ignore[attr-defined]  # streams of sources have it
-        if self._position == self._hashed and n:
-            self._hasher.update(view[:n])
-            self._hashed += n
-        self._position += n
-        if self._position > self._descriptor.size or (n == 0 and len(view) and self._position < self._descriptor.size):
-            check_size(self._descriptor, self._position)
-        if self._hashed == self._descriptor.size and not self.verified:
-            self._descriptor.digest.check(self._hasher.hexdigest(), str(self._descriptor))
-            self.verified = True
-        return n
-
-    def readable(self) -> bool:
-        """Always."""
-        return True
-
-    def seekable(self) -> bool:
-        """As the stream below."""
-        return self._stream.seekable()
-
-    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
-        """Move; the next read starts there."""
-        if whence == io.SEEK_END:
-            offset, whence = self._descriptor.size + offset, io.SEEK_SET
-        elif whence == io.SEEK_CUR:
-            offset, whence = self._position + offset, io.SEEK_SET
-        self._position = self._stream.seek(max(offset, 0), whence)
-        return self._position
-
-    def tell(self) -> int:
-        """The position, in bytes."""
-        return self._position
-
-    def close(self) -> None:
-        """Close the stream below."""
-        if not self.closed:
-            self._stream.close()
-        super().close()

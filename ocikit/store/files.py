@@ -18,13 +18,13 @@ import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import BinaryIO, cast
+from typing import BinaryIO
 
 from ocikit.display import shorten
 from ocikit.errors import ContentError, UnverifiableDigest
 from ocikit.spec.descriptor import Descriptor
 from ocikit.spec.digest import Digest, Hasher
-from ocikit.store.base import check_size
+from ocikit.store.streams import ByteStream, ReadableInto, check_size
 
 #: Bytes. Below, the cost of a call shows beside hashing. Above 256 KiB, Linux 6.16 and newer keeps what is written in huge
 #: pages, and a virtual machine that has to get these back from its host first spends two seconds a GiB on that.
@@ -72,7 +72,7 @@ def open_file(path: Path) -> io.FileIO:
 
 
 def write_blob(
-    stream: BinaryIO, descriptor: Descriptor, final: Path, *, parts: Path, mode: int = 0o444, sync: bool = True
+    stream: ByteStream, descriptor: Descriptor, final: Path, *, parts: Path, mode: int = 0o444, sync: bool = True
 ) -> None:
     """Write a stream to its final name once it is verified.
 
@@ -98,7 +98,7 @@ def write_blob(
 
 @contextlib.contextmanager
 def verified_part(
-    stream: BinaryIO, descriptor: Descriptor, *, parts: Path, sync: bool = True, near: Path | None = None
+    stream: ByteStream, descriptor: Descriptor, *, parts: Path, sync: bool = True, near: Path | None = None
 ) -> Iterator[Path]:
     """A verified part file, to be given its name within the block; left there, it is taken up by the next try.
 
@@ -147,7 +147,7 @@ def _disk_error(error: OSError, path: Path) -> ContentError:
     )
 
 
-def write_verified(stream: BinaryIO, descriptor: Descriptor, part: Path, *, sync: bool = True) -> None:
+def write_verified(stream: ByteStream, descriptor: Descriptor, part: Path, *, sync: bool = True) -> None:
     """Write a stream into a part file and verify it; bytes that are already in the part are hashed and skipped.
 
     On a wrong size or digest the part is removed; on a broken transfer it stays, to be resumed.
@@ -181,7 +181,7 @@ def write_verified(stream: BinaryIO, descriptor: Descriptor, part: Path, *, sync
         raise
 
 
-def _rehash(sink: BinaryIO, hasher: Hasher, descriptor: Descriptor) -> int:
+def _rehash(sink: io.FileIO, hasher: Hasher, descriptor: Descriptor) -> int:
     """Hash what a part holds; a part that is too long starts over."""
     length = sink.seek(0, os.SEEK_END)
     if length > descriptor.size:
@@ -189,12 +189,12 @@ def _rehash(sink: BinaryIO, hasher: Hasher, descriptor: Descriptor) -> int:
         return 0
     sink.seek(0)
     buffer = memoryview(bytearray(BUFFER))
-    while n := cast("int", sink.readinto(buffer)):  # type: ignore[attr-defined]  # a raw file has it
+    while n := sink.readinto(buffer):
         hasher.update(buffer[:n])
     return length
 
 
-def copy_and_hash(stream: BinaryIO, sink: BinaryIO, hasher: Hasher | None, expected: int) -> int:
+def copy_and_hash(stream: ReadableInto, sink: BinaryIO, hasher: Hasher | None, expected: int) -> int:
     """Move bytes from a stream to a file, and to a hasher if there is one. Gives the number moved.
 
     Args:
@@ -217,10 +217,10 @@ def copy_and_hash(stream: BinaryIO, sink: BinaryIO, hasher: Hasher | None, expec
 _moving: set[object] = set()
 
 
-def _copy(stream: BinaryIO, sink: BinaryIO, hasher: Hasher | None, expected: int) -> int:
+def _copy(stream: ReadableInto, sink: BinaryIO, hasher: Hasher | None, expected: int) -> int:
     buffer = memoryview(bytearray(min(BUFFER, expected + 1)))
     moved = 0
-    while moved <= expected and (n := _readinto(stream, buffer)):
+    while moved <= expected and (n := stream.readinto(buffer)):
         moved += n
         _write(sink, buffer[:n])
         if hasher is not None:
@@ -228,7 +228,7 @@ def _copy(stream: BinaryIO, sink: BinaryIO, hasher: Hasher | None, expected: int
     return moved
 
 
-def _pipeline(stream: BinaryIO, sink: BinaryIO, hasher: Hasher, expected: int) -> int:
+def _pipeline(stream: ReadableInto, sink: BinaryIO, hasher: Hasher, expected: int) -> int:
     """As `_copy`, with hash and file on their own thread: hashlib, socket and file calls release the interpreter lock.
 
     Receiving costs about as much as hashing and writing together, so two threads keep two cores busy.
@@ -257,7 +257,7 @@ def _pipeline(stream: BinaryIO, sink: BinaryIO, hasher: Hasher, expected: int) -
     try:
         while moved <= expected and not failures:
             buffer = free.get()
-            n = _readinto(stream, buffer)
+            n = stream.readinto(buffer)
             if not n:
                 break
             moved += n
@@ -268,10 +268,6 @@ def _pipeline(stream: BinaryIO, sink: BinaryIO, hasher: Hasher, expected: int) -
     if failures:
         raise failures[0]
     return moved
-
-
-def _readinto(stream: BinaryIO, buffer: memoryview) -> int:
-    return cast("int", stream.readinto(buffer))  # type: ignore[attr-defined]  # streams of sources have it
 
 
 def _write(sink: BinaryIO, view: memoryview) -> None:
@@ -324,7 +320,17 @@ def _busy(name: str, pid: int) -> bool:
 
 
 def write_atomically(path: Path, content: bytes, *, mode: int = 0o644, sync: bool = True) -> None:
-    """Replace a small file as a whole: readers see the old bytes or the new. Raises: ContentError: on a full disk."""
+    """Replace a small file atomically.
+
+    Args:
+        path: The file; its folder must exist.
+        content: The new content.
+        mode: Permissions of a new file, before the umask.
+        sync: Whether the file must survive a power cut when this returns.
+
+    Raises:
+        ContentError: The disk is full, or the folder is not writable.
+    """
     try:
         with atomic_writer(path, mode=mode, sync=sync) as file:
             file.write(content)
@@ -332,29 +338,46 @@ def write_atomically(path: Path, content: bytes, *, mode: int = 0o644, sync: boo
         if error.errno in _DISK_ERRORS:
             raise _disk_error(error, path) from error
         raise
-    if sync:
-        fsync_folder(path.parent)
 
 
 @contextlib.contextmanager
-def atomic_writer(path: Path, *, mode: int, sync: bool = True) -> Iterator[BinaryIO]:
-    """A file beside `path` that takes its place at the end of a block that raised nothing. Raises: OSError."""
-    beside = path.with_name(f".{path.name}.{_own_suffix()}")
-    fd = os.open(beside, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode)
+def atomic_writer(path: Path, *, mode: int = 0o644, sync: bool = True, replace: bool = True) -> Iterator[BinaryIO]:
+    """Open a temporary file next to `path` that is renamed to `path` at the end of the block.
+
+    Readers see the old content or the new, never a part. After an exception in the block, nothing has changed.
+
+    Args:
+        path: The file to write; its folder must exist. A symlink is replaced, not followed.
+        mode: Permissions of the file, before the umask.
+        sync: Whether the file must survive a power cut when the block ends.
+        replace: Whether to replace an existing file.
+
+    Raises:
+        FileExistsError: The file exists and `replace` is False; it keeps its content.
+        OSError: The file cannot be written.
+    """
+    temporary = path.with_name(f".{path.name}.{_own_suffix()}")
+    fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode)
     try:
         with open(fd, "wb") as file:
             yield file
             if sync:
                 file.flush()
                 os.fsync(fd)
-        os.replace(beside, path)
+        if replace:
+            os.replace(temporary, path)
+        else:
+            os.link(temporary, path)  # unlike a rename, a link never replaces a file
+            temporary.unlink()
     except BaseException:
-        beside.unlink(missing_ok=True)
+        temporary.unlink(missing_ok=True)
         raise
+    if sync:
+        fsync_folder(path.parent)
 
 
 def fsync_folder(folder: Path) -> None:
-    """Let a rename survive a power cut. File systems that can't say so are left alone."""
+    """Make renames in a folder survive a power cut; file systems that cannot fsync folders are ignored."""
     with contextlib.suppress(OSError):
         fd = os.open(folder, os.O_RDONLY)
         try:

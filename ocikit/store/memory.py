@@ -5,7 +5,6 @@ from __future__ import annotations
 import io
 import threading
 from collections.abc import Iterator, Sequence
-from typing import BinaryIO
 
 from attrs import define, field
 
@@ -14,8 +13,9 @@ from ocikit.spec.descriptor import Descriptor
 from ocikit.spec.digest import Digest
 from ocikit.spec.manifest import Index, Manifest, parse_document
 from ocikit.spec.reference import check_ref_name
-from ocikit.store.base import Store, blob_not_found, read_verified
+from ocikit.store.base import Store, blob_not_found
 from ocikit.store.graph import STORED_LIMIT, parse_digest, referrer, unknown_reference
+from ocikit.store.streams import ByteStream, read_verified
 
 _PLACE = "the store in memory"
 
@@ -45,7 +45,7 @@ class MemoryStore(display.Displayable, Store):
                 raise unknown_reference(reference, _PLACE, sorted(self._tags))
             return found[0]
 
-    def open(self, descriptor: Descriptor) -> BinaryIO:
+    def open(self, descriptor: Descriptor) -> ByteStream:
         """The content as a seekable stream. Raises: BlobUnknown."""
         content = self._blobs.get(descriptor.digest)
         if content is None:
@@ -57,7 +57,7 @@ class MemoryStore(display.Displayable, Store):
         content = self._blobs.get(descriptor.digest)
         return content is not None and len(content) == descriptor.size
 
-    def push(self, descriptor: Descriptor, stream: BinaryIO, *, tag: str | None = None) -> None:
+    def push(self, descriptor: Descriptor, stream: ByteStream, *, tag: str | None = None) -> None:
         """Take in content, verified; with a tag, name it so.
 
         Raises:

@@ -6,7 +6,7 @@ import errno
 import os
 from collections.abc import Callable
 from pathlib import Path
-from typing import BinaryIO, Literal, TypeAlias, cast
+from typing import Literal, TypeAlias
 
 from ocikit.spec.descriptor import Descriptor
 from ocikit.store.files import verified_part
@@ -65,7 +65,7 @@ def link(
         return "symlink"
     with (
         open(source, "rb", buffering=0) as stream,
-        verified_part(cast("BinaryIO", stream), descriptor, parts=parts) as part,
+        verified_part(stream, descriptor, parts=parts) as part,
     ):
         os.chmod(part, 0o444)
         os.rename(part, target)

@@ -316,7 +316,7 @@ CARDS: dict[str, Callable[[], object]] = {
     "catalog": lambda: whole(Listing((f"team-{i % 7}/project-{i}" for i in range(120)), "repositories", HOST)),
     "referrers": referrers,
     "plan_copy": copy_plan,
-    "plan_copy_step": lambda: copy_plan().steps[0],
+    "plan_copy_step": lambda: copy_plan().items[0],
     "plan_folder": folder_plan,
     "folder": lambda: Folder(folder() / "pulled"),
     "plan_prune": lambda: cache_with_content().prune(older_than=-1, grace=0),

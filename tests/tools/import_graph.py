@@ -27,7 +27,7 @@ ROOMS: dict[str, set[str]] = {
     "remote": {"transfer", "store", "progress", "spec", "errors", "display"},
     "client": {"folder", "remote", "transfer", "store", "layers", "progress", "spec", "errors", "display"},
     "notebook": {"client", "progress", "spec", "errors", "display"},
-    "server": {"spec", "errors", "display", "store.files", "store.reflink", "store.results"},
+    "server": {"spec", "errors", "display", "store.files", "store.reflink", "store.streams", "store.results"},
     "auth": {"client", "notebook", "remote", "errors"},
     "api": {"client", "notebook", "auth", "spec", "errors", "display"},
     "cli": {"ocikit", "api", "auth", "client", "server", "transfer", "progress", "spec", "errors", "display"},

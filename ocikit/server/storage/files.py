@@ -25,7 +25,7 @@ import time
 from collections import OrderedDict
 from collections.abc import Iterator
 from pathlib import Path
-from typing import BinaryIO, cast
+from typing import BinaryIO
 
 from attrs import define, field
 
@@ -354,12 +354,12 @@ def _receive(file: BinaryIO, size: int, known: _Hash, body: RequestBody, offset:
     """Move a body to the end of the file; gives the size then. Raises: OutOfOrder, Refusal."""
     if offset is not None and offset != size:
         raise OffsetMismatch(size)
-    stream, hasher = cast("BinaryIO", body), known if known.count == size else None
+    hasher = known if known.count == size else None
     announced = length if length is not None else body.length
     try:
-        moved = copy_and_hash(stream, file, hasher, _START if announced is None else announced)
+        moved = copy_and_hash(body, file, hasher, _START if announced is None else announced)
         if announced is None and moved > _START:
-            moved += copy_and_hash(stream, file, hasher, _ENDLESS)
+            moved += copy_and_hash(body, file, hasher, _ENDLESS)
         if length is not None and moved != length:
             raise ErrorResponse(400, "SIZE_INVALID", f"Content-Range has {length} bytes, the body {moved}")
     except BaseException:

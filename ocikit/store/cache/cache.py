@@ -19,7 +19,7 @@ import stat
 from collections.abc import Iterable, Iterator, Mapping
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import TYPE_CHECKING, BinaryIO, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 from urllib.parse import quote
 
 import attrs
@@ -36,6 +36,7 @@ from ocikit.spec.titles import titled
 from ocikit.store.base import Store, blob_not_found
 from ocikit.store.files import blob_path, write_atomically, write_blob
 from ocikit.store.reflink import LinkMethod, link
+from ocikit.store.streams import ByteStream
 
 if TYPE_CHECKING:
     from ocikit.store.cache.prune import PrunePlan
@@ -100,7 +101,7 @@ class Cache(display.Displayable, Store):
         except OSError:
             return False
 
-    def open(self, descriptor: Descriptor) -> BinaryIO:
+    def open(self, descriptor: Descriptor) -> ByteStream:
         """The blob, seekable. Raises: NotFound."""
         if self.exists(descriptor):
             with contextlib.suppress(FileNotFoundError):
@@ -117,7 +118,7 @@ class Cache(display.Displayable, Store):
             self.path(descriptor.digest).unlink(missing_ok=True)
             raise blob_not_found(descriptor, f"the cache at {self.root}") from error
 
-    def push(self, descriptor: Descriptor, stream: BinaryIO, *, tag: str | None = None) -> None:
+    def push(self, descriptor: Descriptor, stream: ByteStream, *, tag: str | None = None) -> None:
         """Keep a blob, verified; with a whole reference as *tag*, remember that it names the blob."""
         if not self.exists(descriptor):
             write_blob(stream, descriptor, self.path(descriptor.digest), parts=self._home() / "partial")

@@ -27,12 +27,12 @@ from ocikit.spec import media_types
 from ocikit.spec.annotations import REF_NAME
 from ocikit.spec.descriptor import Descriptor
 from ocikit.spec.digest import Digest
-from ocikit.store.base import VerifiedReader
-from ocikit.store.files import atomic_writer, blob_path, fsync_folder, write_blob
+from ocikit.store.files import atomic_writer, blob_path, write_blob
 from ocikit.store.graph import unknown_reference
 from ocikit.store.layout.disk import LayoutDisk, links_from
 from ocikit.store.layout.index import HEADER, INDEX_LIMIT, encode_index, name_of, without_name
 from ocikit.store.layout.layout import Layout
+from ocikit.store.streams import ByteStream, VerifiedReader
 
 #: Bytes of an extended header or a long name. Names of blobs need none, and what docker and podman add is below one KiB.
 #: tarfile keeps them in memory, and before Python 3.11.10 went over them once for each digit in them: CVE-2024-6232.
@@ -72,7 +72,7 @@ def read_archive(path: Path | str, layout: Layout) -> tuple[Descriptor, ...]:
     Raises: as `open_archive`.
     """
 
-    def take(descriptor: Descriptor, stream: BinaryIO) -> None:
+    def take(descriptor: Descriptor, stream: ByteStream) -> None:
         layout.push(descriptor, stream)
 
     with tempfile.TemporaryDirectory() as temporary:
@@ -213,7 +213,6 @@ def new_tar(path: Path) -> Iterator[tarfile.TarFile]:
         raise ContentError(
             f"cannot write {path}: {error.strerror or error}", hint="check the folder's permissions and the disk"
         ) from error
-    fsync_folder(path.parent)
 
 
 def _member(name: str, size: int, mode: int) -> tarfile.TarInfo:
@@ -231,7 +230,7 @@ def add_file(tar: tarfile.TarFile, name: str, content: bytes) -> None:
 def add_blob(tar: tarfile.TarFile, name: str, layout: Layout, descriptor: Descriptor) -> None:
     """Add a blob of a layout, verified. Raises: BlobUnknown, SizeMismatch, DigestMismatch."""
     with layout.open(descriptor) as file:
-        source = cast("BinaryIO", VerifiedReader(file, descriptor)) if descriptor.digest.verifiable else file
+        source = VerifiedReader(file, descriptor) if descriptor.digest.verifiable else file
         tar.addfile(_member(name, descriptor.size, 0o444), source)
         # The digest is checked when the last byte is read, which for no bytes at all is never
         source.read(1)
@@ -247,7 +246,7 @@ def _add_folder(tar: tarfile.TarFile, name: str) -> None:
 
 
 def _unpack_layout(path: Path, folder: Path) -> None:
-    def take(descriptor: Descriptor, stream: BinaryIO) -> None:
+    def take(descriptor: Descriptor, stream: ByteStream) -> None:
         # Not synced: the folder lives as long as the block
         final = blob_path(folder, descriptor.digest)
         write_blob(stream, descriptor, final, parts=folder / ".ocikit" / "partial", sync=False)
@@ -255,7 +254,7 @@ def _unpack_layout(path: Path, folder: Path) -> None:
     _unpack(path, folder, take)
 
 
-def _unpack(path: Path, folder: Path, take: Callable[[Descriptor, BinaryIO], None]) -> None:
+def _unpack(path: Path, folder: Path, take: Callable[[Descriptor, ByteStream], None]) -> None:
     """Write the two files of a layout to a folder, and hand each blob over. Files with other names are passed by."""
     docker = False
     with open_tar(path) as tar:
@@ -292,14 +291,14 @@ def _digest(name: str) -> Digest | None:
         return None
 
 
-def _file(tar: tarfile.TarFile, member: tarfile.TarInfo, path: Path) -> BinaryIO:
+def _file(tar: tarfile.TarFile, member: tarfile.TarInfo, path: Path) -> ByteStream:
     # A few bytes may stand for holes of any size
     if not member.isreg() or member.issparse():
         raise UnsafeArchive(
             f"{member.name} in {path} is not a regular file, or one with holes",
             hint="an image layout has none but whole files and folders",
         )
-    return cast("BinaryIO", tar.extractfile(member))
+    return cast("ByteStream", tar.extractfile(member))
 
 
 @contextlib.contextmanager

@@ -14,7 +14,7 @@ import os
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, BinaryIO, cast
+from typing import TYPE_CHECKING, Any, cast
 
 from attrs import define, field
 
@@ -27,13 +27,14 @@ from ocikit.spec.digest import Digest
 from ocikit.spec.document import DOCUMENT_LIMIT
 from ocikit.spec.manifest import parse_document
 from ocikit.spec.reference import check_ref_name
-from ocikit.store.base import Store, blob_not_found, read_verified
+from ocikit.store.base import Store, blob_not_found
 from ocikit.store.files import open_file, write_blob
 from ocikit.store.graph import STORED_LIMIT, parse_digest, referrer, unknown_reference
 from ocikit.store.layout import gc
 from ocikit.store.layout.disk import LayoutDisk, links_from
 from ocikit.store.layout.index import digest_of, name_of, new_entry, rename, to_descriptor, without_name
 from ocikit.store.results import GCResult, VerifyResult
+from ocikit.store.streams import ByteStream, read_verified
 
 if TYPE_CHECKING:
     from filelock import BaseFileLock
@@ -133,14 +134,14 @@ class Layout(display.Displayable, Store):
             hint=f"add one of these as a tag: {display.join_limited(names)}" if names else "add the digest of one",
         )
 
-    def open(self, descriptor: Descriptor) -> BinaryIO:
+    def open(self, descriptor: Descriptor) -> ByteStream:
         """Open the content as an unbuffered file.
 
         Raises:
             BlobUnknown: The layout does not have the blob.
         """
         try:
-            return cast("BinaryIO", open_file(self.blob(descriptor.digest)))
+            return cast("ByteStream", open_file(self.blob(descriptor.digest)))
         except FileNotFoundError as error:
             raise blob_not_found(descriptor, str(self.path)) from error
 
@@ -196,7 +197,7 @@ class Layout(display.Displayable, Store):
 
     # Writing
 
-    def push(self, descriptor: Descriptor, stream: BinaryIO, *, tag: str | None = None) -> None:
+    def push(self, descriptor: Descriptor, stream: ByteStream, *, tag: str | None = None) -> None:
         """Store verified content, optionally under a name.
 
         A referrer gets an entry without a name, so that `referrers` finds it. Other manifests without a tag get no

@@ -213,7 +213,7 @@ def test_a_dry_run_of_a_pull_tells_and_touches_no_folder(art, session, server, h
     assert state(home) == before
     assert [f.decision for f in to_folder.plan.files] == ["fetch"] * 3
     assert to_folder.plan.size == sum(len(v) for v in DATA.values())
-    assert {s.descriptor.title: s.fate for s in to_cache.plan.steps if s.descriptor.title} == dict.fromkeys(
+    assert {s.descriptor.title: s.outcome for s in to_cache.plan.items if s.descriptor.title} == dict.fromkeys(
         DATA, "moved"
     )
     assert "GET blobs" not in moved(server)
@@ -390,12 +390,12 @@ def test_a_dry_run_of_a_push_leaves_nothing_behind(place, data, session, server,
     planned = session.push(f"{place}:v1", "data", dry_run=True)
     assert state(home) == before
     assert not server.blobs and not server.manifests and not server.uploads
-    assert {s.fate for s in planned.plan.steps} == {"moved"}
+    assert {s.outcome for s in planned.plan.items} == {"moved"}
     assert planned.plan.tags == ("v1",)
     real = session.push(f"{place}:v1", "data")
     assert real.digest == planned.digest
     assert {
-        s.fate for s in session.push(f"{place}:v1", "data", dry_run=True).plan.steps if not s.descriptor.is_document
+        s.outcome for s in session.push(f"{place}:v1", "data", dry_run=True).plan.items if not s.descriptor.is_document
     } == {"present"}
 
 

@@ -19,7 +19,8 @@ from ocikit.spec.challenge import Scope
 from ocikit.spec.descriptor import Descriptor
 from ocikit.spec.digest import Digest
 from ocikit.store.memory import MemoryStore
-from ocikit.transfer.plan import copy, run_parallel
+from ocikit.transfer.plan import copy
+from ocikit.transfer.pool import run_parallel
 
 from tests.support.fake_registry import FakeRegistry, Response, certificate, error_response
 from tests.support.token_server import TokenServer

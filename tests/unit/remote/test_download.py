@@ -8,8 +8,8 @@ import random
 import pytest
 from ocikit import errors
 from ocikit.spec.descriptor import Descriptor
-from ocikit.store.base import VerifiedReader
 from ocikit.store.files import write_blob
+from ocikit.store.streams import VerifiedReader
 
 SIZE = 3_000_001
 CONTENT = random.Random(1).randbytes(SIZE)

@@ -10,10 +10,10 @@ import time
 
 import pytest
 from ocikit import errors
-from ocikit.progress.base import ProgressReader
 from ocikit.remote.repository import Registry
 from ocikit.spec.descriptor import Descriptor
 from ocikit.spec.digest import Digest
+from ocikit.store.streams import ProgressReader
 
 from tests.support.fake_registry import FakeRegistry, certificate
 from tests.support.proxy import Proxy

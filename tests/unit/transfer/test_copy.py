@@ -14,7 +14,8 @@ from ocikit.spec import media_types
 from ocikit.spec.descriptor import EMPTY_DESCRIPTOR, Descriptor
 from ocikit.spec.digest import Digest
 from ocikit.store.memory import MemoryStore
-from ocikit.transfer.plan import Cancelled, copy, plan, run_parallel
+from ocikit.transfer.plan import copy, plan
+from ocikit.transfer.pool import Cancelled, run_parallel
 
 from tests.support.fake_registry import Response
 
@@ -486,9 +487,9 @@ def test_ctrl_c_stops_quickly_and_keeps_what_is_whole(source, target, workers):
 
 @pytest.mark.timeout(15)
 def test_ctrl_c_does_not_wait_for_a_read_that_hangs(source, target, monkeypatch):
-    from ocikit.transfer import plan as module
+    from ocikit.transfer import pool
 
-    monkeypatch.setattr(module, "_GRACE", 0.3)
+    monkeypatch.setattr(pool, "_SHUTDOWN", 0.3)
     blob = add_blob(source, b"x" * 100)
     add_manifest(source, blob, tag="v1")
     release = threading.Event()
@@ -678,7 +679,7 @@ def test_a_plan_moves_nothing_and_knows_the_sizes(source, target, image):
     assert target.log == []
     checked = plan(source, "v1", target, tags=["v1"], check=True)
     assert checked.size == 200_000 + config.size + image.size
-    assert [s.fate for s in checked.steps].count("present") == 1
+    assert [s.outcome for s in checked.items].count("present") == 1
     assert set(target.did("exists")) == {b.digest for b in (config, *layers)} and target.did("push") == []
     assert image.digest.encoded[:12] in repr(made)
     target.log.clear()
@@ -830,7 +831,7 @@ def test_a_registry_that_always_loses_a_blob_is_an_error_that_names_it(source, i
         copy(source, image, open_repository(server, push=True), tags=["v1"])
     cause = caught.value.__cause__
     assert isinstance(cause, errors.ManifestBlobUnknown) and cause.digests == (lost,)
-    assert lost in str(cause) and lost in str(caught.value) and "operators" in caught.value.hint
+    assert lost in str(cause) and lost in str(caught.value) and "operator" in caught.value.hint
     assert uploads(server).count(lost) == 2 and len(server.seen("PUT", "/v2/a/b/manifests/.*")) == 2
 
 

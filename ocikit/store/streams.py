@@ -1,0 +1,238 @@
+"""Byte streams: the protocol that sources and stores use, wrappers, and verified reading."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Callable
+from types import TracebackType
+from typing import Protocol, Self
+
+from ocikit.errors import InvalidDocument, SizeMismatch
+from ocikit.spec.descriptor import Descriptor
+from ocikit.spec.document import DOCUMENT_LIMIT
+
+
+class ReadableInto(Protocol):
+    """A stream that fills buffers of the caller."""
+
+    def readinto(self, buffer: memoryview, /) -> int:
+        """Fill `buffer` and return the number of bytes, 0 at the end."""
+
+
+class ByteStream(ReadableInto, Protocol):
+    """A readable binary stream with `readinto`, seekable where the medium allows it.
+
+    Files opened with `"rb"`, `io.BytesIO`, `VerifiedReader` and the readers of registries are such streams.
+    """
+
+    def read(self, size: int = ..., /) -> bytes:
+        """Return at most `size` bytes, or all of the rest without a size; empty at the end."""
+
+    def seek(self, offset: int, whence: int = ..., /) -> int:
+        """Move to an offset and return the position, in bytes."""
+
+    def tell(self) -> int:
+        """Return the position, in bytes."""
+
+    def seekable(self) -> bool:
+        """Return True if `seek` works."""
+
+    def close(self) -> None:
+        """Close the stream."""
+
+    def __enter__(self) -> Self: ...
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None, /
+    ) -> None: ...
+
+
+class StreamWrapper:
+    """A stream that passes every call on to another one; subclasses override what they change.
+
+    Args:
+        stream: The stream below; closed with the wrapper.
+    """
+
+    def __init__(self, stream: ByteStream) -> None:
+        self._stream = stream
+
+    def read(self, size: int = -1, /) -> bytes:
+        """Return at most `size` bytes."""
+        return self._stream.read(size)
+
+    def readinto(self, buffer: memoryview, /) -> int:
+        """Fill `buffer` and return the number of bytes, 0 at the end."""
+        return self._stream.readinto(buffer)
+
+    def seek(self, offset: int, whence: int = io.SEEK_SET, /) -> int:
+        """Move to an offset and return the position, in bytes."""
+        return self._stream.seek(offset, whence)
+
+    def tell(self) -> int:
+        """Return the position, in bytes."""
+        return self._stream.tell()
+
+    def readable(self) -> bool:
+        """Return True."""
+        return True
+
+    def seekable(self) -> bool:
+        """Return True if `seek` works."""
+        return self._stream.seekable()
+
+    def close(self) -> None:
+        """Close the stream below."""
+        self._stream.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+class ProgressReader(StreamWrapper):
+    """A stream that reports how far it was read.
+
+    Args:
+        stream: The stream to read.
+        report: Called with the number of bytes of each step; negative when the stream is rewound. It may raise to
+            stop the transfer.
+    """
+
+    def __init__(self, stream: ByteStream, report: Callable[[int], None]) -> None:
+        super().__init__(stream)
+        self._report = report
+
+    def read(self, size: int = -1, /) -> bytes:
+        """Return at most `size` bytes, and report them."""
+        data = self._stream.read(size)
+        self._report(len(data))
+        return data
+
+    def readinto(self, buffer: memoryview, /) -> int:
+        """Fill `buffer`, and report and return the number of bytes."""
+        n = self._stream.readinto(buffer)
+        self._report(n)
+        return n
+
+    def seek(self, offset: int, whence: int = io.SEEK_SET, /) -> int:
+        """Move, and report the distance: a resumed transfer counts the bytes that it skips."""
+        before = self._stream.tell()
+        after = self._stream.seek(offset, whence)
+        self._report(after - before)
+        return after
+
+
+class VerifiedReader(io.RawIOBase):
+    """A stream that raises at its end unless size and digest are right.
+
+    Reading from the first byte to the last verifies the content. After a seek to another position only the size can
+    be checked, and `verified` stays False.
+
+    Args:
+        stream: The content; closed with the reader.
+        descriptor: The expected size and digest.
+    """
+
+    def __init__(self, stream: ByteStream, descriptor: Descriptor) -> None:
+        self._stream = stream
+        self._descriptor = descriptor
+        self._hasher = descriptor.digest.hasher()
+        self._hashed = 0  # the contiguous prefix
+        self._position = 0
+        self.verified = False
+
+    def readinto(self, buffer: memoryview) -> int:  # type: ignore[override]  # typeshed's WriteableBuffer is wider
+        """Fill `buffer` and return the number of bytes.
+
+        Raises:
+            SizeMismatch: The content ends early or is too long.
+            DigestMismatch: The content is complete and has another digest.
+        """
+        view = memoryview(buffer).cast("B")
+        n = self._stream.readinto(view)
+        if self._position == self._hashed and n:
+            self._hasher.update(view[:n])
+            self._hashed += n
+        self._position += n
+        if self._position > self._descriptor.size or (n == 0 and len(view) and self._position < self._descriptor.size):
+            check_size(self._descriptor, self._position)
+        if self._hashed == self._descriptor.size and not self.verified:
+            self._descriptor.digest.check(self._hasher.hexdigest(), str(self._descriptor))
+            self.verified = True
+        return n
+
+    def readable(self) -> bool:
+        """Return True."""
+        return True
+
+    def seekable(self) -> bool:
+        """Return True if the stream below is seekable."""
+        return self._stream.seekable()
+
+    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
+        """Move to an offset and return the position, in bytes."""
+        if whence == io.SEEK_END:
+            offset, whence = self._descriptor.size + offset, io.SEEK_SET
+        elif whence == io.SEEK_CUR:
+            offset, whence = self._position + offset, io.SEEK_SET
+        self._position = self._stream.seek(max(offset, 0), whence)
+        return self._position
+
+    def tell(self) -> int:
+        """Return the position, in bytes."""
+        return self._position
+
+    def close(self) -> None:
+        """Close the stream below."""
+        if not self.closed:
+            self._stream.close()
+        super().close()
+
+
+def read_verified(stream: ByteStream, descriptor: Descriptor, *, limit: int = DOCUMENT_LIMIT) -> bytes:
+    """Return the whole content, verified; at most one byte more than the descriptor's size is read.
+
+    Args:
+        stream: The content.
+        descriptor: The expected size and digest.
+        limit: Bytes; a larger descriptor is refused before anything is read.
+
+    Raises:
+        SizeMismatch: The content is shorter or longer.
+        DigestMismatch: The content has another digest.
+        InvalidDocument: The descriptor's size is above `limit`.
+    """
+    if descriptor.size > limit:
+        raise InvalidDocument(
+            f"{descriptor} is {descriptor.size} bytes, above the limit of {limit} for documents",
+            hint="open it as a file instead, or ask its publisher to move content into blobs",
+        )
+    chunks: list[bytes] = []
+    left = descriptor.size + 1
+    while left > 0 and (chunk := stream.read(min(left, 1 << 16))):
+        chunks.append(chunk)
+        left -= len(chunk)
+    content = b"".join(chunks)
+    check_size(descriptor, len(content))
+    descriptor.digest.verify(content, descriptor.media_type)
+    return content
+
+
+def check_size(descriptor: Descriptor, actual: int) -> None:
+    """Check a number of bytes against a descriptor.
+
+    Raises:
+        SizeMismatch: `actual` is not the descriptor's size.
+    """
+    if actual != descriptor.size:
+        relation = "more than" if actual > descriptor.size else "only"
+        amount = f"{relation} {min(actual, descriptor.size)} bytes"
+        raise SizeMismatch(
+            f"{descriptor.digest} has {amount}, expected {descriptor.size}",
+            hint="the transfer was cut short or the descriptor is wrong; nothing of it was kept",
+            expected=descriptor.size,
+            actual=actual,
+        )

@@ -1,0 +1,269 @@
+"""Plans of copies, and how they are carried out."""
+
+from __future__ import annotations
+
+import io
+import logging
+import threading
+from collections.abc import Iterator, Sequence
+
+from attrs import field, frozen
+
+from ocikit import display
+from ocikit.errors import CopyError, DigestMismatch, ManifestBlobUnknown, OcikitError, SizeMismatch
+from ocikit.progress.base import SILENT, Outcome, Progress, progress_scope
+from ocikit.spec.descriptor import Descriptor
+from ocikit.spec.digest import Digest
+from ocikit.spec.manifest import parse_document
+from ocikit.store.base import Source, Store
+from ocikit.store.streams import ByteStream, ProgressReader, StreamWrapper
+from ocikit.transfer.pool import WORKERS, Cancelled, run_parallel
+
+log = logging.getLogger("ocikit")
+
+
+@frozen(kw_only=True, repr=False)
+class PlannedItem(display.Displayable):
+    """One blob or document in a plan."""
+
+    descriptor: Descriptor
+    outcome: Outcome
+    """The expected outcome: "moved", "present" or "skipped"."""
+
+    def __rich_repr__(self) -> display.Description:
+        yield "content", str(self.descriptor)
+        yield "outcome", self.outcome
+
+
+@frozen(kw_only=True, repr=False)
+class Plan(display.Displayable):
+    """A planned copy; `run()` carries it out."""
+
+    source: Source
+    target: Store
+    root: Descriptor
+    tags: tuple[str, ...]
+    documents: tuple[tuple[Descriptor, bytes], ...]
+    """Children first. The root is among them; its referrers come after it."""
+    blobs: tuple[Descriptor, ...]
+    """Each digest once."""
+    foreign: tuple[Descriptor, ...] = ()
+    """Non-distributable layers: manifests name them, copies skip them."""
+    present: frozenset[Digest] = frozenset()
+    """Blobs that the target already has; empty unless `checked`."""
+    checked: bool = False
+    """Whether the target was asked which blobs it has."""
+
+    @property
+    def size(self) -> int:
+        """Bytes of blobs and documents to move, without those that are present."""
+        blobs = sum(b.size for b in self.blobs if b.digest not in self.present)
+        return blobs + sum(len(raw) for _, raw in self.documents)
+
+    @property
+    def items(self) -> tuple[PlannedItem, ...]:
+        """All blobs and documents with their expected outcome, in order."""
+        blobs = [
+            PlannedItem(descriptor=b, outcome="present" if b.digest in self.present else "moved") for b in self.blobs
+        ]
+        foreign = [PlannedItem(descriptor=b, outcome="skipped") for b in self.foreign]
+        return (*blobs, *foreign, *(PlannedItem(descriptor=d, outcome="moved") for d, _ in self.documents))
+
+    def __rich_repr__(self) -> display.Description:
+        yield "root", display.DigestCell(self.root.digest)
+        yield "tags", self.tags, ()
+        yield "documents", len(self.documents)
+        yield "blobs", len(self.blobs)
+        yield "to_move", display.Size(self.size)
+        yield "present", len(self.present) if self.checked else "not checked"
+        yield "skipped", len(self.foreign), 0
+
+    def _sections(self) -> Iterator[display.Section]:
+        def section(title: str, items: Sequence[Descriptor], *, unfolded: bool) -> Iterator[display.Section]:
+            if items:
+                rows = (
+                    (d.title or d.artifact_type or d.media_type, display.Size(d.size), display.DigestCell(d.digest))
+                    for d in items
+                )
+                yield display.Section(
+                    title=title,
+                    headers=("content", "size", "digest"),
+                    rows=rows,
+                    count=len(items),
+                    unfolded=unfolded,
+                    note=display.Size(sum(d.size for d in items)),
+                )
+
+        to_move = [b for b in self.blobs if b.digest not in self.present]
+        present = [b for b in self.blobs if b.digest in self.present]
+        yield from section("to move" if self.checked else "to move, unless present", to_move, unfolded=True)
+        yield from section("already present", present, unfolded=False)
+        yield from section("skipped: may not be redistributed", self.foreign, unfolded=True)
+        yield from section("documents", [d for d, _ in self.documents], unfolded=False)
+
+    def run(self, *, workers: int = WORKERS, progress: Progress = SILENT, title: str = "copy") -> Descriptor:
+        """Copy the content and return the root.
+
+        Args:
+            workers: Blobs in parallel.
+            progress: The listener for progress events.
+            title: The title of the progress bar.
+
+        Raises:
+            CopyError: Source or target failed; the error has the side and the descriptor, the reason is its cause.
+        """
+        total = sum(b.size for b in (*self.blobs, *self.foreign))
+        total += sum(len(raw) for _, raw in self.documents)
+        with progress_scope(progress, title, size=total, count=len(self.items)):
+            for layer in self.foreign:
+                progress.note(f"skipped {layer}: it may not be redistributed")
+                progress.finish(layer, "skipped")
+            run = _PlanRun(plan=self, progress=progress, workers=workers)
+            run_parallel(self.blobs, run.copy_blob, workers=workers)
+            run.push_documents()
+        return self.root
+
+
+@frozen(kw_only=True)
+class _PlanRun:
+    """One run of a plan."""
+
+    plan: Plan
+    progress: Progress
+    workers: int
+    _repaired: set[Digest] = field(factory=set, init=False)
+    """Documents whose missing content was pushed a second time; there is no third time."""
+
+    def copy_blob(self, blob: Descriptor, stop: threading.Event) -> None:
+        """Copy a blob, unless the target has it or can mount it."""
+        target = self.plan.target
+        try:
+            skip_check = self.plan.checked or target.cheaper_to_push(blob)
+            if blob.digest in self.plan.present or (not skip_check and target.exists(blob)):
+                self.progress.finish(blob, "present")
+                return
+            if target.mount(blob, self.plan.source):
+                self.progress.finish(blob, "mounted")
+                return
+        except Exception as error:
+            raise copy_error("target", blob, error) from error
+        self._send(blob, stop, self.progress)
+
+    def _send(self, blob: Descriptor, stop: threading.Event, progress: Progress) -> None:
+        reported = 0
+
+        def report(n: int) -> None:
+            nonlocal reported
+            if stop.is_set():
+                raise Cancelled
+            reported += n
+            progress.advance(blob, n)
+
+        try:
+            embedded = blob.embedded
+            content = self.plan.source.open(blob) if embedded is None else io.BytesIO(embedded)
+        except Exception as error:
+            raise copy_error("source", blob, error) from error
+        with _ErrorRecordingStream(content) as stream:
+            try:
+                self.plan.target.push(blob, ProgressReader(stream, report))
+            except Cancelled:
+                raise
+            except Exception as error:
+                # The target verifies what it receives, so a mismatch is the source's fault
+                from_source = stream.error is error or isinstance(error, DigestMismatch | SizeMismatch)
+                raise copy_error("source" if from_source else "target", blob, error) from error
+        if reported != blob.size:  # the connection broke, and the target had the blob after all
+            progress.advance(blob, blob.size - reported)
+        progress.finish(blob, "moved")
+
+    def push_documents(self) -> None:
+        """Push the documents in order; the root gets its tags last."""
+        plan = self.plan
+        last = plan.documents[-1][0].digest
+        for descriptor, raw in plan.documents:
+            # Push the root with its tags, unless its referrers must exist before the tags do
+            self._push_document(descriptor, raw, plan.tags if descriptor.digest == plan.root.digest == last else ())
+            self.progress.advance(descriptor, len(raw))
+            self.progress.finish(descriptor, "moved")
+        if not plan.tags:
+            plan.target.keep(plan.root)
+        elif plan.root.digest != last:
+            self._push_document(plan.root, dict(plan.documents)[plan.root], plan.tags)
+
+    def _push_document(self, descriptor: Descriptor, raw: bytes, tags: Sequence[str]) -> None:
+        while True:
+            try:
+                self.plan.target.push_document(descriptor, raw, tags)
+                return
+            except ManifestBlobUnknown as error:
+                if not self._repush_missing(descriptor, raw, error):
+                    raise copy_error("target", descriptor, error) from error
+            except Exception as error:
+                raise copy_error("target", descriptor, error) from error
+
+    def _repush_missing(self, descriptor: Descriptor, raw: bytes, error: ManifestBlobUnknown) -> bool:
+        """Push the children that the target does not have again; return False if that cannot help.
+
+        Registries lose blobs between a HEAD, a mount or a push and the manifest: a garbage collection ran, or a
+        replica does not have them yet.
+        """
+        missing = self._missing_children(descriptor, raw, error)
+        if not missing:
+            return False
+        digests = display.join_limited([d.digest for d in missing], 5)
+        if descriptor.digest in self._repaired:
+            error.hint = f"{digests} was pushed twice: the registry lost it after accepting it; contact its operator"
+            return False
+        self._repaired.add(descriptor.digest)
+        message = f"the target has lost {digests}; pushing it again"
+        log.info("%s", message)
+        self.progress.note(message)
+        blobs = (d for d in missing if not d.is_document)
+        run_parallel(blobs, lambda blob, stop: self._send(blob, stop, SILENT), workers=self.workers)
+        documents = dict(self.plan.documents)
+        for child in missing:
+            if child.is_document:
+                self._push_document(child, documents[child], ())
+        return True
+
+    def _missing_children(self, descriptor: Descriptor, raw: bytes, error: ManifestBlobUnknown) -> list[Descriptor]:
+        """Return the children that the error names, or all if it names none; only those that the plan has."""
+        planned = {d.digest: d for d in (*self.plan.blobs, *(d for d, _ in self.plan.documents))}
+        children = parse_document(raw, descriptor.media_type).children
+        named = set(error.digests)
+        missing = dict.fromkeys(c.digest for c in children if c.digest in planned and (not named or c.digest in named))
+        return [planned[digest] for digest in missing]
+
+
+class _ErrorRecordingStream(StreamWrapper):
+    """A source's stream that records its own error, so that the error is not attributed to the target."""
+
+    def __init__(self, stream: ByteStream) -> None:
+        super().__init__(stream)
+        self.error: BaseException | None = None
+
+    def read(self, size: int = -1, /) -> bytes:
+        try:
+            return self._stream.read(size)
+        except BaseException as error:
+            self.error = error
+            raise
+
+    def readinto(self, buffer: memoryview, /) -> int:
+        try:
+            return self._stream.readinto(buffer)
+        except BaseException as error:
+            self.error = error
+            raise
+
+
+def copy_error(side: str, descriptor: Descriptor, error: Exception) -> CopyError:
+    """Return the error for a failure of the "source" or "target" at a descriptor; raise it from the cause."""
+    reason = error.message if isinstance(error, OcikitError) else str(error) or type(error).__name__
+    return CopyError(
+        f"the {side} failed for {descriptor}: {reason}",
+        hint=getattr(error, "hint", ""),
+        side=side,
+        descriptor=descriptor,
+    )
