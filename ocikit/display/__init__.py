@@ -1,21 +1,13 @@
-"""How things look: one description feeds repr, rich and HTML; everything foreign is escaped here.
+"""Display of objects: one description produces the repr, HTML and rich output; all untrusted text is escaped.
 
-An object describes itself with `__rich_repr__`, which yields `(name, value)` or `(name, value, default)`, as rich's
-protocol says, and with `_sections`: tables and cards of what it holds. `Shown` makes of that the line that is its
-`repr`, the page of a notebook and the tree of a terminal. None of them does I/O, and none raises.
+A class derives from `Displayable` and describes itself with `__rich_repr__`, `_facts` and `_sections`. Rendering does no
+I/O and never raises.
 """
 
-from ocikit.display.card import (
-    Card,
-    Description,
-    Displayable,
-    Section,
-    annotations_section,
-    card_of,
-    non_default_fields,
-)
+from ocikit.display.card import Card, Section, annotations_section
 from ocikit.display.cells import Cell, Code, DigestCell, Link, Safe, Size, Timestamp, code_call, escape
 from ocikit.display.html import HTML_LIMIT, table
+from ocikit.display.shown import Description, Displayable, card_of, non_default_fields
 from ocikit.display.text import (
     CELL,
     LINE,

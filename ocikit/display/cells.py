@@ -1,4 +1,4 @@
-"""Values that know how they look: in a line, in a terminal, and in HTML."""
+"""Values with their own text and HTML form."""
 
 from __future__ import annotations
 
@@ -11,20 +11,20 @@ from urllib.parse import urlsplit
 
 from ocikit.display.text import CELL, join_limited, sanitize, shorten, size
 
-_DIGITS = 12  # of a digest, as docker shows them
-TOOLTIP = 1000  # characters
-_WHOLE = 2000  # characters of what is shown whole, such as a reference
-_URL = 500  # characters of an address that becomes a link
+_DIGITS = 12  # shown digits of a digest, as in docker
+TOOLTIP = 1000  # characters of a tooltip
+_WHOLE = 2000  # maximum length of a value shown in full, such as a reference
+_URL = 500  # maximum length of a URL that becomes a link
 
 
 class Safe(str):
-    """HTML that this package made: already escaped."""
+    """HTML that is already escaped."""
 
     __slots__ = ()
 
 
 def escape(text: object, limit: int = CELL, tooltip: int = TOOLTIP) -> Safe:
-    """Escaped HTML of any text, shortened to `limit` characters with the whole in a tooltip.
+    """Return escaped HTML of a text of at most `limit` characters, with the full text in a tooltip.
 
     >>> escape("<b>")
     '&lt;b&gt;'
@@ -37,21 +37,24 @@ def escape(text: object, limit: int = CELL, tooltip: int = TOOLTIP) -> Safe:
 
 
 class Cell:
-    """A value that says how it looks. `whole` asks for all of it, where there is room: in a fact, not in a table."""
+    """A value with its own text and HTML form.
+
+    `whole` requests the full form, which fits into a fact but not into a table.
+    """
 
     __slots__ = ()
 
     def text(self, *, whole: bool = False) -> str:
-        """Plain text."""
+        """Return plain text."""
         raise NotImplementedError
 
     def html(self, *, whole: bool = False, tooltip: int = TOOLTIP) -> Safe:
-        """HTML, escaped."""
+        """Return escaped HTML."""
         return escape(self.text(whole=whole), _WHOLE if whole else CELL, tooltip)
 
 
 class Size(Cell, int):
-    """A number of bytes.
+    """Number of bytes.
 
     >>> Size(4_200_000), Size(4_200_000).text(whole=True)
     (4.2 MB, '4.2 MB (4,200,000 bytes)')
@@ -65,18 +68,18 @@ class Size(Cell, int):
     __str__ = __repr__
 
     def text(self, *, whole: bool = False) -> str:
-        """For people; whole, with the exact number."""
+        """Return the size with a unit; in full, also the exact number."""
         return f"{size(int(self))} ({int(self):,} bytes)" if whole and self >= 1000 else size(int(self))
 
     def html(self, *, whole: bool = False, tooltip: int = TOOLTIP) -> Safe:
-        """For people, with the exact number beside or in the tooltip."""
+        """Return the size with a unit, and the exact number next to it or in the tooltip."""
         if whole or not tooltip or self < 1000:
             return Safe(self.text(whole=whole))
         return Safe(f'<span title="{int(self):,} bytes">{self.text()}</span>')
 
 
 class DigestCell(Cell, str):
-    """A digest.
+    """Digest.
 
     >>> DigestCell("sha256:" + "ab" * 32)
     'sha256:abababababab'
@@ -88,21 +91,23 @@ class DigestCell(Cell, str):
         return repr(self.text())
 
     def text(self, *, whole: bool = False) -> str:
-        """Its first twelve digits, or all."""
+        """Return the first twelve digits, or all of them."""
         algorithm, _, encoded = str(self).partition(":")
         return sanitize(self) if whole else sanitize(f"{algorithm}:{encoded[:_DIGITS]}")
 
     def html(self, *, whole: bool = False, tooltip: int = TOOLTIP) -> Safe:
-        """The same, with all of it in the tooltip."""
+        """Return the text, with the full digest in the tooltip."""
         if whole or not tooltip:
             return Safe(f"<code>{escape(self.text(whole=whole), _WHOLE, 0)}</code>")
         return Safe(f'<code title="{html.escape(shorten(self, 200))}">{html.escape(shorten(self.text(), CELL))}</code>')
 
 
 class Timestamp(Cell, str):
-    """A time, of RFC 3339 or as it was written. Never "3 days ago": what is saved says it for ever.
+    """Time in RFC 3339 format, or any other text.
 
-    >>> Timestamp("2026-11-03T16:05:00.5+02:00"), Timestamp("yesterday"), Timestamp.of(datetime(2026, 11, 3, 14, 5, tzinfo=UTC))
+    The form is never relative ("3 days ago"), because a saved notebook would show it indefinitely.
+
+    >>> Timestamp("2026-11-03T16:05:00.5+02:00"), Timestamp("yesterday"), Timestamp.of(1_793_714_700)
     ('2026-11-03 14:05 UTC', 'yesterday', '2026-11-03 14:05 UTC')
     """
 
@@ -110,7 +115,7 @@ class Timestamp(Cell, str):
 
     @classmethod
     def of(cls, moment: datetime | float) -> Self:
-        """A moment, or seconds since 1970."""
+        """Return the timestamp of a `datetime` or of seconds since 1970."""
         if not isinstance(moment, datetime):
             moment = datetime.fromtimestamp(moment, UTC)
         return cls(moment.isoformat())
@@ -119,7 +124,7 @@ class Timestamp(Cell, str):
         return repr(self.text())
 
     def text(self, *, whole: bool = False) -> str:
-        """To the minute, in UTC."""
+        """Return the time to the minute in UTC; a text that is not a time is returned as it is."""
         try:
             moment = datetime.fromisoformat(str(self))
             moment = moment.replace(tzinfo=UTC) if moment.tzinfo is None else moment.astimezone(UTC)
@@ -128,7 +133,7 @@ class Timestamp(Cell, str):
         return moment.strftime("%Y-%m-%d %H:%M UTC")
 
     def html(self, *, whole: bool = False, tooltip: int = TOOLTIP) -> Safe:
-        """The same, with the text as it was written in the tooltip."""
+        """Return the time, with the original text in the tooltip."""
         shown = self.text()
         if not tooltip or shown == str(self):
             return escape(shown, CELL, tooltip)
@@ -136,39 +141,39 @@ class Timestamp(Cell, str):
 
 
 class Code(Cell, str):
-    """What can be copied and run, or passed to a call: one click selects all of it."""
+    """Code or reference to copy; one click selects all of it."""
 
     __slots__ = ()
 
     def text(self, *, whole: bool = False) -> str:
-        """All of it."""
+        """Return the full text."""
         return sanitize(self)
 
     def html(self, *, whole: bool = False, tooltip: int = TOOLTIP) -> Safe:
-        """All of it, however long: half of it would be of no use."""
+        """Return the full text, because a shortened one could not be run."""
         return Safe(f'<code class="ocikit-copy">{escape(self, _WHOLE, 0)}</code>')
 
 
 def code_call(verb: str, *arguments: object) -> Code:
-    """A call as people would type it.
+    """Return the source text of a call.
 
     >>> print(code_call("ocikit.pull", "ghcr.io/org/model:v1", "folder/"))
     ocikit.pull("ghcr.io/org/model:v1", "folder/")
     """
-    return Code(f"{verb}({', '.join(json.dumps(sanitize(each), ensure_ascii=False) for each in arguments)})")
+    return Code(f"{verb}({', '.join(json.dumps(sanitize(argument), ensure_ascii=False) for argument in arguments)})")
 
 
 class Link(Cell, str):
-    """A text that may be the address of a page: then it can be followed. Only http and https, without a user in it."""
+    """Text that becomes a link if it is an http or https URL without user name."""
 
     __slots__ = ()
 
     def text(self, *, whole: bool = False) -> str:
-        """The text."""
+        """Return the text."""
         return sanitize(self)
 
     def html(self, *, whole: bool = False, tooltip: int = TOOLTIP) -> Safe:
-        """A link, or the text."""
+        """Return a link, or the text if it is not a URL."""
         shown = super().html(whole=whole, tooltip=tooltip)
         if not _is_page(str(self)):
             return shown
@@ -187,7 +192,7 @@ def _is_page(text: str) -> bool:
 
 
 def text_of(value: object, *, whole: bool = False) -> str:
-    """Any value as plain, clean text."""
+    """Return any value as sanitized plain text."""
     if isinstance(value, Cell):
         return value.text(whole=whole)
     if value is None:
@@ -205,12 +210,12 @@ def text_of(value: object, *, whole: bool = False) -> str:
 
 
 def _pair(key: object, value: object) -> str:
-    # Sets are spelled as objects of empty objects in images' configs
+    # Image configs encode sets as objects with empty values
     return f"{key}={text_of(value)}" if value or isinstance(value, int) else str(key)
 
 
 def html_of(value: object, *, whole: bool = False, tooltip: int = TOOLTIP) -> Safe:
-    """Any value as escaped HTML."""
+    """Return any value as escaped HTML."""
     if isinstance(value, Safe):
         return value
     if isinstance(value, Cell):

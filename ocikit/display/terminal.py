@@ -1,4 +1,4 @@
-"""Cards in a terminal, by rich."""
+"""Terminal output of cards, rendered by rich."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ if TYPE_CHECKING:
 
 
 def tree(card: Card) -> RenderableType:
-    """The card as a tree of rich's; nothing in it is taken for markup."""
-    from rich.tree import Tree  # noqa: PLC0415 - for those who have it
+    """Return the card as a tree of rich; its text is never parsed as markup."""
+    from rich.tree import Tree  # noqa: PLC0415 - rich is optional
 
     root = Tree(_head(card), guide_style="dim")
     if card.facts:
@@ -27,7 +27,7 @@ def tree(card: Card) -> RenderableType:
 
 
 def _head(card: Card) -> RenderableType:
-    from rich.text import Text  # noqa: PLC0415 - as above
+    from rich.text import Text  # noqa: PLC0415 - rich is optional
 
     head = Text(sanitize(card.title), style="bold")
     for note in card.notes:
@@ -37,8 +37,8 @@ def _head(card: Card) -> RenderableType:
 
 
 def _facts(card: Card) -> Table:
-    from rich.table import Table  # noqa: PLC0415 - as above
-    from rich.text import Text  # noqa: PLC0415
+    from rich.table import Table  # noqa: PLC0415 - rich is optional
+    from rich.text import Text  # noqa: PLC0415 - rich is optional
 
     grid = Table.grid(padding=(0, 2))
     grid.add_column(style="dim", no_wrap=True)
@@ -49,7 +49,7 @@ def _facts(card: Card) -> Table:
 
 
 def _section(branch: Tree, section: Section) -> None:
-    from rich.text import Text  # noqa: PLC0415 - as above
+    from rich.text import Text  # noqa: PLC0415 - rich is optional
 
     title = Text(sanitize(section.heading), style="bold")
     for note in (f"{section.total:,}" if section.total else "", text_of(section.note)):
@@ -71,8 +71,8 @@ def _section(branch: Tree, section: Section) -> None:
 
 
 def _table(section: Section) -> Table:
-    from rich.table import Table  # noqa: PLC0415 - as above
-    from rich.text import Text  # noqa: PLC0415
+    from rich.table import Table  # noqa: PLC0415 - rich is optional
+    from rich.text import Text  # noqa: PLC0415 - rich is optional
 
     table = Table(box=None, pad_edge=False, show_header=bool(section.headers), header_style="dim")
     first = section.rows[0]

@@ -1,4 +1,4 @@
-"""Tracebacks in IPython: the lines of who called, and what to do; the library's own frames, which answer nothing, are folded away."""
+"""IPython tracebacks without the frames of this library."""
 
 from __future__ import annotations
 
@@ -13,57 +13,61 @@ from typing import cast
 
 from ocikit.display.text import pluralize, sanitize
 
-#: What stands between a call and the error that it ends with.
-_INSIDE = {"ocikit", "requests", "urllib3", "cattrs", "attr", "tqdm", "filelock"} | sys.stdlib_module_names
+#: Packages whose frames are hidden.
+_INTERNAL = {"ocikit", "requests", "urllib3", "cattrs", "attr", "tqdm", "filelock"} | sys.stdlib_module_names
 
 
 def short_traceback(error: BaseException, causes: Sequence[BaseException] = ()) -> list[str]:
-    """The lines that IPython shows for an error; all of them with `%xmode Verbose` or `OCIKIT_TRACEBACK=full`.
+    """Return the lines that IPython shows for an error.
 
-    The error itself keeps its whole traceback, for `%debug`, for logs and for whoever catches it.
+    `%xmode Verbose` and `OCIKIT_TRACEBACK=full` show all frames. The error keeps its full traceback for `%debug` and logs.
+
+    Args:
+        error: The uncaught error.
+        causes: Its causes, nearest first, each shown in one line.
     """
     shell = getattr(sys.modules.get("IPython"), "get_ipython", lambda: None)()
     if shell is None:
         return "".join(traceback.format_exception(error)).splitlines()
-    painter = shell.InteractiveTB
-    frames = _parts(error.__traceback__)
-    inside = _tail(frames)
-    if os.environ.get("OCIKIT_TRACEBACK") == "full" or painter.mode == "Verbose" or not inside:
-        return cast("list[str]", painter.structured_traceback(type(error), error, error.__traceback__))
-    # A copy is without its causes: their frames are ours and our libraries'
-    alone = copy.copy(error)
-    lines = painter.structured_traceback(type(alone), alone, _without(frames[:-inside]))
-    told = [f"because of {type(each).__name__}: {sanitize(each)}" for each in causes]
-    note = f"({pluralize(inside, 'frame')} of ocikit folded away; %xmode Verbose or OCIKIT_TRACEBACK=full shows them)"
-    return [*lines, *told, note]
+    formatter = shell.InteractiveTB
+    frames = _frames(error.__traceback__)
+    hidden = _count_internal(frames)
+    if os.environ.get("OCIKIT_TRACEBACK") == "full" or formatter.mode == "Verbose" or not hidden:
+        return cast("list[str]", formatter.structured_traceback(type(error), error, error.__traceback__))
+    # Copy the error to remove its causes: their frames are internal, too
+    twin = copy.copy(error)
+    lines = formatter.structured_traceback(type(twin), twin, _traceback_of(frames[:-hidden]))
+    cause_lines = [f"caused by {type(cause).__name__}: {sanitize(cause)}" for cause in causes]
+    note = f"({pluralize(hidden, 'frame')} of ocikit hidden; %xmode Verbose or OCIKIT_TRACEBACK=full shows them)"
+    return [*lines, *cause_lines, note]
 
 
 def hide_internal_frames(interrupt: KeyboardInterrupt) -> None:
-    """Let IPython show it as it shows our errors: who stops a call knows that it waited, and need not see for what."""
-    interrupt._render_traceback_ = functools.partial(short_traceback, interrupt)  # type: ignore[attr-defined]  # IPython looks for it
+    """Hide the internal frames of a Ctrl-C in IPython, as for errors of this library."""
+    interrupt._render_traceback_ = functools.partial(short_traceback, interrupt)  # type: ignore[attr-defined]  # read by IPython
 
 
-def _parts(whole: TracebackType | None) -> list[TracebackType]:
-    parts = []
-    while whole is not None:
-        parts.append(whole)
-        whole = whole.tb_next
-    return parts
+def _frames(traceback_: TracebackType | None) -> list[TracebackType]:
+    frames = []
+    while traceback_ is not None:
+        frames.append(traceback_)
+        traceback_ = traceback_.tb_next
+    return frames
 
 
-def _tail(frames: Sequence[TracebackType]) -> int:
-    """How many frames at the end are ours: after the last of somebody else's, be it in a callback."""
+def _count_internal(frames: Sequence[TracebackType]) -> int:
+    """Return the number of internal frames after the last external one, which may be a callback."""
     count = 0
-    for part in reversed(frames):
-        if str(part.tb_frame.f_globals.get("__name__", "")).partition(".")[0] not in _INSIDE:
+    for frame in reversed(frames):
+        if str(frame.tb_frame.f_globals.get("__name__", "")).partition(".")[0] not in _INTERNAL:
             break
         count += 1
     return count
 
 
-def _without(frames: Sequence[TracebackType]) -> TracebackType | None:
-    """A traceback of these frames only; theirs is not touched."""
-    made = None
-    for part in reversed(frames):
-        made = TracebackType(made, part.tb_frame, part.tb_lasti, part.tb_lineno)
-    return made
+def _traceback_of(frames: Sequence[TracebackType]) -> TracebackType | None:
+    """Return a new traceback of these frames only."""
+    result = None
+    for frame in reversed(frames):
+        result = TracebackType(result, frame.tb_frame, frame.tb_lasti, frame.tb_lineno)
+    return result

@@ -20,7 +20,7 @@ from ocikit import display
 from ocikit.client.artifact import Artifact, Files
 from ocikit.client.listing import Listing
 from ocikit.client.tag_order import TagSummary
-from ocikit.display.html import CSS
+from ocikit.display.html import css
 from ocikit.errors import OcikitError
 from ocikit.spec.annotations import Annotations, FrozenMap
 from ocikit.spec.document import Document
@@ -121,7 +121,7 @@ def test_a_card_is_a_short_line_a_small_harmless_page_and_a_tree(name, made):
     line, page, tree = repr(value), value._repr_html_(), in_a_terminal(value)
     assert len(line) <= display.LINE or isinstance(value, Reference | LayoutReference | OcikitError)
     assert len(line.splitlines()) == 1
-    assert "failed" not in line + page.removeprefix(CSS) + tree
+    assert "failed" not in line + page.removeprefix(css()) + tree
     assert harmless(page)
     assert len(page.encode()) < 20_000
     assert page.count("<style>") == 1
@@ -184,14 +184,14 @@ def test_the_address_of_a_page_is_a_link_that_tells_nobody_where_one_comes_from(
 
 
 def test_the_style_is_small_and_asks_nobody():
-    assert len(CSS) < 4096
-    assert not re.search(r"url\(|@import|@font|expression|http", CSS)
-    for rule in re.findall(r"[^{}]*\{[^{}]*\}", CSS.replace("<style>", "").replace("</style>", "")):
+    assert len(css()) < 4096
+    assert not re.search(r"url\(|@import|@font|expression|http", css())
+    for rule in re.findall(r"[^{}]*\{[^{}]*\}", css().replace("<style>", "").replace("</style>", "")):
         assert ".ocikit" in rule, f"{rule} would style what isn't ours"
 
 
 def test_both_colours_are_set_together():
-    rule = re.search(r"\.ocikit\{color:.*?\}", CSS)[0]
+    rule = re.search(r"\.ocikit\{color:.*?\}", css())[0]
     assert "color:var(--jp-content-font-color1" in rule and "background:var(--jp-layout-color0" in rule
 
 
@@ -312,7 +312,7 @@ def test_a_cell_that_is_cut_has_the_whole_in_its_tooltip_and_a_card_says_how_man
 
 def text(value):
     """The words of a card, without tags."""
-    return re.sub(r"\s+", " ", re.sub(r"<[^>]*>", " ", value._repr_html_().removeprefix(CSS)))
+    return re.sub(r"\s+", " ", re.sub(r"<[^>]*>", " ", value._repr_html_().removeprefix(css())))
 
 
 def test_an_artifacts_card_says_what_it_is_what_is_in_it_and_how_to_get_it(made):
@@ -518,14 +518,14 @@ def test_an_error_that_nobody_catches_shows_the_callers_lines_and_what_to_do(tmp
     for shown in (short, whole):
         assert 'mine("oci:nowhere:v1")' in shown and "return ocikit.inspect(reference)" in shown
         assert "NotFound: nowhere" in shown and "\n  -> " in shown
-    assert "layout.py" not in short and "frames of ocikit folded away" in short
-    assert "layout.py" in whole and "folded away" not in whole
+    assert "layout.py" not in short and "frames of ocikit hidden" in short
+    assert "layout.py" in whole and "frames of ocikit" not in whole
     assert "return ocikit.Digest(" in callback and "index.select(choose)" in callback
 
 
 def test_an_error_shows_all_of_its_traceback_on_request(tmp_path):
     (shown, *_) = cells(["Context", MINE], tmp_path=tmp_path, OCIKIT_TRACEBACK="full")
-    assert "layout.py" in shown and "folded away" not in shown
+    assert "layout.py" in shown and "frames of ocikit" not in shown
 
 
 INTERRUPTED = """
@@ -556,8 +556,8 @@ def test_an_interrupt_shows_the_callers_lines(called, waits, tmp_path):
     short, whole = cells(["Context", code], ["Verbose", code], tmp_path=tmp_path)[:2]
     for shown in (short, whole):
         assert f'{waits}(f"{{server.host}}/a/b:v1")' in shown and "KeyboardInterrupt" in shown
-    assert "threading.py" not in short and "/ocikit/" not in short and "frames of ocikit folded away" in short
-    assert "/ocikit/" in whole and "folded away" not in whole
+    assert "threading.py" not in short and "/ocikit/" not in short and "frames of ocikit hidden" in short
+    assert "/ocikit/" in whole and "frames of ocikit" not in whole
 
 
 def test_an_error_has_all_of_its_traceback_and_its_causes_wherever_else_it_is_shown(made):
