@@ -19,10 +19,10 @@ from ocikit.spec.annotations import TITLE, UNPACK, Annotations, FrozenMap, freez
 from ocikit.spec.config import ImageConfig
 from ocikit.spec.descriptor import Descriptor
 from ocikit.spec.digest import Digest
-from ocikit.spec.manifest import Index, Manifest, entry, parse_document, unfolded
+from ocikit.spec.manifest import Index, Manifest, index_sections, manifest_card, parse_document
 from ocikit.spec.platform import Platform
 from ocikit.spec.reference import AnyReference
-from ocikit.spec.titles import titled
+from ocikit.spec.titles import layers_by_path
 from ocikit.store.streams import ByteStream, VerifiedReader
 
 if TYPE_CHECKING:
@@ -240,7 +240,7 @@ class Artifact(display.Displayable):
     def files(self) -> Files:
         """Files by name: the titled layers. For an image each layer is a file; `tree()` lists what is in them."""
         if self._files is None:
-            named = titled(self.manifest.layers)
+            named = layers_by_path(self.manifest.layers)
             self._files = Files({name: File(self, name, layer) for name, layer in named.items()})
         return self._files
 
@@ -367,7 +367,7 @@ class Artifact(display.Displayable):
             yield from display.card_of(self.plan).sections
             yield from display.annotations_section(self.annotations)
         elif isinstance(self.document, Index):
-            yield from unfolded(self.document, self._child)
+            yield from index_sections(self.document, self._child)
         elif self.is_image:
             yield from display.card_of(self.document).sections
         else:
@@ -378,7 +378,7 @@ class Artifact(display.Displayable):
 
     def _child(self, descriptor: Descriptor) -> display.Card:
         """A manifest of an index: its layers if it is at hand, else how to look at it."""
-        card = entry(descriptor)
+        card = manifest_card(descriptor)
         if (known := self._known.get(descriptor.digest)) is not None:
             size = display.Size(sum(layer.size for layer in known.layers))
             notes = (*card.notes, display.pluralize(len(known.layers), "layer"), size)

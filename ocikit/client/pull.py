@@ -13,7 +13,7 @@ from ocikit.spec import media_types
 from ocikit.spec.descriptor import Descriptor
 from ocikit.spec.manifest import Manifest
 from ocikit.spec.reference import AnyReference
-from ocikit.spec.titles import name_of, selected
+from ocikit.spec.titles import is_selected, layer_path
 from ocikit.store.base import Source
 from ocikit.store.cache.cache import Cache
 from ocikit.store.streams import ByteStream, ProgressReader
@@ -45,9 +45,9 @@ def select_layers(manifest: Manifest, include: Iterable[str], exclude: Iterable[
     layers = tuple(layer for layer in manifest.layers if not media_types.is_foreign(layer.media_type))
     if not include and not exclude:
         return layers
-    found = tuple(layer for layer in layers if selected(name_of(layer), include, exclude))
+    found = tuple(layer for layer in layers if is_selected(layer_path(layer), include, exclude))
     if not found:
-        names = display.join_limited([name_of(layer) for layer in layers])
+        names = display.join_limited([layer_path(layer) for layer in layers])
         raise FileNotInArtifact(
             f"no file matches include={list(include)!r}, exclude={list(exclude)!r}", hint=f"there is {names}"
         )
@@ -78,7 +78,7 @@ def folder_plan(
 ) -> FolderPlan:
     """What a pull of some or all layers into a folder will do."""
     whole = len(layers) == len(manifest.layers)
-    files = manifest if whole else {name_of(layer): layer for layer in layers}
+    files = manifest if whole else {layer_path(layer): layer for layer in layers}
     return folder.plan(files, reference=reference, force=force, partial=not whole)
 
 

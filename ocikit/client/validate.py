@@ -34,7 +34,7 @@ from ocikit.spec.document import DOCUMENT_LIMIT, load_json, structure
 from ocikit.spec.manifest import Index, PlatformLike, parse_document
 from ocikit.spec.platform import Platform
 from ocikit.spec.reference import AnyReference
-from ocikit.spec.validation import VIOLATIONS, violations
+from ocikit.spec.validation import MAX_VIOLATIONS, find_violations
 from ocikit.store.base import Source
 from ocikit.store.cache.cache import Cache
 from ocikit.store.streams import check_size
@@ -231,8 +231,8 @@ class _Validation:
             part = {SizeMismatch: ".size", DigestMismatch: ".digest"}.get(type(error), "") if node.owner else ""
             told = Violation(path=node.path + part, message=error.message)
             return False, _of(node.owner or described.digest, [told]), []
-        found = list(violations(raw, described.media_type))
-        if len(found) <= VIOLATIONS:  # else it is told that there are more
+        found = list(find_violations(raw, described.media_type))
+        if len(found) <= MAX_VIOLATIONS:  # else it is told that there are more
             found += _refused(raw, described.media_type, found)
         try:
             value = load_json(raw, "the document")

@@ -28,7 +28,7 @@ from ocikit.folder.record import FileRecord, FolderRecord
 from ocikit.spec.descriptor import Descriptor
 from ocikit.spec.manifest import Index, Manifest, parse_document
 from ocikit.spec.reference import AnyReference
-from ocikit.spec.titles import OWN_FOLDER, check_titles, titled
+from ocikit.spec.titles import OWN_FOLDER, check_titles, layers_by_path
 from ocikit.store.base import blob_not_found
 from ocikit.store.files import fsync_folder, verified_part
 from ocikit.store.reflink import reflink
@@ -107,7 +107,7 @@ class Folder(display.Displayable):
         self._real = self.path.resolve()
         fold_case = self._ignores_case()
         if isinstance(files, Manifest):
-            wanted = titled(files.layers, fold_case=fold_case)
+            wanted = layers_by_path(files.layers, fold_case=fold_case)
         else:
             paths = check_titles(files, fold_case=fold_case)
             wanted = {path.as_posix(): descriptor for path, descriptor in zip(paths, files.values(), strict=True)}

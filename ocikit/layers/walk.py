@@ -13,7 +13,7 @@ from attrs import define, frozen
 
 from ocikit.errors import ContentError, NotFound
 from ocikit.layers.layer import escapes
-from ocikit.spec.titles import OWN_FOLDER, selected
+from ocikit.spec.titles import OWN_FOLDER, is_selected
 
 Links: TypeAlias = Literal["inside", "follow", "skip"]
 
@@ -78,7 +78,7 @@ class FileWalker:
         if stat.S_ISDIR(info.st_mode):
             root = os.path.realpath(path)
             yield from self._folder(path, title, (root,), 0)
-        elif selected(title, self.include, self.exclude):
+        elif is_selected(title, self.include, self.exclude):
             yield self._file(path, title, info)
 
     def _folder(self, folder: Path, title: str, above: tuple[str, ...], depth: int) -> Iterator[FoundFile]:
@@ -91,17 +91,17 @@ class FileWalker:
                 continue  # our own records of a pulled folder
             info = item.stat(follow_symlinks=False)
             if stat.S_ISLNK(info.st_mode):
-                if self.links == "skip" or not selected(name, (), self.exclude):
+                if self.links == "skip" or not is_selected(name, (), self.exclude):
                     continue
                 if self.keep_links and self.links == "inside":
-                    if selected(name, self.include):
+                    if is_selected(name, self.include):
                         yield self._link(path, name, info, depth)
                     continue
                 info = self._followed(path, above)
             if stat.S_ISDIR(info.st_mode):
                 yield FoundFile(title=name, path=path, info=info)
                 yield from self._folder(path, name, (*above, os.path.realpath(path)), depth + 1)
-            elif selected(name, self.include, self.exclude):
+            elif is_selected(name, self.include, self.exclude):
                 yield self._file(path, name, info)
 
     def _file(self, path: Path, title: str, info: os.stat_result) -> FoundFile:

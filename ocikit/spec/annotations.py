@@ -86,7 +86,7 @@ def to_frozen(items: Mapping[str, Any]) -> FrozenMap[Any]:
     return items if isinstance(items, FrozenMap) else FrozenMap({key: freeze(item) for key, item in items.items()})
 
 
-def to_texts(items: Iterable[str]) -> tuple[str, ...]:
+def to_strings(items: Iterable[str]) -> tuple[str, ...]:
     """The items as a tuple."""
     return tuple(items)
 

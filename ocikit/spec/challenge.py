@@ -96,7 +96,7 @@ def _challenges(value: str) -> list[Challenge]:
     return [Challenge(scheme=s, parameters=FrozenMap(p), token68=t) for s, p, t in found]
 
 
-def preferred(challenges: Iterable[Challenge]) -> Challenge | None:
+def select_challenge(challenges: Iterable[Challenge]) -> Challenge | None:
     """The challenge to answer: bearer before basic; None if there is neither."""
     known = [c for c in challenges if c.scheme in {"bearer", "basic"}]
     # Bearer without a realm can't be answered; it comes last, so that whoever gets it can say so.

@@ -10,7 +10,7 @@ from attrs import field, frozen
 
 from ocikit import display
 from ocikit.spec import media_types
-from ocikit.spec.annotations import FrozenMap, to_frozen, to_texts
+from ocikit.spec.annotations import FrozenMap, to_frozen, to_strings
 from ocikit.spec.digest import Digest
 from ocikit.spec.document import Document
 from ocikit.spec.platform import Platform
@@ -73,7 +73,7 @@ class ImageConfig(Document):
     os: str
     variant: str | None = None
     os_version: str | None = field(default=None, metadata={"wire": "os.version"})
-    os_features: tuple[str, ...] = field(default=(), converter=to_texts, metadata={"wire": "os.features"})
+    os_features: tuple[str, ...] = field(default=(), converter=to_strings, metadata={"wire": "os.features"})
     created: str | None = None
     """RFC 3339."""
     author: str | None = None

@@ -10,7 +10,7 @@ from attrs import field, frozen
 
 from ocikit import display
 from ocikit.spec import media_types
-from ocikit.spec.annotations import TITLE, Annotations, FrozenMap, to_annotations, to_frozen, to_texts
+from ocikit.spec.annotations import TITLE, Annotations, FrozenMap, to_annotations, to_frozen, to_strings
 from ocikit.spec.digest import Digest
 from ocikit.spec.platform import Platform
 
@@ -27,7 +27,7 @@ class Descriptor(display.Displayable):
     digest: Digest
     size: int
     """Bytes."""
-    urls: tuple[str, ...] = field(default=(), converter=to_texts)
+    urls: tuple[str, ...] = field(default=(), converter=to_strings)
     """Where else the content may be found; never asked with credentials."""
     annotations: Annotations = field(factory=Annotations, converter=to_annotations)
     data: bytes | None = field(default=None, repr=False)

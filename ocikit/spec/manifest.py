@@ -207,10 +207,10 @@ class Index(_Typed):
             yield "subject", display.DigestCell(self.subject.digest)
 
     def _sections(self) -> Iterator[display.Section]:
-        return unfolded(self, entry)
+        return index_sections(self, manifest_card)
 
 
-def unfolded(index: Index, card: Callable[[Descriptor], display.Card]) -> Iterator[display.Section]:
+def index_sections(index: Index, card: Callable[[Descriptor], display.Card]) -> Iterator[display.Section]:
     """What an index holds: a card for each manifest, as `card` makes it; attestations apart, folded away."""
     found = [m for m in index.manifests if m.platform is None or m.platform.known]
     yield display.Section(title="manifests", cards=map(card, found), count=len(found), unfolded=True)
@@ -224,7 +224,7 @@ def unfolded(index: Index, card: Callable[[Descriptor], display.Card]) -> Iterat
     yield from display.annotations_section(index.annotations)
 
 
-def entry(descriptor: Descriptor) -> display.Card:
+def manifest_card(descriptor: Descriptor) -> display.Card:
     """What is said of a manifest where it isn't at hand: in an index."""
     name = descriptor.platform or descriptor.annotations.get(REF_NAME) or descriptor.artifact_type
     return display.Card(

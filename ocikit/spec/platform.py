@@ -10,7 +10,7 @@ from attrs import field, frozen
 
 from ocikit import display
 from ocikit.errors import InvalidReference
-from ocikit.spec.annotations import FrozenMap, to_frozen, to_texts
+from ocikit.spec.annotations import FrozenMap, to_frozen, to_strings
 
 #: Machine names as kernels say them, and as Go and the image specification do.
 _MACHINES = {"x86_64": "amd64", "amd64": "amd64", "aarch64": "arm64", "arm64": "arm64", "armv7l": "arm", "armv6l": "arm",
@@ -45,7 +45,7 @@ class Platform(display.Displayable):
     architecture: str
     variant: str | None = None
     os_version: str | None = field(default=None, metadata={"wire": "os.version"})
-    os_features: tuple[str, ...] = field(default=(), converter=to_texts, metadata={"wire": "os.features"})
+    os_features: tuple[str, ...] = field(default=(), converter=to_strings, metadata={"wire": "os.features"})
     extra: FrozenMap[Any] = field(factory=FrozenMap, converter=to_frozen)
 
     @classmethod

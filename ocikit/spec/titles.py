@@ -107,12 +107,12 @@ def _folded(path: PurePosixPath) -> PurePosixPath:
     return PurePosixPath(unicodedata.normalize("NFC", str(path)).casefold())
 
 
-def selected(title: str, include: Iterable[str] = (), exclude: Iterable[str] = ()) -> bool:
+def is_selected(title: str, include: Iterable[str] = (), exclude: Iterable[str] = ()) -> bool:
     """Whether glob patterns choose the title: any of `include`, or all if there are none, and none of `exclude`.
 
     `*` matches any characters, "/" too, so that `*.csv` finds a file at any depth; `data/` means all that is below.
 
-    >>> selected("data/train.csv", include=["*.csv"], exclude=["old/"])
+    >>> is_selected("data/train.csv", include=["*.csv"], exclude=["old/"])
     True
     """
     include = tuple(include)
@@ -134,10 +134,10 @@ _ENDINGS = {
 }
 
 
-def name_of(layer: Descriptor) -> str:
+def layer_path(layer: Descriptor) -> str:
     """The layer's relative path, with "/" between its parts.
 
-    >>> name_of(Descriptor.of(b"", media_types.OCI_LAYER_GZIP))
+    >>> layer_path(Descriptor.of(b"", media_types.OCI_LAYER_GZIP))
     'sha256-e3b0c44298fc.tar.gz'
 
     Raises: UnsafeArchive: if its title leads out of the folder.
@@ -148,7 +148,7 @@ def name_of(layer: Descriptor) -> str:
     return f"{layer.digest.algorithm}-{layer.digest.encoded[:12]}{ending}"
 
 
-def titled(layers: Iterable[Descriptor], *, fold_case: bool = False) -> dict[str, Descriptor]:
+def layers_by_path(layers: Iterable[Descriptor], *, fold_case: bool = False) -> dict[str, Descriptor]:
     """The layers by relative path, in order; empty descriptors are no files.
 
     A layer without title that is listed twice is one file.
@@ -159,6 +159,6 @@ def titled(layers: Iterable[Descriptor], *, fold_case: bool = False) -> dict[str
     files = [layer for layer in layers if layer.media_type != media_types.EMPTY]
     untitled = {layer.key: layer for layer in files if layer.title is None}
     files = [layer for layer in files if layer.title is not None or untitled.pop(layer.key, None) is not None]
-    names = [name_of(layer) for layer in files]
+    names = [layer_path(layer) for layer in files]
     check_titles(names, fold_case=fold_case)
     return dict(zip(names, files, strict=True))

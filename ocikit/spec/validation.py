@@ -20,7 +20,7 @@ from ocikit.spec import media_types
 from ocikit.spec.document import DOCUMENT_LIMIT, load_json
 
 #: The most violations of one document that are told: who made a thousand mistakes made one, a thousand times.
-VIOLATIONS: Final = 100
+MAX_VIOLATIONS: Final = 100
 
 #: What a keyword finds wrong: messages, each with the keys that lead to its place.
 _Failures: TypeAlias = Iterator[tuple[str, tuple[str, ...]]]
@@ -48,10 +48,10 @@ _SHAPES: Final = {"manifests": media_types.OCI_INDEX, "rootfs": media_types.OCI_
 _VAGUE: Final = frozenset({"", "application/json", "text/plain", media_types.OCTET_STREAM})
 
 
-def violations(raw: bytes, media_type: str | None = None, *, limit: int = DOCUMENT_LIMIT) -> tuple[Violation, ...]:
+def find_violations(raw: bytes, media_type: str | None = None, *, limit: int = DOCUMENT_LIMIT) -> tuple[Violation, ...]:
     """Everything in a document that breaks its JSON schema, in the schema's order; empty if nothing does.
 
-    >>> violations(b'{"schemaVersion": 2, "manifests": [{"size": "7"}]}')[0]
+    >>> find_violations(b'{"schemaVersion": 2, "manifests": [{"size": "7"}]}')[0]
     Violation(path='$.manifests[0].mediaType', message='required field missing')
 
     Args:
@@ -72,18 +72,18 @@ def violations(raw: bytes, media_type: str | None = None, *, limit: int = DOCUME
     if kind in _DOCKER:
         value = _without_nulls(value)
     found = [
-        Violation(path=path_of(error.path), message=error.message)
-        for error in itertools.islice(_validator(_SCHEMAS[kind]).iter_errors(value), VIOLATIONS + 1)
+        Violation(path=json_path(error.path), message=error.message)
+        for error in itertools.islice(_validator(_SCHEMAS[kind]).iter_errors(value), MAX_VIOLATIONS + 1)
     ]
-    if len(found) > VIOLATIONS:
-        found[VIOLATIONS:] = [Violation(path="$", message=f"and more: these are the first {VIOLATIONS}")]
+    if len(found) > MAX_VIOLATIONS:
+        found[MAX_VIOLATIONS:] = [Violation(path="$", message=f"and more: these are the first {MAX_VIOLATIONS}")]
     return tuple(found)
 
 
-def path_of(steps: Iterable[str | int]) -> str:
+def json_path(steps: Iterable[str | int]) -> str:
     """A JSON path from keys and indexes.
 
-    >>> path_of(["layers", 2, "annotations", "org.example.key"])
+    >>> json_path(["layers", 2, "annotations", "org.example.key"])
     "$.layers[2].annotations['org.example.key']"
     """
     return "$" + "".join(

@@ -12,7 +12,7 @@ from ocikit.spec.document import load_json
 from ocikit.spec.manifest import Index, Manifest, parse_document
 from ocikit.spec.platform import Platform
 from ocikit.spec.reference import LayoutReference, Reference, parse_reference
-from ocikit.spec.validation import violations
+from ocikit.spec.validation import find_violations
 from ocikit.store.graph import links
 
 from tests.fuzz.target import (
@@ -88,7 +88,7 @@ def document(data: bytes) -> None:
                 str(one), repr(one), one.embedded
     typed(links, data)
     for kind in (None, MANIFEST_TYPE, INDEX_TYPE, CONFIG_TYPE):
-        for violation in violations(data, kind):
+        for violation in find_violations(data, kind):
             assert not UNSAFE.search(str(violation).replace("\n", ""))
             assert len(str(violation)) < LONGEST
 

@@ -26,7 +26,7 @@ from ocikit.remote.http.responses import (
 from ocikit.remote.http.transport import Transport
 from ocikit.remote.http.urls import Origin, check_realm, check_redirect, join
 from ocikit.remote.upload import UploadSession
-from ocikit.spec.challenge import Scope, parse_challenges, preferred
+from ocikit.spec.challenge import Scope, parse_challenges, select_challenge
 from ocikit.spec.digest import Digest
 from ocikit.spec.manifest import Index
 
@@ -63,7 +63,7 @@ def challenge(data: bytes) -> None:
             Scope.parse(text).covers(Scope.parse(text))
         typed(check_realm, one.realm, URL)
         repr(one)
-    preferred(parse_challenges(headers))
+    select_challenge(parse_challenges(headers))
 
 
 def _request(method: str = "GET", url: str = URL) -> requests.PreparedRequest:

@@ -23,7 +23,7 @@ from ocikit.remote.auth.tokens import TOKEN_LIMIT, Token, TokenCache, TokenKey
 from ocikit.remote.http.errors import error_from_response
 from ocikit.remote.http.responses import drain, read_limited
 from ocikit.remote.http.urls import check_realm
-from ocikit.spec.challenge import Challenge, Scope, merge_scopes, parse_challenges, preferred
+from ocikit.spec.challenge import Challenge, Scope, merge_scopes, parse_challenges, select_challenge
 
 log = logging.getLogger("ocikit")
 
@@ -108,7 +108,7 @@ class Authenticator:
         """
         # urllib3 keeps repeated headers apart; requests has joined them
         values = response.raw.headers.getlist("WWW-Authenticate") or [response.headers.get("WWW-Authenticate", "")]
-        challenge = preferred(parse_challenges(values))
+        challenge = select_challenge(parse_challenges(values))
         if challenge is None:
             return None
         if challenge.scheme == "bearer":

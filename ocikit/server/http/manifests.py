@@ -195,9 +195,9 @@ def _parse(exchange: RequestContext, raw: bytes) -> Manifest | Index:
     except OcikitError as error:
         raise _invalid(advice(error)) from error
     if exchange.settings.validate == "schema":
-        from ocikit.spec.validation import violations  # noqa: PLC0415 - jsonschema, only where it is asked for
+        from ocikit.spec.validation import find_violations  # noqa: PLC0415 - jsonschema, only where it is asked for
 
-        if wrong := violations(raw, document.media_type, limit=len(raw)):
+        if wrong := find_violations(raw, document.media_type, limit=len(raw)):
             raise ErrorResponse(
                 400, "MANIFEST_INVALID", "the manifest breaks the image specification's schema",
                 detail=[{"path": each.path, "message": each.message} for each in wrong],

@@ -32,7 +32,7 @@ from ocikit.spec.digest import Digest
 from ocikit.spec.document import DOCUMENT_LIMIT
 from ocikit.spec.manifest import Manifest, parse_document
 from ocikit.spec.reference import Reference
-from ocikit.spec.titles import titled
+from ocikit.spec.titles import layers_by_path
 from ocikit.store.base import Store, blob_not_found
 from ocikit.store.files import blob_path, write_atomically, write_blob
 from ocikit.store.reflink import LinkMethod, link
@@ -246,9 +246,9 @@ class Cache(display.Displayable, Store):
             NotFound: if a blob isn't cached; `Cache.push` it and call again.
             UnsafeArchive: if a title leads out of the folder or two layers claim one path.
         """
-        files = titled(manifest.layers)
+        files = layers_by_path(manifest.layers)
         if layers is not None:
-            files = titled(layers)
+            files = layers_by_path(layers)
         folder = self.snapshot_path(reference, manifest.digest)
         lacking = {name: layer for name, layer in files.items() if not _in_place(folder / name, layer)}
         if lacking or not folder.is_dir():

@@ -22,7 +22,7 @@ from ocikit.layers.unpack import unpack
 from ocikit.spec import media_types
 from ocikit.spec.annotations import TITLE, UNPACK
 from ocikit.spec.digest import Digest
-from ocikit.spec.titles import check_titles, safe_title, selected
+from ocikit.spec.titles import check_titles, is_selected, safe_title
 
 from tests.support import images, peers
 from tests.support.trees import differences, tree
@@ -97,7 +97,7 @@ def test_media_types_are_guessed_by_name_and_can_be_given(here):
 def test_patterns_choose_files_by_title(here):
     assert titles("data", include=["*.csv", "*.json"]) == ["data/a.csv", "data/sub/b.json"]
     assert titles("data", exclude=["data/sub/"]) == ["data/a.csv"]
-    assert selected("a/b", include=["a/"]) and not selected("ab", include=["a/"])
+    assert is_selected("a/b", include=["a/"]) and not is_selected("ab", include=["a/"])
     with pytest.raises(ContentError, match="the patterns choose"):
         pack(["data"], include=["*.parquet"])
 

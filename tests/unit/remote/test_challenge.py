@@ -13,7 +13,7 @@ from ocikit.errors import InvalidResponse, RegistryError
 from ocikit.remote.auth.tokens import TOKEN_LIMIT, Token, TokenCache, TokenKey
 from ocikit.remote.http.urls import check_realm
 from ocikit.spec.annotations import FrozenMap
-from ocikit.spec.challenge import Challenge, Scope, merge_scopes, parse_challenges, preferred
+from ocikit.spec.challenge import Challenge, Scope, merge_scopes, parse_challenges, select_challenge
 
 NOW = 1_700_000_000.0
 SECRET = "hunter2-correct-horse"
@@ -45,7 +45,7 @@ def test_any_text_is_parsed_without_an_error(headers):
 
 @given(st.lists(st.text('Bearerlm =",\\\t', max_size=40), max_size=2))
 def test_text_that_looks_like_challenges_is_parsed_without_an_error(headers):
-    preferred(parse_challenges(headers))
+    select_challenge(parse_challenges(headers))
 
 
 @given(challenges)
@@ -96,7 +96,7 @@ def test_several_scopes_come_in_one_parameter_or_in_several():
     ],
 )
 def test_case_spaces_escapes_and_junk_are_tolerated(header):
-    c = preferred(parse_challenges([header]))
+    c = select_challenge(parse_challenges([header]))
     assert c is not None
     assert (c.realm, c.service) == ("https://a/t", "s")
 
@@ -115,15 +115,15 @@ def test_token68_is_not_taken_for_a_parameter():
 def test_bearer_is_preferred_to_basic_wherever_it_stands():
     headers = ['Basic realm="b", Digest realm="d"', 'Bearer realm="https://a/t"']
     for order in (headers, headers[::-1], [", ".join(headers)]):
-        assert preferred(parse_challenges(order)).scheme == "bearer"
-    assert preferred(parse_challenges(headers[:1])).scheme == "basic"
-    assert preferred(parse_challenges(["Negotiate"])) is None
-    assert preferred(()) is None
+        assert select_challenge(parse_challenges(order)).scheme == "bearer"
+    assert select_challenge(parse_challenges(headers[:1])).scheme == "basic"
+    assert select_challenge(parse_challenges(["Negotiate"])) is None
+    assert select_challenge(()) is None
 
 
 def test_bearer_without_a_realm_comes_after_basic():
-    assert preferred(parse_challenges(['Bearer, Basic realm="b"'])).scheme == "basic"
-    assert preferred(parse_challenges(["Bearer"])).scheme == "bearer"
+    assert select_challenge(parse_challenges(['Bearer, Basic realm="b"'])).scheme == "basic"
+    assert select_challenge(parse_challenges(["Bearer"])).scheme == "bearer"
 
 
 def test_a_challenge_says_why_a_token_is_not_enough():

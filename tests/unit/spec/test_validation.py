@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from ocikit.errors import OcikitError, Violation
 from ocikit.spec import media_types, validation
 from ocikit.spec.document import DOCUMENT_LIMIT
-from ocikit.spec.validation import VIOLATIONS, path_of, violations
+from ocikit.spec.validation import MAX_VIOLATIONS, find_violations, json_path
 
 from tests.unit.spec.test_documents import ARTIFACT, CONFIG, INDEX, MANIFEST
 
@@ -42,7 +42,7 @@ PAIRS = [(kind, text) for kind, texts in EXAMPLES.items() for text in texts]
 def wrong(document, kind=None):
     """The violations as pairs."""
     raw = document if isinstance(document, bytes) else json.dumps(document).encode()
-    return [(v.path, v.message) for v in violations(raw, kind)]
+    return [(v.path, v.message) for v in find_violations(raw, kind)]
 
 
 # What is right
@@ -50,14 +50,14 @@ def wrong(document, kind=None):
 
 @pytest.mark.parametrize(("kind", "text"), PAIRS)
 def test_the_examples_of_the_specification_break_nothing(kind, text):
-    assert violations(text.encode(), kind) == ()
-    assert violations(text.encode(), f"{kind.upper()}; charset=utf-8") == ()
+    assert find_violations(text.encode(), kind) == ()
+    assert find_violations(text.encode(), f"{kind.upper()}; charset=utf-8") == ()
 
 
 @pytest.mark.parametrize("text", [MANIFEST, ARTIFACT, INDEX, CONFIG, '{"imageLayoutVersion": "1.0.0"}'])
 @pytest.mark.parametrize("kind", [None, "", "application/json"])
 def test_without_a_type_a_document_is_what_it_says_or_looks_like(text, kind):
-    assert violations(text.encode(), kind) == ()
+    assert find_violations(text.encode(), kind) == ()
     less = json.loads(text)
     less.pop("mediaType", None)
     assert wrong(less, kind) == []
@@ -219,7 +219,7 @@ def test_other_times_are_not(text):
     ],
 )
 def test_what_is_no_json_object_is_one_violation_of_the_whole(raw, words):
-    (found,) = violations(raw, media_types.OCI_MANIFEST)
+    (found,) = find_violations(raw, media_types.OCI_MANIFEST)
     assert found.path == "$"
     assert words in found.message
     assert "@" not in found.message
@@ -227,7 +227,7 @@ def test_what_is_no_json_object_is_one_violation_of_the_whole(raw, words):
 
 def test_the_limit_can_be_raised():
     raw = json.dumps(SMALL).encode() + b" " * DOCUMENT_LIMIT
-    assert violations(raw, limit=2 * DOCUMENT_LIMIT) == ()
+    assert find_violations(raw, limit=2 * DOCUMENT_LIMIT) == ()
 
 
 # How much
@@ -240,7 +240,7 @@ def test_a_deep_document_neither_crashes_nor_hangs(opening, depth):
     bomb = opening * depth + b"1" + closing * depth
     for raw in (bomb, b'{"rootfs":{"type":%b,"diff_ids":%b}}' % (bomb, bomb), b'{"annotations":%b}' % bomb):
         for kind in (None, *EXAMPLES):
-            assert violations(raw, kind)
+            assert find_violations(raw, kind)
 
 
 @pytest.mark.timeout(120)
@@ -248,35 +248,35 @@ def test_a_deep_document_neither_crashes_nor_hangs(opening, depth):
     ("document", "count"),
     [
         (SMALL | {"layers": [{"mediaType": "a/a", "size": 1, "digest": "a:a"}] * 95_000}, 0),
-        (SMALL | {"layers": [{}] * 1_000_000}, VIOLATIONS + 1),
-        (SMALL | {"layers": [1] * 2_000_000}, VIOLATIONS + 1),
+        (SMALL | {"layers": [{}] * 1_000_000}, MAX_VIOLATIONS + 1),
+        (SMALL | {"layers": [1] * 2_000_000}, MAX_VIOLATIONS + 1),
         (SMALL | {"annotations": {str(i): "" for i in range(300_000)}}, 0),
-        (SMALL | {"annotations": {str(i): 1 for i in range(300_000)}}, VIOLATIONS + 1),
+        (SMALL | {"annotations": {str(i): 1 for i in range(300_000)}}, MAX_VIOLATIONS + 1),
         (SMALL | {"config": DESCRIPTOR | {"digest": "a." * 2_000_000}}, 1),
         (SMALL | {"annotations": {"\x1b" * 600_000: 1}}, 1),
         (SMALL_CONFIG | {"os.features": [""] * 1_300_000}, 0),
         (SMALL_CONFIG | {"history": [{}] * 1_300_000}, 0),
-        (SMALL_CONFIG | {"config": {"Labels": {str(i): 1 for i in range(300_000)}}}, VIOLATIONS + 1),
+        (SMALL_CONFIG | {"config": {"Labels": {str(i): 1 for i in range(300_000)}}}, MAX_VIOLATIONS + 1),
     ],
     ids=lambda value: None if isinstance(value, dict) else str(value),
 )
 def test_a_document_of_the_largest_size_takes_seconds_and_tells_a_hundred_violations(document, count):
     raw = json.dumps(document, separators=(",", ":")).encode()
     assert 3_000_000 < len(raw) <= DOCUMENT_LIMIT
-    found = violations(raw)  # about two seconds; the timeout is for slow machines
+    found = find_violations(raw)  # about two seconds; the timeout is for slow machines
     assert len(found) == count
     assert all(len(v.path) < 300 and len(v.message) < 300 for v in found)
 
 
 def test_what_is_left_out_is_said_and_the_order_is_the_same_each_time():
     raw = json.dumps(SMALL | {"layers": [{}] * 1000}).encode()
-    found = violations(raw)
+    found = find_violations(raw)
     assert found[-1] == Violation(path="$", message="and more: these are the first 100")
     assert found[0].path == "$.layers[0].mediaType"
-    assert violations(raw) == found
-    exact = json.dumps(SMALL | {"layers": [1] * VIOLATIONS}).encode()
-    assert len(violations(exact)) == VIOLATIONS
-    assert violations(exact)[-1].path == f"$.layers[{VIOLATIONS - 1}]"
+    assert find_violations(raw) == found
+    exact = json.dumps(SMALL | {"layers": [1] * MAX_VIOLATIONS}).encode()
+    assert len(find_violations(exact)) == MAX_VIOLATIONS
+    assert find_violations(exact)[-1].path == f"$.layers[{MAX_VIOLATIONS - 1}]"
 
 
 # The same as jsonschema says by itself
@@ -338,7 +338,7 @@ def test_nothing_else_is_wrong_than_what_jsonschema_finds_in_the_published_files
                     collect(inner)
         else:
             missing = [error.message.split("'")[1]] if error.validator == "required" else []
-            theirs.add(path_of([*error.absolute_path, *missing]))
+            theirs.add(json_path([*error.absolute_path, *missing]))
 
     for error in stock(name).iter_errors(document):
         collect(error)
@@ -358,7 +358,7 @@ def test_the_schemas_are_those_of_the_specification():
 
 
 def test_a_violation_is_shown_without_what_would_harm_a_terminal_or_a_page():
-    (found,) = violations(json.dumps(SMALL | {"annotations": {"<b>\x1b[31m\u202e": 1}}).encode())
+    (found,) = find_violations(json.dumps(SMALL | {"annotations": {"<b>\x1b[31m\u202e": 1}}).encode())
     assert str(found).isprintable()
     assert repr(found).startswith("Violation(path=")
     assert "<b>" not in found._repr_html_()
@@ -370,9 +370,9 @@ def test_without_jsonschema_the_error_says_what_to_install(monkeypatch):
     monkeypatch.setitem(sys.modules, "jsonschema", None)
     validation._validator.cache_clear()
     with pytest.raises(OcikitError, match=re.escape("pip install ocikit[validate]")):
-        violations(MANIFEST.encode())
+        find_violations(MANIFEST.encode())
     monkeypatch.undo()
-    assert violations(MANIFEST.encode()) == ()
+    assert find_violations(MANIFEST.encode()) == ()
 
 
 def test_validating_asks_no_network():
