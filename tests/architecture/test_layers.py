@@ -81,7 +81,7 @@ def test_no_module_imports_a_private_name():
 
 
 @pytest.mark.parametrize("name", MODULES)
-def test_heavy_packages_are_imported_in_their_own_room_and_on_use(name):
+def test_heavy_packages_are_imported_on_use_in_their_room(name):
     everywhere = {module.partition(".")[0] for module, _, _ in imports(name)}
     for package in everywhere & set(HEAVY):
         assert room(name) in HEAVY[package], f"{name} imports {package}"
@@ -90,7 +90,7 @@ def test_heavy_packages_are_imported_in_their_own_room_and_on_use(name):
 
 
 @pytest.mark.parametrize("name", MODULES)
-def test_modules_that_are_made_of_a_heavy_package_are_opened_on_use_only(name):
+def test_modules_with_heavy_imports_are_imported_on_use(name):
     if name not in OPENED_ON_USE:
         assert at_top(name).isdisjoint(OPENED_ON_USE)
 
@@ -110,7 +110,7 @@ LOOKS = {"environ", "environb", "getenv", "expanduser", "expandvars", "home", "g
 
 
 @pytest.mark.parametrize("name", MODULES)
-def test_importing_reads_nothing_of_the_machine(name):
+def test_import_reads_no_environment(name):
     for node in at_import([tree(name)]):
         if isinstance(node, ast.Attribute | ast.Name) and isinstance(node.ctx, ast.Load):
             what = node.attr if isinstance(node, ast.Attribute) else node.id
@@ -126,7 +126,7 @@ def order(name):
     return (0 if plain.isupper() and len(plain) > 1 else 1 if plain[:1].isupper() else 2), name
 
 
-def test_the_table_of_contents_is_complete_and_sorted():
+def test_public_names_are_complete_and_sorted():
     names = getattr(ocikit, "__all__", [])
     assert list(names) == sorted(set(names), key=order)
     for name in names:
@@ -149,7 +149,7 @@ def fresh(code):
     return json.loads(run.stdout)
 
 
-def test_importing_ocikit_loads_nothing_heavy():
+def test_import_loads_nothing_heavy():
     loaded = fresh("import ocikit, sys, json; print(json.dumps(list(sys.modules)))")
     assert {m.partition(".")[0] for m in loaded}.isdisjoint(
         {*HEAVY, "cattrs", "hypothesis", "pytest", "numpy", "pandas"}
@@ -157,7 +157,7 @@ def test_importing_ocikit_loads_nothing_heavy():
     assert {"tqdm.notebook", "tqdm.auto", "ocikit.server", "ocikit.notebook.explorer"}.isdisjoint(loaded)
 
 
-def test_importing_ocikit_takes_a_moment(record_property):
+def test_import_time_is_recorded(record_property):
     """Not asserted, since machines differ; `pytest --junit-xml` keeps the figures."""
     clock = "import time, json; t = time.perf_counter(); import {}; print(json.dumps((time.perf_counter() - t) * 1000))"
     for module in ("requests", "ocikit", "ocikit.spec.manifest"):

@@ -38,7 +38,7 @@ def test_retries_end_at_the_total_timeout(server):
     assert "in all" in answer.problem
 
 
-def test_a_blob_that_trickles_ends_at_the_total_timeout(server):
+def test_slow_blob_ends_at_total_timeout(server):
     content = bytes(1_000_000)
     descriptor = Descriptor.of(content, "application/octet-stream")
     server.blob("t/d", content)
@@ -48,7 +48,7 @@ def test_a_blob_that_trickles_ends_at_the_total_timeout(server):
             time.sleep(0.001)
 
 
-def test_an_adapter_of_ones_own_carries_the_requests(server):
+def test_custom_adapter_carries_requests(server):
     seen = []
 
     class Watching(requests.adapters.HTTPAdapter):
@@ -67,7 +67,7 @@ def test_an_adapter_of_ones_own_carries_the_requests(server):
     assert seen == [("GET", f"http://{server.host}/v2/")] and origins == [f"http://{server.host}"]
 
 
-def test_taking_one_platform_of_an_index_says_that_the_digest_changes(caplog):
+def test_copy_of_one_platform_warns_of_new_digest(caplog):
     store = MemoryStore()
     store.push_bytes(EMPTY_DESCRIPTOR, b"{}")
     manifest = Manifest(config=EMPTY_DESCRIPTOR, layers=(EMPTY_DESCRIPTOR,))

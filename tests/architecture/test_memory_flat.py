@@ -44,7 +44,7 @@ def peak(code, home):
 
 @pytest.mark.skipif(not os.path.exists("/proc/self/status"), reason="Linux tells a process its peak memory")
 @pytest.mark.parametrize("kind", ["layout", "registry", "archive"])
-def test_pushing_and_pulling_takes_little_memory(kind, home, request, record_property):
+def test_push_and_pull_use_little_memory(kind, home, request, record_property):
     if kind == "registry":
         host = request.getfixturevalue("stored").host
     ref = {"layout": "oci:store:v1", "registry": "{host}/t/big:v1", "archive": "oci-archive:store.tar:v1"}[kind]
@@ -74,7 +74,7 @@ def test_pushing_and_pulling_takes_little_memory(kind, home, request, record_pro
 
 
 @pytest.mark.skipif(not os.path.exists("/proc/self/status"), reason="Linux tells a process its peak memory")
-def test_the_measure_sees_memory_that_is_held_for_a_moment(home):
+def test_measurement_sees_short_allocations(home):
     assert peak("x = b'x' * (200 << 20); del x", home) - peak("", home) > 190 * MIB
 
 

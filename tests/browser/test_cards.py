@@ -35,7 +35,7 @@ def gallery(lab, browser):
 
 
 @pytest.mark.parametrize(("theme", "width"), LOOKS)
-def test_every_card_is_legible_and_within_its_bounds(gallery, shots, theme, width):
+def test_cards_are_legible_and_within_bounds(gallery, shots, theme, width):
     gallery.look(theme, width)
     gallery.fold()
     folded = gallery.flaws()
@@ -49,7 +49,7 @@ def test_every_card_is_legible_and_within_its_bounds(gallery, shots, theme, widt
     assert flaws == {}
 
 
-def test_no_card_is_an_error_or_says_that_it_failed(gallery):
+def test_no_card_is_an_error(gallery):
     for cell, name in enumerate(NAMES):
         assert gallery.output(cell).count() == 1, name
         text = gallery.output(cell).inner_text()
@@ -60,13 +60,13 @@ def test_no_card_is_an_error_or_says_that_it_failed(gallery):
 
 
 @pytest.mark.parametrize("name", FACTS)
-def test_a_card_shows_what_its_reader_looks_for(gallery, name):
+def test_card_shows_expected_facts(gallery, name):
     gallery.fold(unfold=True)
     text = gallery.output(NAMES.index(name)).inner_text()
     assert [fact for fact in FACTS[name] if fact not in text] == []
 
 
-def test_what_is_folded_unfolds_by_a_click(gallery):
+def test_click_unfolds_section(gallery):
     gallery.look("light", 1280)
     gallery.fold()
     clicked = 0

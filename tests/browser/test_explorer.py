@@ -49,7 +49,7 @@ def options(area, title):
     return area.locator(f".widget-vbox:has(> .widget-html b:text-is('{title}')) > .widget-select > select").first
 
 
-def test_clicks_lead_from_a_registry_to_the_bytes_of_a_file(notebook, registry, place, shots):
+def test_clicks_lead_from_registry_to_file_bytes(notebook, registry, place, shots):
     with notebook([f"import ocikit\nocikit.explore({registry.host!r})"]) as open_:
         open_.run()
         area = open_.output(0)
@@ -92,7 +92,7 @@ def test_clicks_lead_from_a_registry_to_the_bytes_of_a_file(notebook, registry, 
         assert open_.seen.errors == []
 
 
-def test_the_keyboard_is_enough(notebook, place):
+def test_keyboard_is_sufficient(notebook, place):
     with notebook(["import ocikit\nocikit.explore()"]) as open_:
         open_.run()
         area, keyboard = open_.output(0), open_.page.keyboard
@@ -115,7 +115,7 @@ def test_the_keyboard_is_enough(notebook, place):
         area.get_by_text("pulled 1 file").wait_for()
 
 
-def test_problems_are_shown_in_place(notebook, registry, shots):
+def test_errors_are_shown_in_place(notebook, registry, shots):
     with notebook([f"import ocikit\nocikit.explore('{registry.host}/lab/nothing:v1')"]) as open_:
         open_.run()
         area = open_.output(0)
@@ -126,7 +126,7 @@ def test_problems_are_shown_in_place(notebook, registry, shots):
 
 @pytest.mark.parametrize("theme", ["light", "dark"])
 @pytest.mark.parametrize("width", [1280, 480])
-def test_it_can_be_read_in_every_theme_and_width(notebook, place, shots, theme, width):
+def test_explorer_is_legible_in_every_theme_and_width(notebook, place, shots, theme, width):
     with notebook([f"import ocikit\nocikit.explore('{place}:v1.10')"], theme=theme, width=width) as open_:
         open_.run()
         open_.page.set_viewport_size({"width": width, "height": 1600})

@@ -62,7 +62,7 @@ bar.note(BAD)
 """
 
 
-def test_in_a_notebook_nothing_of_it_runs_and_all_of_it_is_text(notebook, evil, shots):
+def test_hostile_text_stays_text_in_notebook(notebook, evil, shots):
     cells = [START.format(host=evil.host)]
     cells += [
         f"from IPython.display import display\nvalue = {what}\nprint(value)\nprint(repr(value))\ndisplay(value)"
@@ -82,7 +82,7 @@ def test_in_a_notebook_nothing_of_it_runs_and_all_of_it_is_text(notebook, evil, 
             assert SEEN in " ".join(open_.output(number).all_inner_texts()), number
 
 
-def test_no_card_of_hostile_texts_runs_or_loads_anything(notebook, shots):
+def test_hostile_cards_run_and_load_nothing(notebook, shots):
     cells = ["from tests.support.cards import CARDS\nfrom tests.unit.display.test_reprs import poisoned"]
     cells += [f"poisoned(CARDS[{name!r}]())" for name in CARDS]
     with notebook(cells, theme="dark", width=480) as open_:
@@ -114,7 +114,7 @@ def untouched(open_):
         assert not UNSAFE.search(text), UNSAFE.search(text)
 
 
-def test_in_a_terminal_only_colours_and_bars_come_through(evil, tmp_path):
+def test_terminal_receives_only_colours_and_bars(evil, tmp_path):
     code = START.format(host=evil.host) + "import rich.console\nconsole = rich.console.Console(force_terminal=True)\n"
     for what in LOOKED_AT:
         code += f"value = {what}\nprint(value)\nprint(repr(value))\nconsole.print(value)\n"

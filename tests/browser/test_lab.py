@@ -5,7 +5,7 @@ import pytest
 CELLS = ["6 * 7", "import ipywidgets\nipywidgets.IntSlider(value=3)", "1 / 0"]
 
 
-def test_cells_run_and_show_what_they_give(notebook):
+def test_cells_run_and_show_results(notebook):
     with notebook(CELLS) as open_:
         page = open_.page
         page.locator(".jp-Notebook-cell .cm-content").first.click()
@@ -21,20 +21,20 @@ def test_cells_run_and_show_what_they_give(notebook):
         assert [cell.execution_count for cell in open_.saved().cells][:3] == [1, 2, 3]
 
 
-def test_a_lab_is_as_dark_and_as_wide_as_asked(notebook):
+def test_lab_has_requested_theme_and_width(notebook):
     with notebook([], theme="dark", width=480) as open_:
         assert open_.page.evaluate("document.body.dataset.jpThemeLight") == "false"
         assert open_.page.evaluate("window.innerWidth") == 480
 
 
-def test_a_page_that_asks_anyone_else_is_found_out(lab, browser):
+def test_request_to_other_host_is_detected(lab, browser):
     with pytest.raises(AssertionError, match="example"), browser.page(lab.url) as (page, seen):
         page.set_content("<img src='http://example.invalid/x.png'>")
         page.wait_for_load_state("networkidle")
         assert seen.elsewhere == ["http://example.invalid/x.png"]
 
 
-def test_a_page_that_opens_a_dialog_is_found_out(lab, browser):
+def test_dialog_is_detected(lab, browser):
     with pytest.raises(AssertionError, match="pwned"), browser.page(lab.url) as (page, _):
         page.set_content("<img src='data:,' onerror=\"alert('pwned')\">")
         page.wait_for_load_state("networkidle")

@@ -54,7 +54,7 @@ def lines(cell):
     return [output.data["text/plain"] for output in cell.outputs]
 
 
-def test_a_bar_moves_and_leaves_a_line(notebook, slow, shots):
+def test_bar_moves_and_leaves_a_line(notebook, slow, shots):
     with notebook([pull(slow, "moves")]) as open_:
         open_.start()
         bar = open_.output(0).locator(BAR)
@@ -71,7 +71,7 @@ def test_a_bar_moves_and_leaves_a_line(notebook, slow, shots):
         assert open_.seen.errors == []
 
 
-def test_a_bar_says_that_a_transfer_was_resumed(notebook, slow, shots):
+def test_bar_reports_resumed_transfer(notebook, slow, shots):
     slow.on("GET", BLOB, cut=SIZE // 2, throttle=PACE)
     with notebook([pull(slow, "resumed")], theme="dark", width=480) as open_:
         open_.start()
@@ -85,7 +85,7 @@ def test_a_bar_says_that_a_transfer_was_resumed(notebook, slow, shots):
 
 
 @pytest.mark.parametrize("kernel", ["python3", "bare"], ids=["widgets", "no widgets"])
-def test_an_interrupted_call_leaves_no_bar(notebook, slow, kernel, shots):
+def test_interrupted_call_leaves_no_bar(notebook, slow, kernel, shots):
     with notebook([pull(slow, f"interrupted-{kernel}"), "'not reached'"], kernel=kernel) as open_:
         open_.start()
         if kernel == "bare":
@@ -104,7 +104,7 @@ def test_an_interrupted_call_leaves_no_bar(notebook, slow, kernel, shots):
         assert [output.ename for output in rest] == ["KeyboardInterrupt"]
 
 
-def test_calls_in_two_threads_have_a_bar_each_and_leave_two_lines(notebook, slow, shots):
+def test_two_threads_have_two_bars_and_two_lines(notebook, slow, shots):
     both = f"""
     import ocikit
     from concurrent.futures import ThreadPoolExecutor
@@ -123,7 +123,7 @@ def test_calls_in_two_threads_have_a_bar_each_and_leave_two_lines(notebook, slow
         assert sorted(LINE.fullmatch(line)[1] for line in lines(open_.saved().cells[0])) == ["one", "other"]
 
 
-def test_without_widgets_a_bar_of_text_moves_and_leaves_a_line(notebook, slow, shots):
+def test_text_bar_moves_without_widgets(notebook, slow, shots):
     with notebook([pull(slow, "bare")], kernel="bare") as open_:
         open_.start()
         open_.output(0).get_by_text("%|").wait_for()
@@ -136,7 +136,7 @@ def test_without_widgets_a_bar_of_text_moves_and_leaves_a_line(notebook, slow, s
         assert LINE.fullmatch(line)
 
 
-def test_who_wants_no_bar_gets_none(notebook, slow):
+def test_progress_false_shows_no_bar(notebook, slow):
     off = f'import os\nos.environ["OCIKIT_PROGRESS"] = "none"\n{pull(slow, "silent")}'
     with notebook([off, pull(slow, "silent2").replace(");", ", progress=False);")]) as open_:
         slow.faults.clear()

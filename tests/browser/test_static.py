@@ -41,7 +41,7 @@ def said(notebook):
 
 
 @pytest.mark.parametrize("path", PATHS, ids=lambda path: path.stem)
-def test_all_that_a_saved_notebook_says_is_on_its_page(path, static, shots):
+def test_static_page_has_all_notebook_text(path, static, shots):
     opening, url = static(path)
     with opening as (page, seen):
         page.goto(url)

@@ -11,14 +11,14 @@ from tests.conformance.documents import make_image
 from tests.conformance.wire import ACCEPT, Wire
 
 
-def test_the_base_answers(server):
+def test_base_endpoint_responds(server):
     answer = server.wire.get("/v2/").must(200)
     # Old clients look for it: distribution 2 told its second API from its first by it
     assert answer.header("Docker-Distribution-Api-Version") == "registry/2.0"
 
 
 @pytest.mark.parametrize("path", ["/v2/", "/v2/laboratory/nobody/tags/list"])
-def test_whoever_does_not_say_who_they_are_is_told_how(server, path):
+def test_anonymous_request_gets_challenge(server, path):
     if server.wire.user is None:
         server.wire.anonymous("GET", "/v2/").must(200)
         return
@@ -29,7 +29,7 @@ def test_whoever_does_not_say_who_they_are_is_told_how(server, path):
     assert answer.header("WWW-Authenticate").lower().count(scheme) == 1
 
 
-def test_wrong_credentials_are_refused(server):
+def test_wrong_credentials_return_401(server):
     if server.wire.user is None:
         return
     stranger = Wire(server.wire.url, server.wire.user, "wrong")
@@ -37,7 +37,7 @@ def test_wrong_credentials_are_refused(server):
         stranger.get("/v2/").must(200)
 
 
-def test_a_repository_that_nobody_pushed_to_has_no_tags(server, repo):
+def test_unknown_repository_has_no_tags(server, repo):
     answer = server.wire.get(f"/v2/{repo}/tags/list").must(200, 404)
     if answer.status == 200:
         assert answer.json == {"name": repo, "tags": []}
@@ -47,7 +47,7 @@ def test_a_repository_that_nobody_pushed_to_has_no_tags(server, repo):
 
 @pytest.mark.parametrize("algorithm", ["sha256", "sha512"])
 @pytest.mark.parametrize("query", [{}, {"artifactType": "application/vnd.example"}])
-def test_a_repository_that_nobody_pushed_to_has_an_empty_list_of_referrers(server, repo, algorithm, query):
+def test_unknown_repository_has_empty_referrers_list(server, repo, algorithm, query):
     subject = digest_of(secrets.token_bytes(8), algorithm)
     answer = server.wire.get(f"/v2/{repo}/referrers/{subject}", query=query).must(200)
     assert answer.header("Content-Type") == INDEX
@@ -55,20 +55,20 @@ def test_a_repository_that_nobody_pushed_to_has_an_empty_list_of_referrers(serve
 
 
 @pytest.mark.parametrize("algorithm", ["sha256", "sha512"])
-def test_a_blob_that_nobody_pushed_is_not_there(server, repo, algorithm):
+def test_unknown_blob_returns_404(server, repo, algorithm):
     moves.has_no_blob(server, repo, digest_of(secrets.token_bytes(8), algorithm))
 
 
 @pytest.mark.parametrize("pushed_to", [False, True])
 @pytest.mark.parametrize("algorithm", ["sha256", "sha512"])
-def test_a_manifest_that_nobody_pushed_is_not_there(server, repo, algorithm, pushed_to):
+def test_unknown_manifest_returns_404(server, repo, algorithm, pushed_to):
     if pushed_to:
         moves.push(server, repo, make_image())
     moves.has_no_manifest(server, repo, digest_of(secrets.token_bytes(8), algorithm))
     moves.has_no_manifest(server, repo, f"missing-{secrets.token_hex(8)}")
 
 
-def test_what_is_no_digest_names_no_manifest(server, repo):
+def test_invalid_digest_names_no_manifest(server, repo):
     document = make_image().documents[0]
     refused = server.wire.put(
         f"/v2/{repo}/manifests/sha256:baddigeststring", headers={"Content-Type": IMAGE_MANIFEST}, body=document.body

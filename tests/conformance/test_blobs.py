@@ -23,7 +23,7 @@ def _content(size: int | None) -> bytes:
 @pytest.mark.parametrize("algorithm", ALGORITHMS)
 @pytest.mark.parametrize("size", SIZES.values(), ids=SIZES)
 @pytest.mark.parametrize("way", moves.WAYS, ids=lambda way: way.__name__)
-def test_a_blob_is_pushed_pulled_and_deleted(server, repo, way, size, algorithm):
+def test_blob_is_pushed_pulled_and_deleted(server, repo, way, size, algorithm):
     content = _content(size)
     digest = digest_of(content, algorithm)
     moves.created(server, repo, way(server, repo, digest, content), digest, content)
@@ -31,7 +31,7 @@ def test_a_blob_is_pushed_pulled_and_deleted(server, repo, way, size, algorithm)
 
 
 @pytest.mark.parametrize("algorithm", ALGORITHMS)
-def test_a_blob_that_is_there_is_pushed_again(server, repo, algorithm):
+def test_existing_blob_is_pushed_again(server, repo, algorithm):
     content = secrets.token_bytes(512)
     digest = digest_of(content, algorithm)
     for way in moves.WAYS:
@@ -40,7 +40,7 @@ def test_a_blob_that_is_there_is_pushed_again(server, repo, algorithm):
 
 @pytest.mark.parametrize("algorithm", ALGORITHMS)
 @pytest.mark.parametrize("way", moves.WAYS[:5], ids=lambda way: way.__name__)
-def test_a_blob_of_another_digest_is_refused(server, repo, way, algorithm):
+def test_blob_with_other_digest_is_rejected(server, repo, way, algorithm):
     content = secrets.token_bytes(3 * moves.CHUNK - 5)
     digest = digest_of(content, algorithm)
     way(server, repo, digest, content + b"oh no").must(400).must_explain()
@@ -62,7 +62,7 @@ def blob(server, repo, algorithm):
     ("asked", "first", "last"),
     [("500-1499", 500, 1499), ("500-", 500, SIZE - 1), ("-500", SIZE - 500, SIZE - 1), ("2000-5000", 2000, SIZE - 1)],
 )
-def test_a_range_of_a_blob_is_those_bytes(server, blob, asked, first, last):
+def test_blob_range_returns_requested_bytes(server, blob, asked, first, last):
     path, content = blob
     answer = server.wire.get(path, headers={"Range": f"bytes={asked}"}).must(206)
     assert answer.body == content[first : last + 1]
@@ -72,13 +72,13 @@ def test_a_range_of_a_blob_is_those_bytes(server, blob, asked, first, last):
 
 @pytest.mark.parametrize("algorithm", ALGORITHMS)
 @pytest.mark.parametrize("asked", ["500-0", "5000-10000"])
-def test_a_range_that_cannot_be_had_is_refused(server, blob, asked):
+def test_unsatisfiable_range_is_rejected(server, blob, asked):
     path, _ = blob
     server.wire.get(path, headers={"Range": f"bytes={asked}"}).must(416).must_explain()
 
 
 @pytest.mark.parametrize("algorithm", ALGORITHMS)
-def test_a_deleted_blob_stays_in_other_repositories(server, repo, blob, algorithm):
+def test_deleted_blob_stays_in_other_repositories(server, repo, blob, algorithm):
     _, content = blob
     digest = digest_of(content, algorithm)
     other = moves.new_name("other")

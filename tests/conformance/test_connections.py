@@ -22,7 +22,7 @@ REFUSED = {
 @pytest.mark.parametrize("refused", REFUSED.values(), ids=REFUSED)
 @pytest.mark.parametrize("chunked", [True, False], ids=["chunked", "with a length"])
 @pytest.mark.parametrize("size", [10, 5000, 100_000])
-def test_a_connection_goes_on_after_a_refused_body_or_its_end_is_announced(server, repo, refused, chunked, size):
+def test_connection_continues_or_announces_close_after_refusal(server, repo, refused, chunked, size):
     """Who was refused for want of a login sends the same once more, over the same connection."""
     method, path = refused
     body = b"x" * size

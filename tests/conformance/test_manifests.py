@@ -9,7 +9,7 @@ from tests.conformance.documents import DEV, KINDS, make, make_image
 # `kept` has been pushed: blobs in every way, manifests by digest and by tag, each answer looked at.
 
 
-def test_its_tags_are_listed(server, kept):
+def test_tags_are_listed(server, kept):
     answer = server.wire.get(f"/v2/{kept.repo}/tags/list").must(200)
     tags = sorted(kept.kind.tags, key=str.encode)
     assert answer.json == {"name": kept.repo, "tags": tags}
@@ -18,19 +18,19 @@ def test_its_tags_are_listed(server, kept):
         assert answer.json["tags"] == [tag for tag in tags if tag.encode() > last.encode()]
 
 
-def test_its_manifests_are_pulled(server, kept):
+def test_manifests_are_pulled(server, kept):
     for document in kept.kind.documents:
         moves.has_manifest(server, kept.repo, document.digest, document)
         for tag in kept.kind.tags_of(document):
             moves.has_manifest(server, kept.repo, tag, document)
 
 
-def test_its_blobs_are_pulled(server, kept):
+def test_blobs_are_pulled(server, kept):
     for digest, content in kept.kind.blobs.items():
         moves.has_blob(server, kept.repo, digest, content)
 
 
-def test_its_referrers_are_listed(server, kept):
+def test_referrers_are_listed(server, kept):
     others = {document.digest for document in kept.kind.documents} - kept.kind.referrers.keys()
     for subject, wanted in [*kept.kind.referrers.items(), *((digest, []) for digest in others)]:
         path = f"/v2/{kept.repo}/referrers/{subject}"
@@ -42,7 +42,7 @@ def test_its_referrers_are_listed(server, kept):
             assert answer.header("OCI-Filters-Applied") == "artifactType"
 
 
-def test_its_manifests_are_pushed_again(server, kept):
+def test_manifests_are_pushed_again(server, kept):
     for document in kept.kind.documents:
         for reference in [
             document.digest,
@@ -54,7 +54,7 @@ def test_its_manifests_are_pushed_again(server, kept):
 
 
 @pytest.mark.parametrize("kind", [name for name in KINDS if name not in DEV])
-def test_it_is_deleted(server, repo, kind):
+def test_content_is_deleted(server, repo, kind):
     content = make(kind)
     moves.push(server, repo, content)
     moves.delete(server, repo, content)
@@ -64,14 +64,14 @@ def test_it_is_deleted(server, repo, kind):
 
 
 @pytest.mark.parametrize("kind", DEV)
-def test_it_is_deleted_in_dev(dev_server, repo, kind):
+def test_content_is_deleted_by_development_rules(dev_server, repo, kind):
     content = make(kind)
     moves.push(dev_server, repo, content)
     moves.delete(dev_server, repo, content)
     assert _nothing(dev_server, repo)
 
 
-def test_one_repository_takes_one_kind_after_the_other(server, repo):
+def test_repository_accepts_kinds_in_turn(server, repo):
     """As the specification's suite does it: each kind goes before the next one comes."""
     for name in KINDS:
         if server.mode == "dev" or name not in DEV:
@@ -81,7 +81,7 @@ def test_one_repository_takes_one_kind_after_the_other(server, repo):
     assert _nothing(server, repo)
 
 
-def test_a_manifest_deleted_by_digest_takes_its_tags_along(server, repo):
+def test_deletion_by_digest_removes_tags(server, repo):
     image = make_image()
     moves.push(server, repo, image)
     document = image.documents[0]
@@ -92,7 +92,7 @@ def test_a_manifest_deleted_by_digest_takes_its_tags_along(server, repo):
     assert _nothing(server, repo)
 
 
-def test_a_tag_deleted_leaves_its_manifest(server, repo):
+def test_deleted_tag_leaves_manifest(server, repo):
     image = make_image()
     moves.push(server, repo, image)
     for tag in image.tags:
@@ -103,7 +103,7 @@ def test_a_tag_deleted_leaves_its_manifest(server, repo):
 
 @pytest.mark.parametrize("algorithm", ["sha256", "sha512"])
 @pytest.mark.parametrize("chunked", [True, False])
-def test_a_manifest_of_another_digest_is_refused(server, repo, algorithm, chunked):
+def test_manifest_with_other_digest_is_rejected(server, repo, algorithm, chunked):
     image = make_image(algorithm)
     for digest, content in image.blobs.items():
         moves.post_put(server, repo, digest, content).must(201)
@@ -116,7 +116,7 @@ def test_a_manifest_of_another_digest_is_refused(server, repo, algorithm, chunke
 
 
 @pytest.mark.parametrize("kind", ["sparse"])
-def test_a_strict_registry_wants_what_is_referenced_first(strict_server, repo, kind):
+def test_strict_registry_requires_children_first(strict_server, repo, kind):
     content = make(kind)
     for digest, blob in content.blobs.items():
         moves.post_put(strict_server, repo, digest, blob).must(201)

@@ -10,7 +10,7 @@ pytestmark = pytest.mark.interop
 
 
 @pytest.mark.parametrize("target", OURS, ids=str)
-def test_our_registry_passes_the_official_suite(target, tmp_path):
+def test_server_passes_official_suite(target, tmp_path):
     peers.find(official.PROGRAMME)
     result = official.run_target(target, tmp_path)
     assert result.failed == {}
@@ -25,7 +25,7 @@ def test_our_registry_passes_the_official_suite(target, tmp_path):
 
 
 @pytest.mark.parametrize("kind", ["olareg"])
-def test_another_registry_passes_it(kind):
+def test_other_registry_passes_official_suite(kind):
     """So that what fails on ours is ours."""
     peers.find(official.PROGRAMME)
     with peers.KINDS[kind]() as registry:
@@ -33,7 +33,7 @@ def test_another_registry_passes_it(kind):
     assert (result.failed, result.skipped) == ({}, [])
 
 
-def test_a_registry_that_lacks_something_does_not_pass_it():
+def test_incomplete_registry_fails_official_suite():
     peers.find(official.PROGRAMME)
     with peers.distribution3() as registry:
         result = official.run(registry.url, anonymous_mount=False)

@@ -14,7 +14,7 @@ def held(request, read_only):
     return server, next(each for each in kept if each.kind.name == request.param)
 
 
-def test_what_was_pushed_is_pulled(held):
+def test_pushed_content_is_pulled(held):
     server, kept = held
     tags = server.wire.get(f"/v2/{kept.repo}/tags/list").must(200).json["tags"]
     assert tags == sorted(kept.kind.tags)
@@ -28,17 +28,17 @@ def test_what_was_pushed_is_pulled(held):
         assert {each["digest"] for each in found} == {each["digest"] for each in wanted}
 
 
-def test_nothing_of_it_is_deleted(held):
+def test_deletion_is_rejected(held):
     server, kept = held
     paths = [f"manifests/{tag}" for tag in kept.kind.tags]
     paths += [f"manifests/{document.digest}" for document in kept.kind.documents]
     paths += [f"blobs/{digest}" for digest in kept.kind.blobs]
     for path in paths:
         server.wire.delete(f"/v2/{kept.repo}/{path}").must(405, 403).must_explain()
-    test_what_was_pushed_is_pulled(held)
+    test_pushed_content_is_pulled(held)
 
 
-def test_no_manifest_is_pushed(held):
+def test_manifest_push_is_rejected(held):
     server, kept = held
     for document in kept.kind.documents:
         for reference in (document.digest, *kept.kind.tags_of(document), "new"):
@@ -49,7 +49,7 @@ def test_no_manifest_is_pushed(held):
 
 
 @pytest.mark.parametrize("there", [True, False])
-def test_no_blob_is_pushed(read_only, repo, there):
+def test_blob_push_is_rejected(read_only, repo, there):
     server, kept = read_only
     repo = kept[0].repo if there else repo
     content = b"new"
@@ -69,7 +69,7 @@ def test_no_blob_is_pushed(read_only, repo, there):
     moves.has_no_blob(server, repo, digest)
 
 
-def test_no_repository_comes_into_being(read_only, repo):
+def test_no_repository_is_created(read_only, repo):
     server, _ = read_only
     document = make_image().documents[0]
     moves.put(server, repo, "new", document).must(405, 403).must_explain()

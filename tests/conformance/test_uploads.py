@@ -10,7 +10,7 @@ from tests.conformance.content import digest_of
 ALGORITHMS = ("sha256", "sha512")
 
 
-def test_a_session_tells_how_far_it_is(server, repo):
+def test_session_reports_its_offset(server, repo):
     content = secrets.token_bytes(3 * moves.CHUNK)
     upload = moves.progress(server, moves.begin(server, repo).location, 0).location
     for end in (moves.CHUNK, 2 * moves.CHUNK):
@@ -24,7 +24,7 @@ def test_a_session_tells_how_far_it_is(server, repo):
 
 
 @pytest.mark.parametrize("method", ["patch", "put"])
-def test_a_session_survives_what_is_out_of_order(server, repo, method):
+def test_session_survives_chunk_out_of_order(server, repo, method):
     content = secrets.token_bytes(2 * moves.CHUNK)
     digest = digest_of(content)
     first, rest = content[: moves.CHUNK], content[moves.CHUNK :]
@@ -43,7 +43,7 @@ def test_a_session_survives_what_is_out_of_order(server, repo, method):
 
 
 @pytest.mark.parametrize("pieces", [0, 1])
-def test_a_session_is_cancelled(dev_server, repo, pieces):
+def test_session_is_cancelled(dev_server, repo, pieces):
     wire = dev_server.wire
     upload = moves.begin(dev_server, repo).location
     for _ in range(pieces):
@@ -56,7 +56,7 @@ def test_a_session_is_cancelled(dev_server, repo, pieces):
 
 
 @pytest.mark.parametrize("algorithm", ALGORITHMS)
-def test_the_algorithm_of_a_digest_is_told_before(dev_server, repo, algorithm):
+def test_digest_algorithm_is_announced_first(dev_server, repo, algorithm):
     content = secrets.token_bytes(512)
     digest = digest_of(content, algorithm)
     upload = moves.begin(dev_server, repo, **{"digest-algorithm": algorithm}).location
@@ -65,14 +65,14 @@ def test_the_algorithm_of_a_digest_is_told_before(dev_server, repo, algorithm):
     moves.created(dev_server, repo, answer, digest, content)
 
 
-def test_an_algorithm_that_nobody_knows_is_refused(dev_server, repo):
+def test_unknown_algorithm_is_rejected(dev_server, repo):
     query = {"digest-algorithm": "crc32"}
     dev_server.wire.post(f"/v2/{repo}/blobs/uploads/", query=query, body=b"").must(400, 404).must_explain()
 
 
 @pytest.mark.parametrize("algorithm", ALGORITHMS)
 @pytest.mark.parametrize("named", [True, False], ids=["from", "from anywhere"])
-def test_a_blob_is_mounted(server, repo, named, algorithm):
+def test_blob_is_mounted(server, repo, named, algorithm):
     content = secrets.token_bytes(512)
     digest, source = digest_of(content, algorithm), moves.new_name("source")
     moves.post_put(server, source, digest, content).must(201)
@@ -84,7 +84,7 @@ def test_a_blob_is_mounted(server, repo, named, algorithm):
 
 
 @pytest.mark.parametrize("named", [True, False])
-def test_a_blob_is_mounted_after_a_push_to_the_same_repository(server, repo, named):
+def test_blob_is_mounted_after_push_to_same_repository(server, repo, named):
     """A client that keeps its token has one for this repository, and not yet for the other."""
     content = secrets.token_bytes(512)
     digest, source = digest_of(content), moves.new_name("source")
@@ -96,7 +96,7 @@ def test_a_blob_is_mounted_after_a_push_to_the_same_repository(server, repo, nam
 
 @pytest.mark.parametrize("algorithm", ALGORITHMS)
 @pytest.mark.parametrize("source", ["there", "not there", "anywhere"])
-def test_a_blob_that_cannot_be_mounted_is_pushed(server, repo, source, algorithm):
+def test_unmountable_blob_is_pushed(server, repo, source, algorithm):
     content = secrets.token_bytes(512)
     digest = digest_of(content, algorithm)
     query = {"mount": digest}

@@ -14,7 +14,7 @@ PATHS = sorted(record.FOLDER.rglob("*.yaml"))
 
 
 @pytest.mark.parametrize(("kind", "name"), CELLS)
-def test_a_recording_replays(kind, name, tmp_path):
+def test_recording_replays(kind, name, tmp_path):
     path = record.cassette(kind, name)
     assert path.is_file(), f"record it: python -m tests.interop.record {name}"
     with record.recorder("none").use_cassette(str(path)) as cassette:
@@ -22,12 +22,12 @@ def test_a_recording_replays(kind, name, tmp_path):
         assert cassette.all_played
 
 
-def test_there_is_no_recording_of_nothing():
+def test_every_recording_has_a_scenario():
     assert PATHS == sorted(record.cassette(kind, name) for kind, name in CELLS)
 
 
 @pytest.mark.parametrize("path", PATHS, ids=lambda path: f"{path.parent.name}-{path.stem}")
-def test_a_recording_is_small_and_holds_no_secret(path):
+def test_recording_is_small_and_has_no_secret(path):
     text = path.read_text()
     assert path.stat().st_size < record.LIMIT
     for word in ("Set-Cookie", "set-cookie", ADA[1], "babbage", "127.0.0.1", "localhost", "/tmp", "!!python"):
@@ -47,7 +47,7 @@ def test_a_recording_is_small_and_holds_no_secret(path):
             assert {body[key] for key in ("token", "access_token", "refresh_token") if key in body} <= {"scrubbed"}
 
 
-def test_the_recorder_scrubs_what_it_is_given():
+def test_recorder_removes_secrets():
     request = record.Request(
         "PUT", "http://registry.test/x", b"content", {"Authorization": "Bearer secret", "Cookie": "c"}
     )

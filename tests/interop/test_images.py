@@ -64,9 +64,7 @@ def differences(ours, theirs):
         ("zstd", mt.OCI_MANIFEST, mt.OCI_LAYER_ZSTD),
     ],
 )
-def test_debian_comes_back_from_a_registry_as_umoci_unpacks_it(
-    host, session, debian, expected, tmp_path, form, kind, layer
-):
+def test_unpacked_debian_equals_that_of_umoci(host, session, debian, expected, tmp_path, form, kind, layer):
     reference = f"{host}/debian/{form}:v1"
     if form == "docker":
         images.skopeo("copy", "--dest-tls-verify=false", f"dir:{debian.docker}", f"docker://{reference}")
@@ -84,7 +82,7 @@ def test_debian_comes_back_from_a_registry_as_umoci_unpacks_it(
     assert len(ours) > 3000
 
 
-def test_a_platform_of_an_index_is_chosen_and_unpacked(host, session, debian, expected, tmp_path):
+def test_platform_of_index_is_selected_and_unpacked(host, session, debian, expected, tmp_path):
     reference = f"{host}/debian/index:v1"
     copied = session.copy(f"oci:{debian.index}:{debian.tag}", reference)
     assert [str(platform) for platform in copied.platforms] == ["linux/amd64", "linux/arm64/v8"]
@@ -97,7 +95,7 @@ def test_a_platform_of_an_index_is_chosen_and_unpacked(host, session, debian, ex
     assert differences(everything(done.path), expected) == []
 
 
-def test_a_platform_that_is_not_there_is_an_error_that_lists_those_that_are(host, session, debian, tmp_path):
+def test_missing_platform_error_lists_available_ones(host, session, debian, tmp_path):
     reference = f"{host}/debian/platforms:v1"
     session.copy(f"oci:{debian.index}:{debian.tag}", reference)
     with pytest.raises(NoMatchingPlatform) as caught:
@@ -109,7 +107,7 @@ def test_a_platform_that_is_not_there_is_an_error_that_lists_those_that_are(host
         session.copy(reference, f"oci:{tmp_path / 'never'}", platform="windows/amd64")
 
 
-def test_one_platform_is_copied_without_the_others(host, session, debian, tmp_path):
+def test_one_platform_is_copied_alone(host, session, debian, tmp_path):
     reference = f"{host}/debian/one:v1"
     session.copy(f"oci:{debian.index}:{debian.tag}", reference)
     copied = session.copy(reference, f"oci:{tmp_path / 'layout'}:arm", platform="linux/arm64")
@@ -119,7 +117,7 @@ def test_one_platform_is_copied_without_the_others(host, session, debian, tmp_pa
     assert images.unpack(tmp_path / "layout", "arm", tmp_path / "bundle").is_dir()
 
 
-def test_the_tree_of_an_image_is_listed_without_unpacking(host, session, debian, expected):
+def test_image_tree_is_listed_without_unpacking(host, session, debian, expected):
     reference = f"{host}/debian/tree:v1"
     session.copy(f"oci:{debian.oci}:{debian.tag}", reference)
     listed = {name.rstrip("/") for name in session.pull(reference).tree()}

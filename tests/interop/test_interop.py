@@ -270,7 +270,7 @@ def where(registry: peers.Registry, what: str, writer: str, tag: str = "v1") -> 
 @pytest.mark.parametrize("reader", TOOLS)
 @pytest.mark.parametrize("writer", TOOLS)
 @pytest.mark.parametrize("what", WRITERS)
-def test_what_one_tool_pushes_another_pulls(registry, what, writer, reader, pushes, tmp_path, record_property):
+def test_artifact_of_one_tool_is_pulled_by_another(registry, what, writer, reader, pushes, tmp_path, record_property):
     record_property("cell", [what, writer, reader, registry.kind])
     expected = pushes(registry, what, writer)
     if reason := CANNOT.get(("push", writer, what)):
@@ -290,7 +290,7 @@ def test_what_one_tool_pushes_another_pulls(registry, what, writer, reader, push
 
 @pytest.mark.parametrize("lister", LISTERS)
 @pytest.mark.parametrize("writer", TOOLS)
-def test_a_referrer_that_one_tool_pushes_another_lists(registry, writer, lister, pushes, tmp_path, record_property):
+def test_referrer_of_one_tool_is_listed_by_another(registry, writer, lister, pushes, tmp_path, record_property):
     record_property("cell", ["listed", writer, lister, registry.kind])
     pushed = pushes(registry, "referrer", writer)
     assert isinstance(pushed, Content), pushed
@@ -318,7 +318,7 @@ def listed(name: str, registry: peers.Registry, subject: str, home: Path) -> set
     return {(one["digest"], one["artifactType"]) for one in found}
 
 
-def test_what_several_tools_attach_all_of_them_list(registry, repo, tmp_path):
+def test_referrers_of_several_tools_are_listed_by_all(registry, repo, tmp_path):
     # One after the other: on distribution each has to keep what the others wrote at the fallback tag
     subject = registry.reference(repo, "v1")
     host = ("--host", f"reg={registry.host},tls=disabled")

@@ -24,7 +24,7 @@ def source(tmp_path):
     return images.small(tmp_path / "source", tag="v1")
 
 
-def test_umoci_goes_on_with_a_layout_of_ours_and_we_with_what_it_did(session, source, tmp_path):
+def test_umoci_edits_layout_and_ocikit_reads_it_back(session, source, tmp_path):
     ours = tmp_path / "ours"
     digest = session.copy(f"oci:{source}:v1", f"oci:{ours}:v1").digest
     root = images.unpack(ours, "v1", tmp_path / "bundle")
@@ -48,7 +48,7 @@ def test_umoci_goes_on_with_a_layout_of_ours_and_we_with_what_it_did(session, so
     peers.run("umoci", "stat", "--image", f"{ours}:v1")
 
 
-def test_skopeo_reads_an_archive_of_ours_and_we_read_one_of_skopeos(session, source, tmp_path):
+def test_skopeo_and_ocikit_read_each_others_archives(session, source, tmp_path):
     ours, theirs = tmp_path / "ours.tar", tmp_path / "theirs.tar"
     copied = session.copy(f"oci:{source}:v1", f"oci-archive:{ours}:v1")
     raw = peers.run("skopeo", "inspect", "--raw", f"oci-archive:{ours}:v1").stdout
@@ -62,7 +62,7 @@ def test_skopeo_reads_an_archive_of_ours_and_we_read_one_of_skopeos(session, sou
         assert layout.verify().missing == ()
 
 
-def test_an_artifact_in_an_archive_is_pushed_attached_to_and_pulled(session, tmp_path):
+def test_archive_takes_push_attach_and_pull(session, tmp_path):
     (tmp_path / "data").mkdir()
     (tmp_path / "data" / "a.csv").write_text("a\n1\n")
     archive = f"oci-archive:{tmp_path / 'data.tar'}"
@@ -76,7 +76,7 @@ def test_an_artifact_in_an_archive_is_pushed_attached_to_and_pulled(session, tmp
     assert json.loads(found) == json.loads(pushed.document.raw)
 
 
-def test_oras_pulls_from_a_layout_that_we_pushed_to_and_we_from_its_own(session, tmp_path):
+def test_oras_and_ocikit_read_each_others_layouts(session, tmp_path):
     (tmp_path / "data").mkdir()
     (tmp_path / "data" / "a.csv").write_text("a\n1\n")
     session.push(f"oci:{tmp_path / 'ours'}:v1", tmp_path / "data")
@@ -88,7 +88,7 @@ def test_oras_pulls_from_a_layout_that_we_pushed_to_and_we_from_its_own(session,
     assert (tmp_path / "back" / "data" / "a.csv").read_text() == "a\n1\n"
 
 
-def test_a_folder_that_oras_packed_is_unpacked(session, tmp_path):
+def test_folder_packed_by_oras_is_unpacked(session, tmp_path):
     (tmp_path / "data" / "deep").mkdir(parents=True)
     (tmp_path / "data" / "deep" / "a.csv").write_text("a\n1\n")
     peers.run("oras", "push", "--oci-layout", f"{tmp_path / 'theirs'}:v1", "data", cwd=tmp_path)

@@ -16,11 +16,11 @@ CLIENTS = ("crane", "regctl", "oras", "skopeo", "buildah", "umoci")
 
 
 @pytest.mark.parametrize("name", [*CLIENTS, "debootstrap", "docker-credential-pass", "htpasswd", "zstd"])
-def test_a_program_is_found(name):
+def test_program_is_found(name):
     assert peers.find(name).is_file()
 
 
-def test_a_registry_answers_and_keeps_an_image(registry, repo, tmp_path):
+def test_registry_stores_an_image(registry, repo, tmp_path):
     assert requests.get(f"{registry.url}/v2/", timeout=5).status_code == 200
 
     tarball = images.docker_archive(tmp_path / "small.tar")
@@ -33,14 +33,14 @@ def test_a_registry_answers_and_keeps_an_image(registry, repo, tmp_path):
     assert images.blob(tmp_path / "back", digest).exists()
 
 
-def test_a_registry_deletes_what_it_was_given(registry, repo, tmp_path):
+def test_registry_deletes_content(registry, repo, tmp_path):
     layout = images.small(tmp_path / "layout")
     images.skopeo("copy", "--dest-tls-verify=false", f"oci:{layout}:latest", f"docker://{registry.reference(repo)}")
     images.skopeo("delete", "--tls-verify=false", f"docker://{registry.reference(repo)}")
     assert requests.get(f"{registry.url}/v2/{repo}/manifests/latest", timeout=5).status_code == 404
 
 
-def test_a_registry_takes_dockers_manifests(registry, repo, tmp_path):
+def test_registry_accepts_docker_manifests(registry, repo, tmp_path):
     layout = images.small(tmp_path / "layout")
     reference = f"docker://{registry.reference(repo)}"
     images.skopeo("copy", "--format=v2s2", "--dest-tls-verify=false", f"oci:{layout}:latest", reference)
@@ -48,7 +48,7 @@ def test_a_registry_takes_dockers_manifests(registry, repo, tmp_path):
     assert manifest["mediaType"] == "application/vnd.docker.distribution.manifest.v2+json"
 
 
-def test_oras_and_regctl_read_what_each_other_wrote(registry, repo, tmp_path):
+def test_oras_and_regctl_read_each_others_artifacts(registry, repo, tmp_path):
     (tmp_path / "data.csv").write_text("a,b\n1,2\n")
     reference = registry.reference(repo, "v1")
     peers.run("oras", "push", "--plain-http", reference, "data.csv:text/csv", cwd=tmp_path)
@@ -68,7 +68,7 @@ def test_oras_and_regctl_read_what_each_other_wrote(registry, repo, tmp_path):
 
 
 @pytest.mark.parametrize("kind", peers.KINDS)
-def test_a_registry_ends_with_its_block(kind):
+def test_registry_stops_at_end_of_block(kind):
     with peers.KINDS[kind]() as registry:
         pass
     assert registry.process.poll() is not None
@@ -77,7 +77,7 @@ def test_a_registry_ends_with_its_block(kind):
         requests.get(f"{registry.url}/v2/", timeout=1)
 
 
-def test_a_registry_that_cannot_start_says_why(tmp_path):
+def test_registry_start_failure_has_reason(tmp_path):
     (tmp_path / "certificate.pem").write_text("not one")
     with pytest.raises(RuntimeError, match="(?i)pem"):
         with peers.distribution3(tls=(tmp_path / "certificate.pem", tmp_path / "certificate.pem")):
@@ -85,12 +85,12 @@ def test_a_registry_that_cannot_start_says_why(tmp_path):
 
 
 @pytest.mark.parametrize("kind", ["distribution2", "distribution3", "olareg"])
-def test_a_registry_speaks_tls(kind, certificate):
+def test_registry_serves_tls(kind, certificate):
     with peers.KINDS[kind](tls=certificate) as registry:
         assert requests.get(f"{registry.url}/v2/", verify=str(certificate[0]), timeout=5).status_code == 200
 
 
-def test_htpasswd_refuses_strangers_and_lets_its_user_in(htpasswd_registry, repo, tmp_path):
+def test_htpasswd_rejects_anonymous_and_accepts_user(htpasswd_registry, repo, tmp_path):
     registry = htpasswd_registry
     refused = requests.get(f"{registry.url}/v2/", timeout=5)
     assert refused.status_code == 401
@@ -107,7 +107,7 @@ def test_htpasswd_refuses_strangers_and_lets_its_user_in(htpasswd_registry, repo
     peers.run("crane", "push", tarball, reference, home=tmp_path)
 
 
-def test_a_token_opens_what_the_user_may(token_registry, token_server, repo, tmp_path):
+def test_token_grants_user_permissions(token_registry, token_server, repo, tmp_path):
     registry = token_registry
     refused = requests.get(f"{registry.url}/v2/", timeout=5)
     assert refused.status_code == 401
@@ -137,7 +137,7 @@ def test_a_token_opens_what_the_user_may(token_registry, token_server, repo, tmp
     )
 
 
-def test_a_stranger_reads_what_is_public(token_registry, repo, tmp_path):
+def test_anonymous_client_reads_public_content(token_registry, repo, tmp_path):
     registry = token_registry
     layout = images.small(tmp_path / "layout")
     credentials = f"--dest-creds={registry.user}:{registry.password}"
@@ -149,7 +149,7 @@ def test_a_stranger_reads_what_is_public(token_registry, repo, tmp_path):
 @pytest.mark.parametrize(
     ("kind", "header"), [("distribution2", "x5c"), ("distribution3", "x5c"), ("distribution3", "kid")]
 )
-def test_a_registry_believes_only_the_server_it_was_told_of(kind, header, repo):
+def test_registry_trusts_only_configured_token_server(kind, header, repo):
     with (
         TokenServer(key_header=header) as server,
         TokenServer(key_header=header) as other,
@@ -170,7 +170,7 @@ def test_a_registry_believes_only_the_server_it_was_told_of(kind, header, repo):
         assert post(server.sign("ada", [scope])).status_code == 401
 
 
-def test_the_token_server_speaks_oauth():
+def test_token_server_supports_oauth():
     with TokenServer() as server:
         form = {"service": server.service, "client_id": "test", "scope": "repository:a:pull,push repository:b:pull"}
         password = {"grant_type": "password", "username": "ada", "password": "lovelace", "access_type": "offline"}
@@ -187,7 +187,7 @@ def test_the_token_server_speaks_oauth():
         assert [request.grant for request in server.requests] == ["password", "refresh_token", "refresh_token"]
 
 
-def test_the_token_server_can_be_difficult():
+def test_token_server_has_scripted_faults():
     with TokenServer(rights={"ada": {"mine/*": {"pull"}}}) as server:
 
         def get(*scopes, auth=("ada", "lovelace")):
@@ -209,7 +209,7 @@ def test_the_token_server_can_be_difficult():
         assert len(server.requests) == 7
 
 
-def test_debian_unpacks_and_its_layers_say_what_they_remove(debian, tmp_path):
+def test_debian_unpacks_with_whiteouts(debian, tmp_path):
     root = images.unpack(debian.oci, debian.tag, tmp_path / "bundle")
     assert (root / "etc/debian_version").exists()
     tree = images.snapshot(root)
@@ -230,7 +230,7 @@ def test_debian_unpacks_and_its_layers_say_what_they_remove(debian, tmp_path):
     assert max(map(len, names[1])) > 255
 
 
-def test_debian_comes_in_all_forms(debian):
+def test_debian_has_all_forms(debian):
     kinds = {layer["mediaType"] for layer in read_manifest(debian.zstd)["layers"]}
     assert kinds == {"application/vnd.oci.image.layer.v1.tar+zstd"}
     docker = json.loads((debian.docker / "manifest.json").read_bytes())
@@ -241,7 +241,7 @@ def test_debian_comes_in_all_forms(debian):
         assert "manifest.json" in archive.getnames()
 
 
-def test_debian_goes_up_and_comes_back(registry, debian, repo, tmp_path):
+def test_debian_survives_push_and_pull(registry, debian, repo, tmp_path):
     reference = f"docker://{registry.reference(repo)}"
     images.skopeo("copy", "--all", "--dest-tls-verify=false", f"oci:{debian.index}:{debian.tag}", reference)
     images.skopeo("copy", "--all", "--src-tls-verify=false", reference, f"oci:{tmp_path / 'back'}:latest")

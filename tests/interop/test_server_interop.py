@@ -93,7 +93,7 @@ def ctr(containerd, *arguments):
 
 @pytest.mark.parametrize("reader", CLIENTS)
 @pytest.mark.parametrize("writer", CLIENTS)
-def test_what_one_client_pushes_another_pulls(writer, reader, pushed, ours, content, containerd, tmp_path):
+def test_artifact_of_one_client_is_pulled_by_another(writer, reader, pushed, ours, content, containerd, tmp_path):
     reference = pushed(writer)
     transfer(reader, reference, f"oci:{tmp_path / 'layout'}:v1", tmp_path, containerd, ours)
     for digest, raw in reachable(content.layout, content.root).items():
@@ -141,7 +141,7 @@ def requests_to(ours, pattern):
 
 
 @pytest.mark.parametrize("client", ["ocikit", "oras", "crane", "skopeo", "regctl", "ctr"])
-def test_copies_between_repositories_are_mounts(client, ours, pushed, containerd, tmp_path):
+def test_copy_between_repositories_is_mount(client, ours, pushed, containerd, tmp_path):
     """Nobody sends bytes that the registry has already: the log has mounts, and no body to speak of."""
     source, target = pushed("crane"), ours.reference(f"t/mounted-{client}", "v1")
     match client:

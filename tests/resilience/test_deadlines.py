@@ -85,7 +85,7 @@ LONG = {f"X-{n}": "x" * 1000 for n in range(20)}
 
 
 @pytest.mark.parametrize(("headers", "slow"), [(LONG, "headers"), ({"Content-Type": OCI}, "body")])
-def test_a_document_that_trickles_ends_at_the_total_timeout(open_repository, headers, slow):
+def test_slow_document_ends_at_total_timeout(open_repository, headers, slow):
     with Trickle(GET_manifests=(200, headers, RAW, slow)) as trickle:
         with pytest.raises(errors.TimedOut, match="more than 0.5 s in all"):
             open_repository(trickle.host, total_timeout=0.5).get_manifest("v1")
@@ -93,14 +93,14 @@ def test_a_document_that_trickles_ends_at_the_total_timeout(open_repository, hea
 
 
 @pytest.mark.parametrize("slow", ["headers", "body"])
-def test_a_blob_that_trickles_ends_at_the_total_timeout(open_repository, slow):
+def test_slow_blob_ends_at_total_timeout(open_repository, slow):
     with Trickle(GET_blobs=(200, LONG, CONTENT, slow)) as trickle:
         with pytest.raises(errors.TimedOut, match="more than 0.5 s in all"):
             open_repository(trickle.host, total_timeout=0.5).open(BLOB).read()
         assert len(trickle.requests) == 1
 
 
-def test_a_token_that_trickles_ends_at_the_total_timeout_of_what_it_is_for(open_repository):
+def test_slow_token_ends_at_total_timeout_of_its_call(open_repository):
     with Trickle() as trickle:
         challenge = {"WWW-Authenticate": f'Bearer realm="http://{trickle.host}/token"'}
         trickle.paths["GET_manifests"] = (401, challenge, b"", "")
@@ -110,21 +110,21 @@ def test_a_token_that_trickles_ends_at_the_total_timeout_of_what_it_is_for(open_
                 open_repository(trickle.host, total_timeout=0.5).get_manifest("v1")
 
 
-def test_an_error_that_trickles_is_raised_without_its_words(open_repository):
+def test_slow_error_body_is_raised_without_message(open_repository):
     words = json.dumps({"errors": [{"code": "DENIED", "message": "no" * 10_000}]}).encode()
     with Trickle(GET_manifests=(403, {}, words, "body")) as trickle, pytest.raises(errors.Denied) as caught:
         open_repository(trickle.host, total_timeout=0.5).get_manifest("v1")
     assert "nono" not in str(caught.value)
 
 
-def test_the_answer_to_a_deletion_is_not_waited_for_to_its_last_byte(open_repository):
+def test_slow_deletion_response_is_not_read_completely(open_repository):
     with Trickle(DELETE_manifests=(202, {}, b" " * 60_000, "body")) as trickle:
         open_repository(trickle.host, total_timeout=0.5).delete_manifest("v1")
 
 
 @pytest.mark.parametrize("chunk_size", [None, 4 << 20])
 @pytest.mark.parametrize("slow", ["request", "headers"])
-def test_an_upload_that_is_taken_slowly_ends_at_the_total_timeout(open_repository, chunk_size, slow):
+def test_slow_upload_ends_at_total_timeout(open_repository, chunk_size, slow):
     with Trickle(POST_uploads=(202, {"Location": "/v2/a/b/blobs/uploads/1"}, b"", "")) as trickle:
         trickle.paths |= {"PUT_uploads": (201, LONG, b"", slow), "PATCH_uploads": (202, LONG, b"", slow)}
         trickle.paths["HEAD_blobs"] = (404, {}, b"", "")
@@ -134,20 +134,20 @@ def test_an_upload_that_is_taken_slowly_ends_at_the_total_timeout(open_repositor
         assert len(trickle.requests) == 3, "the session is cancelled, and nothing is tried again"
 
 
-def test_a_document_that_trickles_is_not_waited_for_without_a_total_timeout_either(open_repository):
+def test_slow_document_is_limited_without_total_timeout(open_repository):
     with Trickle(GET_manifests=(200, {"Content-Type": OCI}, RAW, "body")) as trickle:
         with pytest.raises(errors.TimedOut, match="too slowly"):
             open_repository(trickle.host, read_timeout=0.3, retries=0).get_manifest("v1")
 
 
-def test_a_document_that_pauses_arrives(server, open_repository):
+def test_pausing_document_completes(server, open_repository):
     """What is short of the timeouts is none of their business."""
     server.manifest("a/b", RAW, "v1")
     server.on("GET", "/v2/a/b/manifests/v1", delay=0.2)
     assert open_repository(server, read_timeout=2, total_timeout=5).get_manifest("v1")[0] == RAW
 
 
-def test_a_retry_that_the_total_timeout_would_not_live_to_see_is_not_waited_for(server, open_repository):
+def test_retry_after_total_timeout_is_not_awaited(server, open_repository):
     server.manifest("a/b", RAW, "v1")
     server.on("GET", ".*", status=503, headers={"Retry-After": "60"}, times=None)
     with pytest.raises(errors.RegistryError, match="503"):
@@ -155,7 +155,7 @@ def test_a_retry_that_the_total_timeout_would_not_live_to_see_is_not_waited_for(
     assert len(server.requests) == 1
 
 
-def test_a_blob_reads_on_after_a_request_that_had_a_deadline(server, open_repository):
+def test_blob_read_continues_after_request_with_deadline(server, open_repository):
     """A connection that is used again forgets the deadline of its last request."""
     server.blob("a/b", CONTENT)
     server.manifest("a/b", RAW, "v1")

@@ -68,14 +68,14 @@ ASKED = ["502, HTML", "503, date", "429", "answer lost", "no answer"]
 
 
 @pytest.mark.parametrize("cell", BROKEN, ids=str)
-def test_a_pull_that_breaks_goes_on_where_it_was(image, proxy, tmp_path, cell):
+def test_broken_pull_resumes_at_its_offset(image, proxy, tmp_path, cell):
     outcome = matrix.pull("ocikit", image, proxy, cell, tmp_path)
     assert outcome.survived, outcome.why
     assert outcome.moved <= image.size + (UNREAD if cell.kind == "reset" else 0) + MIB
 
 
 @pytest.mark.parametrize("cell", AGAIN, ids=str)
-def test_a_pull_that_cannot_go_on_begins_anew(image, proxy, tmp_path, cell):
+def test_pull_without_ranges_starts_again(image, proxy, tmp_path, cell):
     outcome = matrix.pull("ocikit", image, proxy, cell, tmp_path)
     assert outcome.survived, outcome.why
     assert sum(fault.fired for fault in proxy.faults) >= 1
@@ -85,7 +85,7 @@ def test_a_pull_that_cannot_go_on_begins_anew(image, proxy, tmp_path, cell):
 
 @ours
 @pytest.mark.parametrize("kind", ASKED)
-def test_a_pull_asks_again(image, proxy, tmp_path, kind):
+def test_pull_retries_failed_request(image, proxy, tmp_path, kind):
     outcome = matrix.pull("ocikit", image, proxy, Cell("GET blob", kind), tmp_path)
     assert outcome.survived, outcome.why
     assert outcome.moved <= image.size + UNREAD
@@ -99,13 +99,13 @@ def small(tmp_path_factory):
 @ours
 @pytest.mark.parametrize("request_", ["HEAD manifest", "GET manifest"])
 @pytest.mark.parametrize("kind", ["502, HTML", "never asked", "answer lost, reset"])
-def test_a_document_is_asked_for_again(small, proxy, tmp_path, request_, kind):
+def test_document_request_is_retried(small, proxy, tmp_path, request_, kind):
     assert matrix.pull("ocikit", small, proxy, Cell(request_, kind), tmp_path).survived
 
 
 @ours
 @pytest.mark.parametrize("kind", ["cut", "chunked, cut", "short", "gzip"])
-def test_a_document_that_breaks_is_asked_for_again(small, proxy, tmp_path, kind):
+def test_truncated_document_is_requested_again(small, proxy, tmp_path, kind):
     outcome = matrix.pull("ocikit", small, proxy, Cell("GET manifest", kind, 100), tmp_path)
     assert not outcome.lied
     assert outcome.survived or kind.startswith("short"), outcome.why
@@ -113,7 +113,7 @@ def test_a_document_that_breaks_is_asked_for_again(small, proxy, tmp_path, kind)
 
 @ours
 @pytest.mark.parametrize("cell", [Cell("GET blob", "gzip"), Cell("GET blob", "slow")], ids=str)
-def test_a_pull_takes_what_comes(image, proxy, tmp_path, cell):
+def test_pull_accepts_any_framing_of_the_body(image, proxy, tmp_path, cell):
     outcome = matrix.pull("ocikit", image, proxy, cell, tmp_path)
     assert outcome.survived, outcome.why
 
@@ -124,13 +124,13 @@ PUSHED += [Cell("PUT blob", kind) for kind in ("500", "503, date", "429", "answe
 
 
 @pytest.mark.parametrize("cell", PUSHED, ids=str)
-def test_a_push_that_breaks_arrives(image, proxy, tmp_path, cell):
+def test_broken_push_completes(image, proxy, tmp_path, cell):
     outcome = matrix.push("ocikit", image, proxy, cell, tmp_path)
     assert outcome.survived, outcome.why
 
 
 @ours
-def test_a_registry_gets_a_moment_to_put_away_what_came_before_an_upload_broke(image, proxy, tmp_path):
+def test_broken_upload_waits_before_status_request(image, proxy, tmp_path):
     cell = Cell("PUT blob", "request cut", image.size)
     # A moment is not always long enough on a machine with other things to do
     moved = (matrix.push("ocikit", image, proxy, cell, tmp_path).moved for _ in range(5))
@@ -140,14 +140,14 @@ def test_a_registry_gets_a_moment_to_put_away_what_came_before_an_upload_broke(i
 @ours
 @pytest.mark.parametrize("request_", ["HEAD blob", "POST", "PUT manifest"])
 @pytest.mark.parametrize("kind", ["502, HTML", "never asked", "answer lost, reset"])
-def test_what_a_push_asks_besides_is_asked_again(small, proxy, tmp_path, request_, kind):
+def test_other_requests_of_push_are_retried(small, proxy, tmp_path, request_, kind):
     assert matrix.push("ocikit", small, proxy, Cell(request_, kind), tmp_path).survived
 
 
 @ours
 @pytest.mark.parametrize("size", [0, 1])
 @pytest.mark.parametrize("kind", ["cut", "reset", "answer lost"])
-def test_blobs_of_no_bytes_and_of_one_survive_both_ways(proxy, repo, open_blob, size, kind):
+def test_empty_and_one_byte_blobs_survive_both_ways(proxy, repo, open_blob, size, kind):
     descriptor, repository = open_blob(random.Random(kind).randbytes(size))
     lost = {"cut": {"cut_request": 0}, "reset": {"cut_request": 0, "reset": True}}
     proxy.on("PUT", UPLOAD, **lost.get(kind, FORMS[kind](0)[0]))
@@ -167,7 +167,7 @@ def open_blob(proxy, repo):
 
 
 @pytest.mark.parametrize("which, at", [(0, 0), (0, 1), (0, CHUNK // 2), (2, 1), (2, CHUNK // 2), (2, CHUNK - 1)])
-def test_a_chunk_that_breaks_costs_no_more_than_that_chunk(proxy, open_blob, which, at):
+def test_broken_chunk_resends_only_that_chunk(proxy, open_blob, which, at):
     content = random.Random(at).randbytes(SIZE)
     descriptor, repository = open_blob(content)
     seen = iter(range(100))
@@ -182,7 +182,7 @@ def test_a_chunk_that_breaks_costs_no_more_than_that_chunk(proxy, open_blob, whi
 
 
 @ours
-def test_a_request_that_is_dropped_beside_one_that_is_answered_does_not_change_the_scheme(proxy):
+def test_dropped_request_does_not_change_scheme(proxy):
     for milliseconds in range(0, 40, 4):
         proxy.on("GET", "/v2/", delay=milliseconds / 1000)
         proxy.on("GET", "/v2/dropped", drop="before")
@@ -210,7 +210,7 @@ FOR_EVER = {
 
 @ours
 @pytest.mark.parametrize("kind", FOR_EVER)
-def test_a_pull_from_what_never_works_ends_with_a_typed_error_and_keeps_nothing(image, proxy, repo, tmp_path, kind):
+def test_pull_from_dead_registry_raises_and_stores_nothing(image, proxy, repo, tmp_path, kind):
     image.put(proxy.upstream, repo, whole=True)
     Cell("GET blob", kind, 1000).install(proxy, image.layer, times=None)
     network = Network(read_timeout=0.3, retries=1)
@@ -222,7 +222,7 @@ def test_a_pull_from_what_never_works_ends_with_a_typed_error_and_keeps_nothing(
 
 @ours
 @pytest.mark.parametrize("kind", ["request cut", "500"])
-def test_a_push_to_what_never_works_ends_with_a_typed_error(image, proxy, repo, tmp_path, kind):
+def test_push_to_dead_registry_raises(image, proxy, repo, tmp_path, kind):
     image.put(proxy.upstream, repo, whole=False)
     for request in ("PUT blob", "PATCH"):
         Cell(request, kind, 1000).install(proxy, image.layer, times=None)
@@ -248,7 +248,7 @@ def guarded(image):
 @pytest.mark.parametrize(
     "kind", ["cut", "reset", "chunked, cut", "gzip", "503, seconds", "429", "never asked", "answer lost"]
 )
-def test_a_token_is_asked_for_again(guarded, small, tmp_path, kind):
+def test_token_request_is_retried(guarded, small, tmp_path, kind):
     with Proxy(guarded.url) as proxy:
         Cell("GET token", kind, 10).install(proxy, small.layer)
         network = Network(read_timeout=matrix.READ_TIMEOUT)
@@ -284,7 +284,7 @@ def parts(folder: Path) -> int:
 
 
 @pytest.mark.parametrize("place, at", [("cache", 1 << 16), ("cache", SIZE // 2), ("to", SIZE // 2), ("to", SIZE - 1)])
-def test_a_pull_that_was_killed_goes_on_where_it_was(proxy, pulled, tmp_path, place, at):
+def test_killed_pull_resumes(proxy, pulled, tmp_path, place, at):
     reference, content, pull = pulled
     to = tmp_path / "to" if place == "to" else None
     proxy.on("GET", BLOB, cut=at, stall=20, when=lambda r: r.headers.get("Range") is None)
@@ -312,7 +312,7 @@ def test_a_pull_that_was_killed_goes_on_where_it_was(proxy, pulled, tmp_path, pl
 
 @ours
 @pytest.mark.parametrize("place", ["cache", "to"])
-def test_a_pull_that_failed_goes_on_where_it_was(proxy, pulled, tmp_path, place):
+def test_failed_pull_resumes(proxy, pulled, tmp_path, place):
     _, content, pull = pulled
     to = tmp_path / "to" if place == "to" else None
     proxy.on("GET", BLOB, status=500, times=None, when=lambda r: "Range" in r.headers)
@@ -330,7 +330,7 @@ def test_a_pull_that_failed_goes_on_where_it_was(proxy, pulled, tmp_path, place)
 
 @pytest.mark.interop
 @pytest.mark.parametrize("client", matrix.CLIENTS)
-def test_every_client_of_the_table_gets_through_when_nothing_breaks(small, upstream, tmp_path, client):
+def test_every_client_succeeds_without_faults(small, upstream, tmp_path, client):
     if client != "ocikit":
         peers.find(client)
     with Proxy(upstream.url) as proxy:

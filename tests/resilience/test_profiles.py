@@ -17,7 +17,7 @@ CELLS = [
 
 
 @pytest.mark.parametrize(("profile", "operation"), CELLS)
-def test_operation(profile, operation, upstream, home, record_property, caplog):
+def test_operation_succeeds_or_raises_typed_error(profile, operation, upstream, home, record_property, caplog):
     registry, behind = upstream
     caplog.set_level(logging.DEBUG, "ocikit")
     said = ""
@@ -40,11 +40,11 @@ def test_operation(profile, operation, upstream, home, record_property, caplog):
 
 
 @pytest.mark.parametrize("profile", PROFILES.values(), ids=lambda p: p.name)
-def test_every_quirk_of_a_profile_is_met_by_an_operation(profile):
+def test_operations_trigger_every_quirk_of_profile(profile):
     assert [name for name in profile.quirks if not OPERATIONS.keys() & set(QUIRKS[name].at)] == []
     assert profile.cannot.keys() <= OPERATIONS.keys()
 
 
-def test_every_quirk_belongs_to_a_registry():
+def test_every_quirk_has_a_profile():
     named = {name for profile in PROFILES.values() if profile.name != "worst" for name in profile.quirks}
     assert named == {name for name, quirk in QUIRKS.items() if quirk.hook is not None}

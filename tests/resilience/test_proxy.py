@@ -46,7 +46,7 @@ def pushed(repository, content):
 
 
 @pytest.mark.parametrize("content", [b"", b"small", BIG], ids=len)
-def test_bytes_pass_both_ways(proxy, repository, content):
+def test_proxy_passes_bytes_both_ways(proxy, repository, content):
     descriptor = pushed(repository, content)
     with repository.open(descriptor) as stream:
         assert stream.read() == content
@@ -54,7 +54,7 @@ def test_bytes_pass_both_ways(proxy, repository, content):
     assert {r.headers["Host"] for r in proxy.requests} == {proxy.host}
 
 
-def test_a_body_of_unknown_length_passes(proxy, repo):
+def test_proxy_passes_body_of_unknown_length(proxy, repo):
     where = requests.post(f"{proxy.url}/v2/{repo}/blobs/uploads/", timeout=10).headers["Location"]
     answer = requests.patch(
         requests.compat.urljoin(proxy.url, where), data=iter([BIG[:70000], BIG[70000:]]), timeout=10
@@ -63,7 +63,7 @@ def test_a_body_of_unknown_length_passes(proxy, repo):
 
 
 @pytest.mark.parametrize("cut", [0, 1, 100_000, len(BIG) - 1])
-def test_an_answer_ends_at_the_byte(proxy, repository, repo, cut):
+def test_response_is_cut_at_exact_byte(proxy, repository, repo, cut):
     descriptor = pushed(repository, BIG)
     proxy.on("GET", BLOBS, cut=cut)
     answer = requests.get(f"{proxy.url}/v2/{repo}/blobs/{descriptor.digest}", stream=True, timeout=10)
@@ -76,7 +76,7 @@ def test_an_answer_ends_at_the_byte(proxy, repository, repo, cut):
 
 
 @pytest.mark.parametrize("size", [SMALL // 2, len(BIG)])
-def test_a_request_ends_at_the_byte(proxy, repo, size):
+def test_request_is_cut_at_exact_byte(proxy, repo, size):
     where = requests.post(f"{proxy.url}/v2/{repo}/blobs/uploads/", timeout=10).headers["Location"]
     proxy.on("PATCH", ".*", cut_request=1000)
     with pytest.raises(requests.ConnectionError):
@@ -85,7 +85,7 @@ def test_a_request_ends_at_the_byte(proxy, repo, size):
     assert proxy.passed[-1].received == (1000 if size > SMALL else size)
 
 
-def test_hooks_see_all_requests_and_answers_and_may_change_both(proxy, repo):
+def test_hooks_see_and_change_requests_and_responses(proxy, repo):
     proxy.before.append(lambda r: Response(418, {}, b"tea") if r.path == "/tea" else None)
     proxy.after.append(lambda _, answer: answer.headers.update(Warning="brewed"))
     answer = requests.get(f"{proxy.url}/tea", timeout=10)
@@ -93,13 +93,13 @@ def test_hooks_see_all_requests_and_answers_and_may_change_both(proxy, repo):
     assert requests.get(f"{proxy.url}/v2/", timeout=10).headers["Warning"] == "brewed"
 
 
-def test_a_fault_counts_how_often_it_came(proxy):
+def test_fault_counts_its_uses(proxy):
     fault = proxy.on("GET", "/v2/", status=503, times=2)
     assert [requests.get(f"{proxy.url}/v2/", timeout=10).status_code for _ in range(3)] == [503, 503, 200]
     assert fault.fired == 2
 
 
-def test_dice_fall_the_same_way_for_the_same_seed(upstream):
+def test_equal_seed_gives_equal_faults(upstream):
     seen = []
     for _ in range(2):
         with Scatter(upstream.url, seed=3, rate=0.5) as proxy:

@@ -97,7 +97,7 @@ def kinds(requests_):
 
 @about("ecr-patch-201")
 @pytest.mark.parametrize("closes", [True, False])
-def test_a_chunk_that_is_answered_with_201_was_taken_and_a_refused_end_is_looked_into(wild, home, repo, behind, closes):
+def test_chunk_with_201_is_accepted_and_rejected_commit_checked(wild, home, repo, behind, closes):
     scene = wild("ecr-patch-201", closes=closes)
     with scene.session(home) as session:
         descriptor = chunked(session, scene, repo, 3 << 20)
@@ -107,7 +107,7 @@ def test_a_chunk_that_is_answered_with_201_was_taken_and_a_refused_end_is_looked
 
 
 @about("ecr-stale-range")
-def test_a_range_that_stands_still_is_not_believed(wild, home, repo, behind):
+def test_stale_range_header_is_ignored(wild, home, repo, behind):
     scene = wild("ecr-stale-range")
     with scene.session(home) as session:
         descriptor = chunked(session, scene, repo, 1 << 20)
@@ -118,7 +118,7 @@ def test_a_range_that_stands_still_is_not_believed(wild, home, repo, behind):
 
 @about("ecr-stale-range")
 @pytest.mark.parametrize("times", [1, None])
-def test_a_chunk_that_is_refused_while_the_range_stands_still_is_tried_a_few_times(wild, home, repo, times):
+def test_rejected_chunk_with_stale_range_is_retried_few_times(wild, home, repo, times):
     scene = wild("ecr-stale-range")
     scene.proxy.on(
         "PATCH", UPLOAD, when=lambda r: r.headers["Content-Range"].startswith("3145728-"), status=416, times=times
@@ -134,7 +134,7 @@ def test_a_chunk_that_is_refused_while_the_range_stands_still_is_tried_a_few_tim
 
 
 @about("ecr-restart-416")
-def test_a_blob_that_broke_off_is_never_begun_again_in_its_session(wild, home, repo, behind, files):
+def test_broken_blob_never_restarts_in_same_session(wild, home, repo, behind, files):
     scene = wild("ecr-restart-416")
     scene.proxy.on(
         "PUT", UPLOAD, when=lambda r: r.headers["Content-Length"] == str(len(LARGE)), cut_request=1 << 20, reset=True
@@ -147,7 +147,7 @@ def test_a_blob_that_broke_off_is_never_begun_again_in_its_session(wild, home, r
 
 
 @about("ecr-no-repository")
-def test_a_repository_that_has_to_be_created_first_is_asked_for_once_and_the_hint_says_how(wild, home, files):
+def test_missing_repository_is_requested_once_with_hint(wild, home, files):
     scene = wild("ecr-no-repository", host="123456789012.dkr.ecr.eu-central-1.amazonaws.com")
     with scene.session(home) as session, pytest.raises(errors.NameUnknown) as caught:
         session.push(scene.ref("new/thing"), *files({"a": b"x"}), workers=1)
@@ -157,7 +157,7 @@ def test_a_repository_that_has_to_be_created_first_is_asked_for_once_and_the_hin
 
 @about("ecr-n-1000", "distribution-n-refused")
 @pytest.mark.parametrize("quirk", ["ecr-n-1000", "distribution-n-refused"])
-def test_a_page_that_is_too_large_is_asked_for_in_the_registrys_own_size(wild, home, quirk):
+def test_rejected_page_size_falls_back_to_registry_default(wild, home, quirk):
     scene = wild(quirk)
     with scene.session(home) as session:
         pages = list(session.repository(scene.ref("seed/many")).list_tags(n=5000))
@@ -168,7 +168,7 @@ def test_a_page_that_is_too_large_is_asked_for_in_the_registrys_own_size(wild, h
 
 
 @about("ecr-old-index")
-def test_a_list_of_referrers_that_cannot_be_deleted_stays_with_a_warning(wild, home, repo, behind, files, caplog):
+def test_undeletable_referrers_list_stays_with_warning(wild, home, repo, behind, files, caplog):
     scene = wild("ecr-old-index", "ghcr-no-referrers")
     with scene.session(home) as session, caplog.at_level(logging.WARNING, "ocikit"):
         session.push(scene.ref(repo), *files({"a": b"x"}))
@@ -180,7 +180,7 @@ def test_a_list_of_referrers_that_cannot_be_deleted_stays_with_a_warning(wild, h
 
 
 @about("ecr-media-type")
-def test_every_manifest_that_we_write_says_its_media_type(wild, home, repo, files):
+def test_written_manifests_have_media_type(wild, home, repo, files):
     scene = wild("ecr-media-type", "ghcr-no-referrers")
     with scene.session(home) as session:
         session.push(scene.ref(repo), *files({"a": b"x"}))
@@ -191,7 +191,7 @@ def test_every_manifest_that_we_write_says_its_media_type(wild, home, repo, file
 
 @about("s3-one-auth-mechanism")
 @pytest.mark.parametrize("who", ["basic", "bearer"])
-def test_no_credential_follows_a_redirect_to_storage(wild, home, who):
+def test_redirect_to_storage_carries_no_credential(wild, home, who):
     scene = wild("s3-one-auth-mechanism", storage=True, **{who: True})
     with scene.session(home) as session:
         assert session.pull(scene.ref("seed/files")).read(BIG) == FILES[BIG]
@@ -203,7 +203,7 @@ def test_no_credential_follows_a_redirect_to_storage(wild, home, who):
 
 
 @about("ghcr-patch-4-mib")
-def test_chunks_that_are_too_large_are_cut_to_4_mib_and_by_default_there_are_none(wild, home, repo, behind, files):
+def test_chunks_are_limited_to_4_mib_and_off_by_default(wild, home, repo, behind, files):
     scene = wild("ghcr-patch-4-mib")
     with scene.session(home) as session:
         session.push(scene.ref(repo), *files({"large": LARGE}))
@@ -215,7 +215,7 @@ def test_chunks_that_are_too_large_are_cut_to_4_mib_and_by_default_there_are_non
 
 
 @about("ghcr-no-referrers", "hub-no-delete")
-def test_without_a_referrers_api_the_fallback_tag_lists_what_is_attached(wild, home, repo, behind, files, caplog):
+def test_fallback_tag_lists_referrers_without_api(wild, home, repo, behind, files, caplog):
     scene = wild("ghcr-no-referrers", "hub-no-delete")
     with scene.session(home) as session, caplog.at_level(logging.WARNING, "ocikit"):
         subject = session.push(scene.ref(repo), *files({"a": b"x"}))
@@ -232,7 +232,7 @@ def test_without_a_referrers_api_the_fallback_tag_lists_what_is_attached(wild, h
 
 @about("ghcr-expired-pat")
 @pytest.mark.parametrize("by", ["the token server", "the registry"])
-def test_an_expired_login_does_not_hide_what_anyone_may_read(wild, home, files, caplog, by):
+def test_expired_login_does_not_hide_public_content(wild, home, files, caplog, by):
     scene = wild("ghcr-expired-pat", bearer=True)
     if by == "the registry":
         scene.auth.before.clear()
@@ -258,7 +258,7 @@ def test_an_expired_login_does_not_hide_what_anyone_may_read(wild, home, files, 
 
 
 @about("gitlab-digest-tag")
-def test_a_fallback_tag_that_is_the_subject_itself_lists_nothing(wild, home, repo, files):
+def test_fallback_tag_naming_its_subject_lists_nothing(wild, home, repo, files):
     scene = wild("gitlab-digest-tag", "ghcr-no-referrers")
     with scene.session(home) as session:
         session.push(scene.ref(repo), *files({"a": b"x"}))
@@ -271,7 +271,7 @@ def test_a_fallback_tag_that_is_the_subject_itself_lists_nothing(wild, home, rep
 @pytest.mark.parametrize(
     ("quirk", "detail"), [("gitlab-allow-list", "unknown media type"), ("quay-types", "unsupported")]
 )
-def test_a_type_that_is_not_taken_is_shown_and_not_tried_again(wild, home, repo, files, quirk, detail):
+def test_rejected_media_type_is_reported_and_not_retried(wild, home, repo, files, quirk, detail):
     scene = wild(quirk)
     with scene.session(home) as session, pytest.raises(errors.UploadInvalid, match=detail) as caught:
         session.push(scene.ref(repo), *files({"a": b"x"}), artifact_type=ODD)
@@ -280,7 +280,7 @@ def test_a_type_that_is_not_taken_is_shown_and_not_tried_again(wild, home, repo,
 
 
 @about("gitlab-token-expires")
-def test_a_token_that_ends_within_a_push_is_renewed_and_the_body_sent_again(wild, home, repo, behind):
+def test_token_expiring_during_push_is_renewed(wild, home, repo, behind):
     scene = wild("gitlab-token-expires", bearer=True, after=1)
     with scene.session(home) as session:
         repository = session.repository(scene.ref(repo), push=True)
@@ -297,7 +297,7 @@ def test_a_token_that_ends_within_a_push_is_renewed_and_the_body_sent_again(wild
 
 @about("hub-mount-scope", "harbor-mount-401")
 @pytest.mark.parametrize("quirk", ["hub-mount-scope", "harbor-mount-401"])
-def test_what_may_not_be_mounted_is_uploaded(wild, home, repo, behind, quirk):
+def test_rejected_mount_becomes_upload(wild, home, repo, behind, quirk):
     scene = wild(quirk, bearer=True)
     with scene.session(home) as session:
         copied = session.copy(scene.ref("seed/files"), scene.ref(repo), workers=1)
@@ -308,7 +308,7 @@ def test_what_may_not_be_mounted_is_uploaded(wild, home, repo, behind, quirk):
 
 
 @about("hub-rate-limit")
-def test_to_resolve_costs_no_pull_and_what_is_left_can_be_seen(wild, home):
+def test_resolve_costs_no_pull_and_rate_limit_is_visible(wild, home):
     scene = wild("hub-rate-limit", limit=1)
     with scene.session(home) as session:
         registry, repository = session.registry(scene.host), session.repository(scene.ref("seed/files"))
@@ -331,7 +331,7 @@ def test_to_resolve_costs_no_pull_and_what_is_left_can_be_seen(wild, home):
 
 
 @about("hub-no-delete")
-def test_what_docker_hub_does_not_delete_is_unsupported_with_a_way_out(wild, home):
+def test_docker_hub_deletion_is_unsupported_with_hint(wild, home):
     scene = wild("hub-no-delete", host="docker.io", api_host="registry-1.docker.io")
     with scene.session(home) as session:
         for reference in ("docker.io/seed/files:v1", session.resolve("docker.io/seed/files:v1")):
@@ -344,7 +344,7 @@ def test_what_docker_hub_does_not_delete_is_unsupported_with_a_way_out(wild, hom
 
 
 @about("harbor-head-length")
-def test_a_length_of_something_compressed_is_not_taken_for_the_manifests(wild, home, repo, files):
+def test_compressed_length_is_not_manifest_size(wild, home, repo, files):
     scene = wild("harbor-head-length")
     with scene.session(home) as session:
         found = session.inspect(scene.ref("seed/files"))
@@ -356,7 +356,7 @@ def test_a_length_of_something_compressed_is_not_taken_for_the_manifests(wild, h
 
 
 @about("harbor-filters")
-def test_referrers_are_filtered_by_us_unless_the_registry_says_that_it_did(wild, home, repo, files):
+def test_referrers_are_filtered_unless_registry_did(wild, home, repo, files):
     scene = wild("harbor-filters")
     with scene.session(home) as session:
         session.push(scene.ref(repo), *files({"a": b"x"}))
@@ -365,7 +365,7 @@ def test_referrers_are_filtered_by_us_unless_the_registry_says_that_it_did(wild,
 
 
 @about("harbor-filters")
-def test_an_absence_that_is_reported_as_unknown_is_one_by_its_status(wild, home):
+def test_absence_is_recognised_by_status(wild, home):
     scene = wild("harbor-filters")
     with scene.session(home) as session:
         with pytest.raises(errors.NameUnknown):
@@ -377,7 +377,7 @@ def test_an_absence_that_is_reported_as_unknown_is_one_by_its_status(wild, home)
 
 
 @about("gar-referrer-sizes")
-def test_sizes_in_a_list_of_referrers_are_not_believed(wild, home, repo, files):
+def test_sizes_in_referrers_list_are_not_trusted(wild, home, repo, files):
     scene = wild("gar-referrer-sizes")
     with scene.session(home) as session:
         session.push(scene.ref(repo), *files({"a": b"x"}))
@@ -391,7 +391,7 @@ def test_sizes_in_a_list_of_referrers_are_not_believed(wild, home, repo, files):
 
 
 @about("quay-mount-from")
-def test_a_mount_says_from_where(wild, home, repo):
+def test_mount_names_its_source(wild, home, repo):
     scene = wild("quay-mount-from")
     with scene.session(home) as session:
         session.copy(scene.ref("seed/files"), scene.ref(repo))
@@ -401,7 +401,7 @@ def test_a_mount_says_from_where(wild, home, repo):
 
 
 @about("quay-types")
-def test_all_four_kinds_of_manifests_are_asked_for_at_once(wild, home):
+def test_accept_header_lists_all_four_manifest_types(wild, home):
     scene = wild("quay-types")
     where = f"{scene.proxy.url}/v2/seed/files/manifests/v1"
     assert "prettyjws" in requests.get(where, timeout=5).headers["Content-Type"]  # whoever doesn't ask gets schema 1
@@ -419,7 +419,7 @@ def test_all_four_kinds_of_manifests_are_asked_for_at_once(wild, home):
 
 @about("quay-next-page", "artifactory-head-403")
 @pytest.mark.parametrize("quirk", ["quay-next-page", "artifactory-head-403"])
-def test_links_are_followed_as_they_are(wild, home, quirk):
+def test_links_are_followed_verbatim(wild, home, quirk):
     scene = wild(quirk)
     with scene.session(home) as session:
         assert set(session.tags(scene.ref("seed/many"))) >= set(TAGS)
@@ -431,7 +431,7 @@ def test_links_are_followed_as_they_are(wild, home, quirk):
 
 @about("gar-location")
 @pytest.mark.parametrize("size", [None, 1 << 20])
-def test_an_upload_may_live_anywhere_and_its_address_comes_back_as_it_was(wild, home, repo, behind, files, size):
+def test_upload_location_is_used_verbatim(wild, home, repo, behind, files, size):
     scene = wild("gar-location")
     with scene.session(home) as session:
         if size:
@@ -443,7 +443,7 @@ def test_an_upload_may_live_anywhere_and_its_address_comes_back_as_it_was(wild, 
 
 
 @about("gar-referrers-html")
-def test_a_page_to_log_in_is_no_list_of_referrers(wild, home, repo, files):
+def test_login_page_is_not_a_referrers_list(wild, home, repo, files):
     scene = wild("gar-referrers-html")
     with scene.session(home) as session:
         session.push(scene.ref(repo), *files({"a": b"x"}))
@@ -457,9 +457,7 @@ def test_a_page_to_log_in_is_no_list_of_referrers(wild, home, repo, files):
 
 @about("acr-access-token")
 @pytest.mark.parametrize("place", ["passed", "config"])
-def test_an_identity_token_is_exchanged_by_post_for_what_may_only_be_called_access_token(
-    wild, home, repo, files, place
-):
+def test_identity_token_exchange_accepts_access_token_only(wild, home, repo, files, place):
     scene = wild("acr-access-token", bearer=True)
     guid, token = "00000000-0000-0000-0000-000000000000", scene.credentials[1]
     pair = base64.b64encode(f"{guid}:".encode()).decode()
@@ -473,7 +471,7 @@ def test_an_identity_token_is_exchanged_by_post_for_what_may_only_be_called_acce
 
 
 @about("artifactory-head-403")
-def test_a_403_before_a_push_means_that_nobody_knows(wild, home, repo, behind, files):
+def test_403_before_push_means_unknown(wild, home, repo, behind, files):
     scene = wild("artifactory-head-403")
     with scene.session(home) as session:
         pushed = session.push(scene.ref(repo), *files({"large": LARGE}))
@@ -482,7 +480,7 @@ def test_a_403_before_a_push_means_that_nobody_knows(wild, home, repo, behind, f
 
 @about("artifactory-head-403", "nexus-odd-tags")
 @pytest.mark.parametrize("quirk", ["artifactory-head-403", "nexus-odd-tags"])
-def test_what_no_tag_may_be_called_is_left_out_of_a_list_with_a_warning(wild, home, caplog, quirk):
+def test_invalid_tag_names_are_skipped_with_warning(wild, home, caplog, quirk):
     scene = wild(quirk)
     with scene.session(home) as session, caplog.at_level(logging.WARNING, "ocikit"):
         assert set(session.tags(scene.ref("seed/many"))) - {f"sha256__{'0' * 64}"} == set(TAGS)
@@ -494,7 +492,7 @@ def test_what_no_tag_may_be_called_is_left_out_of_a_list_with_a_warning(wild, ho
 
 @about("distribution-null-tags")
 @pytest.mark.parametrize("gone", [False, True])
-def test_no_tags_and_no_repository_and_no_answer_are_three_things(wild, home, repo, behind, files, gone):
+def test_null_tags_missing_repository_and_failure_differ(wild, home, repo, behind, files, gone):
     scene = wild("distribution-null-tags", gone=gone)
     with scene.session(home) as session:
         session.push(scene.ref(repo), *files({"a": b"x"}))
@@ -512,7 +510,7 @@ def test_no_tags_and_no_repository_and_no_answer_are_three_things(wild, home, re
 
 
 @about("distribution-range-0-0")
-def test_a_range_of_0_0_is_no_byte_or_one_and_sending_goes_on_from_our_own_count(wild, home, repo, behind):
+def test_range_0_0_is_ambiguous_and_client_offset_counts(wild, home, repo, behind):
     scene = wild("distribution-range-0-0")
     scene.proxy.on("PATCH", UPLOAD, cut_request=0, reset=True)
     with scene.session(home) as session:
@@ -523,7 +521,7 @@ def test_a_range_of_0_0_is_no_byte_or_one_and_sending_goes_on_from_our_own_count
 
 
 @about("many-stream-without-range")
-def test_our_registry_takes_a_stream_without_a_range_or_a_length(wild, repo, behind):
+def test_server_accepts_stream_without_range_or_length(wild, repo, behind):
     scene = wild("many-stream-without-range")
     where = requests.post(f"{scene.proxy.url}/v2/{repo}/blobs/uploads/", timeout=5).headers["Location"]
     url = requests.compat.urljoin(scene.proxy.url, where)
@@ -536,7 +534,7 @@ def test_our_registry_takes_a_stream_without_a_range_or_a_length(wild, repo, beh
 
 
 @about("distribution-ha-state")
-def test_a_session_of_another_replica_is_begun_again(wild, home, repo, behind, files):
+def test_session_of_other_replica_restarts(wild, home, repo, behind, files):
     scene = wild("distribution-ha-state")
     with scene.session(home) as session:
         session.push(scene.ref(repo), *files({"large": LARGE}))
@@ -544,7 +542,7 @@ def test_a_session_of_another_replica_is_begun_again(wild, home, repo, behind, f
 
 
 @about("distribution-ha-state")
-def test_replicas_that_never_agree_are_given_up_with_a_hint(wild, home, repo):
+def test_disagreeing_replicas_end_with_hint(wild, home, repo):
     scene = wild("distribution-ha-state", sick=None)
     with scene.session(home) as session, pytest.raises(errors.UploadInvalid) as caught:
         session.repository(scene.ref(repo), push=True).push(
@@ -555,7 +553,7 @@ def test_replicas_that_never_agree_are_given_up_with_a_hint(wild, home, repo):
 
 
 @about("zot-late-delete")
-def test_a_deletion_that_was_accepted_is_not_looked_after(wild, home, repo):
+def test_accepted_deletion_is_not_verified(wild, home, repo):
     scene = wild("zot-late-delete")
     content = b"soon gone"
     descriptor = ocikit.Descriptor.of(content, "application/octet-stream")
@@ -568,7 +566,7 @@ def test_a_deletion_that_was_accepted_is_not_looked_after(wild, home, repo):
 
 
 @about("harbor-head-length")
-def test_a_wrong_length_without_its_reason_misleads_no_verb(wild, home, repo, behind):
+def test_wrong_content_length_misleads_no_verb(wild, home, repo, behind):
     scene = wild("harbor-head-length", stripped=True)
     files = behind("seed/files").resolve("v1")
     with scene.session(home) as session:
@@ -591,7 +589,7 @@ def test_a_wrong_length_without_its_reason_misleads_no_verb(wild, home, repo, be
 
 @about("harbor-head-length")
 @pytest.mark.parametrize("stripped", [True, False])
-def test_offline_a_tag_is_known_though_its_length_was_wrong(wild, home, monkeypatch, stripped):
+def test_offline_tag_resolves_despite_wrong_length(wild, home, monkeypatch, stripped):
     scene = wild("harbor-head-length", stripped=stripped)
     with scene.session(home) as session:
         session.pull(scene.ref("seed/files"))
@@ -601,7 +599,7 @@ def test_offline_a_tag_is_known_though_its_length_was_wrong(wild, home, monkeypa
 
 
 @about("head-without-digest")
-def test_a_head_without_a_digest_costs_one_get(wild, home, repo):
+def test_head_without_digest_costs_one_get(wild, home, repo):
     scene = wild("head-without-digest")
     for verb in ("inspect", "pull", "copy"):
         scene.proxy.requests.clear()
@@ -615,7 +613,7 @@ def test_a_head_without_a_digest_costs_one_get(wild, home, repo):
 
 
 @about("head-without-digest")
-def test_a_head_without_a_digest_is_followed_by_a_get_and_hashed(wild, home, behind):
+def test_head_without_digest_is_resolved_by_hashing_get(wild, home, behind):
     scene = wild("head-without-digest")
     with scene.session(home) as session:
         found = session.resolve(scene.ref("seed/files"))
@@ -626,7 +624,7 @@ def test_a_head_without_a_digest_is_followed_by_a_get_and_hashed(wild, home, beh
 @about("proxy-gzip")
 @pytest.mark.parametrize("only_says", [False, True], ids=["compressed", "only-called-so"])
 @pytest.mark.parametrize("storage", [False, True], ids=["registry", "storage"])
-def test_content_that_something_compresses_is_found_by_its_digest(wild, home, only_says, storage):
+def test_compressed_content_is_matched_by_digest(wild, home, only_says, storage):
     scene = wild("proxy-gzip", storage=storage, only_says=only_says)
     with scene.session(home) as session:
         pulled = session.pull(scene.ref("seed/files"))
@@ -639,7 +637,7 @@ def test_content_that_something_compresses_is_found_by_its_digest(wild, home, on
 
 
 @about("cdn-signed-url-expires")
-def test_a_download_goes_on_from_the_registry_for_the_old_address_has_ended(wild, home):
+def test_download_resumes_from_registry_after_url_expires(wild, home):
     scene = wild("cdn-signed-url-expires", storage=True)
     digest = ocikit.Digest.of(FILES[BIG])
     scene.store.on("GET", ".*", when=lambda r: digest.encoded in r.target, cut=(1 << 20) + 5)
@@ -652,7 +650,7 @@ def test_a_download_goes_on_from_the_registry_for_the_old_address_has_ended(wild
 
 
 @about("gc-registry-patch-204")
-def test_a_chunk_that_is_answered_with_204_was_taken(wild, home, repo, behind):
+def test_chunk_with_204_is_accepted(wild, home, repo, behind):
     scene = wild("gc-registry-patch-204")
     with scene.session(home) as session:
         descriptor = chunked(session, scene, repo, 3 << 20)
@@ -663,7 +661,7 @@ def test_a_chunk_that_is_answered_with_204_was_taken(wild, home, repo, behind):
 
 
 @about("python-netrc")
-def test_netrc_is_nobodys_business(wild, home, monkeypatch):
+def test_netrc_is_ignored(wild, home, monkeypatch):
     scene = wild("python-netrc", basic=True)
     netrc = home.parent / ".netrc"
     netrc.write_text(f"machine {HOST} login eve password stolen\ndefault login eve password stolen\n")
@@ -679,7 +677,7 @@ def test_netrc_is_nobodys_business(wild, home, monkeypatch):
 
 
 @about("oras-py-push")
-def test_basic_authentication_lasts_for_the_whole_of_a_push(wild, home, repo, files):
+def test_basic_authentication_is_sent_during_whole_push(wild, home, repo, files):
     scene = wild("oras-py-push", basic=True)
     with scene.session(home) as session:
         session.push(scene.ref(repo), *files({"a": b"x", "large": LARGE}), workers=1, tags=["v2"])
@@ -688,7 +686,7 @@ def test_basic_authentication_lasts_for_the_whole_of_a_push(wild, home, repo, fi
 
 
 @about("oras-py-push")
-def test_of_a_token_that_is_empty_and_one_that_is_not_the_latter_counts(wild, home):
+def test_non_empty_token_field_is_used(wild, home):
     scene = wild("oras-py-push", bearer=True)
 
     def emptied(_, answer):
@@ -702,7 +700,7 @@ def test_of_a_token_that_is_empty_and_one_that_is_not_the_latter_counts(wild, ho
 
 @about("oras-py-push")
 @pytest.mark.parametrize("absolute", [False, True])
-def test_the_address_of_a_session_is_used_as_it_is(wild, home, repo, behind, files, absolute):
+def test_session_location_is_used_verbatim(wild, home, repo, behind, files, absolute):
     scene = wild("oras-py-push")
     given = []
 
@@ -717,7 +715,7 @@ def test_the_address_of_a_session_is_used_as_it_is(wild, home, repo, behind, fil
 
 
 @about("two-token-fetches")
-def test_a_push_asks_for_one_token_that_pulls_and_pushes(wild, home, repo, files):
+def test_push_requests_one_pull_push_token(wild, home, repo, files):
     scene = wild("two-token-fetches", bearer=True)
     with scene.session(home) as session:
         session.push(scene.ref(repo), *files({"a": b"x", "large": LARGE}), tags=["v2"])
@@ -728,6 +726,6 @@ def test_a_push_asks_for_one_token_that_pulls_and_pushes(wild, home, repo, files
 
 
 @pytest.mark.parametrize("name", QUIRKS)
-def test_every_quirk_has_a_test_and_evidence(name):
+def test_every_quirk_has_test_and_evidence(name):
     assert TESTS[name]
     assert QUIRKS[name].evidence

@@ -11,7 +11,7 @@ pytestmark = pytest.mark.skipif(not Path("/proc/self/fd").exists(), reason="it l
 CONNECTIONS = 8  # that a session keeps open
 
 
-def test_processes_that_share_everything_survive_a_network_that_breaks():
+def test_processes_survive_faulty_network():
     found = soak_wild.soak(20, processes=2, pause=0.05, rate=0.08, seed=7, grace=5, every=0.2, collect_every=1)
     assert found["wrong"] == []
     assert found["done"].keys() == soak_wild.DEEDS.keys()
@@ -29,7 +29,7 @@ def test_processes_that_share_everything_survive_a_network_that_breaks():
         assert spans["end"]["threads"] <= spans["warm"]["threads"] + CONNECTIONS, name
 
 
-def test_what_is_damaged_is_seen(tmp_path):
+def test_corruption_is_detected(tmp_path):
     (tmp_path / "7-100.bin").write_bytes(soak_wild.content("7-100.bin"))
     soak_wild.check(tmp_path, {"7-100.bin"})
     (tmp_path / "7-100.bin").write_bytes(soak_wild.content("8-100.bin"))

@@ -10,7 +10,7 @@ NAMES = [f"{a.id}-{a.about}-{a.sent}"[:150] for a in ATTACKS]
 
 @pytest.mark.timeout(60)
 @pytest.mark.parametrize("attack", ATTACKS, ids=NAMES)
-def test_an_attack_does_no_harm(attack):
+def test_attack_causes_no_harm(attack):
     with scene() as made:
         attack.run(made)
         made.judge(attack)
