@@ -1,6 +1,7 @@
-"""Content-addressed files: written beside, hashed while written, checked, fsynced, renamed.
+"""Atomic, verified and resumable writes of files.
 
-A file at its final name is whole. A part that a crash left behind can be taken up again: its bytes are hashed first.
+Content is hashed while it is written to a temporary file. The file is then verified, fsynced and renamed, so a file at
+its final path is always complete. Parts that a crash left behind are rehashed and resumed.
 """
 
 from __future__ import annotations
@@ -26,71 +27,76 @@ from ocikit.spec.descriptor import Descriptor
 from ocikit.spec.digest import Digest, Hasher
 from ocikit.store.streams import ByteStream, ReadableInto, check_size
 
-#: Bytes. Below, the cost of a call shows beside hashing. Above 256 KiB, Linux 6.16 and newer keeps what is written in huge
-#: pages, and a virtual machine that has to get these back from its host first spends two seconds a GiB on that.
+#: Bytes. With smaller buffers the cost of calls shows next to hashing. With buffers above 256 KiB, Linux 6.16 and newer
+#: uses huge pages for written data, and a virtual machine that must get these from its host spends two seconds a GiB on it.
 BUFFER = 1 << 17
-_RING = 32  # buffers between reader and hasher: enough to even out, and 4 MiB a transfer
-_PIPELINED = 4 << 20  # bytes; below this a thread costs more than it saves
-_NAME = 200  # characters: names of files end at 255 bytes, and those of parts are longer than the blob's
-_ORPHANED = 3600.0  # seconds; a part of another host's that nobody wrote to for so long is nobody's
+_RING = 32  # buffers between reader and writer; 4 MiB a transfer
+_PIPELINE_MIN = 4 << 20  # bytes; below this, a second thread costs more than it saves
+_NAME_LIMIT = 200  # characters; file names are limited to 255 bytes, and part files have longer names than blobs
+_ORPHAN_AGE = 3600.0  # seconds without a write after which a part file of another host is an orphan
 
-_PART = re.compile(r"(?P<host>.+)\.(?P<pid>\d+)\.[0-9a-f]{8}")
+_PART_SUFFIX = re.compile(r"(?P<host>.+)\.(?P<pid>\d+)\.[0-9a-f]{8}")
 
 
 def blob_path(root: Path, digest: Digest) -> Path:
-    """Where a blob is below `root`: `blobs/<algorithm>/<encoded>`. image-spec image-layout.md#blobs.
+    """Return the path of a blob: `blobs/<algorithm>/<encoded>`. image-spec image-layout.md#blobs.
 
-    Raises: UnverifiableDigest: if a part is longer than the names of files can be; no algorithm that is known has such.
+    Raises:
+        UnverifiableDigest: The digest is too long for a file name; no known algorithm has such digests.
     """
-    if max(len(digest.algorithm), len(digest.encoded)) > _NAME:
+    if max(len(digest.algorithm), len(digest.encoded)) > _NAME_LIMIT:
         raise UnverifiableDigest(
-            f"the digest {shorten(digest, 40)} has {len(digest)} characters, too many for the name of a file",
+            f"the digest {shorten(digest, 40)} has {len(digest)} characters, too many for a file name",
             hint="sha256 and sha512 can be verified; ask the publisher for one",
         )
     return root / "blobs" / digest.algorithm / digest.encoded
 
 
 def open_file(path: Path) -> io.FileIO:
-    """A file for reading, unbuffered. Folders of others may have a FIFO in its place, which would keep us waiting.
+    """Open a regular file for reading, unbuffered.
 
-    Raises: FileNotFoundError; ContentError: it is no file, or can't be read.
+    Raises:
+        FileNotFoundError: There is no such file.
+        ContentError: The path is not a regular file, or is not readable.
     """
     try:
-        # On a file O_NONBLOCK changes nothing
+        # O_NONBLOCK: an untrusted folder may contain a FIFO, which would block here. It has no effect on regular files.
         flags = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_BINARY", 0)
         file = io.FileIO(os.open(path, flags), "rb")
     except (FileNotFoundError, NotADirectoryError) as error:
         raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), str(path)) from error
-    except OSError as error:  # FileIO refuses folders
+    except OSError as error:  # FileIO rejects folders
         raise ContentError(
-            f"cannot read {path}: {error.strerror or error}", hint="it should be a file that you may read"
+            f"cannot read {path}: {error.strerror or error}", hint="it must be a regular file that you may read"
         ) from error
     if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
         file.close()
-        raise ContentError(f"cannot read {path}: it is no file", hint="it should be a file; copy it again")
+        raise ContentError(f"cannot read {path}: it is not a regular file", hint="copy the content again")
     return file
 
 
 def write_blob(
     stream: ByteStream, descriptor: Descriptor, final: Path, *, parts: Path, mode: int = 0o444, sync: bool = True
 ) -> None:
-    """Write a stream to its final name once it is verified.
+    """Write a stream to its final path once it is verified.
 
     Args:
-        stream: the content; a seekable one resumes a part that was left behind.
-        descriptor: what it must be.
-        final: where it goes; replaced if it is there.
-        parts: the folder for what isn't whole yet, on the same file system.
-        mode: permissions of the final file.
-        sync: whether it must survive a power cut before its name appears.
+        stream: The content; a seekable stream resumes a part that was left behind.
+        descriptor: The expected size and digest.
+        final: The final path; an existing file is replaced.
+        parts: The folder for part files, on the same file system.
+        mode: Permissions of the final file.
+        sync: Whether the content must survive a power cut before it is visible at its final path.
+
     Raises:
-        SizeMismatch, DigestMismatch: nothing is kept.
-        ContentError: the disk is full, or the folder can't be written; a part stays for the next try if it can.
+        SizeMismatch: The content has another size; nothing is stored.
+        DigestMismatch: The content has another digest; nothing is stored.
+        ContentError: The disk is full, or the folder is not writable. The part stays and is resumed by the next call.
     """
     with verified_part(stream, descriptor, parts=parts, sync=sync, near=final) as part:
         final.parent.mkdir(parents=True, exist_ok=True)
         os.chmod(part, mode)
-        os.utime(part)  # a part that was taken up whole is as old as its last byte; sweeps judge blobs by their age
+        os.utime(part)  # a resumed part may be old, and garbage collection judges blobs by their age
         os.replace(part, final)
     if sync:
         fsync_folder(final.parent)
@@ -100,16 +106,28 @@ def write_blob(
 def verified_part(
     stream: ByteStream, descriptor: Descriptor, *, parts: Path, sync: bool = True, near: Path | None = None
 ) -> Iterator[Path]:
-    """A verified part file, to be given its name within the block; left there, it is taken up by the next try.
+    """Write a stream to a part file, verify it and yield its path, to be renamed within the block.
 
-    Arguments and errors are those of `receive`; *near* is what an error about the disk names.
+    A part file that is left behind is resumed by the next call for the same content.
+
+    Args:
+        stream: The content; a seekable stream resumes a part that was left behind.
+        descriptor: The expected size and digest.
+        parts: The folder for part files.
+        sync: Whether to fsync the part file.
+        near: The path that an error about the disk names; the part file by default.
+
+    Raises:
+        SizeMismatch: The content has another size; nothing is stored.
+        DigestMismatch: The content has another digest; nothing is stored.
+        ContentError: The disk is full, or the folder is not writable.
     """
     part = parts / f"{descriptor.digest.algorithm}-{descriptor.digest.encoded}.{_own_suffix()}"
     _active.add(part.name)
     try:
         parts.mkdir(parents=True, exist_ok=True)
         if stream.seekable():
-            _adopt(parts, part)
+            _adopt_orphan(parts, part)
         write_verified(stream, descriptor, part, sync=sync)
         yield part
     except OSError as error:
@@ -120,7 +138,7 @@ def verified_part(
         _active.discard(part.name)
 
 
-#: Names of the parts that this process is writing; others with its process id are left over from a failure.
+#: Names of the part files that this process is writing; others with its process id were left behind by a failure.
 _active: set[str] = set()
 
 _DISK_ERRORS = {
@@ -148,24 +166,28 @@ def _disk_error(error: OSError, path: Path) -> ContentError:
 
 
 def write_verified(stream: ByteStream, descriptor: Descriptor, part: Path, *, sync: bool = True) -> None:
-    """Write a stream into a part file and verify it; bytes that are already in the part are hashed and skipped.
+    """Write a stream into a part file and verify it; bytes that the part already has are hashed and skipped.
 
-    On a wrong size or digest the part is removed; on a broken transfer it stays, to be resumed.
+    A part with a wrong size or digest is deleted. After a broken transfer it stays, to be resumed.
+
+    Raises:
+        SizeMismatch: The content has another size.
+        DigestMismatch: The content has another digest.
     """
     hasher = descriptor.digest.hasher()
     with open(part, "ab+", buffering=0) as sink:
-        done = _rehash(sink, hasher, descriptor) if sink.tell() else 0
-        if done:
+        resumed = _rehash(sink, hasher, descriptor) if sink.tell() else 0
+        if resumed:
             try:
-                stream.seek(done)
+                stream.seek(resumed)
             except OSError:
                 sink.truncate(0)
-                hasher, done = descriptor.digest.hasher(), 0
+                hasher, resumed = descriptor.digest.hasher(), 0
                 stream.seek(0)
-        whole = done and done == descriptor.size
-        written = done if whole else done + copy_and_hash(stream, sink, hasher, descriptor.size - done)
-        if done and written == descriptor.size and hasher.hexdigest() != descriptor.digest.encoded:
-            # What was left behind may be damaged, as a power cut does; that costs a transfer, not a failure
+        complete = resumed and resumed == descriptor.size
+        written = resumed if complete else resumed + copy_and_hash(stream, sink, hasher, descriptor.size - resumed)
+        if resumed and written == descriptor.size and hasher.hexdigest() != descriptor.digest.encoded:
+            # The resumed bytes may be corrupt, for example after a power cut: transfer again instead of failing
             sink.truncate(0)
             stream.seek(0)
             hasher = descriptor.digest.hasher()
@@ -176,13 +198,12 @@ def write_verified(stream: ByteStream, descriptor: Descriptor, part: Path, *, sy
         check_size(descriptor, written)
         descriptor.digest.check(hasher.hexdigest(), str(descriptor))
     except ContentError:
-        # A part that is wrong must not come back
-        part.unlink(missing_ok=True)
+        part.unlink(missing_ok=True)  # a corrupt part must not be resumed
         raise
 
 
 def _rehash(sink: io.FileIO, hasher: Hasher, descriptor: Descriptor) -> int:
-    """Hash what a part holds; a part that is too long starts over."""
+    """Hash the content of a part file and return its length; truncate a part that is too long and return 0."""
     length = sink.seek(0, os.SEEK_END)
     if length > descriptor.size:
         sink.truncate(0)
@@ -195,43 +216,44 @@ def _rehash(sink: io.FileIO, hasher: Hasher, descriptor: Descriptor) -> int:
 
 
 def copy_and_hash(stream: ReadableInto, sink: BinaryIO, hasher: Hasher | None, expected: int) -> int:
-    """Move bytes from a stream to a file, and to a hasher if there is one. Gives the number moved.
+    """Copy bytes from a stream to a file and a hasher, and return the number of bytes.
 
     Args:
-        stream: what has `readinto`.
-        sink: an unbuffered file.
-        hasher: takes in what was written, no more.
-        expected: bytes; it stops soon after that many, so that too many can be noticed.
+        stream: The content.
+        sink: An unbuffered file.
+        hasher: Updated with the bytes that were written, if given.
+        expected: Bytes; copying stops shortly after that many, so that the caller notices longer content.
     """
-    # With a transfer for each core, threads of their own for hashes would only wait for one another
-    if hasher is None or expected < _PIPELINED or len(_moving) >= (os.cpu_count() or 1):
+    # With as many transfers as cores, second threads would only wait for one another
+    if hasher is None or expected < _PIPELINE_MIN or len(_pipelines) >= (os.cpu_count() or 1):
         return _copy(stream, sink, hasher, expected)
-    _moving.add(token := object())
+    _pipelines.add(token := object())
     try:
         return _pipeline(stream, sink, hasher, expected)
     finally:
-        _moving.discard(token)
+        _pipelines.discard(token)
 
 
-#: Transfers that have two threads.
-_moving: set[object] = set()
+#: Transfers that use two threads.
+_pipelines: set[object] = set()
 
 
 def _copy(stream: ReadableInto, sink: BinaryIO, hasher: Hasher | None, expected: int) -> int:
     buffer = memoryview(bytearray(min(BUFFER, expected + 1)))
-    moved = 0
-    while moved <= expected and (n := stream.readinto(buffer)):
-        moved += n
+    copied = 0
+    while copied <= expected and (n := stream.readinto(buffer)):
+        copied += n
         _write(sink, buffer[:n])
         if hasher is not None:
             hasher.update(buffer[:n])
-    return moved
+    return copied
 
 
 def _pipeline(stream: ReadableInto, sink: BinaryIO, hasher: Hasher, expected: int) -> int:
-    """As `_copy`, with hash and file on their own thread: hashlib, socket and file calls release the interpreter lock.
+    """Copy like `_copy`, with writes and hashing on a second thread.
 
-    Receiving costs about as much as hashing and writing together, so two threads keep two cores busy.
+    hashlib, sockets and files release the interpreter lock. Receiving costs about as much as hashing and writing
+    together, so two threads keep two cores busy.
     """
     free: queue.SimpleQueue[memoryview] = queue.SimpleQueue()
     full: queue.SimpleQueue[tuple[memoryview, int] | None] = queue.SimpleQueue()
@@ -240,34 +262,34 @@ def _pipeline(stream: ReadableInto, sink: BinaryIO, hasher: Hasher, expected: in
 
     failures: list[BaseException] = []
 
-    def keeping() -> None:
+    def write_and_hash() -> None:
         while (item := full.get()) is not None:
             buffer, n = item
             if not failures:
                 try:
                     _write(sink, buffer[:n])
                     hasher.update(buffer[:n])
-                except BaseException as error:  # noqa: BLE001 - raised below, in the caller's thread
+                except BaseException as error:  # noqa: BLE001 - raised below, on the caller's thread
                     failures.append(error)
             free.put(buffer)
 
-    thread = threading.Thread(target=keeping, name="ocikit-keep", daemon=True)
+    thread = threading.Thread(target=write_and_hash, name="ocikit-writer", daemon=True)
     thread.start()
-    moved = 0
+    copied = 0
     try:
-        while moved <= expected and not failures:
+        while copied <= expected and not failures:
             buffer = free.get()
             n = stream.readinto(buffer)
             if not n:
                 break
-            moved += n
+            copied += n
             full.put((buffer, n))
     finally:
         full.put(None)
         thread.join()
     if failures:
         raise failures[0]
-    return moved
+    return copied
 
 
 def _write(sink: BinaryIO, view: memoryview) -> None:
@@ -279,35 +301,36 @@ def _own_suffix() -> str:
     return f"{re.sub('[^A-Za-z0-9-]', '-', socket.gethostname())}.{os.getpid()}.{secrets.token_hex(4)}"
 
 
-def _adopt(parts: Path, mine: Path) -> None:
-    """Take over a part of the same content that nobody works on, by renaming it: one of several takers wins."""
-    prefix = mine.name.split(".", 1)[0] + "."
+def _adopt_orphan(parts: Path, part: Path) -> None:
+    """Rename the largest orphaned part of the same content to `part`; only one of several processes succeeds."""
+    prefix = part.name.split(".", 1)[0] + "."
     with contextlib.suppress(OSError):
         candidates = sorted(_orphans(parts, prefix), key=lambda item: -item[1])
         for path, _ in candidates:
             with contextlib.suppress(FileNotFoundError):
-                os.rename(path, mine)
+                os.rename(path, part)
                 return
 
 
 def _orphans(parts: Path, prefix: str) -> Iterator[tuple[Path, int]]:
-    """Parts that nobody works on, with their sizes."""
+    """Yield the parts that no process is writing, with their sizes in bytes."""
     host = _own_suffix().split(".", 1)[0]
     with os.scandir(parts) as listing:
         for entry in listing:
             if not entry.name.startswith(prefix):
                 continue
-            match = _PART.fullmatch(entry.name[len(prefix) :])
+            match = _PART_SUFFIX.fullmatch(entry.name[len(prefix) :])
             if match is None:
                 continue
             status = entry.stat()
-            ours = match["host"] == host
-            if (ours and not _busy(entry.name, int(match["pid"]))) or time.time() - status.st_mtime > _ORPHANED:
+            same_host = match["host"] == host
+            dead = same_host and not _may_be_writing(entry.name, int(match["pid"]))
+            if dead or time.time() - status.st_mtime > _ORPHAN_AGE:
                 yield Path(entry.path), status.st_size
 
 
-def _busy(name: str, pid: int) -> bool:
-    """Whether a process of this machine may still be writing."""
+def _may_be_writing(name: str, pid: int) -> bool:
+    """Return True if a process of this host may still write the part."""
     if pid == os.getpid():
         return name in _active
     try:

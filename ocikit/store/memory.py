@@ -1,4 +1,4 @@
-"""A store in memory: for tests, for small artifacts made on the fly, and as the shortest description of a store."""
+"""A store in memory, for tests and small artifacts."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ from ocikit.spec.digest import Digest
 from ocikit.spec.manifest import Index, Manifest, parse_document
 from ocikit.spec.reference import check_ref_name
 from ocikit.store.base import Store, blob_not_found
-from ocikit.store.graph import STORED_LIMIT, parse_digest, referrer, unknown_reference
+from ocikit.store.graph import STORED_LIMIT, parse_digest, unknown_reference
 from ocikit.store.streams import ByteStream, read_verified
 
-_PLACE = "the store in memory"
+_PLACE = "the memory store"
 
 
 @define(eq=False, repr=False)
 class MemoryStore(display.Displayable, Store):
-    """Content and names in dictionaries; safe to use from several threads.
+    """Content and tags in dictionaries; thread-safe.
 
     >>> store = MemoryStore()
     >>> blob = Descriptor.of(b"hello", "text/plain")
@@ -37,32 +37,41 @@ class MemoryStore(display.Displayable, Store):
     _lock: threading.Lock = field(factory=threading.Lock, init=False)
 
     def resolve(self, reference: str) -> Descriptor:
-        """The descriptor that a tag or a digest names. Raises: ManifestUnknown: with the names that come near."""
+        """Return the descriptor of a tag or digest.
+
+        Raises:
+            ManifestUnknown: There is no such tag or digest; the hint has the nearest tags.
+        """
         with self._lock:
             digest = parse_digest(reference) or self._tags.get(reference)
-            found = self._documents.get(digest) if digest else None
-            if found is None:
+            stored = self._documents.get(digest) if digest else None
+            if stored is None:
                 raise unknown_reference(reference, _PLACE, sorted(self._tags))
-            return found[0]
+            return stored[0]
 
     def open(self, descriptor: Descriptor) -> ByteStream:
-        """The content as a seekable stream. Raises: BlobUnknown."""
+        """Open the content as a seekable stream.
+
+        Raises:
+            BlobUnknown: The store does not have the content.
+        """
         content = self._blobs.get(descriptor.digest)
         if content is None:
             raise blob_not_found(descriptor, _PLACE)
         return io.BytesIO(content)
 
     def exists(self, descriptor: Descriptor) -> bool:
-        """Whether the content is there, in this size."""
+        """Return True if the store has the content in this size."""
         content = self._blobs.get(descriptor.digest)
         return content is not None and len(content) == descriptor.size
 
     def push(self, descriptor: Descriptor, stream: ByteStream, *, tag: str | None = None) -> None:
-        """Take in content, verified; with a tag, name it so.
+        """Store verified content, optionally with a tag.
 
         Raises:
-            SizeMismatch, DigestMismatch: and nothing is kept.
-            InvalidDocument: for a manifest or index that isn't one.
+            SizeMismatch: The content has another size; nothing is stored.
+            DigestMismatch: The content has another digest; nothing is stored.
+            InvalidDocument: The content is not a valid manifest or index.
         """
         if tag is not None:
             check_ref_name(tag)
@@ -80,7 +89,12 @@ class MemoryStore(display.Displayable, Store):
             self.tag(descriptor, tag)
 
     def tag(self, descriptor: Descriptor, tag: str) -> None:
-        """Let a tag name a manifest that is there; a tag in use moves. Raises: NotFound, InvalidReference."""
+        """Point a tag at a stored manifest; an existing tag moves.
+
+        Raises:
+            BlobUnknown: The store does not have the manifest.
+            InvalidReference: The tag is invalid.
+        """
         check_ref_name(tag)
         with self._lock:
             if descriptor.digest not in self._documents:
@@ -88,13 +102,21 @@ class MemoryStore(display.Displayable, Store):
             self._tags[tag] = descriptor.digest
 
     def untag(self, tag: str) -> None:
-        """Take away one name. Raises: ManifestUnknown."""
+        """Remove a tag.
+
+        Raises:
+            ManifestUnknown: There is no such tag.
+        """
         with self._lock:
             if self._tags.pop(tag, None) is None:
                 raise unknown_reference(tag, _PLACE, sorted(self._tags))
 
     def delete(self, descriptor: Descriptor) -> None:
-        """Remove content and every name of it. Raises: BlobUnknown."""
+        """Delete content and all of its tags.
+
+        Raises:
+            BlobUnknown: The store does not have the content.
+        """
         with self._lock:
             if self._blobs.pop(descriptor.digest, None) is None:
                 raise blob_not_found(descriptor, _PLACE)
@@ -102,23 +124,23 @@ class MemoryStore(display.Displayable, Store):
             self._tags = {name: digest for name, digest in self._tags.items() if digest != descriptor.digest}
 
     def tags(self) -> Sequence[str]:
-        """Every tag, sorted."""
+        """Return all tags, sorted."""
         with self._lock:
             return sorted(self._tags)
 
     def referrers(self, descriptor: Descriptor, artifact_type: str | None = None) -> Sequence[Descriptor]:
-        """The manifests whose subject is the descriptor's, oldest first."""
+        """Return the manifests with this subject, oldest first."""
         with self._lock:
             documents = list(self._documents.values())
-        found = (
-            referrer(shown, document)
-            for shown, document in documents
+        listed = (
+            document.as_referrer(stored.digest)
+            for stored, document in documents
             if document.subject is not None and document.subject.digest == descriptor.digest
         )
-        return [one for one in found if artifact_type is None or one.artifact_type == artifact_type]
+        return [referrer for referrer in listed if artifact_type in (None, referrer.artifact_type)]
 
     def __rich_repr__(self) -> display.Description:
-        # Copied, not locked: whoever holds the lock may be the one that is being looked at
+        # Copy without the lock: a debugger may show the store while its own thread holds the lock
         contents, tags = list(self._blobs.values()), sorted(self._tags)
         yield "tags", tuple(tags)
         yield "blobs", len(contents)

@@ -1,4 +1,4 @@
-"""Giving a file a second place without moving its bytes, where the file system can."""
+"""A second path for a file without copying its bytes, where the file system supports it."""
 
 from __future__ import annotations
 
@@ -13,23 +13,27 @@ from ocikit.store.files import verified_part
 
 _FICLONE = 0x40049409  # linux/fs.h; ioctl_ficlone(2)
 
-#: How a file came to its second place.
+#: How `link` created the target.
 LinkMethod: TypeAlias = Literal["reflink", "hard link", "symlink", "copy"]
 
 
 def reflink(source: Path, target: Path) -> bool:
-    """Make `target`, which must not exist, share the source's blocks until one is written to; False if it can't.
+    """Create a copy-on-write clone of a file; return False if the file system has no clones.
 
-    btrfs, XFS and bcachefs can.
+    btrfs, XFS and bcachefs have them.
+
+    Args:
+        source: The file to clone.
+        target: The clone; it must not exist.
     """
     try:
-        import fcntl  # noqa: PLC0415 - Windows has none
+        import fcntl  # noqa: PLC0415 - not available on Windows
     except ImportError:
         return False
-    with open(source, "rb") as old:
+    with open(source, "rb") as file:
         fd = os.open(target, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666)
         try:
-            fcntl.ioctl(fd, _FICLONE, old.fileno())
+            fcntl.ioctl(fd, _FICLONE, file.fileno())
             return True
         except OSError:
             os.unlink(target)
@@ -41,41 +45,40 @@ def reflink(source: Path, target: Path) -> bool:
 def link(
     source: Path, target: Path, descriptor: Descriptor, *, parts: Path, start: LinkMethod = "reflink"
 ) -> LinkMethod:
-    """Make a read-only `target` of a blob by the cheapest means there is: reflink, hard link, symlink, copy.
+    """Create a read-only `target` from a blob by the cheapest method: reflink, hard link, symlink or copy.
 
     Args:
-        source: a blob; mode 0444.
-        target: where to; must not exist, its folder must.
-        descriptor: what the blob is; a copy is verified.
-        parts: a folder on the target's file system.
-        start: the first means to try: what worked for the last file. File systems don't change their minds.
+        source: The blob; its mode is 0444.
+        target: The new path; it must not exist, its folder must.
+        descriptor: The blob's digest and size; a copy is verified.
+        parts: The folder for partial copies, on the target's file system.
+        start: The first method to try. Pass the method that worked for the previous file on this file system.
+
     Returns:
-        What worked.
+        The method that worked.
+
     Raises:
-        FileExistsError: if the target is there.
+        FileExistsError: The target exists.
     """
     if os.path.lexists(target):
         raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), str(target))
     if start == "reflink" and reflink(source, target):
         os.chmod(target, 0o444)
         return "reflink"
-    if start in {"reflink", "hard link"} and _made(os.link, source, target):
+    if start in {"reflink", "hard link"} and _try_link(os.link, source, target):
         return "hard link"
-    if start != "copy" and _made(os.symlink, source.absolute(), target):
+    if start != "copy" and _try_link(os.symlink, source.absolute(), target):
         return "symlink"
-    with (
-        open(source, "rb", buffering=0) as stream,
-        verified_part(stream, descriptor, parts=parts) as part,
-    ):
+    with open(source, "rb", buffering=0) as stream, verified_part(stream, descriptor, parts=parts) as part:
         os.chmod(part, 0o444)
         os.rename(part, target)
     return "copy"
 
 
-def _made(means: Callable[[Path, Path], None], source: Path, target: Path) -> bool:
-    """Whether the file system went along: it may know no links, allow no more of them, or be another one."""
+def _try_link(method: Callable[[Path, Path], None], source: Path, target: Path) -> bool:
+    """Return False if the file system has no links, has too many of them, or is not the source's file system."""
     try:
-        means(source, target)
+        method(source, target)
     except FileExistsError:
         raise
     except (NotImplementedError, OSError):

@@ -16,6 +16,7 @@ from ocikit.progress.base import SILENT, Progress
 from ocikit.spec import media_types
 from ocikit.spec.descriptor import Descriptor
 from ocikit.spec.digest import Digest
+from ocikit.spec.document import MAX_INDEX_DEPTH
 from ocikit.spec.manifest import Index, Manifest, PlatformLike, parse_document
 from ocikit.store.base import Source, Store
 from ocikit.transfer.pool import WORKERS, run_parallel
@@ -23,7 +24,7 @@ from ocikit.transfer.run import Plan, copy_error
 
 log = logging.getLogger("ocikit")
 
-_DEPTH = 8  # indexes within indexes; real ones have two levels
+
 _GENERATIONS = 16  # referrers of referrers; a signature of a signature of a report has three
 _DOCUMENTS = 100_000  # per copy; more is an attack or a mistake
 
@@ -125,7 +126,7 @@ class _DocumentWalk:
 
     def select(self, root: Descriptor, platform: PlatformLike) -> Descriptor:
         """Return the manifest of an index for a platform, through nested indexes."""
-        for _ in range(_DEPTH):
+        for _ in range(MAX_INDEX_DEPTH):
             document = self._read(root)
             if isinstance(document, Manifest):
                 return root
@@ -136,7 +137,7 @@ class _DocumentWalk:
         """Add a document and its children."""
         if descriptor.digest in self.documents:
             return
-        if depth > _DEPTH or descriptor.digest in self._open:
+        if depth > MAX_INDEX_DEPTH or descriptor.digest in self._open:
             raise _too_deep(descriptor)
         if len(self.documents) >= _DOCUMENTS:
             raise InvalidDocument(f"the root has more than {_DOCUMENTS} documents", hint="copy them one by one")
@@ -202,6 +203,6 @@ class _DocumentWalk:
 
 def _too_deep(descriptor: Descriptor) -> InvalidDocument:
     return InvalidDocument(
-        f"indexes are nested more than {_DEPTH} deep, or in a circle, at {descriptor.digest}",
+        f"indexes are nested more than {MAX_INDEX_DEPTH} deep, or in a circle, at {descriptor.digest}",
         hint="its publisher should flatten it",
     )

@@ -39,7 +39,6 @@ PENDING_CIRCLES = {
     "client.artifact <-> client.session",
 }
 PENDING_UPWARD = {
-    "ocikit.server.http.manifests imports ocikit.store.graph",
     "ocikit.server.storage.base imports ocikit.server.http.request",
     "ocikit.server.storage.files imports ocikit.server.http.errors",
     "ocikit.server.storage.files imports ocikit.server.http.request",

@@ -17,11 +17,9 @@ from ocikit.server.http.errors import ErrorResponse, advice
 from ocikit.server.http.request import Response
 from ocikit.server.storage.base import ManifestRow, PreconditionFailed
 from ocikit.spec import media_types
-from ocikit.spec.descriptor import Descriptor
 from ocikit.spec.digest import Digest
 from ocikit.spec.document import load_json, unstructure
 from ocikit.spec.manifest import Index, Manifest, parse_document
-from ocikit.store.graph import referrer
 
 #: Bytes. Python needs fifty times as many for the objects of a document that was made to be dear, and all cores together
 #: are no faster than one: larger documents take turns.
@@ -213,7 +211,7 @@ def _invalid(message: str, **detail: Any) -> ErrorResponse:
 def _entry(document: Manifest | Index, found: Digest, size: int) -> ManifestRow:
     """The row of a manifest. Raises: Refusal: 400 for names that no header and no table takes."""
     media_type = document.media_type or document.default_media_type
-    listed = referrer(Descriptor(media_type=media_type, digest=found, size=size), document)
+    listed = document.as_referrer(found)
     subject = document.subject.digest if document.subject is not None else None
     kind = listed.artifact_type
     if kind is not None and not (kind.isascii() and kind.isprintable() and len(kind) <= _TYPE_LIMIT):

@@ -29,7 +29,7 @@ from ocikit.spec.manifest import parse_document
 from ocikit.spec.reference import check_ref_name
 from ocikit.store.base import Store, blob_not_found
 from ocikit.store.files import open_file, write_blob
-from ocikit.store.graph import STORED_LIMIT, parse_digest, referrer, unknown_reference
+from ocikit.store.graph import STORED_LIMIT, parse_digest, unknown_reference
 from ocikit.store.layout import gc
 from ocikit.store.layout.disk import LayoutDisk, links_from
 from ocikit.store.layout.index import digest_of, name_of, new_entry, rename, to_descriptor, without_name
@@ -378,7 +378,7 @@ class Layout(display.Displayable, Store):
         except (OSError, OcikitError):
             return None, descriptor
         subject = document.subject.digest if document.subject else None
-        listed = referrer(descriptor, document) if subject else descriptor.bare()
+        listed = document.as_referrer(descriptor.digest) if subject else descriptor.bare()
         self._referrers[descriptor.digest] = (subject, listed)
         return subject, listed
 
