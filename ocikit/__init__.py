@@ -80,6 +80,7 @@ from ocikit.spec.reference import LayoutReference, Reference
 from ocikit.store.cache.cache import Cache
 
 if _TYPE_CHECKING:
+    from ocikit.server.process.options import ServerOptions
     from ocikit.server.process.serve import serve
     from ocikit.store.layout.layout import Layout
     from ocikit.store.memory import MemoryStore
@@ -129,6 +130,7 @@ __all__ = [
     "Reference",
     "RegistryError",
     "ServerFailed",
+    "ServerOptions",
     "Session",
     "SizeMismatch",
     "TimedOut",
@@ -169,6 +171,7 @@ __all__ = [
 _ON_USE = {
     "Layout": "ocikit.store.layout.layout",
     "MemoryStore": "ocikit.store.memory",
+    "ServerOptions": "ocikit.server.process.options",
     "serve": "ocikit.server.process.serve",
 }
 

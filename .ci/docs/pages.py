@@ -64,6 +64,7 @@ REFERENCE: Mapping[str, tuple[str, Sequence[str]]] = {
         "A registry of your own.",
         [
             "ocikit.server.process.serve",
+            "ocikit.server.process.options:ServerOptions",
             "ocikit.server.http.app:Application",
             "ocikit.server.storage.base",
             "ocikit.server.storage.files:file_storage",

@@ -70,14 +70,14 @@ def running(target: Target, folder: Path, *, keep: bool = False) -> Iterator[Tar
 
     options: dict[str, Any] = {"workers": target.workers}
     options["references"] = "strict" if target.mode == "stable" else "sparse"
-    user = password = None
+    user = password = accounts = None
     if target.access != "open":
         accounts = folder / "htpasswd"
         accounts.write_text(HTPASSWD + "\n")
-        options |= {"htpasswd": accounts, "token": target.access == "bearer"}
+        options["token"] = target.access == "bearer"
         user, password = USER, PASSWORD
     read_only = target.mode == "read-only"
     # Content that nobody keeps needn't survive a power cut, and is quicker for it
     path = folder / "registry" if keep or read_only else None
-    with ocikit.serve(path, read_only=read_only, **options) as server:
+    with ocikit.serve(path, htpasswd=accounts, options=ocikit.ServerOptions(read_only=read_only, **options)) as server:
         yield Target(target.mode, target.access, target.workers, server.url, user, password)

@@ -8,8 +8,8 @@ import re
 from urllib.parse import unquote
 
 from ocikit.server import Application, Permission, Rules, memory_storage
-from ocikit.server.auth.basic import credentials
-from ocikit.server.auth.htpasswd import Entries
+from ocikit.server.auth.basic import parse_basic
+from ocikit.server.auth.htpasswd import HtpasswdEntries
 from ocikit.server.auth.jwt import InvalidToken, Signer
 from ocikit.spec.challenge import Scope
 
@@ -50,7 +50,7 @@ def htpasswd(data: bytes) -> None:
     text = data.decode("utf-8", "replace")
     # A message names users; what stands before a colon is one
     named = any("a" * 53 in line.partition(":")[0] for line in text.splitlines())
-    found = typed(Entries.parse, text, secret="" if named else "a" * 53)
+    found = typed(HtpasswdEntries.parse, text, secret="" if named else "a" * 53)
     for known in found.hashes.values() if found else ():
         assert re.fullmatch(rb"\$2[aby]\$[0-9]{2}\$[./A-Za-z0-9]{53}", known)
 
@@ -66,11 +66,11 @@ def rules(data: bytes) -> None:
     if found is not None:
         for name in ("team/a", "a-b/c", "x" * 200):
             found.allows("ada", Permission("pull", name))
-        assert not found.anybody or any("" in rule.users for rule in found.rules)
+        assert not found.allow_anonymous or any("" in rule.users for rule in found.rules)
 
 
 SIGNER = Signer(b"k" * 32, service="s", issuer="s", clock=lambda: NOW)
-GOOD = SIGNER.access("ada", "stamp", [Scope.repository("a", "pull")], ttl=300)[0].encode()
+GOOD = SIGNER.access_token("ada", "stamp", [Scope.repository("a", "pull")], ttl=300)[0].encode()
 
 
 @target(
@@ -80,10 +80,10 @@ GOOD = SIGNER.access("ada", "stamp", [Scope.repository("a", "pull")], ttl=300)[0
 def authorization(data: bytes) -> None:
     """What a client sends as `Authorization`."""
     header = data.decode("latin-1")
-    found = credentials(header)
+    found = parse_basic(header)
     assert found is None or ":" not in found[0]
     scheme, _, token = header.partition(" ")
-    for read in (SIGNER.identity, SIGNER.user):
+    for read in (SIGNER.verify_access_token, SIGNER.verify_refresh_token):
         with contextlib.suppress(InvalidToken):
             read(token)
 

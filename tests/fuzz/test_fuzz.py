@@ -39,7 +39,7 @@ from ocikit.remote.http.responses import json_object, retry_after
 from ocikit.remote.http.urls import Origin, join
 from ocikit.remote.repository import Registry
 from ocikit.server import Rules
-from ocikit.server.auth.htpasswd import Entries
+from ocikit.server.auth.htpasswd import HtpasswdEntries
 from ocikit.spec.annotations import REF_NAME
 from ocikit.spec.challenge import parse_challenges
 from ocikit.spec.descriptor import Descriptor
@@ -235,7 +235,7 @@ def test_rules_too_deep_or_too_long_are_invalid(text):
 
 def test_bcrypt_cost_in_non_ascii_digits_is_invalid():
     with pytest.raises(InvalidArgument, match="line 1"):
-        Entries.parse("ada:$2y$\u0661\u0660$" + "a" * 53)
+        HtpasswdEntries.parse("ada:$2y$\u0661\u0660$" + "a" * 53)
 
 
 # Tars, which the standard library reads

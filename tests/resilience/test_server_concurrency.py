@@ -30,7 +30,7 @@ def store(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def server(store):
-    with ocikit.serve(store, workers=2) as running:
+    with ocikit.serve(store, options=ocikit.ServerOptions(workers=2)) as running:
         yield running
 
 
@@ -191,7 +191,7 @@ def members(server):
     found = []
     for path in Path("/proc").glob("[0-9]*/stat"):
         with contextlib.suppress(OSError):
-            if int(path.read_text().rpartition(")")[2].split()[3]) == server._process.process.pid:
+            if int(path.read_text().rpartition(")")[2].split()[3]) == server._child.process.pid:
                 found.append(path.parent)
     return found
 
@@ -308,7 +308,10 @@ def test_readers_of_a_repository_that_is_just_made_see_nothing_or_all(clients, r
 
 def test_limits_hold_for_all_workers_together(tmp_path):
     limits = Limits(repository=100_000, sessions=20, sessions_each=20)
-    with ocikit.serve(tmp_path, workers=2, limits=limits) as server, contextlib.ExitStack() as stack:
+    with (
+        ocikit.serve(tmp_path, options=ocikit.ServerOptions(workers=2, limits=limits)) as server,
+        contextlib.ExitStack() as stack,
+    ):
 
         def opened():
             client = Client("", None)

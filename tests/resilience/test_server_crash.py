@@ -68,7 +68,7 @@ def test_an_upload_goes_on_after_the_server_was_killed(tmp_path, size):
         location = client.expect({202}, client.ask("POST", "/v2/a/blobs/uploads/"))[1]["Location"]
         if size:
             client.expect({202}, client.ask("PATCH", location, content[:size]))
-        os.killpg(server._process.process.pid, 9)
+        os.killpg(server._child.process.pid, 9)
     with ocikit.serve(tmp_path) as server:
         client.connect(server.host)
         status, headers, _ = client.ask("GET", location)

@@ -273,7 +273,9 @@ def soak(rounds, *, seed=None, longest=0.8, workers=2, tell=lambda text: None):
     wrong = []
     try:
         for number in range(rounds):
-            with ocikit.serve(folder, workers=workers, grace=GRACE, collect_every=0.2) as server:
+            with ocikit.serve(
+                folder, options=ocikit.ServerOptions(workers=workers, grace=GRACE, collect_every=0.2)
+            ) as server:
                 stop, ready = threading.Event(), threading.Barrier(len(clients) + 1)
                 threads = [
                     threading.Thread(target=live, args=(client, server.host, ready, stop, wrong)) for client in clients
@@ -286,7 +288,7 @@ def soak(rounds, *, seed=None, longest=0.8, workers=2, tell=lambda text: None):
                 except threading.BrokenBarrierError:
                     pass
                 # A process group that was started above, and nobody else's
-                os.killpg(server._process.process.pid, signal.SIGKILL)
+                os.killpg(server._child.process.pid, signal.SIGKILL)
                 for thread in threads:
                     thread.join()
                 stop.set()
@@ -294,7 +296,7 @@ def soak(rounds, *, seed=None, longest=0.8, workers=2, tell=lambda text: None):
                 raise Wrong(f"round {number} of seed {seed}: {wrong[0]}") from wrong[0]
             look(folder, f"round {number} of seed {seed}")
             tell(f"round {number + 1}: {sum(client.done for client in clients)} writes")
-        with ocikit.serve(folder, workers=workers, grace=GRACE) as server:
+        with ocikit.serve(folder, options=ocikit.ServerOptions(workers=workers, grace=GRACE)) as server:
             for client in clients:
                 client.connect(server.host)
                 client.check()

@@ -127,7 +127,7 @@ def soak(seconds, *, movers=3, readers=3, passers=2):
     """Gives counts. Raises: whatever went wrong."""
     with tempfile.TemporaryDirectory(prefix="ocikit-crowd-") as scratch:
         store = Path(scratch) / "store"
-        with ocikit.serve(store, workers=2, grace=GRACE, collect_every=0.5) as server:
+        with ocikit.serve(store, options=ocikit.ServerOptions(workers=2, grace=GRACE, collect_every=0.5)) as server:
             crowd = Crowd(server.host, Path(scratch), time.monotonic() + seconds)
             crowd.standing = tuple(f"moving/r{n % 3}:t{n}" for n in range(movers))
             with crowd.session("first") as session:

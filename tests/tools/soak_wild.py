@@ -354,7 +354,9 @@ def soak(
     children: list[subprocess.Popen[str]] = []
     python = [sys.executable, "-m"]
     try:
-        with ocikit.serve(folder / "store", workers=2, grace=grace, collect_every=collect_every) as server:
+        with ocikit.serve(
+            folder / "store", options=ocikit.ServerOptions(workers=2, grace=grace, collect_every=collect_every)
+        ) as server:
             proxy = subprocess.Popen(
                 [*python, "tests.support.proxy", server.url, "--seed", str(seed), "--rate", str(rate)],
                 stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
@@ -376,7 +378,7 @@ def soak(
                 command += ["--end", str(end), "--pause", str(pause), "--seed", str(seed), "--grace", str(grace)]
                 children.append(subprocess.Popen(command, text=True))
             watched = {"proxy": proxy.pid} | {f"process {n}": each.pid for n, each in enumerate(children[1:])}
-            for n, pid in enumerate(family(server._process.process.pid)):
+            for n, pid in enumerate(family(server._child.process.pid)):
                 watched[f"server {n}" if n else "server"] = pid
             samples: dict[str, list[tuple[float, dict[str, int]]]] = {name: [] for name in watched}
             spoke = begun = time.time()

@@ -1,4 +1,4 @@
-"""Who may do what: the interface of access adapters, and the one that lets everybody in."""
+"""Interface of access adapters, and the adapter that allows everything."""
 
 from __future__ import annotations
 
@@ -12,19 +12,19 @@ from ocikit.server.http.request import Request, Response
 
 @frozen
 class Identity:
-    """Who sends a request."""
+    """The sender of a request."""
 
     name: str = ""
-    """ "" for somebody who didn't say."""
+    """Name of the user; "" without a login."""
     grants: tuple[tuple[str, frozenset[str]], ...] | None = None
-    """What a token allows, as (repository, actions), with "" and "catalog" for the catalog; None where the name decides."""
-    problem: str = field(default="", kw_only=True)
-    """What is wrong with the credentials that came, as a challenge says it: "invalid_token". Whoever has a problem may do
-    nothing, so that a token that is over isn't taken for somebody without one. RFC 6750 #3.1."""
+    """Scopes of a token as (repository, actions), with "" and "catalog" for the catalog; None without a token."""
+    error: str = field(default="", kw_only=True)
+    """RFC 6750 3.1 error code of invalid credentials, such as "invalid_token". An identity with an error is allowed nothing:
+    an expired token must not count as an anonymous request."""
 
     @property
     def anonymous(self) -> bool:
-        """Whether nobody said who it is."""
+        """True without a login."""
         return not self.name
 
 
@@ -33,7 +33,7 @@ ANONYMOUS = Identity()
 
 @frozen
 class Permission:
-    """What a request must be allowed: an action on a repository, or on the catalog, where `repository` is ""."""
+    """An action on a repository, or on the catalog if `repository` is ""."""
 
     action: str
     """ "pull", "push" or "delete"; "catalog"."""
@@ -41,13 +41,13 @@ class Permission:
 
 
 class Access(ABC):
-    """Decides. One object serves every request of a process, from many threads.
+    """Interface that authenticates and authorizes requests. All threads of a process share one object.
 
-    The application asks `identify` first and `allows` for each need. Where something isn't allowed, `challenge` says how to
-    get in, which makes it a 401; where there is no way, it is a 403.
+    The application calls `identify` first, then `allows` for each permission. If one is missing, `challenge` returns the
+    WWW-Authenticate header of a 401 response, or "" for a 403.
 
-    An adapter of one's own takes two methods. Here a proxy in front has logged people in, and says who they are in a header.
-    Whoever reaches the registry around the proxy can write that header just as well, so it counts from the proxy only:
+    A custom adapter implements two methods. This one uses the user name that an authenticating proxy sends in a header. A
+    client that bypasses the proxy could forge the header, so it is accepted from the proxy only:
 
     >>> from attrs import frozen
     >>> from ocikit.server import ANONYMOUS, Access, Application, Identity, Permission, ErrorResponse, Request, Rules, memory_storage
@@ -58,12 +58,12 @@ class Access(ABC):
     ...
     ...     def identify(self, request: Request) -> Identity:
     ...         if request.environ["REMOTE_ADDR"] != self.proxy:
-    ...             raise ErrorResponse(403, "DENIED", "come in through https://hub.example")
+    ...             raise ErrorResponse(403, "DENIED", "use https://hub.example")
     ...         name = request.header("X-Remote-User")
     ...         return Identity(name) if name else ANONYMOUS
     ...
-    ...     def allows(self, identity: Identity, need: Permission) -> bool:
-    ...         return self.rules.allows(identity.name, need)
+    ...     def allows(self, identity: Identity, permission: Permission) -> bool:
+    ...         return self.rules.allows(identity.name, permission)
     >>> rules = Rules.parse('''
     ... [[rule]]
     ... users = ["ada"]
@@ -72,14 +72,15 @@ class Access(ABC):
     ... ''')
     >>> application = Application(memory_storage(), access=ProxyAccess("10.0.0.1", rules))
 
-    Ada may begin an upload below `team/` and nowhere else; nobody may without the proxy:
+    Ada can start uploads below `team/` and nowhere else, and only through the proxy:
 
     >>> import io
-    >>> def begin(repository, user, remote="10.0.0.1"):
+    >>> def start_upload(repository, user, remote="10.0.0.1"):
     ...     environ = {"REQUEST_METHOD": "POST", "PATH_INFO": f"/v2/{repository}/blobs/uploads/", "REMOTE_ADDR": remote,
     ...                "HTTP_X_REMOTE_USER": user, "wsgi.input": io.BytesIO(), "wsgi.url_scheme": "http"}
     ...     application(environ, lambda status, headers: print(status))
-    >>> _ = begin("team/model", "ada"), begin("other", "ada"), begin("team/model", "eve"), begin("team/model", "ada", "10.0.0.9")
+    >>> for arguments in [("team/model", "ada"), ("other", "ada"), ("team/model", "eve"), ("team/model", "ada", "10.0.0.9")]:
+    ...     start_upload(*arguments)
     202 Accepted
     403 Forbidden
     403 Forbidden
@@ -88,48 +89,62 @@ class Access(ABC):
 
     @abstractmethod
     def identify(self, request: Request) -> Identity:
-        """Who sends it; ANONYMOUS if it has no credentials. Raises: Refusal: 401 for wrong ones, 429 for too many."""
-
-    @abstractmethod
-    def allows(self, identity: Identity, need: Permission) -> bool:
-        """Whether somebody may."""
-
-    def reads(self, identity: Identity, repository: str) -> bool:
-        """Whether somebody may pull from a repository, however little their token says: for the catalog, and for mounts."""
-        return self.allows(identity, Permission("pull", repository))
-
-    def challenge(self, request: Request, needs: Sequence[Permission], identity: Identity = ANONYMOUS) -> str:
-        """The value of WWW-Authenticate that says how to get in; "" if nothing that this somebody could say would help.
+        """Return the sender of a request.
 
         Args:
-            request: what is refused.
-            needs: all that it needs, and not only what isn't allowed; none for `/v2/`.
-            identity: who it is so far.
+            request: The request.
+
+        Returns:
+            The identity; ANONYMOUS without credentials.
+
         Raises:
-            Refusal: to say more than that.
+            ErrorResponse: 401 for wrong credentials, 429 after too many failures.
+        """
+
+    @abstractmethod
+    def allows(self, identity: Identity, permission: Permission) -> bool:
+        """Return True if an identity has a permission."""
+
+    def can_pull(self, identity: Identity, repository: str) -> bool:
+        """Return True if the user may pull, regardless of the token's scopes; used by the catalog and by mounts."""
+        return self.allows(identity, Permission("pull", repository))
+
+    def challenge(self, request: Request, permissions: Sequence[Permission], identity: Identity = ANONYMOUS) -> str:
+        """Return the WWW-Authenticate header of a rejected request.
+
+        Args:
+            request: The request.
+            permissions: All permissions that the request needs, not only the missing ones; none for `/v2/`.
+            identity: Current identity of the sender.
+
+        Returns:
+            The challenge; "" if no other credentials would help.
+
+        Raises:
+            ErrorResponse: A more specific response, such as 403 over plain http.
         """
         return ""
 
     def allows_anonymous_ping(self, request: Request) -> bool:
-        """Whether `/v2/` answers those who didn't say who they are. Clients ask there whether to log in at all."""
+        """Return True if `/v2/` responds without credentials; clients decide there whether to log in."""
         return False
 
-    def answer(self, request: Request) -> Response | None:
-        """The answer at a path of the adapter's own, such as a token endpoint; None elsewhere."""
+    def respond(self, request: Request) -> Response | None:
+        """Return the response at a path of the adapter, such as a token endpoint; None at other paths."""
         return None
 
 
 class OpenAccess(Access):
-    """Everybody may do everything."""
+    """Adapter that allows everything without a login."""
 
     def identify(self, request: Request) -> Identity:
-        """Nobody is asked."""
+        """Return ANONYMOUS."""
         return ANONYMOUS
 
-    def allows(self, identity: Identity, need: Permission) -> bool:
-        """Always."""
+    def allows(self, identity: Identity, permission: Permission) -> bool:
+        """Return True."""
         return True
 
     def allows_anonymous_ping(self, request: Request) -> bool:
-        """Always."""
+        """Return True."""
         return True

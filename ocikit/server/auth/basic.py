@@ -1,4 +1,4 @@
-"""Names and passwords in a header: RFC 7617. Adapters share what is here."""
+"""Basic authentication (RFC 7617), and the base class of adapters with an htpasswd file."""
 
 from __future__ import annotations
 
@@ -22,75 +22,81 @@ from ocikit.server.http.request import Request
 from ocikit.spec.annotations import FrozenMap
 from ocikit.spec.challenge import Challenge
 
-_CREDENTIALS = re.compile(r"basic +([A-Za-z0-9+/]+={0,2}) *", re.IGNORECASE)
+_BASIC = re.compile(r"basic +([A-Za-z0-9+/]+={0,2}) *", re.IGNORECASE)
 
-#: Characters of an Authorization header; more than any name and password need.
-_LONGEST = 8000
+#: Characters of an Authorization header; longer ones are rejected unread.
+_MAX_HEADER = 8000
 
-#: What proxies say they have passed on.
-_FORWARDED = ("X-Forwarded-For", "X-Forwarded-Proto", "X-Forwarded-Host", "X-Real-IP", "Forwarded", "Via")
+#: Headers that show that a proxy forwarded the request.
+_PROXY_HEADERS = ("X-Forwarded-For", "X-Forwarded-Proto", "X-Forwarded-Host", "X-Real-IP", "Forwarded", "Via")
 
 
 class PasswordAccess(Access):
-    """What adapters with an htpasswd file have in common: users, rules, and where passwords may be sent."""
+    """Base class of adapters with an htpasswd file: users, rules, and the protection of passwords in transit."""
 
     def __init__(
         self,
         path: str | os.PathLike[str],
         rules: Rules | str | os.PathLike[str] | None,
         *,
-        anonymous_pull: bool,
+        allow_anonymous_pull: bool,
         realm: str,
         allow_plain_http: bool,
         failures: int,
     ) -> None:
         self._htpasswd = Htpasswd(path, failures=failures)
-        self._rules = _rules_of(rules, anonymous_pull=anonymous_pull)
-        self._basic = basic_challenge(realm)
+        self._rules = _rules_source(rules, allow_anonymous_pull=allow_anonymous_pull)
+        self._basic_challenge = basic_challenge(realm)
         self._allow_plain_http = allow_plain_http
 
     def allows_anonymous_ping(self, request: Request) -> bool:
-        """Only where there is something without a login, and no way to log in."""
-        return not self._private(request) and self._rules().anybody
+        """Return True if the client cannot log in over this connection and the rules allow anonymous requests."""
+        return not self._accepts_passwords(request) and self._rules().allow_anonymous
 
-    def _private(self, request: Request) -> bool:
+    def _accepts_passwords(self, request: Request) -> bool:
         return self._allow_plain_http or is_private(request)
 
     def _login(self, request: Request) -> str:
-        """The user whose password a request has; "" for none. Raises: Refusal: 401; 403 where others could read it; 429."""
+        """Return the user of the request's Basic credentials; "" without credentials.
+
+        Raises:
+            ErrorResponse: 401 for a wrong password, 403 over plain http, 429 after too many failures.
+        """
         header = request.header("Authorization")
         if not header:
             return ""
-        if not self._private(request):
-            raise not_private()
-        given = credentials(header)
-        # podman and skopeo answer a challenge in this way where they have no password
-        if given == ("", b""):
+        if not self._accepts_passwords(request):
+            raise plain_http_error()
+        login = parse_basic(header)
+        # podman and skopeo answer a challenge with empty credentials if they have no password
+        if login == ("", b""):
             return ""
-        if given is None or not self._htpasswd.verify(*given, request.remote):
-            raise self._refused(request, "wrong user or password")
-        return given[0]
+        if login is None or not self._htpasswd.verify(*login, request.remote):
+            raise self._unauthorized(request, "wrong user or password")
+        return login[0]
 
-    def _refused(self, request: Request, message: str) -> ErrorResponse:
-        if not self._private(request):
-            return not_private()
-        return ErrorResponse(401, "UNAUTHORIZED", message, headers=(("WWW-Authenticate", self._basic),))
+    def _unauthorized(self, request: Request, message: str) -> ErrorResponse:
+        if not self._accepts_passwords(request):
+            return plain_http_error()
+        return ErrorResponse(401, "UNAUTHORIZED", message, headers=(("WWW-Authenticate", self._basic_challenge),))
 
 
 class HtpasswdAccess(PasswordAccess):
-    """Asks for names and passwords, which are in an htpasswd file, with every request.
+    """Basic authentication of each request against an htpasswd file.
 
-    Docker logs in this way, too, but then pulls nothing without a login: what everybody may pull needs `TokenAccess`.
+    Docker supports this, but requires a login for every pull then. Use `TokenAccess` for public repositories.
 
     Args:
-        path: the file, with bcrypt hashes as `htpasswd -B` makes them; read again when it changes.
-        rules: who may do what, or a file that says so; everything for everybody who is in the file, if not given.
-        anonymous_pull: whether everybody may pull everything, whatever the rules.
-        realm: what clients show when they ask for a password.
-        allow_plain_http: whether passwords are taken though somebody on the way could read them: without TLS, and not from
-            this machine. Unless it is so, nobody there is asked for one, either.
+        path: File with bcrypt hashes, as `htpasswd -B` writes them; it is loaded again when it changes.
+        rules: Access rules or a file with them; None allows everything for users and nothing for others.
+        allow_anonymous_pull: Allow pulls without a login. This overrides the rules.
+        realm: Name that clients show when they ask for a password.
+        allow_plain_http: Accept passwords over plain http from other machines, where an attacker on the network can read
+            them. Otherwise such clients get no challenge either.
+        failures: Failed logins of one user from one address in five minutes before further ones are rejected.
+
     Raises:
-        InvalidArgument: if a file can't be read, or holds anything else.
+        InvalidArgument: A file cannot be read or is invalid.
     """
 
     def __init__(
@@ -98,7 +104,7 @@ class HtpasswdAccess(PasswordAccess):
         path: str | os.PathLike[str],
         rules: Rules | str | os.PathLike[str] | None = None,
         *,
-        anonymous_pull: bool = False,
+        allow_anonymous_pull: bool = False,
         realm: str = "ocikit",
         allow_plain_http: bool = False,
         failures: int = FAILURES,
@@ -106,37 +112,59 @@ class HtpasswdAccess(PasswordAccess):
         super().__init__(
             path,
             rules,
-            anonymous_pull=anonymous_pull,
+            allow_anonymous_pull=allow_anonymous_pull,
             realm=realm,
             allow_plain_http=allow_plain_http,
             failures=failures,
         )
 
     def identify(self, request: Request) -> Identity:
-        """Who sends it. Raises: Refusal: 401 for a wrong password; 403 for one that others could read; 429."""
+        """Return the user of the request's credentials.
+
+        Args:
+            request: The request.
+
+        Returns:
+            The identity; ANONYMOUS without credentials.
+
+        Raises:
+            ErrorResponse: 401 for a wrong password, 403 over plain http, 429 after too many failures.
+        """
         user = self._login(request)
         return Identity(user) if user else ANONYMOUS
 
-    def allows(self, identity: Identity, need: Permission) -> bool:
-        """Whether the rules let somebody."""
-        return self._rules().allows(identity.name, need)
+    def allows(self, identity: Identity, permission: Permission) -> bool:
+        """Return True if the rules allow it."""
+        return self._rules().allows(identity.name, permission)
 
-    def challenge(self, request: Request, needs: Sequence[Permission], identity: Identity = ANONYMOUS) -> str:
-        """`Basic`, for those who didn't say who they are. Raises: Refusal: 403 where nobody should."""
+    def challenge(self, request: Request, permissions: Sequence[Permission], identity: Identity = ANONYMOUS) -> str:
+        """Return a `Basic` challenge for an anonymous request.
+
+        Args:
+            request: The request.
+            permissions: Permissions that the request needs.
+            identity: Current identity of the sender.
+
+        Returns:
+            The challenge; "" for a logged-in user.
+
+        Raises:
+            ErrorResponse: 403 over plain http, so that the client does not send a password.
+        """
         if not identity.anonymous:
             return ""
-        if not self._private(request):
-            raise not_private()
-        return self._basic
+        if not self._accepts_passwords(request):
+            raise plain_http_error()
+        return self._basic_challenge
 
 
-def credentials(header: str) -> tuple[str, bytes] | None:
-    """The user and password in an Authorization header; None if there are none to be read. RFC 7617 #2.
+def parse_basic(header: str) -> tuple[str, bytes] | None:
+    """Return the user and password of an Authorization header (RFC 7617 2); None if it is invalid.
 
-    >>> credentials("Basic YWRhOmxvdmU6bGFjZQ==")
+    >>> parse_basic("Basic YWRhOmxvdmU6bGFjZQ==")
     ('ada', b'love:lace')
     """
-    match = _CREDENTIALS.fullmatch(header) if len(header) <= _LONGEST else None
+    match = _BASIC.fullmatch(header) if len(header) <= _MAX_HEADER else None
     if match is None:
         return None
     try:
@@ -147,24 +175,45 @@ def credentials(header: str) -> tuple[str, bytes] | None:
 
 
 def basic_challenge(realm: str) -> str:
-    """A challenge that asks for a name and a password in UTF-8. RFC 7617 #2.1. Raises: InvalidArgument."""
-    parameters = FrozenMap({"realm": check_word("realm", realm), "charset": "UTF-8"})
+    """Return a challenge for a user and password in UTF-8 (RFC 7617 2.1).
+
+    Args:
+        realm: Name that clients show.
+
+    Returns:
+        The header value.
+
+    Raises:
+        InvalidArgument: The realm cannot be quoted.
+    """
+    parameters = FrozenMap({"realm": check_quotable("realm", realm), "charset": "UTF-8"})
     return str(Challenge(scheme="Basic", parameters=parameters))
 
 
-def check_word(name: str, word: str) -> str:
-    """The word, if it can stand in a header between quotes as it is. Raises: InvalidArgument."""
-    if re.fullmatch(r"[ !#-\[\]-~]+", word) is None:
+def check_quotable(name: str, value: str) -> str:
+    """Return a value that can be quoted in a header without escapes.
+
+    Args:
+        name: Name of the argument, for the error.
+        value: The value.
+
+    Returns:
+        The value.
+
+    Raises:
+        InvalidArgument: The value could break out of the quotes (header injection).
+    """
+    if re.fullmatch(r"[ !#-\[\]-~]+", value) is None:
         raise InvalidArgument(
-            f"{name}={quoted(word)}", hint="printable ASCII characters, without quotes and backslashes"
+            f"invalid {name}={quoted(value)}", hint="use printable ASCII characters without quotes and backslashes"
         )
-    return word
+    return value
 
 
 def is_private(request: Request) -> bool:
-    """Whether nobody on the way can read it: by TLS, or within this machine.
+    """Return True if nothing on the network can read the request: it uses TLS or comes from this machine.
 
-    A proxy on this machine that isn't among `Settings.trusted_proxies` doesn't make its clients local.
+    Requests of a local proxy count as remote unless the proxy is one of `Settings.trusted_proxies`.
     """
     if request.scheme == "https":
         return True
@@ -173,28 +222,35 @@ def is_private(request: Request) -> bool:
     except ValueError:
         return False
     mapped = getattr(address, "ipv4_mapped", None) or address
-    return mapped.is_loopback and not any(request.header(name) for name in _FORWARDED)
+    return mapped.is_loopback and not any(request.header(name) for name in _PROXY_HEADERS)
 
 
-def not_private() -> ErrorResponse:
-    """The answer where a password could be read on its way. It asks for none, so that no client sends one."""
+def plain_http_error() -> ErrorResponse:
+    """Return a 403 response without a challenge, so that the client does not send a password over plain http."""
     return ErrorResponse(
-        403, "DENIED",
-        "this registry takes passwords over TLS only, since others could read them: ask for it by https. Its operator can "
-        "put TLS in front and name that proxy in trusted_proxies, or allow_plain_http",
-    )  # fmt: skip
+        403,
+        "DENIED",
+        "this registry accepts passwords over https only; use https. The operator can add a TLS proxy to trusted_proxies, or "
+        "set allow_plain_http",
+    )
 
 
-def _rules_of(rules: Rules | str | os.PathLike[str] | None, *, anonymous_pull: bool = False) -> Callable[[], Rules]:
-    """What gives the rules as of now. Raises: InvalidArgument."""
+def _rules_source(
+    rules: Rules | str | os.PathLike[str] | None, *, allow_anonymous_pull: bool = False
+) -> Callable[[], Rules]:
+    """Return a function that returns the current rules.
+
+    Raises:
+        InvalidArgument: The file cannot be read or is invalid.
+    """
     if rules is None or isinstance(rules, Rules):
         fixed = Rules.default() if rules is None else rules
-        fixed = fixed.with_anonymous_pull() if anonymous_pull else fixed
+        fixed = fixed.with_anonymous_pull() if allow_anonymous_pull else fixed
         return lambda: fixed
 
     def load(path: Path) -> Rules:
         loaded = Rules.load(path)
-        return loaded.with_anonymous_pull() if anonymous_pull else loaded
+        return loaded.with_anonymous_pull() if allow_anonymous_pull else loaded
 
-    watched = ReloadingFile(rules, load)
-    return lambda: watched.value
+    file = ReloadingFile(rules, load)
+    return lambda: file.value

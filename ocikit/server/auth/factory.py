@@ -1,4 +1,4 @@
-"""Access by what a command line or `serve()` says of it."""
+"""Access adapters from the options of the command line and of `serve`."""
 
 from __future__ import annotations
 
@@ -18,35 +18,47 @@ def access_from(
     token: bool = False,
     folder: str | os.PathLike[str] | None = None,
     rules: str | os.PathLike[str] | None = None,
-    anonymous_pull: bool = False,
+    allow_anonymous_pull: bool = False,
     allow_plain_http: bool = False,
     failures: int = FAILURES,
 ) -> Access:
-    """The adapter for some settings.
+    """Return the access adapter for some options.
 
     Args:
-        htpasswd: the file with users; None lets everybody do everything.
-        token: whether clients get tokens for their passwords, and send these.
-        folder: where the registry keeps things: the key that tokens are signed with is `token.key` in it.
-        rules: a file with rules; None is everything for users, and nothing for others.
-        anonymous_pull: whether everybody may pull everything, whatever the rules.
-        allow_plain_http: whether passwords are taken without TLS from other machines.
-        failures: wrong passwords of one user from one address in five minutes, before they have to wait.
+        htpasswd: File with users; None disables authentication.
+        token: Issue bearer tokens for passwords.
+        folder: Folder of the registry; the signing key of the tokens is `token.key` in it.
+        rules: File with access rules; None allows everything for users and nothing for others.
+        allow_anonymous_pull: Allow pulls without a login. This overrides the rules.
+        allow_plain_http: Accept passwords from other machines over plain http.
+        failures: Failed logins of one user from one address in five minutes before further ones are rejected.
+
+    Returns:
+        The adapter.
+
     Raises:
-        InvalidArgument: if the settings don't go together, or a file isn't as it should be.
+        InvalidArgument: The options contradict each other, or a file is invalid.
     """
     if htpasswd is None:
-        said = {"token": token, "rules": rules, "anonymous_pull": anonymous_pull}
-        if without := [name for name, value in said.items() if value]:
-            raise InvalidArgument(f"{without[0]} goes with users", hint="name an htpasswd file; htpasswd -B makes one")
+        needs_users = {"token": token, "rules": rules, "allow_anonymous_pull": allow_anonymous_pull}
+        if names := [name for name, value in needs_users.items() if value]:
+            raise InvalidArgument(f"{names[0]} requires users", hint="add an htpasswd file; htpasswd -B creates one")
         return OpenAccess()
     if not token:
         return HtpasswdAccess(
-            htpasswd, rules, anonymous_pull=anonymous_pull, allow_plain_http=allow_plain_http, failures=failures
+            htpasswd,
+            rules,
+            allow_anonymous_pull=allow_anonymous_pull,
+            allow_plain_http=allow_plain_http,
+            failures=failures,
         )
     if folder is None:
-        raise InvalidArgument("tokens need a folder for their key")
+        raise InvalidArgument("token requires a folder for the signing key", hint="pass folder=")
     return TokenAccess(
-        htpasswd, Path(folder) / "token.key", rules, anonymous_pull=anonymous_pull, allow_plain_http=allow_plain_http,
+        htpasswd,
+        Path(folder) / "token.key",
+        rules,
+        allow_anonymous_pull=allow_anonymous_pull,
+        allow_plain_http=allow_plain_http,
         failures=failures,
-    )  # fmt: skip
+    )

@@ -1,4 +1,4 @@
-"""Users in an htpasswd file, with passwords kept by bcrypt, as `htpasswd -B` of Apache writes them."""
+"""Users and bcrypt hashes of an htpasswd file, as written by Apache's `htpasswd -B`."""
 
 from __future__ import annotations
 
@@ -23,41 +23,60 @@ from ocikit.server.auth.throttle import FAILURES, LoginThrottle
 #: The variants of bcrypt that differ in name only; `$2x$` is a broken one.
 _BCRYPT = re.compile(r"\$2[aby]\$([0-9][0-9])\$[./A-Za-z0-9]{53}")
 
-#: What else such files hold, to say so by name.
-_OTHERS = {"$apr1$": "MD5", "$1$": "MD5", "{SHA}": "SHA-1", "$5$": "SHA-256", "$6$": "SHA-512", "$2x$": "broken bcrypt",
-           "$argon2": "Argon2"}  # fmt: skip
+#: Prefixes of other hashes, for error messages.
+_OTHER_HASHES = {
+    "$apr1$": "MD5",
+    "$1$": "MD5",
+    "{SHA}": "SHA-1",
+    "$5$": "SHA-256",
+    "$6$": "SHA-512",
+    "$2x$": "broken bcrypt",
+    "$argon2": "Argon2",
+}
 
-#: What 2 to the power of bcrypt may cost: 17 is ten seconds, which is more of a way to bring a server down.
+#: Accepted bcrypt costs. A cost of 17 takes ten seconds; more would make each login a DoS.
 _COSTS = range(4, 18)
 
-#: The cost where there are no entries to go by: bcrypt's own default in many languages.
-_COST = 10
+#: bcrypt cost of new hashes, and of the dummy hash of a file without entries.
+_DEFAULT_COST = 10
 
-#: Bytes that bcrypt looks at; the rest never counted, and other programs take longer passwords for the same reason.
-_BYTES = 72
+#: Bytes of a password that bcrypt uses. Longer passwords are truncated, as other programs do.
+_BCRYPT_BYTES = 72
 
-#: Seconds for which a password that was right needn't be checked again. bcrypt takes a quarter of one, by design, and
-#: clients send their password with each of a thousand requests.
-_REMEMBERED = 120.0
+#: Seconds for which a correct login is cached: bcrypt takes a quarter of a second by design, and clients send the password
+#: with each of a thousand requests.
+_CACHE_SECONDS = 120.0
 
-#: Logins that are remembered.
-_KEPT = 1000
+#: Cached logins.
+_CACHE_SIZE = 1000
 
-#: Logins that are checked at the same time; more than there are cores.
+#: Locks for concurrent checks of the same login; more than there are cores.
 _STRIPES = 64
 
 
 @frozen
-class Entries:
-    """What such a file says: a hash for each user."""
+class HtpasswdEntries:
+    """The entries of an htpasswd file."""
 
     hashes: Mapping[str, bytes] = field(repr=False)
-    nobody: bytes = field(repr=False)
-    """A hash of nothing, as costly as most of the others: who isn't in the file takes as long as who is."""
+    """bcrypt hash of each user."""
+    dummy_hash: bytes = field(repr=False)
+    """A hash of no password, at the most frequent cost: checking it for unknown users prevents a timing attack."""
 
     @classmethod
-    def load(cls, path: str | os.PathLike[str]) -> Entries:
-        """The entries of a file. Raises: InvalidArgument: if it has others than bcrypt's; OSError."""
+    def load(cls, path: str | os.PathLike[str]) -> HtpasswdEntries:
+        """Read a file.
+
+        Args:
+            path: The file.
+
+        Returns:
+            Its entries.
+
+        Raises:
+            InvalidArgument: The file is not UTF-8, or an entry has no bcrypt hash.
+            OSError: The file cannot be read.
+        """
         try:
             return cls.parse(Path(path).read_bytes().decode())
         except (InvalidArgument, UnicodeDecodeError) as error:
@@ -66,113 +85,155 @@ class Entries:
             raise InvalidArgument(f"{os.fspath(path)}: {message}", hint=hint) from error
 
     @classmethod
-    def parse(cls, text: str) -> Entries:
-        """The entries that a text spells, one a line. Raises: InvalidArgument; no message has a hash in it."""
-        import bcrypt  # noqa: PLC0415 - heavy
+    def parse(cls, text: str) -> HtpasswdEntries:
+        """Parse the content of a file, one entry a line.
+
+        Args:
+            text: The content.
+
+        Returns:
+            Its entries.
+
+        Raises:
+            InvalidArgument: An entry is invalid or has no bcrypt hash. The message contains no hash.
+        """
+        import bcrypt  # noqa: PLC0415 - optional package
 
         hashes: dict[str, bytes] = {}
         costs: Counter[int] = Counter()
         for number, line in enumerate(text.splitlines(), 1):
             if not line.strip() or line.startswith("#"):
                 continue
-            user, colon, said = line.strip().partition(":")
-            match = _BCRYPT.fullmatch(said)
+            user, colon, hashed = line.strip().partition(":")
+            match = _BCRYPT.fullmatch(hashed)
             if not colon or not user or user == "*" or not user.isprintable():
-                raise InvalidArgument(f"line {number} is no entry", hint="one is <user>:<hash>; '*' is no name here")
+                raise InvalidArgument(f"line {number}: invalid entry", hint="use <user>:<hash>; '*' cannot be a user")
             if match is None or int(match[1]) not in _COSTS:
-                kind = next((name for start, name in _OTHERS.items() if said.startswith(start)), "")
-                problem = f"the cost {match[1]}" if match else kind or "something else"
+                kind = next((name for prefix, name in _OTHER_HASHES.items() if hashed.startswith(prefix)), "")
+                problem = f"the cost {match[1]}" if match else kind or "an unknown format"
                 raise InvalidArgument(
-                    f"line {number}: {quoted(user)} has {problem} where a bcrypt hash should be",
-                    hint=f"htpasswd -B <file> {quoted(user)} makes one",
+                    f"line {number}: the hash of {quoted(user)} has {problem}; only bcrypt is supported",
+                    hint=f"run htpasswd -B <file> {quoted(user)}",
                 )
             if user in hashes:
-                raise InvalidArgument(f"line {number}: {quoted(user)} is there twice")
-            hashes[user] = said.encode()
+                raise InvalidArgument(f"line {number}: duplicate user {quoted(user)}")
+            hashes[user] = hashed.encode()
             costs[int(match[1])] += 1
-        most = costs.most_common(1)[0][0] if costs else _COST
-        return cls(hashes, bcrypt.gensalt(most) + b"." * 31)
+        cost = costs.most_common(1)[0][0] if costs else _DEFAULT_COST
+        return cls(hashes, bcrypt.gensalt(cost) + b"." * 31)
 
 
 class Htpasswd:
-    """Checks passwords against a file, which is read again when it changes.
+    """Checks passwords against an htpasswd file; a changed file is loaded again.
 
     Args:
-        path: the file.
-        clock: seconds.
-        failures: of one user from one address in five minutes, before they have to wait.
+        path: The file.
+        clock: Function that returns the time in seconds.
+        failures: Failed logins of one user from one address in five minutes before further ones are rejected.
+
     Raises:
-        InvalidArgument: if the file can't be read, or has others than bcrypt's hashes.
+        InvalidArgument: The file cannot be read, or an entry is invalid.
     """
 
     def __init__(
         self, path: str | os.PathLike[str], clock: Callable[[], float] = time.monotonic, *, failures: int = FAILURES
     ) -> None:
-        self._entries = ReloadingFile(path, Entries.load)
-        self._attempts = LoginThrottle(clock, failures)
+        self._entries = ReloadingFile(path, HtpasswdEntries.load)
+        self._throttle = LoginThrottle(clock, failures)
         self._clock = clock
         self._key = secrets.token_bytes(32)
         self._lock = threading.Lock()
-        self._right: OrderedDict[bytes, float] = OrderedDict()
+        self._cache: OrderedDict[bytes, float] = OrderedDict()
         self._stripes = [threading.Lock() for _ in range(_STRIPES)]
 
     def __repr__(self) -> str:
         return f"Htpasswd({os.fspath(self._entries.path)!r})"
 
     def verify(self, user: str, password: bytes, remote: str) -> bool:
-        """Whether this is the user's password; whether there is such a user makes no difference in time.
+        """Check a password; an unknown user takes as long as a wrong password.
 
         Args:
-            user: the name.
-            password: in UTF-8: RFC 7617 #2.1.
-            remote: the address that it comes from.
+            user: Name of the user.
+            password: Password in UTF-8 (RFC 7617 2.1).
+            remote: Address of the client.
+
+        Returns:
+            True if the password is correct.
+
         Raises:
-            Refusal: 429 after too many failures. Before the password is looked at: a guess that is right must not show.
+            ErrorResponse: 429 after too many failures. It is raised before the check, so that a correct guess does not show.
         """
         entries = self._entries.value
         known = entries.hashes.get(user)
-        # Bound to the hash: with a new password in the file, the old one is forgotten
-        proof = self._proof(user, known or entries.nobody, password)
-        self._attempts.check(remote, user)
-        if self._remembered(proof):
+        # The cache key includes the hash: a new password in the file invalidates the old one
+        cache_key = self._cache_key(user, known or entries.dummy_hash, password)
+        self._throttle.check(remote, user)
+        if self._is_cached(cache_key):
             return True
-        # A client opens several connections at once; the same login is checked once for all of them
-        with self._stripes[proof[0] % _STRIPES], self._attempts.attempt(remote, user) as succeeded:
-            if not self._remembered(proof) and not (_matches(password, known or entries.nobody) and known is not None):
-                return False
+        # A client opens several connections at once; check the same login once for all of them
+        with self._stripes[cache_key[0] % _STRIPES], self._throttle.attempt(remote, user) as succeeded:
+            if not self._is_cached(cache_key):
+                matches = _matches(password, known or entries.dummy_hash)
+                if not matches or known is None:
+                    return False
             succeeded()
-            self._remember(proof)
+            self._add_to_cache(cache_key)
             return True
 
     def fingerprint(self, user: str, key: bytes) -> str | None:
-        """What changes with the user's password and tells nothing about it; None for who isn't there."""
+        """Return a value that changes with the user's password and does not reveal it; None for an unknown user."""
         known = self._entries.value.hashes.get(user)
         return None if known is None else hmac.new(key, known, hashlib.sha256).hexdigest()
 
-    def _proof(self, *parts: str | bytes) -> bytes:
-        """Stands for a login: nobody gets the password out of it, or makes one, without this process's key."""
-        proof = hmac.new(self._key, digestmod=hashlib.sha256)
+    def _cache_key(self, *parts: str | bytes) -> bytes:
+        """Return an HMAC of a login; without the key of this process it does not allow an offline password search."""
+        mac = hmac.new(self._key, digestmod=hashlib.sha256)
         for part in parts:
             raw = part.encode() if isinstance(part, str) else part
-            proof.update(len(raw).to_bytes(8, "big") + raw)
-        return proof.digest()
+            mac.update(len(raw).to_bytes(8, "big") + raw)
+        return mac.digest()
 
-    def _remembered(self, proof: bytes) -> bool:
+    def _is_cached(self, key: bytes) -> bool:
         with self._lock:
-            until = self._right.get(proof)
-            if until is not None and until <= self._clock():
-                del self._right[proof]
-                until = None
-            return until is not None
+            expiry = self._cache.get(key)
+            if expiry is not None and expiry <= self._clock():
+                del self._cache[key]
+                expiry = None
+            return expiry is not None
 
-    def _remember(self, proof: bytes) -> None:
+    def _add_to_cache(self, key: bytes) -> None:
         with self._lock:
-            self._right.setdefault(proof, self._clock() + _REMEMBERED)
-            while len(self._right) > _KEPT:
-                self._right.popitem(last=False)
+            self._cache.setdefault(key, self._clock() + _CACHE_SECONDS)
+            while len(self._cache) > _CACHE_SIZE:
+                self._cache.popitem(last=False)
 
 
-def _matches(password: bytes, known: bytes) -> bool:
-    import bcrypt  # noqa: PLC0415 - heavy
+def format_htpasswd(passwords: Mapping[str, str]) -> str:
+    """Hash passwords and format them as the content of an htpasswd file.
 
-    return bcrypt.checkpw(password[:_BYTES], known)
+    Args:
+        passwords: Password of each user.
+
+    Returns:
+        One line for each user.
+
+    Raises:
+        InvalidArgument: A user name is invalid.
+    """
+    import bcrypt  # noqa: PLC0415 - optional package
+
+    for user in passwords:
+        if not user or ":" in user or not user.isprintable() or user != user.strip() or user.startswith("#"):
+            raise InvalidArgument(f"invalid user name {quoted(user)}", hint="use letters and digits")
+    salt = bcrypt.gensalt
+    lines = (
+        f"{user}:{bcrypt.hashpw(password.encode()[:_BCRYPT_BYTES], salt(_DEFAULT_COST)).decode()}\n"
+        for user, password in passwords.items()
+    )
+    return "".join(lines)
+
+
+def _matches(password: bytes, hashed: bytes) -> bool:
+    import bcrypt  # noqa: PLC0415 - optional package
+
+    return bcrypt.checkpw(password[:_BCRYPT_BYTES], hashed)

@@ -1,4 +1,4 @@
-"""Tokens as JSON Web Tokens, and the file with the key that signs them. distribution jwt.md, RFC 7519."""
+"""JSON Web Tokens (RFC 7519, distribution jwt.md) and the file of their signing key."""
 
 from __future__ import annotations
 
@@ -16,83 +16,91 @@ from typing import Any
 from ocikit.errors import InvalidArgument
 from ocikit.server.auth.access import Identity
 from ocikit.spec.challenge import Scope
+from ocikit.store.files import atomic_writer
 
-#: The only algorithm that is ever taken: who verifies is who signs, so that no public keys are needed.
+#: The only accepted algorithm. The registry verifies its own tokens, so it needs no public keys; accepting another algorithm
+#: would allow algorithm confusion.
 _ALGORITHM = "HS256"
 
-#: Bytes of a key: those of SHA-256. RFC 7518 #3.2
-_KEY = 32
+#: Bytes of a key: those of SHA-256 (RFC 7518 3.2).
+_KEY_SIZE = 32
 
-#: Seconds by which the clocks of several machines with the same key may differ.
+#: Seconds by which the clocks of machines with the same key may differ.
 _LEEWAY = 10
 
-#: Characters of a token; more than one for a hundred repositories. What is longer isn't looked at.
-_LONGEST = 1 << 16
+#: Characters of a token with more than a hundred repositories; longer ones are rejected unread.
+_MAX_TOKEN = 1 << 16
 
 _CLAIMS = ("iss", "sub", "aud", "exp", "nbf", "iat", "jti")
 
 
 class InvalidToken(Exception):
-    """A token that is over, of somebody else, for something else, or none at all."""
+    """A token that is malformed, expired, or not issued by this registry for this use."""
 
 
 def load_key(path: str | os.PathLike[str]) -> bytes:
-    """The key in a file, which is made if it isn't there; processes that start together get the same.
+    """Read the signing key, and create it first if the file is missing.
+
+    Processes that start at the same time get the same key.
+
+    Args:
+        path: File of the key.
+
+    Returns:
+        The key.
 
     Raises:
-        InvalidArgument: if others can read the file, it is too short, or it can't be made.
+        InvalidArgument: Other users can read the file, the key is too short, or the file cannot be read or created.
     """
     path = Path(path)
     try:
         if not path.exists():
-            _make(path)
+            _create_key(path)
         with path.open("rb") as file:
             status = os.fstat(file.fileno())
-            # Windows keeps no such bits; there the folder's rights are what counts
+            # Windows has no such mode bits; the access list of the folder counts there
             if os.name != "nt" and status.st_mode & 0o077:
                 raise InvalidArgument(
-                    f"{path} may be read by others: mode {stat.S_IMODE(status.st_mode):04o}",
-                    hint="who has read it can make tokens for anybody: delete it, and a new one is made; or chmod 600",
+                    f"other users can access the signing key {path}: mode {stat.S_IMODE(status.st_mode):04o}",
+                    hint="delete the file if it may have been read, and a new key is created; otherwise run chmod 600",
                 )
             key = file.read(1 << 16).strip()
     except OSError as error:
-        raise InvalidArgument(f"the key {path} can't be read or made: {error.strerror or error}") from error
-    if len(key) < _KEY:
+        raise InvalidArgument(f"cannot read or create the signing key {path}: {error.strerror or error}") from error
+    if len(key) < _KEY_SIZE:
         raise InvalidArgument(
-            f"the key {path} has {len(key)} bytes", hint=f"it needs {_KEY}; delete it, and one is made"
+            f"the signing key {path} has {len(key)} bytes",
+            hint=f"it needs {_KEY_SIZE}; delete the file, and a new key is created",
         )
     return key
 
 
-def _make(path: Path) -> None:
-    """A new key, whole when it is at its name; nothing, if another process was first."""
+def _create_key(path: Path) -> None:
+    """Write a new key, unless another process writes one first."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    beside = path.with_name(f"{path.name}.{secrets.token_hex(8)}")
-    file = os.open(beside, os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_NOFOLLOW", 0), 0o600)
+    temporary = path.with_name(f"{path.name}.{secrets.token_hex(8)}")
     try:
-        with os.fdopen(file, "wb") as stream:
-            stream.write(secrets.token_hex(_KEY).encode() + b"\n")
-            stream.flush()
-            os.fsync(stream.fileno())
-        # Unlike a rename, a link never replaces what is there
+        with atomic_writer(temporary, mode=0o600) as file:
+            file.write(secrets.token_hex(_KEY_SIZE).encode() + b"\n")
+        # Unlike a rename, a link never replaces the key that another process created
         with contextlib.suppress(FileExistsError):
-            os.link(beside, path)
+            os.link(temporary, path)
     finally:
-        beside.unlink()
+        temporary.unlink(missing_ok=True)
 
 
 class Signer:
-    """Makes tokens, and reads those that it made. Access and refresh tokens have different keys and audiences.
+    """Issues and verifies tokens. Access and refresh tokens have different keys and audiences.
 
     Args:
-        key: what signs; see `load_key`.
-        service: whom access tokens are for: this registry.
-        issuer: who makes them.
-        clock: seconds since the epoch.
+        key: Signing key; see `load_key`.
+        service: Audience of access tokens: the name of this registry.
+        issuer: Name of the issuer.
+        clock: Function that returns the seconds since the epoch.
     """
 
     def __init__(self, key: bytes, *, service: str, issuer: str, clock: Callable[[], float] = time.time) -> None:
-        self._access, self._refresh, self._stamps = (
+        self._access_key, self._refresh_key, self._stamp_key = (
             hmac.new(key, f"ocikit {use}".encode(), hashlib.sha256).digest() for use in ("access", "refresh", "stamp")
         )
         self._service = service
@@ -101,64 +109,115 @@ class Signer:
 
     @property
     def stamp_key(self) -> bytes:
-        """The key for what ties a token to a password: `Htpasswd.fingerprint`."""
-        return self._stamps
+        """Key for the stamp of a token, which binds it to the user's password: see `Htpasswd.fingerprint`."""
+        return self._stamp_key
 
-    def access(self, user: str, stamp: str, scopes: Iterable[Scope], *, ttl: int) -> tuple[str, int]:
-        """A token for scopes, and when it was made. jwt.md#getting-a-bearer-token."""
-        access = [{"type": s.resource_type, "name": s.name, "actions": list(s.actions)} for s in scopes]
-        return self._sign(self._access, self._service, user, stamp, ttl, access=access)
+    def access_token(self, user: str, stamp: str, scopes: Iterable[Scope], *, ttl: int) -> tuple[str, int]:
+        """Issue an access token (jwt.md#getting-a-bearer-token).
 
-    def refresh(self, user: str, stamp: str, *, ttl: int) -> str:
-        """A token that gets others. oauth.md#refresh-token-format."""
-        return self._sign(self._refresh, self._refresh_audience, user, stamp, ttl)[0]
+        Args:
+            user: Name of the user.
+            stamp: Fingerprint of the user's password.
+            scopes: Scopes that the token grants.
+            ttl: Seconds until the token expires.
 
-    def identity(self, token: str) -> tuple[Identity, str]:
-        """Who has an access token, what it grants, and its stamp. Raises: InvalidToken."""
-        claims = self._claims(token, self._access, self._service)
+        Returns:
+            The token, and the time of its issue in seconds since the epoch.
+        """
+        access = [{"type": scope.resource_type, "name": scope.name, "actions": list(scope.actions)} for scope in scopes]
+        return self._sign(self._access_key, self._service, user, stamp, ttl, access=access)
+
+    def refresh_token(self, user: str, stamp: str, *, ttl: int) -> str:
+        """Issue a refresh token, which a client exchanges for access tokens (oauth.md#refresh-token-format).
+
+        Args:
+            user: Name of the user.
+            stamp: Fingerprint of the user's password.
+            ttl: Seconds until the token expires.
+
+        Returns:
+            The token.
+        """
+        return self._sign(self._refresh_key, self._refresh_audience, user, stamp, ttl)[0]
+
+    def verify_access_token(self, token: str) -> tuple[Identity, str]:
+        """Verify an access token.
+
+        Args:
+            token: The token.
+
+        Returns:
+            The identity with its grants, and the stamp.
+
+        Raises:
+            InvalidToken: The token is invalid.
+        """
+        claims = self._verify(token, self._access_key, self._service)
         try:
             grants = tuple(_grant(entry) for entry in claims["access"])
             return Identity(claims["sub"], grants), claims["stamp"]
         except (KeyError, TypeError) as error:
-            raise InvalidToken(f"not a token of this registry's: {error!r}") from error
+            raise InvalidToken(f"invalid claims: {error!r}") from error
 
-    def user(self, token: str) -> tuple[str, str]:
-        """Whose refresh token it is, and its stamp. Raises: InvalidToken."""
-        claims = self._claims(token, self._refresh, self._refresh_audience)
+    def verify_refresh_token(self, token: str) -> tuple[str, str]:
+        """Verify a refresh token.
+
+        Args:
+            token: The token.
+
+        Returns:
+            The user and the stamp.
+
+        Raises:
+            InvalidToken: The token is invalid.
+        """
+        claims = self._verify(token, self._refresh_key, self._refresh_audience)
         return str(claims["sub"]), str(claims.get("stamp"))
 
     @property
     def _refresh_audience(self) -> str:
         return f"{self._service}/token"
 
-    def _sign(self, key: bytes, audience: str, user: str, stamp: str, ttl: int, **more: Any) -> tuple[str, int]:
-        import jwt  # noqa: PLC0415 - heavy
+    def _sign(self, key: bytes, audience: str, user: str, stamp: str, ttl: int, **claims: object) -> tuple[str, int]:
+        import jwt  # noqa: PLC0415 - optional package
 
         now = int(self._clock())
-        claims = {
-            "iss": self._issuer, "sub": user, "aud": audience, "exp": now + ttl, "nbf": now, "iat": now,
-            "jti": secrets.token_hex(16), "stamp": stamp, **more,
-        }  # fmt: skip
-        return jwt.encode(claims, key, algorithm=_ALGORITHM), now
+        payload = {
+            "iss": self._issuer,
+            "sub": user,
+            "aud": audience,
+            "exp": now + ttl,
+            "nbf": now,
+            "iat": now,
+            "jti": secrets.token_hex(16),
+            "stamp": stamp,
+            **claims,
+        }
+        return jwt.encode(payload, key, algorithm=_ALGORITHM), now
 
-    def _claims(self, token: str, key: bytes, audience: str) -> dict[str, Any]:
-        import jwt  # noqa: PLC0415 - heavy
+    def _verify(self, token: str, key: bytes, audience: str) -> dict[str, Any]:
+        import jwt  # noqa: PLC0415 - optional package
 
-        if len(token) > _LONGEST:
-            raise InvalidToken("longer than any token of this registry's")
+        if len(token) > _MAX_TOKEN:
+            raise InvalidToken("the token is too long")
         try:
             claims: dict[str, Any] = jwt.decode(
-                token, key, algorithms=[_ALGORITHM], audience=audience, issuer=self._issuer, leeway=_LEEWAY,
+                token,
+                key,
+                algorithms=[_ALGORITHM],
+                audience=audience,
+                issuer=self._issuer,
+                leeway=_LEEWAY,
                 options={"require": list(_CLAIMS)},
-            )  # fmt: skip
-        # The header is parsed before the signature is looked at, so that it may be any JSON
+            )
+        # PyJWT parses the header before it verifies the signature, so an attacker controls that JSON
         except (jwt.PyJWTError, ValueError, TypeError, AttributeError, RecursionError) as error:
             raise InvalidToken(str(error)) from error
         return claims
 
 
 def _grant(entry: Any) -> tuple[str, frozenset[str]]:
-    """One entry of the claim `access`. jwt.md: type, name, actions."""
+    """Return one entry of the claim `access` as a repository and its actions (jwt.md)."""
     if entry["type"] == "repository":
         return str(entry["name"]), frozenset(entry["actions"])
     if (entry["type"], entry["name"], entry["actions"]) == ("registry", "catalog", ["*"]):

@@ -1,4 +1,4 @@
-"""Files that are read again when they change: who is in a group of people shouldn't need a restart."""
+"""A file that is loaded again when it changes, such as users or access rules."""
 
 from __future__ import annotations
 
@@ -14,56 +14,57 @@ from ocikit.errors import InvalidArgument
 
 _log = logging.getLogger("ocikit.server")
 
-#: Seconds. Clocks of file systems may be so coarse: what changed just now may change again without looking any newer.
-_FRESH = 2.0
+#: Seconds. File systems can have timestamps this coarse: a second change in this time may not change the timestamp.
+_TIMESTAMP_RESOLUTION = 2.0
 
 T = TypeVar("T")
 
 
 class ReloadingFile(Generic[T]):
-    """What a file says, as of now.
+    """The parsed content of a file, loaded again after each change.
 
-    A file that can't be read any more, or makes no sense, changes nothing: the log says so, and what it said last goes on.
+    If a changed file cannot be read or is invalid, the error is logged and the last valid content remains.
 
     Args:
-        path: the file.
-        read: what makes a value of it.
+        path: The file.
+        load: Function that reads and parses the file.
+
     Raises:
-        InvalidArgument: if it can't be read the first time.
+        InvalidArgument: The file cannot be read the first time, or is invalid.
     """
 
-    def __init__(self, path: str | os.PathLike[str], read: Callable[[Path], T]) -> None:
+    def __init__(self, path: str | os.PathLike[str], load: Callable[[Path], T]) -> None:
         self.path = Path(path)
-        self._read = read
+        self._load = load
         self._lock = threading.Lock()
-        self._seen = self._look()
+        self._version = self._stat()
         self._settled = False
         try:
-            self._value = read(self.path)
+            self._value = load(self.path)
         except OSError as error:
-            raise InvalidArgument(f"{self.path} can't be read: {error.strerror or error}") from error
+            raise InvalidArgument(f"cannot read {self.path}: {error.strerror or error}") from error
 
     @property
     def value(self) -> T:
-        """What the file says."""
-        seen = self._look()
-        if seen != self._seen or not self._settled:
+        """The current content."""
+        version = self._stat()
+        if version != self._version or not self._settled:
             with self._lock:
-                self._again(seen)
+                self._reload(version)
         return self._value
 
-    def _look(self) -> tuple[int, ...]:
+    def _stat(self) -> tuple[int, ...]:
         try:
             status = os.stat(self.path)
         except OSError:
             return ()
         return status.st_mtime_ns, status.st_size, status.st_ino
 
-    def _again(self, seen: tuple[int, ...]) -> None:
-        changed, self._seen = seen != self._seen, seen
-        self._settled = not seen or abs(time.time() - seen[0] / 1e9) > _FRESH
+    def _reload(self, version: tuple[int, ...]) -> None:
+        changed, self._version = version != self._version, version
+        self._settled = not version or abs(time.time() - version[0] / 1e9) > _TIMESTAMP_RESOLUTION
         try:
-            self._value = self._read(self.path)
+            self._value = self._load(self.path)
         except (InvalidArgument, OSError) as error:
             if changed:
-                _log.error("%s; what it said before still holds", error)
+                _log.error("%s; the previous content stays in effect", error)

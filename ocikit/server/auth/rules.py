@@ -1,6 +1,7 @@
-"""Who may do what with which repositories: a value, and its file. No I/O but reading that.
+"""Access rules, as values and in a TOML file.
 
-Rules only allow; what none of them allows is refused. Actions are those of scopes: distribution scope.md#resource-actions.
+Rules only allow: an action that no rule allows is denied. The actions are those of scopes (distribution
+scope.md#resource-actions).
 """
 
 from __future__ import annotations
@@ -11,7 +12,6 @@ import re
 import tomllib
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
 
 from attrs import evolve, field, frozen
 
@@ -19,25 +19,25 @@ from ocikit.display import quoted, shorten
 from ocikit.errors import InvalidArgument
 from ocikit.server.auth.access import Permission
 
-#: What a rule can allow. "catalog" is for the registry, so that the rule's repositories don't matter to it; the catalog
-#: shows nobody what they may not pull.
+#: Actions of a rule. "catalog" concerns the registry, so the rule's repositories do not limit it; the catalog lists only
+#: repositories that the user may pull.
 ACTIONS = ("pull", "push", "delete", "catalog")
 
-#: What repositories are spelled with, and the two wildcards: distribution-spec spec.md#pulling-manifests
+#: Characters of repository names (distribution-spec spec.md#pulling-manifests), and the wildcards.
 _PATTERN = re.compile(r"[a-z0-9._/*?-]+")
 
 
 @functools.lru_cache(maxsize=1000)  # as many patterns as a large file has
 def _compiled(pattern: str) -> re.Pattern[str]:
-    wild = {"**": ".*", "*": "[^/]*", "?": "[^/]"}
-    return re.compile("".join(wild.get(part) or re.escape(part) for part in re.split(r"(\*\*|\*|\?)", pattern)))
+    wildcards = {"**": ".*", "*": "[^/]*", "?": "[^/]"}
+    return re.compile("".join(wildcards.get(part) or re.escape(part) for part in re.split(r"(\*\*|\*|\?)", pattern)))
 
 
-def _texts(values: Iterable[str]) -> tuple[str, ...]:
-    texts = () if isinstance(values, str) else tuple(values)
-    if not texts or not all(isinstance(text, str) for text in texts):
-        raise InvalidArgument(f"{quoted(values)} should be a list of texts")
-    return texts
+def _strings(values: Iterable[str]) -> tuple[str, ...]:
+    strings = () if isinstance(values, str) else tuple(values)
+    if not strings or not all(isinstance(string, str) for string in strings):
+        raise InvalidArgument(f"{quoted(values)} is not a list of strings")
+    return strings
 
 
 def _rules(rules: Iterable[Rule]) -> tuple[Rule, ...]:
@@ -46,41 +46,43 @@ def _rules(rules: Iterable[Rule]) -> tuple[Rule, ...]:
 
 @frozen(kw_only=True)
 class Rule:
-    """Lets some users do some things with some repositories.
+    """Allows some users some actions on some repositories.
 
     >>> rule = Rule(users=["ada"], repositories=["team/**", "scratch/*"], actions=["pull", "push"])
     >>> [rule.allows("ada", Permission("push", name)) for name in ("team/a/b", "scratch/a", "scratch/a/b", "team", "a/team/b")]
     [True, True, False, False, False]
     """
 
-    users: tuple[str, ...] = field(converter=_texts)
-    """Names; "*" is everybody who has logged in, "" everybody else, too."""
-    actions: tuple[str, ...] = field(converter=_texts)
-    """Of "pull", "push", "delete" and "catalog"."""
-    repositories: tuple[str, ...] = field(default=("**",), converter=_texts)
-    """Patterns that names must match as a whole. `*` and `?` stand for any characters and for one, but for no slash;
-    `**` for any characters, slashes too: `team/**` is all below `team/`, and not `team` itself."""
+    users: tuple[str, ...] = field(converter=_strings)
+    """User names; "*" matches all logged-in users, "" matches all requests."""
+    actions: tuple[str, ...] = field(converter=_strings)
+    """Any of "pull", "push", "delete" and "catalog"."""
+    repositories: tuple[str, ...] = field(default=("**",), converter=_strings)
+    """Patterns of whole repository names. `*` matches any characters and `?` one character, except slashes; `**` matches
+    slashes too: `team/**` matches all names below `team/`, but not `team`."""
 
     def __attrs_post_init__(self) -> None:
-        """Check the words: a rule with a slip in it allows less than its author thinks, or more."""
-        if strange := sorted(set(self.actions) - set(ACTIONS)):
+        """Check the actions and patterns: a rule with a typing error would allow less or more than intended."""
+        if unknown := sorted(set(self.actions) - set(ACTIONS)):
             raise InvalidArgument(
-                f"no such action: {', '.join(map(quoted, strange))}", hint=f"there are {', '.join(ACTIONS)}"
+                f"unknown action: {', '.join(map(quoted, unknown))}", hint=f"choose from {', '.join(ACTIONS)}"
             )
         for pattern in self.repositories:
             if _PATTERN.fullmatch(pattern) is None:
                 raise InvalidArgument(
-                    f"no repository can match {quoted(pattern)}",
-                    hint="names are of a-z, 0-9, '.', '_', '-' and '/'; '*' stops at slashes, '**' doesn't",
+                    f"the pattern {quoted(pattern)} cannot match a repository",
+                    hint="names consist of a-z, 0-9, '.', '_', '-' and '/'; '*' excludes slashes, '**' includes them",
                 )
 
-    def allows(self, user: str, need: Permission) -> bool:
-        """Whether the rule lets somebody do something; *user* is "" for those who didn't say who they are."""
-        if need.action not in self.actions or not (
+    def allows(self, user: str, permission: Permission) -> bool:
+        """Return True if the rule allows it; `user` is "" without a login."""
+        if permission.action not in self.actions or not (
             "" in self.users or (user and ("*" in self.users or user in self.users))
         ):
             return False
-        return need.action == "catalog" or any(_compiled(p).fullmatch(need.repository) for p in self.repositories)
+        return permission.action == "catalog" or any(
+            _compiled(pattern).fullmatch(permission.repository) for pattern in self.repositories
+        )
 
 
 @frozen
@@ -107,12 +109,23 @@ class Rules:
 
     @classmethod
     def default(cls) -> Rules:
-        """Everything for everybody who has logged in, nothing for others."""
+        """Return rules that allow everything for logged-in users and nothing for others."""
         return cls((Rule(users=("*",), actions=ACTIONS),))
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> Rules:
-        """The rules in a TOML file. Raises: InvalidArgument: if it holds anything else; OSError."""
+        """Read a TOML file.
+
+        Args:
+            path: The file.
+
+        Returns:
+            Its rules.
+
+        Raises:
+            InvalidArgument: The file is invalid.
+            OSError: The file cannot be read.
+        """
         try:
             return cls.parse(Path(path).read_text(encoding="utf-8"))
         except (InvalidArgument, UnicodeDecodeError) as error:
@@ -120,35 +133,44 @@ class Rules:
 
     @classmethod
     def parse(cls, text: str) -> Rules:
-        """The rules that a text spells, in TOML: a `[[rule]]` each, with the fields of `Rule`. Raises: InvalidArgument."""
+        """Parse TOML with one `[[rule]]` table for each rule; its keys are the fields of `Rule`.
+
+        Args:
+            text: The TOML text.
+
+        Returns:
+            The rules.
+
+        Raises:
+            InvalidArgument: The text is invalid.
+        """
         try:
             content = tomllib.loads(text)
-        except (ValueError, RecursionError) as error:  # of numbers with thousands of digits, and of arrays in arrays
-            raise InvalidArgument(f"not TOML: {shorten(error, 200)}") from error
+        except (ValueError, RecursionError) as error:  # also for numbers with thousands of digits and nested arrays
+            raise InvalidArgument(f"invalid TOML: {shorten(error, 200)}") from error
         entries = content.pop("rule", [])
         if content or not isinstance(entries, list):
-            raise InvalidArgument(
-                f"not rules: {', '.join(map(quoted, content)) or 'rule'}", hint="each begins with [[rule]]"
-            )
+            names = ", ".join(map(quoted, content)) or "rule"
+            raise InvalidArgument(f"invalid rules: {names}", hint="start each rule with [[rule]]")
         return cls([_rule(number, entry) for number, entry in enumerate(entries, 1)])
 
     def with_anonymous_pull(self) -> Rules:
-        """The same, and everybody may pull everything."""
+        """Return these rules with one more, that allows pulls without a login."""
         return evolve(self, rules=(*self.rules, Rule(users=("",), actions=("pull",))))
 
-    def allows(self, user: str, need: Permission) -> bool:
-        """Whether any rule lets somebody do something."""
-        return any(rule.allows(user, need) for rule in self.rules)
+    def allows(self, user: str, permission: Permission) -> bool:
+        """Return True if any rule allows it."""
+        return any(rule.allows(user, permission) for rule in self.rules)
 
     @property
-    def anybody(self) -> bool:
-        """Whether there is something that needs no login."""
+    def allow_anonymous(self) -> bool:
+        """True if some action needs no login."""
         return any("" in rule.users for rule in self.rules)
 
 
-def _rule(number: int, entry: Any) -> Rule:
+def _rule(number: int, entry: object) -> Rule:
     if not isinstance(entry, dict) or not {"users", "actions"} <= entry.keys() <= {"users", "actions", "repositories"}:
-        raise InvalidArgument(f"rule {number} needs users and actions, may have repositories, and nothing else")
+        raise InvalidArgument(f"rule {number} must have users and actions, may have repositories, and nothing else")
     try:
         return Rule(**entry)
     except (InvalidArgument, TypeError) as error:

@@ -1,4 +1,4 @@
-"""Failed logins, counted: who guesses passwords waits."""
+"""Rate limit of failed logins, per user and client network."""
 
 from __future__ import annotations
 
@@ -15,45 +15,57 @@ from ocikit.server.http.errors import ErrorResponse
 #: Seconds in which failures are counted.
 _WINDOW = 300.0
 
-#: Failures of one user name from one address. A script with an old password must not use up what others have, so that
-#: attempts that are refused for their number aren't counted: such a script gets no further than this.
+#: Failures of one user name from one address. Rejected attempts are not counted: a script with an old password must not use
+#: up the limit of the whole address.
 FAILURES = 10
 
-#: How many times as many failures from one address, whatever the name. More than a room full of people who log in at once,
-#: since an attempt counts until it has succeeded; and few for a list of names.
-_ADDRESS = 10
+#: Factor for all failures from one address. It allows a room full of people to log in at once, since an attempt counts until
+#: it succeeds, but not a list of user names.
+_ADDRESS_FACTOR = 10
 
-#: Addresses and names that are remembered; beyond, the ones that were longest without a failure are forgotten.
-_KEPT = 10_000
+#: Addresses and names with failures that are stored; beyond, the oldest are dropped.
+_MAX_ENTRIES = 10_000
 
 
 class LoginThrottle:
-    """Failures of the last minutes, by address, and by address and user. Each process counts its own.
+    """Failed logins of the last minutes, per address and per address and user. Each process counts its own.
 
     Args:
-        clock: seconds.
-        failures: of one user name from one address.
+        clock: Function that returns the time in seconds.
+        failures: Failures of one user name from one address.
     """
 
     def __init__(self, clock: Callable[[], float] = time.monotonic, failures: int = FAILURES) -> None:
         self._clock = clock
-        self._limits = failures, failures * _ADDRESS
+        self._limits = failures, failures * _ADDRESS_FACTOR
         self._lock = threading.Lock()
         self._failures: OrderedDict[tuple[str, ...], deque[float]] = OrderedDict()
 
     def check(self, remote: str, user: str) -> None:
-        """Go on only if there is an attempt left. Raises: Refusal: 429 TOOMANYREQUESTS with Retry-After."""
+        """Check that another attempt is allowed.
+
+        Args:
+            remote: Address of the client.
+            user: Name of the user.
+
+        Raises:
+            ErrorResponse: 429 TOOMANYREQUESTS with Retry-After.
+        """
         with self._lock:
             self._check(_keys(remote, user))
 
     @contextmanager
     def attempt(self, remote: str, user: str) -> Iterator[Callable[[], None]]:
-        """One attempt, counted as a failure until the function that it gives says that it was none.
+        """Count an attempt as a failure; yield the function that revokes it after a success.
 
-        Counted first: a thousand attempts at the same time shall not all find that there is one left.
+        The attempt is counted first: otherwise a thousand concurrent attempts would all find one left.
+
+        Args:
+            remote: Address of the client.
+            user: Name of the user.
 
         Raises:
-            Refusal: as `check`.
+            ErrorResponse: 429 TOOMANYREQUESTS with Retry-After.
         """
         keys = _keys(remote, user)
         with self._lock:
@@ -62,7 +74,7 @@ class LoginThrottle:
             for key in keys:
                 self._failures.setdefault(key, deque()).append(now)
                 self._failures.move_to_end(key)
-            while len(self._failures) > _KEPT:
+            while len(self._failures) > _MAX_ENTRIES:
                 self._failures.popitem(last=False)
 
         def succeeded() -> None:
@@ -85,9 +97,11 @@ class LoginThrottle:
                 self._failures.pop(key, None)
         if wait:
             raise ErrorResponse(
-                429, "TOOMANYREQUESTS", "too many failed logins; wait, and look at the password that is used",
+                429,
+                "TOOMANYREQUESTS",
+                "too many failed logins; wait, and check the password",
                 headers=(("Retry-After", str(math.ceil(wait))),),
-            )  # fmt: skip
+            )
 
 
 def _keys(remote: str, user: str) -> tuple[tuple[str, ...], ...]:
@@ -96,7 +110,7 @@ def _keys(remote: str, user: str) -> tuple[tuple[str, ...], ...]:
 
 
 def _network(remote: str) -> str:
-    """The address, as far as one person has only one of it: of IPv6 one gets a /64, and all that is in it."""
+    """Return the network that one client controls: an IPv4 address, or the /64 network of an IPv6 address."""
     try:
         address = ipaddress.ip_address(remote.partition("%")[0])
     except ValueError:

@@ -1,8 +1,4 @@
-"""Bearer tokens: the registry asks for them, and gives them out at a token endpoint of its own.
-
-distribution token.md and oauth.md: a client gets a token for its password, good for a few things and a few minutes, and
-sends that with its requests.
-"""
+"""Bearer tokens and the token endpoint (distribution token.md, oauth.md)."""
 
 from __future__ import annotations
 
@@ -15,7 +11,7 @@ from urllib.parse import parse_qsl
 
 from ocikit.errors import InvalidArgument, InvalidReference
 from ocikit.server.auth.access import ANONYMOUS, Identity, Permission
-from ocikit.server.auth.basic import PasswordAccess, check_word, not_private
+from ocikit.server.auth.basic import PasswordAccess, check_quotable, plain_http_error
 from ocikit.server.auth.jwt import InvalidToken, Signer, load_key
 from ocikit.server.auth.rules import Rules
 from ocikit.server.auth.throttle import FAILURES
@@ -24,18 +20,18 @@ from ocikit.server.http.request import Request, Response, json_response
 from ocikit.spec.challenge import Scope, merge_scopes
 from ocikit.spec.reference import check_repository
 
-#: Below the mount point of the registry, beside `/v2/`.
-_PATH = "/token"
+#: Path of the token endpoint below the registry's mount point, next to `/v2/`.
+_ENDPOINT = "/token"
 
 #: Seconds. oauth.md: "a token should never be returned with less than 60 seconds to live".
-_SHORTEST = 60
+_MIN_TTL = 60
 
-#: Bytes of a form: a refresh token, and a hundred scopes.
-_FORM = 1 << 17
+#: Bytes of a form: a refresh token and a hundred scopes.
+_MAX_FORM = 1 << 17
 
 _BEARER = re.compile(r"bearer +([A-Za-z0-9._~+/-]+=*) *", re.IGNORECASE)
 
-#: RFC 3986 #3.2.2 and #3.3, of which nothing can end the quotes of a challenge.
+#: RFC 3986 3.2.2 and 3.3, without the characters that could end a quoted string: this prevents header injection.
 _HOST = re.compile(r"(?:[A-Za-z0-9._-]{1,255}|\[[0-9A-Fa-f:.]{2,45}\])(?::[0-9]{1,5})?")
 _PREFIX = re.compile(r"(?:/[A-Za-z0-9._~%!$&'()*+,;=:@-]+)*")
 
@@ -43,26 +39,28 @@ _ACTIONS = ("pull", "push", "delete")
 
 
 class TokenAccess(PasswordAccess):
-    """Asks for tokens, and has the endpoint that gives them for the passwords in an htpasswd file.
+    """Bearer authentication, with a token endpoint that checks passwords against an htpasswd file.
 
-    A token says what it may be used for: what its user asked for, as far as the rules go. It ends early when a rule, the
-    user's password, or the user goes.
+    A token grants the requested scopes as far as the rules allow them. Later requests are checked against the current rules
+    and users too: a removed rule, a removed user or a new password invalidates the token.
 
     Args:
-        path: the file with users; see `HtpasswdAccess`.
-        key: the file with the key that signs tokens. It is made if it isn't there; every process of a registry needs the
-            same. Who can read it can be anybody here.
-        rules: who may do what, or a file that says so; everything for everybody who is in the file, if not given.
-        anonymous_pull: whether everybody may pull everything, whatever the rules.
-        service: the registry's name in challenges and tokens.
-        issuer: the name of who makes tokens; that of the service, if not given.
-        ttl: seconds that a token is good for; at least 60.
-        refresh_ttl: seconds that a refresh token is good for, which a client keeps instead of a password.
-        realm: the URL of the token endpoint as clients see it, if what they call this registry isn't it.
-        allow_plain_http: as for `HtpasswdAccess`.
-        clock: seconds since the epoch.
+        path: File with users; see `HtpasswdAccess`.
+        key: File with the signing key, created if it is missing. All processes of a registry need the same key. A process
+            that can read it can impersonate any user.
+        rules: Access rules or a file with them; None allows everything for users and nothing for others.
+        allow_anonymous_pull: Allow pulls without a login. This overrides the rules.
+        service: Name of the registry in challenges and tokens.
+        issuer: Name of the token issuer; the service by default.
+        ttl: Seconds until a token expires, at least 60.
+        refresh_ttl: Seconds until a refresh token expires. A client stores it instead of a password.
+        realm: URL of the token endpoint for clients; derived from the request's host by default.
+        allow_plain_http: Accept passwords over plain http; see `HtpasswdAccess`.
+        failures: Failed logins of one user from one address in five minutes before further ones are rejected.
+        clock: Function that returns the seconds since the epoch.
+
     Raises:
-        InvalidArgument: if a file can't be read, or holds anything else, or others can read the key.
+        InvalidArgument: A file cannot be read or is invalid, or other users can read the key.
     """
 
     def __init__(
@@ -71,7 +69,7 @@ class TokenAccess(PasswordAccess):
         key: str | os.PathLike[str],
         rules: Rules | str | os.PathLike[str] | None = None,
         *,
-        anonymous_pull: bool = False,
+        allow_anonymous_pull: bool = False,
         service: str = "ocikit",
         issuer: str = "",
         ttl: int = 300,
@@ -81,114 +79,138 @@ class TokenAccess(PasswordAccess):
         failures: int = FAILURES,
         clock: Callable[[], float] = time.time,
     ) -> None:
-        self._service = check_word("service", service)
+        self._service = check_quotable("service", service)
         super().__init__(
             path,
             rules,
-            anonymous_pull=anonymous_pull,
+            allow_anonymous_pull=allow_anonymous_pull,
             realm=service,
             allow_plain_http=allow_plain_http,
             failures=failures,
         )
-        if ttl < _SHORTEST:
-            raise InvalidArgument(f"ttl={ttl}", hint=f"clients take at least {_SHORTEST} seconds")
+        if ttl < _MIN_TTL:
+            raise InvalidArgument(f"ttl={ttl} is too short", hint=f"use at least {_MIN_TTL} seconds")
         self._signer = Signer(load_key(key), service=service, issuer=issuer or service, clock=clock)
         self._ttl = ttl
         self._refresh_ttl = refresh_ttl
-        self._realm = realm and check_word("realm", realm)
+        self._realm = realm and check_quotable("realm", realm)
 
     def identify(self, request: Request) -> Identity:
-        """Who has the token; somebody with a problem, if it isn't good."""
+        """Return the identity of the request's token; an identity with an error if the token is invalid."""
         header = request.header("Authorization")
         if not header:
             return ANONYMOUS
         match = _BEARER.fullmatch(header)
         try:
-            identity, stamp = self._signer.identity(match[1] if match else "")
+            identity, stamp = self._signer.verify_access_token(match[1] if match else "")
             self._check_stamp(identity.name, stamp)
         except InvalidToken:
-            return Identity(problem="invalid_token")
+            return Identity(error="invalid_token")
         return identity
 
-    def allows(self, identity: Identity, need: Permission) -> bool:
-        """Whether the token is for that, and the rules still allow it; without a token, what they allow everybody."""
+    def allows(self, identity: Identity, permission: Permission) -> bool:
+        """Return True if the token grants it and the rules allow it; without a token, the rules decide."""
         granted = identity.grants is None or any(
-            need.repository == repository and need.action in actions for repository, actions in identity.grants
+            permission.repository == repository and permission.action in actions
+            for repository, actions in identity.grants
         )
-        return granted and self._rules().allows(identity.name, need)
+        return granted and self._rules().allows(identity.name, permission)
 
-    def reads(self, identity: Identity, repository: str) -> bool:
-        """Whether the user may pull it: a token for the catalog names no repositories."""
+    def can_pull(self, identity: Identity, repository: str) -> bool:
+        """Return True if the rules allow a pull; a token for the catalog has no scopes of repositories."""
         return self._rules().allows(identity.name, Permission("pull", repository))
 
-    def challenge(self, request: Request, needs: Sequence[Permission], identity: Identity = ANONYMOUS) -> str:
-        """`Bearer`, with the scopes for the needs. token.md#how-to-authenticate, RFC 6750 #3.
+    def challenge(self, request: Request, permissions: Sequence[Permission], identity: Identity = ANONYMOUS) -> str:
+        """Return a `Bearer` challenge with the required scopes (token.md#how-to-authenticate, RFC 6750 3).
 
-        Raises: Refusal: 403 where nobody should send a password; 400 for a Host that is none.
+        Args:
+            request: The request.
+            permissions: All permissions that the request needs.
+            identity: Current identity of the sender.
+
+        Returns:
+            The challenge; "" if the rules do not allow the first permission.
+
+        Raises:
+            ErrorResponse: 403 over plain http, so that the client does not send a password; 400 for an invalid Host.
         """
         rules = self._rules()
-        # A mount's source may be refused: then it is an upload
-        if identity.name and needs and not rules.allows(identity.name, needs[0]):
+        # Only the first permission counts: if the source of a mount is not allowed, the request becomes a normal upload
+        if identity.name and permissions and not rules.allows(identity.name, permissions[0]):
             return ""
-        if not self._private(request):
-            raise not_private()
-        scopes = merge_scopes(_scope(need) for need in needs)
-        error = identity.problem or ("insufficient_scope" if identity.grants is not None else "")
-        said = {
-            "realm": self._realm_of(request),
+        if not self._accepts_passwords(request):
+            raise plain_http_error()
+        scopes = merge_scopes(map(_scope_for, permissions))
+        error = identity.error or ("insufficient_scope" if identity.grants is not None else "")
+        parameters = {
+            "realm": self._token_url(request),
             "service": self._service,
             "scope": " ".join(map(str, scopes)),
             "error": error,
         }
-        # One header, one scope, everything quoted, no space after commas: what the oldest clients read
-        return "Bearer " + ",".join(f'{name}="{value}"' for name, value in said.items() if value)
+        # The oldest clients parse only this form: one header, one scope, all values quoted, no space after commas
+        return "Bearer " + ",".join(f'{name}="{value}"' for name, value in parameters.items() if value)
 
-    def answer(self, request: Request) -> Response | None:
-        """A token. token.md#requesting-a-token, oauth.md#getting-a-token. Raises: Refusal: 400, 401, 403, 405, 429."""
-        if request.path != _PATH:
+    def respond(self, request: Request) -> Response | None:
+        """Issue a token at the token endpoint (token.md#requesting-a-token, oauth.md#getting-a-token).
+
+        Args:
+            request: The request.
+
+        Returns:
+            The response; None at other paths.
+
+        Raises:
+            ErrorResponse: 400 for an invalid request, 401 for wrong credentials, 403 over plain http, 405 for another
+                method, 429 after too many failures.
+        """
+        if request.path != _ENDPOINT:
             return None
         if request.method == "GET":
-            return self._by_query(request)
+            return self._token_from_query(request)
         if request.method == "POST":
-            return self._by_form(request)
-        raise ErrorResponse(405, "UNSUPPORTED", "GET or POST", headers=(("Allow", "GET, POST"),))
+            return self._token_from_form(request)
+        raise ErrorResponse(405, "UNSUPPORTED", "use GET or POST", headers=(("Allow", "GET, POST"),))
 
-    def _by_query(self, request: Request) -> Response:
+    def _token_from_query(self, request: Request) -> Response:
         self._check_service(request.parameter("service"))
         user = self._login(request)
-        if not user and not self._rules().anybody:
-            raise self._refused(request, "log in for a token")
+        if not user and not self._rules().allow_anonymous:
+            raise self._unauthorized(request, "authentication required to get a token")
         refresh = request.parameter("offline_token") == "true"
-        return self._token(user, request.parameters("scope"), self._new_refresh_token(user) if user and refresh else "")
+        return self._token_response(
+            user, request.parameters("scope"), self._new_refresh_token(user) if user and refresh else ""
+        )
 
-    def _by_form(self, request: Request) -> Response:
-        form = _form(request)
+    def _token_from_form(self, request: Request) -> Response:
+        form = _parse_form(request)
         self._check_service(form.get("service"))
-        if not self._private(request):
-            raise not_private()
-        grant, scopes = form.get("grant_type"), [form.get("scope", "")]
-        if grant == "password":
+        if not self._accepts_passwords(request):
+            raise plain_http_error()
+        grant_type, scopes = form.get("grant_type"), [form.get("scope", "")]
+        if grant_type == "password":
             user = form.get("username", "")
             if not self._htpasswd.verify(user, form.get("password", "").encode(), request.remote):
-                raise self._refused(request, "wrong user or password")
-            return self._token(
-                user, scopes, self._new_refresh_token(user) if form.get("access_type") == "offline" else ""
-            )
-        if grant == "refresh_token":
+                raise self._unauthorized(request, "wrong user or password")
+            refresh = self._new_refresh_token(user) if form.get("access_type") == "offline" else ""
+            return self._token_response(user, scopes, refresh)
+        if grant_type == "refresh_token":
             refresh = form.get("refresh_token", "")
             try:
-                user, stamp = self._signer.user(refresh)
+                user, stamp = self._signer.verify_refresh_token(refresh)
                 self._check_stamp(user, stamp)
             except InvalidToken as error:
-                raise self._refused(request, "this refresh token isn't good, or no longer; log in again") from error
-            return self._token(user, scopes, refresh)
-        raise ErrorResponse(400, "UNSUPPORTED", 'grant_type is "password" or "refresh_token"')
+                raise self._unauthorized(
+                    request, "the refresh token is invalid or has expired; log in again"
+                ) from error
+            return self._token_response(user, scopes, refresh)
+        raise ErrorResponse(400, "UNSUPPORTED", 'grant_type must be "password" or "refresh_token"')
 
-    def _token(self, user: str, scopes: Iterable[str], refresh: str) -> Response:
-        """A token for what was asked for, as far as the rules go. Less than that is no error: jwt.md."""
-        granted = self._granted(user, [text for each in scopes for text in each.split()])
-        token, issued = self._signer.access(user, self._stamp(user) or "", granted, ttl=self._ttl)
-        answer = {
+    def _token_response(self, user: str, scopes: Iterable[str], refresh: str) -> Response:
+        """Return a token for the requested scopes that the rules allow; fewer scopes are no error (jwt.md)."""
+        granted = self._granted_scopes(user, [text for value in scopes for text in value.split()])
+        token, issued = self._signer.access_token(user, self._stamp(user) or "", granted, ttl=self._ttl)
+        document = {
             "token": token,
             "access_token": token,
             "expires_in": self._ttl,
@@ -196,16 +218,16 @@ class TokenAccess(PasswordAccess):
             "scope": " ".join(map(str, granted)),
         }
         headers = (("Cache-Control", "no-store"), ("Pragma", "no-cache"))
-        return json_response(200, answer | ({"refresh_token": refresh} if refresh else {}), headers)
+        return json_response(200, document | ({"refresh_token": refresh} if refresh else {}), headers)
 
-    def _granted(self, user: str, texts: Iterable[str]) -> list[Scope]:
-        """The scopes, each with what is left of it. What is no scope of ours is left out."""
+    def _granted_scopes(self, user: str, texts: Iterable[str]) -> list[Scope]:
+        """Return the scopes with their allowed actions; unknown scopes are ignored."""
         rules, granted = self._rules(), []
-        for scope in merge_scopes(map(_ours, texts)):
+        for scope in merge_scopes(map(_parse_scope, texts)):
             if scope.resource_type == "repository" and _is_repository(scope.name):
-                wanted = _ACTIONS if "*" in scope.actions else [a for a in scope.actions if a in _ACTIONS]
-                if left := [action for action in wanted if rules.allows(user, Permission(action, scope.name))]:
-                    granted.append(Scope.repository(scope.name, *left))
+                requested = _ACTIONS if "*" in scope.actions else [a for a in scope.actions if a in _ACTIONS]
+                if allowed := [action for action in requested if rules.allows(user, Permission(action, scope.name))]:
+                    granted.append(Scope.repository(scope.name, *allowed))
             elif Scope.catalog() == scope and rules.allows(user, Permission("catalog")):
                 granted.append(scope)
         return granted
@@ -215,33 +237,38 @@ class TokenAccess(PasswordAccess):
 
     def _check_stamp(self, user: str, stamp: str) -> None:
         if self._stamp(user) != stamp:
-            raise InvalidToken("the user is gone, or has a new password")
+            raise InvalidToken("the user was removed or has a new password")
 
     def _new_refresh_token(self, user: str) -> str:
-        return self._signer.refresh(user, self._stamp(user) or "", ttl=self._refresh_ttl)
+        return self._signer.refresh_token(user, self._stamp(user) or "", ttl=self._refresh_ttl)
 
     def _check_service(self, service: str | None) -> None:
         if service not in {None, self._service}:
-            raise ErrorResponse(400, "UNSUPPORTED", f"tokens from here are for {self._service}")
+            raise ErrorResponse(400, "UNSUPPORTED", f"this endpoint issues tokens for {self._service} only")
 
-    def _realm_of(self, request: Request) -> str:
-        """Where the token endpoint is for the client that asks."""
+    def _token_url(self, request: Request) -> str:
+        """Return the URL of the token endpoint as the client reaches it.
+
+        Raises:
+            ErrorResponse: 400 for an invalid Host.
+        """
         if self._realm:
             return self._realm
         if not (_HOST.fullmatch(request.host) and _PREFIX.fullmatch(request.prefix)):
-            raise ErrorResponse(400, "UNSUPPORTED", "the Host header is no host")
-        return f"{'https' if request.scheme == 'https' else 'http'}://{request.host}{request.prefix}{_PATH}"
+            raise ErrorResponse(400, "UNSUPPORTED", "the Host header is invalid")
+        return f"{'https' if request.scheme == 'https' else 'http'}://{request.host}{request.prefix}{_ENDPOINT}"
 
 
-def _scope(need: Permission) -> Scope:
-    """The scope for a need; who pushes looks first at what is there."""
-    if need.action == "catalog":
+def _scope_for(permission: Permission) -> Scope:
+    """Return the scope of a permission; a push includes a pull, because clients check first which blobs exist."""
+    if permission.action == "catalog":
         return Scope.catalog()
-    return Scope.repository(need.repository, *(("pull", "push") if need.action == "push" else (need.action,)))
+    actions = ("pull", "push") if permission.action == "push" else (permission.action,)
+    return Scope.repository(permission.repository, *actions)
 
 
-def _ours(text: str) -> Scope:
-    """A scope without its resource class, which is ignored: scope.md#resource-class."""
+def _parse_scope(text: str) -> Scope:
+    """Return a scope without its resource class, which is ignored (scope.md#resource-class)."""
     scope = Scope.parse(text)
     return Scope(resource_type=scope.resource_type.partition("(")[0], name=scope.name, actions=scope.actions)
 
@@ -253,16 +280,20 @@ def _is_repository(name: str) -> bool:
         return False
 
 
-def _form(request: Request) -> dict[str, str]:
-    """The fields of a form, each once: RFC 6749 #3.2. Raises: Refusal: 400, 413."""
+def _parse_form(request: Request) -> dict[str, str]:
+    """Return the fields of a form; a field must not be repeated (RFC 6749 3.2).
+
+    Raises:
+        ErrorResponse: 400 for an invalid form, 413 for a form that is too large.
+    """
     if request.header("Content-Type").partition(";")[0].strip().lower() != "application/x-www-form-urlencoded":
-        raise ErrorResponse(400, "UNSUPPORTED", "a form is application/x-www-form-urlencoded")
-    raw = request.body.allow(_FORM).read()
+        raise ErrorResponse(400, "UNSUPPORTED", "the Content-Type must be application/x-www-form-urlencoded")
+    raw = request.body.allow(_MAX_FORM).read()
     try:
         pairs = parse_qsl(raw.decode(), keep_blank_values=True, max_num_fields=20, errors="strict")
     except ValueError as error:
-        raise ErrorResponse(400, "UNSUPPORTED", "the form is not UTF-8, or has too many fields") from error
+        raise ErrorResponse(400, "UNSUPPORTED", "the form is not UTF-8 or has too many fields") from error
     form = dict(pairs)
     if len(form) != len(pairs):
-        raise ErrorResponse(400, "UNSUPPORTED", "a field stands twice in the form")
+        raise ErrorResponse(400, "UNSUPPORTED", "the form has a repeated field")
     return form

@@ -163,7 +163,7 @@ class Application:
             return None
         page = self._pages.get(request.path)
         if page is None:
-            return self.access.answer(request)
+            return self.access.respond(request)
         if request.method not in _READ:
             allowed = (("Allow", ", ".join(_READ)),)
             raise ErrorResponse(

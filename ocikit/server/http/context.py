@@ -33,7 +33,7 @@ class RequestContext:
 
     def require(self, *needs: Permission) -> None:
         """Go on only if everything is allowed. Raises: Refusal: 401 with a challenge, or 403."""
-        lacking = [need for need in needs if self.identity.problem or not self.access.allows(self.identity, need)]
+        lacking = [need for need in needs if self.identity.error or not self.access.allows(self.identity, need)]
         if not lacking:
             self.admitted = True
             return
@@ -48,11 +48,11 @@ class RequestContext:
 
     def allows(self, action: str, repository: str) -> bool:
         """Whether something further is allowed."""
-        return not self.identity.problem and self.access.allows(self.identity, Permission(action, repository))
+        return not self.identity.error and self.access.allows(self.identity, Permission(action, repository))
 
     def reads(self, repository: str) -> bool:
         """Whether the rules let the caller pull from a repository, however little their token says."""
-        return not self.identity.problem and self.access.reads(self.identity, repository)
+        return not self.identity.error and self.access.can_pull(self.identity, repository)
 
     def writing(self, deleting: str = "") -> None:
         """Go on only if changes are. Raises: Refusal: 405 UNSUPPORTED."""

@@ -24,7 +24,7 @@ def base(exchange: RequestContext) -> Response:
     """Whether this is a registry, and whether the caller is let in. spec.md#determining-support."""
     identity, access, request = exchange.identity, exchange.access, exchange.request
     nobody = identity.anonymous and identity.grants is None
-    if identity.problem or (nobody and not access.allows_anonymous_ping(request)):
+    if identity.error or (nobody and not access.allows_anonymous_ping(request)):
         challenge = access.challenge(request, (), identity)
         headers = (("WWW-Authenticate", challenge),) if challenge else ()
         code = "UNAUTHORIZED" if challenge else "DENIED"

@@ -1,1 +1,1 @@
-"""The registry as a process: start, workers, options, logs, metrics."""
+"""Server processes: start, workers, options, access log, metrics."""

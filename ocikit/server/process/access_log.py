@@ -1,7 +1,6 @@
-"""A line for each request: JSON for programs, words for people. Made of a `Record`, which holds no header with a secret.
+"""Access log: one line for each request, as JSON or logfmt.
 
-What clients send is cleaned and cut, so that nobody forges a line or fills the disk with one. Values of a query are shown
-only where the specification gives them a meaning.
+Lines contain no secrets. Values from clients are sanitized and shortened: this prevents log injection and a full disk.
 """
 
 from __future__ import annotations
@@ -16,38 +15,38 @@ from typing import Any
 from ocikit.display import shorten
 from ocikit.server.http.app import AccessRecord
 
-#: Characters of what a client chose; names of repositories may have 255, digests 135.
+#: Characters of a value from a client. Repository names can have 255 characters, digests 135.
 _LONG, _SHORT = 600, 120
 
-#: Query keys of the distribution specification, and of token requests, whose values are names.
-_OPEN = frozenset(
+#: Query keys of the distribution specification and of token requests; the values of other keys may be secrets.
+_PUBLIC_KEYS = frozenset(
     {"artifactType", "digest", "digest-algorithm", "from", "last", "mount", "n", "ns", "scope", "service", "tag"}
 )
 
 _logger = logging.getLogger("ocikit.server.access")
 
 
-def access_log(name: str) -> Callable[[AccessRecord], None] | None:
-    """What to call with each record; None for a log of nothing."""
-    if name == "none":
+def access_log(log_format: str) -> Callable[[AccessRecord], None] | None:
+    """Return the function that logs a record; None for the format "none"."""
+    if log_format == "none":
         return None
-    words = _json if name == "json" else _text
+    to_line = _json if log_format == "json" else _logfmt
 
-    def told(record: AccessRecord) -> None:
-        _logger.info("%s", words(_fields(record)))
+    def log(record: AccessRecord) -> None:
+        _logger.info("%s", to_line(_fields(record)))
 
-    return told
+    return log
 
 
-def _fields(record: AccessRecord) -> dict[str, Any]:
-    fields = {
+def _fields(record: AccessRecord) -> dict[str, str | int | float]:
+    fields: dict[str, str | int | float] = {
         "time": time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime()) + "Z",
         "remote": shorten(record.remote, _SHORT),
         "user": shorten(record.user, _SHORT),
         "method": shorten(record.method, _SHORT),
-        # An upload's id is as good as a password for that upload
+        # The id of an upload is a secret: it is the only credential that continuing the upload needs
         "path": shorten(re.sub(r"(/blobs/uploads/[^/]{6})[^/]+\Z", r"\1…", record.path), _LONG),
-        "query": shorten("&".join(f"{k}={v if k in _OPEN else '***'}" for k, v in record.query), _LONG),
+        "query": shorten("&".join(f"{k}={v if k in _PUBLIC_KEYS else '***'}" for k, v in record.query), _LONG),
         "status": record.status,
         "code": shorten(record.code, _SHORT),
         "received": record.received,
@@ -58,21 +57,21 @@ def _fields(record: AccessRecord) -> dict[str, Any]:
     return {key: value for key, value in fields.items() if value != ""}
 
 
-def _json(fields: dict[str, Any]) -> str:
+def _json(fields: dict[str, str | int | float]) -> str:
     return json.dumps(fields, ensure_ascii=False, separators=(",", ":"))
 
 
-def _text(fields: dict[str, Any]) -> str:
-    """As logfmt: `key=value`, quoted where there is a space, a quote or an equals sign in it."""
-    return " ".join(f"{key}={_plain(str(value))}" for key, value in fields.items())
+def _logfmt(fields: dict[str, str | int | float]) -> str:
+    """Return `key=value` pairs; values with a space, quote, backslash or equals sign are quoted."""
+    return " ".join(f"{key}={_quote(str(value))}" for key, value in fields.items())
 
 
-def _plain(value: str) -> str:
+def _quote(value: str) -> str:
     return value if not set(value) & set(' "=\\') else json.dumps(value, ensure_ascii=False)
 
 
-def config() -> dict[str, Any]:
-    """Where a server's own loggers write: to stderr, each line at once. For `logging.config.dictConfig`."""
+def logging_config() -> dict[str, Any]:
+    """Return the `logging.config.dictConfig` of a server process: its loggers write to stderr."""
     return {
         "version": 1,
         "disable_existing_loggers": False,

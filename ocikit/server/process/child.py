@@ -1,4 +1,4 @@
-"""A server's process as the process sees it that started it: begin, listen to it, end it, and leave nothing behind."""
+"""Child process of a server: start, readiness, log and stop."""
 
 from __future__ import annotations
 
@@ -12,163 +12,193 @@ import subprocess
 import sys
 import sysconfig
 import time
-from collections.abc import Sequence
 from pathlib import Path
 
-from attrs import define, field
+from attrs import asdict, define, field
 
 from ocikit.errors import ServerFailed
+from ocikit.server.process.options import ServerConfig
 
-#: Seconds until the first answer: a cold disk, and a machine with other things to do.
-_START = 60.0
+#: Seconds until the first response; a cold disk or a busy machine can need many.
+_START_TIMEOUT = 60.0
 
-#: Seconds for the process to stop by itself; it gives requests under way 0.3.
-_STOP = 0.8
+#: Seconds for the process to stop by itself; it gives requests in progress 0.3 s.
+_STOP_TIMEOUT = 0.8
 
-#: Seconds between looks.
-_LOOK = 0.003
+#: Seconds between checks whether the process has stopped.
+_POLL_INTERVAL = 0.003
 
-#: Bytes of the log that are read for its end.
-_TAIL = 1 << 16
+#: Bytes at the end of the log that are read.
+_TAIL_SIZE = 1 << 16
 
-#: Those that this process started and didn't stop.
-_running: set[Child] = set()
+#: Child processes that this process started and did not stop.
+_children: set[Child] = set()
 
-_hooked = False
+_fork_hook_registered = False
 
 
-def running() -> list[Child]:
-    """The servers of this process."""
-    return [child for child in _running if child.owner == os.getpid()]
+def running_children() -> list[Child]:
+    """Return the server processes that this process started."""
+    return [child for child in _children if child.owner == os.getpid()]
 
 
 @define(eq=False)
 class Child:
-    """`python -m ocikit serve`, attached: it ends when the pipe does that is its stdin."""
+    """A `python -m ocikit.server.process` that ends when the pipe on its stdin closes."""
 
     process: subprocess.Popen[bytes] = field(repr=False)
     lifeline: int
-    """The end of the pipe that nobody writes to. Nobody else inherits it: descriptors of Python's close at exec."""
+    """Write end of the pipe on the child's stdin. No other process inherits it: Python's descriptors close on exec."""
     stdout: int
     scratch: Path
-    """A folder that goes with it: its log, what its workers share, and a temporary store."""
+    """Folder deleted with the child: its log, the files shared by its workers, and a temporary store."""
     address: tuple[str, int]
+    """The host and port that were requested."""
     owner: int = field(factory=os.getpid)
-    """Who may end it: not a copy of this process that was made by a fork."""
-    _done: bool = False
+    """Id of the process that may stop the child; a forked copy of it may not."""
+    _stopped: bool = False
 
     @classmethod
-    def start(cls, arguments: Sequence[str], scratch: Path, address: tuple[str, int]) -> Child:
-        """Start the process; it is in a session of its own, so that Ctrl-C at this one's terminal isn't for it."""
-        _hook()
-        theirs, lifeline = os.pipe()
-        stdout, said = os.pipe()
+    def start(cls, config: ServerConfig, scratch: Path) -> Child:
+        """Start the process, in a session of its own: Ctrl-C at this terminal must not reach it.
+
+        Args:
+            config: Configuration, sent as JSON on stdin.
+            scratch: Folder for the log; deleted with the child.
+
+        Returns:
+            The child, which may not be ready yet.
+
+        Raises:
+            ServerFailed: The process cannot be started.
+        """
+        _register_fork_hook()
+        stdin, lifeline = os.pipe()
+        stdout, child_stdout = os.pipe()
         try:
             with (scratch / "log").open("wb") as log:
-                process = subprocess.Popen(  # noqa: S603 - this Python, this package
-                    [sys.executable, "-P", "-m", "ocikit", "serve", *arguments],
-                    stdin=theirs, stdout=said, stderr=log, start_new_session=True, env=_environment(),
-                )  # fmt: skip
+                process = subprocess.Popen(
+                    [sys.executable, "-P", "-m", "ocikit.server.process"],
+                    stdin=stdin,
+                    stdout=child_stdout,
+                    stderr=log,
+                    start_new_session=True,
+                    env=_environment(),
+                )
         except BaseException as error:
             os.close(lifeline)
             os.close(stdout)
             shutil.rmtree(scratch, ignore_errors=True)
             if isinstance(error, OSError):
-                raise ServerFailed(f"{sys.executable!r} can't be run: {error}") from error
+                raise ServerFailed(f"cannot run {sys.executable!r}: {error}") from error
             raise
         finally:
-            os.close(theirs)
-            os.close(said)
-        child = cls(process, lifeline, stdout, scratch, address)
-        _running.add(child)
+            os.close(stdin)
+            os.close(child_stdout)
+        child = cls(process, lifeline, stdout, scratch, (config.options.host, config.port))
+        _children.add(child)
+        # A child that has already ended is reported by wait_until_ready
+        with contextlib.suppress(BrokenPipeError):
+            os.write(lifeline, json.dumps(asdict(config)).encode() + b"\n")
         return child
 
     @property
     def running(self) -> bool:
-        """Whether the process is there; in a copy of this one, whether it was when that was made."""
-        if self._done:
+        """True while the process runs; in a forked copy of this process, True if it ran at the time of the fork."""
+        if self._stopped:
             return False
         return self.owner != os.getpid() or self.process.poll() is None
 
     def wait_until_ready(self) -> dict[str, str]:
-        """What it says once it answers: its name and URL. Raises: ServerFailed: with its last words."""
-        said = b""
-        until = time.monotonic() + _START
+        """Wait for the first response of the server.
+
+        Returns:
+            The `name` and `url` of the server.
+
+        Raises:
+            ServerFailed: The server ended or did not respond in time.
+        """
+        line = b""
+        deadline = time.monotonic() + _START_TIMEOUT
         with selectors.DefaultSelector() as selector:
             selector.register(self.stdout, selectors.EVENT_READ)
-            while not said.endswith(b"\n"):
-                if not selector.select(max(until - time.monotonic(), 0)):
-                    raise ServerFailed(f"the server didn't answer for {_START:.0f} s; it says: {self.last_words()!r}")
-                part = os.read(self.stdout, 4096)
-                if not part:
-                    raise self._failure()
-                said += part
-        found: dict[str, str] = json.loads(said)
-        return found
+            while not line.endswith(b"\n"):
+                if not selector.select(max(deadline - time.monotonic(), 0)):
+                    raise ServerFailed(
+                        f"the server did not respond within {_START_TIMEOUT:.0f} s; its log ends: {self.log_tail()!r}"
+                    )
+                chunk = os.read(self.stdout, 4096)
+                if not chunk:
+                    raise self._unexpected_end()
+                line += chunk
+        message: dict[str, str] = json.loads(line)
+        if "error" in message:
+            raise ServerFailed(message["error"], hint=message["hint"])
+        return message
 
-    def _failure(self) -> ServerFailed:
+    def _unexpected_end(self) -> ServerFailed:
         with contextlib.suppress(subprocess.TimeoutExpired):
-            self.process.wait(_STOP)
-        words = self.last_words().strip()
-        if words.startswith("ocikit: "):
-            message, _, hint = words.removeprefix("ocikit: ").partition("\n  -> ")
-            return ServerFailed(message, hint=hint)
-        last = words.rpartition("\n")[2] or f"it ended with {self.process.returncode}"
-        failure = ServerFailed(f"the server didn't start: {last}", hint="report this, with the notes below")
-        failure.add_note(words)
+            self.process.wait(_STOP_TIMEOUT)
+        log = self.log_tail().strip()
+        last_line = log.rpartition("\n")[2] or f"exit code {self.process.returncode}"
+        failure = ServerFailed(
+            f"the server did not start: {last_line}", hint="report this as a bug, with the log below"
+        )
+        failure.add_note(log)
         return failure
 
-    def last_words(self) -> str:
-        """The end of its log."""
+    def log_tail(self) -> str:
+        """Return the end of the log; "" once the child has been stopped."""
         try:
             with (self.scratch / "log").open("rb") as log:
-                log.seek(max(log.seek(0, os.SEEK_END) - _TAIL, 0))
+                log.seek(max(log.seek(0, os.SEEK_END) - _TAIL_SIZE, 0))
                 return log.read().decode(errors="replace")
         except FileNotFoundError:
             return ""
 
     def stop(self) -> None:
-        """End it and all of its workers, and remove what was for the time of its run only."""
-        if self._done or self.owner != os.getpid():
+        """Stop the process and its workers, and delete its temporary files."""
+        if self._stopped or self.owner != os.getpid():
             return
-        self._done = True
-        _running.discard(self)
+        self._stopped = True
+        _children.discard(self)
         try:
             self.process.terminate()
-            until = time.monotonic() + _STOP
-            # Not by wait(timeout): that one sleeps for 50 ms
-            while self.process.poll() is None and time.monotonic() < until:
-                time.sleep(_LOOK)
+            deadline = time.monotonic() + _STOP_TIMEOUT
+            # Not wait(timeout): it sleeps up to 50 ms between checks
+            while self.process.poll() is None and time.monotonic() < deadline:
+                time.sleep(_POLL_INTERVAL)
         finally:
             if self.process.poll() is None:
-                # Its id is still its own, and so is its group: its workers. Those of a main process that is gone see that.
+                # The process is not reaped yet, so its id and the group of its workers cannot have been reused. Workers
+                # of a main process that has already ended stop by themselves
                 os.killpg(self.process.pid, signal.SIGKILL)
                 self.process.wait()
             os.close(self.lifeline)
             os.close(self.stdout)
             shutil.rmtree(self.scratch, ignore_errors=True)
 
-    def let_go(self) -> None:
-        """In a copy of this process: don't keep the server from seeing that the original ended."""
+    def close_lifeline(self) -> None:
+        """Close the pipe in a forked copy: an open copy would keep the server running after the original ends."""
         os.close(self.lifeline)
 
 
-def _hook() -> None:
-    global _hooked  # noqa: PLW0603 - a hook can't be taken back, and once is enough
-    if not _hooked:
-        _hooked = True
-        os.register_at_fork(after_in_child=_forked)
+def _register_fork_hook() -> None:
+    global _fork_hook_registered  # noqa: PLW0603 - a hook cannot be removed, and one is enough
+    if not _fork_hook_registered:
+        _fork_hook_registered = True
+        os.register_at_fork(after_in_child=_forget_children)
 
 
-def _forked() -> None:
-    for child in _running:
+def _forget_children() -> None:
+    for child in _children:
         with contextlib.suppress(OSError):
-            child.let_go()
-    _running.clear()
+            child.close_lifeline()
+    _children.clear()
 
 
 def _environment() -> dict[str, str]:
-    """This process's, and the way to this package where that isn't installed."""
+    """Return the environment of this process, with the path of this package if it is not installed."""
     environment = dict(os.environ)
     root = str(Path(__file__).resolve().parents[3])
     if root not in (sysconfig.get_path("purelib"), sysconfig.get_path("platlib")):

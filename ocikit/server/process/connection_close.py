@@ -1,7 +1,7 @@
-"""Say that a connection ends where it does: granian closes those whose request it didn't read to the end.
+"""WSGI middleware that announces the end of a connection whose request body was not read completely.
 
-A client that isn't told sends its next request on the same connection, and finds it closed. An application may not send
-this header, since connections are the server's (PEP 3333, "Handling the Connection header"); granian passes it on.
+granian closes such a connection. Without the header `Connection: close`, the client sends its next request on it and fails.
+WSGI applications must not send this header (PEP 3333, "Handling the Connection header"), but granian passes it on.
 """
 
 from __future__ import annotations
@@ -11,41 +11,41 @@ from typing import Any
 
 
 class CloseUnreadConnection:
-    """Middleware that announces the end of a connection.
+    """Middleware that adds `Connection: close` to responses before the end of the request body.
 
     Args:
-        application: what to wrap.
+        application: WSGI application to wrap.
     """
 
     def __init__(self, application: Callable[..., Iterable[bytes]]) -> None:
         self._application = application
 
     def __call__(self, environ: dict[str, Any], start_response: Callable[..., Any]) -> Iterable[bytes]:
-        """Answer one request."""
+        """Handle one request."""
         length = environ.get("CONTENT_LENGTH", "")
         if not environ.get("HTTP_TRANSFER_ENCODING") and length in {"", "0"}:
             return self._application(environ, start_response)
-        body = _Body(environ["wsgi.input"], int(length) if length.isdecimal() else None)
+        body = _CountingBody(environ["wsgi.input"], int(length) if length.isdecimal() else None)
         environ["wsgi.input"] = body
 
-        def answering(status: str, headers: list[tuple[str, str]], *more: Any) -> Any:
-            ending = [] if body.over else [("Connection", "close")]
-            return start_response(status, [*headers, *ending], *more)
+        def start(status: str, headers: list[tuple[str, str]], *exc_info: Any) -> Any:
+            close = [] if body.complete else [("Connection", "close")]
+            return start_response(status, [*headers, *close], *exc_info)
 
-        return self._application(environ, answering)
+        return self._application(environ, start)
 
 
-class _Body:
-    """A body that knows whether it was read to its end."""
+class _CountingBody:
+    """A request body that records whether it was read completely."""
 
-    def __init__(self, stream: Any, left: int | None) -> None:
+    def __init__(self, stream: Any, remaining: int | None) -> None:
         self._stream = stream
-        self._left = left
-        self.over = False
+        self._remaining = remaining
+        self.complete = False
 
     def read(self, size: int = -1) -> bytes:
-        got: bytes = self._stream.read(size)
-        if self._left is not None:
-            self._left -= len(got)
-        self.over = not got or self._left == 0
-        return got
+        chunk: bytes = self._stream.read(size)
+        if self._remaining is not None:
+            self._remaining -= len(chunk)
+        self.complete = not chunk or self._remaining == 0
+        return chunk

@@ -1,8 +1,7 @@
-"""The program behind `python -m ocikit serve`: a main process that holds the port, and workers that answer.
+"""Main process of a server: reserves the port, starts the workers with granian, and stops them.
 
-granian does HTTP. Its main process starts workers by fork where that can be done, starts others for those that crash,
-and stops them all. What stands here is what it leaves open: the port is ours alone, a terminal that closes ends the
-server, and so does the process that it was started from.
+granian serves HTTP, forks the workers where the platform allows it, and replaces workers that crash. This module adds an
+exclusive port, a stop when the terminal closes, and a stop when the parent process ends.
 """
 
 from __future__ import annotations
@@ -10,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import ipaddress
+import json
 import logging
 import os
 import shutil
@@ -23,174 +23,203 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import cattrs
 from attrs import evolve
 
-from ocikit.errors import ServerFailed
-from ocikit.server.http.settings import Settings
-from ocikit.server.process import access_log as log
-from ocikit.server.process import worker
-from ocikit.server.process.options import EXTRA, Options, bracketed
+from ocikit.errors import OcikitError, ServerFailed
+from ocikit.server.process import access_log, worker
+from ocikit.server.process.options import INSTALL_COMMAND, ServerConfig, ServerOptions, bracketed
 
-#: Requests at once in each worker: one holds a thread while its body moves. Threads are started when they are needed and
-#: cost 80 KB each, so that hundreds of clients who stop in the middle of a body keep nobody else from being served.
+#: Concurrent requests of each worker: a request holds a thread while its body is transferred. Threads start on demand and
+#: cost 80 KB each, so hundreds of clients that stall in a body do not block other requests.
 _THREADS = 512
 
-#: Connections at once in each worker; further ones wait to be accepted.
+#: Concurrent connections of each worker; further ones wait to be accepted.
 _CONNECTIONS = 4096
 
-#: Seconds for requests under way when the server is stopped: whoever waits at a terminal, and whoever waits in a notebook.
+#: Seconds that requests in progress have to finish at a stop: in a terminal, and when a notebook waits for it.
 _DRAIN, _DRAIN_ATTACHED = 5.0, 0.3
 
-#: Seconds that a connection may take for the headers of a request, or be idle before the next.
-_HEADERS = 30.0
+#: Seconds for the headers of a request, and for an idle connection before its next request.
+_HEADER_TIMEOUT = 30.0
 
 
-def run(options: Options) -> int:
-    """Serve until a signal comes, or the end of the process that this one is attached to. Gives an exit code.
+def main() -> int:
+    """Serve with the configuration on stdin; report the URL or the error as a JSON line on stdout.
+
+    Returns:
+        The exit code.
+    """
+    line = sys.stdin.buffer.readline()
+    if not line:  # the parent has already ended
+        return 1
+    try:
+        return run(cattrs.Converter().structure(json.loads(line), ServerConfig))
+    except OcikitError as error:
+        worker.report({"error": error.message, "hint": error.hint})
+        return 1
+
+
+def run(config: ServerConfig) -> int:
+    """Serve until a signal arrives or the parent process ends.
+
+    Args:
+        config: Configuration of the server.
+
+    Returns:
+        The exit code.
 
     Raises:
-        ServerFailed: if it can't start.
-        InvalidArgument: for options that make no sense.
+        ServerFailed: The server cannot start.
+        InvalidArgument: The access options or a file that they name are invalid.
     """
-    granian = _granian()
+    granian = _load_granian()
     with contextlib.ExitStack() as stack:
-        address, port = stack.enter_context(_reserved(options.host, options.port))
-        options = evolve(options, host=address, port=port, settings=_guarded(options.settings, address))
-        worker.check(options)
-        scratch = options.attached or stack.enter_context(tempfile.TemporaryDirectory(prefix="ocikit-serve-"))
-        options = evolve(options, scratch=scratch)
-        worker.prepare(options)
+        address, port = stack.enter_context(_reserved_port(config.options.host, config.port))
+        options = evolve(config.options, host=address, hosts=_allowed_hosts(config.options, address))
+        config = evolve(config, port=port, options=options)
+        worker.check(config)
+        scratch = config.attached or stack.enter_context(tempfile.TemporaryDirectory(prefix="ocikit-serve-"))
+        config = evolve(config, scratch=scratch)
+        worker.prepare(config)
         try:
-            server = granian(**_settings(options))
+            server = granian(**_granian_settings(config))
         except (OSError, ValueError) as error:
             raise ServerFailed(
-                f"{options.tls_cert} and {options.tls_key} can't be used: {error}", hint="give a PEM file each"
+                f"invalid certificate {options.tls_cert} or key {options.tls_key}: {error}",
+                hint="give each as a PEM file",
             ) from error
-        return _serve(server, options)
+        return _serve(server, config)
 
 
-def _serve(server: Any, options: Options) -> int:
-    orphaned = threading.Event()
+def _serve(server: Any, config: ServerConfig) -> int:
+    parent_ended = threading.Event()
     hangup = signal.getsignal(signal.SIGHUP)
     logging.getLogger("_granian").addFilter(lambda _: not server.interrupt_signal)
 
     def started() -> None:
-        # granian reloads at SIGHUP; a terminal that closes ends us, unless nohup wants otherwise
+        # granian reloads on SIGHUP. A closed terminal must stop the server instead, except under nohup
         signal.signal(signal.SIGHUP, hangup if hangup == signal.SIG_IGN else signal.getsignal(signal.SIGTERM))
-        if options.attached:
-            threading.Thread(target=_end_with_parent, args=(orphaned,), daemon=True).start()
+        if config.attached:
+            threading.Thread(target=_stop_with_parent, args=(parent_ended,), daemon=True).start()
 
     server.on_startup(started)
     code = 0
     try:
-        server.serve(target_loader=partial(worker.load, options), wrap_loader=False)
+        server.serve(target_loader=partial(worker.load, config), wrap_loader=False)
     except SystemExit as stop:
-        # A worker that obeys Ctrl-C before granian tells it to counts as crashed
+        # A worker that handles Ctrl-C before granian stops it counts as crashed
         code = 0 if server.interrupt_signal else int(stop.code or 0)
-    if orphaned.is_set() and options.attached:
-        shutil.rmtree(options.attached, ignore_errors=True)
+    if parent_ended.is_set() and config.attached:
+        shutil.rmtree(config.attached, ignore_errors=True)
     return code
 
 
-def _end_with_parent(orphaned: threading.Event) -> None:
-    """Wait for the end of stdin: nobody holds the other end of the pipe any more."""
+def _stop_with_parent(parent_ended: threading.Event) -> None:
+    """Wait for the end of stdin: it comes when the parent process has ended."""
     with contextlib.suppress(OSError):
         while os.read(0, 1):
             pass
-    orphaned.set()
+    parent_ended.set()
     os.kill(os.getpid(), signal.SIGTERM)
 
 
-def _granian() -> Any:
+def _load_granian() -> Any:
     try:
-        import granian  # noqa: PLC0415 - on use
-        import sqlalchemy  # noqa: F401, PLC0415 - on use
+        import granian  # noqa: PLC0415 - optional package
+        import sqlalchemy  # noqa: F401, PLC0415 - optional package
     except ImportError as error:
-        raise ServerFailed(f"serving needs {error.name}, which isn't installed", hint=EXTRA) from error
-    # Since Python 3.14 other ways are the default, which import everything once more for each worker. Nothing runs here yet
-    # that a fork could break.
+        raise ServerFailed(f"the package {error.name} is not installed", hint=INSTALL_COMMAND) from error
+    # Python 3.14 no longer forks by default; the other methods import everything again in each worker. Forking is safe here:
+    # no thread runs yet
     if sys.platform == "linux":
-        import multiprocessing  # noqa: PLC0415 - granian has it
+        import multiprocessing  # noqa: PLC0415 - imported by granian anyway
 
         multiprocessing.set_start_method("fork", force=True)
     return granian.Granian
 
 
-def _settings(options: Options) -> dict[str, Any]:
-    """What granian is told, with reasons."""
-    from granian.constants import HTTPModes, Interfaces, Loops, SSLProtocols  # noqa: PLC0415 - on use
-    from granian.http import HTTP1Settings  # noqa: PLC0415 - on use
-    from granian.log import LogLevels  # noqa: PLC0415 - on use
+def _granian_settings(config: ServerConfig) -> dict[str, Any]:
+    """Return the arguments of `granian.Granian`."""
+    from granian.constants import HTTPModes, Interfaces, Loops, SSLProtocols  # noqa: PLC0415 - optional package
+    from granian.http import HTTP1Settings  # noqa: PLC0415 - optional package
+    from granian.log import LogLevels  # noqa: PLC0415 - optional package
 
-    idle = min(_HEADERS, options.timeout)
+    options = config.options
+    header_timeout = min(_HEADER_TIMEOUT, options.timeout)
     return {
-        "target": "ocikit",  # a name in logs
+        "target": "ocikit",  # appears in logs
         "address": options.host,
-        "port": options.port,
+        "port": config.port,
         "interface": Interfaces.WSGI,
         "workers": options.workers,
         "blocking_threads": _THREADS,
         "backpressure": _CONNECTIONS,
         "backlog": 1024,
-        "loop": Loops.asyncio,  # unused by WSGI; others cost an import
-        # No registry client speaks HTTP/2 without TLS, and with it one connection would be all of a client's transfers
+        "loop": Loops.asyncio,  # not used by WSGI; the other loops cost an import
+        # Registry clients use HTTP/2 with TLS only, and then one connection would carry all transfers of a client
         "http": HTTPModes.http1,
-        "http1_settings": HTTP1Settings(header_read_timeout=int(idle * 1000)),
+        "http1_settings": HTTP1Settings(header_read_timeout=int(header_timeout * 1000)),
         "websockets": False,
         "log_level": LogLevels.error,
-        "log_dictconfig": log.config(),
+        "log_dictconfig": access_log.logging_config(),
         "ssl_cert": Path(options.tls_cert) if options.tls_cert else None,
         "ssl_key": Path(options.tls_key) if options.tls_key else None,
-        "ssl_protocol_min": SSLProtocols.tls12,  # granian wants 1.3, which proxies and older clients don't have
+        "ssl_protocol_min": SSLProtocols.tls12,  # granian's default is 1.3; proxies and older clients lack it
         "respawn_failed_workers": True,
-        "workers_kill_timeout": _DRAIN_ATTACHED if options.attached else _DRAIN,
+        "workers_kill_timeout": _DRAIN_ATTACHED if config.attached else _DRAIN,
     }
 
 
-def _guarded(settings: Settings, address: str) -> Settings:
-    """On loopback, the names that a server has there are the only ones that clients may use."""
+def _allowed_hosts(options: ServerOptions, address: str) -> tuple[str, ...]:
+    """Return the allowed host names; on loopback, always with the loopback names.
+
+    This prevents DNS rebinding: a web page could resolve its own name to this address and then read the registry.
+    """
     if not ipaddress.ip_address(address).is_loopback:
-        return settings
-    names = ("localhost", "127.0.0.1", "[::1]", bracketed(address), *settings.hosts)
-    return evolve(settings, hosts=tuple(dict.fromkeys(names)))
+        return options.hosts
+    return tuple(dict.fromkeys(("localhost", "127.0.0.1", "[::1]", bracketed(address), *options.hosts)))
 
 
 @contextlib.contextmanager
-def _reserved(host: str, port: int) -> Iterator[tuple[str, int]]:
-    """An address and a port that nobody else has, nor gets: numbers, for granian. Raises: ServerFailed.
+def _reserved_port(host: str, port: int) -> Iterator[tuple[str, int]]:
+    """Reserve a port and yield the numeric address and port, as granian needs them.
 
-    granian listens with SO_REUSEPORT on Linux: two servers of one user would share a port, and get half of the requests
-    each. So a socket of ours has it first, alone, and lets only those in who say SO_REUSEPORT, until we are gone. It
-    doesn't listen, and gets no connections. Elsewhere granian's own socket is alone, and follows after a moment.
+    granian listens with SO_REUSEPORT on Linux, so two servers of one user could share a port and get half of the requests
+    each. A socket of this process therefore binds the port exclusively first, then sets SO_REUSEPORT to admit granian. It
+    does not listen, so it gets no connections. On other systems granian's own socket is exclusive and binds a moment later.
+
+    Raises:
+        ServerFailed: The port is taken, or the host or port cannot be used.
     """
     try:
-        found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
-        family, kind, protocol, _, address = min(found, key=lambda one: one[0] != socket.AF_INET)
-        held = socket.socket(family, kind, protocol)
+        addresses = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+        family, kind, protocol, _, address = min(addresses, key=lambda info: info[0] != socket.AF_INET)
+        reservation = socket.socket(family, kind, protocol)
     except (OSError, OverflowError) as error:
-        raise _refused(host, port, error) from error
-    with held:
+        raise _cannot_listen(host, port, error) from error
+    with reservation:
         try:
-            # For what is left of connections of an earlier server on this port
-            held.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            held.bind(address)
-            numbers = held.getsockname()
+            # Connections of an earlier server may still be in TIME_WAIT on this port
+            reservation.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            reservation.bind(address)
+            name = reservation.getsockname()
             if sys.platform == "linux":
-                held.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 0)
-                held.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+                reservation.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 0)
+                reservation.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
             else:
-                held.close()
+                reservation.close()
         except (OSError, OverflowError) as error:
-            raise _refused(host, port, error) from error
-        yield numbers[0], numbers[1]
+            raise _cannot_listen(host, port, error) from error
+        yield name[0], name[1]
 
 
-def _refused(host: str, port: int, error: Exception) -> ServerFailed:
+def _cannot_listen(host: str, port: int, error: Exception) -> ServerFailed:
     reason = getattr(error, "strerror", None) or str(error)
-    taken = isinstance(error, OSError) and error.errno == errno.EADDRINUSE
+    port_taken = isinstance(error, OSError) and error.errno == errno.EADDRINUSE
     return ServerFailed(
-        f"can't listen on {bracketed(host)}:{port}: {reason}",
-        hint="stop what listens there, or choose another port; 0 is one that is free"
-        if taken
-        else "choose an address of this machine, such as 127.0.0.1, and a port that you may listen on",
+        f"cannot listen on {bracketed(host)}:{port}: {reason}",
+        hint="stop the other program, or choose another port; 0 selects a free port"
+        if port_taken
+        else "choose an address of this machine, such as 127.0.0.1, and a port that you may use",
     )

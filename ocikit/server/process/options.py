@@ -1,107 +1,162 @@
-"""How to serve: what the command line says, and what workers are given."""
+"""Options of a server process."""
 
 from __future__ import annotations
 
-from attrs import asdict, field, frozen
+import inspect
+import os
+import re
+from collections.abc import Iterable
+from typing import Literal
+
+from attrs import field, frozen
 
 from ocikit.errors import InvalidArgument
 from ocikit.server.http.settings import Limits, Settings
 
-#: How to get what a server is made of.
-EXTRA = "pip install 'ocikit[server]'"
+#: The command that installs the packages of the server.
+INSTALL_COMMAND = "pip install 'ocikit[server]'"
 
-#: How requests are logged: for programs, for people, not at all.
-FORMATS = ("json", "text", "none")
+
+def _strings(values: str | Iterable[str]) -> tuple[str, ...]:
+    # Wrap a single string: iterating it would give its characters
+    return (values,) if isinstance(values, str) else tuple(values)
+
+
+def _file_name(path: str | os.PathLike[str] | None) -> str | None:
+    return None if path is None else os.fspath(path)
 
 
 @frozen(kw_only=True)
-class Options:
-    """Everything about a server that isn't about its registry; survives a pickle, as workers may get it so."""
+class ServerOptions:
+    """Options of `ocikit.serve` and `python -m ocikit serve`, with their defaults.
 
-    path: str
-    """The folder of the store."""
+    Attributes:
+        host: Address to listen on. Other machines cannot reach 127.0.0.1; "0.0.0.0" listens on all interfaces.
+        token: Issue bearer tokens for passwords. Clients send the token with further requests.
+        allow_anonymous_pull: Allow pulls without a login. This overrides the rules.
+        allow_plain_http: Accept passwords from other machines over plain http. An attacker on the network can read them.
+        tls_cert: Certificate for https. A PEM file, with the certificate chain.
+        tls_key: Private key of the certificate. A PEM file.
+        workers: Number of worker processes.
+        read_only: Reject every change.
+        allow_delete: Accept requests to delete blobs, manifests and tags.
+        references: Require the children of a manifest ("strict"), or accept it before them ("sparse").
+        validate: Check the types and digests of manifests ("structure"), or also their JSON schema ("schema").
+        limits: Maximum of one resource: manifest, blob, repository (bytes), sessions, … Can be given several times.
+        hosts: Host name that clients may use. The loopback names are always allowed on a loopback address. Elsewhere every
+            name is allowed if none is given.
+        trusted_proxies: Address of a proxy whose X-Forwarded headers are used.
+        metrics: Serve Prometheus metrics at /metrics. With users, a request needs the permission to list the catalog.
+            Needs the package prometheus-client.
+        log_format: Format of the access log on stderr. "none" logs failures only.
+        collect_every: Seconds between garbage collections; 0 disables them.
+        grace: Seconds that unreferenced content is stored before it is deleted.
+        timeout: Seconds without data after which a connection is closed.
+        sync: Wait for the disk before a write is acknowledged. Otherwise a power failure can lose acknowledged content.
+
+    >>> ServerOptions(workers=2).workers
+    2
+    """
+
     host: str = "127.0.0.1"
-    port: int = 5000
-    """0 for one that is free."""
-    htpasswd: str | None = None
     token: bool = False
-    rules: str | None = None
-    anonymous_pull: bool = False
+    allow_anonymous_pull: bool = False
     allow_plain_http: bool = False
-    """These five: see `access_from`."""
-    tls_cert: str | None = None
-    tls_key: str | None = None
-    """PEM files."""
+    tls_cert: str | None = field(default=None, converter=_file_name)
+    tls_key: str | None = field(default=None, converter=_file_name)
     workers: int = 1
-    """Processes that answer."""
-    settings: Settings = field(factory=Settings)
-    log_format: str = "text"
-    """One of `FORMATS`."""
+    read_only: bool = False
+    allow_delete: bool = field(default=True, metadata={"flag": "no-delete"})
+    references: Literal["strict", "sparse"] = "strict"
+    validate: Literal["structure", "schema"] = "structure"
+    limits: Limits = field(factory=Limits, metadata={"flag": "limit"})
+    hosts: tuple[str, ...] = field(default=(), converter=_strings, metadata={"flag": "allow-host"})
+    trusted_proxies: tuple[str, ...] = field(default=(), converter=_strings, metadata={"flag": "trusted-proxy"})
+    metrics: bool = True
+    log_format: Literal["json", "text", "none"] = "none"
     collect_every: float = 3600.0
-    """Seconds between collections; 0 for none."""
     grace: float = 3600.0
-    """Seconds that content nobody names is kept."""
     timeout: float = 120.0
-    """Seconds after which a connection that moves nothing is ended."""
-    durable: bool = True
-    """Whether what is acknowledged survives a power cut, rather than a crash of the process."""
-    attached: str | None = None
-    """A folder of the process that this one was started by, and dies with: stdin is a pipe that it holds open."""
-    scratch: str = ""
-    """A folder for the time of a run, which its workers share."""
+    sync: bool = True
 
     def __attrs_post_init__(self) -> None:
-        """Check the numbers."""
-        if not 0 <= self.port < 65536:
-            raise InvalidArgument(f"port={self.port}", hint="ports are from 1 to 65535; 0 is one that is free")
+        """Check the values."""
         if self.workers < 1:
-            raise InvalidArgument(f"workers={self.workers}", hint="1 is the least")
-        for name, least in (("collect_every", 0.0), ("grace", 0.0), ("timeout", 1.0)):
-            if not least <= getattr(self, name) < float("inf"):
+            raise InvalidArgument(f"workers={self.workers} is invalid", hint="use at least 1")
+        for name, minimum in (("collect_every", 0.0), ("grace", 0.0), ("timeout", 1.0)):
+            if not minimum <= getattr(self, name) < float("inf"):
                 raise InvalidArgument(
-                    f"{name}={getattr(self, name)}", hint=f"it is a number of seconds, at least {least:g}"
+                    f"{name}={getattr(self, name)} is invalid", hint=f"use a number of seconds, at least {minimum:g}"
                 )
-        if self.log_format not in FORMATS:
-            raise InvalidArgument(f"log_format={self.log_format!r}", hint=f"choose from {', '.join(FORMATS)}")
+        if self.log_format not in {"json", "text", "none"}:
+            raise InvalidArgument(f"unknown log_format={self.log_format!r}", hint="choose from json, text, none")
         if (self.tls_cert is None) != (self.tls_key is None):
-            raise InvalidArgument("a certificate without a key, or a key without a certificate", hint="give both")
+            raise InvalidArgument("tls_cert and tls_key must be given together", hint="add the other file")
+        self.settings()
 
-    def arguments(self) -> list[str]:
-        """What `python -m ocikit serve` is to be told."""
-        settings = self.settings
-        values: dict[str, object] = {
-            "host": self.host, "port": self.port, "htpasswd": self.htpasswd, "rules": self.rules,
-            "tls-cert": self.tls_cert, "tls-key": self.tls_key, "workers": self.workers,
-            "references": settings.references, "validate": settings.validate, "log-format": self.log_format,
-            "collect-every": self.collect_every, "grace": self.grace, "timeout": self.timeout, "attached": self.attached,
-        }  # fmt: skip
-        switches = {
-            "token": self.token, "anonymous-pull": self.anonymous_pull, "allow-plain-http": self.allow_plain_http,
-            "read-only": settings.read_only, "no-delete": not settings.deletion, "no-metrics": not settings.metrics,
-            "no-sync": not self.durable,
-        }  # fmt: skip
-        usual = asdict(Limits())
-        return [
-            self.path,
-            *(f"--{name}={value}" for name, value in values.items() if value is not None),
-            *(f"--{name}" for name, wanted in switches.items() if wanted),
-            *(f"--allow-host={name}" for name in settings.hosts),
-            *(f"--trusted-proxy={address}" for address in settings.trusted_proxies),
-            *(f"--limit={name}={most}" for name, most in asdict(settings.limits).items() if most != usual[name]),
-        ]
+    def settings(self) -> Settings:
+        """Return the settings of the registry.
+
+        Raises:
+            InvalidArgument: A setting is invalid.
+        """
+        return Settings(
+            references=self.references,
+            validate=self.validate,
+            read_only=self.read_only,
+            deletion=frozenset({"manifests", "blobs", "tags"} if self.allow_delete else ()),
+            hosts=self.hosts,
+            trusted_proxies=self.trusted_proxies,
+            metrics=self.metrics,
+            limits=self.limits,
+        )
+
+
+def option_descriptions() -> dict[str, str]:
+    """Return the description of each option, from the docstring of `ServerOptions`."""
+    _, _, section = inspect.cleandoc(ServerOptions.__doc__ or "").partition("Attributes:\n")
+    entries = re.findall(r"^    (\w+): (.+(?:\n {8}.+)*)", section, re.MULTILINE)
+    return {name: " ".join(text.split()) for name, text in entries}
+
+
+@frozen(kw_only=True)
+class ServerConfig:
+    """Configuration of one server process; sent as JSON to a child process and pickled for workers."""
+
+    path: str
+    """Folder of the registry."""
+    port: int = 5000
+    """Port to listen on; 0 selects a free port."""
+    htpasswd: str | None = None
+    """File with users; None disables authentication."""
+    rules: str | None = None
+    """TOML file with access rules."""
+    options: ServerOptions = field(factory=ServerOptions)
+    attached: str | None = None
+    """Folder of the parent process; the server ends with the parent, which holds the other end of stdin open."""
+    scratch: str = ""
+    """Temporary folder of one run, shared by its workers."""
+
+    def __attrs_post_init__(self) -> None:
+        """Check the port."""
+        if not 0 <= self.port < 65536:
+            raise InvalidArgument(
+                f"port={self.port} is invalid", hint="use a port from 1 to 65535, or 0 for a free port"
+            )
 
     @property
     def name(self) -> str:
-        """What stands in a reference: "host:port", as this machine reaches it."""
-        anywhere = {"0.0.0.0": "127.0.0.1", "::": "::1"}  # noqa: S104 - to say where that can be reached
-        return f"{bracketed(anywhere.get(self.host, self.host))}:{self.port}"
+        """The host and port, as references on this machine spell it."""
+        host = self.options.host
+        loopback = {"0.0.0.0": "127.0.0.1", "::": "::1"}  # noqa: S104 - compared, not bound
+        return f"{bracketed(loopback.get(host, host))}:{self.port}"
 
     @property
     def url(self) -> str:
-        """The base of all URLs."""
-        return f"{'https' if self.tls_cert else 'http'}://{self.name}"
+        """The base URL."""
+        return f"{'https' if self.options.tls_cert else 'http'}://{self.name}"
 
 
 def bracketed(host: str) -> str:
-    """A host as it stands in a URL: RFC 3986 #3.2.2."""
+    """Return a host as it is spelled in a URL, with brackets around an IPv6 address (RFC 3986 3.2.2)."""
     return f"[{host}]" if ":" in host else host

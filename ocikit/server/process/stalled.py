@@ -1,9 +1,10 @@
-"""Connections that move nothing come to an end: a client that stops in the middle of a body holds a thread until then.
+"""WSGI middleware that closes connections whose client stalls in the middle of a request or response.
 
-A server may read a body with no end to its patience; granian does. So it is the connection that ends: who reads from it
-then sees the body cut short, and what came before is kept. On Linux only; elsewhere there are just many threads.
+granian 2.8 limits the time for request headers only: a client that stops in a body, or stops reading a response, holds a
+worker thread indefinitely. This module prevents that DoS on Linux; elsewhere the number of threads is the only protection.
 
-Who sends a byte now and then isn't idle: such a client holds its thread. A proxy in front can ask for a least speed.
+A closed connection looks like a truncated body to the application, and the part that arrived is stored. A client that sends
+a byte now and then is not stalled and holds its thread; a reverse proxy can require a minimum rate.
 """
 
 from __future__ import annotations
@@ -17,151 +18,156 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
-from typing import Any
+from typing import Any, Literal
 
 from attrs import define, field
 
-#: Milliseconds since data was last sent, and received: struct tcp_info of linux/tcp.h, which only ever grows at its end.
+#: Milliseconds since data was last sent and received: struct tcp_info of linux/tcp.h, which only grows at its end.
 _TCP_INFO = struct.Struct("=8x9I I I I")
+
+_State = Literal["reading", "writing", "working"]
 
 
 @define(eq=False)
 class _Call:
-    """A request under way, and what it is at."""
+    """A request in progress and its state."""
 
     remote: str
-    doing: str = "working"
+    state: _State = "working"
     since: float = field(factory=time.monotonic)
 
-    def now(self, doing: str) -> None:
-        self.doing, self.since = doing, time.monotonic()
+    def enter(self, state: _State) -> None:
+        self.state, self.since = state, time.monotonic()
 
 
 class StalledConnections:
-    """Middleware that knows which requests wait for their clients, and ends those that wait for too long.
+    """Middleware that tracks which requests wait for their client and closes connections without progress.
 
     Args:
-        application: what to wrap.
-        seconds: how long a connection may move nothing in the middle of a request.
+        application: WSGI application to wrap.
+        timeout: Seconds without data in the middle of a request.
     """
 
-    def __init__(self, application: Callable[..., Iterable[bytes]], seconds: float) -> None:
+    def __init__(self, application: Callable[..., Iterable[bytes]], timeout: float) -> None:
         self._application = application
-        self._seconds = seconds
+        self._timeout = timeout
         self._calls: set[_Call] = set()
         self._lock = threading.Lock()
-        self._tuned = False
+        self._sockets_configured = False
 
     def __call__(self, environ: dict[str, Any], start_response: Callable[..., Any]) -> Iterable[bytes]:
-        """Answer one request."""
-        if not self._tuned:
-            self._tuned = True
-            self._tune()
+        """Handle one request."""
+        if not self._sockets_configured:
+            self._sockets_configured = True
+            self._configure_sockets()
         call = _Call(environ.get("REMOTE_ADDR", ""))
-        environ["wsgi.input"] = _Input(environ["wsgi.input"], call)
+        environ["wsgi.input"] = _TrackedInput(environ["wsgi.input"], call)
         with self._lock:
             self._calls.add(call)
         try:
             body = self._application(environ, start_response)
         except BaseException:
-            self._over(call)
+            self._finish(call)
             raise
         if isinstance(body, list | tuple):
-            self._over(call)
-            return list(body)  # granian sends a list at once
-        return _Output(body, call, self._over)
+            self._finish(call)
+            return list(body)  # granian sends a list without further calls
+        return _TrackedOutput(body, call, self._finish)
 
     def close_stalled(self) -> int:
-        """End connections that have moved nothing for too long in the middle of a body; gives how many.
+        """Close connections that moved no data for too long in the middle of a request body.
 
-        A server doesn't tell which connection a request came by. But one that is idle for so long is either stalled, or
-        waits for us to do something long, such as syncing a large file: then nothing is done to that client yet.
-        Those between two requests are closed by the server sooner.
+        The server does not report which connection a request uses, so connections are matched by the client's address. An
+        address with a request that this process works on, such as a sync of a large file, is skipped. granian closes
+        connections between two requests sooner.
+
+        Returns:
+            The number of closed connections.
         """
-        before = time.monotonic() - self._seconds
+        before = time.monotonic() - self._timeout
         with self._lock:
             old = [call for call in self._calls if call.since < before]
-        stalled = {call.remote for call in old if call.doing == "reading"}
-        stalled -= {call.remote for call in old if call.doing == "working"}
-        ended = 0
-        for connection in _sockets() if stalled else ():
+        stalled = {call.remote for call in old if call.state == "reading"}
+        stalled -= {call.remote for call in old if call.state == "working"}
+        closed = 0
+        for connection in _open_sockets() if stalled else ():
             with contextlib.suppress(OSError):
-                if connection.getpeername()[0] in stalled and _idle(connection) >= self._seconds:
+                if connection.getpeername()[0] in stalled and _idle_seconds(connection) >= self._timeout:
                     connection.shutdown(socket.SHUT_RDWR)
-                    ended += 1
-        return ended
+                    closed += 1
+        return closed
 
-    def _tune(self) -> None:
-        """Connections inherit from the socket that accepts them: the system ends those whose other end is gone or stuck."""
-        whole = max(int(self._seconds), 1)
-        for listening in _sockets():
+    def _configure_sockets(self) -> None:
+        """Set timeouts on the listening socket; accepted connections inherit them, and the kernel enforces them."""
+        seconds = max(int(self._timeout), 1)
+        for listener in _open_sockets():
             with contextlib.suppress(OSError):
-                if listening.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN):
-                    listening.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
-                    listening.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, max(whole // 2, 1))
-                    listening.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, max(whole // 6, 1))
-                    listening.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPCNT, 3)
-                    # For clients that ask for a blob and don't take it: tcp(7)
-                    listening.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, whole * 1000)
+                if listener.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN):
+                    listener.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+                    listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, max(seconds // 2, 1))
+                    listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, max(seconds // 6, 1))
+                    listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPCNT, 3)
+                    # For clients that request a blob and do not read it, tcp(7)
+                    listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, seconds * 1000)
 
-    def _over(self, call: _Call) -> None:
+    def _finish(self, call: _Call) -> None:
         with self._lock:
             self._calls.discard(call)
 
 
-class _Input:
-    """A body; it says when somebody waits for it."""
+class _TrackedInput:
+    """A request body that records when the application waits for it."""
 
     def __init__(self, stream: Any, call: _Call) -> None:
         self._stream = stream
         self._call = call
 
     def read(self, size: int = -1) -> bytes:
-        self._call.now("reading")
+        self._call.enter("reading")
         try:
-            got: bytes = self._stream.read(size)
+            chunk: bytes = self._stream.read(size)
         finally:
-            self._call.now("working")
-        return got
+            self._call.enter("working")
+        return chunk
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._stream, name)
 
 
-class _Output:
-    """A response; it says when it waits to be taken."""
+class _TrackedOutput:
+    """A response body that records when it waits for the client."""
 
-    def __init__(self, body: Iterable[bytes], call: _Call, over: Callable[[_Call], None]) -> None:
+    def __init__(self, body: Iterable[bytes], call: _Call, finish: Callable[[_Call], None]) -> None:
         self._body = body
-        self._pieces = iter(body)
+        self._chunks = iter(body)
         self._call = call
-        self._over = over
+        self._finish = finish
 
     def __iter__(self) -> Iterator[bytes]:
         return self
 
     def __next__(self) -> bytes:
-        self._call.now("working")
+        self._call.enter("working")
         try:
-            return next(self._pieces)
+            return next(self._chunks)
         finally:
-            self._call.now("writing")
+            self._call.enter("writing")
 
     def close(self) -> None:
-        self._over(self._call)
+        self._finish(self._call)
         close = getattr(self._body, "close", None)
         if close is not None:
             close()
 
 
-def _sockets() -> Iterator[socket.socket]:
-    """This process's TCP sockets. Each is a copy: closing it closes nothing else, and it can't become another's."""
+def _open_sockets() -> Iterator[socket.socket]:
+    """Yield a duplicate of each TCP socket of this process; closing a duplicate leaves the original open."""
     if sys.platform != "linux":
         return
     try:
         names = os.listdir("/proc/self/fd")
     except OSError:
-        # A container without it: then there are just many threads, as elsewhere
+        # A container may lack /proc; then stalled connections stay open, as on other platforms
         return
     for name in names:
         try:
@@ -169,22 +175,23 @@ def _sockets() -> Iterator[socket.socket]:
                 continue
             fd = os.dup(int(name))
             if not stat.S_ISSOCK(os.fstat(fd).st_mode):
-                # Another file by now. Not to be closed: if it is the database, that lets go of its locks, fcntl_locking(2)
+                # The number was reused for a file in the meantime. Leave the duplicate open: if the file is the database,
+                # closing any descriptor of it releases the locks, fcntl_locking(2)
                 continue
         except OSError:
             continue
         try:
-            found = socket.socket(fileno=fd)
+            duplicate = socket.socket(fileno=fd)
         except OSError:
             os.close(fd)
             continue
-        with found:
-            if found.family in {socket.AF_INET, socket.AF_INET6} and found.type == socket.SOCK_STREAM:
-                yield found
+        with duplicate:
+            if duplicate.family in {socket.AF_INET, socket.AF_INET6} and duplicate.type == socket.SOCK_STREAM:
+                yield duplicate
 
 
-def _idle(connection: socket.socket) -> float:
-    """Seconds since data came or went."""
+def _idle_seconds(connection: socket.socket) -> float:
+    """Return the seconds since data was last sent or received."""
     info = connection.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, _TCP_INFO.size)
     *_, sent, _, received = _TCP_INFO.unpack(info)
     return float(min(sent, received)) / 1000

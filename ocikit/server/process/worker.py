@@ -1,4 +1,4 @@
-"""What each worker process of a server does beside answering: it says once that it is ready, sweeps, and dies with its main."""
+"""Worker process of a server: builds the application, reports readiness, runs garbage collection, ends with its main process."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ import ssl
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
+from importlib.util import find_spec
 from multiprocessing import connection
 from pathlib import Path
-from typing import Any
 
 from ocikit.errors import InvalidArgument, ServerFailed
 from ocikit.server.auth.access import Access, Permission
@@ -25,10 +25,9 @@ from ocikit.server.auth.factory import access_from
 from ocikit.server.http.app import AccessRecord, Application
 from ocikit.server.http.context import RequestContext
 from ocikit.server.http.request import Request, Response
-from ocikit.server.process import access_log as log
+from ocikit.server.process.access_log import access_log
 from ocikit.server.process.connection_close import CloseUnreadConnection
-from ocikit.server.process.metrics import Metrics
-from ocikit.server.process.options import Options
+from ocikit.server.process.options import ServerConfig
 from ocikit.server.process.stalled import StalledConnections
 from ocikit.server.storage.base import Storage
 from ocikit.server.storage.files import file_storage
@@ -36,196 +35,224 @@ from ocikit.server.storage.gc import collect
 
 _log = logging.getLogger("ocikit.server")
 
-#: Seconds between attempts to be answered.
-_AGAIN = 0.005
+#: Seconds between readiness checks.
+_READY_INTERVAL = 0.005
 
-#: Seconds between looks whether it is time to collect.
-_LOOK = 30.0
+#: Seconds between checks whether a garbage collection is due.
+_COLLECT_INTERVAL = 30.0
 
-#: The file that is there until a worker takes it on to say that the server is ready.
-_UNSAID = "unsaid"
+#: File that exists until one worker takes over to report that the server is ready.
+_UNREPORTED = "unreported"
 
 
-def open_storage(options: Options) -> Storage:
-    """The store in the folder. Raises: ServerFailed."""
-    from sqlalchemy.exc import SQLAlchemyError  # noqa: PLC0415 - on use
+def open_storage(config: ServerConfig) -> Storage:
+    """Open the storage in the server's folder.
+
+    Args:
+        config: Configuration of the server.
+
+    Returns:
+        The storage.
+
+    Raises:
+        ServerFailed: The folder cannot hold a registry.
+    """
+    from sqlalchemy.exc import SQLAlchemyError  # noqa: PLC0415 - optional package
 
     try:
-        return file_storage(options.path, grace=options.grace, durable=options.durable)
+        return file_storage(config.path, grace=config.options.grace, durable=config.options.sync)
     except (OSError, SQLAlchemyError) as error:
         reason = getattr(error, "strerror", None) or getattr(error, "orig", None) or error
         raise ServerFailed(
-            f"{options.path} can't hold a registry: {reason}",
-            hint="name a folder on a local disk that you may write to",
+            f"cannot open a registry in {config.path}: {reason}",
+            hint="choose a folder on a local disk with write permission",
         ) from error
 
 
-def check(options: Options) -> None:
-    """Go on only if workers will find everything: the folder, users, rules. Makes what isn't there, for all of them.
+def check(config: ServerConfig) -> None:
+    """Check the folder, users and rules before the workers start; create missing files for all of them.
+
+    Args:
+        config: Configuration of the server.
 
     Raises:
-        ServerFailed, InvalidArgument: with what is wrong.
+        ServerFailed: The folder cannot hold a registry.
+        InvalidArgument: The access options or a file that they name are invalid.
     """
-    storage = open_storage(options)
+    storage = open_storage(config)
     storage.close()
-    probe = Path(options.path) / "uploads"
-    if not os.access(probe, os.W_OK):
-        raise ServerFailed(f"{options.path} can't be written to", hint="name a folder of yours, or change its mode")
-    _access(options)
+    uploads = Path(config.path) / "uploads"
+    if not os.access(uploads, os.W_OK):
+        raise ServerFailed(f"cannot write to {config.path}", hint="choose a folder with write permission")
+    _open_access(config)
 
 
-def prepare(options: Options) -> None:
-    """Fill the folder that workers share for the time of a run."""
-    (Path(options.scratch) / _UNSAID).touch()
+def prepare(config: ServerConfig) -> None:
+    """Create the files in the scratch folder that the workers share."""
+    (Path(config.scratch) / _UNREPORTED).touch()
 
 
-def load(options: Options) -> Any:
-    """The application, in a worker."""
-    _settle(options)
-    # granian puts the environment into every request's, where HTTP_RANGE is a header of the client
+def load(config: ServerConfig) -> StalledConnections:
+    """Return the WSGI application, in a worker process."""
+    _init_signals(config)
+    # granian copies the environment into each request's environ, where HTTP_RANGE would be a header of the client
     for name in [name for name in os.environ if name.startswith("HTTP_")]:
         del os.environ[name]
-    storage, access = open_storage(options), _access(options)
-    told = [told for told in (log.access_log(options.log_format),) if told]
-    pages: dict[str, Callable[[Request], Response]] = {}
-    if options.settings.metrics:
-        metrics = Metrics(Path(options.scratch), storage, Path(options.path))
-        told.append(metrics.told)
+    options, settings = config.options, config.options.settings()
+    storage, access = open_storage(config), _open_access(config)
+    callbacks = [callback for callback in (access_log(options.log_format),) if callback]
+    routes: dict[str, Callable[[Request], Response]] = {}
+    if options.metrics and find_spec("prometheus_client"):
+        from ocikit.server.process.metrics import Metrics  # noqa: PLC0415 - optional package
+
+        metrics = Metrics(Path(config.scratch), storage, Path(config.path))
+        callbacks.append(metrics.count)
 
         def page(request: Request) -> Response:
-            # Names and numbers of everybody's: for those who may see the catalog, wherever they ask from. A proxy on this
-            # machine may hide who that is
-            RequestContext(request, access.identify(request), access, storage, options.settings).require(
-                Permission("catalog")
-            )
+            # Metrics cover all users, so they need the permission for the catalog. The client's address is no substitute:
+            # a proxy on this machine may hide it
+            ctx = RequestContext(request, access.identify(request), access, storage, settings)
+            ctx.require(Permission("catalog"))
             return metrics.page()
 
-        pages["/metrics"] = page
-    registry = Application(storage, access=access, settings=options.settings, told=partial(_tell, told), pages=pages)
+        routes["/metrics"] = page
+    registry = Application(storage, access=access, settings=settings, told=partial(_notify, callbacks), pages=routes)
     application = StalledConnections(CloseUnreadConnection(registry), options.timeout)
-    threading.Thread(target=_watch, args=(options, application), name="ocikit-watch", daemon=True).start()
-    if options.collect_every > 0 and not options.settings.read_only:
-        threading.Thread(target=_sweep, args=(options, storage), name="ocikit-collect", daemon=True).start()
+    threading.Thread(target=_watch, args=(config, application), name="ocikit-watch", daemon=True).start()
+    if options.collect_every > 0 and not options.read_only:
+        threading.Thread(target=_collect_periodically, args=(config, storage), name="ocikit-gc", daemon=True).start()
     return application
 
 
-def _settle(options: Options) -> None:
-    """Be a worker: what a terminal sends is for the main process, which tells workers what to do."""
+def report(message: Mapping[str, str]) -> None:
+    """Write a JSON line to the parent process on stdout."""
+    with contextlib.suppress(OSError):
+        sys.stdout.write(f"{json.dumps(message)}\n")
+        sys.stdout.flush()
+
+
+def _init_signals(config: ServerConfig) -> None:
+    """Detach the worker from the terminal's signals: the main process receives them and stops the workers."""
     if multiprocessing.parent_process() is None:
         return
-    # Until granian handles it; what stands here is the main process's handler, which does nothing in a worker
+    # The inherited handler of the main process does nothing in a worker; granian installs its own later
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
-    if not options.attached:
-        # A worker that ends at Ctrl-C before granian tells it to counts as crashed, and another one is started
+    if not config.attached:
+        # A worker that handles Ctrl-C before granian stops it counts as crashed and is replaced
         os.setpgid(0, 0)
-        signal.signal(signal.SIGTTOU, signal.SIG_IGN)  # its log may go to that terminal nevertheless
+        signal.signal(signal.SIGTTOU, signal.SIG_IGN)  # a background group may still log to the terminal
 
 
-def _tell(told: Sequence[Callable[[AccessRecord], None]], record: AccessRecord) -> None:
-    for each in told:
-        each(record)
+def _notify(callbacks: Sequence[Callable[[AccessRecord], None]], record: AccessRecord) -> None:
+    for callback in callbacks:
+        callback(record)
 
 
-def _access(options: Options) -> Access:
+def _open_access(config: ServerConfig) -> Access:
+    options = config.options
     try:
         return access_from(
-            htpasswd=options.htpasswd, token=options.token, folder=options.path, rules=options.rules,
-            anonymous_pull=options.anonymous_pull, allow_plain_http=options.allow_plain_http,
-            failures=options.settings.limits.failures,
-        )  # fmt: skip
+            htpasswd=config.htpasswd,
+            token=options.token,
+            folder=config.path,
+            rules=config.rules,
+            allow_anonymous_pull=options.allow_anonymous_pull,
+            allow_plain_http=options.allow_plain_http,
+            failures=options.limits.failures,
+        )
     except OSError as error:
         raise InvalidArgument(f"{error.filename}: {error.strerror}") from error
 
 
-def _watch(options: Options, application: StalledConnections) -> None:
-    """Say that the server is ready; end stalled connections; end this process when its main process is gone."""
+def _watch(config: ServerConfig, application: StalledConnections) -> None:
+    """Report readiness, close stalled connections, and end this process after its main process."""
     main = multiprocessing.parent_process()
 
     def alive(seconds: float) -> bool:
-        # Its end of a pipe closes however it ended. Where workers are threads of it there is none
+        # The sentinel is a pipe that closes however the main process ends. Workers that are threads of it have no parent
         if connection.wait([main.sentinel] if main else [], seconds):
             os._exit(1)
         return True
 
-    _announce(options, alive)
-    while alive(options.timeout / 4):
+    _report_ready(config, alive)
+    while alive(config.options.timeout / 4):
         try:
             application.close_stalled()
         except OSError:
-            _log.exception("connections can't be looked at")
+            _log.exception("closing stalled connections failed")
 
 
-def _announce(options: Options, alive: Callable[[float], bool]) -> None:
-    """Once for all workers, as soon as `/v2/` answers: a line on stdout."""
+def _report_ready(config: ServerConfig, alive: Callable[[float], bool]) -> None:
+    """Write the address to stdout as soon as `/v2/` responds; one worker does this for all."""
     try:
-        (Path(options.scratch) / _UNSAID).unlink()
+        (Path(config.scratch) / _UNREPORTED).unlink()
     except FileNotFoundError:
         return
-    while not _answers(options) and alive(_AGAIN):
+    while not _responds(config) and alive(_READY_INTERVAL):
         pass
-    if options.attached:
-        words = json.dumps({"name": options.name, "url": options.url})
-    else:
-        words = (
-            f"serving {options.path} at {options.url}; Ctrl-C stops\n"
-            f"  python -m ocikit push {options.name}/name:v1 folder/"
-        )
+    if config.attached:
+        report({"name": config.name, "url": config.url})
+        return
     with contextlib.suppress(OSError):
-        sys.stdout.write(f"{words}\n")
+        sys.stdout.write(
+            f"serving {config.path} at {config.url}; press Ctrl-C to stop\n"
+            f"  python -m ocikit push {config.name}/name:v1 folder/\n"
+        )
         sys.stdout.flush()
 
 
-def _answers(options: Options) -> bool:
-    """Whether `/v2/` answers anything at all: 401 will do."""
-    host, _, port = options.name.rpartition(":")
+def _responds(config: ServerConfig) -> bool:
+    """Return True if `/v2/` responds, with any status."""
+    host, _, port = config.name.rpartition(":")
     host = host.strip("[]")
-    asking = (
-        http.client.HTTPSConnection(host, int(port), timeout=10, context=_trusting())
-        if options.tls_cert
+    client = (
+        http.client.HTTPSConnection(host, int(port), timeout=10, context=_unverified_context())
+        if config.options.tls_cert
         else http.client.HTTPConnection(host, int(port), timeout=10)
     )
     try:
-        asking.request("GET", "/v2/", headers={"User-Agent": "ocikit"})
-        asking.getresponse()
+        client.request("GET", "/v2/", headers={"User-Agent": "ocikit"})
+        client.getresponse()
     except (OSError, http.client.HTTPException):
         return False
     finally:
-        asking.close()
+        client.close()
     return True
 
 
-def _trusting() -> ssl.SSLContext:
-    """For a question to oneself, whose answer doesn't matter."""
+def _unverified_context() -> ssl.SSLContext:
+    """Return a TLS context without verification: the server checks itself, and ignores the response."""
     context = ssl.create_default_context()
     context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
     return context
 
 
-def _sweep(options: Options, storage: Storage) -> None:
-    """Collect from time to time; of all processes that serve a folder, the first whose turn it is."""
+def _collect_periodically(config: ServerConfig, storage: Storage) -> None:
+    """Run garbage collection at the interval; one of the processes that serve a folder takes each turn."""
+    options = config.options
     while True:
-        time.sleep(min(_LOOK, options.collect_every))
+        time.sleep(min(_COLLECT_INTERVAL, options.collect_every))
         try:
-            with _turn(Path(options.path) / "collected", options.collect_every) as mine:
-                if mine:
+            with _claim_turn(Path(config.path) / "collected", options.collect_every) as claimed:
+                if claimed:
                     collect(storage, grace=options.grace)
-        except Exception:  # noqa: BLE001 - a full disk, for one: next time may be better
-            _log.exception("collecting failed")
+        except Exception:  # noqa: BLE001 - such as a full disk; the next turn may succeed
+            _log.exception("garbage collection failed")
 
 
 @contextlib.contextmanager
-def _turn(mark: Path, every: float) -> Iterator[bool]:
-    """Whether so many seconds have passed since a file's time, and nobody else is at it. Sets the time when done."""
-    import fcntl  # noqa: PLC0415 - not on Windows
+def _claim_turn(marker: Path, interval: float) -> Iterator[bool]:
+    """Yield True if the marker file is older than the interval and no other process holds it; then update its time."""
+    import fcntl  # noqa: PLC0415 - missing on Windows
 
-    fd = os.open(mark, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o600)
+    fd = os.open(marker, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o600)
     try:
         try:
             fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:
             yield False
             return
-        if time.time() - os.fstat(fd).st_mtime < every:
+        if time.time() - os.fstat(fd).st_mtime < interval:
             yield False
             return
         yield True

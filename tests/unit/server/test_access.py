@@ -24,8 +24,8 @@ from ocikit.server import (
     access_from,
     memory_storage,
 )
-from ocikit.server.auth.basic import credentials
-from ocikit.server.auth.htpasswd import Entries, Htpasswd
+from ocikit.server.auth.basic import parse_basic
+from ocikit.server.auth.htpasswd import Htpasswd, HtpasswdEntries
 from ocikit.server.auth.throttle import LoginThrottle
 from ocikit.server.http.request import Request
 from ocikit.spec import media_types as mt
@@ -142,8 +142,8 @@ def test_rules_allow_what_one_of_them_allows_and_nothing_else():
     assert rules.allows("eve", Permission("catalog"))
     assert not rules.allows("", Permission("catalog"))
     assert not Rules().allows("ada", Permission("pull", "a"))
-    assert not rules.anybody
-    assert rules.with_anonymous_pull().anybody
+    assert not rules.allow_anonymous
+    assert rules.with_anonymous_pull().allow_anonymous
     assert rules.with_anonymous_pull().allows("", Permission("pull", "eve/secret"))
     assert not rules.with_anonymous_pull().allows("", Permission("push", "eve/secret"))
 
@@ -187,12 +187,12 @@ def test_rules_with_a_slip_in_them_are_refused_rather_than_read_otherwise(tmp_pa
         ("ada:{SHA}W6ph5Mm5Pz8GgiULbPgzG37mj9g=", "SHA-1"),
         ("ada:$6$salt$hash", "SHA-512"),
         ("ada:$2x$05$" + "a" * 53, "broken bcrypt"),
-        ("ada:plain-secret", "something else"),
+        ("ada:plain-secret", "an unknown format"),
         ("ada:$2y$31$" + "a" * 53, "cost 31"),
-        ("ada", "no entry"),
-        (":$2y$05$" + "a" * 53, "no entry"),
-        ("*:$2y$05$" + "a" * 53, "no entry"),
-        ("ad\x1ba:$2y$05$" + "a" * 53, "no entry"),
+        ("ada", "invalid entry"),
+        (":$2y$05$" + "a" * 53, "invalid entry"),
+        ("*:$2y$05$" + "a" * 53, "invalid entry"),
+        ("ad\x1ba:$2y$05$" + "a" * 53, "invalid entry"),
     ],
 )
 def test_an_entry_that_is_not_of_bcrypt_is_refused_with_its_line_and_without_its_hash(tmp_path, line, said):
@@ -203,12 +203,12 @@ def test_an_entry_that_is_not_of_bcrypt_is_refused_with_its_line_and_without_its
 
 
 def test_a_user_who_is_there_twice_is_refused():
-    with pytest.raises(InvalidArgument, match="twice"):
-        Entries.parse(entry("ada", "a") + entry("ada", "b"))
+    with pytest.raises(InvalidArgument, match="duplicate"):
+        HtpasswdEntries.parse(entry("ada", "a") + entry("ada", "b"))
 
 
 def test_a_file_that_is_not_there_is_an_error_at_once(tmp_path):
-    with pytest.raises(InvalidArgument, match="can't be read"):
+    with pytest.raises(InvalidArgument, match="cannot read"):
         HtpasswdAccess(tmp_path / "users")
 
 
@@ -266,12 +266,12 @@ def test_a_garbled_authorization_is_a_401_and_asks_again(app, header):
 
 
 def test_the_name_of_the_scheme_is_read_in_any_case_and_padding_may_lack():
-    assert credentials("bAsIc YWRhOmxvdmVsYWNlMQ") == ("ada", b"lovelace1")
+    assert parse_basic("bAsIc YWRhOmxvdmVsYWNlMQ") == ("ada", b"lovelace1")
 
 
 def test_credentials_without_name_and_password_are_none(users):
     """podman and skopeo send them where they have no login."""
-    app = Application(memory_storage(), access=HtpasswdAccess(users, anonymous_pull=True))
+    app = Application(memory_storage(), access=HtpasswdAccess(users, allow_anonymous_pull=True))
     assert call(app, "GET", "/v2/a/tags/list", basic("", "")).status == 404
     assert call(app, "POST", "/v2/a/blobs/uploads/", basic("", "")).status == 401
 
@@ -435,7 +435,7 @@ def test_with_tls_or_on_this_machine_or_where_it_is_allowed_passwords_are_taken(
 
 def test_without_tls_what_needs_no_login_is_open_all_the_same(users):
     """Clients that hear of a login at /v2/ don't go on without one."""
-    app = Application(memory_storage(), access=HtpasswdAccess(users, anonymous_pull=True))
+    app = Application(memory_storage(), access=HtpasswdAccess(users, allow_anonymous_pull=True))
     assert call(app, "GET", "/v2/", **FAR).status == 200
     assert call(app, "GET", "/v2/a/tags/list", **FAR).status == 404
     assert call(app, "POST", "/v2/a/blobs/uploads/", **FAR).status == 403
@@ -647,7 +647,12 @@ def test_what_a_command_line_says_becomes_an_adapter(users, tmp_path):
     assert isinstance(access_from(htpasswd=users), HtpasswdAccess)
     assert isinstance(access_from(htpasswd=users, token=True, folder=tmp_path), TokenAccess)
     assert (tmp_path / "token.key").exists()
-    for wrong in ({"token": True}, {"rules": users}, {"anonymous_pull": True}, {"htpasswd": users, "token": True}):
+    for wrong in (
+        {"token": True},
+        {"rules": users},
+        {"allow_anonymous_pull": True},
+        {"htpasswd": users, "token": True},
+    ):
         with pytest.raises(InvalidArgument):
             access_from(**wrong)
 
@@ -655,7 +660,7 @@ def test_what_a_command_line_says_becomes_an_adapter(users, tmp_path):
 def test_somebody_with_a_problem_may_do_nothing_whatever_their_adapter_says():
     class Careless(Access):
         def identify(self, request):
-            return Identity(problem="invalid_token")
+            return Identity(error="invalid_token")
 
         def allows(self, identity, need):
             return True

@@ -138,7 +138,7 @@ def memory(server, what="VmHWM"):
                     yield from tree(int(child))
 
     total = 0
-    for pid in tree(server._process.process.pid):
+    for pid in tree(server._child.process.pid):
         with open(f"/proc/{pid}/status") as status:
             total += next(int(line.split()[1]) * 1024 for line in status if line.startswith(what))
     return total
@@ -272,8 +272,12 @@ def refusing(request, tmp_path_factory):
 
     users = tmp_path_factory.mktemp("users") / "htpasswd"
     users.write_bytes(b"ada:" + bcrypt.hashpw(b"lovelace", bcrypt.gensalt(4)) + b"\n")
-    how = {401: {"htpasswd": users}, 405: {"read_only": True}, 413: {"limits": Limits(blob=1000, manifest=1000)}}
-    with ocikit.serve(**how[request.param]) as running:
+    arguments = {
+        401: {"htpasswd": users},
+        405: {"options": ocikit.ServerOptions(read_only=True)},
+        413: {"options": ocikit.ServerOptions(limits=Limits(blob=1000, manifest=1000))},
+    }
+    with ocikit.serve(**arguments[request.param]) as running:
         running.refuses = request.param
         yield running
 
@@ -390,7 +394,7 @@ def test_documents_that_are_dear_take_turns():
     """They become fifty times as large as Python's objects; five at once don't all do that at the same time."""
     config = b'{"mediaType":"a/b","digest":"%s","size":1}' % ABSENT.encode()
     raw = b'{"schemaVersion":2,"config":%s,"layers":[],"x":[%s]}' % (config, b",".join([b'{"a":1}'] * 200_000))
-    with ocikit.serve(references="sparse") as server:
+    with ocikit.serve(options=ocikit.ServerOptions(references="sparse")) as server:
         statuses = []
 
         def push(n):

@@ -437,7 +437,7 @@ def test_the_key_is_made_for_its_owner_only_and_is_random(key, tmp_path):
 def test_a_key_that_others_can_read_or_write_is_refused(make, key, mode):
     load_key(key)
     key.chmod(mode)
-    with pytest.raises(InvalidArgument, match=f"may be read by others: mode {mode:04o}"):
+    with pytest.raises(InvalidArgument, match=f"other users can access the signing key .*: mode {mode:04o}"):
         make()
 
 
@@ -511,7 +511,7 @@ def test_without_tls_and_from_elsewhere_no_password_is_taken(app):
 
 
 def test_everybody_gets_a_token_for_what_is_open_to_everybody(make):
-    app = make(anonymous_pull=True)
+    app = make(allow_anonymous_pull=True)
     text = token(app, "repository:eve/x:pull,push", headers=())
     assert claims(text)["sub"] == ""
     assert claims(text)["access"] == [{"type": "repository", "name": "eve/x", "actions": ["pull"]}]
@@ -570,7 +570,7 @@ def test_a_refresh_token_gets_tokens_for_its_user(app):
 
 
 def test_nobody_in_particular_gets_no_refresh_token(make):
-    assert "refresh_token" not in get(make(anonymous_pull=True), offline_token="true").json
+    assert "refresh_token" not in get(make(allow_anonymous_pull=True), offline_token="true").json
 
 
 def test_access_and_refresh_tokens_are_not_taken_for_each_other(app):
@@ -631,7 +631,7 @@ def test_a_signer_reads_nothing_of_a_signer_with_another_key():
     one, other = (Signer(bytes([n]) * 32, service="ocikit", issuer="ocikit") for n in (1, 2))
     assert one.stamp_key != other.stamp_key
     with pytest.raises(Exception, match="Signature"):
-        other.user(one.refresh("ada", "", ttl=60))
+        other.verify_refresh_token(one.refresh_token("ada", "", ttl=60))
 
 
 # -- our own client

@@ -1,0 +1,37 @@
+"""Types of command-line arguments."""
+
+from __future__ import annotations
+
+import argparse
+
+
+def positive_int(text: str) -> int:
+    """Return a whole number above 0.
+
+    Args:
+        text: Value on the command line.
+
+    Raises:
+        argparse.ArgumentTypeError: The value is not such a number.
+    """
+    if not text.isdecimal() or not int(text):
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number above 0")
+    return int(text)
+
+
+def seconds(text: str) -> float:
+    """Return a finite number of seconds, at least 0.
+
+    Args:
+        text: Value on the command line.
+
+    Raises:
+        argparse.ArgumentTypeError: The value is not such a number.
+    """
+    try:
+        number = float(text)
+    except ValueError:
+        number = -1.0
+    if not 0 <= number < float("inf"):
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number of seconds")
+    return number

@@ -1,0 +1,119 @@
+"""Subcommands `serve` and `collect`; the options of `serve` are made from the fields of `ServerOptions`."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from typing import Any, Literal, get_args, get_origin
+
+import attrs
+
+import ocikit
+from ocikit import display
+from ocikit.cli.arguments import positive_int, seconds
+from ocikit.server.http.settings import Limits
+from ocikit.server.process.options import ServerConfig, ServerOptions, option_descriptions
+
+
+def _limit(text: str) -> tuple[str, int]:
+    name, _, number = text.partition("=")
+    if name not in (names := [limit.name for limit in attrs.fields(Limits)]):
+        raise argparse.ArgumentTypeError(f"unknown limit {name!r}; choose from {', '.join(names)}")
+    return name, positive_int(number)
+
+
+#: Arguments of `add_argument` by the type of a field; types with parameters by their origin.
+_ARGUMENTS: dict[Any, dict[str, Any]] = {
+    int: {"type": positive_int, "metavar": "N"},
+    float: {"type": seconds, "metavar": "SECONDS"},
+    str: {"metavar": "ADDRESS"},
+    tuple: {"action": "append", "default": [], "metavar": "NAME"},
+    Limits: {"type": _limit, "action": "append", "default": [], "metavar": "NAME=N"},
+}
+
+
+def add_serve(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments of `serve`."""
+    parser.add_argument("path", metavar="FOLDER", help="folder of the registry")
+    parser.add_argument("--port", type=int, default=5000, metavar="N", help="port; 0 selects a free port (5000)")
+    parser.add_argument("--htpasswd", metavar="FILE", help="users, from htpasswd -B; without it everything is allowed")
+    parser.add_argument("--rules", metavar="FILE", help="access rules, in TOML")
+    descriptions = option_descriptions()
+    for option in attrs.fields(attrs.resolve_types(ServerOptions)):
+        _add_option(parser, option, descriptions.get(option.name, ""))
+    # Unlike in a notebook, a terminal shows the log
+    parser.set_defaults(run=serve, log_format="text")
+
+
+def _add_option(parser: argparse.ArgumentParser, option: attrs.Attribute[Any], description: str) -> None:
+    flag = option.metadata.get("flag") or ("no-" if option.default is True else "") + option.name.replace("_", "-")
+    first, _, _ = description.partition(". ")
+    text = first[:1].lower() + first[1:].removesuffix(".").replace("%", "%%")
+    origin = get_origin(option.type) or option.type
+    if origin is bool:
+        action = "store_false" if option.default else "store_true"
+        text = f"do not {text}" if option.default else text
+        parser.add_argument(f"--{flag}", dest=option.name, action=action, help=text)
+    elif origin is Literal:
+        choices = get_args(option.type)
+        parser.add_argument(f"--{flag}", dest=option.name, choices=choices, default=option.default, help=text)
+    else:
+        arguments = _ARGUMENTS.get(origin, {"metavar": "FILE"})
+        if "default" not in arguments:
+            text += f" ({option.default:g})" if origin in {int, float} else ""
+            arguments = {**arguments, "default": option.default}
+        parser.add_argument(f"--{flag}", dest=option.name, help=text, **arguments)
+
+
+def serve(arguments: argparse.Namespace) -> int:
+    """Serve a folder until a signal arrives, and return the exit code."""
+    from ocikit.server.process.main import run  # noqa: PLC0415 - imports the server, for one subcommand
+
+    values = {option.name: getattr(arguments, option.name) for option in attrs.fields(ServerOptions)}
+    options = ServerOptions(**values | {"limits": Limits(**dict(arguments.limits))})
+    return run(
+        ServerConfig(
+            path=arguments.path,
+            port=arguments.port,
+            htpasswd=arguments.htpasswd,
+            rules=arguments.rules,
+            options=options,
+        )
+    )
+
+
+def add_collect(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments of `collect`."""
+    parser.add_argument("path", metavar="FOLDER", help="folder of the registry")
+    parser.add_argument("--dry-run", action="store_true", help="only list the content that would be deleted")
+    parser.add_argument(
+        "--grace",
+        type=seconds,
+        default=3600.0,
+        metavar="SECONDS",
+        help="keep content that was referenced within this time (3600)",
+    )
+    parser.set_defaults(run=collect)
+
+
+def collect(arguments: argparse.Namespace) -> None:
+    """Delete unreferenced content from a registry's folder, which may be in use."""
+    from ocikit.server.storage import gc  # noqa: PLC0415 - imports SQLAlchemy, for one subcommand
+    from ocikit.server.storage.files import file_storage  # noqa: PLC0415 - see above
+
+    if not os.path.exists(os.path.join(arguments.path, "registry.db")):
+        raise ocikit.NotFound(
+            f"{arguments.path} is not the folder of a registry", hint="give the folder that is served"
+        )
+    storage = file_storage(arguments.path, grace=arguments.grace)
+    try:
+        result = gc.collect(storage, grace=arguments.grace, dry_run=arguments.dry_run)
+    finally:
+        storage.close()
+    for name, digest, size in result.blobs:
+        print(f"{display.size(size):>10}  {digest}  {display.sanitize(name)}")
+    for digest, size in result.content:
+        print(f"{display.size(size):>10}  {digest}")
+    verb = "would be" if arguments.dry_run else "were"
+    print(f"{len(result.content)} blobs, {display.size(result.size)}, {verb} deleted", file=sys.stderr)
