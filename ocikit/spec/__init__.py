@@ -1,1 +1,1 @@
-"""The documents of the OCI specifications as values, without input or output."""
+"""Data model of the OCI specifications, without I/O."""

@@ -1,4 +1,4 @@
-"""Immutable mappings, and the annotation keys that the image specification defines. image-spec annotations.md."""
+"""Immutable mappings, and the annotation keys of the image specification. image-spec annotations.md."""
 
 from __future__ import annotations
 
@@ -13,18 +13,18 @@ REF_NAME: Final = "org.opencontainers.image.ref.name"
 TITLE: Final = "org.opencontainers.image.title"
 VERSION: Final = "org.opencontainers.image.version"
 
-#: Set by oras and by us on a layer that is a packed folder: "true" means unpack after pulling.
+#: Set by oras and ocikit on a layer that is a packed folder: "true" means unpack after pulling.
 UNPACK: Final = "io.deis.oras.content.unpack"
 
-#: Levels of arrays and objects in keys that are kept unread; real documents have three or four. Far more would run into
-#: Python's recursion limit when such a value is hashed, compared or encoded.
+#: Levels of nested arrays and objects in unknown keys; real documents have three or four. Limit them because a hostile
+#: document would exceed Python's recursion limit when the value is hashed, compared or encoded.
 _DEPTH_LIMIT = 64
 
 V = TypeVar("V")
 
 
 class FrozenMap(Mapping[str, V], Generic[V]):
-    """A mapping that can't change, can be hashed and can be pickled (`MappingProxyType` can't).
+    """An immutable mapping that can be hashed and, unlike `MappingProxyType`, pickled.
 
     >>> m = FrozenMap({"a": 1})
     >>> m["a"], m == {"a": 1}
@@ -56,21 +56,21 @@ class FrozenMap(Mapping[str, V], Generic[V]):
 
 
 class Annotations(FrozenMap[str]):
-    """Annotations of a document or descriptor: text to text, immutable."""
+    """Immutable annotations of a document or descriptor."""
 
     __slots__ = ()
 
 
 def to_annotations(items: Mapping[str, str]) -> Annotations:
-    """The items as annotations; the same object if they are already."""
+    """Return the items as annotations, or the same object if it is already of that type."""
     return items if isinstance(items, Annotations) else Annotations(items)
 
 
 def freeze(value: Any, depth: int = _DEPTH_LIMIT) -> Any:
-    """JSON as immutable values: objects become `FrozenMap`, arrays become tuples.
+    """Return JSON values as immutable ones: objects become `FrozenMap`, arrays become tuples.
 
     Raises:
-        InvalidDocument: if it is nested deeper than `depth` levels.
+        InvalidDocument: The value is nested deeper than `depth` levels.
     """
     if not isinstance(value, Mapping | list | tuple):
         return value
@@ -82,17 +82,17 @@ def freeze(value: Any, depth: int = _DEPTH_LIMIT) -> Any:
 
 
 def to_frozen(items: Mapping[str, Any]) -> FrozenMap[Any]:
-    """The items, frozen through and through; the same object if they are already."""
+    """Return the items with all values frozen, or the same object if it is already frozen."""
     return items if isinstance(items, FrozenMap) else FrozenMap({key: freeze(item) for key, item in items.items()})
 
 
 def to_strings(items: Iterable[str]) -> tuple[str, ...]:
-    """The items as a tuple."""
+    """Return the items as a tuple."""
     return tuple(items)
 
 
 def thaw(value: Any) -> Any:
-    """The JSON of a frozen value, for encoding."""
+    """Return the JSON values of a frozen value."""
     if isinstance(value, Mapping):
         return {key: thaw(item) for key, item in value.items()}
     if isinstance(value, tuple | list):

@@ -1,4 +1,4 @@
-"""What a registry asks for: challenges and scopes. No I/O. distribution token.md, RFC 9110 #11."""
+"""Authentication challenges and scopes. distribution token.md, RFC 9110 section 11."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from attrs import field, frozen
 from ocikit.spec.annotations import FrozenMap
 
 _SPACE = re.compile(r"[\s,]*")
-_TOKEN = r"[!#$%&'*+\-.^_`|~0-9A-Za-z]+"  # noqa: S105 - the grammar's `token`: RFC 9110 #5.6.2
+_TOKEN = r"[!#$%&'*+\-.^_`|~0-9A-Za-z]+"  # noqa: S105 - the grammar's `token`, RFC 9110 section 5.6.2
 _TOKEN68 = re.compile(r"\s+([0-9A-Za-z\-._~+/]+=*)(?=\s*(?:,|$))")
-# Unquoted values may hold what the grammar forbids: registries have sent bare URLs.
+# Accept characters in unquoted values that the grammar forbids, because registries have sent bare URLs.
 _PARAMETER = re.compile(rf'({_TOKEN})\s*=\s*(?:"((?:[^"\\]|\\.)*)"?|([^\s,"]*))', re.DOTALL)
 _SCHEME = re.compile(rf"({_TOKEN})(?=\s|,|$)")
 _JUNK = re.compile(r'[^\s,"]+|"')
@@ -20,7 +20,7 @@ _JUNK = re.compile(r'[^\s,"]+|"')
 
 @frozen(kw_only=True)
 class Challenge:
-    """One way in that a registry offers.
+    """One authentication scheme that a registry offers.
 
     >>> (c,) = parse_challenges(['Bearer realm="https://auth.example/token",service="r",scope="repository:a:pull"'])
     >>> c.scheme, c.realm, c.scope
@@ -28,30 +28,30 @@ class Challenge:
     """
 
     scheme: str
-    """In lower case: "bearer", "basic", or what else the registry said."""
+    """The scheme in lower case: "bearer", "basic" or another."""
     parameters: FrozenMap[str] = field(factory=FrozenMap)
-    """Names in lower case; values unquoted."""
+    """Parameters with names in lower case and unquoted values."""
     token68: str = ""
-    """What a scheme such as Negotiate has instead of parameters."""
+    """The value that schemes such as Negotiate have instead of parameters."""
 
     @property
     def realm(self) -> str:
-        """For bearer the URL of the token server, unchecked; "" if missing."""
+        """The URL of the token server, not validated; "" if missing."""
         return self.parameters.get("realm", "")
 
     @property
     def service(self) -> str:
-        """The registry's name at the token server, or ""."""
+        """The name of the registry on the token server, or ""."""
         return self.parameters.get("service", "")
 
     @property
     def scope(self) -> tuple[str, ...]:
-        """The scopes that the request needs; empty if the registry doesn't say, as for `/v2/`."""
+        """The scopes that the request needs; empty if the registry sent none, as for `/v2/`."""
         return tuple(self.parameters.get("scope", "").split())
 
     @property
     def error(self) -> str:
-        """Why a token that was sent isn't enough, such as "insufficient_scope" or "invalid_token", or ""."""
+        """The reason why the token was rejected, such as "insufficient_scope" or "invalid_token", or ""."""
         return self.parameters.get("error", "")
 
     def __str__(self) -> str:
@@ -63,7 +63,9 @@ class Challenge:
 
 
 def parse_challenges(values: Sequence[str]) -> tuple[Challenge, ...]:
-    r"""Every challenge in every `WWW-Authenticate` value, in order; what can't be read is passed over. RFC 9110 #11.6.1.
+    r"""Return the challenges of all `WWW-Authenticate` values, in order. RFC 9110 section 11.6.1.
+
+    Invalid parts are skipped.
 
     >>> [c.scheme for c in parse_challenges(['Negotiate, BASIC realm="a \\"b\\"", charset=UTF-8', "Bearer"])]
     ['negotiate', 'basic', 'bearer']
@@ -72,34 +74,37 @@ def parse_challenges(values: Sequence[str]) -> tuple[Challenge, ...]:
 
 
 def _challenges(value: str) -> list[Challenge]:
-    found: list[tuple[str, dict[str, str], str]] = []
-    at = 0
-    while (at := _SPACE.match(value, at).end()) < len(value):  # type: ignore[union-attr] # it matches nothing, too
-        if match := _PARAMETER.match(value, at):
-            if found and not found[-1][2]:  # a challenge has a token68 or parameters, not both
-                _, parameters, _ = found[-1]
-                name = match[1].lower()
-                text = match[3] if match[2] is None else re.sub(r"\\(.)", r"\1", match[2], flags=re.DOTALL)
-                # scope.md asks for "a scope field for each required resource scope"; of others the first one counts.
-                if name == "scope" and name in parameters:
-                    parameters[name] += f" {text}"
-                else:
-                    parameters.setdefault(name, text)
-            at = match.end()
-        elif match := _SCHEME.match(value, at):
-            at = match.end()
-            token68 = _TOKEN68.match(value, at)
-            found.append((match[1].lower(), {}, token68[1] if token68 else ""))
-            at = token68.end() if token68 else at
+    results: list[tuple[str, dict[str, str], str]] = []
+    position = 0
+    while (position := _SPACE.match(value, position).end()) < len(value):  # type: ignore[union-attr] # it matches "" too
+        if match := _PARAMETER.match(value, position):
+            if results and not results[-1][2]:  # a challenge has a token68 or parameters, not both
+                _add_parameter(results[-1][1], match)
+            position = match.end()
+        elif match := _SCHEME.match(value, position):
+            position = match.end()
+            token68 = _TOKEN68.match(value, position)
+            results.append((match[1].lower(), {}, token68[1] if token68 else ""))
+            position = token68.end() if token68 else position
         else:
-            at = _JUNK.match(value, at).end()  # type: ignore[union-attr] # the rest is neither space nor comma
-    return [Challenge(scheme=s, parameters=FrozenMap(p), token68=t) for s, p, t in found]
+            position = _JUNK.match(value, position).end()  # type: ignore[union-attr] # the rest is neither space nor comma
+    return [Challenge(scheme=s, parameters=FrozenMap(p), token68=t) for s, p, t in results]
+
+
+def _add_parameter(parameters: dict[str, str], match: re.Match[str]) -> None:
+    name = match[1].lower()
+    text = match[3] if match[2] is None else re.sub(r"\\(.)", r"\1", match[2], flags=re.DOTALL)
+    # scope.md requires "a scope field for each required resource scope"; of other parameters the first one counts.
+    if name == "scope" and name in parameters:
+        parameters[name] += f" {text}"
+    else:
+        parameters.setdefault(name, text)
 
 
 def select_challenge(challenges: Iterable[Challenge]) -> Challenge | None:
-    """The challenge to answer: bearer before basic; None if there is neither."""
+    """Return the challenge to answer: bearer, else basic, else None."""
     known = [c for c in challenges if c.scheme in {"bearer", "basic"}]
-    # Bearer without a realm can't be answered; it comes last, so that whoever gets it can say so.
+    # A bearer challenge without a realm can't be answered. Return it only as the last choice: the caller reports it.
     return min(known, key=lambda c: (c.scheme == "bearer" and not c.realm, c.scheme != "bearer"), default=None)
 
 
@@ -109,21 +114,21 @@ def _unique(actions: Iterable[str]) -> tuple[str, ...]:
 
 @frozen(kw_only=True)
 class Scope:
-    """What may be done to one resource. distribution scope.md#resource-scope-grammar.
+    """Allowed actions on one resource. distribution scope.md#resource-scope-grammar.
 
     >>> str(Scope.repository("library/alpine", "push", "pull"))
     'repository:library/alpine:pull,push'
     """
 
     resource_type: str
-    """ "repository" or "registry"; the whole text of a scope that doesn't follow the grammar."""
+    """ "repository" or "registry"; for a scope that violates the grammar its whole text."""
     name: str = ""
     actions: tuple[str, ...] = field(default=(), converter=_unique)
-    """Sorted, each once; "*" and unknown ones are kept."""
+    """Sorted actions without duplicates; "*" and unknown actions are preserved."""
 
     @classmethod
     def parse(cls, text: str | Scope) -> Scope:
-        """The scope that the text spells. The name may hold a colon (`localhost:5000/a`); any text is a scope.
+        """Return the scope of a text. The name may contain a colon (`localhost:5000/a`); any text is a scope.
 
         >>> Scope.parse("repository:localhost:5000/a:pull").name
         'localhost:5000/a'
@@ -138,16 +143,16 @@ class Scope:
 
     @classmethod
     def repository(cls, name: str, *actions: str) -> Scope:
-        """The scope for a repository; actions are "pull", "push", "delete"."""
+        """Return the scope of a repository; actions are "pull", "push" and "delete"."""
         return cls(resource_type="repository", name=name, actions=actions)
 
     @classmethod
     def catalog(cls) -> Scope:
-        """The scope for listing a registry's repositories: `registry:catalog:*`."""
+        """Return the scope for listing a registry's repositories: `registry:catalog:*`."""
         return cls(resource_type="registry", name="catalog", actions=("*",))
 
     def covers(self, other: Scope) -> bool:
-        """Whether whoever has this scope may do what the other says."""
+        """Return True if this scope allows all actions of the other one."""
         same = (self.resource_type, self.name) == (other.resource_type, other.name)
         return same and ("*" in self.actions or set(other.actions) <= set(self.actions))
 
@@ -158,7 +163,7 @@ class Scope:
 
 
 def merge_scopes(scopes: Iterable[Scope]) -> tuple[Scope, ...]:
-    """One scope per resource with all of its actions; the first resource, which is the target, stays first.
+    """Return one scope per resource with all of its actions; the first resource, the target, stays first.
 
     >>> a, b = Scope.repository("a", "push"), Scope.repository("b", "pull")
     >>> [str(s) for s in merge_scopes([a, b, Scope.repository("a", "pull")])]

@@ -1,4 +1,4 @@
-"""The configuration of an image. image-spec config.md."""
+"""Image configuration. image-spec config.md."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def _digests(items: Iterable[Digest]) -> tuple[Digest, ...]:
 
 @frozen(kw_only=True, repr=False)
 class RootFS(display.Displayable):
-    """What the layers unpack to: the digests of the uncompressed tars, bottom first."""
+    """The digests of the uncompressed layers, lowest first."""
 
     type: str = field(default="layers", metadata={"always": True})
     diff_ids: tuple[Digest, ...] = field(default=(), converter=_digests, metadata={"wire": "diff_ids", "always": True})
@@ -42,7 +42,7 @@ class RootFS(display.Displayable):
 
 @frozen(kw_only=True, repr=False)
 class History(display.Displayable):
-    """How a layer came to be."""
+    """The origin of one layer."""
 
     created: str | None = None
     """RFC 3339."""
@@ -60,13 +60,13 @@ class History(display.Displayable):
         yield "empty_layer", self.empty_layer, False
 
 
-def _steps(items: Iterable[History]) -> tuple[History, ...]:
+def _history(items: Iterable[History]) -> tuple[History, ...]:
     return tuple(items)
 
 
 @frozen(kw_only=True, repr=False)
 class ImageConfig(Document):
-    """How to run an image, and what its layers unpack to. It has no mediaType of its own."""
+    """The settings to run an image, and the digests of its unpacked layers. It has no mediaType field."""
 
     media_type: str | None = field(default=None, init=False)
     architecture: str
@@ -78,15 +78,15 @@ class ImageConfig(Document):
     """RFC 3339."""
     author: str | None = None
     config: FrozenMap[Any] = field(factory=FrozenMap, converter=to_frozen)
-    """Env, Cmd, Entrypoint and so on, by their names in the specification."""
+    """Env, Cmd, Entrypoint and others by their names in the specification."""
     rootfs: RootFS = field(metadata={"always": True})
-    history: tuple[History, ...] = field(default=(), converter=_steps)
+    history: tuple[History, ...] = field(default=(), converter=_history)
 
     default_media_type: ClassVar[str] = media_types.OCI_CONFIG
 
     @property
     def platform(self) -> Platform:
-        """What the image runs on."""
+        """The platform that the image runs on."""
         return Platform(
             os=self.os,
             architecture=self.architecture,
@@ -108,25 +108,27 @@ class ImageConfig(Document):
         if self.author:
             yield "author", self.author
         for key in ("Entrypoint", "Cmd"):
-            if isinstance(words := self.config.get(key), tuple):
-                yield key.lower(), display.Code(shlex.join(map(str, words[: display.ROWS])))
+            if isinstance(command := self.config.get(key), tuple):
+                yield key.lower(), display.Code(shlex.join(map(str, command[: display.ROWS])))
 
     def _sections(self) -> Iterator[display.Section]:
         variables = self.config.get("Env")
         if isinstance(variables, tuple) and variables:
-            pairs = (str(each).partition("=")[::2] for each in variables)
+            pairs = (str(variable).partition("=")[::2] for variable in variables)
             yield display.Section(title="environment", headers=("name", "value"), rows=pairs, count=len(variables))
-        rest = {key: value for key, value in self.config.items() if key not in {"Env", "Entrypoint", "Cmd"}}
-        if rest:
-            yield display.Section(title="settings", headers=("name", "value"), rows=rest.items(), count=len(rest))
+        settings = {key: value for key, value in self.config.items() if key not in {"Env", "Entrypoint", "Cmd"}}
+        if settings:
+            yield display.Section(
+                title="settings", headers=("name", "value"), rows=settings.items(), count=len(settings)
+            )
         if self.history:
             rows = (
                 (
-                    step.created and display.Timestamp(step.created),
-                    step.created_by or step.comment,
-                    "no layer" if step.empty_layer else "",
+                    item.created and display.Timestamp(item.created),
+                    item.created_by or item.comment,
+                    "no layer" if item.empty_layer else "",
                 )
-                for step in self.history
+                for item in self.history
             )
             yield display.Section(
                 title="history", headers=("created", "by", ""), rows=rows, count=len(self.history), unfolded=True

@@ -1,4 +1,4 @@
-"""Descriptors: what names content. image-spec descriptor.md."""
+"""Content descriptors. image-spec descriptor.md."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from ocikit.spec.platform import Platform
 
 @frozen(kw_only=True, repr=False)
 class Descriptor(display.Displayable):
-    """The type, digest and size of some content, and what its publisher says of it.
+    """The media type, digest and size of content, and its metadata.
 
     >>> Descriptor.of(b"{}", "application/json").size
     2
@@ -26,30 +26,30 @@ class Descriptor(display.Displayable):
     media_type: str
     digest: Digest
     size: int
-    """Bytes."""
+    """Size in bytes."""
     urls: tuple[str, ...] = field(default=(), converter=to_strings)
-    """Where else the content may be found; never asked with credentials."""
+    """Other URLs of the content; requests to them never carry credentials."""
     annotations: Annotations = field(factory=Annotations, converter=to_annotations)
     data: bytes | None = field(default=None, repr=False)
-    """The content itself, embedded. Used only if it has this digest and size."""
+    """The embedded content. It is used only if it has this digest and size."""
     artifact_type: str | None = None
     platform: Platform | None = None
     extra: FrozenMap[Any] = field(factory=FrozenMap, converter=to_frozen)
-    """Keys that this version doesn't know, kept as they were."""
+    """Unknown keys, preserved unchanged."""
 
     @classmethod
     def of(cls, content: bytes, media_type: str, *, algorithm: str = "sha256", **fields: Any) -> Descriptor:
-        """The descriptor of the bytes; more fields as keywords."""
+        """Return the descriptor of the bytes, with further fields as keywords."""
         return cls(media_type=media_type, digest=Digest.of(content, algorithm), size=len(content), **fields)
 
     @property
     def title(self) -> str | None:
-        """The file name that the publisher gave it, unchecked: it may be hostile."""
+        """The file name given by the publisher. It is not validated, so beware of path traversal: see `safe_title`."""
         return self.annotations.get(TITLE)
 
     @property
     def embedded(self) -> bytes | None:
-        """The embedded content if it is what digest and size say, else None."""
+        """The embedded content if it has the digest and size, else None."""
         if self.digest == EMPTY_DESCRIPTOR.digest and self.size == EMPTY_DESCRIPTOR.size:
             return b"{}"
         if self.data is None or len(self.data) != self.size or not self.digest.verifiable:
@@ -58,22 +58,22 @@ class Descriptor(display.Displayable):
 
     @property
     def is_document(self) -> bool:
-        """Whether it names a manifest or an index."""
+        """True for a manifest or an index."""
         return media_types.is_document(self.media_type)
 
     @property
     def key(self) -> tuple[str, int]:
-        """What makes content the same content: digest and size, whatever else is said of it."""
+        """The identity of the content: digest and size."""
         return self.digest, self.size
 
     def bare(self) -> Descriptor:
-        """The same content without what a place says of it: type, digest, size and artifact type only."""
+        """Return a copy with media type, digest, size and artifact type only."""
         return Descriptor(
             media_type=self.media_type, digest=self.digest, size=self.size, artifact_type=self.artifact_type
         )
 
     def annotated(self, **annotations: str) -> Descriptor:
-        """A copy with more annotations."""
+        """Return a copy with more annotations."""
         return attrs.evolve(self, annotations=Annotations({**self.annotations, **annotations}))
 
     def __str__(self) -> str:

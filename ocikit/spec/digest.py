@@ -1,4 +1,4 @@
-"""Digests: the names of content. image-spec descriptor.md#digests."""
+"""Content digests. image-spec descriptor.md#digests."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from ocikit.errors import DigestMismatch, InvalidDigest, UnverifiableDigest
 
 _GRAMMAR = re.compile(r"([a-z0-9]+(?:[+._-][a-z0-9]+)*):([a-zA-Z0-9=_-]+)")
 
-#: Hex digits of the registered algorithms. blake3 is registered too but is not in the standard library.
+#: Hex digits by registered algorithm. blake3 is not in the standard library, so it can't be verified.
 _LENGTHS = {"sha256": 64, "sha512": 128, "blake3": 64}
 
 VERIFIABLE = frozenset({"sha256", "sha512"})
@@ -21,32 +21,32 @@ _CHUNK = 256 * 1024  # bytes per read
 
 
 class Hasher(Protocol):
-    """What hashlib returns: bytes go in, a hex digest comes out."""
+    """A hash object of hashlib."""
 
     def update(self, data: Any, /) -> None:
-        """Take in more bytes."""
+        """Hash more bytes."""
 
     def hexdigest(self) -> str:
-        """The digest of all bytes so far, in lower-case hex."""
+        """Return the digest of all bytes so far in lower-case hex."""
 
 
 class Digest(str):
-    """A validated digest, `algorithm:encoded`; a `str` in every other way.
+    """A validated digest `algorithm:encoded`, which is a `str`.
 
-    Any digest of the grammar parses; sha256 and sha512 can be computed and verified.
+    Every digest of the grammar is accepted; sha256 and sha512 can be computed and verified.
 
     >>> d = Digest.of(b"{}")
     >>> d.algorithm, d.encoded[:12]
     ('sha256', '44136fa355b3')
 
     Raises:
-        InvalidDigest: if the text breaks the grammar, or a registered algorithm's hex is too long, short or upper-case.
+        InvalidDigest: The text violates the grammar, or has the wrong number or case of hex digits for its algorithm.
     """
 
     __slots__ = ()
 
     def __new__(cls, text: str) -> Digest:
-        """Validate the text."""
+        """Create a digest from its text."""
         if isinstance(text, cls):
             return text
         match = _GRAMMAR.fullmatch(text) if isinstance(text, str) else None
@@ -65,12 +65,20 @@ class Digest(str):
 
     @classmethod
     def parse(cls, text: str) -> Digest:
-        """The digest that the text spells. Raises: InvalidDigest."""
+        """Return the digest of a text.
+
+        Raises:
+            InvalidDigest: The text is not a digest.
+        """
         return cls(text)
 
     @classmethod
     def of(cls, content: bytes, algorithm: str = "sha256") -> Digest:
-        """The digest of the bytes. Raises: UnverifiableDigest: for an algorithm that can't be computed here."""
+        """Return the digest of the bytes.
+
+        Raises:
+            UnverifiableDigest: The algorithm can't be computed.
+        """
         hasher = new_hasher(algorithm)
         hasher.update(content)
         return cls(f"{algorithm}:{hasher.hexdigest()}")
@@ -87,30 +95,51 @@ class Digest(str):
 
     @property
     def short(self) -> str:
-        """The algorithm and twelve characters: enough for people."""
+        """The algorithm and the first twelve characters, for display."""
         return f"{self.algorithm}:{self.encoded[:12]}"
 
     @property
     def verifiable(self) -> bool:
-        """Whether content can be checked against this digest here."""
+        """True if content can be verified against this digest."""
         return self.algorithm in VERIFIABLE
 
     def hasher(self) -> Hasher:
-        """A fresh hasher of this digest's algorithm. Raises: UnverifiableDigest."""
+        """Return a new hasher of this digest's algorithm.
+
+        Raises:
+            UnverifiableDigest: The algorithm can't be computed.
+        """
         return new_hasher(self.algorithm)
 
     def check(self, actual: str, what: str = "content") -> None:
-        """Compare with a computed hex digest. Raises: DigestMismatch: if they differ."""
+        """Compare this digest with a computed one.
+
+        Args:
+            actual: The computed digest in hex.
+            what: Name of the content in messages.
+
+        Raises:
+            DigestMismatch: The digests differ.
+        """
         if actual != self.encoded:
             raise DigestMismatch(
                 f"{what} has digest {self.algorithm}:{actual}, expected {self}",
-                hint="the content was damaged or replaced on the way; nothing of it was kept",
+                hint="the content was corrupted or replaced in transit and has been discarded",
                 expected=self,
                 actual=f"{self.algorithm}:{actual}",
             )
 
     def verify(self, content: bytes, what: str = "content") -> None:
-        """Check bytes against this digest. Raises: DigestMismatch, UnverifiableDigest."""
+        """Verify bytes against this digest.
+
+        Args:
+            content: The bytes.
+            what: Name of the content in messages.
+
+        Raises:
+            DigestMismatch: The bytes have another digest.
+            UnverifiableDigest: The algorithm can't be computed.
+        """
         hasher = self.hasher()
         hasher.update(content)
         self.check(hasher.hexdigest(), what)
@@ -123,7 +152,11 @@ class Digest(str):
 
 
 def new_hasher(algorithm: str) -> Hasher:
-    """A hasher by algorithm name. Raises: UnverifiableDigest."""
+    """Return a new hasher.
+
+    Raises:
+        UnverifiableDigest: The algorithm can't be computed.
+    """
     if algorithm not in VERIFIABLE:
         raise UnverifiableDigest(
             f"cannot verify {algorithm} digests", hint="sha256 and sha512 can be verified; ask the publisher for one"

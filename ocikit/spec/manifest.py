@@ -1,15 +1,15 @@
-"""Manifests and indexes, OCI and Docker v2 alike. image-spec manifest.md and image-index.md."""
+"""Manifests and indexes of OCI and Docker v2. image-spec manifest.md and image-index.md."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
-from typing import ClassVar, Self, TypeAlias, cast
+from typing import Any, ClassVar, Self, TypeAlias, cast
 
 import attrs
 from attrs import field, frozen
 
 from ocikit import display
-from ocikit.errors import InvalidDocument, NoMatchingPlatform, UnsupportedSchema1
+from ocikit.errors import InvalidDocument, NoMatchingPlatform, UnsupportedSchema1, Violation
 from ocikit.spec import media_types
 from ocikit.spec.annotations import REF_NAME, Annotations, to_annotations
 from ocikit.spec.descriptor import Descriptor
@@ -17,10 +17,10 @@ from ocikit.spec.digest import Digest
 from ocikit.spec.document import DOCUMENT_LIMIT, Document, load_json, structure
 from ocikit.spec.platform import Platform
 
-#: How buildkit says which manifest an attestation is about.
-_ABOUT = "vnd.docker.reference.digest"
+#: Annotation of buildkit with the digest of the manifest that an attestation is about.
+_ATTESTED_DIGEST = "vnd.docker.reference.digest"
 
-#: How a platform may be wished for: text, a value, or a test on descriptors.
+#: A requested platform: text, a value, or a predicate of descriptors.
 PlatformLike: TypeAlias = "str | Platform | Callable[[Descriptor], bool]"
 
 
@@ -28,20 +28,29 @@ def _descriptors(items: Iterable[Descriptor]) -> tuple[Descriptor, ...]:
     return tuple(items)
 
 
-class _Typed(Document):
-    """A document that says which type it is."""
+class _TypedDocument(Document):
+    """A document with a mediaType field."""
 
     __slots__ = ()
 
     @classmethod
     def parse(cls, raw: bytes, *, limit: int = DOCUMENT_LIMIT) -> Self:
-        """The document that the bytes spell. Raises: InvalidDocument, UnsupportedSchema1: see `parse_document`."""
+        """Return the document that is encoded in the bytes.
+
+        Args:
+            raw: JSON in UTF-8, stored unchanged.
+            limit: Size of the largest document to accept, in bytes.
+
+        Raises:
+            UnsupportedSchema1: The document is a Docker schema 1 manifest.
+            InvalidDocument: The document is not of this type; `problems` has each violation.
+        """
         return cast("Self", _parse(raw, None, limit, cls))
 
 
 @frozen(kw_only=True, repr=False)
-class Manifest(_Typed):
-    """A config and layers: one image, or one artifact.
+class Manifest(_TypedDocument):
+    """A config and layers: one image or one artifact.
 
     >>> m = Manifest(config=Descriptor.of(b"{}", "application/vnd.oci.empty.v1+json"), layers=())
     >>> Manifest.parse(m.raw).digest == m.digest
@@ -60,31 +69,31 @@ class Manifest(_Typed):
 
     @property
     def kind(self) -> str:
-        """What the artifact is: its artifactType, else its config's media type. image-spec manifest.md#guidelines."""
+        """The artifactType, else the media type of the config. image-spec manifest.md#guidelines."""
         return self.artifact_type or self.config.media_type
 
     @property
     def is_image(self) -> bool:
-        """Whether the layers make up a file system."""
+        """True if the layers are a file system."""
         return self.config.media_type in media_types.CONFIG_TYPES
 
     @property
     def blobs(self) -> tuple[Descriptor, ...]:
-        """The config and the layers, in order, repeated digests included."""
+        """The config and the layers in order, including repeated digests."""
         return (self.config, *self.layers)
 
     @property
     def children(self) -> tuple[Descriptor, ...]:
-        """Everything that must be there before this document: config and layers. The subject may be absent."""
+        """The content that must exist before this document: config and layers. The subject may be missing."""
         return self.blobs
 
     def as_referrer(self, digest: Digest | None = None) -> Descriptor:
-        """Return the descriptor that a list of referrers has for this manifest. distribution-spec spec.md#listing-referrers.
+        """Return the descriptor for a list of referrers. distribution-spec spec.md#listing-referrers.
 
-        Its artifact type is the config's media type if the manifest names none; its annotations are the manifest's.
+        It has the annotations of the manifest. Its artifact type is `kind`.
 
         Args:
-            digest: The digest that it was pushed with, if that is not its sha256 digest.
+            digest: The digest that the manifest was pushed with, if that is not its sha256 digest.
         """
         return _referrer(self, digest, self.kind)
 
@@ -107,11 +116,11 @@ class Manifest(_Typed):
         layers, size = self.layers, display.Size(sum(layer.size for layer in self.layers))
         headers: tuple[str, ...] = ("size", "type", "digest")
         rows: Iterable[tuple[object, ...]] = (
-            (display.Size(each.size), each.media_type, display.DigestCell(each.digest)) for each in layers
+            (display.Size(layer.size), layer.media_type, display.DigestCell(layer.digest)) for layer in layers
         )
-        if any(each.title is not None for each in layers[: display.ROWS]):
+        if any(layer.title is not None for layer in layers[: display.ROWS]):
             headers = ("title", *headers)
-            rows = ((each.title, *row) for each, row in zip(layers, rows, strict=False))
+            rows = ((layer.title, *row) for layer, row in zip(layers, rows, strict=False))
         yield display.Section(
             title="layers", headers=headers, rows=rows, count=len(layers), note=size if layers else "", unfolded=True
         )
@@ -119,8 +128,8 @@ class Manifest(_Typed):
 
 
 @frozen(kw_only=True, repr=False)
-class Index(_Typed):
-    """A list of manifests, most often one for each platform; it may hold further indexes."""
+class Index(_TypedDocument):
+    """A list of manifests, usually one per platform. It may contain indexes."""
 
     schema_version: int = field(default=2, metadata={"always": True, "order": 0})
     media_type: str | None = field(default=media_types.OCI_INDEX, metadata={"always": True, "order": 1})
@@ -143,55 +152,47 @@ class Index(_Typed):
 
     @property
     def platforms(self) -> tuple[Platform, ...]:
-        """The platforms that it has, in order, each once; attestations (`unknown/unknown`) are left out."""
-        found = (d.platform for d in self.manifests if d.platform is not None and d.platform.known)
-        return tuple(dict.fromkeys(found))
+        """The platforms in order without duplicates; attestations (`unknown/unknown`) are excluded."""
+        platforms = (d.platform for d in self.manifests if d.platform is not None and d.platform.known)
+        return tuple(dict.fromkeys(platforms))
 
     def as_referrer(self, digest: Digest | None = None) -> Descriptor:
-        """Return the descriptor that a list of referrers has for this index. distribution-spec spec.md#listing-referrers.
+        """Return the descriptor for a list of referrers. distribution-spec spec.md#listing-referrers.
 
         It has the artifact type and the annotations of the index.
 
         Args:
-            digest: The digest that it was pushed with, if that is not its sha256 digest.
+            digest: The digest that the index was pushed with, if that is not its sha256 digest.
         """
         return _referrer(self, digest, self.artifact_type)
 
     def select(self, platform: PlatformLike | None = None) -> Descriptor:
-        """The manifest that suits a platform best; among equals the first, as the specification asks.
+        """Return the manifest that suits a platform best; of equal ones the first, as the specification requires.
 
-        If none does, an index without a platform of its own is given, if there is one: look in there.
+        Without a match, return the first nested index without a platform: it may contain one.
 
         Args:
-            platform: "os/architecture[/variant]", a `Platform`, a test on descriptors, or None for this machine's.
+            platform: "os/architecture[/variant]", a `Platform`, a predicate of descriptors, or None for this machine's.
+
         Raises:
-            NoMatchingPlatform: with the platforms that there are.
+            NoMatchingPlatform: No manifest suits; `available` has the platforms of the index.
         """
         descriptors = [d for d in self.manifests if d.platform is None or d.platform.known]
         if callable(platform):
-            found = next((d for d in descriptors if platform(d)), None)
-            wish = "such platform"
+            match, name = next((d for d in descriptors if platform(d)), None), "such platform"
         else:
-            wanted = Platform.host() if platform is None else Platform.parse(platform)
-            ranked = [(rank, i) for i, d in enumerate(descriptors)
-                      if d.platform is not None and (rank := wanted.rank(d.platform)) is not None]  # fmt: skip
-            found = descriptors[min(ranked)[1]] if ranked else None
-            wish = str(wanted)
-            if found is None:
-                unnamed = [d for d in descriptors if d.platform is None]
-                nested = [d for d in unnamed if d.media_type in media_types.INDEX_TYPES]
-                # One manifest that names no platform leaves no choice
-                found = next(iter(nested or (unnamed if len(descriptors) == 1 else ())), None)
-        if found is None:
-            have = display.join_limited(self.platforms, 20) or "no platforms at all"
+            requested = Platform.host() if platform is None else Platform.parse(platform)
+            match, name = _best_match(descriptors, requested), str(requested)
+        if match is None:
+            available = display.join_limited(self.platforms, 20) or "no platforms at all"
             raise NoMatchingPlatform(
-                f"No {wish} in this index. It has {have}.",
+                f"No {name} in this index. It has {available}.",
                 hint="pass platform=… with one of these"
                 if self.platforms
                 else "name one of its manifests by digest; inspect() shows them",
                 available=self.platforms,
             )
-        return found
+        return match
 
     def __rich_repr__(self) -> display.Description:
         yield "kind", self.kind
@@ -210,22 +211,45 @@ class Index(_Typed):
         return index_sections(self, manifest_card)
 
 
+def _best_match(descriptors: list[Descriptor], requested: Platform) -> Descriptor | None:
+    ranks = [
+        (rank, position)
+        for position, descriptor in enumerate(descriptors)
+        if descriptor.platform is not None and (rank := requested.rank(descriptor.platform)) is not None
+    ]
+    if ranks:
+        return descriptors[min(ranks)[1]]
+    without_platform = [d for d in descriptors if d.platform is None]
+    nested = [d for d in without_platform if d.media_type in media_types.INDEX_TYPES]
+    # A single manifest without a platform leaves no choice.
+    return next(iter(nested or (without_platform if len(descriptors) == 1 else ())), None)
+
+
 def index_sections(index: Index, card: Callable[[Descriptor], display.Card]) -> Iterator[display.Section]:
-    """What an index holds: a card for each manifest, as `card` makes it; attestations apart, folded away."""
-    found = [m for m in index.manifests if m.platform is None or m.platform.known]
-    yield display.Section(title="manifests", cards=map(card, found), count=len(found), unfolded=True)
-    if said := [m for m in index.manifests if m.platform is not None and not m.platform.known]:
-        headers = ("digest", "size", "about")
+    """Return the sections of an index: a card for each manifest, and the attestations in a collapsed table."""
+    manifests = [m for m in index.manifests if m.platform is None or m.platform.known]
+    yield display.Section(title="manifests", cards=map(card, manifests), count=len(manifests), unfolded=True)
+    if attestations := [m for m in index.manifests if m.platform is not None and not m.platform.known]:
         rows = (
-            (display.DigestCell(m.digest), display.Size(m.size), display.DigestCell(m.annotations.get(_ABOUT, "")))
-            for m in said
+            (
+                display.DigestCell(m.digest),
+                display.Size(m.size),
+                display.DigestCell(m.annotations.get(_ATTESTED_DIGEST, "")),
+            )
+            for m in attestations
         )
-        yield display.Section(title="attestations", headers=headers, rows=rows, count=len(said), unfolded=False)
+        yield display.Section(
+            title="attestations",
+            headers=("digest", "size", "about"),
+            rows=rows,
+            count=len(attestations),
+            unfolded=False,
+        )
     yield from display.annotations_section(index.annotations)
 
 
 def manifest_card(descriptor: Descriptor) -> display.Card:
-    """What is said of a manifest where it isn't at hand: in an index."""
+    """Return the card of a manifest of which only the descriptor is known."""
     name = descriptor.platform or descriptor.annotations.get(REF_NAME) or descriptor.artifact_type
     return display.Card(
         title=display.shorten(name or descriptor.media_type, display.CELL),
@@ -249,69 +273,82 @@ def _referrer(document: Manifest | Index, digest: Digest | None, artifact_type: 
 
 
 def parse_document(raw: bytes, media_type: str | None = None, *, limit: int = DOCUMENT_LIMIT) -> Manifest | Index:
-    """The manifest or index that the bytes spell.
+    """Return the manifest or index that is encoded in the bytes.
 
     Args:
-        raw: the document.
-        media_type: the type that it was announced with; parameters are ignored.
-        limit: the largest document to accept, in bytes.
+        raw: The document.
+        media_type: The announced type, without regard to parameters.
+        limit: Size of the largest document to accept, in bytes.
+
     Raises:
-        UnsupportedSchema1: for Docker's schema 1, with the bytes.
-        InvalidDocument: if it is neither manifest nor index, or says another type than it was announced with.
+        UnsupportedSchema1: The document is a Docker schema 1 manifest; `raw` has its bytes.
+        InvalidDocument: The document is neither manifest nor index, or has another type than announced.
     """
     return _parse(raw, media_type, limit, None)
 
 
-def _parse(raw: bytes, media_type: str | None, limit: int, wanted: type[Document] | None) -> Manifest | Index:
+def _parse(raw: bytes, media_type: str | None, limit: int, expected: type[Document] | None) -> Manifest | Index:
     value = load_json(raw, "manifest", limit=limit)
     announced = (media_type or "").partition(";")[0].strip().lower()
     if announced not in media_types.SCHEMA1_TYPES and not media_types.is_document(announced):
-        announced = ""  # as vague as application/json: the document knows better
-    said = value.get("mediaType")
-    if said is not None and not isinstance(said, str):
-        raise InvalidDocument("manifest: expected a string @ $.mediaType")
-    kind = (said or "").lower() or announced
+        announced = ""  # vague, such as application/json: use the type in the document
+    stated = value.get("mediaType")
+    if stated is not None and not isinstance(stated, str):
+        raise _problem("$.mediaType", "expected a string")
+    kind = (stated or "").lower() or announced
     if announced and kind != announced:
         raise InvalidDocument(
-            f"the registry announced {announced}, but the document says {display.quoted(said)} @ $.mediaType",
-            hint="the registry or something in front of it changed the type; the content can't be trusted",
+            f"the registry announced {announced}, but the document has {display.quoted(stated)} @ $.mediaType",
+            hint="the registry or a proxy changed the type, so the content can't be trusted",
+            problems=[Violation(path="$.mediaType", message=f"expected {announced}, found {display.quoted(stated)}")],
         )
     version = value.get("schemaVersion")
     if (type(version) is int and version == 1) or kind in media_types.SCHEMA1_TYPES:
         raise UnsupportedSchema1(
             "this is a Docker schema 1 manifest, a format withdrawn in 2024",
-            hint="ask its publisher to push it again with a current client; the bytes are in the error's .raw",
+            hint="ask its publisher to push it again with a current client; the error has the bytes in .raw",
             raw=bytes(raw),
         )
-    cls: type[Manifest | Index]
-    if kind in media_types.INDEX_TYPES:
-        cls = Index
-    elif kind in media_types.MANIFEST_TYPES:
-        cls = Manifest
-    elif kind:
+    cls = _document_class(value, kind, expected)
+    _check_not_ambiguous(value, cls)
+    if expected is not None and cls is not expected:
         raise InvalidDocument(
-            f"{display.quoted(said)} is not a manifest or index type", hint="fetch it as a blob instead"
-        )
-    else:
-        cls = Index if wanted is Index or value.get("manifests") is not None else Manifest
-    # A document that can be read as two different things is the type confusion of CVE-2021-41190
-    foreign = [key for key in (("layers", "config") if cls is Index else ("manifests",)) if value.get(key) is not None]
-    if foreign:
-        raise InvalidDocument(
-            f"an {'index' if cls is Index else 'image manifest'} with $.{foreign[0]}",
-            hint="it could be read as two different things; it is refused, as other clients do",
-        )
-    if wanted is not None and cls is not wanted:
-        raise InvalidDocument(
-            f"the document is of type {kind or cls.default_media_type}, expected {wanted.default_media_type}",
-            hint="parse_document takes either",
+            f"the document is of type {kind or cls.default_media_type}, expected {expected.default_media_type}",
+            hint="parse_document accepts either",
         )
     document = structure(value, cls)
     if document.schema_version != 2:
-        raise InvalidDocument(f"manifest: schemaVersion {document.schema_version}, expected 2 @ $.schemaVersion")
+        raise _problem("$.schemaVersion", f"schemaVersion {document.schema_version}, expected 2")
     object.__setattr__(document, "_raw", bytes(raw))
-    if not said:
-        # Documents without a mediaType are legal: they are what they were announced as. Changed and encoded anew, they
-        # say it, since some registries insist.
+    if not stated:
+        # Documents without mediaType are valid and have the announced type. Changed and encoded again they get the
+        # field, because some registries require it.
         object.__setattr__(document, "media_type", announced or cls.default_media_type)
     return document
+
+
+def _document_class(value: dict[str, Any], kind: str, expected: type[Document] | None) -> type[Manifest | Index]:
+    if kind in media_types.INDEX_TYPES:
+        return Index
+    if kind in media_types.MANIFEST_TYPES:
+        return Manifest
+    if kind:
+        raise InvalidDocument(
+            f"{display.quoted(kind)} is not a manifest or index type", hint="fetch it as a blob instead"
+        )
+    return Index if expected is Index or value.get("manifests") is not None else Manifest
+
+
+def _check_not_ambiguous(value: dict[str, Any], cls: type[Manifest | Index]) -> None:
+    """Reject a document that could be parsed as manifest and as index: the type confusion of CVE-2021-41190."""
+    name, foreign = ("an index", ("layers", "config")) if cls is Index else ("an image manifest", ("manifests",))
+    for key in foreign:
+        if value.get(key) is not None:
+            raise InvalidDocument(
+                f"{name} with $.{key}",
+                hint="it could be parsed as two different documents, so it is rejected, as by other clients",
+            )
+
+
+def _problem(path: str, message: str) -> InvalidDocument:
+    return InvalidDocument.from_problems("manifest", [Violation(path=path, message=message)])

@@ -9,11 +9,11 @@ OCI_CONFIG: Final = "application/vnd.oci.image.config.v1+json"
 OCI_LAYER: Final = "application/vnd.oci.image.layer.v1.tar"
 OCI_LAYER_GZIP: Final = "application/vnd.oci.image.layer.v1.tar+gzip"
 OCI_LAYER_ZSTD: Final = "application/vnd.oci.image.layer.v1.tar+zstd"
-#: How a folder can be packed into one layer.
+#: The formats of a folder that is packed into one layer.
 Archive: TypeAlias = Literal["tar", "tar+gzip", "tar+zstd"]
 ARCHIVES: Final[Mapping[Archive, str]] = {"tar": OCI_LAYER, "tar+gzip": OCI_LAYER_GZIP, "tar+zstd": OCI_LAYER_ZSTD}
 
-#: The content `{}`: a config or a layer that says nothing. image-spec manifest.md#guidance-for-an-empty-descriptor
+#: The content `{}`, for an empty config or layer. image-spec manifest.md#guidance-for-an-empty-descriptor
 EMPTY: Final = "application/vnd.oci.empty.v1+json"
 
 DOCKER_INDEX: Final = "application/vnd.docker.distribution.manifest.list.v2+json"
@@ -35,15 +35,15 @@ SCHEMA1_TYPES: Final = frozenset(
     }
 )
 
-#: What a manifest request accepts: all four in one header, since distribution and Quay answer 404 without OCI's.
-#: Schema 1 is left out on purpose: it could only be refused afterwards.
+#: Media types in the Accept header of manifest requests. All four are necessary, because distribution and Quay respond
+#: with 404 if OCI's are missing. Schema 1 is omitted because it is not supported.
 ACCEPTED: Final = (OCI_MANIFEST, OCI_INDEX, DOCKER_MANIFEST, DOCKER_INDEX)
 
 _LAYER_PREFIXES: Final = ("application/vnd.oci.image.layer.", "application/vnd.docker.image.rootfs.")
 
 
 def is_document(media_type: str) -> bool:
-    """Whether content of this type is a manifest or an index, and so is fetched from the manifests endpoint.
+    """Return True for types of manifests and indexes, which are fetched from the manifests endpoint.
 
     >>> is_document(OCI_INDEX), is_document(OCI_LAYER)
     (True, False)
@@ -52,10 +52,10 @@ def is_document(media_type: str) -> bool:
 
 
 def is_layer(media_type: str) -> bool:
-    """Whether content of this type is a layer of a file system."""
+    """Return True for types of file system layers."""
     return media_type.startswith(_LAYER_PREFIXES)
 
 
 def is_foreign(media_type: str) -> bool:
-    """Whether a layer of this type is non-distributable: its bytes are elsewhere, at the descriptor's urls."""
+    """Return True for types of non-distributable layers, whose bytes are at the URLs of their descriptor."""
     return is_layer(media_type) and (".nondistributable." in media_type or ".foreign." in media_type)

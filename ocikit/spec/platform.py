@@ -1,4 +1,4 @@
-"""Platforms, and which of an index's manifests suits one. image-spec image-index.md#image-index-property-descriptions."""
+"""Platforms of images and their compatibility. image-spec image-index.md#image-index-property-descriptions."""
 
 from __future__ import annotations
 
@@ -12,28 +12,39 @@ from ocikit import display
 from ocikit.errors import InvalidReference
 from ocikit.spec.annotations import FrozenMap, to_frozen, to_strings
 
-#: Machine names as kernels say them, and as Go and the image specification do.
-_MACHINES = {"x86_64": "amd64", "amd64": "amd64", "aarch64": "arm64", "arm64": "arm64", "armv7l": "arm", "armv6l": "arm",
-             "i386": "386", "i686": "386", "ppc64le": "ppc64le", "s390x": "s390x", "riscv64": "riscv64",
-             "loongarch64": "loong64"}  # fmt: skip
+#: Machine names of kernels, and the names of Go and the image specification.
+_MACHINES = {
+    "x86_64": "amd64",
+    "amd64": "amd64",
+    "aarch64": "arm64",
+    "arm64": "arm64",
+    "armv7l": "arm",
+    "armv6l": "arm",
+    "i386": "386",
+    "i686": "386",
+    "ppc64le": "ppc64le",
+    "s390x": "s390x",
+    "riscv64": "riscv64",
+    "loongarch64": "loong64",
+}
 
 _GRAMMAR = re.compile(
     r"(?P<os>[A-Za-z0-9_.-]+)/(?P<architecture>[A-Za-z0-9_.-]+)(?:/(?P<variant>[A-Za-z0-9_.-]+))?"
     r"(?::(?P<version>[A-Za-z0-9_.+-]+))?"
 )
 
-#: What an architecture means when it names no variant. Its variants are levels: a machine runs its own and lower ones.
-_USUAL = {"arm64": "v8", "amd64": "v1", "arm": "v7"}
+#: The variant of architectures without one. Variants are levels: a machine runs its own level and lower ones.
+_DEFAULT_VARIANTS = {"arm64": "v8", "amd64": "v1", "arm": "v7"}
 
 _LEVEL = re.compile(r"v([0-9]{1,3})(?:\.([0-9]{1,3}))?")
 
-#: An offer that names no variant where the wish does: taken to run anywhere, as the last choice.
-_LAST = 1_000_000
+#: Rank of an offered platform without the requested variant: it may run anywhere, so it is the last choice.
+_LAST_RANK = 1_000_000
 
 
 @frozen(kw_only=True, repr=False)
 class Platform(display.Displayable):
-    """An operating system, an architecture and perhaps a variant: `os/architecture[/variant][:os.version]`.
+    """An operating system, an architecture and an optional variant: `os/architecture[/variant][:os.version]`.
 
     >>> Platform.parse("linux/arm64/v8")
     Platform(os='linux', architecture='arm64', variant='v8')
@@ -50,7 +61,11 @@ class Platform(display.Displayable):
 
     @classmethod
     def parse(cls, text: str | Platform) -> Platform:
-        """The platform that `os/architecture[/variant][:os.version]` spells. Raises: InvalidReference."""
+        """Return the platform of a text `os/architecture[/variant][:os.version]`.
+
+        Raises:
+            InvalidReference: The text is not a platform.
+        """
         if isinstance(text, Platform):
             return text
         match = _GRAMMAR.fullmatch(text) if isinstance(text, str) else None
@@ -68,7 +83,7 @@ class Platform(display.Displayable):
 
     @classmethod
     def host(cls) -> Platform:
-        """This machine, as container images see it: macOS counts as linux, since that is what runs there."""
+        """Return the platform of this machine; linux on macOS, because containers run in a Linux VM there."""
         machine = host_platform.machine().lower()
         system = "windows" if host_platform.system() == "Windows" else "linux"
         variant = {"armv7l": "v7", "armv6l": "v6"}.get(machine)
@@ -76,16 +91,16 @@ class Platform(display.Displayable):
 
     @property
     def known(self) -> bool:
-        """False for `unknown/unknown`, which marks attestations in an index."""
+        """False for `unknown/unknown`, the platform of attestations in an index."""
         return self.os != "unknown" and self.architecture != "unknown"
 
     def rank(self, offered: Platform) -> int | None:
-        """How well an offered platform suits this wish: 0 is exact, more is worse, None is not at all.
+        """Return how well an offered platform suits this requested one: 0 is exact, higher is worse, None is not.
 
-        A wish without a variant means the architecture's usual one (arm64 is arm64/v8, amd64 is amd64/v1); a variant
-        takes that or lower ones, the nearest first. An offer of bare "arm" may be anything from v5 up, so it comes
-        last. A wished `os_version` must agree in its first three parts (Windows' build number), and wished
-        `os_features` must be offered.
+        Without a variant, the architecture's default is requested: arm64 is arm64/v8, amd64 is amd64/v1. A requested
+        variant accepts that variant and lower ones, the nearest first. An offered "arm" without variant may be v5 or
+        higher, so it comes last. A requested `os_version` must be equal in its first three parts (Windows' build
+        number), and all requested `os_features` must be offered.
         """
         if (self.os, self.architecture) != (offered.os, offered.architecture):
             return None
@@ -98,12 +113,12 @@ class Platform(display.Displayable):
             return None
         if self.variant == offered.variant:
             return 0
-        usual = _USUAL.get(self.architecture)
-        if usual is None or (offered.variant is None and self.architecture == "arm"):
-            return _LAST if offered.variant is None else None
-        wished = self.variant or usual
-        have = offered.variant or usual
-        return 0 if wished == have else _distance(wished, have)
+        default = _DEFAULT_VARIANTS.get(self.architecture)
+        if default is None or (offered.variant is None and self.architecture == "arm"):
+            return _LAST_RANK if offered.variant is None else None
+        requested_variant = self.variant or default
+        offered_variant = offered.variant or default
+        return 0 if requested_variant == offered_variant else _distance(requested_variant, offered_variant)
 
     def __str__(self) -> str:
         text = "/".join(part for part in (self.os, self.architecture, self.variant) if part)
@@ -118,12 +133,12 @@ class Platform(display.Displayable):
 
 
 def _distance(machine: str, level: str) -> int | None:
-    """How far below a machine's level another one is, or None if the machine doesn't run it."""
+    """Return how far a level is below a machine's level, or None if the machine can't run it."""
     high, low = _LEVEL.fullmatch(machine), _LEVEL.fullmatch(level)
     if high is None or low is None:
         return None
     major, minor = int(high[1]) - int(low[1]), int(high[2] or 0) - int(low[2] or 0)
-    # Each major version of Arm's 64-bit architecture has what the fifth minor one of the version before has
+    # Each major version of 64-bit Arm includes the fifth minor version of the previous major version.
     if major < 0 or minor + 5 * major < 0:
         return None
     return major * 1000 + minor

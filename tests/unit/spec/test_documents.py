@@ -848,7 +848,7 @@ def test_schema_1_is_recognised_by_what_it_says_or_is_announced_as(said):
     ],
 )
 def test_a_document_of_another_type_than_announced_is_refused(text, announced):
-    with pytest.raises(InvalidDocument, match=r"announced .* but the document says .* @ \$\.mediaType") as caught:
+    with pytest.raises(InvalidDocument, match=r"announced .* but the document has .* @ \$\.mediaType") as caught:
         parse_document(text.encode(), announced)
     assert caught.value.hint
 
@@ -879,7 +879,7 @@ def test_parameters_case_and_vague_types_are_no_contradiction(announced):
 def test_a_document_that_could_be_read_as_two_things_is_refused(value, announced):
     with pytest.raises(InvalidDocument, match="with") as caught:
         parse_document(raw(value), announced)
-    assert "two different things" in caught.value.hint
+    assert "two different documents" in caught.value.hint
 
 
 def test_a_manifest_is_no_index_and_an_index_no_manifest():
