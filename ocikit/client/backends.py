@@ -120,13 +120,16 @@ class Backends:
     @contextlib.contextmanager
     def _layout(self, reference: LayoutReference, *, write: bool, create: bool = False) -> Iterator[Layout]:
         path = Path(reference.path).expanduser()
-        if not reference.archive:
+        if reference.scheme == "oci":
             from ocikit.store.layout.layout import Layout  # noqa: PLC0415 - loaded when there is one
 
             with contextlib.closing(Layout(path, create=create)) as layout:
                 yield layout
             return
-        from ocikit.store.layout.archive import open_archive  # noqa: PLC0415 - tar is loaded for archives only
+        if reference.scheme == "oci-archive":
+            from ocikit.store.layout.archive import open_archive  # noqa: PLC0415 - tar is loaded for archives only
+        else:
+            from ocikit.store.layout.docker import open_docker_archive as open_archive  # noqa: PLC0415 - as above
 
         with open_archive(path, "a" if write and (create or path.is_file()) else "r") as layout:
             try:

@@ -38,7 +38,8 @@ from ocikit.remote.repository import Ping, Registry, Repository
 from ocikit.spec import media_types
 from ocikit.spec.descriptor import Descriptor
 from ocikit.spec.manifest import Index, Manifest, PlatformLike, parse_document
-from ocikit.spec.reference import AnyReference, LayoutReference, Reference, parse_reference
+from ocikit.spec.platform import Platform
+from ocikit.spec.reference import AnyReference, LayoutReference, Reference, default_tag, parse_reference
 from ocikit.store.base import Store
 from ocikit.store.cache.cache import Cache, offline
 from ocikit.transfer.plan import plan
@@ -498,10 +499,10 @@ class Session(display.Displayable):
         """
         here, there = parse_reference(source), parse_reference(target)
         if there.tag is None and there.digest is None:
-            # A registry's reference without a tag means "latest", and what goes to a registry without one can't be found
-            tagless = isinstance(there, LayoutReference) and isinstance(here, LayoutReference)
-            name = here.tag or ("latest" if here.digest is None and not tagless else None)
+            name = default_tag(here, there)
             there = there.tagged(name) if name else there
+        if isinstance(there, LayoutReference) and there.scheme == "docker-archive":
+            platform = platform or Platform.host()  # docker archives hold images, not indexes
         workers = self._workers(workers)
         with self._backends.open_source(here) as origin, self._backends.open_store(there) as goal:
             root = Resolver(origin, self.cache).resolve(here)

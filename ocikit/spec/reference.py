@@ -5,7 +5,7 @@ from __future__ import annotations
 import ipaddress
 import re
 from collections.abc import Iterator
-from typing import Self, TypeAlias
+from typing import Literal, Self, TypeAlias, TypeGuard, get_args
 
 import attrs
 from attrs import frozen
@@ -266,9 +266,19 @@ class Reference(_Target):
         return attrs.evolve(self, tag=check_tag(tag), digest=None)
 
 
+LayoutScheme: TypeAlias = Literal["oci", "oci-archive", "docker-archive"]
+
+
+def _is_layout_scheme(text: str) -> TypeGuard[LayoutScheme]:
+    return text in get_args(LayoutScheme)
+
+
 @frozen(kw_only=True, repr=False)
 class LayoutReference(_Target):
-    """A place on disk: `oci:path[:tag][@digest]` for a layout folder, `oci-archive:…` for a tar of one.
+    """An image layout on disk: `oci:path[:tag][@digest]`.
+
+    `oci-archive:path` is a tar of a layout and `docker-archive:path` an archive of `docker save`. The latter stores no
+    manifests, so copying an image to it changes the digest of the image.
 
     The path ends at its first colon, as in skopeo; a Windows drive letter is part of it.
 
@@ -277,7 +287,7 @@ class LayoutReference(_Target):
     """
 
     path: str
-    archive: bool = False
+    scheme: LayoutScheme = "oci"
 
     @classmethod
     def parse(cls, text: str | LayoutReference) -> LayoutReference:
@@ -286,9 +296,10 @@ class LayoutReference(_Target):
             return text
         _check_text(text)
         scheme, _, rest = text.partition(":")
-        if scheme not in {"oci", "oci-archive"}:
+        if not _is_layout_scheme(scheme):
             raise InvalidReference(
-                f"{quoted(text)} is not a layout", hint='write "oci:folder:tag" or "oci-archive:file.tar:tag"'
+                f"{quoted(text)} is not a layout",
+                hint='write "oci:folder:tag", "oci-archive:file.tar:tag" or "docker-archive:file.tar:name:tag"',
             )
         digest = None
         if match := _DIGEST_TAIL.search(rest):
@@ -305,12 +316,12 @@ class LayoutReference(_Target):
             )
         if colon:
             check_ref_name(tag)
-        return cls(path=drive + path, archive=scheme == "oci-archive", tag=tag or None, digest=digest)
+        return cls(path=drive + path, scheme=scheme, tag=tag or None, digest=digest)
 
     @property
     def name(self) -> str:
         """The scheme and the path, without tag or digest."""
-        return f"{'oci-archive' if self.archive else 'oci'}:{self.path}"
+        return f"{self.scheme}:{self.path}"
 
     def tagged(self, tag: str) -> LayoutReference:
         """The same place, another name, no digest. Raises: InvalidReference."""
@@ -318,6 +329,22 @@ class LayoutReference(_Target):
 
 
 AnyReference: TypeAlias = Reference | LayoutReference
+
+
+def default_tag(source: AnyReference, target: AnyReference) -> str | None:
+    """Return the tag of a copy whose target has neither tag nor digest; None for a copy without a name.
+
+    A docker archive stores full image names, other targets store tags.
+    """
+    if isinstance(target, LayoutReference) and target.scheme == "docker-archive":
+        if isinstance(source, LayoutReference):
+            return source.tag if source.scheme == "docker-archive" else None
+        return str(source.tagged(source.tag or "latest")) if source.tag or source.digest is None else None
+    if isinstance(source, LayoutReference) and source.scheme == "docker-archive" and source.tag:
+        return Reference.parse(source.tag).tag or "latest"
+    # A registry reference without tag and digest means "latest", and registries cannot list untagged manifests
+    needs_tag = isinstance(source, Reference) or isinstance(target, Reference)
+    return source.tag or ("latest" if needs_tag and source.digest is None else None)
 
 
 def check_ref_name(name: str) -> str:
@@ -331,13 +358,13 @@ def check_ref_name(name: str) -> str:
 
 
 def parse_reference(text: str | AnyReference) -> AnyReference:
-    """What any verb takes: a registry reference, or `oci:` or `oci-archive:` and a path.
+    """What any verb takes: a registry reference, or `oci:`, `oci-archive:` or `docker-archive:` and a path.
 
     >>> parse_reference("ghcr.io/org/model:v1").target
     'v1'
     """
     if isinstance(text, Reference | LayoutReference):
         return text
-    if isinstance(text, str) and text.startswith(("oci:", "oci-archive:")):
+    if isinstance(text, str) and _is_layout_scheme(text.partition(":")[0]) and ":" in text:
         return LayoutReference.parse(text)
     return Reference.parse(text)

@@ -96,3 +96,25 @@ def test_folder_packed_by_oras_is_unpacked(session, tmp_path):
     assert list(artifact.files) == ["data"]
     done = artifact.unpack(tmp_path / "back")
     assert (done.path / "data" / "deep" / "a.csv").read_text() == "a\n1\n"
+
+
+def test_skopeo_and_ocikit_read_docker_archives_of_each_other(session, source, tmp_path):
+    ours, theirs = tmp_path / "ours.tar", tmp_path / "theirs.tar"
+    session.copy(f"oci:{source}:v1", f"docker-archive:{ours}:small:1")
+    listed = json.loads(peers.run("skopeo", "inspect", f"docker-archive:{ours}:small:1").stdout)
+    images.skopeo("copy", f"docker-archive:{ours}:docker.io/library/small:1", f"oci:{tmp_path / 'read'}:v1")
+    assert session.inspect(f"oci:{tmp_path / 'read'}:v1").manifest.config.digest == (
+        session.inspect(f"oci:{source}:v1").manifest.config.digest
+    )
+    images.skopeo("copy", f"oci:{source}:v1", f"docker-archive:{theirs}:team/small:2")
+    image = session.inspect(f"docker-archive:{theirs}:team/small:2")
+    assert session.resolve(f"docker-archive:{theirs}").digest == image.digest
+    assert image.config.digest == session.inspect(f"oci:{source}:v1").config.digest
+    assert list(session.tags(f"docker-archive:{theirs}")) == ["docker.io/team/small:2"]
+    assert len(listed["Layers"]) == len(image.manifest.layers)
+    root = session.pull(f"docker-archive:{theirs}:team/small:2").unpack(tmp_path / "root").path
+    assert {path: (root / path).read_bytes() for path in images.FILES} == images.FILES
+    session.copy(f"docker-archive:{theirs}:team/small:2", f"oci:{tmp_path / 'back'}:v1")
+    images.skopeo("copy", f"oci:{tmp_path / 'back'}:v1", f"docker-archive:{tmp_path / 'again.tar'}:small:3")
+    session.tag(f"docker-archive:{ours}:small:1", "other:v1")
+    images.skopeo("copy", f"docker-archive:{ours}:other:v1", f"oci:{tmp_path / 'other'}:v1")

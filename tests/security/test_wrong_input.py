@@ -213,7 +213,7 @@ def test_an_archive_that_was_cut_short(data, session, home):
 def test_an_archive_that_is_not_there(session, home):
     for path in ("no.tar", "no/no.tar"):
         for verb in (session.pull, session.tags, session.delete, lambda p: session.tag(p, "x")):
-            fails("NotFound", lambda verb=verb, path=path: verb(f"oci-archive:{path}:v1"), path, "is not there")
+            fails("NotFound", lambda verb=verb, path=path: verb(f"oci-archive:{path}:v1"), path, "does not exist")
     assert not list(home.iterdir())
 
 

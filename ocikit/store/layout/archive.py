@@ -1,8 +1,7 @@
-"""Image layouts in one tar, `oci-archive:`: unpacked beside, used as a layout, written back as a whole.
+"""Image layouts in a tar (`oci-archive:`): unpacked to a temporary folder, used as a layout, written back atomically.
 
-Nothing in an archive decides where a file goes: only `oci-layout`, `index.json` and blobs named by their digests are
-taken, and blobs are verified on the way. The tar that is written depends on its content alone. image-spec
-image-layout.md.
+Member names never decide where a file is written (path traversal): only `oci-layout`, `index.json` and blobs named by
+their digests are read, and blobs are verified. A written tar depends only on its content. image-spec image-layout.md.
 """
 
 from __future__ import annotations
@@ -19,108 +18,89 @@ import zlib
 from collections.abc import Callable, Iterator
 from lzma import LZMAError
 from pathlib import Path
-from typing import BinaryIO, Literal, Self, cast
+from typing import BinaryIO, Literal, Self, TypeAlias, cast
 
 from ocikit import display
 from ocikit.errors import ContentError, InvalidDigest, InvalidDocument, NotFound, OcikitError, UnsafeArchive
 from ocikit.spec import media_types
-from ocikit.spec.annotations import REF_NAME
 from ocikit.spec.descriptor import Descriptor
 from ocikit.spec.digest import Digest
 from ocikit.store.files import atomic_writer, blob_path, write_blob
-from ocikit.store.graph import unknown_reference
-from ocikit.store.layout.disk import LayoutDisk, links_from
-from ocikit.store.layout.index import HEADER, INDEX_LIMIT, encode_index, name_of, without_name
+from ocikit.store.layout.disk import LayoutDisk
+from ocikit.store.layout.index import HEADER, INDEX_LIMIT, encode_index
 from ocikit.store.layout.layout import Layout
 from ocikit.store.streams import ByteStream, VerifiedReader
 
-#: Bytes of an extended header or a long name. Names of blobs need none, and what docker and podman add is below one KiB.
-#: tarfile keeps them in memory, and before Python 3.11.10 went over them once for each digit in them: CVE-2024-6232.
+#: "r" reads an archive, "a" changes an archive or creates it, "w" creates or replaces it.
+Mode: TypeAlias = Literal["r", "a", "w"]
+
+#: Bytes of an extended header or a long name. Blob names need none, and docker and podman add less than one KiB.
+#: tarfile reads them into memory, and before Python 3.11.10 with quadratic time: CVE-2024-6232 (DoS).
 _EXTENDED_LIMIT = 1 << 14
 
-#: What tarfile and the decompressors below it raise for damaged bytes.
-_DAMAGE = (tarfile.TarError, EOFError, zlib.error, LZMAError, gzip.BadGzipFile, RecursionError)
+#: Errors of tarfile and its decompressors for corrupt data.
+_CORRUPT_ERRORS = (tarfile.TarError, EOFError, zlib.error, LZMAError, gzip.BadGzipFile, RecursionError)
 
 
 @contextlib.contextmanager
-def open_archive(path: Path | str, mode: Literal["r", "a", "w"] = "r") -> Iterator[Layout]:
-    """The layout in an archive, unpacked for the time of the block.
+def open_archive(path: Path | str, mode: Mode = "r") -> Iterator[Layout]:
+    """Open the layout in an archive, unpacked to a temporary folder for the block.
 
     Args:
-        path: the tar; for reading it may be compressed.
-        mode: "r" reads; "a" changes it, or makes one; "w" makes a new one. At the end of a block that raised nothing,
-            a changed layout replaces the archive as a whole.
+        path: The tar; an archive to read may be compressed.
+        mode: "r" reads, "a" changes or creates, "w" creates or replaces. A changed layout replaces the archive
+            atomically at the end of the block, unless the block raises.
+
     Raises:
-        NotFound: if the archive isn't there, or holds no layout.
-        DigestMismatch, SizeMismatch, UnsafeArchive, ContentError: if it can't be trusted or read.
+        NotFound: The archive does not exist or holds no layout.
+        DigestMismatch: A blob does not match its digest.
+        SizeMismatch: A blob is truncated.
+        UnsafeArchive: The archive is hostile.
+        ContentError: The archive cannot be read or written.
     """
-    path = Path(path)
-    with _folder_beside(path) as folder:
-        # Path.exists raises in folders that one may not look into; writing there is an error of ours
+    with open_unpacked(Path(path), mode, read=_unpack_layout, write=write_archive) as layout:
+        yield layout
+
+
+@contextlib.contextmanager
+def open_unpacked(
+    path: Path,
+    mode: Mode,
+    *,
+    read: Callable[[Path, Path], None],
+    write: Callable[[Layout, Path], None],
+    layout_type: type[Layout] = Layout,
+) -> Iterator[Layout]:
+    """Open the layout that `read` unpacks from an archive to a folder; `write` replaces the archive if it changed."""
+    with _temporary_folder(path) as folder:
+        # Path.exists raises for folders that may not be searched; writing there raises a ContentError later
         if mode == "r" or (mode == "a" and os.path.exists(path)):
-            _unpack_layout(path, folder)
+            read(path, folder)
         before = _state(folder)
-        with Layout(folder, create=mode != "r") as layout:
+        with layout_type(folder, create=mode != "r") as layout:
             yield layout
-        if mode != "r" and (mode == "w" or _state(folder) != before):
-            write_archive(Layout(folder), path)
+        if mode == "w" or (mode == "a" and _state(folder) != before):
+            write(layout_type(folder), path)
 
 
-def read_archive(path: Path | str, layout: Layout) -> tuple[Descriptor, ...]:
-    """Add everything in an archive to a layout, names included; names in use move. Gives the archive's entries.
-
-    Raises: as `open_archive`.
-    """
-
-    def take(descriptor: Descriptor, stream: ByteStream) -> None:
-        layout.push(descriptor, stream)
-
-    with tempfile.TemporaryDirectory() as temporary:
-        folder = Path(temporary)
-        _unpack(Path(path), folder, take)
-        entries = Layout(folder, create=False).entries()
-    for entry in entries:
-        # A layout may name what it doesn't have
-        if layout.blob(entry.digest).exists():
-            name = entry.annotations.get(REF_NAME)
-            if name is None:
-                layout.keep(entry)
-            else:
-                layout.tag(entry, name)
-    return tuple(map(without_name, entries))
-
-
-def write_archive(layout: Layout, path: Path | str, *names: str) -> None:
-    """Write a layout to a tar: beside first, then renamed. The same content gives the same bytes.
+def write_archive(layout: Layout, path: Path) -> None:
+    """Write a layout to a tar atomically. The same content gives the same bytes.
 
     Args:
-        layout: what to write.
-        path: replaced if it is there.
-        names: write these names and what they lead to; everything without.
+        layout: The layout to write.
+        path: The tar; an existing file is replaced.
+
     Raises:
-        ManifestUnknown: for a name that isn't there.
-        DigestMismatch: if a blob of the layout is damaged.
-        ContentError: if the archive can't be written.
+        DigestMismatch: A blob of the layout is corrupt.
+        ContentError: The archive cannot be written.
     """
     disk = LayoutDisk(layout.path, create=layout.create)
-    index = disk.read_index()
     content = {digest: status.st_size for digest, status in disk.blobs()}
-    raw = encode_index(index)
-    if names:
-        for name in names:
-            if name not in layout.tags():
-                raise unknown_reference(name, str(layout.path), layout.tags())
-        index["manifests"] = [entry for entry in index["manifests"] if name_of(entry) in names]
-        raw = encode_index(index)
-        roots = [one for one in layout.entries() if one.annotations.get(REF_NAME) in names]
-        reached = disk.graph().walk(links_from(roots), subjects=False)
-        content = {digest: size for digest, size in content.items() if digest in reached}
-    elif (layout.path / "index.json").exists():
-        raw = (layout.path / "index.json").read_bytes()
+    index = layout.path / "index.json"
     header = layout.path / "oci-layout"
-    with new_tar(Path(path)) as tar:
+    with create_tar(path) as tar:
         add_file(tar, "oci-layout", header.read_bytes() if header.exists() else HEADER)
-        add_file(tar, "index.json", raw)
+        add_file(tar, "index.json", index.read_bytes() if index.exists() else encode_index(disk.read_index()))
         _add_folder(tar, "blobs")
         for algorithm in sorted({digest.algorithm for digest in content}):
             _add_folder(tar, f"blobs/{algorithm}")
@@ -132,8 +112,8 @@ def write_archive(layout: Layout, path: Path | str, *names: str) -> None:
 # Tars
 
 
-class _Header(tarfile.TarInfo):
-    """A header, looked at before tarfile goes by it."""
+class _SafeHeader(tarfile.TarInfo):
+    """A header that is validated before tarfile uses it."""
 
     @classmethod
     def frombuf(cls, buf: bytes | bytearray, encoding: str, errors: str) -> Self:
@@ -141,12 +121,12 @@ class _Header(tarfile.TarInfo):
         if member.size < 0:
             raise UnsafeArchive(
                 f"{member.name!r} in the archive declares a size of {member.size} bytes",
-                hint="the archive is damaged or hostile",
+                hint="the archive is corrupt or hostile",
             )
         if member.type in _EXTENSIONS and member.size > _EXTENDED_LIMIT:
             raise UnsafeArchive(
-                f"the archive has an extended header of {member.size} bytes",
-                hint=f"at most {_EXTENDED_LIMIT} are read; real archives need a few hundred",
+                f"the archive has an extended header of {member.size} bytes, above the limit of {_EXTENDED_LIMIT}",
+                hint="the archive is corrupt or hostile; real archives need a few hundred bytes",
             )
         return member
 
@@ -156,14 +136,19 @@ _EXTENSIONS = frozenset(
 )
 
 
-def members(tar: tarfile.TarFile) -> Iterator[tarfile.TarInfo]:
-    """The members, each of which begins behind the one before. Raises: UnsafeArchive."""
+def iter_members(tar: tarfile.TarFile) -> Iterator[tarfile.TarInfo]:
+    """Iterate over the members of a tar.
+
+    Raises:
+        UnsafeArchive: A member does not begin after the one before.
+    """
     end = 0
     for member in tar:
-        # An extended header may say what a header may not; tarfile would go round in a circle: CVE-2025-8194
+        # An extended header can set a negative size, with which tarfile loops indefinitely: CVE-2025-8194 (DoS)
         if member.size < 0 or not end <= member.offset < tar.offset:
             raise UnsafeArchive(
-                f"{member.name!r} in the archive leads back to where it was", hint="the archive is damaged or hostile"
+                f"{member.name!r} in the archive begins before the end of the previous member",
+                hint="the archive is corrupt or hostile",
             )
         end = tar.offset
         yield member
@@ -171,35 +156,42 @@ def members(tar: tarfile.TarFile) -> Iterator[tarfile.TarInfo]:
 
 @contextlib.contextmanager
 def open_tar(path: Path) -> Iterator[tarfile.TarFile]:
-    """A tar for reading, compressed or not. Raises: NotFound; ContentError: for a damaged one, within the block too."""
+    """Open a tar for reading; it may be compressed.
+
+    Raises:
+        NotFound: There is no such file.
+        ContentError: The tar is corrupt. The block may raise it, too.
+    """
     try:
-        with tarfile.open(path, "r:*", tarinfo=_Header) as tar:
+        with tarfile.open(path, "r:*", tarinfo=_SafeHeader) as tar:
             yield tar
     except (FileNotFoundError, IsADirectoryError) as error:
         if error.filename is None or os.fspath(error.filename) != os.fspath(path):
             raise
         raise NotFound(
-            f"{path} is not there, or is no file", hint="check the path; a folder is written oci:"
+            f"{path} is not a file, or does not exist", hint="check the path; the scheme of a folder is oci:"
         ) from error
-    except _DAMAGE as error:
+    except _CORRUPT_ERRORS as error:
         raise ContentError(
-            f"{path} is no readable tar: {_damage(error)}", hint="it may be cut short; fetch or write it again"
+            f"reading the archive {path} failed: {_cause(error)}",
+            hint="it may be truncated; download or write it again",
         ) from error
 
 
-def _damage(error: Exception) -> str:
+def _cause(error: Exception) -> str:
     if isinstance(error, RecursionError):
-        return "it has extended headers of extended headers, and so on"
+        return "its extended headers are nested too deeply"
     text = display.shorten(error, 200)
-    # tarfile lists what each decompressor had against it
-    return "it is neither a tar nor a compressed one" if "could not be opened" in text else text
+    # tarfile lists the error of each decompressor
+    return "it is neither a tar nor a compressed tar" if "could not be opened" in text else text
 
 
 @contextlib.contextmanager
-def new_tar(path: Path) -> Iterator[tarfile.TarFile]:
-    """A tar for writing, which gets its name at the end of a block that raised nothing.
+def create_tar(path: Path) -> Iterator[tarfile.TarFile]:
+    """Write a tar that appears at its path after a block that did not raise.
 
-    Raises: ContentError: if it can't be written.
+    Raises:
+        ContentError: The tar cannot be written.
     """
     try:
         with (
@@ -207,7 +199,7 @@ def new_tar(path: Path) -> Iterator[tarfile.TarFile]:
             tarfile.open(fileobj=file, mode="w", format=tarfile.PAX_FORMAT) as tar,
         ):
             yield tar
-    except OcikitError:  # some of ours are OSErrors too
+    except OcikitError:  # some of them are subclasses of OSError
         raise
     except OSError as error:
         raise ContentError(
@@ -216,23 +208,29 @@ def new_tar(path: Path) -> Iterator[tarfile.TarFile]:
 
 
 def _member(name: str, size: int, mode: int) -> tarfile.TarInfo:
-    """A header without owner and time: what it holds is all that it says."""
+    """Return a header without owner and time, so that the same content gives the same bytes."""
     member = tarfile.TarInfo(name)
     member.size, member.mode = size, mode
     return member
 
 
 def add_file(tar: tarfile.TarFile, name: str, content: bytes) -> None:
-    """Add a small file."""
+    """Add a small file to a tar."""
     tar.addfile(_member(name, len(content), 0o644), io.BytesIO(content))
 
 
 def add_blob(tar: tarfile.TarFile, name: str, layout: Layout, descriptor: Descriptor) -> None:
-    """Add a blob of a layout, verified. Raises: BlobUnknown, SizeMismatch, DigestMismatch."""
+    """Add a verified blob of a layout to a tar.
+
+    Raises:
+        BlobUnknown: The layout does not have the blob.
+        SizeMismatch: The blob is truncated.
+        DigestMismatch: The blob is corrupt.
+    """
     with layout.open(descriptor) as file:
         source = VerifiedReader(file, descriptor) if descriptor.digest.verifiable else file
         tar.addfile(_member(name, descriptor.size, 0o444), source)
-        # The digest is checked when the last byte is read, which for no bytes at all is never
+        # The last read checks the digest, and tarfile never reads an empty file
         source.read(1)
 
 
@@ -246,29 +244,27 @@ def _add_folder(tar: tarfile.TarFile, name: str) -> None:
 
 
 def _unpack_layout(path: Path, folder: Path) -> None:
-    def take(descriptor: Descriptor, stream: ByteStream) -> None:
-        # Not synced: the folder lives as long as the block
-        final = blob_path(folder, descriptor.digest)
-        write_blob(stream, descriptor, final, parts=folder / ".ocikit" / "partial", sync=False)
-
-    _unpack(path, folder, take)
-
-
-def _unpack(path: Path, folder: Path, take: Callable[[Descriptor, ByteStream], None]) -> None:
-    """Write the two files of a layout to a folder, and hand each blob over. Files with other names are passed by."""
-    docker = False
+    """Write the two files of a layout and its verified blobs to a folder. Skip other files."""
+    is_docker = False
     with open_tar(path) as tar:
-        for member in members(tar):
+        for member in iter_members(tar):
             name = posixpath.normpath(member.name)
             if name in {"oci-layout", "index.json"}:
                 if member.size > INDEX_LIMIT:
                     raise InvalidDocument(f"{name} in {path} is {member.size} bytes, above the limit of {INDEX_LIMIT}")
-                (folder / name).write_bytes(_file(tar, member, path).read())
-            elif (digest := _digest(name)) is not None and not member.isdir():
-                stream = _file(tar, member, path)
-                take(Descriptor(media_type=media_types.OCTET_STREAM, digest=digest, size=member.size), stream)
-            docker = docker or name == "manifest.json"
-        # tarfile takes half a header for the end, so that what was cut there would pass for a smaller layout
+                (folder / name).write_bytes(_open_member(tar, member, path).read())
+            elif (digest := _digest_of(name)) is not None and not member.isdir():
+                descriptor = Descriptor(media_type=media_types.OCTET_STREAM, digest=digest, size=member.size)
+                # No fsync: the folder is temporary
+                write_blob(
+                    _open_member(tar, member, path),
+                    descriptor,
+                    blob_path(folder, digest),
+                    parts=folder / ".ocikit" / "partial",
+                    sync=False,
+                )
+            is_docker = is_docker or name == "manifest.json"
+        # tarfile reads a truncated header as the end of the archive, so a truncated tar looks like a smaller layout
         end = cast("BinaryIO", tar.fileobj)
         end.seek(tar.offset)
         if 0 < len(end.read(tarfile.BLOCKSIZE)) < tarfile.BLOCKSIZE:
@@ -276,12 +272,14 @@ def _unpack(path: Path, folder: Path, take: Callable[[Descriptor, ByteStream], N
     if not (folder / "oci-layout").exists() or not (folder / "index.json").exists():
         raise NotFound(
             f"{path} holds no image layout: oci-layout or index.json is missing",
-            hint="it is what docker save writes: import it with read_docker_archive" if docker
-            else "an archive of a layout has these files at its top",
-        )  # fmt: skip
+            hint=f"it is an archive of docker save: write docker-archive:{path}"
+            if is_docker
+            else "these files must be at the top of the archive",
+        )
 
 
-def _digest(name: str) -> Digest | None:
+def _digest_of(name: str) -> Digest | None:
+    """Return the digest of a blob's path, or None for other paths."""
     parts = name.split("/")
     if len(parts) != 3 or parts[0] != "blobs":
         return None
@@ -291,25 +289,25 @@ def _digest(name: str) -> Digest | None:
         return None
 
 
-def _file(tar: tarfile.TarFile, member: tarfile.TarInfo, path: Path) -> ByteStream:
-    # A few bytes may stand for holes of any size
+def _open_member(tar: tarfile.TarFile, member: tarfile.TarInfo, path: Path) -> ByteStream:
+    # Zip bomb: a sparse file of a few bytes can declare holes of any size
     if not member.isreg() or member.issparse():
         raise UnsafeArchive(
-            f"{member.name} in {path} is not a regular file, or one with holes",
-            hint="an image layout has none but whole files and folders",
+            f"{member.name} in {path} is a sparse file, or not a regular file",
+            hint="the files of an image layout are regular files and folders",
         )
     return cast("ByteStream", tar.extractfile(member))
 
 
 @contextlib.contextmanager
-def _folder_beside(path: Path) -> Iterator[Path]:
-    """A folder for the time of the block: on the same disk where that can be written, since archives are large."""
-    place = path.parent if os.access(path.parent, os.W_OK) else None
+def _temporary_folder(path: Path) -> Iterator[Path]:
+    """Create a temporary folder for the block, if possible on the disk of `path`, because archives are large."""
+    parent = path.parent if os.access(path.parent, os.W_OK) else None
     try:
-        folder = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=place))
+        folder = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=parent))
     except OSError as error:
         raise ContentError(
-            f"cannot unpack {path}: {error.strerror}", hint="check the folder's permissions and the disk"
+            f"unpacking {path} failed: {error.strerror}", hint="check the folder's permissions and the disk"
         ) from error
     try:
         yield folder
@@ -318,6 +316,7 @@ def _folder_beside(path: Path) -> Iterator[Path]:
 
 
 def _state(folder: Path) -> tuple[bytes, frozenset[str]]:
+    """Return a value that changes with the content of a layout."""
     index = folder / "index.json"
     names = frozenset(str(path) for path in (folder / "blobs").glob("*/*"))
     return (index.read_bytes() if index.exists() else b""), names

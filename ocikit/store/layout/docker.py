@@ -1,68 +1,134 @@
-"""What `docker save` writes: one tar of layers and configs, listed in `manifest.json`, with no manifest of their own.
+"""Archives of `docker save` (`docker-archive:`): a tar of layers and configs, which `manifest.json` lists.
 
-Reading makes an OCI manifest from the config and the layers as they are; nothing is compressed anew, so the same archive
-always gives the same digest. Archives of Docker 25 and newer are image layouts too: `open_archive` reads them as such.
+The format stores no OCI manifests. Reading builds one from the config and the unchanged layers, so the same archive
+always gives the same digest. Archives of Docker 25 and newer are image layouts, too: `open_archive` reads them as such.
 """
 
 from __future__ import annotations
 
+import contextlib
 import gzip
-import hashlib
 import io
 import json
 import posixpath
 import tarfile
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, BinaryIO, cast
 
-from ocikit.errors import InvalidDocument, NotFound, UnsafeArchive
+from ocikit.errors import InvalidDocument, InvalidReference, NotFound, UnsafeArchive
 from ocikit.layers.compression import GZIP, compression_of, zstd
 from ocikit.spec import media_types
 from ocikit.spec.config import ImageConfig
 from ocikit.spec.descriptor import Descriptor
-from ocikit.spec.digest import Digest
+from ocikit.spec.digest import Digest, new_hasher
 from ocikit.spec.manifest import Index, Manifest, PlatformLike
+from ocikit.spec.reference import Reference
 from ocikit.store.base import Store
-from ocikit.store.graph import STORED_LIMIT
-from ocikit.store.layout.archive import add_blob, add_file, members, new_tar, open_tar
+from ocikit.store.files import BUFFER
+from ocikit.store.graph import STORED_LIMIT, parse_digest
+from ocikit.store.layout.archive import Mode, add_blob, add_file, create_tar, iter_members, open_tar, open_unpacked
 from ocikit.store.layout.layout import Layout
 
-_LINKS = 8  # links in a row: docker writes one, from a layer to another image's
+_MAX_LINKS = 8  # consecutive links; docker writes one, from a layer to a layer of another image
+
+
+@contextlib.contextmanager
+def open_docker_archive(path: Path | str, mode: Mode = "r") -> Iterator[Layout]:
+    """Open an archive of `docker save` as a layout, unpacked to a temporary folder for the block.
+
+    Names are those of Docker: `alpine` means `docker.io/library/alpine:latest`.
+
+    Args:
+        path: The tar; an archive to read may be compressed.
+        mode: "r" reads, "a" changes or creates, "w" creates or replaces. Changed images replace the archive
+            atomically at the end of the block, unless the block raises.
+
+    Raises:
+        NotFound: The archive does not exist or is not one of docker.
+        InvalidDocument: `manifest.json` or a config is invalid, or the layout to write holds more than images.
+        DigestMismatch: A layer is not the one that its config names.
+        UnsafeArchive: The archive is hostile.
+        ContentError: The archive cannot be read or written.
+    """
+    with open_unpacked(Path(path), mode, read=_unpack, write=_write, layout_type=_DockerLayout) as layout:
+        yield layout
+
+
+class _DockerLayout(Layout):
+    """A layout whose names are Docker references."""
+
+    def resolve(self, reference: str) -> Descriptor:
+        return super().resolve(reference if parse_digest(reference) else _full_name(reference))
+
+    def tag(self, descriptor: Descriptor, tag: str) -> None:
+        super().tag(descriptor, _full_name(tag))
+
+    def untag(self, tag: str) -> None:
+        super().untag(_full_name(tag))
+
+
+def _full_name(name: str) -> str:
+    """Return a name with registry and tag, as skopeo writes it; return other names unchanged."""
+    try:
+        reference = Reference.parse(name)
+        return str(reference.tagged(reference.tag or "latest"))
+    except InvalidReference:
+        return name
+
+
+def _unpack(path: Path, folder: Path) -> None:
+    with _DockerLayout(folder) as layout:
+        if not read_docker_archive(path, layout):
+            raise NotFound(f"{path} has no images", hint="save the images again")
+
+
+def _write(layout: Layout, path: Path) -> None:
+    images: dict[str, list[str]] = {entry.digest: [] for entry in layout.entries()}
+    for name in layout.tags():
+        images[layout.resolve(name).digest].append(name)
+    write_docker_archive(layout, path, images)
 
 
 def read_docker_archive(path: Path | str, store: Store) -> tuple[Descriptor, ...]:
-    """Add every image in an archive to a store, under its names there, such as "alpine:3.20". Gives the manifests.
+    """Add the images of an archive to a store, tagged with their names such as "alpine:3.20".
 
     Args:
-        path: the tar; it may be compressed.
-        store: where to; one that takes such names, as layouts do.
+        path: The tar; it may be compressed.
+        store: The target. Its tags must accept such names, as those of layouts do.
+
+    Returns:
+        The descriptors of the manifests.
+
     Raises:
-        NotFound: if the archive isn't there, or isn't one of docker's.
-        InvalidDocument: if `manifest.json` or a config isn't what it should be.
-        DigestMismatch: if a layer isn't the one that its config names.
+        NotFound: The archive does not exist or is not one of docker.
+        InvalidDocument: `manifest.json` or a config is invalid.
+        DigestMismatch: A layer is not the one that its config names.
+        UnsafeArchive: The archive is hostile.
+        ContentError: The archive is corrupt.
     """
     path = Path(path)
-    found = []
+    descriptors = []
     with open_tar(path) as tar:
-        files = {posixpath.normpath(member.name): member for member in members(tar)}
-        if "manifest.json" not in files:
+        members = {posixpath.normpath(member.name): member for member in iter_members(tar)}
+        if "manifest.json" not in members:
             raise NotFound(
-                f"{path} has no manifest.json", hint="docker save writes one; a layout's tar is oci-archive:"
+                f"{path} has no manifest.json",
+                hint="docker save writes this file; the scheme of a layout's tar is oci-archive:",
             )
-        for image in _images(_small(tar, files, "manifest.json")):
-            descriptor, raw = _take(tar, files, image, store)
-            store.push_bytes(descriptor, raw)
+        for image in _parse_images(_read_small(tar, members, "manifest.json")):
+            manifest = _push_image(tar, members, image, store)
+            store.push_bytes(manifest.descriptor, manifest.raw)
             for name in image.get("RepoTags") or ():
-                store.tag(descriptor, name)
+                store.tag(manifest.descriptor, name)
             if not image.get("RepoTags"):
-                store.keep(descriptor)
-            found.append(descriptor)
-    return tuple(found)
+                store.keep(manifest.descriptor)
+            descriptors.append(manifest.descriptor)
+    return tuple(descriptors)
 
 
-def _images(raw: bytes) -> list[dict[str, Any]]:
-    """The images that `manifest.json` lists."""
+def _parse_images(raw: bytes) -> list[dict[str, Any]]:
+    """Return the images that `manifest.json` lists."""
     try:
         images = json.loads(raw)
     except (ValueError, RecursionError) as error:
@@ -79,30 +145,29 @@ def _images(raw: bytes) -> list[dict[str, Any]]:
     return images
 
 
-def _take(
-    tar: tarfile.TarFile, files: Mapping[str, tarfile.TarInfo], image: dict[str, Any], store: Store
-) -> tuple[Descriptor, bytes]:
-    """Push an image's config and layers; its manifest."""
-    raw = _small(tar, files, image["Config"])
+def _push_image(
+    tar: tarfile.TarFile, members: Mapping[str, tarfile.TarInfo], image: dict[str, Any], store: Store
+) -> Manifest:
+    """Push the config and the layers of an image and return its manifest."""
+    raw = _read_small(tar, members, image["Config"])
     config = ImageConfig.parse(raw, limit=STORED_LIMIT)
     names, diff_ids = image.get("Layers") or [], config.rootfs.diff_ids
     if len(names) != len(diff_ids):
         raise InvalidDocument(
             f"manifest.json lists {len(names)} layers, but the config {image['Config']} has {len(diff_ids)} @ $.rootfs",
-            hint="the archive is damaged; save it again",
+            hint="the archive is corrupt; save it again",
         )
-    layers = [_layer(tar, files, name, diff_id, store) for name, diff_id in zip(names, diff_ids, strict=True)]
-    described = Descriptor.of(raw, media_types.OCI_CONFIG)
-    store.push_bytes(described, raw)
-    manifest = Manifest(config=described, layers=tuple(layers))
-    return manifest.descriptor, manifest.raw
+    layers = [_push_layer(tar, members, name, diff_id, store) for name, diff_id in zip(names, diff_ids, strict=True)]
+    descriptor = Descriptor.of(raw, media_types.OCI_CONFIG)
+    store.push_bytes(descriptor, raw)
+    return Manifest(config=descriptor, layers=tuple(layers))
 
 
-def _layer(
-    tar: tarfile.TarFile, files: Mapping[str, tarfile.TarInfo], name: str, diff_id: Digest, store: Store
+def _push_layer(
+    tar: tarfile.TarFile, members: Mapping[str, tarfile.TarInfo], name: str, diff_id: Digest, store: Store
 ) -> Descriptor:
-    """Push one layer: verified by the config, which names the uncompressed tar."""
-    member = _find(files, name)
+    """Push a layer, verified with the digest of its uncompressed tar in the config."""
+    member = _find_file(members, name)
     with _open(tar, member) as file:
         compression = compression_of(file.read(8))
     if not compression:
@@ -112,42 +177,52 @@ def _layer(
             _open(tar, member) as file,
             gzip.GzipFile(fileobj=file) if compression == GZIP else zstd().ZstdFile(file) as plain,
         ):
-            diff_id.check(hashlib.file_digest(plain, diff_id.hasher).hexdigest(), f"layer {name}")  # type: ignore[arg-type]  # typeshed's hash objects have more than is asked of them
-        # What is compressed has no digest of its own in the archive
+            diff_id.check(_hash_stream(plain, diff_id.algorithm).encoded, f"layer {name}")
+        # The archive has no digest of the compressed layer
         with _open(tar, member) as file:
-            digest = Digest(f"sha256:{hashlib.file_digest(file, 'sha256').hexdigest()}")
-        kind = media_types.OCI_LAYER_GZIP if compression == GZIP else media_types.OCI_LAYER_ZSTD
-        descriptor = Descriptor(media_type=kind, digest=digest, size=member.size)
+            digest = _hash_stream(file, "sha256")
+        media_type = media_types.OCI_LAYER_GZIP if compression == GZIP else media_types.OCI_LAYER_ZSTD
+        descriptor = Descriptor(media_type=media_type, digest=digest, size=member.size)
     if not store.exists(descriptor):
         with _open(tar, member) as file:
             store.push(descriptor, file)
     return descriptor
 
 
-def _find(files: Mapping[str, tarfile.TarInfo], name: str) -> tarfile.TarInfo:
-    """The regular file of that name; docker links layers that images share."""
-    at = posixpath.normpath(name)
-    for _ in range(_LINKS):
-        member = files.get(at)
+def _hash_stream(stream: BinaryIO | gzip.GzipFile, algorithm: str) -> Digest:
+    hasher = new_hasher(algorithm)
+    while chunk := stream.read(BUFFER):
+        hasher.update(chunk)
+    return Digest(f"{algorithm}:{hasher.hexdigest()}")
+
+
+def _find_file(members: Mapping[str, tarfile.TarInfo], name: str) -> tarfile.TarInfo:
+    """Return the regular file of a name. Follow links: docker links layers that several images share."""
+    path = posixpath.normpath(name)
+    for _ in range(_MAX_LINKS):
+        member = members.get(path)
         if member is None:
-            raise NotFound(f"the archive has no {at!r}, which its manifest.json names", hint="save it again")
-        if member.isreg() and not member.issparse():  # a few bytes may stand for holes of any size
+            raise NotFound(f"the archive has no {path!r}, which its manifest.json names", hint="save it again")
+        # Zip bomb: a sparse file of a few bytes can declare holes of any size
+        if member.isreg() and not member.issparse():
             return member
         if member.issym():
-            at = posixpath.normpath(posixpath.join(posixpath.dirname(at), member.linkname))
+            path = posixpath.normpath(posixpath.join(posixpath.dirname(path), member.linkname))
         elif member.islnk():
-            at = posixpath.normpath(member.linkname)
+            path = posixpath.normpath(member.linkname)
         else:
             break
-    raise UnsafeArchive(f"{name!r} in the archive is no whole file, or links in circles", hint="save it again")
+    raise UnsafeArchive(
+        f"{name!r} in the archive is not a regular file, or is a circular link", hint="save the archive again"
+    )
 
 
 def _open(tar: tarfile.TarFile, member: tarfile.TarInfo) -> io.BufferedReader:
     return cast("io.BufferedReader", tar.extractfile(member))
 
 
-def _small(tar: tarfile.TarFile, files: Mapping[str, tarfile.TarInfo], name: str) -> bytes:
-    member = _find(files, name)
+def _read_small(tar: tarfile.TarFile, members: Mapping[str, tarfile.TarInfo], name: str) -> bytes:
+    member = _find_file(members, name)
     if member.size > STORED_LIMIT:
         raise InvalidDocument(f"{name} is {member.size} bytes, above the limit of {STORED_LIMIT}")
     with _open(tar, member) as file:
@@ -155,33 +230,40 @@ def _small(tar: tarfile.TarFile, files: Mapping[str, tarfile.TarInfo], name: str
 
 
 def write_docker_archive(
-    layout: Layout, path: Path | str, images: Mapping[str, str], *, platform: PlatformLike | None = None
+    layout: Layout, path: Path | str, images: Mapping[str, Sequence[str]], *, platform: PlatformLike | None = None
 ) -> None:
-    """Write images for `docker load`. The same content gives the same bytes.
+    """Write images for `docker load` atomically. The same content gives the same bytes.
 
     Args:
-        layout: where they are.
-        path: the tar; replaced if it is there.
-        images: docker's names, such as "alpine:3.20", to names or digests in the layout.
-        platform: which image of an index; this machine's by default.
+        layout: The layout that has the images.
+        path: The tar; an existing file is replaced.
+        images: Names or digests in the layout, each with its Docker names such as "alpine:3.20".
+        platform: The image to take from an index; by default, the one for the platform of this machine.
+
     Raises:
-        ManifestUnknown, BlobUnknown, NoMatchingPlatform: if something isn't there.
-        InvalidDocument: for an artifact, which docker can't load.
+        ManifestUnknown: The layout does not have an image.
+        BlobUnknown: The layout does not have a config or layer.
+        NoMatchingPlatform: An index has no image for the platform.
+        InvalidDocument: An artifact is not an image, so docker cannot load it.
+        ContentError: The archive cannot be written.
     """
     listed: dict[Digest, dict[str, Any]] = {}
     content: dict[str, Descriptor] = {}
-    for name, reference in images.items():
+    for reference, names in images.items():
         manifest = layout.document(layout.resolve(reference))
         while isinstance(manifest, Index):
             manifest = layout.document(manifest.select(platform))
         if not manifest.is_image:
-            raise InvalidDocument(f"{reference} is {manifest.kind}, not an image", hint="write_archive keeps artifacts")
+            raise InvalidDocument(
+                f"{reference} is {manifest.kind}, not an image",
+                hint="docker archives hold images only; write artifacts to oci-archive:",
+            )
         config = f"{manifest.config.digest.encoded}.json"
         layers = [f"{layer.digest.encoded}.tar" for layer in manifest.layers]
-        entry = listed.setdefault(manifest.digest, {"Config": config, "RepoTags": [], "Layers": layers})
-        entry["RepoTags"].append(name)
+        image = listed.setdefault(manifest.digest, {"Config": config, "RepoTags": [], "Layers": layers})
+        image["RepoTags"].extend(names)
         content |= {config: manifest.config, **dict(zip(layers, manifest.layers, strict=True))}
-    with new_tar(Path(path)) as tar:
-        for file, descriptor in sorted(content.items()):
-            add_blob(tar, file, layout, descriptor)
+    with create_tar(Path(path)) as tar:
+        for name, descriptor in sorted(content.items()):
+            add_blob(tar, name, layout, descriptor)
         add_file(tar, "manifest.json", json.dumps(list(listed.values()), separators=(",", ":")).encode())

@@ -15,6 +15,7 @@ from ocikit.spec.reference import (
     check_ref_name,
     check_repository,
     check_tag,
+    default_tag,
     parse_reference,
 )
 
@@ -267,12 +268,12 @@ REF_NAMES = st.from_regex(
 REGISTERED = DIGESTS.filter(lambda d: d.startswith(("sha256:", "sha512:")))
 
 
-@given(PATHS, st.none() | REF_NAMES, st.none() | REGISTERED, st.sampled_from(["oci", "oci-archive"]))
+@given(PATHS, st.none() | REF_NAMES, st.none() | REGISTERED, st.sampled_from(["oci", "oci-archive", "docker-archive"]))
 def test_every_layout_reference_round_trips(path, tag, digest, scheme):
     text = f"{scheme}:{path}" + (f":{tag}" if tag else "") + (f"@{digest}" if digest else "")
     ref = parse_reference(text)
     assert isinstance(ref, LayoutReference)
-    assert ref.archive is (scheme == "oci-archive")
+    assert ref.scheme == scheme
     assert str(ref) == text
     assert LayoutReference.parse(str(ref)) == ref
 
@@ -291,6 +292,8 @@ def test_every_layout_reference_round_trips(path, tag, digest, scheme):
         (r"oci:C:\images:v1", r"C:\images", "v1", None),
         ("oci:C:/images", "C:/images", None, None),
         ("oci-archive:x.tar:v1", "x.tar", "v1", None),
+        ("docker-archive:x.tar", "x.tar", None, None),
+        ("docker-archive:x.tar:ghcr.io/team/app:v1", "x.tar", "ghcr.io/team/app:v1", None),
     ],
 )
 def test_a_layout_reference_is_read_part_by_part(text, path, tag, digest):
@@ -323,6 +326,32 @@ def test_a_bad_layout_reference_is_refused_naming_the_part_and_a_remedy(text, pa
         parse_reference(text)
     assert part in caught.value.message
     assert caught.value.hint
+
+
+@pytest.mark.parametrize(
+    ("source", "target", "tag"),
+    [
+        ("ghcr.io/x:v1", "ghcr.io/y", "v1"),
+        ("ghcr.io/x", "ghcr.io/y", "latest"),
+        (f"ghcr.io/x@{SHA}", "ghcr.io/y", None),
+        (f"ghcr.io/x:v1@{SHA}", "oci:y", "v1"),
+        ("ghcr.io/x", "oci:y", "latest"),
+        ("oci:x", "ghcr.io/y", "latest"),
+        ("oci:x:v1", "oci-archive:y.tar", "v1"),
+        ("oci:x", "oci:y", None),
+        ("ghcr.io/x:v1", "docker-archive:y.tar", "ghcr.io/x:v1"),
+        ("alpine", "docker-archive:y.tar", "docker.io/library/alpine:latest"),
+        (f"ghcr.io/x@{SHA}", "docker-archive:y.tar", None),
+        ("oci:x:v1", "docker-archive:y.tar", None),
+        ("docker-archive:x.tar:team/app:v1", "docker-archive:y.tar", "team/app:v1"),
+        ("docker-archive:x.tar:team/app:v1", "ghcr.io/y", "v1"),
+        ("docker-archive:x.tar:alpine", "oci:y", "latest"),
+        ("docker-archive:x.tar", "ghcr.io/y", "latest"),
+        ("docker-archive:x.tar", "oci:y", None),
+    ],
+)
+def test_default_tag_of_a_copy_depends_on_both_references(source, target, tag):
+    assert default_tag(parse_reference(source), parse_reference(target)) == tag
 
 
 def test_a_registry_reference_is_no_layout_and_says_how_one_looks():
