@@ -6,7 +6,7 @@ python -m ocikit push REFERENCE PATH…
 python -m ocikit inspect|tags|validate REFERENCE
 python -m ocikit catalog HOST
 python -m ocikit copy SOURCE TARGET
-python -m ocikit serve|collect FOLDER
+python -m ocikit serve|gc FOLDER
 """
 
 from __future__ import annotations
@@ -126,13 +126,13 @@ def _parser(arguments: Sequence[str]) -> argparse.ArgumentParser:
 
     server = {
         "serve": command("serve", "run a registry; its content is in a folder"),
-        "collect": command("collect", "delete unreferenced content from a registry's folder, which may be in use"),
+        "gc": command("gc", "delete unreferenced content from a registry's folder, which may be in use"),
     }
     if not server.keys().isdisjoint(arguments):
-        from ocikit.cli.serve import add_collect, add_serve  # noqa: PLC0415 - imports the server
+        from ocikit.cli.serve import add_gc, add_serve  # noqa: PLC0415 - imports the server
 
         add_serve(server["serve"])
-        add_collect(server["collect"])
+        add_gc(server["gc"])
     return parser
 
 

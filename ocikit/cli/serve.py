@@ -1,4 +1,4 @@
-"""Subcommands `serve` and `collect`; the options of `serve` are made from the fields of `ServerOptions`."""
+"""Subcommands `serve` and `gc`; the options of `serve` are made from the fields of `ServerOptions`."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def add_serve(parser: argparse.ArgumentParser) -> None:
     for option in attrs.fields(attrs.resolve_types(ServerOptions)):
         _add_option(parser, option, descriptions.get(option.name, ""))
     # Unlike in a notebook, a terminal shows the log
-    parser.set_defaults(run=serve, log_format="text")
+    parser.set_defaults(run=run_serve, log_format="text")
 
 
 def _add_option(parser: argparse.ArgumentParser, option: attrs.Attribute[Any], description: str) -> None:
@@ -66,7 +66,7 @@ def _add_option(parser: argparse.ArgumentParser, option: attrs.Attribute[Any], d
         parser.add_argument(f"--{flag}", dest=option.name, help=text, **arguments)
 
 
-def serve(arguments: argparse.Namespace) -> int:
+def run_serve(arguments: argparse.Namespace) -> int:
     """Serve a folder until a signal arrives, and return the exit code."""
     from ocikit.server.process.main import run  # noqa: PLC0415 - imports the server, for one subcommand
 
@@ -83,8 +83,8 @@ def serve(arguments: argparse.Namespace) -> int:
     )
 
 
-def add_collect(parser: argparse.ArgumentParser) -> None:
-    """Add the arguments of `collect`."""
+def add_gc(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments of `gc`."""
     parser.add_argument("path", metavar="FOLDER", help="folder of the registry")
     parser.add_argument("--dry-run", action="store_true", help="only list the content that would be deleted")
     parser.add_argument(
@@ -94,10 +94,10 @@ def add_collect(parser: argparse.ArgumentParser) -> None:
         metavar="SECONDS",
         help="keep content that was referenced within this time (3600)",
     )
-    parser.set_defaults(run=collect)
+    parser.set_defaults(run=run_gc)
 
 
-def collect(arguments: argparse.Namespace) -> None:
+def run_gc(arguments: argparse.Namespace) -> None:
     """Delete unreferenced content from a registry's folder, which may be in use."""
     from ocikit.server.storage import gc  # noqa: PLC0415 - imports SQLAlchemy, for one subcommand
     from ocikit.server.storage.files import file_storage  # noqa: PLC0415 - see above
