@@ -76,7 +76,7 @@ def put(client, raw, repository, tag):
     return client.ask("PUT", f"/v2/{repository}/manifests/{tag}", raw, Content_Type=MANIFEST)[0]
 
 
-def test_many_clients_push_the_same_blob(clients, store, repo):
+def test_concurrent_pushes_of_one_blob_succeed(clients, store, repo):
     content = os.urandom(300_000)
     acts = [partial(push, clients(), content, repo) for _ in range(32)]
     assert at_once(acts) == [201] * 32
@@ -86,7 +86,7 @@ def test_many_clients_push_the_same_blob(clients, store, repo):
     assert not [name for name in files if name.startswith(".")]
 
 
-def test_none_of_many_tags_pushed_at_once_is_lost(clients, repo):
+def test_concurrent_tags_are_all_stored(clients, repo):
     content = os.urandom(10)
     assert push(clients(), content, repo) == 201
     tags = [f"t{n:02}" for n in range(32)]
@@ -97,7 +97,7 @@ def test_none_of_many_tags_pushed_at_once_is_lost(clients, repo):
         assert clients().ask("GET", f"/v2/{repo}/manifests/{tag}")[2] == image(content, tag=tag)
 
 
-def test_of_one_tag_pushed_by_many_the_last_wins_and_never_a_mixture(clients, repo):
+def test_concurrent_pushes_of_one_tag_never_mix(clients, repo):
     contents = [os.urandom(10) for _ in range(16)]
     manifests = [image(content, n=str(n)) for n, content in enumerate(contents)]
     first = clients()
@@ -127,7 +127,7 @@ def test_of_one_tag_pushed_by_many_the_last_wins_and_never_a_mixture(clients, re
 
 
 @pytest.mark.parametrize("ranged", [True, False])
-def test_of_many_chunks_for_one_place_exactly_one_is_taken(clients, repo, ranged):
+def test_one_of_many_chunks_for_one_offset_is_accepted(clients, repo, ranged):
     location = clients().ask("POST", f"/v2/{repo}/blobs/uploads/")[1]["Location"]
     chunks = [bytes([n]) * 200_000 for n in range(8)]
     headers = {"Content_Range": "0-199999"} if ranged else {}
@@ -145,7 +145,7 @@ def test_of_many_chunks_for_one_place_exactly_one_is_taken(clients, repo, ranged
         assert clients().ask("PUT", f"{location}?digest={Digest.of(whole)}")[0] == 201
 
 
-def test_while_one_chunk_is_on_its_way_another_is_refused(server, clients, repo):
+def test_second_chunk_is_rejected_during_a_transfer(server, clients, repo):
     location = clients().ask("POST", f"/v2/{repo}/blobs/uploads/")[1]["Location"]
     content = os.urandom(500_000)
     with slow(server, location, len(content)) as sending:
@@ -206,7 +206,7 @@ def descriptors(server):
     return sum("/uploads/" in name or "/blobs/" in name for name in names)
 
 
-def test_every_worker_keeps_its_locks_on_the_database(server, clients, store, repo):
+def test_every_worker_keeps_its_database_locks(server, clients, store, repo):
     """Without them another process takes the database for its own, and cuts a file that others have in their memory."""
     acts = [partial(push, clients(), os.urandom(1000), repo) for _ in range(32)]
     assert at_once(acts) == [201] * 32
@@ -219,7 +219,7 @@ def test_every_worker_keeps_its_locks_on_the_database(server, clients, store, re
 
 
 @pytest.mark.parametrize("length", [500_000, None], ids=["announced", "chunked"])
-def test_an_upload_whose_client_went_away_goes_on_where_it_was(server, clients, repo, length):
+def test_upload_of_disconnected_client_can_be_resumed(server, clients, repo, length):
     content = os.urandom(500_000)
     client = clients()
     location = client.ask("POST", f"/v2/{repo}/blobs/uploads/")[1]["Location"]
@@ -235,7 +235,7 @@ def test_an_upload_whose_client_went_away_goes_on_where_it_was(server, clients, 
     assert client.ask("GET", f"/v2/{repo}/blobs/{Digest.of(content)}")[2] == content
 
 
-def test_clients_that_go_away_leave_nothing_open(server, clients, repo):
+def test_disconnected_clients_leave_no_open_files(server, clients, repo):
     client, content = clients(), os.urandom(8 << 20)
     assert push(client, content, repo) == 201
     host, port = server.host.split(":")
@@ -252,7 +252,7 @@ def test_clients_that_go_away_leave_nothing_open(server, clients, repo):
         time.sleep(0.01)
 
 
-def test_a_slow_client_reads_to_the_end_though_the_blob_is_deleted(clients, server, store, repo):
+def test_slow_reader_survives_delete(clients, server, store, repo):
     content = os.urandom(16 << 20)
     client, digest = clients(), Digest.of(content)
     assert push(client, content, repo) == 201
@@ -272,7 +272,7 @@ def test_a_slow_client_reads_to_the_end_though_the_blob_is_deleted(clients, serv
     assert push(client, content, repo) == 201
 
 
-def test_readers_of_a_repository_that_is_just_made_see_nothing_or_all(clients, repo):
+def test_readers_of_a_new_repository_see_nothing_or_all(clients, repo):
     contents = [os.urandom(1000) for _ in range(5)]
     raw = image(*contents)
     over = threading.Event()
@@ -306,7 +306,7 @@ def test_readers_of_a_repository_that_is_just_made_see_nothing_or_all(clients, r
     assert all(at_once([*acts, partial(write, clients())])[:-1])
 
 
-def test_limits_hold_for_all_workers_together(tmp_path):
+def test_limits_apply_to_all_workers_together(tmp_path):
     limits = Limits(repository=100_000, sessions=20, sessions_each=20)
     with (
         ocikit.serve(tmp_path, options=ocikit.ServerOptions(workers=2, limits=limits)) as server,
@@ -331,14 +331,14 @@ def test_limits_hold_for_all_workers_together(tmp_path):
         assert sorted(client.ask("POST", "/v2/b/blobs/uploads/")[0] for client in clients[:4]) == [202, 429, 429, 429]
 
 
-def test_a_crowd_loses_nothing_while_collectors_run():
+def test_crowd_loses_nothing_during_garbage_collection():
     found = soak_crowd.soak(3)
     assert found["push"] > 10
     assert found["pull"] > 10
     assert found["collections"] > 2
 
 
-def test_after_all_of_this_the_store_is_sound(server, store):
+def test_store_is_valid_after_all_tests(server, store):
     storage = file_storage(store)
     try:
         assert verify(storage).ok

@@ -26,20 +26,20 @@ def ends(request):
     return request.param, [json.loads(line) for line in said.splitlines()]
 
 
-def test_after_an_end_at_any_step_nothing_names_what_is_not_there(ends):
+def test_crash_at_any_step_leaves_no_dangling_reference(ends):
     assert len(ends[1]) > 5
     assert all(each["sound"] and each["both tags or none"] for each in ends[1])
 
 
-def test_after_an_end_at_any_step_everything_can_be_done_again(ends):
+def test_crash_at_any_step_allows_a_retry(ends):
     assert all(each["done again"] and each["sound again"] for each in ends[1])
 
 
-def test_what_an_end_at_any_step_left_over_is_cleaned_up(ends):
+def test_leftovers_of_a_crash_are_cleaned_up(ends):
     assert all(each["clean"] for each in ends[1])
 
 
-def test_at_one_step_all_of_it_is_done_at_once(ends):
+def test_operation_becomes_visible_in_one_step(ends):
     name, lines = ends
     seen = [(each["blob"], each["manifest"]) for each in lines]
     size = len(crash_steps.CONTENT)
@@ -54,13 +54,13 @@ def test_at_one_step_all_of_it_is_done_at_once(ends):
     assert seen[0] == stages[0]
 
 
-def test_a_server_that_is_killed_under_load_has_all_that_it_acknowledged():
+def test_killed_server_keeps_acknowledged_writes():
     found = soak_crash.soak(3, longest=0.5)
     assert found["writes"] > 0
 
 
 @pytest.mark.parametrize("size", [0, 1, 70_000])
-def test_an_upload_goes_on_after_the_server_was_killed(tmp_path, size):
+def test_upload_resumes_after_server_is_killed(tmp_path, size):
     content = os.urandom(100_000)
     client = soak_crash.Client("a", None)
     with ocikit.serve(tmp_path) as server:

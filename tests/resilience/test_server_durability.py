@@ -97,7 +97,7 @@ def put(application, content, tag, raw=None):
     return call(application, "PUT", f"/v2/a/manifests/{tag}", {"Content-Type": MANIFEST}, raw)
 
 
-def test_a_blob_is_synced_named_and_only_then_acknowledged(recorded, durable):
+def test_blob_is_synced_before_it_is_acknowledged(recorded, durable):
     recorder, application = recorded
     name = f"blobs/sha256/{Digest.of(b'content').encoded}"
     answer, said = recorder.during(lambda: push(application, b"content"))
@@ -109,7 +109,7 @@ def test_a_blob_is_synced_named_and_only_then_acknowledged(recorded, durable):
     )
 
 
-def test_a_manifest_is_synced_named_and_only_then_acknowledged(recorded, durable):
+def test_manifest_is_synced_before_it_is_acknowledged(recorded, durable):
     recorder, application = recorded
     push(application, b"content")
     name = f"blobs/sha256/{Digest.of(manifest(b'content')).encoded}"
@@ -122,7 +122,7 @@ def test_a_manifest_is_synced_named_and_only_then_acknowledged(recorded, durable
     )
 
 
-def test_a_tag_a_mount_and_a_deletion_are_one_transaction_each(recorded, durable):
+def test_tag_mount_and_delete_are_one_transaction_each(recorded, durable):
     recorder, application = recorded
     blob = Digest.of(b"first")
     for act, status in (
@@ -136,7 +136,7 @@ def test_a_tag_a_mount_and_a_deletion_are_one_transaction_each(recorded, durable
         assert (answer.status, said) == (status, [("commit", durable)])
 
 
-def test_reading_writes_nothing(recorded):
+def test_reads_write_nothing(recorded):
     recorder, application = recorded
     blob = Digest.of(b"first")
     for path in (f"blobs/{blob}", "manifests/first", "tags/list", f"referrers/{blob}"):
@@ -145,7 +145,7 @@ def test_reading_writes_nothing(recorded):
             assert (answer.status, said) == (200, [])
 
 
-def test_that_somebody_asked_is_written_without_a_sync(recorded):
+def test_access_time_is_written_without_sync(recorded):
     recorder, application = recorded
     push(application, b"old")
     with application.storage.metadata._engine.begin() as connection:
@@ -156,7 +156,7 @@ def test_that_somebody_asked_is_written_without_a_sync(recorded):
     assert (answer.status, said) == (200, [])
 
 
-def test_new_folders_are_there_before_what_is_in_them(monkeypatch, tmp_path):
+def test_new_folders_are_synced_before_their_content(monkeypatch, tmp_path):
     root = tmp_path.resolve() / "store"
     root.mkdir()
     recorder = Recorder(monkeypatch, root)
@@ -215,7 +215,7 @@ def resume(application, location, content):
 
 @pytest.mark.parametrize("ranged", [False, True])
 @pytest.mark.parametrize("size", [300_000, 6 << 20])
-def test_an_upload_that_fills_the_disk_goes_on_when_there_is_room(application, size, ranged):
+def test_upload_on_full_disk_resumes_when_space_is_free(application, size, ranged):
     content = os.urandom(size)
     location = call(application, "POST", "/v2/a/blobs/uploads/").headers["location"]
     assert call(application, "PATCH", location, {}, content[:50_000]).status == 202
@@ -229,7 +229,7 @@ def test_an_upload_that_fills_the_disk_goes_on_when_there_is_room(application, s
     assert resume(application, location, content) == (50_000 if ranged else 200_000)
 
 
-def test_a_whole_blob_that_fills_the_disk_leaves_nothing(application):
+def test_monolithic_upload_on_full_disk_leaves_no_blob(application):
     content = os.urandom(300_000)
     with small_files(200_000):
         refused(push(application, content))
@@ -237,7 +237,7 @@ def test_a_whole_blob_that_fills_the_disk_leaves_nothing(application):
     assert push(application, content).status == 201
 
 
-def test_a_manifest_that_fills_the_disk_is_not_there(application, tmp_path):
+def test_manifest_on_full_disk_is_not_stored(application, tmp_path):
     push(application, b"content")
     raw = manifest(b"content") + b" " * 300_000
     with small_files(200_000):
@@ -247,7 +247,7 @@ def test_a_manifest_that_fills_the_disk_is_not_there(application, tmp_path):
     assert put(application, b"content", "v1", raw).status == 201
 
 
-def test_when_there_is_no_room_for_rows_nothing_is_acknowledged(application):
+def test_full_database_acknowledges_nothing(application):
     push(application, b"before")
     engine = application.storage.metadata._engine
 
@@ -267,7 +267,7 @@ def test_when_there_is_no_room_for_rows_nothing_is_acknowledged(application):
     assert push(application, b"after").status == 201
 
 
-def test_a_store_on_a_full_file_system_goes_on_when_there_is_room(tmp_path):
+def test_store_recovers_from_full_file_system(tmp_path):
     """With a file system of its own, where this is allowed."""
     disk = tmp_path / "disk"
     disk.mkdir()
@@ -294,7 +294,7 @@ def test_a_store_on_a_full_file_system_goes_on_when_there_is_room(tmp_path):
         subprocess.run(["umount", disk], check=True)
 
 
-def test_when_the_last_step_of_an_upload_fails_the_session_goes_on(application, monkeypatch):
+def test_failed_last_step_keeps_the_upload_session(application, monkeypatch):
     content = os.urandom(1000)
     digest = Digest.of(content)
     location = call(application, "POST", "/v2/a/blobs/uploads/").headers["location"]
@@ -312,7 +312,7 @@ def test_when_the_last_step_of_an_upload_fails_the_session_goes_on(application, 
     assert call(application, "GET", f"/v2/a/blobs/{digest}").body == content
 
 
-def test_a_blob_that_comes_from_another_file_system_is_copied(tmp_path, monkeypatch):
+def test_blob_from_another_file_system_is_copied(tmp_path, monkeypatch):
     blobs, uploads, replace = FileBlobs(tmp_path), FileUploads(tmp_path / "uploads"), os.replace
 
     def across(source, target):
@@ -330,7 +330,7 @@ def test_a_blob_that_comes_from_another_file_system_is_copied(tmp_path, monkeypa
 # Quotas
 
 
-def test_a_repository_that_is_full_takes_no_more(tmp_path):
+def test_full_repository_rejects_blobs(tmp_path):
     storage = file_storage(tmp_path / "store")
     application = Application(storage, settings=Settings(limits=Limits(repository=100)))
     assert push(application, b"x" * 60).status == 201
@@ -347,7 +347,7 @@ def test_a_repository_that_is_full_takes_no_more(tmp_path):
     storage.close()
 
 
-def test_an_upload_in_parts_is_held_to_what_a_repository_may_have(tmp_path):
+def test_chunked_upload_respects_the_repository_quota(tmp_path):
     storage = file_storage(tmp_path / "store")
     application = Application(storage, settings=Settings(limits=Limits(repository=100)))
     location = call(application, "POST", "/v2/a/blobs/uploads/").headers["location"]
@@ -361,7 +361,7 @@ def test_an_upload_in_parts_is_held_to_what_a_repository_may_have(tmp_path):
     storage.close()
 
 
-def test_sessions_are_limited_in_all_and_for_each_user(tmp_path):
+def test_sessions_are_limited_in_total_and_per_user(tmp_path):
     storage = file_storage(tmp_path / "store")
     application = Application(storage, settings=Settings(limits=Limits(sessions=3, sessions_each=2)))
     for name in ("other", "other"):

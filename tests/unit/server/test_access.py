@@ -122,12 +122,12 @@ def push_manifest(app, repository, tag, headers):
         ("**/public", ["a/public", "a/b/public"], ["public", "a/publicity", "a/public/b"]),
     ],
 )
-def test_a_pattern_matches_whole_names_and_a_star_stops_at_a_slash(pattern, matching, others):
+def test_pattern_matches_whole_names(pattern, matching, others):
     rule = Rule(users=["ada"], repositories=[pattern], actions=["pull"])
     assert [name for name in matching + others if rule.allows("ada", Permission("pull", name))] == matching
 
 
-def test_a_rule_for_everybody_who_has_logged_in_is_not_for_those_who_have_not():
+def test_star_user_excludes_anonymous_requests():
     rule = Rule(users=["*"], actions=["pull"])
     assert rule.allows("ada", Permission("pull", "a"))
     assert not rule.allows("", Permission("pull", "a"))
@@ -135,7 +135,7 @@ def test_a_rule_for_everybody_who_has_logged_in_is_not_for_those_who_have_not():
     assert Rule(users=[""], actions=["pull"]).allows("ada", Permission("pull", "a"))
 
 
-def test_rules_allow_what_one_of_them_allows_and_nothing_else():
+def test_rules_allow_only_what_one_rule_allows():
     rules = Rules.parse(RULES)
     assert rules.allows("ada", Permission("push", "shared/model"))
     assert not rules.allows("eve", Permission("push", "shared/model"))
@@ -148,7 +148,7 @@ def test_rules_allow_what_one_of_them_allows_and_nothing_else():
     assert not rules.with_anonymous_pull().allows("", Permission("push", "eve/secret"))
 
 
-def test_without_rules_users_may_do_everything_and_others_nothing():
+def test_default_rules_allow_all_to_users_only():
     rules = Rules.default()
     for need in (Permission("pull", "a/b"), Permission("push", "a"), Permission("delete", "a"), Permission("catalog")):
         assert rules.allows("ada", need)
@@ -171,7 +171,7 @@ def test_without_rules_users_may_do_everything_and_others_nothing():
         "[[rule",
     ],
 )
-def test_rules_with_a_slip_in_them_are_refused_rather_than_read_otherwise(tmp_path, text):
+def test_invalid_rules_file_is_rejected(tmp_path, text):
     (tmp_path / "rules.toml").write_text(text)
     with pytest.raises(InvalidArgument, match=r"rules\.toml"):
         Rules.load(tmp_path / "rules.toml")
@@ -195,24 +195,24 @@ def test_rules_with_a_slip_in_them_are_refused_rather_than_read_otherwise(tmp_pa
         ("ad\x1ba:$2y$05$" + "a" * 53, "invalid entry"),
     ],
 )
-def test_an_entry_that_is_not_of_bcrypt_is_refused_with_its_line_and_without_its_hash(tmp_path, line, said):
+def test_non_bcrypt_entry_error_names_line_but_not_hash(tmp_path, line, said):
     (tmp_path / "users").write_text(f"# people\n\n{line}\n")
     with pytest.raises(InvalidArgument, match=f"line 3.*{said}") as caught:
         HtpasswdAccess(tmp_path / "users")
     assert "secret" not in str(caught.value) and "W6ph5" not in str(caught.value)
 
 
-def test_a_user_who_is_there_twice_is_refused():
+def test_duplicate_user_is_rejected():
     with pytest.raises(InvalidArgument, match="duplicate"):
         HtpasswdEntries.parse(entry("ada", "a") + entry("ada", "b"))
 
 
-def test_a_file_that_is_not_there_is_an_error_at_once(tmp_path):
+def test_missing_htpasswd_file_raises_at_once(tmp_path):
     with pytest.raises(InvalidArgument, match="cannot read"):
         HtpasswdAccess(tmp_path / "users")
 
 
-def test_a_new_password_counts_at_once_and_the_old_one_no_more(users, app):
+def test_new_password_replaces_old_one_at_once(users, app):
     assert call(app, "GET", "/v2/", ADA).status == 200
     users.write_text(entry("ada", "countess"))
     assert call(app, "GET", "/v2/", ADA).status == 401
@@ -220,7 +220,7 @@ def test_a_new_password_counts_at_once_and_the_old_one_no_more(users, app):
     assert call(app, "GET", "/v2/", EVE).status == 401
 
 
-def test_a_file_that_breaks_while_the_registry_runs_changes_nothing(users, app, caplog):
+def test_invalid_change_of_htpasswd_file_is_ignored(users, app, caplog):
     users.write_text("ada:plain\n")
     assert call(app, "GET", "/v2/", ADA).status == 200
     assert "line 1" in caplog.text and "plain" not in caplog.text
@@ -228,7 +228,7 @@ def test_a_file_that_breaks_while_the_registry_runs_changes_nothing(users, app, 
     assert call(app, "GET", "/v2/", ADA).status == 200
 
 
-def test_rules_in_a_file_are_read_again_when_they_change(users, tmp_path):
+def test_changed_rules_file_is_reloaded(users, tmp_path):
     path = tmp_path / "rules.toml"
     path.write_text(RULES)
     app = Application(memory_storage(), access=HtpasswdAccess(users, path))
@@ -240,12 +240,12 @@ def test_rules_in_a_file_are_read_again_when_they_change(users, tmp_path):
 # -- passwords
 
 
-def test_passwords_are_utf8_and_may_have_colons(app):
+def test_password_can_contain_utf8_and_colons(app):
     assert call(app, "GET", "/v2/", basic("zoë", "pässwörd:with:colons")).status == 200
     assert call(app, "GET", "/v2/", basic("zoë", "pässwörd")).status == 401
 
 
-def test_a_password_longer_than_bcrypt_reads_is_no_error(tmp_path):
+def test_password_longer_than_72_bytes_is_truncated(tmp_path):
     (tmp_path / "users").write_text(entry("ada", "x" * 72))
     htpasswd = Htpasswd(tmp_path / "users")
     assert htpasswd.verify("ada", b"x" * 100, "192.0.2.1")
@@ -259,41 +259,41 @@ def test_a_password_longer_than_bcrypt_reads_is_no_error(tmp_path):
         "Bearer YWRhOmxvdmVsYWNl", "YWRhOmxvdmVsYWNl", "Negotiate x", "Basic " + "A" * 100_000, "Basic ADphZGE=",
     ],
 )  # fmt: skip
-def test_a_garbled_authorization_is_a_401_and_asks_again(app, header):
+def test_malformed_authorization_returns_401_with_challenge(app, header):
     answer = call(app, "GET", "/v2/", {"Authorization": header})
     assert (answer.status, answer.code) == (401, "UNAUTHORIZED")
     assert answer.headers["www-authenticate"] == 'Basic realm="ocikit", charset="UTF-8"'
 
 
-def test_the_name_of_the_scheme_is_read_in_any_case_and_padding_may_lack():
+def test_basic_header_ignores_case_and_missing_padding():
     assert parse_basic("bAsIc YWRhOmxvdmVsYWNlMQ") == ("ada", b"lovelace1")
 
 
-def test_credentials_without_name_and_password_are_none(users):
+def test_empty_credentials_count_as_anonymous(users):
     """podman and skopeo send them where they have no login."""
     app = Application(memory_storage(), access=HtpasswdAccess(users, allow_anonymous_pull=True))
     assert call(app, "GET", "/v2/a/tags/list", basic("", "")).status == 404
     assert call(app, "POST", "/v2/a/blobs/uploads/", basic("", "")).status == 401
 
 
-def test_an_unknown_user_costs_what_a_wrong_password_costs(app, bcrypts):
+def test_unknown_user_costs_as_much_as_wrong_password(app, bcrypts):
     call(app, "GET", "/v2/", basic("ada", "wrong"))
     call(app, "GET", "/v2/", basic("nobody", "wrong"))
     call(app, "GET", "/v2/", basic("", "wrong"))
     assert [cost[4:] for cost in bcrypts] == [b"04$", b"04$", b"04$"]
 
 
-def test_an_unknown_user_costs_that_where_nobody_is_known_too(tmp_path, bcrypts):
+def test_unknown_user_costs_a_hash_in_empty_file(tmp_path, bcrypts):
     (tmp_path / "users").write_text("")
     assert not Htpasswd(tmp_path / "users").verify("ada", b"x", "192.0.2.1")
     assert len(bcrypts) == 1
 
 
-def test_the_answer_does_not_tell_an_unknown_user_from_a_wrong_password(app):
+def test_response_does_not_reveal_whether_user_exists(app):
     assert call(app, "GET", "/v2/", basic("ada", "wrong")) == call(app, "GET", "/v2/", basic("nobody", "wrong"))
 
 
-def test_a_right_password_is_checked_once_for_a_while_and_a_wrong_one_each_time(users, bcrypts):
+def test_correct_login_is_cached_and_wrong_one_is_not(users, bcrypts):
     now = [1000.0]
     htpasswd = Htpasswd(users, clock=lambda: now[0])
     assert all(htpasswd.verify("ada", b"lovelace", "192.0.2.1") for _ in range(100))
@@ -306,7 +306,7 @@ def test_a_right_password_is_checked_once_for_a_while_and_a_wrong_one_each_time(
     assert len(bcrypts) == 6
 
 
-def test_connections_that_open_at_once_share_one_check(users, bcrypts):
+def test_concurrent_logins_share_one_check(users, bcrypts):
     htpasswd, start = Htpasswd(users), threading.Barrier(16)
 
     def verify(_):
@@ -318,7 +318,7 @@ def test_connections_that_open_at_once_share_one_check(users, bcrypts):
     assert len(bcrypts) == 1
 
 
-def test_nothing_that_is_remembered_or_shown_has_a_password(users):
+def test_password_and_hash_are_not_in_cache_or_repr(users):
     htpasswd = Htpasswd(users)
     htpasswd.verify("ada", b"lovelace", "192.0.2.1")
     shown = repr([vars(htpasswd), htpasswd, vars(htpasswd._entries), htpasswd._entries.value])
@@ -332,7 +332,7 @@ def guess(app, user, password, **environ):
     return call(app, "GET", "/v2/", basic(user, password), **environ)
 
 
-def test_who_guesses_passwords_has_to_wait_and_a_right_guess_does_not_show(app, bcrypts):
+def test_guessing_is_throttled_before_the_check(app, bcrypts):
     assert guess(app, "ada", "lovelace").status == 200  # remembered: a right guess costs nothing
     assert [guess(app, "ada", f"guess {n}").status for n in range(10)] == [401] * 10
     spent = len(bcrypts)
@@ -347,7 +347,7 @@ def test_who_guesses_passwords_has_to_wait_and_a_right_guess_does_not_show(app, 
     assert guess(app, "ada", "lovelace", REMOTE_ADDR="127.0.0.9").status == 200
 
 
-def test_a_thousand_guesses_at_the_same_time_are_no_more_than_one_after_the_other(users, bcrypts):
+def test_concurrent_guesses_do_not_exceed_the_limit(users, bcrypts):
     htpasswd = Htpasswd(users)
 
     def verify(number):
@@ -361,7 +361,7 @@ def test_a_thousand_guesses_at_the_same_time_are_no_more_than_one_after_the_othe
     assert answers.count(False) == len(bcrypts) == 10 and answers.count(429) == 190
 
 
-def test_one_address_cannot_try_a_list_of_names_or_its_whole_ipv6_network():
+def test_one_network_cannot_try_a_list_of_names():
     now = [0.0]
     attempts = LoginThrottle(lambda: now[0])
     for number in range(100):
@@ -374,7 +374,7 @@ def test_one_address_cannot_try_a_list_of_names_or_its_whole_ipv6_network():
     attempts.check("2001:db8:1:2:ffff::1", "somebody")
 
 
-def test_a_script_with_an_old_password_does_not_use_up_what_others_behind_its_address_have():
+def test_one_user_cannot_exhaust_the_limit_of_an_address():
     attempts = LoginThrottle(lambda: 0.0)
     for _ in range(1000):
         try:
@@ -385,7 +385,7 @@ def test_a_script_with_an_old_password_does_not_use_up_what_others_behind_its_ad
     attempts.check("192.0.2.1", "ada")
 
 
-def test_success_takes_back_its_own_attempt_only():
+def test_success_revokes_only_its_own_attempt():
     attempts = LoginThrottle(time.monotonic)
     for _ in range(9):
         with attempts.attempt("192.0.2.1", "ada"):
@@ -399,7 +399,7 @@ def test_success_takes_back_its_own_attempt_only():
         attempts.check("192.0.2.1", "ada")
 
 
-def test_what_is_remembered_of_failures_is_bounded():
+def test_stored_failures_are_bounded():
     attempts = LoginThrottle(lambda: 0.0)
     for number in range(20_000):
         with attempts.attempt(f"198.51.{number >> 8}.{number & 255}", "ada"):
@@ -415,7 +415,7 @@ def test_what_is_remembered_of_failures_is_bounded():
 @pytest.mark.parametrize(
     ("method", "path"), [("GET", "/v2/"), ("POST", "/v2/ada/x/blobs/uploads/"), ("GET", "/v2/_catalog")]
 )
-def test_without_tls_and_from_elsewhere_nobody_is_asked_for_a_password(users, tmp_path, token, headers, method, path):
+def test_plain_http_from_elsewhere_gets_no_challenge(users, tmp_path, token, headers, method, path):
     app = Application(memory_storage(), access=access_from(htpasswd=users, token=token, folder=tmp_path))
     answer = call(app, method, path, {} if token else headers, **FAR)
     assert (answer.status, answer.code) == (403, "DENIED")
@@ -423,7 +423,7 @@ def test_without_tls_and_from_elsewhere_nobody_is_asked_for_a_password(users, tm
     assert "www-authenticate" not in answer.headers
 
 
-def test_with_tls_or_on_this_machine_or_where_it_is_allowed_passwords_are_taken(users):
+def test_password_is_accepted_over_tls_loopback_or_if_allowed(users):
     app = Application(memory_storage(), access=HtpasswdAccess(users))
     assert call(app, "GET", "https://registry.example/v2/", ADA, **FAR).status == 200
     assert call(app, "GET", "/v2/", ADA, REMOTE_ADDR="::1").status == 200
@@ -433,7 +433,7 @@ def test_with_tls_or_on_this_machine_or_where_it_is_allowed_passwords_are_taken(
     assert call(app, "GET", "/v2/", ADA, **FAR).status == 200
 
 
-def test_without_tls_what_needs_no_login_is_open_all_the_same(users):
+def test_anonymous_pull_works_over_plain_http(users):
     """Clients that hear of a login at /v2/ don't go on without one."""
     app = Application(memory_storage(), access=HtpasswdAccess(users, allow_anonymous_pull=True))
     assert call(app, "GET", "/v2/", **FAR).status == 200
@@ -445,7 +445,7 @@ def test_without_tls_what_needs_no_login_is_open_all_the_same(users):
 FORWARDED = {"X-Forwarded-Proto": "https", "X-Forwarded-For": "127.0.0.1", "X-Forwarded-Host": "evil.example"}
 
 
-def test_forwarded_headers_from_strangers_are_not_believed(users):
+def test_forwarded_headers_of_untrusted_clients_are_ignored(users):
     access = HtpasswdAccess(users)
     app = Application(memory_storage(), access=access, settings=Settings(trusted_proxies=("10.0.0.1",)))
     assert call(app, "GET", "/v2/", {**ADA, **FORWARDED}, **FAR).status == 403
@@ -459,7 +459,7 @@ def test_forwarded_headers_from_strangers_are_not_believed(users):
     assert call(app, "GET", "/v2/", {**basic("ada", "x"), "X-Forwarded-For": "192.0.2.99"}, **environ).status == 429
 
 
-def test_forwarded_headers_of_a_trusted_proxy_say_whether_there_was_tls_and_who_asks(users):
+def test_trusted_proxy_sets_scheme_and_client(users):
     settings = Settings(trusted_proxies=("10.0.0.1", "10.0.0.2"))
     app = Application(memory_storage(), access=HtpasswdAccess(users), settings=settings)
     proxy = {"REMOTE_ADDR": "10.0.0.1"}
@@ -475,7 +475,7 @@ def remote(forwarded, *trusted, **headers):
     return Request.of(environ, trusted=("10.0.0.1", *trusted))
 
 
-def test_what_a_client_writes_before_what_the_proxy_adds_is_not_believed():
+def test_client_cannot_forge_forwarded_for():
     assert remote("127.0.0.1, 192.0.2.7").remote == "192.0.2.7"
     assert remote("127.0.0.1, 192.0.2.7, 10.0.0.2", "10.0.0.2").remote == "192.0.2.7"
     assert remote("127.0.0.1, 192.0.2.7, 10.0.0.2").remote == "10.0.0.2"
@@ -487,12 +487,12 @@ def test_what_a_client_writes_before_what_the_proxy_adds_is_not_believed():
 
 
 @pytest.mark.parametrize("prefix", ["//evil.example", "/a b", '/"', "https://evil.example", "/a?b", "/a//b"])
-def test_a_forwarded_prefix_that_is_no_path_is_left_out_of_links(prefix):
+def test_invalid_forwarded_prefix_is_ignored(prefix):
     assert remote("192.0.2.7", **{"X-Forwarded-Prefix": prefix}).link("/v2/") == "/v2/"
     assert remote("192.0.2.7", **{"X-Forwarded-Prefix": "/hub/"}).link("/v2/") == "/hub/v2/"
 
 
-def test_a_proxy_on_this_machine_that_nobody_named_makes_nobody_local(users):
+def test_untrusted_local_proxy_makes_no_client_local(users):
     app = Application(memory_storage(), access=HtpasswdAccess(users))
     assert call(app, "GET", "/v2/", {**ADA, "X-Forwarded-For": "192.0.2.7"}).status == 403
     assert call(app, "GET", "/v2/", {**ADA, "Forwarded": "for=192.0.2.7"}).status == 403
@@ -501,7 +501,7 @@ def test_a_proxy_on_this_machine_that_nobody_named_makes_nobody_local(users):
 # -- one's own and others'
 
 
-def test_who_may_not_is_told_what_and_who_has_not_logged_in_how(app):
+def test_denied_user_gets_403_and_anonymous_client_401(app):
     answer = call(app, "POST", "/v2/eve/x/blobs/uploads/", ADA)
     assert (answer.status, answer.code) == (403, "DENIED")
     assert answer.errors[0]["message"] == "ada may not push eve/x"
@@ -521,7 +521,7 @@ def test_who_may_not_is_told_what_and_who_has_not_logged_in_how(app):
         ("PUT", "blobs/uploads/x?digest={digest}"), ("DELETE", "blobs/uploads/x"),
     ],
 )  # fmt: skip
-def test_of_what_somebody_may_not_see_they_learn_nothing(app, method, path, there):
+def test_denied_response_does_not_reveal_existence(app, method, path, there):
     if there:
         push_manifest(app, "eve/x", "v1", EVE)
     answer = call(app, method, f"/v2/eve/x/{path.format(digest=Digest.of(b'{}'))}", ADA)
@@ -533,9 +533,7 @@ def test_of_what_somebody_may_not_see_they_learn_nothing(app, method, path, ther
 
 @pytest.mark.parametrize("there", [True, False])
 @pytest.mark.parametrize("source", ["eve/secret", "eve/never"])
-def test_a_mount_from_a_repository_that_one_may_not_pull_is_an_upload_whether_the_blob_is_there_or_not(
-    app, there, source
-):
+def test_mount_from_denied_repository_becomes_upload(app, there, source):
     content = b"the secret"
     if there:
         push(app, "eve/secret", content, EVE)
@@ -551,7 +549,7 @@ def test_a_mount_from_a_repository_that_one_may_not_pull_is_an_upload_whether_th
 
 
 @pytest.mark.parametrize("there", [True, False])
-def test_a_mount_without_a_source_takes_nothing_from_where_one_may_not_pull(app, there):
+def test_mount_without_source_skips_denied_repositories(app, there):
     if there:
         push(app, "eve/secret", b"the secret", EVE)
     digest = Digest.of(b"the secret")
@@ -559,14 +557,14 @@ def test_a_mount_without_a_source_takes_nothing_from_where_one_may_not_pull(app,
     assert call(app, "HEAD", f"/v2/ada/x/blobs/{digest}", ADA).status == 404
 
 
-def test_a_mount_from_where_one_may_pull_is_made(app):
+def test_mount_from_allowed_repository_succeeds(app):
     digest = push(app, "ada/a", b"mine", ADA)
     assert call(app, "POST", f"/v2/ada/b/blobs/uploads/?mount={digest}&from=ada/a", ADA).status == 201
     assert call(app, "POST", f"/v2/shared/c/blobs/uploads/?mount={digest}", ADA).status == 201
     assert call(app, "GET", f"/v2/ada/b/blobs/{digest}", ADA).body == b"mine"
 
 
-def test_a_blob_of_one_repository_cannot_be_had_through_another(app):
+def test_blob_is_not_readable_through_another_repository(app):
     digest = push(app, "eve/secret", b"the secret", EVE)
     push(app, "ada/x", b"mine", ADA)
     for method in ("GET", "HEAD", "DELETE"):
@@ -582,7 +580,7 @@ def test_a_blob_of_one_repository_cannot_be_had_through_another(app):
 @pytest.mark.parametrize(
     ("who", "where"), [(EVE, "shared/x"), (ADA, "shared/y"), (ADA, "ada/x"), (EVE, "eve/x"), ({}, "shared/x")]
 )
-def test_an_upload_is_of_no_use_to_others_or_elsewhere(users, who, where):
+def test_upload_is_bound_to_its_user_and_repository(users, who, where):
     rules = Rules.parse(RULES + '[[rule]]\nusers = ["eve"]\nrepositories = ["shared/**"]\nactions = ["pull", "push"]\n')
     app = Application(memory_storage(), access=HtpasswdAccess(users, rules))
     begun = call(app, "POST", "/v2/shared/x/blobs/uploads/", ADA).headers["location"]
@@ -601,7 +599,7 @@ def test_an_upload_is_of_no_use_to_others_or_elsewhere(users, who, where):
     assert call(app, "PUT", f"{begun}?digest={digest}", ADA).status == 201
 
 
-def test_lists_show_what_one_may_pull(users):
+def test_lists_contain_only_allowed_repositories(users):
     storage = memory_storage()
     app = Application(storage, access=HtpasswdAccess(users, Rules.parse(RULES)))
     root = Application(storage)
@@ -622,7 +620,7 @@ def test_lists_show_what_one_may_pull(users):
     assert call(app, "GET", f"/v2/eve/x/referrers/{subject}", ADA).status == 403
 
 
-def test_who_may_not_push_sends_nothing_before_being_refused(app):
+def test_denied_push_is_rejected_before_its_body_is_read(app):
     class Endless:
         def read(self, size):
             raise AssertionError("a body that nobody asked for was read")
@@ -634,7 +632,7 @@ def test_who_may_not_push_sends_nothing_before_being_refused(app):
 
 
 @pytest.mark.parametrize("realm", ['a"b', "a\r\nSet-Cookie: x", "a\\", "ä", ""])
-def test_a_realm_that_would_break_out_of_its_header_is_refused(users, realm):
+def test_realm_with_header_injection_is_rejected(users, realm):
     with pytest.raises(InvalidArgument, match="realm"):
         HtpasswdAccess(users, realm=realm)
 
@@ -642,7 +640,7 @@ def test_a_realm_that_would_break_out_of_its_header_is_refused(users, realm):
 # -- adapters
 
 
-def test_what_a_command_line_says_becomes_an_adapter(users, tmp_path):
+def test_access_from_returns_adapter_for_options(users, tmp_path):
     assert isinstance(access_from(), OpenAccess)
     assert isinstance(access_from(htpasswd=users), HtpasswdAccess)
     assert isinstance(access_from(htpasswd=users, token=True, folder=tmp_path), TokenAccess)
@@ -657,7 +655,7 @@ def test_what_a_command_line_says_becomes_an_adapter(users, tmp_path):
             access_from(**wrong)
 
 
-def test_somebody_with_a_problem_may_do_nothing_whatever_their_adapter_says():
+def test_identity_with_error_is_denied_everything():
     class Careless(Access):
         def identify(self, request):
             return Identity(error="invalid_token")

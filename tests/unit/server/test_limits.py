@@ -193,7 +193,7 @@ AMBIGUOUS = {
 
 
 @pytest.mark.parametrize("name", AMBIGUOUS)
-def test_requests_that_can_be_read_in_two_ways_end_the_connection(server, name):
+def test_ambiguous_framing_closes_the_connection(server, name):
     tag(server, "smuggled")
     headers, body, expected = AMBIGUOUS[name]
     with Wire(server) as wire:
@@ -207,7 +207,7 @@ def test_requests_that_can_be_read_in_two_ways_end_the_connection(server, name):
     "line", ["POST /v2/a/blobs/uploads/ HTTP/1.1 x", "POST  /v2/a/blobs/uploads/ HTTP/1.1", "POST /v2/a b/blobs/uploads/ HTTP/1.1",
              "POST /v2/a/blobs/uploads/", "POST /v2/a/blobs/uploads/ HTTP/9.9", "P\0ST /v2/ HTTP/1.1", " GET /v2/ HTTP/1.1", "\x16\x03\x01"],
 )  # fmt: skip
-def test_lines_that_begin_no_request_end_the_connection(server, line):
+def test_invalid_request_line_closes_the_connection(server, line):
     tag(server, "smuggled")
     with Wire(server) as wire:
         got = wire.send(f"{line}\r\nHost: localhost\r\n\r\n", HIDDEN).rest()
@@ -230,7 +230,7 @@ def test_lines_that_begin_no_request_end_the_connection(server, line):
     ],
     ids=range(8),
 )
-def test_a_body_ends_where_its_one_reading_says(server, headers, body, expected):
+def test_body_ends_at_its_declared_length(server, headers, body, expected):
     with Wire(server) as wire:
         wire.ask("PATCH", begin(server), *headers, body=body).ask("GET", "/v2/")
         status, answered, _ = wire.answer()
@@ -240,7 +240,7 @@ def test_a_body_ends_where_its_one_reading_says(server, headers, body, expected)
             assert wire.answer()[::2] == (200, b"{}")
 
 
-def test_an_answer_to_head_ends_with_its_headers(server):
+def test_head_response_has_no_body(server):
     digest = push(server, b"hello")
     with Wire(server) as wire:
         for path, expected in (
@@ -256,7 +256,7 @@ def test_an_answer_to_head_ends_with_its_headers(server):
 
 
 @pytest.mark.parametrize("headers", [[], ["Host: localhost"]], ids=["none", "two"])
-def test_a_request_has_one_host(server, headers):
+def test_request_without_exactly_one_host_returns_400(server, headers):
     with Wire(server) as wire:
         lines = "".join(f"{line}\r\n" for line in headers * 2)
         assert wire.send(f"GET /v2/ HTTP/1.1\r\n{lines}\r\n").answer()[0] == 400
@@ -284,7 +284,7 @@ def refusing(request, tmp_path_factory):
 
 @pytest.mark.parametrize("framing", [f"Content-Length: {HUGE}", "Transfer-Encoding: chunked"])
 @pytest.mark.parametrize("path", [f"POST /v2/a/blobs/uploads/?digest={ABSENT}", "PUT /v2/a/manifests/v1"])
-def test_a_refused_upload_of_four_gibibytes_costs_little(refusing, framing, path):
+def test_rejected_upload_of_4_gib_is_not_read(refusing, framing, path):
     method, _, url = path.partition(" ")
     before = memory(refusing) if sys.platform == "linux" else 0
     with Wire(refusing, buffer=1 << 16) as wire:
@@ -306,7 +306,7 @@ def test_a_refused_upload_of_four_gibibytes_costs_little(refusing, framing, path
 
 
 @pytest.mark.parametrize("size", [10, HUGE])
-def test_who_waits_to_be_told_to_send_is_not_told_to_send_what_is_refused(refusing, size):
+def test_rejected_request_gets_no_100_continue(refusing, size):
     with Wire(refusing) as wire:
         wire.ask(
             "POST", f"/v2/a/blobs/uploads/?digest={ABSENT}", f"Content-Length: {size + 1000}", "Expect: 100-continue"
@@ -315,7 +315,7 @@ def test_who_waits_to_be_told_to_send_is_not_told_to_send_what_is_refused(refusi
         assert b"100 Continue" not in wire.rest()
 
 
-def test_who_waits_to_be_told_to_send_is_told_to_send_what_is_taken(server):
+def test_accepted_request_gets_100_continue(server):
     with Wire(server) as wire:
         digest = digest_of(b"hello")
         wire.ask("POST", f"/v2/{NAME}/blobs/uploads/?digest={digest}", "Content-Length: 5", "Expect: 100-continue")
@@ -326,7 +326,7 @@ def test_who_waits_to_be_told_to_send_is_told_to_send_what_is_taken(server):
         assert wire.send(b"5\r\nhello\r\n", LAST).answer()[1]["range"] == "0-4"
 
 
-def test_a_manifest_over_the_limit_is_refused_in_words_that_arrive(server):
+def test_too_large_manifest_returns_413_on_kept_connection(server):
     raw = image(server) + b" " * 4 * 1024 * 1024
     for _ in range(3):
         answer = ask(server, "PUT", f"/v2/{NAME}/manifests/v1", f"Content-Type: {MANIFEST}", body=raw)
@@ -339,7 +339,7 @@ def test_a_manifest_over_the_limit_is_refused_in_words_that_arrive(server):
             assert wire.answer()[0] == 413
 
 
-def test_a_chunk_out_of_order_is_refused_in_words_that_arrive(server):
+def test_chunk_out_of_order_returns_416_on_kept_connection(server):
     location, chunk = begin(server), bytes(3_000_000)
     with Wire(server) as wire:
         for _ in range(3):
@@ -364,7 +364,7 @@ def test_a_chunk_out_of_order_is_refused_in_words_that_arrive(server):
     ids=["a header", "headers", "a path", "a query", "a method"],
 )  # fmt: skip
 @on_linux
-def test_a_head_without_an_end_is_refused(server, request_, statuses):
+def test_endless_request_head_is_rejected(server, request_, statuses):
     before = memory(server)
     with Wire(server) as wire:
         got = wire.send(request_).rest()
@@ -374,7 +374,7 @@ def test_a_head_without_an_end_is_refused(server, request_, statuses):
 
 
 @on_linux
-def test_a_chunk_that_announces_everything_takes_no_memory(server):
+def test_huge_declared_chunk_allocates_no_memory(server):
     before = memory(server)
     with Wire(server) as wire:
         wire.ask("PATCH", begin(server), "Transfer-Encoding: chunked", body=b"FFFFFFFFFFFF\r\nabc")
@@ -390,7 +390,7 @@ def test_a_chunk_that_announces_everything_takes_no_memory(server):
 
 
 @on_linux
-def test_documents_that_are_dear_take_turns():
+def test_large_manifests_are_parsed_one_at_a_time():
     """They become fifty times as large as Python's objects; five at once don't all do that at the same time."""
     config = b'{"mediaType":"a/b","digest":"%s","size":1}' % ABSENT.encode()
     raw = b'{"schemaVersion":2,"config":%s,"layers":[],"x":[%s]}' % (config, b",".join([b'{"a":1}'] * 200_000))
@@ -413,7 +413,7 @@ def test_documents_that_are_dear_take_turns():
 
 
 @pytest.mark.parametrize("body", [b"", b"ab"])
-def test_a_body_that_ends_too_soon_is_kept_as_far_as_it_came(server, body):
+def test_truncated_body_is_stored_and_resumed(server, body):
     location = begin(server)
     with Wire(server) as wire:
         wire.ask("PATCH", location, "Content-Length: 5", body=body)
@@ -427,7 +427,7 @@ def test_a_body_that_ends_too_soon_is_kept_as_far_as_it_came(server, body):
 
 
 @pytest.mark.parametrize("framing", ["Content-Length: {}", "Transfer-Encoding: chunked"])
-def test_a_manifest_cut_short_is_not_stored(server, framing):
+def test_truncated_manifest_is_not_stored(server, framing):
     name, raw = f"cut/{'chunked' if 'chunked' in framing else 'length'}", b""
     raw = image(server, name)
     for end in (0, 1, len(raw) // 2, len(raw) - 1):
@@ -455,14 +455,14 @@ def held(server, number, *what, buffer=None):
 @pytest.mark.parametrize(
     "head", [b"", b"G", b"GET /v2/ HTTP/1.1\r\n", b"GET /v2/ HTTP/1.1\r\nHost: localhost\r\nX-A: a"]
 )
-def test_others_are_served_while_heads_are_slow(server, head):
+def test_slow_request_heads_block_no_others(server, head):
     with held(server, 40, head):
         assert ask(server, "GET", "/v2/")[0] == 200
         push(server, b"meanwhile")
 
 
 @pytest.mark.parametrize("framing", ["Content-Length: 1000", "Transfer-Encoding: chunked"])
-def test_others_are_served_while_bodies_are_slow(server, framing):
+def test_slow_request_bodies_block_no_others(server, framing):
     body = "2\r\nab\r\n" if "chunked" in framing else "ab"
     for head in (
         f"PUT /v2/{NAME}/manifests/slow HTTP/1.1\r\nHost: localhost\r\nContent-Type: {MANIFEST}\r\n",
@@ -474,7 +474,7 @@ def test_others_are_served_while_bodies_are_slow(server, framing):
 
 
 @on_linux
-def test_others_are_served_while_readers_are_slow_and_memory_stays_flat(server):
+def test_slow_readers_block_no_others_and_use_no_memory(server):
     digest = push(server, os.urandom(1 << 20) * 32)
     before = memory(server, "VmRSS")
     head = f"GET /v2/{NAME}/blobs/{digest} HTTP/1.1\r\nHost: localhost\r\n\r\n"

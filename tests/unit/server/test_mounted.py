@@ -106,7 +106,7 @@ def digest_of(content):
 
 
 @pytest.mark.parametrize("forwarded", ["", "/above"])
-def test_links_lead_back_below_the_prefix(site, http, forwarded, repo):
+def test_links_contain_the_prefix(site, http, forwarded, repo):
     """As a proxy would pass requests on that it got below a prefix of its own."""
     base, content = f"http://{site}", os.urandom(300_000)
     http.headers.update({"X-Forwarded-Prefix": forwarded} if forwarded else {})
@@ -140,7 +140,7 @@ def test_links_lead_back_below_the_prefix(site, http, forwarded, repo):
     assert http.get(f"{base}/hello").text == "hello"
 
 
-def test_clients_find_it_beside_the_other_pages(site, repo, tmp_path, monkeypatch):
+def test_client_works_next_to_other_pages(site, repo, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "data.bin").write_bytes(os.urandom(5 << 20))
     with Session(credentials=ANONYMOUS, cache=tmp_path / "cache", progress=False) as session:
@@ -151,7 +151,7 @@ def test_clients_find_it_beside_the_other_pages(site, repo, tmp_path, monkeypatc
         session.delete(pushed.reference)
 
 
-def test_other_peoples_errors_are_theirs(site, http):
+def test_errors_of_other_pages_are_unchanged(site, http):
     assert http.get(f"http://{site}/nothing").status_code == 404
     ours = http.get(f"http://{site}/registry/v2/nothing/tags/list")
     assert (ours.status_code, ours.json()["errors"][0]["code"]) == (404, "NAME_UNKNOWN")

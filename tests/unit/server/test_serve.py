@@ -99,7 +99,7 @@ def refused(server):
 # It is there
 
 
-def test_it_answers_when_serve_returns_and_holds_what_is_pushed(home, tmp_path):
+def test_server_stores_pushed_content(home, tmp_path):
     write(home, {"data/a.csv": "x\n1\n"})
     with ocikit.serve() as server:
         assert server.url == f"http://{server.host}" and server.running
@@ -113,7 +113,7 @@ def test_it_answers_when_serve_returns_and_holds_what_is_pushed(home, tmp_path):
     assert not server.running and not store.exists()
 
 
-def test_two_run_beside_each_other(home):
+def test_two_servers_run_at_once(home):
     write(home, {"data/a.csv": "x\n1\n"})
     with ocikit.serve() as one, ocikit.serve() as two:
         assert one.host != two.host
@@ -122,7 +122,7 @@ def test_two_run_beside_each_other(home):
         assert list(ocikit.tags(f"{two.host}/waves")) == ["v2"]
 
 
-def test_a_folder_of_ones_own_stays_and_is_served_again(home):
+def test_given_folder_remains_and_can_be_served_again(home):
     write(home, {"data/a.csv": "x\n1\n"})
     with ocikit.serve("store") as server:
         assert server.path == home / "store"
@@ -135,7 +135,7 @@ def test_a_folder_of_ones_own_stays_and_is_served_again(home):
     assert sorted(p.name for p in (home / "store").iterdir() if p.suffix not in {".db-shm", ".db-wal"}) >= ["blobs"]
 
 
-def test_several_workers_are_one_registry(home):
+def test_workers_share_one_registry(home):
     write(home, {"data/a.csv": "x\n1\n"})
     with ocikit.serve(options=ocikit.ServerOptions(workers=2)) as server:
         until(lambda: len(processes(server)) == 3)
@@ -146,7 +146,7 @@ def test_several_workers_are_one_registry(home):
     assert gone(pids)
 
 
-def test_a_worker_that_crashes_is_replaced(home):
+def test_crashed_worker_is_replaced(home):
     with ocikit.serve() as server:
         (worker,) = processes(server) - {server._child.process.pid}
         os.kill(worker, signal.SIGKILL)
@@ -160,7 +160,7 @@ def test_a_worker_that_crashes_is_replaced(home):
         assert server.running
 
 
-def test_it_says_how_to_push_to_it_and_that_it_has_stopped():
+def test_repr_shows_push_command_or_stopped_state():
     rich = pytest.importorskip("rich.console")
     server = ocikit.serve()
     words = f'ocikit.push("{server.host}/name:v1", "folder/")'
@@ -175,14 +175,14 @@ def test_it_says_how_to_push_to_it_and_that_it_has_stopped():
         assert "ocikit.push" not in text and "running" in text
 
 
-def test_nothing_of_it_reaches_stdout_or_stderr(capfd, home):
+def test_server_writes_nothing_to_stdout_or_stderr(capfd, home):
     with ocikit.serve(options=ocikit.ServerOptions(log_format="text")) as server:
         ask(server, "GET", "/v2/nothing/tags/list")
         until(lambda: "status=404" in server.log)
     assert capfd.readouterr() == ("", "")
 
 
-def test_https_with_a_certificate_of_ones_own(home, tmp_path):
+def test_https_with_own_certificate(home, tmp_path):
     certificate, key = self_signed(tmp_path)
     write(home, {"data/a.csv": "x\n1\n"})
     with ocikit.serve(options=ocikit.ServerOptions(tls_cert=certificate, tls_key=key)) as server:
@@ -228,7 +228,7 @@ def self_signed(folder):
 # It ends
 
 
-def test_stopping_leaves_no_process_no_thread_no_descriptor_and_no_file(home):
+def test_stop_leaves_no_process_thread_descriptor_or_file(home):
     ocikit.serve().stop()
     before = threading.active_count(), len(os.listdir("/proc/self/fd"))
     server = ocikit.serve()
@@ -240,7 +240,7 @@ def test_stopping_leaves_no_process_no_thread_no_descriptor_and_no_file(home):
     server.stop()
 
 
-def test_it_stops_with_connections_open_and_transfers_under_way(home):
+def test_server_stops_with_transfers_in_progress(home):
     server = ocikit.serve()
     pids = processes(server)
     idle = connect(server)
@@ -270,7 +270,7 @@ def blob(server, repository, size):
     return digest, size
 
 
-def test_a_server_that_nobody_refers_to_any_more_stops(home):
+def test_unreferenced_server_stops(home):
     server = ocikit.serve()
     pids = processes(server)
     server = ocikit.serve()
@@ -279,14 +279,14 @@ def test_a_server_that_nobody_refers_to_any_more_stops(home):
     server.stop()
 
 
-def test_it_closes_as_files_do(home):
+def test_server_works_with_contextlib_closing(home):
     with contextlib.closing(ocikit.serve()) as server:
         pids = processes(server)
     assert gone(pids) and not server.running
     server.close()
 
 
-def test_a_cell_that_names_a_port_runs_again(home):
+def test_serve_with_same_port_replaces_earlier_server(home):
     write(home, {"data/a.csv": "x\n1\n"})
     first = ocikit.serve("store")
     port = int(first.host.split(":")[1])
@@ -318,7 +318,7 @@ SERVES = """
 
 
 @pytest.mark.parametrize("how", ["SIGKILL", "SIGTERM", "the end", "an exception", "os._exit"])
-def test_it_dies_with_whoever_started_it(home, how):
+def test_server_ends_with_its_parent_process(home, how):
     last = {"an exception": "raise SystemExit(3)", "os._exit": "os._exit(3)", "the end": ""}.get(how, "time.sleep(600)")
     process, line = python(SERVES + f"    {last}\n")
     pid, _, scratch = line.split()
@@ -332,7 +332,7 @@ def test_it_dies_with_whoever_started_it(home, how):
 
 
 @pytest.mark.parametrize("which", ["main", "worker"])
-def test_no_worker_outlives_its_main_process(home, which):
+def test_workers_end_with_their_main_process(home, which):
     server = ocikit.serve(options=ocikit.ServerOptions(workers=2))
     pids = processes(server)
     os.kill(server._child.process.pid, signal.SIGKILL)
@@ -341,7 +341,7 @@ def test_no_worker_outlives_its_main_process(home, which):
     server.stop()
 
 
-def test_a_forked_copy_neither_stops_it_nor_keeps_it(home):
+def test_forked_copy_neither_stops_server_nor_keeps_it_running(home):
     process, line = python(
         SERVES
         + """
@@ -372,7 +372,7 @@ def test_a_forked_copy_neither_stops_it_nor_keeps_it(home):
         process.stdout.close()
 
 
-def test_an_interrupted_kernel_keeps_its_server(home):
+def test_ctrl_c_in_parent_keeps_server_running(home):
     process, line = python(
         SERVES
         + """
@@ -392,7 +392,7 @@ def test_an_interrupted_kernel_keeps_its_server(home):
     assert not members(int(line.split()[0]))
 
 
-def test_an_interrupt_while_it_starts_leaves_nothing(home, monkeypatch):
+def test_interrupt_during_start_leaves_nothing(home, monkeypatch):
     from ocikit.server.process.child import Child, running_children
 
     started = []
@@ -411,7 +411,7 @@ def test_an_interrupt_while_it_starts_leaves_nothing(home, monkeypatch):
 # It can't start
 
 
-def test_a_port_that_is_taken_is_refused_by_name(home, shared):
+def test_taken_port_raises_server_failed(home, shared):
     port = int(shared.host.split(":")[1])
     process, line = python(
         f"import ocikit\ntry: ocikit.serve(port={port})\nexcept ocikit.ServerFailed as e: print(repr(str(e)))"
@@ -425,7 +425,7 @@ def test_a_port_that_is_taken_is_refused_by_name(home, shared):
     assert shared.running and ask(shared, "GET", "/v2/")[0] == 200
 
 
-def test_of_many_who_want_a_port_one_gets_it(home):
+def test_one_of_many_servers_gets_the_port(home):
     with socket.create_server(("127.0.0.1", 0)) as found:
         port = found.getsockname()[1]
     command = [sys.executable, "-m", "ocikit", "serve", str(home / "store"), "--port", str(port)]
@@ -440,7 +440,7 @@ def test_of_many_who_want_a_port_one_gets_it(home):
         assert ("in use" in said) != (each is winner)
 
 
-def test_what_is_wrong_is_said_in_its_own_words(home, tmp_path):
+def test_start_failure_names_the_cause(home, tmp_path):
     write(home, {"users": "not a line of htpasswd\n", "empty": "", "data": "a file"})
     for arguments, words in (
         ({"htpasswd": "users"}, "users"),
@@ -464,7 +464,7 @@ def test_what_is_wrong_is_said_in_its_own_words(home, tmp_path):
         ocikit.serve(port=70000)
 
 
-def test_without_the_extra_it_says_how_to_get_it(home, monkeypatch):
+def test_missing_extra_error_shows_install_command(home, monkeypatch):
     from ocikit.server.process import serve
 
     monkeypatch.setattr(serve, "find_spec", lambda name: None if name == "granian" else object())
@@ -476,7 +476,7 @@ def test_without_the_extra_it_says_how_to_get_it(home, monkeypatch):
 
 
 @pytest.mark.parametrize("many", [12, 100])
-def test_clients_that_stop_in_the_middle_keep_nobody_waiting_and_come_to_an_end(home, many):
+def test_stalled_clients_are_closed_and_block_no_others(home, many):
     write(home, {"data/a.csv": "x\n1\n"})
     with ocikit.serve(options=ocikit.ServerOptions(timeout=2)) as server:
         halves = [half_a_body(server) for _ in range(many)]
@@ -495,7 +495,7 @@ def test_clients_that_stop_in_the_middle_keep_nobody_waiting_and_come_to_an_end(
         until(lambda: [path.stat().st_size for path in uploads.iterdir()] == [4] * many)
 
 
-def test_a_reader_that_takes_nothing_comes_to_an_end(home):
+def test_stalled_reader_is_closed(home):
     with ocikit.serve(options=ocikit.ServerOptions(timeout=2, log_format="json")) as server:
         digest, size = blob(server, "t/blob", 30_000_000)
         with connect(server) as slow:
@@ -503,7 +503,7 @@ def test_a_reader_that_takes_nothing_comes_to_an_end(home):
             until(lambda: any(entry["method"] == "GET" and entry["sent"] < size for entry in entries(server)))
 
 
-def test_loopback_answers_by_its_own_names_only(shared):
+def test_loopback_server_rejects_other_host_names(shared):
     for name, status in (("localhost", 200), ("127.0.0.1", 200), ("[::1]", 200), ("LOCALHOST", 200), ("evil.example", 421), ("127.0.0.1.evil.example", 421)):  # fmt: skip
         port = shared.host.split(":")[1]
         assert ask(shared, "GET", "/v2/", Host=f"{name}:{port}")[0] == status, name
@@ -514,7 +514,7 @@ def test_loopback_answers_by_its_own_names_only(shared):
         assert ask(server, "GET", "/v2/")[0] == 200
 
 
-def test_elsewhere_it_answers_by_any_name_unless_told(home):
+def test_non_loopback_server_accepts_any_host_by_default(home):
     with ocikit.serve(options=ocikit.ServerOptions(host="0.0.0.0")) as server:
         assert server.host.startswith("127.0.0.1:")
         assert ask(server, "GET", "/v2/", Host="hub.lab")[0] == 200
@@ -523,7 +523,7 @@ def test_elsewhere_it_answers_by_any_name_unless_told(home):
         assert ask(server, "GET", "/v2/", Host="evil.example")[0] == 421
 
 
-def test_it_listens_on_ipv6(home):
+def test_server_listens_on_ipv6(home):
     try:
         socket.create_server(("::1", 0), family=socket.AF_INET6).close()
     except OSError:
@@ -533,7 +533,7 @@ def test_it_listens_on_ipv6(home):
         assert requests.get(f"{server.url}/v2/", timeout=10).status_code == 200
 
 
-def test_users_of_an_htpasswd_file_get_in_and_others_don_t(home):
+def test_htpasswd_file_allows_its_users_only(home):
     import bcrypt
 
     write(home, {"users": f"ada:{bcrypt.hashpw(b'lovelace', bcrypt.gensalt(4)).decode()}\n", "data/a.csv": "x\n"})
@@ -547,7 +547,7 @@ def test_users_of_an_htpasswd_file_get_in_and_others_don_t(home):
         assert "lovelace" not in server.log and "Basic" not in server.log
 
 
-def test_users_may_be_given_with_their_passwords(home):
+def test_htpasswd_accepts_a_mapping_of_passwords(home):
     write(home, {"data/a.csv": "x\n"})
     with ocikit.serve(htpasswd={"ada": "lovelace", "bob": "b" * 100}) as server:
         assert ask(server, "GET", "/v2/")[0] == 401
@@ -558,12 +558,12 @@ def test_users_may_be_given_with_their_passwords(home):
 
 
 @pytest.mark.parametrize("user", ["", "a:b", "a\nb:x", " a", "#a"])
-def test_a_name_that_no_user_can_have_is_refused(user):
+def test_invalid_user_name_is_rejected(user):
     with pytest.raises(ocikit.InvalidArgument, match="invalid user name"):
         ocikit.serve(htpasswd={user: "x"})
 
 
-def test_limits_and_switches_reach_the_registry(home):
+def test_options_reach_the_registry(home):
     with ocikit.serve(
         options=ocikit.ServerOptions(limits=Limits(blob=10), allow_delete=False, metrics=False)
     ) as server:
@@ -582,7 +582,7 @@ def entries(server):
     return [json.loads(line) for line in server.log.splitlines() if line.startswith("{") and line.endswith("}")]
 
 
-def test_the_log_has_no_secrets_and_no_line_of_a_client(home):
+def test_log_contains_no_secrets_and_no_forged_lines(home):
     with ocikit.serve(options=ocikit.ServerOptions(log_format="json")) as server:
         forged = "x%0d%0a%7b%22status%22%3a200%7d%1b%5b31m"
         ask(
@@ -604,7 +604,7 @@ def test_the_log_has_no_secrets_and_no_line_of_a_client(home):
     assert all(line.startswith("{") for line in log.splitlines())
 
 
-def test_health_and_metrics_of_all_workers(home):
+def test_metrics_add_up_all_workers(home):
     write(home, {"data/a.csv": "x\n1\n"})
     with ocikit.serve(options=ocikit.ServerOptions(workers=2)) as server:
         assert ask(server, "GET", "/healthz")[0] == 200
@@ -638,7 +638,7 @@ def command(*arguments, **options):
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
-def test_the_command_says_where_it_is_and_stops_at_a_signal(home, number):
+def test_serve_command_prints_url_and_stops_at_signal(home, number):
     process = command("serve", "store", "--port", "0", "--log-format", "json", "--workers", "2", start_new_session=True)
     first, second = process.stdout.readline(), process.stdout.readline()
     url = first.split()[3].rstrip(";")
@@ -652,7 +652,7 @@ def test_the_command_says_where_it_is_and_stops_at_a_signal(home, number):
     assert not members(process.pid)
 
 
-def test_the_command_fails_in_two_lines(home):
+def test_serve_command_fails_with_two_lines(home):
     write(home, {"file": ""})
     done = cli("serve", "file", "--port", "0")
     assert done.returncode == 1 and done.stdout == ""
@@ -668,20 +668,20 @@ def test_the_command_fails_in_two_lines(home):
     assert not (home / "store").exists()
 
 
-def test_collect_lists_and_deletes_what_nobody_names(home):
+def test_gc_command_lists_and_deletes_unreferenced_blobs(home):
     with ocikit.serve("store") as server:
         digest, _ = blob(server, "t/a", 5000)
-    done = cli("collect", "store", "--dry-run", "--grace", "0")
+    done = cli("gc", "store", "--dry-run", "--grace", "0")
     assert done.returncode == 0 and f"5.0 kB  {digest}  t/a" in done.stdout
     assert list((home / "store/blobs/sha256").iterdir())
     for _ in range(2):
-        assert cli("collect", "store", "--grace", "0").returncode == 0
+        assert cli("gc", "store", "--grace", "0").returncode == 0
     assert not list((home / "store/blobs/sha256").iterdir())
-    done = cli("collect", "nothere")
+    done = cli("gc", "nothere")
     assert done.returncode == 1 and len(done.stderr.splitlines()) == 2
 
 
-def test_a_server_sweeps_its_folder_now_and_then(home):
+def test_server_collects_garbage_periodically(home):
     with ocikit.serve("store", options=ocikit.ServerOptions(collect_every=0.2, grace=0, workers=2)) as server:
         blob(server, "t/a", 5000)
         until(lambda: not list((home / "store/blobs/sha256").iterdir()))

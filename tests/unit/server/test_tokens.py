@@ -92,7 +92,7 @@ def access_key(key):
 # -- challenges
 
 
-def test_a_challenge_names_the_scopes_and_a_mounts_source_in_one_parameter(app):
+def test_challenge_for_mount_contains_both_scopes(app):
     digest = Digest.of(b"x")
     answer = call(app, "POST", f"http://localhost:5000/v2/ada/x/blobs/uploads/?mount={digest}&from=ada/y")
     assert answer.status == 401
@@ -113,12 +113,12 @@ def test_a_challenge_names_the_scopes_and_a_mounts_source_in_one_parameter(app):
         ("DELETE", "/v2/a/manifests/v1", ("repository:a:delete",)),
     ],
 )
-def test_a_challenge_asks_for_what_the_request_needs(app, method, path, scope):
+def test_challenge_contains_the_scope_of_the_request(app, method, path, scope):
     found = challenge(call(app, method, path))
     assert (found.scheme, found.service, found.scope, found.error) == ("bearer", "ocikit", scope, "")
 
 
-def test_the_realm_is_where_the_client_sees_the_registry(make):
+def test_realm_is_the_url_that_the_client_uses(make):
     app = make(settings=Settings(trusted_proxies=("10.0.0.1",)))
     forwarded = {
         "X-Forwarded-Proto": "https", "X-Forwarded-Host": "hub.example", "X-Forwarded-Prefix": "/registry",
@@ -139,14 +139,14 @@ def test_the_realm_is_where_the_client_sees_the_registry(make):
     "host",
     ['evil"', 'a",realm="https://evil.example', "a b", "a/b", "a\\", "user@host", "host:port", "[::1", "ä", "a\r\nX: y", "x" * 300, ","],
 )  # fmt: skip
-def test_a_host_that_is_none_gets_into_no_challenge(app, host):
+def test_invalid_host_is_not_in_challenge(app, host):
     for environ in ({}, {"wsgi.url_scheme": "https"}):
         answer = call(app, "GET", "/v2/", HTTP_HOST=host, **environ)
         assert answer.status == 400
         assert "www-authenticate" not in answer.headers
 
 
-def test_a_forwarded_host_or_prefix_that_is_none_gets_into_no_challenge(make):
+def test_invalid_forwarded_host_or_prefix_is_not_in_challenge(make):
     app = make(settings=Settings(trusted_proxies=("127.0.0.1",)))
     proxied = {"X-Forwarded-Proto": "https", "X-Forwarded-For": "192.0.2.7"}
     assert call(app, "GET", "/v2/", {**proxied, "X-Forwarded-Host": 'x",realm="https://evil.example'}).status == 400
@@ -155,7 +155,7 @@ def test_a_forwarded_host_or_prefix_that_is_none_gets_into_no_challenge(make):
 
 
 @pytest.mark.parametrize("name", ["a%0d%0aX:%20y", "a%22,x=%22", "A", "../a", "a%00"])
-def test_a_name_that_is_none_gets_into_no_challenge(app, name):
+def test_invalid_repository_name_is_not_in_challenge(app, name):
     for url in (f"/v2/{name}/tags/list", f"/v2/a/blobs/uploads/?mount={Digest.of(b'x')}&from={name}"):
         answer = call(app, "POST" if "uploads" in url else "GET", url)
         assert answer.status in {400, 401, 404}
@@ -164,7 +164,7 @@ def test_a_name_that_is_none_gets_into_no_challenge(app, name):
 
 
 @pytest.mark.parametrize("parameter", ["service", "realm"])
-def test_a_service_that_would_break_out_of_its_quotes_is_refused(make, parameter):
+def test_service_with_header_injection_is_rejected(make, parameter):
     with pytest.raises(InvalidArgument, match=parameter):
         make(**{parameter: 'x",realm="https://evil.example'})
 
@@ -172,7 +172,7 @@ def test_a_service_that_would_break_out_of_its_quotes_is_refused(make, parameter
 # -- tokens
 
 
-def test_a_token_says_what_the_specification_asks_for(app):
+def test_token_response_follows_the_specification(app):
     before = int(time.time())
     answer = get(app, "repository:ada/x:pull,push", headers=ADA, service="ocikit")
     assert answer.headers["cache-control"] == "no-store"
@@ -210,12 +210,12 @@ def test_a_token_says_what_the_specification_asks_for(app):
         (["nonsense", "::", ":::::", "repository", "*", ""], ""),
     ],
 )
-def test_a_token_is_for_what_was_asked_for_as_far_as_the_rules_go(app, asked, granted):
+def test_token_grants_requested_scopes_that_rules_allow(app, asked, granted):
     answer = get(app, *asked, headers=ADA)
     assert (answer.status, answer.json["scope"]) == (200, granted)
 
 
-def test_a_token_is_good_for_what_it_says_and_no_more(app):
+def test_token_allows_only_its_scopes(app):
     narrow = bearer(token(app, "repository:ada/x:pull"))
     assert call(app, "GET", "/v2/", narrow).status == 200
     assert call(app, "GET", "/v2/ada/x/tags/list", narrow).status == 404
@@ -228,13 +228,13 @@ def test_a_token_is_good_for_what_it_says_and_no_more(app):
     assert call(app, "DELETE", "/v2/ada/x/manifests/v1", narrow).status == 401
 
 
-def test_what_no_token_would_help_with_is_a_403(app):
+def test_action_denied_by_rules_returns_403(app):
     answer = call(app, "POST", "/v2/eve/x/blobs/uploads/", bearer(token(app, "repository:eve/x:pull,push")))
     assert (answer.status, answer.code) == (403, "DENIED")
     assert "www-authenticate" not in answer.headers
 
 
-def test_a_token_for_the_catalog_lists_what_its_user_may_pull(app):
+def test_catalog_token_lists_repositories_that_user_may_pull(app):
     both = bearer(token(app, "repository:ada/x:push", "repository:library/base:push"))
     assert call(app, "GET", "/v2/_catalog", both).status == 401
     push(app, "ada/x", b"x", bearer(token(app, "repository:ada/x:push")))
@@ -246,7 +246,7 @@ def test_a_token_for_the_catalog_lists_what_its_user_may_pull(app):
 
 @pytest.mark.parametrize("there", [True, False])
 @pytest.mark.parametrize("scopes", [(), ("repository:eve/secret:pull",)])
-def test_a_mount_from_where_the_token_does_not_reach_is_an_upload(app, there, scopes):
+def test_mount_from_repository_outside_token_becomes_upload(app, there, scopes):
     digest = Digest.of(b"the secret")
     if there:
         push(app, "eve/secret", b"the secret", bearer(token(app, "repository:eve/secret:push", headers=EVE)))
@@ -256,7 +256,7 @@ def test_a_mount_from_where_the_token_does_not_reach_is_an_upload(app, there, sc
     assert call(app, "GET", f"/v2/ada/x/blobs/{digest}", mine).status == 404
 
 
-def test_a_mount_needs_a_token_for_both(app):
+def test_mount_needs_scopes_of_both_repositories(app):
     digest = push(app, "ada/y", b"mine", bearer(token(app, "repository:ada/y:push")))
     url = f"/v2/ada/x/blobs/uploads/?mount={digest}&from=ada/y"
     both = challenge(call(app, "POST", url)).scope
@@ -265,13 +265,13 @@ def test_a_mount_needs_a_token_for_both(app):
     assert call(app, "POST", url, bearer(token(app, *both))).status == 201
 
 
-def test_a_mount_from_anywhere_needs_the_right_to_pull_and_no_token_for_it(app):
+def test_mount_without_source_needs_rules_but_no_scope(app):
     digest = push(app, "ada/y", b"mine", bearer(token(app, "repository:ada/y:push")))
     url = f"/v2/ada/x/blobs/uploads/?mount={digest}"
     assert call(app, "POST", url, bearer(token(app, "repository:ada/x:pull,push"))).status == 201
 
 
-def test_an_upload_of_one_users_token_is_not_anothers(make):
+def test_upload_is_bound_to_the_user_of_its_token(make):
     app = make(rules='[[rule]]\nusers = ["*"]\nactions = ["pull", "push"]')
     ada, eve = (bearer(token(app, "repository:shared:pull,push", headers=who)) for who in (ADA, EVE))
     begun = call(app, "POST", "/v2/shared/blobs/uploads/", ada).headers["location"]
@@ -306,11 +306,11 @@ def b64(value):
         f"Bearer {b64({'alg': None})}.e30.x", f"Bearer {b64(chr(255).encode('latin-1'))}.e30.x",
     ],
 )  # fmt: skip
-def test_what_is_no_token_is_an_invalid_token(app, text):
+def test_malformed_token_returns_invalid_token(app, text):
     refused(app, text)
 
 
-def test_a_token_that_is_over_or_not_yet_good_is_refused(make):
+def test_expired_or_early_token_is_rejected(make):
     now = [time.time()]
     app = make(clock=lambda: now[0])
     good = token(app, "repository:ada/x:pull")
@@ -323,12 +323,12 @@ def test_a_token_that_is_over_or_not_yet_good_is_refused(make):
     refused(app, f"Bearer {early}")
 
 
-def test_the_clocks_of_two_machines_may_differ_a_little(make):
+def test_small_clock_difference_is_accepted(make):
     app = make(clock=lambda: time.time() + 5)
     assert call(app, "GET", "/v2/", bearer(token(app))).status == 200
 
 
-def test_a_token_without_a_signature_is_refused_whatever_it_says_about_that(app):
+def test_unsigned_token_is_rejected(app):
     good = token(app, "repository:ada/x:pull")
     _, body, signature = good.split(".")
     for algorithm in ("none", "None", "NONE", "", "HS512", "RS256", "ES256"):
@@ -337,7 +337,7 @@ def test_a_token_without_a_signature_is_refused_whatever_it_says_about_that(app)
             refused(app, f"Bearer {header}.{body}.{end}")
 
 
-def test_a_token_of_another_algorithm_is_refused_though_the_key_is_right(app, key):
+def test_token_with_other_algorithm_is_rejected(app, key):
     said = claims(token(app, "repository:ada/x:pull"))
     assert call(app, "GET", "/v2/", bearer(jwt.encode(said, access_key(key), algorithm="HS256"))).status == 200
     with pytest.warns(jwt.InsecureKeyLengthWarning):
@@ -345,7 +345,7 @@ def test_a_token_of_another_algorithm_is_refused_though_the_key_is_right(app, ke
             refused(app, f"Bearer {jwt.encode(said, access_key(key), algorithm=algorithm)}")
 
 
-def test_a_token_that_names_or_brings_its_own_key_is_refused(app):
+def test_token_that_names_its_own_key_is_rejected(app):
     said = claims(token(app, "repository:ada/x:pull"))
     mine = b"a key of the attacker's, which is long enough"
     for header in (
@@ -358,13 +358,13 @@ def test_a_token_that_names_or_brings_its_own_key_is_refused(app):
 
 
 @pytest.mark.parametrize("secret", [b"", b"ocikit", b"\0" * 32])
-def test_a_token_signed_with_an_obvious_key_is_refused(app, secret):
+def test_token_signed_with_guessable_key_is_rejected(app, secret):
     header, body, _ = token(app, "repository:ada/x:pull").split(".")
     signature = hmac.new(secret, f"{header}.{body}".encode(), hashlib.sha256).digest()
     refused(app, f"Bearer {header}.{body}.{b64(signature)}")
 
 
-def test_a_token_that_was_changed_is_refused(app):
+def test_modified_token_is_rejected(app):
     header, body, signature = token(app, "repository:ada/x:pull").split(".")
     said = json.loads(base64.urlsafe_b64decode(body + "=="))
     more = [{"type": "repository", "name": "eve/x", "actions": ["pull"]}]
@@ -383,13 +383,13 @@ def test_a_token_that_was_changed_is_refused(app):
         {"access": [{"type": "other", "name": "ada/x", "actions": ["pull"]}]}, {"exp": "soon"}, {"exp": 1}, {"nbf": 1 << 40},
     ],
 )  # fmt: skip
-def test_a_token_lacking_a_claim_or_for_somebody_else_is_refused_though_it_is_signed(app, key, change):
+def test_signed_token_with_wrong_or_missing_claim_is_rejected(app, key, change):
     said = claims(token(app, "repository:ada/x:pull")) | change
     said = {name: value for name, value in said.items() if value is not None}
     refused(app, f"Bearer {jwt.encode(said, access_key(key), algorithm='HS256')}")
 
 
-def test_tokens_of_another_registry_are_refused(make, tmp_path):
+def test_token_of_another_registry_is_rejected(make, tmp_path):
     one, other = make(), make(key=tmp_path / "other.key")
     refused(one, f"Bearer {token(other, 'repository:ada/x:pull')}")
     renamed = make(service="another")  # the same key, another service
@@ -398,7 +398,7 @@ def test_tokens_of_another_registry_are_refused(make, tmp_path):
     refused(one, f"Bearer {text}")
 
 
-def test_a_token_ends_with_its_users_password(make, users, app):
+def test_new_password_invalidates_tokens(make, users, app):
     text = token(app, "repository:ada/x:pull")
     assert call(app, "GET", "/v2/", bearer(text)).status == 200
     users.write_text(entry("ada", "countess") + entry("eve", "evil"))
@@ -408,7 +408,7 @@ def test_a_token_ends_with_its_users_password(make, users, app):
     refused(app, f"Bearer {text}")
 
 
-def test_a_token_does_not_outlive_the_rule_that_it_was_given_by(users, key, tmp_path):
+def test_removed_rule_invalidates_tokens(users, key, tmp_path):
     path = tmp_path / "rules.toml"
     path.write_text(RULES)
     app = Application(memory_storage(), access=TokenAccess(users, key, path))
@@ -421,7 +421,7 @@ def test_a_token_does_not_outlive_the_rule_that_it_was_given_by(users, key, tmp_
 # -- the key
 
 
-def test_the_key_is_made_for_its_owner_only_and_is_random(key, tmp_path):
+def test_created_key_is_private_and_random(key, tmp_path):
     before = os.umask(0)
     try:
         made = load_key(key)
@@ -434,7 +434,7 @@ def test_the_key_is_made_for_its_owner_only_and_is_random(key, tmp_path):
 
 
 @pytest.mark.parametrize("mode", [0o644, 0o640, 0o620, 0o604, 0o660])
-def test_a_key_that_others_can_read_or_write_is_refused(make, key, mode):
+def test_key_accessible_to_other_users_is_rejected(make, key, mode):
     load_key(key)
     key.chmod(mode)
     with pytest.raises(InvalidArgument, match=f"other users can access the signing key .*: mode {mode:04o}"):
@@ -442,30 +442,30 @@ def test_a_key_that_others_can_read_or_write_is_refused(make, key, mode):
 
 
 @pytest.mark.parametrize("content", [b"", b"\n", b"short", b"x" * 31 + b"\n"])
-def test_a_key_that_is_too_short_is_refused(key, content):
+def test_short_key_is_rejected(key, content):
     key.write_bytes(content)
     key.chmod(0o600)
     with pytest.raises(InvalidArgument, match=f"has {len(content.strip())} bytes"):
         load_key(key)
 
 
-def test_a_key_is_in_no_repr_and_no_message(make, key):
+def test_key_is_not_in_repr_or_messages(make, key):
     app = make()
     secret = load_key(key).decode()
     assert secret not in repr(vars(app.access)) + repr(app.access._signer)
 
 
-def test_processes_that_start_together_get_one_key(tmp_path):
+def test_concurrent_processes_get_the_same_key(tmp_path):
     with ProcessPoolExecutor(4) as pool:
         keys = set(pool.map(load_key, [tmp_path / "folder" / "token.key"] * 16))
     assert len(keys) == 1
 
 
-def test_a_token_of_one_process_is_good_in_another(make):
+def test_token_of_one_process_is_valid_in_another(make):
     assert call(make(), "GET", "/v2/", bearer(token(make(), "repository:ada/x:pull"))).status == 200
 
 
-def test_a_life_too_short_for_old_clients_is_refused(make):
+def test_too_short_ttl_is_rejected(make):
     with pytest.raises(InvalidArgument, match="60"):
         make(ttl=59)
 
@@ -473,7 +473,7 @@ def test_a_life_too_short_for_old_clients_is_refused(make):
 # -- the endpoint
 
 
-def test_a_wrong_password_gets_no_token_and_costs_what_an_unknown_user_costs(app, monkeypatch):
+def test_wrong_password_gets_no_token_and_costs_the_same(app, monkeypatch):
     checked, real = [], bcrypt.checkpw
     monkeypatch.setattr(bcrypt, "checkpw", lambda p, h: (checked.append(h[:7]), real(p, h))[1])
     answers = [get(app, "repository:ada/x:pull", headers=basic(user, "wrong")) for user in ("ada", "nobody")]
@@ -485,7 +485,7 @@ def test_a_wrong_password_gets_no_token_and_costs_what_an_unknown_user_costs(app
 
 
 @pytest.mark.parametrize("by", ["GET", "POST"])
-def test_who_guesses_passwords_for_tokens_has_to_wait(app, by):
+def test_guessing_at_the_token_endpoint_is_throttled(app, by):
     def guess(password, user="ada"):
         if by == "GET":
             return get(app, headers=basic(user, password))
@@ -498,7 +498,7 @@ def test_who_guesses_passwords_for_tokens_has_to_wait(app, by):
     assert guess("evil", "eve").status == 200
 
 
-def test_without_tls_and_from_elsewhere_no_password_is_taken(app):
+def test_plain_http_from_elsewhere_gets_no_token(app):
     form = urlencode({"grant_type": "password", "username": "ada", "password": "lovelace"}).encode()
     for answer in (
         call(app, "GET", "/token", ADA, **FAR),
@@ -510,7 +510,7 @@ def test_without_tls_and_from_elsewhere_no_password_is_taken(app):
     assert call(app, "POST", "https://registry.example/token", FORM, form, **FAR).status == 200
 
 
-def test_everybody_gets_a_token_for_what_is_open_to_everybody(make):
+def test_anonymous_token_grants_anonymous_actions(make):
     app = make(allow_anonymous_pull=True)
     text = token(app, "repository:eve/x:pull,push", headers=())
     assert claims(text)["sub"] == ""
@@ -527,17 +527,17 @@ def test_everybody_gets_a_token_for_what_is_open_to_everybody(make):
     refused(app, "Bearer x")
 
 
-def test_nobody_gets_a_token_where_nothing_is_open(app):
+def test_anonymous_token_requires_an_anonymous_rule(app):
     answer = get(app, "repository:ada/x:pull")
     assert (answer.status, answer.code) == (401, "UNAUTHORIZED")
 
 
-def test_a_token_for_another_service_is_not_given(app):
+def test_request_for_another_service_is_rejected(app):
     assert get(app, headers=ADA, service="another").status == 400
     assert post(app, grant_type="password", username="ada", password="lovelace", service="another").status == 400
 
 
-def test_passwords_by_form(app):
+def test_form_with_password_returns_token(app):
     answer = post(
         app, grant_type="password", username="ada", password="lovelace", service="ocikit", client_id="test",
         scope="repository:ada/x:pull repository:eve/x:pull",
@@ -552,7 +552,7 @@ def refresh_token(app, headers=ADA):
     return get(app, headers=headers, offline_token="true").json["refresh_token"]
 
 
-def test_a_refresh_token_gets_tokens_for_its_user(app):
+def test_refresh_token_returns_tokens_of_its_user(app):
     for refresh in (
         refresh_token(app),
         post(app, grant_type="password", username="ada", password="lovelace", access_type="offline").json[
@@ -569,17 +569,17 @@ def test_a_refresh_token_gets_tokens_for_its_user(app):
         assert claims(answer.json["token"])["sub"] == "ada"
 
 
-def test_nobody_in_particular_gets_no_refresh_token(make):
+def test_anonymous_request_gets_no_refresh_token(make):
     assert "refresh_token" not in get(make(allow_anonymous_pull=True), offline_token="true").json
 
 
-def test_access_and_refresh_tokens_are_not_taken_for_each_other(app):
+def test_access_and_refresh_tokens_are_not_interchangeable(app):
     refused(app, f"Bearer {refresh_token(app)}")
     access = token(app, "repository:ada/x:pull")
     assert post(app, grant_type="refresh_token", refresh_token=access).status == 401
 
 
-def test_a_refresh_token_ends_with_its_users_password_and_in_time(make, users):
+def test_refresh_token_expires_with_time_and_password(make, users):
     now = [time.time()]
     app = make(clock=lambda: now[0], refresh_ttl=1000)
     now[0] -= 2000
@@ -611,23 +611,23 @@ def test_a_refresh_token_ends_with_its_users_password_and_in_time(make, users):
         (FORM, [b"x=", b"y" * 200_000], 413),
     ],
 )
-def test_a_form_that_makes_no_sense_is_refused(app, headers, body, status):
+def test_invalid_form_returns_error(app, headers, body, status):
     answer = call(app, "POST", "/token", headers, body)
     assert answer.status == status and answer.errors
 
 
 @pytest.mark.parametrize("method", ["PUT", "DELETE", "PATCH", "HEAD"])
-def test_the_endpoint_takes_get_and_post(app, method):
+def test_other_methods_of_token_endpoint_return_405(app, method):
     answer = call(app, method, "/token", ADA)
     assert (answer.status, answer.headers["allow"]) == (405, "GET, POST")
 
 
-def test_only_the_endpoint_itself_is_one(app):
+def test_similar_paths_are_no_token_endpoint(app):
     for path in ("/token/", "/tokens", "/v2/token", "//token"):
         assert call(app, "GET", path, ADA).status in {401, 404}
 
 
-def test_a_signer_reads_nothing_of_a_signer_with_another_key():
+def test_signer_rejects_tokens_of_another_key():
     one, other = (Signer(bytes([n]) * 32, service="ocikit", issuer="ocikit") for n in (1, 2))
     assert one.stamp_key != other.stamp_key
     with pytest.raises(Exception, match="Signature"):
@@ -688,7 +688,7 @@ def served(folder):
             process.terminate()
 
 
-def test_our_client_pushes_pulls_and_mounts_with_tokens_and_is_told_where_it_may_not(users, tmp_path):
+def test_client_pushes_pulls_and_mounts_with_tokens(users, tmp_path):
     (tmp_path / "data.txt").write_text("a few words")
     with served(tmp_path) as host:
 
