@@ -671,8 +671,8 @@ def _title(verb: str, reference: AnyReference) -> str:
 
 
 def _tell(artifact: Artifact, tally: TransferStats, verb: str, where: str) -> None:
-    artifact.summary = tally.line(verb, where)
-    tally.tell(artifact.summary)
+    artifact.summary = tally.describe(verb, where)
+    tally.summary(artifact.summary)
 
 
 def _folder(path: Paths, *, sync: bool = True) -> Folder:

@@ -1,6 +1,6 @@
-"""One progress bar a call, by tqdm: in a notebook, in a terminal, and nowhere else.
+"""Progress bars in notebooks and terminals, drawn by tqdm.
 
-`OCIKIT_PROGRESS=none` turns bars off, `text` forces the plain one. In a pipe or a CI log nothing is drawn.
+`OCIKIT_PROGRESS=none` turns bars off, `text` forces plain text. Nothing is drawn in a pipe or a CI log.
 """
 
 from __future__ import annotations
@@ -16,36 +16,37 @@ from ocikit import display
 from ocikit.progress.base import SILENT, Outcome, Progress
 from ocikit.spec.descriptor import Descriptor
 
-_INTERVAL = 0.1  # seconds between redraws: a notebook's comm channel chokes on more
-_NOTED = 5.0  # seconds that a word stands beside a bar that moves
+_INTERVAL = 0.1  # seconds between redraws: more would overload a notebook's comm channel
+_NOTE_SECONDS = 5.0  # seconds that a note stays next to a moving bar
 
 
-def bars(wish: bool | str | None) -> Progress:
-    """The listener that a wish means here.
+def bars(setting: bool | str | None) -> Progress:
+    """Return the listener for a progress setting.
 
     Args:
-        wish: False or "none" for silence; True or "text" to draw wherever this runs; None or "auto" to draw for people.
+        setting: False or "none" for silence; True or "text" to draw always; None or "auto" to draw only in notebooks
+            and terminals.
     """
-    if wish is None:
-        wish = os.environ.get("OCIKIT_PROGRESS") or "auto"
-    if wish is False or str(wish).lower() in {"none", "0", "false", "off"}:
+    if setting is None:
+        setting = os.environ.get("OCIKIT_PROGRESS") or "auto"
+    if setting is False or str(setting).lower() in {"none", "0", "false", "off"}:
         return SILENT
-    if wish == "auto" and not (_in_notebook() or _is_terminal()):
+    if setting == "auto" and not (_in_notebook() or _is_terminal()):
         return SILENT
-    return Bars(notebook=wish != "text" and _in_notebook())
+    return Bars(notebook=setting != "text" and _in_notebook())
 
 
 def _in_notebook() -> bool:
-    """Whether this is a Jupyter kernel. IPython isn't imported to find out: a kernel has done that."""
+    """Return True in a Jupyter kernel. IPython is not imported for this: a kernel has already imported it."""
     shell = getattr(sys.modules.get("IPython"), "get_ipython", lambda: None)()
     return type(shell).__name__ == "ZMQInteractiveShell"
 
 
 def _has_widgets() -> bool:
-    """Whether ipywidgets can be imported: it may be there and broken."""
+    """Return True if ipywidgets can be imported; an installed ipywidgets may be broken."""
     try:
-        import ipywidgets  # type: ignore[import-untyped]  # noqa: F401, PLC0415 - in a notebook only
-    except Exception:  # noqa: BLE001 - whatever it fails with, the bar is drawn without it
+        import ipywidgets  # type: ignore[import-untyped]  # noqa: F401, PLC0415 - heavy, in notebooks only
+    except Exception:  # noqa: BLE001 - after any failure the bar is drawn without widgets
         return False
     return True
 
@@ -56,144 +57,154 @@ def _is_terminal() -> bool:
 
 
 class Bars(Progress):
-    """A bar over the bytes of a whole call; calls come from several threads.
+    """One progress bar for the bytes of a whole call; thread-safe.
 
-    In a notebook the line that `tell` leaves takes the bar's place: what is saved is the line.
+    In a notebook the summary replaces the bar, so that a saved notebook contains the summary only.
+
+    Args:
+        notebook: Whether to draw in a notebook; otherwise in a terminal.
     """
 
     def __init__(self, *, notebook: bool) -> None:
         self._notebook = notebook
         self._widgets = notebook and _has_widgets()
         self._bar: Any = None
-        self._place: Any = None
+        self._output: _CellOutput | None = None
         self._box: Any = None
         self._lock = threading.Lock()
-        self._done = 0
+        self._transferred = 0
         self._drawn = 0.0
         self._noted = 0.0
 
     def begin(self, title: str, *, size: int, count: int) -> None:
         """Draw the bar."""
-        # tqdm.auto would warn about missing widgets, and decides at import for the whole process
-        kind: Any
+        # Not tqdm.auto: it warns about missing widgets and decides once, at import, for the whole process
+        tqdm_class: Any
         if self._widgets:
-            from tqdm.notebook import tqdm as kind  # noqa: PLC0415 - needs ipywidgets
+            from tqdm.notebook import tqdm as tqdm_class  # noqa: PLC0415 - needs ipywidgets
         else:
-            from tqdm import tqdm as kind  # noqa: PLC0415 - loaded when a bar is drawn
-        about: dict[str, Any] = {"display": False} if self._widgets else {"file": sys.stderr, "dynamic_ncols": True}
+            from tqdm import tqdm as tqdm_class  # noqa: PLC0415 - 80 ms of import, only when a bar is drawn
+        options: dict[str, Any] = {"display": False} if self._widgets else {"file": sys.stderr, "dynamic_ncols": True}
         if self._notebook and not self._widgets:
-            self._place = _Place({"text/plain": ""})
-            about = {"file": self._place, "ncols": 80}
+            self._output = _CellOutput({"text/plain": ""})
+            options = {"file": self._output, "ncols": 80}
         with self._lock:
-            self._done, self._drawn = 0, time.monotonic()
-            # We say when to draw: tqdm's own thrift can hold a bar still for ten seconds when a transfer gets slow
-            self._bar = kind(
-                total=size, unit="B", unit_scale=True, unit_divisor=1000, leave=False,
-                desc=display.shorten(title, 40), mininterval=0, miniters=1, **about,
-            )  # fmt: skip
+            self._transferred, self._drawn = 0, time.monotonic()
+            # Redraws are triggered here: tqdm's own throttling can freeze a bar for ten seconds when a transfer slows down
+            self._bar = tqdm_class(
+                total=size,
+                unit="B",
+                unit_scale=True,
+                unit_divisor=1000,
+                leave=False,
+                desc=display.shorten(title, 40),
+                mininterval=0,
+                miniters=1,
+                **options,
+            )
         if self._widgets:
             self._box = _box(self._bar.container)
-            self._place = _Place(self._box._repr_mimebundle_() | {"text/plain": repr(self._bar.container)})
+            self._output = _CellOutput(self._box._repr_mimebundle_() | {"text/plain": repr(self._bar.container)})
 
     def advance(self, descriptor: Descriptor, n: int) -> None:
         """Move the bar, at most ten times a second."""
         with self._lock:
-            self._done += n
+            self._transferred += n
             self._draw()
 
     def finish(self, descriptor: Descriptor, outcome: Outcome) -> None:
-        """What needn't be moved is taken off the total: the rate stays the wire's."""
+        """Subtract content that was not moved from the total, so that the rate is the rate of the transfer."""
         with self._lock:
             if outcome != "moved" and self._bar is not None:
                 self._bar.total = max(0, self._bar.total - descriptor.size)
                 self._draw()
 
     def note(self, message: str) -> None:
-        """Show a word beside the bar."""
+        """Show a note next to the bar."""
         with self._lock:
             if self._bar is not None:
                 self._noted = time.monotonic()
-                self._say(display.shorten(message, 60))
+                self._show_note(display.shorten(message, 60))
 
     def end(self, *, failed: bool = False) -> None:
-        """Take the bar away."""
+        """Remove the bar."""
         with self._lock:
             bar, self._bar = self._bar, None
             if bar is None:
                 return
             if not failed:
-                bar.total = max(bar.n, self._done)  # a notebook's bar turns red if it closes short
+                bar.total = max(bar.n, self._transferred)  # a notebook's bar turns red if it closes below its total
                 bar.update(bar.total - bar.n)
             bar.close()
             if self._box is not None:
                 self._box.children[1].close()
                 self._box.close()
-        if self._place is not None:
-            self._place.show("")
+        if self._output is not None:
+            self._output.show("")
 
-    def tell(self, line: str) -> None:
-        """Leave one line behind."""
-        if self._place is not None:
-            self._place.show(display.sanitize(line))
+    def summary(self, line: str) -> None:
+        """Print the summary; in a notebook it replaces the bar."""
+        if self._output is not None:
+            self._output.show(display.sanitize(line))
             return
-        from tqdm import tqdm  # noqa: PLC0415 - as above
+        from tqdm import tqdm  # noqa: PLC0415 - 80 ms of import, only when a summary is printed
 
         tqdm.write(display.sanitize(line), file=sys.stdout if self._notebook else sys.stderr)
 
     def _draw(self) -> None:
         now = time.monotonic()
         if self._bar is not None and now - self._drawn >= _INTERVAL:
-            if self._noted and now - self._noted >= _NOTED:
+            if self._noted and now - self._noted >= _NOTE_SECONDS:
                 self._noted = 0.0
-                self._say("")
-            # What is sent again was drawn already: the bar waits for it, and never goes back
-            if not self._bar.update(max(0, self._done - self._bar.n)):
+                self._show_note("")
+            # Bytes that are sent again were drawn before: the bar waits for them and never goes back
+            if not self._bar.update(max(0, self._transferred - self._bar.n)):
                 self._bar.refresh()
             self._drawn = now
 
-    def _say(self, word: str) -> None:
+    def _show_note(self, text: str) -> None:
         if self._box is not None:
-            place = self._box.children[1]
-            place.value, place.layout.display = html.escape(word), "" if word else "none"
+            label = self._box.children[1]
+            label.value, label.layout.display = html.escape(text), "" if text else "none"
         else:
-            self._bar.set_postfix_str(word, refresh=True)
+            self._bar.set_postfix_str(text, refresh=True)
 
 
 def _box(row: Any) -> Any:
-    """A box with tqdm's row of widgets, which breaks where a page is narrow, and a word below it."""
+    """Return a box with tqdm's row of widgets, which wraps on a narrow page, and a label for notes below it."""
     from ipywidgets import HTML, VBox  # noqa: PLC0415 - a kernel with widgets has it loaded
 
     _, bar, _ = row.children
     bar.layout.flex, bar.layout.width, bar.layout.max_width = "1 1 10em", "auto", "25em"
     row.layout.flex_flow = "row wrap"
-    word = HTML()
-    word.layout.display = "none"
-    return VBox([row, word])
+    label = HTML()
+    label.layout.display = "none"
+    return VBox([row, label])
 
 
-class _Place:
-    """One output of a notebook's cell, whose content changes; as a file, it shows what was written last.
+class _CellOutput:
+    """One replaceable output of a notebook cell; as a file, it shows the last text written to it.
 
     Args:
-        first: what to show at first, by media type.
+        content: The first content, by media type.
     """
 
-    def __init__(self, first: dict[str, Any]) -> None:
-        from IPython.display import display as show  # noqa: PLC0415 - a kernel has it loaded
+    def __init__(self, content: dict[str, Any]) -> None:
+        from IPython.display import display as display_output  # noqa: PLC0415 - a kernel has it loaded
 
-        self._handle: Any = show(first, raw=True, display_id=True)  # type: ignore[no-untyped-call]
+        self._handle: Any = display_output(content, raw=True, display_id=True)  # type: ignore[no-untyped-call]
 
-    encoding = "utf-8"  # tqdm draws with # where it doesn't know better
+    encoding = "utf-8"  # without it, tqdm draws with "#"
 
     def show(self, text: str) -> None:
-        """Replace what is shown."""
+        """Replace the output."""
         self._handle.update({"text/plain": text}, raw=True)
 
     def write(self, text: str) -> int:
-        """Replace what is shown, as a terminal's line is after a carriage return."""
+        """Replace the output, like a terminal's line after a carriage return."""
         if line := text.replace("\r", "").rstrip():
             self.show(line)
         return len(text)
 
     def flush(self) -> None:
-        """Nothing is kept back."""
+        """Do nothing: writes are not buffered."""

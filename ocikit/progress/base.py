@@ -1,4 +1,4 @@
-"""Progress is told, not asked: the algorithms say what happens, and whoever listens may draw it."""
+"""Progress events of transfers: transfers report them, listeners display or count them."""
 
 from __future__ import annotations
 
@@ -13,31 +13,31 @@ from ocikit import display
 from ocikit.spec import media_types
 from ocikit.spec.descriptor import Descriptor
 
-#: What became of a descriptor: its bytes were moved, were there already, were mounted within the registry, were
-#: left out (non-distributable layers), or failed.
+#: The outcome for one descriptor: its bytes were moved, were already present, were mounted within the registry, were
+#: skipped (non-distributable layers), or failed.
 Outcome = Literal["moved", "present", "mounted", "skipped", "failed"]
 
 
 class Progress:
-    """What an algorithm tells; this class listens and does nothing. Calls come from several threads."""
+    """A listener for progress events that ignores them; subclass it. Events come from several threads."""
 
     def begin(self, title: str, *, size: int, count: int) -> None:
-        """A transfer of `count` pieces of content starts, `size` bytes in all."""
+        """Handle the start of a transfer of `count` blobs and documents, `size` bytes in all."""
 
     def advance(self, descriptor: Descriptor, n: int) -> None:
-        """`n` more bytes of the content went through; negative when a part has to be sent again."""
+        """Handle `n` more transferred bytes; `n` is negative when bytes have to be sent again."""
 
     def finish(self, descriptor: Descriptor, outcome: Outcome) -> None:
-        """The content is done; with "present" and "mounted" no byte of it was moved."""
+        """Handle the end of one blob or document; "present" and "mounted" moved no bytes."""
 
     def note(self, message: str) -> None:
-        """Something worth a word: a retry, a resumption, a layer left out."""
+        """Handle a message for the user: a retry, a resumption, a skipped layer."""
 
     def end(self, *, failed: bool = False) -> None:
-        """The transfer is over."""
+        """Handle the end of the transfer."""
 
-    def tell(self, line: str) -> None:
-        """What the whole call did, in the one line that stays."""
+    def summary(self, line: str) -> None:
+        """Handle the one-line summary of the whole call."""
 
 
 SILENT = Progress()
@@ -47,7 +47,7 @@ _listener: ContextVar[Progress] = ContextVar("listener", default=SILENT)
 
 @contextmanager
 def progress_scope(progress: Progress, title: str, *, size: int, count: int) -> Iterator[None]:
-    """A transfer, from its beginning to its end; what is mentioned meanwhile reaches its listener."""
+    """Report the begin and end of a transfer; `notify` reaches its listener within the block."""
     token = _listener.set(progress)
     failed = True
     try:
@@ -60,55 +60,59 @@ def progress_scope(progress: Progress, title: str, *, size: int, count: int) -> 
 
 
 def notify(message: str) -> None:
-    """A note to whoever listens to the transfer that this belongs to: from far below, where nobody knows of one."""
+    """Send a note to the listener of the current transfer, from code that has no reference to the listener."""
     _listener.get().note(message)
 
 
 class TransferStats(Progress):
-    """Counts what a call moves, and passes everything on."""
+    """Counts of what a call moved; passes every event on.
 
-    def __init__(self, shown: Progress) -> None:
-        self._shown = shown
+    Args:
+        listener: The listener that receives the events.
+    """
+
+    def __init__(self, listener: Progress) -> None:
+        self._listener = listener
         self._lock = threading.Lock()
         self._started = time.monotonic()
         self.files = 0
         self.size = 0
-        """Bytes, in all."""
+        """Bytes in all."""
         self.moved = 0
-        """Bytes that went over the wire or the disk."""
+        """Bytes that were transferred or copied."""
 
     def begin(self, title: str, *, size: int, count: int) -> None:
-        """Pass on."""
-        self._shown.begin(title, size=size, count=count)
+        """Pass the event on."""
+        self._listener.begin(title, size=size, count=count)
 
     def advance(self, descriptor: Descriptor, n: int) -> None:
-        """Pass on."""
-        self._shown.advance(descriptor, n)
+        """Pass the event on."""
+        self._listener.advance(descriptor, n)
 
     def finish(self, descriptor: Descriptor, outcome: Outcome) -> None:
-        """Count, and pass on."""
+        """Count the blob and pass the event on."""
         with self._lock:
             if not descriptor.is_document and descriptor.media_type != media_types.EMPTY and outcome != "skipped":
                 self.files += 1
                 self.size += descriptor.size
                 self.moved += descriptor.size if outcome == "moved" else 0
-        self._shown.finish(descriptor, outcome)
+        self._listener.finish(descriptor, outcome)
 
     def note(self, message: str) -> None:
-        """Pass on."""
-        self._shown.note(message)
+        """Pass the event on."""
+        self._listener.note(message)
 
     def end(self, *, failed: bool = False) -> None:
-        """Pass on."""
-        self._shown.end(failed=failed)
+        """Pass the event on."""
+        self._listener.end(failed=failed)
 
-    def tell(self, line: str) -> None:
-        """Pass on."""
-        self._shown.tell(line)
+    def summary(self, line: str) -> None:
+        """Pass the event on."""
+        self._listener.summary(line)
 
-    def line(self, verb: str, where: str) -> str:
-        """What was done, for people: "pulled 3 files, 4.2 MB (1.0 MB already there) in 0.3 s -> data"."""
-        there = self.size - self.moved
-        saved = f" ({display.size(there)} already there)" if there else ""
+    def describe(self, verb: str, target: str) -> str:
+        """Return the summary: "pulled 3 files, 4.2 MB (1.0 MB already there) in 0.3 s -> data"."""
+        present = self.size - self.moved
+        saved = f" ({display.size(present)} already there)" if present else ""
         took = display.duration(time.monotonic() - self._started)
-        return f"{verb} {self.files} file{'' if self.files == 1 else 's'}, {display.size(self.size)}{saved} in {took} -> {where}"
+        return f"{verb} {display.pluralize(self.files, 'file')}, {display.size(self.size)}{saved} in {took} -> {target}"

@@ -7,7 +7,7 @@ import pytest
 from tests.browser import hostile
 from tests.browser.hostile import SEEN, UNSAFE
 from tests.support.cards import CARDS
-from tests.unit.progress.test_bars import in_a_terminal
+from tests.unit.progress.test_bars import run_in_terminal
 
 #: Colours and weights; what tqdm moves the cursor with.
 OURS = re.compile(r"\x1b\[[0-9;]*m|\x1b\[A")
@@ -118,9 +118,9 @@ def test_terminal_receives_only_colours_and_bars(evil, tmp_path):
     code = START.format(host=evil.host) + "import rich.console\nconsole = rich.console.Console(force_terminal=True)\n"
     for what in LOOKED_AT:
         code += f"value = {what}\nprint(value)\nprint(repr(value))\nconsole.print(value)\n"
-    code += BAR + "bar.end()\nbar.tell(BAD)\nocikit.copy(f'{place}:v1', 'oci:copied')\n"
+    code += BAR + "bar.end()\nbar.summary(BAD)\nocikit.copy(f'{place}:v1', 'oci:copied')\n"
     code += "ocikit.inspect(f'{place}:gone')\n"
-    written, status = in_a_terminal(code, tmp_path)
+    written, status = run_in_terminal(code, tmp_path)
     assert status == 1, written[-3000:]
     assert "ManifestUnknown" in written
     assert SEEN in written.replace("\r\n", "")

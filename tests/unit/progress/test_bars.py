@@ -1,4 +1,4 @@
-"""Progress where people look: terminals, notebooks, pipes and logs."""
+"""Progress bars in terminals, notebooks, pipes and logs."""
 
 import io
 import itertools
@@ -35,43 +35,43 @@ class Terminal(io.StringIO):
 
 @pytest.fixture
 def terminal(monkeypatch):
-    """A terminal as standard error, for the module under test: pytest's own capture puts back what is set in `sys`."""
+    """A terminal as standard error of the module under test; pytest's capture restores changes of `sys`."""
     monkeypatch.delenv("OCIKIT_PROGRESS", raising=False)
     monkeypatch.setenv("TERM", "xterm")
     return standard_error(monkeypatch, Terminal())
 
 
 def standard_error(monkeypatch, stream):
-    world = SimpleNamespace(stderr=stream, stdout=io.StringIO(), modules=sys.modules)
-    monkeypatch.setattr("ocikit.progress.bars.sys", world)
+    fake_sys = SimpleNamespace(stderr=stream, stdout=io.StringIO(), modules=sys.modules)
+    monkeypatch.setattr("ocikit.progress.bars.sys", fake_sys)
     return stream
 
 
 @pytest.fixture
-def hurried(monkeypatch):
-    """Every step is drawn."""
+def unthrottled(monkeypatch):
+    """Draw every step."""
     monkeypatch.setattr("ocikit.progress.bars._INTERVAL", 0)
 
 
 def screen(written: str) -> list[str]:
-    """The lines that a terminal shows once all of this was written."""
+    """Return the lines that a terminal shows after this output."""
     lines = []
     for line in written.replace("\r\n", "\n").split("\n"):
         shown = ""
-        for part in re.sub(r"\x1b\[[0-9;]*[A-Za-z]", "", line).split("\r"):
-            shown = part + shown[len(part) :]
+        for segment in re.sub(r"\x1b\[[0-9;]*[A-Za-z]", "", line).split("\r"):
+            shown = segment + shown[len(segment) :]
         lines.append(shown.rstrip())
     return [line for line in lines if line]
 
 
 def percentages(written: str) -> list[int]:
-    return [int(found) for found in re.findall(r"(\d+)%\|", written)]
+    return [int(match) for match in re.findall(r"(\d+)%\|", written)]
 
 
-# Whether there is a bar ------------------------------------------------------------------------------------------------
+# Bar or silence ------------------------------------------------------------------------------------------------
 
 
-def test_a_terminal_gets_a_bar_and_a_pipe_none(terminal, monkeypatch):
+def test_terminal_gets_bar_and_pipe_gets_none(terminal, monkeypatch):
     assert isinstance(bars(None), Bars)
     assert isinstance(bars("auto"), Bars)
     standard_error(monkeypatch, io.StringIO())
@@ -82,12 +82,12 @@ def test_a_terminal_gets_a_bar_and_a_pipe_none(terminal, monkeypatch):
     assert bars(None) is SILENT
 
 
-@pytest.mark.parametrize("wish", [False, "none", "off"])
-def test_nobody_gets_a_bar_who_wants_none(terminal, wish):
-    assert bars(wish) is SILENT
+@pytest.mark.parametrize("setting", [False, "none", "off"])
+def test_setting_turns_bar_off(terminal, setting):
+    assert bars(setting) is SILENT
 
 
-def test_the_environment_decides_where_the_call_does_not(terminal, monkeypatch):
+def test_environment_is_default_for_setting(terminal, monkeypatch):
     monkeypatch.setenv("OCIKIT_PROGRESS", "none")
     assert bars(None) is SILENT
     assert isinstance(bars(True), Bars)
@@ -97,22 +97,22 @@ def test_the_environment_decides_where_the_call_does_not(terminal, monkeypatch):
     assert bars(False) is SILENT
 
 
-def test_a_dumb_terminal_gets_none(terminal, monkeypatch):
+def test_dumb_terminal_gets_no_bar(terminal, monkeypatch):
     monkeypatch.setenv("TERM", "dumb")
     assert bars(None) is SILENT
 
 
-# What it draws ---------------------------------------------------------------------------------------------------------
+# Drawing ---------------------------------------------------------------------------------------------------------
 
 
-def test_a_bar_ends_at_a_hundred_percent_and_leaves_one_line(terminal, hurried):
+def test_bar_ends_at_100_percent_and_leaves_one_line(terminal, unthrottled):
     bar = bars(None)
     bar.begin("pull data", size=1000, count=1)
     for _ in range(10):
         bar.advance(BLOB, 100)
     bar.finish(BLOB, "moved")
     bar.end()
-    bar.tell("pulled 1 file, 1.0 kB in 0.1 s -> data")
+    bar.summary("pulled 1 file, 1.0 kB in 0.1 s -> data")
     written = terminal.getvalue()
     assert percentages(written) == sorted(percentages(written))
     assert percentages(written)[-1] == 100
@@ -120,7 +120,7 @@ def test_a_bar_ends_at_a_hundred_percent_and_leaves_one_line(terminal, hurried):
     assert screen(written) == ["pulled 1 file, 1.0 kB in 0.1 s -> data"]
 
 
-def test_a_bar_that_gets_slow_is_still_drawn(terminal, hurried):
+def test_bar_is_drawn_when_transfer_slows_down(terminal, unthrottled):
     bar = bars(None)
     bar.begin("pull data", size=1000, count=1)
     bar.advance(BLOB, 900)
@@ -130,7 +130,7 @@ def test_a_bar_that_gets_slow_is_still_drawn(terminal, hurried):
     assert percentages(terminal.getvalue())[:11] == [0, 90, 91, 92, 93, 94, 95, 96, 97, 98, 99]
 
 
-def test_a_bar_never_goes_back(terminal, hurried):
+def test_bar_never_goes_back(terminal, unthrottled):
     bar = bars(None)
     bar.begin("push data", size=1000, count=1)
     bar.advance(BLOB, 600)
@@ -143,7 +143,7 @@ def test_a_bar_never_goes_back(terminal, hurried):
     assert percentages(written)[-1] == 100
 
 
-def test_what_is_there_already_does_not_count_as_moved(terminal, hurried):
+def test_present_content_does_not_count_as_moved(terminal, unthrottled):
     bar = bars(None)
     bar.begin("pull data", size=2000, count=2)
     bar.advance(BLOB, 500)
@@ -155,7 +155,7 @@ def test_what_is_there_already_does_not_count_as_moved(terminal, hurried):
     assert percentages(written) == sorted(percentages(written))
 
 
-def test_a_failure_leaves_nothing_behind_that_looks_done(terminal, hurried):
+def test_failure_leaves_no_bar_at_100_percent(terminal, unthrottled):
     bar = bars(None)
     bar.begin("pull data", size=1000, count=1)
     bar.advance(BLOB, 400)
@@ -165,7 +165,7 @@ def test_a_failure_leaves_nothing_behind_that_looks_done(terminal, hurried):
     assert screen(written) == []
 
 
-def test_a_call_that_moves_nothing_closes_its_bar(terminal, hurried):
+def test_empty_transfer_closes_bar(terminal, unthrottled):
     bar = bars(None)
     bar.begin("pull data", size=0, count=0)
     bar.end()
@@ -173,19 +173,19 @@ def test_a_call_that_moves_nothing_closes_its_bar(terminal, hurried):
     assert screen(terminal.getvalue()) == []
 
 
-def test_a_title_cannot_move_the_cursor(terminal, hurried):
+def test_title_cannot_move_cursor(terminal, unthrottled):
     bar = bars(None)
     bar.begin("pull \x1b[2Jevil\u202e\nname", size=10, count=1)
     bar.note("\x1b[2Jnote")
     bar.end()
-    bar.tell("done \x1b[2J\x07")
+    bar.summary("done \x1b[2J\x07")
     written = terminal.getvalue()
     assert "\x1b[2J" not in written
     assert "\u202e" not in written
     assert screen(written) == ["done"]
 
 
-def test_bars_are_drawn_ten_times_a_second_at_most(terminal):
+def test_bar_is_drawn_at_most_ten_times_a_second(terminal):
     bar = bars(None)
     bar.begin("pull data", size=1000, count=1)
     began = time.monotonic()
@@ -196,8 +196,8 @@ def test_bars_are_drawn_ten_times_a_second_at_most(terminal):
     assert len(percentages(terminal.getvalue())) <= 4 + took / 0.1
 
 
-def test_a_word_beside_the_bar_goes_once_the_transfer_goes_on(terminal, hurried, monkeypatch):
-    monkeypatch.setattr("ocikit.progress.bars._NOTED", 0)
+def test_note_disappears_when_transfer_continues(terminal, unthrottled, monkeypatch):
+    monkeypatch.setattr("ocikit.progress.bars._NOTE_SECONDS", 0)
     bar = bars(None)
     bar.begin("pull data", size=1000, count=1)
     bar.note("503; trying again in 2.0 s")
@@ -209,17 +209,17 @@ def test_a_word_beside_the_bar_goes_once_the_transfer_goes_on(terminal, hurried,
 
 class Notes(Progress):
     def __init__(self):
-        self.heard = []
+        self.messages = []
 
     def note(self, message):
-        self.heard.append(message)
+        self.messages.append(message)
 
 
 BIG = bytes(300_000)
 
 
 @pytest.mark.parametrize(
-    ("fault", "heard"),
+    ("fault", "pattern"),
     [
         ({"cut": 200_000}, r"127\.0\.0\.1:\d+ broke off; resuming at 200\.0 kB"),
         ({"status": 503, "headers": {"Retry-After": "0"}}, r"127\.0\.0\.1:\d+: 503; trying again in 0\.0 s"),
@@ -227,30 +227,30 @@ BIG = bytes(300_000)
     ],
     ids=["cut", "503", "dropped"],
 )
-def test_who_listens_hears_of_a_download_that_goes_on(server, session, home, fault, heard):
+def test_listener_receives_note_of_resumed_download(server, session, home, fault, pattern):
     session.push(f"{server.host}/a/b:v1", write(home / "data", {"big.bin": BIG}))
     server.on("GET", f"/v2/a/b/blobs/{Digest.of(BIG)}", **fault)
     notes = Notes()
     session.pull(f"{server.host}/a/b:v1", home / "back", progress=notes)
-    [said] = notes.heard
-    assert re.fullmatch(heard, said)
+    [message] = notes.messages
+    assert re.fullmatch(pattern, message)
 
 
-def test_who_listens_hears_of_an_upload_that_is_sent_again(server, session, home):
+def test_listener_receives_note_of_repeated_upload(server, session, home):
     server.on("PUT", "/v2/a/b/blobs/uploads/.*", cut_request=100_000)
     notes = Notes()
     session.push(f"{server.host}/a/b:v1", write(home / "data", {"big.bin": BIG}), progress=notes)
-    assert notes.heard == ["the upload broke; beginning it again"]
+    assert notes.messages == ["the upload broke; beginning it again"]
 
 
-def test_two_calls_at_once_hear_of_their_own_troubles(server, session, home):
+def test_parallel_calls_receive_their_own_notes(server, session, home):
     session.push(f"{server.host}/a/b:v1", write(home / "data", {"big.bin": BIG}))
     server.on("GET", f"/v2/a/b/blobs/{Digest.of(BIG)}", cut=200_000)
     listeners = [Notes(), Notes()]
     with ThreadPoolExecutor(2) as pool:
         for n, notes in enumerate(listeners):
             pool.submit(session.pull, f"{server.host}/a/b:v1", home / f"back{n}", progress=notes)
-    assert sorted(len(notes.heard) for notes in listeners) == [0, 1]
+    assert sorted(len(notes.messages) for notes in listeners) == [0, 1]
 
 
 # Real terminals and pipes ----------------------------------------------------------------------------------------------
@@ -298,31 +298,37 @@ SLOW = """
 
 
 def environment(tmp_path):
-    kept = {name: value for name, value in os.environ.items() if name not in {"OCIKIT_PROGRESS", "CI"}}
-    return kept | {"TERM": "xterm", "COLUMNS": "100", "OCIKIT_CACHE": str(tmp_path / "cache")}
+    inherited = {name: value for name, value in os.environ.items() if name not in {"OCIKIT_PROGRESS", "CI"}}
+    return inherited | {"TERM": "xterm", "COLUMNS": "100", "OCIKIT_CACHE": str(tmp_path / "cache")}
 
 
-def in_a_terminal(code, tmp_path, *, interrupt=False):
-    """What the code wrote to a terminal, and how it ended."""
-    ours, theirs = pty.openpty()
-    termios.tcsetwinsize(theirs, (24, 100))
+def run_in_terminal(code, tmp_path, *, interrupt=False):
+    """Run code in a pseudo-terminal; return its output and exit status."""
+    master, slave = pty.openpty()
+    termios.tcsetwinsize(slave, (24, 100))
     command = [sys.executable, "-c", textwrap.dedent(code)]
     process = subprocess.Popen(
-        command, cwd=tmp_path, env=environment(tmp_path), stdin=theirs, stdout=theirs, stderr=theirs, start_new_session=True
-    )  # fmt: skip
-    os.close(theirs)
+        command,
+        cwd=tmp_path,
+        env=environment(tmp_path),
+        stdin=slave,
+        stdout=slave,
+        stderr=slave,
+        start_new_session=True,
+    )
+    os.close(slave)
     written = b""
     deadline = time.monotonic() + 60
     try:
         while time.monotonic() < deadline:
-            if select.select([ours], [], [], 0.2)[0]:
+            if select.select([master], [], [], 0.2)[0]:
                 try:
-                    part = os.read(ours, 1 << 16)
-                except OSError:  # Linux's end of file, on a terminal
+                    data = os.read(master, 1 << 16)
+                except OSError:  # end of file of a terminal on Linux
                     break
-                if not part:
+                if not data:
                     break
-                written += part
+                written += data
             if interrupt and b"%|" in written:
                 interrupt = False
                 time.sleep(0.3)
@@ -331,22 +337,22 @@ def in_a_terminal(code, tmp_path, *, interrupt=False):
     finally:
         process.kill()
         process.wait()
-        os.close(ours)
+        os.close(master)
     return written.decode(), status
 
 
-def test_in_a_terminal_one_line_is_left_of_each_call(tmp_path):
-    written, status = in_a_terminal(PUSH, tmp_path)
+def test_terminal_keeps_one_line_per_call(tmp_path):
+    written, status = run_in_terminal(PUSH, tmp_path)
     assert status == 0, written
     lines = screen(written)
     assert [line.split()[0] for line in lines] == ["pushed", "pulled"]
     drawn = [title for title, _ in itertools.groupby(re.findall(r"([\w:. ]+):   0%\|", written))]
-    assert drawn == ["push oci:store", "pull oci:store"]  # one bar a call, however often it is drawn
+    assert drawn == ["push oci:store", "pull oci:store"]  # one bar per call
 
 
 @pytest.mark.timeout(60)
-def test_ctrl_c_closes_the_bar_and_ends_soon(tmp_path):
-    written, status = in_a_terminal(SLOW, tmp_path, interrupt=True)
+def test_ctrl_c_closes_bar_and_ends_soon(tmp_path):
+    written, status = run_in_terminal(SLOW, tmp_path, interrupt=True)
     assert status in {-signal.SIGINT, 1, 130}
     lines = screen(written)
     assert lines[-1] == "KeyboardInterrupt"
@@ -355,18 +361,20 @@ def test_ctrl_c_closes_the_bar_and_ends_soon(tmp_path):
     assert 100 not in percentages(written)
 
 
-def test_in_a_pipe_nothing_is_drawn(tmp_path):
+def test_nothing_is_drawn_in_pipe(tmp_path):
     command = [sys.executable, "-c", textwrap.dedent(PUSH)]
-    done = subprocess.run(command, cwd=tmp_path, env=environment(tmp_path), capture_output=True, text=True, check=True)
-    assert (done.stdout, done.stderr) == ("", "")
+    result = subprocess.run(
+        command, cwd=tmp_path, env=environment(tmp_path), capture_output=True, text=True, check=True
+    )
+    assert (result.stdout, result.stderr) == ("", "")
 
 
-def test_a_log_that_wants_text_gets_lines(tmp_path):
+def test_text_setting_writes_lines_to_log(tmp_path):
     command = [sys.executable, "-c", textwrap.dedent(PUSH)]
-    wanted = environment(tmp_path) | {"OCIKIT_PROGRESS": "text"}
-    done = subprocess.run(command, cwd=tmp_path, env=wanted, capture_output=True, check=True)
-    assert done.stdout == b""
-    assert [line.split()[0] for line in screen(done.stderr.decode())] == ["pushed", "pulled"]
+    env = environment(tmp_path) | {"OCIKIT_PROGRESS": "text"}
+    result = subprocess.run(command, cwd=tmp_path, env=env, capture_output=True, check=True)
+    assert result.stdout == b""
+    assert [line.split()[0] for line in screen(result.stderr.decode())] == ["pushed", "pulled"]
 
 
 # Notebooks -------------------------------------------------------------------------------------------------------------
@@ -391,7 +399,7 @@ NOTEBOOK = [
 
 
 @pytest.mark.parametrize("widgets", [True, False], ids=["widgets", "no widgets"])
-def test_a_saved_notebook_has_one_line_for_each_call(tmp_path, widgets):
+def test_saved_notebook_has_one_line_per_call(tmp_path, widgets):
     first = "" if widgets else "import sys; sys.modules['ipywidgets'] = None"
     _, _, pushed, pulled, silent, missing = run_cells([first, *NOTEBOOK], tmp_path)
     for cell, verb in ((pushed, "pushed"), (pulled, "pulled")):
@@ -404,7 +412,7 @@ def test_a_saved_notebook_has_one_line_for_each_call(tmp_path, widgets):
 
 
 @pytest.mark.parametrize("widgets", [True, False], ids=["widgets", "no widgets"])
-def test_a_notebook_shows_a_bar_while_it_waits(tmp_path, widgets):
+def test_notebook_shows_bar_during_transfer(tmp_path, widgets):
     first = "" if widgets else "import sys; sys.modules['ipywidgets'] = None"
     begin = """
     from ocikit.progress.bars import bars
