@@ -198,8 +198,8 @@ def _inspect(options: argparse.Namespace) -> None:
 def _validate(options: argparse.Namespace) -> int:
     with _session(options) as session:
         report = session.validate(options.reference, platform=options.platform)
-    for finding in report:
-        print(display.sanitize(finding))
+    for violation in report.violations:
+        print(display.sanitize(violation))
     print(report.summary, file=sys.stderr)
     return 0 if report.ok else 1
 

@@ -1,4 +1,4 @@
-"""Lists that a registry gives in pages: read as they are looked at, shown as far as they are known."""
+"""Sequences that fetch the pages of a registry lazily."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import itertools
 import re
 import threading
 from collections.abc import Iterator, Sequence
-from typing import Generic, TypeVar, overload
+from typing import Generic, Literal, TypeAlias, TypeVar, overload
 
 from ocikit import display
 from ocikit.client.tag_order import TagSummary
@@ -19,52 +19,63 @@ from ocikit.spec.reference import parse_reference
 
 T = TypeVar("T")
 
-_BATCH = 1000  # tags sorted at once, so that a look at very many of them takes no time
-_FIRST = 100  # items fetched before a listing is given out: errors show at the call, and there is something to show
+Kind: TypeAlias = Literal["tags", "repositories", "referrers"]
+
+_BATCH = 1000  # tags per sorting step; sorting while reading keeps the display of very long lists fast
+_FIRST = 100  # items fetched at first: errors are raised by the call, and the display has content
 
 
 class Listing(Sequence[T], display.Displayable, Generic[T]):
-    """A sequence that fetches its pages when they are reached; `len` and negative indexes fetch them all.
+    """A sequence that fetches its pages on demand; `len` and negative indexes fetch all of them.
 
-    >>> names = Listing(iter(["a", "b", "c"]), "tags", "localhost:5000/data")
-    >>> names[1], "c" in names, len(names)
+    Args:
+        items: Iterator of the items, which fetches the pages.
+        kind: Noun of the items in the display.
+        origin: The repository, registry or reference that the items belong to.
+
+    >>> tags = Listing(iter(["a", "b", "c"]), "tags", "localhost:5000/data")
+    >>> tags[1], "c" in tags, len(tags)
     ('b', True, 3)
-    >>> names, Listing(iter(["team/data"]), "repositories", "localhost:5000")
+    >>> tags, Listing(iter(["team/data"]), "repositories", "localhost:5000")
     (<3 tags of localhost:5000/data: 'a', 'b', 'c'>, <1 repository of localhost:5000: 'team/data'>)
     """
 
-    def __init__(self, items: Iterator[T], what: str, where: str) -> None:
+    def __init__(self, items: Iterator[T], kind: Kind, origin: str) -> None:
         self._items = items
         self._known: list[T] = []
-        self._whole = False
-        self._broken: Exception | None = None
-        self._what = what
-        self._where = where
+        self._complete = False
+        self._error: Exception | None = None
+        self._kind = kind
+        self._origin = origin
         self._lock = threading.Lock()
-        self._sorted = TagSummary()
+        self._summary = TagSummary()
         self._read(_FIRST)
 
     def _read(self, count: int | None) -> None:
-        """Know at least `count` items, or all. Raises: what the registry said instead of a page, each time it is asked."""
+        """Fetch until `count` items are known; None fetches all.
+
+        Raises:
+            OcikitError: A page could not be fetched; later calls raise the same error.
+        """
         with self._lock:
-            if self._whole or (count is not None and count <= len(self._known)):
+            if self._complete or (count is not None and count <= len(self._known)):
                 return
-            if self._broken is not None:
-                # A generator that raised is over: what is known would pass for everything
-                raise self._broken
-            wanted = None if count is None else count - len(self._known)
+            if self._error is not None:
+                # Raise again: the generator has ended, so the list would appear complete
+                raise self._error
+            missing = None if count is None else count - len(self._known)
             try:
-                self._known.extend(itertools.islice(self._items, wanted))
+                self._known.extend(itertools.islice(self._items, missing))
             except Exception as error:
-                self._broken = error
+                self._error = error
                 raise
-            self._whole = count is None or len(self._known) < count
-            if self._what == "tags" and len(self._known) - self._sorted.count >= _BATCH:
-                self._sorted = self._names()
+            self._complete = count is None or len(self._known) < count
+            if self._kind == "tags" and len(self._known) - self._summary.count >= _BATCH:
+                self._summary = self._summarize()
 
     @property
     def known(self) -> tuple[T, ...]:
-        """What has been read so far; nothing is fetched for it."""
+        """The items read so far; does not fetch."""
         return tuple(self._known)
 
     @overload
@@ -78,8 +89,8 @@ class Listing(Sequence[T], display.Displayable, Generic[T]):
             self._read(index + 1 if index >= 0 else None)
         else:
             start, stop, step = index.start or 0, index.stop, index.step or 1
-            near = step > 0 and start >= 0 and stop is not None and stop >= 0
-            self._read(stop if near else None)
+            bounded = step > 0 and start >= 0 and stop is not None and stop >= 0
+            self._read(stop if bounded else None)
         return self._known[index]
 
     def __iter__(self) -> Iterator[T]:
@@ -102,82 +113,85 @@ class Listing(Sequence[T], display.Displayable, Generic[T]):
             list(self) == list(other) if isinstance(other, Sequence) and not isinstance(other, str) else NotImplemented
         )
 
-    __hash__ = None  # type: ignore[assignment]  # it grows
+    __hash__ = None  # type: ignore[assignment]  # mutable: it grows
 
     def _line(self) -> str:
         shown = ", ".join(display.sanitize(repr(item) if isinstance(item, str) else item) for item in self._known[:5])
         return display.shorten(
-            f"<{self._count()} {self._noun()} of {self._where}{': ' if shown else ''}{shown}>", display.LINE
+            f"<{self._count()} {self._noun()} of {self._origin}{': ' if shown else ''}{shown}>", display.LINE
         )
 
     def _count(self) -> str:
-        return f"{len(self._known)}" if self._whole else f"{len(self._known)} or more"
+        return f"{len(self._known)}" if self._complete else f"{len(self._known)} or more"
 
     def _noun(self) -> str:
-        one = self._whole and len(self._known) == 1
-        return re.sub("ies$", "y", self._what).removesuffix("s") if one else self._what
+        one = self._complete and len(self._known) == 1
+        return re.sub("ies$", "y", self._kind).removesuffix("s") if one else self._kind
 
     def __rich_repr__(self) -> display.Description:
-        yield "where", self._where
-        yield self._what, self._count()
+        yield "origin", self._origin
+        yield self._kind, self._count()
 
     def _facts(self) -> Iterator[tuple[str, object]]:
-        if not self._whole:
-            yield "read so far", f"{len(self._known):,}; list(…) reads all"
+        if not self._complete:
+            yield "read", f"{len(self._known):,}; list(…) reads all"
         if self._known:
-            yield from self._next()
+            yield from self._example()
 
-    def _next(self) -> Iterator[tuple[str, object]]:
-        """What to do with one of them."""
+    def _example(self) -> Iterator[tuple[str, object]]:
+        """Yield a call for one of the items."""
         first = self._known[0]
-        if self._what == "repositories":
-            yield "look", display.code_call("ocikit.tags", f"{self._where}/{first}")
-        elif self._what == "tags" and (newest := self._names().newest):
-            yield "look", display.code_call("ocikit.inspect", f"{self._where}:{newest}")
+        if self._kind == "repositories":
+            yield "look", display.code_call("ocikit.tags", f"{self._origin}/{first}")
+        elif self._kind == "tags" and (newest := self._summarize().newest):
+            yield "look", display.code_call("ocikit.inspect", f"{self._origin}:{newest}")
 
     def _card(self) -> display.Card:
         title = f"{self._count()} {self._noun()}"
         return display.Card(
-            title=title, notes=(f"of {self._where}",), facts=tuple(self._facts()), sections=tuple(self._sections())
+            title=title, notes=(f"of {self._origin}",), facts=tuple(self._facts()), sections=tuple(self._sections())
         )
 
-    def _names(self) -> TagSummary:
-        """The names in their order: what was sorted while they were read, and what came since."""
-        known, sorted_ = self._known, self._sorted
-        return sorted_.with_more(map(str, known[sorted_.count :]))
+    def _summarize(self) -> TagSummary:
+        """Return the summary of all known tags: the one made while reading, and the tags read since then."""
+        known, summary = self._known, self._summary
+        return summary.with_more(map(str, known[summary.count :]))
 
     def _sections(self) -> Iterator[display.Section]:
         if not self._known:
             return
         if isinstance(self._known[0], Descriptor):
-            yield from _by_type([d for d in self._known if isinstance(d, Descriptor)], self._where)
-        elif self._what == "tags":
-            yield from self._names().sections()
+            yield from _by_type([d for d in self._known if isinstance(d, Descriptor)], self._origin)
+        elif self._kind == "tags":
+            yield from self._summarize().sections()
         else:
-            yield display.Section(title=self._what, names=self._known, count=len(self._known), unfolded=True)
+            yield display.Section(title=self._kind, names=self._known, count=len(self._known), unfolded=True)
 
 
-def _by_type(referrers: Sequence[Descriptor], where: str) -> Iterator[display.Section]:
-    """What refers to a manifest: a section for each artifact type, the newest first."""
+def _by_type(referrers: Sequence[Descriptor], origin: str) -> Iterator[display.Section]:
+    """Yield a section of referrers for each artifact type, newest first."""
+    repository = origin
     with contextlib.suppress(OcikitError):
-        where = parse_reference(where).name
+        repository = parse_reference(origin).name
     types: dict[str, list[Descriptor]] = {}
-    for each in referrers:
-        types.setdefault(each.artifact_type or each.media_type, []).append(each)
-    for kind, same in itertools.islice(types.items(), display.ROWS):
-        newest = heapq.nlargest(display.ROWS, same, key=lambda d: str(d.annotations.get(CREATED, "")))
-        cards = (_referrer(each, where) for each in newest)
-        yield display.Section(title=kind, cards=cards, count=len(same), unfolded=len(types) <= display.ROWS // 2)
+    for referrer in referrers:
+        types.setdefault(referrer.artifact_type or referrer.media_type, []).append(referrer)
+    for artifact_type, members in itertools.islice(types.items(), display.ROWS):
+        newest = heapq.nlargest(display.ROWS, members, key=lambda d: str(d.annotations.get(CREATED, "")))
+        cards = (_referrer_card(referrer, repository) for referrer in newest)
+        yield display.Section(
+            title=artifact_type, cards=cards, count=len(members), unfolded=len(types) <= display.ROWS // 2
+        )
     if len(types) > display.ROWS:
         yield display.Section(title=f"… {len(types) - display.ROWS:,} more types")
 
 
-def _referrer(descriptor: Descriptor, where: str) -> display.Card:
+def _referrer_card(descriptor: Descriptor, repository: str) -> display.Card:
     created = descriptor.annotations.get(CREATED)
     name = descriptor.title or descriptor.annotations.get(DESCRIPTION)
     digest = display.DigestCell(descriptor.digest)
     notes = (display.Timestamp(created) if created else "", display.Size(descriptor.size), digest if name else "")
-    look = display.code_call("ocikit.inspect", f"{where}@{descriptor.digest}")
+    look = display.code_call("ocikit.inspect", f"{repository}@{descriptor.digest}")
     rest = {key: value for key, value in descriptor.annotations.items() if key not in {CREATED, TITLE}}
     return display.Card(
         title=display.shorten(name or digest.text(), display.CELL),

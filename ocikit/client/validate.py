@@ -1,9 +1,9 @@
-"""Whether an artifact is what the specification says: every document of its tree looked at, everything wrong told."""
+"""Validation of all documents of a reference against the specification."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -30,7 +30,7 @@ from ocikit.spec import media_types
 from ocikit.spec.config import ImageConfig
 from ocikit.spec.descriptor import Descriptor
 from ocikit.spec.digest import Digest
-from ocikit.spec.document import DOCUMENT_LIMIT, load_json, structure
+from ocikit.spec.document import DOCUMENT_LIMIT, MAX_INDEX_DEPTH, load_json, structure
 from ocikit.spec.manifest import Index, PlatformLike, parse_document
 from ocikit.spec.platform import Platform
 from ocikit.spec.reference import AnyReference
@@ -40,224 +40,230 @@ from ocikit.store.cache.cache import Cache
 from ocikit.store.streams import check_size
 from ocikit.transfer.pool import WORKERS
 
-#: Indexes in each other; real ones have two or three. A registry could give out a chain without an end.
-_DEPTH = 8
-
 
 @frozen(kw_only=True, repr=False)
-class Finding(Violation):
-    """One thing that is wrong, and in which document."""
+class DocumentViolation(Violation):
+    """A violation and the document that contains it."""
 
     digest: Digest | None
-    """Of the document; None if there is none, as for a layout's `index.json`."""
+    """Digest of the document; None for the `index.json` of a layout."""
 
     def __str__(self) -> str:
         return f"{self.digest or 'index.json'} {self.path}: {self.message}"
 
     def __rich_repr__(self) -> display.Description:
         yield "digest", self.digest.short if self.digest else None
-        yield "path", self.path
-        yield "message", self.message
+        yield from super().__rich_repr__()
 
 
 @frozen(kw_only=True, repr=False)
 class ValidationReport(display.Displayable):
-    """What `validate` has looked at and found; true if all is well, and iterable.
+    """Result of `validate`.
 
     >>> from ocikit.spec.reference import LayoutReference
-    >>> report = ValidationReport(reference=LayoutReference.parse("oci:data:v1"), documents=(), findings=())
-    >>> bool(report), list(report), report.summary
-    (True, [], 'oci:data:v1: 0 documents, nothing is wrong')
+    >>> report = ValidationReport(reference=LayoutReference.parse("oci:data:v1"), documents=(), violations=())
+    >>> report.ok, report.violations, report.summary
+    (True, (), 'oci:data:v1: 0 documents, no violations')
     """
 
     reference: AnyReference
-    """What was asked for, pinned if it could be."""
+    """The validated reference, pinned by digest if it could be resolved."""
     documents: tuple[Descriptor, ...]
-    """What was read, each manifest after the index that names it."""
-    findings: tuple[Finding, ...]
+    """The documents that were read, each manifest after its index."""
+    violations: tuple[DocumentViolation, ...]
 
     @property
     def ok(self) -> bool:
-        """Whether nothing is wrong."""
-        return not self.findings
+        """True if there are no violations."""
+        return not self.violations
 
     @property
     def summary(self) -> str:
-        """One line for people."""
-        read, wrong = len(self.documents), len(self.findings)
-        words = f"{wrong} violation{'' if wrong == 1 else 's'}" if wrong else "nothing is wrong"
-        return f"{display.sanitize(self.reference)}: {read} document{'' if read == 1 else 's'}, {words}"
+        """The reference and the result in one line."""
+        return f"{display.sanitize(self.reference)}: {self._result()}"
 
-    def __bool__(self) -> bool:
-        return self.ok
-
-    def __iter__(self) -> Iterator[Finding]:
-        return iter(self.findings)
-
-    def __len__(self) -> int:
-        return len(self.findings)
+    def _result(self) -> str:
+        count = len(self.violations)
+        result = display.pluralize(count, "violation") if count else "no violations"
+        return f"{display.pluralize(len(self.documents), 'document')}, {result}"
 
     def __rich_repr__(self) -> display.Description:
         yield "reference", str(self.reference)
         yield "ok", self.ok
         yield "documents", len(self.documents)
-        yield "findings", len(self.findings), 0
+        yield "violations", len(self.violations), 0
 
     def _facts(self) -> Iterator[tuple[str, object]]:
         yield "reference", display.Code(self.reference)
-        yield "result", self.summary.rpartition(": ")[2]
+        yield "result", self._result()
 
     def _sections(self) -> Iterator[display.Section]:
-        if self.findings:
+        if self.violations:
             rows = (
-                (f.path, f.message, display.DigestCell(f.digest) if f.digest else "index.json") for f in self.findings
+                (v.path, v.message, display.DigestCell(v.digest) if v.digest else "index.json") for v in self.violations
             )
             headers = ("path", "message", "document")
-            yield display.Section(title="wrong", headers=headers, rows=rows, count=len(self.findings), unfolded=True)
+            count = len(self.violations)
+            yield display.Section(title="violations", headers=headers, rows=rows, count=count, unfolded=True)
         if self.documents:
-            read = ((d.media_type, display.Size(d.size), display.DigestCell(d.digest)) for d in self.documents)
-            yield display.Section(
-                title="looked at",
-                headers=("type", "size", "digest"),
-                rows=read,
-                count=len(self.documents),
-                unfolded=False,
-            )
+            documents = ((d.media_type, display.Size(d.size), display.DigestCell(d.digest)) for d in self.documents)
+            headers = ("type", "size", "digest")
+            count = len(self.documents)
+            yield display.Section(title="documents", headers=headers, rows=documents, count=count, unfolded=False)
 
 
 def validate(
     backends: Backends, cache: Cache, reference: AnyReference, platform: PlatformLike | None, workers: int = WORKERS
 ) -> ValidationReport:
-    """Look at every document of a reference: indexes, manifests, and the configs of images.
+    """Validate every document of a reference: indexes, manifests, and the configs of images.
+
+    Violations never raise.
 
     Args:
-        backends: Opens the source of a reference.
-        cache: Cached documents are not requested again.
-        reference: the root.
-        platform: only that manifest of an index.
-        workers: documents read at once.
+        backends: Opens the source of the reference.
+        cache: Source of documents that were fetched before.
+        reference: The reference to validate.
+        platform: Platform of the only manifest of an index to validate; None validates all of them.
+        workers: Number of documents to fetch at the same time.
+
     Raises:
-        NotFound: no such reference. NoMatchingPlatform. Never for what is in a document.
+        NotFound: The reference does not exist.
+        NoMatchingPlatform: The index has no manifest for the platform.
     """
     if platform is not None and not callable(platform):
-        platform = Platform.parse(platform)  # a mistake in it shows for a single manifest, too
+        platform = Platform.parse(platform)  # parse it here: a single manifest would not reveal an invalid platform
     try:
         with backends.open_source(reference) as source:
             resolver = Resolver(source, cache)
-            return _Validation(source=source, resolver=resolver, reference=reference, platform=platform).run(workers)
-    except (InvalidDocument, DigestMismatch) as error:
-        # What names the documents: a layout's own files, or an archive with a blob that is damaged
-        digest = Digest(error.expected) if isinstance(error, DigestMismatch) and error.expected else None
-        return ValidationReport(reference=reference, documents=(), findings=tuple(_of(digest, _told(error))))
+            return _Validator(source=source, resolver=resolver, reference=reference, platform=platform).run(workers)
+    except InvalidDocument as error:
+        # The source itself is invalid, such as the index.json of a layout
+        return ValidationReport(reference=reference, documents=(), violations=_violations_in(None, error.problems))
+    except DigestMismatch as error:
+        # A blob of an archive is corrupt
+        digest = Digest(error.expected) if error.expected else None
+        problem = Violation(path="$", message=error.message)
+        return ValidationReport(reference=reference, documents=(), violations=_violations_in(digest, [problem]))
 
 
 @frozen(kw_only=True)
 class _Node:
-    """A document to look at, and who names it."""
+    """A document to validate, and its position in the tree of documents."""
 
     descriptor: Descriptor
-    place: tuple[int, ...] = ()
-    """Its way from the root: the order of the report."""
-    owner: Digest | None = None
+    position: tuple[int, ...] = ()
+    """Path from the root as child numbers; defines the order of the report."""
+    parent: Digest | None = None
     path: str = "$"
-    """Of the descriptor, in the owner."""
+    """JSON path of the descriptor in the parent."""
     layers: int | None = None
-    """Of the manifest that a config belongs to."""
+    """Number of layers of the manifest, if this is its config."""
 
     @property
     def key(self) -> tuple[object, ...]:
-        """Equal for nodes that would be told the same of."""
+        """Key for deduplication: nodes with equal keys have the same violations."""
         return self.descriptor.key, self.descriptor.media_type, self.layers
 
 
+@frozen
+class _Result:
+    """Result of the validation of one document."""
+
+    violations: tuple[DocumentViolation, ...]
+    read: bool = True
+    """False if the document could not be fetched."""
+    children: tuple[_Node, ...] = ()
+
+
 @define(eq=False, kw_only=True)
-class _Validation:
-    """The way through the documents of a reference."""
+class _Validator:
+    """Validation of the documents of one reference."""
 
     source: Source
     resolver: Resolver
     reference: AnyReference
     platform: PlatformLike | None
-    at_hand: dict[tuple[str, int], bytes] = field(factory=dict, init=False)
-    """What had to be read to find the root, by its descriptor's key."""
+    fetched: dict[tuple[str, int], bytes] = field(factory=dict, init=False)
+    """Documents that were read to find the root, by the key of their descriptor."""
 
     def run(self, workers: int) -> ValidationReport:
-        """Look at everything, level by level."""
+        """Validate all documents, one level of the tree after another."""
         root = _Node(descriptor=self._root())
         level, seen = [root], {root.key}
-        looked: list[tuple[_Node, bool, list[Finding]]] = []
+        results: list[tuple[_Node, _Result]] = []
         with ThreadPoolExecutor(workers, "ocikit-validate") as pool:
             while level:
-                following = []
-                for node, (read, found, children) in zip(level, pool.map(self._look, level), strict=True):
-                    looked.append((node, read, found))
-                    for child in children:
+                next_level = []
+                for node, result in zip(level, pool.map(self._check, level), strict=True):
+                    results.append((node, result))
+                    for child in result.children:
                         if child.key not in seen:
                             seen.add(child.key)
-                            following.append(child)
-                level = following
-        looked.sort(key=lambda item: item[0].place)
+                            next_level.append(child)
+                level = next_level
+        results.sort(key=lambda item: item[0].position)
+        documents = {node.descriptor.key: node.descriptor for node, result in results if result.read}
         return ValidationReport(
             reference=self.reference.pinned(root.descriptor.digest),
-            documents=tuple({node.descriptor.key: node.descriptor for node, read, _ in looked if read}.values()),
-            findings=tuple(dict.fromkeys(finding for _, _, found in looked for finding in found)),
+            documents=tuple(documents.values()),
+            violations=tuple(dict.fromkeys(violation for _, result in results for violation in result.violations)),
         )
 
     def _root(self) -> Descriptor:
-        """The reference's descriptor, even if what it names can't be parsed."""
+        """Return the descriptor of the reference, even if its document is invalid."""
         try:
             return self.resolver.resolve(self.reference)
         except ManifestUnknown:
-            # A layout resolves a digest that has no entry by parsing the document
+            # A layout parses the document to resolve a digest that has no entry
             if self.source.cacheable or self.reference.digest is None:
                 raise
         except (InvalidDocument, DigestMismatch):
-            # A registry without a digest header resolves a tag by parsing the document
+            # A registry without digest headers requires parsing the document to resolve a tag
             if not self.source.cacheable:
                 raise
         root, raw = self.source.raw_document(self.reference.target)
         if root.size == len(raw):
-            self.at_hand[root.key] = raw
+            self.fetched[root.key] = raw
         return root
 
-    def _look(self, node: _Node) -> tuple[bool, list[Finding], list[_Node]]:
-        """Whether a document could be read, what is wrong with it, and what it leads to."""
-        described = node.descriptor
+    def _check(self, node: _Node) -> _Result:
+        """Fetch and validate one document."""
+        descriptor = node.descriptor
         try:
-            raw = self._fetch(described)
+            raw = self._fetch(descriptor)
         except (NotFound, ContentError, InvalidDocument, TooLarge) as error:
-            if isinstance(error, NotFound) and node.owner is None:
+            if isinstance(error, NotFound) and node.parent is None:
                 raise
-            part = {SizeMismatch: ".size", DigestMismatch: ".digest"}.get(type(error), "") if node.owner else ""
-            told = Violation(path=node.path + part, message=error.message)
-            return False, _of(node.owner or described.digest, [told]), []
-        found = list(find_violations(raw, described.media_type))
-        if len(found) <= MAX_VIOLATIONS:  # else it is told that there are more
-            found += _refused(raw, described.media_type, found)
+            key = {SizeMismatch: ".size", DigestMismatch: ".digest"}.get(type(error), "") if node.parent else ""
+            problem = Violation(path=node.path + key, message=error.message)
+            return _Result(_violations_in(node.parent or descriptor.digest, [problem]), read=False)
+        found = list(find_violations(raw, descriptor.media_type))
+        if len(found) <= MAX_VIOLATIONS:  # the list is not truncated
+            found += _parser_violations(raw, descriptor.media_type, found)
         try:
             value = load_json(raw, "the document")
         except InvalidDocument:
-            return True, _of(described.digest, found), []
-        found += _beyond(value, node)
-        children = [] if described.media_type in media_types.CONFIG_TYPES else list(self._children(raw, value, node))
-        if children and len(node.place) > _DEPTH:
-            found.append(Violation(path="$", message=f"an index in an index …, more than {_DEPTH} deep"))
-            children = []
-        return True, _of(described.digest, found), children
+            return _Result(_violations_in(descriptor.digest, found))
+        found += _cross_document_violations(value, node)
+        children = () if descriptor.media_type in media_types.CONFIG_TYPES else tuple(self._children(raw, value, node))
+        if children and len(node.position) > MAX_INDEX_DEPTH:
+            found.append(Violation(path="$", message=f"indexes are nested more than {MAX_INDEX_DEPTH} deep"))
+            children = ()
+        return _Result(_violations_in(descriptor.digest, found), children=children)
 
     def _fetch(self, descriptor: Descriptor) -> bytes:
-        """A document's bytes, verified."""
-        if (raw := self.at_hand.get(descriptor.key)) is not None:
+        """Return the verified bytes of a document."""
+        if (raw := self.fetched.get(descriptor.key)) is not None:
             descriptor.digest.verify(raw, "the document")
             return raw
         if self.resolver.cache.exists(descriptor):
             try:
                 return self.resolver.cache.fetch(descriptor)
             except NotFound:
-                pass  # damaged on disk, and gone now
+                pass  # the cached file was corrupt and has been deleted
         small = descriptor.size <= DOCUMENT_LIMIT and descriptor.embedded is None
         if small and isinstance(self.source, Repository) and not descriptor.is_document:
-            # A stream that resumes would wait for the bytes that a wrong size promises
+            # Do not use a resumable stream: with a wrong size it would wait for bytes that do not exist
             try:
                 raw = read_limited(self.source.get_blob(descriptor.digest), DOCUMENT_LIMIT, f"pull {descriptor.digest}")
             except ConnectionFailed:
@@ -268,100 +274,90 @@ class _Validation:
         return self.source.fetch(descriptor)
 
     def _children(self, raw: bytes, value: dict[str, Any], node: _Node) -> Iterator[_Node]:
-        """The manifests of an index, the config of an image."""
-        chosen = self._chosen(raw) if "manifests" in value else None
+        """Yield the manifests of an index, or the config of an image."""
+        selected = self._select(raw) if "manifests" in value else None
         for number, (path, descriptor) in enumerate(_descriptors(value)):
             config = path == "$.config" and descriptor.media_type in media_types.CONFIG_TYPES
             manifest = path.startswith("$.manifests[") and descriptor.is_document
-            if not config and (not manifest or chosen not in {None, descriptor}):
+            if not config and (not manifest or selected not in {None, descriptor}):
                 continue
             layers = value.get("layers")
             yield _Node(
                 descriptor=descriptor,
-                place=(*node.place, number),
-                owner=node.descriptor.digest,
+                position=(*node.position, number),
+                parent=node.descriptor.digest,
                 path=path,
                 layers=len(layers) if config and isinstance(layers, list) else None,
             )
 
-    def _chosen(self, raw: bytes) -> Descriptor | None:
-        """The manifest for the platform that is wanted; None for all. Raises: NoMatchingPlatform."""
+    def _select(self, raw: bytes) -> Descriptor | None:
+        """Return the manifest of an index for the requested platform; None stands for all manifests.
+
+        Raises:
+            NoMatchingPlatform: The index has no manifest for the platform.
+        """
         if self.platform is None:
             return None
         try:
             document = parse_document(raw)
         except InvalidDocument:
-            return None  # it can't choose; it is told what is wrong with it
+            return None  # an invalid index cannot select; its violations are reported
         return document.select(self.platform) if isinstance(document, Index) else None
 
 
-def _of(digest: Digest | None, found: list[Violation]) -> list[Finding]:
-    return [Finding(digest=digest, path=v.path, message=v.message) for v in found]
+def _violations_in(digest: Digest | None, found: Iterable[Violation]) -> tuple[DocumentViolation, ...]:
+    return tuple(DocumentViolation(digest=digest, path=v.path, message=v.message) for v in found)
 
 
-def _refused(raw: bytes, media_type: str, known: list[Violation]) -> list[Violation]:
-    """What our own parser, which is what other verbs use, refuses besides the violations that are known already."""
+def _parser_violations(raw: bytes, media_type: str, known: list[Violation]) -> list[Violation]:
+    """Return what the parser of this library rejects, except at the paths of known violations."""
     try:
         if media_type in media_types.CONFIG_TYPES:
             ImageConfig.parse(raw)
         else:
-            value = load_json(raw, "the document")
-            said = value.get("mediaType")
-            # A wrong type is told below; the rest of the document is parsed as what it says it is
-            parse_document(raw, media_type if said is None else None)
+            # A mediaType other than the descriptor's is reported later; parse the rest as the document's own type
+            untyped = load_json(raw, "the document").get("mediaType") is None
+            parse_document(raw, media_type if untyped else None)
     except InvalidDocument as error:
-        places = {_plain(v.path) for v in known}
-        return [v for v in _told(error) if _plain(v.path) not in places]
+        paths = {_normalize_path(v.path) for v in known}
+        return [v for v in error.problems if _normalize_path(v.path) not in paths]
     return []
 
 
-def _told(error: OcikitError) -> list[Violation]:
-    """The parts of our parser's message, "Manifest: … @ $.config; … @ $.layers[0]"."""
-    text = re.sub(r"^(Manifest|Index|ImageConfig|Descriptor|manifest): ", "", error.message)
-    found = []
-    for part in text.split("; "):
-        words, at, path = part.rpartition(" @ ")
-        if at and path.startswith("$"):
-            found.append(Violation(path=path, message=words))
-        elif not part.startswith("… "):
-            found.append(Violation(path="$", message=part))
-    return found
-
-
-def _plain(path: str) -> str:
-    """A path less its punctuation: `$.a` and `$['a']` are the same."""
+def _normalize_path(path: str) -> str:
+    """Return a JSON path without punctuation, because `$.a` and `$['a']` are equivalent."""
     return re.sub(r"[\[\]'.]+", " ", path)
 
 
-def _beyond(value: dict[str, Any], node: _Node) -> list[Violation]:
-    """What no schema says: whether documents and what is said of them go together."""
+def _cross_document_violations(value: dict[str, Any], node: _Node) -> list[Violation]:
+    """Return violations that no schema detects: contradictions of documents and descriptors."""
     found = []
-    described, said = node.descriptor, value.get("mediaType")
-    typed = described.is_document or described.media_type in media_types.SCHEMA1_TYPES
-    if typed and isinstance(said, str) and said.lower() != described.media_type:
-        words = f"the document says {display.quoted(said, 80)}, its descriptor {described.media_type}"
-        found.append(Violation(path="$.mediaType", message=words))
-    for path, descriptor in _descriptors(value):
-        # Compared here rather than by `embedded`, which answers for `{}` whatever stands there
-        data = descriptor.data
-        if data is not None and not _suits(data, descriptor):
-            words = f"{len(data)} bytes are embedded, and they are not what size and digest say"
-            found.append(Violation(path=f"{path}.data", message=words))
+    descriptor, media_type = node.descriptor, value.get("mediaType")
+    typed = descriptor.is_document or descriptor.media_type in media_types.SCHEMA1_TYPES
+    if typed and isinstance(media_type, str) and media_type.lower() != descriptor.media_type:
+        message = f"the document has type {display.quoted(media_type, 80)}, its descriptor {descriptor.media_type}"
+        found.append(Violation(path="$.mediaType", message=message))
+    for path, child in _descriptors(value):
+        # Do not use `Descriptor.embedded`, which returns `{}` for the empty descriptor without reading `data`
+        data = child.data
+        if data is not None and not _matches(data, child):
+            message = f"the {len(data)} embedded bytes do not match size and digest"
+            found.append(Violation(path=f"{path}.data", message=message))
     if node.layers is not None and isinstance(rootfs := value.get("rootfs"), dict):
-        ids = rootfs.get("diff_ids")
-        if isinstance(ids, list) and len(ids) != node.layers:
-            words = f"expected one for each layer of the manifest, which has {node.layers}, found {len(ids)}"
-            found.append(Violation(path="$.rootfs.diff_ids", message=words))
+        diff_ids = rootfs.get("diff_ids")
+        if isinstance(diff_ids, list) and len(diff_ids) != node.layers:
+            message = f"expected one for each of the {node.layers} layers of the manifest, found {len(diff_ids)}"
+            found.append(Violation(path="$.rootfs.diff_ids", message=message))
     return found
 
 
-def _suits(data: bytes, descriptor: Descriptor) -> bool:
+def _matches(data: bytes, descriptor: Descriptor) -> bool:
     digest = descriptor.digest
     return len(data) == descriptor.size and (not digest.verifiable or Digest.of(data, digest.algorithm) == digest)
 
 
 def _descriptors(value: dict[str, Any]) -> Iterator[tuple[str, Descriptor]]:
-    """Every descriptor of a document that can be read as one, with its path."""
+    """Yield the valid descriptors of a document with their JSON paths."""
     for key in ("manifests", "config", "layers", "subject"):
         items = value.get(key)
         for index, item in enumerate(items) if isinstance(items, list) else [(None, items)]:
@@ -369,4 +365,4 @@ def _descriptors(value: dict[str, Any]) -> Iterator[tuple[str, Descriptor]]:
                 try:
                     yield f"$.{key}" + ("" if index is None else f"[{index}]"), structure(item, Descriptor)
                 except OcikitError:
-                    continue  # told by its violations
+                    continue  # reported as a violation of the schema

@@ -1,91 +1,32 @@
-"""A column of names in the explorer: filtered, sorted and shown in parts, whatever their number."""
+"""List of names in the explorer, with a filter, sorting and paging."""
 
 from __future__ import annotations
 
 import itertools
-import re
-import threading
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any, TypeAlias
+from typing import Any
 
-import ipywidgets as w  # type: ignore[import-untyped]  # it has no types
+import ipywidgets as w  # type: ignore[import-untyped]  # has no types
 
 from ocikit import display
+from ocikit.client.tag_order import newest_first
 from ocikit.errors import OcikitError
+from ocikit.notebook.jobs import IsStale, Jobs
 
-PAGE = 200  # names shown at once: a browser scrolls them without a pause, and people filter beyond
-
-Names: TypeAlias = Sequence[str]
-
-
-class Jobs:
-    """Work in the background, so that the kernel never waits; of what one slot was asked, only the last counts."""
-
-    def __init__(self) -> None:
-        self._asked: dict[str, int] = {}
-        self._running = 0
-        self._changed = threading.Condition()
-
-    def run(
-        self,
-        slot: str,
-        work: Callable[[Callable[[], bool]], Any],
-        then: Callable[[Any], None],
-        failed: Callable[[OcikitError], None],
-    ) -> None:
-        """Work in a thread; `work` gets a question that is true once its result is no longer wanted."""
-        with self._changed:
-            mine = self._asked[slot] = self._asked.get(slot, 0) + 1
-            self._running += 1
-
-        def stale() -> bool:
-            return self._asked[slot] != mine
-
-        def job() -> None:
-            try:
-                result = work(stale)
-                with self._changed:
-                    if not stale():
-                        then(result)
-            except OcikitError as error:
-                with self._changed:
-                    if not stale():
-                        failed(error)
-            finally:
-                with self._changed:
-                    self._running -= 1
-                    self._changed.notify_all()
-
-        threading.Thread(target=job, name=f"ocikit-explore-{slot}", daemon=True).start()
-
-    def cancel(self, slot: str) -> None:
-        """Let whatever runs in a slot come to nothing."""
-        with self._changed:
-            self._asked[slot] = self._asked.get(slot, 0) + 1
-
-    def wait(self, timeout: float) -> bool:
-        """Whether everything is done within so many seconds."""
-        with self._changed:
-            return self._changed.wait_for(lambda: not self._running, timeout)
+PAGE = 200  # names per page: a browser scrolls them smoothly, and the filter finds the others
 
 
 def message(text: str, *, problem: bool = False) -> str:
-    """A line of the explorer's own as HTML; problems stand out in both themes."""
+    """Return a message as escaped HTML; problems are marked in light and dark themes."""
     style = "border-left:3px solid #d9534f;padding-left:.5em" if problem else "opacity:.75"
     lines = "<br>".join(display.escape(line, 400) for line in display.sanitize(text, newlines=True).split("\n"))
     return f'<div style="line-height:1.35;white-space:normal;{style}">{lines}</div>'
 
 
-def newest_first(name: str) -> list[tuple[int, int, str]]:
-    """A key for sorting names with numbers in them, to be used in reverse: v1.10 is after v1.9, and "latest" after all."""
-    parts = re.findall(r"\d+|\D+", name)
-    return [(2, 0, "")] if name == "latest" else [(1, int(p), "") if p.isdecimal() else (0, 0, p) for p in parts]
-
-
 def on_enter(field: Any, act: Callable[[], None]) -> None:
-    """Act when Enter is pressed in a field of text.
+    """Call `act` when Enter is pressed in a text field.
 
-    JupyterLab keeps the arrow keys of lists for itself (they move between cells); a field of text has all of its keys.
+    JupyterLab intercepts the arrow keys of lists to move between cells, but passes all keys of text fields.
     """
 
     def receive(_: Any, content: Any, __: Any) -> None:
@@ -96,20 +37,20 @@ def on_enter(field: Any, act: Callable[[], None]) -> None:
 
 
 class Column:
-    """A list of names to choose from: by a click, or by typing a part of it and Enter.
+    """A list of names: a click selects one, or Enter after typing a part of it.
 
     Args:
-        title: what they are.
-        jobs: where pages are read.
-        chosen: called with a name that was chosen.
-        sortable: whether sorting by version makes sense.
+        title: Plural noun of the names.
+        jobs: Jobs that read the names.
+        on_select: Called with the selected name.
+        sortable: True offers sorting by version.
     """
 
-    def __init__(self, title: str, jobs: Jobs, chosen: Callable[[str], None], *, sortable: bool = False) -> None:
+    def __init__(self, title: str, jobs: Jobs, on_select: Callable[[str], None], *, sortable: bool = False) -> None:
         self._title = title
         self._jobs = jobs
-        self._chosen = chosen
-        self._names: Names = ()
+        self._on_select = on_select
+        self._names: Sequence[str] = ()
         self._limit = PAGE
         self._filling = False
         self.filter = w.Text(
@@ -124,88 +65,85 @@ class Column:
             [w.HTML(f"<b>{display.escape(title)}</b>"), self.filter, self.order, self.list, self.more, self.status],
             layout=w.Layout(flex="1 1 200px", min_width="180px", max_width="100%", display="none"),
         )
-        self.filter.observe(lambda _: self._again(PAGE), "value")
-        self.order.observe(lambda _: self._again(PAGE), "value")
-        on_enter(self.filter, self._again_and_open)
-        self.more.on_click(lambda _: self._again(self._limit + PAGE))
+        self.filter.observe(lambda _: self._update(PAGE), "value")
+        self.order.observe(lambda _: self._update(PAGE), "value")
+        on_enter(self.filter, self._update_and_select)
+        self.more.on_click(lambda _: self._update(self._limit + PAGE))
         self.list.observe(self._pick, "value")
 
-    def show(self, listing: Callable[[], Names], chosen: str = "") -> None:
-        """Show the names that a call gives; `chosen` is marked, without being opened."""
+    def show(self, load: Callable[[], Sequence[str]], selected: str = "") -> None:
+        """Show the column and load its names.
+
+        Args:
+            load: Function that returns the names; it runs in the background.
+            selected: Name to mark as selected, without a call of `on_select`.
+        """
         self._names = ()
         self.widget.layout.display = None
-        self._set([], chosen)
+        self._set([], selected)
         self.filter.value = ""
-        self.status.value = message(f"asking for {self._title} …")
+        self.status.value = message(f"loading {self._title} …")
 
-        def work(_: Callable[[], bool]) -> Names:
-            return listing()
-
-        def then(names: Names) -> None:
+        def then(names: Sequence[str]) -> None:
             self._names = names
-            self._again(PAGE, chosen)
+            self._update(PAGE, selected)
 
-        self._jobs.run(self._title, work, then, self._problem)
+        self._jobs.run(self._title, lambda _: load(), then, self._show_error)
 
     def hide(self) -> None:
-        """Out of the way."""
+        """Hide the column and cancel its job."""
         self._jobs.cancel(self._title)
         self._names = ()
         self.widget.layout.display = "none"
 
-    def _problem(self, error: OcikitError) -> None:
+    def _show_error(self, error: OcikitError) -> None:
         self.status.value = message(str(error), problem=True)
 
-    def _again_and_open(self) -> None:
-        self._again(PAGE, first=True)
+    def _update_and_select(self) -> None:
+        self._update(PAGE, select_first=True)
 
-    def _again(self, limit: int, chosen: str = "", *, first: bool = False) -> None:
+    def _update(self, limit: int, selected: str = "", *, select_first: bool = False) -> None:
         self._limit = limit
         names, text, newest = self._names, self.filter.value.strip().lower(), self.order.value == "newest first"
-        chosen = chosen or self.list.value or ""
+        selected = selected or self.list.value or ""
 
-        def work(stale: Callable[[], bool]) -> tuple[list[str], int, bool]:
-            looked, found = 0, []
-            source: Iterator[str] = iter(names)
-            if newest:
-                everything = list(itertools.takewhile(lambda _: not stale(), source))
-                source = iter(sorted(everything, key=newest_first, reverse=True))
-            for name in source:
-                if stale():
+        def work(is_stale: IsStale) -> tuple[list[str], int, bool]:
+            checked, matches = 0, []
+            source: Iterator[str] = itertools.takewhile(lambda _: not is_stale(), names)
+            for name in newest_first(source) if newest else source:
+                if is_stale():
                     break
-                looked += 1
+                checked += 1
                 if text in name.lower():
-                    found.append(name)
-                    if len(found) > limit:
+                    matches.append(name)
+                    if len(matches) > limit:
                         break
-                if looked % 5000 == 0:
-                    self.status.value = message(f"looked at {looked:,} …")
-            return found[:limit], looked, len(found) > limit
+                if checked % 5000 == 0:
+                    self.status.value = message(f"searched {checked:,} …")
+            return matches[:limit], checked, len(matches) > limit
 
         def then(result: tuple[list[str], int, bool]) -> None:
-            found, looked, more = result
-            self._set(found, chosen)
+            matches, checked, more = result
+            self._set(matches, selected)
             self.more.layout.display = None if more else "none"
-            which = f" with {self.filter.value.strip()!r}" if text else ""
-            rest = f" of {looked:,}" if text and not more else ""
-            count = f"the first {len(found):,}" if more else f"{len(found):,}"
-            self.status.value = message(
-                f"{count} {self._title}{which}{rest}" if found else f"no {self._title}{which}{rest}"
-            )
-            if first and found:
-                self.list.value = found[0]
+            condition = f" with {self.filter.value.strip()!r}" if text else ""
+            total = f" of {checked:,}" if text and not more else ""
+            count = f"the first {len(matches):,}" if more else f"{len(matches):,}" if matches else "no"
+            self.status.value = message(f"{count} {self._title}{condition}{total}")
+            if select_first and matches:
+                self.list.value = matches[0]
 
-        self._jobs.run(f"{self._title} list", work, then, self._problem)
+        self._jobs.run(f"{self._title} list", work, then, self._show_error)
 
-    def _set(self, names: Sequence[str], chosen: str) -> None:
+    def _set(self, names: Sequence[str], selected: str) -> None:
         self._filling = True
         try:
             self.list.options = [(display.shorten(name, 200), name) for name in names]
             self.list.rows = min(12, max(3, len(names) + 1))
-            self.list.value = chosen if chosen in names else None
+            self.list.value = selected if selected in names else None
         finally:
             self._filling = False
 
     def _pick(self, change: Any) -> None:
         if not self._filling and change["new"]:
-            self._chosen(change["new"])
+            self._on_select(change["new"])

@@ -18,7 +18,8 @@ from ocikit import display
 from ocikit.client.artifact import Artifact, File
 from ocikit.display.html import page
 from ocikit.errors import OcikitError
-from ocikit.notebook.column import Column, Jobs, message, on_enter
+from ocikit.notebook.column import Column, message, on_enter
+from ocikit.notebook.jobs import Jobs
 from ocikit.notebook.previews import preview, wanted
 from ocikit.progress.base import Progress
 from ocikit.spec.descriptor import Descriptor

@@ -8,7 +8,8 @@ from typing import Any
 import ipywidgets as w  # type: ignore[import-untyped]
 
 from ocikit.errors import OcikitError
-from ocikit.notebook.column import Jobs, message
+from ocikit.notebook.column import message
+from ocikit.notebook.jobs import Jobs
 
 
 class LoginForm:

@@ -13,7 +13,7 @@ from pathlib import Path
 import ocikit
 from ocikit.client.artifact import Artifact
 from ocikit.client.listing import Listing
-from ocikit.client.validate import Finding, ValidationReport
+from ocikit.client.validate import DocumentViolation, ValidationReport
 from ocikit.errors import Violation
 from ocikit.folder.folder import Folder
 from ocikit.layers.pack import pack
@@ -247,7 +247,7 @@ def findings():
     ]
     return ValidationReport(
         reference=ocikit.Reference.parse(f"{DATA}:v2.1").pinned(manifest.digest), documents=(manifest.descriptor,),
-        findings=tuple(Finding(path=path, message=message, digest=manifest.digest) for path, message in found),
+        violations=tuple(DocumentViolation(path=path, message=message, digest=manifest.digest) for path, message in found),
     )  # fmt: skip
 
 
@@ -347,8 +347,8 @@ CARDS: dict[str, Callable[[], object]] = {
         host=HOST, reachable=False, authenticated=False, url=f"https://{HOST}", problem=f"{HOST} could not be reached: no such host"),
     "report": findings,
     "report_fine": lambda: ValidationReport(
-        reference=ocikit.Reference.parse(f"{DATA}:v2.1"), documents=(data_manifest().descriptor,), findings=()),
-    "report_finding": lambda: findings().findings[0],
+        reference=ocikit.Reference.parse(f"{DATA}:v2.1"), documents=(data_manifest().descriptor,), violations=()),
+    "report_violation": lambda: findings().violations[0],
     "violation": lambda: Violation(path="$.layers[2].size", message="expected an integer, found a string"),
     "unpacked": lambda: Unpacked(
         path=folder() / "rootfs", files=3_412, size=148_221_003,
