@@ -1,11 +1,11 @@
-"""What can go wrong at which request, what shall go wrong there, and what came of it: the parts of the fault matrix.
+"""The fault matrix: requests, faults, and results of each client.
 
     image = Image.made(folder)
     with peers.ocikit() as registry, Proxy(registry.url) as proxy:
         outcome = pull("crane", image, proxy, Cell("GET blob", "cut", 12345), folder)
         assert outcome.survived and outcome.moved <= image.size + (1 << 20)
 
-Clients move an image between a layout and a registry: that is what all of them can do.
+Clients move an image between a layout and a registry, because all of them support that.
 """
 
 import hashlib
@@ -33,13 +33,13 @@ from tests.support.fake_registry import Request
 from tests.support.proxy import Proxy
 
 MIB = 1 << 20
-READ_TIMEOUT = 1.0  # seconds, of ocikit
-WAITS = 2.0  # seconds that a proxy doesn't answer for
+READ_TIMEOUT = 1.0  # seconds, for ocikit
+WAITS = 2.0  # seconds without a response from the proxy
 PATIENCE = 60  # seconds for a client
 CLIENTS = ("ocikit", "oras", "crane", "skopeo", "regctl")
 _HTML = b"<html><head><title>502 Bad Gateway</title></head><body>nginx</body></html>"
 
-#: By what people call them: method and path.
+#: Requests by their common names: method and path.
 REQUESTS = {
     "HEAD manifest": ("HEAD", r"/v2/.+/manifests/[^/]+"),
     "GET token": ("GET", r"/token"),
@@ -60,13 +60,13 @@ def _ranged(request: Request) -> bool:
 
 
 def _after_a_cut(**fault: Any) -> Callable[[int], list[dict[str, Any]]]:
-    """The answer breaks off, and something is wrong with the one to the request for the rest."""
+    """Cut the response, then return a wrong response to the request for the rest."""
     return lambda at: [{"cut": at}, {"when": _ranged, **fault}]
 
 
-#: What goes wrong, by kind: faults for `Proxy.on`, given a position.
+#: Faults for `Proxy.on` by kind, given a position.
 FORMS: dict[str, Callable[[int], list[dict[str, Any]]]] = {
-    # At a byte of the answer
+    # At a byte of the response
     "cut": lambda at: [{"cut": at}],
     "reset": lambda at: [{"cut": at, "reset": True}],
     "stall": lambda at: [{"cut": at, "stall": WAITS}],
@@ -79,7 +79,7 @@ FORMS: dict[str, Callable[[int], list[dict[str, Any]]]] = {
     # At a byte of the request
     "request cut": lambda at: [{"cut_request": at}],
     "request reset": lambda at: [{"cut_request": at, "reset": True}],
-    # Anywhere
+    # At any request
     "500": lambda _: [{"status": 500}],
     "502, HTML": lambda _: [{"status": 502, "headers": {"Content-Type": "text/html"}, "body": _HTML}],
     "503, seconds": lambda _: [{"status": 503, "headers": {"Retry-After": "1"}}],
@@ -108,19 +108,19 @@ IN_REQUESTS = ("request cut", "request reset")
 
 @frozen
 class Cell:
-    """One fault."""
+    """One fault at one request."""
 
     request: str
     kind: str
     at: int = 0
-    """Bytes, where the kind has a position."""
+    """Position in bytes, for kinds that have one."""
 
     def __str__(self) -> str:
         where = f" @{self.at}" if self.kind in (*IN_ANSWERS, *IN_REQUESTS) else ""
         return f"{self.request}: {self.kind}{where}"
 
     def install(self, proxy: Proxy, layer: str, *, times: int | None = 1) -> None:
-        """Let it happen; to the layer, where it is about blobs. The last of several comes last."""
+        """Script the fault. Faults of blobs apply to the layer. The last one of several runs last."""
         method, path = REQUESTS[self.request]
         for fault in FORMS[self.kind](self.at):
             wanted = fault.pop("when", lambda _: True)
@@ -144,17 +144,17 @@ def _without_range(request: Request) -> Request:
 
 
 def _without_mount(request: Request) -> Request:
-    """What was pushed for another cell doesn't count."""
+    """Remove what another cell pushed."""
     return evolve(request, target=request.path) if "mount" in request.query else request
 
 
 def positions(size: int) -> tuple[int, ...]:
-    """Where it may break: before the first byte, after the last, and between."""
+    """Return positions: before the first byte, after the last, and between."""
     return tuple(sorted({0, min(1, size), min(1 << 16, size), size // 2, max(size - 1, 0), size}))
 
 
 def cells(requests: tuple[str, ...], size: int) -> list[Cell]:
-    """Every kind at every request where it makes sense, at every position."""
+    """Yield every kind at every sensible request and position."""
     made = []
     for request, kind in itertools.product(requests, FORMS):
         head, body = request.startswith("HEAD"), request == "GET blob"
@@ -186,16 +186,16 @@ class Image:
 
     layout: Path
     layer: str
-    """Its digest."""
+    """Digest of the layer."""
     size: int
-    """The layer's, in bytes."""
+    """Size of the layer [bytes]."""
     root: str
-    """The manifest's digest."""
+    """Digest of the manifest."""
     config: str
 
     @classmethod
     def made(cls, folder: Path, size: int = 16 * MIB) -> "Image":
-        """Of bytes that no compression makes smaller."""
+        """Create an image of incompressible bytes."""
         images.small(folder, tag="v1", files={"data": random.Random(size).randbytes(size)})
         root = json.loads((folder / "index.json").read_bytes())["manifests"][0]["digest"]
         manifest = json.loads(images.blob(folder, root).read_bytes())
@@ -203,7 +203,7 @@ class Image:
         return cls(folder, layer["digest"], layer["size"], root, manifest["config"]["digest"])
 
     def put(self, url: str, repository: str, *, whole: bool) -> None:
-        """On a registry, without help: all of it, or the config only, so that what is pushed next is the layer."""
+        """Push to a registry directly: everything, or only the config, so that the next push moves the layer."""
         for digest in [self.config, self.layer] if whole else [self.config]:
             begun = requests.post(f"{url}/v2/{repository}/blobs/uploads/", timeout=30)
             place = requests.compat.urljoin(begun.url, begun.headers["Location"])
@@ -218,7 +218,7 @@ class Image:
             assert sent.status_code == 201, sent.text
 
     def on(self, url: str, repository: str) -> bool:
-        """Whether a registry has all of it, byte by byte."""
+        """Return True if a registry has every byte of the image."""
         named = requests.get(f"{url}/v2/{repository}/manifests/v1", headers={"Accept": images.MANIFEST}, timeout=30)
         layer = requests.get(f"{url}/v2/{repository}/blobs/{self.layer}", timeout=60)
         return _is(named.content, self.root) and _is(layer.content, self.layer)
@@ -226,33 +226,33 @@ class Image:
 
 @frozen
 class Outcome:
-    """What came of it."""
+    """The result of a transfer."""
 
     why: str
-    """What the client said when it gave up, in a line; "" if it didn't."""
+    """The client's last error line; "" on success."""
     whole: bool
-    """Whether everything has arrived as it was."""
+    """True if all content arrived unchanged."""
     moved: int
-    """Bytes of bodies of the layer that went by."""
+    """Bytes of layer bodies that passed the proxy."""
     seconds: float
 
     @property
     def survived(self) -> bool:
-        """Whether the client said that all is well, and it was."""
+        """True if the client reported success and the content is correct."""
         return not self.why and self.whole
 
     @property
     def lied(self) -> bool:
-        """Whether the client said that all is well, and it wasn't."""
+        """True if the client reported success and the content is wrong."""
         return not self.why and not self.whole
 
 
 class Failed(Exception):
-    """What a client said."""
+    """A client failed; the message is its output."""
 
 
 def pull(client: str, image: Image, proxy: Proxy, cell: Cell, home: Path) -> Outcome:
-    """Pull an image that is there, with a fault on the way."""
+    """Pull an image with a fault on the way."""
     repository = _fresh()
     image.put(proxy.upstream, repository, whole=True)
     out = home / "out"
@@ -270,7 +270,7 @@ def pull(client: str, image: Image, proxy: Proxy, cell: Cell, home: Path) -> Out
 
 
 def push(client: str, image: Image, proxy: Proxy, cell: Cell, home: Path) -> Outcome:
-    """Push an image of which a registry has the config, with a fault on the way."""
+    """Push an image with a fault on the way, to a registry that has the config."""
     repository = _fresh()
     image.put(proxy.upstream, repository, whole=False)
     target = f"{proxy.host}/{repository}:v1"
@@ -279,7 +279,7 @@ def push(client: str, image: Image, proxy: Proxy, cell: Cell, home: Path) -> Out
 
 
 def moved(proxy: Proxy, layer: str) -> int:
-    """Bytes of the layer's bodies that went by, either way."""
+    """Return the bytes of layer bodies that passed, in both directions."""
     _settle(proxy)
     sent = sum(p.sent for p in proxy.passed if p.request.method == "GET" and layer in p.request.path)
     return sent + sum(p.received for p in proxy.passed if "/blobs/uploads/" in p.request.path)
@@ -309,7 +309,7 @@ def _run(proxy: Proxy, cell: Cell, image: Image, act: Callable[[], None], whole:
 
 
 def _settle(proxy: Proxy) -> None:
-    """Wait for what the proxy is still sending to nobody."""
+    """Wait until the proxy has sent its remaining bytes."""
     until = time.monotonic() + WAITS + 1
     while len(proxy.passed) < len(proxy.requests) and time.monotonic() < until:
         time.sleep(0.01)
@@ -320,7 +320,12 @@ def _is(content: bytes, digest: str) -> bool:
 
 
 def _transfer(client: str, source: str, target: str, home: Path) -> None:
-    """Copy between a layout, oci:FOLDER:TAG, and a registry. Raises: Failed, OcikitError."""
+    """Copy between a layout, oci:FOLDER:TAG, and a registry.
+
+    Raises:
+        Failed: A client failed.
+        OcikitError: ocikit failed.
+    """
     pushing = source.startswith("oci:")
     here, there = source.removeprefix("oci:"), target.removeprefix("oci:")
     folder = (here if pushing else there).rpartition(":")[0]

@@ -1,4 +1,4 @@
-"""Registries of the world: a name, a way to authenticate, the quirks that belong together, and what can't be done there."""
+"""Profiles of real registries: name, authentication, quirks, and unsupported operations."""
 
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -12,49 +12,49 @@ from tests.support.site import Site
 
 @frozen
 class Cannot:
-    """What comes of an operation that a registry doesn't offer."""
+    """The expected error of an unsupported operation."""
 
     kind: type[errors.OcikitError]
     hint: str
-    """A regular expression that the error's hint, or its message, has to match."""
+    """A regular expression for the error's hint or message."""
     said: str = ""
-    """The same for the message."""
+    """A regular expression for the message."""
 
 
 @frozen(kw_only=True)
 class Profile:
-    """A registry."""
+    """A registry profile."""
 
     name: str
     host: str
     quirks: tuple[str, ...]
-    """What is installed first is nearest to the client."""
+    """The first installed quirk is nearest to the client."""
     auth: Callable[[Site], None] = lambda _: None
     storage: str = ""
     api_host: str = ""
     options: Mapping[str, Mapping[str, Any]] = field(factory=dict)
-    """Of quirks."""
+    """Names of quirks."""
     cannot: Mapping[str, Cannot] = field(factory=dict)
-    """By operation."""
+    """Expected errors by operation."""
     mounts: bool = True
-    """Whether a blob can be mounted from another repository."""
+    """True if blobs can be mounted from another repository."""
     public: bool = False
-    """Whether anybody may pull `seed/…`."""
+    """True if `seed/…` is public."""
     chunk: int = 2 << 20
-    """Bytes of the chunks to send."""
+    """Size of upload chunks [bytes]."""
 
     def scene(self, upstream: str) -> Site:
-        """The registry, not yet running."""
+        """Return the site, not yet started."""
         return Site(upstream, self.host, storage=self.storage, api_host=self.api_host)
 
     def settle(self, scene: Site) -> None:
-        """Give a running scene its authentication and its quirks."""
+        """Install authentication and quirks on a running site."""
         self.auth(scene)
         for name in self.quirks:
             QUIRKS[name].install(scene, **self.options.get(name, {}))
 
     def expected(self, operation: str) -> set[str]:
-        """The quirks that an operation has to come across."""
+        """Return the quirks that an operation must trigger."""
         return {name for name in self.quirks if operation in QUIRKS[name].at}
 
 
@@ -203,5 +203,5 @@ _ALL = (
     ),
 )  # fmt: skip
 
-#: By name.
+#: All profiles by name.
 PROFILES = {profile.name: profile for profile in _ALL}

@@ -1,7 +1,7 @@
-"""What real registries do that no specification says, each as hooks on a `Scene`: QUIRKS["ecr-patch-201"].install(scene).
+"""Quirks of real registries outside the specification, as hooks on a `Site`: QUIRKS["ecr-patch-201"].install(scene).
 
-A quirk counts in `scene.met` how often a client came across it. Evidence is in public trackers, as owner's-name#number;
-names without one are those of the registries and clients themselves.
+A quirk counts in `scene.met` how often a client triggered it. The evidence is in public trackers, as owner's-name#number.
+Names without an owner are those of the registries and clients themselves.
 """
 
 import gzip
@@ -18,7 +18,7 @@ from attrs import evolve, frozen
 from tests.support.fake_registry import Request, Response, error_response
 from tests.support.site import BLOB, MANIFEST, REFERRERS, TAGS, UPLOAD, Site, rewritten
 
-#: An artifact type that some registries don't take.
+#: An artifact type that some registries reject.
 ODD = "application/vnd.odd.thing.v1"
 
 _FALLBACK = r"sha256-[0-9a-f]{64}"
@@ -28,26 +28,26 @@ _SCHEMA1 = "application/vnd.docker.distribution.manifest.v1+prettyjws"
 
 @frozen(kw_only=True)
 class Quirk:
-    """One thing that a registry does."""
+    """One quirk."""
 
     name: str
     """The registry and the symptom."""
     about: str
-    """What it does."""
+    """Its behaviour."""
     evidence: str
-    """Where that was seen."""
+    """Its evidence."""
     at: tuple[str, ...] = ()
-    """The operations of the suite that come across it."""
+    """The operations of the suite that trigger it."""
     hook: Callable[..., None] | None = None
-    """None: nothing that a registry does; the client's own requests tell."""
+    """The hook; None is a quirk of clients, visible in their requests."""
 
     def install(self, scene: Site, **options: Any) -> None:
-        """Let the scene's registry behave so."""
+        """Install the quirk at a site."""
         if self.hook is not None:
             self.hook(scene, lambda: scene.met.update([self.name]), **options)
 
 
-#: All of them, by name.
+#: All quirks by name.
 QUIRKS: dict[str, Quirk] = {}
 
 
@@ -97,7 +97,7 @@ def _(scene: Site, met: Callable[[], None]) -> None:
 @_quirk("ecr-restart-416", "refuses to start again within a session", "containerization#790, containerization#792",
         "push-resumed")  # fmt: skip
 def _(scene: Site, met: Callable[[], None]) -> None:
-    begun: dict[str, str] = {}  # the digest of whoever sent a blob in one PUT, by the session's path
+    begun: dict[str, str] = {}  # digest of each single PUT upload, by session path
 
     @scene.before("PUT|PATCH", UPLOAD)
     def again(request: Request) -> Response | None:
@@ -261,7 +261,7 @@ def _(scene: Site, met: Callable[[], None], *, after: int = 3) -> None:
         if refusal is not None or not token:
             return refusal
         used[token] += 1
-        if next(iter(used)) != token or used[token] <= after:  # the first ends early
+        if next(iter(used)) != token or used[token] <= after:  # the first page is short
             return None
         met()
         return scene.unauthorized(problem="invalid_token")
@@ -338,7 +338,7 @@ def _(scene: Site, met: Callable[[], None], *, stripped: bool = False) -> None:
         if answer.status == 200:
             met()
             answer.headers["Content-Length"] = str(int(answer.headers["Content-Length"]) // 2)
-            if not stripped:  # by something in front of it, which doesn't know the header
+            if not stripped:  # a proxy in front drops the unknown header
                 answer.headers["Content-Encoding"] = "gzip"
 
 
@@ -451,7 +451,7 @@ def _(scene: Site, met: Callable[[], None]) -> None:
     def found(request: Request) -> Response | Request:
         met()
         opaque, _, digest = request.target.partition("&digest=")
-        if opaque not in sessions:  # its query has to come back as it was
+        if opaque not in sessions:  # the query must come back unchanged
             return error_response(404, "BLOB_UPLOAD_UNKNOWN")
         where = sessions[opaque]
         return evolve(request, target=f"{where}{'&' if '?' in where else '?'}digest={digest}" if digest else where)
@@ -626,7 +626,7 @@ def _(scene: Site, met: Callable[[], None], *, looks: int = 1) -> None:
 def _(scene: Site, met: Callable[[], None], *, stripped: bool = False) -> None:
     @scene.after(".*", "/v2/.*")
     def unknown(_: Request, answer: Response) -> None:
-        """Something in front of the registry passes on what it knows only."""
+        """A proxy in front of the registry that forwards known headers only."""
         for name in list(answer.headers) if stripped else ():
             if name.lower().startswith(("docker-", "oci-")):
                 del answer.headers[name]
@@ -650,7 +650,7 @@ def _(scene: Site, met: Callable[[], None], *, only_says: bool = False) -> None:
         return answer
 
     for server in {scene.proxy, scene.blobs}:
-        # A range of a compressed body is no range of the content: proxies that compress answer with all of it
+        # Compressing proxies send the whole body, because a range of compressed bytes is not a range of the content
         server.before.append(_unranged)
         server.on(
             "GET",

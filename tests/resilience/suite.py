@@ -1,4 +1,4 @@
-"""What people do with a registry, through the public verbs: each operation gets a `Case` and asserts what came of it."""
+"""Operations through the public verbs: each one gets a `Case` and checks its result."""
 
 import io
 import itertools
@@ -40,26 +40,26 @@ class Case:
     operation: str
     folder: Path
     behind: ocikit.Session
-    """What asks the registry itself, past everything."""
+    """A session that asks the registry directly, without quirks."""
     session: ocikit.Session = field(init=False)
     repository: str = field(init=False)
-    """A repository of this case's own."""
+    """A repository for this case only."""
 
     def __attrs_post_init__(self) -> None:
         self.session = self.scene.session(self.folder)
         self.repository = f"w/{self.profile.name}-{self.operation}-{next(_numbers)}"
 
     def ref(self, name: str = "", tag: str = "v1") -> str:
-        """A reference as the user writes it."""
+        """Return a reference as the user types it."""
         return self.scene.ref(name or self.repository, tag)
 
     def files(self, files: dict[str, bytes] | None = None) -> list[Path]:
-        """A folder to push, by its entries."""
+        """Write a folder to push."""
         folder = write(self.folder / f"files-{next(_numbers)}", FILES if files is None else files)
         return sorted(folder.iterdir())
 
     def stored(self, tag: str = "v1", name: str = "") -> dict[str, bytes]:
-        """The files that the registry has."""
+        """Return the files in the registry."""
         where = self.place(name or self.repository)
         manifest = ocikit.Manifest.parse(where.fetch(where.resolve(tag)))
         return {
@@ -68,16 +68,16 @@ class Case:
         }
 
     def place(self, name: str = "") -> Repository:
-        """A repository of the registry itself."""
+        """Return a repository of the real registry."""
         return self.behind.repository(f"{self.scene.upstream.partition('://')[2]}/{name or self.repository}")
 
     def uploaded(self) -> list[str]:
-        """Digests whose content came by upload."""
+        """Return the digests of uploaded content."""
         return [r.query["digest"][0] for r in self.scene.proxy.requests if r.method == "PUT" and "digest" in r.query]
 
 
 def seed(session: ocikit.Session, host: str, folder: Path) -> None:
-    """What every registry has before anybody comes: files, an image for two platforms, and many tags."""
+    """Push the initial content of every registry: files, an image for two platforms, and many tags."""
     paths = sorted(write(folder / "seed", FILES).iterdir())
     session.push(f"{host}/seed/files:v1", *paths, artifact_type="application/vnd.acme.model.v1")
     session.push(f"{host}/seed/many:v1", *paths[1:], tags=TAGS[1:])
@@ -85,7 +85,7 @@ def seed(session: ocikit.Session, host: str, folder: Path) -> None:
 
 
 def image(folder: Path) -> Path:
-    """A layout with an image for two platforms."""
+    """Write a layout with an image for two platforms."""
     children = []
     with closing(ocikit.Layout(folder)) as layout:
         for arch in ("amd64", "arm64"):
@@ -104,7 +104,7 @@ def image(folder: Path) -> Path:
 
 @pytest.fixture(scope="module")
 def upstream(tmp_path_factory):
-    """Our own registry with something in it, and a session that asks it directly."""
+    """Our own registry with initial content, and a session that asks it directly."""
     folder = tmp_path_factory.mktemp("wild")
     with (
         peers.ocikit(options=["--no-sync"]) as running,
@@ -114,7 +114,7 @@ def upstream(tmp_path_factory):
         yield running, behind
 
 
-#: By name.
+#: All operations by name.
 OPERATIONS: dict[str, Callable[[Case], None]] = {}
 
 
@@ -139,7 +139,9 @@ def pull(case: Case) -> None:
     assert {name: pulled.read(name) for name in pulled} == FILES
     gets = len(case.scene.proxy.seen("GET", ".*/manifests/.*"))
     case.session.pull(case.ref("seed/files"))
-    assert len(case.scene.proxy.seen("GET", ".*/manifests/.*")) - gets <= 1  # where HEAD tells too little, a GET has to
+    assert (
+        len(case.scene.proxy.seen("GET", ".*/manifests/.*")) - gets <= 1
+    )  # a GET is necessary where HEAD lacks information
 
 
 @_operation
@@ -364,7 +366,7 @@ def delete_manifest(case: Case) -> None:
 
 
 def _gone(case: Case, target: str) -> None:
-    """Sooner or later."""
+    """Wait until a condition holds."""
     repository = case.session.repository(case.ref())
     for _ in range(3):
         try:

@@ -1,4 +1,4 @@
-"""A limit on the whole is one: a server that sends or takes a byte now and then can't hold a call for ever."""
+"""Total timeouts hold: a server that sends or accepts a byte now and then cannot hold a call indefinitely."""
 
 import io
 import json
@@ -12,17 +12,17 @@ from ocikit import errors
 from ocikit.spec.descriptor import Descriptor
 from ocikit.store.memory import MemoryStore
 
-PAUSE = 0.02  # seconds from one byte to the next
+PAUSE = 0.02  # seconds between bytes
 CONTENT = random.Random(5).randbytes(9 << 20)
 BLOB = Descriptor.of(CONTENT, "application/octet-stream")
 OCI = "application/vnd.oci.image.manifest.v1+json"
 
 
 class Trickle:
-    """A server that takes minutes for what is slow about it. A context manager.
+    """A slow server, a context manager.
 
-    `paths` says by method and part of the path, such as GET_manifests, what to answer: status, headers, body, and which
-    of "headers", "body" and "request" trickles. Anything else gets an empty 200.
+    `paths` maps a method and a part of the path, such as GET_manifests, to a response: status, headers, body, and which
+    of "headers", "body" and "request" is slow. Other requests get an empty 200.
     """
 
     def __init__(self, **paths):
@@ -141,7 +141,7 @@ def test_slow_document_is_limited_without_total_timeout(open_repository):
 
 
 def test_pausing_document_completes(server, open_repository):
-    """What is short of the timeouts is none of their business."""
+    """Delays below the timeouts have no effect."""
     server.manifest("a/b", RAW, "v1")
     server.on("GET", "/v2/a/b/manifests/v1", delay=0.2)
     assert open_repository(server, read_timeout=2, total_timeout=5).get_manifest("v1")[0] == RAW
@@ -156,7 +156,7 @@ def test_retry_after_total_timeout_is_not_awaited(server, open_repository):
 
 
 def test_blob_read_continues_after_request_with_deadline(server, open_repository):
-    """A connection that is used again forgets the deadline of its last request."""
+    """A reused connection drops the deadline of its last request."""
     server.blob("a/b", CONTENT)
     server.manifest("a/b", RAW, "v1")
     repository = open_repository(server, total_timeout=1.0)

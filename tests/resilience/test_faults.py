@@ -1,6 +1,6 @@
-"""Faults between ocikit and real registries: right bytes or a typed error, and few bytes twice.
+"""Faults between ocikit and real registries: correct bytes or a typed error, and few retransmitted bytes.
 
-`python -m tests.tools.fault_table` lets every request go wrong in every way, for other clients, too.
+`python -m tests.tools.fault_table` tests every request with every fault, for other clients too.
 """
 
 import io
@@ -32,7 +32,7 @@ SIZE = 16 * MIB
 BLOB, UPLOAD = r"/v2/.+/blobs/sha256:.+", r"/v2/.+/blobs/uploads/.+"
 CHUNK = 4 * MIB
 
-#: Bytes: a reset takes away what this machine had received and nobody had read.
+#: Bytes. A reset discards bytes that this machine received and did not read.
 UNREAD = int(Path("/proc/sys/net/ipv4/tcp_rmem").read_text().split()[2]) if Path("/proc").is_dir() else 8 * MIB
 
 
@@ -42,7 +42,7 @@ def upstream(request):
         yield running
 
 
-#: What has little to do with how a registry keeps things.
+#: Kinds that are independent of the registry's storage.
 ours = pytest.mark.parametrize("upstream", ["ocikit"], indirect=True)
 
 
@@ -79,7 +79,7 @@ def test_pull_without_ranges_starts_again(image, proxy, tmp_path, cell):
     outcome = matrix.pull("ocikit", image, proxy, cell, tmp_path)
     assert outcome.survived, outcome.why
     assert sum(fault.fired for fault in proxy.faults) >= 1
-    # What was asked for, wrongly answered and not read fits into buffers
+    # Responses that were requested, wrong and not read fit into buffers
     assert outcome.moved <= HALF + image.size + UNREAD + MIB
 
 
@@ -132,7 +132,7 @@ def test_broken_push_completes(image, proxy, tmp_path, cell):
 @ours
 def test_broken_upload_waits_before_status_request(image, proxy, tmp_path):
     cell = Cell("PUT blob", "request cut", image.size)
-    # A moment is not always long enough on a machine with other things to do
+    # A busy machine may need more than a moment
     moved = (matrix.push("ocikit", image, proxy, cell, tmp_path).moved for _ in range(5))
     assert any(each <= image.size + MIB for each in moved)
 
@@ -159,7 +159,7 @@ def test_empty_and_one_byte_blobs_survive_both_ways(proxy, repo, open_blob, size
 
 @pytest.fixture
 def open_blob(proxy, repo):
-    """The descriptor of content, and a repository to push it to."""
+    """Return the descriptor of content, and a repository to push it to."""
     transport = Transport(proxy.host, network=Network(read_timeout=2), keychain=Keychain(ANONYMOUS, environ={}))
     repository = Registry(transport).repository(repo, push=True)
     yield lambda content: (Descriptor.of(content, "application/octet-stream"), repository)
@@ -172,7 +172,7 @@ def test_broken_chunk_resends_only_that_chunk(proxy, open_blob, which, at):
     descriptor, repository = open_blob(content)
     seen = iter(range(100))
     proxy.on("PATCH", UPLOAD, cut_request=at, reset=True, when=lambda _: next(seen) == which)
-    # A registry that hasn't yet seen that the connection is gone says what it will take back
+    # A registry that has not noticed the broken connection reports an offset that it will undo
     proxy.on("GET", UPLOAD, delay=0.3, times=None)
     repository.push(descriptor, io.BytesIO(content), chunk_size=CHUNK)
     assert repository.exists(descriptor)
@@ -238,7 +238,7 @@ def test_push_to_dead_registry_raises(image, proxy, repo, tmp_path, kind):
 
 @pytest.fixture(scope="module")
 def guarded(image):
-    """Our own registry, with tokens and an image in it."""
+    """Our own registry with tokens and an image."""
     with peers.ocikit(htpasswd=("ada", "lovelace"), options=["--token"]) as running:
         with ocikit.Session(credentials=running.auth, progress=False) as session:
             session.copy(f"oci:{image.layout}:v1", f"{running.host}/t/guarded:v1")
@@ -264,7 +264,7 @@ NAME = "data.bin"
 
 @pytest.fixture
 def pulled(proxy, repo, tmp_path):
-    """A reference to an artifact of one file through the proxy, its content, and a function that pulls it."""
+    """Return a reference to an artifact of one file through the proxy, its content, and a pull function."""
     content = random.Random(repo).randbytes(SIZE)
     (tmp_path / NAME).write_bytes(content)
     with ocikit.Session(credentials=ANONYMOUS, cache=tmp_path / "first", progress=False) as session:
@@ -279,7 +279,7 @@ def pulled(proxy, repo, tmp_path):
 
 
 def parts(folder: Path) -> int:
-    """Bytes of the largest part that a transfer has left in a folder so far."""
+    """Return the size of the largest part that a transfer has left in a folder [bytes]."""
     return max((path.stat().st_size for path in folder.rglob("partial/sha256-*")), default=0)
 
 

@@ -1,4 +1,4 @@
-"""Every operation on every registry of the world: it works, or says with a typed error why it can't, and what to do."""
+"""Every operation on every registry profile: it succeeds, or raises a typed error with the next step."""
 
 import logging
 import re

@@ -1,4 +1,4 @@
-"""The proxy of the fault tests: it passes on what it should, and breaks what it was told to."""
+"""The proxy of the fault tests forwards bytes and injects the scripted faults."""
 
 import hashlib
 import io
@@ -16,7 +16,7 @@ from tests.support import peers
 from tests.support.fake_registry import Response
 from tests.support.proxy import SMALL, Proxy, Scatter
 
-BIG = bytes(range(256)) * 4096 * 5  # 5 MiB: it streams
+BIG = bytes(range(256)) * 4096 * 5  # 5 MiB: streamed
 BLOBS = r"/v2/.*/blobs/sha256:.*"
 
 

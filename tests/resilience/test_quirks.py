@@ -1,4 +1,4 @@
-"""What real registries do, one by one, and what a client must make of it."""
+"""Quirks of real registries, one by one, and the client's behaviour."""
 
 import base64
 import io
@@ -29,7 +29,7 @@ TESTS: dict[str, list[str]] = {name: [] for name in QUIRKS}
 
 
 def about(*names):
-    """Decorates a test of these quirks."""
+    """Decorate a test of these quirks."""
 
     def add(test):
         for name in names:
@@ -41,7 +41,7 @@ def about(*names):
 
 @pytest.fixture
 def wild(upstream, home):
-    """Opens a scene: `wild("ecr-patch-201", host=…, bearer=True, storage=True, **options of the quirk)`."""
+    """Open a site: `wild("ecr-patch-201", host=…, bearer=True, storage=True, **options of the quirk)`."""
     opened = []
 
     def opening(*names, host=HOST, api_host="", storage=False, basic=False, bearer=False, **options):
@@ -65,26 +65,26 @@ def wild(upstream, home):
 
 @pytest.fixture
 def behind(upstream):
-    """A repository of the registry itself."""
+    """Return a repository of the real registry."""
     registry, session = upstream
     return lambda name: session.repository(f"{registry.host}/{name}")
 
 
 @pytest.fixture
 def files(home):
-    """Makes paths to push: `files({"name": content})`."""
+    """Write paths to push: `files({"name": content})`."""
     return lambda content: sorted(write(home / "files", content).iterdir())
 
 
 def chunked(session, scene, repo, size):
-    """LARGE, pushed in chunks; gives its descriptor."""
+    """Push LARGE in chunks and return its descriptor."""
     descriptor = ocikit.Descriptor.of(LARGE, "application/octet-stream")
     session.repository(scene.ref(repo), push=True).push(descriptor, io.BytesIO(LARGE), chunk_size=size)
     return descriptor
 
 
 def sent(scene, method, path=".*"):
-    """How many such requests there were."""
+    """Return the number of matching requests."""
     return len(scene.proxy.seen(method, path))
 
 
@@ -139,7 +139,7 @@ def test_broken_blob_never_restarts_in_same_session(wild, home, repo, behind, fi
     scene.proxy.on(
         "PUT", UPLOAD, when=lambda r: r.headers["Content-Length"] == str(len(LARGE)), cut_request=1 << 20, reset=True
     )
-    # What the registry says of its session leads on to nothing better: "0-0"
+    # The registry's session status is no better: "0-0"
     scene.proxy.on("GET", UPLOAD, status=404, times=None)
     with scene.session(home) as session:
         session.push(scene.ref(repo), *files({"large": LARGE}))
@@ -227,7 +227,7 @@ def test_fallback_tag_lists_referrers_without_api(wild, home, repo, behind, file
     assert [(d.digest, d.artifact_type, d.annotations["n"]) for d in index.manifests] == [
         (a.digest, f"text/x-{n}", str(n)) for n, a in enumerate(made)
     ]
-    assert "stays in the registry" in caplog.text  # the list that was replaced
+    assert "stays in the registry" in caplog.text  # the replaced list
 
 
 @about("ghcr-expired-pat")
@@ -236,7 +236,7 @@ def test_expired_login_does_not_hide_public_content(wild, home, files, caplog, b
     scene = wild("ghcr-expired-pat", bearer=True)
     if by == "the registry":
         scene.auth.before.clear()
-        scene.tokens.users["ada"] = scene.stale[1]  # tokens are given out to whoever, and refused then
+        scene.tokens.users["ada"] = scene.stale[1]  # tokens are issued to every client and rejected later
         scene.met["ghcr-expired-pat"] += 1
         inner = scene.proxy.guard
 
@@ -303,7 +303,7 @@ def test_rejected_mount_becomes_upload(wild, home, repo, behind, quirk):
         copied = session.copy(scene.ref("seed/files"), scene.ref(repo), workers=1)
     assert behind(repo).resolve("v1").digest == copied.digest
     if quirk == "hub-mount-scope":
-        assert scene.met[quirk] == 1  # what a token server refuses is not asked for with each blob
+        assert scene.met[quirk] == 1  # a scope that the token server rejected is not requested again for each blob
     assert {r.query["digest"][0] for r in scene.proxy.seen("PUT", UPLOAD)} >= {ocikit.Digest.of(FILES[BIG])}
 
 
@@ -404,7 +404,9 @@ def test_mount_names_its_source(wild, home, repo):
 def test_accept_header_lists_all_four_manifest_types(wild, home):
     scene = wild("quay-types")
     where = f"{scene.proxy.url}/v2/seed/files/manifests/v1"
-    assert "prettyjws" in requests.get(where, timeout=5).headers["Content-Type"]  # whoever doesn't ask gets schema 1
+    assert (
+        "prettyjws" in requests.get(where, timeout=5).headers["Content-Type"]
+    )  # a client without an Accept header gets schema 1
     with scene.session(home) as session:
         assert session.pull(scene.ref("seed/files")).read("notes.txt") == FILES["notes.txt"]
     [first, *_] = scene.proxy.seen("HEAD", MANIFEST)
@@ -681,7 +683,7 @@ def test_basic_authentication_is_sent_during_whole_push(wild, home, repo, files)
     scene = wild("oras-py-push", basic=True)
     with scene.session(home) as session:
         session.push(scene.ref(repo), *files({"a": b"x", "large": LARGE}), workers=1, tags=["v2"])
-    assert [r.headers.get("Authorization") for r in scene.proxy.requests[:1]] == [None]  # nobody had asked
+    assert [r.headers.get("Authorization") for r in scene.proxy.requests[:1]] == [None]  # no client had requested it
     assert {r.headers.get("Authorization") for r in scene.proxy.requests[1:]} == {scene.authorization}
 
 

@@ -1,4 +1,4 @@
-"""A short turn of what `python -m tests.tools.soak_wild` does for an hour."""
+"""A short run of `python -m tests.tools.soak_wild`."""
 
 from pathlib import Path
 
@@ -8,7 +8,7 @@ from tests.tools import soak_wild
 
 pytestmark = pytest.mark.skipif(not Path("/proc/self/fd").exists(), reason="it looks at processes in /proc")
 
-CONNECTIONS = 8  # that a session keeps open
+CONNECTIONS = 8  # that a session has open
 
 
 def test_processes_survive_faulty_network():
@@ -22,7 +22,7 @@ def test_processes_survive_faulty_network():
     for name in ("process 0", "process 1"):
         left = found["open"][name]["end"]
         assert left["sockets"] <= CONNECTIONS, name
-        assert left["files"] - left["sockets"] <= 3, name  # those that every process has
+        assert left["files"] - left["sockets"] <= 3, name  # contents of every process
         assert left["threads"] == 1, name
     for name, spans in found["open"].items():
         assert spans["end"]["files"] <= spans["warm"]["files"] + CONNECTIONS, name

@@ -1,8 +1,8 @@
-"""Attacks, each one a small function: an attacker's servers and files, a user who calls the verbs, and what came of it.
+"""Attacks as small functions: an attacker's servers and files, a user who calls the verbs, and the result.
 
-A module of this package registers its attacks with `attack`; tests/security/test_attacks.py runs and judges them, and
-`python -m tests.tools.attack_table` prints them as a table. Everything is on loopback: names such as registry.example lead to
-the scene's own servers, and every other name or address to a trap that remembers who came.
+The modules next to this one register their attacks with `attack`. tests/security/test_attacks.py runs and judges them, and
+`python -m tests.tools.attack_table` prints them as a table. Everything is on loopback: names such as registry.example
+lead to the scene's own servers, and every other name or address leads to a trap that records its requests.
 """
 
 import base64
@@ -36,26 +36,26 @@ IDENTITY = "identityTokenBatteryStaple"
 TOKEN = "registryTokenTroubadour"
 ADA = ("ada", PASSWORD)
 BASIC = "Basic " + base64.b64encode(f"ada:{PASSWORD}".encode()).decode()
-#: What nobody may see who isn't meant to: as it is, and as it travels.
+#: Secrets that only their own server may see, plain and encoded.
 SECRETS = {"password": PASSWORD, "password (base64)": BASIC[6:], "identity token": IDENTITY, "token": TOKEN}
 
 NETWORK = ocikit.Network(retries=1, connect_timeout=2, read_timeout=5, max_wait=2)
 TITLE = "org.opencontainers.image.title"
-NOTHING = "nothing"  # what went wrong for the user
+NOTHING = "nothing"  # the user's call succeeded
 
 
 @frozen
 class Attack:
-    """What is tried, in words and as a function of a scene."""
+    """An attack, as text and as a function of a scene."""
 
     id: str
-    """The advisory, or where the idea is from."""
+    """The advisory, or the source of the idea."""
     about: str
-    """What happens, as a sentence: the function's name."""
+    """The expected behaviour as a sentence, from the function's name."""
     sent: str
-    """What the attacker sends."""
+    """The attacker's data."""
     ends: frozenset[str]
-    """How the user's calls may end: names of errors, or "nothing"."""
+    """Allowed results of the user's calls: names of errors, or "nothing"."""
     run: Callable[["AttackScene"], object] = field(repr=False)
 
 
@@ -63,13 +63,13 @@ ATTACKS: list[Attack] = []
 
 
 def attack(id: str, sent: str, *, ends: str, each: Mapping[str, Any] | None = None) -> Callable[[Any], Any]:
-    """Register an attack, or one for each of the given values; {} in *sent* is then the value's name.
+    """Register an attack, or one for each of the given values; {} in *sent* is the value's name.
 
     Args:
-        id: the advisory.
-        sent: what the attacker sends.
-        ends: how the calls of the user may end: "InvalidResponse", "nothing|UnsafeArchive".
-        each: values by name, handed to the function.
+        id: The advisory.
+        sent: The attacker's data.
+        ends: Allowed results of the user's calls: "InvalidResponse", "nothing|UnsafeArchive".
+        each: Values by name, passed to the function.
     """
 
     def register(run: Any) -> Any:
@@ -86,25 +86,25 @@ def attack(id: str, sent: str, *, ends: str, each: Mapping[str, Any] | None = No
 
 @define(eq=False)
 class AttackScene:
-    """A user's home, the registry that they trust, and the attacker's servers."""
+    """A user's home, the user's registry, and the attacker's servers."""
 
     root: Path
     registry: FakeRegistry
-    """Where ada has an account: anyone may read and write until `protect` is called."""
+    """The registry with ada's account. It is public until `protect` is called."""
     auth: FakeRegistry
     """The registry's token server."""
     evil: FakeRegistry
-    """The attacker's host: whatever it is asked, it remembers."""
+    """The attacker's host. It records every request."""
     trap: FakeRegistry
-    """Where every other host leads to."""
+    """The server for every other host."""
     network: ocikit.Network = NETWORK
     names: dict[str, FakeRegistry] = field(factory=dict)
     given: str = "no credential"
-    """What of the user's goes to the attacker, as `judge` makes sure, or by right."""
+    """What the attacker legitimately receives from the user; `judge` checks the rest."""
     ends: list[OcikitError | None] = field(factory=list)
-    """How the user's calls ended."""
+    """Results of the user's calls."""
     seen: list[str] = field(factory=list)
-    """Whatever was shown besides: log, warnings, representations."""
+    """All other output: log, warnings, representations."""
     _stack: contextlib.ExitStack = field(factory=contextlib.ExitStack)
     _session: ocikit.Session | None = None
     _warnings: list[Any] = field(factory=list)
@@ -118,7 +118,7 @@ class AttackScene:
 
     @property
     def session(self) -> ocikit.Session:
-        """Ada's session: her password is for the registry alone."""
+        """Ada's session. Her password belongs to the registry only."""
         if self._session is None:
             self._session = self.open_session()
         return self._session
@@ -129,7 +129,7 @@ class AttackScene:
         return self._stack.enter_context(ocikit.Session(**options))
 
     def user(self, call: Callable[..., Any], *arguments: Any, **options: Any) -> Any:
-        """Let the user do something; an error that isn't one of ours is not caught."""
+        """Run a call of the user. Errors that are not typed errors of ocikit propagate."""
         try:
             result = call(*arguments, **options)
         except OcikitError as error:
@@ -142,7 +142,7 @@ class AttackScene:
 
     @contextlib.contextmanager
     def memory(self, limit: int = 64 << 20) -> Iterator[None]:
-        """Whatever is done within takes no more memory than that, in bytes."""
+        """Limit the memory of the block [bytes]."""
         tracemalloc.start()
         try:
             yield
@@ -154,12 +154,12 @@ class AttackScene:
     # The registry
 
     def protect(self) -> None:
-        """Let the registry want the token that its token server gives."""
+        """Require a token of the registry's token server."""
         self.auth.on("GET|POST", "/token", times=None, status=200, body=json.dumps({"token": TOKEN}).encode())
         self.challenge(f"{self.auth.url}/token")
 
     def challenge(self, realm: str, server: FakeRegistry | None = None) -> None:
-        """Let a registry want a token from a realm."""
+        """Require a token from a realm."""
         quoted = realm.replace("\\", "\\\\")
         asks = {"WWW-Authenticate": f'Bearer realm="{quoted}",service="registry",scope="repository:a/b:pull,push"'}
         (server or self.registry).guard = lambda r: (
@@ -167,7 +167,7 @@ class AttackScene:
         )
 
     def public(self) -> FakeRegistry:
-        """The registry as the public has it: registry.example, over TLS; ada's session trusts its certificate."""
+        """Start registry.example over TLS; ada's session trusts its certificate."""
         folder = self.root / "tls"
         folder.mkdir()
         pair = certificate(folder)
@@ -177,7 +177,7 @@ class AttackScene:
         return server
 
     def artifact(self, *layers: dict[str, Any], server: FakeRegistry | None = None, **fields: Any) -> str:
-        """Put a manifest of these layers into a registry as a/b:v1; gives the reference."""
+        """Store a manifest of these layers as a/b:v1 and return the reference."""
         server = server or self.registry
         config = server.blob("a/b", b"{}")
         document = {
@@ -191,14 +191,14 @@ class AttackScene:
         return f"{'registry.example' if server.tls else server.host}/a/b:v1"
 
     def layer(self, content: bytes, title: str | None = "file", **fields: Any) -> dict[str, Any]:
-        """Put a blob into the registry; gives its descriptor, with a title and these fields."""
+        """Store a blob and return its descriptor, with a title and these fields."""
         for server in {self.registry, *self.names.values()} - {self.trap}:
             server.blob("a/b", content)
         described = {"mediaType": "text/plain", "digest": sha256(content), "size": len(content)}
         return described | ({"annotations": {TITLE: title}} if title is not None else {}) | fields
 
     def image(self, *tars: bytes, media_type: str = media_types.OCI_LAYER) -> str:
-        """Put an image of these layers into the registry; gives the reference."""
+        """Store an image of these layers and return the reference."""
         config = json.dumps({"os": "linux", "architecture": "amd64", "rootfs": {"type": "layers", "diff_ids": []}})
         described = {"mediaType": media_types.OCI_CONFIG, "digest": self.registry.blob("a/b", config.encode()),
                      "size": len(config)}  # fmt: skip
@@ -206,7 +206,7 @@ class AttackScene:
         return self.artifact(*layers, config=described, artifactType=None)
 
     def files(self, folder: str = "out") -> dict[str, Any]:
-        """What is in a folder of the user's: content, or where a link leads; our own records left out."""
+        """Return the content of a user's folder: bytes or link targets, without ocikit's records."""
         found: dict[str, Any] = {}
         for path in sorted((self.work / folder).rglob("*")):
             name = path.relative_to(self.work / folder)
@@ -214,10 +214,10 @@ class AttackScene:
                 found[name.as_posix()] = os.readlink(path) if path.is_symlink() else path.read_bytes()
         return found
 
-    # What came of it
+    # The result
 
     def received(self) -> str:
-        """What the attacker got, in words."""
+        """Describe what the attacker received."""
         requests = [*self.evil.requests, *self.trap.requests]
         if not requests:
             came = self.evil.connections + self.trap.connections
@@ -229,7 +229,11 @@ class AttackScene:
         return ", ".join(f"{n}x {what}" if n > 1 else what for what, n in kinds.items()) + f"; {self.given}"
 
     def judge(self, attack: Attack) -> None:
-        """Raise AssertionError if harm was done."""
+        """Check that the attack did no harm.
+
+        Raises:
+            AssertionError: It did harm.
+        """
         for request in [*self.evil.requests, *self.trap.requests]:
             flat = "\n".join([request.target, *(f"{k}: {v}" for k, v in request.headers.items())]).encode()
             for what, secret in SECRETS.items():
@@ -262,13 +266,13 @@ class AttackScene:
         }
 
 
-#: What a terminal would act on, and what turns the direction of writing.
+#: Terminal control characters, and characters that change the direction of text.
 _CONTROLS = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u200e\u200f\u202a-\u202e\u2066-\u2069]")
 
 
 @contextlib.contextmanager
 def scene() -> Iterator[AttackScene]:
-    """A scene in a process whose environment, working folder and names are its own for the time of the block."""
+    """Create a scene with its own environment, working folder and host names for the block."""
     with contextlib.ExitStack() as stack:
         root = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="ocikit-attack-")))
         registry, auth, evil, trap = (stack.enter_context(_server()) for _ in range(4))
@@ -294,7 +298,7 @@ _idle: list[FakeRegistry] = []
 
 @contextlib.contextmanager
 def _server() -> Iterator[FakeRegistry]:
-    """A server as new; it is used again, since to stop one takes longer than most attacks."""
+    """Return a reset server. Servers are reused, because stopping one takes longer than most attacks."""
     server = _idle.pop() if _idle else FakeRegistry().__enter__()
     yield server
     for kept in (server.blobs, server.manifests, server.tags, server.uploads, server.requests, server.faults):
@@ -332,13 +336,13 @@ def _resolver(scene: AttackScene, real: Any) -> Any:
 
 @contextlib.contextmanager
 def _listening(scene: AttackScene) -> Iterator[None]:
-    """Keep what is logged, by anyone and at any level."""
+    """Record everything that is logged at any level."""
 
     class Handler(logging.Handler):
         def emit(self, record: logging.LogRecord) -> None:
             if not record.name.startswith(
                 "urllib3"
-            ):  # it logs whole URLs, signatures too, at a level that one has to ask for
+            ):  # urllib3 logs whole URLs, signatures included, at a level that callers must enable
                 scene.seen.append(self.format(record))
 
     logger, handler = logging.getLogger(), Handler()
@@ -355,7 +359,7 @@ def _listening(scene: AttackScene) -> Iterator[None]:
         ours.setLevel(levels[1])
 
 
-# What attackers make
+# The attacker's files
 
 
 def sha256(content: bytes) -> str:
@@ -363,7 +367,7 @@ def sha256(content: bytes) -> str:
 
 
 def entry(name: str, content: bytes = b"", type: bytes = tarfile.REGTYPE, target: str = "", **fields: Any) -> Any:
-    """A member of a tar, with its content."""
+    """Return a member of a tar with its content."""
     info = tarfile.TarInfo(name)
     info.type, info.linkname, info.size = type, target, len(content)
     info.mode = 0o755 if type == tarfile.DIRTYPE else 0o644

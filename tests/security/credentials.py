@@ -1,4 +1,4 @@
-"""Who gets the user's password and tokens: uploads, redirects, token servers, lists and layers that lead elsewhere."""
+"""Credential forwarding: uploads, redirects, token servers, lists and layers on other hosts."""
 
 import json
 import os
@@ -198,7 +198,7 @@ STRANGE = ["https://ada@evil.example/token", "https://ada:pw@evil.example/token"
 
 
 def refused(scene, realms):
-    """Let a registry name these realms, one after the other: none of them is asked."""
+    """Return these realms from a registry in turn; none of them receives a request."""
     server = scene.public()
     for realm in realms:
         scene.challenge(realm, server)
@@ -225,7 +225,7 @@ def a_public_registry_leads_nobody_into_their_own_machine(scene, status):
     server = scene.public()
     ref = scene.artifact(scene.layer(CONTENT), server=server)
     (scene.work / "file").write_bytes(b"new")
-    private = ("10.", "192.", "fd00")  # many a registry keeps its blobs on a neighbour
+    private = ("10.", "192.", "fd00")  # many registries store blobs on a neighbouring host
     for realm in [*(r for r in PRIVATE if not any(part in r for part in private) or "\\" in r), *METADATA]:
         headers = {"Location": realm.replace("/token", "/latest/")}
         if status == 202:

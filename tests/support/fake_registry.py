@@ -43,7 +43,7 @@ MANIFEST = "application/vnd.oci.image.manifest.v1+json"
 
 @frozen
 class Request:
-    """What came in, whole."""
+    """A request that the fake registry received, with its body."""
 
     method: str
     target: str
@@ -61,10 +61,10 @@ class Request:
 
 @define
 class Response:
-    """What goes out."""
+    """A response to send."""
 
     status: int = 200
-    headers: dict[str, Any] = field(factory=dict)  # a list as a value is a repeated header
+    headers: dict[str, Any] = field(factory=dict)  # a list is a repeated header
     body: bytes = b""
 
 
@@ -76,7 +76,7 @@ class RegistryContent:
     tag_delete: bool = True
     multi_tags: bool = False
     etags: bool = False
-    page: int = 0  # names on one page at most; 0 is as many as asked for
+    page: int = 0  # maximum number of names on a page; 0 is no limit
 
     blobs: dict[tuple[str, str], bytes] = field(factory=dict, init=False, repr=False)
     manifests: dict[tuple[str, str], tuple[bytes, str]] = field(factory=dict, init=False, repr=False)
@@ -227,7 +227,7 @@ def error_response(status: int, code: str, message: str = "", **headers: str) ->
 
 @define(kw_only=True)
 class Fault:
-    """What goes wrong, and how often; see `FaultServer.on`."""
+    """One scripted fault; see `Script.on`."""
 
     method: str
     path: str
@@ -266,9 +266,9 @@ class Listener(ThreadingHTTPServer):
 
 @define(eq=False, slots=False)
 class Script:
-    """A server on a free loopback port: what shall go wrong, and what came in. Subclasses have `listen`."""
+    """A server on a free loopback port with scripted faults, which records its requests. Subclasses implement `listen`."""
 
-    #: Called before anything else; an Answer from it is sent, such as a 401
+    #: Called first. A `Response` from it is sent instead, such as a 401
     guard: Callable[[Request], Response | None] | None = field(default=None, init=False, repr=False)
 
     requests: list[Request] = field(factory=list, init=False, repr=False)
@@ -301,31 +301,33 @@ class Script:
         return f"http://{self.host}"
 
     def on(self, method: str, path: str, **fault: Any) -> Fault:
-        """Let the next request that suits go wrong; what was said last counts first.
+        """Script a fault for the next request that matches. The newest fault is tried first.
 
         Args:
-            method, path: regular expressions for all of it; the path without the query.
-            times: how many requests; None for all.
-            when: a further condition on the request.
-            status: answers this instead of asking the registry, with `headers` and `body`.
-            headers, without, body: else they alter the registry's answer. `change` is called with request and answer.
-            cut: bytes of the answer's body after which the connection ends; with `stall`, after that many seconds.
-            cut_request: bytes of the request's body that are read, or passed on, before the connection ends.
-            drop: "before" ends the connection instead of doing anything, "after" instead of answering.
-            reset: ends connections with a reset instead of a clean end.
-            delay: seconds before the answer. throttle: bytes a second, of `tests.support.proxy` only.
-            length: the Content-Length to claim. chunked, gzip: how the body travels.
+            method, path: Regular expressions for the whole method and the whole path without the query.
+            times: Number of requests; None is all.
+            when: Another condition on the request.
+            status: Send this status with `headers` and `body`, without calling the registry.
+            headers, without, body: Without `status`, these change the registry's response. `change` is called with both.
+            cut: Bytes of the response body after which the connection ends, after `stall` seconds.
+            cut_request: Bytes of the request body that are read or forwarded before the connection ends.
+            drop: "before" closes the connection without processing, "after" instead of a response.
+            reset: Close connections with a TCP reset.
+            delay: Seconds before the response.
+            throttle: Bytes a second, for `tests.support.proxy` only.
+            length: The `Content-Length` to claim.
+            chunked, gzip: The framing of the body.
         """
         made = Fault(method=method, path=path, **fault)
         self.faults.insert(0, made)
         return made
 
     def seen(self, method: str = ".*", path: str = ".*") -> list[Request]:
-        """The requests that came, by regular expressions for method and path."""
+        """Return the recorded requests that match regular expressions for method and path."""
         return [r for r in self.requests if re.fullmatch(method, r.method) and re.fullmatch(path, r.path)]
 
     def pick(self, request: Request) -> Fault:
-        """The fault for a request, counted; one that does nothing if there is none. The request is remembered."""
+        """Record a request and return its fault, or a fault without effect."""
         with self._lock:
             self.requests.append(request)
             fault = next((f for f in self.faults if f.suits(request)), None)
@@ -337,11 +339,11 @@ class Script:
 
 @define(eq=False)
 class FakeRegistry(Script, RegistryContent):
-    """Runs on a free loopback port; a context manager. Fields, the registry's too, may be changed while it runs."""
+    """The fake registry on a free loopback port, a context manager. Its fields may change while it runs."""
 
-    #: Certificate and key: TLS, and a 400 as Go's for plain HTTP; `client_ca` asks the client for a certificate
+    #: Certificate and key for TLS. Plain HTTP gets a 400 as from Go. `client_ca` requires a client certificate
     tls: tuple[Path, Path] | None = None
-    tls_words: bool = True  # False hangs up instead, as distribution's does not
+    tls_words: bool = True  # False closes the connection instead; distribution responds
     client_ca: Path | None = None
 
     connections: int = field(default=0, init=False)
@@ -380,7 +382,7 @@ class _Listener(Listener):
         server.connections += 1
         with suppress(OSError):
             if server.tls:
-                if request.recv(1, socket.MSG_PEEK) != b"\x16":  # of a TLS handshake
+                if request.recv(1, socket.MSG_PEEK) != b"\x16":  # first byte of a TLS handshake
                     words = b"Client sent an HTTP request to an HTTPS server.\n"
                     request.recv(65536)
                     if server.tls_words:
@@ -398,7 +400,7 @@ class _Listener(Listener):
 
 
 class Handler(BaseHTTPRequestHandler):
-    """How a connection is spoken, and how it goes wrong; subclasses have `serve`."""
+    """A connection with faults. Subclasses implement `serve`."""
 
     protocol_version = "HTTP/1.1"
     timeout = 60
@@ -449,7 +451,7 @@ class Handler(BaseHTTPRequestHandler):
     do_GET = do_HEAD = do_POST = do_PUT = do_PATCH = do_DELETE = do_CONNECT = _serve
 
     def log_message(self, *_: object) -> None:
-        """Tests read `requests`."""
+        """Log nothing: tests read `requests`."""
 
 
 def _handler(server: FakeRegistry) -> type[Handler]:
@@ -465,7 +467,7 @@ def _handler(server: FakeRegistry) -> type[Handler]:
                 return self.end(early.reset)
             body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
             if len(body) < int(self.headers.get("Content-Length") or 0):
-                return self.end(reset=False)  # the client broke off
+                return self.end(reset=False)  # the client closed the connection
             answer, fault = server._answer(Request(self.command, self.path, self.headers, body))
             if answer is None:
                 return self.end(fault.reset)
@@ -476,7 +478,7 @@ def _handler(server: FakeRegistry) -> type[Handler]:
 
 
 def certificate(folder: Path, name: str = "server") -> tuple[Path, Path]:
-    """A certificate for localhost and registry.example that vouches for itself, and its key: two PEM files."""
+    """Write a self-signed certificate for localhost and registry.example, and its key, as PEM files."""
     key = ec.generate_private_key(ec.SECP256R1())
     now, subject = datetime.datetime.now(datetime.UTC), x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)])
     names = [

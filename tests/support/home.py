@@ -15,7 +15,7 @@ QUICK = ocikit.Network(retries=1, connect_timeout=2, read_timeout=2, max_wait=2)
 
 
 def write(folder: Path, files: dict[str, bytes | str]) -> Path:
-    """A folder with these files."""
+    """Write files into a folder and return the folder."""
     for name, content in files.items():
         path = folder / name
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -24,7 +24,7 @@ def write(folder: Path, files: dict[str, bytes | str]) -> Path:
 
 
 def tree(folder: Path) -> dict[str, bytes]:
-    """All files below a folder, our own records left out."""
+    """Return all files below a folder by path, without ocikit's records."""
     return {
         path.relative_to(folder).as_posix(): path.read_bytes()
         for path in sorted(folder.rglob("*"))
@@ -33,7 +33,7 @@ def tree(folder: Path) -> dict[str, bytes]:
 
 
 def state(folder: Path) -> dict[str, str]:
-    """Everything below a folder, records and parts too, by digest: equal if nothing was changed."""
+    """Return the digest of each file below a folder, records and parts included."""
     return {
         path.relative_to(folder).as_posix(): hashlib.sha256(path.read_bytes()).hexdigest() if path.is_file() else "/"
         for path in sorted(folder.rglob("*"))
@@ -41,7 +41,7 @@ def state(folder: Path) -> dict[str, str]:
 
 
 def moved(server: FakeRegistry) -> list[str]:
-    """The requests that came since the last call, as "METHOD kind"."""
+    """Return the requests since the last call, as "METHOD kind"."""
     kinds = []
     for request in server.requests:
         parts = request.path.split("/")
@@ -52,7 +52,7 @@ def moved(server: FakeRegistry) -> list[str]:
 
 
 def cli(*arguments: str, env: dict[str, str] | None = None, **options) -> subprocess.CompletedProcess[str]:
-    """The command line in a process of its own."""
+    """Run the command line in a new process."""
     return subprocess.run(
         [sys.executable, "-m", "ocikit", *map(str, arguments)],
         env=os.environ | {"PYTHONPATH": str(ROOT)} | (env or {}),

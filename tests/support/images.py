@@ -1,10 +1,10 @@
-"""Real images to test with: a Debian root file system and, where seconds matter, a tiny one written here.
+"""Real images for tests: a Debian root file system, and a tiny image for fast tests.
 
-images.debian()            a real image in several forms, built once: layers with whiteouts, links, odd names
-images.small(folder)       a layout with one image of a few hundred bytes, no program needed
-images.docker_archive(f)   the same as `docker save` would write it
-images.unpack(layout, tag, folder)   the root file system as umoci sees it
-images.snapshot(folder)    what is in a folder, as a value to compare
+images.debian()            a real image in several forms, built once: layers with whiteouts, links, unusual names
+images.small(folder)       a layout with one image of a few hundred bytes, without external programs
+images.docker_archive(f)   the same image in the format of `docker save`
+images.unpack(layout, tag, folder)   the root file system as umoci unpacks it
+images.snapshot(folder)    the content of a folder as a comparable value
 """
 
 import gzip
@@ -38,7 +38,7 @@ LAYER = "application/vnd.oci.image.layer.v1.tar+gzip"
 
 @frozen(kw_only=True)
 class Debian:
-    """One image, linux/amd64, in several forms. Don't write into these folders: they outlive the session."""
+    """One image for linux/amd64 in several forms. The folders are read-only: they outlive the session."""
 
     folder: Path
     #: The tag in each layout.
@@ -66,17 +66,17 @@ class Debian:
 
     @property
     def docker_archive(self) -> Path:
-        """What `docker save` writes: one tar, uncompressed layers."""
+        """The format of `docker save`: one tar, uncompressed layers."""
         return self.folder / "docker.tar"
 
 
 def debian() -> Debian:
-    """A real Debian, from the machine's own package mirror. Built on first use, kept in .peers/images."""
+    """Return a real Debian image from the machine's package mirror. It is built on first use and stored in .peers/images."""
     for name in ("debootstrap", "umoci", "skopeo"):
         peers.find(name)
     if os.geteuid() != 0:
         peers.absent("debootstrap and umoci want to be root")
-    key = hashlib.sha256(Path(__file__).read_bytes()).hexdigest()[:12]  # another recipe is another image
+    key = hashlib.sha256(Path(__file__).read_bytes()).hexdigest()[:12]  # a changed recipe is a different image
     images = peers.FOLDER / "images"
     images.mkdir(parents=True, exist_ok=True)
     folder = images / f"debian-{key}"
@@ -109,7 +109,7 @@ def _build(work: Path) -> None:
     _edit(work / "first" / "rootfs")
     _repack(image, work / "first", "deletions, links, odd names and modes")
 
-    # Not by `umoci insert --opaque`: umoci 0.4 doesn't end that layer as tar does; see small(terminated=False).
+    # `umoci insert --opaque` is not used: umoci 0.4 does not terminate that layer as tar does; see small(terminated=False).
     opaque = {
         "srv/replaced/.wh..wh..opq": b"",
         "srv/replaced/new": b"the only one here\n",
@@ -141,14 +141,14 @@ def _bootstrap(root: Path) -> None:
             log.seek(0)
             inner = root / "debootstrap" / "debootstrap.log"
             raise RuntimeError(f"debootstrap failed\n{log.read()}{inner.read_text() if inner.exists() else ''}")
-    # What an image is published without; and devices, which nobody but root can unpack.
+    # Remove files that an image does not need, and devices, which only root can unpack.
     for folder in ("dev", "var/cache/apt", "var/lib/apt/lists", "var/log", "usr/share/locale"):
         for path in (root / folder).iterdir():
             shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink()
 
 
 def _base(root: Path) -> None:
-    """Things for later layers to remove, replace and change."""
+    """Write files for later layers to remove, replace and change."""
     srv = root / "srv"
     for name in ("gone/deep/er", "replaced/old", "data", "becomes-a-link", "links"):
         (srv / name).mkdir(parents=True)
@@ -222,13 +222,13 @@ def _edit(root: Path) -> None:
     (kinds / "read-only-folder" / "file").write_text("inside\n")
     (kinds / "read-only-folder").chmod(0o555)
     (kinds / "owned").write_text("by others\n")
-    os.chown(kinds / "owned", 1000, 3_000_000)  # the group overflows ustar's octal field
+    os.chown(kinds / "owned", 1000, 3_000_000)  # the group overflows the octal field of ustar
     (kinds / "old").write_text("from 1980\n")
     os.utime(kinds / "old", (315532800.25, 315532800.25))
     (kinds / "attributes").write_text("has some\n")
     try:
         os.setxattr(kinds / "attributes", "user.ocikit", b"binary\0value\xff")
-    except OSError:  # tmpfs, overlay: the image goes without
+    except OSError:  # tmpfs and overlay lack them
         pass
 
 
@@ -251,7 +251,7 @@ def _repack(image: str, bundle: Path, comment: str) -> None:
 
 
 def _append(layout: Path, files: dict[str, bytes], comment: str) -> None:
-    """One more layer on top of the only image of a layout."""
+    """Add one layer to the only image of a layout."""
     [named] = json.loads((layout / "index.json").read_bytes())["manifests"]
     manifest = json.loads(blob(layout, named["digest"]).read_bytes())
     config = json.loads(blob(layout, manifest["config"]["digest"]).read_bytes())
@@ -264,7 +264,7 @@ def _append(layout: Path, files: dict[str, bytes], comment: str) -> None:
 
 
 def _multiplatform(source: Path, target: Path) -> None:
-    """The image and the same with another architecture in its config, under one index."""
+    """Write an index of the image and a copy with another architecture in its config."""
     target.mkdir()
     shutil.copytree(source / "blobs", target / "blobs", copy_function=os.link)
     shutil.copy(source / "oci-layout", target)
@@ -290,10 +290,10 @@ FILES = {"etc/motd": b"hello\n", "bin/true": b"#!/bin/sh\n"}
 
 
 def small(folder: Path, *, tag: str = "latest", files: dict[str, bytes] | None = None, terminated: bool = True) -> Path:
-    """A layout in `folder` with one single-layer image; gives the folder back.
+    """Write a layout with one image of one layer and return the folder.
 
-    terminated=False leaves out what should follow the last file's last byte, padding and two empty blocks: `umoci insert`
-    writes such layers, Go's clients take them, and Python's tarfile says "unexpected end of data".
+    `terminated=False` omits the padding and the two empty blocks after the last file. `umoci insert` writes such layers.
+    Go clients accept them, and Python's tarfile fails with "unexpected end of data".
     """
     layer, plain = _layer(files or FILES, terminated=terminated)
     (folder / "blobs" / "sha256").mkdir(parents=True, exist_ok=True)
@@ -309,7 +309,7 @@ def small(folder: Path, *, tag: str = "latest", files: dict[str, bytes] | None =
 
 
 def docker_archive(path: Path, *, tag: str = "small:latest", files: dict[str, bytes] | None = None) -> Path:
-    """The same image as `docker save` writes it: what `crane push FILE` takes."""
+    """Write the same image in the format of `docker save`, which `crane push FILE` accepts."""
     _, plain = _layer(files or FILES)
     config = encode(_config(plain))
     name = hashlib.sha256(config).hexdigest() + ".json"
@@ -323,12 +323,12 @@ def docker_archive(path: Path, *, tag: str = "small:latest", files: dict[str, by
 
 
 def blob(layout: Path, digest: str) -> Path:
-    """Where a layout keeps this content."""
+    """Return the path of content in a layout."""
     return layout.joinpath("blobs", *digest.split(":"))
 
 
 def put(layout: Path, media_type: str, content: bytes) -> dict[str, Any]:
-    """Write a blob; gives its descriptor."""
+    """Write a blob and return its descriptor."""
     digest = "sha256:" + hashlib.sha256(content).hexdigest()
     blob(layout, digest).write_bytes(content)
     return {"mediaType": media_type, "digest": digest, "size": len(content)}
@@ -370,18 +370,18 @@ def _tar(files: dict[str, bytes]) -> bytes:
 
 
 def skopeo(*arguments: str | Path, **options: Any) -> subprocess.CompletedProcess[str]:
-    """skopeo that trusts every signature and keeps nobody's credentials."""
+    """Run skopeo with a policy that accepts every signature and with empty credentials."""
     return peers.run("skopeo", "--insecure-policy", *arguments, **options)
 
 
 def unpack(layout: Path, tag: str, folder: Path) -> Path:
-    """The image's root file system, unpacked by umoci under `folder`, which mustn't exist."""
+    """Unpack the image's root file system with umoci into `folder`, which must not exist."""
     peers.run("umoci", "unpack", "--image", f"{layout}:{tag}", folder)
     return folder / "rootfs"
 
 
 def snapshot(folder: Path, *, owners: bool = True, times: bool = False) -> dict[str, tuple[Any, ...]]:
-    """{relative path: what it is}, hard links by their group. Equal snapshots are equal trees."""
+    """Return {relative path: description} with groups of hard links. Equal snapshots are equal trees."""
     groups: dict[tuple[int, int], str] = {}
     entries: dict[str, tuple[Any, ...]] = {}
     for path in sorted(_walk(folder)):

@@ -1,9 +1,9 @@
-"""Real registries as processes, and where the programs of the peers are.
+"""Real registries as processes, and the paths of peer programs.
 
     with distribution3(htpasswd=("ada", "lovelace")) as registry:
         requests.get(f"{registry.url}/v2/", auth=("ada", "lovelace"))
 
-`bash .ci/peers` installs them all. Where one is missing a test skips, unless OCIKIT_PEERS=required: then it fails.
+`bash .ci/peers` installs all peers. A missing peer skips a test. With OCIKIT_PEERS=required it fails the test.
 """
 
 import atexit
@@ -38,10 +38,10 @@ from tests.support.token_server import TokenServer
 
 ROOT = Path(__file__).resolve().parents[2]
 
-#: Where .ci/peers puts what it builds.
+#: The folder for the programs that .ci/peers builds.
 FOLDER = Path(os.environ.get("OCIKIT_PEERS_DIR") or ROOT / ".peers").resolve()
 
-#: Programs that .ci/peers can't get everywhere, so that a missing one is never a failure.
+#: Programs that .ci/peers cannot install everywhere. A missing one is never a failure.
 OPTIONAL = {"zot": "its Go module lives on a host that not every proxy serves; put a zot binary on PATH"}
 
 START = 30.0  # seconds; zot takes a second on a busy machine
@@ -57,7 +57,7 @@ def _gopath() -> Path | None:
 
 
 def where(name: str) -> Path | None:
-    """The program, in .peers/bin, on PATH (or where root has it) or in GOPATH/bin; None where there is none."""
+    """Return the program from .peers/bin, PATH or GOPATH/bin, or None."""
     folders = [FOLDER / "bin", *map(Path, os.get_exec_path()), Path("/usr/sbin")]
     for folder in folders:
         if found := shutil.which(name, path=str(folder)):
@@ -68,7 +68,7 @@ def where(name: str) -> Path | None:
 
 
 def find(name: str) -> Path:
-    """The program; where it is missing, the test skips or, with OCIKIT_PEERS=required, fails."""
+    """Return the program, or skip the test; with OCIKIT_PEERS=required, fail it."""
     if path := where(name):
         return path
     if name in OPTIONAL:
@@ -77,7 +77,7 @@ def find(name: str) -> Path:
 
 
 def absent(why: str) -> Any:
-    """Skip; with OCIKIT_PEERS=required, fail."""
+    """Skip the test; with OCIKIT_PEERS=required, fail it."""
     if os.environ.get("OCIKIT_PEERS") == "required":
         pytest.fail(why, pytrace=False)
     pytest.skip(why)
@@ -91,9 +91,10 @@ def run(
     timeout: float = 240,
     **options: Any,
 ) -> subprocess.CompletedProcess[str]:
-    """Run a peer. Its credentials live in `home`: crane, oras, regctl, skopeo and buildah never see those of the user.
+    """Run a peer with its credentials in `home`, isolated from the user's credentials.
 
-    Raises: AssertionError: with what it printed, if it fails and `check` is on.
+    Raises:
+        AssertionError: The program failed and `check` is on. The message has its output.
     """
     env = dict(options.pop("env", None) or {})
     home = home or _nobody()
@@ -117,7 +118,7 @@ def run(
 
 
 def isolated(home: Path) -> dict[str, str]:
-    """The environment in which docker's and podman's kin keep their credentials in `home`."""
+    """Return an environment that keeps the credentials of docker-like and podman-like tools in `home`."""
     return {
         "HOME": str(home),
         "XDG_CONFIG_HOME": str(home / ".config"),
@@ -130,7 +131,7 @@ def isolated(home: Path) -> dict[str, str]:
 
 @cache
 def _nobody() -> Path:
-    # Kept until the interpreter ends: TemporaryDirectory would warn about itself.
+    # Stored until the interpreter exits, because TemporaryDirectory would warn about its own removal.
     folder = Path(tempfile.mkdtemp(prefix="ocikit-home-"))
     atexit.register(shutil.rmtree, folder, ignore_errors=True)
     return folder
@@ -157,7 +158,7 @@ class Registry:
 
     @property
     def auth(self) -> tuple[str, str] | None:
-        """What `requests` takes as auth."""
+        """The `auth` argument for `requests`."""
         return (self.user, self.password) if self.user is not None and self.password is not None else None
 
     def reference(self, repository: str, tag: str = "latest") -> str:
@@ -165,14 +166,14 @@ class Registry:
 
 
 def free_port() -> int:
-    """A loopback port that nobody listens on, just now."""
+    """Return a loopback port that is free at the moment."""
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))
         return listener.getsockname()[1]
 
 
 def htpasswd_line(user: str, password: str) -> str:
-    """user:bcrypt. Cost 5: these passwords are in the source, and every request pays for the hash."""
+    """Return user:bcrypt. The cost is 5, because every request pays for the hash of a public test password."""
     return f"{user}:{bcrypt.hashpw(password.encode(), bcrypt.gensalt(5)).decode()}\n"
 
 
@@ -198,7 +199,7 @@ def distribution3(
     tls: tuple[Path, Path] | None = None,
 ) -> AbstractContextManager[Registry]:
     """CNCF distribution 3."""
-    # Without validation it takes an index before its manifests and any urls, as 2.8 and others do.
+    # Without validation it accepts an index before its manifests, and any urls, as 2.8 does.
     return _distribution("distribution3", "registry", {"validation": {"disabled": True}}, htpasswd, token, delete, tls)
 
 
@@ -209,7 +210,7 @@ def zot(
     delete: bool = True,
     tls: tuple[Path, Path] | None = None,
 ) -> AbstractContextManager[Registry]:
-    """zot, where a binary is on PATH. It always deletes."""
+    """Start zot if its binary is on PATH. It always deletes."""
 
     def configure(folder: Path, port: int) -> Sequence[str | Path]:
         http: dict[str, Any] = {"address": "127.0.0.1", "port": str(port), "compat": ["docker2s2"]}
@@ -238,7 +239,7 @@ def olareg(
     delete: bool = True,
     tls: tuple[Path, Path] | None = None,
 ) -> AbstractContextManager[Registry]:
-    """olareg: OCI 1.1 with the referrers API, which distribution lacks. It knows no accounts.
+    """Start olareg: OCI 1.1 with the referrers API, which distribution lacks, without accounts.
 
     Its storage is one image layout per repository.
     """
@@ -249,7 +250,7 @@ def olareg(
         switch = "true" if delete else "false"
         command: list[str | Path] = [find("olareg"), "serve", "--addr", "127.0.0.1", "--port", str(port)]
         command += ["--dir", folder / "storage", f"--api-delete={switch}", f"--api-blob-delete={switch}"]
-        command += ["--gc-frequency", "-1s"]  # what a test uploads stays until the test removes it
+        command += ["--gc-frequency", "-1s"]  # uploaded content stays until the test removes it
         if tls:
             command += ["--tls-cert", tls[0], "--tls-key", tls[1]]
         return command
@@ -266,18 +267,18 @@ def ocikit(
     workers: int = 1,
     options: Sequence[str] = (),
 ) -> AbstractContextManager[Registry]:
-    """Our own. Its tokens come from itself."""
+    """Start our own registry. It issues its own tokens."""
     if token:
         raise ValueError("our registry has a token endpoint of its own")
 
     def configure(folder: Path, port: int) -> Sequence[str | Path]:
         command: list[str | Path] = [sys.executable, "-m", "ocikit", "serve", folder / "storage"]
-        # As the others here: an index may come before its manifests
+        # Like the other registries: an index may be pushed before its manifests
         command += ["--port", str(port), "--workers", str(workers), "--references", "sparse", *options]
         if not delete:
             command += ["--no-delete"]
         if htpasswd:
-            # Tests get passwords wrong by the dozen
+            # Tests send many wrong passwords
             command += ["--htpasswd", _passwords(folder, htpasswd), "--limit", "failures=10000"]
         if tls:
             command += ["--tls-cert", tls[0], "--tls-key", tls[1]]
@@ -348,7 +349,7 @@ def _running(
     folder = Path(tempfile.mkdtemp(prefix=f"ocikit-{kind}-"))
     try:
         (folder / "storage").mkdir()
-        for attempt in (1, 2, 3):  # somebody else may take the port between our look and the registry's start
+        for attempt in (1, 2, 3):  # another process may take the port before the registry starts
             port = free_port()
             with process(configure(folder, port), folder / "log") as started:
                 registry = Registry(
@@ -379,8 +380,8 @@ def _running(
 def process(
     command: Sequence[str | Path], log: Path, env: Mapping[str, str] | None = None
 ) -> Iterator[subprocess.Popen[bytes]]:
-    """A process of our own, ended by its own id: asked first, killed after five seconds."""
-    # A REGISTRY_* variable would overrule the configuration; distribution 3 would look for an OpenTelemetry collector.
+    """Run a child process and end it by its id: SIGTERM first, SIGKILL after five seconds."""
+    # A REGISTRY_* variable would override the configuration. distribution 3 would look for an OpenTelemetry collector.
     inherited = {key: value for key, value in os.environ.items() if not key.startswith("REGISTRY_")}
     surroundings = inherited | {"OTEL_TRACES_EXPORTER": "none"} | dict(env or {})
     with log.open("wb") as output:
@@ -420,12 +421,12 @@ def _connection(registry: Registry) -> HTTPConnection:
         return HTTPConnection(registry.host, timeout=5)
     context = ssl.create_default_context()
     context.check_hostname = False
-    context.verify_mode = ssl.CERT_NONE  # whether the certificate is good is for the test to find out
+    context.verify_mode = ssl.CERT_NONE  # the test verifies the certificate
     return HTTPSConnection(registry.host, timeout=5, context=context)
 
 
 def certificate(folder: Path) -> tuple[Path, Path]:
-    """A self-signed certificate for localhost and 127.0.0.1, and its key: what `tls=` takes."""
+    """Write a self-signed certificate for localhost and 127.0.0.1 and its key, for `tls=`."""
     now = datetime.datetime.now(datetime.UTC)
     key = ec.generate_private_key(ec.SECP256R1())
     name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "localhost")])

@@ -1,14 +1,14 @@
-"""A proxy between a client and a real registry that lets things go wrong, byte by byte, and counts what moves.
+"""A proxy in front of a real registry that injects faults at exact bytes and counts transferred bytes.
 
     with peers.ocikit() as registry, Proxy(registry.url) as proxy:
-        proxy.on("GET", r"/v2/.*/blobs/sha256:.*", cut=12345)            # the answer ends after 12345 bytes of its body
+        proxy.on("GET", r"/v2/.*/blobs/sha256:.*", cut=12345)            # the response ends after 12345 bytes of its body
         proxy.on("PATCH", ".*", cut_request=1 << 20, reset=True)         # the registry gets 1 MiB, the client a reset
-        proxy.after.append(lambda request, answer: ...)                  # on every answer that it is small enough for
+        proxy.after.append(lambda request, answer: ...)                  # for every response with a small body
         ...
         assert sum(p.sent for p in proxy.passed) < size + (1 << 20)
 
-The client's Host goes on to the registry, so that absolute Locations lead back through the proxy. Bodies stream: cuts and
-throttles work at any size. In a process of its own: `python -m tests.support.proxy URL --seed 7 --rate 0.05`.
+The client's Host header is forwarded, so absolute Locations lead back through the proxy. Bodies are streamed: cuts and
+throttles work at any size. As a separate process: `python -m tests.support.proxy URL --seed 7 --rate 0.05`.
 """
 
 import argparse
@@ -29,38 +29,38 @@ from attrs import define, evolve, field, frozen
 
 from tests.support.fake_registry import Fault, Handler, Listener, Request, Response, Script
 
-#: Bytes: bodies up to this are in `Request.body` and `Answer.body`; larger ones stream past, and both are empty then.
+#: Bytes. Bodies up to this size are in `Request.body` and `Response.body`. Larger bodies are streamed, and both fields are empty.
 SMALL = 1 << 20
 
 _BLOCK = 1 << 16  # bytes
 _HOP = {"connection", "keep-alive", "transfer-encoding", "expect", "proxy-connection", "te", "upgrade"}
 
-#: Answers itself, or changes the request, or does nothing.
+#: A hook before the registry: it may respond itself or replace the request.
 Before: TypeAlias = Callable[[Request], Response | Request | None]
-#: Changes the answer, in place or by another.
+#: A hook after the registry: it may change the response in place or replace it.
 After: TypeAlias = Callable[[Request, Response], Response | None]
 
 
 @frozen
 class Passed:
-    """One request that was dealt with: the registry's status, 0 if it gave none or wasn't asked, and bytes of bodies."""
+    """One request with the registry's status (0 without a response) and the bytes of both bodies."""
 
     request: Request
     status: int
     received: int
-    """From the client."""
+    """Bytes from the client."""
     sent: int
-    """To the client."""
+    """Bytes to the client."""
 
 
 @define(eq=False)
 class Proxy(Script):
-    """Runs on a free loopback port; a context manager. Fields may be changed while it runs."""
+    """The proxy on a free loopback port, a context manager. Its fields may change while it runs."""
 
     upstream: str
-    #: All of them, in turn, before the registry is asked; the first Answer is sent. `guard` comes before them.
+    #: Called in order before the registry. The first Response is sent. `guard` comes first.
     before: list[Before] = field(factory=list, init=False, repr=False)
-    #: All of them, in turn, on the registry's answers and those of `before`.
+    #: Called in order with the responses of the registry and of `before`.
     after: list[After] = field(factory=list, init=False, repr=False)
     passed: list[Passed] = field(factory=list, init=False, repr=False)
 
@@ -68,7 +68,7 @@ class Proxy(Script):
         return _Listener(("127.0.0.1", 0), _handler(self))
 
     def prepare(self, request: Request) -> Response | Request:
-        """What the hooks make of a request: an answer, or the request that goes on."""
+        """Return the result of the hooks: a response, or the request to forward."""
         if self.guard is not None and (answer := self.guard(request)) is not None:
             return answer
         for hook in self.before:
@@ -85,17 +85,17 @@ class Proxy(Script):
 
 class _Listener(Listener):
     def handle_error(self, request: Any, client_address: Any) -> None:
-        """A client that hangs up is what we are here for; anything else is a mistake of ours."""
+        """Ignore clients that close the connection, because that is the purpose. Other errors are bugs."""
         if not isinstance(sys.exception(), ConnectionError | ssl.SSLError | TimeoutError | ValueError):
             super().handle_error(request, client_address)
 
 
 class _Cut(Exception):
-    """As many bytes of the request as were allowed have gone by."""
+    """The allowed number of request bytes has passed."""
 
 
 class _Incoming:
-    """The body of a request, whichever way it travels."""
+    """The body of a request, in any framing."""
 
     def __init__(self, handler: Handler) -> None:
         self._file = handler.rfile
@@ -104,7 +104,12 @@ class _Incoming:
         self.count = 0
 
     def blocks(self, cut: int | None = None) -> Iterator[bytes]:
-        """Its bytes. Raises: _Cut: after `cut` of them. ConnectionError: the client hung up."""
+        """Yield its bytes.
+
+        Raises:
+            _Cut: `cut` bytes have passed.
+            ConnectionError: The client closed the connection.
+        """
         for size in self._sizes():
             while size:
                 want = min(size, _BLOCK, *([] if cut is None else [cut - self.count]))
@@ -168,7 +173,7 @@ def _handler(proxy: Proxy) -> type[Handler]:
             if body.chunked:
                 upstream.putheader("Transfer-Encoding", "chunked")
             upstream.endheaders()
-            with suppress(ConnectionError):  # a registry may answer before it has read all
+            with suppress(ConnectionError):  # a registry may respond before it has read the whole body
                 for block in self.paced(whole if whole is not None else body.blocks(fault.cut_request), fault):
                     piece = block if whole is None or fault.cut_request is None else block[: fault.cut_request]
                     upstream.send(b"%x\r\n%s\r\n" % (len(piece), piece) if body.chunked else piece)
@@ -252,12 +257,12 @@ def _handler(proxy: Proxy) -> type[Handler]:
 
 @define(eq=False)
 class Scatter(Proxy):
-    """Lets a part of all requests go wrong, in every way that a network or a registry under load does."""
+    """A proxy that injects random faults of networks and overloaded registries into a share of all requests."""
 
     seed: int = 1
-    #: Of all requests, those that go wrong: 0 to 1.
+    #: The share of faulty requests: 0 to 1.
     rate: float = 0.05
-    #: How often each kind of fault came.
+    #: Number of injected faults by kind.
     counts: Counter[str] = field(factory=Counter, init=False)
     _chance: random.Random = field(init=False, repr=False)
 
@@ -265,7 +270,7 @@ class Scatter(Proxy):
         self._chance = random.Random(self.seed)
 
     def pick(self, request: Request) -> Fault:
-        """A fault by the dice. Nothing is remembered: a soak sends millions."""
+        """Return a random fault. Requests are not recorded, because a soak sends millions."""
         with self._lock:
             self.passed.clear()
             if self._chance.random() >= self.rate:
@@ -295,7 +300,7 @@ def main() -> None:
     options = parser.parse_args()
     with Scatter(options.upstream, seed=options.seed, rate=options.rate) as proxy:
         print(proxy.host, flush=True)
-        sys.stdin.read()  # until whoever started it hangs up
+        sys.stdin.read()  # until the parent process closes the pipe
         print(json.dumps(proxy.counts), flush=True)
 
 

@@ -1,4 +1,4 @@
-"""A registry as the world knows it: its name, its token server, the storage that it redirects to, all on this machine.
+"""A registry site under its real name: API, token server and redirected storage, all on this machine.
 
     with Site(upstream, "ghcr.io", storage="https://pkg-containers.githubusercontent.com") as scene:
         scene.bearer("https://ghcr.io/token", user="octocat", password="ghp_…")
@@ -6,9 +6,9 @@
         with scene.session(tmp_path) as session:
             session.pull("ghcr.io/seed/files:v1")
         assert scene.met["ghcr-no-referrers"]
-        scene.check()                                   # no credential went where it doesn't belong
+        scene.check()                                   # no credential left its server
 
-Names and https are the client's view: an adapter brings each request to the loopback server that stands for its origin.
+The client sees real names and https. An adapter routes each request to the loopback server for its origin.
 """
 
 import base64
@@ -40,7 +40,7 @@ MANIFEST = r"/v2/(.+)/manifests/([^/]+)"
 TAGS = r"/v2/(.+)/tags/list"
 REFERRERS = r"/v2/(.+)/referrers/([^/]+)"
 
-#: Names on a page at most: every listing has several pages.
+#: Maximum number of names on a page, so every listing has several pages.
 PAGES = {"tags/list": 10, "_catalog": 100}
 
 _KINDS = ("/blobs/", "/manifests/", "/tags/", "/referrers/")
@@ -48,27 +48,27 @@ _KINDS = ("/blobs/", "/manifests/", "/tags/", "/referrers/")
 
 @define(eq=False, slots=False)
 class Site:
-    """A registry behind a proxy, under its own name; a context manager."""
+    """A registry behind a proxy under its own name; a context manager."""
 
     upstream: str
-    """The URL of the registry that does the work."""
+    """URL of the real registry."""
     host: str
-    """As in references."""
+    """The host in references."""
     storage: str = ""
-    """The origin that blobs are redirected to; "" for none."""
+    """The origin that blobs are redirected to; "" is none."""
     api_host: str = ""
-    """Where the API is, if not at `host`."""
+    """The host of the API, if it is not `host`."""
 
     met: Counter[str] = field(factory=Counter, init=False)
-    """How often each quirk was met, by its name."""
+    """Number of uses of each quirk by name."""
     strays: list[str] = field(factory=list, init=False)
-    """URLs that a client asked for and that nobody here stands for."""
+    """Requested URLs that have no server here."""
     credentials: Any = field(default=None, init=False, repr=False)
-    """What the user passes."""
+    """The user's credentials."""
     stale: Any = field(default=None, init=False, repr=False)
-    """The same, expired."""
+    """The same credentials, expired."""
     authorization: str = field(default="", init=False, repr=False)
-    """The account's Basic, for the registry or its token server."""
+    """The account's Basic credentials, for the registry or its token server."""
     proxy: Proxy = field(init=False)
     store: Proxy = field(init=False)
     auth: Proxy = field(init=False)
@@ -101,10 +101,10 @@ class Site:
     def __exit__(self, *_: object) -> None:
         self._stack.close()
 
-    # The client's side
+    # The client
 
     def session(self, folder: Any, credentials: Any = None, *, anonymous: bool = False) -> ocikit.Session:
-        """A session that finds this scene's hosts; it keeps its cache below `folder`. A Keychain is used as it is."""
+        """Return a session that reaches this site's hosts, with its cache below `folder`. A Keychain is used unchanged."""
         given = None if anonymous else credentials or self.credentials
         known = given if isinstance(given, Keychain) else {self.host: given}
         network = ocikit.Network(
@@ -114,37 +114,37 @@ class Site:
         return ocikit.Session(credentials=known, network=network, cache=cache, progress=False)
 
     def ref(self, name: str, tag: str = "v1") -> str:
-        """A reference here."""
+        """Return a reference to this site."""
         return f"{self.host}/{name}:{tag}"
 
     def way(self, url: str) -> str:
-        """Where on this machine a URL of the world leads."""
+        """Return the loopback URL for a public URL."""
         for prefix in sorted(self._ways, key=len, reverse=True):
             if url.startswith(prefix) and url[len(prefix) : len(prefix) + 1] in {"", "/", "?"}:
                 return self._ways[prefix] + url[len(prefix) :]
         self.strays.append(url)
         raise requests.ConnectionError(f"nobody stands for {url}")
 
-    # The registry's side
+    # The registry
 
     def before(self, method: str, path: str) -> Callable[[Any], Any]:
-        """Decorates a hook for requests to the registry, by regular expressions for all of method and path.
+        """Decorate a hook for requests, by regular expressions for the whole method and path.
 
-        The scene's own hooks, which redirect and page, come last.
+        The site's own hooks for redirects and pages run last.
         """
         return _hook(self.proxy.before, method, path, len(self.proxy.before) - self._late)
 
     def after(self, method: str, path: str) -> Callable[[Any], Any]:
-        """Decorates a hook for the registry's answers; what was added last sees them first."""
+        """Decorate a hook for responses. The newest hook runs first."""
         return _hook(self.proxy.after, method, path, 0)
 
     @property
     def blobs(self) -> Proxy:
-        """Whoever sends blobs."""
+        """The proxy that serves blobs."""
         return self.store if self.storage else self.proxy
 
     def ask(self, method: str, target: str) -> int:
-        """A request of the registry's own to itself; gives the status."""
+        """Send a request directly to the real registry and return the status."""
         connection = http.client.HTTPConnection(urlsplit(self.upstream).netloc, timeout=10)
         try:
             connection.request(method, target)
@@ -155,7 +155,7 @@ class Site:
             connection.close()
 
     def _as_upstream(self, request: Request) -> None:
-        """The registry behind goes by its own name only."""
+        """Replace the Host header, because the real registry knows only its own name."""
         request.headers.replace_header("Host", urlsplit(self.upstream).netloc)
 
     def _redirect(self) -> None:
@@ -176,10 +176,10 @@ class Site:
 
         self.store.before.append(here)
 
-    # Who may do what
+    # Access control
 
     def basic(self, user: str, password: str, realm: str = "Registry") -> None:
-        """The registry wants Basic authentication with each request."""
+        """Require Basic authentication for each request."""
         self._account(user, password)
         self._challenge = lambda *_, **__: f'Basic realm="{realm}",service="{self.host}"'
 
@@ -198,7 +198,7 @@ class Site:
         catalog: bool = True,
         service: str = "registry",
     ) -> None:
-        """The registry wants tokens from a token server at `realm`; `anonymous` are the repositories that all may pull."""
+        """Require tokens from a token server at `realm`. The repositories in `anonymous` are public."""
         self._account(user, password)
         self.tokens = self._stack.enter_context(
             TokenServer(
@@ -236,7 +236,7 @@ class Site:
         self.proxy.guard = guard
 
     def unauthorized(self, *scopes: Scope, problem: str = "") -> Response:
-        """The registry's 401."""
+        """Return the registry's 401 response."""
         answer = error_response(401, "UNAUTHORIZED", "authentication required")
         if self._challenge is not None:
             answer.headers["WWW-Authenticate"] = self._challenge(*scopes, problem=problem)
@@ -249,16 +249,16 @@ class Site:
             self._secrets |= {word, _pair(user, word)}
 
     def keep_secret(self, word: str) -> None:
-        """One more that goes to the registry and its token server only."""
+        """Register another secret that only the registry and its token server may receive."""
         self._secrets.add(word)
 
-    # Afterwards
+    # Checks
 
     def check(self, said: str = "") -> None:
-        """Nobody was asked who isn't part of this, and no credential went anywhere but to its own server.
+        """Check that no other host was requested and that no credential left its server.
 
         Args:
-            said: what the user got to see; there is no secret in it.
+            said: The user's output. It must contain no secret.
         """
         assert self.strays == []
         tokens = {r.headers.get("Authorization", "").removeprefix("Bearer ") for r in self.proxy.requests} - {""}
@@ -272,7 +272,7 @@ class Site:
 
 
 class _Detour(requests.adapters.HTTPAdapter):
-    """Sends what is for a host of the world to the server that stands for it; to the client all looks as it should."""
+    """An adapter that routes requests for public hosts to their loopback servers, invisibly to the client."""
 
     def __init__(self, scene: Site) -> None:
         self._scene = scene
@@ -314,7 +314,7 @@ def _text(request: Request) -> str:
 
 
 def _wanted(request: Request) -> list[Scope]:
-    """The rights that a request takes; none is any token at all."""
+    """Return the scopes that a request requires; an empty list accepts any token."""
     if request.path == "/v2/_catalog":
         return [Scope.parse("registry:catalog:*")]
     for kind in _KINDS:
@@ -329,7 +329,7 @@ def _wanted(request: Request) -> list[Scope]:
 
 
 def rewritten(request: Request, **parameters: str | None) -> Request:
-    """The request with other parameters in its query; None takes one out."""
+    """Return the request with changed query parameters; None removes one."""
     query = dict(parse_qsl(request.target.partition("?")[2], keep_blank_values=True)) | parameters
     left = urlencode({key: value for key, value in query.items() if value is not None})
     return evolve(request, target=request.path + (f"?{left}" if left else ""))
