@@ -1,7 +1,7 @@
-"""Pull and push beside other tools and the floors, in one run: `python -m benchmarks`.
+"""Compare pull and push with other tools and the floors in one run: `python -m benchmarks`.
 
-Starts a registry on a loopback port, makes random data in three shapes, runs each tool in turn for several rounds, checks
-what it wrote, and prints medians and ratios to oras, the fastest verifying peer. Timings outside one run don't compare.
+Starts a registry on a loopback port, writes random data in three shapes, runs each tool in turn for several rounds, verifies
+its output, and prints medians and ratios to oras, the fastest verifying peer. Timings of different runs are not comparable.
 """
 
 from __future__ import annotations
@@ -29,12 +29,12 @@ SHAPES = {
     "8 blobs of 128 MiB": (8, 128 * MIB),
     "1000 blobs of 64 KiB": (1000, 65536),
 }
-WARM = 2 << 30  # bytes: what a command and the registry put into the page cache
+WARM = 2 << 30  # bytes: page cache of a command and the registry
 
 
 @frozen
 class Cost:
-    """What one command took: seconds, CPU seconds, peak memory in bytes."""
+    """The cost of one command: seconds, CPU seconds, peak memory in bytes."""
 
     wall: float
     cpu: float
@@ -43,7 +43,7 @@ class Cost:
 
 @define
 class Bench:
-    """One registry, one folder for scratch."""
+    """One registry and one scratch folder."""
 
     host: str
     folder: Path
@@ -58,10 +58,10 @@ class Bench:
 
 
 def settle() -> None:
-    """Leave the machine alike for every command: nothing to write back, and free memory that is really there.
+    """Give every command the same machine state: no pending writes, and memory that is really available.
 
-    A virtual machine may have given its free memory back to the host; getting it again costs whoever touches it first two
-    seconds a gibibyte, many times what the command itself takes.
+    A virtual machine may have returned free memory to the host. Getting it back costs two seconds a gibibyte, many times
+    the cost of the command itself.
     """
     os.sync()
     warm = bytearray(WARM)
@@ -76,7 +76,7 @@ def measure(command: list[str], cwd: Path, env: dict[str, str]) -> Cost:
         started = time.perf_counter()
         process = subprocess.Popen(command, cwd=cwd, env=env, stdout=log, stderr=log, stdin=subprocess.DEVNULL)
         memory = 0
-        # ru_maxrss would count this process too, from before the exec: the kernel's own high-water mark doesn't
+        # ru_maxrss includes this process before the exec. The kernel's high-water mark does not
         while os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOWAIT | os.WNOHANG) is None:
             memory = max(memory, high_water(process.pid))
             time.sleep(0.005)
@@ -92,7 +92,7 @@ def measure(command: list[str], cwd: Path, env: dict[str, str]) -> Cost:
 
 
 def high_water(pid: int) -> int:
-    """The peak resident memory of a running process, in bytes; 0 if it has just ended."""
+    """Return the peak resident memory of a running process in bytes, or 0 if it has just ended."""
     try:
         lines = Path(f"/proc/{pid}/status").read_text().splitlines()
     except OSError:
@@ -101,7 +101,7 @@ def high_water(pid: int) -> int:
 
 
 def environment(folder: Path) -> dict[str, str]:
-    """No credentials, no caches of the machine's own."""
+    """Return an environment without credentials and caches of the machine."""
     return os.environ | {
         "OCIKIT_CACHE": str(folder / "cache"),
         "DOCKER_CONFIG": str(folder / "docker"),
@@ -111,7 +111,7 @@ def environment(folder: Path) -> dict[str, str]:
 
 
 def digests(folder: Path) -> set[str]:
-    """The sha256 of every file below a folder."""
+    """Return the sha256 of every file below a folder."""
     found = set()
     for path in folder.rglob("*"):
         if path.is_file():
@@ -121,7 +121,7 @@ def digests(folder: Path) -> set[str]:
 
 
 def make(folder: Path, shape: str) -> list[Path]:
-    """Random files."""
+    """Write random files."""
     count, size = SHAPES[shape]
     folder.mkdir(parents=True)
     made = []
@@ -139,7 +139,7 @@ def ocikit(*arguments: str) -> list[str]:
 
 
 def pulls(bench: Bench, repository: str, blobs: list[str]) -> dict[str, Callable[[Path], list[str]]]:
-    """Commands that fetch an artifact into a folder."""
+    """Return commands that fetch an artifact into a folder."""
     reference = f"{bench.host}/{repository}:v1"
 
     def curl(out: Path) -> list[str]:
@@ -164,7 +164,7 @@ def pulls(bench: Bench, repository: str, blobs: list[str]) -> dict[str, Callable
 
 
 def pushes(files: list[Path], layout: Path) -> dict[str, Callable[[str], list[str]]]:
-    """Commands that push the files; crane and skopeo push a layout of them."""
+    """Return commands that push the files; crane and skopeo push a layout of them."""
     names = [f.name for f in files]
     policy = ["--insecure-policy"]
     return {
@@ -193,7 +193,7 @@ def pushes(files: list[Path], layout: Path) -> dict[str, Callable[[str], list[st
 
 
 def run(bench: Bench, shape: str, rounds: int, tools: set[str]) -> dict[str, dict[str, list[Cost] | str]]:
-    """Every tool in turn, `rounds` times; a tool that can't do it says why, once."""
+    """Run every tool in turn for `rounds` rounds; an unable tool reports its reason once."""
     data = bench.folder / "data"
     files = make(data, shape)
     wanted = digests(data)
@@ -235,7 +235,7 @@ def run(bench: Bench, shape: str, rounds: int, tools: set[str]) -> dict[str, dic
             def push(
                 command: Callable[[str], list[str]] = command, reference: str = reference, tool: str = tool
             ) -> Cost:
-                # skopeo remembers where it saw a blob and would mount it: that is a different race
+                # skopeo would mount a blob that it has seen elsewhere: that is a different benchmark
                 shutil.rmtree(bench.folder / ".local", ignore_errors=True)
                 shutil.rmtree("/var/lib/containers/cache", ignore_errors=True)
                 cost = measure(command(reference), data, env)
@@ -257,7 +257,7 @@ def run(bench: Bench, shape: str, rounds: int, tools: set[str]) -> dict[str, dic
 
 
 def verifying(bench: Bench) -> dict[str, str]:
-    """Which tools notice a blob that the registry's disk has damaged."""
+    """Return which tools detect a damaged blob of the registry."""
     data = bench.folder / "damaged"
     data.mkdir()
     (data / "x.bin").write_bytes(os.urandom(MIB))
@@ -282,7 +282,7 @@ def verifying(bench: Bench) -> dict[str, str]:
 
 
 def table(kind: str, shape: str, results: dict[str, list[Cost] | str]) -> str:
-    """Medians of one shape, in Markdown."""
+    """Return medians of one shape as Markdown."""
     oras = results.get("oras")
     base = statistics.median(c.wall for c in oras) if isinstance(oras, list) and oras else None
     lines = [f"\n{kind}, {shape}\n", "| tool | wall s | ratio to oras | CPU s | peak MiB |", "|---|---|---|---|---|"]

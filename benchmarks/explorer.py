@@ -1,7 +1,7 @@
 """The explorer on a registry of 10,000 repositories, one of them with 100,000 tags: python -m benchmarks.explorer.
 
-Rows are put in through the storage; then the registry is served and explored. Prints the seconds to first sight, as a
-person has them: from the call, or the click, to names in a list; and the memory that it took.
+Rows are inserted through the storage. Then the registry is served and explored. Prints the seconds from the call, or the
+click, to names in a list, and the memory.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ EMPTY = b"{}"
 
 
 def fill(folder: Path, repositories: int, tags: int) -> None:
-    """Every repository has the same manifest; "big" has it under very many tags."""
+    """Insert rows: every repository has the same manifest; "big" has it under many tags."""
     storage = file_storage(folder, durable=False)
     blob = Digest.of(EMPTY)
     config = {"mediaType": "application/vnd.oci.empty.v1+json", "digest": blob, "size": len(EMPTY)}
@@ -51,7 +51,7 @@ def fill(folder: Path, repositories: int, tags: int) -> None:
 
 
 def seconds(act: Callable[[], object], explorer: Callable[[], Explorer]) -> float:
-    """How long until everything that an act begins is there."""
+    """Measure the time until an action has completed."""
     begun = time.perf_counter()
     act()
     if not explorer().wait(300):

@@ -1,6 +1,6 @@
 """Peak memory of one large blob, pushed and pulled: `python -m benchmarks.memory --gib 4`.
 
-Prints the high-water mark of each process above that of an idle `import ocikit`, from the kernel's own count.
+Prints the kernel's high-water mark of each process above that of an idle `import ocikit`.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ IDLE = "import ocikit, time; time.sleep(0.3)"
 
 
 def main() -> None:
-    """Make the blob, move it both ways, compare."""
+    """Write the blob, move it in both directions, compare."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.memory", description=__doc__)
     parser.add_argument("--gib", type=int, default=4)
     options = parser.parse_args()

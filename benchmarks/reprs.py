@@ -1,4 +1,4 @@
-"""How long a look takes, and how much it shows: python -m benchmarks.reprs."""
+"""Time and size of representations: python -m benchmarks.reprs."""
 
 import io
 import statistics
@@ -18,7 +18,7 @@ ROUNDS = 20
 
 
 def values() -> Iterator[tuple[str, object]]:
-    """Very much of everything."""
+    """Build large objects of every kind."""
     data = cards.many_manifest(10_000)
     index = ocikit.Index(manifests=[layer.bare() for layer in data.layers])
     yield "artifact of 10,000 files", cards.artifact(data)
@@ -36,7 +36,7 @@ def values() -> Iterator[tuple[str, object]]:
 
 
 def timed(look: Callable[[Any], object], value: object) -> tuple[float, float]:
-    """The median of some rounds, and the slowest, in milliseconds."""
+    """Return the median and the maximum of some rounds [milliseconds]."""
     taken = []
     for _ in range(ROUNDS):
         started = time.perf_counter()

@@ -1,7 +1,7 @@
-"""A repository with very many tags and manifests beside a small one: `python -m benchmarks.scale`.
+"""A repository with many tags and manifests compared with a small one: `python -m benchmarks.scale`.
 
-Rows are put in through the storage, without a server; then both are served, and asked in turn for the same things over
-HTTP. Prints medians, 95th percentiles, and the ratios of the large to the small; and the memory of both servers.
+Rows are inserted through the storage without a server. Then both are served and receive the same requests in turn. Prints
+medians, 95th percentiles, ratios of large to small, and the memory of both servers.
 """
 
 from __future__ import annotations
@@ -29,12 +29,12 @@ from ocikit.spec.digest import Digest
 MANIFEST = "application/vnd.oci.image.manifest.v1+json"
 BLOB = b"{}"
 REFERRERS = 20
-SAMPLE = 300  # manifests that have bytes, too: those that are asked for
+SAMPLE = 300  # manifests with bytes: those that are requested
 
 
 @define(eq=False)
 class Place:
-    """A served repository of some size, and a client of it."""
+    """A served repository of some size and its client."""
 
     size: int
     folder: Path
@@ -75,13 +75,13 @@ class Place:
 
     @property
     def memory(self) -> int:
-        """Bytes of the server's processes, which are children of this one and theirs."""
+        """Return the memory of the server's processes, which are children of this one and their children [bytes]."""
         main = self.server._process.process.pid  # noqa: SLF001 - nobody else needs it
         return sum(resident(pid) for pid in family(main))
 
 
 def resident(pid: int) -> int:
-    """Bytes of memory of a process."""
+    """Return the memory of a process [bytes]."""
     return int(Path(f"/proc/{pid}/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
 
 

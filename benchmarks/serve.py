@@ -1,6 +1,6 @@
-"""How long `ocikit.serve()` takes to come and to go: `python -m benchmarks.serve`.
+"""Start and stop times of `ocikit.serve()`: `python -m benchmarks.serve`.
 
-From a fresh interpreter until the first answer of `/v2/`; and from `stop()`, with a transfer under way, until it returns.
+Measures from a fresh interpreter to the first response of `/v2/`, and the duration of `stop()` during a transfer.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ import requests
 import ocikit
 from benchmarks.__main__ import MIB, environment
 
-# The clock is the system's: the interpreter's own start counts
+# The system clock, because the interpreter's own start counts
 START = """
 import ocikit, time
 server = ocikit.serve()
@@ -32,7 +32,7 @@ print(time.clock_gettime(time.CLOCK_MONOTONIC), flush=True)
 
 
 def coming(folder: Path) -> float:
-    """Seconds from the start of an interpreter to the first answer."""
+    """Return the seconds from the start of an interpreter to the first response."""
     started = time.clock_gettime(time.CLOCK_MONOTONIC)
     done = subprocess.run(
         [sys.executable, "-c", START], env=environment(folder), cwd=folder, capture_output=True, text=True, check=True
@@ -41,7 +41,7 @@ def coming(folder: Path) -> float:
 
 
 def going(folder: Path) -> float:
-    """Seconds to stop, while a client is in the middle of a blob."""
+    """Return the seconds of a stop while a client downloads a blob."""
     big = folder / "big.bin"
     if not big.exists():
         big.write_bytes(os.urandom(256 * MIB))

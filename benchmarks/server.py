@@ -1,7 +1,7 @@
-"""Our registry beside distribution 3, in one run: `python -m benchmarks.server`.
+"""Our registry compared with distribution 3 in one run: `python -m benchmarks.server`.
 
-The three shapes of `python -m benchmarks`, pushed and pulled by oras and by ocikit, to one registry and to the other in
-turn. Then `--gib` gibibytes in and out of ours, with its peak memory, and what a refused upload costs.
+Pushes and pulls the three shapes of `python -m benchmarks` with oras and ocikit, at both registries in turn. Then moves
+`--gib` gibibytes in and out of ours and prints its peak memory, and the cost of a rejected upload.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ CLIENTS = ("oras", "ocikit")
 
 
 def client(name: str, verb: str, reference: str, names: list[str], out: Path) -> list[str]:
-    """The command of a client."""
+    """Return the command of a client."""
     if name == "ocikit":
         return ocikit(verb, "--quiet", reference, *(names if verb == "push" else [str(out)]))
     oras = [str(peers.find("oras")), verb, "--plain-http"]
@@ -34,7 +34,7 @@ def client(name: str, verb: str, reference: str, names: list[str], out: Path) ->
 
 
 def family(pid: int) -> list[int]:
-    """A process and all below it."""
+    """Return a process and its descendants."""
     children = []
     for task in Path(f"/proc/{pid}/task").iterdir():
         children += [int(child) for child in (task / "children").read_text().split()]
@@ -42,7 +42,7 @@ def family(pid: int) -> list[int]:
 
 
 def throughput(registries: dict[str, peers.Registry], shapes: Iterable[str], rounds: int, folder: Path) -> None:
-    """Medians and ratios, a table for each shape."""
+    """Return medians and ratios, a table for each shape."""
     env = environment(folder)
     for shape in shapes:
         data = folder / "data"
@@ -74,7 +74,7 @@ def throughput(registries: dict[str, peers.Registry], shapes: Iterable[str], rou
 
 
 def memory(registry: peers.Registry, gib: int, folder: Path) -> None:
-    """Peak memory of all our processes while gibibytes go in and out."""
+    """Return the peak memory of all server processes while gibibytes go in and out."""
     env, data = environment(folder), folder / "data"
     data.mkdir()
     with (data / "big.bin").open("wb") as file:
@@ -91,7 +91,7 @@ def memory(registry: peers.Registry, gib: int, folder: Path) -> None:
 
 
 def refused(registry: peers.Registry) -> None:
-    """Bytes that the server takes from an upload of 4 GiB that it refuses."""
+    """Return the bytes that the server reads of a rejected 4 GiB upload."""
     announced, sent = 4 << 30, 0
     host, _, port = registry.host.rpartition(":")
     with socket.create_connection((host, int(port)), timeout=10) as connection:

@@ -1,4 +1,4 @@
-"""Docstrings as pages want them: examples as code, and what is raised on a line of its own. An extension of griffe."""
+"""Docstrings for the site: examples as code, and exceptions on separate lines. An extension of griffe."""
 
 import re
 from typing import Any

@@ -1,6 +1,6 @@
-"""What the site is made of: nothing is written twice, so every page comes from where it is kept.
+"""Pages of the site, built from the project's files, so that no text exists twice.
 
-A hook of mkdocs: it adds README, changelog, notebooks, and a page of the reference for each room.
+A hook of mkdocs: it adds README, changelog, notebooks, and a reference page for each room.
 """
 
 import ast
@@ -16,10 +16,10 @@ from mkdocs.structure.files import File, Files
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 
-#: What `ocikit.api` makes of a session's methods: where they are documented.
+#: Names that `ocikit.api` builds from a session's methods, where they are documented.
 VERBS = ast.literal_eval(re.search(r"__all__ = (\[.*?\])", (ROOT / "ocikit" / "api.py").read_text(), re.DOTALL)[1])
 
-#: Pages of the reference: title, a word about it, and what is on it; "module:name name" takes some of a module.
+#: Reference pages: title, summary, and content; "module:name name" selects names of a module.
 REFERENCE: Mapping[str, tuple[str, Sequence[str]]] = {
     "verbs": (
         "Each opens a session of its own; methods of a [Session](session.md) do the same, with settings of one's own.",
@@ -83,7 +83,7 @@ def _titles() -> dict[str, Path]:
 
 
 def on_config(config: MkDocsConfig) -> MkDocsConfig:
-    """Fill in the places of the navigation that follow from what there is."""
+    """Fill in the parts of the navigation that follow from existing files."""
     places: dict[str, list[Any]] = {
         "NOTEBOOKS": [{_heading(path): f"notebooks/{name}.ipynb"} for name, path in _titles().items()],
         "REFERENCE": [{name.capitalize(): f"reference/{name}.md"} for name in REFERENCE],
@@ -95,7 +95,7 @@ def on_config(config: MkDocsConfig) -> MkDocsConfig:
     return config
 
 
-@event_priority(100)  # before the plugin that turns notebooks into pages looks for them
+@event_priority(100)  # before the plugin that renders notebooks
 def on_files(files: Files, config: MkDocsConfig) -> Files:
     """Add every page."""
     pages = {
@@ -132,12 +132,12 @@ def _block(part: str) -> str:
 
 
 def _heading(path: Path) -> str:
-    """The first heading of a notebook."""
+    """Return the first heading of a notebook."""
     first = "".join(json.loads(path.read_text())["cells"][0]["source"])
     found = re.search(r"^# +(.+)$", first, re.MULTILINE)
     return found[1].strip() if found else path.stem
 
 
 def _linked(text: str) -> str:
-    """The README's links to files of the project, as links to pages."""
+    """Return the README with links to files of the project as links to pages."""
     return text.replace("](CONTRIBUTING.md)", "](contributing.md)").replace("](CHANGELOG.md)", "](changelog.md)")

@@ -1,4 +1,4 @@
-"""The shape of the code: imports point down, public names are complete, importing costs little."""
+"""Architecture: imports point down, public names are complete, imports are cheap."""
 
 import ast
 import importlib
@@ -48,7 +48,7 @@ PENDING_UPWARD = {
 
 
 def at_import(nodes):
-    """Every node that runs when the module is imported: all but the insides of functions, and what is for type checkers."""
+    """Yield every node that runs at import: all except function bodies and TYPE_CHECKING blocks."""
     for node in nodes:
         if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda):
             args = node.args
@@ -62,7 +62,7 @@ def at_import(nodes):
 
 
 def at_top(name):
-    """The modules that are imported with a module."""
+    """Return the modules that are imported with a module."""
     return {module for module, _, _ in imports(name, at_import([tree(name)]))}
 
 
@@ -96,14 +96,14 @@ def test_modules_with_heavy_imports_are_imported_on_use(name):
 
 @pytest.mark.parametrize("name", MODULES)
 def test_only_the_command_line_prints(name):
-    asks = {"ocikit.client.login"}  # for a user's name
+    asks = {"ocikit.client.login"}  # asks for a user name
     if room(name) != "cli":
         calls = [n for n in ast.walk(tree(name)) if isinstance(n, ast.Call) and isinstance(n.func, ast.Name)]
         unwanted = {"print", "input", "breakpoint"} - ({"input"} if name in asks else set())
         assert not [c.lineno for c in calls if c.func.id in unwanted]
 
 
-#: What looks at the machine: the environment, the home folder, the working directory.
+#: Names that read the machine's state: the environment, the home folder, the working directory.
 LOOKS = {"environ", "environb", "getenv", "expanduser", "expandvars", "home", "getcwd", "cwd", "gethostname", "getuid",
          "user_cache_dir", "user_cache_path", "user_config_dir", "user_data_dir"}  # fmt: skip
 
@@ -120,7 +120,7 @@ def test_import_reads_no_environment(name):
 
 
 def order(name):
-    """As ruff sorts `__all__`: constants, classes, the rest."""
+    """Sort as ruff sorts `__all__`: constants, classes, the rest."""
     plain = name.lstrip("_")
     return (0 if plain.isupper() and len(plain) > 1 else 1 if plain[:1].isupper() else 2), name
 
@@ -139,11 +139,11 @@ def test_public_names_are_complete_and_sorted():
     assert public <= set(names), f"export or begin with _: {sorted(public - set(names))}"
 
 
-# What importing costs
+# Import cost
 
 
 def fresh(code):
-    """The JSON that code prints in an interpreter of its own."""
+    """Return the JSON that code prints in a new interpreter."""
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT.parent)
     return json.loads(run.stdout)
 
@@ -157,7 +157,7 @@ def test_import_loads_nothing_heavy():
 
 
 def test_import_time_is_recorded(record_property):
-    """Not asserted, since machines differ; `pytest --junit-xml` keeps the figures."""
+    """Times are recorded and not asserted, because machines differ; `pytest --junit-xml` stores them."""
     clock = "import time, json; t = time.perf_counter(); import {}; print(json.dumps((time.perf_counter() - t) * 1000))"
     for module in ("requests", "ocikit", "ocikit.spec.manifest"):
         record_property(f"import {module} (ms)", round(min(fresh(clock.format(module)) for _ in range(3)), 1))

@@ -1,4 +1,4 @@
-"""Deadlines, adapters of one's own, and what is said aloud."""
+"""Total timeouts, custom adapters, and warnings."""
 
 import logging
 import time

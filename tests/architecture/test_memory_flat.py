@@ -1,4 +1,4 @@
-"""Memory stays flat, whatever the size: peak resident memory of a push and a pull, above an idle interpreter's.
+"""Flat memory: peak resident memory of a push and a pull above an idle interpreter.
 
 `OCIKIT_MEMORY_MIB=1024 pytest tests/architecture/test_memory_flat.py` measures with a larger file.
 """
@@ -19,8 +19,8 @@ LIMIT = 100 * MIB
 
 
 def peak(code, home):
-    """Peak resident bytes of an interpreter that runs the code."""
-    # ru_maxrss is taken over by a child from the process that starts it: VmHWM isn't, once exec has run
+    """Return the peak resident memory of an interpreter that runs the code [bytes]."""
+    # A child inherits ru_maxrss from its parent process. VmHWM starts again at exec
     whole = (
         "import ocikit, json, sys\n"
         + textwrap.dedent(code)
@@ -80,7 +80,7 @@ def test_measurement_sees_short_allocations(home):
 
 @pytest.fixture(scope="module")
 def stored():
-    """A real registry: the scripted one keeps content in memory."""
+    """Use a real registry, because the fake one keeps content in memory."""
     from tests.support import peers
 
     with peers.distribution2() as running:

@@ -1,1 +1,1 @@
-"""What people see, in a real browser: JupyterLab as a process, and headless Chromium, driven by Playwright."""
+"""Notebooks in a real browser: JupyterLab as a process, and headless Chromium, driven by Playwright."""

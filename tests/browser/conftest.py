@@ -1,4 +1,4 @@
-"""One lab and one browser for all of these tests; each has notebooks of its own."""
+"""One lab and one browser for all of these tests; each test has its own notebooks."""
 
 import os
 import re
@@ -16,7 +16,7 @@ def pytest_collection_modifyitems(items):
             item.add_marker(pytest.mark.interop)
 
 
-# For the package, not the session: what runs after these tests may want an event loop of its own in this thread
+# Scope "package": tests after these may need an event loop in this thread
 @pytest.fixture(scope="package")
 def browser():
     with Browser() as running:
@@ -25,14 +25,14 @@ def browser():
 
 @pytest.fixture(scope="package")
 def lab(browser):
-    """A running JupyterLab: `.folder` is where kernels start."""
+    """A running JupyterLab; kernels start in `.folder`."""
     with labs.lab() as running:
         yield running
 
 
 @pytest.fixture
 def notebook(lab, browser):
-    """Opens a notebook with the cells that it is given: `with notebook(["1 + 1"]) as open: …`; as `tests.browser.lab.opened`."""
+    """Open a notebook with the given cells: `with notebook(["1 + 1"]) as open: …`; as `tests.browser.lab.opened`."""
 
     def open_(cells, **options):
         return labs.opened(lab, browser, cells, **options)
@@ -42,7 +42,7 @@ def notebook(lab, browser):
 
 @pytest.fixture
 def shots(request, tmp_path):
-    """Where pictures go: a file of $OCIKIT_SHOTS, or of pytest's folder, by name."""
+    """Return the path of a picture by name, in $OCIKIT_SHOTS or pytest's folder."""
     folder = Path(os.environ.get("OCIKIT_SHOTS") or tmp_path)
     folder.mkdir(parents=True, exist_ok=True)
 

@@ -1,4 +1,4 @@
-"""A registry in which every text of every document is an attack on whoever looks at it: markup, ANSI, controls, bidi."""
+"""A registry with an attack in every text of every document: markup, ANSI codes, control characters, bidi."""
 
 import json
 import re
@@ -13,22 +13,22 @@ from tests.support import peers
 from tests.support.fake_registry import Response
 from tests.support.proxy import Proxy
 
-#: As markup it would run a script, load a picture from elsewhere and open a dialog; in a terminal it would clear the
-#: screen, change its title, go up, and turn the rest of the line around.
+#: As markup it would run a script, load a picture from another host and open a dialog. In a terminal it would clear the
+#: screen, change the title, move up, and reverse the rest of the line.
 BAD = (
     '"><img src=http://evil.invalid/x.png onerror="window.__pwned=1;alert(1)"><script>window.__pwned=1</script>'
     "\x1b[2J\x1b]0;title\x07\x1b[1A\x00\r\n\x85\x9b\x7f\u202e\u2066\u200f\u2028'</td></table></details><script>"
     "window.__pwned=1</script>[link](javascript:alert(1))"
 )
-#: What a page shows of it where it is shown as text.
+#: The visible part of the text on a page.
 SEEN = "<img src=http://evil.invalid/x.png onerror="
 
-#: What reaches neither a page nor a terminal, line ends and tabs left out.
+#: Characters that must reach neither a page nor a terminal, except line ends and tabs.
 UNSAFE = re.compile(
     "[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069\u2028\u2029\ud800-\udfff]"
 )
 
-#: The one kind of text that the registry looks at.
+#: The one kind of text that the registry validates.
 FILE = "application/vnd.evil.thing"
 CONFIG = "application/vnd.oci.image.config.v1+json"
 LAYER = "application/vnd.oci.image.layer.v1.tar"
@@ -45,8 +45,8 @@ NOTES = {
 
 @contextmanager
 def registry() -> Iterator[Proxy]:
-    """Ours, with `evil/data:v1` (files), `evil/data:image` and `evil/data:index`, and a referrer; behind a proxy that says
-    what no registry of ours would: evil tags, repositories, errors and warnings."""
+    """Start our registry with `evil/data:v1` (files), `evil/data:image`, `evil/data:index` and a referrer, behind a proxy that
+    adds hostile tags, repositories, errors and warnings."""
     with peers.ocikit() as real:
         _fill(f"{real.url}/v2/evil/data")
         with Proxy(real.url) as proxy:
@@ -62,7 +62,7 @@ def registry() -> Iterator[Proxy]:
 
 
 def _warn(request: Any, answer: Response) -> None:
-    # A header has no line ends; of the rest, what latin-1 can say
+    # A header has no line ends; other characters are those of latin-1
     words = "".join(c for c in BAD if c not in "\r\n\x00" and ord(c) < 256).replace('"', "'")
     answer.headers = {**answer.headers, "Warning": f'299 - "{words}"'}
 
@@ -82,7 +82,7 @@ def _fill(base: str) -> None:
 
     platform = {"os": BAD, "architecture": BAD, "variant": BAD, "os.version": BAD, "os.features": [BAD], BAD: BAD}
     file = blob(b"content", FILE, annotations=NOTES, urls=[BAD], **{BAD: BAD})
-    # What may not be redistributed is left out of copies, and the bar says so
+    # Foreign layers are not copied, and the bar shows that
     foreign = {**file, "mediaType": "application/vnd.docker.image.rootfs.foreign.diff.tar.gzip", "size": 8}
     data = {"mediaType": MANIFEST, "artifactType": FILE, "config": blob(b"{}", FILE), "annotations": NOTES, BAD: BAD}
     about = put({**data, "layers": [file, foreign, file]}, "v1")

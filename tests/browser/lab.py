@@ -1,10 +1,10 @@
-"""JupyterLab as a process of our own, and notebooks in it as a person sees them.
+"""JupyterLab as a process, and notebooks in it as a user sees them.
 
     with lab() as running, Browser() as browser, opened(running, browser, ["1 + 1"], theme="dark", width=480) as notebook:
         notebook.run()
         assert notebook.output(0).inner_text() == "2"
 
-The lab listens on loopback, knows nothing of the user's settings, and asks nobody for news, updates or extensions.
+The lab listens on loopback, ignores the user's settings, and requests no news, updates or extensions.
 """
 
 import contextlib
@@ -32,7 +32,7 @@ from tests.support import peers
 
 THEMES = {"light": "JupyterLab Light", "dark": "JupyterLab Dark"}
 
-#: JupyterLab's settings by plugin: no news, no updates, and all cells on the page, whether in sight or not.
+#: JupyterLab's settings by plugin: no news, no updates, and all cells rendered, visible or not.
 SETTINGS: Mapping[str, Mapping[str, Any]] = {
     "@jupyterlab/apputils-extension:notification": {"fetchNews": "false", "checkForUpdates": False},
     "@jupyterlab/notebook-extension:tracker": {"windowingMode": "none"},
@@ -53,14 +53,14 @@ class Lab:
     url: str
     token: str = field(repr=False)
     folder: Path
-    """Where its notebooks are, and the folder that their kernels start in."""
+    """The folder of its notebooks and kernels."""
     environment: Mapping[str, str] = field(repr=False)
-    """Of the kernels."""
+    """The environment of the kernels."""
 
 
 @contextmanager
 def lab() -> Iterator[Lab]:
-    """Start one; it ends with the block."""
+    """Start a lab for the block."""
     if find_spec("jupyterlab") is None:
         peers.absent("jupyterlab is missing: pip install 'ocikit[browser]'")
     home = Path(tempfile.mkdtemp(prefix="ocikit-lab-"))
@@ -104,7 +104,7 @@ def _answers(running: Lab) -> bool:
 
 
 def _kernel_without_widgets(home: Path) -> None:
-    """A kernel whose ipywidgets can't be imported, though it is there: as after a broken installation."""
+    """Write a kernel whose installed ipywidgets cannot be imported, as after a broken installation."""
     broken = home / "broken" / "ipywidgets"
     broken.mkdir(parents=True)
     (broken / "__init__.py").write_text('raise ImportError("no ipywidgets here")\n')
@@ -122,42 +122,42 @@ def _kernel_without_widgets(home: Path) -> None:
 
 @define(eq=False)
 class Notebook:
-    """A notebook that is open in a browser. Cells are counted from 0."""
+    """An open notebook in a browser. Cells are counted from 0."""
 
     page: Any
-    """Playwright's."""
+    """The page of Playwright."""
     seen: Seen
     path: Path
 
     def start(self) -> None:
-        """Run all cells, and come back at once."""
+        """Start all cells and return at once."""
         self.page.evaluate("() => { window.__run = jupyterapp.commands.execute('notebook:run-all-cells') }")
 
     def wait(self) -> None:
-        """Until the cells that were started have run."""
+        """Wait until the started cells have run."""
         self.page.evaluate("async () => { await window.__run }")
 
     def run(self) -> None:
-        """Run all cells to their end."""
+        """Run all cells and wait."""
         self.start()
         self.wait()
 
     def idle(self) -> None:
-        """Until every cell that a key started has run: none has a star."""
+        """Wait until every cell that a key started has run: none shows a star."""
         self.page.wait_for_function(
             "() => ![...document.querySelectorAll('.jp-InputPrompt')].some(p => p.textContent.includes('*'))"
         )
 
     def interrupt(self) -> None:
-        """The button with the square."""
+        """Press the stop button."""
         self.page.locator('[data-command="notebook:interrupt-kernel"], [data-jp-item-name="interrupt"]').first.click()
 
     def output(self, cell: int) -> Any:
-        """A locator for all that a cell has put out."""
+        """Return a locator for all outputs of a cell."""
         return self.page.locator(CELL).nth(cell).locator(OUTPUT)
 
     def look(self, theme: str, width: int, height: int = 900) -> None:
-        """Change the theme, "light" or "dark", and the size of the window in pixels."""
+        """Set the theme, "light" or "dark", and the window size in pixels."""
         self.page.set_viewport_size({"width": width, "height": height})
         if self.page.evaluate("document.body.dataset.jpThemeLight") != str(theme == "light").lower():
             self.page.emulate_media(color_scheme=theme)
@@ -167,18 +167,18 @@ class Notebook:
             self.page.wait_for_function(f"document.body.dataset.jpThemeLight === '{str(theme == 'light').lower()}'")
 
     def flaws(self) -> list[list[str]]:
-        """What is wrong with how each cell's first output looks: unreadable text, and what reaches out sideways."""
+        """Return the defects of each cell's first output: illegible text, and overflow at the sides."""
         first = f"[...document.querySelectorAll('{CELL}')].map(cell => cell.querySelector('{OUTPUT}'))"
         return self.page.evaluate(f"{first}.map(output => output ? ({LOOKS})(output) : [])")
 
     def fold(self, *, unfold: bool = False) -> None:
-        """Close whatever can be closed, or open it."""
+        """Open or close all foldable sections."""
         self.page.locator(f"{OUTPUT} details").evaluate_all(
             "(all, open) => all.forEach(details => { details.open = open })", unfold
         )
 
     def picture(self, path: Path) -> None:
-        """All of the notebook, as if the window were as high as it needs to be, within reason."""
+        """Take a screenshot of the whole notebook, up to a maximum height."""
         panel = self.page.locator(".jp-WindowedPanel-outer")
         width, height = self.page.viewport_size["width"], panel.evaluate("panel => panel.scrollHeight")
         self.page.set_viewport_size({"width": width, "height": min(height + 150, 8000)})
@@ -187,7 +187,7 @@ class Notebook:
         self.page.set_viewport_size({"width": width, "height": 900})
 
     def saved(self) -> Any:
-        """The notebook as a file holds it now."""
+        """Return the saved notebook file."""
         self.page.evaluate("jupyterapp.commands.execute('docmanager:save')")
         return nbformat.read(self.path, as_version=4)
 
@@ -202,7 +202,7 @@ def opened(
     width: int = 1280,
     kernel: str = "python3",
 ) -> Iterator[Notebook]:
-    """A new notebook with these cells, open in a page of its own."""
+    """Open a new notebook with these cells in a new page."""
     for plugin, values in {**SETTINGS, "@jupyterlab/apputils-extension:themes": {"theme": THEMES[theme]}}.items():
         name, _, part = plugin.partition(":")
         place = Path(running.environment["JUPYTERLAB_SETTINGS_DIR"]) / name / f"{part}.jupyterlab-settings"

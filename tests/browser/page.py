@@ -1,4 +1,4 @@
-"""Headless Chromium, whose pages keep track of what they asked the network for and of what went wrong in them."""
+"""Headless Chromium whose pages record their network requests and errors."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -11,22 +11,22 @@ from attrs import define, field
 
 from tests.support import peers
 
-TIMEOUT = 20_000  # milliseconds, of every wait: machines that run tests are slow
+TIMEOUT = 20_000  # milliseconds for every wait, because test machines are slow
 
 
 @define
 class Seen:
-    """What a page did behind its looks."""
+    """Recorded events of a page."""
 
     elsewhere: list[str] = field(factory=list)
-    """URLs that it asked for, and was refused, at any origin but its own."""
+    """Blocked requests to other origins."""
     errors: list[str] = field(factory=list)
-    """What its console says is an error, and exceptions that nobody caught."""
+    """Console errors and uncaught exceptions."""
     dialogs: list[str] = field(factory=list)
 
 
 class Browser:
-    """Debian's Chromium, a context manager. Playwright has an event loop in this thread until it ends."""
+    """Debian's Chromium, a context manager. Playwright keeps an event loop in this thread until it ends."""
 
     def __enter__(self) -> "Browser":
         if find_spec("playwright") is None:
@@ -48,9 +48,10 @@ class Browser:
 
     @contextmanager
     def page(self, origin: str, *, width: int = 1280, dark: bool = False) -> Iterator[tuple[Any, Seen]]:
-        """A page without a past, and what is seen of it. It may speak to its origin alone: "http://…", or "file:".
+        """Yield a page without history, and its events. It may connect to its own origin only: "http://…", or "file:".
 
-        Raises: AssertionError: at its end, if it asked anyone else or opened a dialog.
+        Raises:
+            AssertionError: The page connected to another origin or opened a dialog.
         """
         seen = Seen()
         context = self._browser.new_context(

@@ -1,4 +1,4 @@
-"""Saved notebooks as a site shows them: no kernel, no script, and, as on GitHub, perhaps no style either."""
+"""Saved notebooks as a site shows them: without kernel and scripts, and optionally without style, as on GitHub."""
 
 import re
 import warnings
@@ -6,11 +6,11 @@ from pathlib import Path
 
 
 def page(notebook: Path, *, style: bool = True, theme: str = "light") -> str:
-    """The HTML of a notebook by nbconvert, less its scripts, which sites don't run; without `style`, less every style sheet."""
+    """Return nbconvert's HTML of a notebook without scripts, which sites do not run; without `style` also without style sheets."""
     with warnings.catch_warnings():
         # Jupyter's packages deprecate each other
         warnings.simplefilter("ignore")
-        from nbconvert import HTMLExporter  # what the browser's tests need isn't installed for all
+        from nbconvert import HTMLExporter  # an extra of the browser tests only
 
         text, _ = HTMLExporter(theme=theme).from_filename(str(notebook))
     text = re.sub(r"(?is)<script\b.*?</script\s*>", "", text)

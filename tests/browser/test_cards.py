@@ -1,4 +1,4 @@
-"""Every card on the page of a real notebook: legible, within its bounds, light and dark, wide and narrow."""
+"""Every card in a real notebook: legible, within its bounds, light and dark, wide and narrow."""
 
 import itertools
 import os
@@ -11,7 +11,7 @@ from tests.support.cards import CARDS
 NAMES = list(CARDS)
 LOOKS = list(itertools.product(["light", "dark"], [1280, 480]))
 
-#: What a reader looks for, by card.
+#: Expected text by card.
 FACTS = {
     "artifact": ["2025.parquet", "README.md", "registry.example/weather/stations"],
     "artifact_index": ["linux/amd64", "linux/arm64/v8"],
@@ -27,7 +27,7 @@ FACTS = {
 
 @pytest.fixture(scope="module")
 def gallery(lab, browser):
-    """A notebook with a cell for each card, whose outputs are on the page."""
+    """A notebook with a cell for each card, with outputs on the page."""
     cells = [f"from tests.support.cards import CARDS\nCARDS[{name!r}]()" for name in NAMES]
     with labs.opened(lab, browser, cells) as notebook:
         notebook.run()

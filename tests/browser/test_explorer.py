@@ -1,4 +1,4 @@
-"""The explorer in JupyterLab: clicks and keys lead from a registry to the bytes of a file, in light and dark, wide and narrow."""
+"""The explorer in JupyterLab: clicks and keys lead from a registry to file bytes, in light and dark, wide and narrow."""
 
 import json
 import struct
@@ -11,7 +11,7 @@ from tests.support import peers
 
 
 def picture(size):
-    """A square PNG of so many pixels a side."""
+    """Build a square PNG with a given side in pixels."""
 
     def chunk(kind, data):
         return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
@@ -29,7 +29,7 @@ def registry():
 
 @pytest.fixture
 def place(registry, tmp_path):
-    """A repository with three versions of three files, and a report about the newest: its name with the host."""
+    """Push a repository with three versions of three files and a report about the newest, and return its name with the host."""
     folder = tmp_path / "waves"
     folder.mkdir()
     (folder / "sine.csv").write_text("t,y\n" + "".join(f"{i},{i * 7 % 10}\n" for i in range(50)))
@@ -45,7 +45,7 @@ def place(registry, tmp_path):
 
 
 def options(area, title):
-    """The names in the list below a title."""
+    """Return the names in the list below a title."""
     return area.locator(f".widget-vbox:has(> .widget-html b:text-is('{title}')) > .widget-select > select").first
 
 

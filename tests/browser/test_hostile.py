@@ -1,4 +1,4 @@
-"""Documents whose every text is an attack: what a page, a bar, a traceback and a terminal make of them."""
+"""Documents with an attack in every text: results on a page, in a bar, in a traceback and in a terminal."""
 
 import re
 
@@ -9,7 +9,7 @@ from tests.browser.hostile import SEEN, UNSAFE
 from tests.support.cards import CARDS
 from tests.unit.progress.test_bars import run_in_terminal
 
-#: Colours and weights; what tqdm moves the cursor with.
+#: Colours and weights, and tqdm's cursor movements.
 OURS = re.compile(r"\x1b\[[0-9;]*m|\x1b\[A")
 
 
@@ -19,7 +19,7 @@ def evil():
         yield running
 
 
-#: What is looked at, as expressions.
+#: The tested expressions.
 LOOKED_AT = [
     "ocikit.inspect(f'{place}:v1')",
     "caught(getattr, ocikit.inspect(f'{place}:v1'), 'files')",
@@ -98,17 +98,17 @@ def test_hostile_cards_run_and_load_nothing(notebook, shots):
 
 
 def untouched(open_):
-    """Nothing ran, nothing was loaded, and no control character is on the page. (That nobody was asked, and no dialog
-    opened, is looked at when the page closes.)"""
+    """Check that no script ran, no resource was loaded, and no control character is on the page. (Network requests and
+    dialogs are checked when the page closes.)"""
     page = open_.page
     assert page.evaluate("window.__pwned") is None
     outputs = page.locator(".jp-OutputArea-output")
     assert outputs.locator("img, script, iframe, object, embed, form, link, meta, base").count() == 0
-    # JupyterLab makes links of what looks like one in plain text; ours are in cards
+    # JupyterLab turns URLs in plain text into links; ours are in cards
     targets = "all => all.map(a => a.protocol)"
     assert set(outputs.locator(".ocikit a").evaluate_all(targets)) <= {"http:", "https:"}
     assert "javascript:" not in outputs.locator("a").evaluate_all(targets)
-    # The page's own text, and what is in it for a mouse to find
+    # The page's text and its tooltips
     hidden = "[...document.querySelectorAll('.jp-OutputArea-output [title]')].map(e => e.title).join(' ')"
     for text in (page.evaluate("document.body.textContent"), page.evaluate(hidden)):
         assert not UNSAFE.search(text), UNSAFE.search(text)

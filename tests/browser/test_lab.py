@@ -1,4 +1,4 @@
-"""The harness itself: a real JupyterLab, in which cells run as a person runs them."""
+"""The harness: a real JupyterLab that runs cells as for a user."""
 
 import pytest
 

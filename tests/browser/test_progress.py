@@ -1,4 +1,4 @@
-"""What a notebook shows while something moves, and what is left of it."""
+"""Notebook output during a transfer and after it."""
 
 import re
 
@@ -9,7 +9,7 @@ from tests.support import peers
 from tests.support.proxy import Proxy
 
 SIZE = 4_000_000  # bytes
-PACE = 2_000_000  # bytes a second: slow enough for a browser to look twice
+PACE = 2_000_000  # bytes a second: slow enough for two looks by a browser
 BLOB = "/v2/a/slow/blobs/sha256:.*"
 LINE = re.compile(r"pulled 1 file, 4\.0 MB in \d+\.\d s -> (.+)")
 
@@ -24,7 +24,7 @@ def store():
 
 @pytest.fixture
 def slow(store, tmp_path, monkeypatch):
-    """A registry behind a slow line; it has `a/slow:v1`, a file of four megabytes."""
+    """A registry behind a slow connection; it has `a/slow:v1`, a file of four megabytes."""
     monkeypatch.setenv("OCIKIT_CACHE", str(tmp_path / "cache"))
     (tmp_path / "big.bin").write_bytes(bytes(SIZE - 1) + b"\n")
     ocikit.push(f"{store.host}/a/slow:v1", tmp_path / "big.bin", progress=False)
@@ -38,7 +38,7 @@ def pull(server, to):
 
 
 def moves(bar):
-    """Waits until a bar has moved: from one width to a larger one."""
+    """Wait until a bar has grown."""
     bar.wait_for()
     page = bar.page
     width = "bar => parseFloat(bar.style.width)"
@@ -48,7 +48,7 @@ def moves(bar):
 
 
 def lines(cell):
-    """A saved cell's outputs, which are lines and nothing else."""
+    """Return a saved cell's outputs, which are lines only."""
     assert {output.output_type for output in cell.outputs} == {"display_data"}
     assert {kind for output in cell.outputs for kind in output.data} == {"text/plain"}
     return [output.data["text/plain"] for output in cell.outputs]

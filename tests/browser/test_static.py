@@ -1,4 +1,4 @@
-"""Saved notebooks on a static page: what they say is there, with style and without."""
+"""Saved notebooks on a static page: all text is visible, with style and without."""
 
 import re
 from importlib.util import find_spec
@@ -14,7 +14,7 @@ PATHS = sorted(notebooks.FOLDER.glob("*.ipynb"))
 
 @pytest.fixture(params=[True, False], ids=["style", "no style"])
 def static(request, browser, tmp_path):
-    """Opens a notebook's static page."""
+    """Open a notebook's static page."""
     if find_spec("nbconvert") is None:
         peers.absent("nbconvert is missing: pip install 'ocikit[browser]'")
     from tests.browser import static as pages
@@ -29,7 +29,7 @@ def static(request, browser, tmp_path):
 
 
 def said(notebook):
-    """What the outputs say: lines of text, and the texts of cards, as words with single spaces."""
+    """Return the text of the outputs: lines, and the text of cards, as words with single spaces."""
     for cell in notebook.cells:
         for output in cell.get("outputs", ()):
             if output.output_type == "stream":
@@ -52,7 +52,7 @@ def test_static_page_has_all_notebook_text(path, static, shots):
         assert len(facts) > 10
         assert seen.errors == []
         if static.styled:
-            # The page's own style gives code a grey box
+            # The page's own style gives code a grey background
             grounds = page.locator(".ocikit code").evaluate_all(
                 "all => all.map(c => getComputedStyle(c).backgroundColor)"
             )

@@ -1,14 +1,14 @@
-"""Whether a registry does what the distribution specification says: the whole of it, on every kind of content.
+"""Conformance with the distribution specification, on every kind of content.
 
     python -m tests.conformance                                    # our registry in every mode, as a Markdown table
-    python -m tests.conformance http://127.0.0.1:5000 --mode dev   # somebody else's
+    python -m tests.conformance http://127.0.0.1:5000 --mode dev   # another registry
 
-Two suites. `official` runs the specification's own programme; the modules test_*.py here ask what its newer, unreleased
-successor asks, and more; nothing is skipped, and a registry that takes another permitted way fails. The modes:
+There are two suites. `official` runs the specification's own program. The modules test_*.py check its newer, unreleased
+successor, and more. No check is skipped, and a registry that uses another permitted way fails. The modes:
 
 | mode | the registry |
 |---|---|
-| dev | takes manifests before what they reference, and what is not in a released specification yet: cancelled uploads, tags as parameters |
-| stable | refuses manifests before what they reference; the released specification |
-| read-only | was filled before; reads work, and changes are refused in words |
+| dev | accepts manifests before their children, and features of unreleased specifications: cancelled uploads, tags as parameters |
+| stable | rejects manifests before their children; the released specification |
+| read-only | was filled before; reads work, and changes are rejected with an error |
 """

@@ -1,4 +1,4 @@
-"""Ask registries everything, and print a Markdown table of what they answered: see the package."""
+"""Check registries and print a Markdown table of the results; see the package."""
 
 import argparse
 import contextlib
@@ -18,7 +18,7 @@ ROW = "| {:<26} | {:<8} | {:>6} | {:>6} | {:>7} | {:>8} |"
 
 
 class Counter:
-    """Counts what became of the checks of our own suite, by target. A plugin of pytest."""
+    """Count the results of our own suite by target, as a pytest plugin."""
 
     def __init__(self) -> None:
         self.outcomes: dict[str, dict[str, set[str]]] = defaultdict(lambda: defaultdict(set))
@@ -26,12 +26,12 @@ class Counter:
     def pytest_runtest_logreport(self, report) -> None:
         target = dict(report.user_properties).get("target")
         if target is not None and (report.when == "call" or report.outcome != "passed"):
-            # Without the target, so that the checks of two can be compared
+            # Without the target, so that the checks of two targets can be compared
             name = report.nodeid.replace(target, "")
             self.outcomes[target][report.outcome].add(name)
 
     def counts(self, target: Target) -> tuple[int, int, int, int]:
-        """How many passed, failed, were skipped; and how many the mode leaves out, of those of dev."""
+        """Return the numbers of passed, failed and skipped checks, and of checks that the mode excludes from those of dev."""
         found = self.outcomes[str(target)]
         left_out = set()
         if target.mode == "stable":
@@ -41,7 +41,7 @@ class Counter:
 
 
 def main() -> int:
-    """0 if nothing failed and nothing was skipped."""
+    """Return 0 if no check failed or was skipped."""
     parser = argparse.ArgumentParser(prog="python -m tests.conformance", description=__doc__)
     parser.add_argument("url", nargs="?", help="of a running registry; without it, ours in every mode")
     parser.add_argument("--mode", choices=["dev", "stable"], default="dev")

@@ -1,4 +1,4 @@
-"""`server`, `dev_server` and `read_only`: the registries that a check is for; `kept`: content of each kind in one."""
+"""`server`, `dev_server` and `read_only` are the checked registries; `kept` is content of each kind in one."""
 
 import contextlib
 
@@ -12,13 +12,13 @@ from tests.conformance.targets import Target, running, targets
 from tests.conformance.upload_flows import Server
 from tests.conformance.wire import Wire
 
-#: The modes that a fixture is for.
+#: The modes of a fixture.
 MODES = {"server": ("dev", "stable"), "dev_server": ("dev",), "strict_server": ("stable",), "read_only": ("read-only",)}
 
 
 @frozen
 class Kept:
-    """Content, and the repository that has it."""
+    """Content and its repository."""
 
     kind: Kind
     repo: str
@@ -38,7 +38,7 @@ def pytest_generate_tests(metafunc):
 
 
 def pytest_collection_modifyitems(items):
-    """Leave out what no registry is there for, rather than skip it: nothing of this suite is skipped."""
+    """Deselect checks without a registry, because no check of this suite is skipped."""
     items[:] = [item for item in items if _asks_somebody(item)]
 
 
@@ -53,7 +53,7 @@ def _marks(target: Target):
 
 @pytest.fixture(scope="session")
 def started(tmp_path_factory):
-    """Starts registries; each once, and all of them end with the session."""
+    """Start each registry once; all of them stop with the session."""
     servers: dict[Target, Server] = {}
     with contextlib.ExitStack() as stack:
 
@@ -82,19 +82,19 @@ def server(request, started):
 
 @pytest.fixture(scope="session")
 def dev_server(request, started):
-    """A registry that does what is in no released specification yet."""
+    """A registry with features of unreleased specifications."""
     return started(request.param)
 
 
 @pytest.fixture(scope="session")
 def strict_server(request, started):
-    """A registry that takes manifests only after what they reference."""
+    """A registry that accepts manifests only after their children."""
     return started(request.param)
 
 
 @pytest.fixture(scope="session")
 def filled(tmp_path_factory):
-    """The folder of a registry that has every kind of content, and what that is."""
+    """The folder of a registry with every kind of content, and that content."""
     folder = tmp_path_factory.mktemp("filled")
     with _server(Target("dev"), folder, keep=True) as server:
         kept = [_keep(server, name) for name in KINDS]
@@ -103,7 +103,7 @@ def filled(tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def read_only(request, filled):
-    """A registry that was filled before, and takes no changes: it, and what it was filled with."""
+    """A read-only registry and its content."""
     folder, kept = filled
     with _server(request.param, folder) as server:
         yield server, kept
@@ -111,7 +111,7 @@ def read_only(request, filled):
 
 @pytest.fixture(scope="module")
 def kept(request, server):
-    """Content of one kind in a repository of its own. Checks leave it alone."""
+    """Content of one kind in its own repository. Checks do not change it."""
     return _keep(server, request.param)
 
 
@@ -123,7 +123,7 @@ def _keep(server: Server, name: str) -> Kept:
 
 @pytest.fixture(autouse=True)
 def _told(request, record_property):
-    """Say which registry was asked; and let go of the connection, which a registry may close when nobody uses it."""
+    """Report the checked registry and close the connection, because a registry may close an idle one."""
     name = next((name for name in MODES if name in request.fixturenames), None)
     if name is None:
         yield

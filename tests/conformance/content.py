@@ -1,4 +1,4 @@
-"""The kinds of content that a registry must keep, made anew for every repository: no two runs share a digest."""
+"""Kinds of content for a registry, new for every repository: no two runs share a digest."""
 
 import base64
 import gzip
@@ -21,7 +21,7 @@ EMPTY = "application/vnd.oci.empty.v1+json"
 TYPE_1 = "application/vnd.example.laboratory.v1"
 TYPE_2 = "application/vnd.example.laboratory.v2"
 
-#: Bytes of the largest manifest that is asked for; registries must take 4 MiB. spec.md#pushing-manifests
+#: Size of the largest tested manifest [bytes]. Registries must accept 4 MiB. spec.md#pushing-manifests
 LARGE = 3_910_601
 
 PLATFORMS = ({"architecture": "amd64", "os": "linux"}, {"architecture": "arm64", "os": "linux"})
@@ -35,29 +35,29 @@ def digest_of(content: bytes, algorithm: str = "sha256") -> str:
 
 @frozen
 class Document:
-    """A manifest or index: its exact bytes, and what a referrers list says of it."""
+    """A manifest or index: its exact bytes, and its entry in a referrers list."""
 
     digest: str
     body: bytes = field(repr=False)
     media_type: str
     subject: str | None
-    #: As spec.md#listing-referrers builds it: with artifactType and annotations where there are any.
+    #: As spec.md#listing-referrers specifies: with artifactType and annotations if there are any.
     descriptor: Json = field(repr=False)
 
 
 @define
 class Kind:
-    """Content of one kind, in the order in which it is pushed."""
+    """Content of one kind, in push order."""
 
     name: str
     algorithm: str = "sha256"
-    #: Whether descriptors carry their content.
+    #: True if descriptors embed their content.
     data: bool = False
-    #: Whether documents have members that no specification knows.
+    #: True if documents have unknown members.
     extra: bool = False
-    #: Whether tags are set by parameters of the push by digest.
+    #: True if parameters of the push by digest set the tags.
     tag_parameters: bool = False
-    #: Bytes by digest; what is referenced and not here is never pushed.
+    #: Bytes by digest. Referenced content that is missing here is never pushed.
     blobs: dict[str, bytes] = field(factory=dict, repr=False)
     documents: list[Document] = field(factory=list, repr=False)
     #: Digests by tag.
@@ -65,7 +65,7 @@ class Kind:
 
     @property
     def referrers(self) -> dict[str, list[Json]]:
-        """The descriptors that a list must have, by subject."""
+        """Return the expected referrers by subject."""
         found: dict[str, list[Json]] = {}
         for document in self.documents:
             if document.subject:
@@ -76,13 +76,13 @@ class Kind:
         return [tag for tag, digest in self.tags.items() if digest == document.digest]
 
     def blob(self, content: bytes, media_type: str) -> Json:
-        """Add a blob; gives its descriptor."""
+        """Add a blob and return its descriptor."""
         digest = digest_of(content, self.algorithm)
         self.blobs[digest] = content
         return self._descriptor(content, digest, media_type)
 
     def document(self, members: Json, *, tag: str | None = None, size: int | None = None) -> Json:
-        """Add a manifest or index, annotated until it has *size* bytes; gives its descriptor."""
+        """Add a manifest or index, padded with annotations to *size* bytes, and return its descriptor."""
         media_type = members["mediaType"]
         if self.extra:
             members = members | self._unknown()
@@ -114,7 +114,7 @@ class Kind:
     def artifact(
         self, kind: str = TYPE_1, *, layer: bytes | None = None, tag: str | None = None, **members: Any
     ) -> Json:
-        """Add an artifact with an empty config, and one layer."""
+        """Add an artifact with an empty config and one layer."""
         config = self.blob(b"{}", EMPTY)
         stored = config if layer == b"{}" else self.blob(layer or secrets.token_bytes(2048), kind)
         return self.manifest(config, [stored], tag=tag, artifactType=kind, **members)
@@ -134,7 +134,7 @@ class Kind:
         return self.document(common | members, tag=tag)
 
     def images(self, make: Callable[..., Json] | None = None, **members: Any) -> list[Json]:
-        """Add an image, or what *make* adds, for each platform; gives descriptors for an index."""
+        """Add an image, or the result of *make*, for each platform, and return descriptors for an index."""
         if make is not None:
             return [make(**members) | {"platform": platform} for platform in PLATFORMS]
         return [self.image(platform=platform, **members) | {"platform": platform} for platform in PLATFORMS]
@@ -148,7 +148,7 @@ class Kind:
 
 
 def _encode(members: Json) -> bytes:
-    """JSON as people write it: a registry that parses and writes again changes it."""
+    """Encode JSON with indentation: a registry that parses and re-encodes it changes it."""
     return json.dumps(members, indent=1, ensure_ascii=False).encode()
 
 
@@ -163,12 +163,12 @@ def _layer(number: int) -> bytes:
 
 
 def annotated() -> Json:
-    """Annotations that a referrers list must repeat, each one of them."""
+    """Return annotations that a referrers list must repeat."""
     return {"annotations": {"org.example.note": "hello", f"org.example.{secrets.token_hex(4)}": secrets.token_hex(8)}}
 
 
 def pairs() -> Iterator[tuple[str, str]]:
-    """Names of annotations and values, without end."""
+    """Yield names of annotations and values without end."""
     number = 0
     while True:
         yield f"org.example.large.{number}", "A" * 10_000

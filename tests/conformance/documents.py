@@ -21,7 +21,7 @@ from tests.conformance.content import (
 
 
 def make(name: str) -> Kind:
-    """New content of a kind."""
+    """Create content of a kind."""
     algorithm = "sha512" if "sha512" in name else "sha256"
     kind = Kind(name, algorithm=algorithm, data=name == "data-field", extra=name == "custom-fields")
     KINDS[name](kind)
@@ -29,7 +29,7 @@ def make(name: str) -> Kind:
 
 
 def make_image(algorithm: str = "sha256") -> Kind:
-    """A new image."""
+    """Create an image."""
     kind = Kind("image", algorithm=algorithm)
     kind.image(tag="image")
     return kind
@@ -83,7 +83,7 @@ def _index_with_subject(kind: Kind) -> None:
     subject = kind.index(kind.images(), tag="index")
     common: Json = {"subject": subject, **annotated()}
     kind.index(kind.images(kind.artifact, **common), tag="tagged-artifact", artifactType=TYPE_1, **common)
-    kind.index([], subject=subject)  # an index of no artifact type: its config gives it none
+    kind.index([], subject=subject)  # an index without artifact type: its config has none
 
 
 def _missing_subject(kind: Kind) -> None:
@@ -155,10 +155,10 @@ KINDS: Mapping[str, Callable[[Kind], None]] = {
     "custom-fields": _custom_fields,
     "no-layers": _no_layers,
     "sparse": _sparse,
-    "sha512": _by_digest,  # a push by tag is addressed by sha256, so only by digest
+    "sha512": _by_digest,  # a push by tag addresses by sha256, so only by digest
     "tag-param-sha256": _tag_parameters,
     "tag-param-sha512": _tag_parameters,
 }
 
-#: What a released specification doesn't know, or a registry may refuse.
+#: Kinds that a released specification lacks, or that a registry may reject.
 DEV = ("sparse", "tag-param-sha256", "tag-param-sha512")

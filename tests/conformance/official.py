@@ -1,26 +1,26 @@
-"""The specification's own programme, in the runs that it takes to see each of its tests pass.
+"""The specification's own program, in the runs that let each of its tests pass.
 
-One run can't: some tests are for a registry that was filled by somebody else, some for one that doesn't have what another
-test has just pushed. So there are several, each in repositories of its own, and a test counts
+One run is not enough: some tests need a filled registry, and some need a registry without the content of another test.
+Each run uses its own repositories, and a test counts
 
 | as | if it |
 |---|---|
 | failed | failed in any run |
 | passed | passed in one run or more, and failed in none |
-| disabled | is for registries that are told apart by OCI_AUTOMATIC_CROSSMOUNT, and this is one of the others |
+| disabled | is for the other value of OCI_AUTOMATIC_CROSSMOUNT |
 | skipped | was in no run |
 
 The runs:
 
-| run | is there for |
+| run | purpose |
 |---|---|
-| manifests first | every workflow; what is pushed is deleted from the manifests down |
-| blobs first | the same, in the other order: a registry may refuse to delete what is referenced, and must do so properly |
-| nothing to mount | "Cross-mounting of nonexistent blob": it is skipped where the mount before it has succeeded |
-| filled | "Get tag name from environment" and "Populate registry with test tags (no push)", with content that is there before |
+| manifests first | every workflow; content is deleted from the manifests down |
+| blobs first | the same in the other order: a registry may refuse to delete referenced content, with a proper error |
+| nothing to mount | "Cross-mounting of nonexistent blob", which is skipped after a successful mount |
+| filled | "Get tag name from environment" and "Populate registry with test tags (no push)", with existing content |
 
-Of "Cross-mounting without from …" there are two, enabled and disabled: 201 for registries that look for the blob in all
-repositories, 202 for those that don't. No registry passes both.
+"Cross-mounting without from …" exists twice, enabled and disabled: 201 for registries that search all repositories for
+the blob, 202 for others. No registry passes both.
 """
 
 import contextlib
@@ -40,7 +40,7 @@ from tests.conformance.upload_flows import Server
 from tests.conformance.wire import Wire
 from tests.support import peers
 
-#: What the programme is called in .peers/bin.
+#: Name of the program in .peers/bin.
 PROGRAMME = "conformance"
 
 WORKFLOWS = ("PULL", "PUSH", "CONTENT_DISCOVERY", "CONTENT_MANAGEMENT")
@@ -48,24 +48,24 @@ WORKFLOWS = ("PULL", "PUSH", "CONTENT_DISCOVERY", "CONTENT_MANAGEMENT")
 _PREFIX = "OCI Distribution Conformance Tests "
 _EXCLUSIVE = "Push Cross-Repository Blob Mount Cross-mounting without from, and automatic content discovery "
 
-#: What it prints where a registry doesn't do what it may leave out, in a test that passes all the same.
+#: Output of the program for a missing optional feature, in a test that passes anyway.
 _WARNING = re.compile(r"WARNING: (.*?)\s*\x1b\[0m|WARNING: (.*)")
 
 
 @define
 class Result:
-    """Names of tests, by what became of them; those that have one name are numbered."""
+    """Names of tests by result; equal names are numbered."""
 
     passed: list[str] = field(factory=list)
     failed: dict[str, str] = field(factory=dict)
-    """With what the programme said."""
+    """With the program's message."""
     skipped: list[str] = field(factory=list)
     disabled: list[str] = field(factory=list)
     warnings: list[str] = field(factory=list)
 
     @property
     def counts(self) -> tuple[int, int, int, int]:
-        """How many passed, failed, were skipped, were disabled."""
+        """Return the numbers of passed, failed, skipped and disabled tests."""
         return len(self.passed), len(self.failed), len(self.skipped), len(self.disabled)
 
 
@@ -77,15 +77,15 @@ def run(
     read_only: tuple[str, str, str, str] | None = None,
     anonymous_mount: bool = True,
 ) -> Result:
-    """Every run against a registry, and their sum.
+    """Perform every run against a registry and return the sum.
 
     Args:
-        url: of the registry.
-        user: with *password*, if it wants to know.
-        password: of *user*.
-        read_only: a repository, and of it a tag, the digest of that manifest, and the digest of a blob: only the runs
-            that read are made. Everything else counts as disabled.
-        anonymous_mount: whether the registry looks for a blob to mount in all repositories.
+        url: The registry.
+        user: The user, with *password*, if the registry requires one.
+        password: The password of *user*.
+        read_only: A repository with a tag, the digest of its manifest, and the digest of a blob. Only reading runs are
+            performed, and all other tests count as disabled.
+        anonymous_mount: True if the registry searches all repositories for a blob to mount.
     """
     common = {"OCI_AUTOMATIC_CROSSMOUNT": str(int(anonymous_mount))}
     if user is not None:
@@ -100,7 +100,7 @@ def run(
         repo, image = moves.new_name("official"), make_image()
         server = Server(wire, "stable")
         moves.push(server, repo, image, ways=[moves.post_put])
-        # The half of the tags is asked for
+        # Half of the tags are requested
         moves.put(server, repo, "second", image.documents[0]).must(201)
     tag, digest = next(iter(image.tags.items()))
     results.append(_filled(url, common, repo, tag, digest, next(iter(image.blobs))))
@@ -109,7 +109,7 @@ def run(
 
 
 def _filled(url: str, common: dict[str, str], repo: str, tag: str, digest: str, blob: str) -> Result:
-    """The tests that need no pushes. Referrers are left out: which there must be depends on what the programme pushes."""
+    """Return the tests without pushes. Referrers are excluded, because they depend on the program's pushes."""
     given = {"OCI_TAG_NAME": tag, "OCI_MANIFEST_DIGEST": digest, "OCI_BLOB_DIGEST": blob, "OCI_TAG_LIST": tag}
     given |= {"OCI_TEST_PUSH": "0", "OCI_TEST_CONTENT_MANAGEMENT": "0"}
     only = "Tests Pull|Content Discovery Setup|listing tags|nonexistent blob should result in empty 200"
@@ -117,7 +117,7 @@ def _filled(url: str, common: dict[str, str], repo: str, tag: str, digest: str, 
 
 
 def _writes(name: str) -> bool:
-    """Whether a test changes the registry, or wants to find what one before it has pushed."""
+    """Return True if a test changes the registry or needs an earlier push."""
     return bool(
         re.match(
             r"Push |Content Management |.* (Setup|Teardown) |.*\(listing references\) .* (existing|missing) ", name
@@ -126,7 +126,11 @@ def _writes(name: str) -> bool:
 
 
 def _once(url: str, variables: dict[str, str], repo: str, *arguments: str) -> Result:
-    """One run. Raises: AssertionError: if it came to no result."""
+    """Perform one run.
+
+    Raises:
+        AssertionError: The run has no result.
+    """
     with tempfile.TemporaryDirectory(prefix="ocikit-conformance-") as folder:
         env = {key: value for key, value in os.environ.items() if not key.startswith("OCI_")}
         env |= {f"OCI_TEST_{workflow}": "1" for workflow in WORKFLOWS}
@@ -141,7 +145,7 @@ def _once(url: str, variables: dict[str, str], repo: str, *arguments: str) -> Re
 
 
 def read(report: Path) -> Result:
-    """A JUnit report of the programme."""
+    """Parse a JUnit report of the program."""
     result = Result()
     seen: dict[str, int] = {}
     for case in ElementTree.parse(report).iter("testcase"):
@@ -180,7 +184,7 @@ def _sum(results: Sequence[Result], *, disabled: Callable[[str], bool]) -> Resul
 
 
 def run_target(target: Target, folder: Path) -> Result:
-    """Start a registry, and make every run. A read-only one is filled before."""
+    """Start a registry and perform every run. A read-only registry is filled first."""
     given = None
     if target.mode == "read-only":
         with running(Target("dev"), folder, keep=True) as filled, contextlib.closing(Wire(filled.url)) as wire:

@@ -1,4 +1,4 @@
-"""The registries that are asked: ours in every mode, or the one that the environment names."""
+"""The checked registries: ours in every mode, or the one in the environment."""
 
 import os
 from collections.abc import Iterator
@@ -10,20 +10,20 @@ from attrs import frozen
 
 USER, PASSWORD = "ada", "love:lace é"
 
-#: USER and PASSWORD in bcrypt. Cost 4, the least there is: everybody can read them here.
+#: USER and PASSWORD in bcrypt. The cost is 4, the minimum, because the password is public.
 HTPASSWD = "ada:$2y$04$jzc8Y.NMaY5sLAeDkFKLl.rgtPacaoOnCQkeraJqTgR86u7U1Mwbu"
 
 
 @frozen
 class Target:
-    """A registry to start, or one that runs already."""
+    """A registry to start, or a running one."""
 
     #: "dev", "stable" or "read-only"
     mode: str
     #: "open", "htpasswd" or "bearer"
     access: str = "open"
     workers: int = 1
-    #: Of one that runs already.
+    #: The URL of a running registry.
     url: str | None = None
     user: str | None = None
     password: str | None = None
@@ -35,7 +35,7 @@ class Target:
 
     @property
     def ordinary(self) -> bool:
-        """Whether it is asked in every run of the tests; the others take the time that only a gate has."""
+        """True if every test run checks it; the others run in the gate only."""
         return bool(self.url) or (self.access == "open" and self.workers == 1)
 
 
@@ -47,7 +47,7 @@ OURS = (
 
 
 def targets() -> tuple[Target, ...]:
-    """Ours, or the one of OCIKIT_CONFORMANCE_URL, _MODE, _USER and _PASSWORD."""
+    """Return ours, or the one of OCIKIT_CONFORMANCE_URL, _MODE, _USER and _PASSWORD."""
     said = {key: os.environ.get(f"OCIKIT_CONFORMANCE_{key.upper()}") for key in ("url", "mode", "user", "password")}
     if not said["url"]:
         return OURS
@@ -56,12 +56,12 @@ def targets() -> tuple[Target, ...]:
 
 @contextmanager
 def running(target: Target, folder: Path, *, keep: bool = False) -> Iterator[Target]:
-    """The target, with the URL at which it answers, and credentials.
+    """Start the target and yield it with its URL and credentials.
 
     Args:
-        target: what to start.
-        folder: for its files.
-        keep: whether its content stays there, for one that is read-only to find.
+        target: The registry.
+        folder: Its files.
+        keep: True if its content stays there for a read-only registry.
     """
     if target.url:
         yield target
@@ -77,7 +77,7 @@ def running(target: Target, folder: Path, *, keep: bool = False) -> Iterator[Tar
         options["token"] = target.access == "bearer"
         user, password = USER, PASSWORD
     read_only = target.mode == "read-only"
-    # Content that nobody keeps needn't survive a power cut, and is quicker for it
+    # Temporary content need not survive a power cut, and writes are faster without sync
     path = folder / "registry" if keep or read_only else None
     with ocikit.serve(path, htpasswd=accounts, options=ocikit.ServerOptions(read_only=read_only, **options)) as server:
         yield Target(target.mode, target.access, target.workers, server.url, user, password)

@@ -1,4 +1,4 @@
-"""What a registry says before anything was pushed, and what it says about what isn't there."""
+"""Responses of an empty registry, and responses for missing content."""
 
 import contextlib
 import secrets
@@ -13,7 +13,7 @@ from tests.conformance.wire import ACCEPT, Wire
 
 def test_base_endpoint_responds(server):
     answer = server.wire.get("/v2/").must(200)
-    # Old clients look for it: distribution 2 told its second API from its first by it
+    # Old clients require the header: distribution 2 distinguished its API versions by it
     assert answer.header("Docker-Distribution-Api-Version") == "registry/2.0"
 
 
@@ -25,7 +25,7 @@ def test_anonymous_request_gets_challenge(server, path):
     answer = server.wire.anonymous("GET", path).must(401).must_explain()
     scheme = answer.header("WWW-Authenticate").partition(" ")[0].lower()
     assert scheme in ("basic", "bearer")
-    # Clients of the specification's suite look for the last of the two words, wherever it is
+    # Clients of the specification's suite search for the last word anywhere
     assert answer.header("WWW-Authenticate").lower().count(scheme) == 1
 
 

@@ -1,4 +1,4 @@
-"""Blobs of every size and algorithm, in every way there is. spec.md#pushing-blobs, #pulling-blobs, #deleting-blobs."""
+"""Blobs of every size and algorithm, by every way of pushing. spec.md#pushing-blobs, #pulling-blobs, #deleting-blobs."""
 
 import secrets
 
@@ -12,7 +12,7 @@ ALGORITHMS = ("sha256", "sha512")
 #: 3 KB are three chunks, the last of them shorter.
 SIZES = {"512 bytes": 512, "3 KB": 3 * moves.CHUNK - 5, "no bytes": 0, "empty JSON": None}
 
-#: Bytes of the blob that ranges are asked of.
+#: Size of the blob for range requests [bytes].
 SIZE = 2048
 
 

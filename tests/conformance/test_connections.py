@@ -1,4 +1,4 @@
-"""A refusal doesn't take a client's next request along. RFC 9112 #9.3, #9.6."""
+"""A rejected request does not affect the client's next request. RFC 9112 #9.3, #9.6."""
 
 import contextlib
 import time
@@ -9,7 +9,7 @@ import pytest
 
 from tests.conformance.content import digest_of
 
-pytestmark = pytest.mark.interop  # one kept connection after the other, and a moment for each
+pytestmark = pytest.mark.interop  # several connections in turn, with a moment for each
 
 REFUSED = {
     "a chunk for nobody": ("PATCH", "blobs/uploads/nobody"),
@@ -23,13 +23,13 @@ REFUSED = {
 @pytest.mark.parametrize("chunked", [True, False], ids=["chunked", "with a length"])
 @pytest.mark.parametrize("size", [10, 5000, 100_000])
 def test_connection_continues_or_announces_close_after_refusal(server, repo, refused, chunked, size):
-    """Who was refused for want of a login sends the same once more, over the same connection."""
+    """A client without credentials repeats the request with credentials on the same connection."""
     method, path = refused
     body = b"x" * size
     with contextlib.closing(HTTPConnection(urlsplit(server.wire.url).netloc, timeout=30)) as connection:
         for _ in range(5):
             headers = {"Transfer-Encoding": "chunked"} if chunked else {}
-            # What is refused needn't be heard to its end, and the answer is there all the same
+            # The registry may reject a body before reading it, and the response is available anyway
             with contextlib.suppress(BrokenPipeError, ConnectionResetError):
                 sent = iter([body]) if chunked else body
                 connection.request(method, f"/v2/{repo}/{path}", body=sent, headers=headers, encode_chunked=chunked)
@@ -37,7 +37,7 @@ def test_connection_continues_or_announces_close_after_refusal(server, repo, ref
             assert 400 <= answer.status < 500
             answer.read()
             if connection.sock is None:
-                continue  # the registry said that it would close it
+                continue  # the registry announced the close
             time.sleep(0.01)
             connection.request("GET", "/v2/")
             again = connection.getresponse()

@@ -1,4 +1,4 @@
-"""Content of every kind: pushed, listed, pulled, asked about, deleted."""
+"""Content of every kind: pushed, listed, pulled, checked, deleted."""
 
 import pytest
 
@@ -6,7 +6,7 @@ from tests.conformance import upload_flows as moves
 from tests.conformance.content import INDEX
 from tests.conformance.documents import DEV, KINDS, make, make_image
 
-# `kept` has been pushed: blobs in every way, manifests by digest and by tag, each answer looked at.
+# `kept` has been pushed: blobs by every way, manifests by digest and by tag, each response checked.
 
 
 def test_tags_are_listed(server, kept):
@@ -72,7 +72,7 @@ def test_content_is_deleted_by_development_rules(dev_server, repo, kind):
 
 
 def test_repository_accepts_kinds_in_turn(server, repo):
-    """As the specification's suite does it: each kind goes before the next one comes."""
+    """Delete each kind before the next one is pushed, as the specification's suite does."""
     for name in KINDS:
         if server.mode == "dev" or name not in DEV:
             content = make(name)
@@ -140,6 +140,6 @@ def _sorted(descriptors):
 
 
 def _nothing(server, repo):
-    """Whether a repository has no tags, or isn't there any more."""
+    """Return True if a repository has no tags or does not exist."""
     answer = server.wire.get(f"/v2/{repo}/tags/list").must(200, 404)
     return answer.status == 404 or answer.json["tags"] == []

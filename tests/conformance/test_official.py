@@ -1,4 +1,4 @@
-"""Our registry passes the specification's own conformance suite, in every mode."""
+"""Our registry passes the specification's own conformance suite in every mode."""
 
 import pytest
 
@@ -17,16 +17,16 @@ def test_server_passes_official_suite(target, tmp_path):
     assert result.skipped == []
     assert result.warnings == []
     if target.mode == "read-only":
-        assert len(result.passed) == 19  # those that change nothing
+        assert len(result.passed) == 19  # read-only runs
     else:
         assert len(result.passed) == 78
-        # One of two that no registry can pass both of
+        # One of two tests that no registry can pass both
         assert [name.rpartition("discovery ")[2] for name in result.disabled] == ["disabled should return a 202"]
 
 
 @pytest.mark.parametrize("kind", ["olareg"])
 def test_other_registry_passes_official_suite(kind):
-    """So that what fails on ours is ours."""
+    """Another registry passes, so a failure on ours is a defect of ours."""
     peers.find(official.PROGRAMME)
     with peers.KINDS[kind]() as registry:
         result = official.run(registry.url)

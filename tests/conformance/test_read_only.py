@@ -1,4 +1,4 @@
-"""A registry that takes no changes: everything is there still, and every refusal is in words."""
+"""A read-only registry: all content stays, and every rejection is an error of the specification."""
 
 import pytest
 
@@ -9,7 +9,7 @@ from tests.conformance.documents import KINDS, make_image
 
 @pytest.fixture(params=KINDS)
 def held(request, read_only):
-    """The registry, and content of one kind that it holds."""
+    """The registry and its content of one kind."""
     server, kept = read_only
     return server, next(each for each in kept if each.kind.name == request.param)
 

@@ -1,4 +1,4 @@
-"""Sessions: how far they are, cancelling them, and blobs that come from another repository. spec.md#pushing-blobs."""
+"""Upload sessions: status, cancellation, and mounts. spec.md#pushing-blobs."""
 
 import secrets
 
@@ -85,7 +85,7 @@ def test_blob_is_mounted(server, repo, named, algorithm):
 
 @pytest.mark.parametrize("named", [True, False])
 def test_blob_is_mounted_after_push_to_same_repository(server, repo, named):
-    """A client that keeps its token has one for this repository, and not yet for the other."""
+    """A client with a token for this repository mounts from another one."""
     content = secrets.token_bytes(512)
     digest, source = digest_of(content), moves.new_name("source")
     moves.post_put(server, source, digest, content).must(201)

@@ -1,4 +1,4 @@
-"""What clients do to a registry, each with what must come back. A move that comes back was answered as it must be."""
+"""Flows of client requests with their required responses. A flow returns after every response was correct."""
 
 import itertools
 from collections.abc import Callable, Iterator, Sequence
@@ -9,7 +9,7 @@ from attrs import define
 from tests.conformance.content import Document, Kind
 from tests.conformance.wire import ACCEPT, Answer, Wire
 
-#: Bytes. Registries may ask for larger chunks than this with OCI-Chunk-Min-Length, never for smaller ones.
+#: Bytes. Registries may require larger chunks with OCI-Chunk-Min-Length, never smaller ones.
 CHUNK = 1024
 
 OCTETS = {"Content-Type": "application/octet-stream"}
@@ -18,7 +18,7 @@ _counter = itertools.count(1)
 
 
 def new_name(slug: str) -> str:
-    """A repository that nobody used."""
+    """Return an unused repository."""
     return f"laboratory/{slug}-{next(_counter)}"
 
 
@@ -35,7 +35,7 @@ class Server:
         return self.mode != "stable"
 
     def digest_header(self, answer: Answer, digest: str) -> None:
-        """Docker-Content-Digest is the digest that was asked for. Released specifications let it be absent."""
+        """Check that Docker-Content-Digest is the requested digest. Released specifications make it optional."""
         found = answer.headers.get_all("Docker-Content-Digest") or []
         assert found == [digest] or (not found and not self.dev), f"{answer.method} {answer.url}: {found}"
 
@@ -44,12 +44,12 @@ class Server:
 
 
 def begin(server: Server, repo: str, **query: str) -> Answer:
-    """An upload session. spec.md#post-then-put"""
+    """Push through an upload session. spec.md#post-then-put"""
     return server.wire.post(f"/v2/{repo}/blobs/uploads/", query=query, body=b"").must(202)
 
 
 def post(server: Server, repo: str, digest: str, content: bytes) -> Answer:
-    """One request for a blob. 202, a session instead, is allowed, and not enough."""
+    """Push in one request. A 202 with a session is allowed, but incomplete."""
     return server.wire.post(f"/v2/{repo}/blobs/uploads/", query={"digest": digest}, headers=OCTETS, body=content)
 
 
@@ -59,7 +59,7 @@ def post_put(server: Server, repo: str, digest: str, content: bytes) -> Answer:
 
 
 def stream(server: Server, repo: str, digest: str, content: bytes) -> Answer:
-    """A PATCH that doesn't say its length, then a PUT without a body."""
+    """Push with a PATCH without length, then a PUT without a body."""
     upload = begin(server, repo).location
     upload = server.wire.patch(upload, headers=OCTETS, body=content, chunked=True).must(202).location
     return server.wire.put(upload, query={"digest": digest}, headers=OCTETS, body=b"")
@@ -70,17 +70,17 @@ def chunks(server: Server, repo: str, digest: str, content: bytes) -> Answer:
 
 
 def chunks_and_last(server: Server, repo: str, digest: str, content: bytes) -> Answer:
-    """The last chunk comes with the PUT."""
+    """Push in chunks; the PUT carries the last chunk."""
     return _chunked(server, repo, digest, content, last=True)
 
 
 def strays(server: Server, repo: str, digest: str, content: bytes) -> Answer:
-    """Before each chunk comes one that is out of order."""
+    """Push in chunks, each after a chunk out of order."""
     return _chunked(server, repo, digest, content, stray=True)
 
 
 def strays_and_last(server: Server, repo: str, digest: str, content: bytes) -> Answer:
-    """The last chunk comes with the PUT, and so does the one that is out of order. The session survives it."""
+    """Push in chunks; a PUT out of order comes before the last one. The session survives it."""
     return _chunked(server, repo, digest, content, last=True, stray=True)
 
 
@@ -95,7 +95,7 @@ WAYS: tuple[Way, ...] = (
 def _chunked(
     server: Server, repo: str, digest: str, content: bytes, *, last: bool = False, stray: bool = False
 ) -> Answer:
-    """spec.md#pushing-a-blob-in-chunks"""
+    """Push in chunks. spec.md#pushing-a-blob-in-chunks"""
     answer = begin(server, repo)
     size = max(len(content) // 3 + 1, CHUNK, int(answer.headers.get("OCI-Chunk-Min-Length", "0")))
     upload, pieces = answer.location, list(_spans(len(content), size))
@@ -116,10 +116,10 @@ def _chunked(
 def _stray(
     server: Server, upload: str, digest: str, content: bytes, start: int, size: int, final: bool
 ) -> str:  # fmt: skip
-    """Send a chunk ahead, or the first once more; then ask where to go on. spec.md#pushing-a-blob-in-chunks"""
+    """Send a chunk out of order, then read the session's offset. spec.md#pushing-a-blob-in-chunks"""
     ahead = start + size if start + size < len(content) else 0
     if ahead == start:
-        return upload  # there is but one chunk, and it is in order
+        return upload  # a single chunk is always in order
     end = min(ahead + size, len(content))
     send, query = (server.wire.put, {"digest": digest}) if final else (server.wire.patch, None)
     refused = send(upload, query=query, headers=_span(ahead, end), body=content[ahead:end]).must(416)
@@ -128,7 +128,7 @@ def _stray(
 
 
 def progress(server: Server, upload: str, size: int) -> Answer:
-    """How far an upload is. Of no bytes, clients take any number for an answer. spec.md#getting-the-status-of-an-upload"""
+    """Check the status of an upload. Clients accept any number for zero bytes. spec.md#getting-the-status-of-an-upload"""
     answer = server.wire.get(upload).must(204)
     first, _, number = answer.header("Range").partition("-")
     assert first == "0" and number.isdigit() and (not size or int(number) == size - 1), answer.headers
@@ -146,7 +146,7 @@ def _spans(length: int, size: int) -> Iterator[tuple[int, int]]:
 
 
 def created(server: Server, repo: str, answer: Answer, digest: str, content: bytes) -> None:
-    """A blob was taken, and is where the answer says."""
+    """Check the response to a completed blob, and its Location."""
     answer.must(201)
     server.digest_header(answer, digest)
     assert server.wire.get(answer.location).must(200).body == content
@@ -154,7 +154,7 @@ def created(server: Server, repo: str, answer: Answer, digest: str, content: byt
 
 
 def has_blob(server: Server, repo: str, digest: str, content: bytes) -> None:
-    """HEAD and GET give it, with its exact size. spec.md#pulling-blobs, #checking-if-content-exists-in-the-registry"""
+    """Check HEAD and GET with the exact size. spec.md#pulling-blobs, #checking-if-content-exists-in-the-registry"""
     for send in (server.wire.head, server.wire.get):
         answer = send(f"/v2/{repo}/blobs/{digest}").must(200)
         assert answer.header("Content-Length") == str(len(content))
@@ -168,7 +168,7 @@ def has_no_blob(server: Server, repo: str, digest: str) -> None:
 
 
 def delete_blob(server: Server, repo: str, digest: str) -> None:
-    """It is gone at once. spec.md#deleting-blobs"""
+    """Delete the blob and check that it is missing. spec.md#deleting-blobs"""
     server.wire.delete(f"/v2/{repo}/blobs/{digest}").must(202)
     has_no_blob(server, repo, digest)
 
@@ -177,14 +177,14 @@ def delete_blob(server: Server, repo: str, digest: str) -> None:
 
 
 def put(server: Server, repo: str, reference: str, document: Document, *, chunked: bool = True, **query: Any) -> Answer:
-    """A manifest; as long clients do, without saying its length."""
+    """Push a manifest, without its length if it is long."""
     headers = {"Content-Type": document.media_type}
     path = f"/v2/{repo}/manifests/{reference}"
     return server.wire.put(path, query=query, headers=headers, body=document.body, chunked=chunked)
 
 
 def stored(server: Server, answer: Answer, document: Document) -> None:
-    """A manifest was taken, and is where the answer says. spec.md#pushing-manifests"""
+    """Check the response to a manifest, and its Location. spec.md#pushing-manifests"""
     answer.must(201)
     server.digest_header(answer, document.digest)
     if document.subject:
@@ -193,7 +193,7 @@ def stored(server: Server, answer: Answer, document: Document) -> None:
 
 
 def has_manifest(server: Server, repo: str, reference: str, document: Document) -> None:
-    """HEAD and GET give it, byte for byte. spec.md#pulling-manifests"""
+    """Check HEAD and GET byte for byte. spec.md#pulling-manifests"""
     for send in (server.wire.head, server.wire.get):
         _is(server, send(f"/v2/{repo}/manifests/{reference}", headers=ACCEPT), document)
 
@@ -212,7 +212,7 @@ def has_no_manifest(server: Server, repo: str, reference: str) -> None:
 
 
 def delete_manifest(server: Server, repo: str, reference: str) -> None:
-    """It is gone at once. spec.md#deleting-tags, #deleting-manifests"""
+    """Delete the tag or manifest and check that it is missing. spec.md#deleting-tags, #deleting-manifests"""
     server.wire.delete(f"/v2/{repo}/manifests/{reference}").must(202)
     has_no_manifest(server, repo, reference)
 
@@ -221,14 +221,14 @@ def delete_manifest(server: Server, repo: str, reference: str) -> None:
 
 
 def push(server: Server, repo: str, kind: Kind, ways: Sequence[Way] = WAYS) -> None:
-    """Blobs, each in another way, then manifests by digest, then tags."""
+    """Push blobs, each by another way, then manifests by digest, then tags."""
     for way, (digest, content) in zip(itertools.cycle(ways), kind.blobs.items(), strict=False):
         way(server, repo, digest, content).must(201)
     for document in kind.documents:
         tags = kind.tags_of(document) if kind.tag_parameters else []
         answer = put(server, repo, document.digest, document, tag=tags)
         stored(server, answer, document)
-        # One header for each: who looks a tag up among the values doesn't take them apart
+        # One header for each: clients that search for a tag do not split values
         assert sorted(answer.headers.get_all("OCI-Tag") or []) == sorted(tags)
     if not kind.tag_parameters:
         for tag, digest in kind.tags.items():
@@ -237,7 +237,7 @@ def push(server: Server, repo: str, kind: Kind, ways: Sequence[Way] = WAYS) -> N
 
 
 def delete(server: Server, repo: str, kind: Kind) -> None:
-    """Tags, then manifests from the last pushed to the first, then blobs: nothing is referenced when it goes."""
+    """Delete tags, then manifests from the last pushed to the first, then blobs: no deleted content is referenced."""
     for tag in kind.tags:
         delete_manifest(server, repo, tag)
     for document in reversed(kind.documents):

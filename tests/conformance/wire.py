@@ -1,4 +1,4 @@
-"""HTTP as plain as it gets, so that a check says what is sent, byte for byte, and sees what comes back."""
+"""Plain HTTP: a check controls every sent byte and sees every received one."""
 
 import base64
 import contextlib
@@ -13,7 +13,7 @@ from attrs import define, field, frozen
 
 from tests.conformance.content import IMAGE_MANIFEST, INDEX
 
-TIMEOUT = 30.0  # seconds, for one answer
+TIMEOUT = 30.0  # seconds for one response
 
 #: The codes of spec.md#error-codes.
 CODES = frozenset(
@@ -26,13 +26,13 @@ Headers = Mapping[str, str | Sequence[str]]
 _PARAMETER = re.compile(r'([a-z_]+)="([^"]*)"', re.IGNORECASE)
 _REPOSITORY = re.compile(r"/v2/(.+?)/(?:blobs|manifests|tags|referrers)/")
 
-#: Methods whose tokens a client keeps together. An upload is asked about with GET, and is a push all the same.
+#: Methods whose tokens a client shares. A GET of an upload session counts as a push.
 _KINDS = {"GET": "pull", "HEAD": "pull", "POST": "push", "PATCH": "push", "PUT": "push"}
 
 
 @frozen
 class Answer:
-    """A response, read to its end."""
+    """A response, read completely."""
 
     method: str
     url: str
@@ -41,21 +41,29 @@ class Answer:
     body: bytes = field(repr=False)
 
     def must(self, *statuses: int) -> "Answer":
-        """Itself. Raises: AssertionError: with the registry's words, for any other status."""
+        """Return itself.
+
+        Raises:
+            AssertionError: The status is another one. The message has the body.
+        """
         assert self.status in statuses, (
             f"{self.method} {self.url}: {self.status}, not {' or '.join(map(str, statuses))}: {self.body[:400]!r}"
         )
         return self
 
     def header(self, name: str) -> str:
-        """The one value of a header. Raises: AssertionError: if there is none, or are several."""
+        """Return the one value of a header.
+
+        Raises:
+            AssertionError: The header is missing or repeated.
+        """
         values = self.headers.get_all(name) or []
         assert len(values) == 1, f"{self.method} {self.url}: {name} is {values}"
         return values[0]
 
     @property
     def location(self) -> str:
-        """Where the registry points, as a whole URL."""
+        """The Location header as an absolute URL."""
         return urljoin(self.url, self.header("Location"))
 
     @property
@@ -63,7 +71,11 @@ class Answer:
         return json.loads(self.body)
 
     def must_explain(self) -> "Answer":
-        """Itself, if the body is what spec.md#error-codes wants; answers to HEAD have none. Raises: AssertionError."""
+        """Return itself if the body follows spec.md#error-codes; responses to HEAD have no body.
+
+        Raises:
+            AssertionError: The body is invalid.
+        """
         if self.method == "HEAD":
             assert not self.body
             return self
@@ -76,7 +88,7 @@ class Answer:
 
 @define(eq=False)
 class Wire:
-    """Requests to one registry, over one connection, with credentials when they are asked for."""
+    """Requests to one registry over one connection, with credentials on demand."""
 
     url: str
     user: str | None = None
@@ -112,15 +124,15 @@ class Wire:
         body: bytes | None = None,
         chunked: bool = False,
     ) -> Answer:
-        """One request, and again with credentials if the registry answers 401.
+        """Send a request, and repeat it with credentials after a 401.
 
         Args:
-            method: of HTTP.
-            path: or a whole URL, such as a Location.
-            query: parameters; a list is one parameter several times.
-            headers: besides Host, Content-Length and Authorization; a list is a header several times.
-            body: sent with its Content-Length; b"" is a body of no bytes, None is none.
-            chunked: sends it without its length, in pieces.
+            method: The HTTP method.
+            path: A path, or an absolute URL such as a Location.
+            query: Parameters; a list repeats one.
+            headers: Headers except Host, Content-Length and Authorization; a list repeats one.
+            body: Sent with its Content-Length; b"" is an empty body, None is no body.
+            chunked: Send the body without its length, in chunks.
         """
         url = urljoin(self.url, path)
         if query:
@@ -134,7 +146,7 @@ class Wire:
         return answer
 
     def anonymous(self, method: str, path: str) -> Answer:
-        """One request without credentials."""
+        """Send a request without credentials."""
         return self._exchange(method, urljoin(self.url, path), {}, None, False, None)
 
     def close(self) -> None:
@@ -143,7 +155,7 @@ class Wire:
         self._connections.clear()
 
     def _credentials(self, refused: Answer) -> str:
-        """What an Authorization header says next. Reads one challenge, with quoted parameters and one scope in it."""
+        """Return the next Authorization value. Parses one challenge with quoted parameters and one scope."""
         challenge = refused.header("WWW-Authenticate")
         basic = "Basic " + base64.b64encode(f"{self.user}:{self.password}".encode()).decode()
         scheme, _, rest = challenge.partition(" ")
@@ -174,14 +186,14 @@ class Wire:
                 connection.putheader("Transfer-Encoding", "chunked")
             elif body is not None:
                 connection.putheader("Content-Length", str(len(body)))
-            # A registry may refuse a body, and hear no more of it, before it has got all
+            # A registry may reject a body before reading all of it
             with contextlib.suppress(BrokenPipeError, ConnectionResetError):
                 connection.endheaders(_pieces(body or b"") if chunked else body, encode_chunked=chunked)
             response = connection.getresponse()
             return Answer(method, url, response.status, response.headers, response.read())
         except (OSError, HTTPException) as error:
             connection.close()
-            if kept and isinstance(error, ConnectionError):  # it was closed meanwhile: see test_connections
+            if kept and isinstance(error, ConnectionError):  # the registry closed it: see test_connections
                 return self._exchange(method, url, headers, body, chunked, authorization)
             raise
 
@@ -192,11 +204,11 @@ class Wire:
         return self._connections[host]
 
 
-#: Both types of manifests are asked for, as clients do that don't know yet what it will be.
+#: Both manifest types, as clients request them for an unknown type.
 ACCEPT: Headers = {"Accept": [INDEX, IMAGE_MANIFEST]}
 
 
 def _pieces(body: bytes, size: int = 1 << 16) -> Iterator[bytes]:
-    """Bytes as chunks of a chunked body. An empty chunk would end it."""
+    """Yield bytes as chunks of a chunked body, without an empty chunk, which would end it."""
     for start in range(0, len(body), size):
         yield body[start : start + size]

@@ -1,1 +1,1 @@
-"""Targets that read what others wrote, and damage for them; `python -m tests.fuzz --help`."""
+"""Fuzz targets for untrusted input, and the damage that they get; `python -m tests.fuzz --help`."""

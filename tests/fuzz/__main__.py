@@ -1,7 +1,7 @@
-"""Damage documents and see what happens, for as long as one likes: `python -m tests.fuzz TARGET --seconds 300`.
+"""Run fuzz targets for a given time: `python -m tests.fuzz TARGET --seconds 300`.
 
-TARGET is one of `targets`, or "all". With atheris (`pip install atheris`) the coverage of ocikit guides it; without,
-good examples are damaged at random. What was found is kept in a file, and the command says how to run that again.
+TARGET is one of `targets`, or "all". With atheris (`pip install atheris`) the coverage of ocikit guides the input. Without
+it, valid examples are damaged at random. Failing input is stored in a file, with the command that runs it again.
 """
 
 import argparse
@@ -18,7 +18,7 @@ from pathlib import Path
 
 from tests.fuzz.damage import damaged, random_edits
 
-#: Seconds for one example. The slowest take one.
+#: Time limit of one example [seconds]. The slowest examples take one second.
 _PATIENCE = 20
 
 
@@ -29,7 +29,7 @@ def _keep(name: str, data: bytes, folder: Path) -> Path:
 
 
 def _at_random(target, seconds: float, folder: Path, seed: int) -> int:
-    """Damage good examples; gives the number of different places that failed."""
+    """Damage valid examples and return the number of distinct failing places."""
     chance = random.Random(seed)
     found: dict[str, Path] = {}
     end, runs, slowest = time.monotonic() + seconds, 0, 0.0
@@ -54,7 +54,7 @@ def _at_random(target, seconds: float, folder: Path, seed: int) -> int:
 
 
 def _place(error: BaseException) -> str:
-    """Where it was raised: many examples fail in the same way."""
+    """Return the place of an error, because many examples fail in the same way."""
     frames = traceback.extract_tb(error.__traceback__)
     last = frames[-1]
     ours = [f"{f.filename}:{f.lineno}" for f in frames if "/ocikit/" in f.filename]
@@ -62,7 +62,7 @@ def _place(error: BaseException) -> str:
 
 
 def _guided(name: str, seconds: int, corpus: Path, folder: Path) -> int:
-    """Run atheris in a process of its own: it ends its process. Gives 1 if something failed."""
+    """Run atheris in a child process, because it ends its process. Return 1 on a failure."""
     from tests.fuzz.targets import TARGETS
 
     target = TARGETS[name]
@@ -82,7 +82,7 @@ def _guided(name: str, seconds: int, corpus: Path, folder: Path) -> int:
 
 
 def _instrumented(name: str, arguments: list[str]) -> None:
-    """This process is atheris' from here on."""
+    """Hand this process over to atheris."""
     import atheris
 
     with atheris.instrument_imports(include=["ocikit"]):
@@ -100,7 +100,7 @@ def _instrumented(name: str, arguments: list[str]) -> None:
 
 
 def main() -> int:
-    """The command line."""
+    """Run the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("target")
     parser.add_argument("--seconds", type=int, default=60, help="for each target")

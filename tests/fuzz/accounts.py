@@ -1,4 +1,4 @@
-"""What docker and credential helpers keep."""
+"""Files of docker, and output of credential helpers."""
 
 import base64
 import re
@@ -36,7 +36,7 @@ CONFIG_WORDS = (
     words=CONFIG_WORDS,
 )  # fmt: skip
 def docker_config(data: bytes) -> None:
-    """Docker's config.json; the same reader takes podman's auth.json."""
+    """Parse docker's config.json; the same parser reads podman's auth.json."""
     with scratch() as home:
         (home / ".docker").mkdir()
         (home / ".docker" / "config.json").write_bytes(data)
@@ -52,13 +52,13 @@ def docker_config(data: bytes) -> None:
         response = response_of(an_answer('WWW-Authenticate: Basic realm="x"', status="401 Unauthorized"))
         sent = typed(auth.answer, response, URL, (Scope.repository("team/data", "pull"),), None, secret=secret)
         if sent is not None:
-            # What no header can hold would be an error of requests, with the value in it
+            # A value that no header can hold would raise an error of requests that contains it
             requests.utils.check_header_validity(("Authorization", sent.value))
             sent.value.encode("latin-1")
 
 
 def _shown_by_right(data: bytes) -> bool:
-    """Whether damage has put the secret where a user, a registry or a helper is named."""
+    """Return True if damage has moved the secret into a user, registry or helper name."""
     return any(
         SECRET in text_of(name)
         for name in (
@@ -86,7 +86,7 @@ def _no_token(*_: object) -> requests.Response:
     examples=8,
 )
 def helper(data: bytes) -> None:
-    """What a credential helper prints: a real process, that fails if the first byte is odd."""
+    """Run a credential helper: a real process that fails if the first byte is odd."""
     with scratch() as home:
         program = home / "docker-credential-fuzz"
         program.write_text(

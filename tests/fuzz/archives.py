@@ -1,4 +1,4 @@
-"""Layers, layouts on disk, and both in tars."""
+"""Layers, layouts on disk, and both as tar archives."""
 
 import contextlib
 import gzip
@@ -31,7 +31,7 @@ from tests.fuzz.target import (
 
 
 def archive(*members: tuple[str, bytes], format: int = tarfile.PAX_FORMAT, **fields) -> bytes:
-    """A tar of files."""
+    """Build a tar of files."""
     stream = io.BytesIO()
     with tarfile.open(fileobj=stream, mode="w", format=format) as tar:
         for name, content in members:
@@ -44,7 +44,7 @@ def archive(*members: tuple[str, bytes], format: int = tarfile.PAX_FORMAT, **fie
 
 
 def _sealed(data: bytes) -> bytes:
-    """With right checksums, as far as headers stand where they did: else nearly every damage is found by them alone."""
+    """Repair the checksums of intact headers, because checksums alone would detect nearly all damage."""
     whole = bytearray(data)
     for at in range(0, len(whole) - 511, 512):
         if whole[at + 257 : at + 262] == b"ustar":
@@ -72,7 +72,7 @@ LIMITS = LayerLimits(size=1 << 22, entries=1000)
 
 @target(*TARS, words=TAR_WORDS, text=False, examples=80)
 def layer(data: bytes) -> None:
-    """The entries of a layer, and the tree that it makes."""
+    """Parse the entries of a layer and build its tree."""
     for whole in {data, _sealed(data)}:
         found = typed(lambda: list(entries(io.BytesIO(whole), limits=LIMITS)))  # noqa: B023 - called here
         merged = typed(merged_tree, [(io.BytesIO(whole), LAYER_TYPE)], limits=LIMITS)
@@ -89,7 +89,7 @@ def layer(data: bytes) -> None:
     text=False, examples=100,
 )  # fmt: skip
 def compressed(data: bytes) -> None:
-    """Framing of gzip and zstd; what passes is what gzip's own reader reads."""
+    """Parse gzip and zstd framing. Accepted input equals the output of Python's gzip module."""
     ours = typed(lambda: open_layer(io.BytesIO(data), limits=LIMITS).read())
     if ours is not None and data.startswith(b"\x1f\x8b"):
         theirs = b""
@@ -111,7 +111,7 @@ def _layout_files(parts: list[bytes]) -> dict[str, bytes]:
 HEADER = b'{"imageLayoutVersion":"1.0.0"}'
 REF_NAME = "org.opencontainers.image.ref.name"
 ENTRY = {"mediaType": MANIFEST_TYPE, "digest": SHA, "size": len(as_json(MANIFEST)), "annotations": {REF_NAME: "v1"}}
-#: A document whose digest is right
+#: A document with a correct digest
 LEAF = as_json(
     {"schemaVersion": 2, "mediaType": MANIFEST_TYPE, "config": DESCRIPTOR, "layers": [], "subject": DESCRIPTOR}
 )
@@ -130,7 +130,7 @@ LEAF_ENTRY = {
     examples=40,
 )  # fmt: skip
 def layout(data: bytes) -> None:
-    """A layout on disk, read and then changed: oci-layout, index.json and a manifest, a line each."""
+    """Read and change a layout on disk: oci-layout, index.json and a manifest, one line each."""
     with scratch() as root:
         for name, content in _layout_files(data.split(b"\n", 2)).items():
             (root / name).parent.mkdir(parents=True, exist_ok=True)
@@ -168,7 +168,7 @@ LAYOUT_TAR = archive(
     LAYOUT_TAR, DOCKER_TAR, gzip.compress(LAYOUT_TAR, mtime=0), words=(*TAR_WORDS, b"1" * 9000), text=False, examples=60
 )
 def tar_file(data: bytes) -> None:
-    """A layout in a tar, and what `docker save` writes."""
+    """Read a layout in a tar, and the output of `docker save`."""
     with scratch() as folder:
         for whole in {data, _sealed(data)}:
             path = folder / "it.tar"
@@ -189,7 +189,7 @@ def _read_archives(path: Path) -> None:
     examples=60,
 )  # fmt: skip
 def docker_images(data: bytes) -> None:
-    """The manifest.json and a config of `docker save`, a line each, in a tar that has the layers."""
+    """Read manifest.json and a config of `docker save`, one line each, in a tar that has the layers."""
     images, _, config = data.partition(b"\n")
     with scratch() as folder:
         (folder / "it.tar").write_bytes(

@@ -1,4 +1,4 @@
-"""Damage to documents: word by word, or byte by byte."""
+"""Damage to documents, by word or by byte."""
 
 import random
 import re
@@ -6,29 +6,29 @@ from collections.abc import Iterable
 
 from attrs import frozen
 
-#: Words of texts and of JSON: a string, a word, or a sign.
+#: Tokens of text and JSON: a string, a word or a sign.
 _WORDS = re.compile(rb'"(?:[^"\\]|\\.)*"|[\w.+]+|\s+|.', re.DOTALL)
 
 EDITS = ("insert", "replace", "delete", "double", "swap")
 
-#: Bytes: what is larger finds nothing more and takes longer.
+#: Bytes. Larger input finds nothing more and takes longer.
 _LARGEST = 1 << 20
 
 
 @frozen
 class Edit:
-    """One piece of damage."""
+    """One edit."""
 
     kind: str
-    """Of `EDITS`."""
+    """One of `EDITS`."""
     where: int
-    """Counted in pieces, beyond the last one from the first again."""
+    """Position in tokens, modulo their number."""
     word: bytes = b""
     times: int = 1
 
 
 def damaged(seed: bytes, edits: Iterable[Edit], *, text: bool) -> bytes:
-    """The seed after all edits: in words of a text, or in bytes."""
+    """Apply edits to the seed, by words of a text or by bytes."""
     for edit in edits:
         pieces = _WORDS.findall(seed) if text else None
         seed = _in_words(pieces, edit) if pieces is not None else _in_bytes(seed, edit)
@@ -53,7 +53,7 @@ def _in_words(pieces: list[bytes], edit: Edit) -> bytes:
 
 
 def _in_bytes(seed: bytes, edit: Edit) -> bytes:
-    """As it is for words, but that a replacement keeps the length: archives are read in blocks."""
+    """Apply an edit to bytes. A replacement keeps the length, because archives are read in blocks."""
     at = edit.where % (len(seed) + 1)
     if edit.kind == "insert":
         return seed[:at] + _repeated(edit.word, edit.times) + seed[at:]
@@ -68,12 +68,12 @@ def _in_bytes(seed: bytes, edit: Edit) -> bytes:
 
 
 def _repeated(word: bytes, times: int) -> bytes:
-    """Not much more than what makes quadratic reading show."""
+    """Limit the size to slightly more than what quadratic time needs to show."""
     return word * min(times, 1 + (1 << 17) // (len(word) or 1))
 
 
 def random_edits(target, chance: random.Random) -> list[Edit]:
-    """Damage for a target, mostly with words of its language."""
+    """Return random edits for a target, mostly with words of its language."""
     edits = []
     for _ in range(chance.choice((1, 1, 2, 3, 5))):
         word = (

@@ -1,4 +1,4 @@
-"""Manifests, indexes, configs, and what references are made of."""
+"""Manifests, indexes, configs, and the parts of references."""
 
 import json
 
@@ -54,7 +54,7 @@ CONFIG = {
 
 @target(as_json(MANIFEST), as_json(INDEX), as_json(CONFIG), words=JSON_WORDS)
 def document(data: bytes) -> None:
-    """Manifests, indexes and configs."""
+    """Parse manifests, indexes and configs."""
     _agrees_withas_json(data)
     announced: tuple[str | None, ...] = (
         None,
@@ -73,13 +73,13 @@ def document(data: bytes) -> None:
         assert found.raw == data
         assert hash(found) == hash(type(found).parse(data))
         repr(found), found._repr_html_(), found.to_dict()
-        # Encoded anew it is the same document, unless it holds what isn't Unicode
+        # Re-encoded it is the same document, unless it contains invalid Unicode
         anew = typed(lambda: attrs.evolve(found).raw)  # noqa: B023 - called here
         if anew is not None:
             assert type(found).parse(anew) == found
         if isinstance(found, Manifest | Index):
             named = {d.digest for d in (*found.children, *([found.subject] if found.subject else ()))}
-            # Keys that no specification knows yet may hold what stops a sweep
+            # Unknown keys may contain values that stop garbage collection
             found_links = typed(links, data)
             assert found_links is None or named <= {link.digest for link in found_links}
             if isinstance(found, Index):
@@ -94,7 +94,7 @@ def document(data: bytes) -> None:
 
 
 def _agrees_withas_json(data: bytes) -> None:
-    """The standard library's reader, held to one reading of each document, finds the same."""
+    """Compare with the standard library's parser, restricted to one reading of each document."""
     twice = []
 
     def once(pairs):
@@ -127,7 +127,7 @@ def _agrees_withas_json(data: bytes) -> None:
     examples=150,
 )  # fmt: skip
 def reference(data: bytes) -> None:
-    """References, digests, platforms and scopes: what was read is read again from how it is written."""
+    """Parse references, digests, platforms and scopes, and parse their text form again."""
     text = text_of(data)
     for parse in (Reference.parse, LayoutReference.parse, parse_reference, Platform.parse, Digest.parse, Scope.parse):
         found = typed(parse, text)

@@ -1,4 +1,4 @@
-"""Headers, addresses and answers of registries and token servers."""
+"""Headers, URLs and responses of registries and token servers."""
 
 import contextlib
 import email.utils
@@ -53,7 +53,7 @@ from tests.fuzz.target import (
     words=(*HEADER_WORDS, b"Bearer ", b"Basic ", b"realm=", b"scope=", b"error=", b"insufficient_scope"),
 )
 def challenge(data: bytes) -> None:
-    """`WWW-Authenticate`, several headers apart by line ends."""
+    """Parse `WWW-Authenticate`, several headers separated by line ends."""
     headers = data.decode("latin-1").split("\n")
     for one in parse_challenges(headers):
         assert one.scheme == one.scheme.lower()
@@ -71,7 +71,7 @@ def _request(method: str = "GET", url: str = URL) -> requests.PreparedRequest:
 
 
 class _Wire:
-    """What http.client asks of a socket."""
+    """The socket methods that http.client uses."""
 
     def __init__(self, data: bytes) -> None:
         self._data = data
@@ -81,7 +81,7 @@ class _Wire:
 
 
 def response_of(data: bytes, url: str = URL) -> requests.Response | None:
-    """The response that a server's bytes are, read by the libraries that read them from a socket; None if none."""
+    """Parse a response with the libraries that read it from a socket; None if it is invalid."""
     request = _request(url=url)
     inner = http.client.HTTPResponse(_Wire(data), method="GET")
     try:
@@ -91,7 +91,7 @@ def response_of(data: bytes, url: str = URL) -> requests.Response | None:
             preload_content=False, decode_content=False, original_response=inner,
         )  # fmt: skip
     except (http.client.HTTPException, urllib3.exceptions.HTTPError, ValueError):
-        return None  # the transport makes a ConnectionFailed of it
+        return None  # the transport raises ConnectionFailed
     return requests.adapters.HTTPAdapter().build_response(request, raw)
 
 
@@ -133,7 +133,7 @@ ANSWER_WORDS = (
     examples=150,
 )  # fmt: skip
 def answer(data: bytes) -> None:
-    """Everything that an answer's headers and body may say, whatever it answers."""
+    """Parse all headers and the body of a response."""
     if (response := response_of(data)) is None:
         return
     wait = retry_after(response)
@@ -177,7 +177,7 @@ def _transport() -> Transport:
            b"%25eth0", "\u2100".encode(), "\uff0e".encode(), b"localhost", b".", b"metadata"),
 )  # fmt: skip
 def url(data: bytes) -> None:
-    """Where a registry sends us."""
+    """Resolve a redirect target."""
     base, _, location = text_of(data).partition("\n")
     typed(Origin.of, base)
     typed(check_realm, base, URL)
@@ -203,20 +203,20 @@ def url(data: bytes) -> None:
     ),
 )
 def token(data: bytes) -> None:
-    """The answer of a token server."""
+    """Parse a token response."""
     found = typed(Token.parse, data, NOW, url="https://auth.example/token?x=1", secret=SECRET)
     if found is not None:
         assert NOW + 60 <= found.expires_at <= NOW + 366 * 86400
         assert re.fullmatch(r"[\x21-\x7e]+", found.value)
         assert SECRET not in repr(found)
-        # Both travel in requests
+        # Both are sent in requests
         urlencode({"refresh_token": found.refresh_token})
 
 
 @target(b"Fri, 31 Dec 1999 23:59:59 GMT", b"120", b"0.5", b"Friday, 31-Dec-99 23:59:59 GMT",
          words=(b",", b" ", b":", b"-", b"+9999", b"Jan", b"9999", b"00", b"GMT", b"EST", b"-0000", b"9" * 5000, "\u0663".encode(), b"(", b")"))  # fmt: skip
 def date(data: bytes) -> None:
-    """`Retry-After`."""
+    """Parse `Retry-After`."""
     response = requests.Response()
     response.headers["Retry-After"] = text = data.decode("latin-1")
     wait = retry_after(response)

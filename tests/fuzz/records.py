@@ -1,4 +1,4 @@
-"""What we write ourselves, and somebody else may have changed."""
+"""ocikit's own files, possibly changed by another process or user."""
 
 from ocikit.folder.folder import Folder
 from ocikit.spec.descriptor import Descriptor
@@ -32,7 +32,7 @@ RECORD = {
     examples=60,
 )
 def record(data: bytes) -> None:
-    """`.ocikit/manifest.json` in a folder that came from somebody else."""
+    """Parse `.ocikit/manifest.json` of an untrusted folder."""
     with scratch() as root:
         (root / ".ocikit").mkdir()
         (root / "a").mkdir()
@@ -65,7 +65,7 @@ NOTED = {
     examples=60,
 )  # fmt: skip
 def cache_note(data: bytes) -> None:
-    """refs/*.json in a cache, and a cached document."""
+    """Parse refs/*.json of a cache, and a cached document."""
     place = Reference.parse("ghcr.io/org/model:v1")
     with scratch() as root:
         cache = Cache(root)

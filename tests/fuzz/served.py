@@ -1,4 +1,4 @@
-"""What our own server is sent, and its files."""
+"""Requests to our registry, and its configuration files."""
 
 import base64
 import contextlib
@@ -46,9 +46,9 @@ from tests.fuzz.target import (
     ),
 )
 def htpasswd(data: bytes) -> None:
-    """The file with users. No message has a hash in it."""
+    """Parse the htpasswd file. No message contains a hash."""
     text = data.decode("utf-8", "replace")
-    # A message names users; what stands before a colon is one
+    # A message contains user names, and the text before a colon is one
     named = any("a" * 53 in line.partition(":")[0] for line in text.splitlines())
     found = typed(HtpasswdEntries.parse, text, secret="" if named else "a" * 53)
     for known in found.hashes.values() if found else ():
@@ -61,7 +61,7 @@ def htpasswd(data: bytes) -> None:
            b"nan", b"\\", b"\x00", b"#", b"9" * 5000, b"(.*)*", b"rule"),
 )  # fmt: skip
 def rules(data: bytes) -> None:
-    """The file with rules."""
+    """Parse the rules file."""
     found = typed(Rules.parse, data.decode("utf-8", "replace"))
     if found is not None:
         for name in ("team/a", "a-b/c", "x" * 200):
@@ -78,7 +78,7 @@ GOOD = SIGNER.access_token("ada", "stamp", [Scope.repository("a", "pull")], ttl=
     words=(b".", b"=", b"==", b" ", b"Basic ", b"Bearer ", b"e30", b"W10", b"bnVsbA", base64.urlsafe_b64encode(b'{"alg":"none","typ":5}'), b"_", b"-", b"\xff"),
 )  # fmt: skip
 def authorization(data: bytes) -> None:
-    """What a client sends as `Authorization`."""
+    """Parse an `Authorization` header."""
     header = data.decode("latin-1")
     found = parse_basic(header)
     assert found is None or ":" not in found[0]
@@ -109,7 +109,7 @@ REQUESTS = (
     examples=30,
 )  # fmt: skip
 def request(data: bytes) -> None:
-    """A request to our own registry: it never fails, and says no in the specification's JSON."""
+    """Send a request to our registry: it never fails, and rejects with the specification's JSON."""
     head, _, body = data.partition(b"\r\n\r\n")
     line, *lines = head.decode("latin-1").split("\r\n")
     method, _, rest = line.partition(" ")

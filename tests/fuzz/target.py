@@ -1,7 +1,7 @@
-"""What a target is: a function that takes any bytes, and raises for what must not be.
+"""A fuzz target: a function of bytes that raises on a defect.
 
-Another exception than it documents, a message that could do harm in a terminal or holds what was secret, an answer that
-does not survive being written and read.
+Defects are undocumented exceptions, messages with secrets or terminal controls, and results that do not survive writing
+and parsing.
 """
 
 import contextlib
@@ -15,13 +15,13 @@ from pathlib import Path
 from attrs import frozen
 from ocikit.errors import OcikitError
 
-#: Stands in seeds where a secret would.
+#: The secret in seeds.
 SECRET = "Sekr3tSekr3tSekr3t"
 
-#: What a terminal would take for more than text; a message may have several lines.
+#: Terminal control characters; a message may have several lines.
 UNSAFE = re.compile("[\x00-\x09\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
 
-#: Characters: a message is read by a person, and printed in notebooks.
+#: Maximum length of a message in characters.
 LONGEST = 5000
 
 NOW = 1_700_000_000.0
@@ -34,7 +34,7 @@ CONFIG_TYPE = "application/vnd.oci.image.config.v1+json"
 
 
 def message_is_safe(error: BaseException, secret: str = "") -> None:
-    """Look at what an error says, and at what it carries along for tracebacks to say."""
+    """Check the message of an error, and the values that tracebacks show."""
     text = str(error)
     assert not UNSAFE.search(text), f"unsafe in a terminal: {text[:300]!r}"
     assert len(text) <= LONGEST, f"{len(text)} characters: {text[:300]!r}"
@@ -47,7 +47,7 @@ def message_is_safe(error: BaseException, secret: str = "") -> None:
 
 
 def typed(call, *arguments, secret="", **keywords):
-    """What a call gives; None if it raised an error that it may raise."""
+    """Return the result of a call, or None if it raised a documented error."""
     try:
         return call(*arguments, **keywords)
     except OcikitError as error:
@@ -57,19 +57,19 @@ def typed(call, *arguments, secret="", **keywords):
 
 @frozen
 class Target:
-    """One thing that reads what others wrote."""
+    """One function that parses untrusted input."""
 
     name: str
     run: Callable[[bytes], None]
-    """Raises if something is wrong with what is tested."""
+    """Raises on a defect."""
     seeds: tuple[bytes, ...]
-    """Good examples, to be damaged."""
+    """Valid examples to damage."""
     words: tuple[bytes, ...] = ()
-    """What means something in this language."""
+    """Words of the language."""
     text: bool = True
-    """Whether it is damaged word by word; else byte by byte."""
+    """True to damage by words, False by bytes."""
     examples: int = 60
-    """How many an ordinary test takes: what reads files takes longer."""
+    """Number of examples in a normal test run; targets that read files are slower."""
 
 
 TARGETS: dict[str, Target] = {}
@@ -85,7 +85,7 @@ def target(*seeds: bytes, words: tuple[bytes, ...] = (), **fields):
 
 
 def text_of(data: bytes) -> str:
-    """As a header or a variable brings it: any character, and what isn't UTF-8 in the way of file names."""
+    """Decode bytes as headers and environment variables do: any character, invalid UTF-8 as in file names."""
     return data.decode("utf-8", "surrogateescape")
 
 
@@ -99,7 +99,7 @@ def scratch():
         shutil.rmtree(path, ignore_errors=True)
 
 
-#: What may stand where a JSON value does, and shouldn't.
+#: Values that may replace a JSON value.
 JSON_WORDS = (
     b"null", b"true", b"false", b"0", b"-1", b"1.5", b"1e400", b"-1e400", b"NaN", b"Infinity", b"9223372036854775808", b"9" * 5000,
     b'""', b'"\\ud800"', b'"\\udcff"', b'"\\u0000"', b'"\\u001b[31mred"', b'"\\u202e"', b'"\xff"', b'"' + b"x" * 3000 + b'"', b"{}", b"[]",
@@ -117,5 +117,5 @@ HEADER_WORDS = (
 
 
 def as_json(value) -> bytes:
-    """JSON without spaces."""
+    """Encode JSON without spaces."""
     return json.dumps(value, separators=(",", ":")).encode()

@@ -1,7 +1,7 @@
-"""Words of others, damaged in every way: a typed error or an answer, in bounded time, and nothing unsafe in a message.
+"""Damaged untrusted input raises a typed error or parses, in bounded time, with safe messages.
 
-The targets are in `tests.fuzz`, with what each of them checks; `python -m tests.fuzz` runs them for longer. Below them is
-what was found, each with a test of its own.
+The targets are in `tests.fuzz`, with their checks. `python -m tests.fuzz` runs them for longer. The tests after them cover
+earlier findings, one each.
 """
 
 import base64
@@ -60,7 +60,7 @@ WORDS = st.binary(min_size=1, max_size=4)
 
 
 def edits(target):
-    """Pieces of damage: mostly with words of the target's language."""
+    """Return a strategy for edits, mostly with words of the target's language."""
     words = st.sampled_from(target.words) | WORDS if target.words else WORDS
     times = st.sampled_from((1, 1, 2, 16, 512))
     return st.lists(
@@ -86,7 +86,7 @@ def test_undamaged_input_is_parsed(name):
         TARGETS[name].run(seed)
 
 
-# Where others read the same, they find the same
+# Comparison with other parsers
 
 QUICKLY = settings(max_examples=60, deadline=None)
 
@@ -182,17 +182,17 @@ def test_docker_encoding_of_any_credentials_is_decoded(user, password):
         assert keys.for_reference("ghcr.io", "a/b") == Credentials(username=user, password=password)
 
 
-# Found so
+# Earlier findings
 
 
 def test_link_header_of_angle_brackets_is_fast():
     response = response_of(b"HTTP/1.1 200 OK\r\n" + (b"Link: " + b"<" * 60_000 + b"\r\n") * 90 + b"\r\n")
-    assert endpoints.next_link(response) is None  # hours, when each of them was looked for an end
+    assert endpoints.next_link(response) is None  # took hours with a search for the end of each
 
 
 def test_length_of_thousands_of_digits_is_invalid():
     kind = b"application/vnd.oci.image.manifest.v1+json"
-    digits = b"9" * 5000  # more than int() takes
+    digits = b"9" * 5000  # more than int() accepts
     response = response_of(b"HTTP/1.1 200 OK\r\nContent-Length: " + digits + b"\r\nContent-Type: " + kind + b"\r\n\r\n")
     assert endpoints.descriptor_of(response, "sha256:" + "0" * 64) is None
 
@@ -238,11 +238,11 @@ def test_bcrypt_cost_in_non_ascii_digits_is_invalid():
         HtpasswdEntries.parse("ada:$2y$\u0661\u0660$" + "a" * 53)
 
 
-# Tars, which the standard library reads
+# Tar archives that the standard library reads
 
 
 def header(name, size, kind=b"0") -> bytes:
-    """A header with any size."""
+    """Build a header with any size."""
     block = bytearray(tarfile.TarInfo(name).tobuf(tarfile.GNU_FORMAT))
     block[124:136] = (size & ((1 << 96) - 1)).to_bytes(12, "big") if size < 0 else b"%011o\0" % size
     block[156:157] = kind
@@ -261,14 +261,14 @@ def refused(path, content, error=ContentError):
 
 @pytest.mark.parametrize("kind", [b"0", b"x", b"L", b"S"])
 def test_tar_with_backward_entries_is_rejected(tmp_path, kind):
-    # CVE-2025-8194: tarfile went round in a circle
+    # CVE-2025-8194: tarfile looped indefinitely
     refused(
         tmp_path / "a.tar", header("a", 0) + header("b", -1024, kind) * 3 + bytes(1024), (ContentError, UnsafeArchive)
     )
 
 
 def test_tar_with_long_digit_header_is_fast(tmp_path):
-    # CVE-2024-6232: tarfile looked for the end of a number at each of its digits
+    # CVE-2024-6232: tarfile searched for the end of a number at each of its digits
     content = b"1" * (1 << 20)
     refused(tmp_path / "a.tar", header("a", len(content), b"x") + content + header("b", 0) + bytes(1024), UnsafeArchive)
 
@@ -278,7 +278,7 @@ def test_tar_of_nested_extended_headers_is_rejected(tmp_path):
 
 
 def test_sparse_blob_is_rejected_before_writing(tmp_path):
-    # A few bytes, that would become any number of zeros
+    # A few bytes that expand to any number of zeros
     fields = {
         "GNU.sparse.major": "1",
         "GNU.sparse.minor": "0",
@@ -301,7 +301,7 @@ def test_docker_layer_with_unverifiable_digest_is_rejected(tmp_path, diff_id):
         read_docker_archive(tmp_path / "a.tar", MemoryStore())
 
 
-# Addresses
+# URLs
 
 
 @pytest.mark.parametrize("address", ["https://ada:S3kr3t@[::1/", "https://ada:S3kr3t@h\u2100/"])
@@ -319,7 +319,7 @@ def test_message_about_long_url_is_short(url):
     assert len(str(caught.value)) < 500
 
 
-# Answers
+# Responses
 
 
 def test_range_of_thousands_of_digits_is_a_mismatch(server, repository):
@@ -352,7 +352,7 @@ def test_empty_link_relation_is_accepted(rel):
     assert (endpoints.next_link(response) is None) == (not rel.strip('" '))
 
 
-# Secrets that can't be sent
+# Secrets that cannot be sent
 
 
 @pytest.mark.parametrize(
@@ -363,7 +363,7 @@ def test_empty_link_relation_is_accepted(rel):
     ],
 )  # fmt: skip
 def test_unsendable_secret_is_rejected_and_hidden(fields):
-    # The libraries that send headers say which value they don't take
+    # The libraries that send headers quote the invalid value in their errors
     with pytest.raises(CredentialsError) as caught:
         Credentials(**fields)
     message_is_safe(caught.value, "S3kr3t")

@@ -1,4 +1,4 @@
-"""The whole client, over a socket."""
+"""The whole client over a socket."""
 
 import contextlib
 import itertools
@@ -20,7 +20,7 @@ from tests.fuzz.target import INDEX_TYPE, LAYER_TYPE, MANIFEST_TYPE, SHA, TARGET
 
 
 class _Parrot(threading.Thread):
-    """Says the same to everybody who connects, and hangs up."""
+    """A server that sends the same response to every client and closes the connection."""
 
     def __init__(self, said: bytes) -> None:
         super().__init__(daemon=True)
@@ -39,7 +39,7 @@ class _Parrot(threading.Thread):
                     connection.sendall(self._said.replace(b"HOST", self.host.encode()))
                     connection.shutdown(socket.SHUT_WR)
                     connection.settimeout(0.05)
-                    while connection.recv(1 << 16):  # else the answer could be lost to a reset
+                    while connection.recv(1 << 16):  # otherwise a reset could discard the response
                         pass
 
     def close(self) -> None:
@@ -61,7 +61,7 @@ class _Parrot(threading.Thread):
     examples=12,
 )  # fmt: skip
 def wire(data: bytes) -> None:
-    """Some verbs of a repository, whatever the server says."""
+    """Call some verbs of a repository for any response."""
     parrot = _Parrot(data)
     network = Network(retries=0, max_wait=0.0, read_timeout=1.0, connect_timeout=1.0, total_timeout=0.3)
     transport = Transport(parrot.host, network=network, keychain=Keychain(environ={}))
@@ -75,7 +75,7 @@ def wire(data: bytes) -> None:
             lambda: place.resolve(SHA), lambda: place.fetch(leaf), lambda: place.open(blob).read(), lambda: place.referrers(leaf), lambda: place.exists(blob),
             lambda: place.push_bytes(blob, b"content"), lambda: place.push_bytes(leaf, LEAF), lambda: place.untag("v1"), lambda: place.delete(leaf), place.can_push,
         )  # fmt: skip
-        # Not all of them each time: some are patient, and wait before they ask again
+        # Not all verbs each time: some wait before they retry
         for verb in random.Random(zlib.crc32(data)).sample(verbs, 4):
             typed(verb)
     finally:

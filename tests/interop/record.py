@@ -1,4 +1,4 @@
-"""Record the cassettes anew, from real registries on this machine: python -m tests.interop.record [KIND | SCENARIO]…"""
+"""Record the cassettes from real registries on this machine: python -m tests.interop.record [KIND | SCENARIO]..."""
 
 import contextlib
 import copy
@@ -20,7 +20,7 @@ from tests.support.token_server import TokenServer
 FOLDER = Path(__file__).resolve().parents[2] / "cassettes"
 LIMIT = 64 << 10  # bytes of a cassette
 
-#: What a client reads of a response; the rest is noise, and may be a secret.
+#: Response headers that clients read. Other headers are noise and may contain secrets.
 RESPONSE_HEADERS = {
     "content-length", "content-range", "content-type", "docker-content-digest", "docker-distribution-api-version",
     "etag", "link", "location", "oci-chunk-min-length", "oci-filters-applied", "oci-subject", "oci-tag", "range",
@@ -34,7 +34,7 @@ def cassette(kind: str, scenario: str) -> Path:
 
 
 def recorder(mode: str) -> vcr.VCR:
-    """A recorder ("all") or player ("none") that keeps nothing secret."""
+    """Return a recorder ("all") or player ("none") that stores no secret."""
     return vcr.VCR(
         record_mode=mode,
         match_on=["method", "scheme", "host", "port", "path", "query"],
@@ -44,7 +44,7 @@ def recorder(mode: str) -> vcr.VCR:
 
 
 def scrubbed_request(request: Any) -> Any:
-    """Only headers that matter; of who asks, only how."""
+    """Remove request headers without meaning, and the secret part of Authorization."""
     headers = {
         name: f"{value.partition(' ')[0]} scrubbed" if name.lower() == "authorization" else value
         for name, value in request.headers.items()
@@ -55,7 +55,7 @@ def scrubbed_request(request: Any) -> Any:
 
 
 def scrubbed_response(response: dict[str, Any]) -> dict[str, Any]:
-    """Only headers that clients read; no token."""
+    """Remove response headers that clients ignore, and tokens."""
     clean = copy.deepcopy(response)
     clean["headers"] = {
         name: values for name, values in response["headers"].items() if name.lower() in RESPONSE_HEADERS
@@ -73,7 +73,7 @@ def scrubbed_response(response: dict[str, Any]) -> dict[str, Any]:
 
 
 class NamedTokenServer(TokenServer):
-    """Called by the name that cassettes know it by."""
+    """A registry under its name in cassettes."""
 
     @property
     def realm(self) -> str:
@@ -82,7 +82,7 @@ class NamedTokenServer(TokenServer):
 
 @contextlib.contextmanager
 def running(kind: str, access: str) -> Iterator[dict[str, str]]:
-    """A registry; gives the addresses behind the names in cassettes."""
+    """Start a registry and yield the addresses for the names in cassettes."""
     with contextlib.ExitStack() as stack:
         options: dict[str, Any] = {}
         addresses = {}
@@ -97,7 +97,7 @@ def running(kind: str, access: str) -> Iterator[dict[str, str]]:
 
 @contextlib.contextmanager
 def named(addresses: dict[str, str]) -> Iterator[None]:
-    """Connections to the names go to the addresses: URLs, and what registries make of them, are the same each time."""
+    """Route connections by name to addresses, so that URLs are equal in each recording."""
     original = urllib3.util.connection.create_connection
 
     def create_connection(address: tuple[str, int], *args: Any, **kwargs: Any) -> Any:
@@ -118,7 +118,7 @@ def record(kind: str, name: str, addresses: dict[str, str]) -> None:
     try:
         _record(path, kind, name, addresses)
     except BaseException:
-        path.unlink(missing_ok=True)  # the recording of a failure
+        path.unlink(missing_ok=True)  # a failed recording
         raise
     print(f"{path.relative_to(FOLDER.parent)}  {path.stat().st_size} bytes")
 

@@ -1,7 +1,7 @@
-"""What is asked of a registry, recorded once (`python -m tests.interop.record`) and replayed by tests/interop/test_cassettes.py.
+"""Scenarios of requests, recorded once (`python -m tests.interop.record`) and replayed by tests/interop/test_cassettes.py.
 
-Each scenario runs against a fresh repository of its own name, one request after the other, with content that is the
-same each time; it asserts what it gets, so that a recording of a failure can't be kept.
+Each scenario uses a fresh repository, sends its requests in sequence, and has the same content each time. It checks its
+results, so that a failure cannot be recorded.
 """
 
 import contextlib
@@ -26,7 +26,7 @@ from ocikit.transfer.plan import copy
 
 from tests.contracts.store import on, push_index
 
-#: What the cassettes call the registry and the token server, whatever their ports were.
+#: Names of the registry and the token server in cassettes, for any port.
 REGISTRY, TOKENS = "registry.test", "auth.test"
 
 ADA = ("ada", "lovelace")
@@ -37,10 +37,10 @@ REPORT = "application/vnd.example.report.v1+json"
 
 @frozen
 class Scenario:
-    """One recording."""
+    """One scenario."""
 
     run: Callable[["Place"], None]
-    #: "" (anyone may do anything), "htpasswd" or "token".
+    #: "" (no access control), "htpasswd" or "token".
     access: str = ""
 
     @property
@@ -50,17 +50,17 @@ class Scenario:
 
 @frozen
 class Place:
-    """Where a scenario runs."""
+    """The environment of a scenario."""
 
-    #: Of the registry: distribution2, distribution3, olareg.
+    #: Kind of registry: distribution2, distribution3, olareg.
     kind: str
-    #: For files.
+    #: A folder for files.
     folder: Path
     name: str
 
     @contextlib.contextmanager
     def session(self, credentials: Any = ANONYMOUS) -> Iterator[Session]:
-        """A session that talks plain http to the registry, one request after the other."""
+        """Return a session with plain HTTP and one request at a time."""
         network = Network(schemes={REGISTRY: "http"}, retries=0)
         cache = tempfile.mkdtemp(prefix="cache-", dir=self.folder)
         if isinstance(credentials, tuple):
@@ -72,7 +72,7 @@ class Place:
         return f"{REGISTRY}/scenario/{self.name}{part}:{tag}"
 
     def files(self) -> Path:
-        """A folder with FILES."""
+        """Write a folder with FILES."""
         for name, content in FILES.items():
             (self.folder / "files" / name).parent.mkdir(parents=True, exist_ok=True)
             (self.folder / "files" / name).write_bytes(content)
@@ -80,7 +80,7 @@ class Place:
 
 
 class Fates(Progress):
-    """What became of each piece of content."""
+    """Return the outcome of each piece of content."""
 
     def __init__(self) -> None:
         self.seen: list[str] = []
@@ -114,7 +114,7 @@ def push_and_pull(place: Place) -> None:
         assert {name: (place.folder / "back" / name).read_bytes() for name in FILES} == FILES
 
 
-#: The artifact's digest is the same on every registry, and from one version of ocikit to the next.
+#: The digest of the artifact is equal on every registry and in every version of ocikit.
 DIGEST = "sha256:60e6d46fa4c1691ee017f9956d66326327271a3118714595591997d00e676943"
 
 
@@ -134,7 +134,7 @@ def pages_of_tags(place: Place) -> None:
         repository = session.repository(place.reference())
         pages = list(repository.list_tags(n=2))
         if place.kind == "distribution2":
-            # All at once, in no order, whatever was asked for
+            # All names at once, unordered, for any requested number
             assert [sorted(page) for page in pages] == [names]
         else:
             assert pages == [["v1", "v2"], ["v3", "v4"], ["v5"]]
@@ -280,7 +280,7 @@ SCENARIOS: Mapping[str, Scenario] = {
     )
 }
 
-#: Registries that cassettes are recorded from, and what access they can ask for.
+#: Registries with cassettes, and the kinds of access that they support.
 KINDS: Mapping[str, tuple[str, ...]] = {
     "distribution2": ("", "htpasswd", "token"),
     "distribution3": ("", "htpasswd", "token"),

@@ -1,4 +1,4 @@
-"""What real registries once answered: the scenarios replayed, without network or registry."""
+"""Recorded traffic of real registries, replayed without network or registry."""
 
 import base64
 import json

@@ -1,4 +1,4 @@
-"""A real image through a real registry: what ocikit unpacks is what umoci unpacks."""
+"""A real image through a real registry: ocikit and umoci unpack equal trees."""
 
 import os
 
@@ -15,10 +15,10 @@ pytestmark = [
     pytest.mark.skipif(os.geteuid() != 0, reason="umoci gives files their owners as root only"),
 ]
 
-#: Everything that a root file system has.
+#: The top-level folders of a root file system.
 WHOLE = {"owner": True, "special": True, "keep_setuid": True, "xattrs": True}
 
-#: Folders that the opaque layer writes into without an entry of their own: umoci leaves them the time of unpacking.
+#: Folders without an entry of their own in the opaque layer: umoci gives them the time of unpacking.
 UNTIMED = {"srv/replaced", "srv/replaced/deep"}
 
 
@@ -36,12 +36,12 @@ def session(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def expected(debian, tmp_path_factory):
-    """What umoci makes of the image."""
+    """Unpack the image with umoci."""
     return everything(images.unpack(debian.oci, debian.tag, tmp_path_factory.mktemp("umoci") / "bundle"))
 
 
 def everything(root):
-    """Paths, types, modes, owners, times, link targets and groups, contents, attributes."""
+    """Return paths, types, modes, owners, times, link targets and groups, contents and attributes."""
     found = images.snapshot(root, times=True)
     for name, entry in found.items():
         path = root / name
@@ -51,7 +51,7 @@ def everything(root):
 
 
 def differences(ours, theirs):
-    """What two trees differ in, the first few of it."""
+    """Return the first differences between two trees."""
     names = [name for name in sorted({*ours, *theirs}) if ours.get(name) != theirs.get(name)]
     return [(name, ours.get(name), theirs.get(name)) for name in names[:10]]
 

@@ -1,7 +1,7 @@
-"""Who reads what whom wrote: four clients push, the same four pull, through real registries.
+"""Interoperability: four clients push, and the same four pull, through real registries.
 
-`python -m tests.tools.interop_table` runs this and prints the table. Where a tool can't do a thing, `CANNOT` says so in the
-tool's own words, and the test sees to it that it still can't: the table stays true.
+`python -m tests.tools.interop_table` runs this and prints the table. `CANNOT` has the unsupported cells with the tool's
+message. The test checks that each one still fails, so the table stays true.
 """
 
 import contextlib
@@ -23,13 +23,13 @@ pytestmark = pytest.mark.interop
 TOOLS = ("ocikit", "oras", "crane", "skopeo")
 LISTERS = ("ocikit", "oras", "regctl")
 
-#: (what is done, by which tool, with which content): the tool's own words, as a pattern.
+#: (operation, tool, content): a pattern for the tool's message.
 CANNOT: dict[tuple[str, str, str], str] = {
     ("push", "skopeo", "nested"): "received a manifest list instead of a manifest for a single image",
     ("pull", "skopeo", "nested"): "received a manifest list instead of a manifest for a single image",
 }
 
-#: Who leaves a referrer out of the list at the fallback tag; a registry with the referrers API makes its own.
+#: Tools that do not list a referrer at the fallback tag. A registry with the referrers API builds its own list.
 FORGETS = {"skopeo"}
 
 REF_NAME = "org.opencontainers.image.ref.name"
@@ -42,10 +42,10 @@ FILES = {
 
 
 class Failed(Exception):
-    """A tool exited with an error; the message is what it printed."""
+    """A tool failed; the message is its output."""
 
 
-# What is pushed --------------------------------------------------------------------------------------------------------
+# Content ---------------------------------------------------------------------------------------------------------------
 
 
 @frozen
@@ -62,20 +62,20 @@ class Content:
 
 @pytest.fixture(scope="session")
 def contents(tmp_path_factory) -> dict[str, Content]:
-    """Each content as a layout that no client wrote."""
+    """Write each content as a layout without any client."""
     folder = tmp_path_factory.mktemp("contents")
     return {name: write(folder / name) for name, write in WRITERS.items()}
 
 
 def flat(folder: Path) -> Content:
-    """A multi-platform image."""
+    """Write a multi-platform image."""
     start(folder)
     index = {"mediaType": images.INDEX, "manifests": [image(folder, "amd64"), image(folder, "arm64")]}
     return finish(folder, document(folder, index))
 
 
 def nested(folder: Path) -> Content:
-    """A multi-platform image, a part of which is an index of its own."""
+    """Write a multi-platform image that contains a nested index."""
     start(folder)
     inner = {"mediaType": images.INDEX, "manifests": [image(folder, "amd64"), image(folder, "arm64")]}
     outer = {"mediaType": images.INDEX, "manifests": [document(folder, inner), image(folder, "s390x")]}
@@ -83,13 +83,13 @@ def nested(folder: Path) -> Content:
 
 
 def artifact(folder: Path) -> Content:
-    """Three files in folders."""
+    """Write three files in folders."""
     start(folder)
     return finish(folder, bundle(folder, FILES))
 
 
 def referrer(folder: Path) -> Content:
-    """A report about the three files."""
+    """Write a report about the three files."""
     start(folder)
     subject = bundle(folder, FILES)
     return finish(folder, bundle(folder, {"report.txt": b"all is well\n"}, subject=subject))
@@ -116,7 +116,7 @@ def finish(folder: Path, root: dict[str, Any]) -> Content:
 
 
 def document(folder: Path, content: dict[str, Any]) -> dict[str, Any]:
-    # Indented: whoever writes it anew instead of copying it changes its digest
+    # Indented, so that re-encoding changes its digest
     return images.put(folder, content["mediaType"], json.dumps({"schemaVersion": 2} | content, indent=2).encode())
 
 
@@ -140,7 +140,7 @@ def bundle(folder: Path, files: dict[str, bytes], **more: Any) -> dict[str, Any]
 
 
 def reachable(layout: Path, root: dict[str, Any]) -> dict[str, bytes]:
-    """{digest: bytes} of a root and all that it consists of, by nobody's library."""
+    """Return {digest: bytes} of a root and all its parts, without any library."""
     raw = images.blob(layout, root["digest"]).read_bytes()
     found = {root["digest"]: raw}
     if root["mediaType"] in {images.MANIFEST, images.INDEX}:
@@ -163,9 +163,9 @@ def tool(name: str, *arguments: str | Path, **options: Any) -> str:
 
 
 def push(name: str, what: str, content: Content, reference: str, home: Path) -> Content:
-    """Push; gives what should be on the registry now."""
+    """Push content and return what the registry should have."""
     if what == "artifact" and name in {"ocikit", "oras"}:
-        # They push files, and write the manifest themselves
+        # These tools push files and write the manifest themselves
         for path, data in FILES.items():
             (home / path).parent.mkdir(parents=True, exist_ok=True)
             (home / path).write_bytes(data)
@@ -182,10 +182,10 @@ def push(name: str, what: str, content: Content, reference: str, home: Path) -> 
 
 
 def pull(name: str, what: str, expected: Content, reference: str, home: Path) -> None:
-    """Pull, and see that every byte is right."""
+    """Pull content and check every byte."""
     layout = home / "layout"
     transfer(name, reference, f"oci:{layout}:v1", home)
-    # crane gives no names, oras gives the parts of the root entries, too
+    # crane writes no names; oras also writes entries for the parts of the root
     entries = json.loads((layout / "index.json").read_bytes())["manifests"]
     names = {entry["digest"]: entry.get("annotations", {}).get(REF_NAME) for entry in entries}
     assert names[expected.digest] == (None if name == "crane" else "v1")
@@ -231,7 +231,7 @@ def ocikit_in(home: Path) -> Session:
 
 @define
 class Pushes:
-    """What each tool pushed to each registry, or why it couldn't: done once, pulled by all."""
+    """Push with each tool to each registry once, for all pulls; store the reason of a failure."""
 
     contents: dict[str, Content]
     folder: Path
@@ -253,7 +253,7 @@ class Pushes:
 
     @property
     def subject(self) -> Content:
-        # Not what ocikit and oras make of the same files: the referrer names this one
+        # Not the manifest that ocikit and oras build from the same files: the referrer names this one
         content = self.contents["artifact"]
         return Content(content.layout, json.loads((content.layout / "index.json").read_bytes())["manifests"][0])
 
@@ -303,7 +303,7 @@ def test_referrer_of_one_tool_is_listed_by_another(registry, writer, lister, pus
 
 
 def listed(name: str, registry: peers.Registry, subject: str, home: Path) -> set[tuple[str, str]]:
-    """Digests and types of the referrers."""
+    """Return the digests and types of the referrers."""
     match name:
         case "ocikit":
             with ocikit_in(home) as session:
@@ -319,7 +319,7 @@ def listed(name: str, registry: peers.Registry, subject: str, home: Path) -> set
 
 
 def test_referrers_of_several_tools_are_listed_by_all(registry, repo, tmp_path):
-    # One after the other: on distribution each has to keep what the others wrote at the fallback tag
+    # In sequence: on distribution, each tool must keep the others' entries at the fallback tag
     subject = registry.reference(repo, "v1")
     host = ("--host", f"reg={registry.host},tls=disabled")
     kinds = [f"application/vnd.example.{name}" for name in ("first", "second", "third", "fourth")]
@@ -338,7 +338,7 @@ def test_referrers_of_several_tools_are_listed_by_all(registry, repo, tmp_path):
         seen = [listed(name, registry, subject, tmp_path) for name in LISTERS]
         assert seen[0] == seen[1] == seen[2]
         assert {kind for _, kind in seen[0]} == set(kinds)
-        # And a copy takes them all along, to a layout and on to another repository, where again all list them
+        # A copy includes all referrers, to a layout and to another repository, where every tool lists them
         session.copy(subject, f"oci:{tmp_path / 'layout'}", referrers=True)
         copied = registry.reference(f"{repo}-copy", "v1")
         session.copy(f"oci:{tmp_path / 'layout'}:v1", copied, referrers=True)

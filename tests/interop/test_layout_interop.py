@@ -1,4 +1,4 @@
-"""Layouts and archives that ocikit's verbs wrote are others' too, and the reverse; test_layout.py has the layouts of oras and crane."""
+"""Layouts and archives of ocikit's verbs, read by other tools, and the reverse. tests/unit/store has those of oras and crane."""
 
 import json
 
@@ -20,7 +20,7 @@ def session(tmp_path):
 
 @pytest.fixture
 def source(tmp_path):
-    """An image in a layout that no tool wrote."""
+    """Write an image as a layout without any tool."""
     return images.small(tmp_path / "source", tag="v1")
 
 

@@ -1,4 +1,4 @@
-"""The peers work: registries answer, clients push and pull, tokens open doors, images are what they claim."""
+"""The peers work: registries respond, clients push and pull, tokens grant access, images have the documented content."""
 
 import base64
 import json

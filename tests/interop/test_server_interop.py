@@ -1,7 +1,7 @@
-"""Everybody else's clients at our registry: what each pushes all pull, mounts, and referrers.
+"""Other clients at our registry: pushes and pulls between all of them, mounts, and referrers.
 
-tests/interop/test_interop.py has oras, crane and skopeo here as at every registry; this adds regctl, buildah and containerd, and
-what only our own log can tell.
+tests/interop/test_interop.py runs oras, crane and skopeo at our registry too. This module adds regctl, buildah and
+containerd, and checks of our access log.
 """
 
 import json
@@ -28,7 +28,7 @@ def ours():
 
 @pytest.fixture(scope="module")
 def containerd(tmp_path_factory):
-    """A containerd of our own; only its content store is used, which needs no namespaces."""
+    """Start containerd. Only its content store is used, which needs no namespaces."""
     folder = tmp_path_factory.mktemp("containerd")
     program = peers.find("containerd")
     peers.find("ctr")
@@ -49,13 +49,13 @@ def containerd(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def content(tmp_path_factory):
-    """A multi-platform image as a layout that no client wrote."""
+    """Write a multi-platform image as a layout without any client."""
     return flat(tmp_path_factory.mktemp("flat"))
 
 
 @pytest.fixture(scope="module")
 def pushed(ours, content, containerd, tmp_path_factory):
-    """Who pushed the image where: done once for each client."""
+    """Push the image with each client once."""
     done = {}
 
     def push(writer):
@@ -76,7 +76,7 @@ def transfer(name, source, target, home, containerd, ours):
             ends = [end.replace("oci:", "ocidir://") if end.startswith("oci:") else end for end in (source, target)]
             peers.run("regctl", "--host", f"reg={ours.host},tls=disabled", "image", "copy", *ends)
         case "ctr" if pushing:
-            # It pushes what it has: that begins as somebody else's
+            # It pushes local content only, which comes from another client first
             elsewhere = ours.reference("t/for-ctr", "v1")
             test_interop.transfer("crane", source, elsewhere, home)
             ctr(containerd, "content", "fetch", "--plain-http", "--all-platforms", elsewhere)
@@ -107,11 +107,11 @@ def test_artifact_of_one_client_is_pulled_by_another(writer, reader, pushed, our
 
 
 def test_buildah_pulls_and_pushes(ours, pushed, tmp_path):
-    """It keeps an image unpacked, and packs its layers anew: the config stays."""
+    """buildah stores an image unpacked and packs its layers again: the config stays."""
     storage = ("--root", tmp_path / "root", "--runroot", tmp_path / "run", "--storage-driver", "vfs")
     source, target = pushed("crane"), ours.reference("t/by-buildah", "v1")
     (tmp_path / ".docker").mkdir()
-    (tmp_path / ".docker" / "config.json").write_text("{}")  # the file that it is told to look into must be there
+    (tmp_path / ".docker" / "config.json").write_text("{}")  # the file in the argument must exist
     amd64 = ("--platform", "linux/amd64")
     peers.run(
         "buildah",
@@ -135,14 +135,14 @@ def test_buildah_pulls_and_pushes(ours, pushed, tmp_path):
 
 
 def requests_to(ours, pattern):
-    """The access log's records whose path and query match."""
+    """Return the access log's records whose path and query match."""
     records = [json.loads(line) for line in ours.log.read_text().splitlines() if line.startswith("{")]
     return [record for record in records if re.search(pattern, record.get("path", ""))]
 
 
 @pytest.mark.parametrize("client", ["ocikit", "oras", "crane", "skopeo", "regctl", "ctr"])
 def test_copy_between_repositories_is_mount(client, ours, pushed, containerd, tmp_path):
-    """Nobody sends bytes that the registry has already: the log has mounts, and no body to speak of."""
+    """Clients do not send bytes that the registry has: the log shows mounts and nearly no bodies."""
     source, target = pushed("crane"), ours.reference(f"t/mounted-{client}", "v1")
     match client:
         case "ocikit":

@@ -330,7 +330,7 @@ def a_registry_that_changes_its_realm_to_http_midway_gets_nothing_there(scene):
 @attack("GHSA-xf85-363p-868w (CVE-2026-48978)", "a second challenge with another realm, after the first one rotated the refresh token",
         ends="nothing|Unauthorized|RegistryError")  # fmt: skip
 def what_one_token_server_gave_is_not_sent_to_another(scene):
-    """A registry names its realm, and the user's own credential goes there; what a former realm gave stays with that."""
+    """A registry changes its realm. Each realm gets its own credentials, and tokens of the former realm stay there."""
     ref = scene.artifact(scene.layer(CONTENT))
     scene.protect()
     scene.auth.on("POST", "/token", times=None, status=200, body=json.dumps({"token": TOKEN, "refresh_token": PASSWORD}).encode())  # fmt: skip
@@ -351,7 +351,7 @@ def what_one_token_server_gave_is_not_sent_to_another(scene):
 def another_registry_gets_nothing_of_this_ones(scene):
     scene.protect()
     scene.user(lambda: scene.session.inspect(scene.artifact(scene.layer(CONTENT))))
-    scene.challenge(f"{scene.auth.url}/token", scene.evil)  # the very realm of the registry that they are for
+    scene.challenge(f"{scene.auth.url}/token", scene.evil)  # the registry's own realm
     scene.evil.manifest("a/b", {"x": 1}, "v1")
     before = len(scene.auth.requests)
     scene.auth.on("GET", "/token", times=None, status=200, body=b'{"token": "anonymous"}')
@@ -372,7 +372,7 @@ def a_login_is_checked_with_its_own_registry_alone(scene):
     assert scene.evil.requests and not (scene.root / "house/.docker/config.json").exists()
 
 
-# Layers that are elsewhere
+# Layers on other hosts
 
 
 @attack("CVE-2020-15157", "a foreign layer whose URL {}", ends="nothing|UnsafeArchive|ContentError|BlobUnknown",
@@ -391,7 +391,7 @@ def the_urls_of_foreign_layers_are_not_asked(scene, where):
     assert not scene.evil.requests and not scene.trap.connections
 
 
-# Surroundings
+# Environment
 
 
 @attack(
@@ -427,7 +427,7 @@ def the_proxys_password_stays_with_the_proxy(scene, scheme):
     assert proxy.requests and not scene.evil.requests and not scene.trap.requests
     assert proxy.requests[0].headers["Proxy-Authorization"].startswith("Basic ")
     if scheme == "https":
-        assert {r.method for r in proxy.requests} == {"CONNECT"}  # what is inside the tunnel is the registry's alone
+        assert {r.method for r in proxy.requests} == {"CONNECT"}  # only the registry sees the content of the tunnel
 
 
 @attack("docker-credential-helpers", "credHelpers in config.json: {!r}", each={n: n for n in ("../../attacker/run", "/bin/sh", "a/b", "x\x00y", "-h", "x;touch pwned", "$(touch pwned)", "..", "")},

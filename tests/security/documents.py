@@ -1,4 +1,4 @@
-"""Documents that lie: about sizes, digests, types and what they belong to."""
+"""Documents with false sizes, digests, types and relations."""
 
 import json
 import os
@@ -15,11 +15,11 @@ REFUSED = "InvalidDocument|SizeMismatch|ContentError|ConnectionFailed|UnsafeArch
 
 
 def everything(scene, ref):
-    """Whatever a user may do with an artifact."""
+    """Run every call that a user has for an artifact."""
     with scene.memory():
         scene.user(lambda: scene.session.pull(ref, "out"))
         if not scene.ends[-1] or isinstance(scene.ends[-1], ConnectionFailed):
-            return  # it is resumed a few times, whatever the verb
+            return  # every verb resumes it a few times
         scene.user(lambda: scene.session.pull(ref))
         scene.user(lambda: scene.session.copy(ref, "oci:copy:v1"))
         scene.user(lambda: scene.session.open(ref, "file").read(100))
@@ -71,7 +71,7 @@ def the_size_of_a_referrer_is_a_claim_and_sets_no_memory_aside(scene, size):
 
 
 def layout(scene, **changed):
-    """A layout of the attacker's with one manifest; gives its folder."""
+    """Write the attacker's layout with one manifest and return its folder."""
     place = scene.root / "attacker" / "layout"
     (place / "blobs/sha256").mkdir(parents=True)
     (place / "oci-layout").write_text('{"imageLayoutVersion": "1.0.0"}')
@@ -159,7 +159,7 @@ def a_huge_document_of_a_layout_is_not_read(scene, what):
 
 
 def replaced(place, what):
-    """The path of a part of a layout, with nothing there any more."""
+    """Return the path of a part of a layout, after removing it."""
     if what == "blobs/sha256":
         (place / what).rename(place / "aside")
         return place / what
@@ -173,7 +173,7 @@ def replaced(place, what):
 @attack("image-layout", "a push to a layout whose {} leads out of it", each={n: n for n in ("blobs", "blobs/sha256", "index.json", ".ocikit", "oci-layout")},
         ends=f"nothing|{REFUSED}|NotFound")  # fmt: skip
 def a_push_to_a_hostile_layout_writes_nothing_elsewhere(scene, what):
-    """A layout belongs to whoever made it: a link there is followed, but nothing that is there already is changed."""
+    """A layout's owner may place links in it: they are followed, but no existing file is changed."""
     place = scene.root / "attacker/layout"
     outside = scene.root / "attacker/outside"
     place.mkdir()
@@ -190,7 +190,7 @@ def a_push_to_a_hostile_layout_writes_nothing_elsewhere(scene, what):
     scene.user(lambda: scene.session.push(f"oci:{place}:v1", "file"))
 
 
-# Lies about content
+# False content
 
 
 LIES = {"other bytes than the digest's": b"evil!!!", "more bytes": CONTENT + b"!", "fewer bytes": CONTENT[:3]}
@@ -206,7 +206,7 @@ def a_blob_that_is_not_what_its_digest_says_is_not_kept(scene, body):
     ref = scene.artifact(scene.layer(CONTENT))
     scene.registry.on("GET", f".*/blobs/{sha256(CONTENT)}", times=None, status=200, body=body)
     scene.user(lambda: scene.session.pull(ref, "out"))
-    if len(body) >= len(CONTENT):  # else it is resumed a few times, whatever the verb
+    if len(body) >= len(CONTENT):  # other verbs resume it a few times
         scene.user(lambda: scene.session.pull(ref))
         scene.user(lambda: scene.session.copy(ref, "oci:copy:v1"))
         scene.user(lambda: scene.session.open(ref, "file").read())

@@ -1,4 +1,4 @@
-"""Files that lead out of their folder: titles of artifacts, archives of layers, and archives that are a layout."""
+"""Path traversal: titles of artifacts, archives of layers, and archives of layouts."""
 
 import copy
 import json
@@ -15,7 +15,7 @@ from ocikit.store.layout.docker import read_docker_archive
 from tests.security.attacks import attack, entry, folder, hard, link, sha256, tar, zipped
 
 CONTENT = b"evil"
-LONG = "d" * 247  # cpython#135034: sixteen of these are longer than realpath looks
+LONG = "d" * 247  # cpython#135034: sixteen of these exceed the length that realpath checks
 UNSAFE = "UnsafeArchive|ContentError"
 
 
@@ -110,7 +110,7 @@ def the_records_of_a_folder_are_not_written_through_a_link(scene):
 
 
 def path_max():
-    """CVE-2025-4517: realpath stops at PATH_MAX, and what stands behind isn't looked at."""
+    """Build the path of CVE-2025-4517: realpath stops at PATH_MAX and does not check the rest."""
     members, path = [], ""
     for step in "abcdefghijklmnop":
         members += [folder(path + LONG), link(path + step, LONG)]
@@ -121,7 +121,7 @@ def path_max():
 
 
 def sparse(size):
-    """A file of that size that is all hole. GNU PAX 1.0."""
+    """Build a sparse file of that size without data. GNU PAX 1.0."""
     body = b"0\n".ljust(512, b"\0")
     headers = {
         "GNU.sparse.major": "1",
@@ -212,7 +212,7 @@ ARCHIVES_END = f"nothing|{UNSAFE}"
 
 
 def built(scene, members):
-    """A tar of members, with {root} in targets of links the scene's."""
+    """Build a tar of members, with {root} in link targets replaced by the scene's root."""
     copies = [(copy.copy(info), content) for info, content in members]
     for info, _ in copies:
         info.linkname = info.linkname.replace("{root}", str(scene.root))
@@ -220,7 +220,7 @@ def built(scene, members):
 
 
 def data_layer(scene, packed, title="data"):
-    """A folder of data, as a push makes one."""
+    """Write a folder of data like that of a push."""
     unpack = {"org.opencontainers.image.title": title, "io.deis.oras.content.unpack": "true",
               "io.deis.oras.content.digest": sha256(packed)}  # fmt: skip
     return scene.layer(zipped(packed), title, mediaType=media_types.OCI_LAYER_GZIP, annotations=unpack)
@@ -271,7 +271,7 @@ def a_layer_goes_nowhere_through_the_links_of_another(scene, members):
 
 
 def zeros(size, pack):
-    """A tar with one file of so many zeros, packed piece by piece."""
+    """Build a tar with one file of so many zeros, packed in chunks."""
     info = tarfile.TarInfo("bomb")
     info.size = size
     return pack(info.tobuf()) + pack(bytes(1 << 20)) * (size >> 20)
@@ -296,7 +296,7 @@ def a_bomb_is_given_up_before_it_fills_anything(scene, make):
     assert sum(p.stat().st_size for p in scene.work.rglob("*") if p.is_file()) <= 300 << 20
 
 
-# Archives that are a layout
+# Archives of layouts
 
 
 def layout_tar(*more, index=None, manifest=None):

@@ -1,4 +1,4 @@
-"""Words that do something where they are shown: terminal codes, turned text, markup and line breaks in whatever is sent."""
+"""Hostile text: terminal codes, bidirectional controls, markup and line breaks in every field."""
 
 import json
 
@@ -15,7 +15,7 @@ HEADERS = {name: text for name, text in WORDS.items() if name in {"markup", "a t
 
 
 def show(scene, call):
-    """Let the user do something, and look at the result in every way that there is."""
+    """Run a call of the user and render the result in every way."""
     result = scene.user(call)
     for text in (repr(result), str(result)):
         scene.seen.append(text)

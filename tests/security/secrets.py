@@ -1,4 +1,4 @@
-"""Secrets in what is kept: values, errors and cassettes, as they are shown, logged and pickled."""
+"""Secrets in values, errors and cassettes, as they are shown, logged and pickled."""
 
 import base64
 import json
@@ -17,7 +17,7 @@ CONTENT = b"content"
 
 
 def kept(scene, *values):
-    """Look at values in every way that they may get into a log, a file or a notebook."""
+    """Render values in every form that may reach a log, a file or a notebook."""
     for value in values:
         texts = [repr(value), str(value), getattr(value, "_repr_html_", str)() or ""]
         if isinstance(value, BaseException):
@@ -50,7 +50,7 @@ def what_a_session_leaves_behind_has_no_secret(scene):
 @attack("secrets at rest", "{}", ends="Unauthorized|Denied|RegistryError|InvalidResponse|ConnectionFailed|TooLarge|RateLimited",
         each={f"{status} with what was sent, to {method}": (status, method) for status in (400, 401, 403, 429, 500) for method in ("GET", "POST")})  # fmt: skip
 def an_error_that_repeats_what_was_sent_shows_no_secret_of_ours(scene, what):
-    """A registry that echoes the Authorization header in its error: only the user sees that, but users paste errors."""
+    """A registry echoes the Authorization header in its error. Users paste errors, so the secret must be redacted."""
     status, method = what
     scene.artifact(scene.layer(CONTENT))
     scene.protect()
@@ -131,7 +131,7 @@ def a_damaged_file_of_credentials_is_not_quoted(scene, text):
 
 @attack("secrets at rest", "nothing: the cassettes in the repository are read", ends="nothing")
 def cassettes_have_no_credential(scene):
-    """A token of a test registry would do no harm; that one slips in would."""
+    """A leaked token of a test registry is harmless, but it shows that secrets can leak."""
     found = []
     for path in sorted((ROOT / "cassettes").rglob("*.yaml")):
         text = path.read_text()

@@ -1,4 +1,4 @@
-"""Attacks through the public verbs: the attacker gets nothing secret, and the user an error that can be read, or no harm."""
+"""Attacks through the public verbs: the attacker gets no secret, and the user gets a readable error or the right result."""
 
 import pytest
 

@@ -1,7 +1,7 @@
-"""A token server for registries that ask for Bearer tokens, as token.md, oauth.md and jwt.md describe it.
+"""A token server for registries with Bearer tokens, as token.md, oauth.md and jwt.md specify.
 
-It signs real tokens: CNCF distribution 2.8 and 3 accept them, given `certificate` as their root certificate bundle. Every
-request is kept in `requests`, so that a test can say what a client asked for, and as whom.
+It signs real tokens: CNCF distribution 2.8 and 3 accept them, with `certificate` as their root certificate bundle.
+`requests` records every request with its scopes and its user.
 """
 
 import base64
@@ -35,20 +35,20 @@ class TokenRequest:
 
     method: str
     path: str
-    #: Every parameter, of the query or of the form, with all its values. Passwords too: this is a test server.
+    #: Every parameter of the query or form with all its values, including passwords.
     parameters: Mapping[str, tuple[str, ...]]
     headers: Mapping[str, str]
-    #: What the client said, right or wrong: the user of Basic or of grant_type=password.
+    #: The claimed user, of Basic or of grant_type=password.
     user: str | None = None
-    #: Who it turned out to be; None is nobody in particular.
+    #: The authenticated user; None is anonymous.
     subject: str | None = None
     status: int = 0
-    #: The scopes that went into the token.
+    #: The scopes in the token.
     granted: tuple[str, ...] = ()
 
     @property
     def scopes(self) -> tuple[str, ...]:
-        """The scopes asked for, one each, from repeated parameters and from space-separated lists alike."""
+        """The requested scopes, from repeated parameters and from space-separated lists."""
         return tuple(scope for value in self.parameters.get("scope", ()) for scope in value.split())
 
     @property
@@ -57,43 +57,43 @@ class TokenRequest:
 
     @property
     def grant(self) -> str | None:
-        """grant_type of a POST."""
+        """The grant_type of a POST."""
         return next(iter(self.parameters.get("grant_type", ())), None)
 
 
 @define(eq=False)
 class TokenServer:
-    """Runs on a free loopback port; a context manager. Fields may be changed while it runs."""
+    """The token server on a free loopback port, a context manager. Its fields may change while it runs."""
 
     #: user: password
     users: dict[str, str] = field(factory=lambda: {"ada": "lovelace"}, repr=False)
-    #: user: {pattern of a repository, or of type:name: actions}. Users without an entry may do everything.
+    #: user: {pattern of a repository, or of type:name: actions}. Users without an entry have all permissions.
     rights: dict[str, dict[str, Iterable[str]]] = field(factory=dict)
-    #: The same for those who don't say who they are.
+    #: The same for anonymous clients.
     anonymous: dict[str, Iterable[str]] = field(factory=dict)
-    #: How the realm names this machine: crane follows no realm that is a loopback address, but follows a name.
+    #: The host name in the realm: crane rejects a realm with a loopback address, but accepts a name.
     hostname: str = "localhost"
     service: str = "registry.test"
     issuer: str = "ocikit tests"
 
-    #: seconds, as told to the client; None leaves it out
+    #: seconds, as sent to the client; None omits the field
     expires_in: int | None = 300
-    #: seconds until the token really expires, when that should differ; distribution 3 grants 60 more
+    #: seconds until the token really expires, if different; distribution 3 grants 60 more
     lifetime: int | None = None
     issued_at: bool = True
     only_access_token: bool = False
     only_token: bool = False
-    #: Scopes that make the whole exchange fail, as Docker Hub does for a mount source that one can't see
+    #: Scopes that make the whole exchange fail, as Docker Hub does for an invisible mount source
     refuse_scopes: set[str] = field(factory=set)
     refuse_status: int = 403
-    #: False answers 404, as servers without OAuth 2 do
+    #: False returns 404, as servers without OAuth 2 do
     post: bool = True
     get: bool = True
-    #: A new refresh token with each refresh; the old one stops working
+    #: Each refresh returns a new refresh token and invalidates the old one
     rotate: bool = False
-    #: The number of coming requests that fail with 503
+    #: The number of next requests that fail with 503
     outage: int = 0
-    #: "x5c" sends the certificate in the token's header; "kid" names the key in `jwks`, which only distribution 3 knows
+    #: "x5c" sends the certificate in the token's header; "kid" names the key in `jwks`, which only distribution 3 supports
     key_header: str = "x5c"
 
     requests: list[TokenRequest] = field(factory=list, init=False)
@@ -137,7 +137,7 @@ class TokenServer:
 
     @property
     def certificate(self) -> Path:
-        """What the registry trusts, as PEM: `auth.token.rootcertbundle`."""
+        """The registry's root certificate bundle as PEM: `auth.token.rootcertbundle`."""
         return self.folder / "certificate.pem"
 
     @property
@@ -146,12 +146,12 @@ class TokenServer:
         return self.folder / "jwks.json"
 
     def challenge(self, *scopes: str) -> str:
-        """A WWW-Authenticate value that sends a client here."""
+        """Return a WWW-Authenticate value with this server as its realm."""
         scope = f',scope="{" ".join(scopes)}"' if scopes else ""
         return f'Bearer realm="{self.realm}",service="{self.service}"{scope}'
 
     def sign(self, subject: str | None, scopes: Iterable[str], **claims: Any) -> str:
-        """A token for just these scopes, whatever the rights; claims replace those of the token."""
+        """Return a token for exactly these scopes, without a permission check. Claims replace those of the token."""
         now = int(time.time())
         lifetime = (
             self.lifetime if self.lifetime is not None else self.expires_in if self.expires_in is not None else 60
@@ -174,11 +174,11 @@ class TokenServer:
         return jwt.encode(payload | claims, self._key, algorithm="ES256", headers=headers)
 
     def claims(self, token: str) -> dict[str, Any]:
-        """What a token says, once its signature is checked."""
+        """Return the claims of a token after checking its signature."""
         return jwt.decode(token, self._key.public_key(), algorithms=["ES256"], audience=self.service)
 
     def granted(self, subject: str | None, scope: str) -> str | None:
-        """The part of a scope that this user has, or None."""
+        """Return the part of a scope that this user has, or None."""
         kind, name, actions = _parse_scope(scope)
         rights = self.anonymous if subject is None else self.rights.get(subject, {"*": ALL, "*:*": ALL})
         allowed: set[str] = set()
@@ -198,7 +198,7 @@ class TokenServer:
         return key | {"kid": fingerprint.finalize().hex(), "use": "sig", "alg": "ES256"}
 
     def _answer(self, request: TokenRequest, secret: str | None) -> tuple[TokenRequest, dict[str, Any]]:
-        """The request as it is to be remembered, and the body to send."""
+        """Return the request to record and the body to send."""
         with self._lock:
             if self.outage > 0:
                 self.outage -= 1
@@ -301,13 +301,13 @@ def _handler(server: TokenServer) -> type[BaseHTTPRequestHandler]:
                 self.wfile.write(content)
 
         def log_message(self, *_: object) -> None:
-            """Tests read `requests`."""
+            """Log nothing: tests read `requests`."""
 
     return Handler
 
 
 def _parse_scope(scope: str) -> tuple[str, str, list[str]]:
-    """type, name and actions. The name may have a colon: scope.md, a host's port."""
+    """Split into type, name and actions. The name may contain a colon: scope.md, a host's port."""
     kind, _, rest = scope.partition(":")
     name, _, actions = rest.rpartition(":")
     return kind.partition("(")[0], name, [action for action in actions.split(",") if action]

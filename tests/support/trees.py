@@ -1,4 +1,4 @@
-"""What is on disk, as values that can be compared."""
+"""Files on disk as comparable values."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _TYPES = {
 
 
 class Node(NamedTuple):
-    """One path. `names` are all paths of the same file: hard links."""
+    """One path. `names` are all hard links of the same file."""
 
     type: str
     mode: int
@@ -28,7 +28,7 @@ class Node(NamedTuple):
 
 
 def tree(path: str | os.PathLike[str], *, owner: bool = False, mtime: bool = False) -> dict[str, Node]:
-    """Everything below a folder, by relative path; the folder itself is "."."""
+    """Return everything below a folder by relative path; the folder itself is "."."""
     root = Path(path)
     infos = {".": root.lstat()}
     for above, folders, files in os.walk(root):
@@ -60,7 +60,7 @@ def _sha256(path: Path) -> str:
 
 
 def differences(left: dict[str, Node], right: dict[str, Node]) -> list[str]:
-    """What two trees differ in, one line each; none if they are the same."""
+    """Return the differences between two trees, one line each."""
     return [
         f"{name}: {left.get(name)} | {right.get(name)}"
         for name in sorted({*left, *right})

@@ -1,4 +1,4 @@
-"""Run every attack, and print what came of it as a table in Markdown: python -m tests.tools.attack_table [words of an attack]"""
+"""Run every attack and print a Markdown table: python -m tests.tools.attack_table [words of an attack]"""
 
 import sys
 
@@ -9,7 +9,7 @@ HEAD = "| attack | what was sent | what the attacker received | what the user sa
 
 
 def row(attack: Attack) -> tuple[str, bool]:
-    """The attack's line, and whether it did no harm."""
+    """Return the attack's line, and True if it did no harm."""
     failed = ""
     with scene() as made:
         try:
@@ -22,7 +22,7 @@ def row(attack: Attack) -> tuple[str, bool]:
 
 
 def saw(ends: list) -> str:
-    """How the user's calls ended: each kind of error once, with its message."""
+    """Return the results of the user's calls: each kind of error once with its message."""
     shown = {
         type(error).__name__: f"{type(error).__name__}: {error.message}" if error else "it worked"
         for error in reversed(ends)

@@ -1,7 +1,7 @@
-"""End a process at each step of an operation, and look what it left: `python -m tests.tools.crash_steps upload`.
+"""End a process at each step of an operation and check the result: `python -m tests.tools.crash_steps upload`.
 
-A step is a call that leaves the interpreter for the disk: of a file, of a folder, of the database. The process ends before
-it, and in a second run after it, without any clean-up. Prints a line of JSON for each.
+A step is a call from the interpreter to the disk: of a file, of a folder, of the database. The process ends before the
+step, and in a second run after it, without clean-up. Each run prints a line of JSON.
 """
 
 import io
@@ -20,7 +20,7 @@ from ocikit.server.storage.gc import GRACE, collect
 from ocikit.server.storage.verify import verify
 from ocikit.spec.digest import Digest
 
-#: Names of functions in C, of modules and objects that have to do with the disk.
+#: Names of C functions, modules and objects that access the disk.
 STEPS = {"open", "close", "fsync", "replace", "rename", "chmod", "unlink", "mkdir", "write", "truncate", "flock",
          "execute", "executemany", "commit", "rollback"}  # fmt: skip
 
@@ -52,7 +52,7 @@ def sweep(storage, session):
     collect(storage, untagged=True)
 
 
-#: What is done before, and what is interrupted.
+#: The preparation and the interrupted operation.
 OPERATIONS = {
     "upload": ((), upload),
     "put": ((upload,), put),
@@ -68,7 +68,7 @@ def age(storage):
 
 
 def interrupted(folder, name, stop):
-    """In a process of its own: gives the number of steps if that ended by itself, and None if it ended at one."""
+    """Run in a child process. Return the number of steps if it completed, or None if it ended at a step."""
     reading, writing = os.pipe()
     pid = os.fork()
     if pid == 0:
@@ -97,7 +97,7 @@ def interrupted(folder, name, stop):
 
 
 def look(folder, name):
-    """What there is after a restart, and after doing it all again, and after everything is old and swept out."""
+    """Return the state after a restart, after a repetition, and after garbage collection of everything old."""
     storage = file_storage(folder, durable=False)
     try:
         found = {"sound": verify(storage).wrong == ()}
@@ -124,7 +124,7 @@ def look(folder, name):
 
 
 def prepare(folder, name):
-    """What is there before the operation."""
+    """Prepare the state before the operation."""
     storage = file_storage(folder, durable=False)
     for each in OPERATIONS[name][0]:
         each(storage, storage.uploads.create("a"))
@@ -136,7 +136,7 @@ def prepare(folder, name):
 
 
 def apart(work, *arguments):
-    """Do something in a process of its own, so that this one has no threads and no connections when it forks."""
+    """Run a function in a child process, so that this process has no threads and connections at a fork."""
     pid = os.fork()
     if pid == 0:
         work(*arguments)

@@ -1,7 +1,7 @@
-"""Let every request go wrong in every way, for ocikit and others, and print Markdown: `python -m tests.tools.fault_table`.
+"""Test every request with every fault, for ocikit and other clients, and print Markdown: `python -m tests.tools.fault_table`.
 
-python -m tests.tools.fault_table                      # all faults, ocikit, before two registries
-python -m tests.tools.fault_table --clients            # fewer faults, all clients, before ours
+python -m tests.tools.fault_table                      # all faults, ocikit, two registries
+python -m tests.tools.fault_table --clients            # fewer faults, all clients, our registry
 """
 
 import argparse
@@ -17,7 +17,7 @@ REGISTRIES = ("ocikit", "distribution3")
 
 
 def short(size: int) -> list[Cell]:
-    """What the clients are compared by: one position of each kind, where most bytes are."""
+    """Return the cells for the comparison of clients: one position of each kind, at the largest body."""
     half = size // 2
     blob = [Cell("GET blob", kind, half) for kind in (
         "cut", "reset", "stall", "short", "wrong Content-Range", "200 to a range", "416", "500", "502, HTML", "503, seconds",
@@ -27,7 +27,7 @@ def short(size: int) -> list[Cell]:
 
 
 def short_push(size: int) -> list[Cell]:
-    """The same for pushes; one of PATCH and PUT is what a client doesn't send."""
+    """Return the same for pushes; a client sends either PATCH or PUT."""
     half = size // 2
     some = [Cell("POST", kind) for kind in ("500", "429", "never asked")]
     for request in ("PATCH", "PUT blob"):
@@ -42,7 +42,7 @@ def short_push(size: int) -> list[Cell]:
 
 
 def told(outcome: Outcome, size: int, fired: bool) -> str:
-    """A cell of the table: what came of it, how much moved as a multiple of the layer, and seconds."""
+    """Format a cell: result, transferred bytes as a multiple of the layer, and seconds."""
     if not fired:
         return "-"
     word = "yes" if outcome.survived else "LIES" if outcome.lied else "no"
@@ -52,7 +52,7 @@ def told(outcome: Outcome, size: int, fired: bool) -> str:
 def run(
     columns: Iterable[tuple[str, str]], pulls: list[Cell], pushes: list[Cell], image: Image, folder: Path
 ) -> list[str]:
-    """Lines of Markdown; a column is a client and a registry."""
+    """Return lines of Markdown; a column is a client and a registry."""
     columns = list(columns)
     found: dict[tuple[str, str], dict[Cell, str]] = {}
     reasons: list[str] = []

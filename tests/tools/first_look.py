@@ -1,4 +1,4 @@
-"""The picture at the top of README.md: python -m tests.tools.first_look takes it anew."""
+"""The picture at the top of README.md: python -m tests.tools.first_look takes it again."""
 
 import sys
 import tempfile
@@ -12,7 +12,7 @@ from tests.browser.page import Browser
 from tests.tools import notebooks
 
 PICTURE = notebooks.FOLDER / "first-look.png"
-PORT = 5000  # what people have
+PORT = 5000  # a common width
 
 CELLS = [
     f"""import ocikit

@@ -20,7 +20,7 @@ TITLES = {
 
 
 class Cells:
-    """A pytest plugin that gathers what the cells report."""
+    """A pytest plugin that collects the results of cells."""
 
     def __init__(self) -> None:
         self.found: dict[tuple[str, str, str], dict[str, str]] = {}
@@ -35,7 +35,7 @@ class Cells:
 
 
 def table(cells: Cells) -> str:
-    """Markdown: a table for each content, the reasons below it."""
+    """Return Markdown: a table for each content, with the reasons below it."""
     lines = []
     for what, title in TITLES.items():
         readers = LISTERS if what == "listed" else TOOLS
@@ -70,7 +70,7 @@ def _cell(outcomes: dict[str, str], reasons: list[str]) -> str:
 
 def main() -> int:
     cells = Cells()
-    # pytest's own output goes aside: the table is for a file
+    # Send pytest's output to stderr, because the table goes to a file
     saved, sys.stdout = sys.stdout, sys.stderr
     try:
         status = pytest.main(

@@ -1,7 +1,7 @@
-"""Pictures for people to look at: python -m tests.tools.shots FOLDER
+"""Screenshots for review: python -m tests.tools.shots FOLDER
 
-Every card, light and dark, at 1280 and 480 pixels; bars on their way; hostile documents; saved notebooks on a static page. The
-tests of this package take them where they look.
+Every card, light and dark, at 1280 and 480 pixels; moving bars; hostile documents; saved notebooks on a static page. The
+tests of tests/browser take them.
 """
 
 import os

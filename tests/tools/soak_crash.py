@@ -1,8 +1,8 @@
-"""Kill a registry again and again while clients write to it: `python -m tests.tools.soak_crash --rounds 200`.
+"""Kill a registry repeatedly while clients write to it: `python -m tests.tools.soak_crash --rounds 200`.
 
-In each round a server with two workers gets SIGKILL at a random moment. Before it is started anew, its folder is looked
-at: nothing names what isn't there or isn't whole. Afterwards every client asks, over HTTP, for everything that was ever
-acknowledged to it, hashes what comes, and goes on with its uploads where the server says that they are.
+In each round a server with two workers gets SIGKILL at a random moment. Before the restart, its folder is checked: no row
+names missing or incomplete content. Afterwards every client requests all acknowledged content, hashes it, and continues
+its uploads at the server's offset.
 """
 
 import argparse
@@ -26,18 +26,18 @@ from ocikit.server.storage.verify import verify
 from ocikit.spec.digest import Digest
 
 MANIFEST = "application/vnd.oci.image.manifest.v1+json"
-GRACE = 30.0  # seconds: shorter than a soak, so that the collector has something to do
-SAFE = 12.0  # seconds: a blob that was acknowledged so long ago, and that no manifest needs, may have gone
+GRACE = 30.0  # seconds: shorter than a soak, so that garbage collection has work
+SAFE = 12.0  # seconds: an acknowledged, unreferenced blob of that age may have been deleted
 CLIENTS = 6
 
 
 class Wrong(Exception):
-    """The registry broke its word."""
+    """The registry broke a guarantee."""
 
 
 @define
 class Upload:
-    """An upload on its way: where it is, and how far it must be at least."""
+    """An upload in progress: its URL and its minimum offset."""
 
     location: str
     content: bytes
@@ -46,21 +46,21 @@ class Upload:
 
 @define(eq=False)
 class Client:
-    """Writes to a repository of its own, and remembers what it was told."""
+    """A client that writes to its own repository and records acknowledgements."""
 
     name: str
     random: random.Random
     host: str = ""
     connection: http.client.HTTPConnection | None = None
     blobs: dict[str, float] = field(factory=dict)
-    """Acknowledged, and when."""
+    """Acknowledged blobs with their time."""
     manifests: dict[str, bytes] = field(factory=dict)
-    """Acknowledged, by digest."""
+    """Acknowledged manifests by digest."""
     children: dict[str, list[str]] = field(factory=dict)
     tags: dict[str, set[str]] = field(factory=dict)
-    """What a tag may name: what was acknowledged last, and what was under way when the server died."""
+    """Possible targets of a tag: the last acknowledged one, and the one in progress at the kill."""
     doubtful: set[str] = field(factory=set)
-    """Manifests whose deletion was under way."""
+    """Manifests with a deletion in progress."""
     deleted: set[str] = field(factory=set)
     upload: Upload | None = None
     done: int = 0
@@ -68,13 +68,18 @@ class Client:
     shared: list[bytes] = field(factory=list)
 
     def connect(self, host):
-        """Speak to a server, or to none."""
+        """Connect to a server, or to none."""
         if self.connection is not None:
             self.connection.close()
         self.host, self.connection = host, None
 
     def ask(self, method, path, body=None, **headers):
-        """The status, headers and body of an answer. Raises: OSError, HTTPException: when the server has died."""
+        """Return status, headers and body.
+
+        Raises:
+            OSError: The server has died.
+            HTTPException: The server has died.
+        """
         if self.connection is None:
             host, port = self.host.rsplit(":", 1)
             self.connection = http.client.HTTPConnection(host, int(port), timeout=30)
@@ -101,11 +106,11 @@ class Client:
         except (OSError, http.client.HTTPException):
             return
 
-    # What clients do
+    # Client operations
 
     def content(self):
         if self.random.random() < 0.3:
-            return self.random.choice(self.shared)  # what others push as well
+            return self.random.choice(self.shared)  # content that other clients push too
         return self.random.randbytes(self.random.choice([0, 10, 1000, 70_000, 300_000]))
 
     def push(self):
@@ -140,7 +145,7 @@ class Client:
                 raise Wrong(f"{self.name}: {headers['Range']} after {at + len(part)} bytes")
             upload.acknowledged += len(part)
         digest = Digest.of(upload.content)
-        # From here on it may be finished without our knowing
+        # From here on the upload may complete without an acknowledgement
         self.upload, finishing = None, upload
         self.expect({201}, self.ask("PUT", f"{finishing.location}?digest={digest}"))
         self.blobs[digest] = time.monotonic()
@@ -185,14 +190,18 @@ class Client:
         self.deleted.add(digest)
         for names in self.tags.values():
             names.discard(digest)
-        # What only it needed goes after the grace period
+        # Content that only this manifest referenced is deleted after the grace period
         for child in self.children.pop(digest):
             self.blobs.pop(child, None)
 
-    # What they find after a restart
+    # Checks after a restart
 
     def check(self):
-        """Everything that was acknowledged is there and whole. Raises: Wrong."""
+        """Check that all acknowledged content exists and is complete.
+
+        Raises:
+            Wrong: Content is missing or damaged.
+        """
         for digest in self.doubtful:
             status, _, raw = self.expect({200, 404}, self.ask("GET", f"/v2/{self.name}/manifests/{digest}"))
             if status == 404:
@@ -228,7 +237,7 @@ class Client:
             self.resume(self.upload)
 
     def adopt(self, digest):
-        """A manifest whose acknowledgement was lost is there as a whole."""
+        """Check that a manifest with a lost acknowledgement is complete."""
         raw = self.expect({200}, self.ask("GET", f"/v2/{self.name}/manifests/{digest}"))[2]
         if Digest.of(raw) != digest:
             raise Wrong(f"{self.name}: {digest} has other bytes")
@@ -250,7 +259,7 @@ class Client:
 
 
 def live(client, host, ready, stop, wrong):
-    """One client between a start of the server and its end."""
+    """Run one client between a start and a kill of the server."""
     try:
         client.connect(host)
         client.check()
@@ -264,7 +273,11 @@ def live(client, host, ready, stop, wrong):
 
 
 def soak(rounds, *, seed=None, longest=0.8, workers=2, tell=lambda text: None):
-    """Gives counts. Raises: Wrong."""
+    """Run the soak and return counts.
+
+    Raises:
+        Wrong: The registry broke a guarantee.
+    """
     seed = secrets.randbits(32) if seed is None else seed
     dice = random.Random(seed)
     folder = Path(tempfile.mkdtemp(prefix="ocikit-soak-"))
@@ -287,7 +300,7 @@ def soak(rounds, *, seed=None, longest=0.8, workers=2, tell=lambda text: None):
                     time.sleep(dice.uniform(0.02, longest))
                 except threading.BrokenBarrierError:
                     pass
-                # A process group that was started above, and nobody else's
+                # The process group that was started above
                 os.killpg(server._child.process.pid, signal.SIGKILL)
                 for thread in threads:
                     thread.join()
@@ -313,7 +326,11 @@ def soak(rounds, *, seed=None, longest=0.8, workers=2, tell=lambda text: None):
 
 
 def look(folder, when):
-    """Nothing names what isn't there or isn't whole. Raises: Wrong."""
+    """Check that no row names missing or incomplete content.
+
+    Raises:
+        Wrong: A row does.
+    """
     storage = file_storage(folder)
     try:
         report = verify(storage)

@@ -1,7 +1,7 @@
-"""Push, pull, move and delete from all sides while collectors run: `python -m tests.tools.soak_crowd --seconds 60`.
+"""Push, pull, move and delete concurrently while collectors run: `python -m tests.tools.soak_crowd --seconds 60`.
 
-Each thread is a client with real ocikit calls. Some tags only move, and must be there and whole at every moment; others
-come and go. Two collectors with a short grace period run as processes of their own, beside the server's two workers.
+Each thread is a client with real ocikit calls. Some tags only move, and must exist and be complete at every moment. Other
+tags are created and deleted. Two collectors with a short grace period run as processes, next to the server's two workers.
 """
 
 import argparse
@@ -23,22 +23,22 @@ from ocikit.server.storage.files import file_storage
 from ocikit.server.storage.gc import collect
 from ocikit.server.storage.verify import verify
 
-GRACE = 3.0  # seconds: a push takes less between its first blob and its manifest, even on a busy machine
+GRACE = 3.0  # seconds: longer than a push takes between its first blob and its manifest on a busy machine
 SIZES = (10, 5_000, 200_000)
 
 
 @define(eq=False)
 class Crowd:
-    """What all clients do to one registry."""
+    """The clients' operations on one registry."""
 
     host: str
     folder: Path
     end: float
     standing: tuple[str, ...] = ()
-    """What is always there."""
+    """Content that always exists."""
     counts: dict[str, int] = field(factory=dict)
     slow: list[str] = field(factory=list)
-    """Pushes that took longer than the grace period and were refused: their client tries again."""
+    """Pushes that took longer than the grace period and were rejected; their client retries."""
     lock: threading.Lock = field(factory=threading.Lock)
 
     def count(self, what):
@@ -46,7 +46,7 @@ class Crowd:
             self.counts[what] = self.counts.get(what, 0) + 1
 
     def files(self, dice, name):
-        """A few files: some of them everybody has."""
+        """Write a few files, some of them shared by all clients."""
         folder = self.folder / f"{name}-{dice.random()}"
         folder.mkdir()
         for n in range(dice.randint(1, 3)):
@@ -56,7 +56,7 @@ class Crowd:
         return folder
 
     def push(self, session, dice, reference, name):
-        """Gives what was pushed; None if it took too long."""
+        """Push and return the artifact, or None if it took too long."""
         folder = self.files(dice, name)
         begun = time.monotonic()
         try:
@@ -72,7 +72,7 @@ class Crowd:
         return pushed
 
     def pull(self, dice, reference, name):
-        """With a cache of its own, so that everything comes over the network."""
+        """Pull with an empty cache, so that all content comes over the network."""
         out = self.folder / f"out-{name}-{dice.random()}"
         try:
             with ocikit.Session(cache=out / "cache") as session:
@@ -82,20 +82,20 @@ class Crowd:
         self.count("pull")
 
     def move(self, number):
-        """Push new versions to a tag that is always there."""
+        """Push new versions to a tag that always exists."""
         dice = random.Random(number)
         with self.session(number) as session:
             while time.monotonic() < self.end:
                 self.push(session, dice, self.standing[number], f"m{number}")
 
     def read(self, number):
-        """Pull tags that are always there: none of it ever fails."""
+        """Pull tags that always exist: no pull fails."""
         dice = random.Random(number)
         while time.monotonic() < self.end:
             self.pull(dice, dice.choice(self.standing), f"p{number}")
 
     def come_and_go(self, number):
-        """Push, look, delete: the same names, again and again."""
+        """Push, inspect and delete the same names repeatedly."""
         dice, name = random.Random(number), f"passing/r{number % 2}"
         with self.session(number) as session:
             while time.monotonic() < self.end:
@@ -108,12 +108,12 @@ class Crowd:
                 assert f"t{number}" not in session.tags(f"{self.host}/{name}")
 
     def session(self, number):
-        """A client, with a cache of its own."""
+        """Return a client with its own cache."""
         return ocikit.Session(cache=self.folder / f"cache-{number}")
 
 
 def sweep(path, end):
-    """A collector without a break."""
+    """Run a collector without pause."""
     storage = file_storage(path, grace=GRACE)
     turns, freed = 0, 0
     while time.time() < end:
@@ -124,7 +124,7 @@ def sweep(path, end):
 
 
 def soak(seconds, *, movers=3, readers=3, passers=2):
-    """Gives counts. Raises: whatever went wrong."""
+    """Run the soak, return counts, and raise the first error of a thread."""
     with tempfile.TemporaryDirectory(prefix="ocikit-crowd-") as scratch:
         store = Path(scratch) / "store"
         with ocikit.serve(store, options=ocikit.ServerOptions(workers=2, grace=GRACE, collect_every=0.5)) as server:

@@ -1,9 +1,9 @@
-"""Everything at once over a network that breaks: `python -m tests.tools.soak_wild --minutes 60 --processes 4`.
+"""All operations over a faulty network: `python -m tests.tools.soak_wild --minutes 60 --processes 4`.
 
-Each process pushes, pulls, copies, attaches, deletes and cleans up, on one cache, one layout and one registry that they
-share; what goes to the registry passes a proxy that lets a part of all requests go wrong. A failure is an OcikitError
-and leaves nothing broken; what a process was told is kept is there, byte by byte, until it deletes that itself. Files
-are named after what is in them, so that everybody can check what anybody wrote.
+Each process pushes, pulls, copies, attaches, deletes and cleans up, on one shared cache, layout and registry. Traffic to
+the registry passes a proxy that injects faults into a share of all requests. A failure is an OcikitError and breaks
+nothing. Acknowledged content exists byte by byte until its process deletes it. Files are named after their content, so
+that each process can verify the files of the others.
 """
 
 import argparse
@@ -32,12 +32,12 @@ from ocikit.store.cache.cache import Cache
 from ocikit.store.layout.layout import Layout
 
 SIZES = (1, 5_000, 200_000, 200_000, 2_000_000, 6_000_000)
-SHARED = 5  # contents that everybody has
-KEPT = 12  # artifacts of one process at one place; the oldest go
-GRACE = 60.0  # seconds: longer than anything here takes from its first blob to its manifest
+SHARED = 5  # contents that all processes share
+KEPT = 12  # artifacts of one process in one store; the oldest are deleted
+GRACE = 60.0  # seconds: longer than any operation takes from its first blob to its manifest
 NETWORK = Network(read_timeout=20)
-HASTY = Network(read_timeout=20, retries=0)  # what others mend is a failure then
-#: What processes do, and how often.
+HASTY = Network(read_timeout=20, retries=0)  # otherwise repairs by other processes count as failures
+#: Operations of a process and their weights.
 DEEDS = {
     "push": 4, "pull": 3, "pull_to": 3, "pull_layout": 2, "pull_others": 2, "copy": 2, "copy_to_layout": 2,
     "copy_from_layout": 2, "attach": 2, "referrers": 2, "delete": 2, "sweep": 0.5, "prune": 0.5,
@@ -45,17 +45,21 @@ DEEDS = {
 
 
 class Wrong(Exception):
-    """Something broke its word."""
+    """A guarantee was broken."""
 
 
 def content(name: str) -> bytes:
-    """What a file of that name has in it."""
+    """Return the content of a file by its name."""
     seed, size = name.removesuffix(".bin").split("-")
     return random.Random(int(seed)).randbytes(int(size))
 
 
 def check(folder: Path, names: set[str]) -> None:
-    """Raises: Wrong: unless a folder has these files, and in them what they should have."""
+    """Check the files of a folder and their content.
+
+    Raises:
+        Wrong: A file is missing or damaged.
+    """
     found = {path.name: path for path in folder.rglob("*.bin")}
     if set(found) != names:
         raise Wrong(f"{folder} has {sorted(found)} instead of {sorted(names)}")
@@ -65,7 +69,7 @@ def check(folder: Path, names: set[str]) -> None:
 
 
 def lost(error: BaseException | None) -> bool:
-    """Whether the reason of a failure is that something isn't there."""
+    """Return True if the reason of a failure is missing content."""
     while error is not None:
         if isinstance(error, NotFound):
             return True
@@ -75,10 +79,10 @@ def lost(error: BaseException | None) -> bool:
 
 @define(eq=False)
 class Kept:
-    """An artifact that a process was told is there."""
+    """An artifact that was acknowledged to a process."""
 
     place: str
-    """Its reference, without tag and digest."""
+    """Its reference without tag and digest."""
     digest: str
     tag: str
     names: set[str]
@@ -90,7 +94,7 @@ class Kept:
 
 @define(eq=False)
 class Process:
-    """One of those who take part."""
+    """One participating process."""
 
     host: str
     folder: Path
@@ -100,12 +104,12 @@ class Process:
     grace: float
     mine: dict[str, list[Kept]] = field(factory=dict)
     dying: list[Kept] = field(factory=list)
-    """What was to be deleted, by a call that failed: it may be there or not."""
+    """Content whose deletion failed: it may exist or not."""
     count: int = 0
     done: Counter[str] = field(factory=Counter)
     errors: Counter[str] = field(factory=Counter)
     samples: dict[str, str] = field(factory=dict)
-    """By class, what the first one said."""
+    """The first message of each error class."""
     wrong: list[str] = field(factory=list)
 
     @property
@@ -145,10 +149,10 @@ class Process:
         )
         path.with_suffix(".new").replace(path)
 
-    # Deeds
+    # Operations
 
     def push(self) -> None:
-        """To the registry; now and then under a tag that names something else."""
+        """Push to the registry, sometimes to a tag that already exists."""
         with self.files(self.dice.randint(1, 3)) as folder:
             tag = "moving" if self.dice.random() < 0.25 else self.tag()
             names = {path.name for path in folder.iterdir()}
@@ -159,7 +163,7 @@ class Process:
             self.keep(self.registry, str(pushed.digest), tag, names)
 
     def pull(self) -> None:
-        """To the cache that everybody uses."""
+        """Pull to the shared cache."""
         if kept := self.pick(self.registry):
             with self.there(kept):
                 artifact = self.session.pull(str(kept))
@@ -168,7 +172,7 @@ class Process:
             check(Path(artifact), kept.names)
 
     def pull_to(self) -> None:
-        """To a folder, without the cache's help, by a session of its own; what broke off goes on at the second try."""
+        """Pull to a folder with a new session and no cache; a failed pull resumes at the second try."""
         if kept := self.pick(self.registry):
             out = self.folder / f"out-{self.number}"
             try:
@@ -192,7 +196,7 @@ class Process:
             check(Path(artifact), kept.names)
 
     def pull_others(self) -> None:
-        """Whatever another process has, or has just deleted."""
+        """Pull an artifact of another process, which may just have been deleted."""
         place = f"{self.host}/soak/p{self.dice.randrange(4)}"
         try:
             tag = self.dice.choice(list(self.session.tags(place)) or ["none"])
@@ -203,7 +207,7 @@ class Process:
                                for layer in artifact.manifest.layers})  # fmt: skip
 
     def copy(self) -> None:
-        """To another repository, with what is attached."""
+        """Copy to another repository with referrers."""
         self.copied(self.registry, f"{self.registry}/copies")
 
     def copy_to_layout(self) -> None:
@@ -220,7 +224,7 @@ class Process:
             kept.referrers.append(Kept(kept.place, str(made.digest), "", names))
 
     def referrers(self) -> None:
-        """All that was attached is found, and is what it was."""
+        """Check that all referrers are listed and unchanged."""
         kept = self.pick(self.dice.choice([self.registry, f"{self.registry}/copies", self.layout]))
         if kept and kept.referrers:
             found = {str(each.digest) for each in self.session.referrers(str(kept))}
@@ -232,7 +236,7 @@ class Process:
             check(Path(artifact), each.names)
 
     def delete(self) -> None:
-        """The oldest of somewhere."""
+        """Delete the oldest artifact of a store."""
         place = self.dice.choice([each for each, kept in self.mine.items() if kept] or [""])
         if place:
             self.drop(self.mine[place].pop(0))
@@ -248,11 +252,11 @@ class Process:
     def prune(self) -> None:
         Cache(self.folder / "cache").prune(older_than=2 * self.grace, grace=self.grace).run()
 
-    # How
+    # Helpers
 
     @contextmanager
     def files(self, count: int) -> Iterator[Path]:
-        """Some are everybody's, and one is nobody else's: no two processes have the same artifact."""
+        """Write files: some are shared, and one is unique, so no two processes have the same artifact."""
         with tempfile.TemporaryDirectory(dir=self.folder) as folder:
             for n in range(count):
                 seed = self.dice.randrange(SHARED) if n else self.dice.getrandbits(60)
@@ -262,7 +266,11 @@ class Process:
 
     @contextmanager
     def there(self, kept: Kept) -> Iterator[None]:
-        """Raises: Wrong: if what was kept isn't there."""
+        """Check acknowledged content.
+
+        Raises:
+            Wrong: Content is missing.
+        """
         try:
             yield
         except OcikitError as error:
@@ -289,7 +297,7 @@ class Process:
     def copied(self, source: str, target: str) -> None:
         known = {each.digest for each in self.mine.get(target, [])}
         kept = self.pick(source)
-        # One of each there: a deletion by digest takes all tags
+        # One tag per digest, because a deletion by digest removes all tags
         if kept and kept.digest not in known | {each.digest for each in self.dying if each.place == target}:
             tag, attached = self.tag(), list(kept.referrers)
             with self.there(kept):
@@ -301,11 +309,11 @@ class Process:
         self.dying += [*kept.referrers, kept]
 
 
-# The one that starts all and looks on -----------------------------------------------------------------------------
+# The parent process ------------------------------------------------------------------------------------------------
 
 
 def look(pid: int) -> dict[str, int] | None:
-    """Open files, sockets among them, threads, and KiB of memory of a process; None if it is gone."""
+    """Return open files and sockets, threads, and memory [KiB] of a process, or None if it has ended."""
     try:
         links = []
         for fd in os.listdir(f"/proc/{pid}/fd"):
@@ -320,7 +328,7 @@ def look(pid: int) -> dict[str, int] | None:
 
 
 def family(pid: int) -> list[int]:
-    """A process and those that it started."""
+    """Return a process and its descendants."""
     found = [pid]
     for each in found:
         with suppress(OSError):
@@ -330,7 +338,7 @@ def family(pid: int) -> list[int]:
 
 
 def summed(samples: list[dict[str, int]]) -> dict[str, int]:
-    """Between two deeds a process has the least open; memory goes up and down with what is under way."""
+    """Return the minimum over a while: between two operations a process has the least open files and memory."""
     return {
         key: int((statistics.median if key == "memory" else min)(sample[key] for sample in samples))
         for key in (samples[0] if samples else ())
@@ -349,7 +357,11 @@ def soak(
     collect_every=10.0,
     tell=lambda text: None,
 ):
-    """Gives counts, and what each process had open: first, after a third of the time, and at the end. Raises: Wrong."""
+    """Run the soak. Return counts, and the open resources of each process: at the start, after a third, and at the end.
+
+    Raises:
+        Wrong: A guarantee was broken.
+    """
     folder = Path(tempfile.mkdtemp(prefix="ocikit-wild-"))
     children: list[subprocess.Popen[str]] = []
     python = [sys.executable, "-m"]
@@ -441,12 +453,12 @@ def gathered(folder: Path) -> dict:
 
 
 def inspected(folder: Path, host: str, found: dict) -> list[str]:
-    """What is wrong with what is left; nothing runs any more, and the proxy isn't asked."""
+    """Return the defects of the remaining content. All processes have ended, and requests bypass the proxy."""
     wrong = []
     audit = Layout(folder / "layout").verify()
     cache = Cache(folder / "cache").verify()
     wrong += [f"the layout: {each}" for each in audit.corrupt] + [f"the cache: {each}" for each in cache.corrupt]
-    # What was attached outlives its subject, if the process that did it wasn't told that it had
+    # A referrer outlives its subject if its push was not acknowledged
     missing = set(map(str, audit.missing)) - subjects(folder / "layout")
     found |= {"layout blobs": audit.checked, "layout misses": len(missing), "cache blobs": cache.checked}
     layout = f"oci:{folder / 'layout'}"
@@ -467,7 +479,7 @@ def inspected(folder: Path, host: str, found: dict) -> list[str]:
 
 
 def subjects(layout: Path) -> set[str]:
-    """The digests of what the documents of a layout are about."""
+    """Return the subjects of the documents of a layout."""
     found = set()
     for path in (layout / "blobs" / "sha256").iterdir():
         raw = path.read_bytes()
@@ -477,7 +489,7 @@ def subjects(layout: Path) -> set[str]:
 
 
 def disk(folder: Path) -> dict[str, int]:
-    """MiB of each part."""
+    """Return the size of each part [MiB]."""
     sizes = {}
     for part in ("store", "layout", "cache"):
         total = 0

@@ -1,4 +1,4 @@
-"""Run the operations on the world's registries and print what came of them in Markdown: python -m tests.tools.wild_table"""
+"""Run the operations on all registry profiles and print Markdown: python -m tests.tools.wild_table"""
 
 import sys
 from pathlib import Path
@@ -13,7 +13,7 @@ from tests.resilience.test_quirks import TESTS
 
 
 class Cells:
-    """A pytest plugin that gathers what the operations report."""
+    """A pytest plugin that collects the results of operations."""
 
     def __init__(self) -> None:
         self.found: dict[tuple[str, str], str] = {}
@@ -29,7 +29,7 @@ class Cells:
 
 
 def operations(cells: Cells) -> str:
-    """Markdown: a row for each operation, a column for each registry. An error's name is what it has to raise there."""
+    """Return Markdown: a row for each operation, a column for each registry. An error's name is the expected error."""
     lines = [f"| | {' | '.join(PROFILES)} |", "|---" * (len(PROFILES) + 1) + "|"]
     for operation in OPERATIONS:
         row = [cells.found.get((operation, profile), "not run") for profile in PROFILES]
@@ -38,7 +38,7 @@ def operations(cells: Cells) -> str:
 
 
 def quirks(cells: Cells) -> str:
-    """Markdown: a row for each quirk, with the registries that have it, its tests and the evidence."""
+    """Return Markdown: a row for each quirk with its registries, tests and evidence."""
     lines = ["| quirk | what the registry does | profiles | tests | evidence |", "|---|---|---|---|---|"]
     for name, quirk in QUIRKS.items():
         profiles = [p.name for p in PROFILES.values() if name in p.quirks]
@@ -51,7 +51,7 @@ def quirks(cells: Cells) -> str:
 def main() -> int:
     cells = Cells()
     here = Path(__file__).parents[1] / "resilience"
-    # pytest's own output goes aside: the table is for a file
+    # Send pytest's output to stderr, because the table goes to a file
     saved, sys.stdout = sys.stdout, sys.stderr
     try:
         files = [str(here / name) for name in ("test_profiles.py", "test_quirks.py")]
