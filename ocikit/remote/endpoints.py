@@ -1,46 +1,96 @@
-"""Every endpoint of the distribution specification as one call. distribution-spec spec.md#endpoints.
-
-These calls do what their endpoint does and nothing more; `Repository` builds the comfortable ones from them.
-"""
+"""Every endpoint of the distribution specification as one method. distribution-spec spec.md#endpoints."""
 
 from __future__ import annotations
 
+import logging
 import re
 from collections.abc import Iterator, Sequence
-from typing import Any, BinaryIO
+from typing import BinaryIO
 from urllib.parse import quote, urlencode
 
 import requests
+from attrs import evolve, frozen
 
-from ocikit.display import shorten
-from ocikit.errors import InvalidResponse, RegistryError
-from ocikit.remote.http.responses import announced_digest, drain, json_object, media_type
+from ocikit import display
+from ocikit.errors import InvalidReference, InvalidResponse
+from ocikit.remote.http.responses import announced_digest, drain, json_object, media_type, request_fields
 from ocikit.remote.http.transport import Transport
-from ocikit.remote.http.urls import Origin, join
-from ocikit.remote.upload import UploadSession
+from ocikit.remote.http.urls import check_redirect, join
+from ocikit.remote.pagination import iter_pages
 from ocikit.spec import media_types
 from ocikit.spec.challenge import Scope
 from ocikit.spec.descriptor import Descriptor
 from ocikit.spec.digest import Digest
-from ocikit.spec.reference import check_repository
+from ocikit.spec.reference import check_repository, check_tag
 
-#: Bytes of a manifest that is read. Registries must take 4 MiB; some take more.
+log = logging.getLogger("ocikit")
+
+#: Bytes of a manifest that is read. Registries must accept 4 MiB; some accept more.
 MANIFEST_LIMIT = 8 << 20
 
-#: Bytes of one page of tags, repositories or referrers.
-LISTING_LIMIT = 16 << 20
-
 _ACCEPT = {"Accept": ", ".join(media_types.ACCEPTED)}
-_PAGES = 10_000  # of one listing: ten million names, or a loop
+_OCTETS = {"Content-Type": media_types.OCTET_STREAM}
+
+
+@frozen(kw_only=True)
+class UploadSession:
+    """An upload that a registry has opened."""
+
+    location: str
+    """Opaque absolute URL; changes with every response."""
+    action: str
+    """Operation, as named in error messages."""
+    min_chunk: int = 0
+    """Bytes of every chunk but the last (`OCI-Chunk-Min-Length`)."""
+    complete: bool = False
+    """Whether the registry reported the blob as created (201) although the session was not closed."""
+
+    @classmethod
+    def of(cls, response: requests.Response, transport: Transport, action: str) -> UploadSession:
+        """Return the session that a response's Location names.
+
+        Raises:
+            InvalidResponse: The Location is missing or leads to an unsafe address.
+        """
+        location = response.headers.get("Location")
+        if not location:
+            raise InvalidResponse(
+                f"failed to {action}: {transport.host} opened an upload without a Location header",
+                hint="the server does not implement the registry API; contact its operator",
+                **request_fields(response),
+            )
+        # Relative to the requested URL; the query may be signed, so it stays byte for byte
+        absolute = join(str(response.url), location)
+        if not transport.serves(absolute):
+            check_redirect(str(response.url), absolute, insecure=transport.insecure)
+        header = response.headers.get("OCI-Chunk-Min-Length", "")
+        min_chunk = int(header) if re.fullmatch(r"[0-9]{1,18}", header) else 0
+        return cls(location=absolute, action=action, min_chunk=min_chunk, complete=response.status_code == 201)
+
+    def updated(self, response: requests.Response, transport: Transport) -> UploadSession:
+        """Return the session after a request to it; some registries send its Location only if it changes.
+
+        Raises:
+            InvalidResponse: The Location leads to an unsafe address.
+        """
+        complete = self.complete or response.status_code == 201
+        if not response.headers.get("Location"):
+            return evolve(self, complete=complete)
+        session = UploadSession.of(response, transport, self.action)
+        return evolve(session, min_chunk=session.min_chunk or self.min_chunk, complete=complete)
+
+    def commit_url(self, digest: Digest) -> str:
+        """Return the URL of the final PUT: the location with the digest appended to its unchanged query."""
+        return f"{self.location}{'&' if '?' in self.location else '?'}digest={quote(digest, safe='')}"
 
 
 class Endpoints:
-    """One repository of a registry, endpoint by endpoint.
+    """The endpoints of one repository. `Repository` builds the high-level operations from them.
 
     Args:
-        transport: the registry.
-        name: the repository, such as "library/alpine".
-        actions: rights to ask a token server for, whatever the call: a push asks for all it needs at once.
+        transport: The registry.
+        name: Repository, such as "library/alpine".
+        actions: Rights to request for every call: a push requests all that it needs in its first token.
     """
 
     def __init__(self, transport: Transport, name: str, *, actions: Sequence[str] = ("pull",)) -> None:
@@ -49,180 +99,348 @@ class Endpoints:
         self._actions = tuple(actions)
 
     def scope(self, *actions: str) -> Scope:
-        """The right to do these things here; what was asked for once stays in the wish, so that one token serves."""
+        """Return the scope for these actions and all earlier ones, so that one token serves all requests."""
         self._actions = tuple(dict.fromkeys((*self._actions, *actions)))
         return Scope.repository(self.name, *self._actions)
 
     def _path(self, *parts: str) -> str:
         return "/".join((f"/v2/{self.name}", *parts))
 
-    def _doing(self, verb: str, what: str = "") -> str:
-        return f"{verb} {self.transport.host}/{self.name}{what}"
+    def action_name(self, verb: str, target: str = "") -> str:
+        """Return the name of an operation for error messages, such as "pull ghcr.io/team/data:v1"."""
+        separator = "" if not target else "@" if ":" in target else ":"
+        return f"{verb} {self.transport.host}/{self.name}{separator}{target}"
 
     # Blobs
 
-    def head_blob(self, digest: Digest, *, push: bool = False, ok_statuses: Sequence[int] = ()) -> requests.Response:
-        """end-2: HEAD a blob. `push` asks for the rights of the upload that may follow. Raises: BlobUnknown unless allowed."""
-        scope = self.scope("pull", "push") if push else self.scope("pull")
+    def head_blob(
+        self, digest: Digest, *, push: bool = False, ok_statuses: Sequence[int] = (), retry: bool = True
+    ) -> requests.Response:
+        """end-2: HEAD a blob.
+
+        Args:
+            digest: Of the blob.
+            push: Request the rights for the upload that may follow.
+            ok_statuses: Statuses above 399 that are returned instead of raised.
+            retry: Retry after temporary failures.
+
+        Raises:
+            BlobUnknown: The repository does not have the blob.
+        """
         response = self.transport.request(
             "HEAD",
             self._path("blobs", digest),
-            self._doing("look up", f"@{digest.short}"),
-            scopes=(scope,),
+            self.action_name("look up", digest.short),
+            scopes=(self.scope("pull", "push") if push else self.scope("pull"),),
             ok_statuses=ok_statuses,
+            retry=retry,
         )
         drain(response)
         return response
 
     def get_blob(self, digest: Digest, *, start: int = 0, end: int | None = None) -> requests.Response:
-        """end-2: GET a blob, unread; bytes `start` to `end`, both included, if asked for. Raises: BlobUnknown."""
+        """end-2: GET a blob and return its unread response.
+
+        Args:
+            digest: Of the blob.
+            start: First byte.
+            end: Last byte, included; None for the end of the blob.
+
+        Raises:
+            BlobUnknown: The repository does not have the blob.
+        """
         headers = {"Range": f"bytes={start}-{'' if end is None else end}"} if start or end is not None else {}
-        doing = self._doing("pull", f"@{digest}")
+        action = self.action_name("pull", digest)
         return self.transport.request(
-            "GET", self._path("blobs", digest), doing, scopes=(self.scope("pull"),), headers=headers
+            "GET", self._path("blobs", digest), action, scopes=(self.scope("pull"),), headers=headers
         )
 
     def delete_blob(self, digest: Digest, *, absent_ok: bool = False) -> None:
-        """end-10: delete a blob. Raises: BlobUnknown unless `absent_ok`; Unsupported."""
+        """end-10: Delete a blob.
+
+        Raises:
+            BlobUnknown: The repository does not have the blob, and not `absent_ok`.
+            Unsupported: The registry does not delete blobs.
+        """
         self._delete("blobs", digest, absent_ok=absent_ok)
 
-    def post_upload(self, *, algorithm: str = "sha256") -> UploadSession:
-        """end-4a, end-4c: open an upload session; other algorithms than sha256 are announced."""
+    # Uploads
+
+    def post_upload(self, digest: Digest | None = None) -> UploadSession:
+        """end-4a, end-4c: Open an upload session.
+
+        Args:
+            digest: Of the blob, if known: error messages name it, and an algorithm other than sha256 is announced.
+        """
+        algorithm = "sha256" if digest is None else digest.algorithm
         query = "" if algorithm == "sha256" else f"?digest-algorithm={quote(algorithm)}"
-        response = self._write("POST", self._path("blobs", "uploads", query), self._doing("push to"))
-        return UploadSession.of(response, self.transport)
+        action = self.action_name("push to", digest.short if digest else "")
+        response = self._write("POST", self._path("blobs", "uploads", query), action, retry=True)
+        return UploadSession.of(response, self.transport, action)
 
     def post_blob(self, digest: Digest, content: bytes) -> UploadSession | None:
-        """end-4b: push a blob in a single POST. None if it was taken, a session if the registry wants a PUT."""
+        """end-4b: Push a blob in a single POST.
+
+        Returns:
+            None if the blob was accepted, or a session if the registry requires a PUT.
+        """
         path = self._path("blobs", "uploads", f"?digest={quote(digest, safe='')}")
-        headers = {"Content-Type": media_types.OCTET_STREAM}
-        response = self._write("POST", path, self._doing("push to", f"@{digest}"), headers=headers, body=content)
-        return None if response.status_code == 201 else UploadSession.of(response, self.transport)
+        action = self.action_name("push to", digest.short)
+        response = self._write("POST", path, action, headers=_OCTETS, body=content, retry=True)
+        return None if response.status_code == 201 else UploadSession.of(response, self.transport, action)
 
     def mount_blob(self, digest: Digest, source: str) -> UploadSession | None:
-        """end-11: mount a blob from another repository. None if it is there now, a session if it must be uploaded.
+        """end-11: Mount a blob from another repository.
 
-        Raises: RegistryError: if the registry refuses; uploading may still be possible.
+        Args:
+            digest: Of the blob.
+            source: Repository of the same registry.
+
+        Returns:
+            None if the blob was mounted, or a session if it must be uploaded.
+
+        Raises:
+            RegistryError: The registry rejects the mount; an upload may still be possible.
         """
         path = self._path("blobs", "uploads", f"?{urlencode({'mount': digest, 'from': source})}")
         scopes = (self.scope("pull", "push"), Scope.repository(source, "pull"))
-        response = self._write("POST", path, self._doing("mount into", f"@{digest}"), scopes=scopes)
-        return None if response.status_code == 201 else UploadSession.of(response, self.transport)
+        response = self._write("POST", path, self.action_name("mount into", digest), scopes=scopes, retry=True)
+        if response.status_code == 201:
+            return None
+        return UploadSession.of(response, self.transport, self.action_name("push to", digest.short))
 
-    def patch_upload(self, session: UploadSession, offset: int, chunk: bytes) -> UploadSession:
-        """end-5: send a chunk that starts at byte `offset`. Raises: RangeInvalid."""
-        headers = {"Content-Type": media_types.OCTET_STREAM, "Content-Range": f"{offset}-{offset + len(chunk) - 1}"}
-        response = self._write("PATCH", session.location, self._doing("push to"), headers=headers, body=chunk)
-        return UploadSession.of(response, self.transport, minimum=session.minimum)
+    def patch_upload(
+        self, session: UploadSession, offset: int, chunk: bytes | BinaryIO, *, length: int | None = None
+    ) -> UploadSession:
+        """end-5: Send a chunk that starts at byte `offset`.
+
+        Args:
+            session: From the request before.
+            offset: Of the chunk's first byte in the blob.
+            chunk: Bytes or a stream.
+            length: Bytes of the stream.
+
+        Raises:
+            RangeInvalid: The registry expects another offset.
+        """
+        size = len(chunk) if isinstance(chunk, bytes) else length or 0
+        headers = {**_OCTETS, "Content-Range": f"{offset}-{offset + size - 1}"}
+        response = self._write("PATCH", session.location, session.action, headers=headers, body=chunk, length=length)
+        return session.updated(response, self.transport)
 
     def put_upload(
         self,
         session: UploadSession,
         digest: Digest,
-        content: bytes | BinaryIO = b"",
+        content: bytes | BinaryIO | None = None,
         *,
         length: int | None = None,
         offset: int | None = None,
-    ) -> None:
-        """end-6: close a session; the content is the whole blob, or its last chunk at byte `offset`. `length` in bytes."""
-        headers = {"Content-Type": media_types.OCTET_STREAM} if content else {}
+        timeout: float | None = None,
+    ) -> requests.Response:
+        """end-6: Close a session.
+
+        Args:
+            session: From the request before.
+            digest: Of the whole blob.
+            content: The whole blob or its last chunk.
+            length: Bytes of the content, if it is a stream.
+            offset: Of the last chunk in the blob.
+            timeout: Seconds without data, if not the network's.
+
+        Returns:
+            The response, whose `Docker-Content-Digest` names what was stored.
+
+        Raises:
+            UploadInvalid: The content does not have the digest.
+        """
         size = len(content) if isinstance(content, bytes) else length
+        headers = dict(_OCTETS) if content is not None else {}
         if offset is not None and size:
             headers["Content-Range"] = f"{offset}-{offset + size - 1}"
-        self._write(
+        return self._write(
             "PUT",
-            session.closing(digest),
-            self._doing("push to", f"@{digest}"),
+            session.commit_url(digest),
+            session.action,
             headers=headers,
             body=content,
             length=length,
+            timeout=timeout,
         )
 
-    def get_upload(self, session: UploadSession) -> tuple[UploadSession, int]:
-        """end-13: the session's current address, and how many bytes it has. Raises: UploadUnknown."""
-        response = self._write("GET", session.location, self._doing("ask about an upload to"))
+    def get_upload(self, session: UploadSession) -> tuple[UploadSession, int | None]:
+        """end-13: Return the session and the number of bytes that it holds.
+
+        `Range: 0-0` is ambiguous, because registries return it for one byte and for none. It counts as none: sending
+        from the start again is correct for the one and rejected with RangeInvalid for the other.
+
+        Returns:
+            The session with its current location, and the bytes; None if the registry does not report them.
+
+        Raises:
+            UploadUnknown: The session does not exist.
+        """
+        response = self._write("GET", session.location, session.action, retry=True)
         match = re.fullmatch(r"(?:bytes=)?0-([0-9]{1,18})", response.headers.get("Range", ""))
-        return UploadSession.of(response, self.transport, minimum=session.minimum), int(match[1]) + 1 if match else 0
+        last = int(match[1]) if match else None
+        received = None if last is None else last + 1 if last else 0
+        return session.updated(response, self.transport), received
 
     def delete_upload(self, session: UploadSession) -> None:
-        """end-14: cancel a session. Raises: RegistryError; specification says that clients should ignore it."""
-        self._write("DELETE", session.location, self._doing("cancel an upload to"))
+        """end-14: Cancel a session.
+
+        Raises:
+            RegistryError: The registry rejects it; the specification recommends to ignore that.
+        """
+        self._write("DELETE", session.location, session.action)
 
     # Manifests
 
     def head_manifest(self, target: str, *, ok_statuses: Sequence[int] = ()) -> requests.Response:
-        """end-3: HEAD a tag or digest. Raises: ManifestUnknown and NameUnknown unless allowed."""
+        """end-3: HEAD a manifest.
+
+        Args:
+            target: Tag or digest.
+            ok_statuses: Statuses above 399 that are returned instead of raised.
+
+        Raises:
+            ManifestUnknown: The repository does not have the manifest.
+            NameUnknown: The registry does not have the repository.
+        """
         response = self.transport.request(
-            "HEAD", self._path("manifests", target), self._doing("pull", _tail(target)),
-            scopes=(self.scope("pull"),), headers=_ACCEPT, ok_statuses=ok_statuses,
-        )  # fmt: skip
+            "HEAD",
+            self._path("manifests", target),
+            self.action_name("pull", target),
+            scopes=(self.scope("pull"),),
+            headers=_ACCEPT,
+            ok_statuses=ok_statuses,
+        )
         drain(response)
         return response
 
     def get_manifest(self, target: str, *, limit: int = MANIFEST_LIMIT) -> tuple[bytes, str, requests.Response]:
-        """end-3: the bytes, the media type and the response of a tag or digest. Unverified: `limit` bytes at most."""
+        """end-3: GET a manifest.
+
+        Args:
+            target: Tag or digest.
+            limit: Bytes.
+
+        Returns:
+            The unverified bytes, the media type and the response.
+
+        Raises:
+            ManifestUnknown: The repository does not have the manifest.
+            TooLarge: The manifest exceeds the limit.
+        """
         raw, response = self.transport.read(
-            self._path("manifests", target), self._doing("pull", _tail(target)),
-            limit=limit, scopes=(self.scope("pull"),), headers=_ACCEPT, digest=Digest(target) if ":" in target else None,
-        )  # fmt: skip
+            self._path("manifests", target),
+            self.action_name("pull", target),
+            limit=limit,
+            scopes=(self.scope("pull"),),
+            headers=_ACCEPT,
+            digest=Digest(target) if ":" in target else None,
+        )
         return raw, media_type(response), response
 
     def put_manifest(
         self, target: str, raw: bytes, media_type: str, *, tags: Sequence[str] = (), if_match: str | None = None
     ) -> requests.Response:
-        """end-7a, end-7b: push a manifest by tag or digest; with a digest, further tags that the registry may take.
+        """end-7a, end-7b: Push a manifest.
 
-        `OCI-Tag` in the response names those that it took, `OCI-Subject` that it knows referrers. Raises: UploadInvalid.
+        Args:
+            target: Tag or digest.
+            raw: Bytes of the manifest.
+            media_type: Of the manifest.
+            tags: With a digest, further tags that the registry may set in the same request.
+            if_match: ETag of the manifest that may be replaced.
+
+        Returns:
+            The response: `OCI-Tag` names the tags that were set, `OCI-Subject` shows that the registry lists referrers.
+
+        Raises:
+            UploadInvalid: The registry rejects the manifest.
         """
         query = f"?{urlencode([('tag', tag) for tag in tags])}" if tags else ""
         headers = {"Content-Type": media_type} | ({"If-Match": if_match} if if_match else {})
-        doing = self._doing("push", _tail(target))
-        return self._write("PUT", self._path("manifests", target) + query, doing, headers=headers, body=raw)
+        path = self._path("manifests", target) + query
+        return self._write("PUT", path, self.action_name("push", target), headers=headers, body=raw, retry=True)
 
     def delete_manifest(self, target: str, *, absent_ok: bool = False) -> None:
-        """end-9: delete a tag, or a manifest with all its tags. Raises: ManifestUnknown unless `absent_ok`; Unsupported."""
+        """end-9: Delete a tag, or a manifest with all its tags.
+
+        Raises:
+            ManifestUnknown: The repository does not have the manifest, and not `absent_ok`.
+            Unsupported: The registry does not delete it.
+        """
         self._delete("manifests", target, absent_ok=absent_ok)
 
     # Listings
 
-    def list_tags(self, *, n: int | None = None, last: str | None = None) -> Iterator[list[Any]]:
-        """end-8a, end-8b: pages of tags as the registry gives them. Raises: NameUnknown."""
-        query = urlencode({k: v for k, v in (("n", n), ("last", last)) if v is not None})
+    def list_tags(self, *, n: int | None = None, last: str | None = None) -> Iterator[list[str]]:
+        """end-8a, end-8b: Yield pages of tags.
+
+        Invalid names, as Nexus returns them, are skipped; the first page with some of them logs a warning.
+
+        Args:
+            n: Tags in a page; None for the registry's own page size.
+            last: Start after this tag.
+
+        Raises:
+            NameUnknown: The registry does not have the repository.
+        """
+        query = urlencode({key: value for key, value in (("n", n), ("last", last)) if value is not None})
         path = self._path("tags", "list") + (f"?{query}" if query else "")
-        for page, _ in pages(self.transport, path, self._doing("list the tags of"), scopes=(self.scope("pull"),)):
-            yield names(page, "tags", self._doing("list the tags of"))
+        level = logging.WARNING
+        for page in iter_pages(self.transport, path, self.action_name("list the tags of"), scopes=(self.scope("pull"),)):
+            tags: list[str] = []
+            invalid: list[str] = []
+            for name in page.items("tags"):
+                try:
+                    tags.append(check_tag(name))
+                except (InvalidReference, TypeError):
+                    invalid.append(display.quoted(name, 60))
+            if invalid:
+                count = display.pluralize(len(invalid), "invalid tag name")
+                names = display.join_limited(invalid, 3)
+                log.log(level, "%s/%s: ignored %s: %s", self.transport.host, self.name, count, names)
+                level = logging.DEBUG
+            yield tags
 
     def list_referrers(self, digest: Digest, artifact_type: str | None = None) -> Iterator[tuple[bytes, bool]]:
-        """end-12a, end-12b: pages of referrers, each an index's bytes and whether the registry filtered them.
+        """end-12a, end-12b: Yield pages of referrers, each the bytes of an index and whether the registry filtered it.
 
-        Raises: ManifestUnknown or NameUnknown: 404, the registry has no such endpoint. InvalidResponse: not an index.
+        Args:
+            digest: Of the subject.
+            artifact_type: Requests referrers of this type only; many registries ignore it.
+
+        Raises:
+            ManifestUnknown: The registry does not have this endpoint (404).
+            NameUnknown: The registry does not have this endpoint (404).
+            InvalidResponse: The response is not an index.
         """
         query = f"?{urlencode({'artifactType': artifact_type})}" if artifact_type else ""
-        doing = self._doing("list the referrers of", f"@{digest}")
-        path = self._path("referrers", digest) + query
-        for body, response in _responses(
-            self.transport, path, doing, (self.scope("pull"),), {"Accept": media_types.OCI_INDEX}
-        ):
-            # GAR answered with the HTML of a login page, status 200: soci-snapshotter PR#512
-            if media_type(response) != media_types.OCI_INDEX:
-                json_object(response, body, doing)
+        path, action = self._path("referrers", digest) + query, self.action_name("list the referrers of", digest)
+        scopes = (self.scope("pull"),)
+        for page in iter_pages(self.transport, path, action, scopes=scopes, accept=media_types.OCI_INDEX):
+            # GAR returns the HTML of a login page with status 200: soci-snapshotter PR#512
+            kind = media_type(page.response)
+            if kind != media_types.OCI_INDEX:
+                json_object(page.response, page.body, action)
                 raise InvalidResponse(
-                    f"{self.transport.host} answers with {shorten(media_type(response), 100) or 'no type'} to {doing}",
-                    hint="the referrers API must answer with an image index",
-                    method="GET", url=str(response.url), status=response.status_code, host=self.transport.host,
-                )  # fmt: skip
-            filters = [f.strip() for f in response.headers.get("OCI-Filters-Applied", "").split(",")]
-            yield body, "artifactType" in filters
+                    f"failed to {action}: {self.transport.host} returned {display.shorten(kind, 100) or 'no type'}",
+                    hint="the referrers API must return an image index",
+                    **request_fields(page.response),
+                )
+            filters = page.response.headers.get("OCI-Filters-Applied", "").split(",")
+            yield page.body, "artifactType" in (name.strip() for name in filters)
 
     def _delete(self, kind: str, target: str, *, absent_ok: bool) -> None:
-        doing = self._doing("delete", _tail(target))
-        ok_statuses = (404,) if absent_ok else ()
         response = self.transport.request(
             "DELETE",
             self._path(kind, target),
-            doing,
+            self.action_name("delete", target),
             scopes=(self.scope("pull", "push", "delete"),),
-            ok_statuses=ok_statuses,
+            ok_statuses=(404,) if absent_ok else (),
         )
         drain(response)
 
@@ -230,109 +448,45 @@ class Endpoints:
         self,
         method: str,
         target: str,
-        doing: str,
+        action: str,
         *,
         scopes: Sequence[Scope] = (),
         headers: dict[str, str] | None = None,
         body: bytes | BinaryIO | None = None,
         length: int | None = None,
+        timeout: float | None = None,
+        retry: bool = False,
     ) -> requests.Response:
-        # A blob's PUT is not repeated: the session may have taken a part of it. A manifest's is the same however often.
-        retry = method in {"POST", "GET"} or "/manifests/" in target
-        scopes = scopes or (self.scope("pull", "push"),)
+        """Send a request with the right to push.
+
+        A PATCH or PUT of a blob must not be retried blindly: the session may have accepted a part of it.
+        """
         response = self.transport.request(
-            method, target, doing, scopes=scopes, headers=headers, body=body, length=length, retry=retry
+            method,
+            target,
+            action,
+            scopes=scopes or (self.scope("pull", "push"),),
+            headers=headers,
+            body=body,
+            length=length,
+            timeout=timeout,
+            retry=retry,
         )
         drain(response)
         return response
 
 
-def _tail(target: str) -> str:
-    return f"@{target}" if ":" in target else f":{target}"
-
-
-def names(page: dict[str, Any], key: str, doing: str) -> list[Any]:
-    """The list in a page; null means empty, as distribution and Nexus say it."""
-    value = page.get(key)
-    if value is None:
-        return []
-    if not isinstance(value, list):
-        raise InvalidResponse(
-            f"expected an array @ $.{key} to {doing}", hint="this is not a working registry; tell its operators"
-        )
-    return value
-
-
-def pages(
-    transport: Transport, path: str, doing: str, *, scopes: Sequence[Scope]
-) -> Iterator[tuple[dict[str, Any], requests.Response]]:
-    """The JSON pages of a listing."""
-    for body, response in _responses(transport, path, doing, scopes, {"Accept": "application/json"}):
-        yield json_object(response, body, doing), response
-
-
-def _responses(
-    transport: Transport, path: str, doing: str, scopes: Sequence[Scope], headers: dict[str, str]
-) -> Iterator[tuple[bytes, requests.Response]]:
-    """The pages of a listing, following `Link` headers as they are. distribution-spec spec.md#listing-tags."""
-    seen: set[str] = set()
-    target: str | None = path
-    for _ in range(_PAGES):
-        if target is None:
-            return
-        body, response = _page(transport, target, doing, scopes, headers, first=not seen)
-        seen |= {target, join(transport.base, target), str(response.url)}
-        following = next_link(response)
-        yield body, response
-        if following is not None:
-            if Origin.of(following) != Origin.of(str(response.url)):
-                elsewhere = Origin.of(following)
-                raise InvalidResponse(
-                    f"{transport.host} continues a list at {elsewhere.scheme}://{elsewhere.host}:{elsewhere.port}",
-                    hint="refused: a list's pages must come from the registry itself", url=following, host=transport.host,
-                )  # fmt: skip
-            if following in seen:
-                raise InvalidResponse(
-                    f"{transport.host} repeats a page of a list to {doing}",
-                    hint="its Link headers run in a circle",
-                    host=transport.host,
-                )
-        target = following
-    raise InvalidResponse(f"{transport.host} gives more than {_PAGES} pages to {doing}", host=transport.host)
-
-
-def _page(
-    transport: Transport, target: str, doing: str, scopes: Sequence[Scope], headers: dict[str, str], *, first: bool
-) -> tuple[bytes, requests.Response]:
-    """One page; a first one that is refused for its size is asked for in the registry's own size.
-
-    ECR answers UNSUPPORTED and distribution 3.1 PAGINATION_NUMBER_INVALID to a large n: ggcr#681, distribution#4844.
-    """
-    try:
-        return transport.read(target, doing, limit=LISTING_LIMIT, scopes=scopes, headers=headers)
-    except RegistryError as error:
-        smaller = re.sub(r"([?&])n=\d+&?", r"\1", target).rstrip("?&")
-        if not first or smaller == target or error.status not in {400, 405, 416}:
-            raise
-        return transport.read(smaller, doing, limit=LISTING_LIMIT, scopes=scopes, headers=headers)
-
-
-def next_link(response: requests.Response) -> str | None:
-    """The absolute URL that a Link header calls "next", or None. RFC 8288, read generously."""
-    # "<" in an address would make a header of nothing else a matter of hours
-    for match in re.finditer(r"<([^<>]*)>((?:[^<,\"]|\"[^\"]*\")*)", response.headers.get("Link", "")):
-        relation = re.search(r";\s*rel\s*=\s*(?:\"([^\"]*)\"|([^;,\s]+))", match[2], re.IGNORECASE)
-        if relation and "next" in (relation[1] or relation[2] or "").lower().split():
-            return join(str(response.url), match[1])
-    return None
-
-
 def descriptor_of(response: requests.Response, target: str) -> Descriptor | None:
-    """What the headers of a manifest say, if they say all of it."""
+    """Return the descriptor that the headers of a manifest describe, or None if they are incomplete.
+
+    Args:
+        response: To a HEAD or GET request.
+        target: The requested tag or digest.
+    """
     digest = Digest(target) if ":" in target else announced_digest(response)
     length, kind = response.headers.get("Content-Length", ""), media_type(response)
-    # Harbor and GAR give the length of what they would compress: oras-go#1176
-    vague = response.headers.get("Content-Encoding", "identity") != "identity" or not length.strip("0")
-    if digest is None or vague or not re.fullmatch(r"[0-9]{1,18}", length) or not media_types.is_document(kind):
+    # Harbor and GAR give the length of the compressed body: oras-go#1176
+    unreliable = response.headers.get("Content-Encoding", "identity") != "identity" or not length.strip("0")
+    if digest is None or unreliable or not re.fullmatch(r"[0-9]{1,18}", length) or not media_types.is_document(kind):
         return None
     return Descriptor(media_type=kind, digest=digest, size=int(length))

@@ -1,22 +1,19 @@
-"""Sending a blob: one PUT, or chunks where that is refused. distribution-spec spec.md#pushing-blobs."""
+"""Uploads of blobs: one PUT, or chunks where that is rejected. distribution-spec spec.md#pushing-blobs."""
 
 from __future__ import annotations
 
 import contextlib
 import logging
-import re
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator
 from typing import BinaryIO, cast
-from urllib.parse import quote
 
 import requests
-from attrs import define, frozen
+from attrs import define
 
 from ocikit import display
 from ocikit.errors import (
     ConnectionFailed,
-    InvalidResponse,
     OcikitError,
     RangeInvalid,
     RegistryError,
@@ -25,64 +22,290 @@ from ocikit.errors import (
     UploadUnknown,
 )
 from ocikit.progress.base import notify
+from ocikit.remote.endpoints import Endpoints, UploadSession
 from ocikit.remote.http.deadlines import deadline_scope
-from ocikit.remote.http.responses import drain
+from ocikit.remote.http.responses import request_fields
 from ocikit.remote.http.retry import backoff
-from ocikit.remote.http.transport import Transport
-from ocikit.remote.http.urls import check_redirect, join
-from ocikit.spec.challenge import Scope
 from ocikit.spec.descriptor import Descriptor
-from ocikit.spec.digest import Digest
-from ocikit.store.streams import ByteStream, check_size
+from ocikit.store.base import check_size
 
 log = logging.getLogger("ocikit")
 
-CHUNK = 4 << 20  # bytes: GHCR refuses larger PATCHes (oci-client PR#37)
-_TRIES = 4  # sessions for one blob before it is given up
-_STALLS = 4  # times that a session may be asked where it is without having moved
-_PATIENCE = 5  # the answer to a whole blob may take so many read timeouts: the registry stores it first
-_PARTING = 5.0  # seconds to wait for the answer to a cancellation; whoever pressed Ctrl-C wants to leave
-_WORTH = 1 << 20  # bytes of a broken PUT that a registry has to have kept to go on from there
-_NOTICE = 0.25  # seconds: a registry needs a moment to see that a connection is gone, and to put away what came
-_KEPT = 32 << 20  # bytes of a chunk that is kept in memory when its stream can't be read again
+CHUNK = 4 << 20  # bytes: GHCR rejects larger PATCHes (oci-client PR#37)
+_MAX_SESSIONS = 4  # for one blob
+_MAX_STALLS = 4  # status requests in a row without progress
+_COMMIT_TIMEOUT = 5  # read timeouts for the response to a whole blob: the registry stores it first
+_CANCEL_TIMEOUT = 5.0  # seconds for the response to a cancellation: a user who pressed Ctrl-C must not wait
+_MIN_RESUME = 1 << 20  # bytes of an interrupted PUT that the registry must have stored to resume there
+_SETTLE_TIME = 0.25  # seconds for a registry to notice a broken connection and to store what it received
+_BUFFERED_CHUNK = 32 << 20  # bytes of the largest chunk that is buffered when its stream can't be read again
 
 
-@frozen(kw_only=True)
-class UploadSession:
-    """An upload that a registry has opened: an opaque URL, and how small chunks may be."""
+def upload(
+    endpoints: Endpoints,
+    descriptor: Descriptor,
+    stream: BinaryIO,
+    *,
+    session: UploadSession | None = None,
+    chunk_size: int | None = None,
+) -> None:
+    """Upload a blob, with retries and resumption.
 
-    location: str
-    """Absolute; changes with every answer."""
-    minimum: int = 0
-    """Bytes: every chunk but the last is at least so long (`OCI-Chunk-Min-Length`)."""
+    Args:
+        endpoints: Repository to push to.
+        descriptor: Of the content.
+        stream: Read from its current position to its end; a seekable stream can be sent again after a failure.
+        session: Open upload session, as a mount that was not granted leaves one.
+        chunk_size: Bytes; None sends the whole blob in one request, and chunks of 4 MiB only if that is rejected.
 
-    @classmethod
-    def of(cls, response: requests.Response, transport: Transport, *, minimum: int = 0) -> UploadSession:
-        """The session that a response's Location names.
+    Raises:
+        SizeMismatch: The stream has more or fewer bytes than its descriptor.
+        UploadInvalid: The registry rejects the content.
+        RegistryError: The registry rejects a request, or fails after all retries.
+        ConnectionFailed: The connection breaks after all retries.
+    """
+    start = stream.tell() if stream.seekable() else 0
+    transport, action = endpoints.transport, endpoints.action_name("push to", descriptor.digest.short)
+    deadline = transport.deadline()
+    blob = _Upload(endpoints, descriptor, stream, deadline, session, start)
+    attempts, offset = 0, 0  # an offset above 0 resumes in the session of an interrupted PUT
+    while True:
+        transport.check_deadline(deadline, action)
+        try:
+            if offset:
+                blob.put_chunks(CHUNK, offset)
+            elif chunk_size is None:
+                blob.put_monolithic()
+            else:
+                blob.put_chunks(chunk_size)
+            return
+        except _SourceError as source_error:
+            blob.cancel()
+            raise source_error.error from source_error.error.__cause__
+        except (ConnectionFailed, RegistryError) as error:
+            too_large = (
+                isinstance(error, TooLarge | RangeInvalid)
+                and not offset
+                and (chunk_size is None or chunk_size > CHUNK)
+            )
+            session_lost = _is_session_lost(error)
+            temporary = bool(offset) or (session_lost and not attempts) or _is_temporary(error)
+            exists = (temporary or blob.complete) and not too_large and blob.blob_exists()
+            if temporary and not exists and not offset and chunk_size is None and (resume := blob.resume_offset()):
+                log.info("%s: %s; resuming at byte %d of %d", action, error.message, resume, descriptor.size)
+                notify(f"the upload broke; resuming at {display.size(resume)}")
+                offset = resume
+                continue
+            offset = 0
+            blob.cancel()
+            if exists:
+                return
+            attempts += 1
+            if not (temporary or too_large) or attempts == _MAX_SESSIONS or not stream.seekable():
+                if session_lost and not error.hint:
+                    error.hint = "if several replicas serve this host, they need the same http.secret"
+                raise
+            if too_large:
+                log.info("%s: %s; sending chunks of %d bytes", action, error.message, CHUNK)
+                chunk_size = CHUNK
+            else:
+                log.info("%s: %s; trying again in a new session", action, error.message)
+                notify("the upload broke; starting again")
+                time.sleep(backoff(attempts - 1))
+        except BaseException:
+            # Also after Ctrl-C: the registry need not store a partial blob
+            blob.cancel()
+            raise
 
-        Raises: InvalidResponse: if there is none, or it leads somewhere unsafe.
+
+def _is_session_lost(error: OcikitError) -> bool:
+    """Return True if the registry does not know the session, for example because another replica opened it.
+
+    distribution returns 404 with BLOB_UPLOAD_INVALID then: oras-dotnet#132. With another status that code may also mean
+    that the content is invalid.
+    """
+    if isinstance(error, UploadInvalid):
+        return error.status == 404 or error.code == "BLOB_UPLOAD_INVALID"
+    return isinstance(error, UploadUnknown)
+
+
+def _is_temporary(error: OcikitError) -> bool:
+    """Return True if a new session may succeed."""
+    if isinstance(error, RegistryError) and (error.status >= 500 or (_is_session_lost(error) and error.status == 404)):
+        return True
+    return isinstance(error, ConnectionFailed | UploadUnknown | RangeInvalid)
+
+
+@define(eq=False)
+class _Upload:
+    """One blob that is being uploaded."""
+
+    endpoints: Endpoints
+    descriptor: Descriptor
+    stream: BinaryIO
+    deadline: float | None
+    session: UploadSession | None = None
+    start: int = 0
+    """Position in the stream where the content begins."""
+    body: BinaryIO | bytes = b""
+    """Body of the last monolithic PUT."""
+    complete: bool = False
+    """Whether the registry reported the blob as complete before the session was closed."""
+
+    def open(self) -> UploadSession:
+        with deadline_scope(self.deadline):
+            self.session = self.endpoints.post_upload(self.descriptor.digest)
+        return self.session
+
+    def put_monolithic(self) -> None:
+        """Send the whole blob in one PUT."""
+        session = self.session or self.open()
+        self.body = self._part(0, self.descriptor.size)
+        read_timeout = self.endpoints.transport.network.read_timeout
+        with self._sending(self.body):
+            response = self.endpoints.put_upload(
+                session,
+                self.descriptor.digest,
+                self.body,
+                length=self.descriptor.size,
+                timeout=read_timeout * _COMMIT_TIMEOUT,
+            )
+        self._close(response)
+
+    def put_chunks(self, size: int, offset: int = 0) -> None:
+        """Send PATCHes of at most `size` bytes from byte `offset`, and close the session.
+
+        The offset is tracked here because registries report stale or ambiguous ranges.
         """
-        location = response.headers.get("Location")
-        if not location:
-            raise InvalidResponse(
-                f"{transport.host} opened an upload without saying where (no Location header)",
-                hint="this is not a working registry; tell its operators",
-                url=str(response.url), status=response.status_code, host=transport.host,
-            )  # fmt: skip
-        # Relative to the URL that was asked, with its query kept byte for byte: it may be signed
-        absolute = join(str(response.url), location)
-        if not transport.serves(absolute):
-            check_redirect(str(response.url), absolute, insecure=transport.insecure)
-        given = response.headers.get("OCI-Chunk-Min-Length", "")
-        return cls(location=absolute, minimum=int(given) if re.fullmatch(r"\d{1,18}", given) else minimum)
+        session = self.session or self.open()
+        size = max(size, session.min_chunk)
+        stalls = 0
+        chunk: BinaryIO | bytes = b""
+        while offset < self.descriptor.size:
+            length = min(size, self.descriptor.size - offset)
+            if isinstance(chunk, bytes) and chunk:  # the rest of a buffered chunk
+                length = len(chunk)
+            else:
+                chunk = self._part(offset, length)
+            try:
+                with self._sending(chunk):
+                    session = self.endpoints.patch_upload(session, offset, chunk, length=length)
+                # 201 is ECR's response to a PATCH, 204 that of some others: regclient#81, ggcr#2198
+                self.complete |= session.complete
+                offset += length
+                chunk, stalls = b"", 0
+            except (RegistryError, ConnectionFailed) as error:
+                if isinstance(error, RegistryError) and not isinstance(error, RangeInvalid):
+                    if error.status < 500:
+                        raise
+                    time.sleep(backoff(stalls))
+                session, received = self._status(session, error)
+                if isinstance(error, RangeInvalid) and received == offset and length > CHUNK:
+                    raise  # the offset is correct, so the registry rejects the size
+                stalls = stalls + 1 if received <= offset else 0
+                if isinstance(error, RangeInvalid) and offset == received == 0 and self.stream.seekable():
+                    received = 1  # the ambiguous `Range: 0-0` meant one byte
+                lost = not self.stream.seekable() and (received < offset or not isinstance(chunk, bytes))
+                # A session that moved elsewhere than into the chunk, or does not move, is useless
+                if lost or stalls > _MAX_STALLS or received > offset + length:
+                    raise
+                chunk = chunk[received - offset :] if isinstance(chunk, bytes) else b""
+                offset = received
+            self.session = session
+        with deadline_scope(self.deadline):
+            response = self.endpoints.put_upload(session, self.descriptor.digest)
+        self._close(response)
 
-    def closing(self, digest: Digest) -> str:
-        """The URL of the last PUT: the location's query stays as it is, the digest comes behind it."""
-        return f"{self.location}{'&' if '?' in self.location else '?'}digest={quote(digest, safe='')}"
+    def resume_offset(self) -> int | None:
+        """Return the byte from which an interrupted PUT can resume in its session, or None if that is not worthwhile.
+
+        distribution 3 and olareg store what they received; distribution 2.8 drops the session.
+        """
+        if self.session is None:
+            return None
+        try:
+            with deadline_scope(self.deadline):
+                session, received = self.endpoints.get_upload(self.session)
+        except (ConnectionFailed, RegistryError):
+            return None
+        # What was read from a stream that can't seek must have reached the registry
+        consumed = 0 if isinstance(self.body, bytes) or self.stream.seekable() else self.body.tell()
+        if received is None or not max(_MIN_RESUME, consumed) <= received <= self.descriptor.size:
+            return None
+        self.session = session
+        return received
+
+    def blob_exists(self) -> bool:
+        """Return True if the blob was stored although the response was lost."""
+        try:
+            with deadline_scope(self.deadline):
+                response = self.endpoints.head_blob(
+                    self.descriptor.digest, push=True, ok_statuses=(403, 404), retry=False
+                )
+        except OcikitError:
+            return False
+        return response.status_code == 200
+
+    def cancel(self) -> None:
+        """Cancel the session; errors are ignored, as the specification recommends."""
+        session, self.session = self.session, None
+        if session is not None:
+            with contextlib.suppress(OcikitError), deadline_scope(time.monotonic() + _CANCEL_TIMEOUT):
+                self.endpoints.delete_upload(session)
+
+    def _part(self, offset: int, length: int) -> BinaryIO | bytes:
+        """Return a part of the content as a request body, buffered if it is small and the stream can't seek."""
+        if not length:
+            return b""
+        if self.stream.seekable() and self.stream.tell() != self.start + offset:
+            self.stream.seek(self.start + offset)
+        part = _Part(self.stream, self.descriptor, offset, length)
+        if self.stream.seekable() or length == self.descriptor.size or length > _BUFFERED_CHUNK:
+            return cast("BinaryIO", part)
+        return b"".join(iter(lambda: part.read(length), b""))
+
+    def _status(self, session: UploadSession, cause: OcikitError) -> tuple[UploadSession, int]:
+        """Return the session and the bytes that it holds; raise the cause if the registry does not report them."""
+        try:
+            with deadline_scope(self.deadline):
+                session, received = self.endpoints.get_upload(session)
+        except RegistryError as error:
+            raise cause from error
+        if received is None:
+            raise cause
+        return session, received
+
+    @contextlib.contextmanager
+    def _sending(self, body: BinaryIO | bytes) -> Iterator[None]:
+        try:
+            with deadline_scope(self.deadline):
+                yield
+        except ConnectionFailed:
+            if body:
+                time.sleep(_SETTLE_TIME)
+            raise
+
+    def _close(self, response: requests.Response) -> None:
+        """Check the digest of the stored blob after the final PUT.
+
+        Raises:
+            UploadInvalid: The registry stored another digest.
+        """
+        self.session = None
+        stored, expected = response.headers.get("Docker-Content-Digest"), self.descriptor.digest
+        if not stored or stored == expected:
+            return
+        if stored.partition(":")[0] != expected.algorithm and self.blob_exists():
+            return  # the registry returns the digest of another algorithm for the same content
+        raise UploadInvalid(
+            f"{self.endpoints.transport.host} stored {stored} for {expected}",
+            hint="the registry damaged the content, or does not support the algorithm; don't use what was pushed",
+            **request_fields(response),
+        )
 
 
-class _Unreadable(Exception):
-    """The content can't be read; not an OSError, which urllib3 would take for a broken connection."""
+class _SourceError(Exception):
+    """The content can't be read. Not an OSError, which urllib3 would treat as a broken connection."""
 
     def __init__(self, error: Exception) -> None:
         super().__init__(str(error))
@@ -90,12 +313,13 @@ class _Unreadable(Exception):
 
 
 class _Part:
-    """So many bytes of a stream, from where it stands, as the body of a request.
+    """A part of a stream as a request body.
 
-    A registry would wait for missing bytes until it times out, and take those beyond for the next request.
+    It has exactly the announced length: a registry would wait for missing bytes until it times out, and would treat
+    additional ones as the next request (request smuggling).
     """
 
-    def __init__(self, stream: ByteStream, descriptor: Descriptor, offset: int, length: int) -> None:
+    def __init__(self, stream: BinaryIO, descriptor: Descriptor, offset: int, length: int) -> None:
         self._stream = stream
         self._descriptor = descriptor
         self._offset = offset
@@ -104,310 +328,36 @@ class _Part:
         self._position = 0
 
     def read(self, size: int = -1, /) -> bytes:
-        """Bytes, at most `size`. Raises: _Unreadable: for SizeMismatch, too: the stream ends too early, or doesn't end."""
+        """Read at most `size` bytes.
+
+        Raises:
+            _SourceError: The stream can't be read, or has more or fewer bytes than its descriptor.
+        """
         left = self._length - self._position
         if not left:
             return b""
-        whole = self._offset + self._length == self._descriptor.size
+        last = self._offset + self._length == self._descriptor.size
         try:
-            # With the last bytes one more is asked for, before they are sent
-            data = self._stream.read(left + whole if size < 0 or size > left else size)
+            # Read one byte more than the last ones, before they are sent, to detect a stream that is too long
+            data = self._stream.read(left + last if size < 0 or size > left else size)
             self._position += len(data)
-            if not data or (whole and self._position == self._length and self._stream.read(1)):
+            if not data or (last and self._position == self._length and self._stream.read(1)):
                 check_size(self._descriptor, self._offset + self._position + bool(data))
             elif self._position > self._length:
                 check_size(self._descriptor, self._offset + self._position)
         except Exception as error:
-            raise _Unreadable(error) from error
+            raise _SourceError(error) from error
         return data
 
     def seekable(self) -> bool:
-        """Whether it can be read again."""
+        """Return True if the part can be read again."""
         return self._stream.seekable()
 
     def seek(self, offset: int, /) -> int:
-        """Move; from the part's first byte."""
+        """Move to an offset from the part's first byte."""
         self._position = self._stream.seek(self._start + offset) - self._start
         return self._position
 
     def tell(self) -> int:
-        """The position, from the part's first byte."""
+        """Return the position from the part's first byte."""
         return self._position
-
-
-@define(eq=False)
-class _Upload:
-    """One blob on its way."""
-
-    transport: Transport
-    path: str
-    descriptor: Descriptor
-    stream: ByteStream
-    scopes: Sequence[Scope]
-    doing: str
-    deadline: float | None
-    session: UploadSession | None = None
-    start: int = 0
-    """Where the content begins in the stream."""
-    body: BinaryIO | bytes = b""
-    """What went into the last PUT of the whole."""
-    final: bool = False
-    """Whether the registry called the blob complete though we hadn't closed the session."""
-
-    def open(self) -> UploadSession:
-        algorithm = self.descriptor.digest.algorithm
-        query = "" if algorithm == "sha256" else f"?digest-algorithm={algorithm}"
-        response = self._request("POST", self.path + query)
-        self.session = UploadSession.of(response, self.transport)
-        return self.session
-
-    def whole(self) -> None:
-        """One PUT with all bytes."""
-        session = self.session or self.open()
-        self.body = self.part(0, self.descriptor.size)
-        self._request(
-            "PUT", session.closing(self.descriptor.digest),
-            headers={"Content-Type": "application/octet-stream"},
-            body=self.body, length=self.descriptor.size,
-            timeout=self.transport.network.read_timeout * _PATIENCE,
-        )  # fmt: skip
-
-    def kept(self, cause: ConnectionFailed | RegistryError) -> int | None:
-        """The byte from which a PUT that broke can be continued in its session; None if that isn't worth it.
-
-        distribution 3 and olareg keep what came of it; distribution 2.8 drops the session, and others say nothing.
-        """
-        if self.session is None:
-            return None
-        try:
-            session, reached = self.status(self.session, cause)
-        except (ConnectionFailed, RegistryError):
-            return None
-        # What a stream that can't seek gave is gone, but for what the registry has
-        gone = 0 if isinstance(self.body, bytes) or self.stream.seekable() else self.body.tell()
-        if not max(_WORTH, gone) <= reached <= self.descriptor.size:
-            return None
-        self.session = session
-        return reached
-
-    def chunks(self, size: int, offset: int = 0) -> None:
-        """PATCHes of at most `size` bytes, the place kept by us: ranges that registries report are stale or ambiguous."""
-        session = self.session or self.open()
-        size = max(size, session.minimum)
-        stalls = 0
-        chunk: BinaryIO | bytes = b""
-        while offset < self.descriptor.size:
-            length = min(size, self.descriptor.size - offset)
-            if isinstance(chunk, bytes) and chunk:  # what is left of one that can't be read again
-                length = len(chunk)
-            else:
-                chunk = self.part(offset, length)
-            headers = {"Content-Type": "application/octet-stream", "Content-Range": f"{offset}-{offset + length - 1}"}
-            try:
-                response = self._request("PATCH", session.location, headers=headers, body=chunk, length=length)
-                # 201 is ECR's answer to a PATCH, 204 that of some others: regclient#81, ggcr#2198
-                self.final |= response.status_code == 201
-                session = self._moved(session, response)
-                offset += length
-                chunk, stalls = b"", 0
-            except (RegistryError, ConnectionFailed) as error:
-                if isinstance(error, RegistryError) and not isinstance(error, RangeInvalid):
-                    if error.status < 500:
-                        raise
-                    time.sleep(backoff(stalls))
-                session, reached = self.status(session, error)
-                if isinstance(error, RangeInvalid) and reached == offset and length > CHUNK:
-                    raise  # the place is right, so it is the size
-                # Elsewhere than within what was sent, or again where it was: this session leads nowhere
-                stalls = stalls + 1 if reached <= offset else 0
-                if isinstance(error, RangeInvalid) and offset == reached == 0 and self.stream.seekable():
-                    reached = 1  # it was one byte
-                lost = not self.stream.seekable() and (reached < offset or not isinstance(chunk, bytes))
-                if lost or stalls > _STALLS or reached > offset + length:
-                    raise
-                chunk = chunk[reached - offset :] if isinstance(chunk, bytes) else b""
-                offset = reached
-            self.session = session
-        self._request("PUT", session.closing(self.descriptor.digest))
-
-    def part(self, offset: int, length: int) -> BinaryIO | bytes:
-        """Bytes of the content, to be sent; again, if the stream can seek or they are few."""
-        if not length:
-            return b""
-        if self.stream.seekable():
-            if self.stream.tell() != self.start + offset:
-                self.stream.seek(self.start + offset)
-            return cast("BinaryIO", _Part(self.stream, self.descriptor, offset, length))
-        part = _Part(self.stream, self.descriptor, offset, length)
-        if length == self.descriptor.size or length > _KEPT:
-            return cast("BinaryIO", part)
-        return b"".join(iter(lambda: part.read(length), b""))
-
-    def status(self, session: UploadSession, cause: OcikitError) -> tuple[UploadSession, int]:
-        """Where the registry says that the upload is. Raises the cause if it doesn't know."""
-        try:
-            response = self._request("GET", session.location)
-        except RegistryError as error:
-            raise cause from error
-        match = re.fullmatch(r"(?:bytes=)?0-(\d{1,18})", response.headers.get("Range", ""))
-        if match is None:
-            raise cause
-        # "0-0" is one byte or none: sending from 0 again is right for the one and refused for the other
-        return self._moved(session, response), int(match[1]) + 1 if match[1] != "0" else 0
-
-    def _moved(self, session: UploadSession, response: requests.Response) -> UploadSession:
-        if not response.headers.get("Location"):
-            return session
-        return UploadSession.of(response, self.transport, minimum=session.minimum)
-
-    def abandon(self) -> None:
-        """Cancel the session; whether that works is the registry's business."""
-        session, self.session = self.session, None
-        if session is not None:
-            with contextlib.suppress(OcikitError), deadline_scope(time.monotonic() + _PARTING):
-                drain(self.transport.request("DELETE", session.location, self.doing, scopes=self.scopes, retry=False))
-
-    def stored(self) -> bool:
-        """Whether the blob is there after all: the answer to the last request may have got lost on its way."""
-        path = f"{self.path.removesuffix('uploads/')}{self.descriptor.digest}"
-        try:
-            with deadline_scope(self.deadline):
-                response = self.transport.request(
-                    "HEAD", path, self.doing, scopes=self.scopes, ok_statuses=(403, 404), retry=False
-                )
-        except OcikitError:
-            return False
-        drain(response)
-        return response.status_code == 200
-
-    def _request(
-        self,
-        method: str,
-        target: str,
-        *,
-        headers: dict[str, str] | None = None,
-        body: bytes | BinaryIO | None = None,
-        length: int | None = None,
-        timeout: float | None = None,
-    ) -> requests.Response:
-        """One request; one that moves bytes is never repeated blindly, since the session may have taken a part of them."""
-        try:
-            with deadline_scope(self.deadline):
-                response = self.transport.request(
-                    method, target, self.doing, scopes=self.scopes, headers=headers, body=body, length=length,
-                    retry=method in {"POST", "GET"}, timeout=timeout,
-                )  # fmt: skip
-        except ConnectionFailed:
-            if body:
-                time.sleep(_NOTICE)
-            raise
-        drain(response)
-        if method == "PUT":
-            self.session = None
-            self._check(response)
-        return response
-
-    def _check(self, response: requests.Response) -> None:
-        said = response.headers.get("Docker-Content-Digest")
-        if not said or said == self.descriptor.digest:
-            return
-        if said.partition(":")[0] != self.descriptor.digest.algorithm and self.stored():
-            return  # the registry goes by another name for the same content
-        raise UploadInvalid(
-            f"{self.transport.host} stored {said} for {self.descriptor.digest}",
-            hint="the registry damaged the content, or doesn't know the algorithm; don't use what was pushed",
-            status=response.status_code, url=str(response.url), host=self.transport.host,
-        )  # fmt: skip
-
-
-def upload(
-    transport: Transport,
-    path: str,
-    descriptor: Descriptor,
-    stream: ByteStream,
-    *,
-    scopes: Sequence[Scope],
-    doing: str,
-    session: UploadSession | None = None,
-    chunk_size: int | None = None,
-) -> None:
-    """Send a blob.
-
-    Args:
-        transport: the registry.
-        path: the repository's uploads endpoint.
-        descriptor: what the stream holds.
-        stream: read from where it stands to its end; a seekable one can be sent again after a failure.
-        scopes: the rights that it takes.
-        doing: for messages.
-        session: an upload that is open already: a mount that wasn't granted leaves one.
-        chunk_size: bytes; None sends the whole in one request, and chunks of 4 MiB only if that is refused.
-
-    Raises:
-        SizeMismatch: the stream has more or fewer bytes than its descriptor says.
-        UploadInvalid: the registry refuses the content. RegistryError, ConnectionFailed: after the retries.
-    """
-    start = stream.tell() if stream.seekable() else 0
-    size, deadline = chunk_size, transport.deadline()
-    work = _Upload(transport, path, descriptor, stream, scopes, doing, deadline, session, start)
-    attempt, offset = 0, 0  # the latter above 0 goes on within the session of a PUT that broke
-    while True:
-        transport.check_deadline(deadline, doing)
-        try:
-            if offset:
-                work.chunks(CHUNK, offset)
-            elif size is None:
-                work.whole()
-            else:
-                work.chunks(size)
-            return
-        except _Unreadable as unreadable:
-            work.abandon()
-            raise unreadable.error from unreadable.error.__cause__
-        except (ConnectionFailed, RegistryError) as error:
-            refused = isinstance(error, TooLarge | RangeInvalid) and not offset and (size is None or size > CHUNK)
-            lost = _lost(error)
-            broken = bool(offset) or (lost and not attempt) or _may_pass(error)
-            stored = (broken or work.final) and not refused and work.stored()
-            kept = work.kept(error) if broken and not stored and not offset and size is None else None
-            if kept:
-                log.info("%s: %s; going on at byte %d of %d", doing, error.message, kept, descriptor.size)
-                notify(f"the upload broke; going on at {display.size(kept)}")
-                offset = kept
-                continue
-            offset = 0
-            work.abandon()
-            if stored:
-                return
-            attempt += 1
-            if not (broken or refused) or attempt == _TRIES or not stream.seekable():
-                if lost and not error.hint:
-                    error.hint = "if several replicas answer for this host, they need the same http.secret"
-                raise
-            if refused:
-                log.info("%s: %s; sending chunks of %d bytes", doing, error.message, CHUNK)
-                size = CHUNK
-            else:
-                log.info("%s: %s; trying again in a new session", doing, error.message)
-                notify("the upload broke; beginning it again")
-                time.sleep(backoff(attempt - 1))
-        except BaseException:
-            # Ctrl-C too: the registry need not keep the half
-            work.abandon()
-            raise
-
-
-def _lost(error: OcikitError) -> bool:
-    """Whether the registry doesn't know the session: that of another replica, perhaps.
-
-    distribution says 404 with BLOB_UPLOAD_INVALID then: oras-dotnet#132. With another status that may be a verdict on the content.
-    """
-    invalid = isinstance(error, UploadInvalid) and (error.status == 404 or error.code == "BLOB_UPLOAD_INVALID")
-    return invalid or isinstance(error, UploadUnknown)
-
-
-def _may_pass(error: OcikitError) -> bool:
-    """Whether a new session may do better, and the one after that."""
-    if isinstance(error, RegistryError) and (error.status >= 500 or (_lost(error) and error.status == 404)):
-        return True
-    return isinstance(error, ConnectionFailed | UploadUnknown | RangeInvalid)
