@@ -10,7 +10,7 @@ import pytest
 from ocikit.remote.auth.keychain import ANONYMOUS, Keychain
 from ocikit.remote.config.network import Network
 from ocikit.remote.http.transport import Transport
-from ocikit.remote.repository import Registry
+from ocikit.remote.registry import Registry
 
 from tests.support import images, peers
 from tests.support.fake_registry import FakeRegistry

@@ -58,7 +58,11 @@ REFERENCE: Mapping[str, tuple[str, Sequence[str]]] = {
     ),
     "registries": (
         "Every endpoint of the distribution specification as a call.",
-        ["ocikit.remote.repository:Registry Repository Ping", "ocikit.remote.endpoints:Endpoints"],
+        [
+            "ocikit.remote.registry:Registry Ping",
+            "ocikit.remote.repository:Repository",
+            "ocikit.remote.endpoints:Endpoints",
+        ],
     ),
     "server": (
         "A registry of your own.",

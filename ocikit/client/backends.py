@@ -15,7 +15,8 @@ from ocikit.remote.config.mirror import Mirror
 from ocikit.remote.config.network import Network
 from ocikit.remote.http.transport import Transport
 from ocikit.remote.mirrors import Mirrored, MirroredRepository, MirrorHost
-from ocikit.remote.repository import Registry, Repository
+from ocikit.remote.registry import Registry
+from ocikit.remote.repository import Repository
 from ocikit.spec.descriptor import Descriptor
 from ocikit.spec.reference import DOCKER_HUB, AnyReference, LayoutReference, Reference, RegistryHost
 from ocikit.store.base import Source, Store

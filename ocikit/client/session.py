@@ -34,7 +34,8 @@ from ocikit.remote.auth.keychain import Credentials, Keychain
 from ocikit.remote.config.mirror import Mirrors
 from ocikit.remote.config.network import Network
 from ocikit.remote.mirrors import retry_without_bad_mirrors
-from ocikit.remote.repository import Ping, Registry, Repository
+from ocikit.remote.registry import Ping, Registry
+from ocikit.remote.repository import Repository
 from ocikit.spec import media_types
 from ocikit.spec.descriptor import Descriptor
 from ocikit.spec.manifest import Index, Manifest, PlatformLike, parse_document

@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 import re
 from collections.abc import Iterator, Sequence
-from typing import BinaryIO
 from urllib.parse import quote, urlencode
 
 import requests
@@ -13,6 +12,7 @@ from attrs import evolve, frozen
 
 from ocikit import display
 from ocikit.errors import InvalidReference, InvalidResponse
+from ocikit.remote.http.request import BodyStream
 from ocikit.remote.http.responses import announced_digest, drain, json_object, media_type, request_fields
 from ocikit.remote.http.transport import Transport
 from ocikit.remote.http.urls import check_redirect, join
@@ -210,7 +210,7 @@ class Endpoints:
         return UploadSession.of(response, self.transport, self.action_name("push to", digest.short))
 
     def patch_upload(
-        self, session: UploadSession, offset: int, chunk: bytes | BinaryIO, *, length: int | None = None
+        self, session: UploadSession, offset: int, chunk: bytes | BodyStream, *, length: int | None = None
     ) -> UploadSession:
         """end-5: Send a chunk that starts at byte `offset`.
 
@@ -232,7 +232,7 @@ class Endpoints:
         self,
         session: UploadSession,
         digest: Digest,
-        content: bytes | BinaryIO | None = None,
+        content: bytes | BodyStream | None = None,
         *,
         length: int | None = None,
         offset: int | None = None,
@@ -391,7 +391,9 @@ class Endpoints:
         query = urlencode({key: value for key, value in (("n", n), ("last", last)) if value is not None})
         path = self._path("tags", "list") + (f"?{query}" if query else "")
         level = logging.WARNING
-        for page in iter_pages(self.transport, path, self.action_name("list the tags of"), scopes=(self.scope("pull"),)):
+        for page in iter_pages(
+            self.transport, path, self.action_name("list the tags of"), scopes=(self.scope("pull"),)
+        ):
             tags: list[str] = []
             invalid: list[str] = []
             for name in page.items("tags"):
@@ -452,7 +454,7 @@ class Endpoints:
         *,
         scopes: Sequence[Scope] = (),
         headers: dict[str, str] | None = None,
-        body: bytes | BinaryIO | None = None,
+        body: bytes | BodyStream | None = None,
         length: int | None = None,
         timeout: float | None = None,
         retry: bool = False,

@@ -142,7 +142,7 @@ class MirroredRepository(Repository):
         path = super()._path(*parts)
         return f"{path}?ns={quote(self._upstream.registry, safe='')}" if self._mirror.ns else path
 
-    def _absent(self, target: str, error: NotFound) -> NotFound:
+    def _explain_not_found(self, target: str, error: NotFound) -> NotFound:
         return error  # its tags are not to be listed: the registry's own count
 
 
@@ -159,9 +159,9 @@ class Mirrored(Repository):
         self._primary = primary
         self._mirrors = tuple(mirrors)
         # What one of them says of a document counts wherever it then comes from
-        self.heard = primary.heard
+        self.hints = primary.hints
         for mirror in mirrors:
-            mirror.heard = self.heard
+            mirror.hints = self.hints
 
     @property
     def disabled(self) -> int:
@@ -176,7 +176,7 @@ class Mirrored(Repository):
         """As `Repository.fetch`."""
         if descriptor.embedded is not None or descriptor.size > limit or not descriptor.digest.verifiable:
             return self._primary.fetch(descriptor, limit=limit)
-        if (came := self.heard.take(descriptor)) is not None:
+        if (came := self.hints.pop_body(descriptor)) is not None:
             return came
         return self._first(descriptor.digest.short, lambda place: place.fetch(descriptor, limit=limit))
 

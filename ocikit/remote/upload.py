@@ -6,7 +6,6 @@ import contextlib
 import logging
 import time
 from collections.abc import Iterator
-from typing import BinaryIO, cast
 
 import requests
 from attrs import define
@@ -24,10 +23,11 @@ from ocikit.errors import (
 from ocikit.progress.base import notify
 from ocikit.remote.endpoints import Endpoints, UploadSession
 from ocikit.remote.http.deadlines import deadline_scope
+from ocikit.remote.http.request import BodyStream
 from ocikit.remote.http.responses import request_fields
 from ocikit.remote.http.retry import backoff
 from ocikit.spec.descriptor import Descriptor
-from ocikit.store.base import check_size
+from ocikit.store.streams import ByteStream, check_size
 
 log = logging.getLogger("ocikit")
 
@@ -44,7 +44,7 @@ _BUFFERED_CHUNK = 32 << 20  # bytes of the largest chunk that is buffered when i
 def upload(
     endpoints: Endpoints,
     descriptor: Descriptor,
-    stream: BinaryIO,
+    stream: ByteStream,
     *,
     session: UploadSession | None = None,
     chunk_size: int | None = None,
@@ -84,9 +84,7 @@ def upload(
             raise source_error.error from source_error.error.__cause__
         except (ConnectionFailed, RegistryError) as error:
             too_large = (
-                isinstance(error, TooLarge | RangeInvalid)
-                and not offset
-                and (chunk_size is None or chunk_size > CHUNK)
+                isinstance(error, TooLarge | RangeInvalid) and not offset and (chunk_size is None or chunk_size > CHUNK)
             )
             session_lost = _is_session_lost(error)
             temporary = bool(offset) or (session_lost and not attempts) or _is_temporary(error)
@@ -142,12 +140,12 @@ class _Upload:
 
     endpoints: Endpoints
     descriptor: Descriptor
-    stream: BinaryIO
+    stream: ByteStream
     deadline: float | None
     session: UploadSession | None = None
     start: int = 0
     """Position in the stream where the content begins."""
-    body: BinaryIO | bytes = b""
+    body: bytes | BodyStream = b""
     """Body of the last monolithic PUT."""
     complete: bool = False
     """Whether the registry reported the blob as complete before the session was closed."""
@@ -180,7 +178,7 @@ class _Upload:
         session = self.session or self.open()
         size = max(size, session.min_chunk)
         stalls = 0
-        chunk: BinaryIO | bytes = b""
+        chunk: bytes | BodyStream = b""
         while offset < self.descriptor.size:
             length = min(size, self.descriptor.size - offset)
             if isinstance(chunk, bytes) and chunk:  # the rest of a buffered chunk
@@ -253,7 +251,7 @@ class _Upload:
             with contextlib.suppress(OcikitError), deadline_scope(time.monotonic() + _CANCEL_TIMEOUT):
                 self.endpoints.delete_upload(session)
 
-    def _part(self, offset: int, length: int) -> BinaryIO | bytes:
+    def _part(self, offset: int, length: int) -> bytes | BodyStream:
         """Return a part of the content as a request body, buffered if it is small and the stream can't seek."""
         if not length:
             return b""
@@ -261,7 +259,7 @@ class _Upload:
             self.stream.seek(self.start + offset)
         part = _Part(self.stream, self.descriptor, offset, length)
         if self.stream.seekable() or length == self.descriptor.size or length > _BUFFERED_CHUNK:
-            return cast("BinaryIO", part)
+            return part
         return b"".join(iter(lambda: part.read(length), b""))
 
     def _status(self, session: UploadSession, cause: OcikitError) -> tuple[UploadSession, int]:
@@ -276,7 +274,7 @@ class _Upload:
         return session, received
 
     @contextlib.contextmanager
-    def _sending(self, body: BinaryIO | bytes) -> Iterator[None]:
+    def _sending(self, body: bytes | BodyStream) -> Iterator[None]:
         try:
             with deadline_scope(self.deadline):
                 yield
@@ -319,7 +317,7 @@ class _Part:
     additional ones as the next request (request smuggling).
     """
 
-    def __init__(self, stream: BinaryIO, descriptor: Descriptor, offset: int, length: int) -> None:
+    def __init__(self, stream: ByteStream, descriptor: Descriptor, offset: int, length: int) -> None:
         self._stream = stream
         self._descriptor = descriptor
         self._offset = offset

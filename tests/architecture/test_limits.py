@@ -9,7 +9,7 @@ import requests.adapters
 from ocikit.errors import TimedOut
 from ocikit.remote.config.network import Network
 from ocikit.remote.http.transport import Transport
-from ocikit.remote.repository import Registry
+from ocikit.remote.registry import Registry
 from ocikit.spec.descriptor import EMPTY_DESCRIPTOR, Descriptor
 from ocikit.spec.manifest import Index, Manifest
 from ocikit.spec.platform import Platform
@@ -35,7 +35,7 @@ def test_retries_end_at_the_total_timeout(server):
     registry = Registry(Transport(server.host, network=Network(total_timeout=0.3, retries=50)))
     answer = registry.ping()
     assert not answer
-    assert "in all" in answer.problem
+    assert "in total" in answer.problem
 
 
 def test_slow_blob_ends_at_total_timeout(server):
@@ -43,7 +43,7 @@ def test_slow_blob_ends_at_total_timeout(server):
     descriptor = Descriptor.of(content, "application/octet-stream")
     server.blob("t/d", content)
     server.on("GET", ".*/blobs/.*", cut=100_000, times=None)
-    with repository(server, total_timeout=0.2).open(descriptor) as stream, pytest.raises(TimedOut, match="in all"):
+    with repository(server, total_timeout=0.2).open(descriptor) as stream, pytest.raises(TimedOut, match="in total"):
         while stream.read(1000):
             time.sleep(0.001)
 

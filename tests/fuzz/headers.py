@@ -13,7 +13,7 @@ from ocikit.remote.auth.keychain import Keychain
 from ocikit.remote.auth.tokens import Token
 from ocikit.remote.config.network import Network
 from ocikit.remote.download import _starts_at
-from ocikit.remote.endpoints import descriptor_of, next_link
+from ocikit.remote.endpoints import UploadSession, descriptor_of
 from ocikit.remote.http.errors import error_from_response
 from ocikit.remote.http.responses import (
     announced_digest,
@@ -25,7 +25,7 @@ from ocikit.remote.http.responses import (
 )
 from ocikit.remote.http.transport import Transport
 from ocikit.remote.http.urls import Origin, check_realm, check_redirect, join
-from ocikit.remote.upload import UploadSession
+from ocikit.remote.pagination import next_link
 from ocikit.spec.challenge import Scope, parse_challenges, select_challenge
 from ocikit.spec.digest import Digest
 from ocikit.spec.manifest import Index
@@ -145,10 +145,10 @@ def answer(data: bytes) -> None:
     if following is not None:
         typed(Origin.of, following)
         typed(check_redirect, URL, following)
-    session = typed(UploadSession.of, response, transport)
+    session = typed(UploadSession.of, response, transport, "push to registry.example/team/data")
     if session is not None:
-        assert session.minimum >= 0
-        assert session.closing(Digest(SHA)).startswith(session.location)
+        assert session.min_chunk >= 0
+        assert session.commit_url(Digest(SHA)).startswith(session.location)
     said = announced_digest(response)
     assert said is None or Digest(str(said)) == said
     described = descriptor_of(response, "v1")

@@ -32,12 +32,13 @@ from ocikit.errors import (
     UnverifiableDigest,
 )
 from ocikit.layers.layer import entries
-from ocikit.remote import endpoints
 from ocikit.remote.auth.keychain import Credentials, Keychain
 from ocikit.remote.auth.tokens import Token
+from ocikit.remote.endpoints import descriptor_of
 from ocikit.remote.http.responses import json_object, retry_after
 from ocikit.remote.http.urls import Origin, join
-from ocikit.remote.repository import Registry
+from ocikit.remote.pagination import next_link
+from ocikit.remote.registry import Registry
 from ocikit.server import Rules
 from ocikit.server.auth.htpasswd import HtpasswdEntries
 from ocikit.spec.annotations import REF_NAME
@@ -110,7 +111,7 @@ def test_links_equal_those_of_requests(pairs, quotes):
         if header
         else []
     )
-    ours = endpoints.next_link(response_of(f"HTTP/1.1 200 OK\r\nLink: {header}\r\n\r\n".encode()))
+    ours = next_link(response_of(f"HTTP/1.1 200 OK\r\nLink: {header}\r\n\r\n".encode()))
     assert ours == (urljoin("https://registry.example/", theirs[0]) if theirs else None)
 
 
@@ -187,14 +188,14 @@ def test_docker_encoding_of_any_credentials_is_decoded(user, password):
 
 def test_link_header_of_angle_brackets_is_fast():
     response = response_of(b"HTTP/1.1 200 OK\r\n" + (b"Link: " + b"<" * 60_000 + b"\r\n") * 90 + b"\r\n")
-    assert endpoints.next_link(response) is None  # took hours with a search for the end of each
+    assert next_link(response) is None  # took hours with a search for the end of each
 
 
 def test_length_of_thousands_of_digits_is_invalid():
     kind = b"application/vnd.oci.image.manifest.v1+json"
     digits = b"9" * 5000  # more than int() accepts
     response = response_of(b"HTTP/1.1 200 OK\r\nContent-Length: " + digits + b"\r\nContent-Type: " + kind + b"\r\n\r\n")
-    assert endpoints.descriptor_of(response, "sha256:" + "0" * 64) is None
+    assert descriptor_of(response, "sha256:" + "0" * 64) is None
 
 
 def test_parameter_after_token68_is_ignored():
@@ -349,7 +350,7 @@ def test_long_content_type_is_shortened():
 @pytest.mark.parametrize("rel", ['""', '" "', "next", '"NEXT"'])
 def test_empty_link_relation_is_accepted(rel):
     response = response_of(f"HTTP/1.1 200 OK\r\nLink: </v2/x?last=a>; rel={rel}\r\n\r\n".encode())
-    assert (endpoints.next_link(response) is None) == (not rel.strip('" '))
+    assert (next_link(response) is None) == (not rel.strip('" '))
 
 
 # Secrets that cannot be sent

@@ -10,7 +10,7 @@ import zlib
 from ocikit.remote.auth.keychain import Keychain
 from ocikit.remote.config.network import Network
 from ocikit.remote.http.transport import Transport
-from ocikit.remote.repository import Registry
+from ocikit.remote.registry import Registry
 from ocikit.spec.descriptor import Descriptor
 
 from tests.fuzz.archives import LEAF

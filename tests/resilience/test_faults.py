@@ -20,7 +20,7 @@ from ocikit.remote.auth.keychain import ANONYMOUS, Keychain
 from ocikit.remote.config.network import Network
 from ocikit.remote.http.responses import drain
 from ocikit.remote.http.transport import Transport
-from ocikit.remote.repository import Registry
+from ocikit.remote.registry import Registry
 from ocikit.spec.descriptor import Descriptor
 
 from tests.resilience import matrix

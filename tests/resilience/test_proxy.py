@@ -9,7 +9,7 @@ import urllib3
 from ocikit.remote.auth.keychain import ANONYMOUS, Keychain
 from ocikit.remote.config.network import Network
 from ocikit.remote.http.transport import Transport
-from ocikit.remote.repository import Registry
+from ocikit.remote.registry import Registry
 from ocikit.spec.descriptor import Descriptor
 
 from tests.support import peers

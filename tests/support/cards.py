@@ -21,7 +21,7 @@ from ocikit.layers.tar import TarEntry
 from ocikit.layers.unpack import SkippedEntry, Unpacked
 from ocikit.remote.auth.keychain import Credentials, Keychain
 from ocikit.remote.auth.tokens import TokenCache
-from ocikit.remote.repository import Ping
+from ocikit.remote.registry import Ping
 from ocikit.server.storage.gc import GCResult
 from ocikit.server.storage.verify import Verification, Wrong
 from ocikit.spec import media_types

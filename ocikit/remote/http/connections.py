@@ -9,7 +9,7 @@ import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 import requests
 import requests.adapters
@@ -21,6 +21,7 @@ import urllib3.connectionpool
 from ocikit.errors import ConnectionFailed, redact
 from ocikit.remote.config.network import Network
 from ocikit.remote.http import deadlines
+from ocikit.remote.http.request import BodyStream
 from ocikit.remote.http.urls import Origin
 
 log = logging.getLogger("ocikit")
@@ -60,7 +61,7 @@ class Connections:
         method: str,
         url: str,
         headers: dict[str, str],
-        body: bytes | BinaryIO | None = None,
+        body: bytes | BodyStream | None = None,
         length: int | None = None,
         timeout: float | None = None,
     ) -> requests.Response:

@@ -13,6 +13,8 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import Any, BinaryIO
 
+from ocikit.remote.http.request import BodyStream
+
 _current: ContextVar[float | None] = ContextVar("deadline", default=None)
 
 
@@ -110,7 +112,7 @@ class _DeadlineReader(io.RawIOBase):
 class TimedBody:
     """A request body that stops at the deadline, however slowly the server reads it."""
 
-    def __init__(self, body: BinaryIO, deadline: float) -> None:
+    def __init__(self, body: BodyStream, deadline: float) -> None:
         self._body = body
         self._deadline = deadline
 

@@ -2,53 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from typing import BinaryIO
+from collections.abc import Callable
 
 import requests
-from attrs import frozen
 
 from ocikit.errors import InvalidResponse, Unsupported, redact
 from ocikit.remote.config.network import Network
 from ocikit.remote.http.connections import Connections
 from ocikit.remote.http.rate_limit import RateLimit
+from ocikit.remote.http.request import Request
 from ocikit.remote.http.responses import drain, request_fields
 from ocikit.remote.http.urls import Origin, check_redirect, join
 
 _MAX_REDIRECTS = 10  # as in curl and browsers
 _REDIRECTING = frozenset({301, 302, 303, 307, 308})
-
-
-class Body:
-    """A request body, and the position to which it is rewound for another attempt."""
-
-    def __init__(self, content: bytes | BinaryIO | None = None) -> None:
-        self.content = content
-        self._start: int | None = None
-        if content is not None and not isinstance(content, bytes) and content.seekable():
-            self._start = content.tell()
-        self.repeatable = content is None or isinstance(content, bytes) or self._start is not None
-        """Whether the body can be sent again."""
-
-    def rewind(self) -> None:
-        """Seek to the start of the content, if it is a stream."""
-        if self._start is not None and self.content is not None and not isinstance(self.content, bytes):
-            self.content.seek(self._start)
-
-
-@frozen
-class Request:
-    """A request before authentication and redirects."""
-
-    method: str
-    url: str
-    """Absolute."""
-    headers: Mapping[str, str]
-    body: Body
-    length: int | None = None
-    """Bytes of a stream."""
-    timeout: float | None = None
-    """Seconds without data, if not the network's."""
 
 
 class RedirectFollower:

@@ -11,7 +11,6 @@ import logging
 import re
 import time
 from collections.abc import Mapping, Sequence
-from typing import BinaryIO
 
 import attrs
 import requests
@@ -28,7 +27,8 @@ from ocikit.remote.http.connections import Connections
 from ocikit.remote.http.deadlines import deadline_scope
 from ocikit.remote.http.errors import error_from_response
 from ocikit.remote.http.rate_limit import RateLimit
-from ocikit.remote.http.redirects import Body, RedirectFollower, Request
+from ocikit.remote.http.redirects import RedirectFollower
+from ocikit.remote.http.request import Body, BodyStream, Request
 from ocikit.remote.http.responses import buffer_body, drain, read_limited, report_warnings
 from ocikit.remote.http.retry import Retry, backoff
 from ocikit.remote.http.scheme import Scheme
@@ -122,7 +122,7 @@ class Transport(display.Displayable):
         *,
         scopes: Sequence[Scope] = (),
         headers: Mapping[str, str] | None = None,
-        body: bytes | BinaryIO | None = None,
+        body: bytes | BodyStream | None = None,
         length: int | None = None,
         ok_statuses: Sequence[int] = (),
         retry: bool = True,

@@ -240,7 +240,7 @@ def test_listener_receives_note_of_repeated_upload(server, session, home):
     server.on("PUT", "/v2/a/b/blobs/uploads/.*", cut_request=100_000)
     notes = Notes()
     session.push(f"{server.host}/a/b:v1", write(home / "data", {"big.bin": BIG}), progress=notes)
-    assert notes.messages == ["the upload broke; beginning it again"]
+    assert notes.messages == ["the upload broke; starting again"]
 
 
 def test_parallel_calls_receive_their_own_notes(server, session, home):

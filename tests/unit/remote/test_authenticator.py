@@ -14,7 +14,7 @@ from ocikit.remote.auth.keychain import Credentials, Keychain
 from ocikit.remote.auth.tokens import TokenCache
 from ocikit.remote.config.network import Network
 from ocikit.remote.http.transport import Transport
-from ocikit.remote.repository import Registry
+from ocikit.remote.registry import Registry
 from ocikit.spec.challenge import Scope
 from ocikit.spec.descriptor import Descriptor
 from ocikit.spec.digest import Digest

@@ -11,7 +11,7 @@ import zlib
 import pytest
 from ocikit import errors
 from ocikit.remote import referrers
-from ocikit.remote.repository import Registry
+from ocikit.remote.registry import Registry
 from ocikit.spec import media_types
 from ocikit.spec.descriptor import Descriptor
 from ocikit.spec.digest import Digest
@@ -551,7 +551,7 @@ def test_tags_that_are_none_are_skipped_with_one_warning_for_all(server, reposit
     [warning] = [r.getMessage() for r in caplog.records if r.levelno == logging.WARNING]
     assert (
         warning
-        == f"{repository.transport.host}/a/b lists 7 tags that are none: None, 'not a tag\\x1b[31m', '', … 4 more"
+        == f"{repository.transport.host}/a/b: ignored 7 invalid tag names: None, 'not a tag\\x1b[31m', '', … 4 more"
     )
 
 

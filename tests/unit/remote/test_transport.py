@@ -20,7 +20,7 @@ from ocikit.remote.http.rate_limit import RateLimit
 from ocikit.remote.http.responses import drain
 from ocikit.remote.http.transport import Transport
 from ocikit.remote.http.urls import Origin, check_redirect, is_loopback
-from ocikit.remote.repository import Registry
+from ocikit.remote.registry import Registry
 
 from tests.support.fake_registry import FakeRegistry, Response, certificate
 

@@ -10,7 +10,7 @@ import time
 
 import pytest
 from ocikit import errors
-from ocikit.remote.repository import Registry
+from ocikit.remote.registry import Registry
 from ocikit.spec.descriptor import Descriptor
 from ocikit.spec.digest import Digest
 from ocikit.store.streams import ProgressReader
