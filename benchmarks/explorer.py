@@ -43,10 +43,10 @@ def fill(folder: Path, repositories: int, tags: int) -> None:
         storage.blobs.put(digest, io.BytesIO(content))
     for n in range(repositories):
         name = "big" if n == 0 else f"team-{n % 97:02}/project-{n:05}"
-        storage.metadata.link(name, blob, len(EMPTY))
+        storage.metadata.add_blob(name, blob, len(EMPTY))
         names = [f"v{i // 1000}.{i % 1000}" for i in range(tags)] if n == 0 else ["v1"]
         for start in range(0, len(names), 1000):
-            storage.metadata.put(name, entry, names[start : start + 1000])
+            storage.metadata.put_manifest(name, entry, names[start : start + 1000])
     storage.close()
 
 

@@ -46,7 +46,7 @@ class Place:
         storage = file_storage(self.folder, durable=False)
         blob = Digest.of(BLOB)
         storage.blobs.put(blob, io.BytesIO(BLOB))
-        storage.metadata.link("a", blob, len(BLOB))
+        storage.metadata.add_blob("a", blob, len(BLOB))
         for n in range(self.size + REFERRERS):
             raw = document(n)
             referrer = n >= self.size
@@ -54,7 +54,7 @@ class Place:
                 digest=Digest.of(raw), media_type=MANIFEST, size=len(raw), children=(blob,), artifact_type="text/x",
                 subject=Digest.of(document(0)) if referrer else None, referrer=listed(raw) if referrer else "",
             )  # fmt: skip
-            storage.metadata.put("a", entry, [] if referrer else [tag(n)])
+            storage.metadata.put_manifest("a", entry, [] if referrer else [tag(n)])
             if n % max(self.size // SAMPLE, 1) == 0 or referrer:
                 storage.blobs.put(entry.digest, io.BytesIO(raw))
         storage.close()

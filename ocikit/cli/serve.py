@@ -99,8 +99,8 @@ def add_gc(parser: argparse.ArgumentParser) -> None:
 
 def run_gc(arguments: argparse.Namespace) -> None:
     """Delete unreferenced content from a registry's folder, which may be in use."""
-    from ocikit.server.storage import gc  # noqa: PLC0415 - imports SQLAlchemy, for one subcommand
-    from ocikit.server.storage.files import file_storage  # noqa: PLC0415 - see above
+    from ocikit.server.storage.files import file_storage  # noqa: PLC0415 - imports the server, for one subcommand
+    from ocikit.server.storage.gc import gc  # noqa: PLC0415 - see above
 
     if not os.path.exists(os.path.join(arguments.path, "registry.db")):
         raise ocikit.NotFound(
@@ -108,12 +108,14 @@ def run_gc(arguments: argparse.Namespace) -> None:
         )
     storage = file_storage(arguments.path, grace=arguments.grace)
     try:
-        result = gc.collect(storage, grace=arguments.grace, dry_run=arguments.dry_run)
+        result = gc(storage, grace=arguments.grace, dry_run=arguments.dry_run)
     finally:
         storage.close()
-    for name, digest, size in result.blobs:
-        print(f"{display.size(size):>10}  {digest}  {display.sanitize(name)}")
-    for digest, size in result.content:
-        print(f"{display.size(size):>10}  {digest}")
+    for blob in result.unlinked:
+        print(f"{display.size(blob.size):>10}  {blob.digest}  {display.sanitize(blob.repository)}")
+    for blob in result.blobs:
+        print(f"{display.size(blob.size):>10}  {blob.digest}")
     verb = "would be" if arguments.dry_run else "were"
-    print(f"{len(result.content)} blobs, {display.size(result.size)}, {verb} deleted", file=sys.stderr)
+    print(
+        f"{display.pluralize(len(result.blobs), 'blob')}, {display.size(result.size)}, {verb} deleted", file=sys.stderr
+    )

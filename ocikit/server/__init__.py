@@ -1,4 +1,4 @@
-"""A registry for others: a WSGI application, its storage, and who may do what.
+"""Registry server: a WSGI application with storage and access control.
 
 >>> from ocikit.server import Application, memory_storage
 >>> application = Application(memory_storage())
@@ -15,9 +15,10 @@ from ocikit.server.http.request import Request, Response
 from ocikit.server.http.settings import Limits, Settings
 from ocikit.server.storage.base import BlobStore, Metadata, Storage, UploadStore
 from ocikit.server.storage.files import file_storage
-from ocikit.server.storage.gc import GCResult, collect
+from ocikit.server.storage.gc import gc
 from ocikit.server.storage.memory import memory_storage
-from ocikit.server.storage.verify import Verification, verify
+from ocikit.server.storage.verify import verify
+from ocikit.store.results import GCResult, VerifyResult
 
 __all__ = [
     "ANONYMOUS",
@@ -41,10 +42,10 @@ __all__ = [
     "Storage",
     "TokenAccess",
     "UploadStore",
-    "Verification",
+    "VerifyResult",
     "access_from",
-    "collect",
     "file_storage",
+    "gc",
     "memory_storage",
     "verify",
 ]

@@ -31,20 +31,16 @@ OPENED_ON_USE = {
     "ocikit.notebook.explorer",
     "ocikit.notebook.login",
     "ocikit.server.storage.sql",
+    "ocikit.server.storage.database",
     "ocikit.server.storage.schema",
+    "ocikit.server.storage.sql_gc",
 }
 
 #: Violations that are known and must go; the set only shrinks.
 PENDING_CIRCLES = {
     "client.artifact <-> client.session",
 }
-PENDING_UPWARD = {
-    "ocikit.server.storage.base imports ocikit.server.http.request",
-    "ocikit.server.storage.files imports ocikit.server.http.errors",
-    "ocikit.server.storage.files imports ocikit.server.http.request",
-    "ocikit.server.storage.memory imports ocikit.server.http.errors",
-    "ocikit.server.storage.memory imports ocikit.server.http.request",
-}
+PENDING_UPWARD = set()
 
 
 def at_import(nodes):

@@ -73,7 +73,7 @@ def recorded(monkeypatch, tmp_path, durable):
     root.mkdir()
     recorder = Recorder(monkeypatch, root)
     storage = file_storage(root, durable=durable)
-    recorder.watch(storage.metadata._engine)
+    recorder.watch(storage.metadata.engine)
     application = Application(storage)
     push(application, b"first")
     put(application, b"first", "first")
@@ -148,7 +148,7 @@ def test_reads_write_nothing(recorded):
 def test_access_time_is_written_without_sync(recorded):
     recorder, application = recorded
     push(application, b"old")
-    with application.storage.metadata._engine.begin() as connection:
+    with application.storage.metadata.engine.begin() as connection:
         connection.execute(sa.text("UPDATE blobs SET touched = touched - 1800"))
     answer, said = recorder.during(lambda: call(application, "HEAD", f"/v2/a/blobs/{Digest.of(b'old')}"))
     assert (answer.status, said) == (200, [("commit", False)])
@@ -162,7 +162,7 @@ def test_new_folders_are_synced_before_their_content(monkeypatch, tmp_path):
     recorder = Recorder(monkeypatch, root)
     storage = file_storage(root)
     assert recorder.said == [("fsync", "")]
-    recorder.watch(storage.metadata._engine)
+    recorder.watch(storage.metadata.engine)
     name = f"blobs/sha256/{Digest.of(b'content').encoded}"
     _, said = recorder.during(lambda: push(Application(storage), b"content"))
     assert said == [
@@ -249,7 +249,7 @@ def test_manifest_on_full_disk_is_not_stored(application, tmp_path):
 
 def test_full_database_acknowledges_nothing(application):
     push(application, b"before")
-    engine = application.storage.metadata._engine
+    engine = application.storage.metadata.engine
 
     def no_room(connection):
         connection.exec_driver_sql("PRAGMA max_page_count = 1")
@@ -343,7 +343,7 @@ def test_full_repository_rejects_blobs(tmp_path):
     assert answer.status == 413
     assert call(application, "DELETE", f"/v2/a/blobs/{Digest.of(b'y' * 40)}").status == 202
     assert push(application, b"z").status == 201
-    assert storage.metadata.used("a") == 61
+    assert storage.metadata.used_bytes("a") == 61
     storage.close()
 
 
@@ -357,7 +357,7 @@ def test_chunked_upload_respects_the_repository_quota(tmp_path):
     assert push(application, b"y" * 50).status == 201
     # What was left when it began is taken by now
     assert call(application, "PUT", f"{location}?digest={Digest.of(b'x' * 60)}").status == 413
-    assert storage.metadata.used("a") == 50
+    assert storage.metadata.used_bytes("a") == 50
     storage.close()
 
 

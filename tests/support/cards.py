@@ -22,15 +22,13 @@ from ocikit.layers.unpack import SkippedEntry, Unpacked
 from ocikit.remote.auth.keychain import Credentials, Keychain
 from ocikit.remote.auth.tokens import TokenCache
 from ocikit.remote.registry import Ping
-from ocikit.server.storage.gc import GCResult
-from ocikit.server.storage.verify import Verification, Wrong
 from ocikit.spec import media_types
 from ocikit.spec.config import History, ImageConfig, RootFS
 from ocikit.spec.manifest import Manifest
 from ocikit.store.cache.scan import CachedRepository, CacheInfo
 from ocikit.store.layout.layout import Layout
 from ocikit.store.memory import MemoryStore
-from ocikit.store.results import CorruptBlob, VerifyResult
+from ocikit.store.results import CorruptBlob, GCResult, RemovedBlob, VerifyResult
 from ocikit.transfer.plan import plan
 
 HOST = "registry.example"
@@ -335,11 +333,13 @@ CARDS: dict[str, Callable[[], object]] = {
     "server": lambda: ocikit.serve(),
     "server_stopped": stopped,
     "server_collected": lambda: GCResult(
-        dry_run=True, blobs=(("weather/stations", ocikit.Digest.of(b"1"), 3_000_000),),
-        content=((ocikit.Digest.of(b"1"), 3_000_000), (ocikit.Digest.of(b"2"), 17))),
-    "server_verified": lambda: Verification(
+        dry_run=True,
+        unlinked=(RemovedBlob(digest=ocikit.Digest.of(b"1"), size=3_000_000, repository="weather/stations"),),
+        blobs=(RemovedBlob(digest=ocikit.Digest.of(b"1"), size=3_000_000), RemovedBlob(digest=ocikit.Digest.of(b"2"), size=17))),
+    "server_verified": lambda: VerifyResult(
         checked=3_012, size=40_112_000_331,
-        wrong=(Wrong(digest=ocikit.Digest.of(b"1"), expected=12, found=None, repositories=("weather/stations",)),)),
+        corrupt=(CorruptBlob(
+            digest=ocikit.Digest.of(b"1"), problem="missing", expected_size=12, repositories=("weather/stations",)),)),
     "explanation": explanation,
     "explanation_anonymous": lambda: Keychain(environ={}, home=folder() / "keep").explain(HOST),
     "ping": lambda: Ping(host=HOST, reachable=True, authenticated=True, url=f"https://{HOST}", version="registry/2.0"),

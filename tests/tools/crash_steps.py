@@ -16,7 +16,7 @@ import sqlalchemy as sa
 from ocikit.server.http.request import RequestBody
 from ocikit.server.storage.base import ManifestRow
 from ocikit.server.storage.files import file_storage
-from ocikit.server.storage.gc import GRACE, collect
+from ocikit.server.storage.gc import GRACE, gc
 from ocikit.server.storage.verify import verify
 from ocikit.spec.digest import Digest
 
@@ -40,16 +40,16 @@ def upload(storage, session):
 
 
 def put(storage, session):
-    storage.put_manifest("a", ENTRY, io.BytesIO(RAW), ["v1", "v2"], strict=True)
+    storage.put_manifest("a", ENTRY, io.BytesIO(RAW), ["v1", "v2"], require_children=True)
 
 
 def delete(storage, session):
     storage.metadata.delete_manifest("a", ENTRY.digest)
-    storage.metadata.unlink("a", DIGEST)
+    storage.metadata.remove_blob("a", DIGEST)
 
 
 def sweep(storage, session):
-    collect(storage, untagged=True)
+    gc(storage, untagged=True)
 
 
 #: The preparation and the interrupted operation.
@@ -62,7 +62,7 @@ OPERATIONS = {
 
 
 def age(storage):
-    with storage.metadata._engine.begin() as connection:
+    with storage.metadata.engine.begin() as connection:
         for table in ("content", "blobs", "manifests"):
             connection.execute(sa.text(f"UPDATE {table} SET touched = touched - {2 * GRACE}"))
 
@@ -100,22 +100,22 @@ def look(folder, name):
     """Return the state after a restart, after a repetition, and after garbage collection of everything old."""
     storage = file_storage(folder, durable=False)
     try:
-        found = {"sound": verify(storage).wrong == ()}
-        blob, manifest = storage.blob("a", DIGEST), storage.metadata.manifest("a", "v1")
+        found = {"sound": verify(storage).corrupt == ()}
+        blob, manifest = storage.blob_size("a", DIGEST), storage.metadata.manifest("a", "v1")
         found["blob"], found["manifest"] = blob, manifest is not None
         found["both tags or none"] = manifest == storage.metadata.manifest("a", "v2")
         for each in (upload, put):
             each(storage, storage.uploads.create("a"))
         found["done again"] = (
-            storage.blob("a", DIGEST) == len(CONTENT) and storage.metadata.manifest("a", "v1") is not None
+            storage.blob_size("a", DIGEST) == len(CONTENT) and storage.metadata.manifest("a", "v1") is not None
         )
-        collect(storage)
+        gc(storage)
         age(storage)
         for path in Path(folder).rglob("*"):
             if path.parent.name == "uploads" or path.name.startswith("."):
                 os.utime(path, (0, 0))
-        collect(storage)
-        found["sound again"] = verify(storage).wrong == ()
+        gc(storage)
+        found["sound again"] = verify(storage).corrupt == ()
         kept = sorted(path.name for path in Path(folder).rglob("*") if path.is_file() and path.parent != Path(folder))
         found["clean"] = kept == sorted([DIGEST.encoded, ENTRY.digest.encoded])
     finally:

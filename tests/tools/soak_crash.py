@@ -337,7 +337,7 @@ def look(folder, when):
     finally:
         storage.close()
     if not report.ok:
-        raise Wrong(f"{when}: {report.wrong}")
+        raise Wrong(f"{when}: {report.corrupt}")
 
 
 def main():

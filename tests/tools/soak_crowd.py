@@ -20,7 +20,7 @@ import ocikit
 from attrs import define, field
 from ocikit.errors import OcikitError
 from ocikit.server.storage.files import file_storage
-from ocikit.server.storage.gc import collect
+from ocikit.server.storage.gc import gc
 from ocikit.server.storage.verify import verify
 
 GRACE = 3.0  # seconds: longer than a push takes between its first blob and its manifest on a busy machine
@@ -117,8 +117,8 @@ def sweep(path, end):
     storage = file_storage(path, grace=GRACE)
     turns, freed = 0, 0
     while time.time() < end:
-        swept = collect(storage, grace=GRACE, untagged=turns % 2 == 0)
-        turns, freed = turns + 1, freed + len(swept.content)
+        swept = gc(storage, grace=GRACE, untagged=turns % 2 == 0)
+        turns, freed = turns + 1, freed + len(swept.blobs)
     storage.close()
     print(json.dumps([turns, freed]))
 
@@ -146,7 +146,7 @@ def soak(seconds, *, movers=3, readers=3, passers=2):
         storage = file_storage(store)
         try:
             report = verify(storage)
-            assert report.ok, report.wrong
+            assert report.ok, report.corrupt
         finally:
             storage.close()
     return {

@@ -419,7 +419,7 @@ def soak(
             report = verify(storage)
         finally:
             storage.close()
-        wrong += [f"the registry: {each}" for each in report.wrong]
+        wrong += [f"the registry: {each}" for each in report.corrupt]
         found |= {"registry blobs": report.checked, "wrong": wrong}
         spans = {"first": (0.0, 0.1), "warm": (0.3, 0.45), "end": (0.85, 1.0)}
         found["open"] = {

@@ -288,7 +288,7 @@ def _parse_form(request: Request) -> dict[str, str]:
     """
     if request.header("Content-Type").partition(";")[0].strip().lower() != "application/x-www-form-urlencoded":
         raise ErrorResponse(400, "UNSUPPORTED", "the Content-Type must be application/x-www-form-urlencoded")
-    raw = request.body.allow(_MAX_FORM).read()
+    raw = request.body.set_limit(_MAX_FORM).read()
     try:
         pairs = parse_qsl(raw.decode(), keep_blank_values=True, max_num_fields=20, errors="strict")
     except ValueError as error:

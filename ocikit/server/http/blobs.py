@@ -1,4 +1,4 @@
-"""Blobs over HTTP: get, head, delete. distribution-spec spec.md#pulling-blobs, #deleting-blobs."""
+"""Blob endpoints: get, head, delete. distribution-spec spec.md#pulling-blobs, #deleting-blobs."""
 
 from __future__ import annotations
 
@@ -7,91 +7,108 @@ from collections.abc import Iterator
 from typing import BinaryIO
 
 from ocikit.server.auth.access import Permission
-from ocikit.server.http.context import RequestContext, digest, repository
+from ocikit.server.http.context import RequestContext, parse_digest, parse_repository
 from ocikit.server.http.errors import ErrorResponse
 from ocikit.server.http.request import Response
 from ocikit.server.storage.base import BlobInUse
 from ocikit.spec.digest import Digest
 
-#: One range, with either end left out.
+#: One range with an optional start or end.
 _RANGE = re.compile(r"bytes=[ \t]*([0-9]{0,19})-([0-9]{0,19})[ \t]*", re.IGNORECASE)
 
-#: Bytes a piece. Larger ones saved nothing, and each connection holds some.
-PIECE = 1 << 18
+#: Bytes that are sent at once. Larger chunks are no faster, and each connection holds one in memory.
+CHUNK_SIZE = 1 << 18
 
 
-def get(exchange: RequestContext, name: str, reference: str) -> Response:
-    """A blob, or one range of it. Raises: Refusal: 404, 416."""
-    name, wanted = repository(name), digest(reference)
-    exchange.require(Permission("pull", name))
-    size = exchange.storage.blob(name, wanted)
+def get(ctx: RequestContext, name: str, reference: str) -> Response:
+    """Return a blob, or one range of it.
+
+    Raises:
+        ErrorResponse: 404 or 416.
+    """
+    name, digest = parse_repository(name), parse_digest(reference)
+    ctx.require(Permission("pull", name))
+    size = ctx.storage.blob_size(name, digest)
     if size is None:
-        raise unknown(name, wanted)
+        raise unknown_blob(name, digest)
+    etag = f'"{digest}"'
     headers = (
         ("Content-Type", "application/octet-stream"),
-        ("Docker-Content-Digest", wanted),
-        ("ETag", f'"{wanted}"'),
+        ("Docker-Content-Digest", digest),
+        ("ETag", etag),
         ("Accept-Ranges", "bytes"),
-        # Content by digest never changes, and only those who may see it shall keep it
+        # Content by digest never changes; "private" keeps it out of shared caches, which do not check permissions
         ("Cache-Control", "private, max-age=31536000, immutable"),
     )
-    request = exchange.request
-    if matches(request.header("If-None-Match"), wanted):
+    request = ctx.request
+    if etag_matches(request.header("If-None-Match"), digest):
         return Response(304, headers[1:])
     if request.method == "HEAD":
-        # RFC 9110 #14.2: ranges are for GET
+        # RFC 9110 #14.2: ranges apply to GET only
         return Response(200, (*headers, ("Content-Length", str(size))))
-    part = single_range(request.header("Range"), size)
-    if part is None or request.header("If-Range") not in {"", f'"{wanted}"'}:
-        body = _open(exchange, name, wanted, 0, size)
-        return Response(200, (*headers, ("Content-Length", str(size))), body)
-    first, last = part
+    byte_range = parse_range(request.header("Range"), size)
+    if byte_range is None or request.header("If-Range") not in {"", etag}:
+        return Response(200, (*headers, ("Content-Length", str(size))), _open(ctx, name, digest, 0, size))
+    first, last = byte_range
     if first > last:
         raise ErrorResponse(
-            416, "SIZE_INVALID", f"there are no such bytes: the blob has {size}",
+            416,
+            "SIZE_INVALID",
+            f"the range is outside of the blob, which has {size} bytes",
             headers=(("Content-Range", f"bytes */{size}"),),
-        )  # fmt: skip
-    ranged = (("Content-Length", str(last - first + 1)), ("Content-Range", f"bytes {first}-{last}/{size}"))
-    return Response(206, (*headers, *ranged), _open(exchange, name, wanted, first, last - first + 1))
+        )
+    length = last - first + 1
+    range_headers = (("Content-Length", str(length)), ("Content-Range", f"bytes {first}-{last}/{size}"))
+    return Response(206, (*headers, *range_headers), _open(ctx, name, digest, first, length))
 
 
-def delete(exchange: RequestContext, name: str, reference: str) -> Response:
-    """Take a blob from a repository. Raises: Refusal: 404, 405."""
-    name, wanted = repository(name), digest(reference)
-    exchange.require(Permission("delete", name))
-    exchange.writing("blobs")
+def delete(ctx: RequestContext, name: str, reference: str) -> Response:
+    """Remove a blob from a repository.
+
+    Raises:
+        ErrorResponse: 404 or 405.
+    """
+    name, digest = parse_repository(name), parse_digest(reference)
+    ctx.require(Permission("delete", name))
+    ctx.require_writable("blobs")
     try:
-        gone = exchange.storage.metadata.unlink(name, wanted, force=exchange.settings.delete_referenced)
+        removed = ctx.storage.metadata.remove_blob(name, digest, force=ctx.settings.delete_referenced)
     except BlobInUse as error:
-        raise ErrorResponse(405, "UNSUPPORTED", f"a manifest in {name} needs {wanted}: delete that first") from error
-    if not gone:
-        raise unknown(name, wanted)
-    return Response(202, (("Content-Length", "0"), ("Docker-Content-Digest", wanted)))
+        raise ErrorResponse(
+            405, "UNSUPPORTED", f"a manifest in {name} references {digest}; delete the manifest first"
+        ) from error
+    if not removed:
+        raise unknown_blob(name, digest)
+    return Response(202, (("Content-Length", "0"), ("Docker-Content-Digest", digest)))
 
 
-def unknown(name: str, wanted: Digest) -> ErrorResponse:
-    """The answer for what isn't there, or may not be seen to be."""
-    return ErrorResponse(
-        404, "BLOB_UNKNOWN", f"{name} has no blob {wanted}; whoever has it can push it again", detail={"digest": wanted}
-    )
+def unknown_blob(name: str, digest: Digest) -> ErrorResponse:
+    """Return the error for a blob that the repository does not have."""
+    return ErrorResponse(404, "BLOB_UNKNOWN", f"{name} has no blob {digest}; push it again", detail={"digest": digest})
 
 
-def matches(condition: str, wanted: str) -> bool:
-    """Whether an If-Match or If-None-Match names content. RFC 9110 #13.1.1."""
+def etag_matches(condition: str, digest: str) -> bool:
+    """Return True if an If-None-Match header contains a digest. RFC 9110 #13.1.2."""
     if not condition:
         return False
-    tags = [tag.strip().removeprefix("W/").strip('"') for tag in condition.split(",")]
-    return "*" in tags or wanted in tags
+    etags = [etag.strip().removeprefix("W/").strip('"') for etag in condition.split(",")]
+    return "*" in etags or digest in etags
 
 
-def single_range(header: str, size: int) -> tuple[int, int] | None:
-    """The first and last byte of a range, clamped; None for all. RFC 9110 #14.1.2.
+def parse_range(header: str, size: int) -> tuple[int, int] | None:
+    """Return the first and last byte of a Range header, clamped to the size. RFC 9110 #14.1.2.
 
-    One range of bytes is served; several, and other units, give everything, as they may. First above last is a range
-    that can't be had.
+    Args:
+        header: Value of the Range header.
+        size: Size of the content in bytes.
 
-    >>> single_range("bytes=2-", 10), single_range("bytes=-3", 10), single_range("bytes=0-1,4-5", 10)
-    ((2, 9), (7, 9), None)
+    Returns:
+        None for the whole content: without a header, for several ranges, and for other units. The first byte is above the
+        last if the range cannot be satisfied.
+
+    Example:
+        >>> parse_range("bytes=2-", 10), parse_range("bytes=-3", 10), parse_range("bytes=0-1,4-5", 10)
+        ((2, 9), (7, 9), None)
     """
     match = _RANGE.fullmatch(header) if header else None
     if match is None or not (match[1] or match[2]):
@@ -103,19 +120,25 @@ def single_range(header: str, size: int) -> tuple[int, int] | None:
     return (first, min(last, size - 1)) if first < size else (1, 0)
 
 
-def _open(exchange: RequestContext, name: str, wanted: Digest, first: int, length: int) -> FileBody:
+def _open(ctx: RequestContext, name: str, digest: Digest, first: int, length: int) -> FileBody:
     try:
-        return FileBody(exchange.storage.blobs.open(wanted), first, length)
+        return FileBody(ctx.storage.blobs.open(digest), first, length)
     except KeyError as error:
-        raise unknown(name, wanted) from error
+        raise unknown_blob(name, digest) from error
 
 
 class FileBody:
-    """Some bytes of a file, by pieces; closes it at the end."""
+    """A response body that sends a part of a file in chunks and closes the file at the end.
+
+    Args:
+        file: Open file.
+        first: Offset of the first byte.
+        length: Number of bytes.
+    """
 
     def __init__(self, file: BinaryIO, first: int, length: int) -> None:
         self._file = file
-        self._left = length
+        self._remaining = length
         if first:
             file.seek(first)
 
@@ -123,12 +146,12 @@ class FileBody:
         return self
 
     def __next__(self) -> bytes:
-        piece = self._file.read(min(PIECE, self._left)) if self._left else b""
-        if not piece:
+        chunk = self._file.read(min(CHUNK_SIZE, self._remaining)) if self._remaining else b""
+        if not chunk:
             self.close()
             raise StopIteration
-        self._left -= len(piece)
-        return piece
+        self._remaining -= len(chunk)
+        return chunk
 
     def close(self) -> None:
         """Close the file."""

@@ -1,30 +1,35 @@
-"""What there is: the base, tags, referrers, the catalog. distribution-spec spec.md#content-discovery."""
+"""Discovery endpoints: base, tags, referrers, catalog. distribution-spec spec.md#content-discovery."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from urllib.parse import urlencode
 
 from ocikit.display import quoted
 from ocikit.server.auth.access import Permission
-from ocikit.server.http.context import RequestContext, digest, repository, unknown_name
+from ocikit.server.http.context import RequestContext, parse_digest, parse_repository, unknown_repository
 from ocikit.server.http.errors import ErrorResponse
 from ocikit.server.http.request import Response, json_response
 from ocikit.spec import media_types
 from ocikit.spec.digest import Digest
 from ocikit.spec.document import DOCUMENT_LIMIT
 
-#: Bytes of an index around its manifests, with room to spare.
-_AROUND = 1000
+#: Bytes of an index besides its manifests, rounded up.
+_INDEX_OVERHEAD = 1000
 
-#: Referrers that are read at first, and at most. One may be as large as a manifest: more are read where they are small.
-_FIRST, _ROWS = 16, 1000
+#: Rows that the first query and later queries read. One referrer may be as large as a manifest, so the first is small.
+_FIRST_ROWS, _MAX_ROWS = 16, 1000
 
 
-def base(exchange: RequestContext) -> Response:
-    """Whether this is a registry, and whether the caller is let in. spec.md#determining-support."""
-    identity, access, request = exchange.identity, exchange.access, exchange.request
-    nobody = identity.anonymous and identity.grants is None
-    if identity.error or (nobody and not access.allows_anonymous_ping(request)):
+def base(ctx: RequestContext) -> Response:
+    """Respond that this is a registry if the client is authorized. spec.md#determining-support.
+
+    Raises:
+        ErrorResponse: 401 or 403.
+    """
+    identity, access, request = ctx.identity, ctx.access, ctx.request
+    unknown_client = identity.anonymous and identity.grants is None
+    if identity.error or (unknown_client and not access.allows_anonymous_ping(request)):
         challenge = access.challenge(request, (), identity)
         headers = (("WWW-Authenticate", challenge),) if challenge else ()
         code = "UNAUTHORIZED" if challenge else "DENIED"
@@ -32,94 +37,119 @@ def base(exchange: RequestContext) -> Response:
     return json_response(200, {})
 
 
-def tags(exchange: RequestContext, name: str) -> Response:
-    """Tags in order, byte by byte. Raises: Refusal: 400, 404."""
-    name = repository(name)
-    exchange.require(Permission("pull", name))
-    limit, last = _page(exchange)
-    metadata = exchange.storage.metadata
-    found = metadata.tags(name, last=last, limit=limit + 1) if limit else []
-    if not found and not metadata.has_repository(name):
-        raise unknown_name(name)
-    return _listed(exchange, f"/v2/{name}/tags/list", {"name": name}, "tags", found, limit)
+def tags(ctx: RequestContext, name: str) -> Response:
+    """Return a page of tags, sorted byte by byte.
+
+    Raises:
+        ErrorResponse: 400 or 404.
+    """
+    name = parse_repository(name)
+    ctx.require(Permission("pull", name))
+    limit, last = _page_parameters(ctx)
+    metadata = ctx.storage.metadata
+    names = metadata.tags(name, last=last, limit=limit + 1) if limit else []
+    if not names and not metadata.has_repository(name):
+        raise unknown_repository(name)
+    return _names_response(ctx, f"/v2/{name}/tags/list", {"name": name}, "tags", names, limit)
 
 
-def catalog(exchange: RequestContext) -> Response:
-    """Repositories in order, as far as the caller may pull from them. Raises: Refusal: 400, 404."""
-    if not exchange.settings.catalog:
-        raise ErrorResponse(404, "UNSUPPORTED", "this registry doesn't list its repositories: ask for one by name")
-    exchange.require(Permission("catalog"))
-    limit, last = _page(exchange)
-    found: list[str] = []
-    while limit and len(found) <= limit:
-        # Many at once: of a long catalog somebody may see nearly nothing
-        names = exchange.storage.metadata.repositories(last=last, limit=max(limit + 1, _ROWS))
+def catalog(ctx: RequestContext) -> Response:
+    """Return a page of the repositories that the client may pull from.
+
+    Raises:
+        ErrorResponse: 400 or 404.
+    """
+    if not ctx.settings.catalog:
+        raise ErrorResponse(404, "UNSUPPORTED", "the catalog is disabled; request a repository by its name")
+    ctx.require(Permission("catalog"))
+    limit, last = _page_parameters(ctx)
+    visible: list[str] = []
+    while limit and len(visible) <= limit:
+        # Read many at once: the client may be allowed to see only a few of them
+        names = ctx.storage.metadata.repositories(last=last, limit=max(limit + 1, _MAX_ROWS))
         if not names:
             break
-        found += [name for name in names if exchange.reads(name)]
+        visible += [name for name in names if ctx.can_pull(name)]
         last = names[-1]
-    return _listed(exchange, "/v2/_catalog", {}, "repositories", found[: limit + 1], limit)
+    return _names_response(ctx, "/v2/_catalog", {}, "repositories", visible[: limit + 1], limit)
 
 
-def referrers(exchange: RequestContext, name: str, reference: str) -> Response:
-    """The manifests whose subject a digest is, as an index. spec.md#listing-referrers. Raises: Refusal: 400."""
-    name, subject = repository(name), digest(reference, verifiable=False)
-    exchange.require(Permission("pull", name))
-    request = exchange.request
-    # A media type has no spaces; who writes the address by hand forgets that "+" is one there
+def referrers(ctx: RequestContext, name: str, reference: str) -> Response:
+    """Return the referrers of a digest as an index. spec.md#listing-referrers.
+
+    Raises:
+        ErrorResponse: 400.
+    """
+    name, subject = parse_repository(name), parse_digest(reference, verifiable=False)
+    ctx.require(Permission("pull", name))
+    request = ctx.request
+    # Media types have no spaces: an unencoded "+" in a query is decoded to one
     artifact_type = (request.parameter("artifactType") or "").replace(" ", "+")
-    shown, last, more = _referrers(exchange, name, subject, artifact_type or None, request.parameter("last") or "")
-    # The rows hold JSON already
-    raw = b'{"schemaVersion":2,"mediaType":"%s","manifests":[%s]}' % (media_types.OCI_INDEX.encode(), b",".join(shown))
+    descriptors, last, more = _read_referrers(
+        ctx, name, subject, artifact_type or None, request.parameter("last") or ""
+    )
+    # The rows contain JSON already
+    raw = b'{"schemaVersion":2,"mediaType":"%s","manifests":[%s]}' % (
+        media_types.OCI_INDEX.encode(),
+        b",".join(descriptors),
+    )
     headers = [("Content-Type", media_types.OCI_INDEX), ("Content-Length", str(len(raw)))]
     if artifact_type:
         headers.append(("OCI-Filters-Applied", "artifactType"))
     if more:
-        kept = {"artifactType": artifact_type} if artifact_type else {}
-        headers.append(_next(exchange, f"/v2/{name}/referrers/{subject}", {**kept, "last": last}))
+        filters = {"artifactType": artifact_type} if artifact_type else {}
+        headers.append(_next_link(ctx, f"/v2/{name}/referrers/{subject}", {**filters, "last": last}))
     return Response(200, tuple(headers), [raw])
 
 
-def _referrers(
-    exchange: RequestContext, name: str, subject: Digest, artifact_type: str | None, last: str
+def _read_referrers(
+    ctx: RequestContext, name: str, subject: Digest, artifact_type: str | None, last: str
 ) -> tuple[list[bytes], str, bool]:
-    """As many descriptors as one document holds, the digest of the last, and whether there are more."""
-    shown: list[bytes] = []
-    size, rows = _AROUND, _FIRST
+    """Read the descriptors that fit into one document.
+
+    Returns:
+        The descriptors as JSON, the digest of the last one, and whether there are more.
+    """
+    descriptors: list[bytes] = []
+    size, limit = _INDEX_OVERHEAD, _FIRST_ROWS
     while True:
-        entries = exchange.storage.metadata.referrers(name, subject, artifact_type=artifact_type, last=last, limit=rows)
-        for entry in entries:
-            raw = entry.referrer.encode()
+        rows = ctx.storage.metadata.referrers(name, subject, artifact_type=artifact_type, last=last, limit=limit)
+        for row in rows:
+            raw = row.referrer.encode()
             size += len(raw) + 1
-            if size > DOCUMENT_LIMIT and shown:
-                return shown, last, True
-            shown.append(raw)
-            last = entry.digest
-        if len(entries) < rows:
-            return shown, last, False
-        rows = max(1, min(_ROWS, (DOCUMENT_LIMIT - size) * len(shown) // size))
+            if size > DOCUMENT_LIMIT and descriptors:
+                return descriptors, last, True
+            descriptors.append(raw)
+            last = row.digest
+        if len(rows) < limit:
+            return descriptors, last, False
+        limit = max(1, min(_MAX_ROWS, (DOCUMENT_LIMIT - size) * len(descriptors) // size))
 
 
-def _page(exchange: RequestContext) -> tuple[int, str]:
-    """How many names, after which one. Raises: Refusal: 400."""
-    most = exchange.settings.limits.page
-    text = exchange.request.parameter("n")
-    last = exchange.request.parameter("last") or ""
+def _page_parameters(ctx: RequestContext) -> tuple[int, str]:
+    """Return the page size and the last name of the previous page.
+
+    Raises:
+        ErrorResponse: 400.
+    """
+    limit = ctx.settings.limits.page
+    text = ctx.request.parameter("n")
+    last = ctx.request.parameter("last") or ""
     if text is None:
-        return most, last
+        return limit, last
     if not (text.isascii() and text.isdigit()):
-        raise ErrorResponse(400, "UNSUPPORTED", f"n is the number of names to list, 0 or more, and not {quoted(text)}")
-    return min(int(text.lstrip("0")[:19] or "0"), most), last
+        raise ErrorResponse(400, "UNSUPPORTED", f"page size n={quoted(text)} is invalid; use a number of 0 or more")
+    return min(int(text.lstrip("0")[:19] or "0"), limit), last
 
 
-def _listed(
-    exchange: RequestContext, path: str, body: dict[str, object], key: str, found: list[str], limit: int
+def _names_response(
+    ctx: RequestContext, path: str, body: dict[str, object], key: str, names: Sequence[str], limit: int
 ) -> Response:
-    """A page of names, with a link to the next if there is one more than asked for."""
-    page = found[:limit]
-    headers = [_next(exchange, path, {"n": str(limit), "last": page[-1]})] if len(found) > limit > 0 else []
+    """Return a page of names, with a link to the next page if there are more names than the limit."""
+    page = names[:limit]
+    headers = [_next_link(ctx, path, {"n": str(limit), "last": page[-1]})] if len(names) > limit > 0 else []
     return json_response(200, {**body, key: page}, headers)
 
 
-def _next(exchange: RequestContext, path: str, query: dict[str, str]) -> tuple[str, str]:
-    return "Link", f'<{exchange.request.link(path, urlencode(query))}>; rel="next"'
+def _next_link(ctx: RequestContext, path: str, query: dict[str, str]) -> tuple[str, str]:
+    return "Link", f'<{ctx.request.link(path, urlencode(query))}>; rel="next"'

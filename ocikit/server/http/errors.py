@@ -1,4 +1,4 @@
-"""How the registry says no: a status, one of the specification's codes, and what to do. spec.md#error-codes."""
+"""Error responses: an HTTP status and a code of the specification. distribution-spec spec.md#error-codes."""
 
 from __future__ import annotations
 
@@ -8,17 +8,20 @@ from typing import Any
 from ocikit.display import sanitize, shorten
 from ocikit.errors import OcikitError
 
+#: Characters of a message.
+_MESSAGE_LIMIT = 1000
+
 
 class ErrorResponse(Exception):
-    """A request that isn't answered as asked.
+    """A request that ends with an error.
 
-    Attributes:
-        status: the HTTP status.
-        code: one of the codes of distribution-spec spec.md#error-codes.
-        message: for people; cleaned of control characters.
-        detail: JSON for programs; a list gives one error for each of its items.
-        headers: what else the response says, such as a challenge.
-        each: messages for the items of *detail*, instead of the one.
+    Args:
+        status: HTTP status.
+        code: Code of distribution-spec spec.md#error-codes.
+        message: Text for people; control characters are removed.
+        detail: JSON for programs; a list produces one error for each item.
+        headers: Further headers, such as a challenge.
+        messages: Messages for the items of `detail`, instead of `message`.
     """
 
     def __init__(
@@ -29,21 +32,21 @@ class ErrorResponse(Exception):
         *,
         detail: Any = None,
         headers: tuple[tuple[str, str], ...] = (),
-        each: Sequence[str] = (),
+        messages: Sequence[str] = (),
     ) -> None:
         self.status = status
         self.code = code
-        self.message = _line(message)
+        self.message = _one_line(message)
         self.detail = detail
         self.headers = headers
-        self.each = tuple(map(_line, each))
+        self.messages = tuple(map(_one_line, messages))
         super().__init__(f"{status} {code}: {self.message}")
 
     @property
     def errors(self) -> dict[str, Any]:
-        """The body of the response."""
+        """The JSON body of the response."""
         details = (self.detail if isinstance(self.detail, list) else [self.detail]) or [None]
-        messages = self.each or [self.message] * len(details)
+        messages = self.messages or [self.message] * len(details)
         return {
             "errors": [
                 {"code": self.code, "message": message} | ({} if detail is None else {"detail": detail})
@@ -52,14 +55,14 @@ class ErrorResponse(Exception):
         }
 
 
-def advice(error: OcikitError) -> str:
-    """What is wrong and what to do, on one line.
+def message_with_hint(error: OcikitError) -> str:
+    """Return an error's message and hint on one line.
 
-    >>> advice(OcikitError("no such tag", hint="push it"))
+    >>> message_with_hint(OcikitError("no such tag", hint="push it"))
     'no such tag: push it'
     """
     return f"{error.message}: {error.hint}" if error.hint else error.message
 
 
-def _line(text: str) -> str:
-    return shorten(sanitize(text), 1000)
+def _one_line(text: str) -> str:
+    return shorten(sanitize(text), _MESSAGE_LIMIT)

@@ -1,7 +1,4 @@
-"""Requests and responses: WSGI on one side, plain values on the other. PEP 3333.
-
-Bodies are streamed. A body knows what its sender announced and what the caller allows, and counts while it is read.
-"""
+"""Requests and responses as plain values on top of WSGI. PEP 3333."""
 
 from __future__ import annotations
 
@@ -10,207 +7,240 @@ import json
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from http import HTTPStatus
-from typing import Any, cast
+from typing import Any, Protocol
 from urllib.parse import parse_qsl, quote
 
 from attrs import define, field, frozen
 
 from ocikit.server.http.errors import ErrorResponse
 
-#: Bytes. What is read from a server at once.
-_PIECE = 1 << 17
+#: Bytes that are read at once.
+_CHUNK_SIZE = 1 << 17
 
-#: Pairs in a query. A push names a tag with each, and more than these don't fit into the 64 KiB of URL that servers take.
-_PAIRS = 10_000
+#: Parameters of a query. A push sets a tag with each, and more do not fit into the 64 KiB of URL that servers accept.
+_PARAMETER_LIMIT = 10_000
 
-#: RFC 9110 #7.2, without what nobody calls a registry: it may stand in a challenge, and must be no more than a name there.
+#: RFC 9110 #7.2, without characters that no host name needs: the host may become part of a challenge.
 _HOST = re.compile(r"(?:[A-Za-z0-9._-]*|\[[0-9A-Fa-f:.]+\])(?::[0-9]{0,5})?")
 
-#: Bytes, below 2^63.
+#: A number of bytes below 2^63.
 _NUMBER = re.compile(r"[0-9]{1,18}")
 
-#: Methods whose requests have a body, if the server can't tell.
+#: Methods whose requests may have a body without Content-Length.
 _WITH_BODY = frozenset({"POST", "PUT", "PATCH"})
 
-#: A path that can stand before others in a link: never "//", which would begin the name of a host. RFC 3986 #3.3
+#: A path prefix for links. Reject "//": a link that starts with it names another host (open redirect). RFC 3986 #3.3
 _PREFIX = re.compile(r"(?:/[A-Za-z0-9._~%!$&'()*+,;=:@-]+)*")
 
 
-class RequestBody:
-    """The body of a request: read by pieces, never beyond what was announced or allowed.
+class ReadableStream(Protocol):
+    """A stream that is only read, such as `wsgi.input`."""
 
-    >>> import io
-    >>> RequestBody(io.BytesIO(b"hello world"), length=5).read()
-    b'hello'
+    def read(self, size: int, /) -> bytes:
+        """Return at most `size` bytes."""
+
+
+class RequestBody:
+    """The body of a request, never read beyond the announced length or the limit.
+
+    Args:
+        stream: Readable stream.
+        length: Announced length in bytes; None for a chunked body.
+        limit: Maximum number of bytes; None for no limit.
+
+    Example:
+        >>> import io
+        >>> RequestBody(io.BytesIO(b"hello world"), length=5).read()
+        b'hello'
     """
 
-    def __init__(self, stream: Any, *, length: int | None, limit: int | None = None) -> None:
+    def __init__(self, stream: ReadableStream, *, length: int | None, limit: int | None = None) -> None:
         self._stream = stream
         self.length = length
-        """The announced length in bytes; None for a chunked body, which ends where it ends."""
+        """Announced length in bytes; None for a chunked body."""
         self.limit = limit
-        """The most bytes to take; None for any number."""
-        self.taken = 0
-        self._what = ""
+        """Maximum number of bytes; None for no limit."""
+        self.bytes_read = 0
         """Bytes read so far."""
+        self._limit_text = ""
 
-    def allow(self, limit: int | None, what: str = "") -> RequestBody:
-        """Set the limit, and what the registry says that it takes. Raises: Refusal: 413 at once, if more was announced."""
-        self.limit, self._what = limit, what
+    def set_limit(self, limit: int | None, text: str = "") -> RequestBody:
+        """Set the maximum number of bytes.
+
+        Args:
+            limit: Bytes; None for no limit.
+            text: Description of what the registry accepts, for the error.
+
+        Raises:
+            ErrorResponse: 413 if the announced length is above the limit.
+        """
+        self.limit, self._limit_text = limit, text
         if limit is not None and self.length is not None and self.length > limit:
             raise self._too_large(limit)
         return self
 
-    def piece(self, most: int = _PIECE) -> bytes:
-        """Some bytes, at most so many; none at the end.
+    def read_chunk(self, size: int = _CHUNK_SIZE) -> bytes:
+        """Return at most `size` bytes, and no bytes at the end.
 
         Raises:
-            Refusal: 413 beyond the limit; 400 SIZE_INVALID if the sender went away before the announced length.
+            ErrorResponse: 413 above the limit; 400 SIZE_INVALID if the body ends before its announced length.
         """
-        want = most
         if self.length is not None:
-            want = min(want, self.length - self.taken)
+            size = min(size, self.length - self.bytes_read)
         if self.limit is not None:
-            want = min(want, self.limit + 1 - self.taken)
-        if want <= 0:
+            size = min(size, self.limit + 1 - self.bytes_read)
+        if size <= 0:
             return b""
         try:
-            got = cast("bytes", self._stream.read(want))
+            chunk = self._stream.read(size)
         except (OSError, ValueError) as error:
-            # Servers say in many ways that a sender went away, or sent chunks that are none
-            raise _cut_short(self.taken, self.length) from error
-        self.taken += len(got)
-        if self.limit is not None and self.taken > self.limit:
+            # WSGI servers raise different errors for a closed connection and for invalid chunks
+            raise self._incomplete() from error
+        self.bytes_read += len(chunk)
+        if self.limit is not None and self.bytes_read > self.limit:
             raise self._too_large(self.limit)
-        if not got and self.length is not None and self.taken < self.length:
-            raise _cut_short(self.taken, self.length)
-        return got
+        if not chunk and self.length is not None and self.bytes_read < self.length:
+            raise self._incomplete()
+        return chunk
 
     def readinto(self, buffer: memoryview) -> int:
-        """As `piece`, into a buffer; gives the number of bytes."""
-        got = self.piece(len(buffer))
-        buffer[: len(got)] = got
-        return len(got)
+        """Read a chunk into a buffer and return its size, 0 at the end."""
+        chunk = self.read_chunk(len(buffer))
+        buffer[: len(chunk)] = chunk
+        return len(chunk)
 
     def read(self) -> bytes:
-        """All of it, in memory: for what has a limit. Raises: Refusal: as `piece`."""
-        parts = []
-        while part := self.piece():
-            parts.append(part)
-        return b"".join(parts)
+        """Return the whole body; use it with a limit.
 
-    def discard(self, most: int) -> None:
-        """Read the rest, if it is no more than so many bytes: a client that is still sending may not see an answer."""
-        if self.length is not None and self.length - self.taken > most:
+        Raises:
+            ErrorResponse: See `read_chunk`.
+        """
+        return b"".join(iter(self.read_chunk, b""))
+
+    def discard(self, limit: int) -> None:
+        """Read and drop the rest if it is not above a limit in bytes.
+
+        A client that is still sending may not see the response otherwise.
+        """
+        if self.length is not None and self.length - self.bytes_read > limit:
             return
-        self.limit, most = None, self.taken + most
+        self.limit, end = None, self.bytes_read + limit
         with contextlib.suppress(ErrorResponse):
-            while self.taken < most and self.piece():
+            while self.bytes_read < end and self.read_chunk():
                 pass
 
     def _too_large(self, limit: int) -> ErrorResponse:
-        takes = self._what or f"at most {limit} bytes here"
+        accepted = self._limit_text or f"at most {limit} bytes"
         return ErrorResponse(
-            413, "SIZE_INVALID", f"this registry takes {takes}: ask its operator for more", detail={"limit": limit}
+            413,
+            "SIZE_INVALID",
+            f"this registry accepts {accepted}; ask its operator for a higher limit",
+            detail={"limit": limit},
         )
 
-
-def _cut_short(taken: int, length: int | None) -> ErrorResponse:
-    announced = "" if length is None else f" of the announced {length}"
-    return ErrorResponse(
-        400, "SIZE_INVALID", f"the body ended after {taken} bytes{announced}: the connection broke; try again"
-    )
+    def _incomplete(self) -> ErrorResponse:
+        announced = "" if self.length is None else f" of the announced {self.length}"
+        return ErrorResponse(
+            400,
+            "SIZE_INVALID",
+            f"the body ended after {self.bytes_read} bytes{announced}: the connection broke; try again",
+        )
 
 
 @define(eq=False)
 class Request:
-    """One request. Header names are looked up in any case."""
+    """An HTTP request. Header names are case-insensitive."""
 
     method: str
     path: str
-    """Below the mount point, decoded; begins with a slash."""
+    """The decoded path below the mount point, with a leading slash."""
     prefix: str
-    """Where the application is mounted: what stands before `path` in links; "" for the root."""
+    """The mount point, the prefix of `path` in links; "" for the root."""
     scheme: str
     host: str
-    """What the client calls this server: "name[:port]" or "[address][:port]", maybe not our name."""
+    """The server's name in the request, "name[:port]" or "[address][:port]"; chosen by the client."""
     remote: str
-    """The client's address, without a port."""
+    """The client's address without a port."""
     query: tuple[tuple[str, str], ...]
     body: RequestBody
     environ: Mapping[str, Any] = field(repr=False)
 
     @classmethod
-    def of(cls, environ: Mapping[str, Any], *, trusted: Sequence[str] = ()) -> Request:
-        """The request in a WSGI environ.
+    def from_environ(cls, environ: Mapping[str, Any], *, trusted: Sequence[str] = ()) -> Request:
+        """Parse a WSGI environ.
 
         Args:
-            environ: as a WSGI server makes it.
-            trusted: addresses of proxies whose X-Forwarded headers are believed.
+            environ: Environ of a WSGI server.
+            trusted: Addresses of proxies whose X-Forwarded headers are used.
+
         Raises:
-            Refusal: 400 for what isn't a request.
+            ErrorResponse: 400 for an invalid request.
         """
         remote = _address(environ.get("REMOTE_ADDR", ""))
         scheme = environ.get("wsgi.url_scheme", "http")
         host = environ.get("HTTP_HOST", "")
         if not host:
             if environ.get("SERVER_PROTOCOL") == "HTTP/1.1":
-                raise ErrorResponse(400, "UNSUPPORTED", "a request in HTTP/1.1 has a Host header")
+                raise ErrorResponse(400, "UNSUPPORTED", "the Host header is missing; HTTP/1.1 requires it")
             host = environ.get("SERVER_NAME", "")
-        prefix, path = (
-            quote(environ.get("SCRIPT_NAME", ""), encoding="latin-1").rstrip("/"),
-            environ.get("PATH_INFO", ""),
-        )
+        prefix = quote(environ.get("SCRIPT_NAME", ""), encoding="latin-1").rstrip("/")
+        path = environ.get("PATH_INFO", "")
         if prefix.endswith("/v2"):
-            # Mounted at the path that clients insist on, beside applications that have the others
+            # Clients require /v2 at the root of the host, so the application may be mounted at this path only
             prefix, path = prefix.removesuffix("/v2"), f"/v2{path}"
         if remote in trusted:
-            # Each proxy adds on the right; what stands left of the first that isn't trusted, anybody may have sent
-            chain = [_address(each) for each in _forwarded(environ, "FOR")]
-            hops = 0
-            while hops < len(chain) - 1 and chain[-1 - hops] in trusted:
-                hops += 1
-            remote = chain[-1 - hops] if chain else remote
-            said = _said(environ, "PROTO", hops).lower()
-            scheme = said if said in {"http", "https"} else scheme
-            host = _said(environ, "HOST", hops) or host
-            above = _said(environ, "PREFIX", hops).rstrip("/")
-            prefix = (above if _PREFIX.fullmatch(above) else "") + prefix
+            remote, hops = _client_address(environ, remote, trusted)
+            forwarded_scheme = _forwarded_by(environ, "PROTO", hops).lower()
+            scheme = forwarded_scheme if forwarded_scheme in {"http", "https"} else scheme
+            host = _forwarded_by(environ, "HOST", hops) or host
+            proxy_prefix = _forwarded_by(environ, "PREFIX", hops).rstrip("/")
+            prefix = (proxy_prefix if _PREFIX.fullmatch(proxy_prefix) else "") + prefix
         if _HOST.fullmatch(host) is None:
             # Two Host headers arrive as one with a comma. RFC 9112 #3.2
-            raise ErrorResponse(400, "UNSUPPORTED", "Host is not the name of a host, and perhaps a port")
+            raise ErrorResponse(400, "UNSUPPORTED", "the Host header is not a host name with an optional port")
         try:
             path = path.encode("latin-1").decode()
             text = environ.get("QUERY_STRING", "")
-            query = parse_qsl(text, keep_blank_values=True, max_num_fields=_PAIRS, errors="strict") if text else ()
+            query = (
+                parse_qsl(text, keep_blank_values=True, max_num_fields=_PARAMETER_LIMIT, errors="strict")
+                if text
+                else ()
+            )
         except ValueError as error:
-            raise ErrorResponse(400, "UNSUPPORTED", "the URL is not UTF-8, or has too many parameters") from error
+            raise ErrorResponse(400, "UNSUPPORTED", "the URL is not UTF-8 or has too many parameters") from error
         method = environ["REQUEST_METHOD"]
         return cls(
-            method=method, path=path or "/", prefix=prefix, scheme=scheme, host=host, remote=remote,
-            query=tuple(query), body=RequestBody(environ["wsgi.input"], length=_length(environ, method)), environ=environ,
-        )  # fmt: skip
+            method=method,
+            path=path or "/",
+            prefix=prefix,
+            scheme=scheme,
+            host=host,
+            remote=remote,
+            query=tuple(query),
+            body=RequestBody(environ["wsgi.input"], length=_body_length(environ, method)),
+            environ=environ,
+        )
 
     def header(self, name: str) -> str:
-        """A header's value, or ""."""
+        """Return a header's value, or ""."""
         key = name.upper().replace("-", "_")
         return str(self.environ.get(key if key in {"CONTENT_TYPE", "CONTENT_LENGTH"} else f"HTTP_{key}", ""))
 
     def parameter(self, name: str) -> str | None:
-        """The first value of a key in the query, or None."""
+        """Return the first value of a query parameter, or None."""
         return next((value for key, value in self.query if key == name), None)
 
     def parameters(self, name: str) -> tuple[str, ...]:
-        """Every value of a key in the query."""
+        """Return all values of a query parameter."""
         return tuple(value for key, value in self.query if key == name)
 
     def link(self, path: str, query: str = "") -> str:
-        """Where a client finds a path of ours: relative to the host, below the mount point."""
+        """Return the URL of a path of the application, relative to the host."""
         return f"{self.prefix}{quote(path, safe='/:')}{'?' if query else ''}{query}"
 
 
 def host_name(host: str) -> str:
-    """A host in lower case, without its port, and without the brackets of an address.
+    """Return a host in lower case, without port and brackets.
 
     >>> host_name("Hub.Lab:5000"), host_name("[::1]:5000"), host_name("::1")
     ('hub.lab', '::1', '::1')
@@ -222,64 +252,81 @@ def host_name(host: str) -> str:
     return host.lower()
 
 
+def _client_address(environ: Mapping[str, Any], remote: str, trusted: Sequence[str]) -> tuple[str, int]:
+    """Return the client's address and the number of further trusted proxies.
+
+    Each proxy appends an address. Entries left of the first untrusted one may be forged by the client (IP spoofing).
+    """
+    chain = [_address(entry) for entry in _forwarded(environ, "FOR")]
+    hops = 0
+    while hops < len(chain) - 1 and chain[-1 - hops] in trusted:
+        hops += 1
+    return (chain[-1 - hops] if chain else remote), hops
+
+
 def _forwarded(environ: Mapping[str, Any], name: str) -> list[str]:
-    """What proxies say, the nearest last."""
+    """Return the values of an X-Forwarded header, the nearest proxy's last."""
     return [text.strip() for text in str(environ.get(f"HTTP_X_FORWARDED_{name}", "")).split(",") if text.strip()]
 
 
-def _said(environ: Mapping[str, Any], name: str, hops: int) -> str:
-    """What the outermost proxy that is trusted says, so many hops away; most proxies replace what others said."""
-    said = _forwarded(environ, name)
-    return said[max(len(said) - 1 - hops, 0)] if said else ""
+def _forwarded_by(environ: Mapping[str, Any], name: str, hops: int) -> str:
+    """Return the value of the outermost trusted proxy, or ""; most proxies replace the values of others."""
+    values = _forwarded(environ, name)
+    return values[max(len(values) - 1 - hops, 0)] if values else ""
 
 
 def _address(text: str) -> str:
-    """An address without the port that some servers add."""
+    """Return an address without the port that some servers add."""
     if text.startswith("["):
         return text[1:].partition("]")[0]
     return text.partition(":")[0] if text.count(":") == 1 else text
 
 
-def _length(environ: Mapping[str, Any], method: str) -> int | None:
-    """Bytes of the body; None for one that ends where it ends. RFC 9112 #6.3. Raises: Refusal: 400."""
+def _body_length(environ: Mapping[str, Any], method: str) -> int | None:
+    """Return the length of the body in bytes; None for a chunked body. RFC 9112 #6.3.
+
+    Raises:
+        ErrorResponse: 400 for invalid headers.
+    """
     coding = environ.get("HTTP_TRANSFER_ENCODING", "")
-    text = environ.get("CONTENT_LENGTH") or ""
+    length = environ.get("CONTENT_LENGTH") or ""
     if coding:
-        if text:
-            # Two lengths are how requests are smuggled
+        if length:
+            # A body with two lengths allows request smuggling
             raise ErrorResponse(400, "SIZE_INVALID", "a body has Content-Length or Transfer-Encoding, not both")
         if coding.strip().lower() != "chunked":
-            raise ErrorResponse(400, "UNSUPPORTED", "of transfer codings, this registry knows chunked only")
+            raise ErrorResponse(400, "UNSUPPORTED", "the transfer coding is not supported; use chunked")
         return None
-    if not text:
+    if not length:
         return None if method in _WITH_BODY and environ.get("wsgi.input_terminated") else 0
-    if _NUMBER.fullmatch(text) is None:
+    if _NUMBER.fullmatch(length) is None:
         raise ErrorResponse(400, "SIZE_INVALID", "Content-Length is not a number of bytes")
-    return int(text)
+    return int(length)
 
 
-#: Status lines, as WSGI wants them.
-_LINES = {status.value: f"{status.value} {status.phrase}" for status in HTTPStatus}
+#: Status lines by status.
+_STATUS_LINES = {status.value: f"{status.value} {status.phrase}" for status in HTTPStatus}
 
 
 @frozen
 class Response:
-    """One response; the body is bytes, or an iterable of them with a `close` where it holds something open."""
+    """An HTTP response."""
 
     status: int
     headers: tuple[tuple[str, str], ...] = ()
     body: Iterable[bytes] = ()
+    """Chunks; its `close` method, if any, is called at the end."""
 
     @property
     def line(self) -> str:
-        """The status as WSGI wants it."""
-        return _LINES[self.status]
+        """The status line for WSGI."""
+        return _STATUS_LINES[self.status]
 
 
 def json_response(
     status: int, value: Any, headers: Sequence[tuple[str, str]] = (), media_type: str = "application/json"
 ) -> Response:
-    """A response with a JSON body."""
-    # Errors repeat what documents hold, and those may hold halves of surrogate pairs
+    """Return a response with a JSON body."""
+    # Errors quote documents, which may contain lone surrogates
     body = json.dumps(value, ensure_ascii=False, separators=(",", ":")).encode(errors="replace")
     return Response(status, (*headers, ("Content-Type", media_type), ("Content-Length", str(len(body)))), [body])

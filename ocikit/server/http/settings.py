@@ -1,9 +1,10 @@
-"""What a registry allows: switches and limits, each with its reason."""
+"""Settings and limits of a registry."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Iterable
+from typing import Literal, get_args
 
 from attrs import asdict, field, frozen
 
@@ -12,87 +13,106 @@ from ocikit.server.auth.throttle import FAILURES
 from ocikit.server.http.request import host_name
 from ocikit.spec.document import DOCUMENT_LIMIT
 
+References = Literal["strict", "sparse"]
+Validation = Literal["structure", "schema"]
+
+#: Kinds of content that can be deleted.
+_DELETABLE = frozenset({"manifests", "blobs", "tags"})
+
 
 @frozen(kw_only=True)
 class Limits:
-    """The most of each thing. None is no limit."""
+    """Maximum sizes and numbers; None is no limit."""
 
     manifest: int = DOCUMENT_LIMIT
-    """Bytes of a manifest; the specification asks for 4 MiB. spec.md#pushing-manifests"""
+    """Bytes of a manifest; the specification requires 4 MiB. spec.md#pushing-manifests"""
     blob: int | None = None
     """Bytes of a blob."""
     repository: int | None = None
-    """Bytes of a repository's blobs, together."""
+    """Total bytes of a repository's blobs."""
     sessions: int = 10_000
-    """Uploads under way."""
+    """Uploads in progress."""
     sessions_each: int = 1_000
-    """Uploads under way, of one user; without users, of everybody."""
+    """Uploads in progress of one user; all anonymous clients count as one user."""
     page: int = 10_000
-    """Names in one answer; longer lists go on at a link."""
+    """Names in one response; a link leads to the rest."""
     tags: int = 100
     """Tags that one request may set."""
     failures: int = FAILURES
-    """Wrong passwords of one user from one address in five minutes; ten times as many from one address. Then they wait."""
+    """Failed logins in five minutes of one user from one address, before further attempts must wait. Ten times as many are
+    allowed from one address."""
 
     def __attrs_post_init__(self) -> None:
-        """Check the numbers."""
+        """Validate the numbers.
+
+        Raises:
+            InvalidArgument: A limit is below 1.
+        """
         for name, value in asdict(self).items():
             if value is not None and value < 1:
-                raise InvalidArgument(f"limit {name}={value}", hint="1 is the least; a registry can be read_only")
+                raise InvalidArgument(
+                    f"limit {name}={value} is below 1", hint="use 1 or more; read_only=True rejects all pushes"
+                )
 
 
-def _texts(names: Iterable[str]) -> tuple[str, ...]:
-    """One text is one item: a string is a collection of its parts, too, and would let in whoever is a part of it."""
+def _strings(names: Iterable[str]) -> tuple[str, ...]:
+    """Wrap a single string: iterating it would allow each of its characters."""
     return (names,) if isinstance(names, str) else tuple(names)
 
 
 def _hosts(names: Iterable[str]) -> tuple[str, ...]:
-    return tuple(host_name(name) for name in _texts(names))
+    return tuple(host_name(name) for name in _strings(names))
 
 
-def _actions(names: Iterable[str]) -> frozenset[str]:
-    found = frozenset(_texts(names))
-    if strange := found - {"manifests", "blobs", "tags"}:
-        raise InvalidArgument(f"deletion of {sorted(strange)}", hint="choose from manifests, blobs, tags")
-    return found
+def _deletable(names: Iterable[str]) -> frozenset[str]:
+    kinds = frozenset(_strings(names))
+    if unknown := kinds - _DELETABLE:
+        raise InvalidArgument(f"deletion of {sorted(unknown)} is unknown", hint="choose from manifests, blobs, tags")
+    return kinds
 
 
 @frozen(kw_only=True)
 class Settings:
-    """How a registry behaves."""
+    """Behaviour of a registry."""
 
-    references: str = "strict"
-    """ "strict": a manifest is taken only after what it references. "sparse": before it, too."""
-    validate: str = "structure"
-    """ "structure": types and digests of manifests are checked. "schema": the specification's JSON schemas, too."""
+    references: References = "strict"
+    """ "strict": manifests are accepted only if their children exist. "sparse": children may be missing."""
+    validate: Validation = "structure"
+    """ "structure": types and digests of manifests are checked. "schema": also the specification's JSON schemas."""
     read_only: bool = False
-    """Whether every change is refused."""
-    deletion: frozenset[str] = field(default=frozenset({"manifests", "blobs", "tags"}), converter=_actions)
-    """What may be deleted."""
+    """Whether all changes are rejected."""
+    deletion: frozenset[str] = field(default=_DELETABLE, converter=_deletable)
+    """The kinds of content that may be deleted."""
     delete_referenced: bool = False
-    """Whether a blob may be deleted that a manifest still references."""
+    """Whether blobs that a manifest references may be deleted."""
     names: str = ""
-    """A regular expression that names of repositories must match as a whole to be pushed to; "" for any."""
+    """A regular expression that repository names must match completely for a push; "" for any name."""
     hosts: tuple[str, ...] = field(default=(), converter=_hosts)
-    """The names, without ports, that clients may call this registry by; none for any. A web page can give its own name an
-    address on this machine, and then speak to whatever listens here: a registry on loopback should say who it is."""
-    trusted_proxies: tuple[str, ...] = field(default=(), converter=_texts)
-    """Addresses of proxies whose X-Forwarded headers are believed."""
+    """The host names, without ports, that clients may use; none for any. Set it for a registry on loopback: it prevents
+    DNS rebinding, where a web page points its own name at this machine and sends requests to the registry."""
+    trusted_proxies: tuple[str, ...] = field(default=(), converter=_strings)
+    """Addresses of proxies whose X-Forwarded headers are used."""
     catalog: bool = True
     """Whether `/v2/_catalog` lists repositories."""
     metrics: bool = True
-    """Whether `/metrics` tells Prometheus."""
+    """Whether `/metrics` serves metrics for Prometheus."""
     limits: Limits = field(factory=Limits)
 
     def __attrs_post_init__(self) -> None:
-        """Check the words."""
-        for name, value, words in (
-            ("references", self.references, ("strict", "sparse")),
-            ("validate", self.validate, ("structure", "schema")),
+        """Validate the values.
+
+        Raises:
+            InvalidArgument: A value is invalid.
+        """
+        for name, value, choices in (
+            ("references", self.references, get_args(References)),
+            ("validate", self.validate, get_args(Validation)),
         ):
-            if value not in words:
-                raise InvalidArgument(f"{name}={value!r}", hint=f"choose from {', '.join(words)}")
+            if value not in choices:
+                raise InvalidArgument(f"{name}={value!r} is unknown", hint=f"choose from {', '.join(choices)}")
         try:
             re.compile(self.names)
         except re.error as error:
-            raise InvalidArgument(f"names={self.names!r} is not a regular expression: {error}") from error
+            raise InvalidArgument(
+                f"names={self.names!r} is not a regular expression: {error}", hint="escape special characters"
+            ) from error

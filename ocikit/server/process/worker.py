@@ -31,7 +31,7 @@ from ocikit.server.process.options import ServerConfig
 from ocikit.server.process.stalled import StalledConnections
 from ocikit.server.storage.base import Storage
 from ocikit.server.storage.files import file_storage
-from ocikit.server.storage.gc import collect
+from ocikit.server.storage.gc import gc
 
 _log = logging.getLogger("ocikit.server")
 
@@ -116,7 +116,9 @@ def load(config: ServerConfig) -> StalledConnections:
             return metrics.page()
 
         routes["/metrics"] = page
-    registry = Application(storage, access=access, settings=settings, told=partial(_notify, callbacks), pages=routes)
+    registry = Application(
+        storage, access=access, settings=settings, on_request=partial(_notify, callbacks), extra_routes=routes
+    )
     application = StalledConnections(CloseUnreadConnection(registry), options.timeout)
     threading.Thread(target=_watch, args=(config, application), name="ocikit-watch", daemon=True).start()
     if options.collect_every > 0 and not options.read_only:
@@ -235,7 +237,7 @@ def _collect_periodically(config: ServerConfig, storage: Storage) -> None:
         try:
             with _claim_turn(Path(config.path) / "collected", options.collect_every) as claimed:
                 if claimed:
-                    collect(storage, grace=options.grace)
+                    gc(storage, grace=options.grace)
         except Exception:  # noqa: BLE001 - such as a full disk; the next turn may succeed
             _log.exception("garbage collection failed")
 

@@ -1,11 +1,17 @@
-"""Where a registry keeps things: three small protocols, and the order in which they are told.
+"""Storage interfaces and the write order that keeps them consistent.
 
-Bytes first, whole and verified; then the rows that make them visible; then a look whether the bytes are still there; then
-the answer. A crash in between leaves content that nobody names, for `collect` to find, and never a name without content.
+Writes happen in this order:
 
-Content is deleted only in `Metadata.drop` and `Metadata.alone`, while nobody can name anything. Whoever deletes before a
-row is written is found out by the look after it; after the row, nobody deletes. So it doesn't matter how long a push takes,
-nor what the clock does: what was acknowledged is there. The grace period is for pushes between their blobs and manifest.
+1. Store the verified bytes.
+2. Insert the row that makes them visible.
+3. Check that the bytes still exist.
+4. Respond.
+
+A crash between two steps leaves unreferenced content, which `gc` deletes. It never leaves a row without content.
+
+Only `Metadata.delete_if_unreferenced` and `Metadata.exclusive` delete content, and no row can be inserted meanwhile. A
+deletion before the insert is detected by step 3. After the insert the content is referenced and cannot be deleted. Slow
+pushes and clock changes are therefore safe. The grace period protects blobs that wait for their manifest.
 """
 
 from __future__ import annotations
@@ -14,69 +20,107 @@ import contextlib
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import BinaryIO, TypeVar
+from typing import BinaryIO, Protocol, TypeVar
 
 from attrs import define, frozen
 
-from ocikit.server.http.request import RequestBody
 from ocikit.spec.digest import Digest
 
 T = TypeVar("T")
 
 #: Bytes that are compared at once.
-_PIECE = 1 << 17
+_CHUNK_SIZE = 1 << 17
 
 
 class UnknownUpload(LookupError):
-    """No such upload session in this repository, for this user."""
+    """The repository and user have no such upload session."""
+
+
+class MissingChildren(LookupError):
+    """A manifest references content that its repository does not have."""
+
+    def __init__(self, digests: set[Digest]) -> None:
+        super().__init__(", ".join(sorted(digests)))
+        self.digests = digests
 
 
 class OffsetMismatch(Exception):
-    """Bytes that don't follow what is there; `size` is how much that is."""
+    """A chunk does not start at the end of the upload; `size` is the current size in bytes."""
 
     def __init__(self, size: int) -> None:
         super().__init__(f"the upload has {size} bytes")
         self.size = size
 
 
+class LengthMismatch(Exception):
+    """A body has more or fewer bytes than its Content-Range."""
+
+    def __init__(self, expected: int, actual: int) -> None:
+        super().__init__(f"Content-Range has {expected} bytes, the body {actual}")
+        self.expected = expected
+        self.actual = actual
+
+
 class UploadDigestMismatch(Exception):
-    """An upload that isn't what it should be; it is gone."""
+    """The uploaded bytes do not match the digest; the session is deleted."""
 
 
 class PreconditionFailed(Exception):
-    """A condition of the client's that doesn't hold any more."""
+    """An If-Match or If-None-Match condition does not hold."""
 
 
 class BlobInUse(Exception):
-    """Content that a manifest still needs."""
+    """A manifest still references the blob."""
 
 
 class QuotaExceeded(Exception):
-    """A blob that a repository has no room for."""
+    """The blob does not fit into the repository's quota."""
+
+
+class UploadBody(Protocol):
+    """A request body, read once from start to end.
+
+    Reading raises the error that the HTTP layer reports to the client, for example for a broken connection. Adapters let
+    it pass.
+    """
+
+    @property
+    def length(self) -> int | None:
+        """The announced length in bytes, or None for a chunked body."""
+
+    def read_chunk(self, size: int = ...) -> bytes:
+        """Return at most `size` bytes, and no bytes at the end."""
+
+    def readinto(self, buffer: memoryview, /) -> int:
+        """Read into a buffer and return the number of bytes, 0 at the end."""
 
 
 class BlobStore(ABC):
-    """Content by digest, each once for all repositories. Many threads and processes use it at once."""
+    """Content by digest, stored once for all repositories. Many threads and processes use it at once."""
 
     @abstractmethod
     def stat(self, digest: Digest) -> int | None:
-        """The size in bytes of what is there, or None."""
+        """Return the size in bytes of stored content, or None."""
 
     @abstractmethod
     def open(self, digest: Digest) -> BinaryIO:
-        """The content, seekable; it can be read to its end even if it is deleted meanwhile. Raises: KeyError."""
+        """Open content as a seekable file that stays readable after a deletion.
+
+        Raises:
+            KeyError: The content is not stored.
+        """
 
     @abstractmethod
     def put(self, digest: Digest, stream: BinaryIO) -> None:
-        """Take in verified content, whole and lasting when this returns; replaces what is there.
+        """Store verified content durably; replace existing content atomically.
 
-        Until then, and if it fails, everybody sees what was there before.
+        Readers see the old content until this returns, and also if it fails.
         """
 
-    def take(self, digest: Digest, path: Path) -> None:
-        """Take in a verified, synced file that the caller doesn't need any more; by moving it, where that can be done.
+    def put_file(self, digest: Digest, path: Path) -> None:
+        """Store a verified, synced file and remove it; move it where possible.
 
-        The file stays as it is if this fails.
+        The file stays unchanged if this fails.
         """
         with path.open("rb") as stream:
             self.put(digest, stream)
@@ -84,308 +128,403 @@ class BlobStore(ABC):
 
     @abstractmethod
     def delete(self, digest: Digest) -> None:
-        """Remove content; nothing happens if it isn't there."""
+        """Delete content; do nothing if it is not stored."""
 
     @abstractmethod
     def iterate(self) -> Iterator[Digest]:
-        """Every digest that there is, in any order."""
+        """Yield the digest of all stored content in any order."""
 
-    def tidy(self, before: float) -> int:
-        """Remove what a crash left half-written before a time in seconds since the epoch; gives how many."""
+    def remove_partial(self, before: float) -> int:
+        """Delete the incomplete files of crashed processes; return their number.
+
+        Args:
+            before: Time in seconds since the epoch; newer files are kept.
+        """
         return 0
 
 
 @frozen
 class Upload:
-    """An upload session, as its URL names it: good for one repository and one user only."""
+    """An upload session, valid for one repository and one user."""
 
     id: str
     """At least 128 random bits in URL-safe characters."""
     repository: str
     owner: str = ""
-    """Who began it; "" for anyone."""
+    """The user name; "" for anonymous uploads."""
 
 
 class UploadStore(ABC):
-    """Uploads on their way: they outlive a restart, and belong to whom they were begun by."""
+    """Upload sessions. They survive a restart and belong to the user who created them."""
 
     @abstractmethod
     def create(self, repository: str, owner: str = "", *, algorithm: str = "sha256") -> Upload:
-        """Begin, with no bytes. *algorithm* is what the digest will most likely be of; any other works too."""
+        """Create an empty session.
+
+        Args:
+            repository: Target repository.
+            owner: User name.
+            algorithm: Expected digest algorithm; a hint, other algorithms work too.
+        """
 
     @abstractmethod
     def size(self, upload: Upload) -> int:
-        """Bytes received so far. Raises: UnknownUpload."""
+        """Return the number of bytes received.
+
+        Raises:
+            UnknownUpload: The session does not exist.
+        """
 
     @abstractmethod
-    def append(self, upload: Upload, body: RequestBody, *, offset: int | None = None, length: int | None = None) -> int:
-        """Take in a body, and give the size after it. What came before a broken body's end, or a full disk, is kept.
+    def append(self, upload: Upload, body: UploadBody, *, offset: int | None = None, length: int | None = None) -> int:
+        """Append a body and return the new size.
+
+        Bytes received before a broken connection or a full disk are kept.
 
         Args:
-            upload: the session.
-            body: the bytes.
-            offset: where the client believes that they go; None for the end.
-            length: how many the client says there are; if there are not as many, nothing of them is kept.
+            upload: Session.
+            body: Bytes to append; its errors pass through.
+            offset: Offset that the client expects in bytes; None for the end.
+            length: Length that the client announced in bytes; on a mismatch the whole body is dropped.
+
         Raises:
-            UnknownUpload, Refusal: for the body's sake.
-            OutOfOrder: if they don't go there, or another request is writing; nothing has changed.
+            UnknownUpload: The session does not exist.
+            OffsetMismatch: The offset is not the current size, or another request writes; nothing changed.
+            LengthMismatch: The body does not have `length` bytes.
         """
 
     @abstractmethod
     def finish(
-        self, upload: Upload, digest: Digest, body: RequestBody, blobs: BlobStore, *, offset: int | None = None,
+        self,
+        upload: Upload,
+        digest: Digest,
+        body: UploadBody,
+        blobs: BlobStore,
+        *,
+        offset: int | None = None,
         length: int | None = None,
-    ) -> int:  # fmt: skip
-        """Take in the last body, verify, hand the content over, end the session; gives the size.
+    ) -> int:
+        """Append the last body, verify the digest, store the blob, and return its size.
+
+        The session is deleted on success. If `blobs` fails, the session stays.
 
         Raises:
-            UnknownUpload, OutOfOrder, Refusal: as `append`; the session goes on, as it does when *blobs* fails.
-            WrongDigest: the session is gone.
+            UnknownUpload: See `append`.
+            OffsetMismatch: See `append`.
+            LengthMismatch: See `append`.
+            UploadDigestMismatch: The bytes have another digest; the session is deleted.
         """
 
     @abstractmethod
     def abort(self, upload: Upload) -> None:
-        """End without keeping anything. Raises: UnknownUpload."""
+        """Delete a session.
+
+        Raises:
+            UnknownUpload: The session does not exist.
+        """
 
     @abstractmethod
     def count(self, owner: str | None = None) -> int:
-        """How many sessions there are, of one owner or in all; of very many, it may be how many there were just now."""
+        """Return the number of sessions of one owner or in all; large numbers may be slightly outdated."""
 
     @abstractmethod
     def expire(self, before: float) -> int:
-        """Remove what nobody wrote to since a time in seconds since the epoch, nor is writing to; gives how many."""
+        """Delete idle sessions that were last written before a time; return their number.
+
+        Args:
+            before: Time in seconds since the epoch.
+        """
 
 
 @frozen(kw_only=True)
 class ManifestRow:
-    """A manifest in a repository."""
+    """The metadata of a manifest in a repository."""
 
     digest: Digest
     media_type: str
     size: int
     subject: Digest | None = None
     artifact_type: str | None = None
-    """As a list of referrers shows it."""
+    """The artifact type in a list of referrers."""
     referrer: str = ""
-    """The descriptor that such a list has for it, as JSON; "" without a subject."""
+    """The descriptor in a list of referrers as JSON; "" without a subject."""
     children: tuple[Digest, ...] = ()
-    """Configs, layers and manifests that it can't do without."""
+    """The configs, layers and manifests that it references."""
 
 
 class Metadata(ABC):
-    """Which repository has what under which name. Every change is one transaction; order is byte by byte."""
+    """Repositories, tags and references. Each change is one transaction; lists are sorted byte by byte."""
 
     @abstractmethod
     def repositories(self, *, last: str = "", limit: int) -> list[str]:
-        """Names after *last*, in order."""
+        """Return repository names after `last` in order."""
 
     @abstractmethod
     def has_repository(self, repository: str) -> bool:
-        """Whether anything was ever kept under the name."""
+        """Return True if anything was ever pushed to the repository."""
 
     @abstractmethod
-    def blob(self, repository: str, digest: Digest) -> int | None:
-        """The size of a blob that the repository has, or None.
+    def blob_size(self, repository: str, digest: Digest) -> int | None:
+        """Return the size in bytes of a blob of the repository, or None.
 
-        Asking keeps the collector away for most of a grace period, three quarters of it at least.
+        The call protects the blob from garbage collection for at least three quarters of a grace period.
         """
 
     @abstractmethod
-    def used(self, repository: str) -> int:
-        """Bytes of the blobs that a repository has."""
+    def used_bytes(self, repository: str) -> int:
+        """Return the total size of a repository's blobs."""
 
     @abstractmethod
     def repositories_with(self, digest: Digest) -> Iterator[str]:
-        """The repositories that have a blob."""
+        """Yield the repositories that have a blob."""
 
     @abstractmethod
-    def claim(self, digest: Digest) -> None:
-        """Keep the collector away from content that is about to be put and named, for most of a grace period."""
+    def protect_from_gc(self, digest: Digest) -> None:
+        """Protect content for most of a grace period before it is stored and referenced."""
 
     @abstractmethod
-    def link(self, repository: str, digest: Digest, size: int, *, quota: int | None = None) -> None:
-        """Let a repository have a blob that is in the store.
+    def add_blob(self, repository: str, digest: Digest, size: int, *, quota: int | None = None) -> None:
+        """Add a stored blob to a repository.
 
         Args:
-            repository: its name.
-            digest: the blob's.
-            size: bytes of the blob.
-            quota: bytes that all its blobs may have together; what it has already, it may have again.
+            repository: Repository name.
+            digest: Digest of the blob.
+            size: Size of the blob in bytes.
+            quota: Maximum total size of the repository's blobs in bytes; a blob that it already has counts once.
+
         Raises:
-            Full: above the quota; nothing has changed.
+            QuotaExceeded: The blob does not fit; nothing changed.
         """
 
     @abstractmethod
-    def unlink(self, repository: str, digest: Digest, *, force: bool = False) -> bool:
-        """Take a blob from a repository; False if it has none. Its content stays for a grace period.
+    def remove_blob(self, repository: str, digest: Digest, *, force: bool = False) -> bool:
+        """Remove a blob from a repository; its content stays for a grace period.
+
+        Returns:
+            False if the repository does not have the blob.
 
         Raises:
-            Referenced: if a manifest of the repository needs it, unless forced.
+            BlobInUse: A manifest of the repository references it and `force` is False.
         """
 
     @abstractmethod
     def missing(self, repository: str, digests: Sequence[Digest]) -> set[Digest]:
-        """Those of the digests that are neither blobs nor manifests of the repository."""
+        """Return the digests that are neither blobs nor manifests of the repository."""
 
     @abstractmethod
-    def put(
-        self, repository: str, entry: ManifestRow, tags: Sequence[str] = (), *, strict: bool = False,
-        expected: Sequence[Digest] | None = None, fresh: bool = False,
-    ) -> None:  # fmt: skip
-        """Add a manifest whose bytes are in the store, and let tags name it.
+    def put_manifest(
+        self,
+        repository: str,
+        row: ManifestRow,
+        tags: Sequence[str] = (),
+        *,
+        require_children: bool = False,
+        if_match: Sequence[Digest] | None = None,
+        if_none_match: bool = False,
+    ) -> None:
+        """Add a manifest whose bytes are stored, and set tags to it.
 
         Args:
-            repository: its name.
-            entry: the manifest.
-            tags: what shall name it.
-            strict: whether every child must be there.
-            expected: the tags must name one of these now; without tags, the manifest itself must be one.
-            fresh: the tags must name nothing now; without tags, the manifest must not be there.
+            repository: Repository name.
+            row: Manifest.
+            tags: Tags to set.
+            require_children: Reject the manifest if a child is missing.
+            if_match: The tags must now point to one of these digests; without tags, the manifest must be one of them.
+            if_none_match: The tags must not exist; without tags, the manifest must not exist.
+
         Raises:
-            KeyError: with the set of children that aren't there, if strict; nothing has changed.
-            Conflict: if a tag isn't as expected; nothing has changed.
+            MissingChildren: A child is missing and `require_children` is True; nothing changed.
+            PreconditionFailed: A condition does not hold; nothing changed.
         """
 
     @abstractmethod
     def manifest(self, repository: str, reference: str) -> ManifestRow | None:
-        """What a tag or digest names; without children. Asking by digest keeps the collector away, as with `blob`."""
+        """Return the manifest of a tag or digest without its children, or None.
+
+        A lookup by digest protects the manifest like `blob_size`.
+        """
 
     @abstractmethod
     def delete_manifest(self, repository: str, digest: Digest) -> bool:
-        """Remove a manifest with its tags; False if there is none. What it needed stays for a grace period."""
+        """Delete a manifest with its tags; its children stay for a grace period.
+
+        Returns:
+            False if the repository does not have the manifest.
+        """
 
     @abstractmethod
-    def untag(self, repository: str, tag: str) -> bool:
-        """Remove a tag; False if there is none."""
+    def delete_tag(self, repository: str, tag: str) -> bool:
+        """Delete a tag; return False if it does not exist."""
 
     @abstractmethod
     def tags(self, repository: str, *, last: str = "", limit: int) -> list[str]:
-        """Tags after *last*, in order."""
+        """Return tags after `last` in order."""
 
     @abstractmethod
     def referrers(
         self, repository: str, subject: Digest, *, artifact_type: str | None = None, last: str = "", limit: int
     ) -> list[ManifestRow]:
-        """The manifests with the subject, ordered by digest, after the digest *last*."""
+        """Return the manifests with the subject, ordered by digest, after the digest `last`."""
 
     @abstractmethod
     def iter_references(self) -> Iterator[tuple[Digest, str, int]]:
-        """Everything that anybody has, blobs and manifests: digest, repository, size; ordered by digest."""
+        """Yield digest, repository and size of all blobs and manifests, ordered by digest."""
 
     @abstractmethod
-    def untagged(self, before: float) -> Iterator[tuple[str, Digest, int]]:
-        """Manifests that no tag leads to, and that were last pushed, asked for or let go of before a time.
+    def untagged_manifests(self, before: float) -> Iterator[tuple[str, Digest, int]]:
+        """Yield repository, digest and size of unused manifests that no tag reaches.
 
-        A tag leads to a manifest, to the manifests in it, to the manifests whose subject is one of these, and so on.
+        A tag reaches its manifest, the children of a reached manifest, and the referrers of a reached manifest.
+
+        Args:
+            before: Time in seconds since the epoch. Manifests that were pushed, requested or untagged later are kept.
         """
 
     @abstractmethod
-    def drop_untagged(self, repository: str, before: float) -> list[tuple[Digest, int]]:
-        """Delete a repository's manifests that are as `untagged` says, at one moment; gives their digests and sizes."""
+    def delete_untagged(self, repository: str, before: float) -> list[tuple[Digest, int]]:
+        """Delete a repository's `untagged_manifests` atomically; return digests and sizes."""
 
     @abstractmethod
-    def unreferenced(self, before: float) -> Iterator[tuple[str, Digest, int]]:
-        """Blobs that a repository has had since before a time, and no manifest of it needs: name, digest, size."""
+    def unreferenced_blobs(self, before: float) -> Iterator[tuple[str, Digest, int]]:
+        """Yield repository, digest and size of old blobs that no manifest of the repository references."""
 
     @abstractmethod
-    def unnamed(self, before: float) -> Iterator[tuple[Digest, int]]:
-        """Content that nobody has had since before a time, with its size."""
+    def unreferenced_content(self, before: float) -> Iterator[tuple[Digest, int]]:
+        """Yield digest and size of content that no repository has had since a time."""
 
     @abstractmethod
-    def adopt(self, digests: Sequence[Digest]) -> int:
-        """Content found in the store without a row gets one, aged from now; gives how many there were."""
+    def register_orphans(self, digests: Sequence[Digest]) -> int:
+        """Add rows for stored content without a row; their age starts now. Return the number of rows."""
 
     @abstractmethod
     def remove_blob_if_unused(self, repository: str, digest: Digest, before: float) -> bool:
-        """Unlink, if it is still as `unreferenced` said."""
+        """Remove a blob if it is still one of the `unreferenced_blobs`."""
 
     @abstractmethod
-    def drop(self, digest: Digest, before: float, blobs: BlobStore) -> bool:
-        """Delete content, if it is still as `unnamed` said, with nobody able to name it meanwhile."""
+    def delete_if_unreferenced(self, digest: Digest, before: float, blobs: BlobStore) -> bool:
+        """Delete content if it is still `unreferenced_content`; inserts wait meanwhile."""
 
     @abstractmethod
-    def alone(self, work: Callable[[], T]) -> T:
-        """Do something while nobody, in this process or another, can name anything."""
+    def exclusive(self, work: Callable[[], T]) -> T:
+        """Run a function while no thread or process can insert a row."""
 
     @abstractmethod
     def close(self) -> None:
-        """Let go of connections."""
+        """Close all connections."""
 
 
 @define(eq=False)
 class Storage:
-    """The three together, and what must be done to all of them in order."""
+    """The three stores of a registry, and the operations that span them."""
 
     blobs: BlobStore
     uploads: UploadStore
     metadata: Metadata
 
     def finish(
-        self, upload: Upload, digest: Digest, body: RequestBody, *, offset: int | None = None, length: int | None = None,
+        self,
+        upload: Upload,
+        digest: Digest,
+        body: UploadBody,
+        *,
+        offset: int | None = None,
+        length: int | None = None,
         quota: int | None = None,
-    ) -> int:  # fmt: skip
-        """End an upload: its content is a blob of the repository. Gives the size.
+    ) -> int:
+        """Finish an upload, add the blob to the repository, and return its size.
 
         Raises:
-            UnknownUpload, OutOfOrder, Refusal, WrongDigest: as `UploadStore.finish`.
-            Full: as `Metadata.link`; the session is gone.
+            UnknownUpload: See `UploadStore.finish`.
+            OffsetMismatch: See `UploadStore.finish`.
+            LengthMismatch: See `UploadStore.finish`.
+            UploadDigestMismatch: See `UploadStore.finish`.
+            QuotaExceeded: See `Metadata.add_blob`; the session is deleted.
         """
-        self.metadata.claim(digest)
+        self.metadata.protect_from_gc(digest)
         size = self.uploads.finish(upload, digest, body, self.blobs, offset=offset, length=length)
-        if not self._link(upload.repository, digest, size, quota):
-            # The collector was faster: the body took longer than the grace period
+        if not self._add_blob(upload.repository, digest, size, quota):
+            # The body took longer than the grace period and the collector deleted the content
             raise UnknownUpload(upload.id)
         return size
 
-    def blob(self, repository: str, digest: Digest) -> int | None:
-        """The size of a blob that the repository has and the store too, whole; else None, and pushing it again heals."""
-        size = self.metadata.blob(repository, digest)
+    def blob_size(self, repository: str, digest: Digest) -> int | None:
+        """Return the size of a blob that the repository has and that is stored completely, or None.
+
+        For incomplete content the result is None, so that clients push it again and repair it.
+        """
+        size = self.metadata.blob_size(repository, digest)
         return size if size is not None and self.blobs.stat(digest) == size else None
 
     def mount(self, repository: str, digest: Digest, source: str, *, quota: int | None = None) -> bool:
-        """Let a repository have what another one has; False if that one doesn't. Raises: Full: as `Metadata.link`."""
-        size = self.blob(source, digest)
-        return size is not None and self._link(repository, digest, size, quota)
+        """Add another repository's blob to a repository.
+
+        Returns:
+            False if the source does not have the blob.
+
+        Raises:
+            QuotaExceeded: See `Metadata.add_blob`.
+        """
+        size = self.blob_size(source, digest)
+        return size is not None and self._add_blob(repository, digest, size, quota)
 
     def put_manifest(
-        self, repository: str, entry: ManifestRow, stream: BinaryIO, tags: Sequence[str] = (), *, strict: bool = False,
-        expected: Sequence[Digest] | None = None, fresh: bool = False,
-    ) -> None:  # fmt: skip
-        """Keep a manifest's bytes, from a seekable stream, then its row and names. Raises: as `Metadata.put`."""
-        if strict and (absent := self.metadata.missing(repository, entry.children)):
-            raise KeyError(absent)
-        self.metadata.claim(entry.digest)
-        self._keep(entry, stream)
-        self.metadata.put(repository, entry, tags, strict=strict, expected=expected, fresh=fresh)
-        if self.blobs.stat(entry.digest) != entry.size:
-            # The collector was faster
-            self._keep(entry, stream)
+        self,
+        repository: str,
+        row: ManifestRow,
+        stream: BinaryIO,
+        tags: Sequence[str] = (),
+        *,
+        require_children: bool = False,
+        if_match: Sequence[Digest] | None = None,
+        if_none_match: bool = False,
+    ) -> None:
+        """Store a manifest's bytes from a seekable stream, then its row and tags.
+
+        Raises:
+            MissingChildren: See `Metadata.put_manifest`.
+            PreconditionFailed: See `Metadata.put_manifest`.
+        """
+        if require_children and (missing := self.metadata.missing(repository, row.children)):
+            raise MissingChildren(missing)
+        self.metadata.protect_from_gc(row.digest)
+        self._put_if_changed(row, stream)
+        self.metadata.put_manifest(
+            repository,
+            row,
+            tags,
+            require_children=require_children,
+            if_match=if_match,
+            if_none_match=if_none_match,
+        )
+        if self.blobs.stat(row.digest) != row.size:
+            # The collector deleted the bytes before the row was inserted
+            self._put_if_changed(row, stream)
 
     def close(self) -> None:
-        """Let go of connections."""
+        """Close all connections."""
         self.metadata.close()
 
-    def _link(self, repository: str, digest: Digest, size: int, quota: int | None) -> bool:
-        """Let a repository have a blob; False if the store has lost it meanwhile.
+    def _add_blob(self, repository: str, digest: Digest, size: int, quota: int | None) -> bool:
+        """Add a blob to a repository; return False if its content was deleted meanwhile.
 
-        The row stays then, since somebody else may have pushed the blob by now. Without content it shows nothing.
+        The row stays in that case: another client may have pushed the blob again. Without content it is invisible.
         """
-        self.metadata.link(repository, digest, size, quota=quota)
+        self.metadata.add_blob(repository, digest, size, quota=quota)
         return self.blobs.stat(digest) == size
 
-    def _keep(self, entry: ManifestRow, stream: BinaryIO) -> None:
-        """Put a manifest's bytes, unless exactly these are there: then a sync is saved."""
+    def _put_if_changed(self, row: ManifestRow, stream: BinaryIO) -> None:
+        """Store a manifest's bytes unless the same bytes are stored, which saves a sync."""
         stream.seek(0)
-        if not self._same(entry, stream):
+        if not self._is_stored(row, stream):
             stream.seek(0)
-            self.blobs.put(entry.digest, stream)
+            self.blobs.put(row.digest, stream)
 
-    def _same(self, entry: ManifestRow, stream: BinaryIO) -> bool:
-        if self.blobs.stat(entry.digest) != entry.size:
+    def _is_stored(self, row: ManifestRow, stream: BinaryIO) -> bool:
+        if self.blobs.stat(row.digest) != row.size:
             return False
-        with contextlib.suppress(KeyError), self.blobs.open(entry.digest) as kept:
-            while piece := kept.read(_PIECE):
-                if stream.read(len(piece)) != piece:
+        with contextlib.suppress(KeyError), self.blobs.open(row.digest) as stored:
+            while chunk := stored.read(_CHUNK_SIZE):
+                if stream.read(len(chunk)) != chunk:
                     return False
             return not stream.read(1)
         return False

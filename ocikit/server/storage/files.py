@@ -1,14 +1,14 @@
-"""Blobs and uploads as files, and everything of a registry in one folder.
+"""Blobs and uploads as files; everything of a registry in one folder.
 
 ::
 
-    blobs/<algorithm>/<encoded>                 content, mode 0444, each once
-    blobs/<algorithm>/.<encoded>.…              on its way there
-    uploads/<id>.<whose>                        what was received so far; its size is the offset
-    registry.db                                 rows: see metadata.py
-    token.key                                   what signs tokens, where there are any: see signing.py
+    blobs/<algorithm>/<encoded>                 content, mode 0444
+    blobs/<algorithm>/.<encoded>.…              partial content
+    uploads/<id>.<repository>.<owner>           received bytes; the file size is the offset
+    registry.db                                 metadata, see sql.py
+    token.key                                   signing key of tokens, see auth/jwt.py
 
-Half a file is never at its final name. Nothing in the folder is read or written through a symbolic link.
+A final name never holds partial content. Symbolic links in the folder are never followed.
 """
 
 from __future__ import annotations
@@ -30,46 +30,49 @@ from typing import BinaryIO
 from attrs import define, field
 
 from ocikit.errors import InvalidArgument, InvalidDigest
-from ocikit.server.http.errors import ErrorResponse
-from ocikit.server.http.request import RequestBody
 from ocikit.server.storage.base import (
     BlobStore,
+    LengthMismatch,
     OffsetMismatch,
     Storage,
     UnknownUpload,
     Upload,
+    UploadBody,
     UploadDigestMismatch,
     UploadStore,
 )
 from ocikit.spec.digest import VERIFIABLE, Digest, Hasher, new_hasher
 from ocikit.store.files import BUFFER, atomic_writer, blob_path, copy_and_hash, fsync_folder
 
-#: Running hashes that are kept: each a few hundred bytes.
-_HASHES = 10_000
+#: Running hashes that are cached, a few hundred bytes each.
+_HASH_CACHE_SIZE = 10_000
 
-#: More than any file has: a body of unknown length.
-_ENDLESS = 2**62
+#: Bytes, more than any file has: the expected size of a body of unknown length.
+_UNLIMITED = 2**62
 
-#: Bytes. What is taken of a body of unknown length before it is worth a second thread.
-_START = 1 << 20
+#: Bytes of a body of unknown length that are received before a second thread pays off.
+_SINGLE_THREADED = 1 << 20
 
-#: Sessions. To list more takes a while, so that they are listed for no more than this share of the time.
-_MANY, _SHARE = 1000, 0.05
+#: Sessions above which listing is slow, and the share of time that is spent on listing at most.
+_MANY_SESSIONS, _LISTING_SHARE = 1000, 0.05
 
 _NOFOLLOW = getattr(os, "O_NOFOLLOW", 0)
 
-_ID = re.compile(r"[A-Za-z0-9_-]{22,64}")
+_UPLOAD_ID = re.compile(r"[A-Za-z0-9_-]{22,64}")
 
 
 def file_storage(folder: str | os.PathLike[str], *, grace: float = 3600.0, durable: bool = True) -> Storage:
-    """Everything of a registry in one folder; it is made if it isn't there.
+    """Open or create a registry's storage in a folder.
 
     Args:
-        folder: on a local disk: SQLite's locks don't work on most network file systems.
-        grace: seconds that content nobody names is kept.
-        durable: whether what is acknowledged survives a power cut, rather than a crash of the process.
+        folder: Folder on a local disk: SQLite's locks do not work on most network file systems.
+        grace: Seconds that unreferenced content is kept.
+        durable: Whether acknowledged changes survive a power cut, not only a crash of the process.
+
+    Raises:
+        InvalidArgument: A subfolder is a symbolic link.
     """
-    from ocikit.server.storage.sql import SqlMetadata  # noqa: PLC0415 - SQLAlchemy, on use
+    from ocikit.server.storage.sql import SqlMetadata  # noqa: PLC0415 - SQLAlchemy is heavy
 
     root = Path(folder)
     root.mkdir(parents=True, exist_ok=True)
@@ -85,27 +88,32 @@ def file_storage(folder: str | os.PathLike[str], *, grace: float = 3600.0, durab
 
 @define(eq=False)
 class FileBlobs(BlobStore):
-    """Content-addressed files below a folder.
+    """Content-addressed files in a folder.
 
     Args:
-        root: the folder that has `blobs/`.
-        durable: whether content survives a power cut before it is acknowledged, rather than a crash of the process.
+        root: The folder that contains `blobs/`.
+        durable: Whether acknowledged content survives a power cut, not only a crash of the process.
     """
 
     root: Path
     durable: bool = True
-    _folders: set[Path] = field(factory=set, init=False)
+    _created: set[Path] = field(factory=set, init=False)
+    """Folders that are known to exist."""
 
     def stat(self, digest: Digest) -> int | None:
-        """The size, or None."""
+        """Return the size in bytes, or None."""
         try:
-            found = os.stat(blob_path(self.root, digest), follow_symlinks=False)
+            status = os.stat(blob_path(self.root, digest), follow_symlinks=False)
         except FileNotFoundError:
             return None
-        return found.st_size if stat.S_ISREG(found.st_mode) else None
+        return status.st_size if stat.S_ISREG(status.st_mode) else None
 
     def open(self, digest: Digest) -> BinaryIO:
-        """The file. Raises: KeyError."""
+        """Open the file.
+
+        Raises:
+            KeyError: The content is not stored.
+        """
         try:
             fd = os.open(blob_path(self.root, digest), os.O_RDONLY | _NOFOLLOW)
         except FileNotFoundError as error:
@@ -113,72 +121,76 @@ class FileBlobs(BlobStore):
         return open(fd, "rb", buffering=0)
 
     def put(self, digest: Digest, stream: BinaryIO) -> None:
-        """Write beside, sync, rename."""
-        path = self._place(digest)
+        """Write a temporary file, sync and rename it."""
+        path = self._path(digest)
         with atomic_writer(path, mode=0o444, sync=self.durable) as file:
-            while piece := stream.read(BUFFER):
-                file.write(piece)
-        self._settle(path)
+            while chunk := stream.read(BUFFER):
+                file.write(chunk)
+        self._sync_folder(path)
 
-    def take(self, digest: Digest, path: Path) -> None:
-        """Rename a file that is on the same file system; otherwise as `put`."""
-        final = self._place(digest)
+    def put_file(self, digest: Digest, path: Path) -> None:
+        """Rename a file on the same file system; copy it otherwise."""
+        target = self._path(digest)
         try:
-            os.replace(path, final)
+            os.replace(path, target)
         except OSError as error:
             if error.errno != errno.EXDEV:
                 raise
-            super().take(digest, path)
+            super().put_file(digest, path)
             return
-        with contextlib.suppress(FileNotFoundError):  # the collector was faster
-            os.chmod(final, 0o444)
-        self._settle(final)
+        with contextlib.suppress(FileNotFoundError):  # the collector deleted it already
+            os.chmod(target, 0o444)
+        self._sync_folder(target)
 
     def delete(self, digest: Digest) -> None:
-        """Unlink; who reads it reads on."""
+        """Unlink the file; open files stay readable."""
         blob_path(self.root, digest).unlink(missing_ok=True)
 
     def iterate(self) -> Iterator[Digest]:
-        """Every file with a digest's name."""
+        """Yield the digest of each file whose name is one."""
         for algorithm in sorted(VERIFIABLE):
             for entry in self._entries(algorithm):
                 with contextlib.suppress(InvalidDigest):
                     yield Digest(f"{algorithm}:{entry.name}")
 
-    def tidy(self, before: float) -> int:
-        """Unlink files beside the blobs that nobody has written to since."""
-        gone = 0
+    def remove_partial(self, before: float) -> int:
+        """Delete temporary files that were last written before a time."""
+        deleted = 0
         for algorithm in sorted(VERIFIABLE):
             for entry in self._entries(algorithm):
                 with contextlib.suppress(FileNotFoundError):
                     if entry.name.startswith(".") and entry.stat(follow_symlinks=False).st_mtime < before:
                         os.unlink(entry.path)
-                        gone += 1
-        return gone
+                        deleted += 1
+        return deleted
 
     def _entries(self, algorithm: str) -> Iterator[os.DirEntry[str]]:
         with contextlib.suppress(FileNotFoundError), os.scandir(self.root / "blobs" / algorithm) as listing:
             yield from listing
 
-    def _place(self, digest: Digest) -> Path:
-        """Where content goes, in a folder that is there and lasts. Raises: InvalidArgument: if that leads elsewhere."""
+    def _path(self, digest: Digest) -> Path:
+        """Return the path of content; create its folder durably.
+
+        Raises:
+            InvalidArgument: A folder is a symbolic link.
+        """
         path = blob_path(self.root, digest)
-        if path.parent not in self._folders:
+        if path.parent not in self._created:
             for folder in (path.parent.parent, path.parent):
-                _make(folder)
+                _create_folder(folder)
                 if self.durable:
                     fsync_folder(folder.parent)
-            self._folders.add(path.parent)
+            self._created.add(path.parent)
         return path
 
-    def _settle(self, path: Path) -> None:
+    def _sync_folder(self, path: Path) -> None:
         if self.durable:
             fsync_folder(path.parent)
 
 
 @define
-class _Hash:
-    """The hash of the first bytes of an upload, and how many these are."""
+class _RunningHash:
+    """The hash of the first `count` bytes of an upload."""
 
     algorithm: str
     count: int = 0
@@ -194,128 +206,163 @@ class _Hash:
     def hexdigest(self) -> str:
         return self._hasher.hexdigest()
 
-    def catch_up(self, file: BinaryIO) -> None:
-        """Hash the rest of a file."""
+    def hash_rest(self, file: BinaryIO) -> None:
+        """Hash the bytes of a file that are not hashed yet."""
         file.seek(self.count)
-        while piece := file.read(BUFFER):
-            self.update(piece)
+        while chunk := file.read(BUFFER):
+            self.update(chunk)
 
 
 @define(eq=False)
 class FileUploads(UploadStore):
-    """One file for each session. Its name says whose it is, so that nobody else's request finds it.
+    """One file for each session. Its name contains hashes of repository and owner, so no other request finds it.
 
     Args:
-        root: the folder for the files; on the same file system as the blobs, so that finishing is renaming.
-        durable: as for `FileBlobs`.
+        root: Folder of the files; on the file system of the blobs, so that finishing is a rename.
+        durable: See `FileBlobs`.
     """
 
     root: Path
     durable: bool = True
-    _hashes: OrderedDict[str, _Hash] = field(factory=OrderedDict, init=False, repr=False)
-    """By id, of what this process has received in order; the rest is hashed at the end."""
+    _hashes: OrderedDict[str, _RunningHash] = field(factory=OrderedDict, init=False, repr=False)
+    """Running hashes by session id, of bytes that this process received; the rest is hashed at the end."""
     _lock: threading.Lock = field(factory=threading.Lock, init=False, repr=False)
-    _listed: tuple[float, list[str]] = field(default=(0.0, []), init=False, repr=False)
-    """The names of the files, if there are many, and until when they will do."""
+    _listing: tuple[float, list[str]] = field(default=(0.0, []), init=False, repr=False)
+    """The time until which a cached listing of many sessions is used, and its file names."""
 
     def __attrs_post_init__(self) -> None:
-        """Make the folder. Raises: InvalidArgument: if something else is in its place."""
-        _make(self.root)
+        """Create the folder.
+
+        Raises:
+            InvalidArgument: The folder is a symbolic link.
+        """
+        _create_folder(self.root)
 
     def create(self, repository: str, owner: str = "", *, algorithm: str = "sha256") -> Upload:
-        """Make an empty file of a random name."""
+        """Create an empty file with a random name."""
         upload = Upload(secrets.token_urlsafe(24), repository, owner)
-        path, nothing = self._path(upload), _Hash(algorithm)
+        path = self._path(upload)
         os.close(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600))
-        until, names = self._listed
-        if until:
+        valid_until, names = self._listing
+        if valid_until:
             names.append(path.name)
-        self._remember(upload, nothing)
+        self._cache_hash(upload, _RunningHash(algorithm))
         return upload
 
     def size(self, upload: Upload) -> int:
-        """The file's size. Raises: UnknownUpload."""
+        """Return the file size.
+
+        Raises:
+            UnknownUpload: The session does not exist.
+        """
         try:
             return os.stat(self._path(upload), follow_symlinks=False).st_size
         except OSError as error:
             raise UnknownUpload(upload.id) from error
 
-    def append(self, upload: Upload, body: RequestBody, *, offset: int | None = None, length: int | None = None) -> int:
-        """Write at the end, and hash."""
-        with self._writing(upload) as (file, before, known):
-            size = _receive(file, before, known, body, offset, length)
+    def append(self, upload: Upload, body: UploadBody, *, offset: int | None = None, length: int | None = None) -> int:
+        """Append a body to the file, and hash it.
+
+        Raises:
+            UnknownUpload: The session does not exist.
+            OffsetMismatch: The offset is not the current size, or another request writes.
+            LengthMismatch: The body does not have `length` bytes.
+        """
+        with self._open_locked(upload) as (file, before, running_hash):
+            size = _append(file, before, running_hash, body, offset, length)
             if os.fstat(file.fileno()).st_nlink == 0:
-                # Another request has cancelled it meanwhile
+                # Another request aborted the session meanwhile
                 raise UnknownUpload(upload.id)
             return size
 
     def finish(
-        self, upload: Upload, digest: Digest, body: RequestBody, blobs: BlobStore, *, offset: int | None = None,
+        self,
+        upload: Upload,
+        digest: Digest,
+        body: UploadBody,
+        blobs: BlobStore,
+        *,
+        offset: int | None = None,
         length: int | None = None,
-    ) -> int:  # fmt: skip
-        """Write the rest, compare digests, sync, hand the file over."""
+    ) -> int:
+        """Append the last body, verify the digest, sync the file, and move it to the blobs.
+
+        Raises:
+            UnknownUpload: The session does not exist.
+            OffsetMismatch: See `append`.
+            LengthMismatch: See `append`.
+            UploadDigestMismatch: The bytes have another digest.
+        """
         path = self._path(upload)
-        with self._writing(upload) as (file, before, known):
-            hashed = known if known.algorithm == digest.algorithm else _Hash(digest.algorithm)
-            size = _receive(file, before, hashed, body, offset, length)
-            hashed.catch_up(file)
-            if (actual := hashed.hexdigest()) != digest.encoded:
+        with self._open_locked(upload) as (file, before, cached_hash):
+            same_algorithm = cached_hash.algorithm == digest.algorithm
+            running_hash = cached_hash if same_algorithm else _RunningHash(digest.algorithm)
+            size = _append(file, before, running_hash, body, offset, length)
+            running_hash.hash_rest(file)
+            if (actual := running_hash.hexdigest()) != digest.encoded:
                 path.unlink(missing_ok=True)
-                raise UploadDigestMismatch(f"what was uploaded is {digest.algorithm}:{actual}; nothing of it was kept")
+                raise UploadDigestMismatch(
+                    f"the uploaded bytes have the digest {digest.algorithm}:{actual}; the upload was deleted"
+                )
             if self.durable:
                 os.fsync(file.fileno())
             try:
-                blobs.take(digest, path)
+                blobs.put_file(digest, path)
             except FileNotFoundError as error:
                 if path.exists():
                     raise
                 raise UnknownUpload(upload.id) from error
-        self._forget(upload)
+        self._drop_hash(upload)
         return size
 
     def abort(self, upload: Upload) -> None:
-        """Unlink the file. Raises: UnknownUpload."""
+        """Delete the file.
+
+        Raises:
+            UnknownUpload: The session does not exist.
+        """
         try:
             self._path(upload).unlink()
         except OSError as error:
             raise UnknownUpload(upload.id) from error
-        self._forget(upload)
+        self._drop_hash(upload)
 
     def count(self, owner: str | None = None) -> int:
-        """Files of one owner, or all."""
+        """Return the number of files of one owner, or in all."""
         now = time.monotonic()
-        until, names = self._listed
-        if now >= until:
+        valid_until, names = self._listing
+        if now >= valid_until:
             names = os.listdir(self.root)
-            until = now + (time.monotonic() - now) / _SHARE
-            self._listed = (until, names) if len(names) > _MANY else (0.0, [])
-        return len(names) if owner is None else sum(name.endswith(f".{_mark(owner)}") for name in names)
+            valid_until = now + (time.monotonic() - now) / _LISTING_SHARE
+            self._listing = (valid_until, names) if len(names) > _MANY_SESSIONS else (0.0, [])
+        return len(names) if owner is None else sum(name.endswith(f".{_name_hash(owner)}") for name in names)
 
     def expire(self, before: float) -> int:
-        """Unlink old files, but none that a request is writing to."""
-        gone = 0
+        """Delete old files, except those that a request is writing."""
+        expired = 0
         with os.scandir(self.root) as listing:
             for entry in listing:
                 with contextlib.suppress(OSError):
                     if entry.stat(follow_symlinks=False).st_mtime >= before:
                         continue
                     with open(os.open(entry.path, os.O_RDWR | _NOFOLLOW), "r+b", buffering=0) as file:
-                        if _locked(file.fileno()) and os.fstat(file.fileno()).st_mtime < before:
+                        if _try_lock(file.fileno()) and os.fstat(file.fileno()).st_mtime < before:
                             os.unlink(entry.path)
-                            gone += 1
-        return gone
+                            expired += 1
+        return expired
 
     def _path(self, upload: Upload) -> Path:
-        if _ID.fullmatch(upload.id) is None:
+        if _UPLOAD_ID.fullmatch(upload.id) is None:
             raise UnknownUpload(upload.id)
-        return self.root / f"{upload.id}.{_mark(upload.repository)}.{_mark(upload.owner)}"
+        return self.root / f"{upload.id}.{_name_hash(upload.repository)}.{_name_hash(upload.owner)}"
 
     @contextlib.contextmanager
-    def _writing(self, upload: Upload) -> Iterator[tuple[BinaryIO, int, _Hash]]:
-        """The file at its end, its size, and what is known of its hash, for one request at a time.
+    def _open_locked(self, upload: Upload) -> Iterator[tuple[BinaryIO, int, _RunningHash]]:
+        """Lock a session's file for one request; return the file at its end, its size, and its running hash.
 
         Raises:
-            UnknownUpload, OutOfOrder.
+            UnknownUpload: The session does not exist.
+            OffsetMismatch: Another request writes.
         """
         path = self._path(upload)
         try:
@@ -323,68 +370,79 @@ class FileUploads(UploadStore):
         except OSError as error:
             raise UnknownUpload(upload.id) from error
         with open(fd, "r+b", buffering=0) as file:
-            if not _locked(fd):
+            if not _try_lock(fd):
                 raise OffsetMismatch(os.fstat(fd).st_size)
             if not path.exists():
-                # Another request has just finished or cancelled it
+                # Another request finished or aborted the session before the lock was taken
                 raise UnknownUpload(upload.id)
             size = file.seek(0, os.SEEK_END)
             with self._lock:
-                known = self._hashes.pop(upload.id, None) or _Hash("sha256")
+                running_hash = self._hashes.pop(upload.id, None) or _RunningHash("sha256")
             try:
-                yield file, size, known
+                yield file, size, running_hash
             finally:
                 status = os.fstat(fd)
-                # What was hashed may have been taken back
-                if status.st_nlink and known.count <= status.st_size:
-                    self._remember(upload, known)
+                # A hash of bytes that were truncated again is useless
+                if status.st_nlink and running_hash.count <= status.st_size:
+                    self._cache_hash(upload, running_hash)
 
-    def _remember(self, upload: Upload, known: _Hash) -> None:
+    def _cache_hash(self, upload: Upload, running_hash: _RunningHash) -> None:
         with self._lock:
-            self._hashes[upload.id] = known
-            if len(self._hashes) > _HASHES:
+            self._hashes[upload.id] = running_hash
+            if len(self._hashes) > _HASH_CACHE_SIZE:
                 self._hashes.popitem(last=False)
 
-    def _forget(self, upload: Upload) -> None:
+    def _drop_hash(self, upload: Upload) -> None:
         with self._lock:
             self._hashes.pop(upload.id, None)
 
 
-def _receive(file: BinaryIO, size: int, known: _Hash, body: RequestBody, offset: int | None, length: int | None) -> int:
-    """Move a body to the end of the file; gives the size then. Raises: OutOfOrder, Refusal."""
+def _append(
+    file: BinaryIO, size: int, running_hash: _RunningHash, body: UploadBody, offset: int | None, length: int | None
+) -> int:
+    """Append a body to a file and return the new size.
+
+    Raises:
+        OffsetMismatch: The offset is not the current size.
+        LengthMismatch: The body does not have `length` bytes.
+    """
     if offset is not None and offset != size:
         raise OffsetMismatch(size)
-    hasher = known if known.count == size else None
-    announced = length if length is not None else body.length
+    hasher = running_hash if running_hash.count == size else None
+    expected = length if length is not None else body.length
     try:
-        moved = copy_and_hash(body, file, hasher, _START if announced is None else announced)
-        if announced is None and moved > _START:
-            moved += copy_and_hash(body, file, hasher, _ENDLESS)
-        if length is not None and moved != length:
-            raise ErrorResponse(400, "SIZE_INVALID", f"Content-Range has {length} bytes, the body {moved}")
+        received = copy_and_hash(body, file, hasher, _SINGLE_THREADED if expected is None else expected)
+        if expected is None and received > _SINGLE_THREADED:
+            received += copy_and_hash(body, file, hasher, _UNLIMITED)
+        if length is not None and received != length:
+            raise LengthMismatch(length, received)
     except BaseException:
         if length is not None:
             file.truncate(size)
         raise
-    return size + moved
+    return size + received
 
 
-def _make(folder: Path) -> None:
-    """Make a folder if it isn't there. Raises: InvalidArgument: if it is elsewhere."""
+def _create_folder(folder: Path) -> None:
+    """Create a folder if it does not exist.
+
+    Raises:
+        InvalidArgument: The folder is a symbolic link.
+    """
     if folder.is_symlink():
-        raise InvalidArgument(f"{folder} is a symbolic link", hint="a registry writes to folders of its own only")
+        raise InvalidArgument(f"{folder} is a symbolic link", hint="replace it with a folder: links are not followed")
     folder.mkdir(parents=True, exist_ok=True)
 
 
-def _mark(text: str) -> str:
-    """A name in a file's name."""
+def _name_hash(text: str) -> str:
+    """Return a hash of a name that is safe in a file name."""
     return hashlib.sha256(text.encode()).hexdigest()[:32]
 
 
-def _locked(fd: int) -> bool:
-    """Lock a file against other threads and processes, until it is closed; False if somebody has it."""
+def _try_lock(fd: int) -> bool:
+    """Lock a file against other threads and processes until it is closed; return False if it is locked."""
     try:
-        import fcntl  # noqa: PLC0415 - not on Windows
+        import fcntl  # noqa: PLC0415 - not available on Windows
     except ImportError:
         return True
     try:

@@ -1,8 +1,7 @@
-"""Sweep out what nobody names, while the registry serves.
+"""Garbage collection of a registry's storage, also while the registry serves.
 
-What was let go of, or never came to be named, stays for a grace period: a push names its blobs last. Being pushed, mounted,
-asked for, or named begins the period anew; so what a deleted manifest needed goes when the manifest has been gone for so
-long, and not with it.
+Unreferenced content is kept for a grace period, because a push references its blobs last. A push, mount, request or
+reference starts the period again. The children of a deleted manifest are deleted one grace period after the manifest.
 """
 
 from __future__ import annotations
@@ -12,130 +11,103 @@ from collections.abc import Iterable, Iterator
 from itertools import groupby, islice
 from operator import itemgetter
 
-from attrs import frozen
-
-from ocikit import display
 from ocikit.server.storage.base import Storage
 from ocikit.spec.digest import Digest
+from ocikit.store.results import GCResult, RemovedBlob
 
-#: Seconds that content nobody names is kept: longer than any push takes between its first blob and its manifest.
+#: Seconds that unreferenced content is kept, longer than any push takes between its first blob and its manifest.
 GRACE = 3600.0
 
-#: Seconds that an upload nobody goes on with is kept.
-EXPIRY = 24 * 3600.0
+#: Seconds that an idle upload is kept.
+UPLOAD_EXPIRY = 24 * 3600.0
 
 #: Digests that are looked up at once.
 _BATCH = 500
 
 
-@frozen(kw_only=True, repr=False)
-class GCResult(display.Displayable):
-    """What was swept out, or would be."""
-
-    dry_run: bool
-    manifests: tuple[tuple[str, str, int], ...] = ()
-    """Without a tag, if those were asked for: the repository's name, the digest, the size in bytes."""
-    blobs: tuple[tuple[str, str, int], ...] = ()
-    """Taken from a repository: its name, the digest, the size in bytes."""
-    content: tuple[tuple[str, int], ...] = ()
-    """Deleted, since it is nobody's: the digest and the size in bytes."""
-    uploads: int = 0
-    """Sessions that had expired; a dry run doesn't count them."""
-    leftovers: int = 0
-    """Half-written files of a crash; a dry run doesn't count them."""
-
-    @property
-    def size(self) -> int:
-        """Bytes that were freed."""
-        return sum(size for _, size in self.content)
-
-    def __rich_repr__(self) -> display.Description:
-        yield "dry_run", self.dry_run
-        yield "manifests", len(self.manifests), 0
-        yield "blobs", len(self.blobs)
-        yield "content", len(self.content)
-        yield "size", display.Size(self.size)
-        yield "uploads", self.uploads, 0
-        yield "leftovers", self.leftovers, 0
-
-    def _facts(self) -> Iterator[tuple[str, object]]:
-        yield from display.non_default_fields(self.__rich_repr__(), "manifests", "blobs", "content")
-
-    def _sections(self) -> Iterator[display.Section]:
-        for title, taken in (("manifests without a tag", self.manifests), ("taken from repositories", self.blobs)):
-            if taken:
-                rows = ((name, display.Size(size), display.DigestCell(digest)) for name, digest, size in taken)
-                headers = ("repository", "size", "digest")
-                yield display.Section(title=title, headers=headers, rows=rows, count=len(taken))
-        if self.content:
-            gone = ((display.Size(size), display.DigestCell(digest)) for digest, size in self.content)
-            title = "content to delete" if self.dry_run else "content deleted"
-            yield display.Section(title=title, headers=("size", "digest"), rows=gone, count=len(self.content))
-
-
-def collect(
-    storage: Storage, *, grace: float = GRACE, expiry: float = EXPIRY, untagged: bool = False, dry_run: bool = False
+def gc(
+    storage: Storage,
+    *,
+    dry_run: bool = False,
+    grace: float = GRACE,
+    expiry: float = UPLOAD_EXPIRY,
+    untagged: bool = False,
 ) -> GCResult:
-    """Delete what nobody has named for a grace period.
+    """Delete content that was unreferenced for a grace period.
 
-    Any number of these may run at once, in any process, while registries serve the storage.
+    Several collections may run at once, in any process, while registries serve the storage.
 
     Args:
-        storage: of a registry that may be serving, from this process or another.
-        grace: seconds; no shorter than the one that the storage was opened with.
-        expiry: seconds that an idle upload is kept.
-        untagged: whether manifests go, too, that no tag leads to: neither by an index nor as a referrer, such as a
-            signature, of what it leads to. What they needed goes a grace period later.
-        dry_run: whether only to tell.
+        storage: Storage of a registry, which may be serving.
+        dry_run: Only list what would be deleted. The result's `.run()` deletes it.
+        grace: Seconds; at least the grace period that the storage was opened with.
+        expiry: Seconds that an idle upload is kept.
+        untagged: Whether to delete untagged manifests too. Children and referrers (such as signatures) of tagged manifests
+            are kept. The children of deleted manifests are deleted one grace period later.
+
+    Returns:
+        The deleted content, and the manifests and blobs that were removed from repositories.
     """
     now = time.time()
     before = now - grace
     manifests = _manifests(storage, before, dry_run=dry_run) if untagged else ()
-    taken = tuple(
-        (name, str(digest), size)
-        for name, digest, size in storage.metadata.unreferenced(before)
-        if dry_run or storage.metadata.remove_blob_if_unused(name, digest, before)
+    unlinked = tuple(
+        RemovedBlob(digest=digest, size=size, repository=repository)
+        for repository, digest, size in storage.metadata.unreferenced_blobs(before)
+        if dry_run or storage.metadata.remove_blob_if_unused(repository, digest, before)
     )
     if dry_run:
-        content = {str(digest): size for digest, size in storage.metadata.unnamed(before)}
+        content = dict(storage.metadata.unreferenced_content(before))
+        content |= _released(storage, unlinked)
         return GCResult(
-            dry_run=True, manifests=manifests, blobs=taken, content=(*content.items(), *_released(storage, taken))
+            dry_run=True,
+            blobs=tuple(RemovedBlob(digest=digest, size=size) for digest, size in content.items()),
+            manifests=manifests,
+            unlinked=unlinked,
+            run=lambda: gc(storage, grace=grace, expiry=expiry, untagged=untagged),
         )
-    found = storage.blobs.iterate()
-    while some := list(islice(found, _BATCH)):
-        storage.metadata.adopt(some)
+    stored = storage.blobs.iterate()
+    while batch := list(islice(stored, _BATCH)):
+        storage.metadata.register_orphans(batch)
     return GCResult(
-        dry_run=False, manifests=manifests, blobs=taken, content=_content(storage, before),
-        uploads=storage.uploads.expire(now - expiry), leftovers=storage.blobs.tidy(now - max(grace, GRACE)),
-    )  # fmt: skip
-
-
-def _manifests(storage: Storage, before: float, *, dry_run: bool) -> tuple[tuple[str, str, int], ...]:
-    found = storage.metadata.untagged(before)
-    if dry_run:
-        return tuple((name, str(digest), size) for name, digest, size in found)
-    return tuple(
-        (name, str(digest), size)
-        for name, _ in groupby(found, key=itemgetter(0))
-        for digest, size in storage.metadata.drop_untagged(name, before)
+        dry_run=False,
+        blobs=tuple(_delete_content(storage, before)),
+        manifests=manifests,
+        unlinked=unlinked,
+        uploads=storage.uploads.expire(now - expiry),
+        partial=storage.blobs.remove_partial(now - max(grace, GRACE)),
     )
 
 
-def _content(storage: Storage, before: float) -> tuple[tuple[str, int], ...]:
-    gone = []
-    for digest, size in storage.metadata.unnamed(before):
-        # What a crash left behind was adopted without its size
-        there = size or storage.blobs.stat(digest) or 0
-        if storage.metadata.drop(digest, before, storage.blobs):
-            gone.append((str(digest), there))
-    return tuple(gone)
+def _manifests(storage: Storage, before: float, *, dry_run: bool) -> tuple[RemovedBlob, ...]:
+    """Delete untagged manifests, or only list them."""
+    untagged = storage.metadata.untagged_manifests(before)
+    if dry_run:
+        return tuple(
+            RemovedBlob(digest=digest, size=size, repository=repository) for repository, digest, size in untagged
+        )
+    return tuple(
+        RemovedBlob(digest=digest, size=size, repository=repository)
+        for repository, _ in groupby(untagged, key=itemgetter(0))
+        for digest, size in storage.metadata.delete_untagged(repository, before)
+    )
 
 
-def _released(storage: Storage, taken: Iterable[tuple[str, str, int]]) -> Iterator[tuple[str, int]]:
-    """What would be nobody's if blobs were taken from repositories."""
-    holders: dict[tuple[str, int], set[str]] = {}
-    for name, digest, size in taken:
-        holders.setdefault((digest, size), set()).add(name)
-    for (digest, size), names in holders.items():
-        if names.issuperset(storage.metadata.repositories_with(Digest(digest))):
-            yield digest, size
+def _delete_content(storage: Storage, before: float) -> Iterator[RemovedBlob]:
+    for digest, recorded_size in storage.metadata.unreferenced_content(before):
+        # The rows of orphans have no size
+        size = recorded_size or storage.blobs.stat(digest) or 0
+        if storage.metadata.delete_if_unreferenced(digest, before, storage.blobs):
+            yield RemovedBlob(digest=digest, size=size)
+
+
+def _released(storage: Storage, unlinked: Iterable[RemovedBlob]) -> dict[Digest, int]:
+    """Return the content that no repository would have after `unlinked` is removed, with its size."""
+    repositories: dict[tuple[Digest, int], set[str]] = {}
+    for blob in unlinked:
+        repositories.setdefault((blob.digest, blob.size), set()).add(blob.repository)
+    return {
+        digest: size
+        for (digest, size), names in repositories.items()
+        if names.issuperset(storage.metadata.repositories_with(digest))
+    }

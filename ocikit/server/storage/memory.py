@@ -1,4 +1,4 @@
-"""A registry's storage in memory: for tests and demonstrations."""
+"""Registry storage in memory, for tests and demonstrations."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from typing import BinaryIO
 
 from attrs import define, field
 
-from ocikit.server.http.errors import ErrorResponse
-from ocikit.server.http.request import RequestBody
 from ocikit.server.storage.base import (
     BlobStore,
+    LengthMismatch,
     OffsetMismatch,
     Storage,
     UnknownUpload,
     Upload,
+    UploadBody,
     UploadDigestMismatch,
     UploadStore,
 )
@@ -27,8 +27,12 @@ from ocikit.spec.digest import Digest
 
 
 def memory_storage(*, grace: float = 3600.0) -> Storage:
-    """Storage that is gone with the process."""
-    from ocikit.server.storage.sql import SqlMetadata  # noqa: PLC0415 - SQLAlchemy, on use
+    """Return storage that ends with the process.
+
+    Args:
+        grace: Seconds that unreferenced content is kept.
+    """
+    from ocikit.server.storage.sql import SqlMetadata  # noqa: PLC0415 - SQLAlchemy is heavy
 
     return Storage(MemoryBlobs(), MemoryUploads(), SqlMetadata.memory(grace=grace))
 
@@ -40,24 +44,28 @@ class MemoryBlobs(BlobStore):
     _content: dict[Digest, bytes] = field(factory=dict, init=False, repr=False)
 
     def stat(self, digest: Digest) -> int | None:
-        """The size, or None."""
+        """Return the size in bytes, or None."""
         content = self._content.get(digest)
         return None if content is None else len(content)
 
     def open(self, digest: Digest) -> BinaryIO:
-        """The content. Raises: KeyError."""
+        """Open the content.
+
+        Raises:
+            KeyError: The content is not stored.
+        """
         return io.BytesIO(self._content[digest])
 
     def put(self, digest: Digest, stream: BinaryIO) -> None:
-        """Keep it."""
+        """Store content."""
         self._content[digest] = stream.read()
 
     def delete(self, digest: Digest) -> None:
-        """Forget it."""
+        """Delete content."""
         self._content.pop(digest, None)
 
     def iterate(self) -> Iterator[Digest]:
-        """Every digest."""
+        """Yield the digest of all stored content."""
         return iter(list(self._content))
 
 
@@ -70,57 +78,88 @@ class _Session:
 
 @define(eq=False)
 class MemoryUploads(UploadStore):
-    """What was received so far, in a dictionary."""
+    """Upload sessions in a dictionary."""
 
     _sessions: dict[Upload, _Session] = field(factory=dict, init=False, repr=False)
     _lock: threading.Lock = field(factory=threading.Lock, init=False, repr=False)
 
     def create(self, repository: str, owner: str = "", *, algorithm: str = "sha256") -> Upload:
-        """Begin."""
+        """Create an empty session."""
         upload = Upload(secrets.token_urlsafe(24), repository, owner)
         self._sessions[upload] = _Session()
         return upload
 
     def size(self, upload: Upload) -> int:
-        """Bytes so far. Raises: UnknownUpload."""
+        """Return the number of bytes received.
+
+        Raises:
+            UnknownUpload: The session does not exist.
+        """
         return len(self._session(upload).content)
 
-    def append(self, upload: Upload, body: RequestBody, *, offset: int | None = None, length: int | None = None) -> int:
-        """Take in a body."""
-        with self._writing(upload, offset) as session:
-            size = _receive(session, body, length)
-            self._session(upload)  # another request may have cancelled it
+    def append(self, upload: Upload, body: UploadBody, *, offset: int | None = None, length: int | None = None) -> int:
+        """Append a body and return the new size.
+
+        Raises:
+            UnknownUpload: The session does not exist.
+            OffsetMismatch: The offset is not the current size, or another request writes.
+            LengthMismatch: The body does not have `length` bytes.
+        """
+        with self._lock_session(upload, offset) as session:
+            size = _append(session, body, length)
+            self._session(upload)  # raises if another request aborted it meanwhile
             return size
 
     def finish(
-        self, upload: Upload, digest: Digest, body: RequestBody, blobs: BlobStore, *, offset: int | None = None,
+        self,
+        upload: Upload,
+        digest: Digest,
+        body: UploadBody,
+        blobs: BlobStore,
+        *,
+        offset: int | None = None,
         length: int | None = None,
-    ) -> int:  # fmt: skip
-        """Take in the last body, verify, hand over."""
-        with self._writing(upload, offset) as session:
-            size = _receive(session, body, length)
+    ) -> int:
+        """Append the last body, verify the digest, store the blob, and return its size.
+
+        Raises:
+            UnknownUpload: The session does not exist.
+            OffsetMismatch: See `append`.
+            LengthMismatch: See `append`.
+            UploadDigestMismatch: The bytes have another digest.
+        """
+        with self._lock_session(upload, offset) as session:
+            size = _append(session, body, length)
             actual = Digest.of(bytes(session.content), digest.algorithm)
             if actual == digest:
                 blobs.put(digest, io.BytesIO(session.content))
             self.abort(upload)
         if actual != digest:
-            raise UploadDigestMismatch(f"what was uploaded is {actual}; nothing of it was kept")
+            raise UploadDigestMismatch(f"the uploaded bytes have the digest {actual}; the upload was deleted")
         return size
 
     def abort(self, upload: Upload) -> None:
-        """Forget it. Raises: UnknownUpload."""
+        """Delete a session.
+
+        Raises:
+            UnknownUpload: The session does not exist.
+        """
         if self._sessions.pop(upload, None) is None:
             raise UnknownUpload(upload.id)
 
     def count(self, owner: str | None = None) -> int:
-        """Sessions of one owner, or all."""
+        """Return the number of sessions of one owner, or in all."""
         return sum(owner is None or upload.owner == owner for upload in list(self._sessions))
 
     def expire(self, before: float) -> int:
-        """Forget the old ones."""
+        """Delete old idle sessions."""
         with self._lock:
-            old = [upload for upload, each in list(self._sessions.items()) if each.written < before and not each.busy]
-            return sum(self._sessions.pop(upload, None) is not None for upload in old)
+            expired = [
+                upload
+                for upload, session in list(self._sessions.items())
+                if session.written < before and not session.busy
+            ]
+            return sum(self._sessions.pop(upload, None) is not None for upload in expired)
 
     def _session(self, upload: Upload) -> _Session:
         session = self._sessions.get(upload)
@@ -129,8 +168,13 @@ class MemoryUploads(UploadStore):
         return session
 
     @contextlib.contextmanager
-    def _writing(self, upload: Upload, offset: int | None) -> Iterator[_Session]:
-        """The session, for one request at a time. Raises: UnknownUpload, OutOfOrder."""
+    def _lock_session(self, upload: Upload, offset: int | None) -> Iterator[_Session]:
+        """Reserve a session for one request.
+
+        Raises:
+            UnknownUpload: The session does not exist.
+            OffsetMismatch: The offset is not the current size, or another request writes.
+        """
         with self._lock:
             session = self._session(upload)
             if session.busy or (offset is not None and offset != len(session.content)):
@@ -142,16 +186,20 @@ class MemoryUploads(UploadStore):
             session.busy = False
 
 
-def _receive(session: _Session, body: RequestBody, length: int | None) -> int:
-    """Add a body to the content; gives the size then. Raises: Refusal."""
+def _append(session: _Session, body: UploadBody, length: int | None) -> int:
+    """Append a body to a session and return the new size.
+
+    Raises:
+        LengthMismatch: The body does not have `length` bytes.
+    """
     before = len(session.content)
     session.written = time.time()
     try:
-        while piece := body.piece():
-            session.content += piece
-        moved = len(session.content) - before
-        if length is not None and moved != length:
-            raise ErrorResponse(400, "SIZE_INVALID", f"Content-Range has {length} bytes, the body {moved}")
+        while chunk := body.read_chunk():
+            session.content += chunk
+        received = len(session.content) - before
+        if length is not None and received != length:
+            raise LengthMismatch(length, received)
     except BaseException:
         if length is not None:
             del session.content[before:]

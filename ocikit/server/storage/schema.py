@@ -1,4 +1,4 @@
-"""The tables of a registry's rows, and the statements that every request needs, built once."""
+"""SQL tables of the metadata and prebuilt statements for the requests."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import sqlalchemy as sa
 
 schema = sa.MetaData()
 
-#: Names and digests are compared byte by byte: SQLite's default, and PostgreSQL's "C".
+#: Names and digests are compared byte by byte: SQLite's default, and PostgreSQL's collation "C".
 _Text = sa.String().with_variant(sa.String(collation="C"), "postgresql")
 
 
@@ -17,7 +17,7 @@ def _table(name: str, *columns: Any) -> sa.Table:
     return sa.Table(name, schema, *columns, sqlite_with_rowid=False)
 
 
-def _of_manifest(digest: str) -> sa.ForeignKeyConstraint:
+def _references_manifest(digest: str) -> sa.ForeignKeyConstraint:
     return sa.ForeignKeyConstraint(
         ["repository", digest], ["manifests.repository", "manifests.digest"], ondelete="CASCADE"
     )
@@ -25,7 +25,8 @@ def _of_manifest(digest: str) -> sa.ForeignKeyConstraint:
 
 repositories = _table("repositories", sa.Column("name", _Text, primary_key=True))
 
-#: Content, whoever has it. `touched` is when it was last put, named, or let go of, in seconds since the epoch.
+#: Stored content of all repositories. `touched` is when it was last stored, referenced or released, in seconds since the
+#: epoch.
 content = _table(
     "content",
     sa.Column("digest", _Text, primary_key=True),
@@ -33,7 +34,7 @@ content = _table(
     sa.Column("touched", sa.Double, nullable=False),
 )
 
-#: A repository has a blob. `touched` is when it was last pushed, asked for while no manifest needed it, or let go of by one.
+#: Blobs of a repository. `touched` is when a blob was last pushed, requested while unreferenced, or released by a manifest.
 blobs = _table(
     "blobs",
     sa.Column("repository", _Text, primary_key=True),
@@ -43,7 +44,8 @@ blobs = _table(
     sa.Index("blobs_by_digest", "digest"),
 )
 
-#: `touched` is when it was last pushed, asked for by digest while nothing named it, or let go of by a tag or manifest.
+#: Manifests of a repository. `touched` is when a manifest was last pushed, requested by digest while unreferenced, or
+#: released by a tag or manifest.
 manifests = _table(
     "manifests",
     sa.Column("repository", _Text, primary_key=True),
@@ -59,13 +61,13 @@ manifests = _table(
     sa.Index("referrers_by_type", "repository", "subject", "artifact_type", "digest"),
 )
 
-#: A manifest needs a blob or another manifest of its repository.
+#: References from a manifest to a blob or manifest of its repository.
 children = _table(
     "children",
     sa.Column("repository", _Text, primary_key=True),
     sa.Column("manifest", _Text, primary_key=True),
     sa.Column("child", _Text, primary_key=True),
-    _of_manifest("manifest"),
+    _references_manifest("manifest"),
     sa.Index("children_by_child", "repository", "child"),
 )
 
@@ -74,89 +76,111 @@ tags = _table(
     sa.Column("repository", _Text, primary_key=True),
     sa.Column("name", _Text, primary_key=True),
     sa.Column("digest", _Text, nullable=False),
-    _of_manifest("digest"),
+    _references_manifest("digest"),
     sa.Index("tags_by_digest", "repository", "digest"),
 )
 
-_r: sa.BindParameter[str] = sa.bindparam("r")
-_d: sa.BindParameter[str] = sa.bindparam("d")
+# SQLAlchemy reserves column names in the SET clause of an UPDATE, so parameters have names of their own
+_repository: sa.BindParameter[str] = sa.bindparam("r")
+_digest: sa.BindParameter[str] = sa.bindparam("d")
 
-NEEDED = sa.exists().where(children.c.repository == _r, children.c.child == _d)
-BLOB = (blobs.c.repository == _r) & (blobs.c.digest == _d)
-MANIFEST = (manifests.c.repository == _r) & (manifests.c.digest == _d)
-ENTRY = sa.select(
-    manifests.c.digest, manifests.c.media_type, manifests.c.size, manifests.c.subject, manifests.c.artifact_type,
-    manifests.c.referrer, manifests.c.touched,
-)  # fmt: skip
-NAMED = (tags.c.repository == _r) & (tags.c.name == sa.bindparam("tag"))
+IS_REFERENCED = sa.exists().where(children.c.repository == _repository, children.c.child == _digest)
+IS_BLOB = (blobs.c.repository == _repository) & (blobs.c.digest == _digest)
+IS_MANIFEST = (manifests.c.repository == _repository) & (manifests.c.digest == _digest)
+IS_TAG = (tags.c.repository == _repository) & (tags.c.name == sa.bindparam("tag"))
 
-read_blob = sa.select(blobs.c.size, blobs.c.touched, NEEDED.label("needed")).where(BLOB)
-read_used = sa.select(sa.func.coalesce(sa.func.sum(blobs.c.size), 0)).where(blobs.c.repository == _r)
-read_claim = sa.select(content.c.touched).where(content.c.digest == _d)
-read_by_digest = ENTRY.add_columns(
-    (NEEDED | sa.exists().where(tags.c.repository == _r, tags.c.digest == _d)).label("needed")
-).where(MANIFEST)
-read_by_tag = ENTRY.join(
+#: Conditions of content that is neither a blob nor a manifest of any repository.
+IS_UNREFERENCED_CONTENT = (
+    ~sa.exists().where(blobs.c.digest == content.c.digest),
+    ~sa.exists().where(manifests.c.digest == content.c.digest),
+)
+
+_select_manifest = sa.select(
+    manifests.c.digest,
+    manifests.c.media_type,
+    manifests.c.size,
+    manifests.c.subject,
+    manifests.c.artifact_type,
+    manifests.c.referrer,
+    manifests.c.touched,
+)
+
+select_blob = sa.select(blobs.c.size, blobs.c.touched, IS_REFERENCED.label("referenced")).where(IS_BLOB)
+select_used_bytes = sa.select(sa.func.coalesce(sa.func.sum(blobs.c.size), 0)).where(blobs.c.repository == _repository)
+select_content_touched = sa.select(content.c.touched).where(content.c.digest == _digest)
+select_by_digest = _select_manifest.add_columns(
+    (IS_REFERENCED | sa.exists().where(tags.c.repository == _repository, tags.c.digest == _digest)).label("referenced")
+).where(IS_MANIFEST)
+select_by_tag = _select_manifest.join(
     tags, (tags.c.repository == manifests.c.repository) & (tags.c.digest == manifests.c.digest)
-).where(NAMED)
-read_tags = (
+).where(IS_TAG)
+select_tags = (
     sa.select(tags.c.name)
-    .where(tags.c.repository == _r, tags.c.name > sa.bindparam("last"))
+    .where(tags.c.repository == _repository, tags.c.name > sa.bindparam("last"))
     .order_by(tags.c.name)
     .limit(sa.bindparam("limit"))
 )
-_referring = (
-    ENTRY.where(manifests.c.repository == _r, manifests.c.subject == _d, manifests.c.digest > sa.bindparam("last"))
+_select_referrers = (
+    _select_manifest.where(
+        manifests.c.repository == _repository,
+        manifests.c.subject == _digest,
+        manifests.c.digest > sa.bindparam("last"),
+    )
     .order_by(manifests.c.digest)
     .limit(sa.bindparam("limit"))
 )
-# SQLite would rather read all manifests in their order: 14 times as long in a repository with 100,000
-read_referrers = _referring.with_hint(manifests, "INDEXED BY referrers", "sqlite")
-read_referrers_by_type = _referring.where(manifests.c.artifact_type == sa.bindparam("kind")).with_hint(
+# Without the hint SQLite scans all manifests in order, which takes 14 times as long in a repository with 100,000
+select_referrers = _select_referrers.with_hint(manifests, "INDEXED BY referrers", "sqlite")
+select_referrers_by_type = _select_referrers.where(manifests.c.artifact_type == sa.bindparam("type")).with_hint(
     manifests, "INDEXED BY referrers_by_type", "sqlite"
 )
-read_present = sa.union_all(
+select_present = sa.union_all(
     *(
         sa.select(table.c.digest).where(
-            table.c.repository == _r, table.c.digest.in_(sa.bindparam("some", expanding=True))
+            table.c.repository == _repository, table.c.digest.in_(sa.bindparam("digests", expanding=True))
         )
         for table in (blobs, manifests)
     )
 )
 
-#: What a manifest needs and its repository doesn't have.
-read_lacking = sa.select(children.c.child).where(
-    children.c.repository == _r,
-    children.c.manifest == _d,
-    ~sa.exists().where(blobs.c.repository == _r, blobs.c.digest == children.c.child),
-    ~sa.exists().where(manifests.c.repository == _r, manifests.c.digest == children.c.child),
+#: Children of a manifest that its repository does not have.
+select_missing_children = sa.select(children.c.child).where(
+    children.c.repository == _repository,
+    children.c.manifest == _digest,
+    ~sa.exists().where(blobs.c.repository == _repository, blobs.c.digest == children.c.child),
+    ~sa.exists().where(manifests.c.repository == _repository, manifests.c.digest == children.c.child),
 )
 
-touch_content = sa.update(content).where(content.c.digest == _d).values(touched=sa.bindparam("now"))
-touch_blob = sa.update(blobs).where(BLOB).values(touched=sa.bindparam("now"))
-touch_manifest = sa.update(manifests).where(MANIFEST).values(touched=sa.bindparam("now"))
-touch_named = (
+touch_content = sa.update(content).where(content.c.digest == _digest).values(touched=sa.bindparam("now"))
+touch_blob = sa.update(blobs).where(IS_BLOB).values(touched=sa.bindparam("now"))
+touch_manifest = sa.update(manifests).where(IS_MANIFEST).values(touched=sa.bindparam("now"))
+#: Touches the manifest that a tag points to, unless it is the given one.
+touch_tagged = (
     sa.update(manifests)
     .where(
-        manifests.c.repository == _r,
-        manifests.c.digest.in_(sa.select(tags.c.digest).where(NAMED, tags.c.digest != _d)),
+        manifests.c.repository == _repository,
+        manifests.c.digest.in_(sa.select(tags.c.digest).where(IS_TAG, tags.c.digest != _digest)),
     )
     .values(touched=sa.bindparam("now"))
 )
-add_manifest = sa.insert(manifests)
-add_children = sa.insert(children)
+insert_manifest = sa.insert(manifests)
+insert_children = sa.insert(children)
 
 
 class Upserts:
-    """Statements that add rows, or change those that are there: each dialect has its own."""
+    """Statements that insert rows or update existing ones, in the database's dialect.
+
+    Args:
+        insert: The dialect's `insert` function.
+    """
 
     def __init__(self, insert: Callable[[sa.Table], Any]) -> None:
-        def changing(table: sa.Table, key: Sequence[str], *others: str) -> Any:
+        def upsert(table: sa.Table, key: Sequence[str], *updated: str) -> Any:
             row = insert(table)
-            return row.on_conflict_do_update(index_elements=key, set_={name: row.excluded[name] for name in others})
+            return row.on_conflict_do_update(index_elements=key, set_={name: row.excluded[name] for name in updated})
 
         self.repository = insert(repositories).on_conflict_do_nothing()
-        self.content = changing(content, ["digest"], "size", "touched")
-        self.stray = insert(content).on_conflict_do_nothing()
-        self.blob = changing(blobs, ["repository", "digest"], "size", "touched")
-        self.tag = changing(tags, ["repository", "name"], "digest")
+        self.content = upsert(content, ["digest"], "size", "touched")
+        self.orphan = insert(content).on_conflict_do_nothing()
+        self.blob = upsert(blobs, ["repository", "digest"], "size", "touched")
+        self.tag = upsert(tags, ["repository", "name"], "digest")

@@ -472,7 +472,7 @@ def test_trusted_proxy_sets_scheme_and_client(users):
 
 def remote(forwarded, *trusted, **headers):
     environ = environ_of("GET", "/v2/", {"X-Forwarded-For": forwarded, **headers}, REMOTE_ADDR="10.0.0.1")
-    return Request.of(environ, trusted=("10.0.0.1", *trusted))
+    return Request.from_environ(environ, trusted=("10.0.0.1", *trusted))
 
 
 def test_client_cannot_forge_forwarded_for():

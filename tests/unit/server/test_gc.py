@@ -1,4 +1,4 @@
-"""What nobody names is swept out, and nothing else, whatever happens between the steps of a push."""
+"""Garbage collection deletes exactly the unreferenced content, also between the steps of a push."""
 
 import io
 import json
@@ -11,12 +11,13 @@ import pytest
 import sqlalchemy as sa
 from ocikit.server.http.app import Application
 from ocikit.server.http.request import RequestBody
-from ocikit.server.storage.base import ManifestRow, UnknownUpload
+from ocikit.server.storage.base import ManifestRow, MissingChildren, UnknownUpload
 from ocikit.server.storage.files import file_storage
-from ocikit.server.storage.gc import GRACE, collect
+from ocikit.server.storage.gc import GRACE, gc
 from ocikit.server.storage.memory import memory_storage
 from ocikit.server.storage.verify import verify
 from ocikit.spec.digest import Digest
+from ocikit.store.results import RemovedBlob
 
 from tests.support.wsgi import call
 
@@ -36,8 +37,8 @@ def files(tmp_path):
 
 
 def age(storage, seconds=2 * GRACE):
-    """Let time go by: for everything that is kept now."""
-    with storage.metadata._engine.begin() as connection:
+    """Make all rows older."""
+    with storage.metadata.engine.begin() as connection:
         for table in ("content", "blobs", "manifests"):
             connection.execute(sa.text(f"UPDATE {table} SET touched = touched - {seconds}"))
 
@@ -55,35 +56,34 @@ def put(storage, *children, tags=(), repository="a", subject=None, **rest):
         digest=Digest.of(raw), media_type="application/vnd.oci.image.manifest.v1+json", size=len(raw),
         children=children, subject=subject, referrer="{}" if subject else "",
     )  # fmt: skip
-    storage.put_manifest(repository, entry, io.BytesIO(raw), tags, strict=True, **rest)
+    storage.put_manifest(repository, entry, io.BytesIO(raw), tags, require_children=True, **rest)
     return entry.digest
 
 
-def merciless(storage):
-    """A collector for which nothing is ever new: it deletes whatever nobody names now. A push that takes longer than the
-    grace period meets one, and so does one on a machine whose clock is set."""
+def collect_without_grace(storage):
+    """Collect without a grace period, as for a push that takes longer than it, or after a clock change."""
     future = time.time() + 1000
-    storage.metadata.adopt(list(storage.blobs.iterate()))
-    for digest, _ in list(storage.metadata.unnamed(future)):
-        storage.metadata.drop(digest, future, storage.blobs)
+    storage.metadata.register_orphans(list(storage.blobs.iterate()))
+    for digest, _ in list(storage.metadata.unreferenced_content(future)):
+        storage.metadata.delete_if_unreferenced(digest, future, storage.blobs)
 
 
-def kept(storage):
+def stored(storage):
     return set(storage.blobs.iterate())
 
 
-def sound(storage):
-    """Nothing names what isn't there, or isn't whole."""
-    return verify(storage).wrong == ()
+def is_sound(storage):
+    """Return True if all referenced content is stored and intact."""
+    return verify(storage).ok
 
 
 def once(act):
-    """Only the first time."""
-    left = [act]
+    """Return a function that calls `act` only the first time."""
+    pending = [act]
 
     def call():
-        if left:
-            left.pop()()
+        if pending:
+            pending.pop()()
 
     return call
 
@@ -104,78 +104,82 @@ def hooked(method, before=None, after=None):
     return call
 
 
-# What goes, and when
+# Content and grace periods
 
 
-def test_what_no_manifest_needs_stays_for_the_grace_period(storage):
+def test_unreferenced_blob_stays_for_grace_period(storage):
     digest = push(storage)
-    collect(storage)
-    assert kept(storage) == {digest}
+    gc(storage)
+    assert stored(storage) == {digest}
     age(storage)
-    swept = collect(storage)
-    assert kept(storage) == set()
-    assert storage.blob("a", digest) is None
-    assert (swept.blobs, swept.content, swept.size) == ((("a", digest, 50),), ((digest, 50),), 50)
+    result = gc(storage)
+    assert stored(storage) == set()
+    assert storage.blob_size("a", digest) is None
+    assert result.unlinked == (RemovedBlob(digest=digest, size=50, repository="a"),)
+    assert (result.blobs, result.size) == ((RemovedBlob(digest=digest, size=50),), 50)
 
 
-def test_what_manifests_need_stays_for_good(storage):
+def test_referenced_blobs_stay(storage):
     blobs = [push(storage) for _ in range(3)]
     image = put(storage, *blobs[:2])
     index = put(storage, image, tags=["v1"])
     age(storage)
-    collect(storage)
-    assert kept(storage) == {*blobs[:2], image, index}
-    assert sound(storage)
+    gc(storage)
+    assert stored(storage) == {*blobs[:2], image, index}
+    assert is_sound(storage)
 
 
-def test_content_goes_with_its_last_repository(storage):
+def test_content_stays_while_one_repository_references_it(storage):
     digest = push(storage, b"shared")
     push(storage, b"shared", "b")
     put(storage, digest, repository="b")
     age(storage)
-    collect(storage)
-    assert storage.blob("a", digest) is None
-    assert storage.blob("b", digest) == 6
+    gc(storage)
+    assert storage.blob_size("a", digest) is None
+    assert storage.blob_size("b", digest) == 6
 
 
-def test_what_a_deleted_manifest_needed_goes_a_grace_period_later(storage):
+def test_children_of_deleted_manifest_go_a_grace_period_later(storage):
     digest = push(storage)
     manifest = put(storage, digest, tags=["v1"])
     age(storage)
     storage.metadata.delete_manifest("a", manifest)
-    collect(storage)
-    assert kept(storage) == {digest, manifest}
+    gc(storage)
+    assert stored(storage) == {digest, manifest}
     age(storage)
-    collect(storage)
-    assert kept(storage) == set()
+    gc(storage)
+    assert stored(storage) == set()
 
 
-def test_a_dry_run_tells_and_does_nothing(storage):
+def test_dry_run_lists_and_deletes_nothing_until_run(storage):
     digest, other = push(storage), push(storage)
     manifest = put(storage, other)
-    storage.metadata.unlink("a", push(storage, b"unlinked"))
+    storage.metadata.remove_blob("a", push(storage, b"unlinked"))
     storage.uploads.create("a")
     age(storage)
-    told = collect(storage, untagged=True, dry_run=True)
-    assert told.dry_run
-    assert [row[:2] for row in told.blobs] == [("a", digest)]
-    assert [row[:2] for row in told.manifests] == [("a", manifest)]
-    assert told.content == ((Digest.of(b"unlinked"), 8), (digest, 50))
-    assert repr(told) == "Collection(dry_run=True, manifests=1, blobs=1, content=2, size=58 B)"
-    table = told._repr_html_()
-    assert all(each.partition(":")[2][:12] in table for each in (digest, manifest, Digest.of(b"unlinked")))
-    assert len(kept(storage)) == 4
+    result = gc(storage, untagged=True, dry_run=True)
+    assert result.dry_run
+    assert [(blob.repository, blob.digest) for blob in result.unlinked] == [("a", digest)]
+    assert [(blob.repository, blob.digest) for blob in result.manifests] == [("a", manifest)]
+    assert [(blob.digest, blob.size) for blob in result.blobs] == [(Digest.of(b"unlinked"), 8), (digest, 50)]
+    assert repr(result) == "GCResult(dry_run=True, blobs=2, size=58 B, manifests=1, unlinked=1)"
+    table = result._repr_html_()
+    assert all(item.partition(":")[2][:12] in table for item in (digest, manifest, Digest.of(b"unlinked")))
+    assert len(stored(storage)) == 4
     assert storage.uploads.count() == 1
-    assert set(collect(storage, untagged=True).content) == set(told.content)
+    executed = result.run()
+    assert not executed.dry_run
+    assert set(executed.blobs) == set(result.blobs)
+    assert storage.metadata.manifest("a", manifest) is None
 
 
-def test_names_in_a_table_are_escaped(storage):
-    storage.metadata.link("<script>", push(storage), 1)
+def test_repository_names_are_escaped_in_html(storage):
+    storage.metadata.add_blob("<script>", push(storage), 1)
     age(storage)
-    assert "<script>" not in collect(storage, dry_run=True)._repr_html_()
+    assert "<script>" not in gc(storage, dry_run=True)._repr_html_()
 
 
-def test_what_a_crash_left_behind_goes_a_grace_period_after_it_is_found(files, tmp_path):
+def test_crash_leftovers_go_a_grace_period_after_detection(files, tmp_path):
     kept_digest = push(files)
     put(files, kept_digest, tags=["v1"])
     orphan = Digest.of(b"orphan")
@@ -183,50 +187,50 @@ def test_what_a_crash_left_behind_goes_a_grace_period_after_it_is_found(files, t
     half = tmp_path / "store" / "blobs" / "sha256" / f".{orphan.encoded}.host.1.00000000"
     half.write_bytes(b"orp")
     session = files.uploads.create("a")
-    swept = collect(files)
-    assert (swept.content, swept.uploads, swept.leftovers) == ((), 0, 0)
-    assert orphan in kept(files)
+    result = gc(files)
+    assert (result.blobs, result.uploads, result.partial) == ((), 0, 0)
+    assert orphan in stored(files)
     age(files)
     old = time.time() - 2 * 24 * 3600
     for path in (half, *(tmp_path / "store" / "uploads").iterdir()):
         os.utime(path, (old, old))
-    swept = collect(files)
-    assert (swept.content, swept.uploads, swept.leftovers) == (((orphan, 6),), 1, 1)
-    assert orphan not in kept(files)
+    result = gc(files)
+    assert (result.blobs, result.uploads, result.partial) == ((RemovedBlob(digest=orphan, size=6),), 1, 1)
+    assert orphan not in stored(files)
     assert not half.exists()
     with pytest.raises(UnknownUpload):
         files.uploads.size(session)
-    assert sound(files)
+    assert is_sound(files)
 
 
-def test_rows_without_a_file_go_as_well(files, tmp_path):
+def test_rows_without_file_are_deleted(files, tmp_path):
     digest = push(files)
     (tmp_path / "store" / "blobs" / "sha256" / digest.encoded).unlink()
     age(files)
-    assert len(collect(files).content) == 1
+    assert len(gc(files).blobs) == 1
     assert list(files.metadata.iter_references()) == []
 
 
-def test_expired_uploads_go_and_others_do_not(files, tmp_path):
+def test_only_expired_uploads_are_deleted(files, tmp_path):
     uploads = [files.uploads.create("a") for _ in range(3)]
     paths = {path.name.partition(".")[0]: path for path in (tmp_path / "store" / "uploads").iterdir()}
     old = time.time() - 100
     os.utime(paths[uploads[0].id], (old, old))
-    assert collect(files, expiry=99).uploads == 1
+    assert gc(files, expiry=99).uploads == 1
     assert [files.uploads.size(upload) for upload in uploads[1:]] == [0, 0]
 
 
-# Manifests without a tag
+# Untagged manifests
 
 
-def test_manifests_without_a_tag_stay_unless_that_is_asked_for(storage):
+def test_untagged_manifests_stay_by_default(storage):
     manifest = put(storage, push(storage))
     age(storage)
-    assert collect(storage).manifests == ()
+    assert gc(storage).manifests == ()
     assert storage.metadata.manifest("a", manifest)
 
 
-def test_manifests_that_no_tag_leads_to_go_with_what_they_needed(storage):
+def test_untagged_manifests_go_with_their_children(storage):
     shared, own = push(storage), push(storage)
     child = put(storage, shared)
     index = put(storage, child, tags=["v1"])
@@ -234,57 +238,58 @@ def test_manifests_that_no_tag_leads_to_go_with_what_they_needed(storage):
     free = put(storage, shared, own)
     signature_of_free = put(storage, subject=free)
     age(storage)
-    swept = collect(storage, untagged=True)
-    assert {row[1] for row in swept.manifests} == {free, signature_of_free}
-    assert kept(storage) >= {own, free}
+    result = gc(storage, untagged=True)
+    assert {manifest.digest for manifest in result.manifests} == {free, signature_of_free}
+    assert stored(storage) >= {own, free}
     age(storage)
-    collect(storage, untagged=True)
-    assert kept(storage) == {shared, child, index, signature}
-    assert sound(storage)
+    gc(storage, untagged=True)
+    assert stored(storage) == {shared, child, index, signature}
+    assert is_sound(storage)
 
 
-def test_a_tag_that_is_given_while_manifests_are_swept_out_keeps_its_manifest(storage, monkeypatch):
+def test_tag_set_during_collection_keeps_its_manifest(storage, monkeypatch):
     child = put(storage, push(storage))
     manifest = put(storage, child)
     signature = put(storage, subject=manifest)
     age(storage)
     again = storage.metadata.manifest("a", manifest)
     age(storage)
-    give = once(lambda: storage.metadata.put("a", again, ["v1"]))
-    hook(monkeypatch, storage.metadata, "drop_untagged", before=give)
-    collect(storage, untagged=True)
+    give = once(lambda: storage.metadata.put_manifest("a", again, ["v1"]))
+    hook(monkeypatch, storage.metadata, "delete_untagged", before=give)
+    gc(storage, untagged=True)
     assert storage.metadata.manifest("a", "v1") == again
-    assert all(storage.metadata.manifest("a", each) for each in (child, signature))
+    assert all(storage.metadata.manifest("a", digest) for digest in (child, signature))
 
 
-def test_very_many_manifests_go_a_few_at_a_time_and_never_what_is_in_others_first(files, monkeypatch):
-    monkeypatch.setattr("ocikit.server.storage.sql._AT_A_TIME", 3)
+def test_many_manifests_are_deleted_in_batches_indexes_first(files, monkeypatch):
+    monkeypatch.setattr("ocikit.server.storage.sql_gc._DELETE_BATCH", 3)
     children = [put(files) for _ in range(8)]
     indexes = [put(files, *children[n : n + 2]) for n in range(7)]
     stays = put(files, tags=["v1"])
     age(files)
-    gone = {row[1] for row in collect(files, untagged=True).manifests}
-    assert gone >= set(indexes)
+    deleted = {manifest.digest for manifest in gc(files, untagged=True).manifests}
+    assert deleted >= set(indexes)
     age(files)
-    assert gone | {row[1] for row in collect(files, untagged=True).manifests} == {*children, *indexes}
+    deleted |= {manifest.digest for manifest in gc(files, untagged=True).manifests}
+    assert deleted == {*children, *indexes}
     age(files)
-    collect(files)
-    assert kept(files) == {stays}
+    gc(files)
+    assert stored(files) == {stays}
 
 
-# Interleavings: the collector runs in the middle of each thing
+# Interleavings: a collection runs in the middle of each operation
 
 
 def steps(storage):
-    """Where a push can be interrupted: (object, method, before or after)."""
-    taking = "take" if hasattr(storage.uploads, "root") else "put"
+    """Return the points where a push can be interrupted: object, method, before or after."""
+    taking = "put_file" if hasattr(storage.uploads, "root") else "put"
     return [
         (target, name, when)
         for target, name in (
-            (storage.metadata, "claim"),
+            (storage.metadata, "protect_from_gc"),
             (storage.uploads, "finish"),
             (storage.blobs, taking),
-            (storage.metadata, "link"),
+            (storage.metadata, "add_blob"),
             (storage.blobs, "stat"),
         )
         for when in ("before", "after")
@@ -292,12 +297,12 @@ def steps(storage):
 
 
 @pytest.mark.parametrize("step", range(10))
-@pytest.mark.parametrize("sweep", [collect, merciless])
-def test_an_upload_of_what_is_being_deleted_is_there_if_it_is_acknowledged(storage, monkeypatch, step, sweep):
-    """The same content was here, and nobody has had it for longer than the grace period."""
+@pytest.mark.parametrize("sweep", [gc, collect_without_grace])
+def test_acknowledged_upload_survives_concurrent_collection(storage, monkeypatch, step, sweep):
+    """The same content was stored before and is unreferenced for longer than the grace period."""
     content = b"comes and goes"
     digest = push(storage, content)
-    storage.metadata.unlink("a", digest)
+    storage.metadata.remove_blob("a", digest)
     age(storage)
     target, name, when = steps(storage)[step]
     with monkeypatch.context() as patch:
@@ -307,18 +312,18 @@ def test_an_upload_of_what_is_being_deleted_is_there_if_it_is_acknowledged(stora
             acknowledged = True
         except UnknownUpload:
             acknowledged = False
-    assert acknowledged or sweep is merciless
-    collect(storage)
-    assert (storage.blob("a", digest) == len(content)) == acknowledged
+    assert acknowledged or sweep is collect_without_grace
+    gc(storage)
+    assert (storage.blob_size("a", digest) == len(content)) == acknowledged
     push(storage, content)
-    assert storage.blob("a", digest) == len(content)
-    assert sound(storage)
+    assert storage.blob_size("a", digest) == len(content)
+    assert is_sound(storage)
 
 
-@pytest.mark.parametrize("sweep", [collect, merciless])
+@pytest.mark.parametrize("sweep", [gc, collect_without_grace])
 @pytest.mark.parametrize("when", ["before", "after"])
-@pytest.mark.parametrize("method", ["link", "claim", "put", "missing"])
-def test_a_manifest_that_is_acknowledged_is_there_with_all_it_needs(storage, monkeypatch, method, when, sweep):
+@pytest.mark.parametrize("method", ["add_blob", "protect_from_gc", "put_manifest", "missing"])
+def test_acknowledged_manifest_survives_concurrent_collection(storage, monkeypatch, method, when, sweep):
     raw = b'{"the same": "each time"}'
     entry = ManifestRow(digest=Digest.of(raw), media_type="application/json", size=len(raw))
     storage.put_manifest("a", entry, io.BytesIO(raw), ["v0"])
@@ -326,35 +331,35 @@ def test_a_manifest_that_is_acknowledged_is_there_with_all_it_needs(storage, mon
     age(storage)
     with monkeypatch.context() as patch:
         hook(patch, storage.metadata, method, **{when: once(lambda: sweep(storage))})
-        storage.put_manifest("a", entry, io.BytesIO(raw), ["v1"], strict=True)
-    collect(storage)
+        storage.put_manifest("a", entry, io.BytesIO(raw), ["v1"], require_children=True)
+    gc(storage)
     assert storage.metadata.manifest("a", "v1") == entry
     assert storage.blobs.stat(entry.digest) == len(raw)
-    assert sound(storage)
+    assert is_sound(storage)
 
 
-@pytest.mark.parametrize("sweep", [collect, merciless])
+@pytest.mark.parametrize("sweep", [gc, collect_without_grace])
 @pytest.mark.parametrize("when", ["before", "after"])
-@pytest.mark.parametrize("name", ["blob", "link"])
-def test_a_mount_of_what_is_being_deleted_is_there_if_it_is_acknowledged(storage, monkeypatch, name, when, sweep):
+@pytest.mark.parametrize("name", ["blob_size", "add_blob"])
+def test_acknowledged_mount_survives_concurrent_collection(storage, monkeypatch, name, when, sweep):
     digest = push(storage)
     age(storage)
     with monkeypatch.context() as patch:
         hook(patch, storage.metadata, name, **{when: once(lambda: sweep(storage))})
         mounted = storage.mount("b", digest, "a")
-    collect(storage)
-    assert (storage.blob("b", digest) is not None) == mounted
-    assert mounted or (name, when) == ("blob", "before")
+    gc(storage)
+    assert (storage.blob_size("b", digest) is not None) == mounted
+    assert mounted or (name, when) == ("blob_size", "before")
 
 
-def test_who_was_told_that_a_blob_is_there_can_name_it(storage):
-    """HEAD, a collection, and then the manifest."""
+def test_blob_confirmed_by_head_can_be_referenced_later(storage):
+    """A client sends HEAD, a collection runs, and the client pushes the manifest."""
     application = Application(storage)
     digest = push(storage)
     age(storage)
     assert call(application, "HEAD", f"/v2/a/blobs/{digest}").status == 200
     age(storage, 0.7 * GRACE)
-    collect(storage)
+    gc(storage)
     config = push(storage, b"{}")
     kind = "application/vnd.oci.image.manifest.v1+json"
     manifest = {
@@ -365,67 +370,67 @@ def test_who_was_told_that_a_blob_is_there_can_name_it(storage):
     answer = call(application, "PUT", "/v2/a/manifests/v1", {"Content-Type": kind}, json.dumps(manifest).encode())
     assert answer.status == 201
     age(storage)
-    collect(storage)
+    gc(storage)
     assert call(application, "GET", f"/v2/a/blobs/{digest}").status == 200
 
 
-def test_who_was_told_that_a_needed_blob_is_there_can_name_it_though_its_manifest_goes(storage):
+def test_confirmed_blob_survives_deletion_of_its_manifest(storage):
     digest = push(storage)
     manifest = put(storage, digest, tags=["v1"])
     age(storage)
-    assert storage.blob("a", digest) == 50
+    assert storage.blob_size("a", digest) == 50
     storage.metadata.delete_manifest("a", manifest)
-    collect(storage)
+    gc(storage)
     put(storage, digest, tags=["v2"])
-    assert sound(storage)
+    assert is_sound(storage)
 
 
-def test_a_deleted_manifest_can_be_pushed_again_at_any_time(storage):
+def test_deleted_manifest_can_be_pushed_again_at_any_time(storage):
     digest = push(storage)
     raw = b"{}"
     entry = ManifestRow(digest=Digest.of(raw), media_type="application/json", size=2, children=(digest,))
     for wait in (0, 0.5 * GRACE, 2 * GRACE):
-        storage.put_manifest("a", entry, io.BytesIO(raw), ["v1"], strict=True)
+        storage.put_manifest("a", entry, io.BytesIO(raw), ["v1"], require_children=True)
         storage.metadata.delete_manifest("a", entry.digest)
         age(storage, wait)
-        collect(storage)
-        if storage.blob("a", digest) is None:
+        gc(storage)
+        if storage.blob_size("a", digest) is None:
             assert wait == 2 * GRACE
             digest_again = push(storage, b"something else")
             entry = ManifestRow(digest=entry.digest, media_type="application/json", size=2, children=(digest_again,))
-    storage.put_manifest("a", entry, io.BytesIO(raw), ["v1"], strict=True)
-    assert sound(storage)
+    storage.put_manifest("a", entry, io.BytesIO(raw), ["v1"], require_children=True)
+    assert is_sound(storage)
 
 
-def test_a_blob_that_is_needed_since_it_was_found_stays(storage, monkeypatch):
+def test_blob_referenced_during_collection_stays(storage, monkeypatch):
     digest = push(storage)
     age(storage)
     with monkeypatch.context() as patch:
-        hook(patch, storage.metadata, "drop_link", before=once(lambda: put(storage, digest, tags=["v1"])))
-        assert collect(storage).blobs == ()
-    assert sound(storage)
-    assert storage.blob("a", digest) == 50
+        hook(patch, storage.metadata, "remove_blob_if_unused", before=once(lambda: put(storage, digest, tags=["v1"])))
+        assert gc(storage).unlinked == ()
+    assert is_sound(storage)
+    assert storage.blob_size("a", digest) == 50
 
 
 @pytest.mark.parametrize("claimed", ["claim", "link"])
-def test_content_that_is_claimed_since_it_was_found_stays(storage, monkeypatch, claimed):
+def test_content_protected_during_collection_stays(storage, monkeypatch, claimed):
     digest = push(storage)
-    storage.metadata.unlink("a", digest)
+    storage.metadata.remove_blob("a", digest)
     age(storage)
 
     def claim():
         if claimed == "claim":
-            storage.metadata.claim(digest)
+            storage.metadata.protect_from_gc(digest)
         else:
-            storage.metadata.link("b", digest, 50)
+            storage.metadata.add_blob("b", digest, 50)
 
     with monkeypatch.context() as patch:
-        hook(patch, storage.metadata, "drop", before=once(claim))
-        assert collect(storage).content == ()
-    assert kept(storage) == {digest}
+        hook(patch, storage.metadata, "delete_if_unreferenced", before=once(claim))
+        assert gc(storage).blobs == ()
+    assert stored(storage) == {digest}
 
 
-def test_two_collectors_at_once_delete_each_thing_once(storage, monkeypatch):
+def test_concurrent_collections_delete_each_item_once(storage, monkeypatch):
     digests = {push(storage) for _ in range(30)}
     stays = push(storage)
     put(storage, stays, tags=["v1"])
@@ -440,43 +445,43 @@ def test_two_collectors_at_once_delete_each_thing_once(storage, monkeypatch):
 
         def sweep(_):
             both.wait()
-            return collect(storage)
+            return gc(storage)
 
         with ThreadPoolExecutor(2) as pool:
-            swept = list(pool.map(sweep, range(2)))
+            results = list(pool.map(sweep, range(2)))
     assert sorted(deleted) == sorted(digests)
-    assert sorted(row[0] for one in swept for row in one.content) == sorted(digests)
-    assert sorted(row[1] for one in swept for row in one.blobs) == sorted(digests)
-    assert storage.blob("a", stays) == 50
+    assert sorted(blob.digest for result in results for blob in result.blobs) == sorted(digests)
+    assert sorted(blob.digest for result in results for blob in result.unlinked) == sorted(digests)
+    assert storage.blob_size("a", stays) == 50
 
 
-def test_two_collectors_in_step_delete_each_thing_once(storage, monkeypatch):
+def test_nested_collections_delete_each_item_once(storage, monkeypatch):
     digest = push(storage)
     age(storage)
     with monkeypatch.context() as patch:
-        hook(patch, storage.metadata, "drop_link", before=once(lambda: inner.append(collect(storage))))
+        hook(patch, storage.metadata, "remove_blob_if_unused", before=once(lambda: inner.append(gc(storage))))
         inner = []
-        outer = collect(storage)
-    assert (len(inner[0].content), len(outer.content), len(outer.blobs)) == (1, 0, 0)
-    assert kept(storage) == set()
-    assert storage.blob("a", digest) is None
+        outer = gc(storage)
+    assert (len(inner[0].blobs), len(outer.blobs), len(outer.unlinked)) == (1, 0, 0)
+    assert stored(storage) == set()
+    assert storage.blob_size("a", digest) is None
 
 
-def test_a_collector_of_another_process_sees_the_same(files, tmp_path):
+def test_collection_of_second_storage_sees_same_content(files, tmp_path):
     digest, other = push(files), push(files)
     put(files, digest, tags=["v1"])
     age(files)
     second = file_storage(tmp_path / "store", durable=False)
     try:
-        assert [row[0] for row in collect(second).content] == [other]
-        assert sound(second)
+        assert [blob.digest for blob in gc(second).blobs] == [other]
+        assert is_sound(second)
     finally:
         second.close()
-    assert files.blob("a", digest) == 50
+    assert files.blob_size("a", digest) == 50
 
 
-def test_pushes_and_deletions_by_many_threads_lose_nothing_to_merciless_collectors(files):
-    """Each thread pushes and deletes the same few things; whatever is acknowledged and not deleted is there."""
+def test_concurrent_pushes_and_deletions_lose_no_acknowledged_content(files):
+    """Each thread pushes and deletes the same content; acknowledged content that is not deleted is stored."""
     end = time.monotonic() + 1
     contents = [os.urandom(20_000) for _ in range(3)]
     blobs = [Digest.of(content) for content in contents]
@@ -490,36 +495,36 @@ def test_pushes_and_deletions_by_many_threads_lose_nothing_to_merciless_collecto
             try:
                 push(files, contents[n], name)
                 manifest = put(files, blobs[n], tags=["v1"], repository=name)
-            except (UnknownUpload, KeyError):
+            except (UnknownUpload, MissingChildren):
                 continue  # not acknowledged
             found = files.metadata.manifest(name, "v1")
             if found is None or found.digest != manifest or files.blobs.stat(manifest) != found.size:
                 failures.append(("manifest", found))
-            if files.blob(name, blobs[n]) != 20_000:
+            if files.blob_size(name, blobs[n]) != 20_000:
                 failures.append(("blob", files.blobs.stat(blobs[n])))
             files.metadata.delete_manifest(name, manifest)
             if turns % 2:
-                files.metadata.unlink(name, blobs[n], force=True)
+                files.metadata.remove_blob(name, blobs[n], force=True)
         return turns
 
     def sweep(_):
         while time.monotonic() < end:
-            merciless(files)
+            collect_without_grace(files)
 
     with ThreadPoolExecutor(8) as pool:
         sweepers = [pool.submit(sweep, None) for _ in range(2)]
         turns = list(pool.map(work, range(6)))
-        for each in sweepers:
-            each.result()
+        for sweeper in sweepers:
+            sweeper.result()
     assert failures == []
     assert all(turns)
-    assert sound(files)
+    assert is_sound(files)
 
 
-# Looking whether all is well
+# Verification
 
 
-def test_verify_finds_what_is_wrong(files, tmp_path):
+def test_verify_finds_corrupt_and_missing_content(files, tmp_path):
     folder = tmp_path / "store" / "blobs" / "sha256"
     whole, short, rotten, gone = (push(files) for _ in range(4))
     manifest = put(files, whole, short, rotten, gone, tags=["v1"])
@@ -530,21 +535,23 @@ def test_verify_finds_what_is_wrong(files, tmp_path):
             path.chmod(0o644)
         path.write_bytes(content)
     (folder / gone.encoded).unlink()
-    report = verify(files)
-    assert not report.ok
-    assert {(each.digest, each.what, each.expected, each.found, each.repositories) for each in report.wrong} == {
+    result = verify(files)
+    assert not result.ok
+    assert {
+        (blob.digest, blob.problem, blob.expected_size, blob.actual_size, blob.repositories) for blob in result.corrupt
+    } == {
         (short, "size", 50, 5, ("a",)),
         (rotten, "digest", 50, 50, ("a",)),
         (gone, "missing", 50, None, ("a",)),
         (stray, "digest", None, 13, ()),
     }
-    assert report.checked == 5
-    assert "wrong=4" in repr(report)
-    assert rotten.partition(":")[2][:12] in report._repr_html_()
+    assert result.checked == 5
+    assert "ok=False" in repr(result) and rotten.partition(":")[2][:12] in repr(result)
+    assert rotten.partition(":")[2][:12] in result._repr_html_()
     assert files.metadata.manifest("a", manifest)
 
 
-def test_what_is_wrong_is_healed_by_pushing_it_again(files, tmp_path):
+def test_pushing_again_repairs_corrupt_content(files, tmp_path):
     contents = [os.urandom(50) for _ in range(3)]
     digests = [push(files, content) for content in contents]
     put(files, *digests, tags=["v1"])
@@ -552,30 +559,30 @@ def test_what_is_wrong_is_healed_by_pushing_it_again(files, tmp_path):
     for digest, wrong in zip(digests, (b"", os.urandom(50), os.urandom(51)), strict=True):
         (folder / digest.encoded).chmod(0o644)
         (folder / digest.encoded).write_bytes(wrong)
-    # Of one a client is told that it is there, until somebody looks inside
-    assert [files.blob("a", digest) for digest in digests] == [None, 50, None]
-    assert len(verify(files, discard=True).wrong) == 3
-    assert [files.blob("a", digest) for digest in digests] == [None, None, None]
-    assert [each.what for each in verify(files).wrong] == ["missing"] * 3
+    # Content of the right size looks complete until it is verified
+    assert [files.blob_size("a", digest) for digest in digests] == [None, 50, None]
+    assert len(verify(files, remove=True).corrupt) == 3
+    assert [files.blob_size("a", digest) for digest in digests] == [None, None, None]
+    assert [blob.problem for blob in verify(files).corrupt] == ["missing"] * 3
     for content in contents:
         push(files, content, "b")
     assert verify(files).ok
-    assert [files.blob("a", digest) for digest in digests] == [50, 50, 50]
+    assert [files.blob_size("a", digest) for digest in digests] == [50, 50, 50]
 
 
-def test_what_is_pushed_again_while_it_is_found_wrong_is_not_discarded(files, tmp_path, monkeypatch):
+def test_content_pushed_again_during_verify_is_not_removed(files, tmp_path, monkeypatch):
     content = os.urandom(50)
     digest = push(files, content)
     path = tmp_path / "store" / "blobs" / "sha256" / digest.encoded
     path.chmod(0o644)
     path.write_bytes(os.urandom(50))
     with monkeypatch.context() as patch:
-        hook(patch, files.metadata, "alone", before=once(lambda: push(files, content)))
-        verify(files, discard=True)
+        hook(patch, files.metadata, "exclusive", before=once(lambda: push(files, content)))
+        verify(files, remove=True)
     assert verify(files).ok
 
 
-def test_a_blob_that_can_not_be_read_is_wrong(files, monkeypatch):
+def test_unreadable_blob_is_corrupt(files, monkeypatch):
     digest = push(files)
 
     class Broken(io.RawIOBase):
@@ -587,15 +594,15 @@ def test_a_blob_that_can_not_be_read_is_wrong(files, monkeypatch):
 
     with monkeypatch.context() as patch:
         patch.setattr(type(files.blobs), "open", lambda self, digest: Broken())
-        assert [(each.digest, each.what) for each in verify(files).wrong] == [(digest, "digest")]
+        assert [(blob.digest, blob.problem) for blob in verify(files).corrupt] == [(digest, "digest")]
 
 
-def test_what_is_deleted_while_it_is_verified_is_not_missing(files, monkeypatch):
+def test_content_deleted_during_verify_is_not_missing(files, monkeypatch):
     digest = push(files)
 
     def delete():
-        files.metadata.unlink("a", digest)
-        merciless(files)
+        files.metadata.remove_blob("a", digest)
+        collect_without_grace(files)
 
     with monkeypatch.context() as patch:
         hook(patch, files.blobs, "open", before=once(delete))
@@ -607,7 +614,7 @@ def test_what_is_deleted_while_it_is_verified_is_not_missing(files, monkeypatch)
         assert verify(files).ok
 
 
-def test_an_empty_registry_is_sound(storage):
-    report = verify(storage)
-    assert (report.ok, report.checked, report.size) == (True, 0, 0)
-    assert repr(report) == "Verification(checked=0, size=0 B, wrong=0)"
+def test_empty_registry_verifies(storage):
+    result = verify(storage)
+    assert (result.ok, result.checked, result.size) == (True, 0, 0)
+    assert repr(result) == "VerifyResult(ok=True, checked=0, size=0 B)"

@@ -316,7 +316,7 @@ def test_a_log_that_fails_does_not_fail_the_request(made, caplog):
         raise RuntimeError("the disk of the log is full")
 
     registry = made()
-    registry.app._told = told
+    registry.app.on_request = told
     assert registry("GET", "/v2/").status == 200
     digest = registry.blob(b"abc")["digest"]
     assert registry("GET", f"/v2/{NAME}/blobs/{digest}").body == b"abc"
@@ -326,7 +326,7 @@ def test_a_log_that_fails_does_not_fail_the_request(made, caplog):
 def test_what_is_told_of_a_request_says_who_what_and_how_much(made):
     records = []
     registry = made()
-    registry.app._told = records.append
+    registry.app.on_request = records.append
     digest = registry.blob(b"abc")["digest"]
     registry("GET", f"/v2/{NAME}/blobs/{digest}", {"User-Agent": "me"})
     registry("GET", "/v2/none/tags/list?n=1")
@@ -344,7 +344,7 @@ def test_what_is_told_of_a_request_says_who_what_and_how_much(made):
 def test_what_is_told_of_a_request_that_is_none_says_where_it_came_from(made):
     records = []
     registry = made()
-    registry.app._told = records.append
+    registry.app.on_request = records.append
     registry("GET", "/v2/a/tags/list", HTTP_HOST="a,b")
     assert (records[0].status, records[0].path, records[0].remote) == (400, "/v2/a/tags/list", "127.0.0.1")
 

@@ -244,15 +244,15 @@ def test_half_written_files_of_a_crash_are_tidied_when_they_are_old(tmp_path):
     blobs.put(Digest.of(b"x"), io.BytesIO(b"x"))
     left = tmp_path / "blobs" / "sha256" / f".{'0' * 64}.host.1.00000000"
     left.write_bytes(b"half")
-    assert blobs.tidy(time.time() - 3600) == 0
-    assert blobs.tidy(time.time() + 3600) == 1
+    assert blobs.remove_partial(time.time() - 3600) == 0
+    assert blobs.remove_partial(time.time() + 3600) == 1
     assert not left.exists()
     assert blobs.stat(Digest.of(b"x")) == 1
 
 
 def test_many_sessions_are_counted_by_what_was_known_a_moment_ago(tmp_path, monkeypatch):
-    monkeypatch.setattr("ocikit.server.storage.files._MANY", 10)
-    monkeypatch.setattr("ocikit.server.storage.files._SHARE", 1e-9)
+    monkeypatch.setattr("ocikit.server.storage.files._MANY_SESSIONS", 10)
+    monkeypatch.setattr("ocikit.server.storage.files._LISTING_SHARE", 1e-9)
     uploads = FileUploads(tmp_path / "uploads")
     listings = []
     listdir = os.listdir
@@ -265,7 +265,7 @@ def test_many_sessions_are_counted_by_what_was_known_a_moment_ago(tmp_path, monk
 
 
 def test_of_many_sessions_hashes_are_kept_of_the_latest_only(tmp_path, monkeypatch):
-    monkeypatch.setattr("ocikit.server.storage.files._HASHES", 2)
+    monkeypatch.setattr("ocikit.server.storage.files._HASH_CACHE_SIZE", 2)
     blobs, uploads = FileBlobs(tmp_path), FileUploads(tmp_path / "uploads")
     begun = [uploads.create("a") for _ in range(5)]
     for upload in begun:
@@ -292,18 +292,23 @@ def test_no_request_reads_a_whole_table():
         if statement.startswith(("SELECT", "UPDATE", "DELETE", "INSERT")) and not many:
             said.append((statement, parameters))
 
-    sa.event.listen(metadata._engine, "before_cursor_execute", note)
-    metadata.link("a", blob, 4, quota=10)
-    metadata.put("a", entry, ["v1"], strict=True)
-    metadata.put("a", entry, ["v1"], expected=[entry.digest])
-    metadata.put("a", signature)
+    sa.event.listen(metadata.engine, "before_cursor_execute", note)
+    metadata.add_blob("a", blob, 4, quota=10)
+    metadata.put_manifest("a", entry, ["v1"], require_children=True)
+    metadata.put_manifest("a", entry, ["v1"], if_match=[entry.digest])
+    metadata.put_manifest("a", signature)
     metadata.manifest("a", "v1"), metadata.manifest("a", signature.digest), metadata.tags("a", limit=1)
-    metadata.missing("a", [blob]), metadata.blob("a", blob), metadata.claim(blob), metadata.has_repository("a")
+    (
+        metadata.missing("a", [blob]),
+        metadata.blob_size("a", blob),
+        metadata.protect_from_gc(blob),
+        metadata.has_repository("a"),
+    )
     metadata.repositories(limit=1), list(metadata.repositories_with(blob))
     metadata.referrers("a", entry.digest, limit=1), metadata.referrers("a", entry.digest, artifact_type="x", limit=1)
-    metadata.untag("a", "v1"), metadata.delete_manifest("a", entry.digest), metadata.unlink("a", blob)
-    sa.event.remove(metadata._engine, "before_cursor_execute", note)
-    with metadata._read() as connection:
+    metadata.delete_tag("a", "v1"), metadata.delete_manifest("a", entry.digest), metadata.remove_blob("a", blob)
+    sa.event.remove(metadata.engine, "before_cursor_execute", note)
+    with metadata._database.read() as connection:
         plans = [
             (statement, [row[3] for row in connection.exec_driver_sql(f"EXPLAIN QUERY PLAN {statement}", parameters)])
             for statement, parameters in said
@@ -347,10 +352,10 @@ def damage(storage, digest, content):
 def test_a_blob_of_a_wrong_size_is_not_there_and_pushing_heals_it(storage):
     digest = push(storage, b"content")
     damage(storage, digest, b"conten")
-    assert storage.blob("a", digest) is None
+    assert storage.blob_size("a", digest) is None
     assert not storage.mount("b", digest, "a")
     push(storage, b"content", "b")
-    assert storage.blob("a", digest) == storage.blob("b", digest) == 7
+    assert storage.blob_size("a", digest) == storage.blob_size("b", digest) == 7
 
 
 @pytest.mark.parametrize("wrong", [b'{"a":2}', b"{}", b"", b'{"a":1} and more'])

@@ -645,7 +645,7 @@ def told(record):
         print(record.status, record.user, record.method, record.path, dict(record.query), file=log)
 
 access = TokenAccess("users", "store/token.key", "rules.toml")
-application = Application(file_storage("store"), access=access, told=told)
+application = Application(file_storage("store"), access=access, on_request=told)
 """
 
 OPEN = '[[rule]]\nusers = [""]\nrepositories = ["open/**"]\nactions = ["pull"]\n'

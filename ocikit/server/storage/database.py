@@ -1,0 +1,130 @@
+"""Database connections: pool, SQLite settings and transactions."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import sqlite3
+import weakref
+from collections.abc import Callable, Iterator
+from functools import partial
+from typing import Any, TypeVar
+
+import sqlalchemy as sa
+from sqlalchemy.dialects.sqlite.base import SQLiteCompiler
+
+from ocikit.server.storage.group_commit import GroupCommit
+
+T = TypeVar("T")
+
+#: Connections of a process. The interpreter runs one thread at a time, and each connection caches pages in memory.
+_CONNECTIONS = 8
+
+#: Seconds that a writer waits for writers of other processes.
+_LOCK_TIMEOUT = 60.0
+
+#: Key of PostgreSQL's advisory lock for writers.
+_ADVISORY_LOCK = 7011
+
+
+class Database:
+    """A database with concurrent readers and one writer at a time.
+
+    SQLite runs in WAL mode: readers never wait, and any number of processes share the file.
+
+    Args:
+        url: SQLAlchemy URL.
+        durable: Whether committed changes survive a power cut, not only a crash of the process.
+    """
+
+    def __init__(self, url: str, *, durable: bool = True) -> None:
+        self.durable = durable
+        self._in_memory = url == "sqlite://"
+        self.engine = _create_engine(url, in_memory=self._in_memory)
+        self._commits: GroupCommit[sa.Connection] = GroupCommit(partial(_transaction, self.engine))
+        # Python 3.13 emits a ResourceWarning for each open connection of an object that was not closed
+        weakref.finalize(self, self.engine.dispose).atexit = False
+
+    @contextlib.contextmanager
+    def read(self) -> Iterator[sa.Connection]:
+        """Return a connection for reading."""
+        lock = self._commits.lock if self._in_memory else contextlib.nullcontext()
+        with lock, self.engine.connect() as connection:
+            yield connection
+
+    def write(self, work: Callable[[sa.Connection], T], *, durable: bool = True, exclusive: bool = False) -> T:
+        """Run a change in a transaction, possibly together with changes of other threads.
+
+        Args:
+            work: The change; it may run twice unless it is exclusive.
+            durable: Whether the change must survive a power cut.
+            exclusive: Whether the change has side effects besides rows.
+
+        Raises:
+            OSError: The disk is full.
+        """
+        return self._commits.run(work, durable=durable and self.durable, exclusive=exclusive)
+
+    def close(self) -> None:
+        """Close all connections."""
+        self.engine.dispose()
+
+
+def _create_engine(url: str, *, in_memory: bool) -> sa.Engine:
+    pool: dict[str, Any] = {"pool_size": _CONNECTIONS, "max_overflow": 0, "pool_timeout": _LOCK_TIMEOUT}
+    if not url.startswith("sqlite"):
+        engine = sa.create_engine(url, **pool)
+    else:
+        # A database in memory exists in one connection that all threads share
+        if in_memory:
+            pool = {"poolclass": sa.StaticPool}
+        arguments = {"check_same_thread": False, "timeout": _LOCK_TIMEOUT, "isolation_level": None}
+        engine = sa.create_engine(url, connect_args=arguments, **pool)
+        engine.dialect.statement_compiler = _HintCompiler
+        sa.event.listen(engine, "connect", _configure_sqlite)
+    sa.event.listen(engine, "begin", _begin)
+    return engine
+
+
+@contextlib.contextmanager
+def _transaction(engine: sa.Engine, durable: bool) -> Iterator[sa.Connection]:
+    """Open a transaction for writing.
+
+    Raises:
+        OSError: The disk is full.
+    """
+    try:
+        with engine.connect().execution_options(durable=durable) as connection, connection.begin():
+            yield connection
+    except sa.exc.OperationalError as error:
+        if getattr(error.orig, "sqlite_errorcode", None) == sqlite3.SQLITE_FULL:
+            raise OSError(errno.ENOSPC, "no space for the rows") from error
+        raise
+
+
+class _HintCompiler(SQLiteCompiler):
+    """A compiler that emits index hints, which SQLAlchemy supports for other databases only."""
+
+    def get_from_hint_text(self, table: Any, text: str | None) -> str | None:
+        """Return the hint unchanged."""
+        return text
+
+
+def _configure_sqlite(connection: Any, _: Any) -> None:
+    cursor = connection.cursor()
+    cursor.execute("PRAGMA journal_mode=WAL")
+    cursor.execute("PRAGMA foreign_keys=ON")
+    cursor.close()
+
+
+def _begin(connection: sa.Connection) -> None:
+    """Take the write lock at the start: SQLite cannot upgrade a read transaction while another writer is active."""
+    durable = connection.get_execution_options().get("durable")
+    if connection.dialect.name == "sqlite":
+        if durable is not None:
+            if connection.info.get("durable") != durable:
+                connection.exec_driver_sql(f"PRAGMA synchronous={'FULL' if durable else 'NORMAL'}")
+                connection.info["durable"] = durable
+            connection.exec_driver_sql("BEGIN IMMEDIATE")
+    elif durable is not None and connection.dialect.name == "postgresql":
+        connection.exec_driver_sql(f"SELECT pg_advisory_xact_lock({_ADVISORY_LOCK})")
