@@ -1,1 +1,1 @@
-"""The notebook user interface: explorer, login form, previews."""
+"""Widgets for notebooks: explorer and login form."""

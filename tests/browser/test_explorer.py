@@ -83,7 +83,7 @@ def test_clicks_lead_from_registry_to_file_bytes(notebook, registry, place, shot
         area.get_by_role("button", name="Download").click()
         area.get_by_text("pulled 1 file").wait_for()
         area.screenshot(path=shots("explorer-6-downloaded"))
-        options(area, "attached to it").select_option(index=1)
+        options(area, "referrers").select_option(index=1)
         files.locator("option", has_text="report.txt").wait_for(state="attached")
         area.screenshot(path=shots("explorer-7-attached"))
         area.get_by_role("button", name="Back").click()

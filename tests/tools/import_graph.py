@@ -26,7 +26,7 @@ ROOMS: dict[str, set[str]] = {
     "folder": {"transfer", "store", "progress", "spec", "errors", "display"},
     "remote": {"transfer", "store", "progress", "spec", "errors", "display"},
     "client": {"folder", "remote", "transfer", "store", "layers", "progress", "spec", "errors", "display"},
-    "notebook": {"client", "progress", "spec", "errors", "display"},
+    "notebook": {"client", "layers", "progress", "spec", "errors", "display"},
     "server": {"spec", "errors", "display", "store.files", "store.reflink", "store.streams", "store.results"},
     "auth": {"client", "notebook", "remote", "errors"},
     "api": {"client", "notebook", "auth", "spec", "errors", "display"},

@@ -5,7 +5,7 @@ import json
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from ocikit.notebook.previews import PICTURE, TEXT, preview, wanted
+from ocikit.notebook.previews import PICTURE, TEXT, preview, preview_size
 
 PNG = b"\x89PNG\r\n\x1a\n" + bytes(100)
 
@@ -41,7 +41,7 @@ def test_json_is_indented_if_it_is_whole():
     ("a.png", 10_000, 10_000), ("a.PNG", PICTURE + 1, TEXT), ("a.txt", 10, 10), ("a.bin", 1 << 40, TEXT),
 ])  # fmt: skip
 def test_no_more_is_read_than_is_shown(name, size, bytes_):
-    assert wanted(name, size) == bytes_
+    assert preview_size(name, size) == bytes_
 
 
 def test_a_picture_is_given_as_one_if_it_is_whole():
