@@ -1,4 +1,4 @@
-"""References: where content is, in a registry or in a layout on disk. distribution-spec spec.md#pulling-manifests."""
+"""References to content in registries and layouts. distribution-spec spec.md#pulling-manifests."""
 
 from __future__ import annotations
 
@@ -25,24 +25,32 @@ _HOST = re.compile(
     r"(?:[a-zA-Z0-9](?:[a-zA-Z0-9-]*[a-zA-Z0-9])?(?:\.[a-zA-Z0-9](?:[a-zA-Z0-9-]*[a-zA-Z0-9])?)*"
     r"|\[(?P<ipv6>[0-9a-fA-F:.]+)\])(?::(?P<port>[0-9]{1,5}))?"
 )
-#: What docker would take for an image of that name in Docker Hub's library.
-_HOST_ALONE = re.compile(r"(?:localhost|[0-9]{1,3}(?:\.[0-9]{1,3}){3}):[0-9]+")
+#: A host without repository, which docker would parse as an image in Docker Hub's library.
+_HOST_ONLY = re.compile(r"(?:localhost|[0-9]{1,3}(?:\.[0-9]{1,3}){3}):[0-9]+")
 #: image-spec annotations.md, `org.opencontainers.image.ref.name`
 _REF_NAME = re.compile(
     r"[A-Za-z0-9]+(?:(?:[-._:@+]|--)[A-Za-z0-9]+)*(?:/[A-Za-z0-9]+(?:(?:[-._:@+]|--)[A-Za-z0-9]+)*)*"
 )
-#: Only registered algorithms: in `oci:me@home:v1` the folder is `me@home`.
-_DIGEST_TAIL = re.compile(r"@((?:sha256|sha512|blake3):[a-zA-Z0-9=_-]+)\Z")
+#: Match only registered algorithms: in `oci:me@home:v1` the folder is `me@home`.
+_DIGEST_SUFFIX = re.compile(r"@((?:sha256|sha512|blake3):[a-zA-Z0-9=_-]+)\Z")
 
-#: What a name is made of.
-_PARTS = "a part has lower-case letters and digits, separated by one '.', one or two '_', or '-'s"
+#: The grammar of a part of a repository name, for hints.
+_PART_RULE = "a part has lower-case letters and digits, separated by one '.', one or two '_', or '-'s"
 
 _NAME_LIMIT = 255  # characters of host and name together: distribution-spec spec.md#pulling-manifests
 
 
-def check_repository(name: str, whole: str = "") -> str:
-    """The repository name, if it is one. Raises: InvalidReference: naming the component that is wrong."""
-    where = f" in {quoted(whole)}" if whole and whole != name else ""
+def check_repository(name: str, reference: str = "") -> str:
+    """Return the repository name if it is valid.
+
+    Args:
+        name: The name.
+        reference: The text that contains it, for messages.
+
+    Raises:
+        InvalidReference: The name is invalid; the message has the invalid part.
+    """
+    where = f" in {quoted(reference)}" if reference and reference != name else ""
     if not name:
         raise InvalidReference(
             f"the repository name is empty{where}", hint='write it like "registry.example/team/name:tag"'
@@ -51,51 +59,55 @@ def check_repository(name: str, whole: str = "") -> str:
         if _COMPONENT.fullmatch(part):
             continue
         if not part:
-            problem, hint = "has an empty part", "remove the doubled or trailing slash"
+            problem, hint = "has an empty part", "remove the double or trailing slash"
         elif part != part.lower():
             problem = f"has upper-case letters in {quoted(part)}"
             lower = name.lower()
-            good = all(_COMPONENT.fullmatch(each) for each in lower.split("/"))
-            hint = f"repository names are lower-case: {quoted(lower)}" if good else _PARTS
+            valid = all(_COMPONENT.fullmatch(component) for component in lower.split("/"))
+            hint = f"repository names are lower-case: {quoted(lower)}" if valid else _PART_RULE
         else:
-            problem = f"has a bad part {quoted(part)}"
-            hint = _PARTS
+            problem = f"has an invalid part {quoted(part)}"
+            hint = _PART_RULE
         raise InvalidReference(f"repository name {quoted(name)}{where} {problem}", hint=hint)
     return name
 
 
 def check_tag(tag: str) -> str:
-    """The tag, if it is one. Raises: InvalidReference."""
+    """Return the tag if it is valid.
+
+    Raises:
+        InvalidReference: The tag is invalid.
+    """
     if _TAG.fullmatch(tag) is None:
         problem = f"is {len(tag)} characters long" if len(tag) > 128 else "is not a tag"
         raise InvalidReference(
             f"{quoted(tag)} {problem}",
-            hint="a tag has 1 to 128 letters, digits, '_', '.', '-', and starts with none of '.', '-'",
+            hint="a tag has 1 to 128 letters, digits, '_', '.' or '-', and does not start with '.' or '-'",
         )
     return tag
 
 
 def check_name_length(host: str, repository: str) -> None:
-    """Check that a host and a repository name together are no longer than the specification allows.
+    """Check the length of a host and a repository name.
 
     Raises:
-        InvalidReference: They are longer.
+        InvalidReference: Together they are longer than the specification allows.
     """
     length = len(host) + 1 + len(repository)
     if length > _NAME_LIMIT:
         raise InvalidReference(f"host and repository name are {length} characters", hint=f"the limit is {_NAME_LIMIT}")
 
 
-def _check_host(host: str, whole: str = "") -> str:
+def _check_host(host: str, reference: str = "") -> str:
     match = _HOST.fullmatch(host)
-    good = match is not None and (match["port"] is None or 0 < int(match["port"]) < 65536)
+    valid = match is not None and (match["port"] is None or 0 < int(match["port"]) < 65536)
     if match is not None and match["ipv6"]:
         try:
             ipaddress.IPv6Address(match["ipv6"])
         except ValueError:
-            good = False
-    if not good:
-        where = f" in {quoted(whole)}" if whole else ""
+            valid = False
+    if not valid:
+        where = f" in {quoted(reference)}" if reference else ""
         raise InvalidReference(
             f"{quoted(host)}{where} is not a registry host",
             hint='a host looks like "ghcr.io", "localhost:5000" or "[::1]:5000"',
@@ -132,12 +144,12 @@ class RegistryHost:
 
     @property
     def api_host(self) -> str:
-        """The host that answers API requests; for Docker Hub it isn't the one in references."""
+        """The host of the registry API, which for Docker Hub differs from the host in references."""
         return _HUB_API if self.name == DOCKER_HUB else self.name
 
 
 def _is_host(first: str) -> bool:
-    """Return True if the first part of a reference is a host rather than a part of a name on Docker Hub."""
+    """Return True if the first part of a reference is a host, not a part of a name on Docker Hub."""
     return any(c in first for c in ".:") or first.lower() == "localhost"
 
 
@@ -157,24 +169,24 @@ class _Target(Displayable):
 
     @property
     def target(self) -> str:
-        """What to ask for: the digest if there is one, else the tag, else "latest"."""
+        """The reference within its repository: the digest, else the tag, else "latest"."""
         return self.digest or self.tag or "latest"
 
     def pinned(self, digest: str) -> Self:
-        """The same reference, with this digest; the tag stays, as a note of where it came from."""
+        """Return the reference with this digest and the same tag."""
         return attrs.evolve(self, digest=Digest(digest))
 
     @property
     def name(self) -> str:
-        """The place, without tag or digest."""
+        """The repository or layout, without tag and digest."""
         raise NotImplementedError
 
     def __str__(self) -> str:
-        # A no-op for what `parse` gave; a reference made from fields of elsewhere may hold anything
+        # The fields of a reference that was not made by `parse` are not validated.
         return sanitize(self.name + (f":{self.tag}" if self.tag else "") + (f"@{self.digest}" if self.digest else ""))
 
     def _line(self) -> str:
-        # In full, however long: people copy it
+        # Do not shorten: users copy references.
         return f"{type(self).__name__}({str(self)!r})"
 
     def __rich_repr__(self) -> Description:
@@ -191,7 +203,7 @@ class _Target(Displayable):
 
 @frozen(kw_only=True, repr=False)
 class Reference(_Target):
-    """A place in a registry: `[registry/]name[:tag][@digest]`.
+    """A reference to content in a registry: `[registry/]name[:tag][@digest]`.
 
     >>> Reference.parse("alpine:3.20")
     Reference('docker.io/library/alpine:3.20')
@@ -200,23 +212,28 @@ class Reference(_Target):
     """
 
     registry: str
-    """Host and perhaps port, as people write it: `docker.io`, `localhost:5000`."""
+    """The host and optional port, such as `docker.io` or `localhost:5000`."""
     repository: str
-    """The name within the registry, such as `library/alpine`."""
+    """The name on the registry, such as `library/alpine`."""
 
     @classmethod
     def parse(cls, text: str | Reference) -> Reference:
-        """The registry reference that the text spells. Raises: InvalidReference: naming the part that is wrong."""
+        """Return the reference of a text.
+
+        Raises:
+            InvalidReference: The text is not a registry reference; the message has the invalid part.
+            InvalidDigest: The digest is invalid.
+        """
         if isinstance(text, Reference):
             return text
         _check_text(text)
         if text != text.strip() or not text:
             raise InvalidReference(
-                f"{quoted(text)} is empty or has spaces around it",
+                f"{quoted(text)} is empty or has leading or trailing spaces",
                 hint='write it like "registry.example/team/name:tag"',
             )
         if "://" in text:
-            # People paste URLs with their password in it: what comes before an @ that isn't a digest's is left out
+            # Users paste URLs that contain a password: remove text before an @ that does not precede a digest.
             text = re.sub(r"://[^@]*@(?=[^@]*/)", "://", text)
             raise InvalidReference(
                 f"{quoted(text)} is a URL, not a reference",
@@ -227,10 +244,10 @@ class Reference(_Target):
                 f"{quoted(text)} is a path, not a reference",
                 hint='the reference comes first, such as "ghcr.io/team/data:v1"; a layout on disk is written "oci:folder:tag"',
             )
-        if _HOST_ALONE.fullmatch(text):
+        if _HOST_ONLY.fullmatch(text):
             raise InvalidReference(
                 f"{quoted(text)} is a registry without a repository",
-                hint=f"add a name: {quoted(f'{text}/team/data:v1')}; ocikit.catalog({quoted(text)}) lists those that there are",
+                hint=f"add a name: {quoted(f'{text}/team/data:v1')}; ocikit.catalog({quoted(text)}) lists repositories",
             )
         rest, digest = text, None
         if "@" in text:
@@ -253,16 +270,20 @@ class Reference(_Target):
 
     @property
     def api_host(self) -> str:
-        """The host that answers API requests; for Docker Hub it isn't the one in the name."""
+        """The host of the registry API, which for Docker Hub differs from `registry`."""
         return RegistryHost(self.registry).api_host
 
     @property
     def name(self) -> str:
-        """Registry and repository, without tag or digest."""
+        """The registry and repository, without tag and digest."""
         return f"{self.registry}/{self.repository}"
 
     def tagged(self, tag: str) -> Reference:
-        """The same place, another tag, no digest. Raises: InvalidReference."""
+        """Return the reference with this tag and without digest.
+
+        Raises:
+            InvalidReference: The tag is invalid.
+        """
         return attrs.evolve(self, tag=check_tag(tag), digest=None)
 
 
@@ -291,7 +312,12 @@ class LayoutReference(_Target):
 
     @classmethod
     def parse(cls, text: str | LayoutReference) -> LayoutReference:
-        """The layout reference that the text spells. Raises: InvalidReference."""
+        """Return the reference of a text.
+
+        Raises:
+            InvalidReference: The text is not a layout reference.
+            InvalidDigest: The digest is invalid.
+        """
         if isinstance(text, LayoutReference):
             return text
         _check_text(text)
@@ -302,14 +328,14 @@ class LayoutReference(_Target):
                 hint='write "oci:folder:tag", "oci-archive:file.tar:tag" or "docker-archive:file.tar:name:tag"',
             )
         digest = None
-        if match := _DIGEST_TAIL.search(rest):
+        if match := _DIGEST_SUFFIX.search(rest):
             digest, rest = Digest(match[1]), rest[: match.start()]
         drive = ""
         if re.match(r"[A-Za-z]:[\\/]", rest):
             drive, rest = rest[:2], rest[2:]
         path, colon, tag = rest.partition(":")
         if not path:
-            raise InvalidReference(f"{quoted(text)} names no folder", hint='write "oci:folder:tag"')
+            raise InvalidReference(f"{quoted(text)} has no folder", hint='write "oci:folder:tag"')
         if sanitize(path) != path:
             raise InvalidReference(
                 f"the path in {quoted(text)} has control characters", hint="rename the folder, or link to it"
@@ -320,11 +346,15 @@ class LayoutReference(_Target):
 
     @property
     def name(self) -> str:
-        """The scheme and the path, without tag or digest."""
+        """The scheme and the path, without tag and digest."""
         return f"{self.scheme}:{self.path}"
 
     def tagged(self, tag: str) -> LayoutReference:
-        """The same place, another name, no digest. Raises: InvalidReference."""
+        """Return the reference with this tag and without digest.
+
+        Raises:
+            InvalidReference: The tag is invalid.
+        """
         return attrs.evolve(self, tag=check_ref_name(tag), digest=None)
 
 
@@ -348,20 +378,28 @@ def default_tag(source: AnyReference, target: AnyReference) -> str | None:
 
 
 def check_ref_name(name: str) -> str:
-    """A name within a layout, if it is one. Raises: InvalidReference. image-spec annotations.md."""
+    """Return the name of content in a layout if it is valid. image-spec annotations.md.
+
+    Raises:
+        InvalidReference: The name is invalid.
+    """
     if _REF_NAME.fullmatch(name) is None:
         raise InvalidReference(
-            f"{quoted(name)} is not a name for content in a layout",
+            f"{quoted(name)} is not a valid name in a layout",
             hint="use letters and digits, with one of - . _ : @ + / between them",
         )
     return name
 
 
 def parse_reference(text: str | AnyReference) -> AnyReference:
-    """What any verb takes: a registry reference, or `oci:`, `oci-archive:` or `docker-archive:` and a path.
+    """Return the reference of a text: a registry reference, or a layout scheme and a path.
 
     >>> parse_reference("ghcr.io/org/model:v1").target
     'v1'
+
+    Raises:
+        InvalidReference: The text is neither.
+        InvalidDigest: The digest is invalid.
     """
     if isinstance(text, Reference | LayoutReference):
         return text

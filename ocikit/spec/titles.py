@@ -1,4 +1,4 @@
-"""Names that publishers give to files, checked before they become paths. image-spec annotations.md."""
+"""Validation of the titles of layers, which become file paths. image-spec annotations.md."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from ocikit.errors import UnsafeArchive
 from ocikit.spec import media_types
 from ocikit.spec.descriptor import Descriptor
 
-#: Where we keep what we know of a pulled folder; no artifact may write into it.
+#: The folder of ocikit's record of a pulled folder; artifacts must not write into it.
 OWN_FOLDER: Final = ".ocikit"
 
 NAME_LIMIT: Final = 255  # bytes: NAME_MAX of every common file system
@@ -25,13 +25,15 @@ _DRIVE = re.compile("[A-Za-z]:")
 
 
 def safe_title(title: str) -> PurePosixPath:
-    """The title as a relative path that stays within its folder on any system.
+    """Return the title as a relative path that stays within its folder on any system.
+
+    This prevents path traversal, because titles come from the publisher.
 
     >>> safe_title("data/train.csv").as_posix()
     'data/train.csv'
 
     Raises:
-        UnsafeArchive: naming the title and what is wrong with it.
+        UnsafeArchive: The title is unsafe; the message has the reason.
     """
     problem = _problem(title)
     if problem:
@@ -60,9 +62,9 @@ def _problem(title: str) -> str:
     if ".." in parts:
         return 'leaves its folder by ".."'
     if not parts:
-        return "names a folder, not a file"
+        return "is a folder, not a file"
     if any(part.casefold() == OWN_FOLDER for part in parts):
-        return f"is in {OWN_FOLDER!r}, which is kept for this library's own records"
+        return f"is in {OWN_FOLDER!r}, which is reserved for the records of this library"
     if len(raw) > PATH_LIMIT:
         return f"is {len(raw)} bytes long; the limit is {PATH_LIMIT}"
     longest = max(len(part.encode()) for part in parts)
@@ -70,13 +72,14 @@ def _problem(title: str) -> str:
 
 
 def check_titles(titles: Iterable[str], *, fold_case: bool = False) -> tuple[PurePosixPath, ...]:
-    """The titles as paths that can all exist in one folder.
+    """Return the titles as paths that can all exist in one folder.
 
     Args:
-        titles: as their publisher wrote them.
-        fold_case: for folders that don't tell "A" from "a": refuse titles that differ only so.
+        titles: The titles.
+        fold_case: Reject titles that differ only in case, for case-insensitive file systems.
+
     Raises:
-        UnsafeArchive: if one is unsafe, two are the same, or one is a folder in another.
+        UnsafeArchive: A title is unsafe, two are equal, or one is a parent folder of another.
     """
     paths = tuple(safe_title(title) for title in titles)
     files: dict[PurePosixPath, PurePosixPath] = {}
@@ -85,19 +88,19 @@ def check_titles(titles: Iterable[str], *, fold_case: bool = False) -> tuple[Pur
         if files.get(key) == path:
             raise UnsafeArchive(
                 f"two files have the title {str(path)!r}",
-                hint="one folder can't hold both: rename one to push them, fetch them by digest to pull them",
+                hint="one folder can't contain both: rename one before pushing, or fetch them by digest",
             )
         if key in files:
             raise UnsafeArchive(
                 f"the titles {str(files[key])!r} and {str(path)!r} are one file on this file system",
-                hint="choose a folder on a file system that tells upper from lower case",
+                hint="choose a folder on a case-sensitive file system",
             )
         files[key] = path
     for key, path in files.items():
         for parent in key.parents:
             if parent in files:
                 raise UnsafeArchive(
-                    f"the title {str(files[parent])!r} is a file, and a folder in {str(path)!r}",
+                    f"the title {str(files[parent])!r} is a file, but a folder in {str(path)!r}",
                     hint="choose one of them with include= or exclude=",
                 )
     return paths
@@ -108,9 +111,9 @@ def _folded(path: PurePosixPath) -> PurePosixPath:
 
 
 def is_selected(title: str, include: Iterable[str] = (), exclude: Iterable[str] = ()) -> bool:
-    """Whether glob patterns choose the title: any of `include`, or all if there are none, and none of `exclude`.
+    """Return True if a title matches any `include` pattern and no `exclude` pattern; without `include` all match.
 
-    `*` matches any characters, "/" too, so that `*.csv` finds a file at any depth; `data/` means all that is below.
+    `*` matches any characters including "/", so `*.csv` matches at any depth. `data/` matches all files below it.
 
     >>> is_selected("data/train.csv", include=["*.csv"], exclude=["old/"])
     True
@@ -123,8 +126,8 @@ def _matches(title: str, pattern: str) -> bool:
     return fnmatchcase(title, pattern + "*" if pattern.endswith("/") else pattern)
 
 
-#: Endings of layers that have no title, by the end of their media type.
-_ENDINGS = {
+#: File extensions of layers without title, by the end of their media type.
+_EXTENSIONS = {
     ".tar+gzip": ".tar.gz",
     ".tar.gzip": ".tar.gz",
     ".tar+zstd": ".tar.zst",
@@ -135,26 +138,31 @@ _ENDINGS = {
 
 
 def layer_path(layer: Descriptor) -> str:
-    """The layer's relative path, with "/" between its parts.
+    """Return the layer's relative path, with "/" between its parts.
 
     >>> layer_path(Descriptor.of(b"", media_types.OCI_LAYER_GZIP))
     'sha256-e3b0c44298fc.tar.gz'
 
-    Raises: UnsafeArchive: if its title leads out of the folder.
+    Raises:
+        UnsafeArchive: The title is unsafe.
     """
     if layer.title is not None:
         return safe_title(layer.title).as_posix()
-    ending = next((end for kind, end in _ENDINGS.items() if layer.media_type.endswith(kind)), "")
-    return f"{layer.digest.algorithm}-{layer.digest.encoded[:12]}{ending}"
+    extension = next((ext for suffix, ext in _EXTENSIONS.items() if layer.media_type.endswith(suffix)), "")
+    return f"{layer.digest.algorithm}-{layer.digest.encoded[:12]}{extension}"
 
 
 def layers_by_path(layers: Iterable[Descriptor], *, fold_case: bool = False) -> dict[str, Descriptor]:
-    """The layers by relative path, in order; empty descriptors are no files.
+    """Return the layers by relative path, in order.
 
-    A layer without title that is listed twice is one file.
+    Empty descriptors are skipped. A layer without title that is listed twice is one file.
 
-    Raises: UnsafeArchive: if a title leads out of the folder, two layers claim one path, or one is a file where
-        another needs a folder. With *fold_case*, titles that differ in case only claim one path too.
+    Args:
+        layers: The layers.
+        fold_case: Reject titles that differ only in case, for case-insensitive file systems.
+
+    Raises:
+        UnsafeArchive: A title is unsafe, two layers have one path, or one is a parent folder of another.
     """
     files = [layer for layer in layers if layer.media_type != media_types.EMPTY]
     untitled = {layer.key: layer for layer in files if layer.title is None}

@@ -1,7 +1,7 @@
-"""Whether documents are what the image specification's JSON schemas say; every violation, with its place.
+"""Validation of documents with the JSON schemas of the image specification.
 
-The schemas lie beside, in `schema/`, as the specification publishes them: image-spec schema/. jsonschema goes through
-them; it is an extra, loaded on use.
+The folder `schema/` has the published schemas: image-spec schema/. jsonschema is an optional dependency and is imported
+on first use.
 """
 
 from __future__ import annotations
@@ -19,16 +19,16 @@ from ocikit.errors import InvalidDocument, OcikitError, Violation
 from ocikit.spec import media_types
 from ocikit.spec.document import DOCUMENT_LIMIT, load_json
 
-#: The most violations of one document that are told: who made a thousand mistakes made one, a thousand times.
+#: The most violations that are reported for one document.
 MAX_VIOLATIONS: Final = 100
 
-#: What a keyword finds wrong: messages, each with the keys that lead to its place.
+#: The failures of a keyword: messages, each with the keys of the path below the value.
 _Failures: TypeAlias = Iterator[tuple[str, tuple[str, ...]]]
 
 _MANIFEST: Final = "image-manifest-schema.json"
 _LAYOUT: Final = "application/vnd.oci.layout.header.v1+json"
 
-#: Docker's documents have the same shape as OCI's, which were made from them.
+#: Docker's documents have the same structure as OCI's.
 _SCHEMAS: Final = {
     media_types.OCI_MANIFEST: _MANIFEST,
     media_types.DOCKER_MANIFEST: _MANIFEST,
@@ -41,26 +41,27 @@ _SCHEMAS: Final = {
 }
 _DOCKER: Final = frozenset({media_types.DOCKER_MANIFEST, media_types.DOCKER_INDEX, media_types.DOCKER_CONFIG})
 
-#: What a document without a known type is taken for, by a key that only one kind has.
+#: The assumed type of a document without a known type, by a key that only one type has.
 _SHAPES: Final = {"manifests": media_types.OCI_INDEX, "rootfs": media_types.OCI_CONFIG, "imageLayoutVersion": _LAYOUT}
 
-#: Types that say no more than that it is JSON, or not even that.
+#: Types that do not determine the schema.
 _VAGUE: Final = frozenset({"", "application/json", "text/plain", media_types.OCTET_STREAM})
 
 
 def find_violations(raw: bytes, media_type: str | None = None, *, limit: int = DOCUMENT_LIMIT) -> tuple[Violation, ...]:
-    """Everything in a document that breaks its JSON schema, in the schema's order; empty if nothing does.
+    """Return the violations of a document's JSON schema, in the order of the schema.
 
     >>> find_violations(b'{"schemaVersion": 2, "manifests": [{"size": "7"}]}')[0]
     Violation(path='$.manifests[0].mediaType', message='required field missing')
 
     Args:
-        raw: the document.
-        media_type: what it was announced as: a manifest, an index or an image's config, OCI's or Docker's; parameters
-            are ignored. None goes by what the document says or looks like. Types that have no schema break none.
-        limit: the largest document to look into, in bytes.
+        raw: The document.
+        media_type: The announced type, without regard to parameters: a manifest, an index or an image config of OCI or
+            Docker. None uses the type in the document, or infers it from its keys. Types without schema are valid.
+        limit: Size of the largest document to validate, in bytes.
+
     Raises:
-        OcikitError: if jsonschema is not installed.
+        OcikitError: jsonschema is not installed.
     """
     try:
         value = load_json(raw, "the document", limit=limit)
@@ -71,17 +72,17 @@ def find_violations(raw: bytes, media_type: str | None = None, *, limit: int = D
         return ()
     if kind in _DOCKER:
         value = _without_nulls(value)
-    found = [
+    violations = [
         Violation(path=json_path(error.path), message=error.message)
         for error in itertools.islice(_validator(_SCHEMAS[kind]).iter_errors(value), MAX_VIOLATIONS + 1)
     ]
-    if len(found) > MAX_VIOLATIONS:
-        found[MAX_VIOLATIONS:] = [Violation(path="$", message=f"and more: these are the first {MAX_VIOLATIONS}")]
-    return tuple(found)
+    if len(violations) > MAX_VIOLATIONS:
+        violations[MAX_VIOLATIONS:] = [Violation(path="$", message=f"only the first {MAX_VIOLATIONS} are reported")]
+    return tuple(violations)
 
 
 def json_path(steps: Iterable[str | int]) -> str:
-    """A JSON path from keys and indexes.
+    """Return the JSON path of keys and indexes.
 
     >>> json_path(["layers", 2, "annotations", "org.example.key"])
     "$.layers[2].annotations['org.example.key']"
@@ -95,26 +96,26 @@ def json_path(steps: Iterable[str | int]) -> str:
 
 
 def _kind(announced: str, value: dict[str, Any]) -> str | None:
-    """The type of a document that has a schema: as announced, else as it says, else as it looks."""
+    """Return the type whose schema applies: as announced, else as in the document, else inferred from its keys."""
     if announced in _SCHEMAS:
         return announced
-    said = value.get("mediaType")
-    if isinstance(said, str) and said.lower() in _SCHEMAS:
-        return said.lower()
-    looks = (kind for key, kind in _SHAPES.items() if key in value)
-    return next(looks, media_types.OCI_MANIFEST) if announced in _VAGUE else None
+    stated = value.get("mediaType")
+    if isinstance(stated, str) and stated.lower() in _SCHEMAS:
+        return stated.lower()
+    inferred = (kind for key, kind in _SHAPES.items() if key in value)
+    return next(inferred, media_types.OCI_MANIFEST) if announced in _VAGUE else None
 
 
 def _without_nulls(value: dict[str, Any]) -> dict[str, Any]:
-    """A Docker document less its nulls: moby writes `"Env": null`, where null means absent.
+    """Return a Docker document without nulls: moby writes `"Env": null`, and null means absent.
 
     moby/docker-image-spec spec.md#image-json-field-descriptions.
     """
-    kept = {key: item for key, item in value.items() if item is not None}
+    result = {key: item for key, item in value.items() if item is not None}
     for key in ("config", "rootfs"):
-        if isinstance(kept.get(key), dict):
-            kept[key] = {name: item for name, item in kept[key].items() if item is not None}
-    return kept
+        if isinstance(result.get(key), dict):
+            result[key] = {name: item for name, item in result[key].items() if item is not None}
+    return result
 
 
 # The schemas
@@ -122,45 +123,53 @@ def _without_nulls(value: dict[str, Any]) -> dict[str, Any]:
 
 @functools.cache
 def _validator(name: str) -> Any:
-    """The validator for one of the schemas. Raises: OcikitError: if it isn't installed."""
+    """Return the validator of a schema.
+
+    Raises:
+        OcikitError: jsonschema is not installed.
+    """
     try:
-        import jsonschema  # type: ignore[import-untyped]  # noqa: PLC0415 - an extra, loaded when first needed
+        import jsonschema  # type: ignore[import-untyped]  # noqa: PLC0415 - an optional dependency
     except ImportError as error:
         raise OcikitError(
             "jsonschema is needed to validate documents and is not installed", hint="pip install ocikit[validate]"
         ) from error
     schema = _resolved(_read(name), _read(name))
     if name == _MANIFEST:
-        # A manifest without layers is legal (image-spec manifest.md: "For portability, `layers` SHOULD have at least
-        # one entry"), and the conformance suite pushes one; the schema is stricter than the text
+        # The schema is stricter than the text. A manifest without layers is valid (image-spec manifest.md: "For
+        # portability, `layers` SHOULD have at least one entry"), and the conformance suite pushes one.
         del schema["properties"]["layers"]["minItems"]
 
     def failing(keyword: Callable[[Any, Any, Any], _Failures]) -> Callable[..., Any]:
-        """A keyword of ours as jsonschema calls it."""
+        """Return a keyword in the form that jsonschema calls."""
 
-        def call(_: Any, wanted: Any, value: Any, schema: Any) -> Iterator[Any]:
-            for message, path in keyword(wanted, value, schema):
+        def call(_: Any, expected: Any, value: Any, schema: Any) -> Iterator[Any]:
+            for message, path in keyword(expected, value, schema):
                 yield jsonschema.ValidationError(message, path=path)
 
         return call
 
-    # Their messages hold the whole value, be it the document: long, slow, and too deep for repr. Ours hold its kind
+    # Replace jsonschema's messages, which contain the whole value. DoS: a hostile document would make them huge, slow
+    # to build and too deeply nested for repr.
     keywords = {key: failing(keyword) for key, keyword in _KEYWORDS.items()}
-    made = jsonschema.validators.extend(jsonschema.Draft4Validator, {**keywords, "items": _items, "oneOf": _one_of})
-    return made(schema)
+    validator = jsonschema.validators.extend(
+        jsonschema.Draft4Validator, {**keywords, "items": _items, "oneOf": _one_of}
+    )
+    return validator(schema)
 
 
 @functools.cache
 def _read(name: str) -> Any:
-    from importlib import resources  # noqa: PLC0415 - as above
+    from importlib import resources  # noqa: PLC0415 - used only together with jsonschema
 
     return json.loads((resources.files("ocikit.spec") / "schema" / name).read_text("utf-8"))
 
 
 def _resolved(schema: Any, document: Any) -> Any:
-    """A copy of a schema with what `$ref` names in its place: no network, and no look-up for each descriptor.
+    """Return a copy of a schema with every `$ref` replaced by its target.
 
-    Files name each other by their names, not by the `id`s at opencontainers.org; none is in a circle.
+    This needs no network and no lookup per descriptor. The files refer to each other by file name, not by their `id`s
+    on opencontainers.org, and have no circular references.
     """
     if isinstance(schema, list):
         return [_resolved(item, document) for item in schema]
@@ -170,20 +179,20 @@ def _resolved(schema: Any, document: Any) -> Any:
         file, _, pointer = target.partition("#")
         document = _read(file) if file else document
         steps = [step for step in pointer.split("/") if step]
-        found = _resolved(functools.reduce(lambda value, step: value[step], steps, document), document)
-        return {"title": _WORDS[steps[-1]], **found} if steps and steps[-1] in _WORDS else found
-    # jsonschema would go on with its own keywords below a `$schema`
+        resolved = _resolved(functools.reduce(lambda value, step: value[step], steps, document), document)
+        return {"title": _TITLES[steps[-1]], **resolved} if steps and steps[-1] in _TITLES else resolved
+    # Remove `$schema`: jsonschema would use its own keywords below it.
     copy = {key: _resolved(item, document) for key, item in schema.items() if key != "$schema"}
     if isinstance(pattern := copy.get("pattern"), str):
-        # `$` of ECMA 262 is the end; Python's allows a line's end before it
+        # In ECMA 262 `$` matches only at the end; in Python it also matches before a final newline.
         copy["pattern"] = re.sub(r"\$$", r"\\Z", pattern)
     if copy.get("maximum") == 9223372036854776000:
-        copy["maximum"] = 2**63 - 1  # which JavaScript rounds to that
+        copy["maximum"] = 2**63 - 1  # JavaScript rounded it
     return copy
 
 
-#: What the definitions with patterns mean, for messages.
-_WORDS: Final = {
+#: Descriptions of the definitions with patterns, for messages.
+_TITLES: Final = {
     "mediaType": 'a media type such as "application/json"',
     "digest": 'a digest such as "sha256:" and 64 hex digits',
 }
@@ -193,17 +202,20 @@ _WORDS: Final = {
 
 
 def _items(validator: Any, schema: Any, value: Any, _: Any) -> Iterator[Any]:
-    """As jsonschema's, with one validator for all items: a document of a million empty strings takes a third."""
+    """Validate items as jsonschema does, but with one validator.
+
+    This is three times as fast for a document with a million empty strings.
+    """
     if isinstance(value, list):
-        each = validator.evolve(schema=schema)
+        item_validator = validator.evolve(schema=schema)
         for index, item in enumerate(value):
-            for error in each.iter_errors(item):
+            for error in item_validator.iter_errors(item):
                 error.path.appendleft(index)
                 yield error
 
 
 def _one_of(validator: Any, schemas: Any, value: Any, _: Any) -> Iterator[Any]:
-    """In these schemas always one thing or null: what is wrong is told by its place, not as "valid under none"."""
+    """Validate `oneOf`, which in these schemas is one schema or null, so that errors have the path of their value."""
     for schema in schemas:
         if schema != {"type": "null"} and value is not None:
             yield from validator.descend(value, schema)
@@ -220,47 +232,43 @@ _TYPES: Final[dict[str, tuple[type, str]]] = {
 _NAMES: Final = dict(_TYPES.values()) | {float: "a number"}
 
 
-def _type(wanted: str, value: Any, _: Any) -> _Failures:
-    kind, name = _TYPES[wanted]
+def _type(expected: str, value: Any, _: Any) -> _Failures:
+    kind, name = _TYPES[expected]
     if type(value) is not kind:  # bool is an int in Python, not in JSON
         yield f"expected {name}, found {_NAMES[type(value)]}", ()
 
 
-def _enum(wanted: list[Any], value: Any, _: Any) -> _Failures:
-    if isinstance(value, str) and value not in wanted:  # what is no string breaks "type"
-        yield f"expected {' or '.join(map(display.quoted, wanted))}, found {display.quoted(value, 60)}", ()
+def _enum(expected: list[Any], value: Any, _: Any) -> _Failures:
+    if isinstance(value, str) and value not in expected:  # another type violates "type"
+        yield f"expected {' or '.join(map(display.quoted, expected))}, found {display.quoted(value, 60)}", ()
 
 
-def _required(wanted: list[str], value: Any, _: Any) -> _Failures:
+def _required(expected: list[str], value: Any, _: Any) -> _Failures:
     if isinstance(value, dict):
-        yield from (("required field missing", (key,)) for key in wanted if key not in value)
+        yield from (("required field missing", (key,)) for key in expected if key not in value)
 
 
-def _pattern(wanted: str, value: Any, schema: Any) -> _Failures:
-    if isinstance(value, str) and not re.search(wanted, value):
-        yield f"expected {schema.get('title', wanted)}, found {display.quoted(value, 60)}", ()
+def _pattern(expected: str, value: Any, schema: Any) -> _Failures:
+    if isinstance(value, str) and not re.search(expected, value):
+        yield f"expected {schema.get('title', expected)}, found {display.quoted(value, 60)}", ()
 
 
-def _minimum(wanted: int, value: Any, schema: Any) -> _Failures:
-    if type(value) is int and value < wanted:
-        yield (
-            f"expected {wanted}{'' if schema.get('maximum') == wanted else ' or more'}, found {display.quoted(value, 40)}",
-            (),
-        )
+def _minimum(expected: int, value: Any, schema: Any) -> _Failures:
+    if type(value) is int and value < expected:
+        more = "" if schema.get("maximum") == expected else " or more"
+        yield f"expected {expected}{more}, found {display.quoted(value, 40)}", ()
 
 
-def _maximum(wanted: int, value: Any, schema: Any) -> _Failures:
-    if type(value) is int and value > wanted:
-        yield (
-            f"expected {wanted}{'' if schema.get('minimum') == wanted else ' or less'}, found {display.quoted(value, 40)}",
-            (),
-        )
+def _maximum(expected: int, value: Any, schema: Any) -> _Failures:
+    if type(value) is int and value > expected:
+        less = "" if schema.get("minimum") == expected else " or less"
+        yield f"expected {expected}{less}, found {display.quoted(value, 40)}", ()
 
 
-def _format(wanted: str, value: Any, _: Any) -> _Failures:
-    words, fits = _FORMATS[wanted]
-    if isinstance(value, str) and not fits(value):
-        yield f"expected {words}, found {display.quoted(value, 60)}", ()
+def _format(expected: str, value: Any, _: Any) -> _Failures:
+    description, is_valid = _FORMATS[expected]
+    if isinstance(value, str) and not is_valid(value):
+        yield f"expected {description}, found {display.quoted(value, 60)}", ()
 
 
 _TIME = re.compile(

@@ -66,7 +66,7 @@ def fails(kind, call, *words, hint=True):
         ("https://localhost:5000/x", "InvalidReference", ["is a URL", "'localhost:5000/x'"]),
         ("localhost:5000/Team/Data", "InvalidReference", ["upper-case", "'team/data'"]),
         ("localhost:5000/a//b", "InvalidReference", ["empty part"]),
-        ("localhost:5000/../etc", "InvalidReference", ["bad part", "'..'"]),
+        ("localhost:5000/../etc", "InvalidReference", ["invalid part", "'..'"]),
         ("localhost:5000/", "InvalidReference", ["repository name is empty"]),
         ("localhost:99999/x", "InvalidReference", ["'localhost:99999'", "not a registry host"]),
         ("localhost:5000/x:", "InvalidReference", ["not a tag"]),
@@ -76,16 +76,16 @@ def fails(kind, call, *words, hint=True):
         ("localhost:5000/x@sha256:12", "InvalidDigest", ["2 characters", "64"]),
         ("localhost:5000/x@v1", "InvalidDigest", ["v1"]),
         ("localhost:5000/x@", "InvalidDigest", []),
-        ("localhost:5000/\x1b[31mx", "InvalidReference", ["bad part"]),
+        ("localhost:5000/\x1b[31mx", "InvalidReference", ["invalid part"]),
         ("./data", "InvalidReference", ["is a path", "the reference comes first", "oci:folder:tag"]),
         ("/data", "InvalidReference", ["is a path"]),
         ("~/data", "InvalidReference", ["is a path"]),
         ("localhost:5000", "InvalidReference", ["without a repository", "'localhost:5000/team/data:v1'"]),
         ("127.0.0.1:5000", "InvalidReference", ["without a repository"]),
-        ("oci:", "InvalidReference", ["names no folder"]),
-        ("oci::v1", "InvalidReference", ["names no folder"]),
-        ("oci:x:!", "InvalidReference", ["'!'", "not a name"]),
-        ("oci-archive:", "InvalidReference", ["names no folder"]),
+        ("oci:", "InvalidReference", ["has no folder"]),
+        ("oci::v1", "InvalidReference", ["has no folder"]),
+        ("oci:x:!", "InvalidReference", ["'!'", "not a valid name"]),
+        ("oci-archive:", "InvalidReference", ["has no folder"]),
     ],
 )
 @pytest.mark.parametrize("verb", ["pull", "push", "inspect", "tags", "delete", "resolve", "copy"])
@@ -451,7 +451,7 @@ def test_a_login_page_where_a_blob_was_expected(ref, session, server, home):
 def test_a_blob_with_the_wrong_bytes_is_not_kept(to, ref, session, server, home):
     digest = ocikit.Digest.of((home / "data/b.bin").read_bytes())
     server.blobs["t/d", digest] = b"B" * 5000
-    problem = fails("DigestMismatch", lambda: session.pull(ref, to), digest, "damaged")
+    problem = fails("DigestMismatch", lambda: session.pull(ref, to), digest, "corrupted")
     assert problem.expected == digest
     where = home / "out" if to else Path(os.environ["OCIKIT_CACHE"])
     assert b"B" * 5000 not in [p.read_bytes() for p in where.rglob("*") if p.is_file()]

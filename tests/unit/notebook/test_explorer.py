@@ -225,7 +225,7 @@ def test_going_through_a_list_with_the_keys_asks_for_the_last_only(server, explo
 
 
 @pytest.mark.parametrize(("start", "words"), [
-    ("https://ghcr.io/a/b", "leave out the scheme"), ("A b", "lower-case"), ("oci:", "names no folder"),
+    ("https://ghcr.io/a/b", "leave out the scheme"), ("A b", "lower-case"), ("oci:", "has no folder"),
 ])  # fmt: skip
 def test_a_mistake_in_the_start_is_the_callers_to_see(session, start, words):
     with pytest.raises(errors.InvalidReference, match=words):

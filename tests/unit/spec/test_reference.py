@@ -306,8 +306,8 @@ def test_a_layout_reference_is_read_part_by_part(text, path, tag, digest):
 @pytest.mark.parametrize(
     ("text", "part"),
     [
-        ("oci:", "names no folder"),
-        ("oci::v1", "names no folder"),
+        ("oci:", "has no folder"),
+        ("oci::v1", "has no folder"),
         ("oci:dir:", "''"),
         ("oci:dir:-v1", "'-v1'"),
         ("oci:dir:v 1", "'v 1'"),
@@ -316,7 +316,7 @@ def test_a_layout_reference_is_read_part_by_part(text, path, tag, digest):
         ("oci:di\nr", "control"),
         ("oci:\x1b[31mdir", "control"),
         ("oci:\u202edir", "control"),
-        (f"oci:dir@{SHA}\n", "not a name"),
+        (f"oci:dir@{SHA}\n", "not a valid name"),
         (f"oci:dir:v1@{SHA}\n", "'v1@"),
         ("oci:dir@sha256:abc", "3 characters"),
     ],
