@@ -1,4 +1,4 @@
-"""What verbs are given, looked at before anything is done: a slip costs a message, not half a push."""
+"""Checks of the arguments of verbs, made before anything is read or sent."""
 
 from __future__ import annotations
 
@@ -6,46 +6,89 @@ import json
 import os
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from typing import Any, TypeAlias
 
 from ocikit import display
 from ocikit.errors import InvalidArgument, InvalidReference
+from ocikit.progress.base import Progress
 from ocikit.spec.descriptor import Descriptor
 from ocikit.spec.media_types import ARCHIVES
 from ocikit.spec.reference import AnyReference, RegistryHost
 
-#: RFC 6838 section 4.2; image-spec manifest.md wants artifact types to be so.
+StrPath: TypeAlias = "str | os.PathLike[str]"
+
+#: How a call shows progress: True or "auto" as fits the environment, False or "none" not at all, or a listener.
+ProgressLike: TypeAlias = "bool | str | Progress | None"
+
+#: RFC 6838 section 4.2; image-spec manifest.md requires it of artifact types.
 _MEDIA_TYPE = re.compile(r"[A-Za-z0-9][A-Za-z0-9!#$&^_.+-]{0,126}/[A-Za-z0-9][A-Za-z0-9!#$&^_.+-]{0,126}")
+
+_SHOWN = 60  # characters of an invalid value in a message
 
 
 def check_workers(workers: int) -> int:
-    """The number of workers. Raises: InvalidArgument: below one."""
+    """Return the number of workers.
+
+    Raises:
+        InvalidArgument: It is below one.
+    """
     if not isinstance(workers, int) or workers < 1:
-        raise InvalidArgument(f"workers={workers!r}", hint="how many transfers at once: 1 or more")
+        raise InvalidArgument(
+            f"workers={workers!r} is invalid", hint="pass the number of parallel transfers, 1 or more"
+        )
     return workers
 
 
-def check_name(host: str) -> str:
-    """The name under which credentials are kept, if it is one at all. Raises: InvalidReference."""
+def check_login_key(host: str) -> str:
+    """Return a host, or a host with a path, under which credentials are stored.
+
+    Raises:
+        InvalidReference: It is empty or not a string.
+    """
     return host if isinstance(host, str) and host.strip() else RegistryHost.parse(host).name
 
 
-def to_patterns(given: str | Iterable[str]) -> tuple[str, ...]:
-    """One pattern or many as a tuple. Raises: InvalidArgument: for what is no text."""
-    patterns = (given,) if isinstance(given, str) else tuple(given) if isinstance(given, Iterable) else (given,)
-    if wrong := [p for p in patterns if not isinstance(p, str)]:
-        raise InvalidArgument(
-            f"a pattern is text, not {type(wrong[0]).__name__}: {display.quoted(wrong[0], 60)}",
-            hint='write it like "*.csv" or "data/"; several go in a list',
-        )
-    return patterns
+def to_patterns(patterns: str | Iterable[str]) -> tuple[str, ...]:
+    """Return one or several patterns as a tuple.
+
+    Raises:
+        InvalidArgument: A pattern is not a string.
+    """
+    if isinstance(patterns, str):
+        return (patterns,)
+    result = tuple(patterns) if isinstance(patterns, Iterable) else (patterns,)
+    for pattern in result:
+        if not isinstance(pattern, str):
+            raise InvalidArgument(
+                f"a pattern is text, not {type(pattern).__name__}: {display.quoted(pattern, _SHOWN)}",
+                hint='write it like "*.csv" or "data/"; pass several as a list',
+            )
+    return result
+
+
+def tags_of(reference: AnyReference, tags: Iterable[str], *, default: bool) -> tuple[str, ...]:
+    """Return the tag of a reference and more tags, each once.
+
+    Args:
+        reference: The reference to push to.
+        tags: More tags.
+        default: Use "latest" if the reference has neither tag nor digest.
+    """
+    if isinstance(tags, str):
+        tags = [tags]
+    first = [reference.tag] if reference.tag else ["latest"] if default and reference.digest is None else []
+    return tuple(dict.fromkeys([*first, *tags]))
 
 
 def check_digest(reference: AnyReference, root: Descriptor) -> None:
-    """Raises: InvalidReference: if a target names another digest than what goes there."""
+    """Compare the digest in a target reference with the content to push.
+
+    Raises:
+        InvalidReference: The digests differ.
+    """
     if reference.digest is not None and reference.digest != root.digest:
         raise InvalidReference(
-            f"{reference.name} would get {root.digest}, but {reference.digest} was asked for",
+            f"the content for {reference.name} has the digest {root.digest}, not {reference.digest}",
             hint="leave the digest out of the target",
         )
 
@@ -53,36 +96,53 @@ def check_digest(reference: AnyReference, root: Descriptor) -> None:
 def check_push(
     paths: Sequence[Any], archive: str | None, config: Any, annotations: Any, types: Mapping[str, str | None]
 ) -> bytes | None:
-    """Look at the arguments of a push before anything is read; gives the config's bytes. Raises: InvalidArgument."""
+    """Check the arguments of a push and return the bytes of the config.
+
+    Args:
+        paths: Files and folders.
+        archive: Kind of archive for folders.
+        config: Bytes, or a mapping to write as JSON.
+        annotations: Annotations of the manifest.
+        types: Media types by the names of their arguments.
+
+    Raises:
+        InvalidArgument: An argument has the wrong type or value.
+    """
     for path in paths:
         if not isinstance(path, str | os.PathLike):
-            hint = (
-                "unpack the list: push(ref, *paths)" if isinstance(path, list | tuple | set) else "pass a str or a Path"
+            raise InvalidArgument(
+                f"a path is text, not {type(path).__name__}: {display.quoted(path, _SHOWN)}",
+                hint="unpack the list: push(ref, *paths)"
+                if isinstance(path, list | tuple | set)
+                else "pass a str or a Path",
             )
-            raise InvalidArgument(f"a path is text, not {type(path).__name__}: {display.quoted(path, 60)}", hint=hint)
     if archive is not None and archive not in ARCHIVES:
-        raise InvalidArgument(
-            f"archive={archive!r} is no kind of archive", hint=f"there is {display.join_limited(ARCHIVES)}"
-        )
+        raise InvalidArgument(f"archive={archive!r} is unknown", hint=f"use one of {display.join_limited(ARCHIVES)}")
     for key, value in dict(annotations or {}).items():
         if not isinstance(key, str) or not isinstance(value, str):
             raise InvalidArgument(
-                f"the annotation {display.quoted(key, 60)} is {display.quoted(value, 60)}",
-                hint="annotations are texts: convert the value with str(…)",
+                f"the annotation {display.quoted(key, _SHOWN)} is not text: {display.quoted(value, _SHOWN)}",
+                hint="convert the value with str(…)",
             )
     for name, text in types.items():
         if text is not None and (not isinstance(text, str) or _MEDIA_TYPE.fullmatch(text) is None):
             raise InvalidArgument(
-                f"{name}={display.quoted(text, 60)} is not a media type",
+                f"{name}={display.quoted(text, _SHOWN)} is not a media type",
                 hint='write it like "application/vnd.example.report.v1+json"',
             )
+    return _config_bytes(config)
+
+
+def _config_bytes(config: Any) -> bytes | None:
     if config is None or isinstance(config, bytes):
         return config
+    if not isinstance(config, Mapping):
+        raise InvalidArgument(
+            f"config is a {type(config).__name__}, not a mapping", hint="pass a mapping for JSON, or bytes"
+        )
     try:
-        if isinstance(config, Mapping):
-            return json.dumps(dict(config)).encode()
+        return json.dumps(dict(config)).encode()
     except (TypeError, ValueError, RecursionError) as error:
         raise InvalidArgument(
             f"config can't be written as JSON: {error}", hint="pass bytes, or plain values"
         ) from error
-    raise InvalidArgument(f"config is a {type(config).__name__}", hint="pass a mapping for JSON, or bytes")

@@ -1,9 +1,8 @@
-"""Artifacts: what verbs give back. Documents are at hand; content is fetched when it is asked for."""
+"""Artifacts and their files; documents are loaded, content is fetched on demand."""
 
 from __future__ import annotations
 
 import contextlib
-import io
 import json
 import os
 from collections.abc import Iterable, Iterator, Mapping
@@ -13,32 +12,37 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 import attrs
 
 from ocikit import display
+from ocikit.client.arguments import ProgressLike, StrPath, check_workers
+from ocikit.client.listing import Listing
+from ocikit.client.pull import open_folder, plan_pull
+from ocikit.client.reader import ContentReader
+from ocikit.client.resolver import Resolver
 from ocikit.errors import ContentError, FileNotInArtifact, InvalidDocument, NotFound, OcikitError
+from ocikit.progress.base import TransferStats
 from ocikit.spec import media_types
 from ocikit.spec.annotations import TITLE, UNPACK, Annotations, FrozenMap, freeze
 from ocikit.spec.config import ImageConfig
 from ocikit.spec.descriptor import Descriptor
 from ocikit.spec.digest import Digest
-from ocikit.spec.manifest import Index, Manifest, index_sections, manifest_card, parse_document
+from ocikit.spec.manifest import Index, Manifest, PlatformLike, index_sections, manifest_card, parse_document
 from ocikit.spec.platform import Platform
 from ocikit.spec.reference import AnyReference
 from ocikit.spec.titles import layers_by_path
-from ocikit.store.streams import ByteStream, VerifiedReader
+from ocikit.store.cache.cache import Cache
 
 if TYPE_CHECKING:
-    from ocikit.client.listing import Listing
-    from ocikit.client.session import Session
     from ocikit.folder.plan import FolderPlan
+    from ocikit.layers.layer import LayerLimits
     from ocikit.layers.tar import TarEntry
     from ocikit.layers.unpack import Unpacked
     from ocikit.transfer.run import Plan
 
-_NEAREST = 3  # names offered when one isn't there
-_SMALL = 1 << 16  # bytes of a manifest that is looked at for a card
+_NEAREST = 3  # similar names in the hint for a missing file
+_MAX_SHOWN = 1 << 16  # bytes; larger manifests are not parsed for a card
 
 
 class File(display.Displayable, os.PathLike[str]):
-    """One file of an artifact. As a path it is on disk: in the folder that was pulled to, or fetched to the cache."""
+    """A file of an artifact. As a path it is on disk, with the published content; see `download`."""
 
     def __init__(self, artifact: Artifact, name: str, descriptor: Descriptor) -> None:
         self._artifact = artifact
@@ -47,38 +51,61 @@ class File(display.Displayable, os.PathLike[str]):
 
     @property
     def size(self) -> int:
-        """Bytes."""
+        """Size in bytes."""
         return self.descriptor.size
 
     @property
     def digest(self) -> Digest:
-        """The content's digest."""
+        """Digest of the content."""
         return self.descriptor.digest
 
     @property
     def media_type(self) -> str:
-        """The content's media type."""
+        """Media type of the content."""
         return self.descriptor.media_type
 
     def open(self) -> BinaryIO:
-        """A seekable stream, from disk or the registry; reading it from start to end verifies it."""
-        return self._artifact.session.open_content(self._artifact, self.name, self.descriptor)
+        """Return a seekable stream, from disk or the registry; reading it from start to end verifies it."""
+        artifact = self._artifact
+        return artifact.reader.open(artifact.reference, self.descriptor, self._pulled())
 
     def read(self) -> bytes:
-        """All bytes, verified, in memory."""
+        """Return the whole content, verified."""
         with self.open() as stream:
             return stream.read()
 
     def head(self, size: int) -> bytes:
-        """The first `size` bytes, without fetching the rest: to look at, for they can't be verified."""
-        return self._artifact.session.head_content(self._artifact, self.name, self.descriptor, size)
+        """Return the first `size` bytes, for a preview. They can't be verified; the rest is not fetched."""
+        artifact = self._artifact
+        return artifact.reader.head(artifact.reference, self.descriptor, size, self._pulled())
 
     def read_text(self, encoding: str = "utf-8") -> str:
-        """All of it as text."""
+        """Return the whole content as text."""
         return self.read().decode(encoding)
 
+    def download(self, *, progress: ProgressLike = None) -> Path:
+        """Return the path of a file with the published content.
+
+        It is the file in the folder that was pulled to, if it has not been edited since. Otherwise it is a read-only
+        file in the cache, fetched if necessary.
+
+        Args:
+            progress: True, False or a `Progress`; None uses the session's setting.
+        """
+        if (pulled := self._pulled()) is not None:
+            return pulled
+        artifact = self._artifact
+        layers = [self.descriptor]
+        folder = artifact.reader.fetch_files(artifact.reference, artifact.manifest, layers, progress=progress)
+        return folder / self.name
+
+    def _pulled(self) -> Path | None:
+        """Return the file in the folder that was pulled to, if it is unedited."""
+        folder = self._artifact.path
+        return None if folder is None else open_folder(folder).unedited(self.name, self.descriptor)
+
     def __fspath__(self) -> str:
-        return os.fspath(self._artifact.session.fetch_file(self._artifact, self.name))
+        return str(self.download())
 
     def __rich_repr__(self) -> display.Description:
         yield "name", self.name
@@ -89,7 +116,7 @@ class File(display.Displayable, os.PathLike[str]):
     def _facts(self) -> Iterator[tuple[str, object]]:
         yield from display.non_default_fields(self.__rich_repr__())
         yield "of", display.Code(self._artifact.reference)
-        yield "path", display.code_call("ocikit.fetch", self._artifact.reference, self.name)
+        yield "path", display.code_call("ocikit.download", self._artifact.reference, self.name)
         yield "stream", display.code_call("ocikit.open", self._artifact.reference, self.name)
 
     def _sections(self) -> Iterator[display.Section]:
@@ -99,7 +126,7 @@ class File(display.Displayable, os.PathLike[str]):
 
 
 class Files(Mapping[str, File], display.Displayable):
-    """An artifact's files by name, in its order."""
+    """Files of an artifact by name, in its order."""
 
     def __init__(self, files: Mapping[str, File]) -> None:
         self._files = dict(files)
@@ -108,14 +135,10 @@ class Files(Mapping[str, File], display.Displayable):
         try:
             return self._files[name]
         except KeyError:
-            if near := display.nearest(name, self._files, _NEAREST):
-                hint = f"nearest: {display.join_limited(near)}"
-            else:
-                hint = (
-                    f"there is {display.join_limited(self._files, _NEAREST)}"
-                    if self._files
-                    else "this artifact has no files"
-                )
+            near = display.nearest(name, self._files, _NEAREST)
+            hint = f"nearest: {display.join_limited(near)}" if near else "this artifact has no files"
+            if self._files and not near:
+                hint = f"there is {display.join_limited(self._files, _NEAREST)}"
             raise FileNotInArtifact(f"no file {display.quoted(name)} among {len(self._files)}", hint=hint) from None
 
     def __iter__(self) -> Iterator[str]:
@@ -140,14 +163,14 @@ class Files(Mapping[str, File], display.Displayable):
 
 
 class Artifact(display.Displayable):
-    """A manifest or an index somewhere, and what it names.
+    """A manifest or an index, and access to the content that it names.
 
-    `art["train.csv"]` is a file; `os.fspath(art)` is its folder once it is on disk.
+    `artifact["train.csv"]` is a `File`; `os.fspath(artifact)` is the folder of a pull.
     """
 
     def __init__(
         self,
-        session: Session,
+        reader: ContentReader,
         reference: AnyReference,
         descriptor: Descriptor,
         document: Manifest | Index,
@@ -155,28 +178,32 @@ class Artifact(display.Displayable):
         path: Path | None = None,
         plan: Plan | FolderPlan | None = None,
     ) -> None:
-        self.session = session
+        self.reader = reader
         self.reference = reference.pinned(descriptor.digest)
-        """Pinned by digest; the tag that it was found under stays as a note."""
+        """The reference, pinned by digest; it also has the tag that the artifact was resolved by."""
         self.descriptor = descriptor
         self.document = document
         self.path = path
         """The folder on disk, or None."""
         self.summary = ""
-        """What the call that gave this did, in a line."""
+        """One line about what the call that returned the artifact did."""
         self.plan = plan
-        """After a dry run, what would have been moved."""
+        """After a dry run, what the call would do."""
         self._files: Files | None = None
-        self._known = _at_hand(session, document) if isinstance(document, Index) else {}
+        self._cached = _cached_manifests(reader.cache, document) if isinstance(document, Index) else {}
 
     @property
     def digest(self) -> Digest:
-        """The document's digest."""
+        """Digest of the document."""
         return self.descriptor.digest
 
     @property
     def manifest(self) -> Manifest:
-        """The manifest. Raises: InvalidDocument: if this is an index; it has `.platforms` to choose from."""
+        """The manifest.
+
+        Raises:
+            InvalidDocument: The artifact is an index, which has `.platforms` to select from.
+        """
         if isinstance(self.document, Manifest):
             return self.document
         raise InvalidDocument(
@@ -186,47 +213,50 @@ class Artifact(display.Displayable):
 
     @property
     def index(self) -> Index:
-        """The index. Raises: InvalidDocument: if this is a manifest."""
+        """The index.
+
+        Raises:
+            InvalidDocument: The artifact is a manifest.
+        """
         if isinstance(self.document, Index):
             return self.document
         raise InvalidDocument(f"{self.reference} is a manifest, not an index", hint="look at .manifest")
 
     @property
     def is_index(self) -> bool:
-        """Whether this is an index."""
+        """Whether the document is an index."""
         return isinstance(self.document, Index)
 
     @property
     def is_image(self) -> bool:
-        """Whether this is a container image: its layers unpack to a file system."""
+        """Whether this is a container image, whose layers unpack to a file system."""
         return isinstance(self.document, Manifest) and self.document.is_image
 
     @property
     def kind(self) -> str:
-        """What it is: its artifact type, or its config's media type."""
+        """Artifact type, or media type of the config."""
         return self.document.kind
 
     @property
     def annotations(self) -> Annotations:
-        """The document's annotations."""
+        """Annotations of the document."""
         return self.document.annotations
 
     @property
     def size(self) -> int:
-        """Bytes of all layers, each digest once; of an index, of its manifests' documents."""
+        """Bytes of all layers, each digest once; for an index, bytes of its manifests."""
         named = self.document.blobs if isinstance(self.document, Manifest) else self.document.manifests
         return sum({d.digest: d.size for d in named if d.media_type != media_types.EMPTY}.values())
 
     @property
     def platforms(self) -> tuple[Platform, ...]:
-        """An index's platforms; empty for a manifest, whose platform is in `.config`."""
+        """Platforms of an index; empty for a manifest, whose platform is in `.config`."""
         return self.document.platforms if isinstance(self.document, Index) else ()
 
     @property
     def config(self) -> ImageConfig | FrozenMap[Any] | bytes:
-        """The config: an `ImageConfig` for images, else a mapping if it is a JSON object, else its bytes. Fetched if need be."""
-        described = self.manifest.config
-        raw = self.session.content(self, described)
+        """The config: an `ImageConfig` for images, a mapping for a JSON object, otherwise bytes. Fetched on demand."""
+        raw = self.reader.read(self.reference, self.manifest.config)
         if self.is_image:
             return ImageConfig.parse(raw)
         try:
@@ -238,58 +268,119 @@ class Artifact(display.Displayable):
 
     @property
     def files(self) -> Files:
-        """Files by name: the titled layers. For an image each layer is a file; `tree()` lists what is in them."""
+        """Files by name: the titled layers. For an image each layer is a file; `tree()` lists their contents."""
         if self._files is None:
             named = layers_by_path(self.manifest.layers)
             self._files = Files({name: File(self, name, layer) for name, layer in named.items()})
         return self._files
 
     def tree(self) -> Mapping[str, TarEntry]:
-        """The merged file tree of an image's layers, whiteouts applied. Reads every layer."""
-        from ocikit.layers.listing import merged_tree  # noqa: PLC0415 - tar and decompression are loaded for images only
+        """Return the merged file tree of an image's layers, whiteouts applied. Every layer is read."""
+        from ocikit.layers.listing import merged_tree  # noqa: PLC0415 - only images need tar and decompression
 
         return merged_tree(self._streams(self.manifest.layers))
 
     def open(self, name: str) -> BinaryIO:
-        """One file as a seekable stream. Raises: FileNotInArtifact: with the nearest names."""
+        """Return a file as a seekable stream.
+
+        Raises:
+            FileNotInArtifact: There is no such file; the hint has the nearest names.
+        """
         return self.files[name].open()
 
     def read(self, name: str) -> bytes:
-        """One file's bytes, verified. Raises: FileNotInArtifact."""
+        """Return the content of a file, verified.
+
+        Raises:
+            FileNotInArtifact: There is no such file; the hint has the nearest names.
+        """
         return self.files[name].read()
 
-    def save(self, folder: str | os.PathLike[str], *, force: bool = False) -> Artifact:
-        """The files in a folder, as `pull(…, to=folder)`. Raises: ContentError: if edited files are in the way."""
-        return self.session.pull(self.reference, folder, force=force)
+    def pull(
+        self,
+        to: StrPath | None = None,
+        *,
+        include: str | Iterable[str] = (),
+        exclude: str | Iterable[str] = (),
+        platform: PlatformLike | None = None,
+        force: bool = False,
+        workers: int | None = None,
+        progress: ProgressLike = None,
+        dry_run: bool = False,
+    ) -> Artifact:
+        """Fetch the content into the cache, or as files into a folder; see `Session.pull`.
 
-    def unpack(self, folder: str | os.PathLike[str], **options: Any) -> Unpacked:
-        """An image's root file system below `folder`, or the folders that were pushed as archives, each under its title.
-
-        Options are those of `ocikit.layers.unpack.unpack`: `owner`, `special`, `keep_setuid`, `xattrs`, `overwrite`, `limits`.
-
-        Raises: ContentError: there is nothing to unpack, or `folder` isn't empty. UnsafeArchive: nothing is left behind.
+        Raises:
+            ContentError: Edited files are in the way.
         """
-        from ocikit.layers.unpack import unpack  # noqa: PLC0415 - as above
+        return pull_artifact(
+            self.reader,
+            self.reference,
+            to,
+            include=include,
+            exclude=exclude,
+            platform=platform,
+            force=force,
+            workers=workers,
+            progress=progress,
+            dry_run=dry_run,
+        )
+
+    def unpack(
+        self,
+        folder: StrPath,
+        *,
+        limits: LayerLimits | None = None,
+        overwrite: bool = False,
+        owner: bool = False,
+        special: bool = False,
+        keep_setuid: bool = False,
+        xattrs: bool = False,
+    ) -> Unpacked:
+        """Unpack an image's root file system, or the folders that were pushed as archives, each under its title.
+
+        Args:
+            folder: Folder to create. It must be absent or empty.
+            limits: Limits of all layers together, against zip bombs.
+            overwrite: Replace a folder that is not empty, after everything is unpacked.
+            owner: Set owner and group of files; needs root.
+            special: Create devices and FIFOs; devices need root. Otherwise they are skipped and listed in the result.
+            keep_setuid: Keep the setuid and setgid bits.
+            xattrs: Set extended attributes, including file capabilities.
+
+        Raises:
+            ContentError: There is no archive to unpack, or `folder` isn't empty.
+            UnsafeArchive: An entry leads out of the folder, or a limit is exceeded; nothing is left behind.
+        """
+        from ocikit.layers.unpack import unpack  # noqa: PLC0415 - only images need tar and decompression
 
         layers = self.manifest.layers
         if not self.is_image:
             layers = tuple(layer for layer in layers if layer.annotations.get(UNPACK) == "true")
         if not layers:
-            raise ContentError(
-                f"{self.reference} has no archives to unpack", hint="its files are as they are: .save(folder)"
-            )
-        self.session.ensure(self, layers)
-        return unpack(self._streams(layers), folder, confined=not self.is_image, **options)
+            raise ContentError(f"{self.reference} has no archives to unpack", hint="write its files with .pull(folder)")
+        self.reader.fetch(self.reference, layers)
+        return unpack(
+            self._streams(layers),
+            folder,
+            confined=not self.is_image,
+            limits=limits,
+            overwrite=overwrite,
+            owner=owner,
+            special=special,
+            keep_setuid=keep_setuid,
+            xattrs=xattrs,
+        )
 
     def _streams(self, layers: Iterable[Descriptor]) -> Iterator[tuple[BinaryIO, str]]:
-        """Layers one after another, each closed when the next is asked for."""
+        """Yield the stream and media type of each layer; a stream is closed when the next is requested."""
         for layer in layers:
-            with self.session.open_content(self, "", layer) as stream:
+            with self.reader.open(self.reference, layer) as stream:
                 yield stream, layer.media_type
 
     def referrers(self, artifact_type: str | None = None) -> Listing[Descriptor]:
-        """What was attached to this."""
-        return self.session.referrers(self.reference, artifact_type)
+        """Return the descriptors of artifacts that are attached to this one."""
+        return self.reader.referrers(self.reference, artifact_type)
 
     def __getitem__(self, name: str) -> File:
         return self.files[name]
@@ -297,24 +388,18 @@ class Artifact(display.Displayable):
     def __iter__(self) -> Iterator[str]:
         return iter(self.files)
 
-    def __len__(self) -> int:
-        return len(self.files)
-
-    def __bool__(self) -> bool:
-        return True
-
     def __fspath__(self) -> str:
         if self.path is None:
             raise NotFound(
                 f"{self.reference} isn't on disk as a folder",
-                hint="ocikit.pull(…, to=folder), or .unpack(folder) for an image",
+                hint="call .pull(folder), or .unpack(folder) for an image",
             )
         return str(self.path)
 
     def _ipython_key_completions_(self) -> list[str]:
         try:
             return list(self.files) if isinstance(self.document, Manifest) else []
-        except OcikitError:  # titles that can't be files
+        except OcikitError:  # a title is not a valid file name
             return []
 
     def __str__(self) -> str:
@@ -332,7 +417,7 @@ class Artifact(display.Displayable):
         yield "annotations", dict(self.annotations), {}
 
     def _line(self) -> str:
-        # The whole reference is what people copy from here
+        # The name and tag must be complete, because users copy them from here
         short = f"{self.reference.name}{f':{self.reference.tag}' if self.reference.tag else ''}@{self.digest.short}"
         held = (
             display.pluralize(len(self.document.manifests), "manifest")
@@ -351,11 +436,11 @@ class Artifact(display.Displayable):
             if self.document.subject is not None:
                 yield "about", display.Code(f"{self.reference.name}@{self.document.subject.digest}")
         if self.plan is not None:
-            yield "plan", "nothing was moved: a dry run"
+            yield "plan", "dry run: nothing was moved"
         elif self.path is not None:
             yield "path", display.display_path(self.path)
         else:
-            # The tag is enough to type; who needs exactly this has it above
+            # Show the tag, which is short; the pinned reference is the first fact
             tag = f"{self.reference.name}:{self.reference.tag}" if self.reference.tag else self.reference
             if self.is_image:
                 yield "unpack", display.Code(f'{display.code_call("ocikit.pull", tag)}.unpack("rootfs/")')
@@ -377,18 +462,18 @@ class Artifact(display.Displayable):
             yield from display.annotations_section(self.annotations)
 
     def _child(self, descriptor: Descriptor) -> display.Card:
-        """A manifest of an index: its layers if it is at hand, else how to look at it."""
+        """Return the card of an index's manifest: its layers if it is cached, otherwise the call to inspect it."""
         card = manifest_card(descriptor)
-        if (known := self._known.get(descriptor.digest)) is not None:
-            size = display.Size(sum(layer.size for layer in known.layers))
-            notes = (*card.notes, display.pluralize(len(known.layers), "layer"), size)
-            return attrs.evolve(card, notes=notes, sections=display.card_of(known).sections)
+        if (manifest := self._cached.get(descriptor.digest)) is not None:
+            size = display.Size(sum(layer.size for layer in manifest.layers))
+            notes = (*card.notes, display.pluralize(len(manifest.layers), "layer"), size)
+            return attrs.evolve(card, notes=notes, sections=display.card_of(manifest).sections)
         look = display.code_call("ocikit.inspect", f"{self.reference.name}@{descriptor.digest}")
         return attrs.evolve(card, facts=(("look", look),))
 
 
 def _table(files: Iterable[tuple[str, Descriptor]], count: int, size: object) -> display.Section:
-    """Files by name; none of those that aren't shown is looked at."""
+    """Return a table of files. Rows that are not displayed are not evaluated."""
     return display.Section(
         title="files",
         headers=("name", "size", "type", "digest"),
@@ -399,18 +484,45 @@ def _table(files: Iterable[tuple[str, Descriptor]], count: int, size: object) ->
     )
 
 
-def _at_hand(session: Session, index: Index) -> dict[Digest, Manifest]:
-    """The manifests of an index that are in the cache, those that its card shows: so that nobody asks for them to see it."""
-    found = {}
-    for each in index.manifests[: display.ROWS]:
+def _cached_manifests(cache: Cache, index: Index) -> dict[Digest, Manifest]:
+    """Return the cached manifests among those that the index's card shows, so that the card needs no request."""
+    result = {}
+    for descriptor in index.manifests[: display.ROWS]:
         with contextlib.suppress(OcikitError, OSError):
-            if each.size <= _SMALL and session.cache.exists(each):
-                document = parse_document(session.cache.fetch(each), each.media_type)
+            if descriptor.size <= _MAX_SHOWN and cache.exists(descriptor):
+                document = parse_document(cache.fetch(descriptor), descriptor.media_type)
                 if isinstance(document, Manifest):
-                    found[each.digest] = document
-    return found
+                    result[descriptor.digest] = document
+    return result
 
 
-def verified(stream: ByteStream, descriptor: Descriptor) -> BinaryIO:
-    """A buffered stream that verifies what is read from start to end."""
-    return io.BufferedReader(VerifiedReader(stream, descriptor), 1 << 16)
+def pull_artifact(
+    reader: ContentReader,
+    reference: AnyReference,
+    to: StrPath | None,
+    *,
+    include: str | Iterable[str],
+    exclude: str | Iterable[str],
+    platform: PlatformLike | None,
+    force: bool,
+    workers: int | None,
+    progress: ProgressLike,
+    dry_run: bool,
+) -> Artifact:
+    """Pull an artifact; see `Session.pull`."""
+    workers = reader.workers if workers is None else check_workers(workers)
+    with reader.backends.open_source(reference) as source:
+        descriptor, manifest = Resolver(source, reader.cache).resolve_manifest(reference, platform)
+        plan = plan_pull(source, reader.cache, reference, manifest, to, include=include, exclude=exclude, force=force)
+        if dry_run:
+            return Artifact(reader, reference, descriptor, manifest, plan=plan.steps)
+        path, stats = plan.run(workers=workers, progress=reader.listener(progress))
+    artifact = Artifact(reader, reference, descriptor, manifest, path=path)
+    summarize(artifact, stats, "pulled", display.display_path(artifact.path or reader.cache.root))
+    return artifact
+
+
+def summarize(artifact: Artifact, stats: TransferStats, verb: str, target: str) -> None:
+    """Set the artifact's summary and report it to the listener of the transfer."""
+    artifact.summary = stats.describe(verb, target)
+    stats.summary(artifact.summary)

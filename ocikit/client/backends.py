@@ -1,4 +1,4 @@
-"""What references lead to: registries over HTTP, layouts and archives on disk, each opened once and shared."""
+"""Registries and layouts by reference."""
 
 from __future__ import annotations
 
@@ -28,11 +28,11 @@ if TYPE_CHECKING:
 
 
 class Backends:
-    """The registries and layouts of a session.
+    """The registries and layouts of a session; connections to a host are shared.
 
     Args:
-        network: how to reach registries.
-        keychain: who we are to them.
+        network: How to reach registries.
+        keychain: Credentials for registries.
     """
 
     def __init__(self, network: Network, keychain: Keychain) -> None:
@@ -44,7 +44,17 @@ class Backends:
         self._lock = threading.Lock()
 
     def registry(self, host: str, *, known: Callable[[str], Iterable[str]] = lambda _host: ()) -> Registry:
-        """The registry at a host, with or without port. Raises: InvalidReference; OfflineError; Denied: it is blocked."""
+        """Return the registry at a host.
+
+        Args:
+            host: The host, with or without port.
+            known: Returns the names of a host's repositories for completion in notebooks, without a request.
+
+        Raises:
+            InvalidReference: The host is invalid.
+            OfflineError: Registries must not be contacted.
+            Denied: The registry is blocked.
+        """
         parsed = RegistryHost.parse(host)
         self._check_allowed(parsed.name)
         return Registry(self._transport(parsed), known=known)
@@ -52,7 +62,7 @@ class Backends:
     def _transport(self, host: RegistryHost) -> Transport:
         if offline():
             raise OfflineError(
-                f"{host.name} would have to be asked, and OCIKIT_OFFLINE is set", hint="unset it to reach registries"
+                f"{host.name} can't be contacted: OCIKIT_OFFLINE is set", hint="unset it to reach registries"
             )
         with self._lock:
             transport = self._transports.get(host.name)
@@ -67,26 +77,37 @@ class Backends:
         return transport
 
     def repository(self, reference: Reference, *, push: bool = False) -> Repository:
-        """The repository of a reference, at its own registry. Raises: OfflineError; Denied: it is blocked."""
+        """Return the repository of a reference at its own registry, without mirrors.
+
+        Args:
+            reference: A reference in a registry.
+            push: Request the permission to push with the first token.
+
+        Raises:
+            OfflineError: Registries must not be contacted.
+            Denied: The repository is blocked.
+        """
         self._check_allowed(reference.name)
         return self._unchecked_repository(reference, push=push)
 
     def _unchecked_repository(self, reference: Reference, *, push: bool = False) -> Repository:
         return Registry(self._transport(RegistryHost(reference.registry))).repository(reference.repository, push=push)
 
-    def _readable(self, reference: Reference) -> Repository:
-        """The repository of a reference, with its mirrors."""
+    def _mirrored_repository(self, reference: Reference) -> Repository:
+        """Return the repository of a reference, read from its mirrors first."""
         route = self.network.route(reference)
         if route.blocked:
             raise blocked_error(reference.name)
         if not route.mirrors:
             return self._unchecked_repository(reference)
-        places = [MirroredRepository(self._mirror(mirror), name, mirror, reference) for mirror, name in route.mirrors]
-        primary = places.pop() if route.mirrors[-1][0].final else self._unchecked_repository(reference)
-        return Mirrored(primary, places)
+        mirrors = [
+            MirroredRepository(self._mirror_host(mirror), name, mirror, reference) for mirror, name in route.mirrors
+        ]
+        primary = mirrors.pop() if route.mirrors[-1][0].final else self._unchecked_repository(reference)
+        return Mirrored(primary, mirrors)
 
-    def _mirror(self, mirror: Mirror) -> MirrorHost:
-        """The host of a mirror, shared by all that it mirrors: a dead one is dead for every repository."""
+    def _mirror_host(self, mirror: Mirror) -> MirrorHost:
+        """Return the host of a mirror. All its repositories share it, and its backoff after a failure."""
         key = mirror.location.partition("/")[0], mirror.insecure, mirror.final
         with self._lock:
             if key not in self._mirrors:
@@ -98,37 +119,55 @@ class Backends:
             raise blocked_error(name)
 
     @contextlib.contextmanager
-    def open_source(self, reference: AnyReference) -> Iterator[Source]:
-        """Where a reference is read from. Raises: NotFound: if there is no such layout."""
-        if isinstance(reference, Reference):
-            yield _Offline(reference) if offline() else self._readable(reference)
-        else:
-            with self._layout(reference, write=False) as layout:
+    def open_source(self, reference: AnyReference, *, mirrors: bool = True) -> Iterator[Source]:
+        """Open the registry or layout of a reference for reading.
+
+        Args:
+            reference: The reference.
+            mirrors: Read from mirrors of the registry first.
+
+        Raises:
+            NotFound: There is no such layout.
+            Denied: The repository is blocked.
+        """
+        if isinstance(reference, LayoutReference):
+            with self._open_layout(reference, write=False) as layout:
                 yield layout
+        elif not mirrors:
+            yield self.repository(reference)
+        else:
+            yield _Offline(reference) if offline() else self._mirrored_repository(reference)
 
     @contextlib.contextmanager
     def open_store(self, reference: AnyReference, *, create: bool = True) -> Iterator[Store]:
-        """Where a reference is written to; with `create`, a layout is made if there is none.
+        """Open the registry or layout of a reference for writing.
 
-        Raises: NotFound: without `create`, if there is no such layout.
+        Args:
+            reference: The reference.
+            create: Create a layout that does not exist.
+
+        Raises:
+            NotFound: There is no such layout.
+            Denied: The repository is blocked.
+            OfflineError: Registries must not be contacted.
         """
-        if isinstance(reference, Reference):
-            yield self.repository(reference, push=True)
-        else:
-            with self._layout(reference, write=True, create=create) as layout:
+        if isinstance(reference, LayoutReference):
+            with self._open_layout(reference, write=True, create=create) as layout:
                 yield layout
+        else:
+            yield self.repository(reference, push=True)
 
     @contextlib.contextmanager
-    def _layout(self, reference: LayoutReference, *, write: bool, create: bool = False) -> Iterator[Layout]:
+    def _open_layout(self, reference: LayoutReference, *, write: bool, create: bool = False) -> Iterator[Layout]:
         path = Path(reference.path).expanduser()
         if reference.scheme == "oci":
-            from ocikit.store.layout.layout import Layout  # noqa: PLC0415 - loaded when there is one
+            from ocikit.store.layout.layout import Layout  # noqa: PLC0415 - 5 ms of import time only layouts need
 
             with contextlib.closing(Layout(path, create=create)) as layout:
                 yield layout
             return
         if reference.scheme == "oci-archive":
-            from ocikit.store.layout.archive import open_archive  # noqa: PLC0415 - tar is loaded for archives only
+            from ocikit.store.layout.archive import open_archive  # noqa: PLC0415 - only archives need tar
         else:
             from ocikit.store.layout.docker import open_docker_archive as open_archive  # noqa: PLC0415 - as above
 
@@ -136,13 +175,11 @@ class Backends:
             try:
                 yield layout
             except OcikitError as error:
-                # It is unpacked beside the archive for the time of the block; people know the archive
-                error.message = error.message.replace(str(layout.path), str(path))
-                error.args = (error.message,)
-                raise
+                # An archive is unpacked to a temporary folder for the block; name the archive instead
+                raise error.reworded(error.message.replace(str(layout.path), str(path))) from error.__cause__
 
     def close(self) -> None:
-        """Close every connection; what is used again opens new ones."""
+        """Close all connections; later requests open new ones."""
         with self._lock:
             transports = [*self._transports.values(), *(mirror.transport for mirror in self._mirrors.values())]
         for transport in transports:
@@ -150,7 +187,7 @@ class Backends:
 
 
 class _Offline(Source):
-    """A registry that must not be asked."""
+    """A registry that must not be contacted."""
 
     cacheable = True
 
@@ -169,14 +206,11 @@ class _Offline(Source):
 
 def blocked_error(name: str) -> Denied:
     """Return the error for a registry or repository that the session's settings block."""
-    return Denied(
-        f"{name} is blocked",
-        hint="this session's Network(blocked=…), or a registries.conf that it was made from",
-    )
+    return Denied(f"{name} is blocked", hint="see the session's Network(blocked=…), or its registries.conf")
 
 
 def offline_error(what: str) -> OfflineError:
-    """The error for what isn't in the cache when no registry may be asked."""
+    """Return the error for content that is not cached when registries must not be contacted."""
     return OfflineError(
         f"{what} isn't in the cache, and OCIKIT_OFFLINE is set", hint="unset it, or pull this once while online"
     )

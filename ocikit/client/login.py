@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import getpass
 
-from ocikit.client.arguments import check_name
+from ocikit.client.arguments import check_login_key
 from ocikit.errors import CredentialsError
 from ocikit.remote.auth.docker_config import normalize_key
 from ocikit.spec.reference import RegistryHost
@@ -16,7 +16,7 @@ def login_host(host: str) -> str:
     Raises:
         InvalidReference: The text does not name a registry host.
     """
-    name = normalize_key(check_name(host)).partition("/")[0]
+    name = normalize_key(check_login_key(host)).partition("/")[0]
     RegistryHost.parse(name)
     return name
 

@@ -1,120 +1,255 @@
-"""Pulling: documents and blobs into the cache, files into a folder."""
+"""Plans of pulls: blobs into the cache, or files into a folder."""
 
 from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING
 
+from attrs import frozen
+
 from ocikit import display
+from ocikit.client.arguments import StrPath, to_patterns
 from ocikit.errors import FileNotInArtifact
-from ocikit.progress.base import Progress, progress_scope
+from ocikit.progress.base import Progress, TransferStats, progress_scope
+from ocikit.remote.mirrors import retry_without_bad_mirrors
 from ocikit.spec import media_types
 from ocikit.spec.descriptor import Descriptor
 from ocikit.spec.manifest import Manifest
-from ocikit.spec.reference import AnyReference
+from ocikit.spec.reference import AnyReference, Reference
 from ocikit.spec.titles import is_selected, layer_path
 from ocikit.store.base import Source
 from ocikit.store.cache.cache import Cache
 from ocikit.store.streams import ByteStream, ProgressReader
 from ocikit.transfer.pool import Cancelled, run_parallel
+from ocikit.transfer.run import Plan
 
 if TYPE_CHECKING:
     from ocikit.folder.folder import Folder
     from ocikit.folder.plan import FolderPlan, Transfer
 
 
-def _receive(
-    source: Source, blob: Descriptor, stop: threading.Event, progress: Progress, take: Callable[[ByteStream], object]
-) -> None:
-    """Open a blob, hand it to whoever takes it in, and tell how it goes."""
+@frozen(kw_only=True)
+class PullPlan:
+    """The content that a pull moves, and where it goes."""
 
-    def tell(n: int) -> None:
-        if stop.is_set():
-            raise Cancelled
-        progress.advance(blob, n)
+    source: Source
+    cache: Cache
+    reference: AnyReference
+    manifest: Manifest
+    layers: tuple[Descriptor, ...]
+    """The layers that the patterns select."""
+    folder: Folder | None
+    """The folder to pull to; None leaves the content in the cache."""
+    folder_plan: FolderPlan | None
+    """What becomes of each file in the folder."""
+    force: bool = False
+    """Whether edited files in the folder are overwritten."""
 
-    with source.open(blob) as stream:
-        take(ProgressReader(stream, tell))
-    progress.finish(blob, "moved")
+    @property
+    def steps(self) -> Plan | FolderPlan:
+        """What becomes of each file or blob."""
+        return self.folder_plan or _cache_plan(self.cache, self.manifest, self.layers)
+
+    def run(self, *, workers: int, progress: Progress) -> tuple[Path | None, TransferStats]:
+        """Move the content.
+
+        Returns:
+            The folder with the files, or None for an image in the cache, and statistics.
+
+        Raises:
+            ContentError: Edited files are in the way; nothing is changed.
+        """
+        if self.folder is None:
+            stats = retry_without_bad_mirrors(self.source, lambda: self._fetch_blobs(workers, progress))
+            if self.manifest.is_image:
+                return None, stats
+            return snapshot(self.cache, self.reference, self.manifest, self.layers), stats
+        folder, planned = self.folder, [self.folder_plan]
+
+        def fetch_files() -> TransferStats:
+            # Plan a retry again: the failed attempt has placed some of the files
+            steps = (planned.pop() if planned else None) or self._plan_folder(folder)
+            stats = TransferStats(progress)
+            self._fetch_files(folder, steps, workers, stats)
+            return stats
+
+        return folder.path, retry_without_bad_mirrors(self.source, fetch_files)
+
+    def _fetch_blobs(self, workers: int, progress: Progress) -> TransferStats:
+        stats = TransferStats(progress)
+        embedded = self.manifest.config.embedded is not None
+        blobs = self.layers if embedded else (self.manifest.config, *self.layers)
+        title = transfer_title("pull", self.reference)
+        fetch_to_cache(self.source, self.cache, blobs, workers=workers, progress=stats, title=title)
+        return stats
+
+    def _plan_folder(self, folder: Folder) -> FolderPlan:
+        return plan_folder(folder, self.reference, self.manifest, self.layers, force=self.force)
+
+    def _fetch_files(self, folder: Folder, steps: FolderPlan, workers: int, progress: Progress) -> None:
+        """Write files into the folder: clone cached content, download the rest into place."""
+        folder.begin(steps)
+
+        def place(transfer: Transfer, stop: threading.Event) -> None:
+            blob = transfer.descriptor
+            if self.cache.exists(blob):
+                folder.place(transfer, self.cache.path(blob.digest))
+                progress.finish(blob, "present")
+            else:
+                _download(self.source, blob, stop, progress, lambda stream: folder.place(transfer, stream))
+            for _ in transfer.files[1:]:
+                progress.finish(blob, "present")
+
+        title = transfer_title("pull", self.reference)
+        size = sum(file.descriptor.size for file in steps.files)
+        with progress_scope(progress, title, size=size, count=len(steps.files)):
+            moving = {id(file) for transfer in steps.transfers for file in transfer.files}
+            for file in steps.files:
+                if id(file) not in moving:
+                    progress.finish(file.descriptor, "present")
+            run_parallel(steps.transfers, place, workers=workers)
+            folder.finish(self.manifest, self.reference)
 
 
-def select_layers(manifest: Manifest, include: Iterable[str], exclude: Iterable[str]) -> tuple[Descriptor, ...]:
-    """The layers whose names the patterns choose. Raises: FileNotInArtifact: if there are patterns and none does."""
-    include, exclude = tuple(include), tuple(exclude)
+def plan_pull(
+    source: Source,
+    cache: Cache,
+    reference: AnyReference,
+    manifest: Manifest,
+    to: StrPath | None,
+    *,
+    include: str | Iterable[str] = (),
+    exclude: str | Iterable[str] = (),
+    force: bool = False,
+) -> PullPlan:
+    """Return the plan of a pull; nothing is changed.
+
+    Args:
+        source: Where the content comes from.
+        cache: Where content may be already, and goes if there is no folder.
+        reference: The artifact.
+        manifest: Its manifest.
+        to: The folder for the files; None pulls into the cache.
+        include: Glob patterns of file names; none selects all.
+        exclude: Glob patterns of file names to skip.
+        force: Overwrite edited files.
+
+    Raises:
+        FileNotInArtifact: The patterns select no file.
+        UnsafeArchive: A title leads out of the folder, or two layers claim one path.
+    """
+    layers = select_layers(manifest, to_patterns(include), to_patterns(exclude))
+    # Files are synced no more than by cp or curl: after a power failure the next pull detects and repairs damage
+    folder = None if to is None else open_folder(to, sync=False)
+    steps = None if folder is None else plan_folder(folder, reference, manifest, layers, force=force)
+    return PullPlan(
+        source=source,
+        cache=cache,
+        reference=reference,
+        manifest=manifest,
+        layers=layers,
+        folder=folder,
+        folder_plan=steps,
+        force=force,
+    )
+
+
+def plan_folder(
+    folder: Folder, reference: AnyReference, manifest: Manifest, layers: Sequence[Descriptor], *, force: bool
+) -> FolderPlan:
+    """Return what a pull of all or some layers into a folder does."""
+    complete = len(layers) == len(manifest.layers)
+    files = manifest if complete else {layer_path(layer): layer for layer in layers}
+    return folder.plan(files, reference=reference, force=force, partial=not complete)
+
+
+def _cache_plan(cache: Cache, manifest: Manifest, layers: Sequence[Descriptor]) -> Plan:
+    blobs = {blob.digest: blob for blob in (manifest.config, *layers)}
+    return Plan(
+        source=cache,
+        target=cache,
+        root=manifest.descriptor,
+        tags=(),
+        documents=(),
+        blobs=tuple(blobs.values()),
+        present=frozenset(digest for digest, blob in blobs.items() if cache.exists(blob)),
+        checked=True,
+    )
+
+
+def select_layers(manifest: Manifest, include: Sequence[str], exclude: Sequence[str]) -> tuple[Descriptor, ...]:
+    """Return the layers whose names match the patterns, without foreign layers.
+
+    Raises:
+        FileNotInArtifact: There are patterns, and no layer matches.
+    """
     layers = tuple(layer for layer in manifest.layers if not media_types.is_foreign(layer.media_type))
     if not include and not exclude:
         return layers
-    found = tuple(layer for layer in layers if is_selected(layer_path(layer), include, exclude))
-    if not found:
+    matches = tuple(layer for layer in layers if is_selected(layer_path(layer), include, exclude))
+    if not matches:
         names = display.join_limited([layer_path(layer) for layer in layers])
         raise FileNotInArtifact(
-            f"no file matches include={list(include)!r}, exclude={list(exclude)!r}", hint=f"there is {names}"
+            f"no file matches include={list(include)!r}, exclude={list(exclude)!r}", hint=f"the files are {names}"
         )
-    return found
+    return matches
 
 
 def fetch_to_cache(
     source: Source, cache: Cache, blobs: Sequence[Descriptor], *, workers: int, progress: Progress, title: str
 ) -> None:
-    """Blobs into the cache, in parallel, each digest once."""
-    unique = {b.digest: b for b in blobs}
+    """Fetch blobs into the cache, in parallel, each digest once."""
+    unique = {blob.digest: blob for blob in blobs}
 
-    def one(blob: Descriptor, stop: threading.Event) -> None:
+    def fetch(blob: Descriptor, stop: threading.Event) -> None:
         if not cache.exists(blob):
             if (embedded := blob.embedded) is None:
-                _receive(source, blob, stop, progress, lambda stream: cache.push(blob, stream))
+                _download(source, blob, stop, progress, lambda stream: cache.push(blob, stream))
                 return
             cache.push_bytes(blob, embedded)
         progress.finish(blob, "present")
 
-    total = sum(b.size for b in unique.values())
-    with progress_scope(progress, title, size=total, count=len(unique)):
-        run_parallel(unique.values(), one, workers=workers)
+    size = sum(blob.size for blob in unique.values())
+    with progress_scope(progress, title, size=size, count=len(unique)):
+        run_parallel(unique.values(), fetch, workers=workers)
 
 
-def folder_plan(
-    folder: Folder, manifest: Manifest, layers: Sequence[Descriptor], reference: AnyReference, *, force: bool
-) -> FolderPlan:
-    """What a pull of some or all layers into a folder will do."""
-    whole = len(layers) == len(manifest.layers)
-    files = manifest if whole else {layer_path(layer): layer for layer in layers}
-    return folder.plan(files, reference=reference, force=force, partial=not whole)
-
-
-def fetch_to_folder(
-    source: Source,
-    cache: Cache,
-    folder: Folder,
-    plan: FolderPlan,
-    manifest: Manifest,
-    reference: AnyReference,
-    *,
-    workers: int,
-    progress: Progress,
-    title: str,
+def _download(
+    source: Source, blob: Descriptor, stop: threading.Event, progress: Progress, write: Callable[[ByteStream], object]
 ) -> None:
-    """Files straight into a folder: cached content is cloned, other content is downloaded into place.
+    """Open a blob, pass its stream to `write` and report progress."""
 
-    Raises: ContentError: if files that a user edited are in the way, before anything is written.
+    def advance(count: int) -> None:
+        if stop.is_set():
+            raise Cancelled
+        progress.advance(blob, count)
+
+    with source.open(blob) as stream:
+        write(ProgressReader(stream, advance))
+    progress.finish(blob, "moved")
+
+
+def snapshot(cache: Cache, reference: AnyReference, manifest: Manifest, layers: Iterable[Descriptor]) -> Path:
+    """Return a read-only folder in the cache with cached layers under their names.
+
+    File names matter because readers choose a format by the suffix.
     """
-    folder.begin(plan)
+    if not isinstance(reference, Reference):
+        # Layouts may be moved, so their snapshots are stored by digest alone
+        reference = Reference(registry="oci", repository="layout")
+        cache.push_bytes(manifest.descriptor, manifest.raw)
+    return cache.snapshot(reference, manifest, layers)
 
-    def one(transfer: Transfer, stop: threading.Event) -> None:
-        blob = transfer.descriptor
-        if cache.exists(blob):
-            folder.place(transfer, cache.path(blob.digest))
-            progress.finish(blob, "present")
-        else:
-            _receive(source, blob, stop, progress, lambda stream: folder.place(transfer, stream))
-        for _ in transfer.files[1:]:
-            progress.finish(blob, "present")
 
-    total = sum(file.descriptor.size for file in plan.files)
-    with progress_scope(progress, title, size=total, count=len(plan.files)):
-        moving = {id(file) for transfer in plan.transfers for file in transfer.files}
-        for file in plan.files:
-            if id(file) not in moving:
-                progress.finish(file.descriptor, "present")
-        run_parallel(plan.transfers, one, workers=workers)
-        folder.finish(manifest, reference)
+def open_folder(path: StrPath, *, sync: bool = True) -> Folder:
+    """Return the working folder at a path."""
+    from ocikit.folder.folder import Folder  # noqa: PLC0415 - 5 ms of import time that other calls do not need
+
+    return Folder(Path(path), sync=sync)
+
+
+def transfer_title(verb: str, reference: AnyReference) -> str:
+    """Return the title of a progress bar."""
+    return f"{verb} {reference.name.rpartition('/')[2]}"

@@ -69,15 +69,9 @@ class Resolver:
         except ManifestUnknown as error:
             if error.hint or reference.digest is None:
                 raise
-            raise ManifestUnknown(
+            raise error.reworded(
                 f"{reference.name} has no manifest {reference.digest}",
-                hint=f"it may have been deleted, or be in another repository; ocikit.tags({reference.name!r}) lists the tags",
-                method=error.method,
-                url=error.url,
-                status=error.status,
-                errors=error.errors,
-                request_id=error.request_id,
-                host=error.host,
+                f"it may have been deleted, or be in another repository; ocikit.tags({reference.name!r}) lists the tags",
             ) from error
 
     def resolve_document(self, reference: AnyReference) -> tuple[Descriptor, Manifest | Index]:

@@ -17,7 +17,7 @@ from ocikit.spec import media_types
 from ocikit.spec.descriptor import Descriptor
 from ocikit.spec.digest import Digest
 from ocikit.spec.document import MAX_INDEX_DEPTH
-from ocikit.spec.manifest import Index, Manifest, PlatformLike, parse_document
+from ocikit.spec.manifest import Index, Manifest, PlatformLike
 from ocikit.store.base import Source, Store
 from ocikit.transfer.pool import WORKERS, run_parallel
 from ocikit.transfer.run import Plan, copy_error
@@ -194,7 +194,7 @@ class _DocumentWalk:
         document = self._parsed.get(descriptor.digest)
         if document is None:
             try:
-                document = parse_document(self._source.fetch(descriptor), descriptor.media_type)
+                document = self._source.document(descriptor)
             except Exception as error:
                 raise copy_error("source", descriptor, error) from error
             self._parsed[descriptor.digest] = document

@@ -144,7 +144,7 @@ def pages_of_tags(place: Place) -> None:
 def resolve_and_inspect(place: Place) -> None:
     with place.session() as session:
         pushed = push(session, place)
-        pinned = session.resolve(place.reference())
+        pinned = session.pin(place.reference())
         assert pinned.digest == pushed.digest
         assert session.inspect(pinned).document.raw == pushed.document.raw
         described = session.repository(place.reference()).resolve("v1")

@@ -34,7 +34,7 @@ def test_umoci_edits_layout_and_ocikit_reads_it_back(session, source, tmp_path):
     peers.run("umoci", "repack", "--image", f"{ours}:v3", tmp_path / "bundle")
     peers.run("umoci", "gc", "--layout", ours)
     assert sorted(session.tags(f"oci:{ours}")) == ["v1", "v2", "v3"]
-    assert session.resolve(f"oci:{ours}:v2").digest == digest
+    assert session.pin(f"oci:{ours}:v2").digest == digest
     image = session.inspect(f"oci:{ours}:v3")
     assert len(image.manifest.layers) == 2
     done = image.unpack(tmp_path / "root", owner=True)
@@ -54,7 +54,7 @@ def test_skopeo_and_ocikit_read_each_others_archives(session, source, tmp_path):
     raw = peers.run("skopeo", "inspect", "--raw", f"oci-archive:{ours}:v1").stdout
     assert raw.encode() == copied.document.raw
     images.skopeo("copy", f"oci-archive:{ours}:v1", f"oci-archive:{theirs}:v2")
-    assert session.resolve(f"oci-archive:{theirs}:v2").digest == copied.digest
+    assert session.pin(f"oci-archive:{theirs}:v2").digest == copied.digest
     back = session.copy(f"oci-archive:{theirs}:v2", f"oci:{tmp_path / 'back'}:v1")
     assert back.document.raw == copied.document.raw
     with Layout(tmp_path / "back") as layout:

@@ -196,7 +196,7 @@ def pull_stale(case: Case) -> None:
 def inspect(case: Case) -> None:
     index = case.session.inspect(case.ref("seed/image")).index
     assert [str(p) for p in index.platforms] == ["linux/amd64", "linux/arm64"]
-    assert case.session.resolve(case.ref("seed/image")).digest == index.digest
+    assert case.session.pin(case.ref("seed/image")).digest == index.digest
 
 
 @_operation

@@ -313,7 +313,7 @@ def test_resolve_costs_no_pull_and_rate_limit_is_visible(wild, home):
     with scene.session(home) as session:
         registry, repository = session.registry(scene.host), session.repository(scene.ref("seed/files"))
         assert registry.rate_limit is None
-        session.resolve(scene.ref("seed/files"))
+        session.pin(scene.ref("seed/files"))
         assert repository.head_manifest("v1").headers["ratelimit-remaining"] == "1;w=21600"
         assert registry.rate_limit == RateLimit(limit=1, remaining=1, window=21600)
         for _ in range(3):
@@ -334,7 +334,7 @@ def test_resolve_costs_no_pull_and_rate_limit_is_visible(wild, home):
 def test_docker_hub_deletion_is_unsupported_with_hint(wild, home):
     scene = wild("hub-no-delete", host="docker.io", api_host="registry-1.docker.io")
     with scene.session(home) as session:
-        for reference in ("docker.io/seed/files:v1", session.resolve("docker.io/seed/files:v1")):
+        for reference in ("docker.io/seed/files:v1", session.pin("docker.io/seed/files:v1")):
             with pytest.raises(errors.Unsupported) as caught:
                 session.delete(reference)
             assert "Docker Hub" in caught.value.hint or "by its digest" in caught.value.hint
@@ -595,7 +595,7 @@ def test_offline_tag_resolves_despite_wrong_length(wild, home, monkeypatch, stri
     scene = wild("harbor-head-length", stripped=stripped)
     with scene.session(home) as session:
         session.pull(scene.ref("seed/files"))
-        session.resolve(scene.ref("seed/files"))
+        session.pin(scene.ref("seed/files"))
         monkeypatch.setenv("OCIKIT_OFFLINE", "1")
         assert set(session.pull(scene.ref("seed/files"))) == set(FILES)
 
@@ -618,7 +618,7 @@ def test_head_without_digest_costs_one_get(wild, home, repo):
 def test_head_without_digest_is_resolved_by_hashing_get(wild, home, behind):
     scene = wild("head-without-digest")
     with scene.session(home) as session:
-        found = session.resolve(scene.ref("seed/files"))
+        found = session.pin(scene.ref("seed/files"))
     assert found.digest == behind("seed/files").resolve("v1").digest
     assert [r.method for r in scene.proxy.seen(".*", MANIFEST)] == ["HEAD", "GET"]
 

@@ -41,7 +41,7 @@ def a_title_leads_nowhere_but_into_the_folder(scene, titles):
         out = scene.work / f"out{number}" / "deep" / "er"
         scene.user(scene.session.pull, ref, out, force=True)
         scene.user(scene.session.pull, ref)
-        scene.user(scene.session.fetch, ref, title)
+        scene.user(scene.session.download, ref, title)
         found = [p for p in (scene.work / f"out{number}").rglob("*") if p.is_file() and out not in p.parents]
         assert not found, (title, found)
     assert {p.name for p in scene.work.iterdir()} <= {f"out{number}" for number in range(len(titles))}

@@ -88,7 +88,7 @@ def fails(kind, call, *words, hint=True):
         ("oci-archive:", "InvalidReference", ["has no folder"]),
     ],
 )
-@pytest.mark.parametrize("verb", ["pull", "push", "inspect", "tags", "delete", "resolve", "copy"])
+@pytest.mark.parametrize("verb", ["pull", "push", "inspect", "tags", "delete", "pin", "copy"])
 def test_a_bad_reference_names_the_part_that_is_bad(text, kind, words, verb, session, home):
     write(home, {"data": "x"})
     before = state(home.parent)
@@ -169,7 +169,7 @@ def test_a_layout_that_is_not_one(data, session, home):
             session.inspect,
             session.tags,
             session.delete,
-            session.resolve,
+            session.pin,
             lambda p: session.tag(p, "x"),
         ):
             fails("NotFound", lambda verb=verb, place=place: verb(place), place.split(":")[1].split("/")[0])
@@ -312,7 +312,7 @@ def every_verb(session, ref):
     """Calls of every verb that asks a registry."""
     return [
         lambda: session.pull(ref, "out"), lambda: session.pull(ref), lambda: session.push(ref, "data"), lambda: session.inspect(ref),
-        lambda: session.resolve(ref), lambda: session.fetch(ref, "data/a.csv"), lambda: session.open(ref, "data/a.csv"),
+        lambda: session.pin(ref), lambda: session.download(ref, "data/a.csv"), lambda: session.open(ref, "data/a.csv"),
         lambda: session.tags(ref), lambda: session.copy(ref, "oci:out"), lambda: session.copy("oci:store:v1", ref),
         lambda: session.tag(ref, "x"), lambda: session.delete(ref), lambda: session.referrers(ref),
         lambda: session.attach(ref, "data", artifact_type="application/x"),
@@ -594,7 +594,7 @@ def test_a_title_that_leads_elsewhere_writes_nothing(title, session, server, hom
     )
     ref = f"{server.host}/t/e:v1"
     before = state(home)
-    for call in (lambda: session.pull(ref, "out"), lambda: session.pull(ref), lambda: session.inspect(ref).files, lambda: session.fetch(ref, title),
+    for call in (lambda: session.pull(ref, "out"), lambda: session.pull(ref), lambda: session.inspect(ref).files, lambda: session.download(ref, title),
                  lambda: session.pull(ref, "out", force=True)):  # fmt: skip
         problem = fails("UnsafeArchive", call, "title")
         assert "\x1b" not in str(problem)

@@ -13,6 +13,7 @@ from pathlib import Path
 import ocikit
 from ocikit.client.artifact import Artifact
 from ocikit.client.listing import Listing
+from ocikit.client.plans import DeletePlan, TagPlan
 from ocikit.client.validate import DocumentViolation, ValidationReport
 from ocikit.errors import Violation
 from ocikit.folder.folder import Folder
@@ -81,7 +82,7 @@ def many_manifest(n=10_000):
 
 
 def artifact(document, reference=f"{DATA}:v2.1", **more):
-    return Artifact(session(), ocikit.Reference.parse(reference), document.descriptor, document, **more)
+    return Artifact(session()._reader, ocikit.Reference.parse(reference), document.descriptor, document, **more)
 
 
 def image_config():
@@ -316,6 +317,14 @@ CARDS: dict[str, Callable[[], object]] = {
     "plan_copy": copy_plan,
     "plan_copy_step": lambda: copy_plan().items[0],
     "plan_folder": folder_plan,
+    "plan_delete": lambda: DeletePlan(
+        reference=ocikit.Reference.parse(f"{DATA}:v2.1"), digest=data_manifest().digest
+    ),
+    "plan_tag": lambda: TagPlan(
+        reference=ocikit.Reference.parse(f"{DATA}:v2.1").pinned(data_manifest().digest),
+        tags=("latest", "v2.1", "v2"),
+        current={"latest": image_manifest().digest, "v2.1": data_manifest().digest},
+    ),
     "folder": lambda: Folder(folder() / "pulled"),
     "plan_prune": lambda: cache_with_content().prune(older_than=-1, grace=0),
     "layout": layout,

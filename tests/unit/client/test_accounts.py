@@ -43,7 +43,7 @@ VERBS = {
     "push": lambda session, there, host, file: session.push(f"{there.rpartition(':')[0]}:new", file),
     "pull": lambda session, there, host, file: session.pull(there),
     "inspect": lambda session, there, host, file: session.inspect(there),
-    "resolve": lambda session, there, host, file: session.resolve(there),
+    "pin": lambda session, there, host, file: session.pin(there),
     "tags": lambda session, there, host, file: list(session.tags(there)),
     "referrers": lambda session, there, host, file: list(session.referrers(there)),
     "attach": lambda session, there, host, file: session.attach(there, file, artifact_type=REPORT),
@@ -52,7 +52,7 @@ VERBS = {
     "copy to": lambda session, there, host, file: session.copy(
         f"oci:{file.parent / 'source'}:v1", f"{there.rpartition(':')[0]}:copied"
     ),
-    "delete": lambda session, there, host, file: session.delete(session.resolve(there)),
+    "delete": lambda session, there, host, file: session.delete(session.pin(there)),
     "catalog": lambda session, there, host, file: list(session.catalog(host)),
 }
 
@@ -133,7 +133,7 @@ def test_without_a_token_nothing_does(token_registry, repo, connect, file, verb,
     owner.copy(there, f"oci:{file.parent / 'source'}")
     session = connect({registry.host: credentials} if credentials else ANONYMOUS)
     if credentials == ("bob", "builder") and verb in {
-        "pull", "inspect", "resolve", "tags", "referrers", "copy from",
+        "pull", "inspect", "pin", "tags", "referrers", "copy from",
     }:  # fmt: skip
         VERBS[verb](session, there, registry.host, file)
         return
@@ -217,7 +217,7 @@ def test_a_mount_that_the_token_server_refuses_becomes_an_upload(token_registry,
     source, target = token_registry.reference(f"{repo}/from", "v1"), token_registry.reference(f"{repo}/to", "v1")
     connect({token_registry.host: token_registry.auth}).push(source, file)
     session = connect({token_registry.host: token_registry.auth})
-    root = session.resolve(source)
+    root = session.pin(source)
     session.pull(source)
     token_server.refuse_scopes.add(f"repository:{repo}/from:pull")
     try:

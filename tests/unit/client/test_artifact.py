@@ -16,7 +16,7 @@ BARE = ocikit.Descriptor.of(b"{}", media_types.EMPTY)
 
 
 def artifact(session, document, reference="localhost:5000/team/data:v1", **more):
-    return Artifact(session, ocikit.Reference.parse(reference), document.descriptor, document, **more)
+    return Artifact(session._reader, ocikit.Reference.parse(reference), document.descriptor, document, **more)
 
 
 def layers(titles, media_type="text/csv"):
@@ -84,6 +84,10 @@ def test_html_of_an_index_shows_its_platforms_escaped(session):
     with pytest.raises(ocikit.InvalidDocument, match="is an index, not a manifest") as caught:
         _ = one.files
     assert "platform=" in caught.value.hint and "\x1b" not in str(caught.value)
+
+
+def test_artifact_of_index_is_true_without_reading_files(session):
+    assert artifact(session, ocikit.Index(manifests=()))
 
 
 def test_html_answers_the_next_question(session):
@@ -155,7 +159,7 @@ def test_looking_completing_and_listing_ask_nobody(server, session, home):
     repr(art["data/a.csv"]), art["data/a.csv"]._repr_html_(), dir(art)
     assert art._ipython_key_completions_() == list(art) == ["data/a.csv", "data/b.csv"]
     assert art.files._ipython_key_completions_() == list(art.files)
-    assert "data/a.csv" in art and "x" not in art and len(art) == 2
+    assert "data/a.csv" in art and "x" not in art and len(art.files) == 2
     assert moved(server) == []
 
 
@@ -230,7 +234,7 @@ def test_a_file_reads_as_bytes_text_and_stream(server, session, home):
 
 def test_an_artifact_without_files_says_so(session):
     one = artifact(session, ocikit.Manifest(config=BARE, layers=(BARE,)))
-    assert len(one) == 0 and one and list(one.files) == []
+    assert len(one.files) == 0 and one and list(one.files) == []
     with pytest.raises(ocikit.FileNotInArtifact) as caught:
         one["x"]
     assert caught.value.hint == "this artifact has no files"
@@ -242,8 +246,8 @@ def test_tab_offers_the_repositories_that_are_known_without_asking_anybody(serve
         session.push(f"{server.host}/{name}:v1", "a.csv")
     registry = session.registry(server.host)
     assert registry._ipython_key_completions_() == []
-    session.resolve(f"{server.host}/team/deep/er.json:v1")
-    session.resolve(f"{server.host}/solo:v1")
+    session.pin(f"{server.host}/team/deep/er.json:v1")
+    session.pin(f"{server.host}/solo:v1")
     server.requests.clear()
     assert registry._ipython_key_completions_() == ["solo", "team/deep/er.json"]
     assert moved(server) == []

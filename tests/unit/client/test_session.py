@@ -138,7 +138,7 @@ def test_a_pinned_reference_costs_no_request_once_it_is_cached(art, session, ser
         again.config,
         list(again.files),
         session.inspect(art.reference),
-        session.resolve(art.reference),
+        session.pin(art.reference),
     )
     assert moved(server) == []
 
@@ -306,7 +306,7 @@ def test_a_packed_folder_unpacks(place, data, session, home):
 
 
 def test_saving_an_artifact_pulls_it_to_a_folder(art, session, data, home):
-    saved = session.inspect(art.reference).save("out")
+    saved = session.inspect(art.reference).pull("out")
     assert tree(home / "out") == data
     assert saved.path == home / "out"
 
@@ -332,14 +332,14 @@ def test_the_same_files_give_the_same_digest_wherever_they_go(data, session, ser
 
 
 def test_a_push_without_a_tag_is_latest(place, data, session):
-    assert session.push(place, "data").reference.digest == session.resolve(f"{place}:latest").digest
+    assert session.push(place, "data").reference.digest == session.pin(f"{place}:latest").digest
     assert list(session.tags(place)) == ["latest"]
 
 
 def test_a_push_gives_many_tags(place, data, session):
     pushed = session.push(f"{place}:v1", "data", tags=["v1.2", "stable"])
     assert sorted(session.tags(place)) == ["stable", "v1", "v1.2"]
-    assert {session.resolve(f"{place}:{t}").digest for t in ("v1", "v1.2", "stable")} == {pushed.digest}
+    assert {session.pin(f"{place}:{t}").digest for t in ("v1", "v1.2", "stable")} == {pushed.digest}
 
 
 def test_a_push_carries_types_annotations_and_a_config(place, data, session):
@@ -419,7 +419,7 @@ def test_a_file_that_changes_while_it_is_pushed_is_noticed(archive, session, ser
 
 def test_a_push_to_a_digest_of_something_else_is_refused_before_a_byte_moves(place, data, session, server, home):
     before = state(home)
-    with pytest.raises(ocikit.InvalidReference, match="was asked for"):
+    with pytest.raises(ocikit.InvalidReference, match="has the digest"):
         session.push(f"{place}@sha256:{'0' * 64}", "data")
     assert not server.blobs and state(home) == before
     digest = session.push(f"{place}:v1", "data", dry_run=True).digest
@@ -435,7 +435,7 @@ def test_what_is_attached_is_found_again(place, data, session, home):
     assert {d.digest for d in found} == {attached.digest, bare.digest}
     assert [d.digest for d in session.referrers(f"{place}:v1", "application/vnd.example.report")] == [attached.digest]
     assert next(d for d in found if d.digest == bare.digest).annotations["by"] == "ada"
-    assert attached.manifest.subject.digest == session.resolve(f"{place}:v1").digest
+    assert attached.manifest.subject.digest == session.pin(f"{place}:v1").digest
     assert session.inspect(attached.reference).read("report.json") == b'{"ok": true}'
     assert list(session.tags(place)) == ["v1"]
     assert {d.digest for d in session.inspect(f"{place}:v1").referrers()} == {d.digest for d in found}
@@ -548,21 +548,21 @@ def test_a_dry_run_of_a_copy_says_what_would_move(art, session, server, home):
 
 def test_fetch_gives_a_path_with_the_files_name(place, data, session):
     session.push(f"{place}:v1", "data")
-    path = session.fetch(f"{place}:v1", "data/deep/b.bin")
+    path = session.download(f"{place}:v1", "data/deep/b.bin")
     assert path.read_bytes() == data["data/deep/b.bin"]
     assert path.name == "b.bin" and path.parent.name == "deep"
 
 
 def test_fetch_moves_one_blob_and_the_next_time_none(art, session, server):
-    session.fetch(f"{server.host}/t/d:v1", "data/a.csv")
+    session.download(f"{server.host}/t/d:v1", "data/a.csv")
     assert moved(server).count("GET blobs") == 1
-    session.fetch(f"{server.host}/t/d:v1", "data/a.csv")
+    session.download(f"{server.host}/t/d:v1", "data/a.csv")
     assert moved(server) == ["HEAD manifests"]
 
 
 def test_a_name_that_isnt_there_lists_the_nearest(place, data, session):
     session.push(f"{place}:v1", "data")
-    for call in (session.fetch, session.open):
+    for call in (session.download, session.open):
         with pytest.raises(ocikit.FileNotInArtifact, match="no file 'data/a.cvs' among 3") as caught:
             call(f"{place}:v1", "data/a.cvs")
         assert "data/a.csv" in caught.value.hint
@@ -598,7 +598,7 @@ def test_open_notices_content_that_isnt_what_was_pushed(art, session, server):
     with pytest.raises(ocikit.DigestMismatch), session.open(f"{server.host}/t/d:v1", "data/deep/b.bin") as stream:
         stream.read()
     with pytest.raises(ocikit.DigestMismatch):
-        session.fetch(f"{server.host}/t/d:v1", "data/deep/b.bin")
+        session.download(f"{server.host}/t/d:v1", "data/deep/b.bin")
 
 
 def test_a_file_is_a_path(place, data, session):
@@ -617,7 +617,29 @@ def test_files_of_a_pulled_folder_are_read_there_and_not_asked_for_again(art, se
     assert os.fspath(pulled) == str(home / "out")
     assert moved(server) == []
     (home / "out/data/a.csv").write_text("mine")
-    assert pulled.read("data/a.csv") == data["data/a.csv"]  # what was published, not the edit
+    assert pulled.read("data/a.csv") == data["data/a.csv"]  # the published content, not the edited file
+
+
+def test_path_of_edited_file_has_published_content(place, data, session, home):
+    session.push(f"{place}:v1", "data")
+    pulled = session.pull(f"{place}:v1", "out")
+    (home / "out/data/a.csv").write_text("edited")
+    file = pulled["data/a.csv"]
+    assert Path(file).read_bytes() == file.read() == data["data/a.csv"]
+    assert Path(file).is_relative_to(os.environ["OCIKIT_CACHE"]) and file.download() == Path(file)
+    assert (home / "out/data/a.csv").read_text() == "edited"
+
+
+def test_open_and_download_select_platform(session, home):
+    ref = images(home, "linux/amd64", "linux/arm64")
+    for platform in ("linux/amd64", "linux/arm64"):
+        (name,) = session.inspect(ref, platform=platform).files
+        with session.open(ref, name, platform=platform) as stream:
+            content = stream.read()
+        assert platform.encode() in content
+        assert session.download(ref, name, platform=platform).read_bytes() == content
+    with pytest.raises(ocikit.NoMatchingPlatform):
+        session.open(ref, name, platform="linux/s390x")
 
 
 def test_an_artifact_that_isnt_on_disk_is_no_path(art, session):
@@ -671,8 +693,8 @@ def test_the_catalog_is_a_listing_too(session, server, home):
 
 def test_resolve_pins(place, data, session):
     pushed = session.push(f"{place}:v1", "data")
-    assert session.resolve(f"{place}:v1") == pushed.reference
-    assert session.resolve(pushed.reference) == pushed.reference
+    assert session.pin(f"{place}:v1") == pushed.reference
+    assert session.pin(pushed.reference) == pushed.reference
 
 
 def test_tag_gives_more_names_and_moves_old_ones(place, data, session, home):
@@ -681,15 +703,38 @@ def test_tag_gives_more_names_and_moves_old_ones(place, data, session, home):
     write(home, {"data/a.csv": "other"})
     second = session.push(f"{place}:v4", "data")
     session.tag(second.reference, "v3")
-    digests = {t: session.resolve(f"{place}:{t}").digest for t in session.tags(place)}
+    digests = {t: session.pin(f"{place}:{t}").digest for t in session.tags(place)}
     assert digests == {"v1": first.digest, "v2": first.digest, "v3": second.digest, "v4": second.digest}
+
+
+def test_tag_dry_run_returns_plan_and_changes_nothing(place, data, session, home):
+    first = session.push(f"{place}:v1", "data")
+    write(home, {"data/a.csv": "other"})
+    second = session.push(f"{place}:v2", "data")
+    plan = session.tag(f"{place}:v1", "v1", "v2", "v3", dry_run=True)
+    assert plan.reference == first.reference
+    assert dict(plan.current) == {"v1": first.digest, "v2": second.digest}
+    (section,) = plan._sections()
+    assert [row[:2] for row in section.rows] == [("v1", "unchanged"), ("v2", "moved"), ("v3", "created")]
+    assert sorted(session.tags(place)) == ["v1", "v2"]
+    assert session.pin(f"{place}:v2").digest == second.digest
+
+
+def test_delete_dry_run_of_digest_names_manifest(place, data, session):
+    pushed = session.push(f"{place}:v1", "data")
+    plan = session.delete(pushed.reference, dry_run=True)
+    assert plan.digest == pushed.digest and not plan.keeps_manifest
+    assert dict(plan._facts())["deletes"] == "the manifest and all its tags"
+    assert list(session.tags(place)) == ["v1"]
 
 
 def test_deleting_a_tag_leaves_the_other_tags(place, data, session):
     pushed = session.push(f"{place}:v1", "data", tags=["v2"])
-    assert session.delete(f"{place}:v1", dry_run=True) == (f"{place}:v1",)
+    planned = session.delete(f"{place}:v1", dry_run=True)
+    assert (str(planned.reference), planned.digest) == (f"{place}:v1", pushed.digest)
+    assert planned.keeps_manifest and dict(planned._facts())["deletes"] == "the tag v1"
     assert sorted(session.tags(place)) == ["v1", "v2"]
-    session.delete(f"{place}:v1")
+    assert session.delete(f"{place}:v1") is None
     assert list(session.tags(place)) == ["v2"]
     assert session.pull(f"{place}:v2").digest == pushed.digest
 
@@ -743,7 +788,7 @@ def test_ping_tells_what_a_registry_says(session, server):
 def test_login_checks_before_it_keeps(home, session, server, data):
     server.guard = basic
     config = Path(os.environ["DOCKER_CONFIG"]) / "config.json"
-    with pytest.raises(ocikit.Unauthorized, match="doesn't let ada in") as caught:
+    with pytest.raises(ocikit.Unauthorized, match="rejects the credentials of ada") as caught:
         session.login(server.host, "ada", "wrong-secret")
     assert not config.exists() and "wrong-secret" not in str(caught.value)
     with pytest.raises(ocikit.Unauthorized):
@@ -779,7 +824,7 @@ def test_credentials_are_passed_and_never_shown(server, home, data):
 # One-liners
 
 
-VERBS = ("attach", "catalog", "copy", "delete", "fetch", "inspect", "open", "ping", "pull", "push", "referrers", "resolve",
+VERBS = ("attach", "catalog", "copy", "delete", "download", "inspect", "open", "pin", "ping", "pull", "push", "referrers",
          "tag", "tags", "validate")  # fmt: skip
 
 
@@ -813,27 +858,27 @@ def test_the_head_of_a_file_is_asked_for_by_a_range(session, server, home, fault
 
 def test_every_verb_has_a_one_liner():
     methods = {n for n, f in vars(ocikit.Session).items() if inspect.isfunction(f) and not n.startswith("_")}
-    low_level = {"close", "registry", "repository", "fetch_file", "open_content", "head_content", "content", "ensure"}
-    assert methods - low_level == {*VERBS, "explore", "login", "logout", "explain"}
+    low_level = {"close", "registry", "repository"}
+    assert methods - low_level == {*VERBS, "login", "logout", "explain"}
 
 
 def test_one_liners_work_and_what_they_give_stays_usable(data, server, home):
     ref = f"{server.host}/t/d:v1"
     pushed = ocikit.push(ref, "data")
-    assert ocikit.resolve(ref).digest == pushed.digest
+    assert ocikit.pin(ref).digest == pushed.digest
     assert list(ocikit.tags(ref)) == ["v1"]
     assert pushed.read("data/a.csv") == data["data/a.csv"]
     art = ocikit.inspect(ref)
     assert art.config == {} and art.read("data/deep/b.bin") == data["data/deep/b.bin"]
     with ocikit.open(ref, "data/a.csv") as stream:
         assert stream.readline() == b"x\n"
-    assert ocikit.fetch(ref, "data/a.csv").read_bytes() == data["data/a.csv"]
+    assert ocikit.download(ref, "data/a.csv").read_bytes() == data["data/a.csv"]
     assert tree(Path(ocikit.pull(ref, "back"))) == data
     assert ocikit.copy(ref, "oci:store").digest == pushed.digest
     assert ocikit.attach(ref, "data/a.csv", artifact_type="application/x.report").digest
     assert len(ocikit.referrers(ref)) == 1
     assert ocikit.tag(ref, "v2").digest == pushed.digest
-    assert ocikit.delete(ref) == (ref,)
+    assert ocikit.delete(ref) is None
     assert list(ocikit.catalog(server.host)) == ["t/d"]
     assert ocikit.ping(server.host)
     assert ocikit.cache.root == Path(os.environ["OCIKIT_CACHE"])

@@ -342,7 +342,7 @@ def test_a_manifest_of_an_index_that_is_damaged_in_the_cache_counts_as_not_at_ha
         session.cache.push_bytes(manifest.descriptor, manifest.raw)
         session.cache.path(manifest.digest).chmod(0o600)
         session.cache.path(manifest.digest).write_bytes(b"x" * manifest.size)
-        shown = Artifact(session, Reference.parse(cards.IMAGE), index.descriptor, index)._repr_html_()
+        shown = Artifact(session._reader, Reference.parse(cards.IMAGE), index.descriptor, index)._repr_html_()
     assert "4 layers" not in shown and "ocikit.inspect(" in shown
 
 

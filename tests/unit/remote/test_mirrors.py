@@ -117,7 +117,7 @@ def test_a_pinned_reference_that_is_cached_costs_no_request_and_the_cache_knows_
     place.bring(place.first)
     session = place.session()
     session.pull(place.ref)
-    assert session.resolve(place.ref).name == f"{place.upstream.host}/t/d"
+    assert session.pin(place.ref).name == f"{place.upstream.host}/t/d"
     place.asked()
     session.pull(place.pinned)
     assert place.asked() == ([], [], [])

@@ -1,0 +1,123 @@
+"""Access to the content of artifacts."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Iterable
+from pathlib import Path
+from typing import BinaryIO
+
+from ocikit.client.arguments import ProgressLike
+from ocikit.client.backends import Backends
+from ocikit.client.listing import Listing
+from ocikit.client.pull import fetch_to_cache, snapshot
+from ocikit.client.resolver import Resolver
+from ocikit.progress.base import Progress
+from ocikit.remote.mirrors import retry_without_bad_mirrors
+from ocikit.spec import media_types
+from ocikit.spec.descriptor import Descriptor
+from ocikit.spec.manifest import Manifest
+from ocikit.spec.reference import AnyReference
+from ocikit.store.cache.cache import Cache
+from ocikit.store.streams import ByteStream, VerifiedReader
+
+_BUFFER = 1 << 16  # bytes
+
+
+class ContentReader:
+    """Content of artifacts from the cache, a file on disk, or the source of a reference.
+
+    Args:
+        backends: Opens the source of a reference.
+        cache: Where fetched content is stored.
+        workers: Number of parallel transfers.
+        progress: Default for calls that show progress.
+    """
+
+    def __init__(self, backends: Backends, cache: Cache, *, workers: int, progress: ProgressLike = None) -> None:
+        self.backends = backends
+        self.cache = cache
+        self.workers = workers
+        self._progress = progress
+
+    def listener(self, progress: ProgressLike) -> Progress:
+        """Return the listener for a call's `progress` argument."""
+        choice = self._progress if progress is None else progress
+        if isinstance(choice, Progress):
+            return choice
+        from ocikit.progress.bars import bars  # noqa: PLC0415 - only calls that move content need tqdm
+
+        return bars(choice)
+
+    def open(self, reference: AnyReference, descriptor: Descriptor, file: Path | None = None) -> BinaryIO:
+        """Return content as a seekable stream; reading it from start to end verifies it.
+
+        Args:
+            reference: The artifact that names the content.
+            descriptor: The content.
+            file: A file that holds the content, if there is one.
+        """
+        if (stream := self._open_local(descriptor, file)) is not None:
+            return stream
+        with self.backends.open_source(reference) as source:
+            return _verified_stream(source.open(descriptor), descriptor)
+
+    def head(self, reference: AnyReference, descriptor: Descriptor, size: int, file: Path | None = None) -> bytes:
+        """Return the first `size` bytes of content, unverified."""
+        if (stream := self._open_local(descriptor, file)) is not None:
+            with stream:
+                return stream.read(size)
+        with self.backends.open_source(reference) as source:
+            return source.head(descriptor, size)
+
+    def _open_local(self, descriptor: Descriptor, file: Path | None) -> BinaryIO | None:
+        """Return a stream over content that is embedded, cached or in a file, or None."""
+        if (embedded := descriptor.embedded) is not None:
+            return io.BytesIO(embedded)
+        if self.cache.exists(descriptor):
+            return _verified_stream(self.cache.open(descriptor), descriptor)
+        return None if file is None else _verified_stream(file.open("rb"), descriptor)
+
+    def read(self, reference: AnyReference, descriptor: Descriptor) -> bytes:
+        """Return a small blob, verified; store it in the cache."""
+        if not self.cache.exists(descriptor):
+            with self.backends.open_source(reference) as source:
+                self.cache.push_bytes(descriptor, source.fetch(descriptor))
+        return self.cache.fetch(descriptor)
+
+    def fetch(self, reference: AnyReference, blobs: Iterable[Descriptor], *, progress: ProgressLike = None) -> None:
+        """Fetch blobs into the cache, except foreign layers and those that it holds."""
+        blobs = [blob for blob in blobs if not media_types.is_foreign(blob.media_type)]
+        if all(map(self.cache.exists, blobs)):
+            return
+        with self.backends.open_source(reference) as source:
+            listener = self.listener(progress)
+            retry_without_bad_mirrors(
+                source,
+                lambda: fetch_to_cache(
+                    source, self.cache, blobs, workers=self.workers, progress=listener, title="fetch"
+                ),
+            )
+
+    def fetch_files(
+        self,
+        reference: AnyReference,
+        manifest: Manifest,
+        layers: Iterable[Descriptor],
+        *,
+        progress: ProgressLike = None,
+    ) -> Path:
+        """Return a read-only folder in the cache with layers as named files; fetch what is missing."""
+        layers = list(layers)
+        self.fetch(reference, layers, progress=progress)
+        return snapshot(self.cache, reference, manifest, layers)
+
+    def referrers(self, reference: AnyReference, artifact_type: str | None = None) -> Listing[Descriptor]:
+        """Return the descriptors of manifests whose subject is the reference."""
+        with self.backends.open_source(reference) as source:
+            found = source.referrers(Resolver(source, self.cache).resolve(reference), artifact_type)
+        return Listing(iter(found), "referrers", str(reference))
+
+
+def _verified_stream(stream: ByteStream, descriptor: Descriptor) -> BinaryIO:
+    return io.BufferedReader(VerifiedReader(stream, descriptor), _BUFFER)
