@@ -1,7 +1,7 @@
-"""The cache: blobs by digest, what tags named when last asked, and snapshots, which are artifacts as folders of files.
+"""The cache of blobs, tags and snapshots (artifacts as folders of files).
 
-It is correct without locks, because home folders are often on network file systems: every file is written beside and
-renamed, nothing is changed in place, and whatever is gone or damaged counts as absent and is fetched again.
+It needs no locks, because home folders are often on network file systems: all files are written atomically and never
+changed in place. Missing and corrupt files count as absent and are downloaded again.
 """
 
 from __future__ import annotations
@@ -43,23 +43,24 @@ if TYPE_CHECKING:
     from ocikit.store.cache.scan import CacheInfo
     from ocikit.store.results import GCResult, VerifyResult
 
-#: https://bford.info/cachedir/: backup programs leave such folders out.
-_TAG = b"Signature: 8a477f597d28d172789f06886806bc55\n# Kept by ocikit. It can be deleted at any time.\n"
+#: Marker for backup programs, which exclude such folders. https://bford.info/cachedir/
+_TAG = b"Signature: 8a477f597d28d172789f06886806bc55\n# Created by ocikit. It can be deleted at any time.\n"
 
-#: Parts of repository names that would look like files or folders of ours: `data.json`, `sha256-<hex>`.
-_OURS = re.compile(r".*\.json|[a-z0-9]+-[0-9a-f]{64,}")
+#: Parts of repository names that could be mistaken for tag files (`data.json`) or snapshots (`sha256-<hex>`).
+_RESERVED = re.compile(r".*\.json|[a-z0-9]+-[0-9a-f]{64,}")
 
 
 def offline() -> bool:
-    """Whether `OCIKIT_OFFLINE` asks for no requests, read now."""
+    """Return True if `OCIKIT_OFFLINE` forbids requests."""
     return os.environ.get("OCIKIT_OFFLINE", "").strip().lower() not in {"", "0", "false", "no", "off"}
 
 
 class Remembered(NamedTuple):
-    """What a tag named, and when a registry last said so."""
+    """Descriptor of a tag in the cache."""
 
     descriptor: Descriptor
     fetched_at: datetime
+    """When a registry last returned the descriptor."""
 
 
 def _absolute(path: str | os.PathLike[str] | None) -> Path | None:
@@ -68,41 +69,45 @@ def _absolute(path: str | os.PathLike[str] | None) -> Path | None:
 
 @define(eq=False, repr=False)
 class Cache(display.Displayable, Store):
-    """What is on disk already. As a store, its tags are whole references: `resolve("ghcr.io/org/model:v1")`.
+    """Downloaded content on disk. The tags of this store are full references: `resolve("ghcr.io/org/model:v1")`.
 
     Args:
-        root: the folder; else `OCIKIT_CACHE`, else the platform's folder for caches, each time it is asked for.
-            Nothing is created before something is kept.
+        root: Folder of the cache; by default `OCIKIT_CACHE`, else the platform's folder for caches. The default is
+            evaluated on each use. The first write creates the folder.
     """
 
     _root: Path | None = field(default=None, converter=_absolute)
 
     @property
     def root(self) -> Path:
-        """The folder, whether it exists yet or not."""
+        """Folder of the cache, whether it exists or not."""
         if self._root is not None:
             return self._root
-        if named := os.environ.get("OCIKIT_CACHE"):
-            return Path(named).expanduser().absolute()
-        import platformdirs  # noqa: PLC0415 - not needed by who names a folder
+        if path := os.environ.get("OCIKIT_CACHE"):
+            return Path(path).expanduser().absolute()
+        import platformdirs  # noqa: PLC0415 - import time; only the default folder needs it
 
         return platformdirs.user_cache_path("ocikit", appauthor=False)
 
     # Blobs
 
     def path(self, digest: str) -> Path:
-        """Where the blob is, or would be."""
+        """Return the path of a blob, whether it exists or not."""
         return blob_path(self.root, Digest(digest))
 
     def exists(self, descriptor: Descriptor) -> bool:
-        """Whether a blob of that digest and size is on disk."""
+        """Return True if the cache has a blob of this digest and size."""
         try:
             return os.stat(self.path(descriptor.digest)).st_size == descriptor.size
         except OSError:
             return False
 
     def open(self, descriptor: Descriptor) -> ByteStream:
-        """The blob, seekable. Raises: NotFound."""
+        """Open a blob as a seekable stream.
+
+        Raises:
+            BlobUnknown: The cache does not have the blob.
+        """
         if self.exists(descriptor):
             with contextlib.suppress(FileNotFoundError):
                 return open(self.path(descriptor.digest), "rb")
@@ -111,7 +116,11 @@ class Cache(display.Displayable, Store):
         raise blob_not_found(descriptor, f"the cache at {self.root}")
 
     def fetch(self, descriptor: Descriptor, *, limit: int = DOCUMENT_LIMIT) -> bytes:
-        """The verified content. A blob that is damaged is removed and counts as absent. Raises: NotFound."""
+        """Return verified content. A corrupt blob is deleted and counts as absent.
+
+        Raises:
+            BlobUnknown: The cache does not have the blob.
+        """
         try:
             return Store.fetch(self, descriptor, limit=limit)
         except DigestMismatch as error:
@@ -119,15 +128,25 @@ class Cache(display.Displayable, Store):
             raise blob_not_found(descriptor, f"the cache at {self.root}") from error
 
     def push(self, descriptor: Descriptor, stream: ByteStream, *, tag: str | None = None) -> None:
-        """Keep a blob, verified; with a whole reference as *tag*, remember that it names the blob."""
+        """Store a verified blob.
+
+        Args:
+            descriptor: Digest and size of the blob.
+            stream: The content.
+            tag: A full reference to remember for the blob.
+        """
         if not self.exists(descriptor):
-            write_blob(stream, descriptor, self.path(descriptor.digest), parts=self._home() / "partial")
+            write_blob(stream, descriptor, self.path(descriptor.digest), parts=self._create_root() / "partial")
         if tag is not None:
             self.tag(descriptor, tag)
 
     def delete(self, descriptor: Descriptor) -> None:
-        """Forget a blob and every tag that names it. Raises: NotFound."""
-        from ocikit.store.cache.scan import read_names  # noqa: PLC0415 - as below
+        """Delete a blob and all tags for it.
+
+        Raises:
+            BlobUnknown: The cache does not have the blob.
+        """
+        from ocikit.store.cache.scan import read_names  # noqa: PLC0415 - import time; most sessions delete nothing
 
         for name in read_names(self.root):
             if not name.is_snapshot and name.digest == descriptor.digest:
@@ -140,52 +159,52 @@ class Cache(display.Displayable, Store):
     # References
 
     def remember(self, reference: Reference, descriptor: Descriptor) -> None:
-        """Note that a registry said just now that the tag names this; a reference by digest needs no note."""
+        """Record what a registry has just returned for a tag. Ignore references with a digest."""
         if reference.digest is not None:
             return
         reference = reference.tagged(reference.target)
-        noted = {
+        record = {
             "reference": str(reference),
             "digest": descriptor.digest,
             "mediaType": descriptor.media_type,
             "size": descriptor.size,
             "fetched_at": datetime.now(UTC).isoformat(),
         }
-        self._home()
+        self._create_root()
         path = self.reference_path(reference)
-        for last in (False, True):
+        for is_last_attempt in (False, True):
             path.parent.mkdir(parents=True, exist_ok=True)
             try:
-                # Not synced: a torn note counts as absent, and costs one request
-                write_atomically(path, json.dumps(noted, indent=1).encode(), sync=False)
+                # No fsync: an incomplete record counts as absent and costs one request
+                write_atomically(path, json.dumps(record, indent=1).encode(), sync=False)
                 return
             except FileNotFoundError:  # prune() removes empty folders
-                if last:
+                if is_last_attempt:
                     raise
 
     def recall(self, reference: Reference) -> Remembered | None:
-        """What the tag named when it was last asked for; None if that isn't known or the reference is by digest."""
+        """Return what `remember` recorded for a tag; None if there is no record or the reference has a digest."""
         if reference.digest is not None:
             return None
         reference = reference.tagged(reference.target)
         try:
-            noted = json.loads(self.reference_path(reference).read_bytes())
-            # File systems that ignore case hold one note for two tags
-            if noted["reference"] != str(reference) or type(noted["size"]) is not int or noted["size"] < 0:
+            record = json.loads(self.reference_path(reference).read_bytes())
+            # Case-insensitive file systems have one file for two tags
+            if record["reference"] != str(reference) or type(record["size"]) is not int or record["size"] < 0:
                 return None
             descriptor = Descriptor(
-                media_type=str(noted["mediaType"]), digest=Digest(noted["digest"]), size=noted["size"]
+                media_type=str(record["mediaType"]), digest=Digest(record["digest"]), size=record["size"]
             )
-            return Remembered(descriptor, datetime.fromisoformat(noted["fetched_at"]))
+            return Remembered(descriptor, datetime.fromisoformat(record["fetched_at"]))
         except (OSError, ValueError, KeyError, TypeError, RecursionError):
             return None
 
     def lookup(self, reference: Reference) -> Descriptor | None:
-        """The descriptor of a manifest or index that the reference pins, from its own bytes; None if not cached."""
+        """Return the descriptor of a pinned manifest or index from its cached bytes; None if it is not cached."""
         return None if reference.digest is None else self._document(reference.digest)
 
     def _document(self, digest: Digest) -> Descriptor | None:
-        """The descriptor of a cached manifest or index; None if there is no such document."""
+        """Return the descriptor of a cached manifest or index; None if there is no such document."""
         try:
             path = self.path(digest)
             if path.stat().st_size > DOCUMENT_LIMIT:
@@ -197,108 +216,122 @@ class Cache(display.Displayable, Store):
             return None
 
     def resolve(self, reference: str) -> Descriptor:
-        """What a whole reference, or a digest, names as far as the cache knows. Raises: NotFound."""
+        """Return the cached descriptor of a full reference or a digest.
+
+        Raises:
+            ManifestUnknown: The cache has no descriptor for it.
+        """
         if reference.startswith(("sha256:", "sha512:")):
-            found = self._document(Digest(reference))
+            descriptor = self._document(Digest(reference))
         else:
             parsed = Reference.parse(reference)
             recalled = self.recall(parsed)
-            found = recalled.descriptor if recalled else self.lookup(parsed)
-        if found is None:
+            descriptor = recalled.descriptor if recalled else self.lookup(parsed)
+        if descriptor is None:
             raise ManifestUnknown(
-                f"the cache at {self.root} doesn't know {display.sanitize(reference)}",
-                hint="pull it once while the registry can be reached",
+                f"the cache at {self.root} does not have {display.sanitize(reference)}",
+                hint="pull it once while the registry is reachable",
             )
-        return found
+        return descriptor
 
     def tag(self, descriptor: Descriptor, tag: str) -> None:
-        """Remember that a whole reference names a blob that is here. Raises: NotFound."""
+        """Record a full reference for a cached blob.
+
+        Raises:
+            BlobUnknown: The cache does not have the blob.
+        """
         if not self.exists(descriptor):
             raise blob_not_found(descriptor, f"the cache at {self.root}")
         self.remember(Reference.parse(tag), descriptor)
 
     def untag(self, tag: str) -> None:
-        """Forget what a whole reference names; blobs stay until `prune`. Raises: NotFound."""
+        """Delete the record of a full reference; `gc` and `prune` delete its blobs.
+
+        Raises:
+            NotFound: The cache has no such record.
+        """
         reference = Reference.parse(tag)
         try:
             self.reference_path(reference).unlink()
         except FileNotFoundError:
-            raise NotFound(f"the cache at {self.root} doesn't know {reference}") from None
+            raise NotFound(f"the cache at {self.root} does not have {reference}") from None
 
     def reference_path(self, reference: Reference) -> Path:
-        """Where the note on a tag is, or would be: `refs/<host>/<repository>/<tag>.json`."""
-        return _below(self.root / "refs", reference) / f"{reference.tag or 'latest'}.json"
+        """Return the path of the record of a tag: `refs/<host>/<repository>/<tag>.json`."""
+        return _repository_folder(self.root / "refs", reference) / f"{reference.tag or 'latest'}.json"
 
     # Snapshots
 
     def snapshot_path(self, reference: Reference, digest: Digest) -> Path:
-        """Where the files of a manifest are, or would be."""
-        return _below(self.root / "snapshots", reference) / f"{digest.algorithm}-{digest.encoded}"
+        """Return the folder of the files of a manifest, whether it exists or not."""
+        return _repository_folder(self.root / "snapshots", reference) / f"{digest.algorithm}-{digest.encoded}"
 
     def snapshot(self, reference: Reference, manifest: Manifest, layers: Iterable[Descriptor] | None = None) -> Path:
-        """A folder with the manifest's files, read-only, made of cached blobs; complete when it appears.
+        """Return a folder with read-only files of a manifest, linked to cached blobs. The folder appears atomically.
 
         Args:
-            reference: where it is from.
-            manifest: what it is.
-            layers: those to have as files, else all; what an earlier call asked for stays.
+            reference: Reference that the manifest was pulled from.
+            manifest: The manifest.
+            layers: Layers to have as files; all by default. Files of earlier calls are not removed.
+
         Raises:
-            NotFound: if a blob isn't cached; `Cache.push` it and call again.
-            UnsafeArchive: if a title leads out of the folder or two layers claim one path.
+            BlobUnknown: A blob is not cached. Push it to the cache and call again.
+            UnsafeArchive: A title leads out of the folder (path traversal), or two layers have the same path.
         """
+        # Validate all titles, even if only some layers are requested
         files = layers_by_path(manifest.layers)
         if layers is not None:
             files = layers_by_path(layers)
         folder = self.snapshot_path(reference, manifest.digest)
-        lacking = {name: layer for name, layer in files.items() if not _in_place(folder / name, layer)}
-        if lacking or not folder.is_dir():
-            self._assemble(folder, lacking)
-        with contextlib.suppress(OSError):  # another user's cache
-            os.utime(folder)  # prune() goes by when it was last used
+        missing = {name: layer for name, layer in files.items() if not _is_complete(folder / name, layer)}
+        if missing or not folder.is_dir():
+            self._assemble(folder, missing)
+        with contextlib.suppress(OSError):  # the cache of another user
+            os.utime(folder)  # prune() uses this time as the last use
         return folder
 
     def _assemble(self, folder: Path, files: Mapping[str, Descriptor]) -> None:
-        """Link files to a new folder and rename it; if another process was faster, or some were there, add to those."""
-        parts = self._home() / "partial"
-        beside = parts / f"snapshot.{secrets.token_hex(8)}"
-        means: LinkMethod = "reflink"
+        """Link files into a new folder and rename it; if the snapshot exists already, move the files there."""
+        parts = self._create_root() / "partial"
+        temporary = parts / f"snapshot.{secrets.token_hex(8)}"
+        method: LinkMethod = "reflink"
         try:
-            beside.mkdir(parents=True)
+            temporary.mkdir(parents=True)
             for name, layer in files.items():
                 if not self.exists(layer) and (embedded := layer.embedded) is not None:
                     self.push_bytes(layer, embedded)
                 if not self.exists(layer):
                     raise blob_not_found(layer, f"the cache at {self.root}")
-                (beside / name).parent.mkdir(parents=True, exist_ok=True)
-                means = link(self.path(layer.digest), beside / name, layer, parts=parts, start=means)
+                (temporary / name).parent.mkdir(parents=True, exist_ok=True)
+                method = link(self.path(layer.digest), temporary / name, layer, parts=parts, start=method)
             folder.parent.mkdir(parents=True, exist_ok=True)
             try:
-                os.rename(beside, folder)
+                os.rename(temporary, folder)
             except OSError as error:
-                if error.errno not in {errno.ENOTEMPTY, errno.EEXIST, errno.EACCES}:  # Windows says EACCES
+                if error.errno not in {errno.ENOTEMPTY, errno.EEXIST, errno.EACCES}:  # Windows raises EACCES
                     raise
                 for name in files:
                     (folder / name).parent.mkdir(parents=True, exist_ok=True)
-                    os.replace(beside / name, folder / name)
+                    os.replace(temporary / name, folder / name)
         except FileNotFoundError as error:
             raise ContentError(
-                f"{folder} could not be made: {error.filename} vanished",
-                hint="another process is pruning the cache; call again",
+                f"creating {folder} failed: {error.filename} was deleted meanwhile",
+                hint="another process prunes the cache; call again",
             ) from error
         finally:
-            shutil.rmtree(beside, ignore_errors=True)
+            shutil.rmtree(temporary, ignore_errors=True)
 
     # Housekeeping
 
     def repositories(self, host: str) -> list[str]:
-        """The names at a registry that are known here, after a short look: for completion. `scan` knows all."""
-        from ocikit.store.cache.scan import repositories  # noqa: PLC0415 - as below
+        """Return cached repositories of a registry, for completion. A large cache is searched partially; see `scan`."""
+        from ocikit.store.cache.scan import repositories  # noqa: PLC0415 - import time; most sessions don't need it
 
         return repositories(self.root, host)
 
     def scan(self) -> CacheInfo:
-        """What is on disk, by repository, with sizes. Walks the folder."""
-        from ocikit.store.cache.scan import scan  # noqa: PLC0415 - housekeeping is loaded when it is done
+        """Walk the cache and return its repositories with their sizes."""
+        from ocikit.store.cache.scan import scan  # noqa: PLC0415 - import time; most sessions don't need it
 
         return scan(self.root)
 
@@ -309,7 +342,7 @@ class Cache(display.Displayable, Store):
             remove: Whether to delete corrupt blobs and the snapshot files that are links to them. They are downloaded
                 again when they are needed.
         """
-        from ocikit.store.cache.scan import verify  # noqa: PLC0415 - housekeeping is loaded when it is done
+        from ocikit.store.cache.scan import verify  # noqa: PLC0415 - import time; most sessions don't need it
 
         return verify(self.root, remove=remove)
 
@@ -321,7 +354,7 @@ class Cache(display.Displayable, Store):
             grace: Seconds since the last change for which a file is not deleted. A pull in progress writes blobs
                 before their tag.
         """
-        from ocikit.store.cache.prune import collect  # noqa: PLC0415 - housekeeping is loaded when it is done
+        from ocikit.store.cache.prune import collect  # noqa: PLC0415 - import time; most sessions don't need it
 
         return collect(self.root, dry_run=dry_run, grace=grace, run=functools.partial(self.gc, grace=grace))
 
@@ -334,16 +367,17 @@ class Cache(display.Displayable, Store):
         unreferenced: bool = True,
         grace: float = 3600.0,
     ) -> PrunePlan:
-        """What could be deleted; `.run()` on the plan deletes it.
+        """Return a plan of tags, snapshots and blobs to delete; `run()` of the plan deletes them.
 
         Args:
-            older_than: forget tags and snapshots that were last used longer ago; seconds or a timedelta.
-            reference: forget only those of this repository, or of this tag or digest in it.
-            keep: references or patterns such as "ghcr.io/org/*" that stay in any case.
-            unreferenced: whether blobs that no tag or snapshot names, and what broken transfers left, go too.
-            grace: seconds for which such blobs stay: a pull that is under way writes them before its tag.
+            older_than: Delete tags and snapshots that were last used longer ago; seconds or a timedelta.
+            reference: Delete only the tags and snapshots of this repository, tag or digest.
+            keep: References or patterns such as "ghcr.io/org/*" that are not deleted.
+            unreferenced: Whether to delete blobs that no tag or snapshot references, and unfinished transfers.
+            grace: Seconds since the last change for which unreferenced blobs are not deleted. A pull in progress
+                writes blobs before their tag.
         """
-        from ocikit.store.cache.prune import plan_prune  # noqa: PLC0415 - as above
+        from ocikit.store.cache.prune import plan_prune  # noqa: PLC0415 - import time; most sessions don't need it
 
         return plan_prune(
             self.root,
@@ -359,12 +393,12 @@ class Cache(display.Displayable, Store):
 
     def _facts(self) -> Iterator[tuple[str, object]]:
         yield "root", display.display_path(self.root)
-        yield "what is in it", display.Code(".scan()")
+        yield "contents", display.Code(".scan()")
         yield "check", display.Code(".verify()")
-        yield "make room", display.Code(".prune(older_than=timedelta(days=30))")
+        yield "free space", display.Code(".prune(older_than=timedelta(days=30))")
 
-    def _home(self) -> Path:
-        """The root, made if need be and marked as a cache."""
+    def _create_root(self) -> Path:
+        """Return the root; create it and mark it as a cache if necessary."""
         root = self.root
         tag = root / "CACHEDIR.TAG"
         try:
@@ -373,24 +407,24 @@ class Cache(display.Displayable, Store):
                 write_atomically(tag, _TAG, sync=False)
         except OSError as error:
             raise ContentError(
-                f"cannot keep a cache at {root}: {error.strerror}",
-                hint="set OCIKIT_CACHE to a folder that you can write to",
+                f"creating the cache at {root} failed: {error.strerror}",
+                hint="set OCIKIT_CACHE to a writable folder",
             ) from error
         return root
 
 
-def _below(folder: Path, reference: Reference) -> Path:
-    """The folder of a repository. Ports are escaped for Windows, and names that would look like files of ours."""
+def _repository_folder(folder: Path, reference: Reference) -> Path:
+    """Return the folder of a repository. Escape ports for Windows, and reserved names."""
     host = quote(reference.registry, safe="")
-    parts = (re.sub("[.-]", _escaped, p) if _OURS.fullmatch(p) else p for p in reference.repository.split("/"))
+    parts = (_escape(part) if _RESERVED.fullmatch(part) else part for part in reference.repository.split("/"))
     return folder.joinpath(host, *parts)
 
 
-def _escaped(match: re.Match[str]) -> str:
-    return f"%{ord(match[0]):02X}"
+def _escape(text: str) -> str:
+    return re.sub("[.-]", lambda match: f"%{ord(match[0]):02X}", text)
 
 
-def _in_place(path: Path, layer: Descriptor) -> bool:
+def _is_complete(path: Path, layer: Descriptor) -> bool:
     try:
         status = os.stat(path)
     except OSError:

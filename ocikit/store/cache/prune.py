@@ -15,7 +15,7 @@ from attrs import field, frozen
 from ocikit import display
 from ocikit.spec.digest import Digest
 from ocikit.spec.reference import Reference
-from ocikit.store.cache.scan import CachedName, Graph, blobs_in, files_below, list_folder, read_names
+from ocikit.store.cache.scan import CachedName, CacheGraph, blobs_in, files_below, list_folder, read_names
 from ocikit.store.results import GCResult, RemovedBlob
 
 
@@ -50,7 +50,7 @@ class PrunePlan(display.Displayable):
 
     def delete_blobs(self) -> Iterator[tuple[RemovedBlob, int]]:
         """Delete the blobs that are still unreferenced; iterate over them and the bytes that each one frees."""
-        referenced = Graph(self.root).reach(name.digest for name in read_names(self.root))
+        referenced = CacheGraph(self.root).reach(name.digest for name in read_names(self.root))
         for digest, path, status in self.blobs:
             if digest not in referenced and _unchanged(path, status.st_mtime) and (freed := _remove(path)) is not None:
                 yield RemovedBlob(digest=digest, size=status.st_size), freed
@@ -97,7 +97,7 @@ def plan_prune(
 ) -> PrunePlan:
     """Return the plan for `Cache.prune`; times are in seconds."""
     now = time.time()
-    graph = Graph(root)
+    graph = CacheGraph(root)
     names = read_names(root)
     reached = {name: graph.reach([name.digest]) for name in names}
     requested = None if reference is None else Reference.parse(reference)

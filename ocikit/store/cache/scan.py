@@ -1,4 +1,4 @@
-"""Looking after a cache: what is there, and whether it is whole."""
+"""Contents of a cache: tags, snapshots, blobs, and their verification."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import json
 import os
 import re
 import stat
+from collections import defaultdict, deque
 from collections.abc import Iterable, Iterator
 from datetime import UTC, datetime
 from pathlib import Path
@@ -18,33 +19,36 @@ from attrs import frozen
 
 from ocikit import display
 from ocikit.errors import OcikitError
+from ocikit.spec import media_types
 from ocikit.spec.digest import Digest
 from ocikit.spec.document import DOCUMENT_LIMIT
-from ocikit.spec.manifest import parse_document
 from ocikit.spec.reference import Reference
 from ocikit.store.files import blob_path
+from ocikit.store.graph import Graph, Link
 from ocikit.store.results import CorruptBlob, VerifyResult, check_blobs
 
-_FOLDERS = 500  # that a look at a cache goes through
+_FOLDER_LIMIT = 500  # folders, and entries of each, that `repositories` visits
 
 _SNAPSHOT = re.compile(r"([a-z0-9]+)-([0-9a-f]{64,})")
 
 
 @frozen(kw_only=True)
 class CachedName:
-    """Something in a cache that names a manifest: the note on a tag, or a snapshot."""
+    """A tag or a snapshot in a cache."""
 
     repository: str
-    """Registry and name."""
+    """Registry and repository name."""
     tag: str | None
+    """None for a snapshot."""
     digest: Digest
+    """Digest of the manifest."""
     path: Path
     last_used: float
-    """When it was last used, in seconds since 1970."""
+    """Seconds since the epoch."""
 
     @property
     def is_snapshot(self) -> bool:
-        """Whether it is a folder of files."""
+        """Whether this is a folder of files."""
         return self.tag is None
 
     def __str__(self) -> str:
@@ -53,13 +57,14 @@ class CachedName:
 
 @frozen(kw_only=True, repr=False)
 class CachedRepository(display.Displayable):
-    """What a cache has of one repository."""
+    """Cached content of one repository."""
 
     name: str
     tags: tuple[str, ...]
     snapshots: int
+    """Number of snapshots."""
     size: int
-    """Bytes of the blobs that its tags and snapshots name; repositories share blobs."""
+    """Bytes of the blobs that its tags and snapshots reference. Repositories share blobs."""
     last_used: datetime
 
     def __rich_repr__(self) -> display.Description:
@@ -78,16 +83,17 @@ class CachedRepository(display.Displayable):
 
 @frozen(kw_only=True, repr=False)
 class CacheInfo(display.Displayable):
-    """What is in a cache, as it was when `Cache.scan` walked it."""
+    """Contents of a cache at the time of `Cache.scan`."""
 
     root: Path
     repositories: tuple[CachedRepository, ...]
-    """By size, largest first."""
+    """Sorted by size, largest first."""
     blobs: int
+    """Number of blobs."""
     size: int
-    """Bytes of all blobs, each counted once."""
+    """Bytes of all blobs."""
     partial: int
-    """Bytes of what isn't whole yet, or was left behind."""
+    """Bytes of unfinished transfers."""
 
     def __rich_repr__(self) -> display.Description:
         yield "root", display.display_path(self.root)
@@ -98,12 +104,17 @@ class CacheInfo(display.Displayable):
 
     def _facts(self) -> Iterator[tuple[str, object]]:
         yield from display.non_default_fields(self.__rich_repr__(), "repositories")
-        yield "make room", display.Code("ocikit.cache.prune(older_than=…)")
+        yield "free space", display.Code("ocikit.cache.prune(older_than=…)")
 
     def _sections(self) -> Iterator[display.Section]:
         rows = (
-            (r.name, display.Size(r.size), display.join_limited(r.tags, 5), display.Timestamp.of(r.last_used))
-            for r in self.repositories
+            (
+                repository.name,
+                display.Size(repository.size),
+                display.join_limited(repository.tags, 5),
+                display.Timestamp.of(repository.last_used),
+            )
+            for repository in self.repositories
         )
         headers = ("repository", "size", "tags", "last used")
         count = len(self.repositories)
@@ -111,28 +122,28 @@ class CacheInfo(display.Displayable):
 
 
 def read_names(root: Path) -> list[CachedName]:
-    """The tags and snapshots in a cache; notes that can't be read are none."""
-    found = []
+    """Return the tags and snapshots in a cache. Skip unreadable tags."""
+    names = []
     for path, status in files_below(root / "refs"):
         if path.suffix != ".json":
             continue
         with contextlib.suppress(OSError, ValueError, KeyError, TypeError, RecursionError, OcikitError):
-            noted = json.loads(path.read_bytes())
-            reference = Reference.parse(noted["reference"])
-            found.append(
+            record = json.loads(path.read_bytes())
+            reference = Reference.parse(record["reference"])
+            names.append(
                 CachedName(
                     repository=reference.name,
                     tag=reference.target,
-                    digest=Digest(noted["digest"]),
+                    digest=Digest(record["digest"]),
                     path=path,
                     last_used=status.st_mtime,
                 )
             )
-    found += _snapshots(root / "snapshots", ())
-    return found
+    names += _read_snapshots(root / "snapshots", ())
+    return names
 
 
-def _snapshots(folder: Path, parts: tuple[str, ...]) -> Iterator[CachedName]:
+def _read_snapshots(folder: Path, parts: tuple[str, ...]) -> Iterator[CachedName]:
     for entry in list_folder(folder):
         with contextlib.suppress(OSError, ValueError):
             if not entry.is_dir(follow_symlinks=False):
@@ -146,11 +157,11 @@ def _snapshots(folder: Path, parts: tuple[str, ...]) -> Iterator[CachedName]:
                     last_used=entry.stat().st_mtime,
                 )
             else:
-                yield from _snapshots(Path(entry.path), (*parts, entry.name))
+                yield from _read_snapshots(Path(entry.path), (*parts, entry.name))
 
 
 def list_folder(folder: Path) -> list[os.DirEntry[str]]:
-    """What is in a folder; nothing if it isn't there."""
+    """Return the entries of a folder; an empty list if it cannot be read."""
     try:
         with os.scandir(folder) as entries:
             return list(entries)
@@ -159,25 +170,25 @@ def list_folder(folder: Path) -> list[os.DirEntry[str]]:
 
 
 def repositories(root: Path, host: str) -> list[str]:
-    """The repositories of a registry that a cache has notes on. A look, not a walk: in a large cache it ends early."""
+    """Return repositories of a registry that have tags in a cache. The search is limited, for completion."""
     start = root / "refs" / quote(host, safe="")
-    found: list[Path] = []
-    waiting = [start]
-    for _ in range(_FOLDERS):
-        if not waiting:
+    folders: list[Path] = []
+    pending = deque([start])
+    for _ in range(_FOLDER_LIMIT):
+        if not pending:
             break
-        folder = waiting.pop(0)
+        folder = pending.popleft()
         with contextlib.suppress(OSError), os.scandir(folder) as entries:
-            for entry in itertools.islice(entries, _FOLDERS):
+            for entry in itertools.islice(entries, _FOLDER_LIMIT):
                 if entry.is_dir(follow_symlinks=False):
-                    waiting.append(folder / entry.name)
-                elif entry.name.endswith(".json") and folder not in found[-1:]:
-                    found.append(folder)
-    return sorted(unquote(folder.relative_to(start).as_posix()) for folder in found)
+                    pending.append(folder / entry.name)
+                elif entry.name.endswith(".json") and folder not in folders[-1:]:
+                    folders.append(folder)
+    return sorted(unquote(folder.relative_to(start).as_posix()) for folder in folders)
 
 
 def files_below(folder: Path) -> Iterator[tuple[Path, os.stat_result]]:
-    """All files below a folder, links not followed; what vanishes meanwhile is left out."""
+    """Iterate over all files below a folder without following links. Skip files that vanish meanwhile."""
     for entry in list_folder(folder):
         try:
             if entry.is_dir(follow_symlinks=False):
@@ -189,65 +200,57 @@ def files_below(folder: Path) -> Iterator[tuple[Path, os.stat_result]]:
 
 
 def blobs_in(root: Path) -> Iterator[tuple[Digest, Path, os.stat_result]]:
-    """The blobs of the cache at `root`."""
+    """Iterate over the blobs of a cache."""
     for path, status in files_below(root / "blobs"):
         with contextlib.suppress(ValueError):
             yield Digest(f"{path.parent.name}:{path.name}"), path, status
 
 
-class Graph:
-    """What names what, read from cached documents, each once."""
+class CacheGraph:
+    """References between cached documents and their content.
+
+    Args:
+        root: Folder of the cache.
+    """
 
     def __init__(self, root: Path) -> None:
         self._root = root
-        self._children: dict[Digest, tuple[tuple[Digest, bool], ...]] = {}
+        self._graph = Graph(self._read, strict=False)
 
     def reach(self, digests: Iterable[Digest]) -> set[Digest]:
-        """The documents' digests and all that they name, down to layers."""
-        seen: set[Digest] = set()
-        waiting = list(digests)
-        while waiting:
-            document = waiting.pop()
-            if document not in seen:
-                seen.add(document)
-                for child, is_document in self._named(document):
-                    if is_document:
-                        waiting.append(child)
-                    else:
-                        seen.add(child)
-        return seen
+        """Return the digests of documents and of all content that they reference."""
+        return self._graph.walk((Link(digest=digest) for digest in digests), subjects=False)
 
-    def _named(self, digest: Digest) -> tuple[tuple[Digest, bool], ...]:
-        if digest not in self._children:
-            self._children[digest] = ()
-            path = blob_path(self._root, digest)
-            with contextlib.suppress(OSError, OcikitError):
-                if path.stat().st_size <= DOCUMENT_LIMIT:
-                    children = parse_document(path.read_bytes()).children
-                    self._children[digest] = tuple((c.digest, c.is_document) for c in children)
-        return self._children[digest]
+    def _read(self, link: Link) -> bytes | None:
+        if link.media_type and not media_types.is_document(link.media_type):
+            return None
+        path = blob_path(self._root, link.digest)
+        with contextlib.suppress(OSError):
+            if path.stat().st_size <= DOCUMENT_LIMIT:
+                return path.read_bytes()
+        return None
 
 
 def scan(root: Path) -> CacheInfo:
-    """What is in the cache at `root`."""
-    graph = Graph(root)
+    """Return the contents of a cache."""
+    graph = CacheGraph(root)
     sizes = {digest: status.st_size for digest, _, status in blobs_in(root)}
-    by_repository: dict[str, list[CachedName]] = {}
+    by_repository: dict[str, list[CachedName]] = defaultdict(list)
     for name in read_names(root):
-        by_repository.setdefault(name.repository, []).append(name)
+        by_repository[name.repository].append(name)
     repositories = [
         CachedRepository(
             name=repository,
-            tags=tuple(sorted(n.tag for n in mine if n.tag is not None)),
-            snapshots=sum(n.is_snapshot for n in mine),
-            size=sum(sizes.get(digest, 0) for digest in graph.reach(n.digest for n in mine)),
-            last_used=datetime.fromtimestamp(max(n.last_used for n in mine), UTC),
+            tags=tuple(sorted(name.tag for name in names if name.tag is not None)),
+            snapshots=sum(name.is_snapshot for name in names),
+            size=sum(sizes.get(digest, 0) for digest in graph.reach(name.digest for name in names)),
+            last_used=datetime.fromtimestamp(max(name.last_used for name in names), UTC),
         )
-        for repository, mine in by_repository.items()
+        for repository, names in by_repository.items()
     ]
     return CacheInfo(
         root=root,
-        repositories=tuple(sorted(repositories, key=lambda r: (-r.size, r.name))),
+        repositories=tuple(sorted(repositories, key=lambda repository: (-repository.size, repository.name))),
         blobs=len(sizes),
         size=sum(sizes.values()),
         partial=sum(status.st_size for _, status in files_below(root / "partial")),
@@ -255,7 +258,7 @@ def scan(root: Path) -> CacheInfo:
 
 
 def verify(root: Path, *, remove: bool = False) -> VerifyResult:
-    """Hash all blobs of the cache at `root`; find the snapshot files that are links to corrupt blobs.
+    """Hash all blobs of a cache, and find the snapshot files that are links to corrupt blobs.
 
     Args:
         root: Folder of the cache.
@@ -276,16 +279,17 @@ def verify(root: Path, *, remove: bool = False) -> VerifyResult:
 
 def _links_to(corrupt: Iterable[CorruptBlob], folder: Path) -> Iterator[CorruptBlob]:
     """Iterate over the files below a folder that are links to corrupt blobs."""
-    inodes: dict[tuple[int, int], CorruptBlob] = {}
+    inodes: dict[tuple[int, int], tuple[CorruptBlob, Path]] = {}
     for blob in corrupt:
         if blob.path is not None:
             with contextlib.suppress(OSError):
                 status = blob.path.stat()
-                inodes[status.st_dev, status.st_ino] = blob
+                inodes[status.st_dev, status.st_ino] = blob, blob.path
     for path, status in files_below(folder):
         with contextlib.suppress(OSError):
             target = path.stat() if stat.S_ISLNK(status.st_mode) else status
-            if (linked := inodes.get((target.st_dev, target.st_ino))) and linked.path is not None:
+            if match := inodes.get((target.st_dev, target.st_ino)):
+                blob, blob_file = match
                 yield attrs.evolve(
-                    blob, path=path, detail=f"link to corrupt content: {display.display_path(linked.path)}"
+                    blob, path=path, detail=f"link to corrupt content: {display.display_path(blob_file)}"
                 )

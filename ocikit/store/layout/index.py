@@ -1,6 +1,6 @@
-"""`oci-layout` and `index.json` as they are on disk. image-spec image-layout.md#indexjson-file.
+"""The files `oci-layout` and `index.json`. image-spec image-layout.md#indexjson-file.
 
-Entries stay plain JSON from reading to writing: what another tool wrote, known here or not, comes out as it went in.
+Entries remain plain JSON from reading to writing, so that keys of other tools survive unchanged.
 """
 
 from __future__ import annotations
@@ -24,51 +24,49 @@ from ocikit.store.files import open_file
 HEADER = b'{"imageLayoutVersion":"1.0.0"}'
 EMPTY_INDEX: Mapping[str, Any] = {"schemaVersion": 2, "mediaType": media_types.OCI_INDEX, "manifests": []}
 
-INDEX_LIMIT = 64 << 20  # bytes; some 200,000 entries. A larger one is likelier to be no index at all
+INDEX_LIMIT = 64 << 20  # bytes, for about 200,000 entries; a larger file is probably not an index
 
-#: Where containerd and buildx keep an entry's full name. It belongs to one name, so another name doesn't inherit it.
+#: Annotation in which containerd and buildx store an entry's full name. It belongs to one name only.
 _CONTAINERD_NAME = "io.containerd.image.name"
 
-_ADVICE = 'to make a layout of it, open it with Layout(path) and push, or write to "oci:path:tag"'
+_HINT = 'to create a layout there, push with Layout(path), or write to "oci:path:tag"'
 
 
 def read_index(folder: Path, *, create: bool) -> dict[str, Any]:
-    """The JSON of `index.json`, with a list of manifests in any case.
+    """Return the JSON of `index.json`, always with a list of manifests.
 
     Args:
-        folder: the layout.
-        create: whether a folder that is no layout yet counts as an empty one.
+        folder: Folder of the layout.
+        create: Whether a folder without a layout is read as an empty layout.
+
     Raises:
-        NotFound: if the folder or one of its two files isn't there.
-        InvalidDocument: if one of them isn't what it should be.
-        ContentError: if one of them can't be read.
+        NotFound: The folder or one of the two files does not exist.
+        InvalidDocument: One of the files is invalid.
+        ContentError: One of the files cannot be read.
     """
     header = _read(folder / "oci-layout")
     raw = _read(folder / "index.json")
     if header is not None:
-        version = _json(header, folder / "oci-layout").get("imageLayoutVersion")
+        version = _parse(header, folder / "oci-layout").get("imageLayoutVersion")
         if not isinstance(version, str) or not version.startswith("1."):
             raise InvalidDocument(
-                f"{folder / 'oci-layout'} says imageLayoutVersion {quoted(version)}, expected 1.x @ $.imageLayoutVersion",
-                hint="a layout of this version can't be read here; ask whoever wrote it for version 1.0.0",
+                f"{folder / 'oci-layout'} has imageLayoutVersion {quoted(version)}, expected 1.x @ $.imageLayoutVersion",
+                hint="layouts of this version are not supported; write the layout with version 1.0.0",
             )
     elif not create:
         if not folder.is_dir():
-            raise NotFound(f"{folder} is not there, or is no folder", hint=_ADVICE)
-        raise NotFound(f"{folder} is no image layout: it has no file oci-layout", hint=_ADVICE)
+            raise NotFound(f"{folder} is not a folder, or does not exist", hint=_HINT)
+        raise NotFound(f"{folder} is not an image layout: it has no file oci-layout", hint=_HINT)
     if raw is not None:
-        index = _json(raw, folder / "index.json")
+        index = _parse(raw, folder / "index.json")
         manifests = index.get("manifests")
         if manifests is not None and not isinstance(manifests, list):
             raise InvalidDocument(f"{folder / 'index.json'}: expected an array @ $.manifests")
         return {**index, "manifests": manifests or []}
-    # A process that was killed while it made a layout may have left anything but blobs
+    # A process that was killed while it created the layout may have left anything except blobs
     if create and not any((folder / "blobs").glob("*/*")):
         return {**EMPTY_INDEX, "manifests": []}
-    raise NotFound(
-        f"{folder} is no whole image layout: it has no file index.json",
-        hint="copy it again; its blobs are of use only with the index",
-    )
+    raise NotFound(f"{folder} is an incomplete image layout: it has no file index.json", hint="copy the layout again")
 
 
 def _read(path: Path) -> bytes | None:
@@ -80,68 +78,74 @@ def _read(path: Path) -> bytes | None:
     except FileNotFoundError:
         return None
     raise InvalidDocument(
-        f"{path} is {size} bytes, above the limit of {INDEX_LIMIT}", hint="it is no index of a layout"
+        f"{path} is {size} bytes, above the limit of {INDEX_LIMIT}", hint="it is probably not a layout's index"
     )
 
 
-def _json(raw: bytes, path: Path) -> dict[str, Any]:
-    """The JSON of a file. A message never quotes what a link leads to: a layout of others may lead to a file of ours."""
+def _parse(raw: bytes, path: Path) -> dict[str, Any]:
+    """Parse the JSON of a file.
+
+    A message never quotes the target of a symlink: a hostile layout may link to a private file of the user.
+    """
     try:
         return load_json(raw, str(path), limit=INDEX_LIMIT)
     except InvalidDocument:
         if path.is_symlink():
-            raise InvalidDocument(
-                f"{path} leads to a file that is not its JSON", hint="copy the layout again"
-            ) from None
+            raise InvalidDocument(f"{path} is a link to invalid JSON", hint="copy the layout again") from None
         raise
 
 
 def encode_index(index: Mapping[str, Any]) -> bytes:
-    """The bytes of `index.json`. Escaped, since other tools may have left halves of surrogate pairs in it."""
+    """Return the bytes of `index.json`, in ASCII, because other tools may have written lone surrogates to it."""
     return json.dumps(index, separators=(",", ":")).encode()
 
 
 def to_descriptor(entry: Any) -> Descriptor:
-    """The descriptor that an entry is. Raises: InvalidDocument."""
+    """Return the descriptor of an entry.
+
+    Raises:
+        InvalidDocument: The entry is not a descriptor.
+    """
     return structure(entry, Descriptor)
 
 
-def digest_of(entry: Any) -> Any:
-    """The digest that an entry names, unchecked."""
+def digest_of(entry: Any) -> object:
+    """Return the digest of an entry, not validated, or None."""
     return entry.get("digest") if isinstance(entry, dict) else None
 
 
 def name_of(entry: Any) -> str | None:
-    """An entry's name, or None."""
+    """Return the name of an entry, or None."""
     annotations = entry.get("annotations") if isinstance(entry, dict) else None
     name = annotations.get(REF_NAME) if isinstance(annotations, dict) else None
     return name if isinstance(name, str) else None
 
 
 def without_name(descriptor: Descriptor) -> Descriptor:
-    """A descriptor without the name that one layout gave it: it means nothing elsewhere. image-spec annotations.md."""
-    kept = {key: text for key, text in descriptor.annotations.items() if key not in {REF_NAME, _CONTAINERD_NAME}}
-    return attrs.evolve(descriptor, annotations=Annotations(kept))
+    """Return a descriptor without its name, which has a meaning only within one layout. image-spec annotations.md."""
+    return attrs.evolve(descriptor, annotations=Annotations(_without_names(descriptor.annotations)))
 
 
 def new_entry(descriptor: Descriptor, *, name: str | None = None) -> dict[str, Any]:
-    """A new entry: the descriptor without its content, with a name."""
-    bare = attrs.evolve(without_name(descriptor), data=None)
-    entry = unstructure(bare)
+    """Return a new entry: the descriptor without embedded content, with a name."""
+    entry: dict[str, Any] = unstructure(attrs.evolve(without_name(descriptor), data=None))
     if name is not None:
         entry["annotations"] = {**entry.get("annotations", {}), REF_NAME: name}
     return entry
 
 
 def rename(entry: dict[str, Any], name: str | None) -> None:
-    """Give an entry a name, or take its name away; the rest of it stays."""
-    said = entry.get("annotations")
-    # Whatever else stands there names nothing
-    named = said if isinstance(said, dict) else {}
-    annotations = {k: v for k, v in named.items() if k not in {REF_NAME, _CONTAINERD_NAME}}
+    """Set the name of an entry, or remove it if `name` is None."""
+    annotations = entry.get("annotations")
+    # Replace a value that is not an object: it holds no names
+    renamed = _without_names(annotations if isinstance(annotations, dict) else {})
     if name is not None:
-        annotations[REF_NAME] = name
-    if annotations:
-        entry["annotations"] = annotations
+        renamed[REF_NAME] = name
+    if renamed:
+        entry["annotations"] = renamed
     else:
         entry.pop("annotations", None)
+
+
+def _without_names(annotations: Mapping[str, str]) -> dict[str, str]:
+    return {key: value for key, value in annotations.items() if key not in {REF_NAME, _CONTAINERD_NAME}}
