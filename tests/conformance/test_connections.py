@@ -12,7 +12,7 @@ from tests.conformance.content import digest_of
 pytestmark = pytest.mark.interop  # several connections in turn, with a moment for each
 
 REFUSED = {
-    "a chunk for nobody": ("PATCH", "blobs/uploads/nobody"),
+    "an unread chunk": ("PATCH", "blobs/uploads/nobody"),
     "the end of nothing": ("PUT", f"blobs/uploads/nobody?digest={digest_of(b'')}"),
     "a manifest of no digest": ("PUT", "manifests/sha256:baddigeststring"),
     "a blob of no digest": ("POST", "blobs/uploads/?digest=sha256:baddigeststring"),

@@ -131,7 +131,7 @@ class Wire:
             path: A path, or an absolute URL such as a Location.
             query: Parameters; a list repeats one.
             headers: Headers except Host, Content-Length and Authorization; a list repeats one.
-            body: Sent with its Content-Length; b"" is an empty body, None is no body.
+            body: Sent with its Content-Length; b"" is an empty body, None sends none.
             chunked: Send the body without its length, in chunks.
         """
         url = urljoin(self.url, path)

@@ -81,7 +81,7 @@ def _(scene: Site, met: Callable[[], None], *, closes: bool = True) -> None:
 
 
 @_quirk(
-    "ecr-stale-range", "reports the first chunk's range for ever", "containers-roadmap#2831, chalk#682", "push-chunks"
+    "ecr-stale-range", "reports the first chunk's range indefinitely", "containers-roadmap#2831, chalk#682", "push-chunks"
 )
 def _(scene: Site, met: Callable[[], None]) -> None:
     first: dict[str, str] = {}
@@ -188,7 +188,7 @@ def _(scene: Site, met: Callable[[], None]) -> None:
         return Response(416)
 
 
-@_quirk("ghcr-no-referrers", "has no referrers API, and says nothing of a subject",
+@_quirk("ghcr-no-referrers", "has no referrers API, and omits OCI-Subject",
         "attest-build-provenance#71, ghcr-cleanup-action#13, oras-java#773, oras#915", "referrers", "attach")  # fmt: skip
 def _(scene: Site, met: Callable[[], None]) -> None:
     @scene.before("GET", REFERRERS)
@@ -203,7 +203,7 @@ def _(scene: Site, met: Callable[[], None]) -> None:
 
 
 @_quirk(
-    "ghcr-expired-pat", "refuses an expired token even where everybody may read", "oras#1161, riverui#182", "pull-stale"
+    "ghcr-expired-pat", "rejects an expired token even for public content", "oras#1161, riverui#182", "pull-stale"
 )
 def _(scene: Site, met: Callable[[], None]) -> None:
     def refused(request: Request) -> Response | None:
@@ -286,7 +286,7 @@ def _(scene: Site, met: Callable[[], None]) -> None:
     scene.auth.before.append(too_much)
 
 
-@_quirk("hub-rate-limit", "counts every GET of a manifest, and says how many are left",
+@_quirk("hub-rate-limit", "counts every GET of a manifest, and reports the remaining number",
         "regclient#4, regclient#711, hub-feedback#2093", "pull", "inspect")  # fmt: skip
 def _(scene: Site, met: Callable[[], None], *, limit: int = 100) -> None:
     taken = Counter[str]()
@@ -330,7 +330,7 @@ def _(scene: Site, met: Callable[[], None]) -> None:
         return scene.unauthorized()
 
 
-@_quirk("harbor-head-length", "says with HEAD how long its answer would be if it were compressed",
+@_quirk("harbor-head-length", "returns the compressed Content-Length for HEAD",
         "oras-go#1176, oras-go#1177, oras#2054", "pull", "inspect", "copy-out")  # fmt: skip
 def _(scene: Site, met: Callable[[], None], *, stripped: bool = False) -> None:
     @scene.after("HEAD", MANIFEST)
@@ -354,7 +354,7 @@ def _(scene: Site, met: Callable[[], None]) -> None:
         answer.body = json.dumps(page).encode() if page else answer.body
 
 
-@_quirk("harbor-filters", "filters referrers without saying so, or says nothing and doesn't; reports absence as UNKNOWN",
+@_quirk("harbor-filters", "filters referrers without OCI-Filters-Applied, or does not filter; reports absence as UNKNOWN",
         "harbor#18413, harbor#18418, harbor#18430", "referrers", "pull-absent")  # fmt: skip
 def _(scene: Site, met: Callable[[], None]) -> None:
     @scene.before("GET", REFERRERS)
@@ -387,7 +387,7 @@ def _(scene: Site, met: Callable[[], None]) -> None:
         return None if "from" in request.query else error_response(400, "BLOB_UPLOAD_INVALID", "missing from")
 
 
-@_quirk("quay-types", "takes types that it knows only, and gives schema 1 to whoever doesn't name OCI's",
+@_quirk("quay-types", "accepts known types only, and returns schema 1 to clients that do not accept OCI types",
         "oras#738, che-plugin-registry#2082", "pull", "push-odd")  # fmt: skip
 def _(scene: Site, met: Callable[[], None]) -> None:
     @scene.before("GET|HEAD", MANIFEST)
@@ -559,7 +559,7 @@ def _(scene: Site, met: Callable[[], None], *, gone: bool = False) -> None:
         return None
 
 
-@_quirk("distribution-range-0-0", "says 0-0 of an upload without a byte, and reads no Content-Range of a PUT",
+@_quirk("distribution-range-0-0", "reports 0-0 for an empty upload, and ignores Content-Range of a PUT",
         "distribution-spec#577, distribution-spec#578, distribution-spec#590, distribution#2363, distribution#3755",
         "push", "push-chunks")  # fmt: skip
 def _(scene: Site, met: Callable[[], None]) -> None:
@@ -602,7 +602,7 @@ def _(scene: Site, met: Callable[[], None], *, sick: int | None = 1) -> None:
         return error_response(404, "BLOB_UPLOAD_INVALID", "blob upload invalid")
 
 
-@_quirk("zot-late-delete", "says 202 to a deletion, and deletes later", "oras#1083", "delete-manifest")
+@_quirk("zot-late-delete", "returns 202 for a deletion, and deletes later", "oras#1083", "delete-manifest")
 def _(scene: Site, met: Callable[[], None], *, looks: int = 1) -> None:
     going: dict[str, int] = {}
 

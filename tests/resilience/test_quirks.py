@@ -139,7 +139,7 @@ def test_broken_blob_never_restarts_in_same_session(wild, home, repo, behind, fi
     scene.proxy.on(
         "PUT", UPLOAD, when=lambda r: r.headers["Content-Length"] == str(len(LARGE)), cut_request=1 << 20, reset=True
     )
-    # The registry's session status is no better: "0-0"
+    # The registry's session status does not help: "0-0"
     scene.proxy.on("GET", UPLOAD, status=404, times=None)
     with scene.session(home) as session:
         session.push(scene.ref(repo), *files({"large": LARGE}))

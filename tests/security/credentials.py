@@ -208,7 +208,7 @@ def refused(scene, realms):
 
 
 @attack("GHSA-xf85-363p-868w (CVE-2026-48978), GHSA-28r5-37g7-p6mp", "Bearer realm=, from a registry over https, {}", ends="InvalidResponse|Unauthorized",
-        each={"of a host over http": PLAIN, "that is no URL, or can be read as two, or has a user": STRANGE})  # fmt: skip
+        each={"of a host over http": PLAIN, "that is invalid, ambiguous, or has a user": STRANGE})  # fmt: skip
 def a_realm_that_no_password_should_go_to_gets_none(scene, realms):
     refused(scene, realms)
 
@@ -340,7 +340,7 @@ def what_one_token_server_gave_is_not_sent_to_another(scene):
     scene.registry.on("GET|HEAD", ".*", times=None, status=401, headers={"WWW-Authenticate": f'Bearer realm="{scene.evil.url}/token",service="registry"'})  # fmt: skip
     scene.user(lambda: list(session.tags(ref)))
     assert scene.evil.seen("POST", "/token")
-    scene.given = "the user's own refresh token: a registry says where that goes"
+    scene.given = "the user's own refresh token: the registry chooses its target"
 
 
 @attack(

@@ -336,7 +336,7 @@ def documents_made_to_break_readers_are_refused(scene, raw):
 
 
 @attack("resource use", "lists of tags {}", ends="InvalidResponse|TooLarge|nothing",
-        each={"that lead back to where they were": "circle", "of 20 MB": "large", "of names that are none": "names"})  # fmt: skip
+        each={"that lead back to where they were": "circle", "of 20 MB": "large", "of invalid names": "names"})  # fmt: skip
 def lists_of_tags_come_to_an_end(scene, how):
     ref = scene.artifact(scene.layer(CONTENT))
     tags = {

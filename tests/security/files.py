@@ -189,7 +189,7 @@ ARCHIVES = {
     "a block device": [entry("a", type=tarfile.BLKTYPE, devmajor=8, devminor=0)],
     "a FIFO, and a file over it": [entry("a", type=tarfile.FIFOTYPE), entry("a", CONTENT)],
     "a file with setuid": [with_mode(0o4755)],
-    "a folder that nobody may enter, and a file in it": [folder("d", 0), entry("d/x", CONTENT)],
+    "a folder without permissions, and a file in it": [folder("d", 0), entry("d/x", CONTENT)],
     "the root as a link": [link(".", "../../attacker"), entry("x", CONTENT)],
     "the root as a file": [entry("./", CONTENT)],
     "a whiteout of the root": [entry(".wh..", b""), entry(".wh...", b""), entry(".wh.", b"")],

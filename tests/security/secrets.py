@@ -113,7 +113,7 @@ def credentials_that_do_not_work_are_not_shown(scene):
 
 
 @attack("secrets at rest", "a config.json of the user's with {}", ends="CredentialsError|Unauthorized|nothing",
-        each={"broken JSON": '{"auths": {"x": {"auth": "%s"', "an auth that is no base64": '{"auths": {"HOST": {"auth": "!%s"}}}',
+        each={"broken JSON": '{"auths": {"x": {"auth": "%s"', "an auth with invalid base64": '{"auths": {"HOST": {"auth": "!%s"}}}',
               "an auth without a colon": '{"auths": {"HOST": {"auth": "%s"}}}', "an auth that is a list": '{"auths": {"HOST": ["%s"]}}',
               "a password as a key": '{"auths": {"%s": {}}, "HttpHeaders": {"x": "%s"}}'})  # fmt: skip
 def a_damaged_file_of_credentials_is_not_quoted(scene, text):

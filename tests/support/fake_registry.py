@@ -76,7 +76,7 @@ class RegistryContent:
     tag_delete: bool = True
     multi_tags: bool = False
     etags: bool = False
-    page: int = 0  # maximum number of names on a page; 0 is no limit
+    page: int = 0  # maximum number of names on a page; 0 means unlimited
 
     blobs: dict[tuple[str, str], bytes] = field(factory=dict, init=False, repr=False)
     manifests: dict[tuple[str, str], tuple[bytes, str]] = field(factory=dict, init=False, repr=False)

@@ -123,7 +123,7 @@ class Site:
             if url.startswith(prefix) and url[len(prefix) : len(prefix) + 1] in {"", "/", "?"}:
                 return self._ways[prefix] + url[len(prefix) :]
         self.strays.append(url)
-        raise requests.ConnectionError(f"nobody stands for {url}")
+        raise requests.ConnectionError(f"no server stands for {url}")
 
     # The registry
 
