@@ -81,7 +81,10 @@ def _(scene: Site, met: Callable[[], None], *, closes: bool = True) -> None:
 
 
 @_quirk(
-    "ecr-stale-range", "reports the first chunk's range indefinitely", "containers-roadmap#2831, chalk#682", "push-chunks"
+    "ecr-stale-range",
+    "reports the first chunk's range indefinitely",
+    "containers-roadmap#2831, chalk#682",
+    "push-chunks",
 )
 def _(scene: Site, met: Callable[[], None]) -> None:
     first: dict[str, str] = {}
@@ -202,9 +205,7 @@ def _(scene: Site, met: Callable[[], None]) -> None:
             met()
 
 
-@_quirk(
-    "ghcr-expired-pat", "rejects an expired token even for public content", "oras#1161, riverui#182", "pull-stale"
-)
+@_quirk("ghcr-expired-pat", "rejects an expired token even for public content", "oras#1161, riverui#182", "pull-stale")
 def _(scene: Site, met: Callable[[], None]) -> None:
     def refused(request: Request) -> Response | None:
         if request.headers.get("Authorization", scene.authorization) == scene.authorization:
