@@ -1,4 +1,4 @@
-"""Many clients at once, of a server with two workers: nobody loses anything, and nobody sees half of anything."""
+"""Many concurrent clients of a server with two workers: no lost writes, and no partial reads."""
 
 import contextlib
 import json
@@ -36,29 +36,29 @@ def server(store):
 
 @pytest.fixture
 def clients(server):
-    """Opens a client with a connection of its own."""
+    """Return a function that opens a client with its own connection."""
     opened = []
 
-    def opening(host=server.host):
+    def open_client(host=server.host):
         opened.append(Client(str(len(opened)), None))
         opened[-1].connect(host)
         return opened[-1]
 
-    yield opening
+    yield open_client
     for client in opened:
         client.connect("")
 
 
-def at_once(acts):
-    """Do things at the same moment, each in a thread; gives the results."""
-    start = threading.Barrier(len(acts))
+def run_concurrently(calls):
+    """Call functions at the same moment, each in a thread, and return the results."""
+    start = threading.Barrier(len(calls))
 
-    def act(each):
+    def run(call):
         start.wait()
-        return each()
+        return call()
 
-    with ThreadPoolExecutor(len(acts)) as pool:
-        return [future.result() for future in [pool.submit(act, each) for each in acts]]
+    with ThreadPoolExecutor(len(calls)) as pool:
+        return [future.result() for future in [pool.submit(run, call) for call in calls]]
 
 
 def push(client, content, repository):
@@ -78,8 +78,8 @@ def put(client, raw, repository, tag):
 
 def test_concurrent_pushes_of_one_blob_succeed(clients, store, repo):
     content = os.urandom(300_000)
-    acts = [partial(push, clients(), content, repo) for _ in range(32)]
-    assert at_once(acts) == [201] * 32
+    calls = [partial(push, clients(), content, repo) for _ in range(32)]
+    assert run_concurrently(calls) == [201] * 32
     assert clients().ask("GET", f"/v2/{repo}/blobs/{Digest.of(content)}")[2] == content
     files = [path.name for path in (store / "blobs" / "sha256").iterdir()]
     assert files.count(Digest.of(content).encoded) == 1
@@ -90,8 +90,8 @@ def test_concurrent_tags_are_all_stored(clients, repo):
     content = os.urandom(10)
     assert push(clients(), content, repo) == 201
     tags = [f"t{n:02}" for n in range(32)]
-    acts = [partial(put, clients(), image(content, tag=tag), repo, tag) for tag in tags]
-    assert at_once(acts) == [201] * 32
+    calls = [partial(put, clients(), image(content, tag=tag), repo, tag) for tag in tags]
+    assert run_concurrently(calls) == [201] * 32
     assert json.loads(clients().ask("GET", f"/v2/{repo}/tags/list")[2])["tags"] == tags
     for tag in tags:
         assert clients().ask("GET", f"/v2/{repo}/manifests/{tag}")[2] == image(content, tag=tag)
@@ -113,14 +113,14 @@ def test_concurrent_pushes_of_one_tag_never_mix(clients, repo):
             seen.add(raw)
 
     with ThreadPoolExecutor(2) as pool:
-        looking = [pool.submit(look, clients()) for _ in range(2)]
+        readers = [pool.submit(look, clients()) for _ in range(2)]
         try:
-            acts = [partial(put, clients(), raw, repo, "v1") for raw in manifests]
-            assert at_once(acts) == [201] * 16
+            calls = [partial(put, clients(), raw, repo, "v1") for raw in manifests]
+            assert run_concurrently(calls) == [201] * 16
         finally:
             over.set()
-        for each in looking:
-            each.result()
+        for future in readers:
+            future.result()
     assert seen <= set(manifests)
     assert put(first, manifests[3], repo, "v1") == 201
     assert clients().ask("GET", f"/v2/{repo}/manifests/v1")[2] == manifests[3]
@@ -131,18 +131,18 @@ def test_one_of_many_chunks_for_one_offset_is_accepted(clients, repo, ranged):
     location = clients().ask("POST", f"/v2/{repo}/blobs/uploads/")[1]["Location"]
     chunks = [bytes([n]) * 200_000 for n in range(8)]
     headers = {"Content_Range": "0-199999"} if ranged else {}
-    acts = [partial(clients().ask, "PATCH", location, chunk, **headers) for chunk in chunks]
-    answers = at_once(acts)
-    taken = [chunk for chunk, answer in zip(chunks, answers, strict=True) if answer[0] == 202]
-    assert {answer[0] for answer in answers} <= {202, 416}
+    calls = [partial(clients().ask, "PATCH", location, chunk, **headers) for chunk in chunks]
+    responses = run_concurrently(calls)
+    accepted = [chunk for chunk, response in zip(chunks, responses, strict=True) if response[0] == 202]
+    assert {response[0] for response in responses} <= {202, 416}
     if ranged:
-        assert len(taken) == 1
+        assert len(accepted) == 1
     size = clients().ask("GET", location)[1]["Range"]
-    assert size == f"0-{200_000 * len(taken) - 1}"
-    # In one order or another, each is whole
-    whole = b"".join(sorted(taken))
-    if len(taken) == 1:
-        assert clients().ask("PUT", f"{location}?digest={Digest.of(whole)}")[0] == 201
+    assert size == f"0-{200_000 * len(accepted) - 1}"
+    # Each chunk is complete, in any order
+    joined = b"".join(sorted(accepted))
+    if len(accepted) == 1:
+        assert clients().ask("PUT", f"{location}?digest={Digest.of(joined)}")[0] == 201
 
 
 def test_second_chunk_is_rejected_during_a_transfer(server, clients, repo):
@@ -156,7 +156,7 @@ def test_second_chunk_is_rejected_during_a_transfer(server, clients, repo):
         assert clients().ask("PUT", f"{location}?digest={Digest.of(content[:size])}")[0] == 416
         sending(content[300_000:])
         arrived(clients(), location, len(content))
-    # The lock is gone when the answer is
+    # The lock is released just before the response is sent
     while (status := clients().ask("PUT", f"{location}?digest={Digest.of(content)}")[0]) == 416:
         time.sleep(0.01)
     assert status == 201
@@ -164,7 +164,7 @@ def test_second_chunk_is_rejected_during_a_transfer(server, clients, repo):
 
 @contextlib.contextmanager
 def slow(server, location, length=None):
-    """A PATCH in the middle of its body; gives what sends more of it. Without a length, it is chunked."""
+    """Start a PATCH and yield the function that sends its body; without a length, the body is chunked."""
     host, port = server.host.split(":")
     with socket.create_connection((host, int(port)), timeout=30) as connection:
         how = "Transfer-Encoding: chunked" if length is None else f"Content-Length: {length}"
@@ -177,27 +177,27 @@ def slow(server, location, length=None):
 
 
 def arrived(client, location, size):
-    """Wait until so much of an upload has been kept, and give how much that is; the test's timeout ends this.
+    """Wait until `size` bytes of an upload are stored, and return the stored size; the test's timeout limits this.
 
-    A server takes a body by pieces, and waits until each is whole or the client is gone.
+    A server reads a body in chunks, and waits until a chunk is complete or the client has disconnected.
     """
-    while (found := int(client.ask("GET", location)[1]["Range"].partition("-")[2]) + 1) < size:
+    while (stored := int(client.ask("GET", location)[1]["Range"].partition("-")[2]) + 1) < size:
         time.sleep(0.01)
-    return found
+    return stored
 
 
 def members(server):
-    """The processes of a server."""
-    found = []
+    """Return the /proc folders of the processes of a server."""
+    folders = []
     for path in Path("/proc").glob("[0-9]*/stat"):
         with contextlib.suppress(OSError):
             if int(path.read_text().rpartition(")")[2].split()[3]) == server._child.process.pid:
-                found.append(path.parent)
-    return found
+                folders.append(path.parent)
+    return folders
 
 
 def descriptors(server):
-    """How many files of uploads and blobs its processes have open."""
+    """Return the number of upload and blob files that the server's processes have open."""
     names = []
     for process in members(server):
         for fd in (process / "fd").iterdir():
@@ -207,9 +207,9 @@ def descriptors(server):
 
 
 def test_every_worker_keeps_its_database_locks(server, clients, store, repo):
-    """Without them another process takes the database for its own, and cuts a file that others have in their memory."""
-    acts = [partial(push, clients(), os.urandom(1000), repo) for _ in range(32)]
-    assert at_once(acts) == [201] * 32
+    """Without locks another process assumes that it is alone, and truncates a file that is mapped by others."""
+    calls = [partial(push, clients(), os.urandom(1000), repo) for _ in range(32)]
+    assert run_concurrently(calls) == [201] * 32
     mapped = os.stat(store / "registry.db-shm").st_ino
     lines = [line.split() for line in Path("/proc/locks").read_text().splitlines()]
     holders = {fields[4] for fields in lines if fields[5].endswith(f":{mapped}")}
@@ -260,14 +260,14 @@ def test_slow_reader_survives_delete(clients, server, store, repo):
     with socket.create_connection((host, int(port)), timeout=30) as reading:
         request = f"GET /v2/{repo}/blobs/{digest} HTTP/1.1\r\nHost: {server.host}\r\nConnection: close\r\n\r\n"
         reading.sendall(request.encode())
-        got = reading.recv(1000)
+        data = reading.recv(1000)
         assert client.ask("DELETE", f"/v2/{repo}/blobs/{digest}")[0] == 202
         assert client.ask("GET", f"/v2/{repo}/blobs/{digest}")[0] == 404
-        # As the collector would after the grace period
+        # As garbage collection does after the grace period
         (store / "blobs" / "sha256" / digest.encoded).unlink()
         while part := reading.recv(1 << 20):
-            got += part
-    assert got.partition(b"\r\n\r\n")[2] == content
+            data += part
+    assert data.partition(b"\r\n\r\n")[2] == content
     assert client.ask("GET", f"/v2/{repo}/blobs/{digest}")[0] == 404
     assert push(client, content, repo) == 201
 
@@ -278,7 +278,7 @@ def test_readers_of_a_new_repository_see_nothing_or_all(clients, repo):
     over = threading.Event()
 
     def read(client):
-        """Until the tag is there; gives how often it wasn't."""
+        """Read until the tag exists, and return the number of attempts."""
         turns = 0
         while True:
             turns += 1
@@ -286,10 +286,10 @@ def test_readers_of_a_new_repository_see_nothing_or_all(clients, repo):
             tags = client.ask("GET", f"/v2/{repo}/tags/list")
             assert tags[0] in {200, 404}
             assert tags[0] == 404 or json.loads(tags[2])["tags"] in ([], ["v1"])
-            status, _, found = client.ask("GET", f"/v2/{repo}/manifests/v1")
+            status, _, body = client.ask("GET", f"/v2/{repo}/manifests/v1")
             assert status in {200, 404}
             if status == 200:
-                assert found == raw
+                assert body == raw
                 for content in contents:
                     assert client.ask("GET", f"/v2/{repo}/blobs/{Digest.of(content)}")[2] == content
                 return turns
@@ -302,8 +302,8 @@ def test_readers_of_a_new_repository_see_nothing_or_all(clients, repo):
         over.set()
         return 0
 
-    acts = [partial(read, clients()) for _ in range(6)]
-    assert all(at_once([*acts, partial(write, clients())])[:-1])
+    calls = [partial(read, clients()) for _ in range(6)]
+    assert all(run_concurrently([*calls, partial(write, clients())])[:-1])
 
 
 def test_limits_apply_to_all_workers_together(tmp_path):
@@ -321,21 +321,21 @@ def test_limits_apply_to_all_workers_together(tmp_path):
 
         clients = [opened() for _ in range(16)]
         contents = [os.urandom(30_000) for _ in clients]
-        acts = [partial(push, client, content, "a") for client, content in zip(clients, contents, strict=True)]
-        answers = at_once(acts)
-        assert (answers.count(201), answers.count(413)) == (3, 13)
+        calls = [partial(push, client, content, "a") for client, content in zip(clients, contents, strict=True)]
+        responses = run_concurrently(calls)
+        assert (responses.count(201), responses.count(413)) == (3, 13)
         started = [clients[n % 16].ask("POST", "/v2/b/blobs/uploads/") for n in range(25)]
         assert [status for status, _, _ in started] == [202] * 20 + [429] * 5
-        # One that ends makes room for one more, whichever worker is asked
+        # A cancelled upload allows one more, on any worker
         assert clients[0].ask("DELETE", started[0][1]["Location"])[0] == 204
         assert sorted(client.ask("POST", "/v2/b/blobs/uploads/")[0] for client in clients[:4]) == [202, 429, 429, 429]
 
 
 def test_crowd_loses_nothing_during_garbage_collection():
-    found = soak_crowd.soak(3)
-    assert found["push"] > 10
-    assert found["pull"] > 10
-    assert found["collections"] > 2
+    result = soak_crowd.soak(3)
+    assert result["push"] > 10
+    assert result["pull"] > 10
+    assert result["collections"] > 2
 
 
 def test_store_is_valid_after_all_tests(server, store):

@@ -1,4 +1,4 @@
-"""What is acknowledged is on the disk, in an order that a power cut can't harm; and a disk that is full harms nothing."""
+"""Durability of acknowledged writes: order of syncs and renames, full disks, and quotas."""
 
 import contextlib
 import io
@@ -22,25 +22,25 @@ from tests.support.wsgi import call
 MANIFEST = "application/vnd.oci.image.manifest.v1+json"
 
 
-@pytest.fixture(params=[True, False], ids=["durable", "hasty"])
+@pytest.fixture(params=[True, False], ids=["durable", "unsynced"])
 def durable(request):
     return request.param
 
 
 class Recorder:
-    """What happens to the disk, in order: ("fsync", path), ("rename", from, to), ("commit", whether synced)."""
+    """Records disk operations in order: ("fsync", path), ("rename", from, to), ("commit", synced)."""
 
     def __init__(self, monkeypatch, root):
-        self.root, self.said = Path(root), []
+        self.root, self.operations = Path(root), []
         fsync, replace = os.fsync, os.replace
 
         def recorded_fsync(fd):
             fsync(fd)
-            self.said.append(("fsync", self.name(os.readlink(f"/proc/self/fd/{fd}"))))
+            self.operations.append(("fsync", self.name(os.readlink(f"/proc/self/fd/{fd}"))))
 
         def recorded_replace(source, target):
             replace(source, target)
-            self.said.append(("rename", self.name(source), self.name(target)))
+            self.operations.append(("rename", self.name(source), self.name(target)))
 
         monkeypatch.setattr(os, "fsync", recorded_fsync)
         monkeypatch.setattr(os, "replace", recorded_replace)
@@ -49,26 +49,26 @@ class Recorder:
         @sa.event.listens_for(engine, "commit")
         def commit(connection):
             level = connection.exec_driver_sql("PRAGMA synchronous").scalar()
-            self.said.append(("commit", level == 2))
+            self.operations.append(("commit", level == 2))
 
     def name(self, path):
-        """Where, below the root; random parts left out."""
+        """Return a path relative to the root, without random parts."""
         parts = Path(path).relative_to(self.root).parts
         if parts[:1] == ("uploads",):
             return "session"
         if parts and parts[-1].startswith("."):
-            return "beside"
+            return "temporary"
         return "/".join(parts)
 
     def during(self, act):
-        self.said.clear()
+        self.operations.clear()
         result = act()
-        return result, list(self.said)
+        return result, list(self.operations)
 
 
 @pytest.fixture
-def recorded(monkeypatch, tmp_path, durable):
-    """A registry that has its folders, and what it does to the disk."""
+def recording(monkeypatch, tmp_path, durable):
+    """Return a recorder and a registry whose folders exist."""
     root = tmp_path.resolve() / "store"
     root.mkdir()
     recorder = Recorder(monkeypatch, root)
@@ -83,8 +83,8 @@ def recorded(monkeypatch, tmp_path, durable):
 
 def push(application, content, repository="a"):
     digest = Digest.of(content)
-    answer = call(application, "POST", f"/v2/{repository}/blobs/uploads/?digest={digest}", {}, content)
-    return answer
+    response = call(application, "POST", f"/v2/{repository}/blobs/uploads/?digest={digest}", {}, content)
+    return response
 
 
 def manifest(content):
@@ -97,33 +97,33 @@ def put(application, content, tag, raw=None):
     return call(application, "PUT", f"/v2/a/manifests/{tag}", {"Content-Type": MANIFEST}, raw)
 
 
-def test_blob_is_synced_before_it_is_acknowledged(recorded, durable):
-    recorder, application = recorded
+def test_blob_is_synced_before_it_is_acknowledged(recording, durable):
+    recorder, application = recording
     name = f"blobs/sha256/{Digest.of(b'content').encoded}"
-    answer, said = recorder.during(lambda: push(application, b"content"))
-    assert answer.status == 201
-    assert said == (
+    response, operations = recorder.during(lambda: push(application, b"content"))
+    assert response.status == 201
+    assert operations == (
         [("fsync", "session"), ("rename", "session", name), ("fsync", "blobs/sha256"), ("commit", True)]
         if durable
         else [("rename", "session", name), ("commit", False)]
     )
 
 
-def test_manifest_is_synced_before_it_is_acknowledged(recorded, durable):
-    recorder, application = recorded
+def test_manifest_is_synced_before_it_is_acknowledged(recording, durable):
+    recorder, application = recording
     push(application, b"content")
     name = f"blobs/sha256/{Digest.of(manifest(b'content')).encoded}"
-    answer, said = recorder.during(lambda: put(application, b"content", "v1"))
-    assert answer.status == 201
-    assert said == (
-        [("fsync", "beside"), ("rename", "beside", name), ("fsync", "blobs/sha256"), ("commit", True)]
+    response, operations = recorder.during(lambda: put(application, b"content", "v1"))
+    assert response.status == 201
+    assert operations == (
+        [("fsync", "temporary"), ("rename", "temporary", name), ("fsync", "blobs/sha256"), ("commit", True)]
         if durable
-        else [("rename", "beside", name), ("commit", False)]
+        else [("rename", "temporary", name), ("commit", False)]
     )
 
 
-def test_tag_mount_and_delete_are_one_transaction_each(recorded, durable):
-    recorder, application = recorded
+def test_tag_mount_and_delete_are_one_transaction_each(recording, durable):
+    recorder, application = recording
     blob = Digest.of(b"first")
     for act, status in (
         (lambda: put(application, b"first", "second"), 201),
@@ -132,28 +132,30 @@ def test_tag_mount_and_delete_are_one_transaction_each(recorded, durable):
         (lambda: call(application, "DELETE", "/v2/a/manifests/second"), 202),
         (lambda: call(application, "DELETE", f"/v2/a/manifests/{Digest.of(manifest(b'first'))}"), 202),
     ):
-        answer, said = recorder.during(act)
-        assert (answer.status, said) == (status, [("commit", durable)])
+        response, operations = recorder.during(act)
+        assert (response.status, operations) == (status, [("commit", durable)])
 
 
-def test_reads_write_nothing(recorded):
-    recorder, application = recorded
+def test_reads_write_nothing(recording):
+    recorder, application = recording
     blob = Digest.of(b"first")
     for path in (f"blobs/{blob}", "manifests/first", "tags/list", f"referrers/{blob}"):
         for method in ("HEAD", "GET"):
-            answer, said = recorder.during(lambda method=method, path=path: call(application, method, f"/v2/a/{path}"))
-            assert (answer.status, said) == (200, [])
+            response, operations = recorder.during(
+                lambda method=method, path=path: call(application, method, f"/v2/a/{path}")
+            )
+            assert (response.status, operations) == (200, [])
 
 
-def test_access_time_is_written_without_sync(recorded):
-    recorder, application = recorded
+def test_access_time_is_written_without_sync(recording):
+    recorder, application = recording
     push(application, b"old")
     with application.storage.metadata.engine.begin() as connection:
         connection.execute(sa.text("UPDATE blobs SET touched = touched - 1800"))
-    answer, said = recorder.during(lambda: call(application, "HEAD", f"/v2/a/blobs/{Digest.of(b'old')}"))
-    assert (answer.status, said) == (200, [("commit", False)])
-    answer, said = recorder.during(lambda: call(application, "HEAD", f"/v2/a/blobs/{Digest.of(b'old')}"))
-    assert (answer.status, said) == (200, [])
+    response, operations = recorder.during(lambda: call(application, "HEAD", f"/v2/a/blobs/{Digest.of(b'old')}"))
+    assert (response.status, operations) == (200, [("commit", False)])
+    response, operations = recorder.during(lambda: call(application, "HEAD", f"/v2/a/blobs/{Digest.of(b'old')}"))
+    assert (response.status, operations) == (200, [])
 
 
 def test_new_folders_are_synced_before_their_content(monkeypatch, tmp_path):
@@ -161,14 +163,18 @@ def test_new_folders_are_synced_before_their_content(monkeypatch, tmp_path):
     root.mkdir()
     recorder = Recorder(monkeypatch, root)
     storage = file_storage(root)
-    assert recorder.said == [("fsync", "")]
+    assert recorder.operations == [("fsync", "")]
     recorder.watch(storage.metadata.engine)
     name = f"blobs/sha256/{Digest.of(b'content').encoded}"
-    _, said = recorder.during(lambda: push(Application(storage), b"content"))
-    assert said == [
-        ("fsync", "session"), ("fsync", ""), ("fsync", "blobs"),
-        ("rename", "session", name), ("fsync", "blobs/sha256"), ("commit", True),
-    ]  # fmt: skip
+    _, operations = recorder.during(lambda: push(Application(storage), b"content"))
+    assert operations == [
+        ("fsync", "session"),
+        ("fsync", ""),
+        ("fsync", "blobs"),
+        ("rename", "session", name),
+        ("fsync", "blobs/sha256"),
+        ("commit", True),
+    ]
     storage.close()
 
 
@@ -183,30 +189,30 @@ def application(tmp_path):
 
 
 @contextlib.contextmanager
-def small_files(most):
-    """No file may get larger: the kernel refuses to write."""
+def file_size_limit(size):
+    """Limit the size of files: the kernel rejects larger writes."""
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (most, hard))
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
     try:
         yield
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
 
 
-def refused(answer):
-    assert answer.status == 507
-    assert answer.code == "UNKNOWN"
-    assert "full" in answer.errors[0]["message"]
+def assert_disk_full(response):
+    assert response.status == 507
+    assert response.code == "UNKNOWN"
+    assert "full" in response.errors[0]["message"]
 
 
 def resume(application, location, content):
-    """Ask how far the upload is, and go on there; gives what was there."""
-    answer = call(application, "GET", location)
-    assert answer.status == 204
-    size = int(answer.headers["range"].partition("-")[2]) + 1
-    said = f"{size}-{len(content) - 1}"
-    answer = call(application, "PATCH", location, {"Content-Range": said}, content[size:])
-    assert answer.status == 202
+    """Resume an upload, and return the stored size at which it continued."""
+    response = call(application, "GET", location)
+    assert response.status == 204
+    size = int(response.headers["range"].partition("-")[2]) + 1
+    content_range = f"{size}-{len(content) - 1}"
+    response = call(application, "PATCH", location, {"Content-Range": content_range}, content[size:])
+    assert response.status == 202
     digest = Digest.of(content)
     assert call(application, "PUT", f"{location}?digest={digest}").status == 201
     assert call(application, "GET", f"/v2/a/blobs/{digest}").body == content
@@ -220,10 +226,13 @@ def test_upload_on_full_disk_resumes_when_space_is_free(application, size, range
     location = call(application, "POST", "/v2/a/blobs/uploads/").headers["location"]
     assert call(application, "PATCH", location, {}, content[:50_000]).status == 202
     headers = {"Content-Range": f"50000-{size - 1}"} if ranged else {}
-    with small_files(200_000):
-        refused(call(application, "PATCH", location, headers, content[50_000:]))
-        refused(call(application, "PUT", f"{location}?digest={Digest.of(content)}", headers, content[50_000:])
-                if ranged else call(application, "PATCH", location, {}, b"more"))  # fmt: skip
+    with file_size_limit(200_000):
+        assert_disk_full(call(application, "PATCH", location, headers, content[50_000:]))
+        assert_disk_full(
+            call(application, "PUT", f"{location}?digest={Digest.of(content)}", headers, content[50_000:])
+            if ranged
+            else call(application, "PATCH", location, {}, b"more")
+        )
         assert call(application, "HEAD", f"/v2/a/blobs/{Digest.of(content)}").status == 404
     assert list(application.storage.blobs.iterate()) == []
     assert resume(application, location, content) == (50_000 if ranged else 200_000)
@@ -231,8 +240,8 @@ def test_upload_on_full_disk_resumes_when_space_is_free(application, size, range
 
 def test_monolithic_upload_on_full_disk_leaves_no_blob(application):
     content = os.urandom(300_000)
-    with small_files(200_000):
-        refused(push(application, content))
+    with file_size_limit(200_000):
+        assert_disk_full(push(application, content))
     assert application.storage.uploads.count() == 0
     assert push(application, content).status == 201
 
@@ -240,8 +249,8 @@ def test_monolithic_upload_on_full_disk_leaves_no_blob(application):
 def test_manifest_on_full_disk_is_not_stored(application, tmp_path):
     push(application, b"content")
     raw = manifest(b"content") + b" " * 300_000
-    with small_files(200_000):
-        refused(put(application, b"content", "v1", raw))
+    with file_size_limit(200_000):
+        assert_disk_full(put(application, b"content", "v1", raw))
     assert call(application, "GET", "/v2/a/manifests/v1").status == 404
     assert not [path for path in (tmp_path / "store" / "blobs").rglob(".*") if path.is_file()]
     assert put(application, b"content", "v1", raw).status == 201
@@ -256,10 +265,10 @@ def test_full_database_acknowledges_nothing(application):
 
     sa.event.listen(engine, "begin", no_room)
     repository = "a/" + "/".join(["long-name-of-a-repository"] * 8)
-    found = [push(application, os.urandom(10), f"{repository}-{n}").status for n in range(100)]
+    statuses = [push(application, os.urandom(10), f"{repository}-{n}").status for n in range(100)]
     sa.event.remove(engine, "begin", no_room)
-    assert set(found) == {201, 507}
-    first = found.index(507)
+    assert set(statuses) == {201, 507}
+    first = statuses.index(507)
     assert push(application, b"after", f"{repository}-{first}").status in {201, 507}
     assert verify(application.storage).ok
     with engine.connect() as connection:
@@ -268,12 +277,12 @@ def test_full_database_acknowledges_nothing(application):
 
 
 def test_store_recovers_from_full_file_system(tmp_path):
-    """With a file system of its own, where this is allowed."""
+    """Uses a separate file system, if the test may mount one."""
     disk = tmp_path / "disk"
     disk.mkdir()
     mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=2m", "tmpfs", disk], capture_output=True, check=False)
     if mounted.returncode:
-        pytest.skip(f"mounting is for root: {mounted.stderr.decode().strip()}")
+        pytest.skip(f"mount requires root: {mounted.stderr.decode().strip()}")
     try:
         storage = file_storage(disk / "store")
         application = Application(storage)
@@ -284,7 +293,7 @@ def test_store_recovers_from_full_file_system(tmp_path):
             while file.write(bytes(4096)):
                 if os.statvfs(disk).f_bavail * 4096 < 400_000:
                     break
-        refused(call(application, "PATCH", location, {}, content))
+        assert_disk_full(call(application, "PATCH", location, {}, content))
         assert list(storage.blobs.iterate()) == []
         filler.unlink()
         assert 0 < resume(application, location, content) < 600_000
@@ -305,7 +314,9 @@ def test_failed_last_step_keeps_the_upload_session(application, monkeypatch):
 
         with monkeypatch.context() as patch:
             patch.setattr(os, name, fail)
-            refused(call(application, "PUT", f"{location}?digest={digest}", {}, content if name == "fsync" else b""))
+            assert_disk_full(
+                call(application, "PUT", f"{location}?digest={digest}", {}, content if name == "fsync" else b"")
+            )
         assert call(application, "GET", location).headers["range"] == "0-999"
         assert call(application, "HEAD", f"/v2/a/blobs/{digest}").status == 404
     assert call(application, "PUT", f"{location}?digest={digest}").status == 201
@@ -334,13 +345,13 @@ def test_full_repository_rejects_blobs(tmp_path):
     storage = file_storage(tmp_path / "store")
     application = Application(storage, settings=Settings(limits=Limits(repository=100)))
     assert push(application, b"x" * 60).status == 201
-    answer = push(application, b"y" * 41)
-    assert (answer.status, answer.code) in {(413, "DENIED"), (413, "SIZE_INVALID")}
+    response = push(application, b"y" * 41)
+    assert (response.status, response.code) in {(413, "DENIED"), (413, "SIZE_INVALID")}
     assert push(application, b"y" * 40).status == 201
     assert push(application, b"z").status == 413
     assert push(application, b"z" * 100, "b").status == 201
-    answer = call(application, "POST", f"/v2/a/blobs/uploads/?mount={Digest.of(b'z' * 100)}&from=b")
-    assert answer.status == 413
+    response = call(application, "POST", f"/v2/a/blobs/uploads/?mount={Digest.of(b'z' * 100)}&from=b")
+    assert response.status == 413
     assert call(application, "DELETE", f"/v2/a/blobs/{Digest.of(b'y' * 40)}").status == 202
     assert push(application, b"z").status == 201
     assert storage.metadata.used_bytes("a") == 61
@@ -355,7 +366,7 @@ def test_chunked_upload_respects_the_repository_quota(tmp_path):
     assert call(application, "PATCH", location, {}, b"x" * 60).status == 413
     assert call(application, "PATCH", location, {}, [b"x" * 60]).status == 413
     assert push(application, b"y" * 50).status == 201
-    # What was left when it began is taken by now
+    # The space that was free at the start is used now
     assert call(application, "PUT", f"{location}?digest={Digest.of(b'x' * 60)}").status == 413
     assert storage.metadata.used_bytes("a") == 50
     storage.close()
@@ -369,12 +380,12 @@ def test_sessions_are_limited_in_total_and_per_user(tmp_path):
     begin = lambda: call(application, "POST", "/v2/a/blobs/uploads/")  # noqa: E731
     first = begin()
     assert first.status == 202
-    answer = begin()
-    assert (answer.status, answer.code) == (429, "TOOMANYREQUESTS")
-    assert int(answer.headers["retry-after"]) > 0
+    response = begin()
+    assert (response.status, response.code) == (429, "TOOMANYREQUESTS")
+    assert int(response.headers["retry-after"]) > 0
     assert call(application, "DELETE", first.headers["location"]).status == 204
     assert begin().status == 202
-    # What expired makes room
+    # Expired uploads free their place
     for path in (tmp_path / "store" / "uploads").iterdir():
         os.utime(path, (0, 0))
     assert begin().status == 429

@@ -78,15 +78,8 @@ def load_key(path: str | os.PathLike[str]) -> bytes:
 def _create_key(path: Path) -> None:
     """Write a new key, unless another process writes one first."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f"{path.name}.{secrets.token_hex(8)}")
-    try:
-        with atomic_writer(temporary, mode=0o600) as file:
-            file.write(secrets.token_hex(_KEY_SIZE).encode() + b"\n")
-        # Unlike a rename, a link never replaces the key that another process created
-        with contextlib.suppress(FileExistsError):
-            os.link(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    with contextlib.suppress(FileExistsError), atomic_writer(path, mode=0o600, replace=False) as file:
+        file.write(secrets.token_hex(_KEY_SIZE).encode() + b"\n")
 
 
 class Signer:

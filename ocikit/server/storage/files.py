@@ -126,7 +126,6 @@ class FileBlobs(BlobStore):
         with atomic_writer(path, mode=0o444, sync=self.durable) as file:
             while chunk := stream.read(BUFFER):
                 file.write(chunk)
-        self._sync_folder(path)
 
     def put_file(self, digest: Digest, path: Path) -> None:
         """Rename a file on the same file system; copy it otherwise."""

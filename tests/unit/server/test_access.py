@@ -1,4 +1,4 @@
-"""Who may do what on our registry, tried by those who may not: rules, passwords, and one repository's content in another."""
+"""Access control of the server: rules, htpasswd files, throttling, and isolation of repositories."""
 
 import base64
 import json
@@ -81,7 +81,7 @@ def app(users):
 
 @pytest.fixture
 def bcrypts(monkeypatch):
-    """The costs of the hashes that passwords were checked against."""
+    """Return the bcrypt prefixes of the hashes that were checked."""
     checked, real = [], bcrypt.checkpw
     monkeypatch.setattr(bcrypt, "checkpw", lambda p, h: (checked.append(h[:7]), real(p, h))[1])
     return checked
@@ -102,8 +102,8 @@ def manifest(config):
 def push_manifest(app, repository, tag, headers):
     raw = manifest(Digest.of(b"{}"))
     push(app, repository, b"{}", headers)
-    answer = call(app, "PUT", f"/v2/{repository}/manifests/{tag}", {**headers, "Content-Type": mt.OCI_MANIFEST}, raw)
-    assert answer.status == 201, answer
+    response = call(app, "PUT", f"/v2/{repository}/manifests/{tag}", {**headers, "Content-Type": mt.OCI_MANIFEST}, raw)
+    assert response.status == 201, response
     return Digest.of(raw)
 
 
@@ -177,11 +177,11 @@ def test_invalid_rules_file_is_rejected(tmp_path, text):
         Rules.load(tmp_path / "rules.toml")
 
 
-# -- the file with users
+# -- htpasswd file
 
 
 @pytest.mark.parametrize(
-    ("line", "said"),
+    ("line", "message"),
     [
         ("ada:$apr1$x$y", "MD5"),
         ("ada:{SHA}W6ph5Mm5Pz8GgiULbPgzG37mj9g=", "SHA-1"),
@@ -195,9 +195,9 @@ def test_invalid_rules_file_is_rejected(tmp_path, text):
         ("ad\x1ba:$2y$05$" + "a" * 53, "invalid entry"),
     ],
 )
-def test_non_bcrypt_entry_error_names_line_but_not_hash(tmp_path, line, said):
+def test_non_bcrypt_entry_error_names_line_but_not_hash(tmp_path, line, message):
     (tmp_path / "users").write_text(f"# people\n\n{line}\n")
-    with pytest.raises(InvalidArgument, match=f"line 3.*{said}") as caught:
+    with pytest.raises(InvalidArgument, match=f"line 3.*{message}") as caught:
         HtpasswdAccess(tmp_path / "users")
     assert "secret" not in str(caught.value) and "W6ph5" not in str(caught.value)
 
@@ -255,14 +255,23 @@ def test_password_longer_than_72_bytes_is_truncated(tmp_path):
 @pytest.mark.parametrize(
     "header",
     [
-        "Basic", "Basic ", "Basic !!!!", "Basic YWRh", "Basic /////w==", "Basic YWRhOmxvdmVsYWNl,Basic YWRhOmxvdmVsYWNl",
-        "Bearer YWRhOmxvdmVsYWNl", "YWRhOmxvdmVsYWNl", "Negotiate x", "Basic " + "A" * 100_000, "Basic ADphZGE=",
+        "Basic",
+        "Basic ",
+        "Basic !!!!",
+        "Basic YWRh",
+        "Basic /////w==",
+        "Basic YWRhOmxvdmVsYWNl,Basic YWRhOmxvdmVsYWNl",
+        "Bearer YWRhOmxvdmVsYWNl",
+        "YWRhOmxvdmVsYWNl",
+        "Negotiate x",
+        "Basic " + "A" * 100_000,
+        "Basic ADphZGE=",
     ],
-)  # fmt: skip
+)
 def test_malformed_authorization_returns_401_with_challenge(app, header):
-    answer = call(app, "GET", "/v2/", {"Authorization": header})
-    assert (answer.status, answer.code) == (401, "UNAUTHORIZED")
-    assert answer.headers["www-authenticate"] == 'Basic realm="ocikit", charset="UTF-8"'
+    response = call(app, "GET", "/v2/", {"Authorization": header})
+    assert (response.status, response.code) == (401, "UNAUTHORIZED")
+    assert response.headers["www-authenticate"] == 'Basic realm="ocikit", charset="UTF-8"'
 
 
 def test_basic_header_ignores_case_and_missing_padding():
@@ -270,7 +279,7 @@ def test_basic_header_ignores_case_and_missing_padding():
 
 
 def test_empty_credentials_count_as_anonymous(users):
-    """podman and skopeo send them where they have no login."""
+    """podman and skopeo send empty credentials if they have no login."""
     app = Application(memory_storage(), access=HtpasswdAccess(users, allow_anonymous_pull=True))
     assert call(app, "GET", "/v2/a/tags/list", basic("", "")).status == 404
     assert call(app, "POST", "/v2/a/blobs/uploads/", basic("", "")).status == 401
@@ -325,7 +334,7 @@ def test_password_and_hash_are_not_in_cache_or_repr(users):
     assert "lovelace" not in shown and "$2b$" not in shown
 
 
-# -- guessing
+# -- throttling
 
 
 def guess(app, user, password, **environ):
@@ -333,16 +342,16 @@ def guess(app, user, password, **environ):
 
 
 def test_guessing_is_throttled_before_the_check(app, bcrypts):
-    assert guess(app, "ada", "lovelace").status == 200  # remembered: a right guess costs nothing
+    assert guess(app, "ada", "lovelace").status == 200  # cached: it costs no hash
     assert [guess(app, "ada", f"guess {n}").status for n in range(10)] == [401] * 10
     spent = len(bcrypts)
-    answer = guess(app, "ada", "guess 10")
-    assert (answer.status, answer.code) == (429, "TOOMANYREQUESTS")
-    assert 0 < int(answer.headers["retry-after"]) <= 300
-    assert "www-authenticate" not in answer.headers
+    response = guess(app, "ada", "guess 10")
+    assert (response.status, response.code) == (429, "TOOMANYREQUESTS")
+    assert 0 < int(response.headers["retry-after"]) <= 300
+    assert "www-authenticate" not in response.headers
     assert guess(app, "ada", "lovelace").status == 429
     assert len(bcrypts) == spent
-    # Others, and the same user from elsewhere, aren't locked out
+    # Other users, and the same user from another address, are not locked out
     assert guess(app, "eve", "evil").status == 200
     assert guess(app, "ada", "lovelace", REMOTE_ADDR="127.0.0.9").status == 200
 
@@ -357,57 +366,57 @@ def test_concurrent_guesses_do_not_exceed_the_limit(users, bcrypts):
             return error.status
 
     with ThreadPoolExecutor(32) as pool:
-        answers = list(pool.map(verify, range(200)))
-    assert answers.count(False) == len(bcrypts) == 10 and answers.count(429) == 190
+        results = list(pool.map(verify, range(200)))
+    assert results.count(False) == len(bcrypts) == 10 and results.count(429) == 190
 
 
 def test_one_network_cannot_try_a_list_of_names():
     now = [0.0]
-    attempts = LoginThrottle(lambda: now[0])
+    throttle = LoginThrottle(lambda: now[0])
     for number in range(100):
-        with attempts.attempt(f"2001:db8:1:2::{number:x}", f"user{number}"):
+        with throttle.attempt(f"2001:db8:1:2::{number:x}", f"user{number}"):
             pass
     with pytest.raises(ErrorResponse, match="429"):
-        attempts.check("2001:db8:1:2:ffff::1", "somebody")
-    attempts.check("2001:db8:1:3::1", "somebody")
+        throttle.check("2001:db8:1:2:ffff::1", "other")
+    throttle.check("2001:db8:1:3::1", "other")
     now[0] = 301
-    attempts.check("2001:db8:1:2:ffff::1", "somebody")
+    throttle.check("2001:db8:1:2:ffff::1", "other")
 
 
 def test_one_user_cannot_exhaust_the_limit_of_an_address():
-    attempts = LoginThrottle(lambda: 0.0)
+    throttle = LoginThrottle(lambda: 0.0)
     for _ in range(1000):
         try:
-            with attempts.attempt("192.0.2.1", "script"):
+            with throttle.attempt("192.0.2.1", "script"):
                 pass
         except ErrorResponse as error:
             assert error.headers == (("Retry-After", "300"),)
-    attempts.check("192.0.2.1", "ada")
+    throttle.check("192.0.2.1", "ada")
 
 
 def test_success_revokes_only_its_own_attempt():
-    attempts = LoginThrottle(time.monotonic)
+    throttle = LoginThrottle(time.monotonic)
     for _ in range(9):
-        with attempts.attempt("192.0.2.1", "ada"):
+        with throttle.attempt("192.0.2.1", "ada"):
             pass
     for _ in range(50):
-        with attempts.attempt("192.0.2.1", "ada") as succeeded:
+        with throttle.attempt("192.0.2.1", "ada") as succeeded:
             succeeded()
-    with attempts.attempt("192.0.2.1", "ada"):
+    with throttle.attempt("192.0.2.1", "ada"):
         pass
     with pytest.raises(ErrorResponse):
-        attempts.check("192.0.2.1", "ada")
+        throttle.check("192.0.2.1", "ada")
 
 
 def test_stored_failures_are_bounded():
-    attempts = LoginThrottle(lambda: 0.0)
+    throttle = LoginThrottle(lambda: 0.0)
     for number in range(20_000):
-        with attempts.attempt(f"198.51.{number >> 8}.{number & 255}", "ada"):
+        with throttle.attempt(f"198.51.{number >> 8}.{number & 255}", "ada"):
             pass
-    assert len(attempts._failures) <= 10_000
+    assert len(throttle._failures) <= 10_000
 
 
-# -- passwords on the way
+# -- passwords in transit
 
 
 @pytest.mark.parametrize("token", [False, True])
@@ -417,10 +426,10 @@ def test_stored_failures_are_bounded():
 )
 def test_plain_http_from_elsewhere_gets_no_challenge(users, tmp_path, token, headers, method, path):
     app = Application(memory_storage(), access=access_from(htpasswd=users, token=token, folder=tmp_path))
-    answer = call(app, method, path, {} if token else headers, **FAR)
-    assert (answer.status, answer.code) == (403, "DENIED")
-    assert "https" in answer.errors[0]["message"]
-    assert "www-authenticate" not in answer.headers
+    response = call(app, method, path, {} if token else headers, **FAR)
+    assert (response.status, response.code) == (403, "DENIED")
+    assert "https" in response.errors[0]["message"]
+    assert "www-authenticate" not in response.headers
 
 
 def test_password_is_accepted_over_tls_loopback_or_if_allowed(users):
@@ -434,7 +443,7 @@ def test_password_is_accepted_over_tls_loopback_or_if_allowed(users):
 
 
 def test_anonymous_pull_works_over_plain_http(users):
-    """Clients that hear of a login at /v2/ don't go on without one."""
+    """Clients that get a challenge at /v2/ do not continue without a login."""
     app = Application(memory_storage(), access=HtpasswdAccess(users, allow_anonymous_pull=True))
     assert call(app, "GET", "/v2/", **FAR).status == 200
     assert call(app, "GET", "/v2/a/tags/list", **FAR).status == 404
@@ -449,7 +458,7 @@ def test_forwarded_headers_of_untrusted_clients_are_ignored(users):
     access = HtpasswdAccess(users)
     app = Application(memory_storage(), access=access, settings=Settings(trusted_proxies=("10.0.0.1",)))
     assert call(app, "GET", "/v2/", {**ADA, **FORWARDED}, **FAR).status == 403
-    # nor do they get around the limit
+    # nor do they bypass the limit
     for number in range(10):
         environ = {"REMOTE_ADDR": "127.0.0.1", "wsgi.url_scheme": "https"}
         assert (
@@ -498,37 +507,47 @@ def test_untrusted_local_proxy_makes_no_client_local(users):
     assert call(app, "GET", "/v2/", {**ADA, "Forwarded": "for=192.0.2.7"}).status == 403
 
 
-# -- one's own and others'
+# -- isolation of repositories
 
 
 def test_denied_user_gets_403_and_anonymous_client_401(app):
-    answer = call(app, "POST", "/v2/eve/x/blobs/uploads/", ADA)
-    assert (answer.status, answer.code) == (403, "DENIED")
-    assert answer.errors[0]["message"] == "ada may not push eve/x"
-    assert "www-authenticate" not in answer.headers
-    answer = call(app, "POST", "/v2/eve/x/blobs/uploads/")
-    assert (answer.status, answer.code) == (401, "UNAUTHORIZED")
-    assert answer.headers["www-authenticate"].startswith('Basic realm="')
+    response = call(app, "POST", "/v2/eve/x/blobs/uploads/", ADA)
+    assert (response.status, response.code) == (403, "DENIED")
+    assert response.errors[0]["message"] == "ada may not push eve/x"
+    assert "www-authenticate" not in response.headers
+    response = call(app, "POST", "/v2/eve/x/blobs/uploads/")
+    assert (response.status, response.code) == (401, "UNAUTHORIZED")
+    assert response.headers["www-authenticate"].startswith('Basic realm="')
 
 
 @pytest.mark.parametrize("there", [True, False])
 @pytest.mark.parametrize(
     ("method", "path"),
     [
-        ("GET", "tags/list"), ("GET", "manifests/v1"), ("HEAD", "manifests/v1"), ("DELETE", "manifests/v1"),
-        ("PUT", "manifests/v1"), ("GET", "blobs/{digest}"), ("HEAD", "blobs/{digest}"), ("DELETE", "blobs/{digest}"),
-        ("GET", "referrers/{digest}"), ("POST", "blobs/uploads/"), ("PATCH", "blobs/uploads/x"), ("GET", "blobs/uploads/x"),
-        ("PUT", "blobs/uploads/x?digest={digest}"), ("DELETE", "blobs/uploads/x"),
+        ("GET", "tags/list"),
+        ("GET", "manifests/v1"),
+        ("HEAD", "manifests/v1"),
+        ("DELETE", "manifests/v1"),
+        ("PUT", "manifests/v1"),
+        ("GET", "blobs/{digest}"),
+        ("HEAD", "blobs/{digest}"),
+        ("DELETE", "blobs/{digest}"),
+        ("GET", "referrers/{digest}"),
+        ("POST", "blobs/uploads/"),
+        ("PATCH", "blobs/uploads/x"),
+        ("GET", "blobs/uploads/x"),
+        ("PUT", "blobs/uploads/x?digest={digest}"),
+        ("DELETE", "blobs/uploads/x"),
     ],
-)  # fmt: skip
+)
 def test_denied_response_does_not_reveal_existence(app, method, path, there):
     if there:
         push_manifest(app, "eve/x", "v1", EVE)
-    answer = call(app, method, f"/v2/eve/x/{path.format(digest=Digest.of(b'{}'))}", ADA)
-    assert answer.status == 403
+    response = call(app, method, f"/v2/eve/x/{path.format(digest=Digest.of(b'{}'))}", ADA)
+    assert response.status == 403
     if method != "HEAD":
-        assert answer.json == {"errors": [{"code": "DENIED", "message": answer.errors[0]["message"]}]}
-        assert "eve/x" in answer.errors[0]["message"]
+        assert response.json == {"errors": [{"code": "DENIED", "message": response.errors[0]["message"]}]}
+        assert "eve/x" in response.errors[0]["message"]
 
 
 @pytest.mark.parametrize("there", [True, False])
@@ -538,14 +557,19 @@ def test_mount_from_denied_repository_becomes_upload(app, there, source):
     if there:
         push(app, "eve/secret", content, EVE)
     digest = Digest.of(content)
-    answer = call(app, "POST", f"/v2/ada/x/blobs/uploads/?mount={digest}&from={source}", ADA)
-    assert answer.status == 202
-    assert set(answer.headers) == {
-        "location", "range", "docker-upload-uuid", "content-length", "docker-distribution-api-version", "x-content-type-options"
-    }  # fmt: skip
+    response = call(app, "POST", f"/v2/ada/x/blobs/uploads/?mount={digest}&from={source}", ADA)
+    assert response.status == 202
+    assert set(response.headers) == {
+        "location",
+        "range",
+        "docker-upload-uuid",
+        "content-length",
+        "docker-distribution-api-version",
+        "x-content-type-options",
+    }
     assert call(app, "GET", f"/v2/ada/x/blobs/{digest}", ADA).status == 404
-    # It is an upload like any other
-    assert call(app, "PUT", f"{answer.headers['location']}?digest={digest}", ADA, content).status == 201
+    # It is a normal upload
+    assert call(app, "PUT", f"{response.headers['location']}?digest={digest}", ADA, content).status == 201
 
 
 @pytest.mark.parametrize("there", [True, False])
@@ -570,33 +594,36 @@ def test_blob_is_not_readable_through_another_repository(app):
     for method in ("GET", "HEAD", "DELETE"):
         assert call(app, method, f"/v2/ada/x/blobs/{digest}", ADA).status == 404
     assert call(app, "GET", f"/v2/ada/x/manifests/{digest}", ADA).status == 404
-    # A manifest that names it makes it no more readable
+    # A manifest that references the blob does not make it readable
     headers = {**ADA, "Content-Type": mt.OCI_MANIFEST}
-    answer = call(app, "PUT", "/v2/ada/x/manifests/v1", headers, manifest(digest))
-    assert (answer.status, answer.code) == (400, "MANIFEST_BLOB_UNKNOWN")
+    response = call(app, "PUT", "/v2/ada/x/manifests/v1", headers, manifest(digest))
+    assert (response.status, response.code) == (400, "MANIFEST_BLOB_UNKNOWN")
     assert call(app, "GET", f"/v2/eve/secret/blobs/{digest}", EVE).body == b"the secret"
 
 
 @pytest.mark.parametrize(
-    ("who", "where"), [(EVE, "shared/x"), (ADA, "shared/y"), (ADA, "ada/x"), (EVE, "eve/x"), ({}, "shared/x")]
+    ("headers", "repository"), [(EVE, "shared/x"), (ADA, "shared/y"), (ADA, "ada/x"), (EVE, "eve/x"), ({}, "shared/x")]
 )
-def test_upload_is_bound_to_its_user_and_repository(users, who, where):
+def test_upload_is_bound_to_its_user_and_repository(users, headers, repository):
     rules = Rules.parse(RULES + '[[rule]]\nusers = ["eve"]\nrepositories = ["shared/**"]\nactions = ["pull", "push"]\n')
     app = Application(memory_storage(), access=HtpasswdAccess(users, rules))
-    begun = call(app, "POST", "/v2/shared/x/blobs/uploads/", ADA).headers["location"]
-    session = begun.rpartition("/")[2]
+    upload = call(app, "POST", "/v2/shared/x/blobs/uploads/", ADA).headers["location"]
+    session = upload.rpartition("/")[2]
     assert len(session) >= 22  # 128 random bits in 64 characters
-    assert call(app, "PATCH", begun, ADA, b"half").status == 202
-    stolen = f"/v2/{where}/blobs/uploads/{session}"
+    assert call(app, "PATCH", upload, ADA, b"half").status == 202
+    stolen = f"/v2/{repository}/blobs/uploads/{session}"
     digest = Digest.of(b"half")
     for method, url, body in (
-        ("GET", stolen, b""), ("PATCH", stolen, b"worse"), ("PUT", f"{stolen}?digest={digest}", b""), ("DELETE", stolen, b""),
-    ):  # fmt: skip
-        answer = call(app, method, url, who, body)
-        assert answer.status == (404 if who else 401), (method, answer)
-        assert "range" not in answer.headers
-    assert call(app, "GET", begun, ADA).headers["range"] == "0-3"
-    assert call(app, "PUT", f"{begun}?digest={digest}", ADA).status == 201
+        ("GET", stolen, b""),
+        ("PATCH", stolen, b"worse"),
+        ("PUT", f"{stolen}?digest={digest}", b""),
+        ("DELETE", stolen, b""),
+    ):
+        response = call(app, method, url, headers, body)
+        assert response.status == (404 if headers else 401), (method, response)
+        assert "range" not in response.headers
+    assert call(app, "GET", upload, ADA).headers["range"] == "0-3"
+    assert call(app, "PUT", f"{upload}?digest={digest}", ADA).status == 201
 
 
 def test_lists_contain_only_allowed_repositories(users):
@@ -605,16 +632,16 @@ def test_lists_contain_only_allowed_repositories(users):
     root = Application(storage)
     for repository in ("ada/x", "eve/x", "library/base", "shared/x"):
         subject = push_manifest(root, repository, "v1", {})
-    for who, names in ((ADA, ["ada/x", "library/base", "shared/x"]), (EVE, ["eve/x", "library/base"])):
-        assert call(app, "GET", "/v2/_catalog", who).json == {"repositories": names}
-        # page by page, too, and no link that leads to nothing but what is hidden
-        found, url = [], "/v2/_catalog?n=1"
+    for headers, names in ((ADA, ["ada/x", "library/base", "shared/x"]), (EVE, ["eve/x", "library/base"])):
+        assert call(app, "GET", "/v2/_catalog", headers).json == {"repositories": names}
+        # Pages are filtered too, and no link leads to a page of hidden repositories only
+        listed, url = [], "/v2/_catalog?n=1"
         while url:
-            answer = call(app, "GET", url, who)
-            assert len(answer.json["repositories"]) == 1
-            found += answer.json["repositories"]
-            url = answer.headers.get("link", "").partition(">")[0][1:]
-        assert found == names
+            response = call(app, "GET", url, headers)
+            assert len(response.json["repositories"]) == 1
+            listed += response.json["repositories"]
+            url = response.headers.get("link", "").partition(">")[0][1:]
+        assert listed == names
     assert call(app, "GET", "/v2/_catalog").status == 401
     assert call(app, "GET", "/v2/eve/x/tags/list", ADA).status == 403
     assert call(app, "GET", f"/v2/eve/x/referrers/{subject}", ADA).status == 403
@@ -623,12 +650,12 @@ def test_lists_contain_only_allowed_repositories(users):
 def test_denied_push_is_rejected_before_its_body_is_read(app):
     class Endless:
         def read(self, size):
-            raise AssertionError("a body that nobody asked for was read")
+            raise AssertionError("the body of a rejected request was read")
 
-    for who, status in ((ADA, 403), ({}, 401)):
-        answer = call(app, "POST", "/v2/eve/x/blobs/uploads/", who, Endless(), CONTENT_LENGTH=str(1 << 40))
-        assert answer.status == status
-        assert call(app, "PUT", "/v2/eve/x/manifests/v1", who, Endless(), CONTENT_LENGTH="9").status == status
+    for headers, status in ((ADA, 403), ({}, 401)):
+        response = call(app, "POST", "/v2/eve/x/blobs/uploads/", headers, Endless(), CONTENT_LENGTH=str(1 << 40))
+        assert response.status == status
+        assert call(app, "PUT", "/v2/eve/x/manifests/v1", headers, Endless(), CONTENT_LENGTH="9").status == status
 
 
 @pytest.mark.parametrize("realm", ['a"b', "a\r\nSet-Cookie: x", "a\\", "ä", ""])

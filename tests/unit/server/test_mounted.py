@@ -1,4 +1,4 @@
-"""The registry inside other applications: Flask, Django and Starlette, each by a real server, beside a page of their own."""
+"""The registry mounted in Flask, Django and Starlette applications, under real servers."""
 
 import contextlib
 import hashlib
@@ -15,7 +15,7 @@ from ocikit.remote.auth.keychain import ANONYMOUS
 
 from tests.support import peers
 
-#: Each application as its users write it. The registry is twice in it: under a prefix, and where clients look for it.
+#: Applications as users write them. Each has the registry twice: under a prefix, and at the standard path.
 APPLICATIONS = {
     "flask": """
         from flask import Flask
@@ -76,11 +76,11 @@ registry = Application(file_storage(Path(__file__).with_name("store")), settings
 
 @pytest.fixture(scope="module", params=APPLICATIONS)
 def site(request, tmp_path_factory):
-    """The address of a running site."""
+    """Return the host of a running application."""
     folder = tmp_path_factory.mktemp(request.param)
     (folder / "site_of_tests.py").write_text(SETUP + textwrap.dedent(APPLICATIONS[request.param]))
     port = peers.free_port()
-    # a2wsgi wants coroutines, where granian's ASGI gives futures
+    # a2wsgi expects coroutines, but granian's ASGI passes futures
     program = ["uvicorn"] if request.param == "starlette" else ["granian", "--interface", "wsgi"]
     command = [sys.executable, "-m", *program, "--port", str(port), "site_of_tests:app"]
     with peers.process(command, folder / "log", env={"PYTHONPATH": f"{folder}{os.pathsep}{peers.ROOT}"}):
@@ -107,7 +107,7 @@ def digest_of(content):
 
 @pytest.mark.parametrize("forwarded", ["", "/above"])
 def test_links_contain_the_prefix(site, http, forwarded, repo):
-    """As a proxy would pass requests on that it got below a prefix of its own."""
+    """The forwarded prefix is that of a proxy in front of the application."""
     base, content = f"http://{site}", os.urandom(300_000)
     http.headers.update({"X-Forwarded-Prefix": forwarded} if forwarded else {})
 
@@ -115,24 +115,24 @@ def test_links_contain_the_prefix(site, http, forwarded, repo):
         assert location.startswith(f"{forwarded}/registry/v2/{repo}/"), location
         return base + location.removeprefix(forwarded)
 
-    begun = http.post(f"{base}/registry/v2/{repo}/blobs/uploads/")
-    assert begun.status_code == 202
-    part = http.patch(below(begun.headers["Location"]), data=iter([content[:100_000], content[100_000:200_000]]))
+    started = http.post(f"{base}/registry/v2/{repo}/blobs/uploads/")
+    assert started.status_code == 202
+    part = http.patch(below(started.headers["Location"]), data=iter([content[:100_000], content[100_000:200_000]]))
     assert (part.status_code, part.headers["Range"]) == (202, "0-199999")
-    where = below(part.headers["Location"])
-    put = http.put(where, params={"digest": digest_of(content)}, data=content[200_000:])
+    upload = below(part.headers["Location"])
+    put = http.put(upload, params={"digest": digest_of(content)}, data=content[200_000:])
     assert put.status_code == 201, put.text
     blob = http.get(below(put.headers["Location"]), headers={"Range": "bytes=5-9"})
     assert (blob.status_code, blob.content) == (206, content[5:10])
 
     entry = {"mediaType": "application/octet-stream", "digest": digest_of(content), "size": len(content)}
-    kind = "application/vnd.oci.image.manifest.v1+json"
-    raw = json.dumps({"schemaVersion": 2, "mediaType": kind, "config": entry, "layers": [entry]}).encode()
+    media_type = "application/vnd.oci.image.manifest.v1+json"
+    raw = json.dumps({"schemaVersion": 2, "mediaType": media_type, "config": entry, "layers": [entry]}).encode()
     for tag in ("a", "b"):
         url = f"{base}/registry/v2/{repo}/manifests/{tag}"
-        made = http.put(url, data=iter([raw]), headers={"Content-Type": kind})
-        assert made.status_code == 201, made.text
-        assert http.get(below(made.headers["Location"])).content == raw
+        response = http.put(url, data=iter([raw]), headers={"Content-Type": media_type})
+        assert response.status_code == 201, response.text
+        assert http.get(below(response.headers["Location"])).content == raw
     page = http.get(f"{base}/registry/v2/{repo}/tags/list?n=1")
     following = http.get(below(page.headers["Link"].partition(">")[0].lstrip("<")))
     assert (page.json()["tags"], following.json()["tags"]) == (["a"], ["b"])

@@ -1,4 +1,4 @@
-"""Our registry's tokens, tried by those who forge, keep or stretch them; and used by our own client."""
+"""Bearer tokens of the server: challenges, scopes, forged and expired tokens, and the token endpoint."""
 
 import base64
 import hashlib
@@ -45,8 +45,8 @@ def key(tmp_path):
 
 @pytest.fixture
 def make(users, key):
-    def make(*, settings=None, rules=RULES, key=key, **more):
-        access = TokenAccess(users, key, Rules.parse(rules), **more)
+    def make(*, settings=None, rules=RULES, key=key, **options):
+        access = TokenAccess(users, key, Rules.parse(rules), **options)
         return Application(memory_storage(), access=access, settings=settings)
 
     return make
@@ -57,12 +57,12 @@ def app(make):
     return make()
 
 
-def get(app, *scopes, headers=(), **parameters):
+def get_token(app, *scopes, headers=(), **parameters):
     query = urlencode([*parameters.items(), *(("scope", scope) for scope in scopes)])
     return call(app, "GET", f"/token?{query}", headers)
 
 
-def post(app, **fields):
+def post_form(app, **fields):
     return call(app, "POST", "/token", FORM, urlencode(fields).encode())
 
 
@@ -71,18 +71,18 @@ def bearer(token):
 
 
 def token(app, *scopes, headers=ADA):
-    answer = get(app, *scopes, headers=headers)
-    assert answer.status == 200, answer
-    return answer.json["token"]
+    response = get_token(app, *scopes, headers=headers)
+    assert response.status == 200, response
+    return response.json["token"]
 
 
 def claims(text):
     return jwt.decode(text, options={"verify_signature": False})
 
 
-def challenge(answer):
-    (found,) = parse_challenges([answer.headers["www-authenticate"]])
-    return found
+def challenge(response):
+    (parsed,) = parse_challenges([response.headers["www-authenticate"]])
+    return parsed
 
 
 def access_key(key):
@@ -94,13 +94,13 @@ def access_key(key):
 
 def test_challenge_for_mount_contains_both_scopes(app):
     digest = Digest.of(b"x")
-    answer = call(app, "POST", f"http://localhost:5000/v2/ada/x/blobs/uploads/?mount={digest}&from=ada/y")
-    assert answer.status == 401
-    assert answer.headers["www-authenticate"] == (
+    response = call(app, "POST", f"http://localhost:5000/v2/ada/x/blobs/uploads/?mount={digest}&from=ada/y")
+    assert response.status == 401
+    assert response.headers["www-authenticate"] == (
         'Bearer realm="http://localhost:5000/token",service="ocikit",'
         'scope="repository:ada/x:pull,push repository:ada/y:pull"'
     )
-    assert answer.errors[0]["detail"] == {"type": "repository", "name": "ada/x", "action": "push"}
+    assert response.errors[0]["detail"] == {"type": "repository", "name": "ada/x", "action": "push"}
 
 
 @pytest.mark.parametrize(
@@ -114,53 +114,68 @@ def test_challenge_for_mount_contains_both_scopes(app):
     ],
 )
 def test_challenge_contains_the_scope_of_the_request(app, method, path, scope):
-    found = challenge(call(app, method, path))
-    assert (found.scheme, found.service, found.scope, found.error) == ("bearer", "ocikit", scope, "")
+    parsed = challenge(call(app, method, path))
+    assert (parsed.scheme, parsed.service, parsed.scope, parsed.error) == ("bearer", "ocikit", scope, "")
 
 
 def test_realm_is_the_url_that_the_client_uses(make):
     app = make(settings=Settings(trusted_proxies=("10.0.0.1",)))
     forwarded = {
-        "X-Forwarded-Proto": "https", "X-Forwarded-Host": "hub.example", "X-Forwarded-Prefix": "/registry",
+        "X-Forwarded-Proto": "https",
+        "X-Forwarded-Host": "hub.example",
+        "X-Forwarded-Prefix": "/registry",
         "X-Forwarded-For": "192.0.2.7",
-    }  # fmt: skip
-    answer = call(app, "GET", "/v2/", forwarded, REMOTE_ADDR="10.0.0.1")
-    assert challenge(answer).realm == "https://hub.example/registry/token"
-    answer = call(app, "GET", "https://[2001:db8::1]:5000/v2/", SCRIPT_NAME="/hub/oci")
-    assert challenge(answer).realm == "https://[2001:db8::1]:5000/hub/oci/token"
-    # From anybody else the same headers say nothing
-    answer = call(app, "GET", "https://registry.example/v2/", forwarded, **FAR)
-    assert challenge(answer).realm == "https://registry.example/token"
+    }
+    response = call(app, "GET", "/v2/", forwarded, REMOTE_ADDR="10.0.0.1")
+    assert challenge(response).realm == "https://hub.example/registry/token"
+    response = call(app, "GET", "https://[2001:db8::1]:5000/v2/", SCRIPT_NAME="/hub/oci")
+    assert challenge(response).realm == "https://[2001:db8::1]:5000/hub/oci/token"
+    # The same headers of another client are ignored
+    response = call(app, "GET", "https://registry.example/v2/", forwarded, **FAR)
+    assert challenge(response).realm == "https://registry.example/token"
     app = make(realm="https://tokens.example/token")
     assert challenge(call(app, "GET", "https://registry.example/v2/")).realm == "https://tokens.example/token"
 
 
 @pytest.mark.parametrize(
     "host",
-    ['evil"', 'a",realm="https://evil.example', "a b", "a/b", "a\\", "user@host", "host:port", "[::1", "ä", "a\r\nX: y", "x" * 300, ","],
-)  # fmt: skip
+    [
+        'evil"',
+        'a",realm="https://evil.example',
+        "a b",
+        "a/b",
+        "a\\",
+        "user@host",
+        "host:port",
+        "[::1",
+        "ä",
+        "a\r\nX: y",
+        "x" * 300,
+        ",",
+    ],
+)
 def test_invalid_host_is_not_in_challenge(app, host):
     for environ in ({}, {"wsgi.url_scheme": "https"}):
-        answer = call(app, "GET", "/v2/", HTTP_HOST=host, **environ)
-        assert answer.status == 400
-        assert "www-authenticate" not in answer.headers
+        response = call(app, "GET", "/v2/", HTTP_HOST=host, **environ)
+        assert response.status == 400
+        assert "www-authenticate" not in response.headers
 
 
 def test_invalid_forwarded_host_or_prefix_is_not_in_challenge(make):
     app = make(settings=Settings(trusted_proxies=("127.0.0.1",)))
     proxied = {"X-Forwarded-Proto": "https", "X-Forwarded-For": "192.0.2.7"}
     assert call(app, "GET", "/v2/", {**proxied, "X-Forwarded-Host": 'x",realm="https://evil.example'}).status == 400
-    answer = call(app, "GET", "/v2/", {**proxied, "X-Forwarded-Prefix": '/x",realm="https://evil.example'})
-    assert challenge(answer).realm == "https://localhost/token"
+    response = call(app, "GET", "/v2/", {**proxied, "X-Forwarded-Prefix": '/x",realm="https://evil.example'})
+    assert challenge(response).realm == "https://localhost/token"
 
 
 @pytest.mark.parametrize("name", ["a%0d%0aX:%20y", "a%22,x=%22", "A", "../a", "a%00"])
 def test_invalid_repository_name_is_not_in_challenge(app, name):
     for url in (f"/v2/{name}/tags/list", f"/v2/a/blobs/uploads/?mount={Digest.of(b'x')}&from={name}"):
-        answer = call(app, "POST" if "uploads" in url else "GET", url)
-        assert answer.status in {400, 401, 404}
-        # At most the target is named; what is no name can't be a source
-        assert answer.status != 401 or challenge(answer).scope == ("repository:a:pull,push",)
+        response = call(app, "POST" if "uploads" in url else "GET", url)
+        assert response.status in {400, 401, 404}
+        # The challenge contains at most the target; an invalid name cannot be a source
+        assert response.status != 401 or challenge(response).scope == ("repository:a:pull,push",)
 
 
 @pytest.mark.parametrize("parameter", ["service", "realm"])
@@ -174,21 +189,21 @@ def test_service_with_header_injection_is_rejected(make, parameter):
 
 def test_token_response_follows_the_specification(app):
     before = int(time.time())
-    answer = get(app, "repository:ada/x:pull,push", headers=ADA, service="ocikit")
-    assert answer.headers["cache-control"] == "no-store"
-    said = answer.json
-    assert said["token"] == said["access_token"]
-    assert said["expires_in"] == 300
-    assert said["scope"] == "repository:ada/x:pull,push"
-    assert said["issued_at"].endswith("Z")
-    assert "refresh_token" not in said
-    assert jwt.get_unverified_header(said["token"]) == {"alg": "HS256", "typ": "JWT"}
-    found = claims(said["token"])
-    assert found["access"] == [{"type": "repository", "name": "ada/x", "actions": ["pull", "push"]}]
-    assert (found["iss"], found["sub"], found["aud"]) == ("ocikit", "ada", "ocikit")
-    assert found["exp"] - found["iat"] == 300
-    assert before <= found["iat"] == found["nbf"] <= time.time()
-    assert len(found["jti"]) == 32 and claims(token(app))["jti"] != found["jti"]
+    response = get_token(app, "repository:ada/x:pull,push", headers=ADA, service="ocikit")
+    assert response.headers["cache-control"] == "no-store"
+    document = response.json
+    assert document["token"] == document["access_token"]
+    assert document["expires_in"] == 300
+    assert document["scope"] == "repository:ada/x:pull,push"
+    assert document["issued_at"].endswith("Z")
+    assert "refresh_token" not in document
+    assert jwt.get_unverified_header(document["token"]) == {"alg": "HS256", "typ": "JWT"}
+    payload = claims(document["token"])
+    assert payload["access"] == [{"type": "repository", "name": "ada/x", "actions": ["pull", "push"]}]
+    assert (payload["iss"], payload["sub"], payload["aud"]) == ("ocikit", "ada", "ocikit")
+    assert payload["exp"] - payload["iat"] == 300
+    assert before <= payload["iat"] == payload["nbf"] <= time.time()
+    assert len(payload["jti"]) == 32 and claims(token(app))["jti"] != payload["jti"]
 
 
 @pytest.mark.parametrize(
@@ -211,27 +226,27 @@ def test_token_response_follows_the_specification(app):
     ],
 )
 def test_token_grants_requested_scopes_that_rules_allow(app, asked, granted):
-    answer = get(app, *asked, headers=ADA)
-    assert (answer.status, answer.json["scope"]) == (200, granted)
+    response = get_token(app, *asked, headers=ADA)
+    assert (response.status, response.json["scope"]) == (200, granted)
 
 
 def test_token_allows_only_its_scopes(app):
     narrow = bearer(token(app, "repository:ada/x:pull"))
     assert call(app, "GET", "/v2/", narrow).status == 200
     assert call(app, "GET", "/v2/ada/x/tags/list", narrow).status == 404
-    answer = call(app, "POST", "/v2/ada/x/blobs/uploads/", narrow)
-    assert answer.status == 401
-    found = challenge(answer)
-    assert (found.error, found.scope) == ("insufficient_scope", ("repository:ada/x:pull,push",))
+    response = call(app, "POST", "/v2/ada/x/blobs/uploads/", narrow)
+    assert response.status == 401
+    parsed = challenge(response)
+    assert (parsed.error, parsed.scope) == ("insufficient_scope", ("repository:ada/x:pull,push",))
     for path in ("/v2/ada/x2/tags/list", "/v2/ada/tags/list", "/v2/library/base/tags/list", "/v2/_catalog"):
         assert call(app, "GET", path, narrow).status in {401, 403}
     assert call(app, "DELETE", "/v2/ada/x/manifests/v1", narrow).status == 401
 
 
 def test_action_denied_by_rules_returns_403(app):
-    answer = call(app, "POST", "/v2/eve/x/blobs/uploads/", bearer(token(app, "repository:eve/x:pull,push")))
-    assert (answer.status, answer.code) == (403, "DENIED")
-    assert "www-authenticate" not in answer.headers
+    response = call(app, "POST", "/v2/eve/x/blobs/uploads/", bearer(token(app, "repository:eve/x:pull,push")))
+    assert (response.status, response.code) == (403, "DENIED")
+    assert "www-authenticate" not in response.headers
 
 
 def test_catalog_token_lists_repositories_that_user_may_pull(app):
@@ -250,10 +265,10 @@ def test_mount_from_repository_outside_token_becomes_upload(app, there, scopes):
     digest = Digest.of(b"the secret")
     if there:
         push(app, "eve/secret", b"the secret", bearer(token(app, "repository:eve/secret:push", headers=EVE)))
-    mine = bearer(token(app, "repository:ada/x:pull,push", *scopes))
+    headers = bearer(token(app, "repository:ada/x:pull,push", *scopes))
     for query in (f"mount={digest}&from=eve/secret", f"mount={digest}"):
-        assert call(app, "POST", f"/v2/ada/x/blobs/uploads/?{query}", mine).status == 202
-    assert call(app, "GET", f"/v2/ada/x/blobs/{digest}", mine).status == 404
+        assert call(app, "POST", f"/v2/ada/x/blobs/uploads/?{query}", headers).status == 202
+    assert call(app, "GET", f"/v2/ada/x/blobs/{digest}", headers).status == 404
 
 
 def test_mount_needs_scopes_of_both_repositories(app):
@@ -273,23 +288,23 @@ def test_mount_without_source_needs_rules_but_no_scope(app):
 
 def test_upload_is_bound_to_the_user_of_its_token(make):
     app = make(rules='[[rule]]\nusers = ["*"]\nactions = ["pull", "push"]')
-    ada, eve = (bearer(token(app, "repository:shared:pull,push", headers=who)) for who in (ADA, EVE))
-    begun = call(app, "POST", "/v2/shared/blobs/uploads/", ada).headers["location"]
-    assert call(app, "PATCH", begun, ada, b"half").status == 202
+    ada, eve = (bearer(token(app, "repository:shared:pull,push", headers=user)) for user in (ADA, EVE))
+    upload = call(app, "POST", "/v2/shared/blobs/uploads/", ada).headers["location"]
+    assert call(app, "PATCH", upload, ada, b"half").status == 202
     for method in ("GET", "PATCH", "DELETE"):
-        assert call(app, method, begun, eve).status == 404
-    assert call(app, "GET", begun, ada).headers["range"] == "0-3"
+        assert call(app, method, upload, eve).status == 404
+    assert call(app, "GET", upload, ada).headers["range"] == "0-3"
 
 
-# -- tokens that aren't good
+# -- invalid tokens
 
 
-def refused(app, text):
+def assert_rejected(app, text):
     for path in ("/v2/", "/v2/ada/x/tags/list"):
-        answer = call(app, "GET", path, {"Authorization": text})
-        assert (answer.status, answer.code) == (401, "UNAUTHORIZED"), text
-        assert challenge(answer).error == "invalid_token"
-        assert answer.headers["www-authenticate"].startswith('Bearer realm="http://localhost/token",service="ocikit"')
+        response = call(app, "GET", path, {"Authorization": text})
+        assert (response.status, response.code) == (401, "UNAUTHORIZED"), text
+        assert challenge(response).error == "invalid_token"
+        assert response.headers["www-authenticate"].startswith('Bearer realm="http://localhost/token",service="ocikit"')
 
 
 def b64(value):
@@ -300,14 +315,28 @@ def b64(value):
 @pytest.mark.parametrize(
     "text",
     [
-        "Bearer", "Bearer ", "Bearer x", "Bearer a.b.c", "Bearer ...", "Bearer " + "a" * 100_000, "Bearer é", "Token x",
-        "Basic " + "YWRhOmxvdmVsYWNl", "Bearer a b", f"Bearer {'A' * 8}.{'A' * 8}.", "Bearer =", "Bearer W10.W10.W10",
-        f"Bearer {b64(b'[' * 20_000)}.e30.x", f"Bearer {b64(['HS256'])}.e30.x", f"Bearer {b64({'alg': ['HS256']})}.e30.x",
-        f"Bearer {b64({'alg': None})}.e30.x", f"Bearer {b64(chr(255).encode('latin-1'))}.e30.x",
+        "Bearer",
+        "Bearer ",
+        "Bearer x",
+        "Bearer a.b.c",
+        "Bearer ...",
+        "Bearer " + "a" * 100_000,
+        "Bearer é",
+        "Token x",
+        "Basic " + "YWRhOmxvdmVsYWNl",
+        "Bearer a b",
+        f"Bearer {'A' * 8}.{'A' * 8}.",
+        "Bearer =",
+        "Bearer W10.W10.W10",
+        f"Bearer {b64(b'[' * 20_000)}.e30.x",
+        f"Bearer {b64(['HS256'])}.e30.x",
+        f"Bearer {b64({'alg': ['HS256']})}.e30.x",
+        f"Bearer {b64({'alg': None})}.e30.x",
+        f"Bearer {b64(chr(255).encode('latin-1'))}.e30.x",
     ],
-)  # fmt: skip
+)
 def test_malformed_token_returns_invalid_token(app, text):
-    refused(app, text)
+    assert_rejected(app, text)
 
 
 def test_expired_or_early_token_is_rejected(make):
@@ -319,8 +348,8 @@ def test_expired_or_early_token_is_rejected(make):
     now[0] += 2 * 311
     early = token(app, "repository:ada/x:pull")
     assert call(app, "GET", "/v2/ada/x/tags/list", bearer(good)).status == 404
-    refused(app, f"Bearer {over}")
-    refused(app, f"Bearer {early}")
+    assert_rejected(app, f"Bearer {over}")
+    assert_rejected(app, f"Bearer {early}")
 
 
 def test_small_clock_difference_is_accepted(make):
@@ -334,88 +363,106 @@ def test_unsigned_token_is_rejected(app):
     for algorithm in ("none", "None", "NONE", "", "HS512", "RS256", "ES256"):
         header = b64({"alg": algorithm, "typ": "JWT"})
         for end in ("", signature):
-            refused(app, f"Bearer {header}.{body}.{end}")
+            assert_rejected(app, f"Bearer {header}.{body}.{end}")
 
 
 def test_token_with_other_algorithm_is_rejected(app, key):
-    said = claims(token(app, "repository:ada/x:pull"))
-    assert call(app, "GET", "/v2/", bearer(jwt.encode(said, access_key(key), algorithm="HS256"))).status == 200
+    payload = claims(token(app, "repository:ada/x:pull"))
+    assert call(app, "GET", "/v2/", bearer(jwt.encode(payload, access_key(key), algorithm="HS256"))).status == 200
     with pytest.warns(jwt.InsecureKeyLengthWarning):
         for algorithm in ("HS384", "HS512"):
-            refused(app, f"Bearer {jwt.encode(said, access_key(key), algorithm=algorithm)}")
+            assert_rejected(app, f"Bearer {jwt.encode(payload, access_key(key), algorithm=algorithm)}")
 
 
 def test_token_that_names_its_own_key_is_rejected(app):
-    said = claims(token(app, "repository:ada/x:pull"))
-    mine = b"a key of the attacker's, which is long enough"
+    payload = claims(token(app, "repository:ada/x:pull"))
+    attacker_key = b"a key of the attacker's, which is long enough"
     for header in (
-        {"jwk": {"kty": "oct", "k": b64(mine)}},
+        {"jwk": {"kty": "oct", "k": b64(attacker_key)}},
         {"kid": "../../../dev/null"},
         {"jku": "https://evil.example"},
         {"crit": ["b64"]},
     ):
-        refused(app, f"Bearer {jwt.encode(said, mine, algorithm='HS256', headers=header)}")
+        assert_rejected(app, f"Bearer {jwt.encode(payload, attacker_key, algorithm='HS256', headers=header)}")
 
 
 @pytest.mark.parametrize("secret", [b"", b"ocikit", b"\0" * 32])
 def test_token_signed_with_guessable_key_is_rejected(app, secret):
     header, body, _ = token(app, "repository:ada/x:pull").split(".")
     signature = hmac.new(secret, f"{header}.{body}".encode(), hashlib.sha256).digest()
-    refused(app, f"Bearer {header}.{body}.{b64(signature)}")
+    assert_rejected(app, f"Bearer {header}.{body}.{b64(signature)}")
 
 
 def test_modified_token_is_rejected(app):
     header, body, signature = token(app, "repository:ada/x:pull").split(".")
-    said = json.loads(base64.urlsafe_b64decode(body + "=="))
-    more = [{"type": "repository", "name": "eve/x", "actions": ["pull"]}]
-    for changed in (said | {"access": more}, said | {"sub": "eve"}, said | {"exp": said["exp"] + 9999}):
-        refused(app, f"Bearer {header}.{b64(changed)}.{signature}")
-    refused(app, f"Bearer {header}.{body}.{signature[:-2]}")
-    refused(app, f"Bearer {header}.{body}.{signature[::-1]}")
+    payload = json.loads(base64.urlsafe_b64decode(body + "=="))
+    access = [{"type": "repository", "name": "eve/x", "actions": ["pull"]}]
+    for changed in (payload | {"access": access}, payload | {"sub": "eve"}, payload | {"exp": payload["exp"] + 9999}):
+        assert_rejected(app, f"Bearer {header}.{b64(changed)}.{signature}")
+    assert_rejected(app, f"Bearer {header}.{body}.{signature[:-2]}")
+    assert_rejected(app, f"Bearer {header}.{body}.{signature[::-1]}")
 
 
 @pytest.mark.parametrize(
     "change",
     [
-        {"aud": "another"}, {"aud": ["another"]}, {"aud": None}, {"iss": "another"}, {"iss": None}, {"exp": None},
-        {"nbf": None}, {"iat": None}, {"jti": None}, {"sub": None}, {"access": None}, {"access": ["x"]}, {"access": 1},
-        {"access": [{"type": "repository", "name": "ada/x"}]}, {"stamp": None}, {"stamp": ""}, {"sub": "eve"}, {"sub": "nobody"},
-        {"access": [{"type": "other", "name": "ada/x", "actions": ["pull"]}]}, {"exp": "soon"}, {"exp": 1}, {"nbf": 1 << 40},
+        {"aud": "another"},
+        {"aud": ["another"]},
+        {"aud": None},
+        {"iss": "another"},
+        {"iss": None},
+        {"exp": None},
+        {"nbf": None},
+        {"iat": None},
+        {"jti": None},
+        {"sub": None},
+        {"access": None},
+        {"access": ["x"]},
+        {"access": 1},
+        {"access": [{"type": "repository", "name": "ada/x"}]},
+        {"stamp": None},
+        {"stamp": ""},
+        {"sub": "eve"},
+        {"sub": "nobody"},
+        {"access": [{"type": "other", "name": "ada/x", "actions": ["pull"]}]},
+        {"exp": "soon"},
+        {"exp": 1},
+        {"nbf": 1 << 40},
     ],
-)  # fmt: skip
+)
 def test_signed_token_with_wrong_or_missing_claim_is_rejected(app, key, change):
-    said = claims(token(app, "repository:ada/x:pull")) | change
-    said = {name: value for name, value in said.items() if value is not None}
-    refused(app, f"Bearer {jwt.encode(said, access_key(key), algorithm='HS256')}")
+    payload = claims(token(app, "repository:ada/x:pull")) | change
+    payload = {name: value for name, value in payload.items() if value is not None}
+    assert_rejected(app, f"Bearer {jwt.encode(payload, access_key(key), algorithm='HS256')}")
 
 
 def test_token_of_another_registry_is_rejected(make, tmp_path):
     one, other = make(), make(key=tmp_path / "other.key")
-    refused(one, f"Bearer {token(other, 'repository:ada/x:pull')}")
+    assert_rejected(one, f"Bearer {token(other, 'repository:ada/x:pull')}")
     renamed = make(service="another")  # the same key, another service
     text = token(renamed, "repository:ada/x:pull")
     assert call(renamed, "GET", "/v2/", bearer(text)).status == 200
-    refused(one, f"Bearer {text}")
+    assert_rejected(one, f"Bearer {text}")
 
 
 def test_new_password_invalidates_tokens(make, users, app):
     text = token(app, "repository:ada/x:pull")
     assert call(app, "GET", "/v2/", bearer(text)).status == 200
     users.write_text(entry("ada", "countess") + entry("eve", "evil"))
-    refused(app, f"Bearer {text}")
+    assert_rejected(app, f"Bearer {text}")
     text = token(app, "repository:ada/x:pull", headers=basic("ada", "countess"))
     users.write_text(entry("eve", "evil"))
-    refused(app, f"Bearer {text}")
+    assert_rejected(app, f"Bearer {text}")
 
 
 def test_removed_rule_invalidates_tokens(users, key, tmp_path):
     path = tmp_path / "rules.toml"
     path.write_text(RULES)
     app = Application(memory_storage(), access=TokenAccess(users, key, path))
-    mine = bearer(token(app, "repository:ada/x:pull"))
-    assert call(app, "GET", "/v2/ada/x/tags/list", mine).status == 404
+    headers = bearer(token(app, "repository:ada/x:pull"))
+    assert call(app, "GET", "/v2/ada/x/tags/list", headers).status == 404
     path.write_text("")
-    assert call(app, "GET", "/v2/ada/x/tags/list", mine).status == 403
+    assert call(app, "GET", "/v2/ada/x/tags/list", headers).status == 403
 
 
 # -- the key
@@ -424,12 +471,12 @@ def test_removed_rule_invalidates_tokens(users, key, tmp_path):
 def test_created_key_is_private_and_random(key, tmp_path):
     before = os.umask(0)
     try:
-        made = load_key(key)
+        created = load_key(key)
     finally:
         os.umask(before)
     assert stat.S_IMODE(key.stat().st_mode) == 0o600
-    assert len(bytes.fromhex(made.decode())) == 32
-    assert load_key(key) == made != load_key(tmp_path / "other.key")
+    assert len(bytes.fromhex(created.decode())) == 32
+    assert load_key(key) == created != load_key(tmp_path / "other.key")
     assert not [path for path in tmp_path.iterdir() if path.name.startswith("token.key.")]
 
 
@@ -476,11 +523,11 @@ def test_too_short_ttl_is_rejected(make):
 def test_wrong_password_gets_no_token_and_costs_the_same(app, monkeypatch):
     checked, real = [], bcrypt.checkpw
     monkeypatch.setattr(bcrypt, "checkpw", lambda p, h: (checked.append(h[:7]), real(p, h))[1])
-    answers = [get(app, "repository:ada/x:pull", headers=basic(user, "wrong")) for user in ("ada", "nobody")]
-    answers += [post(app, grant_type="password", username=user, password="wrong") for user in ("ada", "nobody")]
-    for answer in answers:
-        assert (answer.status, answer.code) == (401, "UNAUTHORIZED")
-        assert answer.headers["www-authenticate"].startswith("Basic ")
+    responses = [get_token(app, "repository:ada/x:pull", headers=basic(user, "wrong")) for user in ("ada", "nobody")]
+    responses += [post_form(app, grant_type="password", username=user, password="wrong") for user in ("ada", "nobody")]
+    for response in responses:
+        assert (response.status, response.code) == (401, "UNAUTHORIZED")
+        assert response.headers["www-authenticate"].startswith("Basic ")
     assert len(checked) == 4 and {cost[4:] for cost in checked} == {b"04$"}
 
 
@@ -488,25 +535,25 @@ def test_wrong_password_gets_no_token_and_costs_the_same(app, monkeypatch):
 def test_guessing_at_the_token_endpoint_is_throttled(app, by):
     def guess(password, user="ada"):
         if by == "GET":
-            return get(app, headers=basic(user, password))
-        return post(app, grant_type="password", username=user, password=password)
+            return get_token(app, headers=basic(user, password))
+        return post_form(app, grant_type="password", username=user, password=password)
 
     assert [guess(f"guess {n}").status for n in range(10)] == [401] * 10
-    answer = guess("lovelace")
-    assert (answer.status, answer.code) == (429, "TOOMANYREQUESTS")
-    assert int(answer.headers["retry-after"]) > 0
+    response = guess("lovelace")
+    assert (response.status, response.code) == (429, "TOOMANYREQUESTS")
+    assert int(response.headers["retry-after"]) > 0
     assert guess("evil", "eve").status == 200
 
 
 def test_plain_http_from_elsewhere_gets_no_token(app):
     form = urlencode({"grant_type": "password", "username": "ada", "password": "lovelace"}).encode()
-    for answer in (
+    for response in (
         call(app, "GET", "/token", ADA, **FAR),
         call(app, "POST", "/token", FORM, form, **FAR),
         call(app, "GET", "/token", **FAR),
     ):
-        assert (answer.status, answer.code) == (403, "DENIED")
-        assert "www-authenticate" not in answer.headers
+        assert (response.status, response.code) == (403, "DENIED")
+        assert "www-authenticate" not in response.headers
     assert call(app, "POST", "https://registry.example/token", FORM, form, **FAR).status == 200
 
 
@@ -517,79 +564,84 @@ def test_anonymous_token_grants_anonymous_actions(make):
     assert claims(text)["access"] == [{"type": "repository", "name": "eve/x", "actions": ["pull"]}]
     assert call(app, "GET", "/v2/", bearer(text)).status == 200
     assert call(app, "GET", "/v2/eve/x/tags/list", bearer(text)).status == 404
-    answer = call(app, "POST", "/v2/eve/x/blobs/uploads/", bearer(text))
-    assert (answer.status, challenge(answer).error) == (401, "insufficient_scope")  # log in
-    # Without a token, too; and only /v2/ sends clients for one
+    response = call(app, "POST", "/v2/eve/x/blobs/uploads/", bearer(text))
+    assert (response.status, challenge(response).error) == (401, "insufficient_scope")  # log in
+    # It works without a token too; only /v2/ returns a challenge
     assert call(app, "GET", "/v2/eve/x/tags/list").status == 404
     assert call(app, "GET", "/v2/").status == 401
     assert call(app, "GET", "/v2/", **FAR).status == 200
-    # nothing that is refused passes for nothing
-    refused(app, "Bearer x")
+    # invalid credentials do not count as anonymous
+    assert_rejected(app, "Bearer x")
 
 
 def test_anonymous_token_requires_an_anonymous_rule(app):
-    answer = get(app, "repository:ada/x:pull")
-    assert (answer.status, answer.code) == (401, "UNAUTHORIZED")
+    response = get_token(app, "repository:ada/x:pull")
+    assert (response.status, response.code) == (401, "UNAUTHORIZED")
 
 
 def test_request_for_another_service_is_rejected(app):
-    assert get(app, headers=ADA, service="another").status == 400
-    assert post(app, grant_type="password", username="ada", password="lovelace", service="another").status == 400
+    assert get_token(app, headers=ADA, service="another").status == 400
+    assert post_form(app, grant_type="password", username="ada", password="lovelace", service="another").status == 400
 
 
 def test_form_with_password_returns_token(app):
-    answer = post(
-        app, grant_type="password", username="ada", password="lovelace", service="ocikit", client_id="test",
+    response = post_form(
+        app,
+        grant_type="password",
+        username="ada",
+        password="lovelace",
+        service="ocikit",
+        client_id="test",
         scope="repository:ada/x:pull repository:eve/x:pull",
-    )  # fmt: skip
-    assert answer.status == 200 and answer.headers["cache-control"] == "no-store"
-    assert answer.json["scope"] == "repository:ada/x:pull"
-    assert "refresh_token" not in answer.json
-    assert call(app, "GET", "/v2/ada/x/tags/list", bearer(answer.json["access_token"])).status == 404
+    )
+    assert response.status == 200 and response.headers["cache-control"] == "no-store"
+    assert response.json["scope"] == "repository:ada/x:pull"
+    assert "refresh_token" not in response.json
+    assert call(app, "GET", "/v2/ada/x/tags/list", bearer(response.json["access_token"])).status == 404
 
 
 def refresh_token(app, headers=ADA):
-    return get(app, headers=headers, offline_token="true").json["refresh_token"]
+    return get_token(app, headers=headers, offline_token="true").json["refresh_token"]
 
 
 def test_refresh_token_returns_tokens_of_its_user(app):
     for refresh in (
         refresh_token(app),
-        post(app, grant_type="password", username="ada", password="lovelace", access_type="offline").json[
+        post_form(app, grant_type="password", username="ada", password="lovelace", access_type="offline").json[
             "refresh_token"
         ],
     ):
         scope = "repository:ada/x:pull,push repository:eve/x:pull"
-        answer = post(
+        response = post_form(
             app, grant_type="refresh_token", refresh_token=refresh, service="ocikit", client_id="x", scope=scope
         )
-        assert answer.status == 200 and answer.headers["cache-control"] == "no-store"
-        assert answer.json["scope"] == "repository:ada/x:pull,push"
-        assert answer.json["refresh_token"] == refresh
-        assert claims(answer.json["token"])["sub"] == "ada"
+        assert response.status == 200 and response.headers["cache-control"] == "no-store"
+        assert response.json["scope"] == "repository:ada/x:pull,push"
+        assert response.json["refresh_token"] == refresh
+        assert claims(response.json["token"])["sub"] == "ada"
 
 
 def test_anonymous_request_gets_no_refresh_token(make):
-    assert "refresh_token" not in get(make(allow_anonymous_pull=True), offline_token="true").json
+    assert "refresh_token" not in get_token(make(allow_anonymous_pull=True), offline_token="true").json
 
 
 def test_access_and_refresh_tokens_are_not_interchangeable(app):
-    refused(app, f"Bearer {refresh_token(app)}")
+    assert_rejected(app, f"Bearer {refresh_token(app)}")
     access = token(app, "repository:ada/x:pull")
-    assert post(app, grant_type="refresh_token", refresh_token=access).status == 401
+    assert post_form(app, grant_type="refresh_token", refresh_token=access).status == 401
 
 
 def test_refresh_token_expires_with_time_and_password(make, users):
     now = [time.time()]
     app = make(clock=lambda: now[0], refresh_ttl=1000)
     now[0] -= 2000
-    assert post(app, grant_type="refresh_token", refresh_token=refresh_token(app)).status == 401
+    assert post_form(app, grant_type="refresh_token", refresh_token=refresh_token(app)).status == 401
     now[0] += 2000
     refresh = refresh_token(app)
-    assert post(app, grant_type="refresh_token", refresh_token=refresh).status == 200
+    assert post_form(app, grant_type="refresh_token", refresh_token=refresh).status == 200
     users.write_text(entry("ada", "countess"))
-    answer = post(app, grant_type="refresh_token", refresh_token=refresh)
-    assert (answer.status, answer.code) == (401, "UNAUTHORIZED")
+    response = post_form(app, grant_type="refresh_token", refresh_token=refresh)
+    assert (response.status, response.code) == (401, "UNAUTHORIZED")
 
 
 @pytest.mark.parametrize(
@@ -612,14 +664,14 @@ def test_refresh_token_expires_with_time_and_password(make, users):
     ],
 )
 def test_invalid_form_returns_error(app, headers, body, status):
-    answer = call(app, "POST", "/token", headers, body)
-    assert answer.status == status and answer.errors
+    response = call(app, "POST", "/token", headers, body)
+    assert response.status == status and response.errors
 
 
 @pytest.mark.parametrize("method", ["PUT", "DELETE", "PATCH", "HEAD"])
 def test_other_methods_of_token_endpoint_return_405(app, method):
-    answer = call(app, method, "/token", ADA)
-    assert (answer.status, answer.headers["allow"]) == (405, "GET, POST")
+    response = call(app, method, "/token", ADA)
+    assert (response.status, response.headers["allow"]) == (405, "GET, POST")
 
 
 def test_similar_paths_are_no_token_endpoint(app):
@@ -634,27 +686,27 @@ def test_signer_rejects_tokens_of_another_key():
         other.verify_refresh_token(one.refresh_token("ada", "", ttl=60))
 
 
-# -- our own client
+# -- client
 
 
-SERVED = """
+PROGRAM = """
 from ocikit.server import Application, TokenAccess, file_storage
 
-def told(record):
+def log_record(record):
     with open("log", "a") as log:
         print(record.status, record.user, record.method, record.path, dict(record.query), file=log)
 
 access = TokenAccess("users", "store/token.key", "rules.toml")
-application = Application(file_storage("store"), access=access, on_request=told)
+application = Application(file_storage("store"), access=access, on_request=log_record)
 """
 
 OPEN = '[[rule]]\nusers = [""]\nrepositories = ["open/**"]\nactions = ["pull"]\n'
 
 
 @contextmanager
-def served(folder):
-    """The application in two processes."""
-    (folder / "served.py").write_text(SERVED)
+def run_server(folder):
+    """Run the application in two processes and yield its host."""
+    (folder / "served.py").write_text(PROGRAM)
     (folder / "rules.toml").write_text(
         RULES + OPEN + '[[rule]]\nusers = ["ada"]\nrepositories = ["open/**"]\nactions = ["push"]\n'
     )
@@ -690,17 +742,17 @@ def served(folder):
 
 def test_client_pushes_pulls_and_mounts_with_tokens(users, tmp_path):
     (tmp_path / "data.txt").write_text("a few words")
-    with served(tmp_path) as host:
+    with run_server(tmp_path) as host:
 
         def session(*credentials):
             return ocikit.Session(credentials=credentials or {}, insecure=[host], cache=tmp_path / "cache")
 
-        with session("ada", "lovelace") as ada, session("eve", "evil") as eve, session() as nobody:
+        with session("ada", "lovelace") as ada, session("eve", "evil") as eve, session() as anonymous:
             pushed = ada.push(f"{host}/ada/model:v1", tmp_path / "data.txt")
             (tmp_path / "out").mkdir()
             ada.pull(f"{host}/ada/model:v1", tmp_path / "out")
             assert (tmp_path / "out" / "data.txt").read_text() == "a few words"
-            # Between repositories, as far as one may: blobs are mounted
+            # Blobs are mounted between repositories where the user has access
             copied = ada.copy(f"{host}/ada/model:v1", f"{host}/open/model:v1")
             assert copied.digest == pushed.digest
             log = (tmp_path / "log").read_text()
@@ -708,7 +760,7 @@ def test_client_pushes_pulls_and_mounts_with_tokens(users, tmp_path):
             assert "202 ada POST /v2/open/model" not in log
             assert list(ada.catalog(host)) == ["ada/model", "open/model"]
             assert list(eve.catalog(host)) == ["open/model"]
-            assert list(nobody.tags(f"{host}/open/model")) == ["v1"]
+            assert list(anonymous.tags(f"{host}/open/model")) == ["v1"]
             with pytest.raises(Denied):
                 eve.inspect(f"{host}/ada/model:v1")
             with pytest.raises(Denied):
@@ -716,9 +768,9 @@ def test_client_pushes_pulls_and_mounts_with_tokens(users, tmp_path):
             with pytest.raises(Denied):
                 ada.delete(f"{host}/open/model:v1")
             with pytest.raises(Unauthorized):
-                nobody.inspect(f"{host}/ada/model:v1")
+                anonymous.inspect(f"{host}/ada/model:v1")
             with pytest.raises(Unauthorized):
-                nobody.push(f"{host}/open/model:v2", tmp_path / "data.txt")
+                anonymous.push(f"{host}/open/model:v2", tmp_path / "data.txt")
             with session("ada", "wrong") as wrong, pytest.raises(Unauthorized, match="rejected the credentials"):
                 wrong.push(f"{host}/ada/model:v3", tmp_path / "data.txt")
             ada.delete(f"{host}/ada/model:v1")
