@@ -12,7 +12,7 @@ import urllib3
 from ocikit.remote.auth.keychain import Keychain
 from ocikit.remote.auth.tokens import Token
 from ocikit.remote.config.network import Network
-from ocikit.remote.download import _starts_at
+from ocikit.remote.download import has_range
 from ocikit.remote.endpoints import UploadSession, descriptor_of
 from ocikit.remote.http.errors import error_from_response
 from ocikit.remote.http.responses import (
@@ -153,7 +153,7 @@ def answer(data: bytes) -> None:
     assert said is None or Digest(str(said)) == said
     described = descriptor_of(response, "v1")
     assert described is None or described.size > 0
-    assert _starts_at(response, 500, 1000) in {True, False}
+    assert has_range(response, 500, 1000) in {True, False}
     body = typed(read_limited, response, 1 << 20, "read")
     if body is not None:
         typed(json_object, response, body, "list the tags of registry.example/team/data")

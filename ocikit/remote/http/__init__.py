@@ -1,1 +1,1 @@
-"""HTTP for one host: connections, retries, schemes, redirects, responses."""
+"""HTTP requests to one host: connections, retries, schemes, redirects, responses."""

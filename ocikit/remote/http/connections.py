@@ -1,4 +1,4 @@
-"""Connections to a registry and to where it leads: pools, certificates, proxies; one request, one response."""
+"""Pools of connections to a registry and to its redirect targets: certificates and proxies."""
 
 from __future__ import annotations
 
@@ -26,16 +26,16 @@ from ocikit.remote.http.urls import Origin
 
 log = logging.getLogger("ocikit")
 
-_BLOCK = 1 << 18  # bytes handed to a socket at once; http.client's 16 KiB costs a third of a fast upload's time
+_BLOCK_SIZE = 1 << 18  # bytes written to a socket at once; http.client's 16 KiB costs a third of a fast upload's time
 
 
 class Connections:
     """Pools of connections, by origin. Safe in threads and after a fork.
 
     Args:
-        host: the registry: its client certificates and its laxity are for its own origin only.
-        base: gives the root of its URLs, once it is known whether it speaks TLS.
-        network: timeouts, proxies, certificates.
+        host: Registry. Its client certificate and its insecure setting apply to its own origin only.
+        base: Returns the root of its URLs, with the scheme that is known by then.
+        network: Timeouts, proxies, certificates.
     """
 
     def __init__(self, host: str, base: Callable[[], str], network: Network) -> None:
@@ -46,11 +46,11 @@ class Connections:
         self._routes: dict[str, tuple[requests.adapters.BaseAdapter, dict[str, str]]] = {}
         self._pid = os.getpid()
         self.lock = threading.Lock()
-        """Renewed after a fork: in the child, the thread that held it is gone."""
+        """Replaced after a fork: in the child, the thread that held it does not exist."""
 
     def close(self) -> None:
-        """Close them all; the next request opens new ones."""
-        self._notice_fork()
+        """Close all connections; the next request opens new ones."""
+        self._reset_after_fork()
         with self.lock:
             adapters, self._adapters, self._routes = self._adapters, {}, {}
         for adapter in adapters.values():
@@ -80,7 +80,7 @@ class Connections:
         """
         prepared = requests.PreparedRequest()
         prepared.method, prepared.url = method, url
-        prepared.body = body  # type: ignore[assignment]  # the stubs leave out streams
+        prepared.body = body  # type: ignore[assignment]  # the stubs lack streams
         prepared.headers = requests.structures.CaseInsensitiveDict(headers)
         if body is not None:
             prepared.headers["Content-Length"] = str(len(body) if isinstance(body, bytes) else length)
@@ -99,23 +99,23 @@ class Connections:
             log.debug("%s %s -> %s in %.3f s", method, redact(url), response.status_code, time.monotonic() - started)
         return response
 
-    def _notice_fork(self) -> None:
-        """Start anew in a child process: sockets can't be shared, and a lock may be held by a thread that isn't here."""
+    def _reset_after_fork(self) -> None:
+        """Drop all pools in a child process: sockets can't be shared, and a thread of the parent may hold the lock."""
         if self._pid != os.getpid():
             self.lock, self._adapters, self._routes, self._pid = threading.Lock(), {}, {}, os.getpid()
 
     def _route(self, url: str) -> tuple[requests.adapters.BaseAdapter, dict[str, str]]:
-        """The adapter and the proxies for a URL's origin, found once for each."""
-        self._notice_fork()
+        """Return the adapter and the proxies for a URL's origin, determined once for each origin."""
+        self._reset_after_fork()
         origin = "/".join(url.split("/", 3)[:3])
         route = self._routes.get(origin)
         if route is None:
-            given = self._network.adapter
-            route = self._routes[origin] = given(origin) if given else self._adapter(url), self._proxies(url)
+            custom = self._network.adapter
+            route = self._routes[origin] = custom(origin) if custom else self._adapter(url), self._proxies(url)
         return route
 
     def _adapter(self, url: str) -> _Adapter:
-        """The pool of connections for a URL: client certificates and laxity are for the hosts that they were given for."""
+        """Return the adapter for a URL, with a client certificate and without verification only for the configured hosts."""
         origin = Origin.of(url)
         home = origin.scheme == "https" and origin == Origin.of(self._base())
         names = {origin.host, f"{origin.host}:{origin.port}", f"[{origin.host}]:{origin.port}"}
@@ -129,22 +129,30 @@ class Connections:
         return adapter
 
     def _context(self, *, home: bool, verify: bool) -> ssl.SSLContext:
-        """Whom to trust. Raises: ConnectionFailed: if a certificate can't be read."""
+        """Return the TLS context for the registry's own origin or for other hosts.
+
+        Args:
+            home: The registry's own origin, which gets the client certificate.
+            verify: Verify certificates of servers.
+
+        Raises:
+            ConnectionFailed: A certificate can't be read.
+        """
         folder = _host_certificates(self._host)
-        # These replace what is trusted, as everywhere in Python; ssl reads SSL_CERT_FILE itself
-        instead = os.environ.get("REQUESTS_CA_BUNDLE") or os.environ.get("CURL_CA_BUNDLE")
+        # These replace the trusted certificates, as everywhere in Python; ssl itself reads SSL_CERT_FILE
+        bundle = os.environ.get("REQUESTS_CA_BUNDLE") or os.environ.get("CURL_CA_BUNDLE")
         extra = [self._network.ca] if self._network.ca else []
         extra += [str(path) for path in sorted(folder.glob("*.crt"))] if folder else []
-        reading = instead or ""
+        reading = bundle or ""
         try:
-            if instead:
-                whole = os.path.isdir(instead)
+            if bundle:
+                is_folder = os.path.isdir(bundle)
                 context = ssl.create_default_context(
-                    cafile=None if whole else instead, capath=instead if whole else None
+                    cafile=None if is_folder else bundle, capath=bundle if is_folder else None
                 )
             else:
                 context = ssl.create_default_context()
-                if not context.cert_store_stats()["x509_ca"]:  # no certificates of the system, as on some macOS
+                if not context.cert_store_stats()["x509_ca"]:  # no system certificates, as on some macOS
                     context.load_verify_locations(requests.utils.DEFAULT_CA_BUNDLE_PATH)
             for reading in extra:
                 context.load_verify_locations(cafile=reading)
@@ -171,22 +179,22 @@ class Connections:
 
 
 class _Adapter(requests.adapters.HTTPAdapter):
-    """Pools sized to the workers, large blocks on the way out, and our own context for TLS, through proxies too."""
+    """An adapter with large blocks and its own TLS context, through proxies, too."""
 
-    def __init__(self, connections: int, context: ssl.SSLContext | None) -> None:
+    def __init__(self, pool_size: int, context: ssl.SSLContext | None) -> None:
         self._context = context
         self._pools: dict[str, Any] = {}
-        super().__init__(pool_connections=4, pool_maxsize=connections, max_retries=0)
+        super().__init__(pool_connections=4, pool_maxsize=pool_size, max_retries=0)
 
     def init_poolmanager(self, connections: int, maxsize: int, block: bool = False, **pool_kwargs: Any) -> None:
-        """As requests does it, with our additions."""
-        super().init_poolmanager(connections, maxsize, block, **pool_kwargs, **self._additions())
-        self._accept(self.poolmanager)
+        """Create the pools with the additional options."""
+        super().init_poolmanager(connections, maxsize, block, **pool_kwargs, **self._options())
+        self._set_pool_classes(self.poolmanager)
 
     def proxy_manager_for(self, proxy: str, **proxy_kwargs: Any) -> Any:
-        """As requests does it, with our additions."""
-        manager = super().proxy_manager_for(proxy, **proxy_kwargs, **self._additions())
-        self._accept(manager)
+        """Return the pools of a proxy with the additional options."""
+        manager = super().proxy_manager_for(proxy, **proxy_kwargs, **self._options())
+        self._set_pool_classes(manager)
         return manager
 
     def send(
@@ -198,60 +206,73 @@ class _Adapter(requests.adapters.HTTPAdapter):
         cert: Any = None,
         proxies: Any = None,
     ) -> requests.Response:
-        """As requests does it through a proxy; else straight to the pool, which takes a fifth off a small request's time."""
+        """Send a request, without a proxy straight to the pool: that saves a fifth of a small request's time."""
         if proxies:
             return super().send(request, stream, timeout, verify, cert, proxies)
         url = str(request.url)
         scheme, _, netloc, path = url.split("/", 3)
         pool = self._pools.get(netloc)
-        if pool is None or pool.pool is None:  # none yet, or closed to make room
+        if pool is None or pool.pool is None:  # new, or closed to make room
             pool = self._pools[netloc] = self.poolmanager.connection_from_url(f"{scheme}//{netloc}/")
         connect, read = timeout
         raw = pool.urlopen(
-            request.method, f"/{path}", body=request.body, headers=request.headers, redirect=False, retries=False,
-            timeout=urllib3.Timeout(connect=connect, read=read), preload_content=False, decode_content=False,
-        )  # fmt: skip
+            request.method,
+            f"/{path}",
+            body=request.body,
+            headers=request.headers,
+            redirect=False,
+            retries=False,
+            timeout=urllib3.Timeout(connect=connect, read=read),
+            preload_content=False,
+            decode_content=False,
+        )
         response = requests.Response()
         response.status_code, response.raw, response.url, response.request = raw.status, raw, url, request
         response.headers = requests.structures.CaseInsensitiveDict(raw.headers)
         return response
 
     def cert_verify(self, conn: Any, url: str, verify: Any, cert: Any) -> None:
-        """Nothing: the context knows. Requests would load its own certificates for each connection."""
+        """Do nothing, because the context verifies: requests would load its own certificates for each connection."""
 
     def build_connection_pool_key_attributes(self, request: Any, verify: Any, cert: Any = None) -> Any:
-        """As requests does it; what is verified is in the context."""
+        """Return the key of a pool; the context decides what is verified."""
         host, _ = super().build_connection_pool_key_attributes(request, verify, cert)
-        unverified = self._context is not None and self._context.verify_mode == ssl.CERT_NONE
-        return host, {"cert_reqs": "CERT_NONE" if unverified else "CERT_REQUIRED"}
+        return host, {"cert_reqs": "CERT_NONE" if self._unverified else "CERT_REQUIRED"}
 
-    def _additions(self) -> dict[str, Any]:
-        return {"blocksize": _BLOCK} | ({"ssl_context": self._context} if self._context else {})
+    def _options(self) -> dict[str, Any]:
+        return {"blocksize": _BLOCK_SIZE} | ({"ssl_context": self._context} if self._context else {})
 
-    def _accept(self, manager: Any) -> None:
-        lax = self._context is not None and self._context.verify_mode == ssl.CERT_NONE
-        manager.pool_classes_by_scheme = {"http": _Pool, "https": _UnverifiedPool if lax else _SecurePool}
+    @property
+    def _unverified(self) -> bool:
+        return self._context is not None and self._context.verify_mode == ssl.CERT_NONE
+
+    def _set_pool_classes(self, manager: Any) -> None:
+        https = _UnverifiedPool if self._unverified else _SecurePool
+        manager.pool_classes_by_scheme = {"http": _Pool, "https": https}
 
 
-class _Timely:
-    """A pool whose answers keep to deadlines. Its class of connections stays urllib3's: recorders put theirs in its place."""
+class _DeadlineMixin:
+    """A pool whose responses respect deadlines.
+
+    The class of connections stays urllib3's, because recorders such as vcrpy replace it.
+    """
 
     def _new_conn(self) -> Any:
-        connection = super()._new_conn()  # type: ignore[misc]  # a pool has it
+        connection = super()._new_conn()  # type: ignore[misc]  # the pool has it
         connection.response_class = deadlines.Response
         return connection
 
 
-class _Pool(_Timely, urllib3.connectionpool.HTTPConnectionPool):
+class _Pool(_DeadlineMixin, urllib3.connectionpool.HTTPConnectionPool):
     pass
 
 
-class _SecurePool(_Timely, urllib3.connectionpool.HTTPSConnectionPool):
+class _SecurePool(_DeadlineMixin, urllib3.connectionpool.HTTPSConnectionPool):
     pass
 
 
-class _Unverified(urllib3.connection.HTTPSConnection):
-    """A connection to a host that was named insecure: whoever did that needs no warning with each request."""
+class _UnverifiedConnection(urllib3.connection.HTTPSConnection):
+    """A connection to a host that the user named insecure, without a warning for each request."""
 
     def connect(self) -> None:
         super().connect()
@@ -259,11 +280,11 @@ class _Unverified(urllib3.connection.HTTPSConnection):
 
 
 class _UnverifiedPool(_SecurePool):
-    ConnectionCls = _Unverified
+    ConnectionCls = _UnverifiedConnection
 
 
 def _host_certificates(host: str) -> Path | None:
-    """The first folder of certificates for a host. containers-certs.d.5.md."""
+    """Return the first folder with certificates for a host. containers-certs.d.5.md."""
     roots = (Path.home() / ".config/containers/certs.d", Path("/etc/containers/certs.d"), Path("/etc/docker/certs.d"))
     return next((root / host for root in roots if (root / host).is_dir()), None)
 
