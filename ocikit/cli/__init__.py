@@ -1,4 +1,4 @@
-"""The command line: the verbs of the API, thin.
+"""Command line of ocikit.
 
 python -m ocikit quickstart [--registry HOST]
 python -m ocikit pull REFERENCE [FOLDER]
@@ -14,18 +14,29 @@ from __future__ import annotations
 import argparse
 import os
 import sys
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Callable, Sequence
+from typing import TypeAlias
 
 import ocikit
 from ocikit import display
-from ocikit.cli.arguments import positive_int
+from ocikit.cli.arguments import key_value, positive_int
 from ocikit.spec import media_types
 from ocikit.transfer.pool import WORKERS
 
+_Run: TypeAlias = Callable[[argparse.Namespace], int | None]
+
+_PLATFORM = "OS/ARCH[/VARIANT]"
+
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run a command. 0 is success, 1 a failure that was told, 2 wrong usage, 130 Ctrl-C."""
+    """Run a command.
+
+    Args:
+        arguments: Arguments of the command; None takes those of the process.
+
+    Returns:
+        0 for success, 1 for an error, which was printed, 2 for invalid usage, 130 after Ctrl-C.
+    """
     arguments = sys.argv[1:] if arguments is None else arguments
     parser = _parser(arguments)
     options = parser.parse_args(arguments)
@@ -36,23 +47,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
         status = options.run(options)
         sys.stdout.flush()
     except BrokenPipeError:
-        # Whoever reads has enough, as `head` does. What is still buffered would fail again when the interpreter ends
+        # The reader has closed the pipe, as `head` does. Redirect stdout: the interpreter flushes it again at exit
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
     except ocikit.OcikitError as error:
         print(f"ocikit: {error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
-        print("ocikit: stopped; what was received whole is kept, and the rest resumes", file=sys.stderr)
+        print("ocikit: stopped; received data is stored, the next call resumes", file=sys.stderr)
         return 130
     return int(status or 0)
-
-
-def _annotation(text: str) -> tuple[str, str]:
-    key, equals, value = text.partition("=")
-    if not key or not equals:
-        raise argparse.ArgumentTypeError(f"{text!r} is not KEY=VALUE")
-    return key, value
 
 
 def _parser(arguments: Sequence[str]) -> argparse.ArgumentParser:
@@ -60,73 +64,29 @@ def _parser(arguments: Sequence[str]) -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=f"ocikit {ocikit.__version__}")
     commands = parser.add_subparsers(title="commands", metavar="COMMAND")
 
-    def command(name: str, words: str, run: Any = None) -> argparse.ArgumentParser:
-        made = commands.add_parser(name, help=words, description=words)
+    def command(name: str, description: str, run: _Run | None = None) -> argparse.ArgumentParser:
+        subparser = commands.add_parser(name, help=description, description=description)
         if run is not None:
-            made.set_defaults(run=run)
-        return made
+            subparser.set_defaults(run=run)
+            _add_session(subparser)
+        return subparser
 
-    def network(made: argparse.ArgumentParser) -> None:
-        made.add_argument(
-            "--insecure", action="append", default=[], metavar="HOST", help="allow plain http or an unknown certificate"
-        )
-        made.add_argument(
-            "--workers", type=positive_int, default=WORKERS, metavar="N", help=f"transfers at once ({WORKERS})"
-        )
-        made.add_argument("--quiet", action="store_true", help="no progress bar")
-
-    made = command("quickstart", "push, list, inspect, attach and pull a small data set", _quickstart)
-    made.add_argument(
-        "--registry", metavar="HOST", help="a registry to use; without it, one of our own, for the time of the tour"
-    )
-    network(made)
-
-    made = command("pull", "fetch an artifact, to the cache or as files in a folder", _pull)
-    made.add_argument("reference")
-    made.add_argument("folder", nargs="?")
-    made.add_argument("--include", action="append", default=[], metavar="PATTERN")
-    made.add_argument("--exclude", action="append", default=[], metavar="PATTERN")
-    made.add_argument("--platform", metavar="OS/ARCH[/VARIANT]")
-    made.add_argument("--force", action="store_true", help="overwrite files that were edited")
-    network(made)
-
-    made = command("push", "push files and folders as an artifact", _push)
-    made.add_argument("reference")
-    made.add_argument("paths", nargs="+")
-    made.add_argument("--artifact-type", metavar="TYPE")
-    made.add_argument("--annotation", action="append", type=_annotation, default=[], metavar="KEY=VALUE")
-    made.add_argument("--archive", choices=("tar", "tar+gzip", "tar+zstd"))
-    made.add_argument("--subject", metavar="REFERENCE")
-    network(made)
-
-    made = command("inspect", "show the documents of an artifact or image", _inspect)
-    made.add_argument("reference")
-    made.add_argument("--raw", action="store_true", help="the exact bytes")
-    network(made)
-
-    made = command("validate", "say what is wrong with the documents of an artifact or image", _validate)
-    made.add_argument("reference")
-    made.add_argument("--platform", metavar="OS/ARCH[/VARIANT]", help="only that manifest of an index")
-    network(made)
-
-    made = command("tags", "list the tags of a repository", _tags)
-    made.add_argument("reference")
-    network(made)
-
-    made = command("catalog", "list the repositories of a registry", _catalog)
-    made.add_argument("host")
-    network(made)
-
-    made = command("copy", "copy between registries, and to and from layouts", _copy)
-    made.add_argument("source")
-    made.add_argument("target")
-    made.add_argument("--referrers", action="store_true", help="also what is attached")
-    made.add_argument("--platform", metavar="OS/ARCH[/VARIANT]")
-    network(made)
-
+    quickstart = command("quickstart", "push, list, inspect, attach and pull a small data set", _quickstart)
+    quickstart.add_argument("--registry", metavar="HOST", help="registry to use; the default starts a temporary one")
+    _add_pull(command("pull", "pull an artifact to the cache, or as files to a folder", _pull))
+    _add_push(command("push", "push files and folders as an artifact", _push))
+    inspect = command("inspect", "show the documents of an artifact or image", _inspect)
+    inspect.add_argument("reference")
+    inspect.add_argument("--raw", action="store_true", help="write the exact bytes of the document")
+    validate = command("validate", "check the documents of an artifact or image against the specification", _validate)
+    validate.add_argument("reference")
+    validate.add_argument("--platform", metavar=_PLATFORM, help="check only the manifest of this platform")
+    command("tags", "list the tags of a repository", _tags).add_argument("reference")
+    command("catalog", "list the repositories of a registry", _catalog).add_argument("host")
+    _add_copy(command("copy", "copy between registries and layouts", _copy))
     server = {
-        "serve": command("serve", "run a registry; its content is in a folder"),
-        "gc": command("gc", "delete unreferenced content from a registry's folder, which may be in use"),
+        "serve": command("serve", "run a registry with its content in a folder"),
+        "gc": command("gc", "delete unreferenced content from the folder of a registry, which may be running"),
     }
     if not server.keys().isdisjoint(arguments):
         from ocikit.cli.serve import add_gc, add_serve  # noqa: PLC0415 - imports the server
@@ -134,6 +94,43 @@ def _parser(arguments: Sequence[str]) -> argparse.ArgumentParser:
         add_serve(server["serve"])
         add_gc(server["gc"])
     return parser
+
+
+def _add_session(parser: argparse.ArgumentParser) -> None:
+    insecure = "allow plain http or an unverified certificate for this host"
+    parser.add_argument("--insecure", action="append", default=[], metavar="HOST", help=insecure)
+    workers = f"number of parallel transfers ({WORKERS})"
+    parser.add_argument("--workers", type=positive_int, default=WORKERS, metavar="N", help=workers)
+    parser.add_argument("--quiet", action="store_true", help="show no progress bar")
+
+
+def _add_pull(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("reference")
+    parser.add_argument("folder", nargs="?")
+    parser.add_argument("--include", action="append", default=[], metavar="PATTERN", help="pull only these files")
+    parser.add_argument("--exclude", action="append", default=[], metavar="PATTERN", help="do not pull these files")
+    parser.add_argument("--platform", metavar=_PLATFORM, help="platform of the manifest to pull from an index")
+    parser.add_argument("--force", action="store_true", help="overwrite edited files")
+
+
+def _add_push(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("reference")
+    parser.add_argument("paths", nargs="+")
+    parser.add_argument("--artifact-type", metavar="TYPE", help="media type that describes the artifact")
+    annotation = "annotation of the manifest"
+    parser.add_argument(
+        "--annotation", action="append", type=key_value, default=[], metavar="KEY=VALUE", help=annotation
+    )
+    archive = "push each folder as one archive of this format"
+    parser.add_argument("--archive", choices=("tar", "tar+gzip", "tar+zstd"), help=archive)
+    parser.add_argument("--subject", metavar="REFERENCE", help="artifact that the new one refers to")
+
+
+def _add_copy(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("source")
+    parser.add_argument("target")
+    parser.add_argument("--referrers", action="store_true", help="copy the referrers, too")
+    parser.add_argument("--platform", metavar=_PLATFORM, help="platform of the only manifest of an index to copy")
 
 
 def _session(options: argparse.Namespace) -> ocikit.Session:
@@ -145,32 +142,40 @@ def _session(options: argparse.Namespace) -> ocikit.Session:
 def _pull(options: argparse.Namespace) -> None:
     with _session(options) as session:
         artifact = session.pull(
-            options.reference, options.folder, include=options.include, exclude=options.exclude,
-            platform=options.platform, force=options.force,
-        )  # fmt: skip
-    _summary(artifact)
+            options.reference,
+            options.folder,
+            include=options.include,
+            exclude=options.exclude,
+            platform=options.platform,
+            force=options.force,
+        )
+    _print_summary(artifact)
     print(artifact.path or artifact.reference)
 
 
 def _push(options: argparse.Namespace) -> None:
     with _session(options) as session:
         artifact = session.push(
-            options.reference, *options.paths, artifact_type=options.artifact_type, archive=options.archive,
-            annotations=dict(options.annotation), subject=options.subject,
-        )  # fmt: skip
-    _summary(artifact)
+            options.reference,
+            *options.paths,
+            artifact_type=options.artifact_type,
+            archive=options.archive,
+            annotations=dict(options.annotation),
+            subject=options.subject,
+        )
+    _print_summary(artifact)
     print(artifact.reference)
 
 
 def _copy(options: argparse.Namespace) -> None:
     with _session(options) as session:
         artifact = session.copy(options.source, options.target, referrers=options.referrers, platform=options.platform)
-    _summary(artifact)
+    _print_summary(artifact)
     print(artifact.reference)
 
 
-def _summary(artifact: ocikit.Artifact) -> None:
-    # A terminal has it from the progress already; the result alone goes to stdout, for pipes
+def _print_summary(artifact: ocikit.Artifact) -> None:
+    # In a terminal the progress bar has printed the summary. Print it to stderr: stdout holds only the result, for pipes
     if not sys.stderr.isatty():
         print(display.sanitize(artifact.summary), file=sys.stderr)
 
@@ -188,7 +193,7 @@ def _inspect(options: argparse.Namespace) -> None:
         for manifest in artifact.index.manifests:
             print(f"  {display.sanitize(manifest.platform or manifest.media_type):24}  {manifest.digest}")
     else:
-        # Not by .files: titles that can't be files are shown, too
+        # Do not use .files: it omits layers whose title is not a valid file name
         for layer in artifact.manifest.layers:
             if layer.media_type != media_types.EMPTY:
                 name = layer.title if layer.title is not None else layer.media_type
@@ -217,7 +222,7 @@ def _catalog(options: argparse.Namespace) -> None:
 
 
 def _quickstart(options: argparse.Namespace) -> None:
-    from ocikit.cli.quickstart import quickstart  # noqa: PLC0415 - one command of many
+    from ocikit.cli.quickstart import quickstart  # noqa: PLC0415 - only this command needs it
 
     with _session(options) as session:
         for line in quickstart(session, options.registry):

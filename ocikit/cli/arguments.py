@@ -35,3 +35,18 @@ def seconds(text: str) -> float:
     if not 0 <= number < float("inf"):
         raise argparse.ArgumentTypeError(f"{text!r} is not a number of seconds")
     return number
+
+
+def key_value(text: str) -> tuple[str, str]:
+    """Return the key and the value of `KEY=VALUE`.
+
+    Args:
+        text: Value on the command line.
+
+    Raises:
+        argparse.ArgumentTypeError: The text has another form.
+    """
+    key, equals, value = text.partition("=")
+    if not key or not equals:
+        raise argparse.ArgumentTypeError(f"{text!r} is not KEY=VALUE")
+    return key, value

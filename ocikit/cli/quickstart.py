@@ -1,4 +1,4 @@
-"""The tour of `python -m ocikit quickstart`: what one does with a data set, once through, for real."""
+"""Guided tour: `python -m ocikit quickstart`."""
 
 from __future__ import annotations
 
@@ -19,49 +19,49 @@ _REPORT = "application/vnd.example.evaluation.v1+json"
 
 
 def quickstart(session: Session, registry: str | None = None) -> Iterator[str]:
-    """Make a small data set, push it, list, inspect, attach, pull it back and compare; a line for each step.
+    """Push, list, inspect, attach and pull a small data set; yield one line per step.
 
     Args:
-        session: what to do it with.
-        registry: the host of a registry; None starts one of our own, for as long as it takes.
+        session: Session that does the transfers.
+        registry: Host of a registry; None starts a temporary one.
 
     Raises:
-        ContentError: if what came back isn't what went out.
-        ServerFailed: if a registry of our own can't be started.
+        ContentError: The pulled files differ from the pushed ones.
+        ServerFailed: The temporary registry could not be started.
     """
     with contextlib.ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="ocikit-")))
         if registry is None:
-            from ocikit.server.process.serve import serve  # noqa: PLC0415 - an extra, on use
+            from ocikit.server.process.serve import serve  # noqa: PLC0415 - the server is an extra
 
             registry = stack.enter_context(serve()).host
-            yield f"serving   a registry of our own at {registry}"
-        place = f"{registry}/ocikit-quickstart/waves-{secrets.token_hex(3)}"
+            yield f"serving a temporary registry at {registry}"
+        repository = f"{registry}/ocikit-quickstart/waves-{secrets.token_hex(3)}"
         data = folder / "waves"
-        _make(data)
+        _write_tables(data)
         with contextlib.chdir(folder):
-            pushed = session.push(f"{place}:v1", "waves", annotations={DESCRIPTION: "three waves"})
-        yield f"pushed    {pushed.summary.removeprefix('pushed ')}"
-        yield f"tags      {', '.join(session.tags(place))}"
-        found = session.inspect(f"{place}:v1")
-        yield f"inspected {found.kind}, {display.size(found.size)}: {', '.join(found.files)}"
+            pushed = session.push(f"{repository}:v1", "waves", annotations={DESCRIPTION: "three waves"})
+        yield pushed.summary
+        yield f"tags {', '.join(session.tags(repository))}"
+        artifact = session.inspect(f"{repository}:v1")
+        yield f"inspected {artifact.kind}, {display.size(artifact.size)}: {', '.join(artifact.files)}"
         report = folder / "evaluation.json"
         report.write_text('{"rows": 300}\n')
-        attached = session.attach(f"{place}:v1", report, artifact_type=_REPORT)
-        yield f"attached  {attached.kind} {attached.digest.short}"
-        yield f"referrers {', '.join(str(r.artifact_type) for r in session.referrers(f'{place}:v1'))}"
-        first = session.open(f"{place}:v1", "waves/sine.csv").readline().decode().strip()
-        yield f"opened    waves/sine.csv begins with {first!r}"
+        attached = session.attach(f"{repository}:v1", report, artifact_type=_REPORT)
+        yield f"attached {attached.kind} {attached.digest.short}"
+        yield f"referrers {', '.join(str(r.artifact_type) for r in session.referrers(f'{repository}:v1'))}"
+        first = session.open(f"{repository}:v1", "waves/sine.csv").readline().decode().strip()
+        yield f"opened waves/sine.csv begins with {first!r}"
         pulled = session.pull(pushed.reference, folder / "back")
-        yield f"pulled    {pulled.summary.removeprefix('pulled ')}"
+        yield pulled.summary
         for path in sorted(data.iterdir()):
             if (folder / "back" / "waves" / path.name).read_bytes() != path.read_bytes():
-                raise ContentError(f"{path.name} came back changed", hint="report this: it must not happen")
-        yield f"compared  {len(list(data.iterdir()))} files, equal byte for byte"
+                raise ContentError(f"{path.name} was changed by the transfer", hint="this is a bug; report it")
+        yield f"compared {len(list(data.iterdir()))} files, equal byte for byte"
 
 
-def _make(folder: Path) -> None:
-    """Three small tables."""
+def _write_tables(folder: Path) -> None:
+    """Write three small tables."""
     folder.mkdir()
     waves: dict[str, Callable[[float], float]] = {
         "sine": math.sin,
