@@ -61,12 +61,12 @@ class TestFileUploads(UploadStoreContract):
     def blobs(self, tmp_path):
         return FileBlobs(tmp_path / "store")
 
-    def reopened(self, uploads):
+    def reopen(self, uploads):
         return FileUploads(uploads.root)
 
 
 class TestMemoryUploads(UploadStoreContract):
-    lasting = False
+    persistent = False
 
     @pytest.fixture
     def uploads(self):
@@ -120,7 +120,7 @@ class TestUploadsToObjects(UploadStoreContract):
     def blobs(self, tmp_path):
         return ObjectBlobs(f"file://{tmp_path}/objects")
 
-    def reopened(self, uploads):
+    def reopen(self, uploads):
         return FileUploads(uploads.root)
 
 
