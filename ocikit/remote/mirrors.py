@@ -1,4 +1,4 @@
-"""Reading a repository from its mirrors, and from itself where they fail. distribution-spec spec.md#registry-proxying."""
+"""Reading from mirrors with the registry as fallback. distribution-spec spec.md#registry-proxying."""
 
 from __future__ import annotations
 
@@ -36,67 +36,75 @@ log = logging.getLogger("ocikit")
 
 T = TypeVar("T")
 
-#: Seconds for which a mirror is left alone that couldn't be reached, had no time, or sent wrong bytes.
+#: Seconds for which a mirror is skipped that was unreachable, too busy, or sent corrupt content.
 MIRROR_BACKOFF: Final = 60.0
 
-_RETRIES = 1  # of a request to a mirror: there is somewhere else to ask
-_WAIT = 5.0  # seconds: the most to wait for a mirror's connection, and in all for its retries
-_WHOLE = 1 << 20  # bytes; a blob of a mirror's that is no larger is verified before any of it is given out
+_RETRIES = 1  # retries of a request to a mirror: there is a fallback
+_MAX_WAIT = 5.0  # seconds to connect to a mirror, and to wait in all for its retries
+_BUFFERED = 1 << 20  # bytes of the largest blob of a mirror that is verified before any of it is returned
 _BUSY = frozenset({429, 502, 503, 504})
 
 
 class MirrorHost:
-    """A host that mirrors something: how it is reached, and whether it is left alone just now.
+    """The connection to a mirror, and its backoff.
 
     Args:
-        mirror: one of those that are there.
-        network: of the session. Its headers and its client certificate are for registries that references name.
-        keychain: of the session; the mirror gets what is kept for its own host.
-        tokens: of the session.
+        mirror: One of the mirrors on the host.
+        network: The session's network. Its headers and its client certificate are not sent to mirrors.
+        keychain: The session's keychain. The mirror gets only the credentials of its own host.
+        tokens: The session's tokens.
     """
 
     def __init__(self, mirror: Mirror, network: Network, keychain: Keychain, tokens: TokenCache) -> None:
-        host = mirror.host.name
+        host = mirror.host
         network = attrs.evolve(network, headers={}, certificate=None)
         if mirror.insecure:
-            network = attrs.evolve(network, insecure=network.insecure | {host})
+            network = attrs.evolve(network, insecure=network.insecure | {host.name})
         if not mirror.final:
             network = attrs.evolve(
                 network,
                 retries=min(network.retries, _RETRIES),
-                max_wait=min(network.max_wait, _WAIT),
-                connect_timeout=min(network.connect_timeout, _WAIT),
+                max_wait=min(network.max_wait, _MAX_WAIT),
+                connect_timeout=min(network.connect_timeout, _MAX_WAIT),
             )
-        api_host = mirror.host.api_host if host == DOCKER_HUB else None
-        self.transport = Transport(host, api_host=api_host, network=network, keychain=_own(keychain), tokens=tokens)
-        self._until = 0.0
+        self.transport = Transport(
+            host.name,
+            api_host=host.api_host if host.name == DOCKER_HUB else None,
+            network=network,
+            keychain=_without_unbound_credentials(keychain),
+            tokens=tokens,
+        )
+        self._backoff_end = 0.0
 
     @property
     def backing_off(self) -> bool:
-        """Whether it is left alone."""
-        return time.monotonic() < self._until
+        """True while the mirror is skipped after a failure."""
+        return time.monotonic() < self._backoff_end
 
-    def rest(self) -> None:
-        """Leave it alone for a while."""
-        self._until = time.monotonic() + MIRROR_BACKOFF
+    def back_off(self) -> None:
+        """Skip the mirror for `MIRROR_BACKOFF` seconds."""
+        self._backoff_end = time.monotonic() + MIRROR_BACKOFF
 
 
-def _own(keychain: Keychain) -> Keychain:
-    """A keychain for mirrors: a lone pair is for the registry that references name, and would go to who asks first."""
-    given = keychain.explicit
-    if keychain.registry or not isinstance(given, tuple | Credentials) or Credentials.of(given).anonymous:
+def _without_unbound_credentials(keychain: Keychain) -> Keychain:
+    """Return the keychain without a bare (user, password) pair.
+
+    Such a pair belongs to the upstream registry. A mirror that is used first would receive it (credential forwarding).
+    """
+    explicit = keychain.explicit
+    if keychain.registry or not isinstance(explicit, tuple | Credentials) or Credentials.of(explicit).anonymous:
         return keychain
     return attrs.evolve(keychain, explicit=None)
 
 
 class MirroredRepository(Repository):
-    """A repository at a mirror: asked for manifests and blobs, and for nothing else.
+    """A repository on a mirror, used for manifests and blobs only.
 
     Args:
-        host: the mirror's.
-        name: the repository's there.
-        mirror: how to use it.
-        upstream: what it mirrors.
+        host: The mirror's host.
+        name: The repository's name on the mirror.
+        mirror: The mirror's settings.
+        upstream: The mirrored reference.
     """
 
     def __init__(self, host: MirrorHost, name: str, mirror: Mirror, upstream: Reference) -> None:
@@ -107,209 +115,234 @@ class MirroredRepository(Repository):
         self._upstream = upstream
 
     def usable(self, *, by_tag: bool) -> bool:
-        """Whether to ask it now; *by_tag* is what a tag names, else content by its digest."""
+        """Return True if the mirror may be used now.
+
+        Args:
+            by_tag: The request is for a tag, not for a digest.
+        """
         if self.host.backing_off or self.disabled or (by_tag and self._mirror.pull == "digest-only"):
             return False
         return self._mirror.pull != "tag-only" or self._upstream.digest is None
 
     def resolve(self, reference: str) -> Descriptor:
-        """What a tag or digest names, by a GET: a mirror is believed what it says about content with the content."""
+        """Return the descriptor of a tag or digest.
+
+        This uses GET, not HEAD: metadata of a mirror is trusted only together with the content.
+        """
         return self.resolve_verified(reference)
 
-    def disable(self, why: str) -> None:
-        """Ask it for nothing more; what it sent was wrong."""
+    def disable(self, reason: str) -> None:
+        """Stop using the mirror for this repository, because it sent corrupt content."""
         self.disabled = True
-        self.host.rest()
-        log.warning("the mirror %s of %s is left out: %s", self.transport.host, self._upstream.registry, why)
+        self.host.back_off()
+        log.warning("the mirror %s of %s is disabled: %s", self.transport.host, self._upstream.registry, reason)
 
-    def failed(self, error: OcikitError) -> None:
-        """Take note of why it could not give something."""
+    def note_failure(self, error: OcikitError) -> None:
+        """Disable the mirror, back off, or log the error, depending on its type."""
         if isinstance(error, ContentError):
             self.disable(error.message)
         elif isinstance(error, ConnectionFailed) or (isinstance(error, RegistryError) and error.status in _BUSY):
-            self.host.rest()
+            self.host.back_off()
             log.warning(
-                "a mirror of %s is left alone for %d s: %s", self._upstream.registry, MIRROR_BACKOFF, error.message
+                "a mirror of %s is skipped for %d s: %s", self._upstream.registry, MIRROR_BACKOFF, error.message
             )
         else:
-            log.info("a mirror of %s is passed over: %s", self._upstream.registry, error.message)
+            log.info("a mirror of %s failed, using the next one: %s", self._upstream.registry, error.message)
 
-    def served(self, what: str) -> None:
-        """Tell that it gave something."""
-        log.info("%s@%s comes from its mirror %s/%s", self._upstream.name, what, self.transport.host, self.name)
+    def note_success(self, reference: str) -> None:
+        """Log that the mirror returned content."""
+        log.info("%s@%s comes from its mirror %s/%s", self._upstream.name, reference, self.transport.host, self.name)
 
     def _path(self, *parts: str) -> str:
         path = super()._path(*parts)
         return f"{path}?ns={quote(self._upstream.registry, safe='')}" if self._mirror.ns else path
 
     def _explain_not_found(self, target: str, error: NotFound) -> NotFound:
-        return error  # its tags are not to be listed: the registry's own count
+        return error  # do not list the mirror's tags: the tags of the registry count
 
 
 class Mirrored(Repository):
-    """A repository that is read from its mirrors first; all but `resolve`, `open` and `fetch` is its own business.
+    """A repository that is read from its mirrors first.
+
+    `resolve`, `open` and `fetch` use the mirrors. All other methods use the repository itself.
 
     Args:
-        primary: the repository, or where all of it has moved to.
-        mirrors: in order.
+        primary: The repository, or the location where its content has moved.
+        mirrors: The mirrors in order.
     """
 
     def __init__(self, primary: Repository, mirrors: Sequence[MirroredRepository]) -> None:
         super().__init__(primary.transport, primary.name)
         self._primary = primary
         self._mirrors = tuple(mirrors)
-        # What one of them says of a document counts wherever it then comes from
+        # Share the hints: the size of a document is valid wherever its content is then read.
         self.hints = primary.hints
         for mirror in mirrors:
             mirror.hints = self.hints
 
     @property
     def disabled(self) -> int:
-        """How many mirrors sent wrong bytes."""
+        """The number of mirrors that sent corrupt content."""
         return sum(mirror.disabled for mirror in self._mirrors)
 
     def resolve(self, reference: str) -> Descriptor:
-        """As `Repository.resolve`."""
-        return self._first(reference, lambda place: place.resolve(reference), by_tag=":" not in reference)
+        """Return the descriptor of a tag or digest."""
+        return self._try_each(reference, lambda repository: repository.resolve(reference), by_tag=":" not in reference)
 
     def fetch(self, descriptor: Descriptor, *, limit: int = DOCUMENT_LIMIT) -> bytes:
-        """As `Repository.fetch`."""
+        """Return the verified content of a document or another small blob, as `Source.fetch`."""
         if descriptor.embedded is not None or descriptor.size > limit or not descriptor.digest.verifiable:
             return self._primary.fetch(descriptor, limit=limit)
-        if (came := self.hints.pop_body(descriptor)) is not None:
-            return came
-        return self._first(descriptor.digest.short, lambda place: place.fetch(descriptor, limit=limit))
+        if (body := self.hints.pop_body(descriptor)) is not None:
+            return body
+        return self._try_each(descriptor.digest.short, lambda repository: repository.fetch(descriptor, limit=limit))
 
     def open(self, descriptor: Descriptor) -> ByteStream:
-        """A seekable stream that goes on elsewhere when a mirror breaks off.
+        """Return a seekable stream that continues on the next mirror if one fails.
 
-        Small content is verified before it is given out. Large content of a mirror's raises DigestMismatch in place of
-        its last bytes if it is wrong, and the mirror is asked for nothing more; see `trusting`.
+        Small content is verified before it is returned. If large content of a mirror is corrupt, the stream raises
+        DigestMismatch instead of the last bytes and disables the mirror; see `retry_without_bad_mirrors`.
         """
-        if descriptor.is_document or descriptor.size <= _WHOLE:
+        if descriptor.is_document or descriptor.size <= _BUFFERED:
             return io.BytesIO(self.fetch(descriptor))
         if not descriptor.digest.verifiable or not any(m.usable(by_tag=False) for m in self._mirrors):
             return self._primary.open(descriptor)
-        return _Checked(_Reader(self._places(), self._primary, descriptor), descriptor)
+        return _VerifiedMirrorReader(_FallbackReader(self._candidates(), self._primary, descriptor), descriptor)
 
     def head(self, descriptor: Descriptor, size: int) -> bytes:
-        """As `Source.head`."""
+        """Return the first bytes of the content, as `Source.head`."""
         return Source.head(self, descriptor, size)
 
-    def _places(self, *, by_tag: bool = False) -> Iterator[Repository]:
-        """Where to ask, in order; whether a mirror is usable is looked at when its turn comes."""
+    def _candidates(self, *, by_tag: bool = False) -> Iterator[Repository]:
+        """Return the usable mirrors and the primary, in order; a mirror's state is checked when its turn comes."""
         yield from (mirror for mirror in self._mirrors if mirror.usable(by_tag=by_tag))
         yield self._primary
 
-    def _first(self, what: str, ask: Callable[[Repository], T], *, by_tag: bool = False) -> T:
-        """The first answer that there is. Raises: what the primary raises."""
-        failures = _Failures(self._primary)
-        for place in self._places(by_tag=by_tag):
+    def _try_each(self, reference: str, read: Callable[[Repository], T], *, by_tag: bool = False) -> T:
+        """Return the first result.
+
+        Raises:
+            OcikitError: All mirrors and the primary failed; this is the error of the primary.
+        """
+        failures = _MirrorFailures(self._primary)
+        for repository in self._candidates(by_tag=by_tag):
             try:
-                answer = ask(place)
+                result = read(repository)
             except OcikitError as error:
-                failures.add(place, error)
+                failures.add(repository, error)
                 continue
-            if isinstance(place, MirroredRepository):
-                place.served(what)
-            return answer
-        raise AssertionError("the primary answers or fails")  # pragma: no cover
+            if isinstance(repository, MirroredRepository):
+                repository.note_success(reference)
+            return result
+        raise AssertionError("the primary returns or raises")  # pragma: no cover
 
 
-class _Failures:
-    """What the mirrors said so far."""
+class _MirrorFailures:
+    """The errors of the mirrors in one operation."""
 
     def __init__(self, primary: Repository) -> None:
         self._primary = primary
-        self._words: list[str] = []
+        self._messages: list[str] = []
 
-    def add(self, place: Repository, error: OcikitError) -> None:
-        """Take note of a mirror's failure. Raises: the error, with those of the mirrors, if it is the primary's."""
-        if isinstance(place, MirroredRepository) and place is not self._primary:
-            place.failed(error)
+    def add(self, repository: Repository, error: OcikitError) -> None:
+        """Record the error of a mirror.
+
+        Raises:
+            OcikitError: The error is of the primary; the message includes the errors of the mirrors.
+        """
+        if isinstance(repository, MirroredRepository) and repository is not self._primary:
+            repository.note_failure(error)
             if not isinstance(error, NotFound):
-                self._words.append(error.message)
+                self._messages.append(error.message)
             return
-        if self._words:
-            error.message += f"; its mirrors failed before: {'; '.join(self._words)}"
-            error.args = (error.message,)
-        raise error
+        if not self._messages:
+            raise error
+        message = f"{error.message}; its mirrors failed before: {'; '.join(self._messages)}"
+        raise error.reworded(message) from error.__cause__
 
 
-class _Reader(io.RawIOBase):
-    """A blob from the first place that has it; when that breaks off, the next one goes on at the same byte."""
+class _FallbackReader(io.RawIOBase):
+    """A blob of the first repository that has it; after a failure the next one continues at the same byte."""
 
-    def __init__(self, places: Iterator[Repository], primary: Repository, descriptor: Descriptor) -> None:
-        self._places = places
+    def __init__(self, candidates: Iterator[Repository], primary: Repository, descriptor: Descriptor) -> None:
+        self._candidates = candidates
         self._descriptor = descriptor
-        self._place: Repository | None = None
+        self._repository: Repository | None = None
         self._stream: ByteStream | None = None
         self._position = 0
-        self._failures = _Failures(primary)
+        self._failures = _MirrorFailures(primary)
         self.mirrors: list[MirroredRepository] = []
-        """Those that gave some of it."""
+        """The mirrors that returned a part."""
 
     def readable(self) -> bool:
-        """Always."""
+        """Return True."""
         return True
 
     def seekable(self) -> bool:
-        """Always."""
+        """Return True."""
         return True
 
     def tell(self) -> int:
-        """The position, in bytes."""
+        """Return the position, in bytes."""
         return self._position
 
     def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
-        """Move; the next read asks for a range."""
+        """Move to an offset and return the position, in bytes; the next read requests a range."""
         base = {io.SEEK_SET: 0, io.SEEK_CUR: self._position, io.SEEK_END: self._descriptor.size}[whence]
         self._position = max(0, base + offset)
         return self._position
 
     def readinto(self, buffer: memoryview) -> int:  # type: ignore[override]  # typeshed's WriteableBuffer is wider
-        """Fill the buffer; 0 at the end. Raises: what the primary's own stream raises."""
-        while True:
-            place = self._place or next(self._places)
-            try:
-                n = self._read(place, buffer)
-            except OcikitError as error:
-                self._failures.add(place, error)
-                self._drop()
-                continue
-            if isinstance(place, MirroredRepository) and n and place not in self.mirrors:
-                self.mirrors.append(place)
-                place.served(self._descriptor.digest.short)
-            self._position += n
-            return n
+        """Fill `buffer` and return the number of bytes, 0 at the end.
 
-    def _read(self, place: Repository, buffer: memoryview) -> int:
+        Raises:
+            OcikitError: All mirrors and the primary failed; this is the error of the primary.
+        """
+        while True:
+            repository = self._repository or next(self._candidates)
+            try:
+                count = self._read(repository, buffer)
+            except OcikitError as error:
+                self._failures.add(repository, error)
+                self._close_stream()
+                continue
+            if isinstance(repository, MirroredRepository) and count and repository not in self.mirrors:
+                self.mirrors.append(repository)
+                repository.note_success(self._descriptor.digest.short)
+            self._position += count
+            return count
+
+    def _read(self, repository: Repository, buffer: memoryview) -> int:
         if self._stream is None:
-            self._place, self._stream = place, place.open(self._descriptor)
+            self._repository, self._stream = repository, repository.open(self._descriptor)
         if self._stream.tell() != self._position:
             self._stream.seek(self._position)
         return self._stream.readinto(buffer)
 
-    def _drop(self) -> None:
+    def _close_stream(self) -> None:
         if self._stream is not None:
             self._stream.close()
-        self._place = self._stream = None
+        self._repository = self._stream = None
 
     def close(self) -> None:
-        """Let go of the connection."""
-        self._drop()
+        """Close the connection."""
+        self._close_stream()
         super().close()
 
 
-class _Checked(VerifiedReader):
-    """Content that a mirror may have given, verified as it is read."""
+class _VerifiedMirrorReader(VerifiedReader):
+    """Content that may come from a mirror, verified while it is read."""
 
-    def __init__(self, reader: _Reader, descriptor: Descriptor) -> None:
+    def __init__(self, reader: _FallbackReader, descriptor: Descriptor) -> None:
         super().__init__(reader, descriptor)
         self._reader = reader
 
     def readinto(self, buffer: memoryview) -> int:  # type: ignore[override]  # typeshed's WriteableBuffer is wider
-        """Fill the buffer. Raises: DigestMismatch: in place of the last bytes, and the mirrors that sent some are left out."""
+        """Fill `buffer` and return the number of bytes.
+
+        Raises:
+            DigestMismatch: The content is corrupt; the mirrors that returned a part of it are disabled.
+        """
         try:
             return super().readinto(buffer)
         except DigestMismatch as error:
@@ -318,12 +351,15 @@ class _Checked(VerifiedReader):
             raise
 
 
-def retry_without_bad_mirrors(source: Source, work: Callable[[], T]) -> T:
-    """Do something with a source's content; again, without it, for each mirror whose content proves wrong meanwhile."""
+def retry_without_bad_mirrors(source: Source, operation: Callable[[], T]) -> T:
+    """Return the result of an operation that reads from `source`.
+
+    The operation is repeated each time that a mirror sent corrupt content and was disabled.
+    """
     while True:
-        known = source.disabled if isinstance(source, Mirrored) else 0
+        disabled = source.disabled if isinstance(source, Mirrored) else 0
         try:
-            return work()
+            return operation()
         except (DigestMismatch, CopyError):
-            if not isinstance(source, Mirrored) or source.disabled == known:
+            if not isinstance(source, Mirrored) or source.disabled == disabled:
                 raise

@@ -28,7 +28,7 @@ def parse_location(text: str) -> str:
     host, slash, path = location.partition("/")
     if not (set(".:") & set(host) or host.lower() == "localhost") or "@" in location or "://" in location:
         raise InvalidReference(
-            f"{display.quoted(text)} is not a registry's host or a place in it",
+            f"{display.quoted(text)} is not a registry's host or a path on it",
             hint='write it like "mirror.example:5000" or "cache.example/hub", without a scheme',
         )
     name = RegistryHost.parse(host).name
@@ -49,7 +49,7 @@ def parse_prefix(text: str) -> str:
         if not set("/:") & set(text):
             return f"*.{parse_location(f'x.{text[2:]}')[2:]}"
         raise InvalidReference(
-            f"{display.quoted(text)} has more than a domain behind the asterisk", hint='write it like "*.example.com"'
+            f"{display.quoted(text)} has more than a domain after the asterisk", hint='write it like "*.example.com"'
         )
     return parse_location(text)
 
@@ -112,7 +112,7 @@ def parse_mirrors(mirrors: Mirrors) -> dict[str, tuple[Mirror, ...]]:
     )
     if lists is None or not all(isinstance(items, Sequence) for items in lists.values()):
         raise InvalidArgument(
-            f"mirrors={display.quoted(mirrors, 80)} doesn't say which registry has which mirrors",
+            f"mirrors={display.quoted(mirrors, 80)} is not a mapping of registries to mirrors",
             hint='write it like {"docker.io": ["mirror.example:5000"]}',
         )
     return {

@@ -1,4 +1,4 @@
-"""How to reach registries: timeouts, patience, proxies, certificates and mirrors as one value."""
+"""Network settings: timeouts, retries, proxies, certificates and mirrors."""
 
 from __future__ import annotations
 
@@ -25,42 +25,43 @@ def _hosts(names: Iterable[str]) -> frozenset[str]:
 
 @frozen
 class Route:
-    """Where a repository may be read."""
+    """The result of looking up a repository in the mirror settings."""
 
     blocked: bool
+    """True if the repository must not be used."""
     mirrors: tuple[tuple[Mirror, str], ...] = ()
     """The mirrors in order, each with the repository's name on it."""
 
 
 @frozen(kw_only=True)
 class Network:
-    """How to reach registries; one value for a session.
+    """Network settings of a session.
 
     Args:
-        insecure: hosts that may be spoken to without TLS, or with a certificate that nobody vouches for.
-        ca: a file of certificates to trust besides the usual ones.
-        certificate: a client certificate: one file, or certificate and key. Shown to registries only, not to where
-            they redirect.
-        proxies: by scheme; None reads HTTPS_PROXY, HTTP_PROXY and NO_PROXY.
-        connect_timeout: seconds.
-        read_timeout: seconds without a byte; the answer to an upload may take five times as long, while the registry
+        insecure: Hosts that may be reached without TLS or with any certificate.
+        ca: File of CA certificates to trust in addition to the default ones.
+        certificate: A client certificate: one file, or certificate and key. It is used for registries only, not for
+            redirects to other hosts.
+        proxies: Proxy URLs by scheme. None reads HTTPS_PROXY, HTTP_PROXY and NO_PROXY.
+        connect_timeout: Seconds to connect.
+        read_timeout: Seconds without data. The response to an upload may take five times as long, while the registry
             stores it.
-        total_timeout: seconds for one request with its retries, or for one blob with its resumptions, both ways, and
-            for the token that it needs; None sets no limit. What was received of a blob is kept, and resumed by the
-            next call.
-        retries: further tries after a failure that may pass.
-        max_wait: seconds to wait in all for one request's retries; a registry that asks for more gets an error
-            instead.
-        connections: kept open per host.
-        user_agent: how we call ourselves.
-        headers: sent along to registries only, not to where they redirect.
-        adapter: gives an adapter of requests for an origin such as "https://ghcr.io", to be used instead of ours.
-        schemes: "http" or "https" for hosts where it is known; otherwise https, or what a loopback host answers to.
-        mirrors: where manifests and blobs are read first, in order, by registry (`docker.io`) or by the first parts of
-            names (`quay.io/team`, the longest counts): hosts with paths, or `Mirror`. A mirror gets its own credentials
-            only, and neither `headers` nor `certificate`. Tags are listed, referrers looked up, and everything is
-            written at the registry itself, which is also what `Session.repository` gives.
-        blocked: registries, or first parts of names, that must not be asked; longer ones in `mirrors` are exceptions.
+        total_timeout: Seconds for one request with its retries, or for one upload or download of a blob with its
+            resumptions, including its token. None sets no limit. The received part of a blob is stored, and the next
+            call resumes it.
+        retries: Retries after a transient failure.
+        max_wait: Seconds to wait in all for the retries of one request. If the registry demands a longer wait, the
+            request fails.
+        connections: Connections per host that are kept open.
+        user_agent: The User-Agent header.
+        headers: Additional headers. They are sent to registries only, not to redirects to other hosts.
+        adapter: Function that returns the adapter of requests for an origin such as "https://ghcr.io".
+        schemes: "http" or "https" by host. Other hosts use https, except that loopback hosts are probed.
+        mirrors: Mirrors in order, by registry (`docker.io`) or by the first parts of names (`quay.io/team`; the longest
+            match counts): hosts with paths, or `Mirror`. Manifests and blobs are read from mirrors first. A mirror gets
+            its own credentials only, and neither `headers` nor `certificate`. Tag lists, referrers and writes use the
+            registry itself, as does `Session.repository`.
+        blocked: Registries or first parts of names that must not be used. Longer prefixes in `mirrors` are exceptions.
 
     >>> Network(total_timeout=600, mirrors={"docker.io": Mirror("mirror.example:5000")}).retries
     4
@@ -85,26 +86,26 @@ class Network:
 
     @classmethod
     def from_registries_conf(cls, path: str | os.PathLike[str] | None = None, **settings: Any) -> Self:
-        """Mirrors, blocked and insecure registries as podman and buildah know them. containers-registries.conf(5).
+        """Return settings with the mirrors, blocked and insecure registries of podman. containers-registries.conf(5).
 
-        It is read when this is called, and never else. Short names, search registries and helpers are ignored, which
-        the log says.
+        The file is read only by this call. Short names, search registries and helpers are ignored and logged.
 
         Args:
-            path: the file; None is `~/.config/containers/registries.conf`, else the one in `/etc/containers`, with the
-                folders `registries.conf.d` beside.
-            settings: further fields; they count beside what the file says.
+            path: The file. None is `~/.config/containers/registries.conf`, else the one in `/etc/containers`, with the
+                files in the folder `registries.conf.d` next to it.
+            settings: Further fields, which are merged with those of the file.
 
         Raises:
-            NotFound: if there is no such file. InvalidDocument: with the place in it that is wrong.
+            NotFound: The file does not exist.
+            InvalidDocument: The file is invalid; the message has the path in it.
         """
-        found = load_registries_conf(path)
+        conf = load_registries_conf(path)
         return cls(
             **settings
             | {
-                "mirrors": {**found.mirrors, **parse_mirrors(settings.get("mirrors", {}))},
-                "blocked": found.blocked | parse_prefixes(settings.get("blocked", ())),
-                "insecure": found.insecure | _hosts(settings.get("insecure", ())),
+                "mirrors": {**conf.mirrors, **parse_mirrors(settings.get("mirrors", {}))},
+                "blocked": conf.blocked | parse_prefixes(settings.get("blocked", ())),
+                "insecure": conf.insecure | _hosts(settings.get("insecure", ())),
             }
         )
 
