@@ -13,7 +13,10 @@ import ocikit
 from ocikit import display
 from ocikit.cli.arguments import positive_int, seconds
 from ocikit.server.http.settings import Limits
+from ocikit.server.process.main import run
 from ocikit.server.process.options import ServerConfig, ServerOptions, option_descriptions
+from ocikit.server.storage.files import file_storage
+from ocikit.server.storage.gc import gc
 
 
 def _limit(text: str) -> tuple[str, int]:
@@ -23,8 +26,11 @@ def _limit(text: str) -> tuple[str, int]:
     return name, positive_int(number)
 
 
-#: Arguments of `add_argument` by the type of a field; types with parameters by their origin.
-_ARGUMENTS: dict[Any, dict[str, Any]] = {
+#: Defaults that differ from those of `ServerOptions`: a terminal shows the access log.
+_DEFAULTS = {"log_format": "text"}
+
+#: Keywords of `add_argument` by the type of an option.
+_KEYWORDS: dict[Any, dict[str, Any]] = {
     int: {"type": positive_int, "metavar": "N"},
     float: {"type": seconds, "metavar": "SECONDS"},
     str: {"metavar": "ADDRESS"},
@@ -42,45 +48,58 @@ def add_serve(parser: argparse.ArgumentParser) -> None:
     descriptions = option_descriptions()
     for option in attrs.fields(attrs.resolve_types(ServerOptions)):
         _add_option(parser, option, descriptions.get(option.name, ""))
-    # Unlike in a notebook, a terminal shows the log
-    parser.set_defaults(run=run_serve, log_format="text")
+    parser.set_defaults(run=run_serve)
 
 
 def _add_option(parser: argparse.ArgumentParser, option: attrs.Attribute[Any], description: str) -> None:
-    flag = option.metadata.get("flag") or ("no-" if option.default is True else "") + option.name.replace("_", "-")
-    first, _, _ = description.partition(". ")
-    text = first[:1].lower() + first[1:].removesuffix(".").replace("%", "%%")
-    origin = get_origin(option.type) or option.type
-    if origin is bool:
-        action = "store_false" if option.default else "store_true"
-        text = f"do not {text}" if option.default else text
-        parser.add_argument(f"--{flag}", dest=option.name, action=action, help=text)
-    elif origin is Literal:
-        choices = get_args(option.type)
-        parser.add_argument(f"--{flag}", dest=option.name, choices=choices, default=option.default, help=text)
+    flag = "--" + (
+        option.metadata.get("flag") or ("no-" if option.default is True else "") + option.name.replace("_", "-")
+    )
+    text = description.partition(". ")[0].removesuffix(".").replace("%", "%%")
+    text = text[:1].lower() + text[1:]
+    default = _DEFAULTS.get(option.name, option.default)
+    kind = get_origin(option.type) or option.type
+    if kind is bool:
+        action = "store_false" if default else "store_true"
+        parser.add_argument(flag, dest=option.name, action=action, help=f"do not {text}" if default else text)
+        return
+    if kind is Limits:
+        text += f": {', '.join(limit.name for limit in attrs.fields(Limits))}"
+    elif default:
+        text += f" ({default:g})" if isinstance(default, float) else f" ({default})"
+    if kind is Literal:
+        parser.add_argument(flag, dest=option.name, choices=get_args(option.type), default=default, help=text)
     else:
-        arguments = _ARGUMENTS.get(origin, {"metavar": "FILE"})
-        if "default" not in arguments:
-            text += f" ({option.default:g})" if origin in {int, float} else ""
-            arguments = {**arguments, "default": option.default}
-        parser.add_argument(f"--{flag}", dest=option.name, help=text, **arguments)
+        keywords = {"default": default, **_KEYWORDS.get(kind, {"metavar": "FILE"})}
+        parser.add_argument(flag, dest=option.name, help=text, **keywords)
+
+
+def server_options(arguments: argparse.Namespace) -> ServerOptions:
+    """Return the options of parsed arguments.
+
+    Args:
+        arguments: Arguments of `serve`.
+
+    Returns:
+        The options.
+
+    Raises:
+        InvalidArgument: An option is invalid.
+    """
+    values = {option.name: getattr(arguments, option.name) for option in attrs.fields(ServerOptions)}
+    return ServerOptions(**values | {"limits": Limits(**dict(arguments.limits))})
 
 
 def run_serve(arguments: argparse.Namespace) -> int:
     """Serve a folder until a signal arrives, and return the exit code."""
-    from ocikit.server.process.main import run  # noqa: PLC0415 - imports the server, for one subcommand
-
-    values = {option.name: getattr(arguments, option.name) for option in attrs.fields(ServerOptions)}
-    options = ServerOptions(**values | {"limits": Limits(**dict(arguments.limits))})
-    return run(
-        ServerConfig(
-            path=arguments.path,
-            port=arguments.port,
-            htpasswd=arguments.htpasswd,
-            rules=arguments.rules,
-            options=options,
-        )
+    config = ServerConfig(
+        path=arguments.path,
+        port=arguments.port,
+        htpasswd=arguments.htpasswd,
+        rules=arguments.rules,
+        options=server_options(arguments),
     )
+    return run(config)
 
 
 def add_gc(parser: argparse.ArgumentParser) -> None:
@@ -99,9 +118,6 @@ def add_gc(parser: argparse.ArgumentParser) -> None:
 
 def run_gc(arguments: argparse.Namespace) -> None:
     """Delete unreferenced content from a registry's folder, which may be in use."""
-    from ocikit.server.storage.files import file_storage  # noqa: PLC0415 - imports the server, for one subcommand
-    from ocikit.server.storage.gc import gc  # noqa: PLC0415 - see above
-
     if not os.path.exists(os.path.join(arguments.path, "registry.db")):
         raise ocikit.NotFound(
             f"{arguments.path} is not the folder of a registry", hint="give the folder that is served"

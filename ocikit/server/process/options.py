@@ -42,10 +42,10 @@ class ServerOptions:
         allow_delete: Accept requests to delete blobs, manifests and tags.
         references: Require the children of a manifest ("strict"), or accept it before them ("sparse").
         validate: Check the types and digests of manifests ("structure"), or also their JSON schema ("schema").
-        limits: Maximum of one resource: manifest, blob, repository (bytes), sessions, … Can be given several times.
-        hosts: Host name that clients may use. The loopback names are always allowed on a loopback address. Elsewhere every
+        limits: Maximum of each resource, such as the bytes of a blob.
+        hosts: Host names that clients may use. The loopback names are always allowed on a loopback address. Elsewhere every
             name is allowed if none is given.
-        trusted_proxies: Address of a proxy whose X-Forwarded headers are used.
+        trusted_proxies: Addresses of proxies whose X-Forwarded headers are used.
         metrics: Serve Prometheus metrics at /metrics. With users, a request needs the permission to list the catalog.
             Needs the package prometheus-client.
         log_format: Format of the access log on stderr. "none" logs failures only.

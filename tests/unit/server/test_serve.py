@@ -1,5 +1,6 @@
 """`ocikit.serve` and the `serve` and `gc` commands: start, stop, options, logs and metrics."""
 
+import argparse
 import contextlib
 import gc
 import http.client
@@ -16,10 +17,14 @@ import time
 from importlib.util import find_spec
 from pathlib import Path
 
+import attrs
+import cattrs
 import ocikit
 import pytest
 import requests
+from ocikit.cli.serve import add_serve, server_options
 from ocikit.server.http.settings import Limits
+from ocikit.server.process.options import ServerConfig, option_descriptions
 
 from tests.support.home import ROOT, cli, tree, write
 
@@ -487,6 +492,95 @@ def test_missing_extra_error_shows_install_command(home, monkeypatch):
     monkeypatch.setattr(serve, "find_spec", lambda name: None if name == "granian" else object())
     with pytest.raises(ocikit.ServerFailed, match=r"pip install 'ocikit\[server\]'"):
         ocikit.serve()
+
+
+# Options
+
+
+def parse_options(*arguments):
+    """Return the options of a command line."""
+    parser = argparse.ArgumentParser()
+    add_serve(parser)
+    return server_options(parser.parse_args(["store", *arguments]))
+
+
+def test_every_option_has_a_description():
+    assert list(option_descriptions()) == [option.name for option in attrs.fields(ocikit.ServerOptions)]
+
+
+def test_command_line_has_the_default_options():
+    assert parse_options() == ocikit.ServerOptions(log_format="text")
+
+
+def test_command_line_sets_every_option():
+    options = parse_options(
+        *(
+            "--host",
+            "::1",
+            "--token",
+            "--allow-anonymous-pull",
+            "--allow-plain-http",
+            "--tls-cert",
+            "c",
+            "--tls-key",
+            "k",
+        ),
+        *("--workers", "2", "--read-only", "--no-delete", "--references", "sparse", "--validate", "schema"),
+        *(
+            "--limit",
+            "blob=5",
+            "--limit",
+            "page=6",
+            "--allow-host",
+            "a",
+            "--allow-host",
+            "b",
+            "--trusted-proxy",
+            "10.0.0.1",
+        ),
+        *(
+            "--no-metrics",
+            "--log-format",
+            "json",
+            "--collect-every",
+            "1",
+            "--grace",
+            "2",
+            "--timeout",
+            "3",
+            "--no-sync",
+        ),
+    )
+    assert options == ocikit.ServerOptions(
+        host="::1",
+        token=True,
+        allow_anonymous_pull=True,
+        allow_plain_http=True,
+        tls_cert="c",
+        tls_key="k",
+        workers=2,
+        read_only=True,
+        allow_delete=False,
+        references="sparse",
+        validate="schema",
+        limits=Limits(blob=5, page=6),
+        hosts=("a", "b"),
+        trusted_proxies=("10.0.0.1",),
+        metrics=False,
+        log_format="json",
+        collect_every=1,
+        grace=2,
+        timeout=3,
+        sync=False,
+    )
+    default = ocikit.ServerOptions()
+    assert not [name for name in attrs.asdict(default) if getattr(options, name) == getattr(default, name)]
+
+
+def test_configuration_survives_json():
+    options = ocikit.ServerOptions(hosts="hub.lab", limits=Limits(blob=5), references="sparse", sync=False)
+    config = ServerConfig(path="store", port=1, htpasswd="users", options=options, attached="scratch")
+    assert cattrs.Converter().structure(json.loads(json.dumps(attrs.asdict(config))), ServerConfig) == config
 
 
 # Serving
