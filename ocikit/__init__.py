@@ -29,7 +29,9 @@ from ocikit.api import (
     validate,
 )
 from ocikit.auth import login, login_form, logout
-from ocikit.client.artifact import Artifact, File
+from ocikit.client.artifact import Artifact, File, Files
+from ocikit.client.listing import Listing
+from ocikit.client.plans import DeletePlan, TagPlan
 from ocikit.client.session import Session
 from ocikit.errors import (
     BlobUnknown,
@@ -69,39 +71,62 @@ from ocikit.errors import (
     UploadUnknown,
 )
 from ocikit.progress.base import Progress
+from ocikit.remote.auth.explanation import Explanation
+from ocikit.remote.auth.keychain import Credentials, Keychain
 from ocikit.remote.config.mirror import Mirror
 from ocikit.remote.config.network import Network
+from ocikit.remote.http.rate_limit import RateLimit
+from ocikit.remote.registry import Ping, Registry
+from ocikit.remote.repository import Repository
 from ocikit.spec.config import ImageConfig
 from ocikit.spec.descriptor import Descriptor
 from ocikit.spec.digest import Digest
 from ocikit.spec.manifest import Index, Manifest
 from ocikit.spec.platform import Platform
-from ocikit.spec.reference import LayoutReference, Reference
+from ocikit.spec.reference import AnyReference, LayoutReference, Reference
 from ocikit.store.cache.cache import Cache
+from ocikit.transfer.run import Plan
 
 if _TYPE_CHECKING:
+    from ocikit.client.validate import ValidationReport
+    from ocikit.folder.plan import FolderPlan
+    from ocikit.layers.layer import LayerLimits
+    from ocikit.layers.tar import TarEntry
+    from ocikit.layers.unpack import Unpacked
     from ocikit.server.process.options import ServerOptions
-    from ocikit.server.process.serve import serve
+    from ocikit.server.process.serve import Server, serve
+    from ocikit.store.cache.prune import PrunePlan
+    from ocikit.store.cache.scan import CacheInfo
     from ocikit.store.layout.layout import Layout
     from ocikit.store.memory import MemoryStore
+    from ocikit.store.results import CorruptBlob, GCResult, VerifyResult
 
-#: The cache that the one-liners use: `OCIKIT_CACHE`, or the platform's cache folder. Looked at when it is asked.
+#: The cache of the functions in this module: `OCIKIT_CACHE`, or the platform's cache folder, read on each use.
 cache = Cache()
 
 __all__ = [
+    "AnyReference",
     "Artifact",
     "BlobUnknown",
     "Cache",
+    "CacheInfo",
     "ConnectionFailed",
     "ContentError",
     "CopyError",
+    "CorruptBlob",
+    "Credentials",
     "CredentialsError",
+    "DeletePlan",
     "Denied",
     "Descriptor",
     "Digest",
     "DigestMismatch",
+    "Explanation",
     "File",
     "FileNotInArtifact",
+    "Files",
+    "FolderPlan",
+    "GCResult",
     "ImageConfig",
     "InUse",
     "Index",
@@ -110,8 +135,11 @@ __all__ = [
     "InvalidDocument",
     "InvalidReference",
     "InvalidResponse",
+    "Keychain",
+    "LayerLimits",
     "Layout",
     "LayoutReference",
+    "Listing",
     "Manifest",
     "ManifestBlobUnknown",
     "ManifestUnknown",
@@ -123,25 +151,37 @@ __all__ = [
     "NotFound",
     "OcikitError",
     "OfflineError",
+    "Ping",
+    "Plan",
     "Platform",
     "Progress",
+    "PrunePlan",
     "RangeInvalid",
+    "RateLimit",
     "RateLimited",
     "Reference",
+    "Registry",
     "RegistryError",
+    "Repository",
+    "Server",
     "ServerFailed",
     "ServerOptions",
     "Session",
     "SizeMismatch",
+    "TagPlan",
+    "TarEntry",
     "TimedOut",
     "TooLarge",
     "Unauthorized",
+    "Unpacked",
     "UnsafeArchive",
     "Unsupported",
     "UnsupportedSchema1",
     "UnverifiableDigest",
     "UploadInvalid",
     "UploadUnknown",
+    "ValidationReport",
+    "VerifyResult",
     "attach",
     "auth",
     "cache",
@@ -167,11 +207,22 @@ __all__ = [
 ]
 
 
-#: What is loaded when it is asked for: pulling and pushing don't need it.
+#: Names that are imported on first use, because pulls and pushes do not need them.
 _ON_USE = {
+    "CacheInfo": "ocikit.store.cache.scan",
+    "CorruptBlob": "ocikit.store.results",
+    "FolderPlan": "ocikit.folder.plan",
+    "GCResult": "ocikit.store.results",
+    "LayerLimits": "ocikit.layers.layer",
     "Layout": "ocikit.store.layout.layout",
     "MemoryStore": "ocikit.store.memory",
+    "PrunePlan": "ocikit.store.cache.prune",
+    "Server": "ocikit.server.process.serve",
     "ServerOptions": "ocikit.server.process.options",
+    "TarEntry": "ocikit.layers.tar",
+    "Unpacked": "ocikit.layers.unpack",
+    "ValidationReport": "ocikit.client.validate",
+    "VerifyResult": "ocikit.store.results",
     "serve": "ocikit.server.process.serve",
 }
 
@@ -180,7 +231,7 @@ def __getattr__(name: str) -> _Any:
     if name in _ON_USE:
         return getattr(_import_module(_ON_USE[name]), name)
     if name == "__version__":
-        from ocikit._version import __version__  # noqa: PLC0415 - asked for rarely
+        from ocikit._version import __version__  # noqa: PLC0415 - rarely used
 
         return __version__
     raise AttributeError(f"module 'ocikit' has no attribute {name!r}")

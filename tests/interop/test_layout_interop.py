@@ -108,7 +108,7 @@ def test_skopeo_and_ocikit_read_docker_archives_of_each_other(session, source, t
     )
     images.skopeo("copy", f"oci:{source}:v1", f"docker-archive:{theirs}:team/small:2")
     image = session.inspect(f"docker-archive:{theirs}:team/small:2")
-    assert session.resolve(f"docker-archive:{theirs}").digest == image.digest
+    assert session.pin(f"docker-archive:{theirs}").digest == image.digest
     assert image.config.digest == session.inspect(f"oci:{source}:v1").config.digest
     assert list(session.tags(f"docker-archive:{theirs}")) == ["docker.io/team/small:2"]
     assert len(listed["Layers"]) == len(image.manifest.layers)

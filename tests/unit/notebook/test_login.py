@@ -82,7 +82,7 @@ def test_a_form_checks_before_it_keeps(guarded, config):
     form.username.value, form.password.value = "ada", "wrong-secret"
     form.button.click()
     assert form.wait()
-    assert "nothing was kept" in form.status.value
+    assert "nothing was stored" in form.status.value
     assert form.password.value == ""
     assert not config.exists()
     form.password.value = SECRET

@@ -301,7 +301,7 @@ def test_a_copy_within_the_registry_still_mounts(place):
     place.bring(place.first)
     place.session().copy(place.ref, f"{place.upstream.host}/t/e:v1")
     assert "GET blobs" not in sum(place.asked(), [])
-    assert place.session().resolve(f"{place.upstream.host}/t/e:v1").digest == place.digest
+    assert place.session().pin(f"{place.upstream.host}/t/e:v1").digest == place.digest
 
 
 def test_validating_reads_through_mirrors(place):
