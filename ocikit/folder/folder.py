@@ -1,7 +1,7 @@
-"""Folders to pull to: real, writable files, and `.ocikit` with what is known of them.
+"""Folders to pull to: writable files, and `.ocikit` with the record of the pulls.
 
-A pull plans first, touching nothing; then `begin`, `place` for each transfer, from several threads, and `finish`. A file
-that a user edited is never overwritten unless forced, and none is ever there by half.
+A pull makes a plan without changing anything, then calls `begin`, `place` for each transfer (from several threads), and
+`finish`. A file that a user edited is overwritten only by force, and files appear atomically.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import secrets
 import shutil
 import stat
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from contextlib import AbstractContextManager
 from pathlib import Path, PurePosixPath
 from typing import cast
@@ -23,18 +23,20 @@ from attrs import define, field
 
 from ocikit import display
 from ocikit.errors import ContentError, UnsafeArchive
-from ocikit.folder.plan import FolderPlan, PlannedFile, Transfer, decide, digest_of, status_of
+from ocikit.folder.plan import FolderPlan, PlannedFile, Transfer, make_plan, status_of
 from ocikit.folder.record import FileRecord, FolderRecord
 from ocikit.spec.descriptor import Descriptor
+from ocikit.spec.digest import hash_file
 from ocikit.spec.manifest import Index, Manifest, parse_document
 from ocikit.spec.reference import AnyReference
 from ocikit.spec.titles import OWN_FOLDER, check_titles, layers_by_path
 from ocikit.store.base import blob_not_found
-from ocikit.store.files import fsync_folder, verified_part
+from ocikit.store.files import atomic_writer, fsync_folder, verified_part
 from ocikit.store.reflink import reflink
 from ocikit.store.streams import ByteStream
 
-_STALE = 86400.0  # seconds; a part that nobody took up for a day is deleted by the next pull that succeeds
+#: Seconds without a change after which a pull that succeeds deletes an unfinished transfer.
+_STALE_AFTER = 86400.0
 
 
 def _absolute(path: str | os.PathLike[str]) -> Path:
@@ -46,36 +48,36 @@ class Folder(display.Displayable):
     """A folder to pull to.
 
     Args:
-        path: the folder; made by `begin`.
-        sync: whether files must survive a power cut before their names appear.
+        path: The folder; `begin` creates it.
+        sync: Whether files must survive a power cut before they appear.
     """
 
     path: Path = field(converter=_absolute)
     sync: bool = field(default=True, kw_only=True)
-    _real: Path | None = field(default=None, init=False)
-    """The folder without links on the way to it."""
+    _root: Path | None = field(default=None, init=False)
+    """The folder with symlinks resolved."""
     _plan: FolderPlan | None = field(default=None, init=False)
     _placed: dict[str, FileRecord] = field(factory=dict, init=False)
-    _touched: set[Path] = field(factory=set, init=False)
+    _changed_folders: set[Path] = field(factory=set, init=False)
 
     @property
     def record_path(self) -> Path:
-        """Where the record is, or would be."""
+        """Path of the record, whether it exists or not."""
         return self.path / OWN_FOLDER / "manifest.json"
 
     @property
     def record(self) -> FolderRecord:
-        """What the last pull left behind, read now."""
+        """Record of the earlier pulls."""
         return FolderRecord.load(self.record_path)
 
     @property
     def document(self) -> Manifest | Index | None:
-        """The manifest that was pulled last, if one is known."""
+        """Manifest of the last pull, or None."""
         raw = self.record.document
         return None if raw is None else parse_document(raw)
 
     def unedited(self, title: str, descriptor: Descriptor) -> Path | None:
-        """The file of that title, if it is the content that was pulled and nobody touched it since."""
+        """Return the path of a file if it has the pulled content; None if it was edited or is missing."""
         entry, path = self.record.files.get(title), self.path / title
         with contextlib.suppress(OSError):
             status = path.stat()
@@ -91,45 +93,58 @@ class Folder(display.Displayable):
         force: bool = False,
         partial: bool = False,
     ) -> FolderPlan:
-        """What a pull of these files would do; nothing is changed.
+        """Return the plan of a pull. Nothing is changed.
 
         Args:
-            files: a manifest, or the files by title.
-            reference: where they are from; files from elsewhere are never removed.
-            force: overwrite files that a user edited.
-            partial: the files are a selection: what isn't among them stays.
+            files: A manifest, or the files by title.
+            reference: Reference of the artifact. Files of other repositories are never deleted.
+            force: Whether to overwrite files that a user edited.
+            partial: Whether the files are a selection. Then files outside of it are not deleted.
+
         Raises:
-            UnsafeArchive: if a title leads out of the folder, perhaps by a link in it, or two claim one path.
-            ContentError: if there is a file where the folder should be.
+            UnsafeArchive: A title leads out of the folder, perhaps through a symlink (path traversal), or two titles
+                have the same path.
+            ContentError: The path is not a folder.
         """
         if os.path.lexists(self.path) and not self.path.is_dir():
             raise ContentError(f"{self.path} is not a folder", hint="pass a folder to pull to")
-        self._real = self.path.resolve()
+        self._root = self.path.resolve()
         fold_case = self._ignores_case()
         if isinstance(files, Manifest):
-            wanted = layers_by_path(files.layers, fold_case=fold_case)
+            requested = layers_by_path(files.layers, fold_case=fold_case)
         else:
             paths = check_titles(files, fold_case=fold_case)
-            wanted = {path.as_posix(): descriptor for path, descriptor in zip(paths, files.values(), strict=True)}
+            requested = {path.as_posix(): descriptor for path, descriptor in zip(paths, files.values(), strict=True)}
         record = self.record
         source = reference.name if reference is not None else ""
-        gone = [t for t, e in record.files.items() if t not in wanted and e.source == source and not partial]
-        return decide(self.path, wanted, gone, record, self._locate, source=source, force=force)
+        removed_upstream = [
+            title
+            for title, file in record.files.items()
+            if title not in requested and file.source == source and not partial
+        ]
+        return make_plan(self.path, requested, removed_upstream, record, self._locate, source=source, force=force)
 
     def begin(self, plan: FolderPlan) -> None:
-        """Make the folder ready and note what is about to be written. Raises: ContentError: as `FolderPlan.check`."""
+        """Create the folder and record what is about to be written.
+
+        Raises:
+            ContentError: Edited files are in the way, or the folder cannot be written.
+            UnsafeArchive: `.ocikit` is a symlink.
+        """
         plan.check()
         own = self.path / OWN_FOLDER
         try:
             own.mkdir(parents=True, exist_ok=True)
         except OSError as error:
-            raise ContentError(f"cannot make {own}: {error.strerror}", hint="check the folder's permissions") from error
+            raise ContentError(
+                f"creating {own} failed: {error.strerror}", hint="check the folder's permissions"
+            ) from error
         if own.is_symlink():
-            raise UnsafeArchive(f"{own} is a link", hint="delete it: that folder is this library's own")
-        self._parts.mkdir(exist_ok=True)
-        self._real = self.path.resolve()
-        self._plan, self._placed, self._touched = plan, {}, set()
-        changing = [f for f in plan.files if f.decision != "present"]
+            raise UnsafeArchive(f"{own} is a link", hint="delete the link: ocikit stores its record in this folder")
+        self._partial.mkdir(exist_ok=True)
+        self._root = self.path.resolve()
+        self._plan, self._placed, self._changed_folders = plan, {}, set()
+        changing = [file for file in plan.files if file.decision != "present"]
         if changing:
             record = self.record
             expected = dict(record.expected)
@@ -138,72 +153,80 @@ class Folder(display.Displayable):
             attrs.evolve(record, expected=expected).save(self.record_path, sync=self.sync)
 
     def place(self, transfer: Transfer, source: ByteStream | Path) -> None:
-        """Write content to all its places, verified. Safe to call from several threads.
+        """Write verified content to all its files. Thread-safe.
 
         Args:
-            transfer: one of the plan's.
-            source: a stream, seekable if it is to resume; or the path of a cached blob, which is reflinked or copied.
+            transfer: A transfer of the plan.
+            source: A stream, or the path of a cached blob, which is cloned or copied. A seekable stream resumes an
+                unfinished transfer.
+
         Raises:
-            SizeMismatch, DigestMismatch: nothing is kept.
-            NotFound: if there is no such cached blob.
-            ContentError: if the disk is full, or a file was edited since the plan was made; what was received is kept
-                for the next try.
-            UnsafeArchive: if a link leads out of the folder.
+            SizeMismatch: The content has another size; nothing is stored.
+            DigestMismatch: The content has another digest; nothing is stored.
+            BlobUnknown: The cached blob does not exist.
+            ContentError: The disk is full, or a file was edited after the plan was made. Received content is stored
+                for the next pull.
+            UnsafeArchive: A symlink leads out of the folder.
         """
         first, *others = transfer.files
         if isinstance(source, Path):
             for file in transfer.files:
                 self._copy(source, file)
             return
-        with self._received(source, first) as part:
+        with self._receive(source, first) as part:
             for file in others:
                 self._copy(part, file)
-            self._settle(part, first)
+            self._move_into_place(part, first)
 
     def finish(self, document: Manifest | Index | None = None, reference: AnyReference | None = None) -> None:
-        """Copy what is here under another name, remove what is gone upstream, and write down what there is now.
+        """Copy files with the same content, delete files that were removed upstream, and save the record.
 
         Args:
-            document: what was pulled; its bytes are kept.
-            reference: where from, pinned.
+            document: The pulled manifest; its bytes are recorded.
+            reference: The pinned reference of the artifact.
         """
-        plan = self._plan
-        if plan is None:
-            raise ContentError("finish() was called without begin()")
+        plan = self._active_plan("finish")
         for file in plan.copies:
-            self._copy(self._locate(cast("str", file.origin))[0], file)
+            self._copy(self._locate(cast("str", file.copy_of))[0], file)
         for title in plan.removed:
             self._remove(title, plan)
         if self.sync:
-            for folder in self._touched:
+            for folder in self._changed_folders:
                 fsync_folder(folder)
         before = self.record
-        titles = {f.title for f in plan.files}
-        known = {t: e for t, e in before.files.items() if t not in plan.removed and t not in plan.left}
-        for file in plan.files:
-            if file.decision == "present" and (seen := plan.seen[file.title]) is not None:
-                digest = file.descriptor.digest
-                known[file.title] = FileRecord(digest=digest, size=seen[0], mtime_ns=seen[1], source=plan.source)
+        titles = {file.title for file in plan.files}
+        dropped = {*plan.removed, *plan.kept_edited}
+        files = {title: file for title, file in before.files.items() if title not in dropped}
+        for planned in plan.files:
+            if planned.decision == "present" and (status := plan.statuses[planned.title]) is not None:
+                files[planned.title] = FileRecord(
+                    digest=planned.descriptor.digest, size=status[0], mtime_ns=status[1], source=plan.source
+                )
         record = FolderRecord(
             reference=str(reference) if reference is not None else before.reference,
             document=document.raw if document is not None else before.document,
-            files=known | self._placed,
-            expected={t: d for t, d in before.expected.items() if t not in titles},
+            files=files | self._placed,
+            expected={title: digests for title, digests in before.expected.items() if title not in titles},
         )
         if record != before:
             record.save(self.record_path, sync=self.sync)
-        self._sweep()
+        self._delete_stale()
         self._plan = None
 
     def __rich_repr__(self) -> display.Description:
         yield "path", display.display_path(self.path)
 
     @property
-    def _parts(self) -> Path:
+    def _partial(self) -> Path:
         return self.path / OWN_FOLDER / "partial"
 
+    def _active_plan(self, method: str) -> FolderPlan:
+        if self._plan is None:
+            raise ContentError(f"{method}() failed: begin() was not called", hint="call begin() with a plan first")
+        return self._plan
+
     def _ignores_case(self) -> bool:
-        """Whether "A" and "a" are one file here, as far as the nearest folder that exists can tell."""
+        """Return True if "A" and "a" are the same file here, judged by the nearest existing folder."""
         for path in (self.path / OWN_FOLDER, self.path, *self.path.parents):
             other = path.with_name(path.name.swapcase()) if path.name else path
             if other != path and path.exists():
@@ -211,51 +234,53 @@ class Folder(display.Displayable):
         return False
 
     def _locate(self, title: str, *, plan: FolderPlan | None = None) -> tuple[Path, str]:
-        """The path of a title, free of links, and what isn't a folder on the way to it, or "".
+        """Return the path of a title with links resolved, and the path of a parent that is not a folder, or "".
 
-        With a plan, folders are made, and files that yield are deleted.
+        With a plan, create missing folders and delete removable files.
 
-        Raises: UnsafeArchive: if a link leads out of the folder, or into `.ocikit`.
+        Raises:
+            UnsafeArchive: A symlink leads out of the folder or into `.ocikit` (path traversal).
         """
-        root = at = self._real or self.path.resolve()
+        root = current = self._root or self.path.resolve()
         *folders, name = PurePosixPath(title).parts
-        for i, part in enumerate(folders):
-            at /= part
-            way = "/".join(folders[: i + 1])
+        for i, folder in enumerate(folders):
+            current /= folder
+            parent = "/".join(folders[: i + 1])
             try:
-                mode = os.lstat(at).st_mode
+                mode = os.lstat(current).st_mode
             except (FileNotFoundError, NotADirectoryError):
                 mode = 0
             if stat.S_ISLNK(mode):
-                real = _inside(root, at.resolve(), title)
-                if real.is_dir():
-                    at, mode = real, stat.S_IFDIR
+                target = _check_inside(root, current.resolve(), title)
+                if target.is_dir():
+                    current, mode = target, stat.S_IFDIR
             if mode and not stat.S_ISDIR(mode):
-                if plan is None or way not in plan.yielding:
-                    return at.joinpath(*folders[i + 1 :], name), way
+                if plan is None or parent not in plan.removable:
+                    return current.joinpath(*folders[i + 1 :], name), parent
                 with contextlib.suppress(FileNotFoundError):
-                    os.unlink(at)
+                    os.unlink(current)
                 mode = 0
             if not mode and plan is not None:
-                with contextlib.suppress(FileExistsError):  # another thread's
-                    os.mkdir(at)
-                self._touched.add(at.parent)
-        return at / name, ""
+                with contextlib.suppress(FileExistsError):  # another thread created it
+                    os.mkdir(current)
+                self._changed_folders.add(current.parent)
+        return current / name, ""
 
-    def _received(self, stream: ByteStream, file: PlannedFile) -> AbstractContextManager[Path]:
-        return verified_part(stream, file.descriptor, parts=self._parts, sync=self.sync, near=self.path / file.title)
+    def _receive(self, stream: ByteStream, file: PlannedFile) -> AbstractContextManager[Path]:
+        final = self.path / file.title
+        return verified_part(stream, file.descriptor, parts=self._partial, sync=self.sync, near=final)
 
     def _copy(self, source: Path, file: PlannedFile) -> None:
-        """Place a file that is on disk; never by a link, since users edit what is in folders."""
-        clone = self._parts / f"clone.{secrets.token_hex(8)}"
+        """Place a file from disk. Never link it, because users edit the files of the folder."""
+        clone = self._partial / f"clone.{secrets.token_hex(8)}"
         try:
             if reflink(source, clone) and clone.stat().st_size == file.descriptor.size:
                 if self.sync:
                     _fsync(clone)
-                self._settle(clone, file)
+                self._move_into_place(clone, file)
                 return
-            with open(source, "rb", buffering=0) as stream, self._received(stream, file) as part:
-                self._settle(part, file)
+            with open(source, "rb", buffering=0) as stream, self._receive(stream, file) as part:
+                self._move_into_place(part, file)
         except FileNotFoundError as error:
             if str(error.filename) == str(source):
                 raise blob_not_found(file.descriptor, str(source.parent)) from error
@@ -263,91 +288,87 @@ class Folder(display.Displayable):
         finally:
             clone.unlink(missing_ok=True)
 
-    def _settle(self, part: Path, file: PlannedFile) -> None:
-        """Give a verified part its name, if nobody has edited what is there."""
-        plan = cast("FolderPlan", self._plan)
+    def _move_into_place(self, part: Path, file: PlannedFile) -> None:
+        """Rename a verified file to its final path, unless a user edited the file there."""
+        plan = self._active_plan("place")
         final, blocker = self._locate(file.title, plan=plan)
         if blocker:
-            raise _edited(self.path / blocker)
-        now = status_of(final)
-        if now is not None and stat.S_ISDIR(os.lstat(final).st_mode):
-            self._clear(file.title, final, plan)
-        elif now is not None and now != plan.seen.get(file.title) and not _same(final, file.descriptor):
-            raise _edited(final)
-        status = os.stat(part)
+            raise _edit_conflict(self.path / blocker)
+        status = status_of(final)
+        if status is not None and stat.S_ISDIR(os.lstat(final).st_mode):
+            self._remove_folder(file.title, final, plan)
+        elif (
+            status is not None and status != plan.statuses.get(file.title) and not _has_content(final, file.descriptor)
+        ):
+            raise _edit_conflict(final)
+        written = os.stat(part)
         try:
             os.replace(part, final)
         except OSError as error:
-            if error.errno != errno.EXDEV:  # something is mounted in the folder
+            if error.errno != errno.EXDEV:  # another file system is mounted within the folder
                 raise
-            _move(part, final)
-            status = os.stat(final)
-        self._touched.add(final.parent)
+            with open(part, "rb") as source, atomic_writer(final, mode=0o666) as target:
+                shutil.copyfileobj(source, target)
+            part.unlink()
+            written = os.stat(final)
+        self._changed_folders.add(final.parent)
         self._placed[file.title] = FileRecord(
-            digest=file.descriptor.digest, size=status.st_size, mtime_ns=status.st_mtime_ns, source=plan.source
+            digest=file.descriptor.digest, size=written.st_size, mtime_ns=written.st_mtime_ns, source=plan.source
         )
 
-    def _clear(self, title: str, path: Path, plan: FolderPlan) -> None:
-        """Remove a folder that only had files which yield."""
-        for other in plan.yielding:
+    def _remove_folder(self, title: str, path: Path, plan: FolderPlan) -> None:
+        """Remove a folder that holds only removable files."""
+        for other in plan.removable:
             if other.startswith(f"{title}/"):
                 self._remove(other, plan)
         for folder, _, _ in os.walk(path, topdown=False):
             try:
                 os.rmdir(folder)
             except OSError as error:
-                raise _edited(Path(folder)) from error
+                raise _edit_conflict(Path(folder)) from error
 
     def _remove(self, title: str, plan: FolderPlan) -> None:
         """Delete a file of an earlier pull unless it was edited meanwhile, and folders that become empty."""
         with contextlib.suppress(UnsafeArchive, FileNotFoundError):
             path, blocker = self._locate(title)
-            if blocker or status_of(path) != plan.seen.get(title):
+            if blocker or status_of(path) != plan.statuses.get(title):
                 return
             os.unlink(path)
-            self._touched.add(path.parent)
-            with contextlib.suppress(OSError):
-                for folder in path.parents:
-                    if folder == self._real:
-                        break
-                    os.rmdir(folder)
+            self._changed_folders.add(path.parent)
+            self._remove_empty(path.parents)
 
-    def _sweep(self) -> None:
-        """Delete parts that nobody came back for."""
+    def _remove_empty(self, folders: Iterable[Path]) -> None:
         with contextlib.suppress(OSError):
-            for entry in list(os.scandir(self._parts)):
-                if time.time() - entry.stat().st_mtime > _STALE:
+            for folder in folders:
+                if folder == self._root:
+                    break
+                os.rmdir(folder)
+
+    def _delete_stale(self) -> None:
+        """Delete unfinished transfers of pulls that were not repeated."""
+        with contextlib.suppress(OSError):
+            for entry in list(os.scandir(self._partial)):
+                if time.time() - entry.stat().st_mtime > _STALE_AFTER:
                     os.unlink(entry.path)
 
 
-def _inside(root: Path, real: Path, title: str) -> Path:
-    inside = real.relative_to(root).parts if real.is_relative_to(root) else ("..",)
+def _check_inside(root: Path, target: Path, title: str) -> Path:
+    """Return the target of a link if it is inside of the folder and outside of `.ocikit`."""
+    inside = target.relative_to(root).parts if target.is_relative_to(root) else ("..",)
     if inside and inside[0].casefold() in {"..", OWN_FOLDER}:
         raise UnsafeArchive(
-            f"{title!r} would be written through a link to {real}",
+            f"{title!r} would be written through a link to {target}",
             hint="replace the link with a folder, or pull to another folder",
         )
-    return real
+    return target
 
 
-def _same(path: Path, descriptor: Descriptor) -> bool:
-    """Whether a file, not a link, has that content: perhaps another process pulls the same."""
+def _has_content(path: Path, descriptor: Descriptor) -> bool:
+    """Return True if a regular file has this content, perhaps written by a pull in another process."""
     with contextlib.suppress(OSError):
         if stat.S_ISREG(os.lstat(path).st_mode) and path.stat().st_size == descriptor.size:
-            return digest_of(path, descriptor.digest.algorithm) == descriptor.digest
+            return hash_file(path, descriptor.digest.algorithm) == descriptor.digest
     return False
-
-
-def _move(part: Path, final: Path) -> None:
-    """Replace a file on another file system, by a copy beside it."""
-    beside = final.with_name(f".{secrets.token_hex(8)}.part")
-    try:
-        shutil.copyfile(part, beside)
-        _fsync(beside)
-        os.replace(beside, final)
-    finally:
-        beside.unlink(missing_ok=True)
-    part.unlink()
 
 
 def _fsync(path: Path) -> None:
@@ -358,8 +379,8 @@ def _fsync(path: Path) -> None:
         os.close(fd)
 
 
-def _edited(path: Path) -> ContentError:
+def _edit_conflict(path: Path) -> ContentError:
     return ContentError(
-        f"{path} was edited while the pull was under way",
-        hint="call again to see what is different; force=True overwrites it",
+        f"writing {path} failed: it was edited during the pull",
+        hint="call again to see the differences; force=True overwrites it",
     )

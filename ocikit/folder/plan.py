@@ -1,8 +1,7 @@
-"""What a pull into a folder is going to do, and how it is found out."""
+"""The plan of a pull into a folder."""
 
 from __future__ import annotations
 
-import contextlib
 import os
 import stat
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -17,43 +16,42 @@ from ocikit import display
 from ocikit.errors import ContentError, UnsafeArchive
 from ocikit.folder.record import FolderRecord
 from ocikit.spec.descriptor import Descriptor
-from ocikit.spec.digest import Digest, new_hasher
-from ocikit.store.files import BUFFER
+from ocikit.spec.digest import Digest, hash_file
 
-#: What becomes of a file: it is there; it is new; it replaces a file of an earlier pull; it overwrites a user's file by
-#: force; or a user's file is in its place, and the pull stops before anything is written.
+#: What a pull does with a file: "present" leaves it; "fetch" adds it; "replace" replaces a file of an earlier pull;
+#: "overwrite" replaces a user's file with `force=True`; "edited" means that a user's file stops the pull.
 Decision: TypeAlias = Literal["present", "fetch", "replace", "overwrite", "edited"]
 
-#: What the decisions are called for people, in the order in which they matter.
-_WORDS: dict[Decision, str] = {
+#: Titles of the decisions in a card, the most important first.
+_TITLES: dict[Decision, str] = {
     "edited": "in the way: edited, or not of this artifact",
     "overwrite": "to overwrite",
     "replace": "to replace",
     "fetch": "to fetch",
-    "present": "there already",
+    "present": "present",
 }
 
-#: Size, modification time in nanoseconds and inode: what changes when somebody edits a file.
+#: Size, modification time in nanoseconds and inode, which change when a file is edited.
 Status: TypeAlias = tuple[int, int, int]
 
 
 @frozen(kw_only=True)
 class PlannedFile:
-    """A file of the artifact, and what becomes of it."""
+    """A file of the artifact, and what a pull does with it."""
 
     title: str
-    """Its path in the folder, with "/"."""
+    """Path in the folder, with "/"."""
     descriptor: Descriptor
     decision: Decision
-    in_the_way: str = ""
-    """With "edited", the path of the user's file or folder."""
-    origin: str | None = None
-    """A file in the folder with the same content, to copy instead of a transfer."""
+    conflict: str = ""
+    """Path of the user's file or folder that stops the pull."""
+    copy_of: str | None = None
+    """Title of a file in the folder with the same content, which is copied instead of downloaded."""
 
 
 @frozen(kw_only=True)
 class Transfer:
-    """Content to get once, for all files that have it."""
+    """Content to get once for all its files."""
 
     descriptor: Descriptor
     files: tuple[PlannedFile, ...]
@@ -61,34 +59,34 @@ class Transfer:
 
 @frozen(kw_only=True, repr=False)
 class FolderPlan(display.Displayable):
-    """What a pull into a folder is going to do."""
+    """The plan of a pull into a folder."""
 
     path: Path
     files: tuple[PlannedFile, ...]
     removed: tuple[str, ...] = ()
     """Unedited files of an earlier pull that the artifact no longer has."""
-    left: tuple[str, ...] = ()
-    """Files of an earlier pull that the artifact no longer has, but that were edited: they stay."""
+    kept_edited: tuple[str, ...] = ()
+    """Edited files of an earlier pull that the artifact no longer has. They are not deleted."""
     source: str = ""
-    """The registry and repository."""
-    yielding: frozenset[str] = field(default=frozenset(), repr=False)
-    """Paths that may be deleted because something else has to be there."""
-    seen: Mapping[str, Status | None] = field(factory=dict, repr=False)
-    """What the files were like when the plan was made; who edits one later is not overwritten."""
+    """Registry and repository of the artifact."""
+    removable: frozenset[str] = field(default=frozenset(), repr=False)
+    """Paths that may be deleted because another file or folder replaces them."""
+    statuses: Mapping[str, Status | None] = field(factory=dict, repr=False)
+    """Files as they were when the plan was made. A file that changes later is not overwritten."""
 
     @property
     def transfers(self) -> tuple[Transfer, ...]:
-        """What has to be got, each content once, in the artifact's order."""
+        """Content to get, without duplicates, in the artifact's order."""
         groups: dict[tuple[str, int], list[PlannedFile]] = {}
         for file in self.files:
-            if file.decision not in {"present", "edited"} and file.origin is None:
+            if file.decision not in {"present", "edited"} and file.copy_of is None:
                 groups.setdefault(file.descriptor.key, []).append(file)
         return tuple(Transfer(descriptor=same[0].descriptor, files=tuple(same)) for same in groups.values())
 
     @property
     def copies(self) -> tuple[PlannedFile, ...]:
-        """Files whose content is in the folder already, under another name."""
-        return tuple(f for f in self.files if f.origin is not None)
+        """Files whose content is in the folder under another name."""
+        return tuple(file for file in self.files if file.copy_of is not None)
 
     @property
     def size(self) -> int:
@@ -97,22 +95,27 @@ class FolderPlan(display.Displayable):
 
     @property
     def edited(self) -> tuple[str, ...]:
-        """Paths of user's files that are in the way."""
-        return tuple(dict.fromkeys(f.in_the_way for f in self.files if f.decision == "edited"))
+        """Paths of user's files that stop the pull."""
+        return tuple(dict.fromkeys(file.conflict for file in self.files if file.decision == "edited"))
 
     def check(self) -> None:
-        """Raises: ContentError: if files that a user edited, or made, are in the way; it lists them."""
+        """Check that no user's files stop the pull.
+
+        Raises:
+            ContentError: Files that a user created or edited are in the way; the message lists them.
+        """
         if not self.edited:
             return
-        what = "a file that was edited or is" if len(self.edited) == 1 else "files that were edited or are"
+        subject = "a file that was edited or is" if len(self.edited) == 1 else "files that were edited or are"
         raise ContentError(
-            f"{display.display_path(self.path)} has {what} not from this artifact: {display.join_limited(self.edited)}",
+            f"{display.display_path(self.path)} has {subject} not from this artifact:"
+            f" {display.join_limited(self.edited)}",
             hint="pass force=True to overwrite files, move them away, or pull to another folder; nothing was changed",
         )
 
     def __rich_repr__(self) -> display.Description:
         for decision in ("present", "fetch", "replace", "overwrite", "edited"):
-            yield decision, sum(f.decision == decision for f in self.files), 0
+            yield decision, sum(file.decision == decision for file in self.files), 0
         yield "removed", len(self.removed), 0
         yield "size", display.Size(self.size)
         yield "path", display.display_path(self.path)
@@ -122,183 +125,191 @@ class FolderPlan(display.Displayable):
         yield "to get", display.Size(self.size)
 
     def _sections(self) -> Iterator[display.Section]:
-        for decision, words in _WORDS.items():
+        for decision, title in _TITLES.items():
             if files := [file for file in self.files if file.decision == decision]:
-                # A file with the same content may be in the folder, under another name
+                rows = (
+                    (file.title, display.Size(file.descriptor.size), file.copy_of and f"copy of {file.copy_of}")
+                    for file in files
+                )
                 yield display.Section(
-                    title=words,
+                    title=title,
                     headers=("file", "size", ""),
-                    rows=((f.title, display.Size(f.descriptor.size), f.origin and f"as {f.origin}") for f in files),
+                    rows=rows,
                     hint=display.Code("force=True") if decision == "edited" else "",
                     count=len(files),
-                    note=display.Size(sum(f.descriptor.size for f in files)),
+                    note=display.Size(sum(file.descriptor.size for file in files)),
                     unfolded=decision != "present",
                 )
-        for words, titles in (("to remove", self.removed), ("left: edited, and no longer in the artifact", self.left)):
+        kept_title = "edited, and no longer in the artifact: not deleted"
+        for title, titles in (("to delete", self.removed), (kept_title, self.kept_edited)):
             if titles:
-                yield display.Section(title=words, names=titles, count=len(titles))
+                yield display.Section(title=title, names=titles, count=len(titles))
 
 
 def status_of(path: Path) -> Status | None:
-    """What a file or link is like; None if there is none."""
+    """Return the status of a file or link; None if it does not exist."""
     try:
-        return _status(os.lstat(path))
+        return _to_status(os.lstat(path))
     except (FileNotFoundError, NotADirectoryError):
         return None
 
 
-def _status(found: os.stat_result) -> Status:
-    return found.st_size, found.st_mtime_ns, found.st_ino
-
-
-def digest_of(path: Path, algorithm: str) -> Digest | None:
-    """The digest of a file's content; None if it can't be read."""
-    hasher = new_hasher(algorithm)
-    buffer = memoryview(bytearray(BUFFER))
-    with contextlib.suppress(OSError), open(path, "rb", buffering=0) as file:
-        while n := file.readinto(buffer):
-            hasher.update(buffer[:n])
-        return Digest(f"{algorithm}:{hasher.hexdigest()}")
-    return None
+def _to_status(result: os.stat_result) -> Status:
+    return result.st_size, result.st_mtime_ns, result.st_ino
 
 
 @define
-class _Look:
-    """What is at a title's path."""
+class _LocalFile:
+    """State of the path of a title before the pull."""
 
     path: Path
-    kind: Literal["nothing", "file", "folder", "other"]
+    kind: Literal["missing", "file", "folder", "other"]
     status: Status | None
-    ours: frozenset[Digest]
-    """Digests that pulls have written there, or may have."""
+    pulled: frozenset[Digest]
+    """Digests that earlier pulls have written there, or may have written."""
+    blocker: str = ""
+    """Path of a parent that is not a folder."""
     digest: Digest | None = None
-    """Of the content, if it is one of those that matter."""
+    """Digest of the content, if it is one of `pulled` or the new one."""
 
     @classmethod
-    def at(cls, path: Path, title: str, record: FolderRecord) -> _Look:
-        """Look, without reading."""
+    def inspect(cls, path: Path, title: str, record: FolderRecord, *, blocker: str) -> _LocalFile:
+        """Return the state of a path without reading the file."""
         entry = record.files.get(title)
-        ours = frozenset((*record.expected.get(title, ()), *((entry.digest,) if entry else ())))
+        pulled = frozenset((*record.expected.get(title, ()), *((entry.digest,) if entry else ())))
         try:
-            found = os.lstat(path)
+            result = os.lstat(path)
         except (FileNotFoundError, NotADirectoryError):
-            return cls(path, "nothing", None, ours)
-        status = _status(found)
-        if not stat.S_ISREG(found.st_mode):
-            return cls(path, "folder" if stat.S_ISDIR(found.st_mode) else "other", status, ours)
+            return cls(path, "missing", None, pulled, blocker)
+        status = _to_status(result)
+        if not stat.S_ISREG(result.st_mode):
+            return cls(path, "folder" if stat.S_ISDIR(result.st_mode) else "other", status, pulled, blocker)
         unedited = entry is not None and status[:2] == (entry.size, entry.mtime_ns)
-        return cls(path, "file", status, ours, entry.digest if entry is not None and unedited else None)
+        return cls(path, "file", status, pulled, blocker, entry.digest if entry is not None and unedited else None)
 
     @property
-    def is_ours(self) -> bool:
-        """Whether it is as a pull left it."""
-        return self.digest in self.ours
+    def is_unedited(self) -> bool:
+        """Whether the file is as a pull wrote it."""
+        return self.digest in self.pulled
 
-    def read(self, wanted: Digest | None) -> None:
-        """Hash the file, if its size and time don't tell that it is unedited."""
+    def needs_hash(self, new: Descriptor | None) -> bool:
+        """Return True if size and time do not tell whether the file is unedited or up to date.
+
+        A file of another size than the new one may still be unedited.
+        """
         if self.kind != "file" or self.digest is not None:
-            return
-        candidates = {*self.ours, *((wanted,) if wanted is not None else ())}
+            return False
+        return bool(self.pulled) or (new is not None and self.status is not None and self.status[0] == new.size)
+
+    def hash(self, new: Descriptor | None) -> None:
+        """Set the digest to the one of `pulled` or the new one that the content has."""
+        candidates = {*self.pulled, *((new.digest,) if new is not None else ())}
         for algorithm in {digest.algorithm for digest in candidates if digest.verifiable}:
-            found = digest_of(self.path, algorithm)
-            self.digest = found if found in candidates else self.digest
+            try:
+                digest = hash_file(self.path, algorithm)
+            except OSError:
+                continue
+            self.digest = digest if digest in candidates else self.digest
 
 
-def decide(
+def make_plan(
     root: Path,
-    wanted: Mapping[str, Descriptor],
-    gone: Sequence[str],
+    requested: Mapping[str, Descriptor],
+    removed_upstream: Sequence[str],
     record: FolderRecord,
     locate: Callable[[str], tuple[Path, str]],
     *,
     source: str = "",
     force: bool = False,
 ) -> FolderPlan:
-    """The plan.
+    """Return the plan of a pull into a folder.
 
     Args:
-        root: the folder.
-        wanted: the artifact's files.
-        gone: files of earlier pulls that are to be removed unless they were edited.
-        record: what earlier pulls left.
-        locate: gives the path of a title, and what isn't a folder on the way to it, or "".
-        source: the registry and repository.
-        force: whether to overwrite a user's files.
+        root: The folder.
+        requested: Files of the artifact by title.
+        removed_upstream: Files of earlier pulls to delete unless they were edited.
+        record: The record of earlier pulls.
+        locate: Returns the path of a title, and the path of a parent that is not a folder, or "".
+        source: Registry and repository of the artifact.
+        force: Whether to overwrite a user's files.
     """
-    looks: dict[str, _Look] = {}
-    blocked: dict[str, str] = {}
-    for title in (*wanted, *gone):
+    local: dict[str, _LocalFile] = {}
+    for title in (*requested, *removed_upstream):
         try:
-            path, blocked[title] = locate(title)
+            path, blocker = locate(title)
         except UnsafeArchive:
-            if title in wanted:
+            if title in requested:
                 raise
-            continue  # a user's link took the place of a folder of ours: nothing of it is ours to remove
-        looks[title] = _Look.at(path, title, record)
-    gone = [title for title in gone if title in looks]
-    # A file of another size than wanted is still read if it may be an earlier pull's: then it isn't edited
-    unsure = [t for t, look in looks.items() if look.kind == "file" and look.digest is None and _worth(look, wanted, t)]
+            continue  # a user's link replaced a folder of a pull: nothing behind it may be deleted
+        local[title] = _LocalFile.inspect(path, title, record, blocker=blocker)
+    unknown = [title for title, file in local.items() if file.needs_hash(requested.get(title))]
     with ThreadPoolExecutor(min(8, os.cpu_count() or 1), "ocikit-hash") as pool:
-        list(pool.map(lambda t: looks[t].read(wanted[t].digest if t in wanted else None), unsure))
-    removed = [title for title in gone if looks[title].is_ours and not blocked[title]]
-    yielding = set(removed)
-    planned = [
-        _planned(title, descriptor, looks[title], blocked[title], yielding, force=force)
-        for title, descriptor in wanted.items()
+        list(pool.map(lambda title: local[title].hash(requested.get(title)), unknown))
+    removed_upstream = [title for title in removed_upstream if title in local]
+    removed = [title for title in removed_upstream if local[title].is_unedited and not local[title].blocker]
+    removable = set(removed)
+    files = [
+        _plan_file(title, descriptor, local[title], removable, force=force) for title, descriptor in requested.items()
     ]
-    # A file that makes way for a folder, or a folder for a file, may be gone by the time it is to be copied
-    ways = set(_ways(wanted))
-    steady = [t for t in removed if t not in ways and wanted.keys().isdisjoint(_ways([t]))]
-    have = {looks[title].digest: title for title in steady}
-    have |= {f.descriptor.digest: f.title for f in planned if f.decision == "present"}
-    changing = {"fetch", "replace", "overwrite"}
-    planned = [attrs.evolve(f, origin=have.get(f.descriptor.digest)) if f.decision in changing else f for f in planned]
+    copyable = {local[title].digest: title for title in _never_replaced(removed, requested)}
+    copyable |= {file.descriptor.digest: file.title for file in files if file.decision == "present"}
+    changes = {"fetch", "replace", "overwrite"}
+    files = [
+        attrs.evolve(file, copy_of=copyable.get(file.descriptor.digest)) if file.decision in changes else file
+        for file in files
+    ]
     return FolderPlan(
         path=root,
-        files=tuple(planned),
+        files=tuple(files),
         removed=tuple(removed),
-        left=tuple(title for title in gone if looks[title].status is not None and title not in yielding),
+        kept_edited=tuple(
+            title for title in removed_upstream if local[title].status is not None and title not in removable
+        ),
         source=source,
-        yielding=frozenset(yielding),
-        seen={title: look.status for title, look in looks.items()},
+        removable=frozenset(removable),
+        statuses={title: file.status for title, file in local.items()},
     )
 
 
-def _ways(titles: Iterable[str]) -> Iterator[str]:
-    """The folders that titles go through."""
+def _never_replaced(removed: Iterable[str], requested: Mapping[str, Descriptor]) -> list[str]:
+    """Return the files to delete that remain until the end of the pull.
+
+    A file that a folder replaces, or that is in a folder that a file replaces, is deleted before it could be copied.
+    """
+    folders = set(_parents(requested))
+    return [title for title in removed if title not in folders and requested.keys().isdisjoint(_parents([title]))]
+
+
+def _parents(titles: Iterable[str]) -> Iterator[str]:
+    """Iterate over the parent folders of titles."""
     for title in titles:
-        yield from (title[:i] for i, c in enumerate(title) if c == "/")
+        yield from (title[:i] for i, character in enumerate(title) if character == "/")
 
 
-def _worth(look: _Look, wanted: Mapping[str, Descriptor], title: str) -> bool:
-    size = look.status[0] if look.status is not None else -1
-    return bool(look.ours) or (title in wanted and wanted[title].size == size)
-
-
-def _planned(
-    title: str, descriptor: Descriptor, look: _Look, blocker: str, yielding: set[str], *, force: bool
+def _plan_file(
+    title: str, descriptor: Descriptor, local: _LocalFile, removable: set[str], *, force: bool
 ) -> PlannedFile:
-    def decided(decision: Decision, in_the_way: str = "") -> PlannedFile:
-        return PlannedFile(title=title, descriptor=descriptor, decision=decision, in_the_way=in_the_way)
+    """Return what a pull does with a file. With `force`, add a blocking parent to `removable`."""
 
-    if blocker:
+    def planned(decision: Decision, conflict: str = "") -> PlannedFile:
+        return PlannedFile(title=title, descriptor=descriptor, decision=decision, conflict=conflict)
+
+    if local.blocker:
         if force:
-            yielding.add(blocker)
-        return decided("fetch") if blocker in yielding else decided("edited", blocker)
-    if look.kind == "nothing":
-        return decided("fetch")
-    if look.kind == "folder":
-        # Not even force deletes a user's folder
+            removable.add(local.blocker)
+        return planned("fetch") if local.blocker in removable else planned("edited", local.blocker)
+    if local.kind == "missing":
+        return planned("fetch")
+    if local.kind == "folder":
+        # Even with `force`, a user's folder is not deleted
         files = (
-            f"{title}/{path.relative_to(look.path).as_posix()}" for path in look.path.rglob("*") if not _plain(path)
+            f"{title}/{path.relative_to(local.path).as_posix()}"
+            for path in local.path.rglob("*")
+            if not path.is_dir() or path.is_symlink()
         )
-        return decided("fetch") if all(file in yielding for file in files) else decided("edited", f"{title}/")
-    if look.digest == descriptor.digest:
-        return decided("present")
-    if look.is_ours:
-        return decided("replace")
-    return decided("overwrite") if force else decided("edited", title)
-
-
-def _plain(path: Path) -> bool:
-    return path.is_dir() and not path.is_symlink()
+        return planned("fetch") if all(file in removable for file in files) else planned("edited", f"{title}/")
+    if local.digest == descriptor.digest:
+        return planned("present")
+    if local.is_unedited:
+        return planned("replace")
+    return planned("overwrite") if force else planned("edited", title)

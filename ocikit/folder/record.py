@@ -1,11 +1,12 @@
-"""What is known of a folder that was pulled to: `.ocikit/manifest.json`, one small file replaced as a whole."""
+"""The record of a folder that was pulled to: `.ocikit/manifest.json`, replaced atomically."""
 
 from __future__ import annotations
 
 import contextlib
 import json
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Self, TypeVar
 
 from attrs import field, frozen
 
@@ -13,6 +14,8 @@ from ocikit.errors import OcikitError
 from ocikit.spec.digest import Digest
 from ocikit.spec.titles import safe_title
 from ocikit.store.files import write_atomically
+
+_T = TypeVar("_T")
 
 
 @frozen(kw_only=True)
@@ -23,65 +26,82 @@ class FileRecord:
     size: int
     """Bytes."""
     mtime_ns: int
-    """Its modification time in nanoseconds: a file with the same size and time wasn't edited."""
+    """Modification time in nanoseconds. A file with the same size and time is unedited."""
     source: str = ""
-    """The registry and repository that it is from; several artifacts may be pulled into one folder."""
+    """Registry and repository of the file. Several artifacts may be pulled into one folder."""
 
 
 @frozen(kw_only=True)
 class FolderRecord:
-    """What a folder holds, and what it is about to hold."""
+    """Files that pulls have written to a folder, or are about to write."""
 
     reference: str = ""
-    """What was pulled last, pinned."""
+    """Pinned reference of the last pull."""
     document: bytes | None = field(default=None, repr=False)
-    """The exact bytes of its manifest."""
+    """Exact bytes of its manifest."""
     files: dict[str, FileRecord] = field(factory=dict, repr=False)
+    """Files by title."""
     expected: dict[str, tuple[Digest, ...]] = field(factory=dict, repr=False)
-    """What pulls that were broken off may have written: such files are ours, not the user's."""
+    """Digests, by title, that interrupted pulls may have written. Such files are not edits of the user."""
 
     @classmethod
     def load(cls, path: Path) -> Self:
-        """The record at a path; an empty one if it isn't there or can't be read."""
+        """Return the record at a path; an empty record if it is missing or unreadable."""
         try:
-            known = json.loads(path.read_bytes())
-            text = known.get("document")
+            record = json.loads(path.read_bytes())
+            document = record.get("document")
             return cls(
-                reference=str(known.get("reference", "")),
-                # JSON may hold any bytes in the guise of text; surrogates bring back those that aren't UTF-8
-                document=text.encode("utf-8", "surrogateescape") if isinstance(text, str) else None,
-                files=_items(known.get("files"), _entry),
-                expected=_items(known.get("expected"), lambda digests: tuple(map(Digest, digests))),
+                reference=str(record.get("reference", "")),
+                # Surrogates represent the bytes of a document that is not valid UTF-8
+                document=document.encode("utf-8", "surrogateescape") if isinstance(document, str) else None,
+                files=_parse_items(record.get("files"), _parse_file),
+                expected=_parse_items(record.get("expected"), lambda digests: tuple(map(Digest, digests))),
             )
         except (OSError, ValueError, TypeError, AttributeError, RecursionError):
             return cls()
 
     def save(self, path: Path, *, sync: bool = True) -> None:
-        """Replace the record at a path. Raises: ContentError."""
-        known: dict[str, Any] = {
+        """Replace the record at a path.
+
+        Args:
+            path: File of the record.
+            sync: Whether the record must survive a power cut when this returns.
+
+        Raises:
+            ContentError: The disk is full, or the folder cannot be written.
+        """
+        record: dict[str, Any] = {
             "reference": self.reference,
             "files": {
-                title: {"digest": e.digest, "size": e.size, "mtime_ns": e.mtime_ns, "source": e.source}
-                for title, e in self.files.items()
+                title: {
+                    "digest": file.digest,
+                    "size": file.size,
+                    "mtime_ns": file.mtime_ns,
+                    "source": file.source,
+                }
+                for title, file in self.files.items()
             },
         }
         if self.document is not None:
-            known["document"] = self.document.decode("utf-8", "surrogateescape")
+            record["document"] = self.document.decode("utf-8", "surrogateescape")
         if self.expected:
-            known["expected"] = self.expected
-        write_atomically(path, json.dumps(known, indent=1).encode(), sync=sync)
+            record["expected"] = self.expected
+        write_atomically(path, json.dumps(record, indent=1).encode(), sync=sync)
 
 
-def _entry(value: Any) -> FileRecord:
+def _parse_file(value: Any) -> FileRecord:
     size, mtime_ns = value["size"], value["mtime_ns"]
     if type(size) is not int or type(mtime_ns) is not int:
-        raise TypeError("sizes and times are integers")
+        raise TypeError("size and mtime_ns must be integers")
     return FileRecord(digest=Digest(value["digest"]), size=size, mtime_ns=mtime_ns, source=str(value.get("source", "")))
 
 
-def _items(value: Any, parse: Any) -> dict[str, Any]:
-    """The readable items. Folders are passed on, records in them too: names are checked as a publisher's are."""
-    items = {}
+def _parse_items(value: Any, parse: Callable[[Any], _T]) -> dict[str, _T]:
+    """Return the valid items of an object.
+
+    Path traversal: the record may come from another person's folder, so its titles are validated like remote input.
+    """
+    items: dict[str, _T] = {}
     for title, item in value.items() if isinstance(value, dict) else ():
         with contextlib.suppress(OcikitError, ValueError, TypeError, KeyError, AttributeError):
             items[safe_title(title).as_posix()] = parse(item)

@@ -379,7 +379,8 @@ def atomic_writer(path: Path, *, mode: int = 0o644, sync: bool = True, replace: 
         FileExistsError: The file exists and `replace` is False; it keeps its content.
         OSError: The file cannot be written.
     """
-    temporary = path.with_name(f".{path.name}.{_own_suffix()}")
+    # File names are limited to 255 bytes
+    temporary = path.with_name(f".{path.name[:40]}.{_own_suffix()}")
     fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode)
     try:
         with open(fd, "wb") as file:

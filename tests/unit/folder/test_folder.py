@@ -118,7 +118,7 @@ def test_a_second_pull_moves_nothing_and_writes_nothing(path):
 
 def test_a_second_pull_reads_no_file_that_was_not_touched(path, monkeypatch):
     pull(path, FILES)
-    monkeypatch.setattr("ocikit.folder.plan.digest_of", None)
+    monkeypatch.setattr("ocikit.folder.plan.hash_file", None)
     assert decisions(Folder(path).plan(artifact(FILES), reference=REF)) == dict.fromkeys(FILES, "present")
 
 
@@ -176,7 +176,7 @@ def test_a_file_that_was_renamed_upstream_is_copied_and_not_got_again(path):
     moved = []
     plan = pull(path, {"new/name": b"1" * 100, "stays": b"2", "twin": b"2"}, moved=moved)
     assert moved == []
-    assert {f.title: f.origin for f in plan.copies} == {"new/name": "old/name", "twin": "stays"}
+    assert {f.title: f.copy_of for f in plan.copies} == {"new/name": "old/name", "twin": "stays"}
     assert tree(path) == {"new/name": b"1" * 100, "stays": b"2", "twin": b"2"}
     assert not (path / "old").exists()
 
@@ -332,7 +332,7 @@ def test_a_file_edited_while_the_pull_runs_is_not_overwritten(path):
             edit(path / "a.csv", b"my notes")
             return super().readinto(buffer)
 
-    with pytest.raises(ContentError, match="edited while"):
+    with pytest.raises(ContentError, match="edited during"):
         folder.place(plan.transfers[0], Meanwhile(b"new"))
     assert (path / "a.csv").read_bytes() == b"my notes"
 
@@ -342,7 +342,7 @@ def test_a_file_that_appears_while_the_pull_runs_is_not_overwritten(path):
     plan = folder.plan(artifact({"a": b"new"}))
     folder.begin(plan)
     (path / "a").write_bytes(b"mine")
-    with pytest.raises(ContentError, match="edited while"):
+    with pytest.raises(ContentError, match="edited during"):
         folder.place(plan.transfers[0], io.BytesIO(b"new"))
     assert (path / "a").read_bytes() == b"mine"
 
@@ -352,7 +352,7 @@ def test_a_file_that_is_gone_upstream_but_was_edited_stays_and_becomes_the_users
     edit(path / "c.csv", b"my notes")
     rest = {t: c for t, c in FILES.items() if t != "c.csv"}
     plan = pull(path, rest)
-    assert (plan.removed, plan.left) == ((), ("c.csv",))
+    assert (plan.removed, plan.kept_edited) == ((), ("c.csv",))
     assert tree(path) == {**rest, "c.csv": b"my notes"}
     with pytest.raises(ContentError):
         pull(path, FILES)
@@ -436,7 +436,7 @@ def test_a_users_file_where_a_folder_is_needed_makes_way_only_by_force(path):
 
 def test_a_file_at_the_folders_own_path_is_a_typed_error(path):
     path.write_bytes(b"x")
-    with pytest.raises(ContentError, match="not a folder"):
+    with pytest.raises(ContentError, match="is not a folder"):
         pull(path, FILES)
     assert path.read_bytes() == b"x"
 
