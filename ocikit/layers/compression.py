@@ -1,25 +1,37 @@
-"""Compression of layers: told by the first bytes, undone in a stream. image-spec layer.md#gzip-media-types."""
+"""Compression of layers: detection by magic bytes, decoders, encoders. image-spec layer.md#gzip-media-types."""
 
 from __future__ import annotations
 
+import gzip
 import importlib
+import io
 import sys
 import zlib
-from typing import Any, BinaryIO, Final, Protocol, cast
+from typing import Any, Final, Protocol, cast
 
 from ocikit.errors import ContentError, OcikitError
 
 GZIP: Final = "gzip"
 ZSTD: Final = "zstd"
 
-#: Known so that the error can name them; the specification has neither.
-_OTHERS: Final = {b"\xfd7zXZ\0": "xz", b"BZh": "bzip2"}
+#: Formats that the specification does not allow, known so that the error can name them.
+_UNSUPPORTED: Final = {b"\xfd7zXZ\0": "xz", b"BZh": "bzip2"}
 
-HEAD: Final = 6  # bytes that tell
+MAGIC_SIZE: Final = 6  # bytes that detection needs
+
+
+class Writable(Protocol):
+    """A binary file that can be written to."""
+
+    def write(self, data: bytes | memoryview, /) -> int:
+        """Write bytes and return their number."""
+
+    def flush(self) -> None:
+        """Write buffered bytes."""
 
 
 class Decoder(Protocol):
-    """What undoes one member or frame, with limited output; the interface of bz2 and zstd."""
+    """A decoder of one gzip member or zstd frame with limited output; the interface of bz2 and zstd."""
 
     @property
     def eof(self) -> bool:
@@ -27,21 +39,21 @@ class Decoder(Protocol):
 
     @property
     def needs_input(self) -> bool:
-        """Whether there is no more output without more input."""
+        """Whether more input is needed for more output."""
 
     @property
     def unused_data(self) -> bytes:
         """Input after the end of the member or frame."""
 
     def decompress(self, data: bytes, /, max_length: int = ...) -> bytes:
-        """At most `max_length` bytes of what the data holds."""
+        """Return at most `max_length` decompressed bytes."""
 
 
 class _Inflate:
-    """zlib's decompressor with the interface of the others."""
+    """An adapter of zlib's decompressor to the `Decoder` interface."""
 
     def __init__(self) -> None:
-        self._zlib = zlib.decompressobj(31)  # a gzip header, and its checksum verified
+        self._zlib = zlib.decompressobj(31)  # expects a gzip header and verifies the checksum
         self._tail = b""
 
     @property
@@ -57,63 +69,68 @@ class _Inflate:
         return not self._tail and not self._zlib.eof
 
     def decompress(self, data: bytes, /, max_length: int = 0) -> bytes:
-        out = self._zlib.decompress(self._tail + data if self._tail else data, max_length)
+        output = self._zlib.decompress(self._tail + data if self._tail else data, max_length)
         self._tail = self._zlib.unconsumed_tail
-        return out
+        return output
 
 
-def compression_of(head: bytes) -> str:
-    """What the first bytes are compressed with: "gzip", "zstd", or "" for not at all.
+def detect_compression(prefix: bytes) -> str:
+    """Return the compression of data by its first bytes: "gzip", "zstd", or "" for uncompressed data.
 
-    >>> compression_of(bytes.fromhex("1f8b0800"))
+    >>> detect_compression(bytes.fromhex("1f8b0800"))
     'gzip'
 
     Raises:
-        ContentError: for a compression that layers can't have.
+        ContentError: The data has a compression that layers cannot have.
     """
-    if head.startswith(b"\x1f\x8b"):
+    if prefix.startswith(b"\x1f\x8b"):
         return GZIP
-    if head.startswith(b"\x28\xb5\x2f\xfd") or (0x50 <= (head or b"\0")[0] <= 0x5F and head[1:4] == b"\x2a\x4d\x18"):
-        return ZSTD  # a frame, or one to skip
-    for magic, name in _OTHERS.items():
-        if head.startswith(magic):
+    is_skippable = 0x50 <= (prefix or b"\0")[0] <= 0x5F and prefix[1:4] == b"\x2a\x4d\x18"
+    if is_skippable or prefix.startswith(b"\x28\xb5\x2f\xfd"):
+        return ZSTD
+    for magic, name in _UNSUPPORTED.items():
+        if prefix.startswith(magic):
             raise ContentError(
                 f"the layer is compressed with {name}", hint="image layers are plain, gzip or zstd; fetch it as a file"
             )
     return ""
 
 
-def decoder(compression: str) -> Decoder:
-    """A fresh decoder of one gzip member or zstd frame."""
-    if compression == GZIP:
-        return _Inflate()
-    made: Decoder = zstd().ZstdDecompressor()
-    return made
+def new_decoder(compression: str) -> Decoder:
+    """Return a new decoder of one gzip member or zstd frame.
+
+    Raises:
+        OcikitError: zstd is not installed.
+    """
+    return _Inflate() if compression == GZIP else cast("Decoder", import_zstd().ZstdDecompressor())
 
 
 def decoding_errors(compression: str) -> tuple[type[Exception], ...]:
-    """What a decoder raises for damaged data."""
-    return (zlib.error,) if compression == GZIP else (zstd().ZstdError,)
+    """Return the exceptions that a decoder raises for corrupt data."""
+    return (zlib.error,) if compression == GZIP else (import_zstd().ZstdError,)
 
 
-def encoder(compression: str, sink: BinaryIO, level: int | None = None) -> BinaryIO:
-    """A file that compresses what is written into `sink`: the same bytes for the same content, whatever the time.
+def open_encoder(compression: str, sink: Writable, level: int | None = None) -> io.BufferedIOBase:
+    """Open a file that compresses into `sink`. The output depends on the content only, not on the time.
 
-    Closing it ends the compressed data and leaves the sink open. Raises: OcikitError: if zstd isn't installed.
-    """
-    if compression == ZSTD:
-        made: BinaryIO = zstd().ZstdFile(sink, "wb", level=level)
-        return made
-    import gzip  # noqa: PLC0415 - only who packs needs it
-
-    return cast("BinaryIO", gzip.GzipFile("", "wb", 6 if level is None else level, sink, mtime=0))
-
-
-def zstd() -> Any:
-    """The module for zstd: the standard library's since Python 3.14, else `backports.zstd`.
+    Args:
+        compression: "gzip" or "zstd".
+        sink: Receives the compressed data; closing the encoder ends the data and leaves `sink` open.
+        level: Compression level; 6 for gzip and 3 for zstd by default.
 
     Raises:
-        OcikitError: if there is none, with what to install.
+        OcikitError: zstd is not installed.
+    """
+    if compression == ZSTD:
+        return cast("io.BufferedIOBase", import_zstd().ZstdFile(sink, "wb", level=level))
+    return gzip.GzipFile("", "wb", 6 if level is None else level, sink, mtime=0)
+
+
+def import_zstd() -> Any:
+    """Return the zstd module: `compression.zstd` since Python 3.14, else `backports.zstd`.
+
+    Raises:
+        OcikitError: zstd is not installed; the hint has the command.
     """
     try:
         return importlib.import_module("compression.zstd" if sys.version_info >= (3, 14) else "backports.zstd")

@@ -1,53 +1,49 @@
-"""Archives of layers: listed, merged and unpacked. image-spec layer.md.
-
-What callers need is here; how it is done is in `header` and `tar` (the format), `compression`, `layer` (one layer and
-its limits), `tree` (whiteouts and paths) and `unpack` (the disk).
-"""
+"""The merged tree of layers, without unpacking them. image-spec layer.md."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from typing import BinaryIO
 
 import attrs
 
 from ocikit.layers.layer import LayerLimits
-from ocikit.layers.tar import EntryBody, TarEntry
+from ocikit.layers.tar import EntryBody, Readable, TarEntry
 from ocikit.layers.tree import Folder, Tree
 from ocikit.spec.annotations import FrozenMap
 
 
-def merged_tree(layers: Iterable[tuple[BinaryIO, str]], *, limits: LayerLimits | None = None) -> FrozenMap[TarEntry]:
-    """What the layers make together, by path and in order, without writing anything.
+def merged_tree(layers: Iterable[tuple[Readable, str]], *, limits: LayerLimits | None = None) -> FrozenMap[TarEntry]:
+    """Return the entries that the layers result in, by path and in order.
 
-    Paths are where the content ends up: `usr/lib/x` for a layer's `lib/x` if `lib` is a link to `usr/lib`. Each entry
-    says which layer holds its content and under which path. A hard link has the size and mode of its file.
+    Paths are final: `usr/lib/x` for a layer's `lib/x` if `lib` is a link to `usr/lib`. Each entry has the layer and the
+    path of its content. A hard link has the size and mode of its file.
 
     Args:
-        layers: (stream, media type) each, lowest first; taken one by one, read to the end, not closed.
-        limits: what the layers may cost together.
+        layers: (stream, media type) pairs, lowest first; each stream is read to its end and not closed.
+        limits: The limits for all layers together.
+
     Raises:
-        ContentError: if a layer is damaged.
-        UnsafeArchive: if one would write outside the root, or exceeds a limit.
+        ContentError: A layer is damaged.
+        UnsafeArchive: An entry would write outside the root, or a limit is exceeded.
     """
-    tree = _Listing(limits=limits or LayerLimits())
+    tree = _MemoryTree(limits=limits or LayerLimits())
     for stream, media_type in layers:
         tree.apply(stream, media_type)
     return FrozenMap({entry.path: entry for entry in tree.walk(tree.root)})
 
 
-class _Listing(Tree):
+class _MemoryTree(Tree):
     """A tree in memory."""
 
     def walk(self, folder: Folder) -> Iterator[TarEntry]:
-        """Everything below a folder, each folder before what is in it."""
+        """Yield all entries below a folder, each folder before its content."""
         for name in sorted(self.names(folder)):
             child = folder.folders.get(name)
             if child is None:
                 yield folder.files[name]
                 continue
             path = child.path()
-            # A folder that no layer describes is one that all of them took for granted.
+            # Layers may contain files of a folder without an entry for the folder itself
             yield attrs.evolve(child.entry or TarEntry(path=path, type="directory", mode=0o755), path=path)
             yield from self.walk(child)
 
@@ -64,9 +60,9 @@ class _Listing(Tree):
         return [*folder.folders, *folder.files]
 
     def mkdir(self, folder: Folder, name: str) -> None:
-        """Nothing more: the folder itself is the record."""
+        """Do nothing: the `Folder` is enough."""
 
-    def put(self, folder: Folder, name: str, entry: TarEntry, body: EntryBody) -> None:  # only names and sizes
+    def put(self, folder: Folder, name: str, entry: TarEntry, body: EntryBody) -> None:
         folder.files[name] = attrs.evolve(entry, path=folder.path(name), layer=self.layer, stored_as=entry.clean_path)
 
     def link(self, folder: Folder, name: str, source: Folder, source_name: str, entry: TarEntry) -> None:

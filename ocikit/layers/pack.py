@@ -1,7 +1,7 @@
-"""Packing files and folders as layers. image-spec manifest.md#guidelines-for-artifact-usage.
+"""Packing of files and folders as layers. image-spec manifest.md#guidelines-for-artifact-usage.
 
-Every file is a blob of its own, as it is, with its path as title: what `oras push` does for files, and what lets a
-reader fetch one of many. A folder is packed as one archive only on request.
+Each file becomes one blob with its path as title, like in `oras push`, so that clients can download single files. A
+folder is packed as one archive only on request.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
-from typing import BinaryIO, Final, TypeAlias, cast
+from typing import Final, TypeAlias
 
 import attrs
 from attrs import define, field, frozen
@@ -25,6 +25,7 @@ from attrs import define, field, frozen
 from ocikit import display
 from ocikit.errors import ContentError
 from ocikit.layers import compression
+from ocikit.layers.compression import Writable
 from ocikit.layers.header import END, encode_header, padding
 from ocikit.layers.tar import CHUNK
 from ocikit.layers.tree import WHITEOUT
@@ -35,25 +36,27 @@ from ocikit.spec.descriptor import Descriptor
 from ocikit.spec.digest import Digest, new_hasher
 from ocikit.spec.titles import check_titles, safe_title
 
-WORKERS: Final = 4  # hashing runs at 0.5 to 2 GB/s a core; four saturate a fast disk
+WORKERS: Final = 4  # hashing runs at 0.5 to 2 GB/s per core; four threads saturate a fast disk
 
-#: Set by oras and by us beside UNPACK: the digest of the tar, uncompressed.
+#: Annotation next to UNPACK, set by oras and ocikit: the digest of the uncompressed tar.
 UNPACKED_DIGEST: Final = "io.deis.oras.content.digest"
 
-
-#: Types of what mimetypes takes for an encoding of something else.
+#: Media types of formats that `mimetypes` reports as an encoding.
 _ENCODED: Final = {
-    "gzip": "application/gzip", "bzip2": "application/x-bzip2", "xz": "application/x-xz", "br": types.OCTET_STREAM,
+    "gzip": "application/gzip",
+    "bzip2": "application/x-bzip2",
+    "xz": "application/x-xz",
+    "br": types.OCTET_STREAM,
     "compress": types.OCTET_STREAM,
-}  # fmt: skip
+}
 
 _Stamp: TypeAlias = tuple[int, int, int]
-"""Size, time of change and inode: what differs once a file was written to or replaced."""
+"""Size, modification time and inode, to detect that a file was changed or replaced."""
 
 
 @define(eq=False)
-class _Spool:
-    """A temporary file that goes away with its last user."""
+class _TemporaryFile:
+    """A temporary file that is deleted with its last reference."""
 
     path: Path
     remove: Callable[[], object] = field(init=False)
@@ -68,16 +71,16 @@ class Packed(display.Displayable):
 
     descriptor: Descriptor
     source: Path
-    """The file or folder that it was made of."""
+    """The file or folder."""
     diff_id: Digest | None = None
-    """Of an archive: the digest of the tar, uncompressed. image-spec config.md#layer-diffid."""
+    """The digest of the uncompressed tar of an archive. image-spec config.md#layer-diffid."""
     _content: Path = field(repr=False)
     _stamp: _Stamp = field(repr=False)
-    _spool: _Spool | None = field(default=None, repr=False, eq=False)
+    _temporary: _TemporaryFile | None = field(default=None, repr=False, eq=False)
 
     @property
     def title(self) -> str:
-        """The relative path that it has in the artifact."""
+        """The relative path in the artifact."""
         return self.descriptor.annotations[TITLE]
 
     @property
@@ -86,7 +89,11 @@ class Packed(display.Displayable):
         return self.descriptor.size
 
     def open(self) -> io.BufferedReader:
-        """The content, seekable. Raises: ContentError: if the file has changed since it was hashed."""
+        """Open the content as a seekable file.
+
+        Raises:
+            ContentError: The file has changed since it was hashed.
+        """
         try:
             file = self._content.open("rb")
         except OSError as error:
@@ -97,9 +104,9 @@ class Packed(display.Displayable):
         return file
 
     def close(self) -> None:
-        """Remove the temporary file of an archive; garbage collection does it too."""
-        if self._spool is not None:
-            self._spool.remove()
+        """Delete the temporary file of an archive; otherwise it is deleted with this object."""
+        if self._temporary is not None:
+            self._temporary.remove()
 
     def __rich_repr__(self) -> display.Description:
         yield "title", self.title
@@ -121,89 +128,90 @@ def pack(
     workers: int = WORKERS,
     spool: str | os.PathLike[str] | None = None,
 ) -> Sequence[Packed]:
-    """The layers that the files and folders make, hashed and ready to be pushed, in the order of the paths.
+    """Hash files and folders and return their layers, ready to be pushed, in the order of the paths.
 
-    A path given relative keeps its folders in titles: "data" gives `data/a.csv`, "." gives `a.csv`. An absolute path,
-    or one with "..", starts at its own name. Empty folders have no representation unless archived. `.ocikit` folders,
-    our records of what was pulled, are left out; nothing else is left out without being asked for.
+    Titles of a relative path include its folders: "data" results in `data/a.csv`, "." in `a.csv`. Titles of an absolute
+    path, or of one with "..", start at its last name. Empty folders are not represented unless archived. `.ocikit`
+    folders, the records of pulled folders, are always skipped.
 
     Args:
-        paths: files and folders.
-        archive: make one layer of each folder instead of one of each file. oras unpacks "tar+gzip" only. The same files
-            make the same tar on any machine: sorted, of 0:0, modes 644 and 755, times from SOURCE_DATE_EPOCH, or 1970.
-            Hard links become files of their own.
-        include: glob patterns of titles; all if there are none. "*" matches "/" too; "data/" is all below.
-        exclude: glob patterns of titles to leave out.
-        media_types: by title; others are guessed from the name.
-        links: "inside" follows symlinks (archives: keeps them) that stay in the given folder and refuses others;
-            "follow" follows all, "skip" leaves all out. A link given as a path is followed.
-        level: of compression; 6 for gzip and 3 for zstd if not given.
-        workers: threads that hash.
-        spool: where archives are written before they are pushed; the system's temporary folder if not given.
+        paths: Files and folders.
+        archive: Make one layer of each folder instead of one of each file. oras unpacks "tar+gzip" only. The same files
+            result in the same tar on any machine: sorted, owner 0:0, modes 644 and 755, times from SOURCE_DATE_EPOCH or
+            1970. Hard links become separate files.
+        include: Glob patterns of titles; all if empty. "*" also matches "/"; "data/" is everything below.
+        exclude: Glob patterns of titles to skip.
+        media_types: Media types by title; others are guessed from the name.
+        links: "inside" follows symlinks that stay in the folder (archives keep them) and rejects others; "follow"
+            follows all, "skip" skips all. A symlink that is itself one of `paths` is followed.
+        level: Compression level; 6 for gzip and 3 for zstd by default.
+        workers: Threads for hashing.
+        spool: Folder for archives until they are pushed; the temporary folder of the system by default.
+
     Raises:
-        NotFound: if a path isn't there.
-        ContentError: if there is nothing to push, or something that can't be.
-        UnsafeArchive: for names that no reader would accept, and for two files with one title.
+        NotFound: A path does not exist.
+        ContentError: There are no files, or a file cannot be pushed.
+        UnsafeArchive: A name is not portable, or two files have the same title.
     """
     include, exclude = tuple(include), tuple(exclude)
-    walk = FileWalker(include, exclude, links)
-    wanted = dict(media_types or {})
+    walker = FileWalker(include, exclude, links)
+    unused_types = dict(media_types or {})
     tasks: list[Callable[[], Packed]] = []
     titles: list[str] = []
-    for given in paths:
-        title = title_of(given)
-        if archive is not None and Path(given).is_dir():
+    for path in paths:
+        title = title_of(path)
+        if archive is not None and Path(path).is_dir():
             title = title or Path.cwd().name
-            tasks.append(
-                partial(_archived, Path(given), title, archive, attrs.evolve(walk, keep_links=True), level, spool)
-            )
+            archiver = attrs.evolve(walker, keep_links=True)
+            tasks.append(partial(_pack_archive, Path(path), title, archive, archiver, level, spool))
             titles.append(title)
             continue
-        files = [found for found in walk.found(given, title) if not found.is_folder]
+        files = [file for file in walker.walk(path, title) if not file.is_folder]
         if not files:
             raise ContentError(
-                f"{str(given)!r} has no files to push" + (" that the patterns choose" if include or exclude else ""),
+                f"{str(path)!r} has no files to push" + (" that match the patterns" if include or exclude else ""),
                 hint='an empty folder can only be pushed as an archive: archive="tar+gzip"',
             )
-        titles += [found.title for found in files]
-        tasks += [partial(_file, found, wanted.pop(found.title, None)) for found in files]
+        titles += [file.title for file in files]
+        tasks += [partial(_pack_file, file, unused_types.pop(file.title, None)) for file in files]
     check_titles(titles)
-    if wanted:
+    if unused_types:
         raise ContentError(
-            f"media_types has titles that aren't pushed: {display.join_limited(wanted)}",
+            f"media_types has titles that are not pushed: {display.join_limited(unused_types)}",
             hint=f"the titles are {display.join_limited(titles)}",
         )
-    return _run(tasks, workers)
+    return _run_tasks(tasks, workers)
 
 
-def _run(tasks: Sequence[Callable[[], Packed]], workers: int) -> tuple[Packed, ...]:
+def _run_tasks(tasks: Sequence[Callable[[], Packed]], workers: int) -> tuple[Packed, ...]:
     if len(tasks) < 2 or workers < 2:
         return tuple(task() for task in tasks)
     pool = ThreadPoolExecutor(min(workers, len(tasks)), thread_name_prefix="ocikit-pack")
     try:
         return tuple(pool.map(lambda task: task(), tasks))
     finally:
-        pool.shutdown(cancel_futures=True)  # after a failure, what hasn't started doesn't
+        pool.shutdown(cancel_futures=True)  # after a failure, do not start the remaining tasks
 
 
-def _file(found: FoundFile, media_type: str | None) -> Packed:
+def _pack_file(file: FoundFile, media_type: str | None) -> Packed:
     hasher = new_hasher("sha256")
-    with found.path.open("rb", buffering=0) as file:
-        stamp = _stamp(os.fstat(file.fileno()))
+    # Not hash_file: the stamp has to be that of the open file, and the size that of the bytes read
+    with file.path.open("rb", buffering=0) as stream:
+        stamp = _stamp(os.fstat(stream.fileno()))
         view = memoryview(bytearray(min(CHUNK, stamp[0] + 1)))
         size = 0
-        while count := file.readinto(view):
+        while count := stream.readinto(view):
             hasher.update(view[:count])
             size += count
-        if size != stamp[0] or _stamp(os.fstat(file.fileno())) != stamp:
-            raise _changed(found.path)
+        if size != stamp[0] or _stamp(os.fstat(stream.fileno())) != stamp:
+            raise _changed(file.path)
     descriptor = Descriptor(
-        media_type=media_type or guess(found.title),
+        media_type=media_type or guess_media_type(file.title),
         digest=Digest(f"sha256:{hasher.hexdigest()}"),
         size=size,
-        annotations=Annotations({TITLE: found.title}),
+        annotations=Annotations({TITLE: file.title}),
     )
-    return Packed(descriptor=descriptor, source=found.path, content=found.path, stamp=stamp)
+    return Packed(descriptor=descriptor, source=file.path, content=file.path, stamp=stamp)
 
 
 @functools.cache
@@ -211,11 +219,13 @@ def _known_types() -> mimetypes.MimeTypes:
     return mimetypes.MimeTypes()
 
 
-def guess(name: str) -> str:
-    """The media type of a file by its name. The system's own tables aren't asked: digests would differ by machine.
+def guess_media_type(name: str) -> str:
+    """Return the media type of a file by its name.
 
-    >>> guess("data/train.csv"), guess("model.safetensors"), guess("logs.txt.gz")
-    ('text/csv', 'application/octet-stream', 'application/gzip')
+    Tables of the operating system are not used: digests would differ between machines.
+
+    >>> [guess_media_type(name) for name in ("data/train.csv", "model.safetensors", "logs.txt.gz")]
+    ['text/csv', 'application/octet-stream', 'application/gzip']
     """
     media_type, encoding = _known_types().guess_type(f"x/{name}")
     if encoding is not None:
@@ -228,50 +238,50 @@ def _stamp(info: os.stat_result) -> _Stamp:
 
 
 def _changed(path: Path) -> ContentError:
-    return ContentError(f"{str(path)!r} changed while it was pushed", hint="push again when nothing writes to it")
+    return ContentError(f"{str(path)!r} changed while it was pushed", hint="push again when no program writes to it")
 
 
-class _Hashed:
-    """A file to write to that hashes what passes."""
+class _HashingWriter:
+    """A file for writing that hashes the written bytes."""
 
-    def __init__(self, file: BinaryIO) -> None:
+    def __init__(self, file: Writable) -> None:
         self._file = file
-        self.hasher = new_hasher("sha256")
+        self._hasher = new_hasher("sha256")
 
-    def write(self, content: bytes | memoryview) -> int:
-        """Hash and write."""
-        self.hasher.update(content)
-        return self._file.write(content)
+    def write(self, data: bytes | memoryview, /) -> int:
+        """Hash and write bytes."""
+        self._hasher.update(data)
+        return self._file.write(data)
 
     def flush(self) -> None:
-        """Write what is buffered."""
+        """Write buffered bytes."""
         self._file.flush()
 
     def digest(self) -> Digest:
-        """The digest of what was written."""
-        return Digest(f"sha256:{self.hasher.hexdigest()}")
+        """Return the digest of the written bytes."""
+        return Digest(f"sha256:{self._hasher.hexdigest()}")
 
 
-def _archived(
+def _pack_archive(
     folder: Path,
     title: str,
     kind: types.Archive,
-    walk: FileWalker,
+    walker: FileWalker,
     level: int | None,
     spool: str | os.PathLike[str] | None,
 ) -> Packed:
     safe_title(title)
     handle, name = tempfile.mkstemp(prefix="ocikit-", suffix=f".{kind}", dir=spool)
-    kept = _Spool(Path(name))
+    temporary = _TemporaryFile(Path(name))
     with os.fdopen(handle, "wb") as file:
-        blob = _Hashed(file)
-        encoder = compression.encoder(kind.partition("+")[2], cast("BinaryIO", blob), level) if kind != "tar" else blob
-        tar = _Hashed(cast("BinaryIO", encoder))
-        try:
-            _write_tar(tar, folder, title, walk)
-        finally:
-            if encoder is not blob:
-                cast("BinaryIO", encoder).close()
+        blob = _HashingWriter(file)
+        if kind == "tar":
+            tar = blob
+            _write_tar(tar, folder, title, walker)
+        else:
+            with compression.open_encoder(kind.partition("+")[2], blob, level) as encoder:
+                tar = _HashingWriter(encoder)
+                _write_tar(tar, folder, title, walker)
         file.flush()
         stamp = _stamp(os.fstat(file.fileno()))
     descriptor = Descriptor(
@@ -281,15 +291,20 @@ def _archived(
         annotations=Annotations({TITLE: title, UNPACK: "true", UNPACKED_DIGEST: tar.digest()}),
     )
     return Packed(
-        descriptor=descriptor, source=folder, diff_id=tar.digest(), content=kept.path, stamp=stamp, spool=kept
+        descriptor=descriptor,
+        source=folder,
+        diff_id=tar.digest(),
+        content=temporary.path,
+        stamp=stamp,
+        temporary=temporary,
     )
 
 
-def _write_tar(tar: _Hashed, folder: Path, title: str, walk: FileWalker) -> None:
-    """The folder as a tar. All names start with the title, as oras expects."""
+def _write_tar(tar: _HashingWriter, folder: Path, title: str, walker: FileWalker) -> None:
+    """Write a folder as a tar. All paths start with the title, as oras expects."""
     mtime = _source_date()
-    items = list(walk.found(folder, title))
-    if walk.include or walk.exclude:  # folders only for what is in them
+    items = list(walker.walk(folder, title))
+    if walker.include or walker.exclude:  # include only folders with matching files
         needed = {parent.as_posix() for item in items if not item.is_folder for parent in Path(item.title).parents}
         items = [item for item in items if not item.is_folder or item.title in needed]
     tar.write(encode_header(f"{title}/", "directory", mode=0o755, mtime=mtime))
@@ -297,8 +312,8 @@ def _write_tar(tar: _Hashed, folder: Path, title: str, walk: FileWalker) -> None
         safe_title(item.title)
         if item.path.name.startswith(WHITEOUT):
             raise ContentError(
-                f"{str(item.path)!r} can't be in a layer: names with {WHITEOUT!r} mean removed files there",
-                hint="rename it, leave it out with exclude=, or push the folder without archive=",
+                f"cannot pack {str(item.path)!r}: names with {WHITEOUT!r} mean removed files in layers",
+                hint="rename it, skip it with exclude=, or push the folder without archive=",
             )
         if item.is_folder:
             tar.write(encode_header(f"{item.title}/", "directory", mode=0o755, mtime=mtime))
@@ -309,23 +324,23 @@ def _write_tar(tar: _Hashed, folder: Path, title: str, walk: FileWalker) -> None
     tar.write(END)
 
 
-def _write_file(tar: _Hashed, item: FoundFile, mtime: int) -> None:
+def _write_file(tar: _HashingWriter, item: FoundFile, mtime: int) -> None:
     with item.path.open("rb", buffering=0) as file:
         stamp = _stamp(info := os.fstat(file.fileno()))
         mode = 0o755 if info.st_mode & stat.S_IXUSR else 0o644
         tar.write(encode_header(item.title, "file", size=stamp[0], mode=mode, mtime=mtime))
         size = 0
-        while size < stamp[0] and (piece := file.read(min(CHUNK, stamp[0] - size))):
-            tar.write(piece)
-            size += len(piece)
+        while size < stamp[0] and (data := file.read(min(CHUNK, stamp[0] - size))):
+            tar.write(data)
+            size += len(data)
         if size != stamp[0] or _stamp(os.fstat(file.fileno())) != stamp:
             raise _changed(item.path)
     tar.write(bytes(padding(size)))
 
 
 def _source_date() -> int:
-    """The time of all entries: what reproducible builds agree on, or 1970."""
+    """Return the time of all entries in seconds since 1970: SOURCE_DATE_EPOCH, as in reproducible builds, or 0."""
     text = os.environ.get("SOURCE_DATE_EPOCH", "0")
     if not text.isdecimal():
-        raise ContentError(f"SOURCE_DATE_EPOCH is {text!r}", hint="it is a number of seconds since 1970")
+        raise ContentError(f"SOURCE_DATE_EPOCH is {text!r}", hint="it must be a number of seconds since 1970")
     return int(text)

@@ -1,8 +1,9 @@
-"""Tar archives as streams: their entries, one by one. image-spec layer.md#distributable-format.
+"""Streaming reader of tar archives. image-spec layer.md#distributable-format.
 
-The standard library's tarfile is not used. Reading, it ends quietly at a damaged header, loads extended headers of any
-declared size into memory, and keeps every member. Writing, its headers differ between Python versions, and so would
-digests (`header.encode_header` writes them). This reader agrees with Go's archive/tar, which docker, containerd and umoci use, where archives are ambiguous.
+The standard library's tarfile is not used. Its reader stops silently at a damaged header, loads extended headers of any
+declared size into memory, and keeps every member. Its writer produces different headers, and so different digests, in
+different Python versions; `header.encode_header` does not. Where archives are ambiguous, this reader agrees with Go's
+archive/tar, which docker, containerd and umoci use.
 """
 
 from __future__ import annotations
@@ -19,36 +20,44 @@ from ocikit.layers.header import (
     XATTR,
     EntryType,
     c_string,
-    check_sum,
-    decimal,
-    integer,
-    mtime_ns,
-    number,
+    check_size,
+    decimal_record,
+    decode_path,
     padding,
+    parse_decimal,
+    parse_mtime_ns,
+    parse_number,
     parse_records,
-    size_field,
-    text,
     ustar_name,
+    verify_checksum,
 )
 from ocikit.spec.annotations import FrozenMap
 
-#: Bytes moved at once: large enough that calls cost nothing beside the copying.
+#: Bytes per read and write; with larger chunks nothing gets faster.
 CHUNK: Final = 1 << 20
 
-#: Bytes of an extended header, a long name or a map of holes. Go's archive/tar has the same limit.
+#: Maximum bytes of an extended header, a long name or a sparse map. Go's archive/tar has the same limit.
 EXTENDED_LIMIT: Final = 1 << 20
 
 _TYPES: Final[dict[bytes, EntryType]] = {
-    b"0": "file", b"\0": "file", b"7": "file", b"S": "file", b"1": "hardlink", b"2": "symlink",
-    b"3": "character device", b"4": "block device", b"5": "directory", b"6": "fifo",
-}  # fmt: skip
+    b"0": "file",
+    b"\0": "file",
+    b"7": "file",
+    b"S": "file",
+    b"1": "hardlink",
+    b"2": "symlink",
+    b"3": "character device",
+    b"4": "block device",
+    b"5": "directory",
+    b"6": "fifo",
+}
 
 
 class Readable(Protocol):
-    """Anything that gives bytes."""
+    """A stream that can be read forwards."""
 
     def read(self, size: int = ..., /) -> bytes:
-        """At most `size` bytes; none at the end."""
+        """Return at most `size` bytes, empty at the end."""
 
 
 @frozen(kw_only=True, repr=False)
@@ -56,29 +65,29 @@ class TarEntry(display.Displayable):
     """One entry of an archive, or one path of a merged tree."""
 
     path: str
-    """Relative, with "/" between names; bytes that aren't UTF-8 are surrogates, as `os.fsdecode` makes them."""
+    """Relative, with "/" between names; invalid UTF-8 is surrogates, as in `os.fsdecode`."""
     type: EntryType
     size: int = 0
-    """Bytes of a file, holes included."""
+    """Bytes of a file, including holes."""
     mode: int = 0o644
-    """Permission bits, with setuid, setgid and sticky."""
+    """Permission bits, including setuid, setgid and sticky."""
     mtime_ns: int = 0
     """Nanoseconds since 1970."""
     uid: int = 0
     gid: int = 0
     target: str | None = None
-    """Of a symlink, its text; of a hard link, the path that it is another name of."""
+    """The target of a symlink, or the path of the file that a hard link refers to."""
     device: tuple[int, int] | None = None
-    """Major and minor number of a device."""
+    """Major and minor number."""
     xattrs: FrozenMap[bytes] = field(factory=FrozenMap)
     layer: int = 0
-    """In a merged tree: the index of the layer that holds the content."""
+    """In a merged tree: the index of the layer with the content."""
     stored_as: str = ""
-    """In a merged tree: the path that the content has in that layer."""
+    """In a merged tree: the path of the content in that layer."""
 
     @property
     def clean_path(self) -> str:
-        """The path without the "./" before and the "/" after that many archives have."""
+        """The path without a leading "./" and a trailing "/", which many archives have."""
         return "/".join(part for part in self.path.split("/") if part not in {"", "."})
 
     def __rich_repr__(self) -> display.Description:
@@ -91,146 +100,172 @@ class TarEntry(display.Displayable):
         yield "layer", self.layer, 0
 
 
-class _Source:
-    """The stream, read in large pieces and handed out in small ones."""
+class _ChunkReader:
+    """A stream that is read in large chunks and returned in small ones."""
 
     def __init__(self, stream: Readable) -> None:
         self._stream = stream
         self._chunk = memoryview(b"")
 
-    def some(self, most: int) -> memoryview:
-        """Between one and `most` bytes; none at the end of the stream."""
+    def read_some(self, limit: int) -> memoryview:
+        """Return between 1 and `limit` bytes; empty at the end of the stream."""
         if not self._chunk:
             self._chunk = memoryview(self._stream.read(CHUNK))
-        piece, self._chunk = self._chunk[:most], self._chunk[most:]
-        return piece
+        data, self._chunk = self._chunk[:limit], self._chunk[limit:]
+        return data
 
-    def take(self, count: int, what: str) -> bytes:
-        """Exactly so many bytes. Raises: ContentError: if the stream ends before."""
-        first = self.some(count)
-        if len(first) == count:
-            return bytes(first)
-        pieces, missing = [first], count - len(first)
+    def read_exactly(self, count: int, description: str) -> bytes:
+        """Return exactly `count` bytes.
+
+        Raises:
+            ContentError: The stream ends earlier.
+        """
+        data = self.read_some(count)
+        if len(data) == count:
+            return bytes(data)
+        parts, missing = [data], count - len(data)
         while missing:
-            piece = self.some(missing)
-            if not piece:
-                raise _cut(what)
-            pieces.append(piece)
-            missing -= len(piece)
-        return b"".join(pieces)
+            data = self.read_some(missing)
+            if not data:
+                raise _truncated(description)
+            parts.append(data)
+            missing -= len(data)
+        return b"".join(parts)
 
-    def skip(self, count: int, what: str) -> None:
-        """Pass over so many bytes. Raises: ContentError: if the stream ends before."""
+    def skip(self, count: int, description: str) -> None:
+        """Skip `count` bytes.
+
+        Raises:
+            ContentError: The stream ends earlier.
+        """
         while count:
-            piece = self.some(count)
-            if not piece:
-                raise _cut(what)
-            count -= len(piece)
+            data = self.read_some(count)
+            if not data:
+                raise _truncated(description)
+            count -= len(data)
 
     def skip_padding(self, size: int) -> None:
-        """Pass over what fills the last block of content of this size, if it is there."""
-        pad = padding(size)
-        # `umoci insert` ends archives at the last byte of the last file; Go's readers take that.
-        while pad and (piece := self.some(pad)):
-            pad -= len(piece)
+        """Skip the padding after content of this size, if there is one."""
+        missing = padding(size)
+        # `umoci insert` ends archives at the last byte of the last file; Go's readers accept that
+        while missing and (data := self.read_some(missing)):
+            missing -= len(data)
 
-    def header(self) -> bytes | None:
-        """The next block that isn't zero, or None at the end of the archive or of the stream."""
-        first = self.some(BLOCK)
-        if not first:
+    def read_header(self) -> bytes | None:
+        """Return the next block, or None at the end of the archive or of the stream.
+
+        Raises:
+            ContentError: The archive continues after a zero block, or ends within a block.
+        """
+        data = self.read_some(BLOCK)
+        if not data:
             return None
-        block = bytes(first) + (self.take(BLOCK - len(first), "a header") if len(first) < BLOCK else b"")
+        block = bytes(data) + (self.read_exactly(BLOCK - len(data), "a header") if len(data) < BLOCK else b"")
         if block.count(0) < BLOCK:
             return block
-        if any(self.some(BLOCK)):
+        if any(self.read_some(BLOCK)):
             raise ContentError(
-                "the archive is damaged: it goes on after an end", hint="ask its publisher for a new one"
+                "the archive is damaged: it continues after its end", hint="ask its publisher for a new one"
             )
         return None
 
-    def extended(self, size: int, what: str) -> bytes:
-        """The content of an extended header. Raises: UnsafeArchive: if it is too large."""
+    def read_extended(self, size: int, description: str) -> bytes:
+        """Return the content of an extended header.
+
+        Raises:
+            UnsafeArchive: The header is too large (DoS).
+        """
         if size > EXTENDED_LIMIT:
             raise UnsafeArchive(
-                f"the archive has {what} of {size} bytes",
-                hint=f"at most {EXTENDED_LIMIT} are read; real archives need a few hundred",
+                f"the archive has {description} of {size} bytes",
+                hint=f"the limit is {EXTENDED_LIMIT} bytes; real archives need a few hundred",
             )
-        content = self.take(size, what)
+        content = self.read_exactly(size, description)
         self.skip_padding(size)
         return content
 
     def drain(self) -> None:
-        """Read to the end: streams that verify what they give do so there."""
-        while self.some(CHUNK):
+        """Read to the end, where verifying streams check the digest."""
+        while self.read_some(CHUNK):
             pass
 
 
 class EntryBody:
-    """The content of one entry; read it before asking for the next entry."""
+    """The content of one entry; it must be read before the next entry.
 
-    def __init__(self, source: _Source, path: str, stored: int, segments: tuple[tuple[int, int], ...]) -> None:
-        self._source = source
+    Args:
+        reader: The archive.
+        path: The path of the entry, for messages.
+        stored: Bytes in the archive.
+        segments: (offset, length) of each run of stored bytes within the file; the rest are holes.
+    """
+
+    def __init__(self, reader: _ChunkReader, path: str, stored: int, segments: tuple[tuple[int, int], ...]) -> None:
+        self._reader = reader
         self._path = path
         self._left = stored
         self._stored = stored
-        #: (offset, length) of each run of stored bytes within the file; the rest are holes.
         self.segments = segments
 
-    def read(self, most: int = CHUNK) -> memoryview:
-        """Up to `most` stored bytes; none at the end. Raises: ContentError: if the archive ends before."""
-        piece = self._source.some(min(most, self._left)) if self._left else memoryview(b"")
-        if not piece and self._left and most:
-            raise _cut(repr(self._path))
-        self._left -= len(piece)
-        return piece
+    def read(self, limit: int = CHUNK) -> memoryview:
+        """Return at most `limit` stored bytes; empty at the end.
 
-    def finish(self) -> None:
-        """Pass over what wasn't read."""
-        self._source.skip(self._left, repr(self._path))
-        self._source.skip_padding(self._stored)
+        Raises:
+            ContentError: The archive ends earlier.
+        """
+        data = self._reader.read_some(min(limit, self._left)) if self._left else memoryview(b"")
+        if not data and self._left and limit:
+            raise _truncated(repr(self._path))
+        self._left -= len(data)
+        return data
+
+    def skip_rest(self) -> None:
+        """Skip the bytes that were not read."""
+        self._reader.skip(self._left, repr(self._path))
+        self._reader.skip_padding(self._stored)
         self._left = self._stored = 0
 
 
 def members(stream: Readable) -> Iterator[tuple[TarEntry, EntryBody]]:
-    """Each entry of an uncompressed tar with its content, paths as they are in the archive, unchecked.
+    """Yield the entries of an uncompressed tar with their content; paths are not checked.
 
-    The stream is read to its end, past the end of the archive. Global extended headers are ignored, as docker does.
+    The stream is read to its end, beyond the end of the archive. Global extended headers are ignored, like in docker.
 
     Raises:
-        ContentError: if the archive is damaged or cut short.
-        UnsafeArchive: if it has headers that no honest archive has.
+        ContentError: The archive is damaged or truncated.
+        UnsafeArchive: The archive has malicious or unsupported headers.
     """
-    source = _Source(stream)
+    reader = _ChunkReader(stream)
     records: dict[str, bytes] = {}
     name: bytes | None = None
     target: bytes | None = None
-    while (block := source.header()) is not None:
-        check_sum(block)
-        kind, size = block[156:157], size_field(number(block[124:136]))
-        if kind in {b"x", b"X"}:
-            records = parse_records(source.extended(size, "an extended header"))
-        elif kind == b"g":
-            source.extended(size, "a global extended header")
-        elif kind == b"L":
-            name = source.extended(size, "a long name").partition(b"\0")[0]
-        elif kind == b"K":
-            target = source.extended(size, "a long link target").partition(b"\0")[0]
+    while (block := reader.read_header()) is not None:
+        verify_checksum(block)
+        flag, size = block[156:157], check_size(parse_number(block[124:136]))
+        if flag in {b"x", b"X"}:
+            records = parse_records(reader.read_extended(size, "an extended header"))
+        elif flag == b"g":
+            reader.read_extended(size, "a global extended header")
+        elif flag == b"L":
+            name = reader.read_extended(size, "a long name").partition(b"\0")[0]
+        elif flag == b"K":
+            target = reader.read_extended(size, "a long link target").partition(b"\0")[0]
         else:
-            entry, body = _entry(source, block, records, name, target)
+            entry, body = _parse_entry(reader, block, records, name, target)
             yield entry, body
-            body.finish()
+            body.skip_rest()
             records, name, target = {}, None, None
-    source.drain()
+    reader.drain()
 
 
-def _entry(
-    source: _Source, block: bytes, records: dict[str, bytes], name: bytes | None, target: bytes | None
+def _parse_entry(
+    reader: _ChunkReader, block: bytes, records: dict[str, bytes], name: bytes | None, target: bytes | None
 ) -> tuple[TarEntry, EntryBody]:
     if name is None:
         name = records.get("GNU.sparse.name") or records.get("path") or ustar_name(block)
     if target is None:
         target = records.get("linkpath") or c_string(block[157:257])
-    path, link = text(name), text(target)
+    path, link = decode_path(name), decode_path(target)
     flag = block[156:157]
     kind = _TYPES.get(flag)
     if kind is None:
@@ -239,34 +274,34 @@ def _entry(
         )
     if flag == b"\0" and path.endswith("/"):
         kind = "directory"  # archives from before 1988 have no type for folders
-    stored = size = size_field(decimal(records, "size", number(block[124:136]))) if kind == "file" else 0
+    stored = size = check_size(decimal_record(records, "size", parse_number(block[124:136]))) if kind == "file" else 0
     segments: tuple[tuple[int, int], ...] = ((0, size),)
     if kind == "file":
         if flag == b"S":
-            pairs, size = _old_holes(source, block)
+            pairs, size = _read_gnu_sparse_map(reader, block)
             segments = _segments(path, pairs, size, stored)
         elif any(key.startswith("GNU.sparse.") for key in records):
-            pairs, size, stored = _pax_holes(source, records, stored, path)
+            pairs, size, stored = _read_pax_sparse_map(reader, records, stored, path)
             segments = _segments(path, pairs, size, stored)
     devices = kind in {"character device", "block device"}
     entry = TarEntry(
         path=path,
         type=kind,
         size=size,
-        mode=number(block[100:108]) & 0o7777,
-        mtime_ns=mtime_ns(records.get("mtime"), block),
-        uid=decimal(records, "uid", number(block[108:116])),
-        gid=decimal(records, "gid", number(block[116:124])),
+        mode=parse_number(block[100:108]) & 0o7777,
+        mtime_ns=parse_mtime_ns(records.get("mtime"), block),
+        uid=decimal_record(records, "uid", parse_number(block[108:116])),
+        gid=decimal_record(records, "gid", parse_number(block[116:124])),
         target=link if kind in {"symlink", "hardlink"} else None,
-        device=(number(block[329:337]), number(block[337:345])) if devices else None,
+        device=(parse_number(block[329:337]), parse_number(block[337:345])) if devices else None,
         xattrs=FrozenMap({k.removeprefix(XATTR): v for k, v in records.items() if k.startswith(XATTR)}),
     )
-    return entry, EntryBody(source, path, stored, segments)
+    return entry, EntryBody(reader, path, stored, segments)
 
 
-def _old_holes(source: _Source, block: bytes) -> tuple[list[int], int]:
-    """Numbers of the map and the size of the file, from GNU tar's old format for sparse files."""
-    size, more = size_field(number(block[483:495])), block[482]
+def _read_gnu_sparse_map(reader: _ChunkReader, block: bytes) -> tuple[list[int], int]:
+    """Return the numbers of the sparse map and the size of the file, from GNU tar's old sparse format."""
+    size, more = check_size(parse_number(block[483:495])), block[482]
     table, map_bytes = block[386:482], bytearray()
     while True:
         map_bytes += table.rstrip(b"\0") if not more else table
@@ -274,35 +309,43 @@ def _old_holes(source: _Source, block: bytes) -> tuple[list[int], int]:
             break
         if len(map_bytes) > EXTENDED_LIMIT:
             raise UnsafeArchive("a sparse file has more than 40,000 holes", hint="pack it without holes")
-        extension = source.take(BLOCK, "a map of holes")
+        extension = reader.read_exactly(BLOCK, "a sparse map")
         table, more = extension[:504], extension[504]
     map_bytes += bytes(-len(map_bytes) % 24)
     fields = [bytes(map_bytes[i : i + 12]) for i in range(0, len(map_bytes), 12)]
-    numbers = [number(f) for f in fields]
+    numbers = [parse_number(field) for field in fields]
     return numbers, size
 
 
-def _pax_holes(source: _Source, records: dict[str, bytes], stored: int, path: str) -> tuple[list[int], int, int]:
-    """Numbers of the map, the file's size and the stored bytes after the map, from GNU tar's formats 0.0 to 1.0."""
-    size = size_field(decimal(records, "GNU.sparse.realsize", decimal(records, "GNU.sparse.size", stored)))
+def _read_pax_sparse_map(
+    reader: _ChunkReader, records: dict[str, bytes], stored: int, path: str
+) -> tuple[list[int], int, int]:
+    """Return the numbers of the sparse map, the size of the file and the stored bytes, from GNU formats 0.0 to 1.0."""
+    size = check_size(
+        decimal_record(records, "GNU.sparse.realsize", decimal_record(records, "GNU.sparse.size", stored))
+    )
     if records.get("GNU.sparse.major") != b"1":
         fields = records.get("GNU.sparse.map", b"").split(b",")
-        return [integer(f) for f in fields if f], size, stored
-    found, lines, wanted = bytearray(), 0, 1
-    while lines < wanted:
-        if stored < BLOCK or len(found) >= EXTENDED_LIMIT:
-            raise UnsafeArchive(f"the map of holes of {path!r} is too large or cut short", hint="pack it without holes")
-        block = source.take(BLOCK, "a map of holes")
+        return [parse_decimal(field) for field in fields if field], size, stored
+    content, lines, expected = bytearray(), 0, 1
+    while lines < expected:
+        if stored < BLOCK or len(content) >= EXTENDED_LIMIT:
+            raise UnsafeArchive(f"the sparse map of {path!r} is too large or truncated", hint="pack it without holes")
+        block = reader.read_exactly(BLOCK, "a sparse map")
         stored -= BLOCK
-        found += block
+        content += block
         lines += block.count(b"\n")
         if lines:
-            wanted = 1 + 2 * integer(bytes(found.partition(b"\n")[0]))
-    return [integer(line) for line in bytes(found).split(b"\n")[1:wanted]], size, stored
+            expected = 1 + 2 * parse_decimal(bytes(content.partition(b"\n")[0]))
+    return [parse_decimal(line) for line in bytes(content).split(b"\n")[1:expected]], size, stored
 
 
 def _segments(path: str, numbers: list[int], size: int, stored: int) -> tuple[tuple[int, int], ...]:
-    """The runs of stored bytes. Raises: UnsafeArchive: unless they are in order, in the file, and all that is stored."""
+    """Return the (offset, length) pairs of stored bytes.
+
+    Raises:
+        UnsafeArchive: The pairs are not in order, not within the file, or not the stored bytes.
+    """
     pairs = tuple(zip(numbers[::2], numbers[1::2], strict=False))
     end = 0
     for offset, length in pairs:
@@ -311,9 +354,9 @@ def _segments(path: str, numbers: list[int], size: int, stored: int) -> tuple[tu
             break
         end = offset + length
     if end < 0 or len(numbers) % 2 or sum(length for _, length in pairs) != stored:
-        raise UnsafeArchive(f"the map of holes of {path!r} contradicts itself", hint="pack it without holes")
+        raise UnsafeArchive(f"the sparse map of {path!r} is inconsistent", hint="pack it without holes")
     return tuple(pair for pair in pairs if pair[1])
 
 
-def _cut(what: str) -> ContentError:
-    return ContentError(f"the archive ends in the middle of {what}", hint="it was cut short; fetch it again")
+def _truncated(description: str) -> ContentError:
+    return ContentError(f"the archive ends in the middle of {description}", hint="it was cut short; fetch it again")

@@ -1,7 +1,8 @@
-"""Unpacking layers to disk. image-spec layer.md#applying-changesets.
+"""Unpacking of layers to disk. image-spec layer.md#applying-changesets.
 
-Everything goes through descriptors of folders, opened one name at a time and never through a symlink, into a new folder
-beside the target. One rename puts it in place; after a failure there is nothing at the target.
+To prevent path traversal and TOCTOU attacks, every path is opened one name at a time, relative to the descriptor of its
+folder and never through a symlink. Layers are unpacked into a new folder next to the target, which one rename puts in
+place. A failure leaves nothing at the target.
 """
 
 from __future__ import annotations
@@ -13,71 +14,75 @@ import stat
 import tempfile
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import BinaryIO, Final
+from typing import Final
 
 from attrs import frozen
 
 from ocikit import display
 from ocikit.errors import ContentError, OcikitError, UnsafeArchive
 from ocikit.layers.layer import LayerLimits
-from ocikit.layers.tar import EntryBody, TarEntry
+from ocikit.layers.tar import EntryBody, Readable, TarEntry
 from ocikit.layers.tree import Folder, Tree
 
-# Windows has neither; there `os.open` has no folders by descriptor either, and unpacking says so.
-_FOLDER: Final = (
+# Windows has neither flag, nor `dir_fd`: `unpack` raises there
+_OPEN_FOLDER: Final = (
     os.O_RDONLY | getattr(os, "O_DIRECTORY", 0) | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_CLOEXEC", 0)
 )
 _NEW_FILE: Final = os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_CLOEXEC", 0)
 
 _SETID: Final = stat.S_ISUID | stat.S_ISGID
-_IMPLIED: Final = 0o755  # the mode of folders that no entry describes
-_OWNER_LIMIT: Final = 2**32 - 1  # the last id means "leave it" to chown
+_DEFAULT_FOLDER_MODE: Final = 0o755  # for folders without an entry
+_OWNER_LIMIT: Final = 2**32 - 1  # chown interprets this id as "unchanged"
 
 _KINDS: Final = {
-    stat.S_IFREG: "file", stat.S_IFLNK: "symlink", stat.S_IFDIR: "directory",
-    stat.S_IFCHR: "character device", stat.S_IFBLK: "block device", stat.S_IFIFO: "fifo",
-}  # fmt: skip
+    stat.S_IFREG: "file",
+    stat.S_IFLNK: "symlink",
+    stat.S_IFDIR: "directory",
+    stat.S_IFCHR: "character device",
+    stat.S_IFBLK: "block device",
+    stat.S_IFIFO: "fifo",
+}
 
 
 @frozen(kw_only=True)
 class SkippedEntry:
-    """What of an entry was not unpacked."""
+    """An entry, or a part of it, that was not unpacked."""
 
     path: str
-    what: str
+    reason: str
     """Such as "character device" or "setuid"."""
 
 
 @frozen(kw_only=True, repr=False)
 class Unpacked(display.Displayable):
-    """What unpacking did."""
+    """The result of `unpack`."""
 
     path: Path
-    """The folder; as given, links in it resolved."""
+    """The folder, with symlinks resolved."""
     files: int
-    """Files written, those that later layers replaced too."""
+    """Files written, including those that later layers replaced."""
     size: int
-    """Bytes of these files, holes included."""
-    left_out: tuple[SkippedEntry, ...] = ()
-    """Devices, setuid bits and other things that weren't asked for."""
+    """Bytes of these files, including holes."""
+    skipped: tuple[SkippedEntry, ...] = ()
+    """Devices, setuid bits and attributes that the options exclude."""
 
     def __rich_repr__(self) -> display.Description:
         yield "path", display.display_path(self.path)
         yield "files", self.files
         yield "size", display.Size(self.size)
-        yield "left_out", len(self.left_out), 0
+        yield "skipped", len(self.skipped), 0
 
     def _facts(self) -> Iterator[tuple[str, object]]:
-        yield from display.non_default_fields(self.__rich_repr__(), "left_out")
+        yield from display.non_default_fields(self.__rich_repr__(), "skipped")
 
     def _sections(self) -> Iterator[display.Section]:
-        if self.left_out:
-            rows = ((each.path, each.what) for each in self.left_out)
-            yield display.Section(title="left out", headers=("path", "what"), rows=rows, count=len(self.left_out))
+        if self.skipped:
+            rows = ((entry.path, entry.reason) for entry in self.skipped)
+            yield display.Section(title="skipped", headers=("path", "reason"), rows=rows, count=len(self.skipped))
 
 
 def unpack(
-    layers: Iterable[tuple[BinaryIO, str]],
+    layers: Iterable[tuple[Readable, str]],
     target: str | os.PathLike[str],
     *,
     limits: LayerLimits | None = None,
@@ -92,21 +97,24 @@ def unpack(
     """Apply layers in order to a new folder.
 
     Args:
-        layers: (stream, media type) each, lowest first; taken one by one, read to the end, not closed.
-        target: the folder to make. It must not exist or be empty.
-        limits: what the layers may cost together.
-        confined: for folders of data, not file systems of containers: refuse symlinks that may lead out of the folder,
-            paths that go through a link, and devices. Otherwise links may point anywhere, as in any root file system;
-            they are never followed out of the target.
-        strip: a folder that all names start with, left out: the title, for a folder packed by `pack` or by oras.
-        overwrite: replace a folder that isn't empty, as a whole and only once all is unpacked.
-        owner: give files their owner and group; needs root.
-        special: make devices and FIFOs; devices need root. Otherwise they are left out, and named in the result.
-        keep_setuid: keep the setuid and setgid bits.
-        xattrs: set extended attributes, file capabilities among them.
+        layers: (stream, media type) pairs, lowest first; each stream is read to its end and not closed.
+        target: The folder to make. It must not exist or be empty.
+        limits: The limits for all layers together.
+        confined: For data folders, as opposed to root file systems of containers. Reject symlinks that may lead out of
+            the folder, paths through links, and devices. Without it links may point anywhere, but they are never
+            followed out of the target.
+        strip: A folder that all paths start with, to be removed from them: the title of a folder packed by `pack` or
+            oras.
+        overwrite: Replace a folder that is not empty, as a whole and only after everything is unpacked.
+        owner: Set the owner and group of files; needs root.
+        special: Make devices and FIFOs; devices need root. Without it they are skipped and listed in the result.
+        keep_setuid: Keep the setuid and setgid bits.
+        xattrs: Set extended attributes, including file capabilities.
+
     Raises:
-        ContentError: if a layer is damaged, the target isn't empty, or the disk refuses.
-        UnsafeArchive: if an entry would write outside the target, or a limit is exceeded. Nothing is kept.
+        ContentError: A layer is damaged, the target is not empty, or the disk is full or not writable.
+        UnsafeArchive: An entry would write outside the target, or a limit is exceeded; nothing is unpacked.
+        OcikitError: The operating system is not supported.
     """
     if os.open not in os.supports_dir_fd:
         raise OcikitError(
@@ -119,27 +127,33 @@ def unpack(
     scratch = Path(tempfile.mkdtemp(prefix=f".{final.name[:40]}.", suffix=".unpacking", dir=final.parent))
     tree = None
     try:
-        tree = _Disk(
-            scratch, limits=limits or LayerLimits(), confined=confined, strip=strip,
-            owner=owner, special=special, keep_setuid=keep_setuid, xattrs=xattrs,
-        )  # fmt: skip
+        tree = _DiskTree(
+            scratch,
+            limits=limits or LayerLimits(),
+            confined=confined,
+            strip=strip,
+            owner=owner,
+            special=special,
+            keep_setuid=keep_setuid,
+            xattrs=xattrs,
+        )
         for stream, media_type in layers:
             tree.apply(stream, media_type)
         tree.finish()
         _put_in_place(scratch, final, overwrite=overwrite)
     except BaseException:
-        discard(scratch)
+        remove_tree(scratch)
         raise
     finally:
         if tree is not None:
             tree.close()
-    return Unpacked(path=final, files=tree.files, size=tree.size, left_out=tuple(tree.left_out))
+    return Unpacked(path=final, files=tree.files, size=tree.size, skipped=tuple(tree.skipped))
 
 
 def _check_target(target: Path, *, overwrite: bool) -> None:
     try:
-        with os.scandir(target) as found:
-            empty = next(found, None) is None
+        with os.scandir(target) as listing:
+            empty = next(listing, None) is None
     except FileNotFoundError:
         return
     except NotADirectoryError as error:
@@ -152,13 +166,13 @@ def _check_target(target: Path, *, overwrite: bool) -> None:
 
 def _put_in_place(scratch: Path, target: Path, *, overwrite: bool) -> None:
     try:
-        scratch.rename(target)  # over nothing, or over an empty folder: one step
+        scratch.rename(target)  # atomic if the target is missing or empty
         return
     except OSError as error:
         if not overwrite or error.errno not in {errno.ENOTEMPTY, errno.EEXIST}:
             raise ContentError(
-                f"could not rename the unpacked folder to {str(target)!r}: {error.strerror}",
-                hint="something else was put there meanwhile; choose another folder",
+                f"cannot rename the unpacked folder to {str(target)!r}: {error.strerror}",
+                hint="the target was created by another process; choose another folder",
             ) from error
     old = Path(tempfile.mkdtemp(prefix=f".{target.name[:40]}.", suffix=".old", dir=target.parent))
     target.rename(old)
@@ -167,38 +181,46 @@ def _put_in_place(scratch: Path, target: Path, *, overwrite: bool) -> None:
     except BaseException:
         old.rename(target)
         raise
-    discard(old)
+    remove_tree(old)
 
 
-def discard(folder: Path) -> None:
-    """Remove a folder of ours, whatever the modes in it."""
-    for above, names, _ in os.walk(folder):
+def remove_tree(folder: Path) -> None:
+    """Remove a folder with its content, even if folders in it are not readable or writable."""
+    for parent, names, _ in os.walk(folder):
         for name in names:
-            path = os.path.join(above, name)  # names may be any bytes
+            path = os.path.join(parent, name)  # names may be any bytes
             if not os.path.islink(path):
                 os.chmod(path, 0o700)
     shutil.rmtree(folder, ignore_errors=True)
 
 
-class _Disk(Tree):
-    """A tree of files below a folder that is ours alone until it is finished."""
+class _DiskTree(Tree):
+    """A tree of files in a private folder."""
 
     def __init__(
-        self, path: Path, *, limits: LayerLimits, confined: bool, strip: str,
-        owner: bool, special: bool, keep_setuid: bool, xattrs: bool,
-    ) -> None:  # fmt: skip
+        self,
+        path: Path,
+        *,
+        limits: LayerLimits,
+        confined: bool,
+        strip: str,
+        owner: bool,
+        special: bool,
+        keep_setuid: bool,
+        xattrs: bool,
+    ) -> None:
         super().__init__(limits=limits, confined=confined, strip=strip)
         self._owner, self._special, self._keep_setuid, self._xattrs = owner, special, keep_setuid, xattrs
         self.files = 0
         self.size = 0
-        self.left_out: list[SkippedEntry] = []
-        self._absent: set[str] = set()
-        # The way from the root to the folder last used: archives go depth first, so most of it is used again.
-        self._way = [self.root]
-        self._fds = [os.open(path, _FOLDER)]
+        self.skipped: list[SkippedEntry] = []
+        self._skipped_paths: set[str] = set()
+        # The folders from the root to the last one used: archives are depth first, so most of them are used again
+        self._open_folders = [self.root]
+        self._fds = [os.open(path, _OPEN_FOLDER)]
 
     def close(self) -> None:
-        """Close the folders."""
+        """Close the open folders."""
         while self._fds:
             os.close(self._fds.pop())
 
@@ -208,10 +230,10 @@ class _Disk(Tree):
         except OcikitError:
             raise
         except OSError as error:
-            raise _disk_says(entry.path, error) from error
+            raise _disk_error(entry.path, error) from error
 
     def finish(self) -> None:
-        """Give folders their modes and times, which writing into them would have changed; the deepest first."""
+        """Set the modes and times of folders, deepest first: writes into folders would change them."""
         self._finish(self.root)
 
     def _finish(self, folder: Folder) -> None:
@@ -220,41 +242,41 @@ class _Disk(Tree):
         fd, entry = self._fd(folder), folder.entry
         try:
             if entry is None:
-                os.fchmod(fd, _IMPLIED)
+                os.fchmod(fd, _DEFAULT_FOLDER_MODE)
             else:
-                self._dress(fd, entry)
+                self._apply_metadata(fd, entry)
         except OSError as error:
-            raise _disk_says(folder.path(), error) from error
+            raise _disk_error(folder.path(), error) from error
 
     def _fd(self, folder: Folder) -> int:
-        """A descriptor of the folder; it stays open until the next call."""
-        if folder is self._way[-1]:
+        """Return a descriptor of the folder, valid until the next call."""
+        if folder is self._open_folders[-1]:
             return self._fds[-1]
-        way = folder.chain
-        same = 0
-        while same < min(len(way), len(self._way)) and way[same] is self._way[same]:
-            same += 1
-        while len(self._fds) > same:
+        chain = folder.chain
+        common = 0
+        while common < min(len(chain), len(self._open_folders)) and chain[common] is self._open_folders[common]:
+            common += 1
+        while len(self._fds) > common:
             os.close(self._fds.pop())
-            self._way.pop()
-        for step in way[same:]:
-            self._fds.append(os.open(step.name, _FOLDER, dir_fd=self._fds[-1]))
-            self._way.append(step)
+            self._open_folders.pop()
+        for child in chain[common:]:
+            self._fds.append(os.open(child.name, _OPEN_FOLDER, dir_fd=self._fds[-1]))
+            self._open_folders.append(child)
         return self._fds[-1]
 
     def kind(self, folder: Folder, name: str) -> str | None:
         try:
-            found = os.stat(name, dir_fd=self._fd(folder), follow_symlinks=False)
+            status = os.stat(name, dir_fd=self._fd(folder), follow_symlinks=False)
         except FileNotFoundError:
             return None
-        return _KINDS.get(stat.S_IFMT(found.st_mode), "special file")
+        return _KINDS.get(stat.S_IFMT(status.st_mode), "special file")
 
     def readlink(self, folder: Folder, name: str) -> str:
         return os.readlink(name, dir_fd=self._fd(folder))
 
     def names(self, folder: Folder) -> list[str]:
-        with os.scandir(self._fd(folder)) as found:
-            return [item.name for item in found]
+        with os.scandir(self._fd(folder)) as listing:
+            return [item.name for item in listing]
 
     def mkdir(self, folder: Folder, name: str) -> None:
         os.mkdir(name, 0o700, dir_fd=self._fd(folder))
@@ -267,8 +289,8 @@ class _Disk(Tree):
 
     def put(self, folder: Folder, name: str, entry: TarEntry, body: EntryBody) -> None:
         fd = self._fd(folder)
-        if self._absent:
-            self._absent.discard(folder.path(name))
+        if self._skipped_paths:
+            self._skipped_paths.discard(folder.path(name))
         if entry.type == "file":
             self._write(fd, name, entry, body)
         elif entry.type == "symlink":
@@ -279,10 +301,10 @@ class _Disk(Tree):
         elif self._special:
             self._make_special(fd, name, entry)
         elif self._confined:
-            raise self._refused(entry, f"is a {entry.type}, which a folder of data has no use for")
+            raise self._unsafe(entry, f"is a {entry.type}, which is not allowed in a data folder")
         else:
-            self._absent.add(folder.path(name))
-            self.skip(entry, entry.type)
+            self._skipped_paths.add(folder.path(name))
+            self.note_skipped(entry, entry.type)
 
     def _write(self, folder: int, name: str, entry: TarEntry, body: EntryBody) -> None:
         fd = os.open(name, _NEW_FILE, 0o600, dir_fd=folder)
@@ -292,27 +314,26 @@ class _Disk(Tree):
                     os.lseek(fd, offset, os.SEEK_SET)
                 left = length
                 while left:
-                    piece = body.read(left)
-                    left -= len(piece)
-                    while piece:
-                        piece = piece[os.write(fd, piece) :]
+                    data = body.read(left)
+                    left -= len(data)
+                    while data:
+                        data = data[os.write(fd, data) :]
             if body.segments != ((0, entry.size),):
                 os.ftruncate(fd, entry.size)  # a hole at the end
-            self._dress(fd, entry)
+            self._apply_metadata(fd, entry)
         finally:
             os.close(fd)
         self.files += 1
         self.size += entry.size
 
-    def _dress(self, fd: int, entry: TarEntry) -> None:
-        """Owner, then mode (chown clears setuid), attributes, and time last: all on the open file."""
+    def _apply_metadata(self, fd: int, entry: TarEntry) -> None:
+        """Set owner, mode, attributes and time of an open file, in this order: chown clears setuid."""
         if self._owner:
             os.fchown(fd, *_ids(entry))
         mode = entry.mode
         if mode & _SETID and not self._keep_setuid:
-            self.skip(
-                entry, " and ".join(n for n, bit in (("setuid", stat.S_ISUID), ("setgid", stat.S_ISGID)) if mode & bit)
-            )
+            bits = (("setuid", stat.S_ISUID), ("setgid", stat.S_ISGID))
+            self.note_skipped(entry, " and ".join(name for name, bit in bits if mode & bit))
             mode &= ~_SETID
         os.fchmod(fd, mode)
         if self._xattrs:
@@ -322,7 +343,7 @@ class _Disk(Tree):
                 except OSError as error:
                     if error.errno not in {errno.ENOTSUP, errno.EPERM}:
                         raise
-                    self.skip(entry, f"extended attribute {key}")
+                    self.note_skipped(entry, f"extended attribute {key}")
         os.utime(fd, ns=(entry.mtime_ns, entry.mtime_ns))
 
     def _make_special(self, folder: int, name: str, entry: TarEntry) -> None:
@@ -330,42 +351,42 @@ class _Disk(Tree):
         try:
             device = os.makedev(*(entry.device or (0, 0)))
         except (OverflowError, ValueError) as error:
-            raise UnsafeArchive(f"{entry.path!r} is device {entry.device}", hint="such devices don't exist") from error
+            raise UnsafeArchive(f"{entry.path!r} is device {entry.device}", hint="there are no such devices") from error
         os.mknod(name, kind | 0o600, device, dir_fd=folder)
         if self._owner:
             os.chown(name, *_ids(entry), dir_fd=folder, follow_symlinks=False)
-        # The name is new and the folder ours alone: nothing can have put a link there, and chmod can't be told not to follow.
+        # chmod would follow a symlink. It cannot be one (TOCTOU): the name is new and the folder private.
         os.chmod(name, entry.mode if self._keep_setuid else entry.mode & ~_SETID, dir_fd=folder)
         os.utime(name, ns=(entry.mtime_ns, entry.mtime_ns), dir_fd=folder, follow_symlinks=False)
 
     def link(self, folder: Folder, name: str, source: Folder, source_name: str, entry: TarEntry) -> None:
-        held = os.dup(self._fd(source))
+        source_fd = os.dup(self._fd(source))
         try:
-            os.link(source_name, name, src_dir_fd=held, dst_dir_fd=self._fd(folder), follow_symlinks=False)
+            os.link(source_name, name, src_dir_fd=source_fd, dst_dir_fd=self._fd(folder), follow_symlinks=False)
         finally:
-            os.close(held)
+            os.close(source_fd)
 
-    def skip(self, entry: TarEntry, why: str) -> None:
-        self.left_out.append(SkippedEntry(path=entry.clean_path, what=why))
+    def note_skipped(self, entry: TarEntry, reason: str) -> None:
+        self.skipped.append(SkippedEntry(path=entry.clean_path, reason=reason))
 
-    def skipped(self, path: str) -> bool:
-        return path in self._absent
+    def was_skipped(self, path: str) -> bool:
+        return path in self._skipped_paths
 
 
 def _ids(entry: TarEntry) -> tuple[int, int]:
     if not (0 <= entry.uid < _OWNER_LIMIT and 0 <= entry.gid < _OWNER_LIMIT):
-        raise UnsafeArchive(f"{entry.path!r} belongs to {entry.uid}:{entry.gid}", hint="such owners don't exist")
+        raise UnsafeArchive(f"{entry.path!r} belongs to {entry.uid}:{entry.gid}", hint="there are no such owners")
     return entry.uid, entry.gid
 
 
-def _disk_says(path: str, error: OSError) -> ContentError:
+def _disk_error(path: str, error: OSError) -> ContentError:
     hints = {
         errno.ENOSPC: "free some space, or unpack on another disk",
         errno.EDQUOT: "your quota is used up; unpack on another disk",
-        errno.EPERM: "owners and devices need root; leave out owner= and special=",
-        errno.EMLINK: "the file system doesn't allow so many hard links; unpack on another",
+        errno.EPERM: "owners and devices need root; omit owner= and special=",
+        errno.EMLINK: "the file system does not allow so many hard links; unpack on another",
     }
     return ContentError(
-        f"could not unpack {path!r}: {error.strerror or error}",
-        hint=hints.get(error.errno or 0, "nothing was kept; check the file system that you unpack to"),
+        f"cannot unpack {path!r}: {error.strerror or error}",
+        hint=hints.get(error.errno or 0, "nothing was unpacked; check the file system of the target"),
     )

@@ -361,7 +361,7 @@ CARDS: dict[str, Callable[[], object]] = {
     "violation": lambda: Violation(path="$.layers[2].size", message="expected an integer, found a string"),
     "unpacked": lambda: Unpacked(
         path=folder() / "rootfs", files=3_412, size=148_221_003,
-        left_out=(SkippedEntry(path="dev/null", what="character device"), SkippedEntry(path="usr/bin/passwd", what="setuid"))),
+        skipped=(SkippedEntry(path="dev/null", reason="character device"), SkippedEntry(path="usr/bin/passwd", reason="setuid"))),
     "packed": lambda: pack([home()])[0],
     "entry": lambda: TarEntry(path="usr/bin/python3", type="symlink", target="python3.14", mode=0o777, layer=2),
     "error": no_tag,

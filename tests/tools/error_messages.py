@@ -71,7 +71,7 @@ MISTAKES = [
     Mistake(
         "a folder that isn't there",
         'ocikit.push("{host}/lab/waves:v2", "weaves")',
-        "NotFound", "'weaves' can't be read", "relative paths start at", ("push", "{host}/lab/waves:v2", "weaves"),
+        "NotFound", "cannot read 'weaves'", "relative paths start at", ("push", "{host}/lab/waves:v2", "weaves"),
     ),
     Mistake(
         "a registry that isn't running",

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any, BinaryIO, cast
 
 from ocikit.errors import InvalidDocument, InvalidReference, NotFound, UnsafeArchive
-from ocikit.layers.compression import GZIP, compression_of, zstd
+from ocikit.layers.compression import GZIP, detect_compression, import_zstd
 from ocikit.spec import media_types
 from ocikit.spec.config import ImageConfig
 from ocikit.spec.descriptor import Descriptor
@@ -169,13 +169,13 @@ def _push_layer(
     """Push a layer, verified with the digest of its uncompressed tar in the config."""
     member = _find_file(members, name)
     with _open(tar, member) as file:
-        compression = compression_of(file.read(8))
+        compression = detect_compression(file.read(8))
     if not compression:
         descriptor = Descriptor(media_type=media_types.OCI_LAYER, digest=diff_id, size=member.size)
     else:
         with (
             _open(tar, member) as file,
-            gzip.GzipFile(fileobj=file) if compression == GZIP else zstd().ZstdFile(file) as plain,
+            gzip.GzipFile(fileobj=file) if compression == GZIP else import_zstd().ZstdFile(file) as plain,
         ):
             diff_id.check(_hash_stream(plain, diff_id.algorithm).encoded, f"layer {name}")
         # The archive has no digest of the compressed layer

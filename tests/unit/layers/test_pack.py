@@ -1,4 +1,4 @@
-"""Files and folders as layers, and the titles that they get."""
+"""Packing of files and folders as layers."""
 
 import gzip
 import io
@@ -9,11 +9,9 @@ import subprocess
 import sys
 import tarfile
 import threading
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 from ocikit.errors import ContentError, NotFound, OcikitError, UnsafeArchive
 from ocikit.layers import compression
 from ocikit.layers.layer import entries
@@ -22,7 +20,7 @@ from ocikit.layers.unpack import unpack
 from ocikit.spec import media_types
 from ocikit.spec.annotations import TITLE, UNPACK
 from ocikit.spec.digest import Digest
-from ocikit.spec.titles import check_titles, is_selected, safe_title
+from ocikit.spec.titles import is_selected
 
 from tests.support import images, peers
 from tests.support.trees import differences, tree
@@ -48,14 +46,14 @@ def read(layer):
         return file.read()
 
 
-def listed(layer):
+def list_entries(layer):
     return list(entries(io.BytesIO(read(layer))))
 
 
 # Files -----------------------------------------------------------------------------------------------------------------
 
 
-def test_every_file_is_a_layer_with_its_path_as_title(here):
+def test_every_file_is_layer_with_path_as_title(here):
     layers = pack(["model.bin", "data"])
     assert [layer.title for layer in layers] == ["model.bin", "data/a.csv", "data/sub/b.json", "data/sub/c"]
     for layer in layers:
@@ -65,7 +63,7 @@ def test_every_file_is_a_layer_with_its_path_as_title(here):
         assert dict(layer.descriptor.annotations) == {TITLE: layer.title}
 
 
-def test_titles_keep_relative_paths_and_start_others_at_their_own_name(here, monkeypatch):
+def test_titles_keep_relative_paths_and_last_name_of_others(here, monkeypatch):
     assert titles(".") == ["data/a.csv", "data/sub/b.json", "data/sub/c", "model.bin"]
     assert titles("data/") == titles("./data") == ["data/a.csv", "data/sub/b.json", "data/sub/c"]
     assert titles("data/sub") == ["data/sub/b.json", "data/sub/c"]
@@ -77,11 +75,11 @@ def test_titles_keep_relative_paths_and_start_others_at_their_own_name(here, mon
     assert titles("..") == ["data/a.csv", "data/sub/b.json", "data/sub/c"]
 
 
-def test_media_types_are_guessed_by_name_and_can_be_given(here):
+def test_media_types_are_guessed_by_name_unless_given(here):
     (here / "x.tar.gz").write_bytes(b"")
     (here / "model.safetensors").write_bytes(b"")
-    found = pack(["."], media_types={"data/sub/c": "application/vnd.example"})
-    assert {layer.title: layer.descriptor.media_type for layer in found} == {
+    layers = pack(["."], media_types={"data/sub/c": "application/vnd.example"})
+    assert {layer.title: layer.descriptor.media_type for layer in layers} == {
         "data/a.csv": "text/csv",
         "data/sub/b.json": "application/json",
         "data/sub/c": "application/vnd.example",
@@ -94,15 +92,15 @@ def test_media_types_are_guessed_by_name_and_can_be_given(here):
     assert "data/sub/c" in caught.value.hint
 
 
-def test_patterns_choose_files_by_title(here):
+def test_patterns_select_files_by_title(here):
     assert titles("data", include=["*.csv", "*.json"]) == ["data/a.csv", "data/sub/b.json"]
     assert titles("data", exclude=["data/sub/"]) == ["data/a.csv"]
     assert is_selected("a/b", include=["a/"]) and not is_selected("ab", include=["a/"])
-    with pytest.raises(ContentError, match="the patterns choose"):
+    with pytest.raises(ContentError, match="match the patterns"):
         pack(["data"], include=["*.parquet"])
 
 
-def test_a_file_that_changes_after_hashing_is_not_pushed(here):
+def test_file_changed_after_hashing_is_not_opened(here):
     path = here / "model.bin"
     for change in (
         lambda: path.write_text("0101 and more"),
@@ -117,7 +115,7 @@ def test_a_file_that_changes_after_hashing_is_not_pushed(here):
             layer.open()
 
 
-def test_hashing_many_files_keeps_their_order_and_its_first_failure(here):
+def test_parallel_hashing_keeps_order_and_raises_failure(here):
     for i in range(50):
         (here / f"data/{i:03}").write_bytes(os.urandom(i * 1000))
     names = [f"data/{i:03}" for i in range(50)]
@@ -131,7 +129,7 @@ def test_hashing_many_files_keeps_their_order_and_its_first_failure(here):
     assert threading.active_count() == threads
 
 
-def test_empty_folders_need_an_archive(here):
+def test_empty_folder_needs_archive(here):
     (here / "empty/inside").mkdir(parents=True)
     with pytest.raises(ContentError, match="'empty' has no files") as caught:
         pack(["empty"])
@@ -140,13 +138,13 @@ def test_empty_folders_need_an_archive(here):
     assert "data/empty" not in titles("data")
 
 
-def test_missing_paths_are_named(here):
+def test_missing_path_is_named_in_error(here):
     with pytest.raises(NotFound, match="'no/such'") as caught:
         pack(["data", "no/such"])
     assert str(here) in caught.value.hint
 
 
-def test_two_files_may_not_have_one_title(here):
+def test_two_files_with_same_title_are_rejected(here):
     (here / "other/data").mkdir(parents=True)
     (here / "other/data/a.csv").write_text("other")
     with pytest.raises(UnsafeArchive, match="two files have the title 'data/a.csv'"):
@@ -155,16 +153,16 @@ def test_two_files_may_not_have_one_title(here):
         pack(["data", "data/a.csv"])
 
 
-def test_our_own_records_are_left_out(here):
+def test_ocikit_records_are_skipped(here):
     (here / "data/.ocikit").mkdir()
     (here / "data/.ocikit/manifest.json").write_text("{}")
     assert titles("data") == ["data/a.csv", "data/sub/b.json", "data/sub/c"]
     [layer] = pack(["data"], archive="tar")
-    assert not any(".ocikit" in e.path for e in listed(layer))
+    assert not any(".ocikit" in e.path for e in list_entries(layer))
 
 
 @pytest.mark.parametrize("archive", [None, "tar"])
-def test_special_files_are_refused_by_name(here, archive):
+def test_special_file_is_rejected_with_name(here, archive):
     os.mkfifo(here / "data/pipe")
     with pytest.raises(ContentError, match="data/pipe' is a FIFO"):
         pack(["data"], archive=archive)
@@ -176,7 +174,7 @@ def test_special_files_are_refused_by_name(here, archive):
             pack(["data"], archive=archive)
 
 
-def test_names_that_no_reader_would_accept_are_refused(here):
+def test_file_names_that_are_not_portable_are_rejected(here):
     for name in ("back\\slash", "new\nline", "C:x"):
         (here / name).write_text("")
         with pytest.raises(UnsafeArchive, match="give|title"):
@@ -185,7 +183,7 @@ def test_names_that_no_reader_would_accept_are_refused(here):
     try:
         Path(os.fsdecode(b"bad\xff")).write_text("")
     except OSError:
-        return  # a file system for Unicode only
+        return  # the file system allows Unicode only
     with pytest.raises(UnsafeArchive, match="not valid Unicode"):
         pack(["."])
 
@@ -193,14 +191,14 @@ def test_names_that_no_reader_would_accept_are_refused(here):
 # Symlinks --------------------------------------------------------------------------------------------------------------
 
 
-def test_links_inside_the_folder_are_followed(here):
+def test_links_inside_folder_are_followed(here):
     (here / "data/link").symlink_to("sub")
     (here / "data/file").symlink_to("sub/c")
-    found = {layer.title: read(layer) for layer in pack(["data"])}
-    assert found["data/link/c"] == found["data/file"] == b"c"
+    contents = {layer.title: read(layer) for layer in pack(["data"])}
+    assert contents["data/link/c"] == contents["data/file"] == b"c"
 
 
-def test_links_out_of_the_folder_are_refused_followed_or_skipped(here):
+def test_links_out_of_folder_are_rejected_followed_or_skipped(here):
     (here / "data/out").symlink_to(here / "model.bin")
     with pytest.raises(ContentError, match="data/out' leads out of its folder") as caught:
         pack(["data"])
@@ -209,11 +207,11 @@ def test_links_out_of_the_folder_are_refused_followed_or_skipped(here):
     assert "data/out" not in titles("data", links="skip")
     assert "data/out" not in titles("data", exclude=["data/out"])
     (here / "given").symlink_to(here / "data/sub")
-    assert titles("given") == ["given/b.json", "given/c"], "a link that the user names is followed"
+    assert titles("given") == ["given/b.json", "given/c"], "a given link is followed"
 
 
-def test_links_in_a_circle_and_to_nowhere_are_refused(here):
-    for target, problem in (("..", "circle"), (".", "circle"), ("loop", "circle"), ("nowhere", "leads nowhere")):
+def test_broken_and_circular_links_are_rejected(here):
+    for target, problem in (("..", "circle"), (".", "circle"), ("loop", "circle"), ("nowhere", "is broken")):
         (here / "data/sub/loop").symlink_to(target)
         for links in ("inside", "follow"):
             with pytest.raises(ContentError, match=problem):
@@ -228,7 +226,7 @@ TYPES = {"tar": media_types.OCI_LAYER, "tar+gzip": media_types.OCI_LAYER_GZIP, "
 
 
 @pytest.mark.parametrize("archive", TYPES)
-def test_a_folder_is_one_layer_on_request(here, archive, tmp_path_factory):
+def test_archive_option_packs_folder_as_one_layer(here, archive, tmp_path_factory):
     (here / "data/empty").mkdir()
     (here / "data/up").symlink_to("sub/c")
     (here / "data/run").write_text("#!/bin/sh\n")
@@ -241,15 +239,22 @@ def test_a_folder_is_one_layer_on_request(here, archive, tmp_path_factory):
     assert (layer.descriptor.digest, layer.size) == (Digest.of(blob), len(blob))
     assert layer.descriptor.media_type == TYPES[archive]
     assert layer.descriptor.annotations[UNPACK] == "true"
-    plain = {"tar": bytes, "tar+gzip": gzip.decompress, "tar+zstd": compression.zstd().decompress}[archive](blob)
+    plain = {"tar": bytes, "tar+gzip": gzip.decompress, "tar+zstd": compression.import_zstd().decompress}[archive](blob)
     assert layer.diff_id == Digest.of(plain)
-    # What Python's tarfile, a reader of its own, sees:
+    # Read by an independent implementation, Python's tarfile
     with tarfile.open(fileobj=io.BytesIO(plain)) as tar:
         members = tar.getmembers()
     assert [m.name for m in members] == [
-        "data", "data/a.csv", "data/empty", "data/run", "data/sub", "data/sub/b.json", "data/sub/c", "data/up",
+        "data",
+        "data/a.csv",
+        "data/empty",
+        "data/run",
+        "data/sub",
+        "data/sub/b.json",
+        "data/sub/c",
+        "data/up",
         "data/" + "ł" * 100,
-    ]  # fmt: skip
+    ]
     assert {(m.uid, m.gid, m.uname, m.gname, m.mtime) for m in members} == {(0, 0, "", "", 0)}
     assert {m.name: oct(m.mode) for m in members}["data/run"] == "0o755"
     target = tmp_path_factory.mktemp("out") / "data"
@@ -262,10 +267,10 @@ def test_a_folder_is_one_layer_on_request(here, archive, tmp_path_factory):
 
 
 @pytest.mark.parametrize("archive", TYPES)
-def test_archives_of_the_same_files_are_the_same_bytes(here, archive, tmp_path_factory, monkeypatch):
+def test_archives_are_reproducible(here, archive, tmp_path_factory, monkeypatch):
     [first] = pack(["data"], archive=archive)
     elsewhere = tmp_path_factory.mktemp("elsewhere")
-    for name in ("sub/c", "sub/b.json", "a.csv"):  # another order, other times and modes
+    for name in ("sub/c", "sub/b.json", "a.csv"):  # different order, times and modes
         path = elsewhere / "data" / name
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes((here / "data" / name).read_bytes())
@@ -277,33 +282,33 @@ def test_archives_of_the_same_files_are_the_same_bytes(here, archive, tmp_path_f
     assert first.descriptor == second.descriptor
     monkeypatch.setenv("SOURCE_DATE_EPOCH", "1700000000")
     [third] = pack(["data"], archive=archive)
-    assert {e.mtime_ns for e in listed(third)} == {1_700_000_000 * 10**9}
+    assert {e.mtime_ns for e in list_entries(third)} == {1_700_000_000 * 10**9}
     monkeypatch.setenv("SOURCE_DATE_EPOCH", "yesterday")
     with pytest.raises(ContentError, match="SOURCE_DATE_EPOCH"):
         pack(["data"], archive=archive)
 
 
-def test_a_tar_has_the_bytes_that_it_had_in_every_release(here):
+def test_tar_bytes_do_not_change_between_releases(here):
     [layer] = pack(["data"], archive="tar")
     assert layer.diff_id == "sha256:15b67cc6ecc365012463491ba8cb0daf718fb5379dd072e674550d5ec38c1bf9"
 
 
-def test_patterns_choose_what_is_archived(here):
+def test_patterns_select_archived_files(here):
     (here / "data/empty").mkdir()
     [layer] = pack(["data"], archive="tar", include=["*.json"])
-    assert [e.path for e in listed(layer)] == ["data", "data/sub", "data/sub/b.json"]
+    assert [e.path for e in list_entries(layer)] == ["data", "data/sub", "data/sub/b.json"]
 
 
-def test_the_current_folder_is_archived_under_its_own_name(here):
+def test_current_folder_is_archived_under_its_name(here):
     [layer] = pack(["."], archive="tar")
     assert layer.title == here.name
 
 
-def test_archived_links_stay_links_if_they_stay_inside(here):
+def test_archived_links_inside_folder_stay_links(here):
     (here / "data/sub/up").symlink_to("../a.csv")
     (here / "data/dangling").symlink_to("later")
     [layer] = pack(["data"], archive="tar")
-    assert {e.path: e.target for e in listed(layer) if e.target} == {
+    assert {e.path: e.target for e in list_entries(layer) if e.target} == {
         "data/sub/up": "../a.csv",
         "data/dangling": "later",
     }
@@ -315,17 +320,17 @@ def test_archived_links_stay_links_if_they_stay_inside(here):
         [layer] = pack(["data"], archive="tar", links="skip")
         (here / "data/out").unlink()
     [layer] = pack(["data"], archive="tar", links="follow")
-    assert {e.path: e.type for e in listed(layer)}["data/sub/up"] == "file"
+    assert {e.path: e.type for e in list_entries(layer)}["data/sub/up"] == "file"
 
 
-def test_whiteouts_can_not_be_archived_by_accident(here):
+def test_whiteout_names_cannot_be_archived(here):
     (here / "data/.wh.a").write_text("")
     with pytest.raises(ContentError, match="mean removed files"):
         pack(["data"], archive="tar")
     assert "data/.wh.a" in titles("data")
 
 
-def test_the_temporary_file_goes_with_its_layer(here, tmp_path_factory):
+def test_temporary_file_is_deleted_with_its_layer(here, tmp_path_factory):
     spool = tmp_path_factory.mktemp("spool")
     [layer] = pack(["data"], archive="tar", spool=spool)
     assert len(list(spool.iterdir())) == 1
@@ -344,7 +349,7 @@ def test_the_temporary_file_goes_with_its_layer(here, tmp_path_factory):
         assert list(spool.iterdir()) == []
 
 
-def test_zstd_says_what_to_install(here, monkeypatch):
+def test_missing_zstd_error_has_install_command(here, monkeypatch):
     monkeypatch.setitem(sys.modules, "backports.zstd", None)
     monkeypatch.setitem(sys.modules, "compression.zstd", None)
     with pytest.raises(OcikitError) as caught:
@@ -352,71 +357,21 @@ def test_zstd_says_what_to_install(here, monkeypatch):
     assert "pip install ocikit[zstd]" in caught.value.hint
 
 
-# Titles ----------------------------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(
-    "title", ["a", "data/train.csv", "./a", "a//b", "ż/🐢", ".hidden", "a b", "...", "-rf", "ab:c"]
-)
-def test_ordinary_titles_are_safe(title):
-    assert safe_title(title) == PurePosixPath(title)
-
-
-@pytest.mark.parametrize(
-    "title",
-    [
-        "", " ", ".", "./", "/", "/etc/passwd", "..", "../x", "a/../b", "a/..", "C:\\x", "C:/x", "c:x", "a\\b", "..\\x",
-        "a\0b", "a\nb", "\x1b[2J", "a\x7f", "a\x85", ".ocikit", ".ocikit/manifest.json", ".OciKit/x", "a/.ocikit/x",
-        "x" * 256, "ł" * 128, "/".join(["x" * 200] * 21), "bad\udcff",
-    ],
-)  # fmt: skip
-def test_unsafe_titles_are_refused_with_a_remedy(title):
-    with pytest.raises(UnsafeArchive, match="the title") as caught:
-        safe_title(title)
-    assert caught.value.hint
-
-
-@given(st.one_of(st.text(), st.lists(st.sampled_from(["..", ".", "", "a", "C:", "\\", "/", "\0", " "])).map("/".join)))
-def test_no_accepted_title_leaves_its_folder(title):
-    try:
-        path = safe_title(title)
-    except UnsafeArchive:
-        return
-    root = "/root/of/it"
-    whole = os.path.normpath(os.path.join(root, path))
-    assert whole.startswith(root + "/")
-    assert whole == os.path.join(root, path), "nothing was left to normalise"
-    json.dumps(title).encode("utf-8", "strict")
-
-
-def test_titles_that_can_not_be_together_are_refused():
-    assert check_titles(["a", "b/c", "b/d"]) == (PurePosixPath("a"), PurePosixPath("b/c"), PurePosixPath("b/d"))
-    with pytest.raises(UnsafeArchive, match="two files have the title 'a'"):
-        check_titles(["a", "./a"])
-    for pair in (["a", "a/b"], ["a/b/c", "a/b"]):
-        with pytest.raises(UnsafeArchive, match="is a file, but a folder in"):
-            check_titles(pair)
-    check_titles(["A", "a", "B", "b/c"])
-    for pair in (["A", "a"], ["B", "b/c"], ["cafe\u0301", "caf\u00e9"], ["Straße", "STRASSE"]):
-        with pytest.raises(UnsafeArchive):
-            check_titles(pair, fold_case=True)
-
-
 # Peers -----------------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.interop
-def test_oras_unpacks_the_folders_that_we_pack(here, tmp_path_factory):
+def test_oras_unpacks_folder_packed_by_ocikit(here, tmp_path_factory):
     peers.find("oras")
     [layer] = pack(["data"], archive="tar+gzip")
     layout = images.small(tmp_path_factory.mktemp("layout"))
-    described = images.put(layout, layer.descriptor.media_type, read(layer))
+    descriptor = images.put(layout, layer.descriptor.media_type, read(layer))
     manifest = {
         "schemaVersion": 2,
         "mediaType": images.MANIFEST,
         "artifactType": "application/vnd.example",
         "config": images.put(layout, media_types.EMPTY, b"{}"),
-        "layers": [described | {"annotations": dict(layer.descriptor.annotations)}],
+        "layers": [descriptor | {"annotations": dict(layer.descriptor.annotations)}],
     }
     images._tag(layout, images.put(layout, images.MANIFEST, images.encode(manifest)), "data")
     out = tmp_path_factory.mktemp("oras")
@@ -425,13 +380,13 @@ def test_oras_unpacks_the_folders_that_we_pack(here, tmp_path_factory):
 
 
 @pytest.mark.interop
-def test_we_unpack_the_folders_that_oras_packs(here, tmp_path_factory):
+def test_ocikit_unpacks_folder_packed_by_oras(here, tmp_path_factory):
     peers.find("oras")
     (here / "data/sub/up").symlink_to("../a.csv")
     layout, out = tmp_path_factory.mktemp("layout"), tmp_path_factory.mktemp("out") / "data"
     peers.run("oras", "push", "--oci-layout", f"{layout}:data", "data", cwd=here)
-    [named] = json.loads((layout / "index.json").read_bytes())["manifests"]
-    [layer] = json.loads(images.blob(layout, named["digest"]).read_bytes())["layers"]
+    [entry] = json.loads((layout / "index.json").read_bytes())["manifests"]
+    [layer] = json.loads(images.blob(layout, entry["digest"]).read_bytes())["layers"]
     assert layer["annotations"][UNPACK] == "true"
     with images.blob(layout, layer["digest"]).open("rb") as stream:
         unpack([(stream, layer["mediaType"])], out, confined=True, strip=layer["annotations"][TITLE])
@@ -441,10 +396,10 @@ def test_we_unpack_the_folders_that_oras_packs(here, tmp_path_factory):
 
 
 @pytest.mark.interop
-def test_gnu_tar_reads_what_we_write(here):
+def test_gnu_tar_reads_packed_folder(here):
     (here / ("data/" + "n" * 200)).write_text("long")
     (here / "data/link").symlink_to("n" * 200)
     [layer] = pack(["data"], archive="tar")
-    done = subprocess.run([peers.find("tar"), "-t"], input=read(layer), capture_output=True, check=True)
-    assert done.stderr == b""
-    assert ("data/" + "n" * 200).encode() in done.stdout.splitlines()
+    result = subprocess.run([peers.find("tar"), "-t"], input=read(layer), capture_output=True, check=True)
+    assert result.stderr == b""
+    assert ("data/" + "n" * 200).encode() in result.stdout.splitlines()

@@ -1,0 +1,83 @@
+"""Titles of files in artifacts as safe relative paths."""
+
+import json
+import os
+from pathlib import PurePosixPath
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from ocikit.errors import UnsafeArchive
+from ocikit.spec.titles import check_titles, safe_title
+
+
+@pytest.mark.parametrize(
+    "title", ["a", "data/train.csv", "./a", "a//b", "ż/🐢", ".hidden", "a b", "...", "-rf", "ab:c"]
+)
+def test_ordinary_titles_are_safe(title):
+    assert safe_title(title) == PurePosixPath(title)
+
+
+@pytest.mark.parametrize(
+    "title",
+    [
+        "",
+        " ",
+        ".",
+        "./",
+        "/",
+        "/etc/passwd",
+        "..",
+        "../x",
+        "a/../b",
+        "a/..",
+        "C:\\x",
+        "C:/x",
+        "c:x",
+        "a\\b",
+        "..\\x",
+        "a\0b",
+        "a\nb",
+        "\x1b[2J",
+        "a\x7f",
+        "a\x85",
+        ".ocikit",
+        ".ocikit/manifest.json",
+        ".OciKit/x",
+        "a/.ocikit/x",
+        "x" * 256,
+        "ł" * 128,
+        "/".join(["x" * 200] * 21),
+        "bad\udcff",
+    ],
+)
+def test_unsafe_title_is_rejected_with_hint(title):
+    with pytest.raises(UnsafeArchive, match="the title") as caught:
+        safe_title(title)
+    assert caught.value.hint
+
+
+@given(st.one_of(st.text(), st.lists(st.sampled_from(["..", ".", "", "a", "C:", "\\", "/", "\0", " "])).map("/".join)))
+def test_accepted_title_stays_in_folder(title):
+    try:
+        path = safe_title(title)
+    except UnsafeArchive:
+        return
+    root = "/root/of/it"
+    joined = os.path.normpath(os.path.join(root, path))
+    assert joined.startswith(root + "/")
+    assert joined == os.path.join(root, path), "the path is already normalized"
+    json.dumps(title).encode("utf-8", "strict")
+
+
+def test_conflicting_titles_are_rejected():
+    assert check_titles(["a", "b/c", "b/d"]) == (PurePosixPath("a"), PurePosixPath("b/c"), PurePosixPath("b/d"))
+    with pytest.raises(UnsafeArchive, match="two files have the title 'a'"):
+        check_titles(["a", "./a"])
+    for pair in (["a", "a/b"], ["a/b/c", "a/b"]):
+        with pytest.raises(UnsafeArchive, match="is a file, but a folder in"):
+            check_titles(pair)
+    check_titles(["A", "a", "B", "b/c"])
+    for pair in (["A", "a"], ["B", "b/c"], ["cafe\u0301", "caf\u00e9"], ["Straße", "STRASSE"]):
+        with pytest.raises(UnsafeArchive):
+            check_titles(pair, fold_case=True)
