@@ -41,7 +41,9 @@ class Permission:
 
 
 class Access(ABC):
-    """Interface that authenticates and authorizes requests. All threads of a process share one object.
+    """Interface of adapters that authenticate and authorize requests.
+
+    All threads of a process share one adapter.
 
     The application calls `identify` first, then `allows` for each permission. If one is missing, `challenge` returns the
     WWW-Authenticate header of a 401 response, or "" for a 403.
@@ -106,7 +108,10 @@ class Access(ABC):
         """Return True if an identity has a permission."""
 
     def can_pull(self, identity: Identity, repository: str) -> bool:
-        """Return True if the user may pull, regardless of the token's scopes; used by the catalog and by mounts."""
+        """Return True if the user may pull, regardless of the token's scopes.
+
+        The catalog and mounts use it.
+        """
         return self.allows(identity, Permission("pull", repository))
 
     def challenge(self, request: Request, permissions: Sequence[Permission], identity: Identity = ANONYMOUS) -> str:
@@ -126,11 +131,17 @@ class Access(ABC):
         return ""
 
     def allows_anonymous_ping(self, request: Request) -> bool:
-        """Return True if `/v2/` responds without credentials; clients decide there whether to log in."""
+        """Return True if `/v2/` responds without credentials.
+
+        Clients decide there whether to log in.
+        """
         return False
 
     def respond(self, request: Request) -> Response | None:
-        """Return the response at a path of the adapter, such as a token endpoint; None at other paths."""
+        """Return the response at a path of the adapter, such as a token endpoint.
+
+        At other paths the result is None.
+        """
         return None
 
 

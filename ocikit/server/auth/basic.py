@@ -32,7 +32,7 @@ _PROXY_HEADERS = ("X-Forwarded-For", "X-Forwarded-Proto", "X-Forwarded-Host", "X
 
 
 class PasswordAccess(Access):
-    """Base class of adapters with an htpasswd file: users, rules, and the protection of passwords in transit."""
+    """Base class of adapters with an htpasswd file and rules."""
 
     def __init__(
         self,
@@ -50,7 +50,7 @@ class PasswordAccess(Access):
         self._allow_plain_http = allow_plain_http
 
     def allows_anonymous_ping(self, request: Request) -> bool:
-        """Return True if the client cannot log in over this connection and the rules allow anonymous requests."""
+        """Return True if the connection is plain http and a rule needs no login."""
         return not self._accepts_passwords(request) and self._rules().allow_anonymous
 
     def _accepts_passwords(self, request: Request) -> bool:
@@ -159,7 +159,9 @@ class HtpasswdAccess(PasswordAccess):
 
 
 def parse_basic(header: str) -> tuple[str, bytes] | None:
-    """Return the user and password of an Authorization header (RFC 7617 2); None if it is invalid.
+    """Return the user and password of an Authorization header; None if it is invalid.
+
+    The format is that of RFC 7617 2.
 
     >>> parse_basic("Basic YWRhOmxvdmU6bGFjZQ==")
     ('ada', b'love:lace')
@@ -211,7 +213,7 @@ def check_quotable(name: str, value: str) -> str:
 
 
 def is_private(request: Request) -> bool:
-    """Return True if nothing on the network can read the request: it uses TLS or comes from this machine.
+    """Return True if the request uses TLS or comes from this machine.
 
     Requests of a local proxy count as remote unless the proxy is one of `Settings.trusted_proxies`.
     """
@@ -226,7 +228,7 @@ def is_private(request: Request) -> bool:
 
 
 def plain_http_error() -> ErrorResponse:
-    """Return a 403 response without a challenge, so that the client does not send a password over plain http."""
+    """Return a 403 response without a challenge, so that no password is sent."""
     return ErrorResponse(
         403,
         "DENIED",

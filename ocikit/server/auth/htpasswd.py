@@ -181,12 +181,12 @@ class Htpasswd:
             return True
 
     def fingerprint(self, user: str, key: bytes) -> str | None:
-        """Return a value that changes with the user's password and does not reveal it; None for an unknown user."""
+        """Return a keyed hash of the user's password hash; None for an unknown user."""
         known = self._entries.value.hashes.get(user)
         return None if known is None else hmac.new(key, known, hashlib.sha256).hexdigest()
 
     def _cache_key(self, *parts: str | bytes) -> bytes:
-        """Return an HMAC of a login; without the key of this process it does not allow an offline password search."""
+        """Return an HMAC of a login; its key prevents an offline password search."""
         mac = hmac.new(self._key, digestmod=hashlib.sha256)
         for part in parts:
             raw = part.encode() if isinstance(part, str) else part

@@ -83,7 +83,9 @@ def _create_key(path: Path) -> None:
 
 
 class Signer:
-    """Issues and verifies tokens. Access and refresh tokens have different keys and audiences.
+    """Issues and verifies tokens.
+
+    Access and refresh tokens have different keys and audiences.
 
     Args:
         key: Signing key; see `load_key`.
@@ -102,7 +104,7 @@ class Signer:
 
     @property
     def stamp_key(self) -> bytes:
-        """Key for the stamp of a token, which binds it to the user's password: see `Htpasswd.fingerprint`."""
+        """Key of the stamps, which bind tokens to passwords: see `Htpasswd.fingerprint`."""
         return self._stamp_key
 
     def access_token(self, user: str, stamp: str, scopes: Iterable[Scope], *, ttl: int) -> tuple[str, int]:
@@ -121,7 +123,7 @@ class Signer:
         return self._sign(self._access_key, self._service, user, stamp, ttl, access=access)
 
     def refresh_token(self, user: str, stamp: str, *, ttl: int) -> str:
-        """Issue a refresh token, which a client exchanges for access tokens (oauth.md#refresh-token-format).
+        """Issue a refresh token (oauth.md#refresh-token-format).
 
         Args:
             user: Name of the user.

@@ -62,7 +62,7 @@ class Rule:
     slashes too: `team/**` matches all names below `team/`, but not `team`."""
 
     def __attrs_post_init__(self) -> None:
-        """Check the actions and patterns: a rule with a typing error would allow less or more than intended."""
+        """Check the actions and patterns: an error would allow too little or too much."""
         if unknown := sorted(set(self.actions) - set(ACTIONS)):
             raise InvalidArgument(
                 f"unknown action: {', '.join(map(quoted, unknown))}", hint=f"choose from {', '.join(ACTIONS)}"
@@ -133,7 +133,7 @@ class Rules:
 
     @classmethod
     def parse(cls, text: str) -> Rules:
-        """Parse TOML with one `[[rule]]` table for each rule; its keys are the fields of `Rule`.
+        """Parse TOML with a `[[rule]]` table for each rule; its keys are those of `Rule`.
 
         Args:
             text: The TOML text.

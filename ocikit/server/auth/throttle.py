@@ -28,7 +28,9 @@ _MAX_ENTRIES = 10_000
 
 
 class LoginThrottle:
-    """Failed logins of the last minutes, per address and per address and user. Each process counts its own.
+    """Failed logins of the last minutes, per address and user.
+
+    Each process counts its own.
 
     Args:
         clock: Function that returns the time in seconds.
@@ -56,7 +58,7 @@ class LoginThrottle:
 
     @contextmanager
     def attempt(self, remote: str, user: str) -> Iterator[Callable[[], None]]:
-        """Count an attempt as a failure; yield the function that revokes it after a success.
+        """Count an attempt as a failure; yield the function that revokes it.
 
         The attempt is counted first: otherwise a thousand concurrent attempts would all find one left.
 
@@ -110,7 +112,7 @@ def _keys(remote: str, user: str) -> tuple[tuple[str, ...], ...]:
 
 
 def _network(remote: str) -> str:
-    """Return the network that one client controls: an IPv4 address, or the /64 network of an IPv6 address."""
+    """Return the network of a client: an IPv4 address, or the /64 of an IPv6 address."""
     try:
         address = ipaddress.ip_address(remote.partition("%")[0])
     except ValueError:

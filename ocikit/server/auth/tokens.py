@@ -39,7 +39,7 @@ _ACTIONS = ("pull", "push", "delete")
 
 
 class TokenAccess(PasswordAccess):
-    """Bearer authentication, with a token endpoint that checks passwords against an htpasswd file.
+    """Bearer authentication, with a token endpoint and an htpasswd file.
 
     A token grants the requested scopes as far as the rules allow them. Later requests are checked against the current rules
     and users too: a removed rule, a removed user or a new password invalidates the token.
@@ -96,7 +96,7 @@ class TokenAccess(PasswordAccess):
         self._realm = realm and check_quotable("realm", realm)
 
     def identify(self, request: Request) -> Identity:
-        """Return the identity of the request's token; an identity with an error if the token is invalid."""
+        """Return the identity of the request's token, with an error if it is invalid."""
         header = request.header("Authorization")
         if not header:
             return ANONYMOUS
@@ -109,7 +109,7 @@ class TokenAccess(PasswordAccess):
         return identity
 
     def allows(self, identity: Identity, permission: Permission) -> bool:
-        """Return True if the token grants it and the rules allow it; without a token, the rules decide."""
+        """Return True if the rules allow it, and the token grants it if there is one."""
         granted = identity.grants is None or any(
             permission.repository == repository and permission.action in actions
             for repository, actions in identity.grants
@@ -117,11 +117,11 @@ class TokenAccess(PasswordAccess):
         return granted and self._rules().allows(identity.name, permission)
 
     def can_pull(self, identity: Identity, repository: str) -> bool:
-        """Return True if the rules allow a pull; a token for the catalog has no scopes of repositories."""
+        """Return True if the rules allow a pull, regardless of the token's scopes."""
         return self._rules().allows(identity.name, Permission("pull", repository))
 
     def challenge(self, request: Request, permissions: Sequence[Permission], identity: Identity = ANONYMOUS) -> str:
-        """Return a `Bearer` challenge with the required scopes (token.md#how-to-authenticate, RFC 6750 3).
+        """Return a `Bearer` challenge (token.md#how-to-authenticate, RFC 6750 3).
 
         Args:
             request: The request.
@@ -152,7 +152,7 @@ class TokenAccess(PasswordAccess):
         return "Bearer " + ",".join(f'{name}="{value}"' for name, value in parameters.items() if value)
 
     def respond(self, request: Request) -> Response | None:
-        """Issue a token at the token endpoint (token.md#requesting-a-token, oauth.md#getting-a-token).
+        """Issue a token (token.md#requesting-a-token, oauth.md#getting-a-token).
 
         Args:
             request: The request.
@@ -207,7 +207,7 @@ class TokenAccess(PasswordAccess):
         raise ErrorResponse(400, "UNSUPPORTED", 'grant_type must be "password" or "refresh_token"')
 
     def _token_response(self, user: str, scopes: Iterable[str], refresh: str) -> Response:
-        """Return a token for the requested scopes that the rules allow; fewer scopes are no error (jwt.md)."""
+        """Return a token for the allowed scopes; too few are no error (jwt.md)."""
         granted = self._granted_scopes(user, [text for value in scopes for text in value.split()])
         token, issued = self._signer.access_token(user, self._stamp(user) or "", granted, ttl=self._ttl)
         document = {
@@ -260,7 +260,7 @@ class TokenAccess(PasswordAccess):
 
 
 def _scope_for(permission: Permission) -> Scope:
-    """Return the scope of a permission; a push includes a pull, because clients check first which blobs exist."""
+    """Return the scope of a permission; a push needs a pull to check existing blobs."""
     if permission.action == "catalog":
         return Scope.catalog()
     actions = ("pull", "push") if permission.action == "push" else (permission.action,)
@@ -268,7 +268,7 @@ def _scope_for(permission: Permission) -> Scope:
 
 
 def _parse_scope(text: str) -> Scope:
-    """Return a scope without its resource class, which is ignored (scope.md#resource-class)."""
+    """Return a scope without its resource class (scope.md#resource-class)."""
     scope = Scope.parse(text)
     return Scope(resource_type=scope.resource_type.partition("(")[0], name=scope.name, actions=scope.actions)
 

@@ -62,7 +62,7 @@ def _json(fields: dict[str, str | int | float]) -> str:
 
 
 def _logfmt(fields: dict[str, str | int | float]) -> str:
-    """Return `key=value` pairs; values with a space, quote, backslash or equals sign are quoted."""
+    """Return `key=value` pairs, with quotes around special characters."""
     return " ".join(f"{key}={_quote(str(value))}" for key, value in fields.items())
 
 
@@ -71,7 +71,7 @@ def _quote(value: str) -> str:
 
 
 def logging_config() -> dict[str, Any]:
-    """Return the `logging.config.dictConfig` of a server process: its loggers write to stderr."""
+    """Return the logging configuration of a server process: it logs to stderr."""
     return {
         "version": 1,
         "disable_existing_loggers": False,

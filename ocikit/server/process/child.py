@@ -60,7 +60,7 @@ class Child:
 
     @classmethod
     def start(cls, config: ServerConfig, scratch: Path) -> Child:
-        """Start the process, in a session of its own: Ctrl-C at this terminal must not reach it.
+        """Start the process in a new session, so that Ctrl-C does not reach it.
 
         Args:
             config: Configuration, sent as JSON on stdin.
@@ -104,7 +104,7 @@ class Child:
 
     @property
     def running(self) -> bool:
-        """True while the process runs; in a forked copy of this process, True if it ran at the time of the fork."""
+        """True while the process runs; a forked copy reports the state at the fork."""
         if self._stopped:
             return False
         return self.owner != os.getpid() or self.process.poll() is None
@@ -179,7 +179,7 @@ class Child:
             shutil.rmtree(self.scratch, ignore_errors=True)
 
     def close_lifeline(self) -> None:
-        """Close the pipe in a forked copy: an open copy would keep the server running after the original ends."""
+        """Close a forked copy of the pipe, which would keep the server running."""
         os.close(self.lifeline)
 
 
@@ -198,7 +198,7 @@ def _forget_children() -> None:
 
 
 def _environment() -> dict[str, str]:
-    """Return the environment of this process, with the path of this package if it is not installed."""
+    """Return the environment, with the path of this package if it is not installed."""
     environment = dict(os.environ)
     root = str(Path(__file__).resolve().parents[3])
     if root not in (sysconfig.get_path("purelib"), sysconfig.get_path("platlib")):

@@ -6,21 +6,22 @@ WSGI applications must not send this header (PEP 3333, "Handling the Connection 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from typing import Any
+from wsgiref.types import InputStream, StartResponse, WSGIApplication, WSGIEnvironment
 
 
 class CloseUnreadConnection:
-    """Middleware that adds `Connection: close` to responses before the end of the request body.
+    """Middleware that adds `Connection: close` if the request body is not read.
 
     Args:
         application: WSGI application to wrap.
     """
 
-    def __init__(self, application: Callable[..., Iterable[bytes]]) -> None:
+    def __init__(self, application: WSGIApplication) -> None:
         self._application = application
 
-    def __call__(self, environ: dict[str, Any], start_response: Callable[..., Any]) -> Iterable[bytes]:
+    def __call__(self, environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
         """Handle one request."""
         length = environ.get("CONTENT_LENGTH", "")
         if not environ.get("HTTP_TRANSFER_ENCODING") and length in {"", "0"}:
@@ -38,13 +39,13 @@ class CloseUnreadConnection:
 class _CountingBody:
     """A request body that records whether it was read completely."""
 
-    def __init__(self, stream: Any, remaining: int | None) -> None:
+    def __init__(self, stream: InputStream, remaining: int | None) -> None:
         self._stream = stream
         self._remaining = remaining
         self.complete = False
 
     def read(self, size: int = -1) -> bytes:
-        chunk: bytes = self._stream.read(size)
+        chunk = self._stream.read(size)
         if self._remaining is not None:
             self._remaining -= len(chunk)
         self.complete = not chunk or self._remaining == 0

@@ -45,7 +45,9 @@ _HEADER_TIMEOUT = 30.0
 
 
 def main() -> int:
-    """Serve with the configuration on stdin; report the URL or the error as a JSON line on stdout.
+    """Serve the configuration on stdin.
+
+    The URL or the error is reported as a JSON line on stdout.
 
     Returns:
         The exit code.

@@ -89,7 +89,7 @@ class _StorageCollector:
 
 
 def _endpoint(path: str) -> str:
-    """Return the kind of endpoint that serves a path (distribution-spec spec.md#endpoints)."""
+    """Return the kind of endpoint of a path (distribution-spec spec.md#endpoints)."""
     parts = path.split("/")
     if parts[:2] != ["", "v2"]:
         return "other"

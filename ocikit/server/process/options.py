@@ -121,7 +121,7 @@ def option_descriptions() -> dict[str, str]:
 
 @frozen(kw_only=True)
 class ServerConfig:
-    """Configuration of one server process; sent as JSON to a child process and pickled for workers."""
+    """Configuration of one server process."""
 
     path: str
     """Folder of the registry."""
@@ -158,5 +158,5 @@ class ServerConfig:
 
 
 def bracketed(host: str) -> str:
-    """Return a host as it is spelled in a URL, with brackets around an IPv6 address (RFC 3986 3.2.2)."""
+    """Return a host for a URL, with brackets around an IPv6 address (RFC 3986 3.2.2)."""
     return f"[{host}]" if ":" in host else host

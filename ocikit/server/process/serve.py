@@ -24,7 +24,9 @@ from ocikit.store.files import write_atomically
 
 
 class Server(display.Displayable):
-    """A registry in a child process, until it is stopped or garbage collected, or this process ends.
+    """A registry in a child process.
+
+    It ends when it is stopped or garbage collected, and with this process.
 
     Attributes:
         host: Host and port for references, such as "127.0.0.1:41234".

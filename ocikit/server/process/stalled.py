@@ -19,6 +19,7 @@ import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any, Literal
+from wsgiref.types import InputStream, StartResponse, WSGIApplication, WSGIEnvironment
 
 from attrs import define, field
 
@@ -41,21 +42,21 @@ class _Call:
 
 
 class StalledConnections:
-    """Middleware that tracks which requests wait for their client and closes connections without progress.
+    """Middleware that closes connections whose client stalls in a request.
 
     Args:
         application: WSGI application to wrap.
         timeout: Seconds without data in the middle of a request.
     """
 
-    def __init__(self, application: Callable[..., Iterable[bytes]], timeout: float) -> None:
+    def __init__(self, application: WSGIApplication, timeout: float) -> None:
         self._application = application
         self._timeout = timeout
         self._calls: set[_Call] = set()
         self._lock = threading.Lock()
         self._sockets_configured = False
 
-    def __call__(self, environ: dict[str, Any], start_response: Callable[..., Any]) -> Iterable[bytes]:
+    def __call__(self, environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
         """Handle one request."""
         if not self._sockets_configured:
             self._sockets_configured = True
@@ -75,7 +76,7 @@ class StalledConnections:
         return _TrackedOutput(body, call, self._finish)
 
     def close_stalled(self) -> int:
-        """Close connections that moved no data for too long in the middle of a request body.
+        """Close connections that stall in the middle of a request body.
 
         The server does not report which connection a request uses, so connections are matched by the client's address. An
         address with a request that this process works on, such as a sync of a large file, is skipped. granian closes
@@ -98,7 +99,7 @@ class StalledConnections:
         return closed
 
     def _configure_sockets(self) -> None:
-        """Set timeouts on the listening socket; accepted connections inherit them, and the kernel enforces them."""
+        """Set kernel timeouts on the listening socket; accepted connections inherit them."""
         seconds = max(int(self._timeout), 1)
         for listener in _open_sockets():
             with contextlib.suppress(OSError):
@@ -118,14 +119,14 @@ class StalledConnections:
 class _TrackedInput:
     """A request body that records when the application waits for it."""
 
-    def __init__(self, stream: Any, call: _Call) -> None:
+    def __init__(self, stream: InputStream, call: _Call) -> None:
         self._stream = stream
         self._call = call
 
     def read(self, size: int = -1) -> bytes:
         self._call.enter("reading")
         try:
-            chunk: bytes = self._stream.read(size)
+            chunk = self._stream.read(size)
         finally:
             self._call.enter("working")
         return chunk
@@ -161,7 +162,7 @@ class _TrackedOutput:
 
 
 def _open_sockets() -> Iterator[socket.socket]:
-    """Yield a duplicate of each TCP socket of this process; closing a duplicate leaves the original open."""
+    """Yield duplicates of all TCP sockets of this process; closing one is harmless."""
     if sys.platform != "linux":
         return
     try:

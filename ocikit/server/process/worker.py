@@ -70,7 +70,9 @@ def open_storage(config: ServerConfig) -> Storage:
 
 
 def check(config: ServerConfig) -> None:
-    """Check the folder, users and rules before the workers start; create missing files for all of them.
+    """Check the folder, users and rules before the workers start.
+
+    This also creates missing files, once for all workers.
 
     Args:
         config: Configuration of the server.
@@ -134,7 +136,7 @@ def report(message: Mapping[str, str]) -> None:
 
 
 def _init_signals(config: ServerConfig) -> None:
-    """Detach the worker from the terminal's signals: the main process receives them and stops the workers."""
+    """Ignore the terminal's signals; the main process stops the workers."""
     if multiprocessing.parent_process() is None:
         return
     # The inherited handler of the main process does nothing in a worker; granian installs its own later
@@ -167,7 +169,7 @@ def _open_access(config: ServerConfig) -> Access:
 
 
 def _watch(config: ServerConfig, application: StalledConnections) -> None:
-    """Report readiness, close stalled connections, and end this process after its main process."""
+    """Report readiness, close stalled connections, and end with the main process."""
     main = multiprocessing.parent_process()
 
     def alive(seconds: float) -> bool:
@@ -185,7 +187,7 @@ def _watch(config: ServerConfig, application: StalledConnections) -> None:
 
 
 def _report_ready(config: ServerConfig, alive: Callable[[float], bool]) -> None:
-    """Write the address to stdout as soon as `/v2/` responds; one worker does this for all."""
+    """Write the address to stdout as soon as `/v2/` responds, once for all workers."""
     try:
         (Path(config.scratch) / _UNREPORTED).unlink()
     except FileNotFoundError:
@@ -223,14 +225,14 @@ def _responds(config: ServerConfig) -> bool:
 
 
 def _unverified_context() -> ssl.SSLContext:
-    """Return a TLS context without verification: the server checks itself, and ignores the response."""
+    """Return a TLS context without verification, for requests of the server to itself."""
     context = ssl.create_default_context()
     context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
     return context
 
 
 def _collect_periodically(config: ServerConfig, storage: Storage) -> None:
-    """Run garbage collection at the interval; one of the processes that serve a folder takes each turn."""
+    """Run garbage collection at the interval, in one of the processes of a folder."""
     options = config.options
     while True:
         time.sleep(min(_COLLECT_INTERVAL, options.collect_every))
@@ -244,7 +246,10 @@ def _collect_periodically(config: ServerConfig, storage: Storage) -> None:
 
 @contextlib.contextmanager
 def _claim_turn(marker: Path, interval: float) -> Iterator[bool]:
-    """Yield True if the marker file is older than the interval and no other process holds it; then update its time."""
+    """Yield True if a marker file is older than the interval and not locked.
+
+    The time of the file is updated at the end of the block.
+    """
     import fcntl  # noqa: PLC0415 - missing on Windows
 
     fd = os.open(marker, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o600)
