@@ -40,39 +40,39 @@ def receive_into(folder, repository, blob=BLOB):
     return final.read_bytes()
 
 
-def test_a_blob_is_one_request(server, repository, tmp_path):
+def test_blob_is_one_request(server, repository, tmp_path):
     assert read(repository) == CONTENT
     assert sent(server) == [None]
     assert receive_into(tmp_path, repository) == CONTENT
     assert server.connections == 1
 
 
-def test_nothing_is_asked_before_the_first_read(server, repository):
+def test_open_sends_no_request_before_first_read(server, repository):
     repository.open(BLOB).close()
     assert server.requests == []
 
 
-def test_a_blob_of_no_bytes_is_read(server, repository, tmp_path):
+def test_empty_blob_is_read(server, repository, tmp_path):
     empty = Descriptor.of(b"", "application/octet-stream")
     server.blob("a/b", b"")
     assert read(repository, empty) == b""
     assert receive_into(tmp_path, repository, empty) == b""
 
 
-def test_a_blob_that_is_not_there_is_unknown(server, repository):
+def test_missing_blob_raises_blob_unknown(server, repository):
     with pytest.raises(errors.BlobUnknown) as caught:
         read(repository, Descriptor.of(b"other", "x/y"))
     assert isinstance(caught.value, errors.NotFound)
     assert len(server.requests) == 1
 
 
-# -- connections that break
+# Connections that break
 
 
 @pytest.mark.parametrize("reset", [False, True])
 @pytest.mark.parametrize("chunked", [False, True])
 @pytest.mark.parametrize("cut", [0, 1, SIZE // 2, SIZE - 1, SIZE])
-def test_a_blob_that_is_cut_anywhere_arrives_whole(server, repository, tmp_path, cut, chunked, reset):
+def test_blob_cut_anywhere_arrives_complete(server, repository, tmp_path, cut, chunked, reset):
     """The resumed bytes are asked for once, and none of them is skipped."""
     server.on("GET", BLOBS, cut=cut, chunked=chunked, reset=reset)
     assert receive_into(tmp_path, repository) == CONTENT
@@ -81,7 +81,7 @@ def test_a_blob_that_is_cut_anywhere_arrives_whole(server, repository, tmp_path,
 
 
 @pytest.mark.parametrize("cuts", [[1, 1, 1], [SIZE // 3, SIZE // 3], [1_200_000, 1, 1_200_000, 1], [1_048_576] * 2])
-def test_a_blob_that_is_cut_again_and_again_arrives_whole_and_moves_nothing_twice(server, repository, tmp_path, cuts):
+def test_repeatedly_cut_blob_transfers_nothing_twice(server, repository, tmp_path, cuts):
     for cut in reversed(cuts):
         server.on("GET", BLOBS, cut=cut)
     assert receive_into(tmp_path, repository) == CONTENT
@@ -101,7 +101,7 @@ def test_random_cuts_never_change_the_bytes(server, repository, tmp_path):
 
 
 @pytest.mark.timeout(60)
-def test_a_blob_that_always_breaks_off_is_given_up_with_advice(server, repository):
+def test_blob_that_always_breaks_off_raises_with_hint(server, repository):
     server.on("GET", BLOBS, cut=100, times=None)
     with pytest.raises(errors.ConnectionFailed, match=rf"of {SIZE}") as caught:
         read(repository)
@@ -109,14 +109,14 @@ def test_a_blob_that_always_breaks_off_is_given_up_with_advice(server, repositor
     assert 3 <= len(server.requests) <= 10
 
 
-def test_a_body_that_is_too_short_though_nothing_broke_is_no_blob(server, repository):
+def test_short_body_without_broken_connection_raises(server, repository):
     server.on("GET", BLOBS, body=CONTENT[:1000], times=None)
     with pytest.raises(errors.OcikitError):
         read(repository)
     assert len(server.requests) <= 20
 
 
-def test_a_slow_blob_that_makes_progress_is_never_given_up(server, repository):
+def test_blob_with_enough_progress_is_not_given_up(server, repository):
     for _ in range(12):
         server.on("GET", BLOBS, cut=240_000)
     piece = Descriptor.of(CONTENT, "application/octet-stream")
@@ -130,7 +130,7 @@ def test_a_slow_blob_that_makes_progress_is_never_given_up(server, repository):
 
 
 @pytest.mark.timeout(25)
-def test_silence_in_the_middle_is_resumed(server, open_repository):
+def test_stalled_body_is_resumed(server, open_repository):
     server.blob("a/b", CONTENT)
     server.on("GET", BLOBS, cut=1_500_000, stall=3)
     assert read(open_repository(server, read_timeout=0.5)) == CONTENT
@@ -138,7 +138,7 @@ def test_silence_in_the_middle_is_resumed(server, open_repository):
     assert first is None and 1_490_000 < int(second[6:-1]) <= 1_500_000
 
 
-def test_what_came_before_silence_is_kept_however_much_is_asked_for_at_once(server, open_repository, tmp_path):
+def test_bytes_before_a_stall_are_kept_for_large_reads(server, open_repository, tmp_path):
     server.blob("a/b", CONTENT)
     for _ in range(6):
         server.on("GET", BLOBS, cut=600_000, stall=2)
@@ -147,7 +147,7 @@ def test_what_came_before_silence_is_kept_however_much_is_asked_for_at_once(serv
     assert all(b - a > 600_000 - 131_072 - 1 for a, b in zip([0, *starts], starts, strict=False))
 
 
-def test_silence_for_ever_is_timed_out(server, open_repository):
+def test_repeated_stalls_time_out(server, open_repository):
     server.blob("a/b", CONTENT)
     server.on("GET", BLOBS, cut=10, stall=3, times=None)
     with pytest.raises(errors.TimedOut):
@@ -155,19 +155,19 @@ def test_silence_for_ever_is_timed_out(server, open_repository):
 
 
 @pytest.mark.timeout(25)
-def test_a_registry_that_is_not_there_is_not_waited_for_again_and_again(open_repository):
+def test_unreachable_registry_raises_soon(open_repository):
     with pytest.raises(errors.ConnectionFailed, match="refused"):
         read(open_repository("127.0.0.1:9", retries=1))
 
 
-def test_a_registry_that_goes_away_for_good_is_an_error(server, repository, open_repository):
+def test_blob_deleted_during_download_raises_blob_unknown(server, repository, open_repository):
     server.on("GET", BLOBS, cut=1000)
     server.on("GET", BLOBS, when=lambda r: "Range" in r.headers, status=404, times=None)
     with pytest.raises(errors.BlobUnknown):
         read(repository)
 
 
-# -- servers that misunderstand ranges
+# Servers that misunderstand ranges
 
 
 def resumed(server, **answer):
@@ -176,7 +176,7 @@ def resumed(server, **answer):
     server.on("GET", BLOBS, cut=1000, when=lambda r: "Range" not in r.headers)
 
 
-def test_a_server_that_ignores_ranges_is_read_from_the_start(server, repository, tmp_path):
+def test_ignored_range_is_read_from_the_start(server, repository, tmp_path):
     resumed(server, status=200, body=CONTENT)
     assert receive_into(tmp_path, repository) == CONTENT
     assert sent(server) == [None, "bytes=1000-"]
@@ -189,7 +189,7 @@ def test_a_server_that_ignores_ranges_is_read_from_the_start(server, repository,
         "bytes 1000-3000000/3000002", "bytes 1000-2999999/3000000", "bytes */3000001", "garbage", "items 1000-3000000/3000001",
     ],
 )  # fmt: skip
-def test_a_range_that_is_not_the_one_asked_for_is_not_believed(server, repository, tmp_path, content_range):
+def test_wrong_range_is_discarded(server, repository, tmp_path, content_range):
     headers = {"Content-Range": content_range} if content_range else {}
     resumed(server, status=206, headers=headers, body=CONTENT[2000:])
     assert receive_into(tmp_path, repository) == CONTENT
@@ -197,24 +197,24 @@ def test_a_range_that_is_not_the_one_asked_for_is_not_believed(server, repositor
 
 
 @pytest.mark.parametrize("content_range", ["bytes 1000-3000000/3000001", "bytes 1000-3000000/*"])
-def test_a_range_that_is_the_one_asked_for_is_used(server, repository, tmp_path, content_range):
+def test_requested_range_is_used(server, repository, tmp_path, content_range):
     resumed(server, status=206, headers={"Content-Range": content_range}, body=CONTENT[1000:])
     assert receive_into(tmp_path, repository) == CONTENT
     assert sent(server) == [None, "bytes=1000-"]
 
 
-def test_a_416_means_from_the_start(server, repository, tmp_path):
+def test_416_restarts_from_the_start(server, repository, tmp_path):
     resumed(server, status=416)
     assert receive_into(tmp_path, repository) == CONTENT
     assert sent(server) == [None, "bytes=1000-", None]
 
 
-def test_a_compressed_range_is_not_believed(server, repository, tmp_path):
+def test_compressed_range_is_discarded(server, repository, tmp_path):
     resumed(server, gzip=True)
     assert receive_into(tmp_path, repository) == CONTENT
 
 
-def test_a_stale_range_is_found_out_by_the_digest(server, repository, tmp_path):
+def test_stale_range_is_detected_by_digest(server, repository, tmp_path):
     resumed(server, status=206, headers={"Content-Range": f"bytes 1000-{SIZE - 1}/{SIZE}"}, body=bytes(SIZE - 1000))
     with pytest.raises(errors.DigestMismatch):
         receive_into(tmp_path, repository)
@@ -222,10 +222,10 @@ def test_a_stale_range_is_found_out_by_the_digest(server, repository, tmp_path):
     assert not (tmp_path / "final").exists()
 
 
-# -- bodies that are wrong
+# Bodies that are wrong
 
 
-def test_a_body_that_is_too_long_stops_at_the_first_byte_too_many(server, repository, tmp_path):
+def test_long_body_stops_at_first_excess_byte(server, repository, tmp_path):
     server.on("GET", BLOBS, body=CONTENT + b"x" * 5_000_000, times=None)
     with pytest.raises(errors.SizeMismatch):
         read(repository)
@@ -235,7 +235,7 @@ def test_a_body_that_is_too_long_stops_at_the_first_byte_too_many(server, reposi
     assert len(server.requests) == 2
 
 
-def test_a_single_byte_too_many_is_noticed_whatever_the_size_of_reads(server, repository):
+def test_one_excess_byte_is_detected_for_any_read_size(server, repository):
     server.on("GET", BLOBS, body=CONTENT + b"x", times=None)
     for size in (SIZE, SIZE + 1, 65536, -1):
         with pytest.raises(errors.SizeMismatch), repository.open(BLOB) as stream:
@@ -243,7 +243,7 @@ def test_a_single_byte_too_many_is_noticed_whatever_the_size_of_reads(server, re
                 pass
 
 
-def test_wrong_bytes_of_the_right_length_are_a_digest_mismatch(server, repository, tmp_path):
+def test_wrong_bytes_raise_digest_mismatch(server, repository, tmp_path):
     server.on("GET", BLOBS, body=bytes(SIZE), times=None)
     with pytest.raises(errors.DigestMismatch):
         receive_into(tmp_path, repository)
@@ -254,14 +254,14 @@ def test_wrong_bytes_of_the_right_length_are_a_digest_mismatch(server, repositor
 
 
 @pytest.mark.parametrize("chunked", [False, True])
-def test_a_blob_that_a_proxy_compresses_on_the_way_is_unpacked(server, repository, tmp_path, chunked):
+def test_blob_compressed_by_proxy_is_decoded(server, repository, tmp_path, chunked):
     """moby#17595, distribution PR#3754: the digest is that of the decoded bytes."""
     server.on("GET", BLOBS, gzip=True, chunked=chunked)
     assert receive_into(tmp_path, repository) == CONTENT
 
 
 @pytest.mark.parametrize("chunked", [False, True])
-def test_a_compressed_blob_that_is_called_encoded_stays_as_it_is(server, repository, tmp_path, chunked):
+def test_compressed_blob_with_encoding_header_stays_unchanged(server, repository, tmp_path, chunked):
     """The digest is that of the raw bytes: storage that keeps Content-Encoding with the file."""
     packed = gzip.compress(CONTENT)
     blob = Descriptor.of(packed, "application/vnd.oci.image.layer.v1.tar+gzip")
@@ -270,15 +270,15 @@ def test_a_compressed_blob_that_is_called_encoded_stays_as_it_is(server, reposit
     assert receive_into(tmp_path, repository, blob) == packed
 
 
-def test_a_compressed_blob_that_is_cut_arrives_whole(server, repository, tmp_path):
+def test_cut_compressed_blob_arrives_complete(server, repository, tmp_path):
     server.on("GET", BLOBS, gzip=True, cut=500_000)
     assert receive_into(tmp_path, repository) == CONTENT
 
 
-# -- as a file
+# As a file
 
 
-def test_a_blob_reads_like_a_file(server, repository):
+def test_blob_reads_like_a_file(server, repository):
     rng, file = random.Random(3), io.BytesIO(CONTENT)
     with io.BufferedReader(repository.open(BLOB), 8192) as stream:
         assert stream.seekable() and stream.readable() and not stream.writable()
@@ -299,7 +299,7 @@ def test_a_blob_reads_like_a_file(server, repository):
         assert hashlib.sha256(stream.read()).hexdigest() == BLOB.digest.encoded
 
 
-def test_reading_the_end_of_a_blob_moves_only_the_end(server, repository):
+def test_reading_the_end_transfers_only_the_end(server, repository):
     with repository.open(BLOB) as stream:
         assert stream.seek(-1000, io.SEEK_END) == SIZE - 1000
         assert stream.read() == CONTENT[-1000:]
@@ -311,7 +311,7 @@ def test_reading_the_end_of_a_blob_moves_only_the_end(server, repository):
     assert sent(server) == [f"bytes={SIZE - 1000}-", "bytes=10-", "bytes=17-"]
 
 
-def test_a_seek_to_where_one_is_costs_nothing(server, repository):
+def test_seek_to_current_position_sends_no_request(server, repository):
     with repository.open(BLOB) as stream:
         stream.read(100)
         stream.seek(100)
@@ -320,14 +320,14 @@ def test_a_seek_to_where_one_is_costs_nothing(server, repository):
     assert sent(server) == [None]
 
 
-def test_reading_beyond_the_end_gives_nothing_and_asks_nothing(server, repository):
+def test_read_beyond_the_end_sends_no_request(server, repository):
     with repository.open(BLOB) as stream:
         stream.seek(SIZE + 100)
         assert stream.read(10) == b""
     assert server.requests == []
 
 
-def test_a_seek_that_makes_no_sense_is_refused(repository):
+def test_invalid_seek_raises(repository):
     with repository.open(BLOB) as stream:
         with pytest.raises(ValueError):
             stream.seek(0, 7)
@@ -335,7 +335,7 @@ def test_a_seek_that_makes_no_sense_is_refused(repository):
             stream.seek(-1)
 
 
-def test_a_closed_blob_is_not_read(server, repository):
+def test_closed_blob_raises(server, repository):
     stream = repository.open(BLOB)
     stream.read(10)
     stream.close()
@@ -346,17 +346,17 @@ def test_a_closed_blob_is_not_read(server, repository):
     assert len(server.requests) == 1
 
 
-def test_a_blob_that_is_given_up_half_way_leaves_the_others_alone(server, repository):
+def test_partially_read_blob_does_not_affect_others(server, repository):
     for _ in range(3):
         with repository.open(BLOB) as stream:
             stream.read(10)
     assert read(repository) == CONTENT
 
 
-# -- resuming in a later call
+# Resuming in a later call
 
 
-def test_a_second_call_moves_only_the_rest(server, open_repository, tmp_path):
+def test_second_call_transfers_only_the_rest(server, open_repository, tmp_path):
     """What arrived stays, is hashed again, and the rest is appended to it."""
     server.blob("a/b", CONTENT)
     server.on("GET", BLOBS, cut=2_000_000)
@@ -374,7 +374,7 @@ def test_a_second_call_moves_only_the_rest(server, open_repository, tmp_path):
 
 
 @pytest.mark.parametrize("kept", [1, SIZE // 4, SIZE // 2, SIZE * 3 // 4, SIZE - 1])
-def test_any_part_is_taken_up(server, open_repository, tmp_path, kept):
+def test_partial_file_of_any_size_is_resumed(server, open_repository, tmp_path, kept):
     """More than half and less than half alike."""
     server.blob("a/b", CONTENT)
     server.on("GET", BLOBS, cut=kept)
@@ -386,7 +386,7 @@ def test_any_part_is_taken_up(server, open_repository, tmp_path, kept):
     assert sent(server) == [f"bytes={kept}-"]
 
 
-def test_a_part_that_was_damaged_costs_a_transfer_and_no_more(server, open_repository, tmp_path):
+def test_damaged_partial_file_is_transferred_again(server, open_repository, tmp_path):
     server.blob("a/b", CONTENT)
     server.on("GET", BLOBS, cut=1000)
     server.on("GET", BLOBS, when=lambda r: "Range" in r.headers, status=500)
@@ -397,10 +397,10 @@ def test_a_part_that_was_damaged_costs_a_transfer_and_no_more(server, open_repos
     assert receive_into(tmp_path, open_repository(server)) == CONTENT
 
 
-# -- other hosts
+# Other hosts
 
 
-def test_a_resumption_asks_the_registry_again_not_the_signed_url_that_expired(server, other, repository, tmp_path):
+def test_resumption_requests_a_new_signed_url(server, other, repository, tmp_path):
     """go-actions-cache PR#40, kitematic#4713."""
     signed = iter(range(1, 100))
     server.on(
@@ -429,7 +429,7 @@ def test_a_resumption_asks_the_registry_again_not_the_signed_url_that_expired(se
     assert [r.query["X-Amz-Signature"] for r in other.requests] == [["1"], ["2"]]
 
 
-def test_storage_that_refuses_is_named(server, other, repository):
+def test_rejecting_storage_is_named(server, other, repository):
     server.on("GET", BLOBS, status=307, headers={"Location": f"{other.url}/cdn?sig=secret"}, times=None)
     other.on("GET", "/cdn", status=403, body=b"<html>no</html>", times=None)
     with pytest.raises(errors.Denied, match=other.host) as caught:

@@ -46,7 +46,7 @@ class Once(io.RawIOBase):
         return self._inner.readinto(buffer)
 
 
-def test_a_blob_is_one_post_and_one_put(server, repository):
+def test_upload_is_one_post_and_one_put(server, repository):
     repository.push_bytes(BLOB, CONTENT)
     assert kept(server) == CONTENT
     post, put = server.requests
@@ -58,7 +58,7 @@ def test_a_blob_is_one_post_and_one_put(server, repository):
     assert server.uploads == {} and server.connections == 1
 
 
-def test_a_file_is_read_from_where_it_stands(server, repository, tmp_path):
+def test_file_is_read_from_current_position(server, repository, tmp_path):
     file = tmp_path / "file"
     file.write_bytes(b"before" + CONTENT)
     with file.open("rb") as stream:
@@ -68,21 +68,21 @@ def test_a_file_is_read_from_where_it_stands(server, repository, tmp_path):
 
 
 @pytest.mark.parametrize("chunk_size", [None, 4096])
-def test_a_blob_of_no_bytes_is_pushed(server, repository, chunk_size):
+def test_empty_blob_is_pushed(server, repository, chunk_size):
     empty = Descriptor.of(b"", "application/octet-stream")
     repository.push(empty, io.BytesIO(), chunk_size=chunk_size)
     assert kept(server, empty) == b""
     assert server.requests[-1].headers["Content-Length"] == "0"
 
 
-def test_an_uploads_bytes_are_told_to_the_meter_and_come_to_its_size(server, repository):
+def test_progress_adds_up_to_size(server, repository):
     """A monolithic upload has progress."""
     told = []
     repository.push(BLOB, ProgressReader(io.BytesIO(CONTENT), told.append))
     assert sum(told) == SIZE and len(told) > 10
 
 
-def test_a_repeated_upload_takes_back_what_it_told(server, repository):
+def test_repeated_upload_takes_back_progress(server, repository):
     told = []
     server.on("PUT", UPLOADS, cut_request=5 * MIB)
     repository.push(BLOB, ProgressReader(io.BytesIO(CONTENT), told.append))
@@ -90,7 +90,7 @@ def test_a_repeated_upload_takes_back_what_it_told(server, repository):
     assert kept(server) == CONTENT
 
 
-# -- locations
+# Locations
 
 
 @pytest.mark.parametrize(
@@ -105,7 +105,7 @@ def test_a_repeated_upload_takes_back_what_it_told(server, repository):
         ("/up?digest-hint=x", "/up?digest-hint=x&digest="),
     ],
 )
-def test_a_location_of_any_form_is_followed_with_its_query_as_it_is(server, repository, location, sent):
+def test_location_in_any_form_is_followed_unchanged(server, repository, location, sent):
     """Relative to what was asked; GAR's lie outside /v2."""
     server.on("POST", UPLOADS, status=202, headers={"Location": location.format(host=server.host)})
     server.on("PUT", ".*", status=201)
@@ -114,7 +114,7 @@ def test_a_location_of_any_form_is_followed_with_its_query_as_it_is(server, repo
     assert server.requests[-1].body == CONTENT
 
 
-def test_a_location_is_relative_to_where_the_post_was_redirected(server, other, repository):
+def test_location_is_relative_to_redirect_target(server, other, repository):
     server.on("POST", UPLOADS, status=307, headers={"Location": f"{other.url}/here/uploads/"})
     other.on("POST", "/here/uploads/", status=202, headers={"Location": "s1"})
     other.on("PUT", "/here/uploads/s1", status=201)
@@ -122,21 +122,21 @@ def test_a_location_is_relative_to_where_the_post_was_redirected(server, other, 
     assert other.requests[-1].body == CONTENT
 
 
-def test_an_answer_without_location_is_refused_in_words(server, repository):
+def test_missing_location_raises_invalid_response(server, repository):
     server.on("POST", UPLOADS, without=("Location",))
     with pytest.raises(errors.InvalidResponse, match="Location"):
         repository.push_bytes(BLOB, CONTENT)
     assert methods(server) == ["POST"]
 
 
-def test_no_range_is_needed_in_the_answer_to_the_post(server, repository):
+def test_response_to_post_needs_no_range(server, repository):
     """The specification wants a Location and nothing else."""
     assert "Range" not in server.answer(type("R", (), {"path": UPLOADS, "method": "GET", "query": {}})).headers
     repository.push(BLOB, io.BytesIO(CONTENT), chunk_size=4 * MIB)
     assert kept(server) == CONTENT
 
 
-def test_another_host_gets_the_bytes_but_no_authorization(server, other, open_repository):
+def test_location_on_other_host_gets_no_authorization(server, other, open_repository):
     """GHSA-jxpm-75mh-9fp7."""
     from tests.support.fake_registry import Response
 
@@ -151,7 +151,7 @@ def test_another_host_gets_the_bytes_but_no_authorization(server, other, open_re
     assert put.query == {"sig": ["1"], "digest": [BLOB.digest]}
 
 
-def test_a_location_from_https_to_http_is_refused(tmp_path, other, open_repository):
+def test_location_from_https_to_http_is_rejected(tmp_path, other, open_repository):
     cert, key = certificate(tmp_path)
     with FakeRegistry(tls=(cert, key)) as server:
         server.on("POST", UPLOADS, status=202, headers={"Location": f"http://{other.host}/x"})
@@ -161,21 +161,21 @@ def test_a_location_from_https_to_http_is_refused(tmp_path, other, open_reposito
 
 
 @pytest.mark.parametrize("location", ["http://169.254.169.254/x", "ftp://x/y", "http://[::1/", "http://h:port/"])
-def test_a_location_that_leads_somewhere_unsafe_is_refused(server, repository, location):
+def test_unsafe_location_is_rejected(server, repository, location):
     server.on("POST", UPLOADS, status=202, headers={"Location": location})
     with pytest.raises(errors.InvalidResponse):
         repository.push_bytes(BLOB, CONTENT)
     assert methods(server) == ["POST"]
 
 
-# -- chunks
+# Chunks
 
 
 def chunks(server):
     return [(r.headers["Content-Range"], len(r.body)) for r in server.seen("PATCH")]
 
 
-def test_chunks_on_request(server, repository):
+def test_chunk_size_sends_chunks(server, repository):
     repository.push(BLOB, io.BytesIO(CONTENT), chunk_size=4 * MIB)
     assert kept(server) == CONTENT
     assert methods(server) == ["POST", "PATCH", "PATCH", "PATCH", "PUT"]
@@ -187,7 +187,7 @@ def test_chunks_on_request(server, repository):
 
 @pytest.mark.parametrize("status", [201, 202, 204])
 @pytest.mark.parametrize("moved", [True, False])
-def test_any_success_of_a_patch_is_one(server, repository, status, moved):
+def test_patch_accepts_any_success_status(server, repository, status, moved):
     """ECR answers 201 (regclient#81), others 204 (ggcr#2198)."""
     server.on("PATCH", UPLOADS, times=None, without=() if moved else ("Location", "Range"),
               change=lambda r, a: setattr(a, "status", status))  # fmt: skip
@@ -195,7 +195,7 @@ def test_any_success_of_a_patch_is_one(server, repository, status, moved):
     assert kept(server) == CONTENT
 
 
-def test_ecrs_blob_that_is_complete_before_it_is_closed_counts(server, repository):
+def test_blob_completed_by_last_patch_succeeds(server, repository):
     """After a 201 to the last PATCH, the closing PUT may be refused."""
 
     def complete(request, answer):
@@ -211,7 +211,7 @@ def test_ecrs_blob_that_is_complete_before_it_is_closed_counts(server, repositor
 
 
 @pytest.mark.parametrize("minimum", [1, 5 * MIB, SIZE, 10**17])
-def test_chunks_are_no_smaller_than_the_registry_wants(server, repository, minimum):
+def test_chunks_respect_minimum_length(server, repository, minimum):
     server.on("POST", UPLOADS, headers={"OCI-Chunk-Min-Length": str(minimum)})
     repository.push(BLOB, io.BytesIO(CONTENT), chunk_size=MIB)
     assert kept(server) == CONTENT
@@ -221,14 +221,14 @@ def test_chunks_are_no_smaller_than_the_registry_wants(server, repository, minim
 
 
 @pytest.mark.parametrize("minimum", ["", "x", "-5", "1e9", "9" * 400])
-def test_a_minimum_that_is_no_number_is_passed_over(server, repository, minimum):
+def test_invalid_minimum_length_is_ignored(server, repository, minimum):
     server.on("POST", UPLOADS, headers={"OCI-Chunk-Min-Length": minimum})
     repository.push(BLOB, io.BytesIO(CONTENT), chunk_size=4 * MIB)
     assert len(server.seen("PATCH")) == 3
 
 
 @pytest.mark.parametrize("status", [413, 416])
-def test_a_blob_that_is_refused_whole_is_sent_in_chunks(server, repository, status):
+def test_rejected_monolithic_upload_is_sent_in_chunks(server, repository, status):
     """GHCR's limit is 4 MiB (oci-client PR#37); proxies have others."""
     server.on("(PUT|PATCH)", UPLOADS, when=lambda r: len(r.body) > 4 * MIB, status=status, times=None)
     repository.push_bytes(BLOB, CONTENT)
@@ -237,7 +237,7 @@ def test_a_blob_that_is_refused_whole_is_sent_in_chunks(server, repository, stat
     assert server.uploads == {}, "the session that was refused is cancelled"
 
 
-def test_chunks_that_are_refused_become_smaller_once(server, repository):
+def test_rejected_chunks_become_smaller_once(server, repository):
     server.on("PATCH", UPLOADS, when=lambda r: len(r.body) > 4 * MIB, status=413, times=None)
     repository.push(BLOB, io.BytesIO(CONTENT), chunk_size=8 * MIB)
     assert kept(server) == CONTENT
@@ -247,7 +247,7 @@ def test_chunks_that_are_refused_become_smaller_once(server, repository):
     assert server.uploads == {}
 
 
-def test_a_416_is_continued_from_where_the_registry_is(server, repository):
+def test_416_resumes_at_the_registrys_offset(server, repository):
     """Another process of the registry lost the second chunk."""
 
     def forget(request, answer):
@@ -267,7 +267,7 @@ def test_a_416_is_continued_from_where_the_registry_is(server, repository):
     assert len(server.seen("POST")) == 1 and len(server.seen("GET", UPLOADS)) == 1
 
 
-def test_a_chunk_whose_answer_got_lost_is_not_sent_twice(server, repository):
+def test_chunk_with_lost_response_is_not_repeated(server, repository):
     server.on("PATCH", UPLOADS, drop="after")
     repository.push(BLOB, io.BytesIO(CONTENT), chunk_size=4 * MIB)
     assert kept(server) == CONTENT
@@ -275,7 +275,7 @@ def test_a_chunk_whose_answer_got_lost_is_not_sent_twice(server, repository):
 
 
 @pytest.mark.parametrize("status", [500, 502, 503])
-def test_a_chunk_that_the_registry_failed_to_take_is_sent_again_in_the_same_session(server, repository, status):
+def test_failed_chunk_is_repeated_in_same_session(server, repository, status):
     server.on("PATCH", UPLOADS, status=status, when=lambda r: r.headers["Content-Range"].startswith(f"{8 * MIB}-"))
     repository.push(BLOB, io.BytesIO(CONTENT), chunk_size=4 * MIB)
     assert kept(server) == CONTENT
@@ -283,7 +283,7 @@ def test_a_chunk_that_the_registry_failed_to_take_is_sent_again_in_the_same_sess
     assert [len(r.body) for r in server.seen("PATCH")] == [4 * MIB, 4 * MIB, SIZE - 8 * MIB, SIZE - 8 * MIB]
 
 
-def test_a_chunk_that_broke_is_continued_in_the_same_session(server, repository):
+def test_interrupted_chunk_resumes_in_same_session(server, repository):
     """The session is kept through a failure."""
     server.on(
         "PATCH",
@@ -297,14 +297,14 @@ def test_a_chunk_that_broke_is_continued_in_the_same_session(server, repository)
     assert len(server.seen("POST")) == 1
 
 
-def test_ecrs_stale_range_is_not_believed_while_all_goes_well(server, repository):
+def test_stale_range_is_ignored_after_success(server, repository):
     server.on("PATCH", UPLOADS, headers={"Range": "0-0"}, times=None)
     repository.push(BLOB, io.BytesIO(CONTENT), chunk_size=4 * MIB)
     assert len(server.seen("PATCH")) == 3
 
 
 @pytest.mark.parametrize("there", [0, 1])
-def test_one_byte_or_none_is_told_apart_by_what_the_registry_takes(server, repository, there):
+def test_ambiguous_range_is_resolved_by_the_next_chunk(server, repository, there):
     """A Range of 0-0 is both."""
     small = Descriptor.of(b"xyz", "x/y")
 
@@ -322,7 +322,7 @@ def test_one_byte_or_none_is_told_apart_by_what_the_registry_takes(server, repos
 
 @pytest.mark.parametrize("answer", [{"status": 404}, {"status": 204}, {"status": 204, "headers": {"Range": "garbage"}},
                                     {"status": 204, "headers": {"Range": f"0-{2 * SIZE}"}}, {"status": 204, "headers": {"Range": "0-" + "9" * 5000}}])  # fmt: skip
-def test_a_session_that_cannot_be_continued_is_left_for_a_new_one(server, repository, answer):
+def test_useless_session_is_replaced(server, repository, answer):
     """ECR refuses to continue (apple/containerization#790); others lose sessions."""
     server.on("PATCH", UPLOADS, status=416)
     server.on("GET", UPLOADS, times=None, **answer)
@@ -332,7 +332,7 @@ def test_a_session_that_cannot_be_continued_is_left_for_a_new_one(server, reposi
 
 
 @pytest.mark.timeout(60)
-def test_a_session_that_never_moves_is_given_up(server, repository):
+def test_session_without_progress_is_given_up(server, repository):
     server.on("PATCH", UPLOADS, status=416, times=None)
     with pytest.raises(errors.RangeInvalid):
         repository.push(BLOB, io.BytesIO(CONTENT), chunk_size=4 * MIB)
@@ -340,12 +340,12 @@ def test_a_session_that_never_moves_is_given_up(server, repository):
     assert server.uploads == {}
 
 
-# -- connections that break
+# Connections that break
 
 
 @pytest.mark.parametrize("reset", [False, True])
 @pytest.mark.parametrize("at", [0, 1, SIZE // 2, SIZE - 1])
-def test_an_upload_that_is_cut_is_sent_again_in_a_new_session(server, repository, at, reset):
+def test_interrupted_upload_is_repeated_in_new_session(server, repository, at, reset):
     server.on("PUT", UPLOADS, cut_request=at, reset=reset)
     repository.push_bytes(BLOB, CONTENT)
     assert kept(server) == CONTENT
@@ -354,7 +354,7 @@ def test_an_upload_that_is_cut_is_sent_again_in_a_new_session(server, repository
     assert server.uploads == {}
 
 
-def test_an_upload_whose_answer_got_lost_is_not_sent_again(server, repository):
+def test_upload_with_lost_response_is_not_repeated(server, repository):
     server.on("PUT", UPLOADS, drop="after")
     repository.push_bytes(BLOB, CONTENT)
     assert kept(server) == CONTENT
@@ -372,7 +372,7 @@ def keep(server, count, content=CONTENT):
 
 
 @pytest.mark.parametrize("fault", [{"cut_request": 5 * MIB}, {"cut_request": 5 * MIB, "reset": True}, {"status": 502}])
-def test_an_upload_that_broke_goes_on_where_the_registry_is(server, repository, fault):
+def test_interrupted_upload_resumes_at_the_registrys_offset(server, repository, fault):
     keep(server, 5 * MIB)
     server.on("PUT", UPLOADS, **fault)
     told = []
@@ -384,7 +384,7 @@ def test_an_upload_that_broke_goes_on_where_the_registry_is(server, repository, 
     assert server.uploads == {}
 
 
-def test_an_upload_that_broke_goes_on_in_chunks_as_large_as_the_registry_wants(server, repository):
+def test_resumed_upload_respects_minimum_length(server, repository):
     keep(server, 2 * MIB)
     server.on("POST", UPLOADS, headers={"OCI-Chunk-Min-Length": str(6 * MIB)})
     server.on("PUT", UPLOADS, status=503)
@@ -393,7 +393,7 @@ def test_an_upload_that_broke_goes_on_in_chunks_as_large_as_the_registry_wants(s
     assert [len(r.body) for r in server.seen("PATCH")] == [6 * MIB, MIB + 17]
 
 
-def test_an_upload_that_is_there_but_was_not_closed_is_closed(server, repository):
+def test_complete_but_open_session_is_closed(server, repository):
     keep(server, SIZE)
     server.on("PUT", UPLOADS, status=504)
     repository.push_bytes(BLOB, CONTENT)
@@ -409,7 +409,7 @@ def test_an_upload_that_is_there_but_was_not_closed_is_closed(server, repository
         {"count": 5 * MIB, "get": 404}, {"count": 5 * MIB, "get": 500},
     ],
 )  # fmt: skip
-def test_an_upload_that_broke_and_cannot_go_on_begins_anew(server, open_repository, given):
+def test_interrupted_upload_without_resumption_starts_again(server, open_repository, given):
     """Too little was kept, or too much, or the wrong thing, or pieces are not taken."""
     keep(server, given["count"], given.get("content", CONTENT))
     if "patch" in given:
@@ -423,7 +423,7 @@ def test_an_upload_that_broke_and_cannot_go_on_begins_anew(server, open_reposito
     assert server.uploads == {}
 
 
-def test_an_upload_that_breaks_wherever_it_goes_on_ends(server, repository):
+def test_upload_that_always_breaks_is_given_up(server, repository):
     keep(server, 5 * MIB)
     server.on("PUT", UPLOADS, status=500, times=None)
     server.on("PATCH", UPLOADS, status=500, times=None)
@@ -434,7 +434,7 @@ def test_an_upload_that_breaks_wherever_it_goes_on_ends(server, repository):
 
 
 @pytest.mark.parametrize(("count", "lost"), [(SIZE, False), (SIZE - 1, True), (5 * MIB, True)])
-def test_content_that_can_be_read_once_goes_on_only_if_nothing_of_it_is_lost(server, repository, count, lost):
+def test_one_shot_content_resumes_only_without_loss(server, repository, count, lost):
     keep(server, count)
     server.on("PUT", UPLOADS, status=502)
     if lost:
@@ -446,7 +446,7 @@ def test_content_that_can_be_read_once_goes_on_only_if_nothing_of_it_is_lost(ser
     assert server.uploads == {}
 
 
-def test_a_real_registry_that_keeps_what_came_gets_only_the_rest(registry, repo, open_repository):
+def test_real_registry_receives_only_the_rest(registry, repo, open_repository):
     with Proxy(registry.url) as proxy:
         proxy.on("PUT", ".*/uploads/.*", cut_request=6 * MIB)
         repository = open_repository(proxy.host, repo, push=True)
@@ -461,14 +461,14 @@ def test_a_real_registry_that_keeps_what_came_gets_only_the_rest(registry, repo,
 
 
 @pytest.mark.parametrize("status", [500, 502, 503, 504])
-def test_a_server_error_is_answered_with_a_new_session(server, repository, status):
+def test_server_error_is_retried_in_new_session(server, repository, status):
     server.on("PUT", UPLOADS, status=status)
     repository.push_bytes(BLOB, CONTENT)
     assert kept(server) == CONTENT
     assert [len(r.body) for r in server.seen("PUT")] == [SIZE, SIZE]
 
 
-def test_a_rate_limit_is_waited_for(server, repository):
+def test_rate_limited_upload_waits_and_repeats_all_bytes(server, repository):
     """And the second try sends the bytes, not the end of the stream."""
     server.on("PUT", UPLOADS, status=429, headers={"Retry-After": "1"})
     started = time.monotonic()
@@ -478,7 +478,7 @@ def test_a_rate_limit_is_waited_for(server, repository):
     assert methods(server) == ["POST", "PUT", "PUT"]
 
 
-def test_a_rate_limit_that_is_too_long_is_an_error_and_the_session_is_cancelled(server, repository):
+def test_long_rate_limit_raises_and_cancels_session(server, repository):
     server.on("PUT", UPLOADS, status=429, headers={"Retry-After": "9999"}, times=None)
     with pytest.raises(errors.RateLimited) as caught:
         repository.push_bytes(BLOB, CONTENT)
@@ -486,7 +486,7 @@ def test_a_rate_limit_that_is_too_long_is_an_error_and_the_session_is_cancelled(
     assert server.uploads == {}
 
 
-def test_a_session_that_is_gone_is_opened_anew(server, repository):
+def test_lost_session_is_opened_again(server, repository):
     """distribution with several instances and differing secrets: oras-dotnet#132."""
     server.on("PUT", UPLOADS, status=404, body=b'{"errors":[{"code":"BLOB_UPLOAD_UNKNOWN"}]}')
     repository.push_bytes(BLOB, CONTENT)
@@ -496,7 +496,7 @@ def test_a_session_that_is_gone_is_opened_anew(server, repository):
 
 @pytest.mark.parametrize("chunk_size", [None, 4 * MIB])
 @pytest.mark.parametrize(("status", "code"), [(404, "BLOB_UPLOAD_INVALID"), (400, "BLOB_UPLOAD_INVALID"), (400, "BLOB_UPLOAD_UNKNOWN")])  # fmt: skip
-def test_a_session_that_another_replica_does_not_know_is_opened_anew(server, repository, status, code, chunk_size):
+def test_session_unknown_to_replica_is_opened_again(server, repository, status, code, chunk_size):
     words = json.dumps({"errors": [{"code": code}]}).encode()
     server.on("PATCH" if chunk_size else "PUT", UPLOADS, status=status, body=words)
     repository.push(BLOB, io.BytesIO(CONTENT), chunk_size=chunk_size)
@@ -505,7 +505,7 @@ def test_a_session_that_another_replica_does_not_know_is_opened_anew(server, rep
 
 
 @pytest.mark.parametrize(("status", "sessions"), [(404, 4), (400, 2)])
-def test_replicas_that_never_know_each_others_sessions_are_an_error_with_a_hint(server, repository, status, sessions):
+def test_replicas_without_shared_secret_raise_with_hint(server, repository, status, sessions):
     server.on("PUT", UPLOADS, status=status, body=b'{"errors":[{"code":"BLOB_UPLOAD_INVALID"}]}', times=None)
     with pytest.raises(errors.UploadInvalid) as caught:
         repository.push_bytes(BLOB, CONTENT)
@@ -513,7 +513,7 @@ def test_replicas_that_never_know_each_others_sessions_are_an_error_with_a_hint(
     assert len(server.seen("POST")) == sessions and server.uploads == {}
 
 
-def test_a_server_that_always_fails_is_given_up(server, repository):
+def test_server_that_always_fails_is_given_up(server, repository):
     server.on("PUT", UPLOADS, status=500, times=None)
     with pytest.raises(errors.RegistryError) as caught:
         repository.push_bytes(BLOB, CONTENT)
@@ -523,7 +523,7 @@ def test_a_server_that_always_fails_is_given_up(server, repository):
 
 
 @pytest.mark.parametrize("fault", [{"cut_request": 1000}, {"status": 503}, {"status": 413}])
-def test_content_that_can_be_read_once_is_sent_once(server, repository, fault):
+def test_one_shot_content_is_sent_once(server, repository, fault):
     server.on("PUT", UPLOADS, times=None, **fault)
     with pytest.raises((errors.ConnectionFailed, errors.RegistryError)):
         repository.push(BLOB, io.BufferedReader(Once()))
@@ -531,23 +531,23 @@ def test_content_that_can_be_read_once_is_sent_once(server, repository, fault):
     assert kept(server) is None and server.uploads == {}
 
 
-def test_content_that_can_be_read_once_is_pushed(server, repository):
+def test_one_shot_content_is_pushed(server, repository):
     repository.push(BLOB, io.BufferedReader(Once()))
     assert kept(server) == CONTENT
 
 
-def test_content_that_can_be_read_once_survives_a_lost_chunk(server, repository):
+def test_one_shot_content_survives_rejected_chunk(server, repository):
     server.on("PATCH", UPLOADS, status=416)
     repository.push(BLOB, io.BufferedReader(Once()), chunk_size=4 * MIB)
     assert kept(server) == CONTENT
 
 
-# -- content that is not what it should be
+# Content that is not what it should be
 
 
 @pytest.mark.parametrize("chunk_size", [None, 4 * MIB])
 @pytest.mark.parametrize("wrong", [CONTENT[:-1], CONTENT[: 5 * MIB], b"", CONTENT + b"x", CONTENT + bytes(MIB)])
-def test_content_of_another_length_is_refused_before_the_registry_has_it(server, repository, wrong, chunk_size):
+def test_wrong_length_is_rejected_before_the_last_byte(server, repository, wrong, chunk_size):
     with pytest.raises(errors.SizeMismatch):
         repository.push(BLOB, io.BytesIO(wrong), chunk_size=chunk_size)
     assert server.blobs == {}
@@ -560,14 +560,14 @@ def test_content_of_another_length_is_refused_before_the_registry_has_it(server,
     assert kept(server) == CONTENT, "the connection is fit for the next request"
 
 
-def test_content_of_another_digest_is_refused_by_the_registry(server, repository):
+def test_wrong_digest_is_rejected_by_registry(server, repository):
     with pytest.raises(errors.UploadInvalid) as caught:
         repository.push_bytes(BLOB, bytes(SIZE))
     assert caught.value.code == "DIGEST_INVALID"
     assert len(server.seen("PUT")) == 1
 
 
-def test_a_stored_digest_that_is_another_is_an_error(server, repository):
+def test_other_stored_digest_raises(server, repository):
     server.on("PUT", UPLOADS, headers={"Docker-Content-Digest": "sha256:" + "0" * 64})
     with pytest.raises(errors.UploadInvalid, match="0" * 64):
         repository.push_bytes(BLOB, CONTENT)
@@ -588,7 +588,7 @@ class Failing(io.BytesIO):
 
 @pytest.mark.parametrize("chunk_size", [None, 4 * MIB])
 @pytest.mark.parametrize("error", [OSError(5, "Input/output error"), errors.ConnectionFailed("the source"), RuntimeError("x")])  # fmt: skip
-def test_a_source_that_cannot_be_read_is_not_taken_for_a_broken_registry(server, repository, error, chunk_size):
+def test_unreadable_source_raises_its_own_error(server, repository, error, chunk_size):
     with pytest.raises(type(error)) as caught:
         repository.push(BLOB, Failing(error), chunk_size=chunk_size)
     assert caught.value is error
@@ -596,7 +596,7 @@ def test_a_source_that_cannot_be_read_is_not_taken_for_a_broken_registry(server,
     assert server.blobs == {}
 
 
-# -- giving up
+# Giving up
 
 
 class Interrupting(io.BytesIO):
@@ -607,7 +607,7 @@ class Interrupting(io.BytesIO):
 
 
 @pytest.mark.parametrize("chunk_size", [None, 4 * MIB])
-def test_ctrl_c_cancels_the_session(server, repository, chunk_size):
+def test_ctrl_c_cancels_session(server, repository, chunk_size):
     with pytest.raises(KeyboardInterrupt):
         repository.push(BLOB, Interrupting(CONTENT), chunk_size=chunk_size)
     assert "DELETE" in methods(server)
@@ -616,14 +616,14 @@ def test_ctrl_c_cancels_the_session(server, repository, chunk_size):
 
 
 @pytest.mark.parametrize("fault", [{"status": 401}, {"status": 404}, {"status": 405}, {"drop": "before"}])
-def test_a_session_that_cannot_be_cancelled_does_not_hide_the_error(server, repository, fault):
+def test_failed_cancellation_does_not_hide_the_error(server, repository, fault):
     server.on("DELETE", UPLOADS, times=None, **fault)
     server.on("PUT", UPLOADS, status=403, times=None)
     with pytest.raises(errors.Denied):
         repository.push_bytes(BLOB, CONTENT)
 
 
-def test_a_cancellation_that_is_not_answered_does_not_keep_anyone_waiting(server, repository):
+def test_unanswered_cancellation_ends_soon(server, repository):
     server.on("DELETE", UPLOADS, delay=30)
     server.on("PUT", UPLOADS, status=403, times=None)
     started = time.monotonic()
@@ -632,14 +632,14 @@ def test_a_cancellation_that_is_not_answered_does_not_keep_anyone_waiting(server
     assert time.monotonic() - started < 10
 
 
-def test_a_refusal_is_not_tried_again(server, repository):
+def test_rejected_upload_is_not_retried(server, repository):
     server.on("POST", UPLOADS, status=403, body=b'{"errors":[{"code":"DENIED","message":"quota"}]}', times=None)
     with pytest.raises(errors.Denied, match="quota"):
         repository.push_bytes(BLOB, CONTENT)
     assert methods(server) == ["POST"]
 
 
-def test_a_repository_that_is_not_made_by_itself_is_an_error_at_once(server, repository):
+def test_missing_repository_raises_at_once(server, repository):
     """ECR: aws/containers-roadmap#853."""
     server.on("POST", UPLOADS, status=404, body=b'{"errors":[{"code":"NAME_UNKNOWN"}]}', times=None)
     with pytest.raises(errors.NameUnknown):
@@ -647,21 +647,21 @@ def test_a_repository_that_is_not_made_by_itself_is_an_error_at_once(server, rep
     assert methods(server) == ["POST"]
 
 
-# -- other algorithms
+# Other algorithms
 
 
 SHA512 = Descriptor(media_type="x/y", digest=Digest("sha512:" + hashlib.sha512(CONTENT).hexdigest()), size=SIZE)
 
 
 @pytest.mark.parametrize("chunk_size", [None, 4 * MIB])
-def test_another_algorithm_is_announced(server, repository, chunk_size):
+def test_other_algorithm_is_announced(server, repository, chunk_size):
     repository.push(SHA512, io.BytesIO(CONTENT), chunk_size=chunk_size)
     assert kept(server, SHA512) == CONTENT
     assert server.requests[0].target == "/v2/a/b/blobs/uploads/?digest-algorithm=sha512"
     assert server.requests[-1].query["digest"] == [SHA512.digest]
 
 
-def test_a_registry_that_keeps_the_blob_under_another_algorithm_only_is_found_out(server, repository):
+def test_blob_stored_under_other_algorithm_only_raises(server, repository):
     def other_name(request, answer):
         server.blobs["a/b", BLOB.digest] = server.blobs.pop(("a/b", SHA512.digest))
         answer.headers["Docker-Content-Digest"] = BLOB.digest
@@ -671,13 +671,13 @@ def test_a_registry_that_keeps_the_blob_under_another_algorithm_only_is_found_ou
         repository.push_bytes(SHA512, CONTENT)
 
 
-def test_a_registry_that_calls_it_by_its_own_algorithm_but_has_it_is_believed(server, repository):
+def test_digest_of_other_algorithm_is_accepted_if_blob_exists(server, repository):
     server.on("PUT", UPLOADS, headers={"Docker-Content-Digest": BLOB.digest})
     repository.push_bytes(SHA512, CONTENT)
     assert kept(server, SHA512) == CONTENT
 
 
-# -- mounts
+# Mounts
 
 
 @pytest.fixture
@@ -686,14 +686,14 @@ def source(server, repository):
     return Registry(repository.transport).repository("src/a")
 
 
-def test_a_mount_moves_no_bytes(server, repository, source):
+def test_mount_transfers_no_bytes(server, repository, source):
     assert repository.mount(BLOB, source) is True
     assert kept(server) == CONTENT
     (post,) = server.requests
     assert post.query == {"mount": [BLOB.digest], "from": ["src/a"]}
 
 
-def test_the_session_that_a_refused_mount_opens_is_used(server, repository, source):
+def test_session_of_rejected_mount_is_used(server, repository, source):
     server.blobs.clear()
     assert repository.mount(BLOB, source) is False
     repository.push_bytes(BLOB, CONTENT)
@@ -703,7 +703,7 @@ def test_the_session_that_a_refused_mount_opens_is_used(server, repository, sour
 
 
 @pytest.mark.parametrize("status", [400, 401, 403, 404, 405])
-def test_a_mount_that_is_refused_becomes_an_upload(server, repository, source, status):
+def test_rejected_mount_becomes_upload(server, repository, source, status):
     """Quay 400 (quay PR#899), Harbor 401 (harbor#17097)."""
     server.on("POST", UPLOADS, when=lambda r: "mount" in r.query, status=status)
     assert repository.mount(BLOB, source) is False
@@ -711,13 +711,13 @@ def test_a_mount_that_is_refused_becomes_an_upload(server, repository, source, s
     assert kept(server) == CONTENT
 
 
-def test_nothing_is_mounted_from_elsewhere(server, other, repository, open_repository):
+def test_mount_from_other_registry_returns_false(server, other, repository, open_repository):
     assert repository.mount(BLOB, open_repository(other, "src/a")) is False
     assert repository.mount(BLOB, repository) is False
     assert server.requests == []
 
 
-def test_memory_stays_flat(server, repository, tmp_path):
+def test_upload_memory_is_constant(server, repository, tmp_path):
     """A sparse file of 256 MiB through one PUT and through chunks of 1 GiB."""
     import tracemalloc
 
@@ -743,7 +743,7 @@ def test_memory_stays_flat(server, repository, tmp_path):
         tracemalloc.stop()
 
 
-def test_many_uploads_at_once(server, repository):
+def test_parallel_uploads_succeed(server, repository):
     contents = [os.urandom(100_000) for _ in range(24)]
     failures = []
 

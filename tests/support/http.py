@@ -1,0 +1,54 @@
+"""Requests to the fake registry: credentials, a guard, bodies."""
+
+import base64
+import socket
+
+from ocikit.remote.http.responses import drain
+
+from tests.support.fake_registry import Response
+
+SECRET = "hunter2-correct-horse"
+ADA = ("ada", SECRET)
+BASIC = "Basic " + base64.b64encode(f"ada:{SECRET}".encode()).decode()
+
+
+def require_basic(request):
+    """Reject requests without ada's password; a guard for `FakeRegistry`."""
+    if request.headers.get("Authorization") != BASIC:
+        return Response(401, {"WWW-Authenticate": 'Basic realm="r"'})
+    return None
+
+
+def get(transport, target="/v2/", **options):
+    """Send a GET request and return the response and its body."""
+    response = transport.request("GET", target, "test", **options)
+    body = response.raw.read()
+    drain(response)
+    return response, body
+
+
+def free_port():
+    """Return a port on which nothing listens."""
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        return listener.getsockname()[1]
+
+
+class OneShotBody:
+    """A body that can be read only once."""
+
+    def __init__(self, content):
+        self._content = content
+
+    def read(self, size=-1):
+        """Read at most `size` bytes."""
+        chunk, self._content = self._content[:size], self._content[size:]
+        return chunk
+
+    def seekable(self):
+        """Return False."""
+        return False
+
+    def tell(self):
+        """Raise OSError, as streams do that can't seek."""
+        raise OSError("not seekable")
