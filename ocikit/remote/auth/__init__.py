@@ -1,1 +1,1 @@
-"""Authentication with registries: credentials, tokens, challenges."""
+"""Authentication to registries: credentials, challenges and tokens."""

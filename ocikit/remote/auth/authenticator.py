@@ -1,7 +1,4 @@
-"""The loop of authentication: a challenge comes back, a token is asked for, and goes to its own registry only.
-
-token-auth token.md and oauth.md.
-"""
+"""Answers to the challenges of one registry. distribution token.md and oauth.md."""
 
 from __future__ import annotations
 
@@ -27,40 +24,41 @@ from ocikit.spec.challenge import Challenge, Scope, merge_scopes, parse_challeng
 
 log = logging.getLogger("ocikit")
 
-_CREDENTIALS_KEPT = 30.0  # seconds: a helper is a process of its own, and a thousand blobs must not start a thousand
-_CLIENT = "ocikit"
-_BREAKS = 2  # times that the answer of a token server may end too early
-_REFUSED = frozenset({400, 401, 403})  # how token servers refuse credentials or scopes
+# Seconds for which credentials are reused: a helper is a process, and a thousand blobs must not spawn a thousand.
+_CREDENTIALS_LIFETIME = 30.0
+_CLIENT_ID = "ocikit"
+_BODY_RETRIES = 2  # retries after a token response that ends early
+_REJECTED_STATUSES = frozenset({400, 401, 403})  # statuses of token servers for rejected credentials or scopes
 
 
 class Send(Protocol):
-    """Sends one request without any credentials of its own."""
+    """A function that sends one request without adding credentials."""
 
     def __call__(self, method: str, url: str, headers: dict[str, str], body: bytes | None) -> requests.Response:
-        """The response, redirects followed."""
+        """Return the response after redirects."""
 
 
 @frozen
 class Authorization:
-    """What goes into the header, and where it came from."""
+    """The value of an Authorization header, and its origin."""
 
     value: str = field(repr=False)
-    """Empty: nothing is sent, on purpose."""
+    """The value; "" means that the request is sent without the header on purpose."""
     key: TokenKey | None = None
     token: Token | None = field(default=None, repr=False)
-    who: str = ""
-    """Whose credentials it came from, for messages; "" if nobody's."""
+    account: str = ""
+    """The account that it belongs to, for messages; "" for anonymous access."""
 
 
 class Authenticator:
-    """Knows what one registry asks for, and answers with the user's credentials or none.
+    """Authentication to one registry with the user's credentials or anonymously.
 
     Args:
-        host: the registry, as in references.
-        keychain: where credentials come from.
-        tokens: shared by the hosts of a session.
-        send: how to reach a token server.
-        allow_private: whether the token server may have a private address though the registry has none.
+        host: The registry as in references.
+        keychain: The source of credentials.
+        tokens: The token cache, shared by the hosts of a session.
+        send: Function that sends a request to a token server.
+        allow_private: Allow a token server with a private address although the registry has a public one.
     """
 
     def __init__(
@@ -72,19 +70,19 @@ class Authenticator:
         self._send = send
         self._allow_private = allow_private
         self._challenge: Challenge | None = None
-        self._known: dict[str, tuple[Credentials, float]] = {}
+        self._credentials_cache: dict[str, tuple[Credentials, float]] = {}
         self._rotated: dict[tuple[str, str], str] = {}
         self._rejected: set[tuple[str, str]] = set()
-        self._private: set[tuple[str, str]] = set()
+        self._not_public: set[tuple[str, str]] = set()
         self._too_wide: set[TokenKey] = set()
-        self._refreshing = threading.Lock()
-        self._telling = threading.Lock()
+        self._refresh_lock = threading.Lock()
+        self._warning_lock = threading.Lock()
 
     def __repr__(self) -> str:
         return f"Authenticator({self._host!r}, {self._challenge.scheme if self._challenge else 'not asked yet'})"
 
     def header(self, scopes: Sequence[Scope]) -> Authorization | None:
-        """What to send before being asked: nothing until the registry has challenged once."""
+        """Return the authorization for a request; None before the first challenge of the registry."""
         challenge = self._challenge
         return None if challenge is None else self._authorization(challenge, scopes)
 
@@ -97,16 +95,19 @@ class Authenticator:
         *,
         again: bool = False,
     ) -> Authorization | None:
-        """What to send after a 401, or None if there is nothing better than what was sent.
+        """Return the authorization after a 401, or None if no other one is available.
 
         Args:
-            response: the 401.
-            registry_url: the request's URL; a token server must be no less protected.
-            scopes: what the request needs.
-            sent: what was refused, if anything.
-            again: whether that was an answer to a 401 already: then only a wider scope can help.
+            response: The response with status 401.
+            registry_url: The request's URL; the token server must be at least as protected.
+            scopes: The scopes that the request needs.
+            sent: The rejected authorization, if any.
+            again: The rejected authorization was itself an answer to a 401, so only a wider scope can help.
+
+        Raises:
+            OcikitError: The token server is not allowed, failed, or rejected the credentials.
         """
-        # urllib3 keeps repeated headers apart; requests has joined them
+        # urllib3 keeps repeated headers apart; requests joins them.
         values = response.raw.headers.getlist("WWW-Authenticate") or [response.headers.get("WWW-Authenticate", "")]
         challenge = select_challenge(parse_challenges(values))
         if challenge is None:
@@ -114,131 +115,138 @@ class Authenticator:
         if challenge.scheme == "bearer":
             check_realm(challenge.realm, registry_url, allow_private=self._allow_private)
         self._challenge = challenge
-        self._known.clear()
-        wanted = merge_scopes([*scopes, *(Scope.parse(text) for text in challenge.scope)])
+        self._credentials_cache.clear()
+        needed = merge_scopes([*scopes, *(Scope.parse(text) for text in challenge.scope)])
         if sent is not None and sent.key is not None:
-            key = self._key(challenge, wanted, self._credentials(wanted))
-            narrowed = key in self._too_wide
+            narrowed = self._key(challenge, needed, self._credentials(needed)) in self._too_wide
             if narrowed and challenge.error == "insufficient_scope":
-                return None  # what is missing was refused by the token server
-            if again and (narrowed or all(any(had.covers(s) for had in sent.key.scopes) for s in wanted)):
+                return None  # the token server has rejected the missing scope
+            covered = all(any(scope.covers(need) for scope in sent.key.scopes) for need in needed)
+            if again and (narrowed or covered):
                 return None
-            # Expired, revoked, or too narrow: ask anew rather than send the same again
+            # The token is expired, revoked or too narrow: get a new one instead of sending it again.
             self._tokens.drop(sent.key, sent.token)
-        answer = self._authorization(challenge, wanted)
+        answer = self._authorization(challenge, needed)
         return None if answer is None or (sent is not None and answer.value == sent.value) else answer
 
-    def stranger(self, scopes: Sequence[Scope], *, unknown: bool) -> Authorization | None:
-        """What anyone may send for a read whose credentials the registry refused; None if that can't lead further.
+    def anonymous_authorization(self, scopes: Sequence[Scope], *, untried: bool) -> Authorization | None:
+        """Return an anonymous authorization for a read whose credentials were rejected; None if it can't help.
 
-        GHCR answers 403 to whoever has an expired token, even for a public image: oras#1161. What comes of it is told to
-        `read_as_stranger`.
+        GHCR responds with 403 to an expired token even for public images (oras#1161). The caller reports the result
+        to `note_anonymous_read`.
 
         Args:
-            scopes: what the request needs.
-            unknown: whether the request hasn't been sent without any authorization yet.
+            scopes: The scopes that the request needs.
+            untried: The request has not been sent without authorization yet.
         """
         challenge, credentials = self._challenge, self._credentials(scopes)
-        place = credentials.identity, _repository(scopes)
-        if challenge is None or credentials.anonymous or not _reads_only(scopes) or place in self._private:
+        identity = credentials.identity, _repository(scopes)
+        if challenge is None or credentials.anonymous or not _reads_only(scopes) or identity in self._not_public:
             return None
         if challenge.scheme == "basic":
-            return Authorization("") if unknown else None
+            return Authorization("") if untried else None
         try:
             return self._token(self._key(challenge, scopes, ANONYMOUS), challenge, scopes, ANONYMOUS, "")
         except RegistryError as error:
-            if error.status in _REFUSED:
-                self._private.add(place)
+            if error.status in _REJECTED_STATUSES:
+                self._not_public.add(identity)
         except ConnectionFailed:
-            pass  # the refusal that there was says more
+            pass  # the original 401 or 403 is the better error
         return None
 
-    def read_as_stranger(self, scopes: Sequence[Scope], *, allowed: bool) -> None:
-        """Go on without the credentials for reads of this repository, or never try that again."""
+    def note_anonymous_read(self, scopes: Sequence[Scope], *, allowed: bool) -> None:
+        """Record the result of an anonymous read.
+
+        Args:
+            scopes: The scopes of the request.
+            allowed: Read this repository anonymously from now on, else never try that again.
+        """
         credentials = self._credentials(scopes)
         if allowed:
-            self._leave_out(credentials, scopes)
+            self._reject(credentials, scopes)
         else:
-            self._private.add((credentials.identity, _repository(scopes)))
+            self._not_public.add((credentials.identity, _repository(scopes)))
 
-    def _leave_out(self, credentials: Credentials, scopes: Sequence[Scope]) -> None:
-        place = credentials.identity, _repository(scopes)
-        with self._telling:
-            new = place not in self._rejected and not credentials.anonymous
-            self._rejected.add(place)
-        if new:
+    def _reject(self, credentials: Credentials, scopes: Sequence[Scope]) -> None:
+        """Use no credentials for reads of this repository from now on."""
+        identity = credentials.identity, _repository(scopes)
+        with self._warning_lock:
+            is_new = identity not in self._rejected and not credentials.anonymous
+            self._rejected.add(identity)
+        if is_new:
             log.warning(
-                "%s rejected the stored credentials of %s; reading anonymously", self._host, _whose(credentials)
+                "%s rejected the stored credentials of %s; reading anonymously", self._host, _account(credentials)
             )
 
     def _authorization(self, challenge: Challenge, scopes: Sequence[Scope]) -> Authorization | None:
         credentials = self._credentials(scopes)
-        who = "" if credentials.anonymous else _whose(credentials)
+        account = "" if credentials.anonymous else _account(credentials)
         if credentials.registry_token:
-            return Authorization(f"Bearer {credentials.registry_token}", who=who)
+            return Authorization(f"Bearer {credentials.registry_token}", account=account)
         if challenge.scheme == "basic":
             basic = _basic(credentials)
-            return Authorization(basic, who=who) if basic else None
+            return Authorization(basic, account=account) if basic else None
         key = self._key(challenge, scopes, credentials)
         if key not in self._too_wide:
             try:
-                return self._token(key, challenge, scopes, credentials, who)
+                return self._token(key, challenge, scopes, credentials, account)
             except RegistryError as error:
-                if len(scopes) == 1 or error.status not in _REFUSED:
+                if len(scopes) == 1 or error.status not in _REJECTED_STATUSES:
                     raise
-            # Docker Hub refuses the whole exchange for one scope that it won't grant: ggcr#1679, harbor#17097
+            # Docker Hub rejects all scopes if it does not grant one of them: ggcr#1679, harbor#17097.
             self._too_wide.add(key)
-        first = scopes[:1]
-        return self._token(self._key(challenge, first, credentials), challenge, first, credentials, who)
+        target = scopes[:1]
+        return self._token(self._key(challenge, target, credentials), challenge, target, credentials, account)
 
     def _key(self, challenge: Challenge, scopes: Sequence[Scope], credentials: Credentials) -> TokenKey:
         return TokenCache.key(self._host, challenge.realm, challenge.service, scopes, credentials.identity)
 
     def _token(
-        self, key: TokenKey, challenge: Challenge, scopes: Sequence[Scope], credentials: Credentials, who: str
+        self, key: TokenKey, challenge: Challenge, scopes: Sequence[Scope], credentials: Credentials, account: str
     ) -> Authorization:
         token = self._tokens.get_or_fetch(key, lambda: self._fetch(challenge, scopes, credentials))
-        return Authorization(f"Bearer {token.value}", key, token, who)
+        return Authorization(f"Bearer {token.value}", key, token, account)
 
     def _credentials(self, scopes: Sequence[Scope]) -> Credentials:
         repository = _repository(scopes)
-        known = self._known.get(repository)
-        if known is None or time.monotonic() - known[1] > _CREDENTIALS_KEPT:
-            known = self._keychain.for_reference(self._host, repository), time.monotonic()
-            self._known[repository] = known
-        if (known[0].identity, repository) in self._rejected and _reads_only(scopes):
+        cached = self._credentials_cache.get(repository)
+        if cached is None or time.monotonic() - cached[1] > _CREDENTIALS_LIFETIME:
+            cached = self._keychain.for_reference(self._host, repository), time.monotonic()
+            self._credentials_cache[repository] = cached
+        if (cached[0].identity, repository) in self._rejected and _reads_only(scopes):
             return ANONYMOUS
-        return known[0]
+        return cached[0]
 
     def _fetch(self, challenge: Challenge, scopes: Sequence[Scope], credentials: Credentials) -> Token:
-        """A new token; refused credentials are left out of reads."""
+        """Return a new token; if the credentials are rejected, an anonymous one for reads."""
         try:
             return self._exchange(challenge, scopes, credentials)
         except RegistryError as error:
-            if error.status not in _REFUSED or credentials.anonymous:
+            if error.status not in _REJECTED_STATUSES or credentials.anonymous:
                 raise
-            refusal = error
+            rejection = error
         if _reads_only(scopes):
-            # A stale login must not hide what anyone may read: oras#1161
+            # A stale login must not hide public content: oras#1161.
             key = self._key(challenge, scopes, ANONYMOUS)
             try:
                 token = self._tokens.get_or_fetch(key, lambda: self._exchange(challenge, scopes, ANONYMOUS))
             except RegistryError:
                 pass
             else:
-                self._leave_out(credentials, scopes)
+                self._reject(credentials, scopes)
                 return token
-        kind = Denied if isinstance(refusal, Denied) else Unauthorized
-        raise kind(
-            f"{self._host} rejected the credentials of {_whose(credentials)}: {refusal.message}",
-            hint=f"log in again with ocikit.login({self._host!r}); ocikit.auth.explain({self._host!r}) shows where they come from",
-            method=refusal.method,
-            url=refusal.url,
-            status=refusal.status,
-            errors=refusal.errors,
-            request_id=refusal.request_id,
+        error_class = Denied if isinstance(rejection, Denied) else Unauthorized
+        raise error_class(
+            f"{self._host} rejected the credentials of {_account(credentials)}: {rejection.message}",
+            hint=f"log in again with ocikit.login({self._host!r}); "
+            f"ocikit.auth.explain({self._host!r}) shows where the credentials come from",
+            method=rejection.method,
+            url=rejection.url,
+            status=rejection.status,
+            errors=rejection.errors,
+            request_id=rejection.request_id,
             host=self._host,
-        ) from refusal
+        ) from rejection
 
     def _exchange(self, challenge: Challenge, scopes: Sequence[Scope], credentials: Credentials) -> Token:
         texts = [str(scope) for scope in scopes]
@@ -246,33 +254,33 @@ class Authenticator:
             return token
         query = [("service", challenge.service)] if challenge.service else []
         query += [("scope", text) for text in texts]
-        joint = "&" if "?" in challenge.realm else "?"
-        url = challenge.realm + (joint + urlencode(query) if query else "")
+        separator = "&" if "?" in challenge.realm else "?"
+        url = challenge.realm + (separator + urlencode(query) if query else "")
         basic = _basic(credentials)
-        breaks = 0
+        attempts = 0
         while True:
             response = self._send("GET", url, {"Authorization": basic} if basic else {}, None)
             try:
                 return self._parse(response)
             except ConnectionFailed as error:
-                # Within the body, as documents are asked for again: before that, it is `_send` that does
-                breaks += 1
-                if breaks > _BREAKS or isinstance(error, TimedOut):
+                # `_send` retries failures before the body only.
+                attempts += 1
+                if attempts > _BODY_RETRIES or isinstance(error, TimedOut):
                     raise
                 log.info("%s; trying again", error.message)
 
     def _refresh(self, challenge: Challenge, texts: Sequence[str], credentials: Credentials) -> Token | None:
-        """A token for an identity token, by POST; None if the server doesn't know of such. distribution oauth.md."""
-        # One at a time: a server that rotates refresh tokens takes each of them once
-        with self._refreshing:
-            # What one token server gave is not for another that the registry names later
-            kept = challenge.realm, credentials.identity
-            refresh = self._rotated.get(kept) or credentials.identity_token
+        """Return a token for an identity token by POST; None if the server lacks this. distribution oauth.md."""
+        # One at a time: a server that rotates refresh tokens accepts each of them once.
+        with self._refresh_lock:
+            # Key by realm (credential forwarding): a refresh token of one server must not be sent to another one that
+            # the registry names later.
+            key = challenge.realm, credentials.identity
             form = {
                 "grant_type": "refresh_token",
                 "service": challenge.service,
-                "client_id": _CLIENT,
-                "refresh_token": refresh,
+                "client_id": _CLIENT_ID,
+                "refresh_token": self._rotated.get(key) or credentials.identity_token,
             }
             if texts:
                 form["scope"] = " ".join(texts)
@@ -283,7 +291,7 @@ class Authenticator:
                 return None
             token = self._parse(response)
             if token.refresh_token:
-                self._rotated[kept] = token.refresh_token
+                self._rotated[key] = token.refresh_token
             return token
 
     def _parse(self, response: requests.Response) -> Token:
@@ -291,7 +299,7 @@ class Authenticator:
             raise error_from_response(
                 response,
                 f"get a token for {self._host}",
-                hint=f"ocikit.auth.explain({self._host!r}) shows what is sent",
+                hint=f"ocikit.auth.explain({self._host!r}) shows which credentials are sent",
             )
         body = read_limited(response, TOKEN_LIMIT, f"get a token for {self._host}")
         return Token.parse(body, time.time(), url=str(response.url), host=self._host)
@@ -304,7 +312,7 @@ def _basic(credentials: Credentials) -> str | None:
     return f"Basic {base64.b64encode(pair.encode()).decode()}"
 
 
-def _whose(credentials: Credentials) -> str:
+def _account(credentials: Credentials) -> str:
     return display.quoted(credentials.username or credentials.kind)
 
 
@@ -313,5 +321,5 @@ def _repository(scopes: Sequence[Scope]) -> str:
 
 
 def _reads_only(scopes: Sequence[Scope]) -> bool:
-    """Whether a stranger may do it, too; without any scope it is a question about the credentials themselves."""
+    """Return True if anonymous access may suffice. Requests without scopes check the credentials themselves."""
     return bool(scopes) and all(set(scope.actions) <= {"pull"} for scope in scopes)

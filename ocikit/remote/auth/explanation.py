@@ -1,4 +1,4 @@
-"""Where credentials were looked for, and which ones are used: values that hold no secrets."""
+"""The sources of credentials that were checked, and the one in use. The values contain no secrets."""
 
 from __future__ import annotations
 
@@ -11,31 +11,32 @@ from ocikit import display
 
 @frozen(kw_only=True)
 class ExplanationStep:
-    """One place that was looked at for credentials."""
+    """One source that was checked for credentials."""
 
     place: str
+    """The file, variable or argument."""
     username: str = ""
     kind: str = ""
-    """As `Credentials.kind`; "" if nothing was found."""
+    """As `Credentials.kind`; "" without credentials."""
     key: str = ""
-    """The key that matched, such as "quay.io/team"."""
+    """The matching key, such as "quay.io/team"."""
     note: str = ""
-    """By what means it was found, or why it wasn't."""
+    """The credential helper, or the reason why the source has no credentials."""
     wins: bool = False
+    """True for the source in use."""
     failed: bool = False
+    """True if the source can't be read."""
 
     def __str__(self) -> str:
         mark = "->" if self.wins else "!!" if self.failed else "  "
-        who = f"{self.username or 'no user name'} ({self.kind})" if self.kind else "nothing"
-        rest = [f"key {self.key}" if self.key else "", self.note]
-        return display.sanitize(
-            f"{mark} {self.place}: {'; '.join(filter(None, [*([] if self.failed else [who]), *rest]))}"
-        )
+        result = f"{self.username or 'no user name'} ({self.kind})" if self.kind else "nothing"
+        details = ["" if self.failed else result, f"key {self.key}" if self.key else "", self.note]
+        return display.sanitize(f"{mark} {self.place}: {'; '.join(filter(None, details))}")
 
 
 @frozen(kw_only=True, repr=False)
 class Explanation(display.Displayable):
-    """Where credentials for a registry were looked for, in order, and which ones are used. `print` it for all of it."""
+    """The sources of credentials for a registry in order, and the one in use. `print` shows all of them."""
 
     host: str
     repository: str = ""
@@ -43,12 +44,12 @@ class Explanation(display.Displayable):
 
     @property
     def winner(self) -> ExplanationStep | None:
-        """The place whose credentials are used; None if access is anonymous, or fails before one is found."""
+        """The source in use; None if access is anonymous, or a source fails before."""
         return next((step for step in self.steps if step.wins), None)
 
     @property
     def failure(self) -> ExplanationStep | None:
-        """The place that can't be read, if it comes before any that has credentials: every use would fail there."""
+        """The unreadable source before any source with credentials, at which every use fails; else None."""
         step = next((step for step in self.steps if step.wins or step.failed), None)
         return step if step and step.failed else None
 
@@ -68,10 +69,21 @@ class Explanation(display.Displayable):
         return "\n".join([f"credentials for {display.sanitize(where)}:", *map(str, self.steps)])
 
     def _sections(self) -> Iterator[display.Section]:
+        rows = (
+            (
+                "✓" if step.wins else "✗" if step.failed else "",
+                step.place,
+                step.username,
+                step.kind,
+                step.key,
+                step.note,
+            )
+            for step in self.steps
+        )
         yield display.Section(
-            title="looked at, in order",
+            title="checked, in order",
             headers=("", "place", "user", "kind", "key", "note"),
-            rows=(("✓" if s.wins else "✗" if s.failed else "", s.place, s.username, s.kind, s.key, s.note)
-                  for s in self.steps),
-            count=len(self.steps), unfolded=True,
-        )  # fmt: skip
+            rows=rows,
+            count=len(self.steps),
+            unfolded=True,
+        )

@@ -331,7 +331,7 @@ class Keychain(display.Displayable):
             yield (
                 where,
                 lambda ask: self._in_config(
-                    configuration.load(text.encode(errors="surrogateescape"), where), where, wishes, ask=ask
+                    configuration.parse(text.encode(errors="surrogateescape"), where), where, wishes, ask=ask
                 ),
             )
         for path in self._files():

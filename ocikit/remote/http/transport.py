@@ -205,7 +205,7 @@ class Transport(display.Displayable):
         status = response.status_code
         if status >= 400 and status not in ok_statuses:
             unrepeatable = status == 401 and sent is not None and not body.repeatable
-            rejected = sent.who if sent and not unrepeatable else ""
+            rejected = sent.account if sent and not unrepeatable else ""
             raise error_from_response(response, action, hint=_READ_ONCE if unrepeatable else "", rejected=rejected)
         if 300 <= status < 400:
             drain(response)
@@ -287,7 +287,7 @@ class Transport(display.Displayable):
             drain(response)
             sent = authorization
             body.rewind()
-        rejected = trusted and response.status_code in {401, 403} and sent is not None and sent.who
+        rejected = trusted and response.status_code in {401, 403} and sent is not None and sent.account
         if rejected and method in {"GET", "HEAD"}:
             response = self._retry_anonymously(response, request, scopes, untried=first is not None)
         return response, sent if trusted else None
@@ -296,7 +296,7 @@ class Transport(display.Displayable):
         self, rejection: requests.Response, request: Request, scopes: Sequence[Scope], *, untried: bool
     ) -> requests.Response:
         """Repeat a read without the rejected credentials; return the rejection if that fails, too."""
-        authorization = self._auth.stranger(scopes, unknown=untried)
+        authorization = self._auth.anonymous_authorization(scopes, untried=untried)
         if authorization is None:
             return rejection
         buffer_body(rejection)
@@ -306,7 +306,7 @@ class Transport(display.Displayable):
             return rejection
         allowed = response.status_code < 400 or response.status_code == 416
         if allowed or (trusted and response.status_code in {401, 403}):
-            self._auth.read_as_stranger(scopes, allowed=allowed)
+            self._auth.note_anonymous_read(scopes, allowed=allowed)
         if not allowed:
             drain(response)
         return response if allowed else rejection
