@@ -28,7 +28,7 @@ def layout(tmp_path):
 
 @pytest.fixture
 def image(layout):
-    """An image that tools accept: one layer that is a tar."""
+    """An image with one layer that is a valid tar, as tools require."""
     import gzip
     import tarfile
 
@@ -52,7 +52,7 @@ def test_skopeo_and_ocikit_read_layouts_of_each_other(layout, image, tmp_path):
         assert theirs.resolve("v1").digest == image.digest
         assert theirs.only().digest == image.digest
         theirs.tag(theirs.resolve("v1"), "v2")
-    # And skopeo goes on with a layout that we changed, and we with one that it changed
+    # Each tool continues with a layout that the other has changed
     peers.run("skopeo", "--insecure-policy", "copy", f"oci:{tmp_path}/theirs:v2", f"oci:{tmp_path}/theirs:v3")
     theirs = Layout(tmp_path / "theirs", create=False)
     assert theirs.resolve("v3").digest == image.digest
@@ -100,7 +100,7 @@ def test_crane_pushes_a_layout_and_ocikit_reads_its_pull(layout, image, tmp_path
         peers.run("crane", "validate", "--insecure", "--remote", reference)
         peers.run("crane", "pull", "--insecure", "--format", "oci", reference, tmp_path / "theirs")
     with Layout(tmp_path / "theirs", create=False) as theirs:
-        assert theirs.only().digest == image.digest  # crane gives no names
+        assert theirs.only().digest == image.digest  # crane writes no names
         assert theirs.verify().ok
         theirs.tag(theirs.only(), "named")
         assert theirs.resolve("named").digest == image.digest

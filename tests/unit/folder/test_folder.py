@@ -1,4 +1,4 @@
-"""Folders to pull to: what is moved, what stays, what is never overwritten, and titles that lead elsewhere."""
+"""Folders to pull to: transfers, edited files, unsafe titles and interrupted pulls."""
 
 import io
 import json
@@ -33,23 +33,23 @@ def artifact(files):
     return Manifest(config=EMPTY_DESCRIPTOR, layers=[layer(content, title) for title, content in files.items()])
 
 
-def pull(path, files, *, reference=REF, moved=None, **wishes):
-    """Pull files by title; gives the plan. `moved` collects the digests that were transferred."""
+def pull(path, files, *, reference=REF, transferred=None, **options):
+    """Pull files by title and return the plan. `transferred` collects the transferred digests."""
     by_digest = {layer(content, "x").digest: content for content in files.values()}
     folder = Folder(path)
     manifest = artifact(files)
-    plan = folder.plan(manifest, reference=reference, **wishes)
+    plan = folder.plan(manifest, reference=reference, **options)
     folder.begin(plan)
     for transfer in plan.transfers:
-        if moved is not None:
-            moved.append(transfer.descriptor.digest)
+        if transferred is not None:
+            transferred.append(transfer.descriptor.digest)
         folder.place(transfer, io.BytesIO(by_digest[transfer.descriptor.digest]))
     folder.finish(manifest, reference)
     return plan
 
 
 def tree(path):
-    """Files and their bytes, ours left out."""
+    """Return the bytes of all files outside of `.ocikit`."""
     return {
         p.relative_to(path).as_posix(): p.read_bytes()
         for p in sorted(path.rglob("*"))
@@ -74,10 +74,10 @@ def path(tmp_path):
 FILES = {"a.csv": b"1" * 100, "deep/er/b.csv": b"2" * 200, "c.csv": b"3" * 300}
 
 
-# What a pull does
+# Pulls
 
 
-def test_a_pull_makes_real_files_that_can_be_written(path):
+def test_pull_writes_regular_writable_files(path):
     umask = os.umask(0o022)
     try:
         pull(path, FILES)
@@ -90,7 +90,7 @@ def test_a_pull_makes_real_files_that_can_be_written(path):
     assert list((path / ".ocikit" / "partial").iterdir()) == []
 
 
-def test_the_users_umask_is_respected(path):
+def test_file_permissions_respect_the_umask(path):
     umask = os.umask(0o077)
     try:
         pull(path, {"a": b"1"})
@@ -99,7 +99,7 @@ def test_the_users_umask_is_respected(path):
     assert (path / "a").stat().st_mode & 0o777 == 0o600
 
 
-def test_a_plan_changes_nothing(path):
+def test_plan_changes_nothing(path):
     plan = Folder(path).plan(artifact(FILES))
     assert decisions(plan) == dict.fromkeys(FILES, "fetch")
     assert plan.size == 600
@@ -107,35 +107,35 @@ def test_a_plan_changes_nothing(path):
     assert repr(plan).startswith("FolderPlan(fetch=3, size=600 B, path=")
 
 
-def test_a_second_pull_moves_nothing_and_writes_nothing(path):
+def test_second_pull_transfers_and_writes_nothing(path):
     pull(path, FILES)
     before = {p: p.stat() for p in path.rglob("*") if p.is_file()}
-    moved = []
-    plan = pull(path, FILES, moved=moved)
-    assert (moved, decisions(plan)) == ([], dict.fromkeys(FILES, "present"))
+    transferred = []
+    plan = pull(path, FILES, transferred=transferred)
+    assert (transferred, decisions(plan)) == ([], dict.fromkeys(FILES, "present"))
     assert {p: p.stat() for p in path.rglob("*") if p.is_file()} == before
 
 
-def test_a_second_pull_reads_no_file_that_was_not_touched(path, monkeypatch):
+def test_second_plan_hashes_no_unchanged_file(path, monkeypatch):
     pull(path, FILES)
     monkeypatch.setattr("ocikit.folder.plan.hash_file", None)
     assert decisions(Folder(path).plan(artifact(FILES), reference=REF)) == dict.fromkeys(FILES, "present")
 
 
-def test_a_pull_of_a_new_version_moves_only_what_changed(path):
+def test_pull_of_new_version_transfers_only_changes(path):
     pull(path, FILES)
     inode = (path / "a.csv").stat().st_ino
-    moved = []
+    transferred = []
     new = {"a.csv": FILES["a.csv"], "deep/er/b.csv": b"new", "d.csv": b"4"}
-    plan = pull(path, new, moved=moved)
+    plan = pull(path, new, transferred=transferred)
     assert decisions(plan) == {"a.csv": "present", "deep/er/b.csv": "replace", "d.csv": "fetch"}
     assert plan.removed == ("c.csv",)
-    assert moved == [layer(b"new", "").digest, layer(b"4", "").digest]
+    assert transferred == [layer(b"new", "").digest, layer(b"4", "").digest]
     assert tree(path) == new
     assert (path / "a.csv").stat().st_ino == inode
 
 
-def test_a_file_that_was_only_touched_is_not_an_edited_one(path):
+def test_touched_file_is_not_edited(path):
     pull(path, FILES)
     os.utime(path / "a.csv", (1, 1))
     os.utime(path / "c.csv", (1, 1))
@@ -144,44 +144,44 @@ def test_a_file_that_was_only_touched_is_not_an_edited_one(path):
     assert Folder(path).record.files["c.csv"].mtime_ns == 10**9
 
 
-def test_a_file_that_is_there_without_a_record_is_known_by_its_content(path):
+def test_file_without_record_is_recognized_by_content(path):
     path.mkdir()
     (path / "a.csv").write_bytes(FILES["a.csv"])
-    moved = []
-    plan = pull(path, FILES, moved=moved)
+    transferred = []
+    plan = pull(path, FILES, transferred=transferred)
     assert decisions(plan)["a.csv"] == "present"
-    assert layer(FILES["a.csv"], "").digest not in moved
+    assert layer(FILES["a.csv"], "").digest not in transferred
 
 
-def test_a_deleted_file_comes_back(path):
+def test_deleted_file_is_fetched_again(path):
     pull(path, FILES)
     (path / "a.csv").unlink()
     assert decisions(pull(path, FILES))["a.csv"] == "fetch"
     assert tree(path) == FILES
 
 
-def test_content_with_two_titles_is_got_once(path):
-    moved = []
+def test_content_with_two_titles_is_transferred_once(path):
+    transferred = []
     files = {"a": b"same", "b/c": b"same", "d": b"other"}
-    plan = pull(path, files, moved=moved)
-    assert len(moved) == 2
+    plan = pull(path, files, transferred=transferred)
+    assert len(transferred) == 2
     assert plan.size == 9
     assert tree(path) == files
     (path / "a").write_bytes(b"edited")
     assert (path / "b/c").read_bytes() == b"same"
 
 
-def test_a_file_that_was_renamed_upstream_is_copied_and_not_got_again(path):
+def test_file_renamed_upstream_is_copied_locally(path):
     pull(path, {"old/name": b"1" * 100, "stays": b"2"})
-    moved = []
-    plan = pull(path, {"new/name": b"1" * 100, "stays": b"2", "twin": b"2"}, moved=moved)
-    assert moved == []
+    transferred = []
+    plan = pull(path, {"new/name": b"1" * 100, "stays": b"2", "twin": b"2"}, transferred=transferred)
+    assert transferred == []
     assert {f.title: f.copy_of for f in plan.copies} == {"new/name": "old/name", "twin": "stays"}
     assert tree(path) == {"new/name": b"1" * 100, "stays": b"2", "twin": b"2"}
     assert not (path / "old").exists()
 
 
-def test_a_cached_blob_is_copied_and_never_linked(path, tmp_path):
+def test_cached_blob_is_copied_not_linked(path, tmp_path):
     cache = Cache(tmp_path / "cache")
     cache.push_bytes(layer(b"content", "a"), b"content")
     blob = cache.path(layer(b"content", "a").digest)
@@ -199,7 +199,7 @@ def test_a_cached_blob_is_copied_and_never_linked(path, tmp_path):
     assert blob.read_bytes() == b"content"
 
 
-def test_a_damaged_cached_blob_is_not_copied(path, tmp_path):
+def test_corrupt_cached_blob_is_not_copied(path, tmp_path):
     folder = Folder(path)
     plan = folder.plan(artifact({"a": b"content"}))
     folder.begin(plan)
@@ -227,17 +227,17 @@ def test_files_are_placed_from_many_threads(path):
     assert decisions(Folder(path).plan(artifact(files))) == dict.fromkeys(files, "present")
 
 
-def test_layers_without_title_get_a_name_and_empty_ones_no_file(path):
+def test_layer_without_title_gets_a_name_and_empty_one_no_file(path):
     folder = Folder(path)
     plan = folder.plan(Manifest(config=EMPTY_DESCRIPTOR, layers=[Descriptor.of(b"x", mt.OCI_LAYER), EMPTY_DESCRIPTOR]))
     [file] = plan.files
     assert file.title == f"sha256-{Descriptor.of(b'x', mt.OCI_LAYER).digest.encoded[:12]}.tar"
 
 
-# What is known afterwards
+# Records
 
 
-def test_the_record_keeps_the_manifest_byte_for_byte(path):
+def test_record_keeps_the_exact_manifest_bytes(path):
     manifest = artifact(FILES)
     raw = json.dumps(json.loads(manifest.raw), indent=3).replace("csv", "cs\\u0076").encode() + b"\n"
     odd = Manifest.parse(raw)
@@ -254,33 +254,33 @@ def test_the_record_keeps_the_manifest_byte_for_byte(path):
     "damage",
     [b"", b"{", b"[]", b"[" * 100_000, b'{"files": 1}', b'{"files": {"a.csv": 1, "b": {"digest": 1}}, "expected": []}'],
 )
-def test_a_record_that_can_not_be_read_costs_hashing_and_no_failure(path, damage):
+def test_unreadable_record_costs_hashing_only(path, damage):
     pull(path, FILES)
     Folder(path).record_path.write_bytes(damage)
-    moved = []
-    pull(path, FILES, moved=moved)
-    assert moved == []
+    transferred = []
+    pull(path, FILES, transferred=transferred)
+    assert transferred == []
     assert Folder(path).record.files.keys() == FILES.keys()
 
 
-def test_a_record_from_elsewhere_removes_nothing_outside_the_folder(path, tmp_path):
+def test_hostile_record_deletes_nothing_outside_the_folder(path, tmp_path):
     pull(path, FILES)
     victim = tmp_path / "victim"
     victim.write_bytes(b"mine")
     status = victim.stat()
-    known = json.loads(Folder(path).record_path.read_bytes())
+    record = json.loads(Folder(path).record_path.read_bytes())
     entry = {"digest": layer(b"mine", "").digest, "size": 4, "mtime_ns": status.st_mtime_ns, "source": REF.name}
-    known["files"] |= {"../victim": entry, str(victim): entry, "link/victim": entry}
-    Folder(path).record_path.write_text(json.dumps(known))
+    record["files"] |= {"../victim": entry, str(victim): entry, "link/victim": entry}
+    Folder(path).record_path.write_text(json.dumps(record))
     (path / "link").symlink_to(tmp_path)
     pull(path, FILES)
     assert victim.read_bytes() == b"mine"
 
 
-# What users edited
+# Edited files
 
 
-def test_an_edited_file_stops_the_pull_before_anything_is_written(path):
+def test_edited_file_stops_the_pull_before_writing(path):
     pull(path, FILES)
     edit(path / "a.csv", b"my notes")
     with pytest.raises(ContentError, match=r"a\.csv") as caught:
@@ -289,7 +289,7 @@ def test_an_edited_file_stops_the_pull_before_anything_is_written(path):
     assert tree(path) == {**FILES, "a.csv": b"my notes"}
 
 
-def test_an_edit_of_the_same_size_is_seen(path):
+def test_edit_of_the_same_size_is_detected(path):
     pull(path, FILES)
     edit(path / "a.csv", b"X" * 100)
     with pytest.raises(ContentError):
@@ -297,7 +297,7 @@ def test_an_edit_of_the_same_size_is_seen(path):
     assert (path / "a.csv").read_bytes() == b"X" * 100
 
 
-def test_force_overwrites_what_was_edited(path):
+def test_force_overwrites_edited_file(path):
     pull(path, FILES)
     edit(path / "a.csv", b"my notes")
     plan = pull(path, FILES, force=True)
@@ -305,7 +305,7 @@ def test_force_overwrites_what_was_edited(path):
     assert tree(path) == FILES
 
 
-def test_a_users_own_file_in_the_way_is_not_overwritten(path):
+def test_users_file_is_not_overwritten(path):
     path.mkdir()
     (path / "a.csv").write_bytes(b"mine")
     with pytest.raises(ContentError, match=r"a\.csv"):
@@ -314,30 +314,30 @@ def test_a_users_own_file_in_the_way_is_not_overwritten(path):
     assert not (path / ".ocikit").exists()
 
 
-def test_an_edit_that_happens_to_be_what_is_wanted_is_no_edit(path):
+def test_edit_equal_to_the_new_content_is_present(path):
     pull(path, FILES)
     edit(path / "a.csv", b"new")
     assert decisions(pull(path, {**FILES, "a.csv": b"new"}))["a.csv"] == "present"
 
 
-def test_a_file_edited_while_the_pull_runs_is_not_overwritten(path):
+def test_file_edited_during_the_pull_is_not_overwritten(path):
     pull(path, FILES)
     new = {"a.csv": b"new"}
     folder = Folder(path)
     plan = folder.plan(artifact(new), partial=True)
     folder.begin(plan)
 
-    class Meanwhile(io.BytesIO):
+    class EditingStream(io.BytesIO):
         def readinto(self, buffer):
             edit(path / "a.csv", b"my notes")
             return super().readinto(buffer)
 
     with pytest.raises(ContentError, match="edited during"):
-        folder.place(plan.transfers[0], Meanwhile(b"new"))
+        folder.place(plan.transfers[0], EditingStream(b"new"))
     assert (path / "a.csv").read_bytes() == b"my notes"
 
 
-def test_a_file_that_appears_while_the_pull_runs_is_not_overwritten(path):
+def test_file_created_during_the_pull_is_not_overwritten(path):
     folder = Folder(path)
     plan = folder.plan(artifact({"a": b"new"}))
     folder.begin(plan)
@@ -347,7 +347,7 @@ def test_a_file_that_appears_while_the_pull_runs_is_not_overwritten(path):
     assert (path / "a").read_bytes() == b"mine"
 
 
-def test_a_file_that_is_gone_upstream_but_was_edited_stays_and_becomes_the_users(path):
+def test_edited_file_removed_upstream_becomes_the_users(path):
     pull(path, FILES)
     edit(path / "c.csv", b"my notes")
     rest = {t: c for t, c in FILES.items() if t != "c.csv"}
@@ -358,7 +358,7 @@ def test_a_file_that_is_gone_upstream_but_was_edited_stays_and_becomes_the_users
         pull(path, FILES)
 
 
-def test_a_file_edited_after_the_plan_is_not_removed(path):
+def test_file_edited_after_the_plan_is_not_deleted(path):
     pull(path, FILES)
     folder = Folder(path)
     manifest = artifact({"a.csv": FILES["a.csv"]})
@@ -369,7 +369,7 @@ def test_a_file_edited_after_the_plan_is_not_removed(path):
     assert tree(path) == {"a.csv": FILES["a.csv"], "c.csv": b"my notes"}
 
 
-def test_a_selection_removes_nothing(path):
+def test_partial_pull_deletes_nothing(path):
     pull(path, FILES)
     plan = pull(path, {"a.csv": b"new"}, partial=True)
     assert plan.removed == ()
@@ -388,7 +388,7 @@ def test_two_artifacts_share_a_folder(path):
     pull(path, other, reference=LayoutReference.parse("oci:images:v1"))
 
 
-def test_other_files_and_folders_of_the_user_stay(path):
+def test_other_files_and_folders_of_the_user_are_kept(path):
     (path / "mine").mkdir(parents=True)
     (path / "mine" / "x").write_bytes(b"x")
     (path / "deep" / "er").mkdir(parents=True)
@@ -399,23 +399,23 @@ def test_other_files_and_folders_of_the_user_stay(path):
     assert not (path / "deep" / "er").exists()
 
 
-# Files where folders should be, and the other way round
+# Files and folders that replace each other
 
 
-def test_a_file_that_became_a_folder_upstream_makes_way(path):
+def test_file_is_replaced_by_folder_upstream(path):
     pull(path, {"x": b"1", "y": b"2"})
-    moved = []
-    pull(path, {"x/deep/1": b"1", "x/2": b"3", "y": b"2"}, moved=moved)
+    transferred = []
+    pull(path, {"x/deep/1": b"1", "x/2": b"3", "y": b"2"}, transferred=transferred)
     assert tree(path) == {"x/deep/1": b"1", "x/2": b"3", "y": b"2"}
 
 
-def test_a_folder_that_became_a_file_upstream_makes_way(path):
+def test_folder_is_replaced_by_file_upstream(path):
     pull(path, {"x/deep/1": b"1", "x/2": b"3"})
     pull(path, {"x": b"1"})
     assert tree(path) == {"x": b"1"}
 
 
-def test_a_folder_with_a_users_file_never_makes_way(path):
+def test_folder_with_a_users_file_is_never_replaced(path):
     pull(path, {"x/1": b"1"})
     (path / "x" / "mine").write_bytes(b"mine")
     for force in (False, True):
@@ -424,7 +424,7 @@ def test_a_folder_with_a_users_file_never_makes_way(path):
     assert tree(path) == {"x/1": b"1", "x/mine": b"mine"}
 
 
-def test_a_users_file_where_a_folder_is_needed_makes_way_only_by_force(path):
+def test_users_file_is_replaced_by_folder_only_by_force(path):
     path.mkdir()
     (path / "x").write_bytes(b"mine")
     with pytest.raises(ContentError, match="x"):
@@ -434,14 +434,14 @@ def test_a_users_file_where_a_folder_is_needed_makes_way_only_by_force(path):
     assert tree(path) == {"x/1": b"1"}
 
 
-def test_a_file_at_the_folders_own_path_is_a_typed_error(path):
+def test_file_at_the_path_of_the_folder_raises_content_error(path):
     path.write_bytes(b"x")
     with pytest.raises(ContentError, match="is not a folder"):
         pull(path, FILES)
     assert path.read_bytes() == b"x"
 
 
-# Titles and links that lead elsewhere
+# Path traversal
 
 
 @pytest.mark.parametrize(
@@ -449,20 +449,20 @@ def test_a_file_at_the_folders_own_path_is_a_typed_error(path):
     ["../../x", "../data-evil/x", "/tmp/x", "a/../../x", "..", ".", "", "a\\..\\x", "C:x", "a\x00b", ".ocikit/manifest.json",
      ".OCIKIT/manifest.json", "./.ocikit/x", "x" * 300],
 )  # fmt: skip
-def test_titles_that_lead_elsewhere_are_refused_before_anything_is_written(path, tmp_path, title):
+def test_unsafe_titles_are_rejected_before_writing(path, tmp_path, title):
     for files in (artifact({"good": b"1", title: b"2"}), {"good": layer(b"1", ""), title: layer(b"2", "")}):
         with pytest.raises(UnsafeArchive):
             Folder(path).plan(files)
     assert list(tmp_path.iterdir()) == []
 
 
-def test_two_layers_with_one_title_are_refused(path):
+def test_layers_with_the_same_title_are_rejected(path):
     manifest = Manifest(config=EMPTY_DESCRIPTOR, layers=[layer(b"1", "a"), layer(b"2", "./a")])
     with pytest.raises(UnsafeArchive):
         Folder(path).plan(manifest)
 
 
-def test_titles_that_differ_in_case_are_refused_where_they_are_one_file(path, monkeypatch):
+def test_case_collision_is_rejected_if_the_disk_ignores_case(path, monkeypatch):
     files = artifact({"Data.csv": b"1", "data.csv": b"2"})
     Folder(path).plan(files)
     monkeypatch.setattr(Folder, "_ignores_case", lambda self: True)
@@ -471,7 +471,7 @@ def test_titles_that_differ_in_case_are_refused_where_they_are_one_file(path, mo
 
 
 @pytest.mark.parametrize("target", ["outside", "/etc", "../outside", "absent-outside/../../outside"])
-def test_a_folder_that_is_a_link_to_elsewhere_is_not_written_through(path, tmp_path, target):
+def test_link_out_of_the_folder_is_not_followed(path, tmp_path, target):
     outside = tmp_path / "outside"
     outside.mkdir()
     path.mkdir()
@@ -482,7 +482,7 @@ def test_a_folder_that_is_a_link_to_elsewhere_is_not_written_through(path, tmp_p
     assert list(outside.iterdir()) == []
 
 
-def test_a_folder_that_becomes_a_link_while_the_pull_runs_is_not_written_through(path, tmp_path):
+def test_link_created_during_the_pull_is_not_followed(path, tmp_path):
     outside = tmp_path / "outside"
     outside.mkdir()
     folder = Folder(path)
@@ -494,7 +494,7 @@ def test_a_folder_that_becomes_a_link_while_the_pull_runs_is_not_written_through
     assert list(outside.iterdir()) == []
 
 
-def test_a_link_within_the_folder_is_followed(path):
+def test_link_within_the_folder_is_followed(path):
     (path / "real").mkdir(parents=True)
     (path / "sub").symlink_to("real")
     pull(path, {"sub/x": b"1"})
@@ -503,7 +503,7 @@ def test_a_link_within_the_folder_is_followed(path):
     assert decisions(Folder(path).plan(artifact({"sub/x": b"1"}))) == {"sub/x": "present"}
 
 
-def test_a_link_into_our_own_records_is_not_followed(path):
+def test_link_into_the_record_folder_is_not_followed(path):
     pull(path, FILES)
     before = Folder(path).record_path.read_bytes()
     (path / "sub").symlink_to(".ocikit")
@@ -512,7 +512,7 @@ def test_a_link_into_our_own_records_is_not_followed(path):
     assert Folder(path).record_path.read_bytes() == before
 
 
-def test_records_behind_a_link_are_refused(path, tmp_path):
+def test_record_folder_behind_a_link_is_rejected(path, tmp_path):
     path.mkdir()
     (tmp_path / "elsewhere").mkdir()
     (path / ".ocikit").symlink_to(tmp_path / "elsewhere")
@@ -521,7 +521,7 @@ def test_records_behind_a_link_are_refused(path, tmp_path):
     assert list((tmp_path / "elsewhere").iterdir()) == []
 
 
-def test_a_file_that_is_a_link_is_an_edit_and_by_force_replaced_not_followed(path, tmp_path):
+def test_linked_file_is_an_edit_and_force_replaces_the_link(path, tmp_path):
     outside = tmp_path / "outside"
     outside.write_bytes(b"mine")
     pull(path, FILES)
@@ -535,7 +535,7 @@ def test_a_file_that_is_a_link_is_an_edit_and_by_force_replaced_not_followed(pat
     assert tree(path) == FILES
 
 
-def test_the_folder_itself_may_be_a_link(path, tmp_path):
+def test_folder_itself_may_be_a_link(path, tmp_path):
     (tmp_path / "real").mkdir()
     path.symlink_to(tmp_path / "real")
     pull(path, FILES)
@@ -545,7 +545,7 @@ def test_the_folder_itself_may_be_a_link(path, tmp_path):
 # Failures
 
 
-def test_a_wrong_digest_leaves_the_old_file(path):
+def test_digest_mismatch_leaves_the_old_file(path):
     pull(path, FILES)
     folder = Folder(path)
     plan = folder.plan(artifact({"a.csv": b"new"}), partial=True)
@@ -556,12 +556,12 @@ def test_a_wrong_digest_leaves_the_old_file(path):
     assert list((path / ".ocikit" / "partial").iterdir()) == []
 
 
-class Breaks(io.BytesIO):
-    """A stream that ends in an error after so many bytes, and notes how much it gave."""
+class BreakingStream(io.BytesIO):
+    """A stream that raises after some bytes and counts the bytes that were read."""
 
     def __init__(self, content, after=None, error=None):
         super().__init__(content)
-        self.after, self.error, self.given = after, error, 0
+        self.after, self.error, self.bytes_read = after, error, 0
 
     def readinto(self, buffer):
         if self.after is not None:
@@ -569,41 +569,41 @@ class Breaks(io.BytesIO):
                 raise self.error
             buffer = memoryview(buffer)[: self.after - self.tell()]
         n = super().readinto(buffer)
-        self.given += n
+        self.bytes_read += n
         return n
 
 
 @pytest.mark.parametrize("error", [ConnectionResetError, KeyboardInterrupt])
-def test_a_pull_that_broke_off_is_resumed_and_whole_files_are_known_again(path, error):
+def test_interrupted_pull_is_resumed(path, error):
     first = Folder(path)
     plan = first.plan(artifact(FILES), reference=REF)
     first.begin(plan)
     contents = {layer(c, "").digest: c for c in FILES.values()}
     first.place(plan.transfers[0], io.BytesIO(contents[plan.transfers[0].descriptor.digest]))
-    broken = plan.transfers[1]
+    interrupted = plan.transfers[1]
     with pytest.raises(error):
-        first.place(broken, Breaks(contents[broken.descriptor.digest], 150, error()))
+        first.place(interrupted, BreakingStream(contents[interrupted.descriptor.digest], 150, error()))
     assert tree(path) == {"a.csv": FILES["a.csv"]}
     again = Folder(path)
     plan = again.plan(artifact(FILES), reference=REF)
     assert decisions(plan) == {"a.csv": "present", "deep/er/b.csv": "fetch", "c.csv": "fetch"}
     again.begin(plan)
-    stream = Breaks(contents[broken.descriptor.digest])
+    stream = BreakingStream(contents[interrupted.descriptor.digest])
     again.place(plan.transfers[0], stream)
-    assert stream.given == 50
+    assert stream.bytes_read == 50
     again.place(plan.transfers[1], io.BytesIO(FILES["c.csv"]))
     again.finish(artifact(FILES), REF)
     assert tree(path) == FILES
 
 
-def test_what_a_broken_off_pull_wrote_is_not_taken_for_an_edit(path):
+def test_files_of_an_interrupted_pull_are_not_edits(path):
     pull(path, FILES)
     folder = Folder(path)
     newer = {t: b"newer " + c for t, c in FILES.items()}
     plan = folder.plan(artifact(newer), reference=REF)
     folder.begin(plan)
     folder.place(plan.transfers[0], io.BytesIO(newer["a.csv"]))
-    # never finished; then the user wants the old version back, or a third one
+    # The pull is never finished; then the user requests the old version, or a third one
     assert decisions(Folder(path).plan(artifact(FILES), reference=REF))["a.csv"] == "replace"
     assert decisions(Folder(path).plan(artifact({"a.csv": b"third"}), reference=REF)) == {"a.csv": "replace"}
     pull(path, FILES)
@@ -611,7 +611,7 @@ def test_what_a_broken_off_pull_wrote_is_not_taken_for_an_edit(path):
     assert Folder(path).record.expected == {}
 
 
-def test_a_full_disk_is_a_typed_error_and_no_file(tmp_path):
+def test_full_disk_raises_and_leaves_no_file(tmp_path):
     mount = tmp_path / "mount"
     mount.mkdir()
     if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", mount], capture_output=True).returncode:
@@ -628,7 +628,7 @@ def test_a_full_disk_is_a_typed_error_and_no_file(tmp_path):
         subprocess.run(["umount", mount], check=True)
 
 
-def test_a_file_system_mounted_inside_the_folder_is_written_to(path):
+def test_mount_within_the_folder_is_written_to(path):
     (path / "mounted").mkdir(parents=True)
     if subprocess.run(["mount", "-t", "tmpfs", "tmpfs", path / "mounted"], capture_output=True).returncode:
         pytest.skip("mounting a file system needs root")
@@ -641,7 +641,7 @@ def test_a_file_system_mounted_inside_the_folder_is_written_to(path):
         subprocess.run(["umount", path / "mounted"], check=True)
 
 
-def test_where_blocks_can_be_shared_they_are(path, tmp_path, monkeypatch):
+def test_reflink_is_used_where_supported(path, tmp_path, monkeypatch):
     shared = []
 
     def reflink(source, target):
@@ -660,7 +660,7 @@ def test_where_blocks_can_be_shared_they_are(path, tmp_path, monkeypatch):
     assert list((path / ".ocikit" / "partial").iterdir()) == []
 
 
-def test_a_file_that_another_process_put_there_meanwhile_is_fine_if_it_is_the_same(path):
+def test_same_file_of_another_process_is_accepted(path):
     folder = Folder(path)
     plan = folder.plan(artifact({"a": b"content"}))
     folder.begin(plan)
@@ -670,7 +670,7 @@ def test_a_file_that_another_process_put_there_meanwhile_is_fine_if_it_is_the_sa
     assert tree(path) == {"a": b"content"}
 
 
-def test_processes_that_pull_into_one_folder_agree(path):
+def test_processes_pull_into_one_folder_concurrently(path):
     script = """
         import io, sys
         from concurrent.futures import ThreadPoolExecutor
@@ -692,7 +692,7 @@ def test_processes_that_pull_into_one_folder_agree(path):
     assert list((path / ".ocikit" / "partial").iterdir()) == []
 
 
-def test_after_a_kill_at_any_time_every_file_is_whole_and_the_next_pull_completes(path):
+def test_next_pull_completes_after_sigkill_at_any_time(path):
     files = {f"{i}": bytes([i]) * 300_000 for i in range(40)}
     script = """
         import io, sys
@@ -721,7 +721,7 @@ def test_after_a_kill_at_any_time_every_file_is_whole_and_the_next_pull_complete
     assert list((path / ".ocikit" / "partial").iterdir()) == []
 
 
-def test_parts_that_nobody_came_back_for_are_swept(path):
+def test_stale_unfinished_transfers_are_deleted(path):
     pull(path, {"a": b"1"})
     parts = path / ".ocikit" / "partial"
     (parts / "old").write_bytes(b"x")
@@ -731,12 +731,12 @@ def test_parts_that_nobody_came_back_for_are_swept(path):
     assert [p.name for p in parts.iterdir()] == ["young"]
 
 
-def test_finishing_what_was_not_begun_is_an_error(path):
+def test_finish_without_begin_raises_content_error(path):
     with pytest.raises(ContentError):
         Folder(path).finish()
 
 
-def test_values_can_be_evolved_and_shown(path):
+def test_plan_can_be_evolved_and_displayed(path):
     plan = Folder(path).plan(artifact(FILES))
     assert attrs.evolve(plan, removed=("x",)).removed == ("x",)
     assert "deep/er/b.csv" in plan._repr_html_()

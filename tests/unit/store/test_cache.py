@@ -1,4 +1,4 @@
-"""The cache: blobs, notes on tags, snapshots, and what keeps it clean."""
+"""The cache: blobs, tags, snapshots, verification and pruning."""
 
 import errno
 import os
@@ -24,7 +24,7 @@ from ocikit.spec.descriptor import EMPTY_DESCRIPTOR, Descriptor
 from ocikit.spec.digest import Digest
 from ocikit.spec.manifest import Index, Manifest
 from ocikit.spec.reference import Reference
-from ocikit.store import reflink as clone
+from ocikit.store import reflink
 from ocikit.store.cache.cache import Cache, offline
 
 from tests.contracts.store import StoreContract
@@ -37,7 +37,7 @@ class TestCache(StoreContract):
     def store(self, tmp_path):
         return Cache(tmp_path / "cache")
 
-    # The cache keeps what was asked for; who refers to what, it doesn't know
+    # The cache stores content that was requested and lists no referrers
     test_referrers_are_found_by_their_subject = None
     test_referrers_can_be_chosen_by_artifact_type = None
     test_a_referrer_without_artifact_type_goes_by_its_configs_type = None
@@ -56,10 +56,10 @@ def layer(content, title=None, media_type=mt.OCTET_STREAM):
 
 
 def artifact(cache, files, *, reference=REF, **fields):
-    """Files by title, pushed and remembered."""
+    """Push an artifact with files by title, and remember its reference."""
     layers = [layer(content, title) for title, content in files.items()]
-    for one, content in zip(layers, files.values(), strict=True):
-        cache.push_bytes(one, content)
+    for descriptor, content in zip(layers, files.values(), strict=True):
+        cache.push_bytes(descriptor, content)
     cache.push_bytes(EMPTY_DESCRIPTOR, b"{}")
     manifest = Manifest(config=EMPTY_DESCRIPTOR, layers=layers, **fields)
     cache.push_bytes(manifest.descriptor, manifest.raw)
@@ -73,14 +73,15 @@ def tree(folder):
 
 
 def age(path, seconds):
-    then = time.time() - seconds
-    os.utime(path, (then, then), follow_symlinks=False)
+    """Set the modification time of a file to some seconds ago."""
+    changed = time.time() - seconds
+    os.utime(path, (changed, changed), follow_symlinks=False)
 
 
-# Where it is
+# Root folder
 
 
-def test_nothing_is_created_before_something_is_kept(tmp_path):
+def test_reading_an_absent_cache_creates_nothing(tmp_path):
     cache = Cache(tmp_path / "cache")
     assert not cache.exists(EMPTY_DESCRIPTOR)
     assert cache.recall(REF) is None
@@ -90,7 +91,7 @@ def test_nothing_is_created_before_something_is_kept(tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
-def test_the_folder_is_looked_up_each_time(tmp_path, monkeypatch):
+def test_default_root_is_evaluated_on_each_use(tmp_path, monkeypatch):
     cache = Cache()
     monkeypatch.setenv("OCIKIT_CACHE", str(tmp_path / "one"))
     assert cache.root == tmp_path / "one"
@@ -104,23 +105,23 @@ def test_the_folder_is_looked_up_each_time(tmp_path, monkeypatch):
     assert Cache("~/here").root == tmp_path / "here"
 
 
-def test_backup_programs_are_told_to_leave_it_out(cache):
+def test_cache_has_a_tag_file_for_backup_programs(cache):
     cache.push_bytes(layer(b"x"), b"x")
     assert (cache.root / "CACHEDIR.TAG").read_bytes().startswith(b"Signature: 8a477f597d28d172789f06886806bc55")
 
 
-def test_a_folder_that_can_not_be_made_is_a_typed_error(tmp_path):
+def test_unwritable_root_raises_content_error(tmp_path):
     (tmp_path / "file").touch()
     with pytest.raises(ContentError, match="OCIKIT_CACHE"):
         Cache(tmp_path / "file" / "cache").push_bytes(layer(b"x"), b"x")
 
 
-def test_a_repr_looks_at_nothing_on_disk(tmp_path):
+def test_repr_reads_nothing_from_disk(tmp_path):
     assert repr(Cache(tmp_path / "absent")) == f"Cache(root={str(tmp_path / 'absent')!r})"
     assert not (tmp_path / "absent").exists()
 
 
-def test_offline_is_read_when_asked(monkeypatch):
+def test_offline_reads_the_environment_on_each_call(monkeypatch):
     for text, meaning in {"1": True, "true": True, "YES": True, "0": False, "": False, "off": False}.items():
         monkeypatch.setenv("OCIKIT_OFFLINE", text)
         assert offline() is meaning
@@ -131,49 +132,49 @@ def test_offline_is_read_when_asked(monkeypatch):
 # Blobs
 
 
-def test_a_blob_lies_under_its_digest_and_is_read_only(cache):
-    one = layer(b"content")
-    cache.push_bytes(one, b"content")
-    path = cache.root / "blobs" / "sha256" / one.digest.encoded
-    assert cache.path(one.digest) == path
+def test_blob_path_is_its_digest_and_file_is_read_only(cache):
+    blob = layer(b"content")
+    cache.push_bytes(blob, b"content")
+    path = cache.root / "blobs" / "sha256" / blob.digest.encoded
+    assert cache.path(blob.digest) == path
     assert path.read_bytes() == b"content"
     assert path.stat().st_mode & 0o777 == 0o444
     assert list((cache.root / "partial").iterdir()) == []
 
 
-def test_a_blob_that_was_cut_short_counts_as_absent_and_is_replaced(cache):
-    one = layer(b"content")
-    cache.push_bytes(one, b"content")
-    path = cache.path(one.digest)
+def test_truncated_blob_is_absent_and_replaced(cache):
+    blob = layer(b"content")
+    cache.push_bytes(blob, b"content")
+    path = cache.path(blob.digest)
     path.chmod(0o644)
     path.write_bytes(b"cont")
-    assert not cache.exists(one)
+    assert not cache.exists(blob)
     with pytest.raises(NotFound):
-        cache.open(one)
-    cache.push_bytes(one, b"content")
-    assert cache.fetch(one) == b"content"
+        cache.open(blob)
+    cache.push_bytes(blob, b"content")
+    assert cache.fetch(blob) == b"content"
 
 
-def test_a_damaged_document_is_dropped_and_counts_as_absent(cache):
-    one = layer(b"content")
-    cache.push_bytes(one, b"content")
-    path = cache.path(one.digest)
+def test_corrupt_document_is_deleted_and_absent(cache):
+    blob = layer(b"content")
+    cache.push_bytes(blob, b"content")
+    path = cache.path(blob.digest)
     path.chmod(0o644)
     path.write_bytes(b"CONTENT")
     with pytest.raises(NotFound):
-        cache.fetch(one)
+        cache.fetch(blob)
     assert not path.exists()
 
 
-def test_a_descriptor_that_lies_about_the_size_does_no_harm_to_the_blob(cache):
-    one = layer(b"content")
-    cache.push_bytes(one, b"content")
+def test_descriptor_with_wrong_size_leaves_the_blob_unchanged(cache):
+    blob = layer(b"content")
+    cache.push_bytes(blob, b"content")
     with pytest.raises(NotFound):
-        cache.fetch(Descriptor(media_type=mt.OCTET_STREAM, digest=one.digest, size=3))
-    assert cache.fetch(one) == b"content"
+        cache.fetch(Descriptor(media_type=mt.OCTET_STREAM, digest=blob.digest, size=3))
+    assert cache.fetch(blob) == b"content"
 
 
-def test_embedded_content_can_be_read_without_a_file(cache):
+def test_embedded_content_is_read_without_a_file(cache):
     assert cache.open(EMPTY_DESCRIPTOR).read() == b"{}"
     assert cache.fetch(EMPTY_DESCRIPTOR) == b"{}"
     assert not cache.exists(EMPTY_DESCRIPTOR)
@@ -182,7 +183,7 @@ def test_embedded_content_can_be_read_without_a_file(cache):
 # References
 
 
-def test_what_a_tag_named_is_recalled_with_the_time(cache):
+def test_recall_returns_descriptor_and_time(cache):
     before = datetime.now(UTC)
     cache.remember(REF, layer(b"x", media_type=mt.OCI_INDEX))
     recalled = cache.recall(REF)
@@ -192,18 +193,18 @@ def test_what_a_tag_named_is_recalled_with_the_time(cache):
     assert cache.recall(REF.tagged("v2")) is None
 
 
-def test_a_reference_without_tag_is_remembered_as_latest(cache):
+def test_reference_without_tag_is_remembered_as_latest(cache):
     cache.remember(Reference.parse("alpine"), layer(b"x"))
     assert cache.recall(Reference.parse("docker.io/library/alpine:latest")).descriptor.digest == layer(b"x").digest
 
 
-def test_a_reference_by_digest_teaches_nothing_about_its_tag(cache):
+def test_reference_with_digest_is_not_remembered(cache):
     cache.remember(REF.pinned(layer(b"x").digest), layer(b"x"))
     assert cache.recall(REF) is None
     assert not cache.root.exists()
 
 
-def test_a_port_is_escaped_in_file_names(cache):
+def test_port_is_escaped_in_file_names(cache):
     cache.remember(REF, layer(b"x"))
     assert (cache.root / "refs" / "localhost%3A5000" / "team" / "data" / "v1.json").is_file()
     six = Reference.parse("[::1]:5000/a:b")
@@ -212,7 +213,7 @@ def test_a_port_is_escaped_in_file_names(cache):
     assert not any(":" in p.name for p in cache.root.rglob("*"))
 
 
-def test_a_repository_called_like_the_note_of_a_tag_does_not_collide_with_it(cache):
+def test_repository_named_like_a_tag_file_does_not_collide(cache):
     names = ["h.io/a:b", "h.io/a/b.json:c", "h.io/a/b.json/d:e", f"h.io/a/sha256-{'0' * 64}:f"]
     for i, name in enumerate(names):
         cache.remember(Reference.parse(name), layer(bytes([i])))
@@ -237,7 +238,7 @@ def test_a_repository_called_like_the_note_of_a_tag_does_not_collide_with_it(cac
         b'{"reference": "localhost:5000/team/data:v1", "digest": "DIGEST", "mediaType": "a/b", "size": 1, "fetched_at": "soon"}',
     ],
 )
-def test_a_note_that_can_not_be_read_counts_as_absent(cache, damage):
+def test_unreadable_tag_record_counts_as_absent(cache, damage):
     cache.remember(REF, layer(b"x"))
     cache.reference_path(REF).write_bytes(damage.replace(b"DIGEST", layer(b"x").digest.encode()))
     assert cache.recall(REF) is None
@@ -249,20 +250,20 @@ def test_a_note_that_can_not_be_read_counts_as_absent(cache, damage):
     assert cache.recall(REF) is not None
 
 
-def test_a_pinned_manifest_is_looked_up_from_its_own_bytes(cache):
+def test_lookup_of_pinned_manifest_reads_its_bytes(cache):
     manifest = artifact(cache, {"a": b"1"}, artifact_type="application/x")
-    found = cache.lookup(REF.pinned(manifest.digest))
-    assert found == manifest.descriptor
-    assert found.artifact_type == "application/x"
+    descriptor = cache.lookup(REF.pinned(manifest.digest))
+    assert descriptor == manifest.descriptor
+    assert descriptor.artifact_type == "application/x"
     assert cache.resolve(f"h.io/elsewhere@{manifest.digest}") == manifest.descriptor
     assert cache.lookup(REF) is None
 
 
-def test_what_is_no_manifest_is_not_looked_up(cache):
+def test_lookup_ignores_content_that_is_not_a_manifest(cache):
     for content in (b"not json", b"[]", b'{"schemaVersion": 1}', bytes(5 << 20)):
-        one = layer(content)
-        cache.push_bytes(one, content)
-        assert cache.lookup(REF.pinned(one.digest)) is None
+        blob = layer(content)
+        cache.push_bytes(blob, content)
+        assert cache.lookup(REF.pinned(blob.digest)) is None
     manifest = artifact(cache, {})
     path = cache.path(manifest.digest)
     path.chmod(0o644)
@@ -270,10 +271,10 @@ def test_what_is_no_manifest_is_not_looked_up(cache):
     assert cache.lookup(REF.pinned(manifest.digest)) is None
 
 
-def test_threads_may_remember_while_others_recall_and_prune(cache):
+def test_threads_remember_recall_and_prune_concurrently(cache):
     known = [layer(bytes([i])) for i in range(4)]
-    for one, content in zip(known, range(4), strict=True):
-        cache.push_bytes(one, bytes([content]))
+    for i, descriptor in enumerate(known):
+        cache.push_bytes(descriptor, bytes([i]))
 
     def remember(i):
         for _ in range(30):
@@ -294,7 +295,7 @@ def test_threads_may_remember_while_others_recall_and_prune(cache):
 # Snapshots
 
 
-def test_a_snapshot_has_the_files_under_their_titles_read_only(cache):
+def test_snapshot_has_read_only_files_at_their_titles(cache):
     files = {"a.csv": b"1", "deep/er/b.csv": b"2", "same": b"1"}
     manifest = artifact(cache, files)
     folder = cache.snapshot(REF, manifest)
@@ -305,12 +306,18 @@ def test_a_snapshot_has_the_files_under_their_titles_read_only(cache):
     assert list((cache.root / "partial").iterdir()) == []
 
 
-def test_layers_without_title_are_called_by_their_digest(cache):
-    contents = {b"1": mt.OCI_LAYER_GZIP, b"2": mt.DOCKER_LAYER_GZIP, b"3": mt.OCI_LAYER_ZSTD, b"4": mt.OCI_LAYER,
-                b"5": "application/vnd.x+json", b"6": "text/x"}  # fmt: skip
-    layers = [layer(content, media_type=kind) for content, kind in contents.items()]
-    for one, content in zip(layers, contents, strict=True):
-        cache.push_bytes(one, content)
+def test_layer_without_title_is_named_by_its_digest(cache):
+    contents = {
+        b"1": mt.OCI_LAYER_GZIP,
+        b"2": mt.DOCKER_LAYER_GZIP,
+        b"3": mt.OCI_LAYER_ZSTD,
+        b"4": mt.OCI_LAYER,
+        b"5": "application/vnd.x+json",
+        b"6": "text/x",
+    }
+    layers = [layer(content, media_type=media_type) for content, media_type in contents.items()]
+    for descriptor, content in zip(layers, contents, strict=True):
+        cache.push_bytes(descriptor, content)
     folder = cache.snapshot(REF, Manifest(config=EMPTY_DESCRIPTOR, layers=[*layers, layers[0], EMPTY_DESCRIPTOR]))
     endings = [".tar.gz", ".tar.gz", ".tar.zst", ".tar", ".json", ""]
     assert tree(folder) == {
@@ -319,14 +326,14 @@ def test_layers_without_title_are_called_by_their_digest(cache):
     }
 
 
-@pytest.mark.parametrize("broken", [(), ("reflink",), ("reflink", "link"), ("reflink", "link", "symlink")])
-def test_files_are_linked_as_the_file_system_allows(cache, monkeypatch, broken):
+@pytest.mark.parametrize("unsupported", [(), ("reflink",), ("reflink", "link"), ("reflink", "link", "symlink")])
+def test_snapshot_uses_the_links_of_the_file_system(cache, monkeypatch, unsupported):
     def fails(*_):
         raise OSError(errno.EXDEV, "not here")
 
-    if "reflink" in broken:
-        monkeypatch.setattr(clone, "reflink", lambda *_: False)
-    for name in broken[1:]:
+    if "reflink" in unsupported:
+        monkeypatch.setattr(reflink, "reflink", lambda *_: False)
+    for name in unsupported[1:]:
         monkeypatch.setattr(os, name, fails)
     files = {"a": b"1" * 1000, "b/c": b"2" * 1000}
     manifest = artifact(cache, files)
@@ -334,13 +341,13 @@ def test_files_are_linked_as_the_file_system_allows(cache, monkeypatch, broken):
     assert tree(folder) == files
     for title in files:
         path = folder / title
-        assert path.is_symlink() is (len(broken) == 2)
-        assert path.lstat().st_nlink == (2 if len(broken) == 1 else path.lstat().st_nlink)
+        assert path.is_symlink() is (len(unsupported) == 2)
+        assert path.lstat().st_nlink == (2 if len(unsupported) == 1 else path.lstat().st_nlink)
         assert path.stat().st_mode & 0o777 == 0o444
     assert cache.snapshot(REF, manifest) == folder
 
 
-def test_a_snapshot_that_is_there_is_used_again(cache, monkeypatch):
+def test_existing_snapshot_is_reused(cache, monkeypatch):
     manifest = artifact(cache, {"a": b"1", "b": b"2"})
     folder = cache.snapshot(REF, manifest)
     inodes = {p.name: p.stat().st_ino for p in folder.iterdir()}
@@ -351,7 +358,7 @@ def test_a_snapshot_that_is_there_is_used_again(cache, monkeypatch):
     assert time.time() - folder.stat().st_mtime < 500
 
 
-def test_a_snapshot_with_a_missing_or_cut_file_is_mended(cache):
+def test_snapshot_with_missing_or_truncated_file_is_repaired(cache):
     files = {"a": b"1" * 10, "b/c": b"2" * 10, "d": b"3" * 10}
     manifest = artifact(cache, files)
     folder = cache.snapshot(REF, manifest)
@@ -362,7 +369,7 @@ def test_a_snapshot_with_a_missing_or_cut_file_is_mended(cache):
     assert tree(folder) == files
 
 
-def test_a_snapshot_can_have_some_files_first_and_the_rest_later(cache):
+def test_snapshot_of_some_layers_is_completed_later(cache):
     files = {"a": b"1", "b/c": b"2", "d": b"3"}
     manifest = artifact(cache, files)
     folder = cache.snapshot(REF, manifest, [manifest.layers[1]])
@@ -373,7 +380,7 @@ def test_a_snapshot_can_have_some_files_first_and_the_rest_later(cache):
     assert tree(folder) == files
 
 
-def test_a_snapshot_of_an_uncached_blob_says_which(cache):
+def test_snapshot_of_uncached_blob_names_it(cache):
     manifest = Manifest(config=EMPTY_DESCRIPTOR, layers=[layer(b"absent", "a")])
     with pytest.raises(BlobUnknown, match=layer(b"absent").digest):
         cache.snapshot(REF, manifest)
@@ -381,12 +388,12 @@ def test_a_snapshot_of_an_uncached_blob_says_which(cache):
     assert list((cache.root / "partial").iterdir()) == []
 
 
-def test_embedded_layers_become_files_without_a_transfer(cache):
-    one = Descriptor.of(b"inside", "text/plain", data=b"inside", annotations={TITLE: "note.txt"})
-    assert tree(cache.snapshot(REF, Manifest(config=EMPTY_DESCRIPTOR, layers=[one]))) == {"note.txt": b"inside"}
+def test_embedded_layer_becomes_a_file(cache):
+    embedded = Descriptor.of(b"inside", "text/plain", data=b"inside", annotations={TITLE: "note.txt"})
+    assert tree(cache.snapshot(REF, Manifest(config=EMPTY_DESCRIPTOR, layers=[embedded]))) == {"note.txt": b"inside"}
 
 
-def test_an_artifact_without_files_is_an_empty_folder(cache):
+def test_snapshot_without_files_is_an_empty_folder(cache):
     folder = cache.snapshot(REF, Manifest(config=EMPTY_DESCRIPTOR, layers=[EMPTY_DESCRIPTOR]))
     assert folder.is_dir()
     assert tree(folder) == {}
@@ -406,17 +413,17 @@ def test_an_artifact_without_files_is_an_empty_folder(cache):
         ["x\x00"],
     ],
 )
-def test_titles_that_lead_elsewhere_or_collide_are_refused_before_anything_is_written(cache, tmp_path, titles):
+def test_unsafe_titles_are_rejected_before_writing(cache, tmp_path, titles):
     layers = [layer(bytes([i]), title) for i, title in enumerate(titles)]
-    for i, one in enumerate(layers):
-        cache.push_bytes(one, bytes([i]))
+    for i, descriptor in enumerate(layers):
+        cache.push_bytes(descriptor, bytes([i]))
     before = tree(tmp_path)
     with pytest.raises(UnsafeArchive):
         cache.snapshot(REF, Manifest(config=EMPTY_DESCRIPTOR, layers=layers))
     assert tree(tmp_path) == before
 
 
-def test_threads_that_make_the_same_snapshot_agree(cache):
+def test_threads_create_the_same_snapshot_concurrently(cache):
     files = {f"d{i % 3}/{i}": bytes([i]) for i in range(30)}
     manifest = artifact(cache, files)
     with ThreadPoolExecutor(8) as pool:
@@ -426,7 +433,7 @@ def test_threads_that_make_the_same_snapshot_agree(cache):
     assert list((cache.root / "partial").iterdir()) == []
 
 
-def test_processes_that_pull_into_one_cache_agree(tmp_path):
+def test_processes_fill_one_cache_concurrently(tmp_path):
     script = """
         import io, sys
         from ocikit.store.cache.cache import Cache
@@ -457,15 +464,15 @@ def test_processes_that_pull_into_one_cache_agree(tmp_path):
 # Housekeeping
 
 
-def test_a_scan_counts_by_repository(cache):
-    one = artifact(cache, {"a": b"1" * 1000, "b": b"2" * 500})
+def test_scan_counts_by_repository(cache):
+    large = artifact(cache, {"a": b"1" * 1000, "b": b"2" * 500})
     artifact(cache, {"a": b"1" * 1000}, reference=Reference.parse("h.io/small:x"))
-    cache.remember(REF.tagged("v2"), one.descriptor)
-    cache.snapshot(REF, one)
+    cache.remember(REF.tagged("v2"), large.descriptor)
+    cache.snapshot(REF, large)
     info = cache.scan()
     big, small = info.repositories
     assert (big.name, big.tags, big.snapshots) == (REF.name, ("v1", "v2"), 1)
-    assert big.size == 1500 + one.size + 2
+    assert big.size == 1500 + large.size + 2
     assert small.name == "h.io/small"
     assert abs(big.last_used.timestamp() - time.time()) < 60
     assert info.size == sum(p.stat().st_size for p in (cache.root / "blobs").rglob("*") if p.is_file())
@@ -473,7 +480,7 @@ def test_a_scan_counts_by_repository(cache):
     assert "h.io/small" in info._repr_html_()
 
 
-def test_a_scan_follows_an_index_to_the_manifests_that_are_there(cache):
+def test_scan_follows_an_index_to_its_cached_manifests(cache):
     manifest = artifact(cache, {"a": b"1" * 1000}, reference=None)
     absent = Descriptor.of(b"{ }", mt.OCI_MANIFEST)
     index = Index(manifests=[manifest.descriptor, absent])
@@ -481,7 +488,7 @@ def test_a_scan_follows_an_index_to_the_manifests_that_are_there(cache):
     assert cache.scan().repositories[0].size == index.size + manifest.size + 1000 + 2
 
 
-def test_verify_finds_what_was_damaged_and_every_link_to_it(cache):
+def test_verify_finds_corrupt_blob_and_links_to_it(cache):
     manifest = artifact(cache, {"a": b"1" * 100, "b": b"2" * 100})
     folder = cache.snapshot(REF, manifest)
     assert (cache.verify().checked, cache.verify().corrupt) == (4, ())
@@ -490,21 +497,21 @@ def test_verify_finds_what_was_damaged_and_every_link_to_it(cache):
     with open(blob, "r+b") as file:
         file.write(b"X")
     linked = [folder / "a"] if (folder / "a").read_bytes()[:1] == b"X" else []
-    report = cache.verify()
-    assert [blob.path for blob in report.corrupt] == [blob, *linked]
-    assert report.removed is False
+    result = cache.verify()
+    assert [corrupt.path for corrupt in result.corrupt] == [blob, *linked]
+    assert result.removed is False
     assert blob.exists()
-    assert {found.problem for found in report.corrupt} == {"digest"}
-    assert str(blob) in report._repr_html_()
-    report = cache.verify(remove=True)
-    assert report.removed is True
+    assert {corrupt.problem for corrupt in result.corrupt} == {"digest"}
+    assert str(blob) in result._repr_html_()
+    result = cache.verify(remove=True)
+    assert result.removed is True
     assert not blob.exists()
     assert cache.verify().corrupt == ()
     cache.push_bytes(layer(b"1" * 100), b"1" * 100)
     assert tree(cache.snapshot(REF, manifest)) == {"a": b"1" * 100, "b": b"2" * 100}
 
 
-def test_pruning_without_wishes_takes_only_old_blobs_that_nothing_names(cache):
+def test_prune_by_default_deletes_old_unreferenced_blobs(cache):
     manifest = artifact(cache, {"a": b"1"})
     pinned = artifact(cache, {"b": b"2"}, reference=None)
     cache.snapshot(REF, pinned)
@@ -521,9 +528,9 @@ def test_pruning_without_wishes_takes_only_old_blobs_that_nothing_names(cache):
     assert plan.run() == 3
     assert not cache.exists(old)
     assert cache.exists(young)
-    for kept in (manifest, pinned):
-        assert cache.exists(kept.descriptor)
-        assert all(cache.exists(one) for one in kept.layers)
+    for expected in (manifest, pinned):
+        assert cache.exists(expected.descriptor)
+        assert all(cache.exists(layer) for layer in expected.layers)
     assert cache.prune(unreferenced=False, grace=0).files == ()
     assert cache.prune(grace=-1).files == (cache.path(young.digest),)
 
@@ -548,7 +555,7 @@ def test_gc_deletes_old_unreferenced_blobs_and_unfinished_transfers(cache):
     assert cache.gc().size == 0
 
 
-def test_pruning_takes_parts_that_nobody_came_back_for(cache):
+def test_prune_deletes_old_unfinished_transfers(cache):
     cache.push_bytes(layer(b"x"), b"x")
     parts = cache.root / "partial"
     (parts / "young").write_bytes(b"12")
@@ -563,7 +570,7 @@ def test_pruning_takes_parts_that_nobody_came_back_for(cache):
     assert [p.name for p in parts.iterdir()] == ["young"]
 
 
-def test_pruning_by_age_forgets_tags_snapshots_and_what_only_they_name(cache):
+def test_prune_by_age_deletes_tags_snapshots_and_their_blobs(cache):
     old = artifact(cache, {"shared": b"s" * 10, "old": b"o" * 100})
     new = artifact(cache, {"shared": b"s" * 10, "new": b"n" * 100}, reference=REF.tagged("v2"))
     old_folder, new_folder = cache.snapshot(REF, old), cache.snapshot(REF, new)
@@ -581,15 +588,15 @@ def test_pruning_by_age_forgets_tags_snapshots_and_what_only_they_name(cache):
     assert tree(new_folder) == {"shared": b"s" * 10, "new": b"n" * 100}
 
 
-def test_pruning_one_reference_leaves_the_others(cache):
-    one = artifact(cache, {"a": b"1" * 10})
-    two = artifact(cache, {"a": b"2" * 10}, reference=REF.tagged("v2"))
+def test_prune_of_one_reference_keeps_the_others(cache):
+    first = artifact(cache, {"a": b"1" * 10})
+    second = artifact(cache, {"a": b"2" * 10}, reference=REF.tagged("v2"))
     other = artifact(cache, {"a": b"3" * 10}, reference=Reference.parse("h.io/other:v1"))
-    folders = [cache.snapshot(REF, one), cache.snapshot(REF, two)]
+    folders = [cache.snapshot(REF, first), cache.snapshot(REF, second)]
     plan = cache.prune(reference=str(REF), unreferenced=False)
     assert len(plan.names) == 2
     plan.run()
-    assert not cache.exists(one.descriptor)
+    assert not cache.exists(first.descriptor)
     assert [f.exists() for f in folders] == [False, True]
     assert cache.recall(REF.tagged("v2")) is not None
     cache.prune(reference=REF.name).run()
@@ -598,7 +605,7 @@ def test_pruning_one_reference_leaves_the_others(cache):
     assert cache.exists(other.descriptor)
 
 
-def test_a_digest_that_two_tags_name_stays_while_one_of_them_does(cache):
+def test_prune_keeps_digest_that_another_tag_references(cache):
     manifest = artifact(cache, {"a": b"1"})
     cache.remember(REF.tagged("same"), manifest.descriptor)
     folder = cache.snapshot(REF, manifest)
@@ -612,7 +619,7 @@ def test_a_digest_that_two_tags_name_stays_while_one_of_them_does(cache):
 
 
 @pytest.mark.parametrize("keep", [str(REF), REF, REF.name, "localhost:5000/*", "*:v1", "*/team/data"])
-def test_what_is_to_be_kept_is_kept_with_its_snapshot(cache, keep):
+def test_prune_keeps_matching_references_with_their_snapshots(cache, keep):
     manifest = artifact(cache, {"a": b"1"})
     folder = cache.snapshot(REF, manifest)
     artifact(cache, {"b": b"2"}, reference=Reference.parse("h.io/other:v2"))
@@ -623,7 +630,7 @@ def test_what_is_to_be_kept_is_kept_with_its_snapshot(cache, keep):
     assert cache.verify().checked == 3
 
 
-def test_what_was_used_after_the_plan_was_made_stays(cache):
+def test_prune_keeps_content_used_after_the_plan(cache):
     manifest = artifact(cache, {"a": b"1"})
     folder = cache.snapshot(REF, manifest)
     unnamed = artifact(cache, {"b": b"2"}, reference=None)
@@ -640,16 +647,16 @@ def test_what_was_used_after_the_plan_was_made_stays(cache):
     assert tree(folder) == {"a": b"1"}
     assert cache.exists(manifest.descriptor)
     assert cache.exists(unnamed.descriptor)
-    assert all(cache.exists(one) for one in unnamed.layers)
+    assert all(cache.exists(layer) for layer in unnamed.layers)
 
 
-def test_who_reads_a_blob_goes_on_reading_while_it_is_pruned(cache):
-    one = layer(b"content")
-    cache.push_bytes(one, b"content")
-    with cache.open(one) as stream:
+def test_open_blob_stays_readable_during_prune(cache):
+    blob = layer(b"content")
+    cache.push_bytes(blob, b"content")
+    with cache.open(blob) as stream:
         assert stream.read(3) == b"con"
         cache.prune(grace=-1).run()
-        assert not cache.exists(one)
+        assert not cache.exists(blob)
         assert stream.read() == b"tent"
 
 
@@ -664,7 +671,7 @@ def test_hard_links_are_counted_once(cache):
     assert plan.run() == plan.bytes
 
 
-def test_deleting_a_manifest_forgets_its_tags(cache):
+def test_delete_of_a_manifest_deletes_its_tags(cache):
     manifest = artifact(cache, {"a": b"1"})
     cache.remember(REF.tagged("same"), manifest.descriptor)
     cache.delete(manifest.descriptor)

@@ -97,12 +97,12 @@ def test_one_name_is_copied_to_an_archive_with_its_content(tmp_path):
     other = push_image(layout, tag="other")
     with open_archive(tmp_path / "one.tar", "w") as target:
         copy(layout, "all", target, tags=["all"])
-    with open_archive(tmp_path / "one.tar") as one:
-        assert one.tags() == ["all"]
-        assert one.verify().ok
-        assert one.verify().missing == ()
-        assert one.exists(image)
-        assert not one.exists(other)
+    with open_archive(tmp_path / "one.tar") as layout:
+        assert layout.tags() == ["all"]
+        assert layout.verify().ok
+        assert layout.verify().missing == ()
+        assert layout.exists(image)
+        assert not layout.exists(other)
 
 
 def test_archive_is_copied_to_a_layout_and_names_move(archive, tmp_path):

@@ -72,7 +72,7 @@ def test_gc_keeps_blobs_of_a_pull_in_progress(layout):
 def test_gc_keeps_blobs_of_a_pull_longer_than_the_grace(layout):
     blob = push_blob(layout, unique())
     with Layout(layout.path) as other:
-        assert other.gc(grace=0).digests == ()  # its Layout is open: it may have more to come
+        assert other.gc(grace=0).digests == ()  # its layout is still open and may push more
         layout.close()
         assert other.gc(grace=0).digests == (blob.digest,)
 
@@ -208,7 +208,7 @@ def test_gc_keeps_subjects_and_nested_referrers(layout):
     before = blob_digests(layout)
     value = read_index(layout)
     value["manifests"] = [entry for entry in value["manifests"] if entry.get("annotations")]
-    write_index(layout, value)  # as skopeo leaves it: referrers are not listed
+    write_index(layout, value)  # skopeo does not list referrers
     assert layout.gc(grace=0).digests == ()
     assert blob_digests(layout) == before
     layout.untag("v1")
@@ -305,7 +305,7 @@ def test_gc_restores_young_blobs_of_a_killed_sweep(layout):
 
 
 def test_gc_in_another_process_deletes_nothing_pushed_meanwhile(layout):
-    """Images are pushed, tagged, checked and untagged while somebody sweeps without any grace."""
+    """Push, tag, check and untag images during garbage collections without grace."""
     push_image(layout, tag="stays")
     layout.close()
     sweeper = start_python(

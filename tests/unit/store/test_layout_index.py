@@ -106,7 +106,7 @@ def test_unknown_files_and_entries_are_accepted(layout):
     again = Layout(layout.path, create=False)
     assert again.tags() == ["v1", "v1.0", "x:y"]
     assert again.resolve("v1").digest == pushed.digest
-    assert again.resolve("v1.0").digest.encoded == "3" * 64  # the first, as the specification chooses among equals
+    assert again.resolve("v1.0").digest.encoded == "3" * 64  # the first, as the specification requires
     assert again.resolve("x:y").media_type == mt.DOCKER_MANIFEST
     assert len(again.entries()) == 6
     assert again.referrers(pushed) == []
@@ -127,7 +127,7 @@ def test_invalid_entry_does_not_hide_valid_ones(layout):
     with pytest.raises(InvalidDocument):
         layout.resolve("bad")
     with pytest.raises(InvalidDocument):
-        layout.gc(grace=0)  # what can't be understood may stand for something
+        layout.gc(grace=0)  # an invalid entry may reference any content
 
 
 def test_null_manifests_are_an_empty_list(layout):

@@ -123,7 +123,7 @@ def test_referrers_within_an_index_are_found(layout):
     layer = push_blob(layout, unique())
     push_blob(layout, b"{}", mt.EMPTY)
     raw = Manifest(config=EMPTY_DESCRIPTOR, layers=[layer], subject=subject, artifact_type=SBOM).raw
-    layout.blob(Digest.of(raw)).write_bytes(raw)  # as tools do that list no referrers
+    layout.blob(Digest.of(raw)).write_bytes(raw)  # like tools that do not list referrers
     referring = Descriptor.of(raw, mt.OCI_MANIFEST)
     push_index(layout, [subject, referring], tag="all")
     assert [descriptor.digest for descriptor in layout.referrers(subject)] == [referring.digest]

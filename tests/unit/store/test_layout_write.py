@@ -92,7 +92,7 @@ def test_concurrent_tags_from_two_processes_are_all_kept(layout):
     push_image(layout, tag="start")
     processes = [start_python(TAGGING, layout.path, name) for name in ("a", "b")]
     while any(process.poll() is None for process in processes):
-        assert "start" in Layout(layout.path, create=False).tags()  # a reader never sees half an index
+        assert "start" in Layout(layout.path, create=False).tags()  # readers never see a partial index
     for process in processes:
         wait_for(process)
     assert len(layout.tags()) == 101
@@ -177,7 +177,7 @@ def test_layout_survives_sigkill_at_any_point(tmp_path):
         for tag in layout.tags():
             assert all(layout.exists(blob) for blob in layout.document(layout.resolve(tag)).blobs)
         layout.close()
-    with Layout(path) as layout:  # locks and leases went with their processes
+    with Layout(path) as layout:  # the operating system has released locks and leases
         push_image(layout, tag="after")
         layout.gc(grace=0)
         assert layout.verify().ok
@@ -204,7 +204,7 @@ FILLING = """
         except ContentError as error:
             print(error)
         else:
-            sys.exit("nothing was raised")
+            sys.exit("no error was raised")
         assert not layout.exists(Descriptor.of(large, "text/plain"))
         assert layout.tags() == ["small"], layout.tags()
         assert layout.verify().ok
@@ -229,7 +229,7 @@ def test_full_disk_raises_and_leaves_a_valid_layout(tmp_path):
         out = wait_for(start_python(FILLING, disk / "layout", "disk"))
         assert "No space left" in out
         assert "free some space" in out
-        # Not a byte is left even for the index
+        # Fill the disk, so that the index cannot grow
         layout = Layout(disk / "layout")
         image = Descriptor.of(b"small", "text/plain")
         with (disk / "filler").open("wb", buffering=0) as file, pytest.raises(OSError, match="No space"):
@@ -274,7 +274,7 @@ def test_interrupted_push_is_resumed(layout):
     class Breaking(io.BytesIO):
         def readinto(self, buffer):
             if self.tell() >= 4 << 20:
-                raise ConnectionError("the line is dead")
+                raise ConnectionError("connection lost")
             return super().readinto(memoryview(buffer)[: 1 << 19])
 
     with pytest.raises(ConnectionError):
