@@ -26,13 +26,16 @@ def values() -> Iterator[tuple[str, object]]:
     yield "its manifest", data
     yield "plan of 10,000 blobs", attrs.evolve(cards.copy_plan(), blobs=data.layers)
     yield "index of 10,000 manifests", cards.artifact(index)
-    yield "100,000 tags", cards.whole(Listing((f"v1.{i // 100}.{i % 100}" for i in range(100_000)), "tags", cards.DATA))
-    yield "100,000 names", cards.whole(Listing((f"name-{i}" for i in range(100_000)), "tags", cards.DATA))
+    yield (
+        "100,000 tags",
+        cards.read_all(Listing((f"v1.{i // 100}.{i % 100}" for i in range(100_000)), "tags", cards.DATA)),
+    )
+    yield "100,000 names", cards.read_all(Listing((f"name-{i}" for i in range(100_000)), "tags", cards.DATA))
     yield (
         "10,000 repositories",
-        cards.whole(Listing((f"team-{i % 70}/p{i}" for i in range(10_000)), "repositories", cards.HOST)),
+        cards.read_all(Listing((f"team-{i % 70}/p{i}" for i in range(10_000)), "repositories", cards.HOST)),
     )
-    yield "10,000 referrers", cards.whole(Listing(iter(data.layers), "referrers", cards.DATA))
+    yield "10,000 referrers", cards.read_all(Listing(iter(data.layers), "referrers", cards.DATA))
 
 
 def timed(look: Callable[[Any], object], value: object) -> tuple[float, float]:

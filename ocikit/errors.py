@@ -171,10 +171,10 @@ class InvalidArgument(OcikitError, ValueError):
 
 @frozen(kw_only=True, repr=False)
 class Violation(Displayable):
-    """One place where a document violates its specification."""
+    """A violation of the specification at one place of a document."""
 
     path: str
-    """The place as a JSON path, such as "$.layers[2].digest"; "$" is the whole document."""
+    """JSON path, such as "$.layers[2].digest"; "$" is the whole document."""
     message: str
     """What was expected and what was found."""
 
@@ -187,10 +187,10 @@ class Violation(Displayable):
 
 
 class InvalidDocument(OcikitError, ValueError):
-    """The bytes are not the document that they should be.
+    """The bytes are not a valid document of the expected type.
 
     Attributes:
-        problems: Each violation with its JSON path. The message holds the first ones.
+        problems: All violations with their JSON paths; the message contains the first ones.
     """
 
     def __init__(self, message: str = "", *, hint: str = "", problems: Iterable[Violation] = ()) -> None:
@@ -199,12 +199,12 @@ class InvalidDocument(OcikitError, ValueError):
 
     @classmethod
     def from_problems(cls, what: str, problems: Sequence[Violation], *, hint: str = "") -> Self:
-        """Return the error for a document with these violations.
+        """Return the error for a document with violations.
 
         Args:
             what: Name of the document in the message.
             problems: At least one violation.
-            hint: What to do next.
+            hint: The next step.
         """
         texts = [f"{problem.message} @ {problem.path}" for problem in problems[:_PROBLEMS]]
         if len(problems) > _PROBLEMS:

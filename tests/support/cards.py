@@ -1,4 +1,7 @@
-"""Everything that a call returns and a notebook shows, made without a network: python -m tests.support.cards FOLDER writes a page for each."""
+"""Examples of all displayable objects, built without a network.
+
+python -m tests.support.cards FOLDER writes a page for each.
+"""
 
 import functools
 import html
@@ -48,11 +51,11 @@ NOTES = {
 
 @functools.cache
 def folder() -> Path:
-    """A folder that goes away with this process."""
-    place = tempfile.TemporaryDirectory(prefix="ocikit-cards-")
-    path = Path(place.name)
+    """Return a folder that is deleted at exit."""
+    temporary = tempfile.TemporaryDirectory(prefix="ocikit-cards-")
+    path = Path(temporary.name)
     path.joinpath("keep").mkdir()
-    folder.place = place
+    folder.temporary = temporary
     return path
 
 
@@ -120,23 +123,23 @@ def image_manifest(architecture="amd64"):
 
 
 def image_index():
-    """The manifest of amd64 is in the cache; the others are not."""
-    found = []
-    for platform in ("linux/amd64", "linux/arm64/v8", "linux/s390x", "windows/amd64:10.0.26100.2314"):
-        wanted = ocikit.Platform.parse(platform)
-        manifest = image_manifest(wanted.architecture + wanted.os)
-        found.append(ocikit.Descriptor(
-            media_type=media_types.OCI_MANIFEST, digest=manifest.digest, size=manifest.size, platform=wanted))  # fmt: skip
-        if platform == "linux/amd64":
+    """Return an index of which only the amd64 manifest is cached."""
+    manifests = []
+    for name in ("linux/amd64", "linux/arm64/v8", "linux/s390x", "windows/amd64:10.0.26100.2314"):
+        platform = ocikit.Platform.parse(name)
+        manifest = image_manifest(platform.architecture + platform.os)
+        manifests.append(ocikit.Descriptor(
+            media_type=media_types.OCI_MANIFEST, digest=manifest.digest, size=manifest.size, platform=platform))  # fmt: skip
+        if name == "linux/amd64":
             session().cache.push_bytes(manifest.descriptor, manifest.raw)
-    for about in found[:3]:
-        found.append(ocikit.Descriptor(
-            media_type=media_types.OCI_MANIFEST, digest=ocikit.Digest.of(about.digest.encode()), size=841,
+    for image in manifests[:3]:
+        manifests.append(ocikit.Descriptor(
+            media_type=media_types.OCI_MANIFEST, digest=ocikit.Digest.of(image.digest.encode()), size=841,
             platform=ocikit.Platform(os="unknown", architecture="unknown"),
-            annotations={"vnd.docker.reference.type": "attestation-manifest", "vnd.docker.reference.digest": about.digest},
+            annotations={"vnd.docker.reference.type": "attestation-manifest", "vnd.docker.reference.digest": image.digest},
         ))  # fmt: skip
     return ocikit.Index(
-        manifests=found, annotations={f"{OCI}source": "https://git.example/python", f"{OCI}version": "3.14.1"}
+        manifests=manifests, annotations={f"{OCI}source": "https://git.example/python", f"{OCI}version": "3.14.1"}
     )
 
 
@@ -147,45 +150,49 @@ def tags(n=500):
     return Listing(iter(sorted(names)), "tags", DATA)
 
 
-def whole(listing):
+def read_all(listing):
     len(listing)
     return listing
 
 
 def referrers():
-    def about(kind, size, **notes):
+    def referrer(kind, size, **notes):
         return ocikit.Descriptor(
             media_type=media_types.OCI_MANIFEST, digest=ocikit.Digest.of(repr((kind, notes)).encode()), size=size,
             artifact_type=kind, annotations={f"{OCI}{key}": value for key, value in notes.items()},
         )  # fmt: skip
 
-    found = [
-        about("application/vnd.example.evaluation+json", 512, created="2026-11-04T10:00:00Z", title="accuracy on 2025"),
-        about("application/vnd.example.evaluation+json", 514, created="2026-11-10T10:00:00Z", title="accuracy on 2026"),
-        about("application/vnd.dev.sigstore.bundle.v0.3+json", 744, created="2026-11-03T14:06:10Z"),
-        about("application/spdx+json", 690),
+    descriptors = [
+        referrer(
+            "application/vnd.example.evaluation+json", 512, created="2026-11-04T10:00:00Z", title="accuracy on 2025"
+        ),
+        referrer(
+            "application/vnd.example.evaluation+json", 514, created="2026-11-10T10:00:00Z", title="accuracy on 2026"
+        ),
+        referrer("application/vnd.dev.sigstore.bundle.v0.3+json", 744, created="2026-11-03T14:06:10Z"),
+        referrer("application/spdx+json", 690),
     ]
-    return whole(Listing(iter(found), "referrers", f"{DATA}:v2.1"))
+    return read_all(Listing(iter(descriptors), "referrers", f"{DATA}:v2.1"))
 
 
 def home():
-    """A folder of files to push."""
-    place = folder() / "stations"
-    place.mkdir(exist_ok=True)
+    """Return a folder of files to push."""
+    path = folder() / "stations"
+    path.mkdir(exist_ok=True)
     for name, text in {
         "2024.csv": "station,rain\n1,3\n" * 900,
         "2025.csv": "station,rain\n1,4\n" * 1200,
         "README.md": "# Rain\n",
     }.items():
-        place.joinpath(name).write_text(text)
-    return place
+        path.joinpath(name).write_text(text)
+    return path
 
 
 def layout():
-    place = folder() / "layout"
-    if not place.exists():
-        session().push(f"oci:{place}:v1", home())
-    return Layout(place)
+    path = folder() / "layout"
+    if not path.exists():
+        session().push(f"oci:{path}:v1", home())
+    return Layout(path)
 
 
 def copy_plan():
@@ -197,11 +204,11 @@ def copy_plan():
 
 def folder_plan():
     layout()
-    place = folder() / "pulled"
-    if not place.exists():
-        session().pull(f"oci:{folder() / 'layout'}:v1", place, include="*.csv")
-        place.joinpath("stations", "2024.csv").write_text("mine")
-    return session().pull(f"oci:{folder() / 'layout'}:v1", place, dry_run=True).plan
+    path = folder() / "pulled"
+    if not path.exists():
+        session().pull(f"oci:{folder() / 'layout'}:v1", path, include="*.csv")
+        path.joinpath("stations", "2024.csv").write_text("edited")
+    return session().pull(f"oci:{folder() / 'layout'}:v1", path, dry_run=True).plan
 
 
 def cache_with_content():
@@ -237,21 +244,21 @@ def explanation():
     return Keychain(environ={"DOCKER_CONFIG": str(config)}, home=folder()).explain(HOST, "weather/stations")
 
 
-def findings():
+def violations():
     manifest = data_manifest()
-    found = [
+    problems = [
         ("$.layers[2].digest", "'sha256:xyz' is not a digest"),
         ("$.annotations", "expected an object, found an array"),
         ("$.config.mediaType", "required field missing"),
     ]
     return ValidationReport(
         reference=ocikit.Reference.parse(f"{DATA}:v2.1").pinned(manifest.digest), documents=(manifest.descriptor,),
-        violations=tuple(DocumentViolation(path=path, message=message, digest=manifest.digest) for path, message in found),
+        violations=tuple(DocumentViolation(path=path, message=message, digest=manifest.digest) for path, message in problems),
     )  # fmt: skip
 
 
 def error(kind, *args, cause=None, **fields):
-    """An error as it is caught: raised, with the cause that it has."""
+    """Return an error that was raised, with its cause."""
     try:
         raise kind(*args, **fields) from cause
     except ocikit.OcikitError as caught:
@@ -269,7 +276,7 @@ def no_tag():
 def copy_error():
     return error(
         ocikit.CopyError, "could not push 2024.parquet to the target", side="target", descriptor=data_manifest().layers[5],
-        cause=error(ocikit.Denied, f"{HOST} doesn't let ada push to weather/stations", hint="ask its owner for the right to push, or push to a repository of yours",
+        cause=error(ocikit.Denied, f"{HOST} denied ada the push to weather/stations", hint="ask its owner for the right to push, or push to a repository of yours",
                     status=403, host=HOST, method="POST", url=f"https://{HOST}/v2/weather/stations/blobs/uploads/",
                     errors=[{"code": "DENIED", "message": "requested access to the resource is denied"}]),
     )  # fmt: skip
@@ -309,10 +316,10 @@ CARDS: dict[str, Callable[[], object]] = {
     "config": image_config,
     "config_history": lambda: image_config().history[2],
     "config_rootfs": lambda: image_config().rootfs,
-    "tags": lambda: whole(tags()),
+    "tags": lambda: read_all(tags()),
     "tags_first_page": tags,
     "tags_none": lambda: Listing(iter(()), "tags", DATA),
-    "catalog": lambda: whole(Listing((f"team-{i % 7}/project-{i}" for i in range(120)), "repositories", HOST)),
+    "catalog": lambda: read_all(Listing((f"team-{i % 7}/project-{i}" for i in range(120)), "repositories", HOST)),
     "referrers": referrers,
     "plan_copy": copy_plan,
     "plan_copy_step": lambda: copy_plan().items[0],
@@ -354,10 +361,10 @@ CARDS: dict[str, Callable[[], object]] = {
     "ping": lambda: Ping(host=HOST, reachable=True, authenticated=True, url=f"https://{HOST}", version="registry/2.0"),
     "ping_unreachable": lambda: Ping(
         host=HOST, reachable=False, authenticated=False, url=f"https://{HOST}", problem=f"{HOST} could not be reached: no such host"),
-    "report": findings,
+    "report": violations,
     "report_fine": lambda: ValidationReport(
         reference=ocikit.Reference.parse(f"{DATA}:v2.1"), documents=(data_manifest().descriptor,), violations=()),
-    "report_violation": lambda: findings().violations[0],
+    "report_violation": lambda: violations().violations[0],
     "violation": lambda: Violation(path="$.layers[2].size", message="expected an integer, found a string"),
     "unpacked": lambda: Unpacked(
         path=folder() / "rootfs", files=3_412, size=148_221_003,
@@ -377,19 +384,19 @@ CARDS: dict[str, Callable[[], object]] = {
     "tokens": TokenCache,
 }  # fmt: skip
 
-#: The theme of a page, as the places that show notebooks say it.
+#: Page with cards; its theme is marked as in Sphinx.
 PAGE = """<!doctype html><html lang="en"{theme}><head><meta charset="utf-8"><title>{title}</title>
 <meta name="viewport" content="width=device-width"><style>body{{margin:16px;font-family:sans-serif}}
 html[data-theme=dark] body{{background:#111;color:#ddd}}</style></head><body>{body}</body></html>"""
 
 
 def page(title: str, body: str, theme: str = "") -> str:
-    """A whole page of cards, as a notebook's static page; `theme` is "light" or "dark"."""
+    """Return a page of cards like a static notebook page; `theme` is "light" or "dark"."""
     return PAGE.format(title=html.escape(title), body=body, theme=f' data-theme="{theme}"' if theme else "")
 
 
 def write(to: Path) -> dict[str, Path]:
-    """A page for each card, an overview `index.html` of all, and `dark.html`, the same in the dark."""
+    """Write a page for each card, the overview `index.html`, and the overview in the dark theme `dark.html`."""
     to.mkdir(parents=True, exist_ok=True)
     written, parts = {}, []
     for name, make in CARDS.items():
@@ -406,7 +413,7 @@ def write(to: Path) -> dict[str, Path]:
 
 
 class _Tags(html.parser.HTMLParser):
-    """The tags in HTML, their attributes, and where they lead."""
+    """The tags, attributes and links in HTML."""
 
     def __init__(self, text):
         super().__init__()
@@ -420,12 +427,12 @@ class _Tags(html.parser.HTMLParser):
 
 
 def harmless(shown: str) -> bool:
-    """Whether HTML has no tag, attribute, address or character that a card has no use for."""
-    found = _Tags(shown)
+    """Return True; fail for HTML with a tag, attribute, link or character that cards do not use."""
+    parsed = _Tags(shown)
     known = "style div span strong small table thead tbody tr th td code pre details summary a"
-    assert found.tags <= set(known.split()), found.tags
-    assert found.attributes <= {"class", "title", "open", "href", "rel", "target"}, found.attributes
-    assert all(link.startswith(("http://", "https://")) for link in found.links), found.links
+    assert parsed.tags <= set(known.split()), parsed.tags
+    assert parsed.attributes <= {"class", "title", "open", "href", "rel", "target"}, parsed.attributes
+    assert all(link.startswith(("http://", "https://")) for link in parsed.links), parsed.links
     assert not set("\x1b\u202e\r\x85") & set(shown)
     return True
 

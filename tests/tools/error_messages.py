@@ -1,4 +1,4 @@
-"""The mistakes that people make most, as they see them: in a notebook, in Python, and on the command line.
+"""Frequent mistakes and their messages in a notebook, in Python and on the command line.
 
 python -m tests.tools.error_messages prints all of them.
 """
@@ -11,7 +11,6 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 import ocikit
 from attrs import frozen
@@ -24,32 +23,32 @@ ANSI = re.compile(r"\x1b\[[0-9;]*m")
 
 @frozen
 class Mistake:
-    """What somebody typed, and what they have to be told."""
+    """A line of code with a mistake, and its expected error."""
 
     name: str
-    #: A line of Python.
+    #: Line of Python.
     code: str
     error: str
-    #: In the message, and in what to do next.
-    words: str
-    remedy: str
-    #: The same on the command line, if it can be made there.
+    #: Parts of the message and of the hint.
+    message: str
+    hint: str
+    #: Arguments of the command line with the same mistake, if possible.
     command: tuple[str, ...] = ()
 
 
 MISTAKES = [
     Mistake(
-        "a tag that isn't there",
+        "unknown tag",
         'ocikit.pull("{host}/lab/waves:v12")',
         "ManifestUnknown", "has no tag 'v12'", "nearest: v1", ("pull", "{host}/lab/waves:v12"),
     ),
     Mistake(
-        "a repository that isn't there",
+        "unknown repository",
         'ocikit.pull("{host}/lab/wavs:v1")',
         "NameUnknown", "has no repository lab/wavs", "ocikit.catalog", ("pull", "{host}/lab/wavs:v1"),
     ),
     Mistake(
-        "a URL for a reference",
+        "URL instead of a reference",
         'ocikit.pull("https://{host}/lab/waves:v1")',
         "InvalidReference", "is a URL", "leave out the scheme", ("pull", "https://{host}/lab/waves:v1"),
     ),
@@ -59,22 +58,22 @@ MISTAKES = [
         "InvalidReference", "upper-case letters", "'lab/waves'", ("push", "{host}/Lab/Waves:v1", "waves"),
     ),
     Mistake(
-        "path and reference the wrong way round",
+        "path and reference swapped",
         'ocikit.push("./waves", "{host}/lab/waves:v1")',
         "InvalidReference", "is a path", "the reference comes first", ("push", "./waves", "{host}/lab/waves:v1"),
     ),
     Mistake(
-        "a file that isn't in the artifact",
+        "unknown file of an artifact",
         'ocikit.open("{host}/lab/waves:v1", "waves/sinus.csv")',
         "FileNotInArtifact", "no file 'waves/sinus.csv'", "nearest: waves/sine.csv",
     ),
     Mistake(
-        "a folder that isn't there",
+        "unknown folder",
         'ocikit.push("{host}/lab/waves:v2", "weaves")',
         "NotFound", "cannot read 'weaves'", "relative paths start at", ("push", "{host}/lab/waves:v2", "weaves"),
     ),
     Mistake(
-        "a registry that isn't running",
+        "registry not running",
         'ocikit.pull("localhost:1/lab/waves:v1")',
         "ConnectionFailed", "Connection refused", "that the registry is running", ("pull", "localhost:1/lab/waves:v1"),
     ),
@@ -84,12 +83,12 @@ MISTAKES = [
         "Unauthorized", "returned 401 Unauthorized", "ocikit.login(", ("pull", "{guarded}/lab/waves:v1"),
     ),
     Mistake(
-        "a certificate that nobody vouches for",
+        "unknown certificate authority",
         'ocikit.pull("{tls}/lab/waves:v1")',
         "ConnectionFailed", "certificate", "ca=", ("pull", "{tls}/lab/waves:v1"),
     ),
     Mistake(
-        "files in the way that were edited",
+        "edited files in the target folder",
         'ocikit.pull("{host}/lab/waves:v1", "mine")',
         "ContentError", "was edited", "force=True", ("pull", "{host}/lab/waves:v1", "mine"),
     ),
@@ -97,8 +96,8 @@ MISTAKES = [
 
 
 @contextmanager
-def places(folder: Path) -> Iterator[dict[str, str]]:
-    """A registry with a data set, one with a password, one with a certificate of its own; and `folder` with files."""
+def demo_registries(folder: Path) -> Iterator[dict[str, str]]:
+    """Run three registries and yield their hosts: with a data set, with a password, with its own certificate."""
     (folder / "waves").mkdir()
     (folder / "waves" / "sine.csv").write_text("t,y\n0,0\n")
     with (
@@ -113,8 +112,8 @@ def places(folder: Path) -> Iterator[dict[str, str]]:
         yield {"host": open_.host, "guarded": guarded.host, "tls": tls.host}
 
 
-def in_a_notebook(codes: list[str], folder: Path) -> list[str]:
-    """What a notebook shows below each line, as text."""
+def run_in_notebook(codes: list[str], folder: Path) -> list[str]:
+    """Return the traceback that a notebook shows for each line of code."""
     cells = notebooks.run_cells(
         [f"import os, ocikit; os.chdir({str(folder)!r})", *codes], folder, tags={"raises-exception"}
     )
@@ -123,8 +122,8 @@ def in_a_notebook(codes: list[str], folder: Path) -> list[str]:
     ]
 
 
-def in_a_terminal(arguments: list[str], folder: Path) -> str:
-    """What a command says when it fails."""
+def run_in_terminal(arguments: list[str], folder: Path) -> str:
+    """Return the stderr of a failing command."""
     environment = os.environ | {"OCIKIT_CACHE": str(folder / "cache"), "PYTHONPATH": str(notebooks.FOLDER.parent)}
     done = subprocess.run(
         [sys.executable, *arguments],
@@ -141,17 +140,17 @@ def in_a_terminal(arguments: list[str], folder: Path) -> str:
 
 
 def main() -> int:
-    with tempfile.TemporaryDirectory() as name, places(Path(name)) as where:
+    with tempfile.TemporaryDirectory() as name, demo_registries(Path(name)) as hosts:
         folder = Path(name)
-        shown = in_a_notebook([m.code.format_map(where) for m in MISTAKES], folder)
+        shown = run_in_notebook([m.code.format_map(hosts) for m in MISTAKES], folder)
         for mistake, text in zip(MISTAKES, shown, strict=True):
-            code = mistake.code.format_map(where)
-            said: list[Any] = [f"### {mistake.name}", f"In a notebook, `{code}`:", f"```text\n{text.strip()}\n```"]
+            code = mistake.code.format_map(hosts)
+            lines: list[str] = [f"### {mistake.name}", f"In a notebook, `{code}`:", f"```text\n{text.strip()}\n```"]
             if mistake.command:
-                command = [part.format_map(where) for part in mistake.command]
-                terminal = in_a_terminal(["-m", "ocikit", *command], folder)
-                said += [f"In a terminal, `ocikit {' '.join(command)}`:", f"```text\n{terminal.strip()}\n```"]
-            print("\n\n".join(said), end="\n\n")
+                command = [part.format_map(hosts) for part in mistake.command]
+                terminal = run_in_terminal(["-m", "ocikit", *command], folder)
+                lines += [f"In a terminal, `ocikit {' '.join(command)}`:", f"```text\n{terminal.strip()}\n```"]
+            print("\n\n".join(lines), end="\n\n")
     return 0
 
 

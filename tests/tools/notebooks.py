@@ -1,4 +1,4 @@
-"""Run notebooks from top to bottom: python -m tests.tools.notebooks runs those in notebooks/ and saves them with their outputs."""
+"""Notebook runner: `python -m tests.tools.notebooks` runs the files in notebooks/ and saves their outputs."""
 
 import os
 import shutil
@@ -13,7 +13,7 @@ from typing import Any
 FOLDER = Path(__file__).resolve().parents[2] / "notebooks"
 
 with warnings.catch_warnings():
-    # Jupyter's packages deprecate each other
+    # Jupyter packages emit deprecation warnings about each other
     warnings.simplefilter("ignore")
     import nbclient
     import nbformat
@@ -22,7 +22,7 @@ with warnings.catch_warnings():
 
 
 class Manager(AsyncKernelManager):
-    """Starts the interpreter that runs the tests, whatever kernels are installed."""
+    """Kernel manager that starts the interpreter of the tests, regardless of installed kernels."""
 
     @property
     def kernel_spec(self) -> KernelSpec:
@@ -31,7 +31,7 @@ class Manager(AsyncKernelManager):
 
 
 def run(notebook: Any, folder: Path) -> Any:
-    """Execute in a folder, with an empty cache, no credentials and no registry but what the notebook asks for."""
+    """Run a notebook in a folder, with an empty cache and without credentials; return it with outputs."""
     home = Path(tempfile.mkdtemp(prefix="ocikit-notebook-"))
     environment = {name: value for name, value in os.environ.items() if not name.startswith("OCIKIT_")}
     environment |= {
@@ -47,12 +47,12 @@ def run(notebook: Any, folder: Path) -> Any:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            # A local socket rather than a port: nobody else's, and no words about encryption
+            # Use a Unix socket: a TCP port is open to other users, and Jupyter warns about missing encryption
             manager = Manager(transport="ipc", connection_file=str(home / "kernel.json"))
             client = nbclient.NotebookClient(
                 notebook, km=manager, timeout=120, resources={"metadata": {"path": str(folder)}}
             )
-            client.owns_km = True  # and shuts it down
+            client.owns_km = True  # shut the kernel down at the end
             client.execute(env=environment)
     finally:
         shutil.rmtree(home, ignore_errors=True)
@@ -60,10 +60,10 @@ def run(notebook: Any, folder: Path) -> Any:
 
 
 def run_cells(sources: Iterable[str], folder: Path, *, tags: Iterable[str] = ()) -> list[Any]:
-    """Run code as the cells of a notebook, each with these tags; gives the cells with their outputs."""
+    """Run code as cells of a notebook, each with these tags; return the cells with their outputs."""
     folder = Path(tempfile.mkdtemp(dir=folder))
-    about = {"tags": list(tags)}
-    cells = [nbformat.v4.new_code_cell(textwrap.dedent(source).strip(), metadata=about) for source in sources]
+    metadata = {"tags": list(tags)}
+    cells = [nbformat.v4.new_code_cell(textwrap.dedent(source).strip(), metadata=metadata) for source in sources]
     return list(run(nbformat.v4.new_notebook(cells=cells), folder).cells)
 
 

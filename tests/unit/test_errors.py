@@ -1,4 +1,4 @@
-"""The tree of exceptions: as drawn, picklable, with advice, without secrets or control characters."""
+"""Errors: hierarchy, pickling, hints, redaction and sanitizing."""
 
 import inspect
 import pickle
@@ -26,6 +26,7 @@ REGISTRY_FIELDS = {
 }
 SAMPLES = {
     "raw": b"{}",
+    "problems": (errors.Violation(path="$.size", message="required field missing"),),
     "expected": 5,
     "actual": 6,
     "available": (Platform(os="linux", architecture="amd64"),),
@@ -36,8 +37,8 @@ SAMPLES = {
 } | REGISTRY_FIELDS
 
 
-def made(cls):
-    """An error with everything that its class, or a class above it, takes."""
+def build(cls):
+    """Return an error with a value for every keyword of its class and its bases, and these values."""
     names = {
         name
         for base in cls.__mro__
@@ -51,8 +52,8 @@ def made(cls):
 
 @pytest.mark.parametrize("cls", CLASSES)
 @pytest.mark.parametrize("protocol", [2, pickle.HIGHEST_PROTOCOL])
-def test_every_error_survives_a_pickle_with_its_attributes(cls, protocol):
-    error, fields = made(cls)
+def test_error_survives_pickling_with_attributes(cls, protocol):
+    error, fields = build(cls)
     twin = pickle.loads(pickle.dumps(error, protocol))
     assert type(twin) is cls
     assert (twin.message, twin.hint, str(twin)) == (error.message, error.hint, str(error))
@@ -62,8 +63,8 @@ def test_every_error_survives_a_pickle_with_its_attributes(cls, protocol):
 
 
 @pytest.mark.parametrize("cls", CLASSES)
-def test_every_error_shows_what_happened_and_what_to_do_next(cls):
-    error, _ = made(cls)
+def test_error_shows_message_and_hint(cls):
+    error, _ = build(cls)
     assert str(error) == "it broke\n  -> mend it"
     assert str(cls("it broke")) == "it broke"
     assert str(cls()) == ""
@@ -72,7 +73,7 @@ def test_every_error_shows_what_happened_and_what_to_do_next(cls):
 
 
 @pytest.mark.parametrize("cls", CLASSES)
-def test_messages_and_hints_are_cleaned_of_what_a_terminal_acts_on(cls):
+def test_message_and_hint_are_sanitized(cls):
     bad = "a\x1b[31m\x07\u202e\ud800\x9bb"
     error = cls(f"{bad}\nsecond line", hint=bad)
     assert error.message == "ab\nsecond line"
@@ -80,23 +81,23 @@ def test_messages_and_hints_are_cleaned_of_what_a_terminal_acts_on(cls):
     str(error).encode()
 
 
-def drawn():
-    """(class, bases) of each name in the docstring's tree."""
+def documented_tree():
+    """Yield class and bases of each name in the docstring's tree."""
     stack = []
     for row in errors.__doc__.partition("::\n")[2].partition("\n\nEvery")[0].splitlines():
         if not row.strip():
             continue
-        drawn_part, _, remark = row.partition("  also ") if "  also " in row else (row, "", "")
-        depth = len(re.match(r"[ │├└─]*", drawn_part)[0]) // 3 - 1
-        names = re.findall(r"[A-Z]\w+", re.sub(r"\([^)]*\)", "", drawn_part))
+        names_part, _, also = row.partition("  also ") if "  also " in row else (row, "", "")
+        depth = len(re.match(r"[ │├└─]*", names_part)[0]) // 3 - 1
+        names = re.findall(r"[A-Z]\w+", re.sub(r"\([^)]*\)", "", names_part))
         stack = stack[:depth]
         for name in names:
-            yield name, ([stack[-1]] if stack else ["Exception"]) + re.findall(r"[A-Z]\w+", remark)
+            yield name, ([stack[-1]] if stack else ["Exception"]) + re.findall(r"[A-Z]\w+", also)
         stack.append(names[0])
 
 
-def test_the_tree_in_the_docstring_is_the_tree():
-    tree = dict(drawn())
+def test_docstring_tree_matches_classes():
+    tree = dict(documented_tree())
     classes = {c.__name__: c for c in CLASSES}
     assert set(tree) == set(classes)
     for name, bases in tree.items():
@@ -104,10 +105,10 @@ def test_the_tree_in_the_docstring_is_the_tree():
         assert names[0] == bases[0], name
         for base in bases:
             assert base in {b.__name__ for b in classes[name].__mro__}, name
-        assert set(names) - {"Displayable"} == set(bases), name  # how they look is no part of what they are
+        assert set(names) - {"Displayable"} == set(bases), name  # a mixin without meaning for `except`
 
 
-def test_wrong_input_missing_things_and_the_network_are_also_builtins():
+def test_errors_derive_from_builtin_errors():
     assert issubclass(errors.InvalidReference, ValueError)
     assert issubclass(errors.ManifestUnknown, LookupError)
     assert issubclass(errors.ManifestUnknown, OSError)
@@ -115,7 +116,7 @@ def test_wrong_input_missing_things_and_the_network_are_also_builtins():
     assert issubclass(errors.TimedOut, TimeoutError)
 
 
-def test_a_registry_error_tells_its_first_code():
+def test_code_is_that_of_first_error():
     assert RegistryError("x", **REGISTRY_FIELDS).code == "MANIFEST_UNKNOWN"
     assert RegistryError("x").code == ""
     assert RegistryError("x", errors=[{}]).code == ""
@@ -124,7 +125,7 @@ def test_a_registry_error_tells_its_first_code():
     assert RegistryError("x", errors=["DENIED", 5, None]).code == ""
 
 
-def test_what_a_registry_error_tells_of_the_request_is_clean_and_redacted():
+def test_request_fields_are_sanitized_and_redacted():
     error = RegistryError(
         "x", url="https://u:p@h.io/b?sig=s3cret", host="h\x1b[31m", request_id="\x07r", method="GET\n"
     )
@@ -132,7 +133,7 @@ def test_what_a_registry_error_tells_of_the_request_is_clean_and_redacted():
     assert (error.host, error.request_id, error.method) == ("h", "r", "GET ")
 
 
-def test_rate_limiting_says_how_long_to_wait():
+def test_rate_limited_has_retry_after():
     assert errors.RateLimited("x").retry_after is None
     assert errors.RateLimited("x", retry_after=3.0, status=429).retry_after == 3.0
 
@@ -168,7 +169,7 @@ def test_rate_limiting_says_how_long_to_wait():
         ("", ""),
     ],
 )
-def test_a_url_is_shown_without_its_secrets(url, shown):
+def test_redact_removes_secrets_from_url(url, shown):
     assert redact(url) == shown
 
 
@@ -177,7 +178,7 @@ NOISE = st.text(st.characters(exclude_categories=["Cs"]), max_size=8)
 
 
 @given(NOISE, NOISE, NOISE)
-def test_no_password_is_ever_shown(before, after, path):
+def test_redact_removes_any_password(before, after, path):
     user = urllib.parse.quote(before)
     for word in (SECRET, urllib.parse.quote(before, safe="") + SECRET + urllib.parse.quote(after, safe="")):
         assert SECRET not in redact(f"https://{user}:{word}@h.io/{urllib.parse.quote(path)}")
@@ -187,7 +188,7 @@ def test_no_password_is_ever_shown(before, after, path):
 
 
 @given(NOISE, NOISE, st.sampled_from(["X-Amz-Signature", "sig", "token", "access_token", "_state", "Digest", "N", ""]))
-def test_no_signature_is_ever_shown(before, after, key):
+def test_redact_removes_any_signature(before, after, key):
     value = urllib.parse.quote(before, safe="") + SECRET + urllib.parse.quote(after, safe="")
     shown = redact(f"https://h.io/b?digest=sha256:00&{key}={value}&n=1#{value}")
     assert SECRET not in shown
@@ -197,7 +198,7 @@ def test_no_signature_is_ever_shown(before, after, key):
 
 
 @given(st.text())
-def test_redacting_never_raises_and_gives_clean_text(text):
+def test_redact_never_raises_and_sanitizes(text):
     shown = redact(text)
     shown.encode()
     assert not re.search("[\x00-\x1f\x7f-\x9f]", shown)
@@ -211,7 +212,7 @@ def test_all_errors_are_exported_from_package():
 
 @pytest.mark.parametrize("cls", CLASSES)
 def test_reworded_error_keeps_class_and_fields(cls):
-    error, fields = made(cls)
+    error, fields = build(cls)
     twin = error.reworded("it failed\x07")
     assert type(twin) is cls
     assert twin is not error

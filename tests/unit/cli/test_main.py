@@ -1,4 +1,4 @@
-"""The command line, in a process and in this one: results on stdout, everything else on stderr, and exit codes."""
+"""Command line: results on stdout, messages on stderr, exit codes."""
 
 import json
 import os
@@ -24,7 +24,7 @@ def data(home):
 
 @pytest.fixture(params=["process", "function"])
 def run(request, home, capfd):
-    """Runs a command line either way; gives exit code, stdout and stderr."""
+    """Return a function that runs a command and returns exit code, stdout and stderr."""
 
     def process(*arguments):
         done = cli(*arguments)
@@ -41,7 +41,7 @@ def run(request, home, capfd):
     return process if request.param == "process" else function
 
 
-def test_every_command_works_and_prints_its_result_alone(run, data, server, home):
+def test_command_prints_only_its_result_to_stdout(run, data, server, home):
     ref = f"{server.host}/t/d:v1"
     code, out, err = run(
         "push",
@@ -81,7 +81,7 @@ def test_every_command_works_and_prints_its_result_alone(run, data, server, home
     assert run("catalog", server.host)[1].split() == sorted({name for name, _ in server.manifests})
 
 
-def test_options_reach_the_verbs(run, data, server, home):
+def test_options_are_passed_to_session(run, data, server, home):
     ref = f"{server.host}/t/d:v1"
     assert run("push", ref, "data", "--archive", "tar+gzip", "--workers", "1", "--quiet")[0] == 0
     assert len(ocikit.inspect(ref).files) == 1
@@ -101,7 +101,7 @@ def test_options_reach_the_verbs(run, data, server, home):
     assert code == 1 and "'beos' is not a platform" in err
 
 
-def test_failures_are_told_in_two_lines_and_exit_with_1(run, server, home):
+def test_failure_prints_two_lines_and_exits_with_1(run, server, home):
     for arguments in (("pull", f"{server.host}/t/nope:v1"), ("push", f"{server.host}/t/d:v1", "nothere"), ("inspect", "Bad"), ("tags", "oci:nope"),
                       ("copy", "oci:nope:v1", "oci:out"), ("quickstart", "--registry", "127.0.0.1:1")):  # fmt: skip
         code, out, err = run(*arguments)
@@ -110,7 +110,7 @@ def test_failures_are_told_in_two_lines_and_exit_with_1(run, server, home):
         assert len(err.splitlines()) == 2
 
 
-def test_wrong_usage_exits_with_2(run, home):
+def test_invalid_usage_exits_with_2(run, home):
     for arguments in ((), ("nope",), ("pull",), ("push", "x"), ("pull", "x", "--workers", "0"), ("pull", "x", "--workers", "many"),
                       ("push", "x", "y", "--annotation", "novalue"), ("push", "x", "y", "--archive", "zip"), ("tags", "a", "b")):  # fmt: skip
         code, out, err = run(*arguments)
@@ -118,7 +118,7 @@ def test_wrong_usage_exits_with_2(run, home):
         assert "usage: ocikit" in out + err and "Traceback" not in err
 
 
-def test_help_and_version(run):
+def test_help_and_version_are_printed(run):
     code, out, err = run("--help")
     assert code == 0 and err == "" and all(c in out for c in COMMANDS)
     assert run("--version")[1] == f"ocikit {ocikit.__version__}\n"
@@ -128,7 +128,7 @@ def test_help_and_version(run):
         assert max(map(len, out.splitlines())) <= 100
 
 
-def test_the_quickstart_works_with_nothing_at_all(run, home):
+def test_quickstart_starts_temporary_registry(run, home):
     code, out, err = run("quickstart")
     assert (code, err) == (0, "")
     lines = out.splitlines()
@@ -146,19 +146,19 @@ def test_the_quickstart_works_with_nothing_at_all(run, home):
     assert not list(home.iterdir())
 
 
-def test_the_quickstart_works_with_a_registry(run, server, home):
+def test_quickstart_uses_given_registry(run, server, home):
     code, out, err = run("quickstart", "--registry", server.host)
     assert (code, err) == (0, "") and "equal byte for byte" in out
     assert {name.split("/")[0] for name, _ in server.tags} == {"ocikit-quickstart"}
 
 
-def test_the_quickstart_works_with_a_real_registry(registry, home):
+def test_quickstart_works_with_other_registries(registry, home):
     done = cli("quickstart", "--registry", registry.host)
     assert done.returncode == 0, done.stderr
     assert "equal byte for byte" in done.stdout
 
 
-def test_a_reader_that_has_enough_sees_no_traceback(home, server):
+def test_closed_pipe_prints_no_traceback(home, server):
     for i in range(5000):
         server.manifest("t/d", b'{"schemaVersion":2}', f"v{i:04}")
     for _ in range(3):
@@ -168,15 +168,15 @@ def test_a_reader_that_has_enough_sees_no_traceback(home, server):
         )  # fmt: skip
         assert (done.stdout, done.stderr) == ("v0000\n", "")
     reader, writer = os.pipe()
-    os.close(reader)  # nobody reads at all
+    os.close(reader)
     done = subprocess.run([sys.executable, "-m", "ocikit", "tags", f"{server.host}/t/d"], stdout=writer, stderr=subprocess.PIPE, text=True,
                           env=os.environ | {"PYTHONPATH": str(ROOT)}, check=False, timeout=60)  # fmt: skip
     os.close(writer)
     assert (done.returncode, done.stderr) == (1, "")
 
 
-def hostile(server):
-    """An artifact and an index whose every text is hostile."""
+def push_hostile(server):
+    """Push an artifact and an index with hostile text in every string."""
     server.blob("t/e", b"evil")
     digest = ocikit.Digest.of(b"evil")
     empty = {"mediaType": media_types.EMPTY, "digest": ocikit.Digest.of(b"{}"), "size": 2}
@@ -195,7 +195,7 @@ def hostile(server):
         "index", media_type=media_types.OCI_INDEX)  # fmt: skip
 
 
-def clean(text):
+def is_clean(text):
     return not [
         c
         for c in text
@@ -205,35 +205,35 @@ def clean(text):
     ]
 
 
-def test_hostile_texts_of_a_registry_never_reach_the_terminal_raw(run, server, home):
-    hostile(server)
+def test_hostile_registry_text_is_sanitized(run, server, home):
+    push_hostile(server)
     server.tags["t/e", ANSI] = "x"
     server.guard = lambda request: None
     ref = f"{server.host}/t/e"
-    warned = {"Warning": '299 - "careful \\u001b]0;x"'.replace("\\u001b", "\x1b")}
-    server.on(".*", ".*", times=None, headers=warned)
-    words = json.dumps({"errors": [{"code": "DENIED" + ANSI, "message": ANSI, "detail": {"x": ANSI}}]}).encode()
+    warning = {"Warning": '299 - "careful \\u001b]0;x"'.replace("\\u001b", "\x1b")}
+    server.on(".*", ".*", times=None, headers=warning)
+    body = json.dumps({"errors": [{"code": "DENIED" + ANSI, "message": ANSI, "detail": {"x": ANSI}}]}).encode()
     for arguments, code in ((("inspect", f"{ref}:v1"), 0), (("inspect", f"{ref}:index"), 0), (("tags", ref), 0), (("pull", f"{ref}:v1", "out"), 1),
                             (("pull", f"{ref}:index"), 1), (("pull", f"{ref}:nope"), 1)):  # fmt: skip
         got, out, err = run(*arguments)
         assert got == code, (arguments, out, err)
-        assert clean(out) and clean(err), (arguments, out, err)
+        assert is_clean(out) and is_clean(err), (arguments, out, err)
     assert "red" in run("inspect", f"{ref}:v1")[1]
-    server.on(".*", "/v2/t/.*", times=None, status=403, body=words, headers=warned)
+    server.on(".*", "/v2/t/.*", times=None, status=403, body=body, headers=warning)
     for arguments in (("inspect", f"{ref}:v1"), ("tags", ref), ("push", f"{ref}:v9", str(ROOT / "pyproject.toml"))):
         code, out, err = run(*arguments)
-        assert code == 1 and clean(out) and clean(err), err
+        assert code == 1 and is_clean(out) and is_clean(err), err
 
 
-def in_a_terminal(*arguments):
-    """What a person sees: stdout and stderr of a terminal."""
+def run_in_terminal(*arguments):
+    """Return exit code and output of a command in a terminal."""
     master, slave = pty.openpty()
     environment = {k: v for k, v in os.environ.items() if k != "OCIKIT_PROGRESS"} | {
         "PYTHONPATH": str(ROOT),
         "TERM": "xterm",
         "COLUMNS": "100",
     }
-    running = subprocess.Popen(
+    process = subprocess.Popen(
         [sys.executable, "-m", "ocikit", *arguments], stdin=slave, stdout=slave, stderr=slave, env=environment
     )
     os.close(slave)
@@ -247,15 +247,15 @@ def in_a_terminal(*arguments):
             break
         seen += part
     os.close(master)
-    return running.wait(30), seen.decode()
+    return process.wait(30), seen.decode()
 
 
-def test_in_a_terminal_one_line_of_summary_and_the_result_stay(server, data):
+def test_terminal_shows_summary_and_result(server, data):
     ref = f"{server.host}/t/d:v1"
-    code, seen = in_a_terminal("push", ref, "data")
+    code, seen = run_in_terminal("push", ref, "data")
     assert code == 0
-    stays = [line.rpartition("\r")[2] for line in seen.replace("\r\n", "\n").splitlines()]
-    stays = [line for line in stays if line.strip()]
-    assert len(stays) == 2 and "pushed 2 files" in stays[0] and stays[1].startswith(ref), stays
-    code, seen = in_a_terminal("push", ref, "data", "--quiet")
+    lines = [line.rpartition("\r")[2] for line in seen.replace("\r\n", "\n").splitlines()]
+    lines = [line for line in lines if line.strip()]
+    assert len(lines) == 2 and "pushed 2 files" in lines[0] and lines[1].startswith(ref), lines
+    code, seen = run_in_terminal("push", ref, "data", "--quiet")
     assert code == 0 and seen.count("\n") == 1, seen

@@ -1,8 +1,8 @@
-"""The mistakes that people make most: what happened and what to do next, in few lines, wherever they are made."""
+"""Messages of frequent mistakes: cause and next step in few lines, in notebooks and terminals."""
 
 import pytest
 
-from tests.tools.error_messages import MISTAKES, in_a_notebook, in_a_terminal, places
+from tests.tools.error_messages import MISTAKES, demo_registries, run_in_notebook, run_in_terminal
 
 IDS = [mistake.name for mistake in MISTAKES]
 
@@ -13,39 +13,39 @@ def folder(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def where(folder):
-    with places(folder) as hosts:
-        yield hosts
+def hosts(folder):
+    with demo_registries(folder) as names:
+        yield names
 
 
 @pytest.fixture(scope="module")
-def shown(folder, where):
-    """What a notebook shows for each."""
-    texts = in_a_notebook([mistake.code.format_map(where) for mistake in MISTAKES], folder)
+def shown(folder, hosts):
+    """Return the notebook output of each mistake."""
+    texts = run_in_notebook([mistake.code.format_map(hosts) for mistake in MISTAKES], folder)
     return dict(zip(IDS, texts, strict=True))
 
 
 @pytest.mark.parametrize("mistake", MISTAKES, ids=IDS)
-def test_a_notebook_says_what_happened_and_what_to_do(shown, mistake):
+def test_notebook_shows_message_and_hint(shown, mistake):
     text = shown[mistake.name]
     assert f"\n{mistake.error}: " in text
-    assert mistake.words in text
-    assert mistake.remedy in text.partition("  -> ")[2]
-    assert len(text.splitlines()) <= 12, "one's own line and the message, not the insides of the library"
+    assert mistake.message in text
+    assert mistake.hint in text.partition("  -> ")[2]
+    assert len(text.splitlines()) <= 12, "the user's line and the message, without frames of the library"
     assert "ocikit/" not in text.replace("/lab/", "")
 
 
 @pytest.mark.parametrize("mistake", [m for m in MISTAKES if m.command], ids=[m.name for m in MISTAKES if m.command])
-def test_a_terminal_says_what_happened_and_what_to_do(folder, where, mistake):
-    text = in_a_terminal(["-m", "ocikit", *(part.format_map(where) for part in mistake.command)], folder)
+def test_terminal_shows_message_and_hint(folder, hosts, mistake):
+    text = run_in_terminal(["-m", "ocikit", *(part.format_map(hosts) for part in mistake.command)], folder)
     assert text.startswith("ocikit: ")
-    assert mistake.words in text
-    assert mistake.remedy in text.partition("  -> ")[2]
+    assert mistake.message in text
+    assert mistake.hint in text.partition("  -> ")[2]
     assert len(text.splitlines()) <= 4
 
 
-def test_python_ends_with_the_same_words(folder, where):
+def test_python_traceback_ends_with_message_and_hint(folder, hosts):
     mistake = MISTAKES[0]
-    text = in_a_terminal(["-c", f"import ocikit; {mistake.code.format_map(where)}"], folder)
+    text = run_in_terminal(["-c", f"import ocikit; {mistake.code.format_map(hosts)}"], folder)
     assert text.splitlines()[-2].startswith(f"ocikit.errors.{mistake.error}: ")
-    assert mistake.remedy in text.splitlines()[-1]
+    assert mistake.hint in text.splitlines()[-1]

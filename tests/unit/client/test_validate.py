@@ -1,4 +1,4 @@
-"""Validating references: every document of the tree, in registries, layouts and archives."""
+"""Validation of all documents of a reference in registries, layouts and archives."""
 
 import hashlib
 import json
@@ -20,7 +20,7 @@ ROOTFS = {"type": "layers", "diff_ids": ["sha256:" + "2" * 64]}
 
 
 class Registry:
-    """Documents, right and wrong, pushed as they are: `FakeRegistry` takes anything."""
+    """Pushes valid and invalid documents to a fake registry, which accepts both."""
 
     def __init__(self, server):
         self.server = server
@@ -36,7 +36,7 @@ class Registry:
 
 
 class Folder:
-    """The same in a layout, written by hand."""
+    """Writes valid and invalid documents to a layout."""
 
     def __init__(self, home):
         self.path, self.name, self.entries = home / "layout", "oci:layout", []
@@ -63,7 +63,7 @@ class Folder:
 
 
 class Archive(Folder):
-    """And packed."""
+    """Writes the layout as a tar archive."""
 
     def write(self):
         super().write()
@@ -78,31 +78,31 @@ def place(request, home):
     return (Folder if request.param == "layout" else Archive)(home)
 
 
-def named(made, kind, **more):
-    raw, digest = made
+def descriptor(blob, kind, **more):
+    raw, digest = blob
     return {"mediaType": kind, "digest": digest, "size": len(raw)} | more
 
 
 def image(place, *tags, config=None, layers=1, kind=MANIFEST, **more):
-    """An image of one layer, whose config may be anything; its descriptor."""
+    """Push an image, possibly with an invalid config, and return its descriptor."""
     config = config or {"architecture": "amd64", "os": "linux", "rootfs": ROOTFS}
-    described = named(place.blob(config), CONFIG)
+    described = descriptor(place.blob(config), CONFIG)
     value = {"schemaVersion": 2, "mediaType": kind, "config": described, "layers": [LAYER] * layers} | more
-    return named(place.manifest(value, kind, *tags), kind)
+    return descriptor(place.manifest(value, kind, *tags), kind)
 
 
 def index(place, *children, tag="v1", **more):
     return place.manifest({"schemaVersion": 2, "mediaType": INDEX, "manifests": list(children)} | more, INDEX, tag)[1]
 
 
-def told(report):
+def violations(report):
     return [(str(f.digest), f.path, f.message) for f in report.violations]
 
 
-# What is right
+# Valid documents
 
 
-def test_an_image_with_its_config_is_all_right(place, session):
+def test_valid_image_has_no_violations(place, session):
     made = image(place, "v1")
     report = session.validate(f"{place.name}:v1")
     assert report.ok and report.violations == ()
@@ -111,7 +111,7 @@ def test_an_image_with_its_config_is_all_right(place, session):
     assert report.summary == f"{report.reference}: 2 documents, no violations"
 
 
-def test_what_the_library_pushes_is_all_right(place, session, home):
+def test_pushed_artifact_has_no_violations(place, session, home):
     write(home, {"data/a.csv": "x\n1\n", "data/b.csv": ""})
     session.push(f"{place.name}:v1", "data", annotations={"a": "b"})
     session.attach(f"{place.name}:v1", "data/a.csv", artifact_type="application/vnd.example.report", tags=["about"])
@@ -119,32 +119,32 @@ def test_what_the_library_pushes_is_all_right(place, session, home):
     assert session.validate(f"{place.name}:about").ok
 
 
-def test_the_one_liner_does_the_same(home):
+def test_module_function_validates(home):
     place = Folder(home)
     image(place, "v1")
     assert ocikit.validate("oci:layout:v1").ok
     assert ocikit.validate(ocikit.LayoutReference.parse("oci:layout:v1"), platform="linux/amd64").ok
 
 
-def test_the_config_of_an_artifact_is_not_looked_at(place, session):
-    config = named(place.blob(b"not JSON"), "application/vnd.example.config")
+def test_config_of_artifact_is_not_validated(place, session):
+    config = descriptor(place.blob(b"not JSON"), "application/vnd.example.config")
     place.manifest({"schemaVersion": 2, "config": config, "layers": []}, MANIFEST, "v1")
     report = session.validate(f"{place.name}:v1")
     assert report.ok
     assert len(report.documents) == 1
 
 
-def test_content_of_other_types_in_an_index_is_passed_by(place, session):
-    index(place, named((b"elsewhere", "sha256:" + "3" * 64), "application/vnd.example.thing"), image(place))
+def test_other_content_types_in_index_are_skipped(place, session):
+    index(place, descriptor((b"elsewhere", "sha256:" + "3" * 64), "application/vnd.example.thing"), image(place))
     report = session.validate(f"{place.name}:v1")
     assert report.ok
     assert len(report.documents) == 3
 
 
-# What is wrong
+# Violations
 
 
-def test_every_document_of_an_index_is_looked_at_and_every_violation_told(place, session):
+def test_index_reports_violations_of_all_documents(place, session):
     bad_config = {
         "architecture": "arm64",
         "rootfs": {"type": "tar", "diff_ids": ["sha256:" + "2" * 64]},
@@ -152,12 +152,12 @@ def test_every_document_of_an_index_is_looked_at_and_every_violation_told(place,
     }
     good = image(place)
     bad = image(place, config=bad_config, annotations={"org.example.n": 1})
-    inner = named(place.manifest({"schemaVersion": 2, "mediaType": INDEX, "manifests": [bad]}, INDEX), INDEX)
+    inner = descriptor(place.manifest({"schemaVersion": 2, "mediaType": INDEX, "manifests": [bad]}, INDEX), INDEX)
     root = index(place, good, inner, {"mediaType": "x"}, annotations={"org.example.m": []})
     report = session.validate(f"{place.name}:v1")
     assert not report.ok
     config = str(report.documents[-1].digest)
-    assert told(report) == [
+    assert violations(report) == [
         (root, "$.manifests[2].size", "required field missing"),
         (root, "$.manifests[2].digest", "required field missing"),
         (root, "$.manifests[2].mediaType", "expected a media type such as \"application/json\", found 'x'"),
@@ -171,9 +171,11 @@ def test_every_document_of_an_index_is_looked_at_and_every_violation_told(place,
     assert report.summary.endswith("6 documents, 8 violations")
 
 
-def test_what_only_the_parser_refuses_is_told_too(place, session):
+def test_violations_found_by_parser_are_reported(place, session):
     made = image(place, "v1", manifests=[])
-    assert told(session.validate(f"{place.name}:v1")) == [(made["digest"], "$", "an image manifest with $.manifests")]
+    assert violations(session.validate(f"{place.name}:v1")) == [
+        (made["digest"], "$", "an image manifest with $.manifests")
+    ]
     short = {"mediaType": "a/b", "digest": "sha256:12", "size": 2}
     digest = place.manifest({"schemaVersion": 2, "config": short, "layers": []}, MANIFEST, "v2")[1]
     (found,) = session.validate(f"{place.name}:v2").violations
@@ -185,17 +187,17 @@ def test_what_only_the_parser_refuses_is_told_too(place, session):
     "raw", [b"", b"<html>", b"[]", b"[" * 100_000, b'{"a":1,"a":2}', b'{"manifests":' + b"[" * 500 + b"]" * 500 + b"}"]
 )
 @pytest.mark.parametrize("kind", [MANIFEST, INDEX])
-def test_what_is_no_document_is_told_and_not_raised(place, session, raw, kind):
+def test_malformed_document_is_reported_not_raised(place, session, raw, kind):
     digest = place.manifest(raw, kind, "v1")[1]
     report = session.validate(f"{place.name}:v1")
     assert {f.digest for f in report.violations} == {digest}
     assert report.documents[0].digest == digest
-    child = named((raw, digest), kind)
+    child = descriptor((raw, digest), kind)
     index(place, child, tag="v2")
     assert {f.digest for f in session.validate(f"{place.name}:v2").violations} == {digest}
 
 
-def test_a_document_of_another_type_than_its_descriptor_says_is_told(place, session):
+def test_media_type_mismatch_is_reported(place, session):
     made = image(place)
     index(place, made | {"mediaType": media_types.DOCKER_MANIFEST})
     (found,) = session.validate(f"{place.name}:v1").violations
@@ -207,19 +209,19 @@ def test_a_document_of_another_type_than_its_descriptor_says_is_told(place, sess
     assert words in found.message
 
 
-def test_a_document_of_another_size_than_its_descriptor_says_is_told_where_that_stands(place, session):
+def test_size_mismatch_is_reported_at_descriptor(place, session):
     image(place)
     made = image(place)
     root = index(place, made | {"size": made["size"] + 1}, made | {"size": 7})
     findings = list(session.validate(f"{place.name}:v1").violations)
     assert [(f.digest, f.path) for f in findings] == [(root, "$.manifests[0].size"), (root, "$.manifests[1].size")]
-    config = named(place.blob(b"{}"), CONFIG, size=3)
+    config = descriptor(place.blob(b"{}"), CONFIG, size=3)
     digest = place.manifest({"schemaVersion": 2, "config": config, "layers": []}, MANIFEST, "v2")[1]
     (found,) = session.validate(f"{place.name}:v2").violations
     assert (found.digest, found.path) == (digest, "$.config.size")
 
 
-def test_a_document_that_was_damaged_is_told_where_its_digest_stands(session, home):
+def test_digest_mismatch_is_reported_at_descriptor(session, home):
     place = Folder(home)
     made = image(place)
     path = place.path / "blobs/sha256" / made["digest"][7:]
@@ -234,7 +236,7 @@ def test_a_document_that_was_damaged_is_told_where_its_digest_stands(session, ho
     assert found.message.startswith(MANIFEST)
 
 
-def test_a_damaged_blob_of_an_archive_is_told(session, home):
+def test_corrupt_blob_in_archive_is_reported(session, home):
     place = Folder(home)
     made = image(place, "v1")
     (place.path / "blobs/sha256" / made["digest"][7:]).write_bytes(b"{}")
@@ -243,8 +245,8 @@ def test_a_damaged_blob_of_an_archive_is_told(session, home):
     assert found.digest == made["digest"]
 
 
-def test_a_document_that_is_not_there_is_told_and_a_root_that_is_not_raises(place, session):
-    gone = named((b"gone", "sha256:" + hashlib.sha256(b"gone").hexdigest()), MANIFEST)
+def test_missing_document_is_reported_and_missing_root_raises(place, session):
+    gone = descriptor((b"gone", "sha256:" + hashlib.sha256(b"gone").hexdigest()), MANIFEST)
     root = index(place, image(place), gone)
     (found,) = session.validate(f"{place.name}:v1").violations
     assert (found.digest, found.path) == (root, "$.manifests[1]")
@@ -254,20 +256,20 @@ def test_a_document_that_is_not_there_is_told_and_a_root_that_is_not_raises(plac
         session.validate(f"{place.name}@{gone['digest']}")
 
 
-def test_layers_and_diff_ids_must_be_as_many(place, session):
+def test_wrong_number_of_diff_ids_is_reported(place, session):
     config = {"architecture": "amd64", "os": "linux", "rootfs": ROOTFS}
     image(place, "v1", config=config, layers=3)
     (found,) = session.validate(f"{place.name}:v1").violations
     assert found.path == "$.rootfs.diff_ids"
     assert found.message == "expected one for each of the 3 layers of the manifest, found 1"
-    # The same config in two manifests, and only one of them has as many layers
+    # Two manifests share a config; only one of them has the right number of layers
     index(place, image(place, config=config), image(place, config=config, layers=2), tag="v2")
     report = session.validate(f"{place.name}:v2")
     assert len(report.violations) == 1
     assert len(report.documents) == 4
 
 
-def test_content_that_is_embedded_must_be_what_its_descriptor_says(place, session):
+def test_embedded_data_mismatch_is_reported(place, session):
     right = {"mediaType": media_types.EMPTY, "digest": str(ocikit.Digest.of(b"{}")), "size": 2, "data": "e30="}
     manifest = {
         "schemaVersion": 2,
@@ -278,16 +280,16 @@ def test_content_that_is_embedded_must_be_what_its_descriptor_says(place, sessio
     assert [f.path for f in session.validate(f"{place.name}:v1").violations] == ["$.layers[1].data", "$.layers[2].data"]
 
 
-def test_indexes_in_indexes_end_somewhere(place, session):
+def test_deeply_nested_indexes_are_reported(place, session):
     made = image(place)
     for _ in range(20):
-        made = named(place.manifest({"schemaVersion": 2, "manifests": [made]}, INDEX), INDEX)
+        made = descriptor(place.manifest({"schemaVersion": 2, "manifests": [made]}, INDEX), INDEX)
     index(place, made)
     (found,) = session.validate(f"{place.name}:v1").violations
     assert found.message == "indexes are nested more than 8 deep"
 
 
-def test_a_document_that_is_named_often_is_read_once(server, session):
+def test_document_with_many_references_is_read_once(server, session):
     place = Registry(server)
     made = image(place)
     index(place, *[made] * 20)
@@ -298,7 +300,7 @@ def test_a_document_that_is_named_often_is_read_once(server, session):
 
 
 @pytest.mark.timeout(120)
-def test_a_large_document_ends_in_time(session, home):
+def test_large_document_is_validated_in_bounded_time(session, home):
     place = Folder(home)
     config = {"mediaType": "a/a", "digest": "a:a", "size": 1}
     raw, _ = place.manifest({"schemaVersion": 2, "config": config, "layers": [config] * 60_000}, MANIFEST, "v1")
@@ -314,7 +316,7 @@ def test_a_large_document_ends_in_time(session, home):
 # Platforms
 
 
-def test_with_a_platform_only_its_manifest_is_looked_at(place, session):
+def test_platform_limits_validation_to_its_manifest(place, session):
     arm = {"os": "linux", "architecture": "arm64"}
     broken = image(place, annotations={"a.b": 1})
     index(place, image(place) | {"platform": {"os": "linux", "architecture": "amd64"}}, broken | {"platform": arm})
@@ -329,14 +331,14 @@ def test_with_a_platform_only_its_manifest_is_looked_at(place, session):
         session.validate(f"{place.name}:v1", platform="no/such/thing/here/it/is")
 
 
-# Places
+# Registries, layouts and the cache
 
 
 @pytest.mark.parametrize("without", [(), ("Docker-Content-Digest",)])
 @pytest.mark.parametrize(
     "kind", [MANIFEST, "application/json", "text/plain", "application/vnd.docker.distribution.manifest.v1+json"]
 )
-def test_a_registry_whose_headers_say_little_is_no_obstacle(server, session, kind, without):
+def test_registry_without_useful_headers_is_validated(server, session, kind, without):
     place = Registry(server)
     server.on(".*", ".*/manifests/.*", without=without, times=None)
     digest = place.manifest({"schemaVersion": 2, "mediaType": MANIFEST, "layers": 1}, kind, "v1")[1]
@@ -346,7 +348,7 @@ def test_a_registry_whose_headers_say_little_is_no_obstacle(server, session, kin
     assert report.documents[0].digest == digest
 
 
-def test_schema_1_of_docker_is_told(server, session):
+def test_docker_schema_1_is_reported(server, session):
     place = Registry(server)
     kind = "application/vnd.docker.distribution.manifest.v1+prettyjws"
     place.manifest({"schemaVersion": 1, "name": "t/d", "fsLayers": []}, kind, "v1")
@@ -354,7 +356,7 @@ def test_schema_1_of_docker_is_told(server, session):
     assert "Docker schema 1" in found.message
 
 
-def test_a_digest_that_a_layout_has_no_entry_for_is_found_though_it_is_broken(session, home):
+def test_invalid_manifest_without_index_entry_is_reported(session, home):
     place = Folder(home)
     digest = place.manifest({"schemaVersion": 2, "mediaType": MANIFEST, "layers": []}, MANIFEST)[1]
     (found,) = session.validate(f"oci:layout@{digest}").violations
@@ -362,7 +364,7 @@ def test_a_digest_that_a_layout_has_no_entry_for_is_found_though_it_is_broken(se
 
 
 @pytest.mark.parametrize("index", ["{", '{"manifests": 7}', '{"manifests": [7]}', '{"manifests": [{"digest": "x"}]}'])
-def test_a_layout_whose_own_index_is_broken_is_told(session, home, index):
+def test_invalid_layout_index_is_reported(session, home, index):
     place = Folder(home)
     (place.path / "index.json").write_text(index)
     report = session.validate("oci:layout")
@@ -371,7 +373,7 @@ def test_a_layout_whose_own_index_is_broken_is_told(session, home, index):
     assert "index.json" in str(report.violations[0])
 
 
-def test_what_is_cached_is_not_asked_for_again_and_offline_is_enough(server, session, home, monkeypatch):
+def test_cached_documents_are_validated_offline(server, session, home, monkeypatch):
     place = Registry(server)
     image(place, "v1")
     pinned = session.inspect(f"{place.name}:v1")
@@ -384,7 +386,7 @@ def test_what_is_cached_is_not_asked_for_again_and_offline_is_enough(server, ses
         session.validate(f"{place.name}:v2")
 
 
-def test_a_registry_that_fails_raises_as_ever(server, session):
+def test_registry_error_raises(server, session):
     place = Registry(server)
     index(place, image(place))
     server.on("GET", ".*/manifests/.*", status=403, times=None)
@@ -392,10 +394,10 @@ def test_a_registry_that_fails_raises_as_ever(server, session):
         session.validate(f"{place.name}:v1")
 
 
-# How it looks
+# Display
 
 
-def test_a_report_is_shown_in_one_line_in_a_table_and_in_a_pickle(session, home):
+def test_report_has_repr_and_table_and_can_be_pickled(session, home):
     place = Folder(home)
     digest = image(place, "v1", annotations={"<b>\x1b[31m": 1})["digest"]
     report = session.validate("oci:layout:v1")
@@ -411,7 +413,7 @@ def test_a_report_is_shown_in_one_line_in_a_table_and_in_a_pickle(session, home)
     assert pickle.loads(pickle.dumps(report)) == report
 
 
-def test_the_command_line_prints_a_line_for_each_violation_and_says_so_by_its_status(home, capfd):
+def test_command_prints_violations_and_exits_with_1(home, capfd):
     place = Folder(home)
     digest = image(place, "bad", annotations={"a.b": 1, "c\x1b[31m.d": 2})["digest"]
     image(place, "good")

@@ -1,4 +1,4 @@
-"""How things look: nothing foreign gets out raw, nothing raises, nothing is endless."""
+"""Display: untrusted text is escaped, nothing raises, all output is bounded."""
 
 import html
 import re
@@ -20,7 +20,7 @@ TAG = '"><img src=x onerror=alert(1)>'
 BAD = TAG + "\x1b[31m\x1b]0;title\x07\x00\r\n\x85\x9b\x7f\u202e\u2066\u200f\u2028\ud800'</td></table><script>"
 SHA = Digest("sha256:" + "ab" * 32)
 
-#: What must not reach a terminal or a page.
+#: Characters that must not reach a terminal or a page.
 UNSAFE = re.compile("[\x00-\x1f\x7f-\x9f\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069\u2028\u2029\ud800-\udfff]")
 
 BAD_PLATFORM = Platform(
@@ -48,7 +48,7 @@ DOCUMENT_FIELDS = {
 
 
 def with_bytes(document):
-    """As if it had been parsed: text that can't be encoded again has bytes all the same."""
+    """Return the document with raw bytes, as after parsing; its text cannot be encoded again."""
     object.__setattr__(document, "_raw", b"{}")
     return document
 
@@ -82,7 +82,7 @@ IDS = [type(v).__name__ for v in BAD_VALUES]
 
 
 @pytest.mark.parametrize("value", BAD_VALUES, ids=IDS)
-def test_hostile_text_in_any_field_never_shows_raw(value):
+def test_hostile_field_text_is_escaped(value):
     for text in (repr(value), str(value), value._repr_html_()):
         assert not UNSAFE.search(text)
         assert "repr failed" not in text
@@ -94,14 +94,14 @@ def test_hostile_text_in_any_field_never_shows_raw(value):
 
 
 @pytest.mark.parametrize("value", BAD_VALUES, ids=IDS)
-def test_every_repr_is_one_line_and_short_unless_it_is_to_be_copied(value):
+def test_repr_is_one_short_line(value):
     assert len(repr(value)) <= 100 or isinstance(value, Reference | LayoutReference)
     assert len(repr(value).splitlines()) == 1
     assert len(str(value).splitlines()) == 1
 
 
 @pytest.mark.parametrize("value", BAD_VALUES, ids=IDS)
-def test_the_page_of_every_value_is_small_without_scripts_or_network(value):
+def test_html_is_small_without_scripts_or_network(value):
     page = value._repr_html_()
     assert len(page.encode()) <= display.HTML_LIMIT
     assert not re.search(
@@ -110,11 +110,11 @@ def test_the_page_of_every_value_is_small_without_scripts_or_network(value):
 
 
 def html_only(page):
-    """The tags of a page, without the text between them."""
+    """Return the tags of a page without the text between them."""
     return " ".join(re.findall(r"<[^>]*>", page))
 
 
-class Everything(display.Displayable):
+class HostileCard(display.Displayable):
     def __rich_repr__(self):
         yield BAD, BAD
         yield "nested", {BAD: [BAD, (BAD,)]}
@@ -131,17 +131,17 @@ class Everything(display.Displayable):
         yield display.Section(title=BAD, names=[BAD] * 30, cards=[card] * 30, hint=BAD)
 
 
-def test_hostile_names_cells_and_headers_are_escaped_too():
-    thing = Everything()
-    for text in (repr(thing), str(thing), thing._repr_html_()):
+def test_hostile_names_cells_and_headers_are_escaped():
+    value = HostileCard()
+    for text in (repr(value), str(value), value._repr_html_()):
         assert not UNSAFE.search(text)
         assert "repr failed" not in text
-    assert "<img" not in thing._repr_html_()
-    assert "<script" not in thing._repr_html_()
-    assert "default" not in repr(thing)
+    assert "<img" not in value._repr_html_()
+    assert "<script" not in value._repr_html_()
+    assert "default" not in repr(value)
 
 
-def many(n):
+def descriptors(n):
     return tuple(
         Descriptor(
             media_type="application/vnd.oci.image.layer.v1.tar",
@@ -154,9 +154,9 @@ def many(n):
     )
 
 
-@pytest.mark.parametrize("of", [lambda d: Manifest(config=d[0], layers=d), lambda d: Index(manifests=d)])
-def test_ten_thousand_layers_make_a_short_repr_and_a_small_page(of):
-    document = of(many(10_000))
+@pytest.mark.parametrize("build", [lambda d: Manifest(config=d[0], layers=d), lambda d: Index(manifests=d)])
+def test_ten_thousand_layers_give_short_repr_and_small_html(build):
+    document = build(descriptors(10_000))
     assert len(repr(document)) <= 100
     page = document._repr_html_()
     assert len(page.encode()) <= 100_000
@@ -169,7 +169,7 @@ class Broken(display.Displayable):
         raise ValueError(TAG)
 
 
-class BrokenParts(display.Displayable):
+class BrokenSections(display.Displayable):
     def __rich_repr__(self):
         yield "fine", 1
 
@@ -188,19 +188,19 @@ class BrokenValue(display.Displayable):
 
 
 @pytest.mark.parametrize("cls", [Broken, BrokenValue])
-def test_a_repr_that_fails_says_so_instead_of_raising(cls):
+def test_failing_repr_reports_error_instead_of_raising(cls):
     assert re.fullmatch(rf"<ocikit.{cls.__name__}: repr failed: (ValueError|KeyError)>", repr(cls()))
     assert "repr failed" in cls()._repr_html_()
     assert "<ocikit" not in cls()._repr_html_()
     assert "<img" not in cls()._repr_html_()
 
 
-def test_a_page_that_fails_says_so_while_the_line_still_works():
-    assert repr(BrokenParts()) == "BrokenParts(fine=1)"
-    assert "repr failed: RuntimeError" in BrokenParts()._repr_html_()
+def test_failing_html_reports_error_while_repr_works():
+    assert repr(BrokenSections()) == "BrokenSections(fine=1)"
+    assert "repr failed: RuntimeError" in BrokenSections()._repr_html_()
 
 
-def test_a_manifest_that_cannot_be_encoded_still_has_a_repr():
+def test_manifest_that_cannot_be_encoded_has_repr():
     manifest = Manifest(config=evolve(BAD_DESCRIPTOR, annotations={"a": "\ud800"}))
     assert "repr failed" in repr(manifest)
     assert "repr failed" in manifest._repr_html_()
@@ -212,13 +212,13 @@ class Huge(display.Displayable):
             yield f"key{i}", "v" * 70
 
 
-def test_a_page_above_the_limit_falls_back_to_its_text():
+def test_html_above_limit_falls_back_to_repr():
     page = Huge()._repr_html_()
     assert page == f"<pre>{html.escape(repr(Huge()))}</pre>"
 
 
-class Wordy(display.Displayable):
-    """Twenty rows of twenty cards, all with tooltips."""
+class ManyTooltips(display.Displayable):
+    """Twenty cards of twenty rows, all with tooltips."""
 
     def __rich_repr__(self):
         yield "fine", 1
@@ -228,32 +228,32 @@ class Wordy(display.Displayable):
         yield display.Section(title="outer", cards=[display.Card(title="card", sections=(inner,))] * 20, count=500)
 
 
-def test_a_page_above_the_limit_first_loses_its_tooltips_and_what_is_nested():
-    page = Wordy()._repr_html_()
+def test_html_above_limit_omits_tooltips_and_nested_rows():
+    page = ManyTooltips()._repr_html_()
     assert len(page) <= display.HTML_LIMIT
     assert page.count("<strong>card</strong>") == 20
     assert "480 more" in page
 
 
 @given(st.text(st.characters()) | st.text(st.sampled_from("\x1b[]\\\x07\x9b\x85;0m\r\n\tab\u202e\u2028\ud800")))
-def test_clean_text_has_no_controls_and_stays_clean(text):
+def test_sanitize_removes_controls_and_is_idempotent(text):
     once = display.sanitize(text)
     assert not UNSAFE.search(once)
     assert display.sanitize(once) == once
-    kept = display.sanitize(text, newlines=True)
-    assert not UNSAFE.search(kept.replace("\n", ""))
-    assert "\r" not in kept
+    lines = display.sanitize(text, newlines=True)
+    assert not UNSAFE.search(lines.replace("\n", ""))
+    assert "\r" not in lines
 
 
 @given(st.text(st.characters(categories=["L", "N", "P", "S"])))
-def test_clean_leaves_ordinary_text_of_any_script_alone(text):
+def test_sanitize_preserves_printable_text_of_any_script(text):
     assert display.sanitize(text) == text
     assert display.sanitize(f"{text}\n{text}", newlines=True) == f"{text}\n{text}"
     assert display.sanitize(f"{text}\n{text}") == f"{text} {text}"
 
 
 @pytest.mark.parametrize(
-    ("raw", "cleaned"),
+    ("raw", "sanitized"),
     [
         ("\x1b[1;31mred\x1b[0m", "red"),
         ("\x1b]8;;http://evil\x07link\x1b]8;;\x07", "link"),
@@ -267,12 +267,12 @@ def test_clean_leaves_ordinary_text_of_any_script_alone(text):
         ("😀 é 漢", "😀 é 漢"),
     ],
 )
-def test_clean_takes_out_what_a_terminal_would_act_on(raw, cleaned):
-    assert display.sanitize(raw) == cleaned
+def test_sanitize_removes_terminal_sequences(raw, sanitized):
+    assert display.sanitize(raw) == sanitized
 
 
 @given(st.text(st.characters(exclude_categories=["Cs"])))
-def test_escaped_text_has_no_markup_and_is_shortened(text):
+def test_escape_removes_markup_and_shortens(text):
     cell = display.escape(text, 20)
     assert not re.search(r"<(?!span title=|/span>)", cell)
     shown = html.unescape(re.sub(r"^<span[^>]*>|</span>$", "", cell))
@@ -280,7 +280,7 @@ def test_escaped_text_has_no_markup_and_is_shortened(text):
     assert display.sanitize(text)[:19] == shown[:19]
 
 
-def test_a_long_cell_keeps_the_whole_text_in_its_tooltip():
+def test_shortened_cell_has_full_text_in_tooltip():
     cell = display.escape("x" * 79 + '"<' + "y" * 50)
     assert cell.startswith(f'<span title="{"x" * 79}&quot;&lt;')
     assert cell.endswith("…</span>")
@@ -291,7 +291,7 @@ def test_a_long_cell_keeps_the_whole_text_in_its_tooltip():
     [(0, "0 B"), (999, "999 B"), (1000, "1.0 kB"), (999_949, "999.9 kB"), (999_950, "1.0 MB"), (4_200_000_000, "4.2 GB"),
      (10**15, "1.0 PB"), (2**63 - 1, "9223.4 PB")],
 )  # fmt: skip
-def test_sizes_are_for_people(n, text):
+def test_size_has_decimal_unit(n, text):
     assert display.size(n) == text
     assert (display.Size(n).text(), repr(display.Size(n)), f"{display.Size(n)}") == (text, text, text)
     assert display.Size(n) == n
@@ -304,31 +304,31 @@ def test_sizes_are_for_people(n, text):
     [(0, "0.0 s"), (0.25, "0.2 s"), (59.94, "59.9 s"), (59.96, "1 min 0 s"), (60, "1 min 0 s"), (75, "1 min 15 s"),
      (3599.6, "1 h 0 min"), (3600, "1 h 0 min"), (90_061, "25 h 1 min")],
 )  # fmt: skip
-def test_durations_are_for_people(seconds, text):
+def test_duration_has_units(seconds, text):
     assert display.duration(seconds) == text
 
 
-def test_a_list_says_how_many_more_there_are_and_keeps_items_short():
+def test_join_limited_counts_omitted_items_and_shortens():
     assert display.join_limited(["a", "b"]) == "a, b"
     assert display.join_limited(range(12)) == "0, 1, 2, 3, 4, 5, 6, 7, 8, 9, … 2 more"
     assert display.join_limited([]) == ""
     assert len(display.join_limited(["x" * 10_000] * 3)) < 300
 
 
-def test_a_quoted_text_is_short_and_clean():
+def test_quoted_text_is_short_and_sanitized():
     assert display.quoted("a b") == "'a b'"
     assert not UNSAFE.search(display.quoted(BAD))
     assert len(display.quoted("x" * 10_000)) == 120
 
 
-def test_rich_shows_the_same_description():
+def test_rich_pretty_repr_shows_same_fields():
     rich = pytest.importorskip("rich.pretty")
     shown = rich.pretty_repr(Descriptor(media_type="text/plain", digest=SHA, size=3))
     assert "media_type='text/plain'" in shown
     assert "title" not in shown
 
 
-def test_a_path_is_shown_from_here_or_from_home(tmp_path, monkeypatch):
+def test_display_path_is_relative_to_folder_or_home(tmp_path, monkeypatch):
     monkeypatch.setenv("HOME", str(tmp_path / "home"))
     (tmp_path / "here").mkdir()
     monkeypatch.chdir(tmp_path / "here")
@@ -339,7 +339,7 @@ def test_a_path_is_shown_from_here_or_from_home(tmp_path, monkeypatch):
     assert display.display_path("data") == "data"
 
 
-def test_a_path_is_shown_where_the_current_folder_is_gone(tmp_path, monkeypatch):
+def test_display_path_works_in_deleted_folder(tmp_path, monkeypatch):
     (tmp_path / "here").mkdir()
     monkeypatch.chdir(tmp_path / "here")
     (tmp_path / "here").rmdir()
@@ -347,7 +347,7 @@ def test_a_path_is_shown_where_the_current_folder_is_gone(tmp_path, monkeypatch)
     monkeypatch.chdir(tmp_path)
 
 
-def test_a_referrer_goes_by_what_it_is():
+def test_descriptor_text_prefers_artifact_type():
     digest = Digest("sha256:" + "a" * 64)
     about = Descriptor(media_type="application/vnd.oci.image.manifest.v1+json", digest=digest, size=709)
     assert str(about).startswith("application/vnd.oci.image.manifest.v1+json (")

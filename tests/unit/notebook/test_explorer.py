@@ -1,4 +1,4 @@
-"""The explorer: every click asks one thing, shows what came, and names the line of code that does the same."""
+"""Explorer: each click makes one request, shows its result and the equivalent code."""
 
 import hashlib
 import json
@@ -29,16 +29,16 @@ def session(tmp_path):
 
 @pytest.fixture
 def explore(session):
-    def exploring(start=""):
+    def open_explorer(start=""):
         explorer = ocikit.explore(start, session)
         assert explorer.wait()
         return explorer
 
-    return exploring
+    return open_explorer
 
 
 def put(server, name, files, *tags, **fields):
-    """An artifact of files in the fake registry; gives its digest."""
+    """Push an artifact of files to the fake registry and return its digest."""
     layers = [
         {
             "mediaType": "application/octet-stream",
@@ -63,52 +63,52 @@ def put(server, name, files, *tags, **fields):
     )
 
 
-def choose(explorer, select, value):
-    select.value = value
+def select(explorer, widget, value):
+    widget.value = value
     assert explorer.wait()
 
 
-def options(select):
-    return [label for label, _ in select.options]
+def options(widget):
+    return [label for label, _ in widget.options]
 
 
-def shown(box):
+def is_visible(box):
     return box.layout.display != "none"
 
 
-# -- from a registry to a file
+# Navigation
 
 
-def test_a_registry_leads_to_repositories_tags_files_and_bytes(server, explore):
+def test_registry_leads_to_repositories_tags_and_files(server, explore):
     put(server, "team/waves", {"a.csv": b"x,y\n1,2\n", "b.txt": b"hello"}, "v1", "v2")
     put(server, "team/other", {"c": b"c"}, "v1")
     explorer = explore(server.host)
     assert options(explorer.repositories.list) == ["team/other", "team/waves"]
     assert explorer.code.value == f'ocikit.catalog("{server.host}")'
-    choose(explorer, explorer.repositories.list, "team/waves")
+    select(explorer, explorer.repositories.list, "team/waves")
     assert options(explorer.tags.list) == ["v1", "v2"]
     assert explorer.code.value == f'ocikit.tags("{server.host}/team/waves")'
-    choose(explorer, explorer.tags.list, "v2")
+    select(explorer, explorer.tags.list, "v2")
     assert explorer.code.value == f'ocikit.inspect("{server.host}/team/waves:v2")'
     assert options(explorer.files) == ["a.csv  (8 B)", "b.txt  (5 B)"]
-    choose(explorer, explorer.files, (1,))
+    select(explorer, explorer.files, (1,))
     assert "hello" in explorer.preview_text.value
     assert explorer.code.value.startswith("ocikit.open(")
-    choose(explorer, explorer.files, (0, 1))
+    select(explorer, explorer.files, (0, 1))
     assert eval(explorer.code.value.replace("ocikit.pull", "dict(f=lambda *a, **k: k)['f']")) == {
         "include": ["a.csv", "b.txt"]
     }
 
 
-def test_a_tag_that_is_given_is_opened_at_once_with_its_repositorys_tags_beside_it(server, explore):
+def test_reference_with_tag_opens_artifact_and_lists_tags(server, explore):
     put(server, "a/b", {"f": b"f"}, "v1", "v2")
     explorer = explore(f"{server.host}/a/b:v2")
     assert explorer.tags.list.value == "v2"
     assert options(explorer.files) == ["f  (1 B)"]
-    assert not shown(explorer.repositories.widget)
+    assert not is_visible(explorer.repositories.widget)
 
 
-def test_an_index_leads_to_its_manifests(server, explore):
+def test_index_leads_to_its_manifests(server, explore):
     inner = put(server, "a/b", {"f": b"f"})
     index = {
         "schemaVersion": 2,
@@ -124,41 +124,41 @@ def test_an_index_leads_to_its_manifests(server, explore):
     }
     server.manifest("a/b", index, "multi", media_type=INDEX)
     explorer = explore(f"{server.host}/a/b:multi")
-    assert shown(explorer.manifests_box)
-    assert not shown(explorer.files_box)
+    assert is_visible(explorer.manifests_box)
+    assert not is_visible(explorer.files_box)
     assert "linux/arm64" in options(explorer.manifests)[1]
-    choose(explorer, explorer.manifests, inner)
+    select(explorer, explorer.manifests, inner)
     assert options(explorer.files) == ["f  (1 B)"]
-    assert shown(explorer.manifests_box), "another one may be chosen"
+    assert is_visible(explorer.manifests_box), "another manifest can be selected"
 
 
-def test_what_is_attached_can_be_opened_and_left_again(server, explore):
+def test_referrer_can_be_opened_and_left(server, explore):
     subject = put(server, "a/b", {"f": b"f"}, "v1")
     descriptor = {"mediaType": MANIFEST, "digest": subject, "size": len(server.manifests["a/b", subject][0])}
     report = put(server, "a/b", {"report": b"fine"}, subject=descriptor)
     explorer = explore(f"{server.host}/a/b:v1")
     assert "text/x" in options(explorer.referrers)[1]
-    choose(explorer, explorer.referrers, report)
+    select(explorer, explorer.referrers, report)
     assert options(explorer.files) == ["report  (4 B)"]
     explorer.back.click()
     assert explorer.wait()
     assert options(explorer.files) == ["f  (1 B)"]
 
 
-def test_a_layout_can_be_explored(server, session, explore, tmp_path):
+def test_layout_can_be_explored(server, session, explore, tmp_path):
     put(server, "a/b", {"f": b"content"}, "v1")
     session.copy(f"{server.host}/a/b:v1", f"oci:{tmp_path}/layout:v1")
     explorer = explore(f"oci:{tmp_path}/layout")
     assert options(explorer.tags.list) == ["v1"]
-    choose(explorer, explorer.tags.list, "v1")
-    choose(explorer, explorer.files, (0,))
+    select(explorer, explorer.tags.list, "v1")
+    select(explorer, explorer.files, (0,))
     assert "content" in explorer.preview_text.value
 
 
-# -- many names
+# Long lists
 
 
-def test_a_hundred_thousand_tags_cost_one_page_until_they_are_wanted(server, explore):
+def test_hundred_thousand_tags_are_fetched_on_demand(server, explore):
     digest = put(server, "a/b", {"f": b"f"})
     server.tags |= {("a/b", f"v{i:06}"): digest for i in range(100_000)}
     explorer = explore(f"{server.host}/a/b")
@@ -176,31 +176,31 @@ def test_a_hundred_thousand_tags_cost_one_page_until_they_are_wanted(server, exp
     assert options(explorer.tags.list)[:2] == ["v099999", "v099998"]
 
 
-def enter(field):
-    """Press Enter in a field: what a front end sends then."""
+def press_enter(field):
+    """Send what a front end sends when Enter is pressed in a field."""
     field._handle_custom_msg({"event": "submit"}, [])
 
 
-def test_enter_in_a_filter_opens_the_first_that_suits(server, explore):
+def test_enter_in_filter_opens_first_match(server, explore):
     put(server, "team/waves", {"a.csv": b"x,y\n1,2\n", "b.txt": b"hello"}, "v1", "v2")
     explorer = explore(server.host)
     explorer.repositories.filter.value = "wav"
-    enter(explorer.repositories.filter)
+    press_enter(explorer.repositories.filter)
     assert explorer.wait()
     explorer.tags.filter.value = "2"
-    enter(explorer.tags.filter)
+    press_enter(explorer.tags.filter)
     assert explorer.wait()
     explorer.filter.value = "b."
-    enter(explorer.filter)
+    press_enter(explorer.filter)
     assert explorer.wait()
     assert "hello" in explorer.preview_text.value
     assert f"{server.host}/team/waves:v2" in explorer.code.value
 
 
-# -- what was clicked last is what counts
+# Stale requests
 
 
-def test_a_slow_answer_to_an_old_question_changes_nothing(server, explore):
+def test_late_response_to_old_request_is_ignored(server, explore):
     put(server, "a/b", {"old": b"old"}, "v1")
     put(server, "a/b", {"new": b"new"}, "v2")
     explorer = explore(f"{server.host}/a/b")
@@ -211,7 +211,7 @@ def test_a_slow_answer_to_an_old_question_changes_nothing(server, explore):
     assert options(explorer.files) == ["new  (3 B)"]
 
 
-def test_going_through_a_list_with_the_keys_asks_for_the_last_only(server, explore):
+def test_quick_selection_changes_fetch_only_the_last(server, explore):
     for i in range(5):
         put(server, "a/b", {f"f{i}": b"f"}, f"v{i}")
     explorer = explore(f"{server.host}/a/b")
@@ -221,18 +221,18 @@ def test_going_through_a_list_with_the_keys_asks_for_the_last_only(server, explo
     assert {r.path.rpartition("/")[2] for r in server.seen("HEAD", ".*/manifests/v.")} == {"v4"}
 
 
-# -- problems are shown in place
+# Errors
 
 
 @pytest.mark.parametrize(("start", "words"), [
     ("https://ghcr.io/a/b", "leave out the scheme"), ("A b", "lower-case"), ("oci:", "has no folder"),
 ])  # fmt: skip
-def test_a_mistake_in_the_start_is_the_callers_to_see(session, start, words):
+def test_invalid_start_raises(session, start, words):
     with pytest.raises(errors.InvalidReference, match=words):
         ocikit.explore(start, session)
 
 
-def test_a_mistake_in_the_address_is_shown(server, explore):
+def test_invalid_address_is_shown(server, explore):
     explorer = explore()
     explorer.address.value = "https://x.example/a"
     assert "leave out the scheme" in explorer.status.value
@@ -243,28 +243,28 @@ def test_a_mistake_in_the_address_is_shown(server, explore):
     ({"status": 500}, "the registry failed"),
     ({"drop": "before"}, "no answer"),
 ])  # fmt: skip
-def test_problems_of_the_registry_are_shown_where_they_belong(server, explore, fault, words):
+def test_registry_error_is_shown_in_its_column(server, explore, fault, words):
     put(server, "a/b", {"f": b"f"}, "v1")
     server.on("GET", ".*/tags/list", times=None, **fault)
     explorer = explore(f"{server.host}/a/b:v1")
     assert words in explorer.tags.status.value
-    assert options(explorer.files) == ["f  (1 B)"], "the rest goes on"
+    assert options(explorer.files) == ["f  (1 B)"], "other parts still work"
 
 
-def test_a_catalog_that_is_not_offered_names_the_alternative(server, explore):
+def test_unsupported_catalog_shows_alternative(server, explore):
     server.on("GET", "/v2/_catalog", times=None, status=404)
     assert "list its tags" in explore(server.host).repositories.status.value
 
 
-def test_a_missing_tag_names_the_nearest(server, explore):
+def test_unknown_tag_shows_nearest(server, explore):
     put(server, "a/b", {"f": b"f"}, "v1")
     assert "nearest: v1" in explore(f"{server.host}/a/b:v2").status.value
 
 
-# -- downloads
+# Downloads
 
 
-def test_chosen_files_are_downloaded_whatever_their_names_are(server, explore, tmp_path):
+def test_selected_files_with_glob_characters_are_downloaded(server, explore, tmp_path):
     put(server, "a/b", {"a[1]*.txt": b"one", "a1x.txt": b"two", "c": b"three"}, "v1")
     explorer = explore(f"{server.host}/a/b:v1")
     explorer.folder.value = str(tmp_path / "out")
@@ -277,7 +277,7 @@ def test_chosen_files_are_downloaded_whatever_their_names_are(server, explore, t
     assert not explorer.download.disabled
 
 
-def test_without_a_choice_everything_is_downloaded(server, explore, tmp_path):
+def test_download_without_selection_pulls_all_files(server, explore, tmp_path):
     put(server, "a/b", {"a": b"one", "b": b"two"}, "v1")
     explorer = explore(f"{server.host}/a/b:v1")
     explorer.folder.value = str(tmp_path / "out")
@@ -286,7 +286,7 @@ def test_without_a_choice_everything_is_downloaded(server, explore, tmp_path):
     assert {p.name for p in (tmp_path / "out").iterdir() if not p.name.startswith(".")} == {"a", "b"}
 
 
-def test_a_download_can_be_stopped(server, explore, tmp_path):
+def test_download_can_be_stopped(server, explore, tmp_path):
     put(server, "a/b", {"big": bytes(20 << 20)}, "v1")
     explorer = explore(f"{server.host}/a/b:v1")
     explorer.folder.value = str(tmp_path / "out")
@@ -297,7 +297,7 @@ def test_a_download_can_be_stopped(server, explore, tmp_path):
     assert not (tmp_path / "out" / "big").exists()
 
 
-def test_a_failed_download_says_why(server, explore, tmp_path):
+def test_failed_download_shows_error(server, explore, tmp_path):
     put(server, "a/b", {"f": b"f"}, "v1")
     explorer = explore(f"{server.host}/a/b:v1")
     explorer.folder.value = str(tmp_path / "out")
@@ -308,15 +308,15 @@ def test_a_failed_download_says_why(server, explore, tmp_path):
     assert explorer.bar.bar_style == "danger"
 
 
-# -- hostile content
+# Hostile content
 
 
-def test_nothing_of_a_registry_gets_out_raw(server, explore):
+def test_hostile_registry_content_is_escaped(server, explore):
     bad = MARKUP + "\x1b[31m\u202e"
     put(server, "a/b", {"f": bad.encode()}, "v1", annotations={bad: bad}, artifactType=bad)
     server.on("GET", ".*/tags/list", times=None, change=lambda *_: Response(500, {}, bad.encode()))
     explorer = explore(f"{server.host}/a/b:v1")
-    choose(explorer, explorer.files, (0,))
+    select(explorer, explorer.files, (0,))
     pages = [explorer.card, explorer.status, explorer.tags.status, explorer.preview_text, explorer.files_status]
     html = "".join(page.value for page in pages)
     assert "&lt;img src=x" in html
@@ -324,7 +324,7 @@ def test_nothing_of_a_registry_gets_out_raw(server, explore):
     assert not set(html + "".join(options(explorer.files))) & set("\x1b\u202e")
 
 
-def test_a_saved_notebook_shows_what_was_shown_last(server, explore):
+def test_saved_notebook_shows_current_view(server, explore):
     put(server, "a/b", {"f": b"f"}, "v1")
     explorer = explore(f"{server.host}/a/b:v1")
     data = explorer._repr_mimebundle_()
@@ -334,9 +334,9 @@ def test_a_saved_notebook_shows_what_was_shown_last(server, explore):
     json.dumps(data)
 
 
-def test_a_registry_that_refuses_its_referrers_is_explored_all_the_same(server, explore):
+def test_failing_referrers_do_not_hide_files(server, explore):
     put(server, "a/b", {"f": b"f"}, "v1")
     server.on("GET", ".*/referrers/.*", times=None, change=lambda *_: error_response(500, "UNKNOWN"))
     explorer = explore(f"{server.host}/a/b:v1")
     assert options(explorer.files) == ["f  (1 B)"]
-    assert not shown(explorer.referrers_box)
+    assert not is_visible(explorer.referrers_box)

@@ -1,4 +1,4 @@
-"""Logging in by hand: a question or a form, and no secret in anything that is kept."""
+"""Interactive login: prompt and form; no secret is saved in a notebook."""
 
 import base64
 import json
@@ -17,7 +17,7 @@ SECRET = "hunter2-correct-horse"
 
 @pytest.fixture(autouse=True)
 def config(tmp_path, monkeypatch):
-    """Where credentials would be kept: a folder of one's own."""
+    """Use an empty folder for stored credentials."""
     monkeypatch.setenv("DOCKER_CONFIG", str(tmp_path / "docker"))
     monkeypatch.setenv("HOME", str(tmp_path))
     for name in ("REGISTRY_AUTH_FILE", "XDG_RUNTIME_DIR", "DOCKER_AUTH_CONFIG"):
@@ -27,24 +27,26 @@ def config(tmp_path, monkeypatch):
 
 @pytest.fixture
 def guarded(server):
-    """A registry that wants ada's password."""
-    wanted = "Basic " + base64.b64encode(f"ada:{SECRET}".encode()).decode()
-    refusal = {"WWW-Authenticate": 'Basic realm="r"'}
-    server.guard = lambda request: None if request.headers.get("Authorization") == wanted else Response(401, refusal)
+    """Return a registry that requires ada's password."""
+    expected = "Basic " + base64.b64encode(f"ada:{SECRET}".encode()).decode()
+    challenge = {"WWW-Authenticate": 'Basic realm="r"'}
+    server.guard = lambda request: (
+        None if request.headers.get("Authorization") == expected else Response(401, challenge)
+    )
     return server
 
 
 @pytest.fixture
 def typed(monkeypatch):
-    """What somebody types, and what they were asked: `typed.user`, `typed.secret`, `typed.asked`."""
+    """Simulate a user: `typed.user` and `typed.secret` are the input, `typed.asked` the prompts."""
 
     class Typed:
         user, secret = "ada", SECRET
         asked = []
 
     Typed.asked = []
-    monkeypatch.setattr("builtins.input", lambda words: Typed.asked.append(words) or Typed.user)
-    monkeypatch.setattr("getpass.getpass", lambda words: Typed.asked.append(words) or Typed.secret)
+    monkeypatch.setattr("builtins.input", lambda prompt: Typed.asked.append(prompt) or Typed.user)
+    monkeypatch.setattr("getpass.getpass", lambda prompt: Typed.asked.append(prompt) or Typed.secret)
     return Typed
 
 
@@ -52,31 +54,31 @@ def stored(config):
     return json.loads(config.read_text())["auths"]
 
 
-def test_a_password_is_asked_for_unseen(guarded, typed, config):
+def test_login_prompts_for_password(guarded, typed, config):
     place = ocikit.login(guarded.host, "ada")
     assert typed.asked == [f"Password or token of ada at {guarded.host}: "]
     assert list(stored(config)) == [guarded.host]
     assert SECRET not in place
 
 
-def test_a_user_name_is_asked_for_too(guarded, typed, config):
+def test_login_prompts_for_user_name(guarded, typed, config):
     ocikit.login(guarded.host)
     assert typed.asked == [f"User name at {guarded.host}: ", f"Password or token of ada at {guarded.host}: "]
     assert list(stored(config)) == [guarded.host]
 
 
-@pytest.mark.parametrize("refusal", [EOFError, OSError, RuntimeError])
-def test_where_nobody_can_be_asked_says_so(monkeypatch, refusal):
-    def refuse(words):
-        raise refusal
+@pytest.mark.parametrize("failure", [EOFError, OSError, RuntimeError])
+def test_impossible_prompt_raises_credentials_error(monkeypatch, failure):
+    def fail(prompt):
+        raise failure
 
-    monkeypatch.setattr("getpass.getpass", refuse)
+    monkeypatch.setattr("getpass.getpass", fail)
     with pytest.raises(errors.CredentialsError, match="cannot be prompted for") as caught:
         ocikit.login("localhost:5000", "ada")
     assert "os.environ" in caught.value.hint
 
 
-def test_a_form_checks_before_it_keeps(guarded, config):
+def test_form_stores_only_valid_credentials(guarded, config):
     form = ocikit.login_form(guarded.host)
     assert guarded.requests == []
     form.username.value, form.password.value = "ada", "wrong-secret"
@@ -94,7 +96,7 @@ def test_a_form_checks_before_it_keeps(guarded, config):
     assert form.button.disabled
 
 
-def test_a_form_wants_both(guarded):
+def test_form_requires_user_name_and_password(guarded):
     form = ocikit.login_form(guarded.host, "ada")
     form.button.click()
     assert form.wait()
@@ -102,19 +104,19 @@ def test_a_form_wants_both(guarded):
     assert guarded.requests == []
 
 
-def test_a_form_shows_no_secret(guarded):
+def test_form_contains_no_secret(guarded):
     form = ocikit.login_form(guarded.host, "ada")
     form.password.value = SECRET
     assert SECRET not in repr(form) + json.dumps(form._repr_mimebundle_())
 
 
-def test_a_kernel_without_a_front_end_says_that_nobody_can_be_asked(tmp_path):
+def test_kernel_without_front_end_cannot_prompt(tmp_path):
     code = "try:\n    ocikit.login('localhost:5000', 'ada')\nexcept ocikit.CredentialsError as error:\n    print(error)"
     cells = notebooks.run_cells(["import ocikit", code], tmp_path)
     assert "cannot be prompted for" in cells[1].outputs[0].text
 
 
-def test_a_login_that_a_helper_keeps_goes_there(guarded, typed, config, tmp_path, monkeypatch):
+def test_login_stores_credentials_in_helper(guarded, typed, config, tmp_path, monkeypatch):
     helper = tmp_path / "bin" / "docker-credential-box"
     helper.parent.mkdir()
     helper.write_text(f"#!/bin/sh\ncat > {tmp_path}/box.json\n")

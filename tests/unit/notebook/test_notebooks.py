@@ -1,4 +1,4 @@
-"""Every notebook runs from top to bottom, and what is saved of it may be shown to anyone."""
+"""Notebooks run from top to bottom, and their saved outputs are current and contain no private data."""
 
 import copy
 import re
@@ -10,7 +10,7 @@ from tests.tools import notebooks
 
 PATHS = sorted(notebooks.FOLDER.glob("*.ipynb"))
 
-#: Folders of machines, tokens, and colours meant for a terminal.
+#: Paths of machines, tokens, and terminal colours.
 PRIVATE = re.compile(r"/tmp/|/home/|/root/|/Users/|/work/|[A-Za-z]:\\\\|eyJ[\w-]+\.[\w-]+\.|Bearer |Basic |\x1b\[")
 
 
@@ -19,7 +19,7 @@ def read(path):
 
 
 def outputs(cell):
-    """The texts of a cell's outputs, by their types."""
+    """Yield type and text of each output of a cell."""
     for output in cell.get("outputs", ()):
         if output.output_type == "stream":
             yield output.name, output.text
@@ -29,26 +29,26 @@ def outputs(cell):
             yield from sorted(output.data.items())
 
 
-#: What differs from run to run and from one library's version to the next: times, ports, digests of what was compressed.
-VARIES = {r"\bin \d+\.\d+ s\b": "in … s", r"127\.0\.0\.1:\d+": "127.0.0.1:…", r"sha256:[0-9a-f]{12,64}": "sha256:…"}
+#: Text that differs between runs or library versions: times, ports, digests of compressed content.
+VARIABLE = {r"\bin \d+\.\d+ s\b": "in … s", r"127\.0\.0\.1:\d+": "127.0.0.1:…", r"sha256:[0-9a-f]{12,64}": "sha256:…"}
 
 
-def words(cell):
-    """The texts without what varies; how cards look is theirs to change."""
+def stable_outputs(cell):
+    """Return the outputs without variable text and without HTML, which may change."""
     found = []
     for kind, text in outputs(cell):
-        for pattern, dots in VARIES.items():
+        for pattern, dots in VARIABLE.items():
             text = re.sub(pattern, dots, text)
         found += [(kind, text)] if kind != "text/html" else []
     return found
 
 
-def test_there_are_notebooks():
+def test_notebooks_exist():
     assert PATHS
 
 
 @pytest.mark.parametrize("path", PATHS, ids=lambda path: path.name)
-def test_a_notebook_runs_from_top_to_bottom(path, tmp_path, monkeypatch):
+def test_notebook_run_reproduces_saved_outputs(path, tmp_path, monkeypatch):
     monkeypatch.delenv("OCIKIT_REGISTRY", raising=False)
     saved = read(path)
     ran = notebooks.run(copy.deepcopy(saved), tmp_path)
@@ -56,12 +56,12 @@ def test_a_notebook_runs_from_top_to_bottom(path, tmp_path, monkeypatch):
         for kind, text in outputs(after):
             assert kind not in {"error", "stderr"}, text
             assert kind != "application/vnd.jupyter.widget-view+json"
-        # What is saved is what comes out: who reads it sees what they will get. `python -m tests.tools.notebooks` saves it anew
-        assert words(before) == words(after), before.source
+        # Readers must see the present output; `python -m tests.tools.notebooks` saves it again
+        assert stable_outputs(before) == stable_outputs(after), before.source
 
 
 @pytest.mark.parametrize("path", PATHS, ids=lambda path: path.name)
-def test_a_saved_notebook_is_fit_to_be_shown(path):
+def test_saved_notebook_is_valid_and_has_no_private_data(path):
     notebook = read(path)
     nbformat.validate(notebook)
     assert path.stat().st_size < 200_000
@@ -78,7 +78,7 @@ def test_a_saved_notebook_is_fit_to_be_shown(path):
 
 @pytest.mark.interop
 @pytest.mark.parametrize("path", [p for p in PATHS if "OCIKIT_REGISTRY" in p.read_text()], ids=lambda path: path.name)
-def test_a_notebook_runs_against_a_registry(path, registry, tmp_path, monkeypatch):
+def test_notebook_runs_against_registry(path, registry, tmp_path, monkeypatch):
     monkeypatch.setenv("OCIKIT_REGISTRY", registry.host)
     for cell in notebooks.run(read(path), tmp_path).cells:
         for kind, text in outputs(cell):
