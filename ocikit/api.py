@@ -1,4 +1,4 @@
-"""The one-liners: each opens a `Session` with everything as it comes, and calls the verb of the same name."""
+"""Functions that call the verb of the same name with a default `Session`."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ R = TypeVar("R")
 
 
 class HasHost(Protocol):
-    """A registry: `Registry`, or a server that runs."""
+    """A registry: a `Registry` or a running `Server`."""
 
     @property
     def host(self) -> str:
@@ -47,12 +47,11 @@ def explore(start: str | AnyReference | Artifact | HasHost = "", session: Sessio
     return Explorer(session or Session(), str(where))
 
 
-def _one_liner(verb: Callable[Concatenate[Session, P], R]) -> Callable[P, R]:
-    """A function with the signature and words of a session's verb, less the session."""
+def _function(verb: Callable[Concatenate[Session, P], R]) -> Callable[P, R]:
+    """Return a function with the signature and docstring of a session's verb, without the session."""
 
     @functools.wraps(verb)
     def call(*args: P.args, **kwargs: P.kwargs) -> R:
-        # By using the 'with' statement we are sure that the connections are closed
         with Session() as session:
             try:
                 return verb(session, *args, **kwargs)
@@ -61,24 +60,24 @@ def _one_liner(verb: Callable[Concatenate[Session, P], R]) -> Callable[P, R]:
                 raise
 
     signature = introspection.signature(verb)
-    call.__signature__ = signature.replace(parameters=list(signature.parameters.values())[1:])  # type: ignore[attr-defined]  # what Shift-Tab shows
+    call.__signature__ = signature.replace(parameters=list(signature.parameters.values())[1:])  # type: ignore[attr-defined]  # for Shift-Tab
     call.__qualname__ = verb.__name__
     call.__module__ = "ocikit"
     return call
 
 
-attach = _one_liner(Session.attach)
-catalog = _one_liner(Session.catalog)
-copy = _one_liner(Session.copy)
-delete = _one_liner(Session.delete)
-download = _one_liner(Session.download)
-inspect = _one_liner(Session.inspect)
-open = _one_liner(Session.open)  # noqa: A001 - ocikit.open reads as it does
-pin = _one_liner(Session.pin)
-ping = _one_liner(Session.ping)
-pull = _one_liner(Session.pull)
-push = _one_liner(Session.push)
-referrers = _one_liner(Session.referrers)
-tag = _one_liner(Session.tag)
-tags = _one_liner(Session.tags)
-validate = _one_liner(Session.validate)
+attach = _function(Session.attach)
+catalog = _function(Session.catalog)
+copy = _function(Session.copy)
+delete = _function(Session.delete)
+download = _function(Session.download)
+inspect = _function(Session.inspect)
+open = _function(Session.open)  # noqa: A001 - ocikit.open reads as it does
+pin = _function(Session.pin)
+ping = _function(Session.ping)
+pull = _function(Session.pull)
+push = _function(Session.push)
+referrers = _function(Session.referrers)
+tag = _function(Session.tag)
+tags = _function(Session.tags)
+validate = _function(Session.validate)

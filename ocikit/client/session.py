@@ -294,7 +294,7 @@ class Session(display.Displayable):
         """
         reference = parse_reference(ref)
         try:
-            # Mirrors may lag behind or hold a part of the tags
+            # A mirror may have old tags, or only some of them
             with self._backends.open_source(reference, mirrors=False) as source:
                 return Listing(source.iter_tags(), "tags", reference.name)
         except NameUnknown as error:

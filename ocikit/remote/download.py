@@ -172,7 +172,7 @@ class BlobReader(io.RawIOBase):
             kind = TimedOut if is_timeout(error) else ConnectionFailed
             raise kind(
                 f"failed to {self._action}: {self._transport.host} broke off {self._stalls} times at byte "
-                f"{self._position} of {self._descriptor.size}",
+                f"{self._position} of {self._descriptor.size} of {self._descriptor.digest}",
                 hint="call again: what was received is stored and resumed; if it breaks at the same byte, the registry's copy is truncated",
             ) from root_cause(error)
         log.info("%s: resuming at byte %d of %d", self._action, self._position, self._descriptor.size)

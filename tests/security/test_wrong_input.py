@@ -1,4 +1,4 @@
-"""Mistakes: the user sees one of our errors with the part that is wrong and what to do, and nothing is half-written."""
+"""Tests of user mistakes: each raises a typed error with the wrong part and a next step, and leaves no partial file."""
 
 import json
 import os
@@ -29,14 +29,14 @@ def data(home):
 
 @pytest.fixture
 def ref(data, server, session):
-    """`data` in the scripted registry."""
+    """Push `data` to the scripted registry and return its reference."""
     session.push(f"{server.host}/t/d:v1", "data")
     server.requests.clear()
     return f"{server.host}/t/d:v1"
 
 
 def fails(kind, call, *words, hint=True):
-    """The error of a call: of that very kind, with these words in its message or hint, and clean."""
+    """Return the error of a call; check its exact class, the words in message and hint, and that it is sanitized."""
     with pytest.raises(ocikit.OcikitError) as caught:
         call()
     problem = caught.value
@@ -89,7 +89,7 @@ def fails(kind, call, *words, hint=True):
     ],
 )
 @pytest.mark.parametrize("verb", ["pull", "push", "inspect", "tags", "delete", "pin", "copy"])
-def test_a_bad_reference_names_the_part_that_is_bad(text, kind, words, verb, session, home):
+def test_invalid_reference_names_invalid_part(text, kind, words, verb, session, home):
     write(home, {"data": "x"})
     before = state(home.parent)
     extra = {"push": ("data",), "copy": ("oci:out:v1",)}.get(verb, ())
@@ -102,13 +102,13 @@ def test_a_bad_reference_names_the_part_that_is_bad(text, kind, words, verb, ses
     "host", [None, 5, "", "myhost", "http://127.0.0.1:5000", "ghcr.io/org", "a b.c", "127.0.0.1:99999", "x@y.z"]
 )
 @pytest.mark.parametrize("verb", ["ping", "catalog", "registry"])
-def test_a_bad_host_never_leads_to_docker_hub(host, verb, session):
+def test_invalid_host_never_reaches_docker_hub(host, verb, session):
     problem = fails("InvalidReference", lambda: getattr(session, verb)(host), "registry")
     assert "docker.io" not in str(problem)
 
 
 @pytest.mark.parametrize("host", [None, 5, "", "myhost"])
-def test_nobody_logs_in_nowhere(host, session, home):
+def test_login_without_host_fails(host, session, home):
     before = state(home.parent)
     fails("InvalidReference", lambda: session.login(host, "ada", "lovelace"), "registry")
     if host != "myhost":
@@ -117,10 +117,10 @@ def test_nobody_logs_in_nowhere(host, session, home):
     assert state(home.parent) == before
 
 
-# What isn't there
+# Missing content
 
 
-def test_a_tag_that_is_not_there_names_the_nearest(ref, session, server, home):
+def test_missing_tag_lists_nearest(ref, session, server, home):
     for tag in ("v1.2", "main", "stable"):
         session.tag(ref, tag)
     problem = fails(
@@ -134,7 +134,7 @@ def test_a_tag_that_is_not_there_names_the_nearest(ref, session, server, home):
     assert not (home / "out").exists()
 
 
-def test_a_repository_that_is_not_there(ref, session, server, home):
+def test_missing_repository_is_explained(ref, session, server, home):
     for call in (
         lambda: session.pull(f"{server.host}/t/nope:v1", "out"),
         lambda: session.tags(f"{server.host}/t/nope"),
@@ -143,7 +143,7 @@ def test_a_repository_that_is_not_there(ref, session, server, home):
     assert not (home / "out").exists()
 
 
-def test_a_digest_that_is_not_there(ref, session, server):
+def test_missing_digest_is_explained(ref, session, server):
     fails(
         "ManifestUnknown",
         lambda: session.pull(f"{server.host}/t/d@sha256:{'0' * 64}"),
@@ -152,14 +152,14 @@ def test_a_digest_that_is_not_there(ref, session, server):
     )
 
 
-def test_a_name_in_a_layout_or_archive_that_is_not_there(data, session, home):
+def test_missing_tag_in_layout_or_archive_lists_nearest(data, session, home):
     for place in ("oci:store", "oci-archive:store.tar"):
         session.push(f"{place}:v1", "data")
         problem = fails("ManifestUnknown", lambda place=place: session.pull(f"{place}:v2"), "store", "'v2'", "v1")
-        assert "/." not in str(problem)  # the folder that the archive was unpacked to
+        assert "/." not in str(problem)  # the temporary folder of the unpacked archive
 
 
-def test_a_layout_that_is_not_one(data, session, home):
+def test_folder_without_layout_is_explained(data, session, home):
     (home / "empty").mkdir()
     write(home, {"file": "x"})
     before = state(home)
@@ -182,7 +182,7 @@ def test_a_layout_that_is_not_one(data, session, home):
 @pytest.mark.parametrize(
     "content", [b"", b"garbage" * 1000, b"\x1f\x8b\x08garbage", b"\x28\xb5\x2f\xfdgarbage", b"BZh9garbage", b"\0" * 512]
 )
-def test_an_archive_that_is_garbage(content, data, session, home):
+def test_corrupt_archive_is_explained(content, data, session, home):
     write(home, {"store.tar": content})
     before = state(home)
     for verb in (
@@ -198,7 +198,7 @@ def test_an_archive_that_is_garbage(content, data, session, home):
     assert state(home) == before
 
 
-def test_an_archive_that_was_cut_short(data, session, home):
+def test_truncated_archive_is_explained(data, session, home):
     session.push("oci-archive:store.tar:v1", "data")
     whole = (home / "store.tar").read_bytes()
     end = len(whole.rstrip(b"\0"))
@@ -210,32 +210,35 @@ def test_an_archive_that_was_cut_short(data, session, home):
         assert state(home) == before
 
 
-def test_an_archive_that_is_not_there(session, home):
+def test_missing_archive_is_explained(session, home):
     for path in ("no.tar", "no/no.tar"):
         for verb in (session.pull, session.tags, session.delete, lambda p: session.tag(p, "x")):
             fails("NotFound", lambda verb=verb, path=path: verb(f"oci-archive:{path}:v1"), path, "does not exist")
     assert not list(home.iterdir())
 
 
-def test_no_such_platform_names_those_that_there_are(session, server, home):
+def test_missing_platform_names_available_ones(session, server, home):
     import attrs
 
     child = ocikit.Manifest(config=ocikit.Descriptor.of(b"{}", media_types.OCI_CONFIG), layers=())
     server.manifest("t/i", child.raw)
     index = ocikit.Index(manifests=(attrs.evolve(child.descriptor, platform=ocikit.Platform.parse("linux/mips64le")),))
     server.manifest("t/i", index.raw, "v1", media_type=media_types.OCI_INDEX)
-    for call in (lambda: session.pull(f"{server.host}/t/i:v1", "out"), lambda: session.pull(f"{server.host}/t/i:v1", "out", platform="linux/arm64"),
-                 lambda: session.copy(f"{server.host}/t/i:v1", "oci:out", platform="windows/amd64")):  # fmt: skip
+    for call in (
+        lambda: session.pull(f"{server.host}/t/i:v1", "out"),
+        lambda: session.pull(f"{server.host}/t/i:v1", "out", platform="linux/arm64"),
+        lambda: session.copy(f"{server.host}/t/i:v1", "oci:out", platform="windows/amd64"),
+    ):
         fails("NoMatchingPlatform", call, "It has linux/mips64le", "platform=")
     assert not list(home.iterdir())
 
 
 @pytest.mark.parametrize("platform", ["linux", "", "linux/", "a/b/c/d/e", 5])
-def test_a_platform_that_is_none(platform, ref, session):
+def test_invalid_platform_is_explained(platform, ref, session):
     fails("InvalidReference", lambda: session.pull(ref, platform=platform), "is not a platform", "linux/amd64")
 
 
-def test_paths_that_are_not_there(session, server, home):
+def test_missing_paths_are_explained(session, server, home):
     ref = f"{server.host}/t/d:v1"
     fails("NotFound", lambda: session.push(ref, "nothere"), "'nothere'", str(home))
     fails("ContentError", lambda: session.push(ref), "nothing to push", "push(")
@@ -244,7 +247,7 @@ def test_paths_that_are_not_there(session, server, home):
     assert not server.blobs and not server.manifests
 
 
-# Arguments of the wrong kind
+# Invalid arguments
 
 
 @pytest.mark.parametrize(
@@ -264,9 +267,7 @@ def test_paths_that_are_not_there(session, server, home):
         (["config is a str"], ("data",), {"config": "{}", "config_type": "application/json"}),
     ],
 )
-def test_arguments_of_a_push_are_looked_at_before_anything_is_done(
-    words, arguments, keywords, data, session, server, home
-):
+def test_push_checks_arguments_before_any_action(words, arguments, keywords, data, session, server, home):
     before = state(home)
     problem = fails("InvalidArgument", lambda: session.push(f"{server.host}/t/d:v1", *arguments, **keywords), *words)
     assert isinstance(problem, ValueError)
@@ -275,13 +276,13 @@ def test_arguments_of_a_push_are_looked_at_before_anything_is_done(
 
 
 @pytest.mark.parametrize("workers", [0, -3, "4", 1.5])
-def test_there_must_be_a_worker(workers, ref, session):
+def test_workers_must_be_positive(workers, ref, session):
     fails("InvalidArgument", lambda: ocikit.Session(workers=workers), "workers=")
     fails("InvalidArgument", lambda: session.pull(ref, workers=workers), "workers=")
     fails("InvalidArgument", lambda: session.copy(ref, "oci:out", workers=workers), "workers=")
 
 
-def test_other_slips(ref, data, session, server):
+def test_other_mistakes_are_explained(ref, data, session, server):
     fails("InvalidDocument", lambda: session.push(ref, "data", config={}), "config_type=")
     fails(
         "InvalidReference",
@@ -299,7 +300,7 @@ def test_other_slips(ref, data, session, server):
     fails("ContentError", lambda: session.push(ref, "data", media_types={"x": "text/x"}), "data/a.csv")
 
 
-# Registries in bad shape
+# Broken registries
 
 
 def free_port():
@@ -309,17 +310,26 @@ def free_port():
 
 
 def every_verb(session, ref):
-    """Calls of every verb that asks a registry."""
+    """Return a call of each verb that sends requests."""
     return [
-        lambda: session.pull(ref, "out"), lambda: session.pull(ref), lambda: session.push(ref, "data"), lambda: session.inspect(ref),
-        lambda: session.pin(ref), lambda: session.download(ref, "data/a.csv"), lambda: session.open(ref, "data/a.csv"),
-        lambda: session.tags(ref), lambda: session.copy(ref, "oci:out"), lambda: session.copy("oci:store:v1", ref),
-        lambda: session.tag(ref, "x"), lambda: session.delete(ref), lambda: session.referrers(ref),
+        lambda: session.pull(ref, "out"),
+        lambda: session.pull(ref),
+        lambda: session.push(ref, "data"),
+        lambda: session.inspect(ref),
+        lambda: session.pin(ref),
+        lambda: session.download(ref, "data/a.csv"),
+        lambda: session.open(ref, "data/a.csv"),
+        lambda: session.tags(ref),
+        lambda: session.copy(ref, "oci:out"),
+        lambda: session.copy("oci:store:v1", ref),
+        lambda: session.tag(ref, "x"),
+        lambda: session.delete(ref),
+        lambda: session.referrers(ref),
         lambda: session.attach(ref, "data", artifact_type="application/x"),
-    ]  # fmt: skip
+    ]
 
 
-def test_a_registry_that_is_down(data, session, home):
+def test_unreachable_registry_is_explained(data, session, home):
     session.push("oci:store:v1", "data")
     host = f"127.0.0.1:{free_port()}"
     before = state(home)
@@ -332,7 +342,7 @@ def test_a_registry_that_is_down(data, session, home):
     assert state(home) == before
 
 
-def test_a_host_that_no_name_server_knows(data, session, home):
+def test_unknown_host_is_explained(data, session, home):
     problem = fails(
         "ConnectionFailed", lambda: session.pull("nope.invalid/t/d:v1", "out"), "nope.invalid", "check the host's name"
     )
@@ -340,7 +350,7 @@ def test_a_host_that_no_name_server_knows(data, session, home):
     assert not (home / "out").exists()
 
 
-def test_a_registry_that_hangs(ref, home):
+def test_hanging_registry_times_out(ref, home):
     host = ref.split("/")[0]
     with (
         ocikit.Session(network=ocikit.Network(read_timeout=0.2, retries=0), progress=False) as session,
@@ -359,7 +369,7 @@ def test_a_registry_that_hangs(ref, home):
     assert host and not (home / "out").exists()
 
 
-def test_a_body_that_hangs_is_resumed_after_the_timeout(ref, server, home):
+def test_hanging_body_is_resumed_after_timeout(ref, server, home):
     digest = ocikit.Digest.of((home / "data/b.bin").read_bytes())
     server.on("GET", f"/v2/t/d/blobs/{digest}", cut=2000, stall=10, times=1)
     with ocikit.Session(network=ocikit.Network(read_timeout=0.5, retries=1), progress=False) as session:
@@ -373,10 +383,10 @@ def test_a_body_that_hangs_is_resumed_after_the_timeout(ref, server, home):
 
 
 def unauthorized(request):
-    return error_response(401, "UNAUTHORIZED", "who are you?", **{"WWW-Authenticate": 'Basic realm="test"'})
+    return error_response(401, "UNAUTHORIZED", "log in", **{"WWW-Authenticate": 'Basic realm="test"'})
 
 
-def test_missing_and_wrong_credentials(data, server, home, session):
+def test_missing_and_wrong_credentials_are_explained(data, server, home, session):
     server.guard = unauthorized
     ref = f"{server.host}/t/d:v1"
     session.push("oci:store:v1", "data")
@@ -397,7 +407,7 @@ def test_missing_and_wrong_credentials(data, server, home, session):
     assert state(home) == before
 
 
-def test_a_plain_tls_mismatch_is_explained(data, home, session, server):
+def test_tls_mismatch_is_explained(data, home, session, server):
     with ocikit.Session(
         network=ocikit.Network(retries=0, connect_timeout=2, read_timeout=2, schemes={server.host: "https"}),
         progress=False,
@@ -410,7 +420,7 @@ HTML = b"<!DOCTYPE html><html><head><title>Sign in to the \x1b[31mWiFi</title></
 
 
 @pytest.mark.parametrize("digest", [True, False])
-def test_a_login_page_where_a_manifest_was_expected(digest, ref, session, server, home):
+def test_login_page_instead_of_manifest_is_explained(digest, ref, session, server, home):
     without = () if digest else ("Docker-Content-Digest",)
     server.on(
         "GET|HEAD",
@@ -434,13 +444,13 @@ def test_a_login_page_where_a_manifest_was_expected(digest, ref, session, server
     assert state(home) == before
 
 
-def test_a_login_page_where_a_list_was_expected(ref, session, server):
+def test_login_page_instead_of_list_is_explained(ref, session, server):
     server.on("GET", "/v2/.*", times=None, body=HTML, headers={"Content-Type": "text/html"})
     for call in (lambda: session.tags(ref), lambda: session.catalog(server.host)):
         fails("InvalidResponse", call, "text/html", "login page")
 
 
-def test_a_login_page_where_a_blob_was_expected(ref, session, server, home):
+def test_login_page_instead_of_blob_is_explained(ref, session, server, home):
     server.on("GET", "/v2/t/d/blobs/.*", times=None, body=HTML, headers={"Content-Type": "text/html"})
     with pytest.raises(ocikit.ContentError):
         session.pull(ref, "out")
@@ -448,7 +458,7 @@ def test_a_login_page_where_a_blob_was_expected(ref, session, server, home):
 
 
 @pytest.mark.parametrize("to", ["out", None])
-def test_a_blob_with_the_wrong_bytes_is_not_kept(to, ref, session, server, home):
+def test_blob_with_wrong_bytes_is_not_stored(to, ref, session, server, home):
     digest = ocikit.Digest.of((home / "data/b.bin").read_bytes())
     server.blobs["t/d", digest] = b"B" * 5000
     problem = fails("DigestMismatch", lambda: session.pull(ref, to), digest, "corrupted")
@@ -462,7 +472,7 @@ def test_a_blob_with_the_wrong_bytes_is_not_kept(to, ref, session, server, home)
 
 @pytest.mark.parametrize("to", ["out", None])
 @pytest.mark.parametrize("size", [0, 4999, 5001])
-def test_a_blob_of_the_wrong_size_is_not_kept(to, size, ref, session, server, home):
+def test_blob_of_wrong_size_is_not_stored(to, size, ref, session, server, home):
     digest = ocikit.Digest.of((home / "data/b.bin").read_bytes())
     server.blobs["t/d", digest] = b"b" * size
     with pytest.raises((ocikit.SizeMismatch, ocikit.ConnectionFailed), match=digest) as caught:
@@ -474,7 +484,7 @@ def test_a_blob_of_the_wrong_size_is_not_kept(to, size, ref, session, server, ho
 
 @pytest.mark.parametrize("at", [0, 1, 2500, 4999])
 @pytest.mark.parametrize("to", ["out", None])
-def test_a_body_that_is_cut_short_is_resumed(at, to, ref, session, server, home):
+def test_truncated_body_is_resumed(at, to, ref, session, server, home):
     digest = ocikit.Digest.of((home / "data/b.bin").read_bytes())
     server.on("GET", f"/v2/t/d/blobs/{digest}", cut=at)
     assert session.pull(ref, to).read("data/b.bin") == b"b" * 5000
@@ -482,7 +492,7 @@ def test_a_body_that_is_cut_short_is_resumed(at, to, ref, session, server, home)
     assert ranges == [None, f"bytes={at}-" if at else None]
 
 
-def test_a_body_that_is_always_cut_at_the_same_byte_is_given_up_and_kept(ref, session, server, home):
+def test_body_cut_at_same_byte_fails_and_stays_resumable(ref, session, server, home):
     digest = ocikit.Digest.of((home / "data/b.bin").read_bytes())
     server.on("GET", f"/v2/t/d/blobs/{digest}", cut=2000, times=1)
     server.on("GET", f"/v2/t/d/blobs/{digest}", cut=0, times=None, when=lambda r: "Range" in r.headers)
@@ -494,7 +504,7 @@ def test_a_body_that_is_always_cut_at_the_same_byte_is_given_up_and_kept(ref, se
     assert [r.headers.get("Range") for r in server.seen("GET", f"/v2/t/d/blobs/{digest}")] == ["bytes=2000-"]
 
 
-def test_a_copy_of_damaged_content_blames_the_source(ref, session, server, home):
+def test_copy_of_corrupt_content_names_source(ref, session, server, home):
     digest = ocikit.Digest.of((home / "data/b.bin").read_bytes())
     server.blobs["t/d", digest] = b"B" * 5000
     problem = fails("CopyError", lambda: session.copy(ref, "oci:out"), "the source failed", digest)
@@ -502,19 +512,26 @@ def test_a_copy_of_damaged_content_blames_the_source(ref, session, server, home)
     assert not (home / "out/blobs/sha256" / ocikit.Digest(digest).encoded).exists()
 
 
-def test_a_rate_limit_says_how_long_to_wait(ref, session, server):
+def test_rate_limit_error_has_wait_time(ref, session, server):
     server.guard = lambda request: error_response(429, "TOOMANYREQUESTS", "too many pulls", **{"Retry-After": "3600"})
     problem = fails("RateLimited", lambda: session.pull(ref), "429 Too Many Requests", "wait 1 h 0 min", "log in")
     assert problem.retry_after == 3600
     fails("RateLimited", lambda: session.tags(ref), "TOOMANYREQUESTS (429)", "too many pulls")
 
 
-# Documents in bad shape
+# Invalid documents
 
 
-def test_a_manifest_of_5_mib(session, server, home):
-    raw = json.dumps({"schemaVersion": 2, "mediaType": media_types.OCI_MANIFEST, "config": {"mediaType": "a/b", "digest": "sha256:" + "0" * 64, "size": 0},
-                      "layers": [], "annotations": {"x": "y" * (5 * MIB)}}).encode()  # fmt: skip
+def test_manifest_of_5_mib_is_rejected(session, server, home):
+    raw = json.dumps(
+        {
+            "schemaVersion": 2,
+            "mediaType": media_types.OCI_MANIFEST,
+            "config": {"mediaType": "a/b", "digest": "sha256:" + "0" * 64, "size": 0},
+            "layers": [],
+            "annotations": {"x": "y" * (5 * MIB)},
+        }
+    ).encode()
     server.manifest("t/big", raw, "v1")
     problem = fails("InvalidDocument", lambda: session.pull(f"{server.host}/t/big:v1", "out"), "limit")
     assert len(str(problem)) < 500
@@ -545,7 +562,7 @@ def test_a_manifest_of_5_mib(session, server, home):
         (b"[" * 100_000, ["manifest"]),
     ],
 )
-def test_a_manifest_that_is_none_says_where(raw, words, session, server, home):
+def test_invalid_manifest_names_json_path(raw, words, session, server, home):
     server.manifest("t/m", raw, "v1")
     with pytest.raises(ocikit.InvalidDocument) as caught:
         session.pull(f"{server.host}/t/m:v1", "out")
@@ -571,7 +588,7 @@ HOSTILE = [
 
 
 @pytest.mark.parametrize("title", HOSTILE)
-def test_a_title_that_leads_elsewhere_writes_nothing(title, session, server, home):
+def test_title_with_path_traversal_writes_nothing(title, session, server, home):
     content = b"evil"
     server.blob("t/e", content)
     layer = {
@@ -594,20 +611,25 @@ def test_a_title_that_leads_elsewhere_writes_nothing(title, session, server, hom
     )
     ref = f"{server.host}/t/e:v1"
     before = state(home)
-    for call in (lambda: session.pull(ref, "out"), lambda: session.pull(ref), lambda: session.inspect(ref).files, lambda: session.download(ref, title),
-                 lambda: session.pull(ref, "out", force=True)):  # fmt: skip
+    for call in (
+        lambda: session.pull(ref, "out"),
+        lambda: session.pull(ref),
+        lambda: session.inspect(ref).files,
+        lambda: session.download(ref, title),
+        lambda: session.pull(ref, "out", force=True),
+    ):
         problem = fails("UnsafeArchive", call, "title")
         assert "\x1b" not in str(problem)
     assert {k: v for k, v in state(home).items() if not k.startswith("out/.ocikit")} in (before, before | {"out": "/"})
     assert not [
         p for p in home.parent.rglob("*") if p.is_file() and p.read_bytes() == content and "blobs" not in p.parts
     ]
-    art = session.inspect(ref)  # it can still be looked at, and copied
+    art = session.inspect(ref)  # inspection and copies still work
     assert repr(art) and art._repr_html_() and art._ipython_key_completions_() == []
     assert session.copy(ref, "oci:copy").digest == art.digest
 
 
-def test_a_config_that_is_not_json(session, server, home):
+def test_config_without_json_is_bytes(session, server, home):
     config = b"{not json"
     server.blob("t/c", config)
     described = {"mediaType": media_types.OCI_CONFIG, "digest": ocikit.Digest.of(config), "size": len(config)}
@@ -621,8 +643,8 @@ def test_a_config_that_is_not_json(session, server, home):
 # Disks and folders
 
 
-def test_a_file_where_a_folder_should_be(ref, session, home):
-    write(home, {"file": "mine", "out/data": "mine, too"})
+def test_file_in_place_of_folder_is_explained(ref, session, home):
+    write(home, {"file": "edited", "out/data": "edited too"})
     before = state(home)
     fails("ContentError", lambda: session.pull(ref, "file"), "is not a folder")
     fails("ContentError", lambda: session.pull(ref, "file/below"), "file/below")
@@ -630,25 +652,32 @@ def test_a_file_where_a_folder_should_be(ref, session, home):
     assert state(home) == before
 
 
-def test_a_cache_that_is_a_file(ref, session, home, monkeypatch):
-    write(home, {"file": "mine"})
+def test_file_in_place_of_cache_is_explained(ref, session, home, monkeypatch):
+    write(home, {"file": "edited"})
     monkeypatch.setenv("OCIKIT_CACHE", str(home / "file"))
     fails("ContentError", lambda: session.pull(ref), "cache", "OCIKIT_CACHE")
     monkeypatch.setenv("OCIKIT_CACHE", str(home / "file/below"))
     fails("ContentError", lambda: session.pull(ref), "cache", "OCIKIT_CACHE")
-    assert (home / "file").read_text() == "mine"
+    assert (home / "file").read_text() == "edited"
 
 
 def python(code, *, home, preexec_fn=None, **options):
-    """Run code in a process of its own."""
+    """Run code in a separate process."""
     return subprocess.run(
-        [sys.executable, "-c", textwrap.dedent(code)], cwd=home, env=os.environ | {"PYTHONPATH": str(ROOT)}, text=True,
-        capture_output=True, timeout=60, check=False, preexec_fn=preexec_fn, **options,
-    )  # fmt: skip
+        [sys.executable, "-c", textwrap.dedent(code)],
+        cwd=home,
+        env=os.environ | {"PYTHONPATH": str(ROOT)},
+        text=True,
+        capture_output=True,
+        timeout=60,
+        check=False,
+        preexec_fn=preexec_fn,
+        **options,
+    )
 
 
 @pytest.mark.parametrize("to", ["'out'", "None"])
-def test_a_disk_that_is_full_keeps_what_came_and_says_what_to_do(to, server, session, home):
+def test_full_disk_keeps_received_part_and_has_hint(to, server, session, home):
     write(home, {"big.bin": os.urandom(3 * MIB)})
     ref = str(session.push(f"{server.host}/t/d:v1", "big.bin").reference)
     code = f"""
@@ -671,7 +700,7 @@ def test_a_disk_that_is_full_keeps_what_came_and_says_what_to_do(to, server, ses
 
 @pytest.fixture
 def small_disk(tmp_path):
-    """A file system of 2 MiB."""
+    """Mount a file system of 2 MiB."""
     folder = tmp_path / "small"
     folder.mkdir()
     if (
@@ -685,7 +714,7 @@ def small_disk(tmp_path):
     subprocess.run(["umount", "-l", str(folder)], check=True)
 
 
-def test_a_small_file_system_that_is_full(small_disk, server, session, home, monkeypatch):
+def test_full_file_system_is_explained(small_disk, server, session, home, monkeypatch):
     write(home, {"big.bin": os.urandom(3 * MIB)})
     ref = session.push(f"{server.host}/t/d:v1", "big.bin").reference
     fails("ContentError", lambda: session.pull(ref, small_disk / "out"), "No space left", "free some space")
@@ -702,7 +731,7 @@ def test_a_small_file_system_that_is_full(small_disk, server, session, home, mon
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="gives up root's rights, in a process of its own")
-def test_folders_that_cant_be_written(server, session, home, tmp_path):
+def test_unwritable_folders_are_explained(server, session, home, tmp_path):
     write(home, {"data/a": "x"})
     ref = str(session.push(f"{server.host}/t/d:v1", "data").reference)
     locked, free = tmp_path / "locked", tmp_path / "free"
@@ -722,7 +751,7 @@ def test_folders_that_cant_be_written(server, session, home, tmp_path):
         import ocikit
 
         ref, locked, free = {ref!r}, {str(locked)!r}, {str(free)!r}
-        with ocikit.Session(progress=False) as session:  # loads all modules: the interpreter may be root's alone
+        with ocikit.Session(progress=False) as session:  # loads all modules, because only root may be able to read the interpreter's files
             for call in (lambda: session.pull(ref, "x"), lambda: session.copy(ref, "oci-archive:x.tar")):
                 call()
         os.setgid(65534)
@@ -751,15 +780,19 @@ def test_folders_that_cant_be_written(server, session, home, tmp_path):
     assert sorted(p.name for p in locked.rglob("*")) == ["inner", "shut"]
 
 
-def test_ctrl_c_in_the_middle_of_a_pull_leaves_no_half_file_and_the_next_pull_resumes(server, session, home):
+def test_interrupted_pull_leaves_no_partial_file_and_resumes(server, session, home):
     content = os.urandom(8 * MIB)
     write(home, {"big.bin": content})
     ref = str(session.push(f"{server.host}/t/d:v1", "big.bin").reference)
     server.on("GET", ".*/blobs/.*", cut=5 * MIB, stall=20, times=1)
     running = subprocess.Popen(
-        [sys.executable, "-m", "ocikit", "pull", ref, "out"], cwd=home, env=os.environ | {"PYTHONPATH": str(ROOT)},
-        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
-    )  # fmt: skip
+        [sys.executable, "-m", "ocikit", "pull", ref, "out"],
+        cwd=home,
+        env=os.environ | {"PYTHONPATH": str(ROOT)},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
     parts = home / "out/.ocikit/partial"
     deadline = time.monotonic() + 20
     while time.monotonic() < deadline and not any(p.stat().st_size >= 4 * MIB for p in parts.glob("*")):
@@ -783,7 +816,7 @@ def test_ctrl_c_in_the_middle_of_a_pull_leaves_no_half_file_and_the_next_pull_re
     assert not list(parts.iterdir())
 
 
-def test_a_kill_in_the_middle_of_a_pull_to_the_cache_is_made_good_by_the_next(server, session, home):
+def test_pull_after_killed_pull_completes(server, session, home):
     write(home, {"big.bin": os.urandom(8 * MIB)})
     ref = str(session.push(f"{server.host}/t/d:v1", "big.bin").reference)
     server.on("GET", ".*/blobs/.*", cut=5 * MIB, stall=20, times=1)

@@ -1,4 +1,4 @@
-"""Registries that ask who we are: each verb with right, wrong and no credentials; which tokens it asks for."""
+"""Tests of every verb with correct, wrong and no credentials, and of the tokens that it requests."""
 
 import base64
 import pickle
@@ -18,7 +18,7 @@ REPORT = "application/vnd.example.report"
 
 @pytest.fixture
 def connect(tmp_path):
-    """Opens a session with credentials for every host, or with none."""
+    """Return a function that opens a session with credentials for every host, or without."""
     opened = []
 
     def connecting(credentials=ANONYMOUS):
@@ -38,7 +38,7 @@ def file(tmp_path):
     return path
 
 
-#: name: what it does with a session, a reference that is there, a host and a file.
+#: Verbs, called with a session, an existing reference, a host and a file.
 VERBS = {
     "push": lambda session, there, host, file: session.push(f"{there.rpartition(':')[0]}:new", file),
     "pull": lambda session, there, host, file: session.pull(there),
@@ -57,33 +57,33 @@ VERBS = {
 }
 
 
-class Fates(Progress):
-    """What became of each piece of content."""
+class Outcomes(Progress):
+    """The outcome of each blob and document."""
 
     def __init__(self):
         self.seen = {}
 
-    def finish(self, descriptor, fate):
-        self.seen[descriptor.digest] = fate
+    def finish(self, descriptor, outcome):
+        self.seen[descriptor.digest] = outcome
 
 
 def reason(error: OcikitError) -> BaseException:
-    """What a copy's failure was about; other errors say it themselves."""
+    """Return the cause of a failed copy, or the error itself."""
     return error.__cause__ if isinstance(error, CopyError | Unsupported) and error.__cause__ else error
 
 
-def check_says_nothing_secret(error: BaseException, *secrets: str) -> None:
-    told = "".join(traceback.format_exception(error)) + repr(error) + str(vars(error))
-    told += pickle.dumps(error).decode("latin-1")
+def check_hides_secrets(error: BaseException, *secrets: str) -> None:
+    shown = "".join(traceback.format_exception(error)) + repr(error) + str(vars(error))
+    shown += pickle.dumps(error).decode("latin-1")
     for secret in secrets:
-        assert secret not in told
+        assert secret not in shown
         for encoding in ("utf-8", "latin-1"):
             for pair in (f"ada:{secret}", f":{secret}"):
-                assert base64.b64encode(pair.encode(encoding)).decode().rstrip("=") not in told
+                assert base64.b64encode(pair.encode(encoding)).decode().rstrip("=") not in shown
 
 
 @pytest.mark.parametrize("verb", VERBS)
-def test_with_the_right_password_everything_works(htpasswd_registry, repo, connect, file, verb):
+def test_verbs_work_with_correct_password(htpasswd_registry, repo, connect, file, verb):
     registry = htpasswd_registry
     session = connect({registry.host: registry.auth})
     there = registry.reference(repo, "v1")
@@ -94,7 +94,7 @@ def test_with_the_right_password_everything_works(htpasswd_registry, repo, conne
 
 @pytest.mark.parametrize("credentials", [WRONG, None], ids=["wrong", "none"])
 @pytest.mark.parametrize("verb", VERBS)
-def test_without_the_right_password_nothing_does(htpasswd_registry, repo, connect, file, verb, credentials):
+def test_verbs_fail_without_correct_password(htpasswd_registry, repo, connect, file, verb, credentials):
     registry = htpasswd_registry
     there = registry.reference(repo, "v1")
     owner = connect({registry.host: registry.auth})
@@ -108,13 +108,13 @@ def test_without_the_right_password_nothing_does(htpasswd_registry, repo, connec
     assert error.status == 401
     assert registry.host in str(caught.value)
     assert "login" in caught.value.hint or verb == "catalog"
-    check_says_nothing_secret(caught.value, WRONG[1], registry.password)
+    check_hides_secrets(caught.value, WRONG[1], registry.password)
     assert session.ping(registry.host).authenticated is False
     assert list(owner.tags(there)) == ["v1"]
 
 
 @pytest.mark.parametrize("verb", VERBS)
-def test_with_a_token_everything_works(token_registry, repo, connect, file, verb):
+def test_verbs_work_with_token(token_registry, repo, connect, file, verb):
     registry = token_registry
     session = connect({registry.host: registry.auth})
     there = registry.reference(repo, "v1")
@@ -125,7 +125,7 @@ def test_with_a_token_everything_works(token_registry, repo, connect, file, verb
 
 @pytest.mark.parametrize("credentials", [WRONG, ("bob", "builder"), None], ids=["wrong", "of a reader", "none"])
 @pytest.mark.parametrize("verb", VERBS)
-def test_without_a_token_nothing_does(token_registry, repo, connect, file, verb, credentials):
+def test_verbs_fail_without_token(token_registry, repo, connect, file, verb, credentials):
     registry = token_registry
     there = registry.reference(repo, "v1")
     owner = connect({registry.host: registry.auth})
@@ -133,8 +133,13 @@ def test_without_a_token_nothing_does(token_registry, repo, connect, file, verb,
     owner.copy(there, f"oci:{file.parent / 'source'}")
     session = connect({registry.host: credentials} if credentials else ANONYMOUS)
     if credentials == ("bob", "builder") and verb in {
-        "pull", "inspect", "pin", "tags", "referrers", "copy from",
-    }:  # fmt: skip
+        "pull",
+        "inspect",
+        "pin",
+        "tags",
+        "referrers",
+        "copy from",
+    }:
         VERBS[verb](session, there, registry.host, file)
         return
     with pytest.raises(OcikitError) as caught:
@@ -142,7 +147,7 @@ def test_without_a_token_nothing_does(token_registry, repo, connect, file, verb,
     error = reason(caught.value)
     assert isinstance(error, Unauthorized | Denied)
     assert registry.host in str(caught.value)
-    check_says_nothing_secret(caught.value, WRONG[1], registry.password)
+    check_hides_secrets(caught.value, WRONG[1], registry.password)
     assert "eyJ" not in "".join(traceback.format_exception(caught.value))
     assert list(owner.tags(there)) == ["v1"]
 
@@ -151,7 +156,7 @@ def scopes(requests) -> list[list[str]]:
     return [sorted(request.scopes) for request in requests]
 
 
-def test_a_push_asks_for_one_token(token_registry, token_server, repo, connect, file):
+def test_push_requests_one_token(token_registry, token_server, repo, connect, file):
     there = token_registry.reference(repo, "v1")
     session = connect({token_registry.host: token_registry.auth})
     before = len(token_server.requests)
@@ -159,14 +164,14 @@ def test_a_push_asks_for_one_token(token_registry, token_server, repo, connect, 
     asked = token_server.requests[before:]
     assert scopes(asked) == [[f"repository:{repo}:pull,push"]]
     assert [request.user for request in asked] == ["ada"]
-    # And what comes after uses the same
+    # Later calls use the same token
     session.pull(there)
     assert list(session.tags(there)) == ["v1", "v2", "v3"]
     session.push(there, file)
     assert len(token_server.requests) == before + 1
 
 
-def test_a_pull_asks_for_one_token_to_pull(token_registry, token_server, repo, connect, file, tmp_path):
+def test_pull_requests_one_token(token_registry, token_server, repo, connect, file, tmp_path):
     there = token_registry.reference(repo, "v1")
     connect({token_registry.host: token_registry.auth}).push(there, file)
     before = len(token_server.requests)
@@ -174,7 +179,7 @@ def test_a_pull_asks_for_one_token_to_pull(token_registry, token_server, repo, c
     assert scopes(token_server.requests[before:]) == [[f"repository:{repo}:pull"]]
 
 
-def test_what_is_public_is_read_without_saying_who(token_registry, token_server, repo, connect, file):
+def test_public_content_is_read_anonymously(token_registry, token_server, repo, connect, file):
     there = token_registry.reference(f"public/{repo}", "v1")
     connect({token_registry.host: token_registry.auth}).push(there, file)
     before = len(token_server.requests)
@@ -182,7 +187,7 @@ def test_what_is_public_is_read_without_saying_who(token_registry, token_server,
     assert [request.user for request in token_server.requests[before:]] == [None]
 
 
-def test_a_catalog_and_a_deletion_ask_for_their_rights(token_registry, token_server, repo, connect, file):
+def test_catalog_and_delete_request_own_scopes(token_registry, token_server, repo, connect, file):
     there = token_registry.reference(repo, "v1")
     owner = connect({token_registry.host: token_registry.auth})
     pinned = owner.push(there, file).reference
@@ -195,25 +200,25 @@ def test_a_catalog_and_a_deletion_ask_for_their_rights(token_registry, token_ser
     assert len(token_server.requests) <= before + 2
 
 
-def test_a_blob_is_mounted_with_one_token_for_both_repositories(token_registry, token_server, repo, connect, file):
+def test_mount_uses_one_token_for_both_repositories(token_registry, token_server, repo, connect, file):
     source, target = token_registry.reference(f"{repo}/from", "v1"), token_registry.reference(f"{repo}/to", "v1")
     connect({token_registry.host: token_registry.auth}).push(source, file)
     session = connect({token_registry.host: token_registry.auth})
     before = len(token_server.requests)
-    fates = Fates()
-    copied = session.copy(source, target, progress=fates)
+    outcomes = Outcomes()
+    copied = session.copy(source, target, progress=outcomes)
     asked = token_server.requests[before:]
     both = sorted([f"repository:{repo}/from:pull", f"repository:{repo}/to:pull,push"])
     assert both in scopes(asked)
-    # One to read, one to write, one for both
+    # One to read, one to write, one for both repositories
     assert len(asked) <= 3
     blob = copied.manifest.layers[0]
-    assert fates.seen[blob.digest] == fates.seen[copied.manifest.config.digest] == "mounted"
+    assert outcomes.seen[blob.digest] == outcomes.seen[copied.manifest.config.digest] == "mounted"
     assert session.repository(target).exists(blob)
     assert "already there" in copied.summary
 
 
-def test_a_mount_that_the_token_server_refuses_becomes_an_upload(token_registry, token_server, repo, connect, file):
+def test_mount_denied_by_token_server_becomes_upload(token_registry, token_server, repo, connect, file):
     source, target = token_registry.reference(f"{repo}/from", "v1"), token_registry.reference(f"{repo}/to", "v1")
     connect({token_registry.host: token_registry.auth}).push(source, file)
     session = connect({token_registry.host: token_registry.auth})
@@ -229,8 +234,8 @@ def test_a_mount_that_the_token_server_refuses_becomes_an_upload(token_registry,
     assert session.copy(root, target).digest == root.digest
 
 
-def test_nobody_sees_a_repository_that_is_not_theirs_to_mount_from(token_registry, repo, connect, file, token_server):
-    # bob may pull everywhere; eve may pull and push in her own place only
+def test_mount_does_not_reveal_unreadable_repository(token_registry, repo, connect, file, token_server):
+    # bob may pull everywhere, eve may pull and push only below eve/
     token_server.users["eve"] = "apple"
     token_server.rights["eve"] = {f"{repo}/eve": {"pull", "push"}}
     source = token_registry.reference(f"{repo}/from", "v1")

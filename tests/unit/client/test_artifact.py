@@ -1,4 +1,4 @@
-"""What artifacts and files look like, complete and hold, without a request for it."""
+"""Tests of artifacts and files: display, completion and content without requests."""
 
 import json
 import time
@@ -34,12 +34,14 @@ def plain(shown, limit=100):
 
 @pytest.fixture
 def hostile(session):
-    """An artifact whose every text is hostile; its titles are as far as titles that can be files go."""
+    """Return an artifact with hostile text in every field; its titles are valid file names."""
     title = '"><img src=x onerror=alert(1)>'
     manifest = ocikit.Manifest(
         config=ocikit.Descriptor(media_type=HOSTILE, digest=BARE.digest, size=2),
-        artifact_type=HOSTILE, layers=layers([title], HOSTILE), annotations={HOSTILE: HOSTILE},
-    )  # fmt: skip
+        artifact_type=HOSTILE,
+        layers=layers([title], HOSTILE),
+        annotations={HOSTILE: HOSTILE},
+    )
     return artifact(session, manifest)
 
 
@@ -57,7 +59,7 @@ def test_reprs_are_one_short_line(hostile, session):
     assert plain(repr(long))
 
 
-def test_an_artifacts_repr_shows_what_it_is(session):
+def test_repr_of_artifact_names_reference_and_size(session):
     one = artifact(session, ocikit.Manifest(config=BARE, layers=layers(["a.csv"])))
     assert repr(one) == f"Artifact('localhost:5000/team/data:v1@{one.digest.short}', 1 B)"
     assert str(one) == f"localhost:5000/team/data:v1@{one.digest}"
@@ -68,13 +70,13 @@ def test_an_artifacts_repr_shows_what_it_is(session):
     assert repr(one.files) == "Files(files=1, size=1 B)"
 
 
-def test_html_is_escaped_whatever_a_registry_says(hostile):
+def test_html_of_artifact_is_escaped(hostile):
     for shown in (hostile, hostile.files, next(iter(hostile.files.values())), hostile.manifest):
         assert harmless(shown._repr_html_())
     assert "&lt;img src=x onerror" in hostile._repr_html_()
 
 
-def test_html_of_an_index_shows_its_platforms_escaped(session):
+def test_html_of_index_escapes_platforms(session):
     platform = ocikit.Platform(os=HOSTILE, architecture=HOSTILE)
     child = ocikit.Descriptor(media_type=media_types.OCI_MANIFEST, digest=BARE.digest, size=2, platform=platform)
     index = ocikit.Index(manifests=(child,), annotations={"k": HOSTILE})
@@ -90,7 +92,7 @@ def test_artifact_of_index_is_true_without_reading_files(session):
     assert artifact(session, ocikit.Index(manifests=()))
 
 
-def test_html_answers_the_next_question(session):
+def test_html_shows_next_calls(session):
     one = artifact(
         session,
         ocikit.Manifest(
@@ -111,7 +113,7 @@ def test_html_answers_the_next_question(session):
 
 
 @pytest.mark.timeout(60)
-def test_ten_thousand_files_are_shown_quickly_and_in_little(session):
+def test_ten_thousand_files_display_fast_and_small(session):
     one = artifact(
         session,
         ocikit.Manifest(
@@ -120,7 +122,7 @@ def test_ten_thousand_files_are_shown_quickly_and_in_little(session):
             annotations={f"k{i}": "v" * 100 for i in range(1000)},
         ),
     )
-    one.files  # noqa: B018 - checked once, when it is first asked for
+    one.files  # noqa: B018 - the first access checks the titles
     started = time.perf_counter()
     shown = one._repr_html_()
     assert time.perf_counter() - started < 2
@@ -132,7 +134,7 @@ def test_ten_thousand_files_are_shown_quickly_and_in_little(session):
     assert "part-" in caught.value.hint
 
 
-def test_rich_sees_the_same_description(session):
+def test_rich_shows_same_description(session):
     one = artifact(session, ocikit.Manifest(config=BARE, layers=layers(["a.csv"])))
     assert dict(item[:2] for item in one.__rich_repr__())["files"] == 1
     pretty = pytest.importorskip("rich.pretty")
@@ -140,7 +142,7 @@ def test_rich_sees_the_same_description(session):
     assert shown.startswith("Artifact(") and str(one.digest) in shown
 
 
-def test_looking_completing_and_listing_ask_nobody(server, session, home):
+def test_display_and_completion_send_no_request(server, session, home):
     write(home, {"data/a.csv": "x", "data/b.csv": "y"})
     session.push(f"{server.host}/t/d:v1", "data")
     art = session.inspect(f"{server.host}/t/d:v1")
@@ -163,7 +165,7 @@ def test_looking_completing_and_listing_ask_nobody(server, session, home):
     assert moved(server) == []
 
 
-def test_a_repr_never_raises(session):
+def test_repr_of_artifact_never_raises(session):
     class Broken(Files):
         def values(self):
             raise RuntimeError("no")
@@ -195,27 +197,27 @@ def with_config(server, session, content, media_type):
         (b'{"a":' * 50_000 + b"1" + b"}" * 50_000, b'{"a":' * 50_000 + b"1" + b"}" * 50_000),
     ],
 )
-def test_a_config_is_a_mapping_if_it_is_a_json_object_else_its_bytes(content, expected, server, session):
-    found = with_config(server, session, content, "application/vnd.example.config+json")
-    assert found == expected
+def test_config_is_mapping_for_json_object_else_bytes(content, expected, server, session):
+    result = with_config(server, session, content, "application/vnd.example.config+json")
+    assert result == expected
     with pytest.raises(TypeError):
-        found["new"] = 1
+        result["new"] = 1
 
 
-def test_an_images_config_is_parsed(server, session):
+def test_image_config_is_parsed(server, session):
     raw = json.dumps({"os": "linux", "architecture": "s390x", "rootfs": {"type": "layers", "diff_ids": []}}).encode()
-    found = with_config(server, session, raw, media_types.OCI_CONFIG)
-    assert isinstance(found, ocikit.ImageConfig) and found.architecture == "s390x"
+    result = with_config(server, session, raw, media_types.OCI_CONFIG)
+    assert isinstance(result, ocikit.ImageConfig) and result.architecture == "s390x"
 
 
-def test_a_config_is_asked_for_once(server, session):
+def test_config_is_requested_once(server, session):
     with_config(server, session, b'{"rows": 3}', "application/x+json")
     server.requests.clear()
     art = session.inspect(f"{server.host}/t/c:v1")
     assert art.config["rows"] == 3 and moved(server) == ["HEAD manifests"]
 
 
-def test_a_file_reads_as_bytes_text_and_stream(server, session, home):
+def test_file_reads_as_bytes_text_and_stream(server, session, home):
     write(home, {"ü.txt": "größe\n"})
     session.push(f"{server.host}/t/d:v1", "ü.txt")
     file = session.inspect(f"{server.host}/t/d:v1")["ü.txt"]
@@ -232,7 +234,7 @@ def test_a_file_reads_as_bytes_text_and_stream(server, session, home):
     )
 
 
-def test_an_artifact_without_files_says_so(session):
+def test_artifact_without_files_is_explained(session):
     one = artifact(session, ocikit.Manifest(config=BARE, layers=(BARE,)))
     assert len(one.files) == 0 and one and list(one.files) == []
     with pytest.raises(ocikit.FileNotInArtifact) as caught:
@@ -240,7 +242,7 @@ def test_an_artifact_without_files_says_so(session):
     assert caught.value.hint == "this artifact has no files"
 
 
-def test_tab_offers_the_repositories_that_are_known_without_asking_anybody(server, session, home):
+def test_completion_offers_cached_repositories_without_request(server, session, home):
     write(home, {"a.csv": "x"})
     for name in ("team/data", "team/deep/er.json", "solo"):
         session.push(f"{server.host}/{name}:v1", "a.csv")
@@ -258,7 +260,7 @@ def test_tab_offers_the_repositories_that_are_known_without_asking_anybody(serve
         iter(registry)
 
 
-def test_tab_offers_what_a_catalog_has_shown_so_far(session):
+def test_completion_offers_listed_repositories(session):
     with ocikit.serve() as running:
         layer = ocikit.Descriptor.of(b"x", "text/plain")
         for name in ("b", "a/c"):
@@ -270,12 +272,12 @@ def test_tab_offers_what_a_catalog_has_shown_so_far(session):
         assert session.registry(running.host)._ipython_key_completions_() == ["a/c", "b"]
 
 
-def test_a_look_at_a_large_cache_for_completion_ends_early(tmp_path):
+def test_completion_in_large_cache_is_fast(tmp_path):
     cache = ocikit.Cache(tmp_path)
     for i in range(700):
         folder = tmp_path / "refs" / "registry.example%3A5000" / f"r{i:03}"
         folder.mkdir(parents=True)
         (folder / "v1.json").touch()
-    found = cache.repositories("registry.example:5000")
-    assert 400 < len(found) < 501
+    result = cache.repositories("registry.example:5000")
+    assert 400 < len(result) < 501
     assert cache.repositories("elsewhere.example") == []

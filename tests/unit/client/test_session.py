@@ -1,4 +1,4 @@
-"""The verbs from end to end: what a user types, what is on disk and on the wire afterwards."""
+"""End-to-end tests of the verbs: arguments, files on disk and requests."""
 
 import inspect
 import json
@@ -21,14 +21,14 @@ DATA = {"data/a.csv": "x\n1\n", "data/deep/b.bin": bytes(range(256)) * 400, "dat
 
 @pytest.fixture
 def data(home):
-    """A folder `data` in the working folder."""
+    """Create a folder `data` in the working folder and return its content."""
     write(home, DATA)
     return {name: content.encode() if isinstance(content, str) else content for name, content in DATA.items()}
 
 
 @pytest.fixture
 def art(data, server, session):
-    """`data` at HOST/t/d:v1, and an empty cache."""
+    """Push `data` to HOST/t/d:v1 and return the artifact; the cache stays empty."""
     pushed = session.push(f"{server.host}/t/d:v1", "data")
     server.requests.clear()
     return pushed
@@ -36,14 +36,14 @@ def art(data, server, session):
 
 @pytest.fixture(params=["registry", "layout", "archive"])
 def place(request, home):
-    """Somewhere to push to, without a tag: check 7, every verb takes each of them."""
+    """Return a reference without a tag; every verb must accept each kind."""
     if request.param == "registry":
         return f"{request.getfixturevalue('server').host}/t/d"
     return {"layout": "oci:store", "archive": "oci-archive:store.tar"}[request.param]
 
 
 def image(session, reference, platform="linux/amd64", files=("etc/hostname",), parent=None):
-    """A small image in a layout; gives its descriptor."""
+    """Write a small image to a layout and return its descriptor."""
     import hashlib
     import io
 
@@ -67,7 +67,7 @@ def image(session, reference, platform="linux/amd64", files=("etc/hostname",), p
 
 
 def images(home, *platforms, tag="v1"):
-    """A layout `images` with an index of small images, tagged."""
+    """Write a layout `images` with a tagged index of small images and return its reference."""
     import attrs
 
     children = []
@@ -82,7 +82,7 @@ def images(home, *platforms, tag="v1"):
 # Pulling
 
 
-def test_what_was_pushed_comes_back_byte_for_byte(place, data, session, home):
+def test_pull_returns_pushed_bytes(place, data, session, home):
     pushed = session.push(f"{place}:v1", "data")
     pulled = session.pull(f"{place}:v1", "back")
     assert tree(home / "back") == data
@@ -93,7 +93,7 @@ def test_what_was_pushed_comes_back_byte_for_byte(place, data, session, home):
 
 @pytest.mark.parametrize("words", [True, False])
 @pytest.mark.parametrize("verb", ["push", "pull"])
-def test_a_registry_on_this_machine_that_speaks_tls_is_found_out_by_the_first_verb(data, home, verb, words):
+def test_first_verb_detects_tls_of_local_registry(data, home, verb, words):
     paths = certificate(home.parent)
     with FakeRegistry(tls=paths, tls_words=words) as server:
         ref, network = f"localhost:{server.port}/t/d:v1", attrs.evolve(QUICK, ca=str(paths[0]))
@@ -107,7 +107,7 @@ def test_a_registry_on_this_machine_that_speaks_tls_is_found_out_by_the_first_ve
         assert tree(home / "back") == data
 
 
-def test_a_pull_without_a_folder_gives_read_only_files_in_the_cache(place, data, session, home):
+def test_pull_without_folder_returns_read_only_cached_files(place, data, session, home):
     session.push(f"{place}:v1", "data")
     pulled = session.pull(f"{place}:v1")
     assert tree(Path(pulled)) == data
@@ -115,21 +115,21 @@ def test_a_pull_without_a_folder_gives_read_only_files_in_the_cache(place, data,
     assert not os.stat(Path(pulled) / "data/a.csv").st_mode & 0o222
 
 
-def test_a_second_pull_to_the_cache_costs_one_head_request(art, data, session, server):
+def test_second_pull_to_cache_sends_one_head_request(art, data, session, server):
     first = session.pull(f"{server.host}/t/d:v1")
     assert sorted(moved(server)) == [
         "GET blobs",
         "GET blobs",
         "GET manifests",
         "HEAD manifests",
-    ]  # nothing is asked for c.txt: it is empty
+    ]  # c.txt is empty and needs no request
     second = session.pull(f"{server.host}/t/d:v1")
     assert moved(server) == ["HEAD manifests"]
     assert second.path == first.path
     assert "already there" in second.summary
 
 
-def test_a_pinned_reference_costs_no_request_once_it_is_cached(art, session, server):
+def test_cached_pinned_reference_sends_no_request(art, session, server):
     session.pull(f"{server.host}/t/d:v1")
     server.requests.clear()
     again = session.pull(art.reference)
@@ -143,7 +143,7 @@ def test_a_pinned_reference_costs_no_request_once_it_is_cached(art, session, ser
     assert moved(server) == []
 
 
-def test_a_second_pull_to_a_folder_moves_nothing(art, session, server, home):
+def test_second_pull_to_folder_moves_nothing(art, session, server, home):
     session.pull(f"{server.host}/t/d:v1", "out")
     assert moved(server).count("GET blobs") == 2
     before = state(home / "out")
@@ -152,23 +152,23 @@ def test_a_second_pull_to_a_folder_moves_nothing(art, session, server, home):
     assert state(home / "out") == before
 
 
-def test_a_pull_to_a_folder_leaves_no_second_copy_in_the_cache(art, session, server, data):
+def test_pull_to_folder_stores_no_copy_in_cache(art, session, server, data):
     session.pull(f"{server.host}/t/d:v1", "out")
-    kept = [p for p in Path(os.environ["OCIKIT_CACHE"]).rglob("*") if p.is_file() and p.parent.name == "sha256"]
-    assert [ocikit.Digest.of(p.read_bytes()) for p in kept] == [art.digest]  # documents only
+    blobs = [p for p in Path(os.environ["OCIKIT_CACHE"]).rglob("*") if p.is_file() and p.parent.name == "sha256"]
+    assert [ocikit.Digest.of(p.read_bytes()) for p in blobs] == [art.digest]  # documents only
 
 
-def test_what_is_cached_is_copied_to_a_folder_without_a_request(art, session, server, data, home):
+def test_pull_to_folder_copies_cached_content_without_request(art, session, server, data, home):
     session.pull(f"{server.host}/t/d:v1")
     server.requests.clear()
     session.pull(f"{server.host}/t/d:v1", "out")
     assert moved(server) == ["HEAD manifests"]
     assert tree(home / "out") == data
-    (home / "out/data/a.csv").write_text("mine")  # a file of one's own: the cache isn't touched
+    (home / "out/data/a.csv").write_text("edited")  # an edit, which must not change the cache
     assert session.pull(f"{server.host}/t/d:v1").read("data/a.csv") == data["data/a.csv"]
 
 
-def test_a_moved_tag_is_noticed_and_only_what_changed_is_moved(art, session, server, home):
+def test_pull_of_moved_tag_fetches_only_changes(art, session, server, home):
     session.pull(f"{server.host}/t/d:v1", "out")
     write(home, {"data/a.csv": "x\n2\n"})
     os.unlink(home / "data/c.txt")
@@ -180,13 +180,13 @@ def test_a_moved_tag_is_noticed_and_only_what_changed_is_moved(art, session, ser
     assert "data/c.txt" not in tree(home / "out")
 
 
-def test_include_and_exclude_choose_files(art, session, server, home):
+def test_include_and_exclude_select_files(art, session, server, home):
     session.pull(f"{server.host}/t/d:v1", "one", include="*.csv")
     assert set(tree(home / "one")) == {"data/a.csv"}
     assert moved(server).count("GET blobs") == 1
     session.pull(f"{server.host}/t/d:v1", "two", include=["data/"], exclude=["data/deep/"])
     assert set(tree(home / "two")) == {"data/a.csv", "data/c.txt"}
-    session.pull(f"{server.host}/t/d:v1", "one", exclude="*.csv")  # adds to what is there
+    session.pull(f"{server.host}/t/d:v1", "one", exclude="*.csv")  # keeps the files of the first pull
     assert set(tree(home / "one")) == set(DATA)
     with pytest.raises(ocikit.FileNotInArtifact, match=r"no file matches include=\['\*.parquet'\]") as caught:
         session.pull(f"{server.host}/t/d:v1", "three", include="*.parquet")
@@ -194,9 +194,9 @@ def test_include_and_exclude_choose_files(art, session, server, home):
     assert not (home / "three").exists()
 
 
-def test_files_that_a_user_edited_are_never_overwritten_unless_forced(art, session, server, data, home):
+def test_pull_overwrites_edited_files_only_with_force(art, session, server, data, home):
     session.pull(f"{server.host}/t/d:v1", "out")
-    (home / "out/data/a.csv").write_text("mine")
+    (home / "out/data/a.csv").write_text("edited")
     before = state(home / "out")
     with pytest.raises(ocikit.ContentError, match="data/a.csv") as caught:
         session.pull(f"{server.host}/t/d:v1", "out")
@@ -206,7 +206,7 @@ def test_files_that_a_user_edited_are_never_overwritten_unless_forced(art, sessi
     assert tree(home / "out") == data
 
 
-def test_a_dry_run_of_a_pull_tells_and_touches_no_folder(art, session, server, home):
+def test_pull_dry_run_shows_plan_and_creates_no_folder(art, session, server, home):
     before = state(home)
     to_folder = session.pull(f"{server.host}/t/d:v1", "out", dry_run=True)
     to_cache = session.pull(f"{server.host}/t/d:v1", dry_run=True)
@@ -220,7 +220,7 @@ def test_a_dry_run_of_a_pull_tells_and_touches_no_folder(art, session, server, h
     assert to_folder.path is None
 
 
-def test_offline_a_tag_is_what_it_was_and_says_so(art, session, server, data, monkeypatch, caplog):
+def test_offline_pull_uses_last_known_tag_with_warning(art, session, server, data, monkeypatch, caplog):
     session.pull(f"{server.host}/t/d:v1")
     server.requests.clear()
     monkeypatch.setenv("OCIKIT_OFFLINE", "1")
@@ -232,7 +232,7 @@ def test_offline_a_tag_is_what_it_was_and_says_so(art, session, server, data, mo
     assert moved(server) == []
 
 
-def test_offline_whatever_isnt_cached_is_an_error_that_names_it(art, session, server, monkeypatch, home):
+def test_offline_read_of_uncached_content_names_it(art, session, server, monkeypatch, home):
     session.inspect(f"{server.host}/t/d:v1")
     server.requests.clear()
     monkeypatch.setenv("OCIKIT_OFFLINE", "1")
@@ -255,14 +255,14 @@ def test_offline_whatever_isnt_cached_is_an_error_that_names_it(art, session, se
     assert moved(server) == []
 
 
-def test_offline_layouts_work(data, session, monkeypatch, home):
+def test_layouts_work_offline(data, session, monkeypatch, home):
     monkeypatch.setenv("OCIKIT_OFFLINE", "1")
     session.push("oci:store:v1", "data")
     session.pull("oci:store:v1", "back")
     assert tree(home / "back") == data
 
 
-def test_a_pull_chooses_the_platform_of_this_machine_or_the_one_named(home, session):
+def test_pull_selects_own_or_given_platform(home, session):
     host = str(ocikit.Platform.host())
     ref = images(home, "linux/s390x", "linux/riscv64", host)
     assert session.pull(ref).config.architecture == ocikit.Platform.host().architecture
@@ -271,7 +271,7 @@ def test_a_pull_chooses_the_platform_of_this_machine_or_the_one_named(home, sess
     assert [str(p) for p in session.inspect(ref).platforms] == ["linux/s390x", "linux/riscv64", host]
 
 
-def test_no_such_platform_lists_those_that_there_are(home, session):
+def test_missing_platform_lists_available_ones(home, session):
     ref = images(home, "linux/s390x", "linux/riscv64")
     with pytest.raises(ocikit.NoMatchingPlatform, match="It has linux/s390x, linux/riscv64") as caught:
         session.pull(ref, "out", platform="windows/amd64")
@@ -279,7 +279,7 @@ def test_no_such_platform_lists_those_that_there_are(home, session):
     assert not (home / "out").exists()
 
 
-def test_an_index_in_an_index_is_walked(home, session):
+def test_pull_resolves_nested_index(home, session):
     images(home, "linux/s390x", tag="inner")
     layout = ocikit.Layout(home / "images")
     outer = ocikit.Index(manifests=(layout.resolve("inner"),))
@@ -287,7 +287,7 @@ def test_an_index_in_an_index_is_walked(home, session):
     assert session.pull("oci:images:outer", platform="linux/s390x").config.architecture == "s390x"
 
 
-def test_an_image_lists_its_tree_and_unpacks(home, session):
+def test_image_lists_tree_and_unpacks(home, session):
     images(home, "linux/s390x")
     art = session.pull("oci:images:v1", platform="linux/s390x")
     assert art.is_image and art.path is None
@@ -297,7 +297,7 @@ def test_an_image_lists_its_tree_and_unpacks(home, session):
     assert isinstance(art.config, ocikit.ImageConfig)
 
 
-def test_a_packed_folder_unpacks(place, data, session, home):
+def test_packed_folder_unpacks(place, data, session, home):
     for kind in ("tar", "tar+gzip"):
         pushed = session.push(f"{place}:v1", "data", archive=kind)
         assert len(pushed.files) == 1
@@ -305,7 +305,7 @@ def test_a_packed_folder_unpacks(place, data, session, home):
         assert tree(home / kind) == data
 
 
-def test_saving_an_artifact_pulls_it_to_a_folder(art, session, data, home):
+def test_artifact_pull_writes_folder(art, session, data, home):
     saved = session.inspect(art.reference).pull("out")
     assert tree(home / "out") == data
     assert saved.path == home / "out"
@@ -314,14 +314,16 @@ def test_saving_an_artifact_pulls_it_to_a_folder(art, session, data, home):
 # Pushing
 
 
-def test_folders_keep_their_relative_paths(place, data, session, home):
+def test_push_keeps_relative_paths_of_folders(place, data, session, home):
     pushed = session.push(f"{place}:v1", "data")
     assert set(pushed.files) == set(DATA)
-    assert set(session.push(f"{place}:v2", home / "data").files) == set(DATA)  # absolute: from its own name on
+    assert set(session.push(f"{place}:v2", home / "data").files) == set(
+        DATA
+    )  # names from an absolute path begin with the folder
     assert set(session.push(f"{place}:v3", "data/deep/b.bin").files) == {"data/deep/b.bin"}
 
 
-def test_the_same_files_give_the_same_digest_wherever_they_go(data, session, server, home):
+def test_same_files_have_same_digest_in_every_store(data, session, server, home):
     digests = {
         session.push(ref, "data").digest
         for ref in (f"{server.host}/t/d:v1", f"{server.host}/t/e:v2", "oci:store:v1", "oci-archive:store.tar:v1")
@@ -331,39 +333,44 @@ def test_the_same_files_give_the_same_digest_wherever_they_go(data, session, ser
     assert len(archived) == 1
 
 
-def test_a_push_without_a_tag_is_latest(place, data, session):
+def test_push_without_tag_is_tagged_latest(place, data, session):
     assert session.push(place, "data").reference.digest == session.pin(f"{place}:latest").digest
     assert list(session.tags(place)) == ["latest"]
 
 
-def test_a_push_gives_many_tags(place, data, session):
+def test_push_sets_several_tags(place, data, session):
     pushed = session.push(f"{place}:v1", "data", tags=["v1.2", "stable"])
     assert sorted(session.tags(place)) == ["stable", "v1", "v1.2"]
     assert {session.pin(f"{place}:{t}").digest for t in ("v1", "v1.2", "stable")} == {pushed.digest}
 
 
-def test_a_push_carries_types_annotations_and_a_config(place, data, session):
+def test_push_stores_types_annotations_and_config(place, data, session):
     pushed = session.push(
-        f"{place}:v1", "data", artifact_type="application/vnd.example.set", annotations={"a": "ü", "b": ""},
-        config={"rows": 3}, config_type="application/vnd.example.config+json", media_types={"data/a.csv": "text/x"},
-    )  # fmt: skip
-    found = session.inspect(f"{place}:v1")
-    assert found.kind == "application/vnd.example.set"
-    assert dict(found.annotations) == {"a": "ü", "b": ""}
-    assert found.config["rows"] == 3
-    assert found.manifest.config.media_type == "application/vnd.example.config+json"
-    assert found["data/a.csv"].media_type == "text/x"
-    assert pushed.digest == found.digest
+        f"{place}:v1",
+        "data",
+        artifact_type="application/vnd.example.set",
+        annotations={"a": "ü", "b": ""},
+        config={"rows": 3},
+        config_type="application/vnd.example.config+json",
+        media_types={"data/a.csv": "text/x"},
+    )
+    result = session.inspect(f"{place}:v1")
+    assert result.kind == "application/vnd.example.set"
+    assert dict(result.annotations) == {"a": "ü", "b": ""}
+    assert result.config["rows"] == 3
+    assert result.manifest.config.media_type == "application/vnd.example.config+json"
+    assert result["data/a.csv"].media_type == "text/x"
+    assert pushed.digest == result.digest
 
 
-def test_a_second_push_uploads_nothing_but_the_manifest(art, session, server):
+def test_second_push_uploads_only_manifest(art, session, server):
     session.push(f"{server.host}/t/d:v2", "data")
     asked = moved(server)
     assert "PUT manifests" in asked
     assert not [a for a in asked if a.endswith("uploads")]
 
 
-def test_the_same_content_is_uploaded_once_however_many_files_have_it(session, server, home):
+def test_push_uploads_shared_content_once(session, server, home):
     write(home, {f"data/{i}": "same" for i in range(20)})
     session.push(f"{server.host}/t/d:v1", "data")
     assert moved(server).count("PUT uploads") == 2  # the content, and the empty config
@@ -372,7 +379,7 @@ def test_the_same_content_is_uploaded_once_however_many_files_have_it(session, s
     assert len(tree(home / "out")) == 20
 
 
-def test_nothing_is_tagged_if_a_blob_is_refused(data, session, server):
+def test_push_with_rejected_blob_sets_no_tag(data, session, server):
     server.on(
         "PUT",
         r"/v2/t/d/blobs/uploads/.*",
@@ -385,7 +392,7 @@ def test_nothing_is_tagged_if_a_blob_is_refused(data, session, server):
     assert not server.tags and not server.manifests
 
 
-def test_a_dry_run_of_a_push_leaves_nothing_behind(place, data, session, server, home):
+def test_push_dry_run_leaves_no_files(place, data, session, server, home):
     before = state(home)
     planned = session.push(f"{place}:v1", "data", dry_run=True)
     assert state(home) == before
@@ -400,14 +407,14 @@ def test_a_dry_run_of_a_push_leaves_nothing_behind(place, data, session, server,
 
 
 @pytest.mark.parametrize("archive", [None, "tar", "tar+gzip"])
-def test_a_file_that_changes_while_it_is_pushed_is_noticed(archive, session, server, home):
+def test_push_detects_file_changed_during_upload(archive, session, server, home):
     write(home, {"data/a": b"1" * 1000})
 
     class Meddler(ocikit.Progress):
         def begin(self, title, *, size, count):
             write(home, {"data/a": b"2" * 1001})
 
-    if archive:  # the archive is written before: what is pushed is what was read
+    if archive:  # the archive was written before the change
         pushed = session.push(f"{server.host}/t/d:v1", "data", archive=archive, progress=Meddler())
         session.pull(pushed.reference).unpack(home / "out")
         assert (home / "out/data/a").read_bytes() == b"1" * 1000
@@ -417,7 +424,7 @@ def test_a_file_that_changes_while_it_is_pushed_is_noticed(archive, session, ser
     assert not server.tags
 
 
-def test_a_push_to_a_digest_of_something_else_is_refused_before_a_byte_moves(place, data, session, server, home):
+def test_push_to_other_digest_fails_before_upload(place, data, session, server, home):
     before = state(home)
     with pytest.raises(ocikit.InvalidReference, match="has the digest"):
         session.push(f"{place}@sha256:{'0' * 64}", "data")
@@ -426,29 +433,29 @@ def test_a_push_to_a_digest_of_something_else_is_refused_before_a_byte_moves(pla
     assert session.push(f"{place}@{digest}", "data").digest == digest
 
 
-def test_what_is_attached_is_found_again(place, data, session, home):
+def test_referrers_lists_attached_artifact(place, data, session, home):
     session.push(f"{place}:v1", "data")
     write(home, {"report.json": '{"ok": true}'})
     attached = session.attach(f"{place}:v1", "report.json", artifact_type="application/vnd.example.report")
     bare = session.attach(f"{place}:v1", artifact_type="application/vnd.example.mark", annotations={"by": "ada"})
-    found = session.referrers(f"{place}:v1")
-    assert {d.digest for d in found} == {attached.digest, bare.digest}
+    result = session.referrers(f"{place}:v1")
+    assert {d.digest for d in result} == {attached.digest, bare.digest}
     assert [d.digest for d in session.referrers(f"{place}:v1", "application/vnd.example.report")] == [attached.digest]
-    assert next(d for d in found if d.digest == bare.digest).annotations["by"] == "ada"
+    assert next(d for d in result if d.digest == bare.digest).annotations["by"] == "ada"
     assert attached.manifest.subject.digest == session.pin(f"{place}:v1").digest
     assert session.inspect(attached.reference).read("report.json") == b'{"ok": true}'
     assert list(session.tags(place)) == ["v1"]
-    assert {d.digest for d in session.inspect(f"{place}:v1").referrers()} == {d.digest for d in found}
+    assert {d.digest for d in session.inspect(f"{place}:v1").referrers()} == {d.digest for d in result}
 
 
-def test_referrers_work_where_the_registry_has_no_api_for_them(data, session, server, home):
+def test_referrers_work_without_referrers_api(data, session, server, home):
     server.referrers = False
     session.push(f"{server.host}/t/d:v1", "data")
     attached = session.attach(f"{server.host}/t/d:v1", "data/a.csv", artifact_type="application/x.report")
     assert [d.digest for d in session.referrers(f"{server.host}/t/d:v1")] == [attached.digest]
 
 
-def test_an_artifact_without_referrers_has_an_empty_list(place, data, session):
+def test_referrers_of_plain_artifact_are_empty(place, data, session):
     session.push(f"{place}:v1", "data")
     assert not session.referrers(f"{place}:v1")
     assert len(session.referrers(f"{place}:v1")) == 0
@@ -464,7 +471,7 @@ def elsewhere(request, home):
     return {"layout": "oci:copies", "archive": "oci-archive:copies.tar"}[request.param]
 
 
-def test_a_copy_is_the_same_byte_for_byte(place, elsewhere, data, session, home):
+def test_copy_has_same_bytes(place, elsewhere, data, session, home):
     pushed = session.push(f"{place}:v1", "data")
     copied = session.copy(f"{place}:v1", elsewhere, tags=["also"])
     assert copied.digest == pushed.digest
@@ -473,24 +480,26 @@ def test_a_copy_is_the_same_byte_for_byte(place, elsewhere, data, session, home)
     assert tree(home / "back") == data
 
 
-def test_a_copy_without_any_tag_can_be_found_again(data, session, server, home):
+def test_copy_without_tag_is_findable(data, session, server, home):
     session.push(f"{server.host}/t/d", "data")
     for source, target in (
-        (f"{server.host}/t/d", "oci:one"), (f"{server.host}/t/d", f"{server.host}/t/two"), ("oci:one", f"{server.host}/t/three"),
+        (f"{server.host}/t/d", "oci:one"),
+        (f"{server.host}/t/d", f"{server.host}/t/two"),
+        ("oci:one", f"{server.host}/t/three"),
         ("oci:one", "oci:four"),
-    ):  # fmt: skip
+    ):
         digest = session.copy(source, target).digest
         assert session.pull(target).digest == digest
 
 
-def test_a_copy_within_a_registry_moves_no_blob(art, session, server):
+def test_copy_within_registry_moves_no_blob(art, session, server):
     session.copy(f"{server.host}/t/d:v1", f"{server.host}/other/d:v1")
     asked = moved(server)
     assert "GET blobs" not in asked and "PUT uploads" not in asked
     assert asked.count("POST uploads") == 4  # mounts
 
 
-def test_a_copy_takes_referrers_along_if_asked(place, elsewhere, data, session, home):
+def test_copy_includes_referrers_on_request(place, elsewhere, data, session, home):
     session.push(f"{place}:v1", "data")
     attached = session.attach(f"{place}:v1", "data/a.csv", artifact_type="application/x.report")
     session.copy(f"{place}:v1", elsewhere)
@@ -499,7 +508,7 @@ def test_a_copy_takes_referrers_along_if_asked(place, elsewhere, data, session, 
     assert [d.digest for d in session.referrers(f"{elsewhere}:v1")] == [attached.digest]
 
 
-def test_a_copy_of_one_platform_is_its_manifest(home, session, server):
+def test_copy_of_platform_copies_its_manifest(home, session, server):
     ref = images(home, "linux/s390x", "linux/riscv64")
     whole = session.copy(ref, f"{server.host}/t/images")
     assert whole.is_index and len(server.manifests) == 3
@@ -510,7 +519,7 @@ def test_a_copy_of_one_platform_is_its_manifest(home, session, server):
         session.copy(ref, f"{server.host}/t/none", platform="linux/mips")
 
 
-def test_a_copy_that_fails_says_which_side_and_what(art, session, server, home):
+def test_failed_copy_names_side_and_content(art, session, server, home):
     layer = art["data/deep/b.bin"].descriptor
     del server.blobs["t/d", layer.digest]
     with pytest.raises(ocikit.CopyError, match="the source failed") as caught:
@@ -526,14 +535,14 @@ def test_a_copy_that_fails_says_which_side_and_what(art, session, server, home):
     assert caught.value.side == "target" and isinstance(caught.value.__cause__, ocikit.Denied)
 
 
-def test_a_copy_to_a_digest_of_something_else_is_refused(place, data, session, home):
+def test_copy_to_other_digest_fails(place, data, session, home):
     session.push(f"{place}:v1", "data")
     with pytest.raises(ocikit.InvalidReference, match="leave the digest out"):
         session.copy(f"{place}:v1", f"oci:out@sha256:{'0' * 64}")
     assert not (home / "out/blobs").exists()
 
 
-def test_a_dry_run_of_a_copy_says_what_would_move(art, session, server, home):
+def test_copy_dry_run_shows_plan(art, session, server, home):
     before = state(home)
     planned = session.copy(f"{server.host}/t/d:v1", "oci:out", dry_run=True)
     assert state(home) == before
@@ -546,21 +555,21 @@ def test_a_dry_run_of_a_copy_says_what_would_move(art, session, server, home):
 # One file
 
 
-def test_fetch_gives_a_path_with_the_files_name(place, data, session):
+def test_download_returns_path_with_file_name(place, data, session):
     session.push(f"{place}:v1", "data")
     path = session.download(f"{place}:v1", "data/deep/b.bin")
     assert path.read_bytes() == data["data/deep/b.bin"]
     assert path.name == "b.bin" and path.parent.name == "deep"
 
 
-def test_fetch_moves_one_blob_and_the_next_time_none(art, session, server):
+def test_second_download_fetches_no_blob(art, session, server):
     session.download(f"{server.host}/t/d:v1", "data/a.csv")
     assert moved(server).count("GET blobs") == 1
     session.download(f"{server.host}/t/d:v1", "data/a.csv")
     assert moved(server) == ["HEAD manifests"]
 
 
-def test_a_name_that_isnt_there_lists_the_nearest(place, data, session):
+def test_missing_file_name_lists_nearest(place, data, session):
     session.push(f"{place}:v1", "data")
     for call in (session.download, session.open):
         with pytest.raises(ocikit.FileNotInArtifact, match="no file 'data/a.cvs' among 3") as caught:
@@ -569,7 +578,7 @@ def test_a_name_that_isnt_there_lists_the_nearest(place, data, session):
         assert isinstance(caught.value, LookupError)
 
 
-def test_open_reads_seeks_and_verifies(place, data, session):
+def test_open_returns_seekable_verified_stream(place, data, session):
     session.push(f"{place}:v1", "data")
     with session.open(f"{place}:v1", "data/deep/b.bin") as stream:
         assert stream.seekable()
@@ -580,7 +589,7 @@ def test_open_reads_seeks_and_verifies(place, data, session):
         assert stream.read() == data["data/deep/b.bin"]
 
 
-def test_a_partial_read_asks_for_a_range_only(session, server, home):
+def test_partial_read_requests_only_range(session, server, home):
     write(home, {"big.bin": os.urandom(1 << 20)})
     session.push(f"{server.host}/t/d:v1", "big.bin")
     server.requests.clear()
@@ -592,7 +601,7 @@ def test_a_partial_read_asks_for_a_range_only(session, server, home):
     assert not [p for p in Path(os.environ["OCIKIT_CACHE"]).rglob("*") if p.is_file() and p.stat().st_size > 1 << 19]
 
 
-def test_open_notices_content_that_isnt_what_was_pushed(art, session, server):
+def test_open_detects_corrupt_content(art, session, server):
     layer = art["data/deep/b.bin"].descriptor
     server.blobs["t/d", layer.digest] = bytes(layer.size)
     with pytest.raises(ocikit.DigestMismatch), session.open(f"{server.host}/t/d:v1", "data/deep/b.bin") as stream:
@@ -601,7 +610,7 @@ def test_open_notices_content_that_isnt_what_was_pushed(art, session, server):
         session.download(f"{server.host}/t/d:v1", "data/deep/b.bin")
 
 
-def test_a_file_is_a_path(place, data, session):
+def test_file_is_a_path(place, data, session):
     session.push(f"{place}:v1", "data")
     file = session.inspect(f"{place}:v1")["data/a.csv"]
     with open(file) as stream:
@@ -609,14 +618,14 @@ def test_a_file_is_a_path(place, data, session):
     assert Path(file).suffix == ".csv"
 
 
-def test_files_of_a_pulled_folder_are_read_there_and_not_asked_for_again(art, session, server, data, home):
+def test_files_of_pulled_folder_are_read_without_request(art, session, server, data, home):
     pulled = session.pull(f"{server.host}/t/d:v1", "out")
     server.requests.clear()
     assert {name: pulled.read(name) for name in pulled} == data
     assert Path(pulled["data/a.csv"]) == home / "out/data/a.csv"
     assert os.fspath(pulled) == str(home / "out")
     assert moved(server) == []
-    (home / "out/data/a.csv").write_text("mine")
+    (home / "out/data/a.csv").write_text("edited")
     assert pulled.read("data/a.csv") == data["data/a.csv"]  # the published content, not the edited file
 
 
@@ -642,7 +651,7 @@ def test_open_and_download_select_platform(session, home):
         session.open(ref, name, platform="linux/s390x")
 
 
-def test_an_artifact_that_isnt_on_disk_is_no_path(art, session):
+def test_artifact_without_folder_is_no_path(art, session):
     with pytest.raises(ocikit.NotFound, match="isn't on disk") as caught:
         os.fspath(session.inspect(art.reference))
     assert "pull" in caught.value.hint
@@ -651,7 +660,7 @@ def test_an_artifact_that_isnt_on_disk_is_no_path(art, session):
 # Names
 
 
-def test_tags_come_page_by_page(session, server, home):
+def test_tags_fetch_pages_on_demand(session, server, home):
     for i in range(250):
         server.manifest("t/d", b'{"schemaVersion":2}', f"v{i:03}")
     server.page = 50
@@ -667,7 +676,7 @@ def test_tags_come_page_by_page(session, server, home):
     assert len(repr(tags)) <= 100
 
 
-def test_a_page_that_fails_is_never_taken_for_the_end(session, server):
+def test_failed_page_is_not_end_of_listing(session, server):
     for i in range(150):
         server.manifest("t/d", b'{"schemaVersion":2}', f"v{i:03}")
     server.page = 50
@@ -681,7 +690,7 @@ def test_a_page_that_fails_is_never_taken_for_the_end(session, server):
     assert tags[99] == "v099"
 
 
-def test_the_catalog_is_a_listing_too(session, server, home):
+def test_catalog_returns_listing(session, server, home):
     for i in range(3):
         server.manifest(f"t/d{i}", b'{"schemaVersion":2}', "v1")
     assert list(session.catalog(server.host)) == ["t/d0", "t/d1", "t/d2"]
@@ -691,13 +700,13 @@ def test_the_catalog_is_a_listing_too(session, server, home):
     assert "ocikit.tags" in caught.value.hint
 
 
-def test_resolve_pins(place, data, session):
+def test_pin_returns_reference_with_digest(place, data, session):
     pushed = session.push(f"{place}:v1", "data")
     assert session.pin(f"{place}:v1") == pushed.reference
     assert session.pin(pushed.reference) == pushed.reference
 
 
-def test_tag_gives_more_names_and_moves_old_ones(place, data, session, home):
+def test_tag_creates_and_moves_tags(place, data, session, home):
     first = session.push(f"{place}:v1", "data")
     assert session.tag(f"{place}:v1", "v2", "v3").digest == first.digest
     write(home, {"data/a.csv": "other"})
@@ -728,7 +737,7 @@ def test_delete_dry_run_of_digest_names_manifest(place, data, session):
     assert list(session.tags(place)) == ["v1"]
 
 
-def test_deleting_a_tag_leaves_the_other_tags(place, data, session):
+def test_delete_of_tag_leaves_other_tags(place, data, session):
     pushed = session.push(f"{place}:v1", "data", tags=["v2"])
     planned = session.delete(f"{place}:v1", dry_run=True)
     assert (str(planned.reference), planned.digest) == (f"{place}:v1", pushed.digest)
@@ -739,7 +748,7 @@ def test_deleting_a_tag_leaves_the_other_tags(place, data, session):
     assert session.pull(f"{place}:v2").digest == pushed.digest
 
 
-def test_deleting_a_digest_takes_all_its_tags(place, data, session):
+def test_delete_of_digest_removes_all_tags(place, data, session):
     pushed = session.push(f"{place}:v1", "data", tags=["v2"])
     session.delete(f"{place}@{pushed.digest}")
     assert list(session.tags(place)) == []
@@ -747,14 +756,14 @@ def test_deleting_a_digest_takes_all_its_tags(place, data, session):
         session.delete(f"{place}@{pushed.digest}")
 
 
-def test_deleting_needs_a_tag_or_a_digest(place, data, session):
+def test_delete_requires_tag_or_digest(place, data, session):
     session.push(f"{place}:v1", "data")
     with pytest.raises(ocikit.InvalidReference, match="neither tag nor digest"):
         session.delete(place)
     assert list(session.tags(place)) == ["v1"]
 
 
-def test_a_registry_that_cant_delete_tags_says_what_can_be_done(art, session, server):
+def test_unsupported_tag_deletion_has_alternative_in_hint(art, session, server):
     server.tag_delete = False
     with pytest.raises(ocikit.Unsupported, match="can't delete the tag 'v1' alone") as caught:
         session.delete(f"{server.host}/t/d:v1")
@@ -762,11 +771,11 @@ def test_a_registry_that_cant_delete_tags_says_what_can_be_done(art, session, se
     assert ("t/d", "v1") in server.tags
 
 
-# Identity
+# Credentials
 
 
 def basic(request):
-    """A registry that lets ada in."""
+    """Return a registry that accepts the credentials of ada."""
     import base64
 
     from tests.support.fake_registry import error_response
@@ -777,7 +786,7 @@ def basic(request):
     return None
 
 
-def test_ping_tells_what_a_registry_says(session, server):
+def test_ping_reports_status_of_registry(session, server):
     assert session.ping(server.host)
     server.guard = basic
     answer = session.ping(server.host)
@@ -785,7 +794,7 @@ def test_ping_tells_what_a_registry_says(session, server):
     assert not session.ping("127.0.0.1:1").reachable
 
 
-def test_login_checks_before_it_keeps(home, session, server, data):
+def test_login_checks_credentials_before_storing(home, session, server, data):
     server.guard = basic
     config = Path(os.environ["DOCKER_CONFIG"]) / "config.json"
     with pytest.raises(ocikit.Unauthorized, match="rejects the credentials of ada") as caught:
@@ -803,13 +812,13 @@ def test_login_checks_before_it_keeps(home, session, server, data):
     assert json.loads(config.read_text()).get("auths", {}) == {}
 
 
-def test_login_to_a_registry_that_is_down_says_so(home, session):
+def test_login_to_unreachable_registry_fails(home, session):
     with pytest.raises(ocikit.ConnectionFailed, match="could not be checked"):
         session.login("127.0.0.1:1", "ada", "lovelace")
     assert not (Path(os.environ["DOCKER_CONFIG"]) / "config.json").exists()
 
 
-def test_credentials_are_passed_and_never_shown(server, home, data):
+def test_credentials_are_sent_and_not_displayed(server, home, data):
     server.guard = basic
     for given in (
         ("ada", "lovelace"),
@@ -821,15 +830,30 @@ def test_credentials_are_passed_and_never_shown(server, home, data):
             assert "lovelace" not in repr(session) + session._repr_html_()
 
 
-# One-liners
+# Functions of `ocikit`
 
 
-VERBS = ("attach", "catalog", "copy", "delete", "download", "inspect", "open", "pin", "ping", "pull", "push", "referrers",
-         "tag", "tags", "validate")  # fmt: skip
+VERBS = (
+    "attach",
+    "catalog",
+    "copy",
+    "delete",
+    "download",
+    "inspect",
+    "open",
+    "pin",
+    "ping",
+    "pull",
+    "push",
+    "referrers",
+    "tag",
+    "tags",
+    "validate",
+)
 
 
 @pytest.mark.parametrize("verb", VERBS)
-def test_a_one_liner_has_the_verbs_signature_and_words(verb):
+def test_function_has_signature_and_docstring_of_verb(verb):
     call, method = getattr(ocikit, verb), getattr(ocikit.Session, verb)
     parameters = list(inspect.signature(method).parameters.values())
     assert list(inspect.signature(call).parameters.values()) == parameters[1:]
@@ -840,7 +864,7 @@ def test_a_one_liner_has_the_verbs_signature_and_words(verb):
 @pytest.mark.parametrize(
     "fault", [{}, {"change": lambda r, _: Response(200, {}, b"x" * 999)}, {"cut": 10}, {"gzip": True}]
 )
-def test_the_head_of_a_file_is_asked_for_by_a_range(session, server, home, fault):
+def test_head_of_file_requests_range(session, server, home, fault):
     write(home, {"data/a.csv": "x" * 999})
     ref = f"{server.host}/t/d:v1"
     session.push(ref, "data")
@@ -856,13 +880,13 @@ def test_the_head_of_a_file_is_asked_for_by_a_range(session, server, home, fault
     assert server.requests == []
 
 
-def test_every_verb_has_a_one_liner():
+def test_every_verb_has_a_function():
     methods = {n for n, f in vars(ocikit.Session).items() if inspect.isfunction(f) and not n.startswith("_")}
     low_level = {"close", "registry", "repository"}
     assert methods - low_level == {*VERBS, "login", "logout", "explain"}
 
 
-def test_one_liners_work_and_what_they_give_stays_usable(data, server, home):
+def test_results_of_functions_stay_usable(data, server, home):
     ref = f"{server.host}/t/d:v1"
     pushed = ocikit.push(ref, "data")
     assert ocikit.pin(ref).digest == pushed.digest
@@ -884,14 +908,14 @@ def test_one_liners_work_and_what_they_give_stays_usable(data, server, home):
     assert ocikit.cache.root == Path(os.environ["OCIKIT_CACHE"])
 
 
-def test_a_long_listing_of_a_one_liner_still_reads_its_pages(server, home):
+def test_listing_of_function_still_fetches_pages(server, home):
     for i in range(150):
         server.manifest("t/d", b'{"schemaVersion":2}', f"v{i:03}")
     server.page = 60
     assert len(ocikit.tags(f"{server.host}/t/d")) == 150
 
 
-def test_a_sessions_summary_is_one_line_for_people(art, session, server, home):
+def test_summary_of_call_is_one_line(art, session, server, home):
     line = session.pull(f"{server.host}/t/d:v1", "out").summary
     assert line.startswith("pulled 3 files, 102.4 kB in ") and line.endswith("-> out")
     assert session.pull(f"{server.host}/t/d:v1", "out").summary.startswith(
@@ -899,7 +923,7 @@ def test_a_sessions_summary_is_one_line_for_people(art, session, server, home):
     )
 
 
-def test_progress_is_told_and_adds_up(art, session, server):
+def test_progress_reports_all_bytes(art, session, server):
     class Listener(ocikit.Progress):
         moved = size = 0
         ended = None
@@ -921,7 +945,7 @@ def test_progress_is_told_and_adds_up(art, session, server):
 # Real registries
 
 
-def test_a_round_trip_through_a_real_registry(registry, repo, data, session, home):
+def test_round_trip_through_real_registry(registry, repo, data, session, home):
     ref = f"{registry.host}/{repo}:v1"
     pushed = session.push(ref, "data", tags=["v2"], artifact_type="application/vnd.example.set", annotations={"a": "b"})
     assert sorted(session.tags(ref)) == ["v1", "v2"]
@@ -940,7 +964,7 @@ def test_a_round_trip_through_a_real_registry(registry, repo, data, session, hom
         session.pull(f"{registry.host}/{repo}:v9")
 
 
-def test_a_real_registry_with_passwords(htpasswd_registry, repo, data, session, home):
+def test_real_registry_checks_passwords(htpasswd_registry, repo, data, session, home):
     ref = f"{htpasswd_registry.host}/{repo}:v1"
     with pytest.raises(ocikit.Unauthorized) as caught:
         session.push(ref, "data")
@@ -954,7 +978,7 @@ def test_a_real_registry_with_passwords(htpasswd_registry, repo, data, session, 
 
 
 @pytest.mark.parametrize("cls", [ocikit.Session, ocikit.Network, ocikit.Mirror])
-def test_what_a_parameter_means_is_told_where_people_ask(cls):
-    """Shift-Tab shows the docstring of the class, not what stands behind its fields."""
-    told = inspect.getdoc(cls).partition("Args:")[2]
-    assert [name for name in inspect.signature(cls).parameters if f"    {name}: " not in told] == []
+def test_docstring_explains_every_parameter(cls):
+    """Shift-Tab shows the docstring of the class, not those of its fields."""
+    documented = inspect.getdoc(cls).partition("Args:")[2]
+    assert [name for name in inspect.signature(cls).parameters if f"    {name}: " not in documented] == []
