@@ -22,8 +22,8 @@ def test_upload_endpoints_push_step_by_step(server, repository):
     content = b"0123456789"
     session = repository.post_upload()
     session = repository.patch_upload(session, 0, content[:4])
-    session, have = repository.get_upload(session)
-    assert have == 4
+    session, received = repository.get_upload(session)
+    assert received == 4
     repository.put_upload(session, Digest.of(content), content[4:], offset=4)
     assert server.requests[-1].headers["Content-Range"] == "4-9"
     assert server.blobs["a/b", Digest.of(content)] == content
@@ -45,7 +45,7 @@ def test_get_blob_returns_range(server, repository):
 
 @pytest.mark.parametrize("fault", [{"status": 429, "headers": {"Retry-After": "0"}}, {"status": 200, "times": 0}])
 def test_delete_of_missing_blob_raises_blob_unknown(server, repository, fault):
-    """A registry that refused the first try has done nothing."""
+    """A registry that rejected the first attempt with 429 has deleted nothing."""
     server.manifest("a/b", RAW, "v1")
     blob = Descriptor.of(b"content", "x/y")
     server.on("DELETE", ".*", **fault)

@@ -36,41 +36,41 @@ def test_insecure_host_accepts_any_certificate_without_warning(tmp_path, connect
 
 def test_client_certificate_is_sent(tmp_path, connect):
     cert, key = certificate(tmp_path)
-    mine, secret = certificate(tmp_path, "client")
-    with FakeRegistry(tls=(cert, key), client_ca=mine) as server:
-        assert get(connect(server, ca=str(cert), certificate=(str(mine), str(secret))))[1] == b"{}"
+    client_cert, client_key = certificate(tmp_path, "client")
+    with FakeRegistry(tls=(cert, key), client_ca=client_cert) as server:
+        assert get(connect(server, ca=str(cert), certificate=(str(client_cert), str(client_key))))[1] == b"{}"
         with pytest.raises(errors.ConnectionFailed):
             get(connect(server, ca=str(cert), retries=0))
 
 
 def test_client_certificate_is_not_sent_to_redirect_target(tmp_path, connect):
     cert, key = certificate(tmp_path)
-    mine, secret = certificate(tmp_path, "client")
-    with FakeRegistry(tls=(cert, key)) as server, FakeRegistry(tls=(cert, key), client_ca=mine) as stranger:
-        server.on("GET", "/v2/", status=307, headers={"Location": f"{stranger.url}/v2/"})
+    client_cert, client_key = certificate(tmp_path, "client")
+    with FakeRegistry(tls=(cert, key)) as server, FakeRegistry(tls=(cert, key), client_ca=client_cert) as target:
+        server.on("GET", "/v2/", status=307, headers={"Location": f"{target.url}/v2/"})
         with pytest.raises(errors.ConnectionFailed):
-            get(connect(server, ca=str(cert), certificate=(str(mine), str(secret)), retries=0))
-        assert stranger.requests == []
+            get(connect(server, ca=str(cert), certificate=(str(client_cert), str(client_key)), retries=0))
+        assert target.requests == []
 
 
 def test_insecure_setting_does_not_apply_to_redirect_target(tmp_path, connect):
     cert, key = certificate(tmp_path)
-    with FakeRegistry(tls=(cert, key)) as server, FakeRegistry(tls=(cert, key)) as stranger:
-        server.on("GET", "/v2/", status=307, headers={"Location": f"{stranger.url}/v2/"}, times=None)
+    with FakeRegistry(tls=(cert, key)) as server, FakeRegistry(tls=(cert, key)) as target:
+        server.on("GET", "/v2/", status=307, headers={"Location": f"{target.url}/v2/"}, times=None)
         with pytest.raises(errors.ConnectionFailed, match="certificate"):
             get(connect(server, insecure=[server.host], retries=0))
-        assert get(connect(server, insecure=[server.host, stranger.host]))[1] == b"{}"
+        assert get(connect(server, insecure=[server.host, target.host]))[1] == b"{}"
 
 
 def test_certs_d_provides_certificates_of_host(tmp_path, connect, monkeypatch):
     cert, key = certificate(tmp_path)
-    mine, secret = certificate(tmp_path, "client")
-    with FakeRegistry(tls=(cert, key), client_ca=mine) as server:
+    client_cert, client_key = certificate(tmp_path, "client")
+    with FakeRegistry(tls=(cert, key), client_ca=client_cert) as server:
         folder = tmp_path / "home/.config/containers/certs.d" / server.host
         folder.mkdir(parents=True)
         (folder / "ca.crt").write_bytes(cert.read_bytes())
-        (folder / "client.cert").write_bytes(mine.read_bytes())
-        (folder / "client.key").write_bytes(secret.read_bytes())
+        (folder / "client.cert").write_bytes(client_cert.read_bytes())
+        (folder / "client.key").write_bytes(client_key.read_bytes())
         monkeypatch.setenv("HOME", str(tmp_path / "home"))
         assert get(connect(server))[1] == b"{}"
 
@@ -92,7 +92,7 @@ def test_missing_certificate_file_is_named(connect, tmp_path):
 
 @pytest.fixture
 def proxy(monkeypatch):
-    """A proxy that answers itself, and HTTP_PROXY set to it."""
+    """A proxy that answers requests itself; no proxy variables are set."""
     with FakeRegistry() as running:
         running.on("GET", r"http://registry\.example/v2/", status=200, body=b"by proxy", times=None)
         running.on("CONNECT", ".*", status=403, times=None)
@@ -122,7 +122,7 @@ def test_https_uses_a_tunnel(proxy, connect, monkeypatch):
 
 
 class Tunnel:
-    """A proxy that connects every CONNECT to one port."""
+    """A proxy that tunnels every CONNECT to one port."""
 
     def __init__(self, port):
         self.port, self.targets = port, []

@@ -1,4 +1,4 @@
-"""Reading a blob: whatever breaks on the way, the bytes are right, or there is an error."""
+"""Downloads of blobs: after any failure the bytes are correct, or there is an error."""
 
 import gzip
 import hashlib
@@ -23,8 +23,8 @@ def repository(server, open_repository):
     return open_repository(server)
 
 
-def sent(server):
-    """Bytes of body that the server was asked for: what the ranges of its requests come to, cuts not counted."""
+def requested_ranges(server):
+    """Return the Range headers of all requests for blobs."""
     return [r.headers.get("Range") for r in server.seen("GET", BLOBS)]
 
 
@@ -33,7 +33,7 @@ def read(repository, blob=BLOB):
         return stream.read()
 
 
-def receive_into(folder, repository, blob=BLOB):
+def download_to(folder, repository, blob=BLOB):
     final = folder / "final"
     with repository.open(blob) as stream:
         write_blob(stream, blob, final, parts=folder / "parts")
@@ -42,8 +42,8 @@ def receive_into(folder, repository, blob=BLOB):
 
 def test_blob_is_one_request(server, repository, tmp_path):
     assert read(repository) == CONTENT
-    assert sent(server) == [None]
-    assert receive_into(tmp_path, repository) == CONTENT
+    assert requested_ranges(server) == [None]
+    assert download_to(tmp_path, repository) == CONTENT
     assert server.connections == 1
 
 
@@ -56,7 +56,7 @@ def test_empty_blob_is_read(server, repository, tmp_path):
     empty = Descriptor.of(b"", "application/octet-stream")
     server.blob("a/b", b"")
     assert read(repository, empty) == b""
-    assert receive_into(tmp_path, repository, empty) == b""
+    assert download_to(tmp_path, repository, empty) == b""
 
 
 def test_missing_blob_raises_blob_unknown(server, repository):
@@ -66,27 +66,27 @@ def test_missing_blob_raises_blob_unknown(server, repository):
     assert len(server.requests) == 1
 
 
-# Connections that break
+# Broken connections
 
 
 @pytest.mark.parametrize("reset", [False, True])
 @pytest.mark.parametrize("chunked", [False, True])
 @pytest.mark.parametrize("cut", [0, 1, SIZE // 2, SIZE - 1, SIZE])
 def test_blob_cut_anywhere_arrives_complete(server, repository, tmp_path, cut, chunked, reset):
-    """The resumed bytes are asked for once, and none of them is skipped."""
+    """Each resumed byte is requested once, and none is skipped."""
     server.on("GET", BLOBS, cut=cut, chunked=chunked, reset=reset)
-    assert receive_into(tmp_path, repository) == CONTENT
+    assert download_to(tmp_path, repository) == CONTENT
     if not (chunked or reset):
-        assert sent(server) == [None, *([f"bytes={cut}-"] if 0 < cut < SIZE else [None] if not cut else [])]
+        assert requested_ranges(server) == [None, *([f"bytes={cut}-"] if 0 < cut < SIZE else [None] if not cut else [])]
 
 
 @pytest.mark.parametrize("cuts", [[1, 1, 1], [SIZE // 3, SIZE // 3], [1_200_000, 1, 1_200_000, 1], [1_048_576] * 2])
 def test_repeatedly_cut_blob_transfers_nothing_twice(server, repository, tmp_path, cuts):
     for cut in reversed(cuts):
         server.on("GET", BLOBS, cut=cut)
-    assert receive_into(tmp_path, repository) == CONTENT
+    assert download_to(tmp_path, repository) == CONTENT
     starts = [sum(cuts[:n]) for n in range(len(cuts) + 1)]
-    assert sent(server) == [None, *(f"bytes={start}-" for start in starts[1:])]
+    assert requested_ranges(server) == [None, *(f"bytes={start}-" for start in starts[1:])]
 
 
 def test_random_cuts_never_change_the_bytes(server, repository, tmp_path):
@@ -97,7 +97,7 @@ def test_random_cuts_never_change_the_bytes(server, repository, tmp_path):
             server.on("GET", BLOBS, cut=rng.randrange(SIZE), chunked=rng.random() < 0.3, reset=rng.random() < 0.3)
         folder = tmp_path / str(n)
         folder.mkdir()
-        assert receive_into(folder, repository) == CONTENT
+        assert download_to(folder, repository) == CONTENT
 
 
 @pytest.mark.timeout(60)
@@ -119,14 +119,14 @@ def test_short_body_without_broken_connection_raises(server, repository):
 def test_blob_with_enough_progress_is_not_given_up(server, repository):
     for _ in range(12):
         server.on("GET", BLOBS, cut=240_000)
-    piece = Descriptor.of(CONTENT, "application/octet-stream")
-    # Every piece counts as progress in the end, but these are below what resets the counter
+    blob = Descriptor.of(CONTENT, "application/octet-stream")
+    # Each response makes progress, but less than what resets the counter of stalls
     with pytest.raises(errors.ConnectionFailed):
-        read(repository, piece)
+        read(repository, blob)
     server.faults.clear()
     for _ in range(2):
         server.on("GET", BLOBS, cut=1_100_000)
-    assert read(repository, piece) == CONTENT
+    assert read(repository, blob) == CONTENT
 
 
 @pytest.mark.timeout(25)
@@ -134,7 +134,7 @@ def test_stalled_body_is_resumed(server, open_repository):
     server.blob("a/b", CONTENT)
     server.on("GET", BLOBS, cut=1_500_000, stall=3)
     assert read(open_repository(server, read_timeout=0.5)) == CONTENT
-    first, second = sent(server)
+    first, second = requested_ranges(server)
     assert first is None and 1_490_000 < int(second[6:-1]) <= 1_500_000
 
 
@@ -142,8 +142,8 @@ def test_bytes_before_a_stall_are_kept_for_large_reads(server, open_repository, 
     server.blob("a/b", CONTENT)
     for _ in range(6):
         server.on("GET", BLOBS, cut=600_000, stall=2)
-    assert receive_into(tmp_path, open_repository(server, read_timeout=0.2)) == CONTENT
-    starts = [int(s[6:-1]) for s in sent(server)[1:]]
+    assert download_to(tmp_path, open_repository(server, read_timeout=0.2)) == CONTENT
+    starts = [int(s[6:-1]) for s in requested_ranges(server)[1:]]
     assert all(b - a > 600_000 - 131_072 - 1 for a, b in zip([0, *starts], starts, strict=False))
 
 
@@ -167,19 +167,19 @@ def test_blob_deleted_during_download_raises_blob_unknown(server, repository, op
         read(repository)
 
 
-# Servers that misunderstand ranges
+# Wrong ranges
 
 
-def resumed(server, **answer):
-    """Cut once, and answer what comes then as said."""
+def serve_resumed(server, **answer):
+    """Cut the first response, and serve the following range requests as specified."""
     server.on("GET", BLOBS, when=lambda r: "Range" in r.headers, times=None, **answer)
     server.on("GET", BLOBS, cut=1000, when=lambda r: "Range" not in r.headers)
 
 
 def test_ignored_range_is_read_from_the_start(server, repository, tmp_path):
-    resumed(server, status=200, body=CONTENT)
-    assert receive_into(tmp_path, repository) == CONTENT
-    assert sent(server) == [None, "bytes=1000-"]
+    serve_resumed(server, status=200, body=CONTENT)
+    assert download_to(tmp_path, repository) == CONTENT
+    assert requested_ranges(server) == [None, "bytes=1000-"]
 
 
 @pytest.mark.parametrize(
@@ -191,38 +191,40 @@ def test_ignored_range_is_read_from_the_start(server, repository, tmp_path):
 )  # fmt: skip
 def test_wrong_range_is_discarded(server, repository, tmp_path, content_range):
     headers = {"Content-Range": content_range} if content_range else {}
-    resumed(server, status=206, headers=headers, body=CONTENT[2000:])
-    assert receive_into(tmp_path, repository) == CONTENT
-    assert sent(server) == [None, "bytes=1000-", None]
+    serve_resumed(server, status=206, headers=headers, body=CONTENT[2000:])
+    assert download_to(tmp_path, repository) == CONTENT
+    assert requested_ranges(server) == [None, "bytes=1000-", None]
 
 
 @pytest.mark.parametrize("content_range", ["bytes 1000-3000000/3000001", "bytes 1000-3000000/*"])
 def test_requested_range_is_used(server, repository, tmp_path, content_range):
-    resumed(server, status=206, headers={"Content-Range": content_range}, body=CONTENT[1000:])
-    assert receive_into(tmp_path, repository) == CONTENT
-    assert sent(server) == [None, "bytes=1000-"]
+    serve_resumed(server, status=206, headers={"Content-Range": content_range}, body=CONTENT[1000:])
+    assert download_to(tmp_path, repository) == CONTENT
+    assert requested_ranges(server) == [None, "bytes=1000-"]
 
 
 def test_416_restarts_from_the_start(server, repository, tmp_path):
-    resumed(server, status=416)
-    assert receive_into(tmp_path, repository) == CONTENT
-    assert sent(server) == [None, "bytes=1000-", None]
+    serve_resumed(server, status=416)
+    assert download_to(tmp_path, repository) == CONTENT
+    assert requested_ranges(server) == [None, "bytes=1000-", None]
 
 
 def test_compressed_range_is_discarded(server, repository, tmp_path):
-    resumed(server, gzip=True)
-    assert receive_into(tmp_path, repository) == CONTENT
+    serve_resumed(server, gzip=True)
+    assert download_to(tmp_path, repository) == CONTENT
 
 
 def test_stale_range_is_detected_by_digest(server, repository, tmp_path):
-    resumed(server, status=206, headers={"Content-Range": f"bytes 1000-{SIZE - 1}/{SIZE}"}, body=bytes(SIZE - 1000))
+    serve_resumed(
+        server, status=206, headers={"Content-Range": f"bytes 1000-{SIZE - 1}/{SIZE}"}, body=bytes(SIZE - 1000)
+    )
     with pytest.raises(errors.DigestMismatch):
-        receive_into(tmp_path, repository)
-    assert list((tmp_path / "parts").iterdir()) == [], "a wrong part must not come back"
+        download_to(tmp_path, repository)
+    assert list((tmp_path / "parts").iterdir()) == [], "a wrong partial file must not be resumed"
     assert not (tmp_path / "final").exists()
 
 
-# Bodies that are wrong
+# Wrong bodies
 
 
 def test_long_body_stops_at_first_excess_byte(server, repository, tmp_path):
@@ -230,7 +232,7 @@ def test_long_body_stops_at_first_excess_byte(server, repository, tmp_path):
     with pytest.raises(errors.SizeMismatch):
         read(repository)
     with pytest.raises(errors.SizeMismatch):
-        receive_into(tmp_path, repository)
+        download_to(tmp_path, repository)
     assert not (tmp_path / "final").exists()
     assert len(server.requests) == 2
 
@@ -246,7 +248,7 @@ def test_one_excess_byte_is_detected_for_any_read_size(server, repository):
 def test_wrong_bytes_raise_digest_mismatch(server, repository, tmp_path):
     server.on("GET", BLOBS, body=bytes(SIZE), times=None)
     with pytest.raises(errors.DigestMismatch):
-        receive_into(tmp_path, repository)
+        download_to(tmp_path, repository)
     with pytest.raises(errors.DigestMismatch), VerifiedReader(repository.open(BLOB), BLOB) as stream:
         while stream.read(65536):
             pass
@@ -255,27 +257,27 @@ def test_wrong_bytes_raise_digest_mismatch(server, repository, tmp_path):
 
 @pytest.mark.parametrize("chunked", [False, True])
 def test_blob_compressed_by_proxy_is_decoded(server, repository, tmp_path, chunked):
-    """moby#17595, distribution PR#3754: the digest is that of the decoded bytes."""
+    """The digest is that of the decoded bytes: moby#17595, distribution PR#3754."""
     server.on("GET", BLOBS, gzip=True, chunked=chunked)
-    assert receive_into(tmp_path, repository) == CONTENT
+    assert download_to(tmp_path, repository) == CONTENT
 
 
 @pytest.mark.parametrize("chunked", [False, True])
 def test_compressed_blob_with_encoding_header_stays_unchanged(server, repository, tmp_path, chunked):
-    """The digest is that of the raw bytes: storage that keeps Content-Encoding with the file."""
+    """The digest is that of the raw bytes: storage may send Content-Encoding with the file."""
     packed = gzip.compress(CONTENT)
     blob = Descriptor.of(packed, "application/vnd.oci.image.layer.v1.tar+gzip")
     server.blob("a/b", packed)
     server.on("GET", BLOBS, headers={"Content-Encoding": "gzip"}, chunked=chunked)
-    assert receive_into(tmp_path, repository, blob) == packed
+    assert download_to(tmp_path, repository, blob) == packed
 
 
 def test_cut_compressed_blob_arrives_complete(server, repository, tmp_path):
     server.on("GET", BLOBS, gzip=True, cut=500_000)
-    assert receive_into(tmp_path, repository) == CONTENT
+    assert download_to(tmp_path, repository) == CONTENT
 
 
-# As a file
+# File interface
 
 
 def test_blob_reads_like_a_file(server, repository):
@@ -308,7 +310,7 @@ def test_reading_the_end_transfers_only_the_end(server, repository):
         assert stream.read(5) == CONTENT[10:15]
         stream.seek(2, io.SEEK_CUR)
         assert stream.read(5) == CONTENT[17:22]
-    assert sent(server) == [f"bytes={SIZE - 1000}-", "bytes=10-", "bytes=17-"]
+    assert requested_ranges(server) == [f"bytes={SIZE - 1000}-", "bytes=10-", "bytes=17-"]
 
 
 def test_seek_to_current_position_sends_no_request(server, repository):
@@ -317,7 +319,7 @@ def test_seek_to_current_position_sends_no_request(server, repository):
         stream.seek(100)
         stream.seek(0, io.SEEK_CUR)
         stream.read(100)
-    assert sent(server) == [None]
+    assert requested_ranges(server) == [None]
 
 
 def test_read_beyond_the_end_sends_no_request(server, repository):
@@ -357,33 +359,33 @@ def test_partially_read_blob_does_not_affect_others(server, repository):
 
 
 def test_second_call_transfers_only_the_rest(server, open_repository, tmp_path):
-    """What arrived stays, is hashed again, and the rest is appended to it."""
+    """Received bytes are stored, hashed again, and the rest is appended."""
     server.blob("a/b", CONTENT)
     server.on("GET", BLOBS, cut=2_000_000)
     server.on("GET", BLOBS, when=lambda r: "Range" in r.headers, status=500, times=None)
     with pytest.raises(errors.RegistryError):
-        receive_into(tmp_path, open_repository(server, retries=0))
+        download_to(tmp_path, open_repository(server, retries=0))
     (part,) = (tmp_path / "parts").iterdir()
-    kept = part.stat().st_size
-    assert kept == 2_000_000
+    received = part.stat().st_size
+    assert received == 2_000_000
     server.faults.clear()
     server.requests.clear()
-    assert receive_into(tmp_path, open_repository(server)) == CONTENT
-    assert sent(server) == [f"bytes={kept}-"]
+    assert download_to(tmp_path, open_repository(server)) == CONTENT
+    assert requested_ranges(server) == [f"bytes={received}-"]
     assert list((tmp_path / "parts").iterdir()) == []
 
 
-@pytest.mark.parametrize("kept", [1, SIZE // 4, SIZE // 2, SIZE * 3 // 4, SIZE - 1])
-def test_partial_file_of_any_size_is_resumed(server, open_repository, tmp_path, kept):
-    """More than half and less than half alike."""
+@pytest.mark.parametrize("received", [1, SIZE // 4, SIZE // 2, SIZE * 3 // 4, SIZE - 1])
+def test_partial_file_of_any_size_is_resumed(server, open_repository, tmp_path, received):
+    """Partial files of any size are resumed."""
     server.blob("a/b", CONTENT)
-    server.on("GET", BLOBS, cut=kept)
+    server.on("GET", BLOBS, cut=received)
     server.on("GET", BLOBS, when=lambda r: "Range" in r.headers, status=503, headers={"Retry-After": "900"})
     with pytest.raises(errors.RegistryError):
-        receive_into(tmp_path, open_repository(server))
+        download_to(tmp_path, open_repository(server))
     server.requests.clear()
-    assert receive_into(tmp_path, open_repository(server)) == CONTENT
-    assert sent(server) == [f"bytes={kept}-"]
+    assert download_to(tmp_path, open_repository(server)) == CONTENT
+    assert requested_ranges(server) == [f"bytes={received}-"]
 
 
 def test_damaged_partial_file_is_transferred_again(server, open_repository, tmp_path):
@@ -391,17 +393,17 @@ def test_damaged_partial_file_is_transferred_again(server, open_repository, tmp_
     server.on("GET", BLOBS, cut=1000)
     server.on("GET", BLOBS, when=lambda r: "Range" in r.headers, status=500)
     with pytest.raises(errors.RegistryError):
-        receive_into(tmp_path, open_repository(server, retries=0))
+        download_to(tmp_path, open_repository(server, retries=0))
     (part,) = (tmp_path / "parts").iterdir()
     part.write_bytes(bytes(1000))
-    assert receive_into(tmp_path, open_repository(server)) == CONTENT
+    assert download_to(tmp_path, open_repository(server)) == CONTENT
 
 
 # Other hosts
 
 
 def test_resumption_requests_a_new_signed_url(server, other, repository, tmp_path):
-    """go-actions-cache PR#40, kitematic#4713."""
+    """Signed URLs expire: go-actions-cache PR#40, kitematic#4713."""
     signed = iter(range(1, 100))
     server.on(
         "GET",
@@ -423,8 +425,8 @@ def test_resumption_requests_a_new_signed_url(server, other, repository, tmp_pat
 
     other.on("GET", "/cdn", times=None, change=cdn)
     other.on("GET", "/cdn", change=cdn, cut=1_000_000)
-    assert receive_into(tmp_path, repository) == CONTENT
-    assert sent(server) == [None, "bytes=1000000-"]
+    assert download_to(tmp_path, repository) == CONTENT
+    assert requested_ranges(server) == [None, "bytes=1000000-"]
     assert [r.headers.get("Range") for r in other.requests] == [None, "bytes=1000000-"]
     assert [r.query["X-Amz-Signature"] for r in other.requests] == [["1"], ["2"]]
 

@@ -18,13 +18,13 @@ from tests.support.manifests import DESCRIPTOR, INDEX, MANIFESTS, OCI, RAW, mani
 
 
 def test_resolve_sends_one_head_request(tagged, repository):
-    found = repository.resolve("v1")
-    assert (found.digest, found.size, found.media_type) == (DESCRIPTOR.digest, len(RAW), OCI)
+    resolved = repository.resolve("v1")
+    assert (resolved.digest, resolved.size, resolved.media_type) == (DESCRIPTOR.digest, len(RAW), OCI)
     assert [(r.method, r.path) for r in tagged.requests] == [("HEAD", "/v2/a/b/manifests/v1")]
 
 
 def test_accept_header_lists_all_four_types(tagged, repository):
-    """Docker's list too; Quay and distribution answer 404 without OCI's."""
+    """Docker's index, too; Quay and distribution answer 404 without OCI's."""
     repository.resolve("v1")
     repository.fetch(DESCRIPTOR)
     for request in tagged.requests:
@@ -42,31 +42,33 @@ def test_accept_header_lists_all_four_types(tagged, repository):
     ],
 )  # fmt: skip
 def test_incomplete_head_response_is_followed_by_get(tagged, repository, fault):
-    """regclient PR#801, oras-go#1176: Harbor and GAR give HEAD another length."""
+    """Harbor and GAR return another length for HEAD: regclient PR#801, oras-go#1176."""
     tagged.on("HEAD", MANIFESTS, times=None, **fault)
-    found = repository.resolve("v1")
-    assert (found.digest, found.size, found.media_type) == (DESCRIPTOR.digest, len(RAW), OCI)
+    resolved = repository.resolve("v1")
+    assert (resolved.digest, resolved.size, resolved.media_type) == (DESCRIPTOR.digest, len(RAW), OCI)
     assert [r.method for r in tagged.seen(".*", MANIFESTS)] == ["HEAD", "GET"]
 
 
 def test_body_read_by_resolve_is_not_requested_again(tagged, repository):
     tagged.on("HEAD", MANIFESTS, without=("Docker-Content-Digest",), times=None)
-    found = repository.resolve("v1")
-    assert repository.fetch(found) == RAW
+    resolved = repository.resolve("v1")
+    assert repository.fetch(resolved) == RAW
     assert targets(tagged, "GET") == ["v1"]
-    assert repository.fetch(found) == RAW
-    assert targets(tagged, "GET") == ["v1", DESCRIPTOR.digest], "once: it may have been deleted since"
+    assert repository.fetch(resolved) == RAW
+    assert targets(tagged, "GET") == ["v1", DESCRIPTOR.digest], (
+        "the body is used once, because the manifest may have been deleted since"
+    )
 
 
 @pytest.mark.parametrize("length", [7, len(RAW) + 1, 3 << 20])
 def test_wrong_length_in_head_response_is_tolerated(tagged, repository, length):
     tagged.on("HEAD", MANIFESTS, headers={"Content-Length": length}, times=None)
     for named in ("v1", DESCRIPTOR.digest):
-        found = repository.resolve(named)
-        assert (found.digest, found.size) == (DESCRIPTOR.digest, length)
-        assert repository.fetch(found) == RAW
+        resolved = repository.resolve(named)
+        assert (resolved.digest, resolved.size) == (DESCRIPTOR.digest, length)
+        assert repository.fetch(resolved) == RAW
         assert repository.resolve_verified(named).size == len(RAW)
-    repository.tag(found, "v2")
+    repository.tag(resolved, "v2")
     assert tagged.tags["a/b", "v2"] == DESCRIPTOR.digest
     with pytest.raises(errors.SizeMismatch):
         repository.fetch(Descriptor(media_type=OCI, digest=DESCRIPTOR.digest, size=length + 1))
@@ -143,15 +145,15 @@ def test_manifest_with_other_bytes_is_rejected(tagged, repository):
 
 
 def test_announced_digest_is_verified(tagged, repository):
-    """What HEAD says is held against the bytes."""
-    lie = "sha256:" + "0" * 64
-    tagged.on("(HEAD|GET)", MANIFESTS, headers={"Docker-Content-Digest": lie}, times=None)
-    found = repository.resolve("v1")
+    """The digest in the HEAD response is verified against the bytes."""
+    wrong_digest = "sha256:" + "0" * 64
+    tagged.on("(HEAD|GET)", MANIFESTS, headers={"Docker-Content-Digest": wrong_digest}, times=None)
+    resolved = repository.resolve("v1")
     with pytest.raises(errors.NotFound):
-        repository.fetch(found)
-    tagged.manifests["a/b", lie] = RAW, OCI
+        repository.fetch(resolved)
+    tagged.manifests["a/b", wrong_digest] = RAW, OCI
     with pytest.raises(errors.DigestMismatch):
-        repository.fetch(found)
+        repository.fetch(resolved)
     tagged.on("HEAD", MANIFESTS, status=405, times=None)
     with pytest.raises(errors.DigestMismatch):
         repository.resolve("v1")
@@ -173,7 +175,7 @@ def test_manifest_limit_is_between_five_and_nine_mebibytes(server, repository):
 
 
 def test_claimed_size_allocates_no_memory(server, repository):
-    """GHSA-f36w-mj3v-6jqv: no memory is set aside for it."""
+    """No memory is allocated for the claimed size: GHSA-f36w-mj3v-6jqv."""
     server.manifest("a/b", RAW)
     with pytest.raises(errors.InvalidDocument):
         repository.fetch(Descriptor(media_type=OCI, digest=DESCRIPTOR.digest, size=2**62))
@@ -207,7 +209,7 @@ def test_false_content_encoding_is_ignored(tagged, repository, named, announced,
     without = () if announced else ("Docker-Content-Digest",)
     tagged.on("GET", MANIFESTS, headers={"Content-Encoding": encoding}, without=without, chunked=chunked, times=None)
     assert repository.get_manifest(named)[0] == RAW
-    assert len(tagged.seen("GET")) == 1, "nothing was asked for again"
+    assert len(tagged.seen("GET")) == 1, "there is only one request"
 
 
 @pytest.mark.parametrize("named", ["v1", DESCRIPTOR.digest])
@@ -259,7 +261,7 @@ def test_document_returns_manifest(tagged, repository):
 
 @pytest.mark.parametrize("code", ["UNKNOWN", "NOT_FOUND", ""])
 def test_404_with_any_code_raises_not_found(server, repository, code):
-    """Harbor reports it under UNKNOWN: the status decides."""
+    """The status decides because Harbor reports absence with the code UNKNOWN."""
     server.on(".*", "/v2/.*", change=lambda r, a: error_response(404, code), times=None)
     with pytest.raises(errors.ManifestUnknown):
         repository.fetch(DESCRIPTOR)
@@ -290,7 +292,7 @@ def test_exists_sends_head_requests(tagged, repository):
 
 
 def test_403_to_head_counts_as_absent(server, repository):
-    """Artifactory: RTFACT-13797."""
+    """Artifactory answers 403 to HEAD for missing content: RTFACT-13797."""
     server.on("HEAD", ".*", status=403, times=None)
     assert repository.exists(Descriptor.of(b"x", "x/y")) is False
     assert repository.exists(DESCRIPTOR) is False
@@ -304,7 +306,7 @@ def test_failed_head_raises(server, open_repository, status):
 
 
 def test_unreachable_registry_raises_instead_of_empty_results(open_repository):
-    """A registry that is down is not one without tags."""
+    """Without a connection there is no empty list of tags."""
     repository = open_repository("127.0.0.1:9", retries=0)
     for call in (repository.tags, lambda: repository.resolve("v1"), lambda: repository.exists(DESCRIPTOR), lambda: repository.referrers(DESCRIPTOR)):  # fmt: skip
         with pytest.raises(errors.ConnectionFailed):
@@ -361,7 +363,7 @@ def test_mismatched_bytes_are_not_sent(server, repository):
 
 
 def test_rejected_manifest_error_contains_reason(server, repository):
-    """GitLab's list of allowed types: ocx#480."""
+    """GitLab allows only listed media types: ocx#480."""
     body = {"errors": [{"code": "MANIFEST_INVALID", "message": "unknown media type", "detail": "x/y"}]}
     server.on("PUT", MANIFESTS, status=400, body=json.dumps(body).encode())
     with pytest.raises(errors.UploadInvalid, match="unknown media type"):

@@ -46,10 +46,10 @@ def test_rate_limit_of_redirect_target_is_ignored(server, other, connect):
     assert transport.rate_limit is None
 
 
-@pytest.mark.parametrize(("window", "said"), [(";w=21600", "0 of 100 left in 6 h"), (";w=90", "0 of 100 left in 1 min 30 s"), ("", "0 of 100 left")])  # fmt: skip
-def test_429_error_contains_rate_limit(server, connect, window, said):
+@pytest.mark.parametrize(("window", "text"), [(";w=21600", "0 of 100 left in 6 h"), (";w=90", "0 of 100 left in 1 min 30 s"), ("", "0 of 100 left")])  # fmt: skip
+def test_429_error_contains_rate_limit(server, connect, window, text):
     headers = {"ratelimit-limit": f"100{window}", "ratelimit-remaining": f"0{window}"}
     server.on("GET", "/v2/", status=429, headers=headers, times=None)
     with pytest.raises(errors.RateLimited) as caught:
         get(connect(server, retries=0))
-    assert caught.value.message.endswith(f"; {said}")
+    assert caught.value.message.endswith(f"; {text}")

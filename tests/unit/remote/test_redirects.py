@@ -16,9 +16,9 @@ def test_redirect_to_other_host_drops_authorization_and_own_headers(server, othe
     _, body = get(connect(server, credentials=ADA, headers={"X-Key": SECRET}), f"/v2/a/b/blobs/{digest}")
     assert body == b"content"
     assert [r.headers.get("Authorization") for r in server.requests] == [None, BASIC]
-    (led,) = other.requests
-    assert "Authorization" not in led.headers and "X-Key" not in led.headers
-    assert led.headers["User-Agent"].startswith("ocikit/")
+    (redirected,) = other.requests
+    assert "Authorization" not in redirected.headers and "X-Key" not in redirected.headers
+    assert redirected.headers["User-Agent"].startswith("ocikit/")
 
 
 def test_redirect_to_other_name_of_same_port_drops_authorization(server, connect):
@@ -39,7 +39,7 @@ def test_redirect_on_same_host_keeps_authorization(server, connect):
 
 
 def test_redirect_back_from_other_host_has_no_authorization(server, other, connect):
-    """Another host must not choose what we do to the registry in our name."""
+    """Another host must not choose requests that the registry gets with our credentials."""
     server.guard = require_basic
     transport = connect(server, credentials=ADA)
     get(transport)

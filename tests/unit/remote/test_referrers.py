@@ -17,20 +17,20 @@ from tests.support.manifests import DESCRIPTOR, EMPTY, INDEX, MANIFESTS, OCI, RA
 REFERRERS = "/v2/a/b/referrers/.*"
 
 
-def referring(kind="application/vnd.example.sbom", subject=DESCRIPTOR, **fields):
+def make_referrer(kind="application/vnd.example.sbom", subject=DESCRIPTOR, **fields):
     at = {"mediaType": subject.media_type, "digest": subject.digest, "size": subject.size}
     return manifest(subject=at, artifactType=kind, **fields)
 
 
 def test_referrers_come_from_api(tagged, repository):
-    raw, descriptor = referring(annotations={"made": "today"})
+    raw, descriptor = make_referrer(annotations={"pushed": "today"})
     tagged.manifest("a/b", raw)
-    (found,) = repository.referrers(DESCRIPTOR)
-    assert (found.digest, found.artifact_type, dict(found.annotations)) == (descriptor.digest, "application/vnd.example.sbom", {"made": "today"})  # fmt: skip
+    (result,) = repository.referrers(DESCRIPTOR)
+    assert (result.digest, result.artifact_type, dict(result.annotations)) == (descriptor.digest, "application/vnd.example.sbom", {"pushed": "today"})  # fmt: skip
     assert [r.path for r in tagged.requests] == [f"/v2/a/b/referrers/{DESCRIPTOR.digest}"]
 
 
-def pages_of(server, *pages, filters=None, kind=INDEX):
+def serve_referrer_pages(server, *pages, filters=None, kind=INDEX):
     def change(request, answer):
         n = int(request.query.get("page", ["0"])[0])
         headers = {"Content-Type": kind} | ({"OCI-Filters-Applied": filters} if filters else {})
@@ -45,32 +45,32 @@ def pages_of(server, *pages, filters=None, kind=INDEX):
 
 
 def test_all_pages_of_referrers_are_read(server, repository):
-    pages_of(server, [("1", "a/a"), ("2", "b/b")], [], [("3", "a/a")])
+    serve_referrer_pages(server, [("1", "a/a"), ("2", "b/b")], [], [("3", "a/a")])
     assert [d.digest[7] for d in repository.referrers(DESCRIPTOR)] == ["1", "2", "3"]
 
 
 @pytest.mark.parametrize("filters", [None, "somethingElse", "artifacttype"])
 def test_unfiltered_referrers_are_filtered_locally(server, repository, filters):
-    """Harbor: harbor#18413."""
-    pages_of(server, [("1", "a/a"), ("2", "b/b")], [("3", "a/a")], filters=filters)
+    """Harbor filters without reporting it: harbor#18413."""
+    serve_referrer_pages(server, [("1", "a/a"), ("2", "b/b")], [("3", "a/a")], filters=filters)
     assert [d.digest[7] for d in repository.referrers(DESCRIPTOR, "a/a")] == ["1", "3"]
     assert server.requests[0].query == {"artifactType": ["a/a"]}
 
 
 @pytest.mark.parametrize("filters", ["artifactType", "other, artifactType", "other,artifactType"])
 def test_filtered_referrers_are_returned_unchanged(server, repository, filters):
-    pages_of(server, [("1", "a/a"), ("2", None)], filters=filters)
+    serve_referrer_pages(server, [("1", "a/a"), ("2", None)], filters=filters)
     assert [d.digest[7] for d in repository.referrers(DESCRIPTOR, "a/a")] == ["1", "2"]
 
 
 def test_duplicate_referrer_is_listed_once(server, repository):
-    pages_of(server, [("1", "a/a")], [("1", "a/a"), ("2", "a/a")])
+    serve_referrer_pages(server, [("1", "a/a")], [("1", "a/a"), ("2", "a/a")])
     assert [d.digest[7] for d in repository.referrers(DESCRIPTOR)] == ["1", "2"]
 
 
 @pytest.mark.parametrize("body", [b"", b'{"schemaVersion": 2, "mani', b'{"manifests": 5}', b"[]"])
 def test_broken_api_list_raises_instead_of_fallback(server, repository, body):
-    server.manifest("a/b", index_of(entry("1")), FALLBACK, media_type=INDEX)
+    server.manifest("a/b", make_index(make_entry("1")), FALLBACK, media_type=INDEX)
     server.on("GET", REFERRERS, status=200, headers={"Content-Type": INDEX}, body=body, times=None)
     for _ in range(2):
         with pytest.raises(errors.InvalidResponse, match="not an index"):
@@ -79,7 +79,7 @@ def test_broken_api_list_raises_instead_of_fallback(server, repository, body):
 
 
 def test_referrer_is_deleted_despite_broken_api_list(tagged, open_repository):
-    raw, descriptor = referring()
+    raw, descriptor = make_referrer()
     tagged.manifest("a/b", raw)
     tagged.on("GET", REFERRERS, status=200, headers={"Content-Type": INDEX}, body=b"{", times=None)
     open_repository(tagged, push=True).delete(descriptor)
@@ -110,11 +110,11 @@ def test_fallback_tag_follows_specification(digest, tag):
     assert referrers.fallback_tag(Digest(digest)) == tag
 
 
-def index_of(*entries, **fields):
+def make_index(*entries, **fields):
     return json.dumps({"schemaVersion": 2, "mediaType": INDEX, "manifests": list(entries)} | fields).encode()
 
 
-def entry(c, kind="a/a"):
+def make_entry(c, kind="a/a"):
     return {"mediaType": OCI, "digest": "sha256:" + c * 64, "size": 1, "artifactType": kind}
 
 
@@ -128,12 +128,12 @@ def entry(c, kind="a/a"):
     ids=lambda a: f"{a.status}-{a.body[:20]!r}",
 )  # fmt: skip
 def test_fallback_tag_is_read_without_api(server, repository, answer):
-    """GHCR has no API; GAR answers with a login page: soci-snapshotter PR#512."""
+    """GHCR has no API; GAR returns a login page: soci-snapshotter PR#512."""
     server.on("GET", REFERRERS, change=lambda r, a: Response(answer.status, dict(answer.headers), answer.body), times=None)  # fmt: skip
-    server.manifest("a/b", index_of(entry("1"), entry("2", "b/b")), FALLBACK, media_type=INDEX)
+    server.manifest("a/b", make_index(make_entry("1"), make_entry("2", "b/b")), FALLBACK, media_type=INDEX)
     assert [d.digest[7] for d in repository.referrers(DESCRIPTOR)] == ["1", "2"]
     assert [d.digest[7] for d in repository.referrers(DESCRIPTOR, "b/b")] == ["2"]
-    assert len(server.seen("GET", REFERRERS)) == 1, "that the API is missing is remembered"
+    assert len(server.seen("GET", REFERRERS)) == 1, "the missing API is remembered"
 
 
 def test_missing_fallback_tag_gives_empty_list(server, repository):
@@ -149,9 +149,9 @@ def test_failed_api_request_raises(server, open_repository, status):
 
 
 def test_fallback_tag_of_subject_itself_is_ignored(tagged, repository):
-    """oras-go#1396."""
+    """GitLab resolves the fallback tag to the subject: oras-go#1396."""
     tagged.referrers = False
-    index = index_of(entry("1"))
+    index = make_index(make_entry("1"))
     subject = Descriptor.of(index, INDEX)
     for raw, descriptor, kind in ((RAW, DESCRIPTOR, OCI), (index, subject, INDEX)):
         tagged.manifest("a/b", raw, referrers.fallback_tag(descriptor.digest), media_type=kind)
@@ -172,14 +172,14 @@ def fallback_entries(server, tag=FALLBACK):
 
 
 def test_push_with_subject_support_writes_no_list(tagged, repository):
-    raw, descriptor = referring()
+    raw, descriptor = make_referrer()
     repository.push_bytes(descriptor, raw)
     assert [(r.method, r.path) for r in tagged.requests] == [("PUT", f"/v2/a/b/manifests/{descriptor.digest}")]
 
 
 def test_push_without_subject_support_writes_list(tagged, repository):
     tagged.referrers = False
-    first, second = referring(annotations={"n": "1", "org.example.x": "é"}), referring(kind=None)
+    first, second = make_referrer(annotations={"n": "1", "org.example.x": "é"}), make_referrer(kind=None)
     repository.push_bytes(first[1], first[0])
     repository.push_bytes(second[1], second[0])
     assert fallback_entries(tagged) == [
@@ -187,23 +187,23 @@ def test_push_without_subject_support_writes_list(tagged, repository):
          "annotations": {"n": "1", "org.example.x": "é"}},
         {"mediaType": OCI, "digest": second[1].digest, "size": second[1].size, "artifactType": EMPTY["mediaType"]},
     ]  # fmt: skip
-    found = repository.referrers(DESCRIPTOR)
-    assert [d.digest for d in found] == [first[1].digest, second[1].digest]
+    result = repository.referrers(DESCRIPTOR)
+    assert [d.digest for d in result] == [first[1].digest, second[1].digest]
     assert parse_document(first[0]).raw == tagged.manifests["a/b", first[1].digest][0]
 
 
 def test_index_without_artifact_type_is_listed_without(tagged, repository):
     tagged.referrers = False
     at = {"mediaType": OCI, "digest": DESCRIPTOR.digest, "size": DESCRIPTOR.size}
-    raw = index_of(subject=at)
+    raw = make_index(subject=at)
     repository.push_bytes(Descriptor.of(raw, INDEX), raw)
-    (found,) = fallback_entries(tagged)
-    assert "artifactType" not in found and found["mediaType"] == INDEX
+    (result,) = fallback_entries(tagged)
+    assert "artifactType" not in result and result["mediaType"] == INDEX
 
 
 def test_repeated_push_lists_referrer_once(tagged, repository):
     tagged.referrers = False
-    raw, descriptor = referring()
+    raw, descriptor = make_referrer()
     for _ in range(3):
         repository.push_bytes(descriptor, raw)
     assert len(fallback_entries(tagged)) == 1
@@ -213,9 +213,9 @@ def test_repeated_push_lists_referrer_once(tagged, repository):
 
 def test_list_keeps_entries_of_other_clients(tagged, repository):
     tagged.referrers = False
-    foreign = entry("1") | {"future": [1]}
-    tagged.manifest("a/b", index_of(foreign, annotations={"kept": "yes"}), FALLBACK, media_type=INDEX)
-    raw, descriptor = referring()
+    foreign = make_entry("1") | {"future": [1]}
+    tagged.manifest("a/b", make_index(foreign, annotations={"kept": "yes"}), FALLBACK, media_type=INDEX)
+    raw, descriptor = make_referrer()
     repository.push_bytes(descriptor, raw)
     entries = fallback_entries(tagged)
     assert entries[0] == foreign and entries[1]["digest"] == descriptor.digest
@@ -223,12 +223,12 @@ def test_list_keeps_entries_of_other_clients(tagged, repository):
 
 
 def test_replaced_list_is_deleted_if_the_registry_allows(tagged, repository, caplog):
-    """ECR and GHCR refuse: oras#1228, oras#915."""
+    """ECR and GHCR reject the deletion: oras#1228, oras#915."""
     tagged.referrers = False
     first, second, third = (
-        referring(annotations={"n": "1"}),
-        referring(annotations={"n": "2"}),
-        referring(annotations={"n": "3"}),
+        make_referrer(annotations={"n": "1"}),
+        make_referrer(annotations={"n": "2"}),
+        make_referrer(annotations={"n": "3"}),
     )
     repository.push_bytes(first[1], first[0])
     old = tagged.tags["a/b", FALLBACK]
@@ -243,44 +243,44 @@ def test_replaced_list_is_deleted_if_the_registry_allows(tagged, repository, cap
 
 def test_other_content_at_fallback_tag_is_not_replaced(tagged, repository):
     tagged.referrers = False
-    raw, descriptor = referring()
+    raw, descriptor = make_referrer()
     foreign = manifest(annotations={"not": "a list"})[0]
     tagged.manifest("a/b", foreign, FALLBACK)
     with pytest.raises(errors.RegistryError, match=FALLBACK):
         repository.push_bytes(descriptor, raw)
     assert tagged.manifests["a/b", tagged.tags["a/b", FALLBACK]][0] == foreign
-    assert ("a/b", descriptor.digest) in tagged.manifests, "the manifest itself is there"
+    assert ("a/b", descriptor.digest) in tagged.manifests, "the manifest itself is stored"
 
 
 @pytest.mark.parametrize("etags", [False, True])
 def test_concurrent_writers_both_stay_in_list(tagged, open_repository, etags):
     tagged.referrers, tagged.etags = False, etags
-    ours, theirs = referring(annotations={"by": "us"}), referring(annotations={"by": "them"})
-    tagged.manifest("a/b", index_of(entry("1")), FALLBACK, media_type=INDEX)
-    interfered = []
+    own, theirs = make_referrer(annotations={"by": "us"}), make_referrer(annotations={"by": "them"})
+    tagged.manifest("a/b", make_index(make_entry("1")), FALLBACK, media_type=INDEX)
+    interruptions = []
 
     def interfere(request, answer):
-        """Between our reading and our writing somebody else writes."""
-        if not interfered:
-            interfered.append(True)
+        """Replace the list between its reading and its writing, as another client does."""
+        if not interruptions:
+            interruptions.append(True)
             tagged.manifest("a/b", theirs[0])
-            tagged.manifest("a/b", index_of(entry("1"), entry("9")), FALLBACK, media_type=INDEX)
+            tagged.manifest("a/b", make_index(make_entry("1"), make_entry("9")), FALLBACK, media_type=INDEX)
 
     tagged.on("GET", f"/v2/a/b/manifests/{FALLBACK}", change=interfere)
-    open_repository(tagged, push=True).push_bytes(ours[1], ours[0])
+    open_repository(tagged, push=True).push_bytes(own[1], own[0])
     digests = [e["digest"] for e in fallback_entries(tagged)]
-    assert ours[1].digest in digests
+    assert own[1].digest in digests
     if etags:
-        assert "sha256:" + "9" * 64 in digests, "If-Match found out"
+        assert "sha256:" + "9" * 64 in digests, "If-Match detected the other writer"
         assert len([r for r in tagged.seen("PUT") if "If-Match" in r.headers]) == 2
 
 
 def test_overwritten_entry_is_added_again(tagged, repository):
     tagged.referrers = False
-    raw, descriptor = referring()
+    raw, descriptor = make_referrer()
 
     def overwrite(request, answer):
-        tagged.manifest("a/b", index_of(entry("9")), FALLBACK, media_type=INDEX)
+        tagged.manifest("a/b", make_index(make_entry("9")), FALLBACK, media_type=INDEX)
 
     tagged.on("PUT", f"/v2/a/b/manifests/{FALLBACK}", change=overwrite)
     repository.push_bytes(descriptor, raw)
@@ -289,9 +289,9 @@ def test_overwritten_entry_is_added_again(tagged, repository):
 
 def test_constantly_overwritten_list_logs_warning(tagged, repository, caplog):
     tagged.referrers = False
-    raw, descriptor = referring()
+    raw, descriptor = make_referrer()
     tagged.on("PUT", f"/v2/a/b/manifests/{FALLBACK}", times=None,
-              change=lambda r, a: tagged.manifest("a/b", index_of(entry("9")), FALLBACK, media_type=INDEX) and None)  # fmt: skip
+              change=lambda r, a: tagged.manifest("a/b", make_index(make_entry("9")), FALLBACK, media_type=INDEX) and None)  # fmt: skip
     repository.push_bytes(descriptor, raw)
     assert "may be missing" in caplog.text
     assert len(tagged.requests) < 30
@@ -299,7 +299,7 @@ def test_constantly_overwritten_list_logs_warning(tagged, repository, caplog):
 
 def test_parallel_writers_do_not_fail(tagged, open_repository):
     tagged.referrers, tagged.etags = False, True
-    made = [referring(annotations={"n": str(n)}) for n in range(3)]
+    pushed = [make_referrer(annotations={"n": str(n)}) for n in range(3)]
     failures = []
 
     def work(raw, descriptor):
@@ -308,17 +308,17 @@ def test_parallel_writers_do_not_fail(tagged, open_repository):
         except Exception:
             failures.append(error_response)
 
-    threads = [threading.Thread(target=work, args=m) for m in made]
+    threads = [threading.Thread(target=work, args=m) for m in pushed]
     [t.start() for t in threads]
     [t.join() for t in threads]
     assert failures == []
-    # Without an ETag to hold on to, the first writers may lose out: that is said in a warning
+    # Without an ETag the first writers may overwrite each other, which a warning reports
     assert len(fallback_entries(tagged)) >= 1
 
 
 def test_delete_removes_referrer_from_list(tagged, repository):
     tagged.referrers = False
-    first, second = referring(annotations={"n": "1"}), referring(annotations={"n": "2"})
+    first, second = make_referrer(annotations={"n": "1"}), make_referrer(annotations={"n": "2"})
     for raw, descriptor in (first, second):
         repository.push_bytes(descriptor, raw)
     repository.delete(first[1])
@@ -327,15 +327,15 @@ def test_delete_removes_referrer_from_list(tagged, repository):
 
 
 def test_delete_with_api_touches_no_list(tagged, repository):
-    raw, descriptor = referring()
+    raw, descriptor = make_referrer()
     repository.push_bytes(descriptor, raw)
     repository.delete(descriptor)
     assert len(tagged.seen("PUT")) == 1
     assert [r.path for r in tagged.seen("DELETE")] == [f"/v2/a/b/manifests/{descriptor.digest}"]
 
 
-def indexed(server):
-    """Let the registry delete no manifest that an index names, as ECR."""
+def forbid_deleting_listed(server):
+    """Reject the deletion of manifests that an index names, as ECR does."""
 
     def guard(request):
         digest = request.path.rpartition("/")[2]
@@ -350,10 +350,10 @@ def indexed(server):
 def test_referrer_is_removed_from_list_before_deletion(tagged, repository):
     """ECR deletes no manifest that an index names."""
     tagged.referrers = False
-    first, second = referring(annotations={"n": "1"}), referring(annotations={"n": "2"})
+    first, second = make_referrer(annotations={"n": "1"}), make_referrer(annotations={"n": "2"})
     for raw, descriptor in (first, second):
         repository.push_bytes(descriptor, raw)
-    indexed(tagged)
+    forbid_deleting_listed(tagged)
     repository.delete(first[1])
     assert ("a/b", first[1].digest) not in tagged.manifests
     assert [e["digest"] for e in fallback_entries(tagged)] == [second[1].digest]
@@ -365,7 +365,7 @@ def test_referrer_is_removed_from_list_before_deletion(tagged, repository):
 def test_undeletable_list_logs_warning(tagged, open_repository, caplog, fault):
     repository = open_repository(tagged, push=True, retries=0)
     tagged.referrers = False
-    raw, descriptor = referring()
+    raw, descriptor = make_referrer()
     repository.push_bytes(descriptor, raw)
     old = tagged.tags["a/b", referrers.fallback_tag(DESCRIPTOR.digest)]
     tagged.on("DELETE", f".*/manifests/{old}", times=None, **fault)
@@ -376,7 +376,7 @@ def test_undeletable_list_logs_warning(tagged, open_repository, caplog, fault):
 
 def test_undeletable_referrer_stays_in_list(tagged, repository):
     tagged.referrers = False
-    raw, descriptor = referring()
+    raw, descriptor = make_referrer()
     repository.push_bytes(descriptor, raw)
     tagged.on("DELETE", f".*/manifests/{descriptor.digest}", status=403, times=None)
     with pytest.raises(errors.Denied):

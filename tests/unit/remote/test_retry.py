@@ -69,7 +69,7 @@ def test_total_wait_stays_below_max_wait(server, connect):
 def test_retry_after_delays_all_threads(server, connect, status):
     server.on("GET", "/first", status=status, headers={"Retry-After": "1"})
     server.on("GET", "/first", status=200, times=None)
-    server.faults.reverse()  # the 429 first
+    server.faults.reverse()  # the 429 comes first
     server.on("GET", "/second", status=200, times=None)
     transport = connect(server)
     started = time.monotonic()
@@ -84,7 +84,7 @@ def test_retry_after_delays_all_threads(server, connect, status):
 
 
 def test_retry_after_of_unrepeated_write_delays_next_request(server, connect):
-    """Though the write itself is not repeated."""
+    """The write itself is not repeated."""
     server.on("PUT", "/first", status=503, headers={"Retry-After": "1"})
     transport = connect(server)
     started = time.monotonic()
@@ -203,7 +203,7 @@ def test_unaccepted_connection_times_out(connect):
         host, port = listener.getsockname()
         filling = []
         try:
-            for _ in range(8):  # the backlog
+            for _ in range(8):  # fills the backlog
                 filling.append(socket.socket())
                 filling[-1].setblocking(False)
                 filling[-1].connect_ex((host, port))

@@ -29,11 +29,11 @@ def test_tls_on_loopback_host_is_detected(tmp_path, connect):
         assert get(transport)[1] == b"{}"
         assert transport.base == f"https://{server.host}"
         assert get(transport)[1] == b"{}"
-        assert [r.target for r in server.requests] == ["/v2/", "/v2/"], "nothing but the requests themselves"
+        assert [r.target for r in server.requests] == ["/v2/", "/v2/"], "there is no probe"
 
 
 def test_tls_is_detected_after_head_request(tmp_path, connect):
-    """The 400 that Go answers has no words for a HEAD: whether it is a TLS port has to be found out by a GET."""
+    """Go's 400 response to HEAD has no body, so a GET must detect the TLS port."""
     cert, key = certificate(tmp_path)
     with FakeRegistry(tls=(cert, key)) as server:
         server.manifest("a/b", b"{}", "v1")
@@ -54,7 +54,7 @@ def test_400_to_head_without_tls_raises_registry_error(server, connect, probe):
             transport.request("HEAD", "/v2/x", "test")
         assert caught.value.status == 400
     assert transport.base == f"http://{server.host}"
-    assert len(server.seen("GET")) == 1, "it is asked what it speaks once"
+    assert len(server.seen("GET")) == 1, "the port is probed once"
 
 
 def test_tls_port_that_closes_the_connection_is_detected(tmp_path, connect):

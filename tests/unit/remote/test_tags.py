@@ -12,8 +12,8 @@ from tests.support.manifests import DESCRIPTOR, RAW
 TAGS = "/v2/a/b/tags/list"
 
 
-def list_of(server, *pages, header=None):
-    """Let the list of tags have these pages; `header` makes the Link of the n-th."""
+def serve_tag_pages(server, *pages, header=None):
+    """Serve these pages of tags; `header(n)` returns the Link to the n-th page."""
 
     def change(request, answer):
         n = int(request.query.get("page", ["0"])[0])
@@ -42,15 +42,15 @@ def list_of(server, *pages, header=None):
     ],
 )
 def test_next_link_in_any_form_is_followed_unchanged(server, repository, link):
-    """Quay's next_page, Artifactory's parameters; nothing is cut off silently."""
-    list_of(server, ["a", "b"], ["c"], ["d"], header=lambda n: link.format(host=server.host, n=n))
+    """Quay sends next_page, Artifactory its own parameters; no page is lost silently."""
+    serve_tag_pages(server, ["a", "b"], ["c"], ["d"], header=lambda n: link.format(host=server.host, n=n))
     assert repository.tags() == ["a", "b", "c", "d"]
     if "next_page" in link:
         assert server.requests[1].target == "/v2/a/b/tags/list?next_page=gAAA%2B%3D&page=1"
 
 
 def test_several_link_headers_are_read(server, repository):
-    list_of(server, ["a"], ["b"], header=lambda n: ['<?page=9>; rel="prev"', f'<?page={n}>; rel="next"'])
+    serve_tag_pages(server, ["a"], ["b"], header=lambda n: ['<?page=9>; rel="prev"', f'<?page={n}>; rel="next"'])
     assert repository.tags() == ["a", "b"]
 
 
@@ -58,16 +58,16 @@ def test_several_link_headers_are_read(server, repository):
     "link", ['<?page=1>; rel="prev"', "<?page=1>", "garbage", '<>; rel="x"', '?page=1; rel="next"']
 )
 def test_link_without_next_ends_list(server, repository, link):
-    list_of(server, ["a"], ["b"], header=lambda n: link)
+    serve_tag_pages(server, ["a"], ["b"], header=lambda n: link)
     assert repository.tags() == ["a"]
 
 
 def test_circular_links_raise(server, repository):
-    list_of(server, ["a"], ["b"], ["c"], header=lambda n: f'<?page={n % 2}>; rel="next"')
+    serve_tag_pages(server, ["a"], ["b"], ["c"], header=lambda n: f'<?page={n % 2}>; rel="next"')
     with pytest.raises(errors.InvalidResponse, match="circle"):
         repository.tags()
     server.faults.clear()
-    list_of(server, ["a"], ["b"], header=lambda n: '</v2/a/b/tags/list?n=1000>; rel="next"')
+    serve_tag_pages(server, ["a"], ["b"], header=lambda n: '</v2/a/b/tags/list?n=1000>; rel="next"')
     server.requests.clear()
     with pytest.raises(errors.InvalidResponse, match="circle"):
         repository.tags()
@@ -75,7 +75,7 @@ def test_circular_links_raise(server, repository):
 
 
 def test_next_link_to_other_host_is_rejected(server, other, repository):
-    list_of(server, ["a"], ["b"], header=lambda n: f'<{other.url}/v2/a/b/tags/list>; rel="next"')
+    serve_tag_pages(server, ["a"], ["b"], header=lambda n: f'<{other.url}/v2/a/b/tags/list>; rel="next"')
     with pytest.raises(errors.InvalidResponse, match=str(other.port)):
         repository.tags()
     assert other.requests == []
@@ -83,7 +83,7 @@ def test_next_link_to_other_host_is_rejected(server, other, repository):
 
 @pytest.mark.parametrize("link", ['<http://[::1/>; rel="next"', '<ftp://x/>; rel="next"'])
 def test_invalid_next_link_raises_invalid_response(server, repository, link):
-    list_of(server, ["a"], ["b"], header=lambda n: link)
+    serve_tag_pages(server, ["a"], ["b"], header=lambda n: link)
     with pytest.raises(errors.InvalidResponse):
         repository.tags()
 
@@ -103,8 +103,8 @@ def test_pages_are_fetched_on_demand(server, repository):
 
 @pytest.mark.parametrize("tags", [None, []])
 def test_null_or_empty_tags_give_empty_list(server, repository, tags):
-    """The registry of CNCF says null after the last one went: distribution#1186."""
-    list_of(server, tags)
+    """distribution returns null after the last tag was deleted: distribution#1186."""
+    serve_tag_pages(server, tags)
     assert repository.tags() == []
 
 
@@ -115,15 +115,15 @@ def test_listing_without_key_is_empty(server, repository):
 
 @pytest.mark.parametrize("tags", ["v1", {"v1": 1}, 5])
 def test_invalid_listing_raises(server, repository, tags):
-    list_of(server, tags)
+    serve_tag_pages(server, tags)
     with pytest.raises(errors.InvalidResponse, match=r"\$\.tags"):
         repository.tags()
 
 
 def test_invalid_tags_are_skipped_with_one_warning(server, repository, caplog):
-    """Nexus lists null and invalid names: skopeo#2409; Artifactory digests."""
+    """Nexus lists null and invalid names (skopeo#2409), Artifactory lists digests."""
     bad = [None, "not a tag\x1b[31m", "", 5, {"x": 1}, "sha256:" + "0" * 64, "-x"]
-    list_of(server, ["v1", *bad, "v2"], ["v3", "-y"], header=lambda n: f'<?page={n}>; rel="next"')
+    serve_tag_pages(server, ["v1", *bad, "v2"], ["v3", "-y"], header=lambda n: f'<?page={n}>; rel="next"')
     assert repository.tags() == ["v1", "v2", "v3"]
     [warning] = [r.getMessage() for r in caplog.records if r.levelno == logging.WARNING]
     assert (
@@ -134,7 +134,7 @@ def test_invalid_tags_are_skipped_with_one_warning(server, repository, caplog):
 
 @pytest.mark.parametrize(("status", "code"), [(400, "PAGINATION_NUMBER_INVALID"), (405, "UNSUPPORTED"), (400, "UNSUPPORTED")])  # fmt: skip
 def test_rejected_page_size_is_omitted(server, repository, status, code):
-    """ECR, distribution 3.1: ggcr#681, distribution#4844."""
+    """ECR and distribution 3.1 reject large pages: ggcr#681, distribution#4844."""
     server.manifest("a/b", RAW, "v1", "v2")
     server.page = 1
     server.on("GET", TAGS, when=lambda r: r.query.get("n") == ["1000"], change=lambda r, a: error_response(status, code), times=None)  # fmt: skip
@@ -174,7 +174,7 @@ def test_untag_deletes_only_the_tag(server, repository):
 
 
 def test_untag_without_registry_support_raises(server, repository):
-    """distribution 2.8: the other tags would go too."""
+    """distribution 2.8 would delete the other tags, too."""
     server.manifest("a/b", RAW, "v1", "v2")
     server.tag_delete = False
     with pytest.raises(errors.Unsupported) as caught:

@@ -49,8 +49,8 @@ def test_target_is_sent_unchanged(server, connect):
 
 
 def test_registry_warning_is_logged_once(server, connect, caplog):
-    said = f'299 - "deprecated \\"soon\\" {server.port}"'
-    server.on("GET", "/v2/", headers={"Warning": [said, f'299 - "another {server.port}"', '199 - "not ours"']}, times=None)  # fmt: skip
+    warning = f'299 - "deprecated \\"soon\\" {server.port}"'
+    server.on("GET", "/v2/", headers={"Warning": [warning, f'299 - "another {server.port}"', '199 - "not ours"']}, times=None)  # fmt: skip
     transport = connect(server)
     for _ in range(3):
         get(transport)

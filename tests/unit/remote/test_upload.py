@@ -1,4 +1,4 @@
-"""Sending a blob: whatever the registry answers, it has the bytes, or there is an error and no half of them."""
+"""Uploads of blobs: after any response the registry has all bytes, or there is an error and no partial blob."""
 
 import hashlib
 import io
@@ -25,7 +25,7 @@ BLOB = Descriptor.of(CONTENT, "application/octet-stream")
 UPLOADS = "/v2/a/b/blobs/uploads/.*"
 
 
-def kept(server, blob=BLOB):
+def stored_blob(server, blob=BLOB):
     return server.blobs.get(("a/b", blob.digest))
 
 
@@ -33,8 +33,8 @@ def methods(server):
     return [r.method for r in server.requests]
 
 
-class Once(io.RawIOBase):
-    """Content that can be read once, as from a pipe."""
+class OneShotStream(io.RawIOBase):
+    """Content that can be read only once, as from a pipe."""
 
     def __init__(self, content=CONTENT):
         self._inner = io.BytesIO(content)
@@ -48,7 +48,7 @@ class Once(io.RawIOBase):
 
 def test_upload_is_one_post_and_one_put(server, repository):
     repository.push_bytes(BLOB, CONTENT)
-    assert kept(server) == CONTENT
+    assert stored_blob(server) == CONTENT
     post, put = server.requests
     assert (post.method, post.target, post.headers["Content-Length"]) == ("POST", "/v2/a/b/blobs/uploads/", "0")
     assert put.headers["Content-Length"] == str(SIZE)
@@ -64,30 +64,30 @@ def test_file_is_read_from_current_position(server, repository, tmp_path):
     with file.open("rb") as stream:
         stream.seek(6)
         repository.push(BLOB, stream)
-    assert kept(server) == CONTENT
+    assert stored_blob(server) == CONTENT
 
 
 @pytest.mark.parametrize("chunk_size", [None, 4096])
 def test_empty_blob_is_pushed(server, repository, chunk_size):
     empty = Descriptor.of(b"", "application/octet-stream")
     repository.push(empty, io.BytesIO(), chunk_size=chunk_size)
-    assert kept(server, empty) == b""
+    assert stored_blob(server, empty) == b""
     assert server.requests[-1].headers["Content-Length"] == "0"
 
 
 def test_progress_adds_up_to_size(server, repository):
-    """A monolithic upload has progress."""
-    told = []
-    repository.push(BLOB, ProgressReader(io.BytesIO(CONTENT), told.append))
-    assert sum(told) == SIZE and len(told) > 10
+    """A monolithic upload reports progress."""
+    reported = []
+    repository.push(BLOB, ProgressReader(io.BytesIO(CONTENT), reported.append))
+    assert sum(reported) == SIZE and len(reported) > 10
 
 
 def test_repeated_upload_takes_back_progress(server, repository):
-    told = []
+    reported = []
     server.on("PUT", UPLOADS, cut_request=5 * MIB)
-    repository.push(BLOB, ProgressReader(io.BytesIO(CONTENT), told.append))
-    assert sum(told) == SIZE and min(told) < 0
-    assert kept(server) == CONTENT
+    repository.push(BLOB, ProgressReader(io.BytesIO(CONTENT), reported.append))
+    assert sum(reported) == SIZE and min(reported) < 0
+    assert stored_blob(server) == CONTENT
 
 
 # Locations
@@ -106,7 +106,7 @@ def test_repeated_upload_takes_back_progress(server, repository):
     ],
 )
 def test_location_in_any_form_is_followed_unchanged(server, repository, location, sent):
-    """Relative to what was asked; GAR's lie outside /v2."""
+    """Locations are relative to the requested URL; GAR's are outside /v2."""
     server.on("POST", UPLOADS, status=202, headers={"Location": location.format(host=server.host)})
     server.on("PUT", ".*", status=201)
     repository.push_bytes(BLOB, CONTENT)
@@ -130,14 +130,14 @@ def test_missing_location_raises_invalid_response(server, repository):
 
 
 def test_response_to_post_needs_no_range(server, repository):
-    """The specification wants a Location and nothing else."""
+    """The specification requires only a Location."""
     assert "Range" not in server.answer(type("R", (), {"path": UPLOADS, "method": "GET", "query": {}})).headers
     repository.push(BLOB, io.BytesIO(CONTENT), chunk_size=4 * MIB)
-    assert kept(server) == CONTENT
+    assert stored_blob(server) == CONTENT
 
 
 def test_location_on_other_host_gets_no_authorization(server, other, open_repository):
-    """GHSA-jxpm-75mh-9fp7."""
+    """Credential forwarding: GHSA-jxpm-75mh-9fp7."""
     from tests.support.fake_registry import Response
 
     server.guard = lambda r: (
@@ -177,12 +177,12 @@ def chunks(server):
 
 def test_chunk_size_sends_chunks(server, repository):
     repository.push(BLOB, io.BytesIO(CONTENT), chunk_size=4 * MIB)
-    assert kept(server) == CONTENT
+    assert stored_blob(server) == CONTENT
     assert methods(server) == ["POST", "PATCH", "PATCH", "PATCH", "PUT"]
     assert chunks(server) == [(f"0-{4 * MIB - 1}", 4 * MIB), (f"{4 * MIB}-{8 * MIB - 1}", 4 * MIB), (f"{8 * MIB}-{SIZE - 1}", MIB + 17)]  # fmt: skip
     assert server.requests[-1].body == b""
     targets = [r.query.get("n") for r in server.requests[1:]]
-    assert targets == [["0"], [str(4 * MIB)], [str(8 * MIB)], [str(SIZE)]], "each goes to the address that the last one gave"  # fmt: skip
+    assert targets == [["0"], [str(4 * MIB)], [str(8 * MIB)], [str(SIZE)]], "each uses the location of the response before"  # fmt: skip
 
 
 @pytest.mark.parametrize("status", [201, 202, 204])
@@ -192,11 +192,11 @@ def test_patch_accepts_any_success_status(server, repository, status, moved):
     server.on("PATCH", UPLOADS, times=None, without=() if moved else ("Location", "Range"),
               change=lambda r, a: setattr(a, "status", status))  # fmt: skip
     repository.push(BLOB, io.BytesIO(CONTENT), chunk_size=4 * MIB)
-    assert kept(server) == CONTENT
+    assert stored_blob(server) == CONTENT
 
 
 def test_blob_completed_by_last_patch_succeeds(server, repository):
-    """After a 201 to the last PATCH, the closing PUT may be refused."""
+    """After a 201 to the last PATCH, ECR may reject the final PUT."""
 
     def complete(request, answer):
         if int(request.headers["Content-Range"].partition("-")[2]) == SIZE - 1:
@@ -214,7 +214,7 @@ def test_blob_completed_by_last_patch_succeeds(server, repository):
 def test_chunks_respect_minimum_length(server, repository, minimum):
     server.on("POST", UPLOADS, headers={"OCI-Chunk-Min-Length": str(minimum)})
     repository.push(BLOB, io.BytesIO(CONTENT), chunk_size=MIB)
-    assert kept(server) == CONTENT
+    assert stored_blob(server) == CONTENT
     sizes = [n for _, n in chunks(server)]
     assert all(n >= min(minimum, MIB) for n in sizes[:-1])
     assert sizes[0] == min(max(minimum, MIB), SIZE)
@@ -229,18 +229,18 @@ def test_invalid_minimum_length_is_ignored(server, repository, minimum):
 
 @pytest.mark.parametrize("status", [413, 416])
 def test_rejected_monolithic_upload_is_sent_in_chunks(server, repository, status):
-    """GHCR's limit is 4 MiB (oci-client PR#37); proxies have others."""
+    """GHCR's limit is 4 MiB (oci-client PR#37); proxies have other limits."""
     server.on("(PUT|PATCH)", UPLOADS, when=lambda r: len(r.body) > 4 * MIB, status=status, times=None)
     repository.push_bytes(BLOB, CONTENT)
-    assert kept(server) == CONTENT
+    assert stored_blob(server) == CONTENT
     assert [n for _, n in chunks(server)] == [4 * MIB, 4 * MIB, MIB + 17]
-    assert server.uploads == {}, "the session that was refused is cancelled"
+    assert server.uploads == {}, "the rejected session is cancelled"
 
 
 def test_rejected_chunks_become_smaller_once(server, repository):
     server.on("PATCH", UPLOADS, when=lambda r: len(r.body) > 4 * MIB, status=413, times=None)
     repository.push(BLOB, io.BytesIO(CONTENT), chunk_size=8 * MIB)
-    assert kept(server) == CONTENT
+    assert stored_blob(server) == CONTENT
     server.on("PATCH", UPLOADS, status=413, times=None)
     with pytest.raises(errors.TooLarge):
         repository.push(BLOB, io.BytesIO(CONTENT), chunk_size=4 * MIB)
@@ -256,7 +256,7 @@ def test_416_resumes_at_the_registrys_offset(server, repository):
 
     server.on("PATCH", UPLOADS, when=lambda r: r.headers["Content-Range"].startswith(f"{4 * MIB}-"), change=forget)
     repository.push(BLOB, io.BytesIO(CONTENT), chunk_size=4 * MIB)
-    assert kept(server) == CONTENT
+    assert stored_blob(server) == CONTENT
     assert [r.partition("-")[0] for r, _ in chunks(server)] == [
         "0",
         str(4 * MIB),
@@ -270,7 +270,7 @@ def test_416_resumes_at_the_registrys_offset(server, repository):
 def test_chunk_with_lost_response_is_not_repeated(server, repository):
     server.on("PATCH", UPLOADS, drop="after")
     repository.push(BLOB, io.BytesIO(CONTENT), chunk_size=4 * MIB)
-    assert kept(server) == CONTENT
+    assert stored_blob(server) == CONTENT
     assert [r.partition("-")[0] for r, _ in chunks(server)] == ["0", str(4 * MIB), str(8 * MIB)]
 
 
@@ -278,13 +278,13 @@ def test_chunk_with_lost_response_is_not_repeated(server, repository):
 def test_failed_chunk_is_repeated_in_same_session(server, repository, status):
     server.on("PATCH", UPLOADS, status=status, when=lambda r: r.headers["Content-Range"].startswith(f"{8 * MIB}-"))
     repository.push(BLOB, io.BytesIO(CONTENT), chunk_size=4 * MIB)
-    assert kept(server) == CONTENT
+    assert stored_blob(server) == CONTENT
     assert methods(server).count("POST") == 1
     assert [len(r.body) for r in server.seen("PATCH")] == [4 * MIB, 4 * MIB, SIZE - 8 * MIB, SIZE - 8 * MIB]
 
 
 def test_interrupted_chunk_resumes_in_same_session(server, repository):
-    """The session is kept through a failure."""
+    """The session survives a failure."""
     server.on(
         "PATCH",
         UPLOADS,
@@ -293,7 +293,7 @@ def test_interrupted_chunk_resumes_in_same_session(server, repository):
         reset=True,
     )
     repository.push(BLOB, io.BytesIO(CONTENT), chunk_size=4 * MIB)
-    assert kept(server) == CONTENT
+    assert stored_blob(server) == CONTENT
     assert len(server.seen("POST")) == 1
 
 
@@ -303,31 +303,31 @@ def test_stale_range_is_ignored_after_success(server, repository):
     assert len(server.seen("PATCH")) == 3
 
 
-@pytest.mark.parametrize("there", [0, 1])
-def test_ambiguous_range_is_resolved_by_the_next_chunk(server, repository, there):
-    """A Range of 0-0 is both."""
+@pytest.mark.parametrize("stored", [0, 1])
+def test_ambiguous_range_is_resolved_by_the_next_chunk(server, repository, stored):
+    """`Range: 0-0` means both."""
     small = Descriptor.of(b"xyz", "x/y")
 
     def one(request, answer):
         (session,) = server.uploads.values()
-        del session[there:]
+        del session[stored:]
 
     server.on("PATCH", UPLOADS, change=one, drop="after")
     server.on("GET", UPLOADS, headers={"Range": "0-0"}, times=None)
     repository.push(small, io.BytesIO(b"xyz"), chunk_size=3)
-    assert kept(server, small) == b"xyz"
+    assert stored_blob(server, small) == b"xyz"
     assert len(server.seen("POST", ".*")) == 1
-    assert len(server.seen("PATCH", ".*")) == 2 + there
+    assert len(server.seen("PATCH", ".*")) == 2 + stored
 
 
 @pytest.mark.parametrize("answer", [{"status": 404}, {"status": 204}, {"status": 204, "headers": {"Range": "garbage"}},
                                     {"status": 204, "headers": {"Range": f"0-{2 * SIZE}"}}, {"status": 204, "headers": {"Range": "0-" + "9" * 5000}}])  # fmt: skip
 def test_useless_session_is_replaced(server, repository, answer):
-    """ECR refuses to continue (apple/containerization#790); others lose sessions."""
+    """ECR rejects resumption (apple/containerization#790); other registries lose sessions."""
     server.on("PATCH", UPLOADS, status=416)
     server.on("GET", UPLOADS, times=None, **answer)
     repository.push(BLOB, io.BytesIO(CONTENT), chunk_size=4 * MIB)
-    assert kept(server) == CONTENT
+    assert stored_blob(server) == CONTENT
     assert len(server.seen("POST")) == 2
 
 
@@ -340,7 +340,7 @@ def test_session_without_progress_is_given_up(server, repository):
     assert server.uploads == {}
 
 
-# Connections that break
+# Broken connections
 
 
 @pytest.mark.parametrize("reset", [False, True])
@@ -348,7 +348,7 @@ def test_session_without_progress_is_given_up(server, repository):
 def test_interrupted_upload_is_repeated_in_new_session(server, repository, at, reset):
     server.on("PUT", UPLOADS, cut_request=at, reset=reset)
     repository.push_bytes(BLOB, CONTENT)
-    assert kept(server) == CONTENT
+    assert stored_blob(server) == CONTENT
     assert len(server.seen("POST")) == 2
     assert len({r.path for r in server.seen("PUT")}) == 2
     assert server.uploads == {}
@@ -357,12 +357,12 @@ def test_interrupted_upload_is_repeated_in_new_session(server, repository, at, r
 def test_upload_with_lost_response_is_not_repeated(server, repository):
     server.on("PUT", UPLOADS, drop="after")
     repository.push_bytes(BLOB, CONTENT)
-    assert kept(server) == CONTENT
+    assert stored_blob(server) == CONTENT
     assert methods(server) == ["POST", "PUT", "HEAD", "DELETE"]
 
 
-def keep(server, count, content=CONTENT):
-    """Let the registry have kept so many bytes of the first PUT, once it is asked."""
+def keep_partial(server, count, content=CONTENT):
+    """Let the registry report so many bytes of the first PUT as stored."""
 
     def guard(request):
         if request.method == "GET" and "/uploads/" in request.path and not server.seen("PATCH"):
@@ -373,11 +373,11 @@ def keep(server, count, content=CONTENT):
 
 @pytest.mark.parametrize("fault", [{"cut_request": 5 * MIB}, {"cut_request": 5 * MIB, "reset": True}, {"status": 502}])
 def test_interrupted_upload_resumes_at_the_registrys_offset(server, repository, fault):
-    keep(server, 5 * MIB)
+    keep_partial(server, 5 * MIB)
     server.on("PUT", UPLOADS, **fault)
-    told = []
-    repository.push(BLOB, ProgressReader(io.BytesIO(CONTENT), told.append))
-    assert kept(server) == CONTENT and sum(told) == SIZE
+    reported = []
+    repository.push(BLOB, ProgressReader(io.BytesIO(CONTENT), reported.append))
+    assert stored_blob(server) == CONTENT and sum(reported) == SIZE
     assert methods(server) == ["POST", "PUT", "HEAD", "GET", "PATCH", "PATCH", "PUT"]
     ranges = [f"{5 * MIB}-{9 * MIB - 1}", f"{9 * MIB}-{SIZE - 1}"]
     assert [r.headers["Content-Range"] for r in server.seen("PATCH")] == ranges
@@ -385,46 +385,46 @@ def test_interrupted_upload_resumes_at_the_registrys_offset(server, repository, 
 
 
 def test_resumed_upload_respects_minimum_length(server, repository):
-    keep(server, 2 * MIB)
+    keep_partial(server, 2 * MIB)
     server.on("POST", UPLOADS, headers={"OCI-Chunk-Min-Length": str(6 * MIB)})
     server.on("PUT", UPLOADS, status=503)
     repository.push_bytes(BLOB, CONTENT)
-    assert kept(server) == CONTENT
+    assert stored_blob(server) == CONTENT
     assert [len(r.body) for r in server.seen("PATCH")] == [6 * MIB, MIB + 17]
 
 
 def test_complete_but_open_session_is_closed(server, repository):
-    keep(server, SIZE)
+    keep_partial(server, SIZE)
     server.on("PUT", UPLOADS, status=504)
     repository.push_bytes(BLOB, CONTENT)
-    assert kept(server) == CONTENT
+    assert stored_blob(server) == CONTENT
     assert methods(server) == ["POST", "PUT", "HEAD", "GET", "PUT"] and server.requests[-1].body == b""
 
 
 @pytest.mark.parametrize(
-    "given",
+    "registry_does",
     [
         {"count": MIB - 1}, {"count": SIZE + 1, "content": CONTENT + b"x"}, {"count": 5 * MIB, "content": bytes(SIZE)},
         {"count": 5 * MIB, "patch": 405}, {"count": 5 * MIB, "patch": 400}, {"count": 5 * MIB, "patch": 416},
         {"count": 5 * MIB, "get": 404}, {"count": 5 * MIB, "get": 500},
     ],
 )  # fmt: skip
-def test_interrupted_upload_without_resumption_starts_again(server, open_repository, given):
-    """Too little was kept, or too much, or the wrong thing, or pieces are not taken."""
-    keep(server, given["count"], given.get("content", CONTENT))
-    if "patch" in given:
-        server.on("PATCH", UPLOADS, status=given["patch"], times=None)
-    if "get" in given:
-        server.on("GET", UPLOADS, status=given["get"], times=None)
+def test_interrupted_upload_without_resumption_starts_again(server, open_repository, registry_does):
+    """The registry stored too few, too many or wrong bytes, or rejects chunks."""
+    keep_partial(server, registry_does["count"], registry_does.get("content", CONTENT))
+    if "patch" in registry_does:
+        server.on("PATCH", UPLOADS, status=registry_does["patch"], times=None)
+    if "get" in registry_does:
+        server.on("GET", UPLOADS, status=registry_does["get"], times=None)
     server.on("PUT", UPLOADS, cut_request=5 * MIB)
     open_repository(server, push=True, retries=0).push_bytes(BLOB, CONTENT)
-    assert kept(server) == CONTENT
+    assert stored_blob(server) == CONTENT
     assert len(server.seen("POST")) == 2 and len(server.requests[-1].body) == SIZE
     assert server.uploads == {}
 
 
 def test_upload_that_always_breaks_is_given_up(server, repository):
-    keep(server, 5 * MIB)
+    keep_partial(server, 5 * MIB)
     server.on("PUT", UPLOADS, status=500, times=None)
     server.on("PATCH", UPLOADS, status=500, times=None)
     with pytest.raises(errors.RegistryError, match="500"):
@@ -435,14 +435,14 @@ def test_upload_that_always_breaks_is_given_up(server, repository):
 
 @pytest.mark.parametrize(("count", "lost"), [(SIZE, False), (SIZE - 1, True), (5 * MIB, True)])
 def test_one_shot_content_resumes_only_without_loss(server, repository, count, lost):
-    keep(server, count)
+    keep_partial(server, count)
     server.on("PUT", UPLOADS, status=502)
     if lost:
         with pytest.raises(errors.RegistryError, match="502"):
-            repository.push(BLOB, io.BufferedReader(Once()))
+            repository.push(BLOB, io.BufferedReader(OneShotStream()))
     else:
-        repository.push(BLOB, io.BufferedReader(Once()))
-    assert kept(server) == (None if lost else CONTENT)
+        repository.push(BLOB, io.BufferedReader(OneShotStream()))
+    assert stored_blob(server) == (None if lost else CONTENT)
     assert server.uploads == {}
 
 
@@ -453,8 +453,8 @@ def test_real_registry_receives_only_the_rest(registry, repo, open_repository):
         repository.push_bytes(BLOB, CONTENT)
         assert repository.open(BLOB).read() == CONTENT
         received = sum(p.received for p in proxy.passed)
-        # distribution 2.8 drops the session with the connection; the others may still be storing what came when they are
-        # asked, and refuse a piece for that
+        # distribution 2.8 drops the session with the connection; others may still be storing when the offset is
+        # requested, and reject a chunk for that
         assert (
             (received == SIZE + 6 * MIB) if registry.kind == "distribution2" else (SIZE <= received <= SIZE + 4 * MIB)
         )
@@ -464,17 +464,17 @@ def test_real_registry_receives_only_the_rest(registry, repo, open_repository):
 def test_server_error_is_retried_in_new_session(server, repository, status):
     server.on("PUT", UPLOADS, status=status)
     repository.push_bytes(BLOB, CONTENT)
-    assert kept(server) == CONTENT
+    assert stored_blob(server) == CONTENT
     assert [len(r.body) for r in server.seen("PUT")] == [SIZE, SIZE]
 
 
 def test_rate_limited_upload_waits_and_repeats_all_bytes(server, repository):
-    """And the second try sends the bytes, not the end of the stream."""
+    """The second attempt sends all bytes, not only the end of the stream."""
     server.on("PUT", UPLOADS, status=429, headers={"Retry-After": "1"})
     started = time.monotonic()
     repository.push(BLOB, io.BytesIO(CONTENT))
     assert time.monotonic() - started >= 1
-    assert kept(server) == CONTENT
+    assert stored_blob(server) == CONTENT
     assert methods(server) == ["POST", "PUT", "PUT"]
 
 
@@ -487,20 +487,20 @@ def test_long_rate_limit_raises_and_cancels_session(server, repository):
 
 
 def test_lost_session_is_opened_again(server, repository):
-    """distribution with several instances and differing secrets: oras-dotnet#132."""
+    """Several instances of distribution with different secrets: oras-dotnet#132."""
     server.on("PUT", UPLOADS, status=404, body=b'{"errors":[{"code":"BLOB_UPLOAD_UNKNOWN"}]}')
     repository.push_bytes(BLOB, CONTENT)
-    assert kept(server) == CONTENT
+    assert stored_blob(server) == CONTENT
     assert len(server.seen("POST")) == 2
 
 
 @pytest.mark.parametrize("chunk_size", [None, 4 * MIB])
 @pytest.mark.parametrize(("status", "code"), [(404, "BLOB_UPLOAD_INVALID"), (400, "BLOB_UPLOAD_INVALID"), (400, "BLOB_UPLOAD_UNKNOWN")])  # fmt: skip
 def test_session_unknown_to_replica_is_opened_again(server, repository, status, code, chunk_size):
-    words = json.dumps({"errors": [{"code": code}]}).encode()
-    server.on("PATCH" if chunk_size else "PUT", UPLOADS, status=status, body=words)
+    body = json.dumps({"errors": [{"code": code}]}).encode()
+    server.on("PATCH" if chunk_size else "PUT", UPLOADS, status=status, body=body)
     repository.push(BLOB, io.BytesIO(CONTENT), chunk_size=chunk_size)
-    assert kept(server) == CONTENT
+    assert stored_blob(server) == CONTENT
     assert len(server.seen("POST")) == 2 and server.uploads == {}
 
 
@@ -526,23 +526,23 @@ def test_server_that_always_fails_is_given_up(server, repository):
 def test_one_shot_content_is_sent_once(server, repository, fault):
     server.on("PUT", UPLOADS, times=None, **fault)
     with pytest.raises((errors.ConnectionFailed, errors.RegistryError)):
-        repository.push(BLOB, io.BufferedReader(Once()))
+        repository.push(BLOB, io.BufferedReader(OneShotStream()))
     assert len(server.seen("PUT")) == 1
-    assert kept(server) is None and server.uploads == {}
+    assert stored_blob(server) is None and server.uploads == {}
 
 
 def test_one_shot_content_is_pushed(server, repository):
-    repository.push(BLOB, io.BufferedReader(Once()))
-    assert kept(server) == CONTENT
+    repository.push(BLOB, io.BufferedReader(OneShotStream()))
+    assert stored_blob(server) == CONTENT
 
 
 def test_one_shot_content_survives_rejected_chunk(server, repository):
     server.on("PATCH", UPLOADS, status=416)
-    repository.push(BLOB, io.BufferedReader(Once()), chunk_size=4 * MIB)
-    assert kept(server) == CONTENT
+    repository.push(BLOB, io.BufferedReader(OneShotStream()), chunk_size=4 * MIB)
+    assert stored_blob(server) == CONTENT
 
 
-# Content that is not what it should be
+# Invalid content
 
 
 @pytest.mark.parametrize("chunk_size", [None, 4 * MIB])
@@ -557,7 +557,7 @@ def test_wrong_length_is_rejected_before_the_last_byte(server, repository, wrong
         time.sleep(0.02)
     assert server.uploads == {}
     repository.push_bytes(BLOB, CONTENT)
-    assert kept(server) == CONTENT, "the connection is fit for the next request"
+    assert stored_blob(server) == CONTENT, "the connection can be used again"
 
 
 def test_wrong_digest_is_rejected_by_registry(server, repository):
@@ -573,8 +573,8 @@ def test_other_stored_digest_raises(server, repository):
         repository.push_bytes(BLOB, CONTENT)
 
 
-class Failing(io.BytesIO):
-    """A file on a disk that breaks, or a source that is another registry."""
+class FailingStream(io.BytesIO):
+    """A stream that fails, as a broken disk or another registry does."""
 
     def __init__(self, error):
         super().__init__(CONTENT)
@@ -590,16 +590,16 @@ class Failing(io.BytesIO):
 @pytest.mark.parametrize("error", [OSError(5, "Input/output error"), errors.ConnectionFailed("the source"), RuntimeError("x")])  # fmt: skip
 def test_unreadable_source_raises_its_own_error(server, repository, error, chunk_size):
     with pytest.raises(type(error)) as caught:
-        repository.push(BLOB, Failing(error), chunk_size=chunk_size)
+        repository.push(BLOB, FailingStream(error), chunk_size=chunk_size)
     assert caught.value is error
     assert len(server.seen("POST")) == 1
     assert server.blobs == {}
 
 
-# Giving up
+# Cancellation and rejection
 
 
-class Interrupting(io.BytesIO):
+class InterruptingStream(io.BytesIO):
     def read(self, size=-1):
         if self.tell() >= 5 * MIB:
             raise KeyboardInterrupt
@@ -609,7 +609,7 @@ class Interrupting(io.BytesIO):
 @pytest.mark.parametrize("chunk_size", [None, 4 * MIB])
 def test_ctrl_c_cancels_session(server, repository, chunk_size):
     with pytest.raises(KeyboardInterrupt):
-        repository.push(BLOB, Interrupting(CONTENT), chunk_size=chunk_size)
+        repository.push(BLOB, InterruptingStream(CONTENT), chunk_size=chunk_size)
     assert "DELETE" in methods(server)
     assert server.uploads == {} and server.blobs == {}
     assert len(server.seen("POST")) == 1
@@ -640,7 +640,7 @@ def test_rejected_upload_is_not_retried(server, repository):
 
 
 def test_missing_repository_raises_at_once(server, repository):
-    """ECR: aws/containers-roadmap#853."""
+    """ECR does not create repositories: aws/containers-roadmap#853."""
     server.on("POST", UPLOADS, status=404, body=b'{"errors":[{"code":"NAME_UNKNOWN"}]}', times=None)
     with pytest.raises(errors.NameUnknown):
         repository.push_bytes(BLOB, CONTENT)
@@ -656,7 +656,7 @@ SHA512 = Descriptor(media_type="x/y", digest=Digest("sha512:" + hashlib.sha512(C
 @pytest.mark.parametrize("chunk_size", [None, 4 * MIB])
 def test_other_algorithm_is_announced(server, repository, chunk_size):
     repository.push(SHA512, io.BytesIO(CONTENT), chunk_size=chunk_size)
-    assert kept(server, SHA512) == CONTENT
+    assert stored_blob(server, SHA512) == CONTENT
     assert server.requests[0].target == "/v2/a/b/blobs/uploads/?digest-algorithm=sha512"
     assert server.requests[-1].query["digest"] == [SHA512.digest]
 
@@ -674,7 +674,7 @@ def test_blob_stored_under_other_algorithm_only_raises(server, repository):
 def test_digest_of_other_algorithm_is_accepted_if_blob_exists(server, repository):
     server.on("PUT", UPLOADS, headers={"Docker-Content-Digest": BLOB.digest})
     repository.push_bytes(SHA512, CONTENT)
-    assert kept(server, SHA512) == CONTENT
+    assert stored_blob(server, SHA512) == CONTENT
 
 
 # Mounts
@@ -688,7 +688,7 @@ def source(server, repository):
 
 def test_mount_transfers_no_bytes(server, repository, source):
     assert repository.mount(BLOB, source) is True
-    assert kept(server) == CONTENT
+    assert stored_blob(server) == CONTENT
     (post,) = server.requests
     assert post.query == {"mount": [BLOB.digest], "from": ["src/a"]}
 
@@ -697,18 +697,18 @@ def test_session_of_rejected_mount_is_used(server, repository, source):
     server.blobs.clear()
     assert repository.mount(BLOB, source) is False
     repository.push_bytes(BLOB, CONTENT)
-    assert kept(server) == CONTENT
+    assert stored_blob(server) == CONTENT
     assert methods(server) == ["POST", "PUT"]
     assert server.uploads == {}
 
 
 @pytest.mark.parametrize("status", [400, 401, 403, 404, 405])
 def test_rejected_mount_becomes_upload(server, repository, source, status):
-    """Quay 400 (quay PR#899), Harbor 401 (harbor#17097)."""
+    """Quay returns 400 (quay PR#899), Harbor 401 (harbor#17097)."""
     server.on("POST", UPLOADS, when=lambda r: "mount" in r.query, status=status)
     assert repository.mount(BLOB, source) is False
     repository.push_bytes(BLOB, CONTENT)
-    assert kept(server) == CONTENT
+    assert stored_blob(server) == CONTENT
 
 
 def test_mount_from_other_registry_returns_false(server, other, repository, open_repository):
@@ -718,7 +718,7 @@ def test_mount_from_other_registry_returns_false(server, other, repository, open
 
 
 def test_upload_memory_is_constant(server, repository, tmp_path):
-    """A sparse file of 256 MiB through one PUT and through chunks of 1 GiB."""
+    """A sparse file of 256 MiB is sent in one PUT and in chunks of 1 GiB."""
     import tracemalloc
 
     size = 256 * MIB
@@ -731,7 +731,7 @@ def test_upload_memory_is_constant(server, repository, tmp_path):
             hasher.update(data)
     blob = Descriptor(media_type="x/y", digest=Digest(f"sha256:{hasher.hexdigest()}"), size=size)
     server.on("POST", UPLOADS, headers={"OCI-Chunk-Min-Length": str(1 << 30)}, times=None)
-    # The server must not keep it: it lives in this process
+    # The server must not store it, because it runs in this process
     server.on("(PUT|PATCH)", UPLOADS, cut_request=0, times=None)
     tracemalloc.start()
     try:
