@@ -1,4 +1,4 @@
-"""A storage of one's own: blobs wherever fsspec can put them, such as s3:// or gs://; sessions and rows stay on local disk.
+"""A custom storage: blobs in any fsspec file system, such as s3:// or gs://; sessions and metadata on local disk.
 
 Run it with ``BLOBS=s3://bucket/registry STATE=./state granian --interface wsgi --factory tests.support.example_storage:registry``.
 """
@@ -16,7 +16,7 @@ from ocikit.spec.digest import Digest
 
 
 class ObjectBlobs(BlobStore):
-    """Each blob is an object below a URL, named as in an image layout."""
+    """Blobs as objects below a URL, named as in an image layout."""
 
     def __init__(self, url: str, **options) -> None:
         self._fs, self._root = fsspec.url_to_fs(url, **options)
@@ -34,17 +34,17 @@ class ObjectBlobs(BlobStore):
             raise KeyError(digest) from error
 
     def put(self, digest, stream):
-        # An object that breaks off must not have a blob's name
-        beside, path = f"{self._root}/incoming/{secrets.token_hex(16)}", self._path(digest)
+        # Upload to a temporary name first: a broken upload must not have the name of a blob
+        temporary, path = f"{self._root}/incoming/{secrets.token_hex(16)}", self._path(digest)
         try:
-            for each in (beside, path):
-                self._fs.makedirs(each.rpartition("/")[0], exist_ok=True)
-            with self._fs.open(beside, "wb") as file:
+            for name in (temporary, path):
+                self._fs.makedirs(name.rpartition("/")[0], exist_ok=True)
+            with self._fs.open(temporary, "wb") as file:
                 shutil.copyfileobj(stream, file)
-            self._fs.mv(beside, path)
+            self._fs.mv(temporary, path)
         except BaseException:
-            if self._fs.exists(beside):
-                self._fs.rm_file(beside)
+            if self._fs.exists(temporary):
+                self._fs.rm_file(temporary)
             raise
 
     def delete(self, digest):
@@ -64,7 +64,7 @@ class ObjectBlobs(BlobStore):
 
 
 def registry():
-    """The application, for any WSGI server."""
+    """Return the application for a WSGI server."""
     state = Path(os.environ["STATE"])
     state.mkdir(parents=True, exist_ok=True)
     storage = Storage(

@@ -1,4 +1,4 @@
-"""Requests to a WSGI application without a server in between."""
+"""Requests to a WSGI application without a server."""
 
 import hashlib
 import io
@@ -12,15 +12,15 @@ from ocikit.server import file_storage, memory_storage
 
 
 @frozen
-class Answer:
-    """What an application answered."""
+class Response:
+    """The response of an application."""
 
     status: int
     headers: dict[str, str]
-    """By lower-case name; a header that stands more than once is joined with ", "."""
+    """By lower-case name; repeated headers are joined with ", "."""
     body: bytes
     pairs: tuple[tuple[str, str], ...] = ()
-    """The headers as they are."""
+    """The headers unchanged."""
 
     @property
     def json(self):
@@ -28,7 +28,7 @@ class Answer:
 
     @property
     def errors(self):
-        """The errors of the body; it must be the specification's JSON."""
+        """The errors of the body, which must be the specification's JSON."""
         assert self.headers["content-type"] == "application/json"
         return self.json["errors"]
 
@@ -38,15 +38,14 @@ class Answer:
 
 
 def environ_of(method, url, headers=(), body=b"", **environ):
-    """A WSGI environ for a request.
+    """Return a WSGI environ for a request.
 
     Args:
-        method: such as "GET".
-        url: a path and perhaps a query, encoded as on the wire; or a whole URL.
-        headers: a mapping, or pairs.
-        body: bytes, with Content-Length; an iterable of bytes, sent chunked as a terminated stream; or a file, which is
-            taken as it is.
-        environ: what else stands in it, or stands in it differently; None removes a key.
+        method: HTTP method.
+        url: Encoded path with an optional query, or a whole URL.
+        headers: Mapping or pairs.
+        body: Bytes, sent with Content-Length; an iterable of bytes, sent chunked; or a file, used unchanged.
+        environ: Further or replaced values; None removes a key.
     """
     parts = urlsplit(url)
     host = parts.netloc or "localhost"
@@ -88,26 +87,26 @@ def environ_of(method, url, headers=(), body=b"", **environ):
 
 
 def call(app, method, url, headers=(), body=b"", **environ):
-    """What the application answers, as far as PEP 3333 lets it; see `environ_of` for the arguments."""
+    """Return the response of an application, checked against PEP 3333; see `environ_of` for the arguments."""
     values = environ_of(method, url, headers, body, **environ)
     values["wsgi.input"] = _Input(values["wsgi.input"])
-    told = []
+    started = []
 
     def start_response(status, pairs, exc_info=None):
-        assert not told
-        told.append((status, tuple(pairs)))
+        assert not started
+        started.append((status, tuple(pairs)))
 
     result = app(values, start_response)
     try:
-        pieces = list(result)
+        chunks = list(result)
     finally:
         if hasattr(result, "close"):
             result.close()
-    (line, pairs), content = told[0], b"".join(pieces)
+    (line, pairs), content = started[0], b"".join(chunks)
     status, merged = int(line.partition(" ")[0]), {}
-    assert type(line) is str and line[3] == " " and all(type(piece) is bytes for piece in pieces)
+    assert type(line) is str and line[3] == " " and all(type(chunk) is bytes for chunk in chunks)
     for name, value in pairs:
-        # Exactly str: servers written in other languages look at the type
+        # Servers written in other languages require exactly str
         assert type(name) is str and type(value) is str and _NAME.fullmatch(name) and _VALUE.fullmatch(value), (
             name,
             value,
@@ -121,16 +120,16 @@ def call(app, method, url, headers=(), body=b"", **environ):
     else:
         assert merged["content-length"] == str(len(content))
     assert status != 204 or "content-length" not in merged  # RFC 9110 #8.6
-    return Answer(status, merged, content, pairs)
+    return Response(status, merged, content, pairs)
 
 
-#: RFC 9110 #5.1 and #5.5, without what only old servers took.
+#: RFC 9110 #5.1 and #5.5, without obsolete forms.
 _NAME = re.compile(r"[A-Za-z0-9-]+")
 _VALUE = re.compile(r"(?:[!-~](?:[ -~]*[!-~])?)?")
 
 
 class _Input:
-    """A body that is read with a size, or not at all: some servers know no other way."""
+    """A body that is read with a size only: some servers support nothing else."""
 
     def __init__(self, stream):
         self._stream = stream
@@ -147,7 +146,7 @@ INDEX = "application/vnd.oci.image.index.v1+json"
 
 @define
 class Registry:
-    """An application, and the shortest ways to put something into it."""
+    """An application with shortcuts for requests."""
 
     app: object
 
@@ -155,27 +154,27 @@ class Registry:
         return call(self.app, method, url, headers, body, **environ)
 
     def blob(self, content, name=NAME, algorithm="sha256"):
-        """Push a blob; gives its descriptor."""
+        """Push a blob and return its descriptor."""
         digest = digest_of(content, algorithm)
-        answer = self("POST", f"/v2/{name}/blobs/uploads/?digest={digest}", body=content)
-        assert answer.status == 201, answer
+        response = self("POST", f"/v2/{name}/blobs/uploads/?digest={digest}", body=content)
+        assert response.status == 201, response
         return {"mediaType": "application/octet-stream", "digest": digest, "size": len(content)}
 
     def image(self, name=NAME, **fields):
-        """An image manifest whose config is pushed; the document as bytes."""
+        """Push a config and return an image manifest with it as bytes."""
         config = self.blob(b"{}", name) | {"mediaType": "application/vnd.oci.empty.v1+json"}
         return encoded({"schemaVersion": 2, "mediaType": MANIFEST, "config": config, "layers": []} | fields)
 
     def put(self, raw, reference="v1", name=NAME, media_type=MANIFEST, headers=(), query="", **environ):
-        """Push a manifest; gives the answer."""
+        """Push a manifest and return the response."""
         headers = {"Content-Type": media_type} | dict(headers)
         return self("PUT", f"/v2/{name}/manifests/{reference}{query}", headers, raw, **environ)
 
     def pushed(self, raw, reference="v1", name=NAME, **more):
-        """Push a manifest; gives its digest."""
-        answer = self.put(raw, reference, name, **more)
-        assert answer.status == 201, answer
-        return answer.headers["docker-content-digest"]
+        """Push a manifest and return its digest."""
+        response = self.put(raw, reference, name, **more)
+        assert response.status == 201, response
+        return response.headers["docker-content-digest"]
 
 
 def digest_of(content, algorithm="sha256"):
@@ -187,5 +186,5 @@ def encoded(value):
 
 
 def storage_of(kind, folder):
-    """Storage in memory, or in files below a folder."""
+    """Return storage in memory, or on files in a folder."""
     return memory_storage() if kind == "memory" else file_storage(folder, durable=False)

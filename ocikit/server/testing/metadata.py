@@ -48,12 +48,12 @@ class MetadataContract:
             metadata.add_blob(name, random_digest(), 1)
         assert metadata.repositories(limit=100) == sorted(names)
         assert metadata.repositories(limit=0) == []
-        found, last = [], ""
+        result, last = [], ""
         while page := metadata.repositories(last=last, limit=2):
             assert len(page) <= 2
-            found += page
+            result += page
             last = page[-1]
-        assert found == sorted(names)
+        assert result == sorted(names)
         assert metadata.repositories(last="a0000", limit=2) == ["ab", "b"]
 
     # Blobs
@@ -142,8 +142,8 @@ class MetadataContract:
         row = manifest_row(123, subject=subject, artifact_type="text/x", referrer='{"a":1}')
         metadata.put_manifest("a", row, ["v1", "V1"])
         for reference in ("v1", "V1", row.digest):
-            found = metadata.manifest("a", reference)
-            assert found == row
+            result = metadata.manifest("a", reference)
+            assert result == row
         assert metadata.manifest("b", "v1") is None
         assert metadata.manifest("a", "v2") is None
         assert metadata.manifest("a", random_digest()) is None
@@ -151,9 +151,9 @@ class MetadataContract:
     def test_manifest_without_subject_has_none(self, metadata: Metadata) -> None:
         row = manifest_row()
         metadata.put_manifest("a", row)
-        found = metadata.manifest("a", row.digest)
-        assert found is not None
-        assert (found.subject, found.artifact_type, found.referrer) == (None, None, "")
+        result = metadata.manifest("a", row.digest)
+        assert result is not None
+        assert (result.subject, result.artifact_type, result.referrer) == (None, None, "")
 
     def test_manifest_can_be_put_again(self, metadata: Metadata) -> None:
         child = random_digest()
@@ -288,15 +288,15 @@ class MetadataContract:
             metadata.put_manifest("a", row)
         metadata.put_manifest("a", manifest_row(subject=random_digest(), artifact_type="text/0", referrer="{}"))
         metadata.put_manifest("b", manifest_row(subject=subject, artifact_type="text/0", referrer="{}"))
-        wanted = sorted(rows, key=lambda row: row.digest)
-        assert metadata.referrers("a", subject, limit=100) == wanted
-        half = [row for row in wanted if row.artifact_type == "text/1"]
+        expected = sorted(rows, key=lambda row: row.digest)
+        assert metadata.referrers("a", subject, limit=100) == expected
+        half = [row for row in expected if row.artifact_type == "text/1"]
         assert metadata.referrers("a", subject, artifact_type="text/1", limit=100) == half
-        assert metadata.referrers("a", subject, last=wanted[3].digest, limit=2) == wanted[4:6]
+        assert metadata.referrers("a", subject, last=expected[3].digest, limit=2) == expected[4:6]
         assert metadata.referrers("a", subject, artifact_type="text/1", last=half[1].digest, limit=2) == half[2:4]
         assert metadata.referrers("a", random_digest(), limit=100) == []
-        metadata.delete_manifest("a", wanted[0].digest)
-        assert metadata.referrers("a", subject, limit=1) == wanted[1:2]
+        metadata.delete_manifest("a", expected[0].digest)
+        assert metadata.referrers("a", subject, limit=1) == expected[1:2]
 
     def test_references_are_listed_by_digest(self, metadata: Metadata) -> None:
         blob, row = random_digest(), manifest_row(9)
@@ -304,9 +304,9 @@ class MetadataContract:
         metadata.add_blob("b", blob, 5)
         metadata.put_manifest("b", row)
         metadata.register_orphans([random_digest()])
-        found = list(metadata.iter_references())
-        assert sorted(found) == sorted([(blob, "a", 5), (blob, "b", 5), (row.digest, "b", 9)])
-        assert [digest for digest, _, _ in found] == sorted(digest for digest, _, _ in found)
+        result = list(metadata.iter_references())
+        assert sorted(result) == sorted([(blob, "a", 5), (blob, "b", 5), (row.digest, "b", 9)])
+        assert [digest for digest, _, _ in result] == sorted(digest for digest, _, _ in result)
 
     # Garbage collection
 
@@ -486,9 +486,9 @@ class MetadataContract:
         metadata.put_manifest("a", unreachable)
         metadata.put_manifest("b", image, ["v1"])
         late = moment()
-        wanted = sorted([("a", image.digest, 11), ("a", unreachable.digest, unreachable.size)])
-        assert sorted(metadata.untagged_manifests(late)) == wanted
-        assert sorted(metadata.delete_untagged("a", late)) == sorted((digest, size) for _, digest, size in wanted)
+        expected = sorted([("a", image.digest, 11), ("a", unreachable.digest, unreachable.size)])
+        assert sorted(metadata.untagged_manifests(late)) == expected
+        assert sorted(metadata.delete_untagged("a", late)) == sorted((digest, size) for _, digest, size in expected)
         assert list(metadata.untagged_manifests(late)) == []
         assert metadata.manifest("a", image.digest) is None
         for row in (child, inner, outer, signature, second):

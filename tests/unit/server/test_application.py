@@ -302,25 +302,25 @@ def test_access_record_of_invalid_request_has_remote(make_registry):
     ],
 )
 def test_links_are_relative_to_host_below_mount_point(app, environ, prefix):
-    def ask(method, url, *rest, **more):
+    def send(method, url, *rest, **more):
         return app(method, url.removeprefix(prefix), *rest, **environ, **more)
 
     digest = digest_of(b"abc")
-    created = ask("POST", f"/v2/{NAME}/blobs/uploads/")
+    created = send("POST", f"/v2/{NAME}/blobs/uploads/")
     assert created.headers["location"].startswith(f"{prefix}/v2/{NAME}/blobs/uploads/")
-    chunk = ask("PATCH", created.headers["location"], {}, b"abc")
+    chunk = send("PATCH", created.headers["location"], {}, b"abc")
     assert chunk.headers["location"] == created.headers["location"]
-    assert ask("GET", created.headers["location"]).headers["location"] == created.headers["location"]
-    done = ask("PUT", f"{created.headers['location']}?digest={digest}")
-    assert done.headers["location"] == f"{prefix}/v2/{NAME}/blobs/{digest}"
-    mounted = ask("POST", f"/v2/to/blobs/uploads/?mount={digest}&from={NAME}")
+    assert send("GET", created.headers["location"]).headers["location"] == created.headers["location"]
+    finished = send("PUT", f"{created.headers['location']}?digest={digest}")
+    assert finished.headers["location"] == f"{prefix}/v2/{NAME}/blobs/{digest}"
+    mounted = send("POST", f"/v2/to/blobs/uploads/?mount={digest}&from={NAME}")
     assert mounted.headers["location"] == f"{prefix}/v2/to/blobs/{digest}"
     raw = app.image()
-    pushed = ask("PUT", f"/v2/{NAME}/manifests/v1", {"Content-Type": MANIFEST}, raw)
+    pushed = send("PUT", f"/v2/{NAME}/manifests/v1", {"Content-Type": MANIFEST}, raw)
     assert pushed.headers["location"] == f"{prefix}/v2/{NAME}/manifests/v1"
-    ask("PUT", f"/v2/{NAME}/manifests/v2", {"Content-Type": MANIFEST}, raw)
-    assert link(ask("GET", f"/v2/{NAME}/tags/list?n=1")) == f"{prefix}/v2/{NAME}/tags/list?n=1&last=v1"
-    assert link(ask("GET", "/v2/_catalog?n=1")).startswith(f"{prefix}/v2/_catalog?")
+    send("PUT", f"/v2/{NAME}/manifests/v2", {"Content-Type": MANIFEST}, raw)
+    assert link(send("GET", f"/v2/{NAME}/tags/list?n=1")) == f"{prefix}/v2/{NAME}/tags/list?n=1&last=v1"
+    assert link(send("GET", "/v2/_catalog?n=1")).startswith(f"{prefix}/v2/_catalog?")
 
 
 def test_links_never_contain_host_header(app):

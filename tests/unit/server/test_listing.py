@@ -130,8 +130,8 @@ def test_referrers_have_artifact_type_and_annotations(app):
         attach(app, subject): EMPTY,
         attach(app, subject, artifactType=""): EMPTY,
     }
-    for kind, expected in ((None, None), ("application/x.list", "application/x.list")):
-        fields = {"artifactType": kind} if kind else {}
+    for artifact_type, expected in ((None, None), ("application/x.list", "application/x.list")):
+        fields = {"artifactType": artifact_type} if artifact_type else {}
         raw = encoded({"schemaVersion": 2, "mediaType": INDEX, "manifests": [], "annotations": {"n": "1"},
                        "subject": {"mediaType": MANIFEST, "digest": subject, "size": 1}, **fields})  # fmt: skip
         artifact_types[app.pushed(raw, digest_of(raw), media_type=INDEX)] = expected
@@ -150,10 +150,12 @@ def test_referrers_have_artifact_type_and_annotations(app):
     "parameter", ["application/x.sbom%2Bjson", "application/x.sbom+json", "application%2Fx.sbom%2Bjson"]
 )
 def test_referrers_are_filtered_by_artifact_type(app, parameter):
-    wanted = {attach(app, ABSENT, artifactType="application/x.sbom+json", annotations={"n": str(n)}) for n in range(3)}
+    expected = {
+        attach(app, ABSENT, artifactType="application/x.sbom+json", annotations={"n": str(n)}) for n in range(3)
+    }
     attach(app, ABSENT, artifactType="application/x.sbom")
     response = app("GET", f"/v2/{NAME}/referrers/{ABSENT}?artifactType={parameter}")
-    assert {descriptor["digest"] for descriptor in response.json["manifests"]} == wanted
+    assert {descriptor["digest"] for descriptor in response.json["manifests"]} == expected
     assert response.headers["oci-filters-applied"] == "artifactType"
     response = app("GET", f"/v2/{NAME}/referrers/{ABSENT}?artifactType=none")
     assert (response.json["manifests"], response.headers["oci-filters-applied"]) == ([], "artifactType")
@@ -166,20 +168,22 @@ def test_referrers_are_filtered_by_artifact_type(app, parameter):
     "note", ["x" * 600_000, "é" * 300_000, '"' * 300_000, "\x01" * 100_000], ids=["plain", "text", "quotes", "controls"]
 )
 def test_referrers_above_4_mib_are_paged(app, query, note):
-    wanted = {attach(app, ABSENT, artifactType="application/x.big", annotations={"n": f"{n} {note}"}) for n in range(9)}
+    expected = {
+        attach(app, ABSENT, artifactType="application/x.big", annotations={"n": f"{n} {note}"}) for n in range(9)
+    }
     others = {attach(app, ABSENT, artifactType="application/x.small", annotations={"n": str(n)}) for n in range(30)}
     responses = pages(app, f"/v2/{NAME}/referrers/{ABSENT}{query}")
-    found = [descriptor["digest"] for response in responses for descriptor in response.json["manifests"]]
+    listed = [descriptor["digest"] for response in responses for descriptor in response.json["manifests"]]
     assert len(responses) > 1
-    assert len(found) == len(set(found))
-    assert set(found) == (wanted if query else wanted | others)
+    assert len(listed) == len(set(listed))
+    assert set(listed) == (expected if query else expected | others)
     for response in responses:
         assert len(response.body) <= 4 * 1024 * 1024
         assert response.headers["content-type"] == INDEX
         assert response.headers.get("oci-filters-applied") == ("artifactType" if query else None)
     for response in responses[:-1]:
-        asked = parse_qs(urlsplit(link(response)).query)
-        assert asked.get("artifactType") == (["application/x.big"] if query else None)
+        query_params = parse_qs(urlsplit(link(response)).query)
+        assert query_params.get("artifactType") == (["application/x.big"] if query else None)
 
 
 def test_referrer_of_maximum_size_has_its_own_page(app):
@@ -193,9 +197,9 @@ def test_referrer_of_maximum_size_has_its_own_page(app):
 
 
 def test_hundreds_of_referrers_fit_into_one_page(app):
-    wanted = sorted(attach(app, ABSENT, annotations={"n": str(n)}) for n in range(200))
+    expected = sorted(attach(app, ABSENT, annotations={"n": str(n)}) for n in range(200))
     response = app("GET", f"/v2/{NAME}/referrers/{ABSENT}")
-    assert [descriptor["digest"] for descriptor in response.json["manifests"]] == wanted
+    assert [descriptor["digest"] for descriptor in response.json["manifests"]] == expected
     assert "link" not in response.headers
 
 

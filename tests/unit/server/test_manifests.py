@@ -98,12 +98,12 @@ def test_docker_manifests_are_accepted(app, media_type):
     raw = encoded({"schemaVersion": 2, "mediaType": media_type, "config": config, "layers": [config]})
     app.pushed(raw, media_type=media_type)
     assert app("GET", f"/v2/{NAME}/manifests/v1").headers["content-type"] == media_type
-    for kind in (INDEX, DOCKER_INDEX):
+    for index_type in (INDEX, DOCKER_INDEX):
         child = {"mediaType": media_type, "digest": digest_of(raw), "size": len(raw)}
-        index = encoded({"schemaVersion": 2, "mediaType": kind, "manifests": [child]})
-        app.pushed(index, "all", media_type=kind)
+        index = encoded({"schemaVersion": 2, "mediaType": index_type, "manifests": [child]})
+        app.pushed(index, "all", media_type=index_type)
         response = app("GET", f"/v2/{NAME}/manifests/all")
-        assert (response.headers["content-type"], response.body) == (kind, index)
+        assert (response.headers["content-type"], response.body) == (index_type, index)
 
 
 def test_docker_schema_1_returns_400(app):

@@ -1,4 +1,4 @@
-"""Every storage of ours keeps the contracts; and what files and rows do beyond them."""
+"""Storage adapters fulfil the contracts; further properties of files and rows."""
 
 import contextlib
 import http.client
@@ -27,7 +27,7 @@ from tests.support.example_storage import ObjectBlobs
 from tests.support.home import ROOT
 
 
-@pytest.fixture(params=[True, False], ids=["durable", "hasty"])
+@pytest.fixture(params=[True, False], ids=["durable", "fast"])
 def durable(request):
     return request.param
 
@@ -45,7 +45,7 @@ class TestMemoryBlobs(BlobStoreContract):
 
 
 class TestObjectBlobs(BlobStoreContract):
-    """The example in CONTRIBUTING.md."""
+    """The example of CONTRIBUTING.md."""
 
     @pytest.fixture
     def blobs(self, tmp_path):
@@ -94,10 +94,10 @@ class TestSqlMetadataInMemory(MetadataContract):
 
 
 POSTGRES = os.environ.get("OCIKIT_POSTGRES")
-_WHY = "OCIKIT_POSTGRES=postgresql+psycopg://… names a database that these tests may empty"
+_SKIP_REASON = "set OCIKIT_POSTGRES=postgresql+psycopg://… to a database that the tests may erase"
 
 
-@pytest.mark.timeout(300) if POSTGRES else pytest.mark.skip(reason=_WHY)
+@pytest.mark.timeout(300) if POSTGRES else pytest.mark.skip(reason=_SKIP_REASON)
 class TestSqlMetadataOnPostgreSQL(MetadataContract):
     @pytest.fixture
     def metadata(self):
@@ -110,7 +110,7 @@ class TestSqlMetadataOnPostgreSQL(MetadataContract):
 
 
 class TestUploadsToObjects(UploadStoreContract):
-    """Sessions are files, content goes elsewhere: it is copied, not renamed."""
+    """Sessions are files and blobs are objects, so finishing copies instead of renaming."""
 
     @pytest.fixture
     def uploads(self, tmp_path):
@@ -126,7 +126,7 @@ class TestUploadsToObjects(UploadStoreContract):
 
 @contextlib.contextmanager
 def granian(target, **environment):
-    """The address of a WSGI application in a process of its own."""
+    """Run a WSGI application in a process and return its address."""
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
     command = [sys.executable, "-m", "granian", "--interface", "wsgi", "--factory", "--port", str(port), target]
@@ -152,7 +152,7 @@ def granian(target, **environment):
         process.wait()
 
 
-def test_a_storage_of_ones_own_serves_real_clients(tmp_path):
+def test_custom_storage_serves_real_clients(tmp_path):
     (tmp_path / "data").mkdir()
     (tmp_path / "data" / "table.csv").write_bytes(os.urandom(300_000))
     objects = tmp_path / "objects"
@@ -173,7 +173,7 @@ def body(content):
     return RequestBody(io.BytesIO(content), length=len(content))
 
 
-def test_blobs_can_be_read_by_everybody_and_written_by_nobody(tmp_path):
+def test_blob_files_are_read_only(tmp_path):
     blobs, uploads, content = FileBlobs(tmp_path), FileUploads(tmp_path / "uploads"), b"content"
     digests = [Digest.of(content), Digest.of(content, "sha512")]
     blobs.put(digests[0], io.BytesIO(content))
@@ -181,16 +181,16 @@ def test_blobs_can_be_read_by_everybody_and_written_by_nobody(tmp_path):
     for digest in digests:
         path = tmp_path / "blobs" / digest.algorithm / digest.encoded
         assert path.stat().st_mode & 0o777 == 0o444
-    assert sorted(each.name for each in (tmp_path / "blobs").rglob("*") if each.is_file()) == sorted(
+    assert sorted(path.name for path in (tmp_path / "blobs").rglob("*") if path.is_file()) == sorted(
         digest.encoded for digest in digests
     )
     assert list((tmp_path / "uploads").iterdir()) == []
 
 
-@pytest.mark.parametrize("place", ["blobs", "blobs/sha256"])
-def test_a_link_in_place_of_a_folder_of_blobs_is_not_written_through(tmp_path, place):
+@pytest.mark.parametrize("folder", ["blobs", "blobs/sha256"])
+def test_symlinked_blob_folder_is_rejected(tmp_path, folder):
     (tmp_path / "elsewhere").mkdir()
-    link = tmp_path / "store" / place
+    link = tmp_path / "store" / folder
     link.parent.mkdir(parents=True)
     link.symlink_to(tmp_path / "elsewhere")
     with pytest.raises(InvalidArgument, match="symbolic link"):
@@ -198,13 +198,13 @@ def test_a_link_in_place_of_a_folder_of_blobs_is_not_written_through(tmp_path, p
     assert list((tmp_path / "elsewhere").iterdir()) == []
 
 
-def test_a_link_in_place_of_the_folder_of_uploads_is_refused(tmp_path):
+def test_symlinked_upload_folder_is_rejected(tmp_path):
     (tmp_path / "uploads").symlink_to(tmp_path)
     with pytest.raises(InvalidArgument, match="symbolic link"):
         FileUploads(tmp_path / "uploads")
 
 
-def test_a_link_in_place_of_a_blob_is_no_blob_and_is_replaced(tmp_path):
+def test_symlinked_blob_is_ignored_and_replaced(tmp_path):
     secret = tmp_path / "secret"
     secret.write_bytes(b"secret")
     blobs, digest = FileBlobs(tmp_path), Digest.of(b"public")
@@ -218,7 +218,7 @@ def test_a_link_in_place_of_a_blob_is_no_blob_and_is_replaced(tmp_path):
     assert (secret.read_bytes(), path.read_bytes(), path.is_symlink()) == (b"secret", b"public", False)
 
 
-def test_a_link_in_place_of_a_session_is_no_session(tmp_path):
+def test_symlinked_session_is_unknown(tmp_path):
     target = tmp_path / "target"
     target.write_bytes(b"")
     uploads = FileUploads(tmp_path / "uploads")
@@ -231,7 +231,7 @@ def test_a_link_in_place_of_a_session_is_no_session(tmp_path):
     assert target.read_bytes() == b""
 
 
-def test_strange_files_among_blobs_are_not_listed(tmp_path):
+def test_foreign_files_are_not_listed_as_blobs(tmp_path):
     blobs = FileBlobs(tmp_path)
     blobs.put(Digest.of(b"x"), io.BytesIO(b"x"))
     for name in ("README", ".x.y", "0" * 63, "G" * 64):
@@ -239,18 +239,18 @@ def test_strange_files_among_blobs_are_not_listed(tmp_path):
     assert list(blobs.iterate()) == [Digest.of(b"x")]
 
 
-def test_half_written_files_of_a_crash_are_tidied_when_they_are_old(tmp_path):
+def test_old_partial_files_are_removed(tmp_path):
     blobs = FileBlobs(tmp_path)
     blobs.put(Digest.of(b"x"), io.BytesIO(b"x"))
-    left = tmp_path / "blobs" / "sha256" / f".{'0' * 64}.host.1.00000000"
-    left.write_bytes(b"half")
+    partial = tmp_path / "blobs" / "sha256" / f".{'0' * 64}.host.1.00000000"
+    partial.write_bytes(b"half")
     assert blobs.remove_partial(time.time() - 3600) == 0
     assert blobs.remove_partial(time.time() + 3600) == 1
-    assert not left.exists()
+    assert not partial.exists()
     assert blobs.stat(Digest.of(b"x")) == 1
 
 
-def test_many_sessions_are_counted_by_what_was_known_a_moment_ago(tmp_path, monkeypatch):
+def test_count_of_many_sessions_uses_cached_listing(tmp_path, monkeypatch):
     monkeypatch.setattr("ocikit.server.storage.files._MANY_SESSIONS", 10)
     monkeypatch.setattr("ocikit.server.storage.files._LISTING_SHARE", 1e-9)
     uploads = FileUploads(tmp_path / "uploads")
@@ -264,14 +264,14 @@ def test_many_sessions_are_counted_by_what_was_known_a_moment_ago(tmp_path, monk
     assert len(listings) == 11
 
 
-def test_of_many_sessions_hashes_are_kept_of_the_latest_only(tmp_path, monkeypatch):
+def test_hash_cache_is_limited_to_latest_sessions(tmp_path, monkeypatch):
     monkeypatch.setattr("ocikit.server.storage.files._HASH_CACHE_SIZE", 2)
     blobs, uploads = FileBlobs(tmp_path), FileUploads(tmp_path / "uploads")
-    begun = [uploads.create("a") for _ in range(5)]
-    for upload in begun:
+    created = [uploads.create("a") for _ in range(5)]
+    for upload in created:
         uploads.append(upload, body(b"con"))
     assert len(uploads._hashes) == 2
-    for upload in begun:
+    for upload in created:
         uploads.finish(upload, Digest.of(b"content"), body(b"tent"), blobs)
     assert len(uploads._hashes) == 0
 
@@ -279,23 +279,23 @@ def test_of_many_sessions_hashes_are_kept_of_the_latest_only(tmp_path, monkeypat
 # Rows
 
 
-def test_no_request_reads_a_whole_table():
-    """The time that each takes doesn't depend on how much there is beside what it asks for."""
-    metadata, said = SqlMetadata.memory(grace=0), []
-    blob, entry = (
+def test_no_query_scans_a_whole_table():
+    """The time of each query is independent of the table size."""
+    metadata, queries = SqlMetadata.memory(grace=0), []
+    blob, row = (
         Digest.of(b"blob"),
         ManifestRow(digest=Digest.of(b"1"), media_type="x", size=1, children=(Digest.of(b"blob"),)),
     )
-    signature = ManifestRow(digest=Digest.of(b"2"), media_type="x", size=1, subject=entry.digest, referrer="{}")
+    signature = ManifestRow(digest=Digest.of(b"2"), media_type="x", size=1, subject=row.digest, referrer="{}")
 
-    def note(connection, cursor, statement, parameters, context, many):
+    def record(connection, cursor, statement, parameters, context, many):
         if statement.startswith(("SELECT", "UPDATE", "DELETE", "INSERT")) and not many:
-            said.append((statement, parameters))
+            queries.append((statement, parameters))
 
-    sa.event.listen(metadata.engine, "before_cursor_execute", note)
+    sa.event.listen(metadata.engine, "before_cursor_execute", record)
     metadata.add_blob("a", blob, 4, quota=10)
-    metadata.put_manifest("a", entry, ["v1"], require_children=True)
-    metadata.put_manifest("a", entry, ["v1"], if_match=[entry.digest])
+    metadata.put_manifest("a", row, ["v1"], require_children=True)
+    metadata.put_manifest("a", row, ["v1"], if_match=[row.digest])
     metadata.put_manifest("a", signature)
     metadata.manifest("a", "v1"), metadata.manifest("a", signature.digest), metadata.tags("a", limit=1)
     (
@@ -305,25 +305,25 @@ def test_no_request_reads_a_whole_table():
         metadata.has_repository("a"),
     )
     metadata.repositories(limit=1), list(metadata.repositories_with(blob))
-    metadata.referrers("a", entry.digest, limit=1), metadata.referrers("a", entry.digest, artifact_type="x", limit=1)
-    metadata.delete_tag("a", "v1"), metadata.delete_manifest("a", entry.digest), metadata.remove_blob("a", blob)
-    sa.event.remove(metadata.engine, "before_cursor_execute", note)
+    metadata.referrers("a", row.digest, limit=1), metadata.referrers("a", row.digest, artifact_type="x", limit=1)
+    metadata.delete_tag("a", "v1"), metadata.delete_manifest("a", row.digest), metadata.remove_blob("a", blob)
+    sa.event.remove(metadata.engine, "before_cursor_execute", record)
     with metadata._database.read() as connection:
         plans = [
             (statement, [row[3] for row in connection.exec_driver_sql(f"EXPLAIN QUERY PLAN {statement}", parameters)])
-            for statement, parameters in said
+            for statement, parameters in queries
         ]
     metadata.close()
     assert len(plans) > 25
     assert not [(statement, steps) for statement, steps in plans if any(step.startswith("SCAN") for step in steps)]
-    listed = [steps for statement, steps in plans if "INDEXED BY" in statement]
-    assert [steps[0].partition("USING ")[2] for steps in listed] == [
+    hinted = [steps for statement, steps in plans if "INDEXED BY" in statement]
+    assert [steps[0].partition("USING ")[2] for steps in hinted] == [
         "INDEX referrers (repository=? AND subject=? AND digest>?)",
         "INDEX referrers_by_type (repository=? AND subject=? AND artifact_type=? AND digest>?)",
     ]
 
 
-# What is not as the rows say
+# Damaged content
 
 
 @pytest.fixture
@@ -349,7 +349,7 @@ def damage(storage, digest, content):
     path.write_bytes(content)
 
 
-def test_a_blob_of_a_wrong_size_is_not_there_and_pushing_heals_it(storage):
+def test_blob_of_wrong_size_is_repaired_by_push(storage):
     digest = push(storage, b"content")
     damage(storage, digest, b"conten")
     assert storage.blob_size("a", digest) is None
@@ -358,22 +358,22 @@ def test_a_blob_of_a_wrong_size_is_not_there_and_pushing_heals_it(storage):
     assert storage.blob_size("a", digest) == storage.blob_size("b", digest) == 7
 
 
-@pytest.mark.parametrize("wrong", [b'{"a":2}', b"{}", b"", b'{"a":1} and more'])
-def test_putting_a_manifest_again_heals_it(storage, wrong):
+@pytest.mark.parametrize("damaged", [b'{"a":2}', b"{}", b"", b'{"a":1} and more'])
+def test_putting_manifest_again_repairs_it(storage, damaged):
     raw = b'{"a":1}'
-    entry = ManifestRow(digest=Digest.of(raw), media_type="application/json", size=len(raw))
-    storage.put_manifest("a", entry, io.BytesIO(raw), ["v1"])
-    damage(storage, entry.digest, wrong)
-    storage.put_manifest("a", entry, io.BytesIO(raw), ["v1"])
-    with storage.blobs.open(entry.digest) as file:
+    row = ManifestRow(digest=Digest.of(raw), media_type="application/json", size=len(raw))
+    storage.put_manifest("a", row, io.BytesIO(raw), ["v1"])
+    damage(storage, row.digest, damaged)
+    storage.put_manifest("a", row, io.BytesIO(raw), ["v1"])
+    with storage.blobs.open(row.digest) as file:
         assert file.read() == raw
 
 
-def test_putting_a_manifest_that_is_there_writes_no_file(storage):
+def test_putting_stored_manifest_writes_no_file(storage):
     raw = b'{"a":1}'
-    entry = ManifestRow(digest=Digest.of(raw), media_type="application/json", size=len(raw))
-    storage.put_manifest("a", entry, io.BytesIO(raw), ["v1"])
-    path = storage.blobs.root / "blobs" / "sha256" / entry.digest.encoded
+    row = ManifestRow(digest=Digest.of(raw), media_type="application/json", size=len(raw))
+    storage.put_manifest("a", row, io.BytesIO(raw), ["v1"])
+    path = storage.blobs.root / "blobs" / "sha256" / row.digest.encoded
     before = path.stat().st_ino
-    storage.put_manifest("a", entry, io.BytesIO(raw), ["v2"])
+    storage.put_manifest("a", row, io.BytesIO(raw), ["v2"])
     assert path.stat().st_ino == before
