@@ -113,17 +113,12 @@ class Application:
         def record(sent: int) -> None:
             self._notify(
                 AccessRecord(
-                    remote=request.remote if request else str(environ.get("REMOTE_ADDR", "")),
+                    **_request_fields(environ, request),
                     user=ctx.identity.name if ctx else "",
-                    method=str(environ.get("REQUEST_METHOD", "")),
-                    path=request.path if request else str(environ.get("PATH_INFO", "")),
                     status=response.status,
-                    received=request.body.bytes_read if request else 0,
                     sent=sent,
                     seconds=time.perf_counter() - started,
-                    agent=str(environ.get("HTTP_USER_AGENT", "")),
                     code=code,
-                    query=request.query if request else (),
                 )
             )
 
@@ -160,6 +155,23 @@ class Application:
         if request.method not in READ_METHODS:
             raise method_not_allowed(request.method, READ_METHODS)
         return handler(request)
+
+
+def _request_fields(environ: dict[str, Any], request: Request | None) -> dict[str, Any]:
+    """Return the fields of an access record that come from the request.
+
+    Args:
+        environ: WSGI environ.
+        request: Parsed request; None if it is invalid.
+    """
+    return {
+        "remote": request.remote if request else str(environ.get("REMOTE_ADDR", "")),
+        "method": str(environ.get("REQUEST_METHOD", "")),
+        "path": request.path if request else str(environ.get("PATH_INFO", "")),
+        "received": request.body.bytes_read if request else 0,
+        "agent": str(environ.get("HTTP_USER_AGENT", "")),
+        "query": request.query if request else (),
+    }
 
 
 def _internal_error(error: Exception, environ: dict[str, Any]) -> Response:

@@ -1,4 +1,7 @@
-"""Blob endpoints: get, head, delete. distribution-spec spec.md#pulling-blobs, #deleting-blobs."""
+"""Blob endpoints: get, head, delete.
+
+distribution-spec spec.md#pulling-blobs, #deleting-blobs.
+"""
 
 from __future__ import annotations
 
@@ -96,11 +99,11 @@ def etag_matches(condition: str, digest: str) -> bool:
 
 
 def parse_range(header: str, size: int) -> tuple[int, int] | None:
-    """Return the first and last byte of a Range header, clamped to the size. RFC 9110 #14.1.2.
+    """Return the first and last byte of a Range header. RFC 9110 #14.1.2.
 
     Args:
         header: Value of the Range header.
-        size: Size of the content in bytes.
+        size: Size of the content in bytes; the last byte is clamped to it.
 
     Returns:
         None for the whole content: without a header, for several ranges, and for other units. The first byte is above the
@@ -128,7 +131,7 @@ def _open(ctx: RequestContext, name: str, digest: Digest, first: int, length: in
 
 
 class FileBody:
-    """A response body that sends a part of a file in chunks and closes the file at the end.
+    """A response body that sends a part of a file and closes it at the end.
 
     Args:
         file: Open file.

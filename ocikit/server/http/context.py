@@ -66,7 +66,7 @@ class RequestContext:
         return not self.identity.error and self.access.allows(self.identity, Permission(action, repository))
 
     def can_pull(self, repository: str) -> bool:
-        """Return True if the rules allow the client to pull, even if its token has no such scope."""
+        """Return True if the rules allow the client to pull, regardless of its token."""
         return not self.identity.error and self.access.can_pull(self.identity, repository)
 
     def require_writable(self, deleting: str = "") -> None:

@@ -1,4 +1,7 @@
-"""Discovery endpoints: base, tags, referrers, catalog. distribution-spec spec.md#content-discovery."""
+"""Discovery endpoints: base, tags, referrers, catalog.
+
+distribution-spec spec.md#content-discovery.
+"""
 
 from __future__ import annotations
 
@@ -22,7 +25,7 @@ _FIRST_ROWS, _MAX_ROWS = 16, 1000
 
 
 def base(ctx: RequestContext) -> Response:
-    """Respond that this is a registry if the client is authorized. spec.md#determining-support.
+    """Respond to a ping of an authorized client. spec.md#determining-support.
 
     Raises:
         ErrorResponse: 401 or 403.
@@ -145,7 +148,7 @@ def _page_parameters(ctx: RequestContext) -> tuple[int, str]:
 def _names_response(
     ctx: RequestContext, path: str, body: dict[str, object], key: str, names: Sequence[str], limit: int
 ) -> Response:
-    """Return a page of names, with a link to the next page if there are more names than the limit."""
+    """Return a page of names, with a link to the next page if any."""
     page = names[:limit]
     headers = [_next_link(ctx, path, {"n": str(limit), "last": page[-1]})] if len(names) > limit > 0 else []
     return json_response(200, {**body, key: page}, headers)

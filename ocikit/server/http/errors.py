@@ -1,4 +1,4 @@
-"""Error responses: an HTTP status and a code of the specification. distribution-spec spec.md#error-codes."""
+"""Error responses with the specification's codes. spec.md#error-codes."""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""Manifest endpoints. distribution-spec spec.md#pulling-manifests, #pushing-manifests, #deleting-manifests."""
+"""Manifest endpoints: get, put, delete.
+
+distribution-spec spec.md#pulling-manifests, #pushing-manifests, #deleting-manifests.
+"""
 
 from __future__ import annotations
 
@@ -324,7 +327,7 @@ def _manifest_row(document: Manifest | Index, digest: Digest, size: int) -> Mani
 
 
 def _is_encodable(text: str) -> bool:
-    """Return True if a text can be encoded as UTF-8; JSON strings may contain lone surrogates."""
+    """Return True if a text is valid UTF-8, without lone surrogates."""
     try:
         text.encode()
     except UnicodeEncodeError:

@@ -198,16 +198,7 @@ class Request:
         if _HOST.fullmatch(host) is None:
             # Two Host headers arrive as one with a comma. RFC 9112 #3.2
             raise ErrorResponse(400, "UNSUPPORTED", "the Host header is not a host name with an optional port")
-        try:
-            path = path.encode("latin-1").decode()
-            text = environ.get("QUERY_STRING", "")
-            query = (
-                parse_qsl(text, keep_blank_values=True, max_num_fields=_PARAMETER_LIMIT, errors="strict")
-                if text
-                else ()
-            )
-        except ValueError as error:
-            raise ErrorResponse(400, "UNSUPPORTED", "the URL is not UTF-8 or has too many parameters") from error
+        path, query = _decode_url(path, environ.get("QUERY_STRING", ""))
         method = environ["REQUEST_METHOD"]
         return cls(
             method=method,
@@ -216,7 +207,7 @@ class Request:
             scheme=scheme,
             host=host,
             remote=remote,
-            query=tuple(query),
+            query=query,
             body=RequestBody(environ["wsgi.input"], length=_body_length(environ, method)),
             environ=environ,
         )
@@ -252,6 +243,22 @@ def host_name(host: str) -> str:
     return host.lower()
 
 
+def _decode_url(path: str, query: str) -> tuple[str, tuple[tuple[str, str], ...]]:
+    """Return the path and the parameters of a query as text.
+
+    Raises:
+        ErrorResponse: 400 for invalid UTF-8 or too many parameters.
+    """
+    try:
+        path = path.encode("latin-1").decode()
+        if not query:
+            return path, ()
+        pairs = parse_qsl(query, keep_blank_values=True, max_num_fields=_PARAMETER_LIMIT, errors="strict")
+    except ValueError as error:
+        raise ErrorResponse(400, "UNSUPPORTED", "the URL is not UTF-8 or has too many parameters") from error
+    return path, tuple(pairs)
+
+
 def _client_address(environ: Mapping[str, Any], remote: str, trusted: Sequence[str]) -> tuple[str, int]:
     """Return the client's address and the number of further trusted proxies.
 
@@ -270,7 +277,10 @@ def _forwarded(environ: Mapping[str, Any], name: str) -> list[str]:
 
 
 def _forwarded_by(environ: Mapping[str, Any], name: str, hops: int) -> str:
-    """Return the value of the outermost trusted proxy, or ""; most proxies replace the values of others."""
+    """Return the value of the outermost trusted proxy, or "".
+
+    Most proxies replace the values of others, so there may be fewer values than proxies.
+    """
     values = _forwarded(environ, name)
     return values[max(len(values) - 1 - hops, 0)] if values else ""
 

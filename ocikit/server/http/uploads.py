@@ -1,4 +1,7 @@
-"""Upload endpoints: create, append, finish, status, cancel, mount. distribution-spec spec.md#pushing-blobs."""
+"""Upload endpoints: create, append, finish, status, cancel, mount.
+
+distribution-spec spec.md#pushing-blobs.
+"""
 
 from __future__ import annotations
 
@@ -162,7 +165,11 @@ def _storage_errors(ctx: RequestContext, upload: Upload) -> Iterator[None]:
 
 
 def _mount_source(request: Request) -> str | None:
-    """Return the repository to mount from; None for any, "" for an invalid name, which leads to an upload."""
+    """Return the repository to mount from.
+
+    Returns:
+        None for any repository; "" for an invalid name, which leads to an upload.
+    """
     name = request.parameter("from")
     try:
         return parse_repository(name) if name else None
@@ -171,9 +178,12 @@ def _mount_source(request: Request) -> str | None:
 
 
 def _mount(ctx: RequestContext, name: str, digest: Digest, source: str | None) -> bool:
-    """Mount a blob from a repository that the client may read; return False if there is none.
+    """Mount a blob from a repository that the client may read.
 
     Without a source the client's rules decide, because no token can contain the scope in advance.
+
+    Returns:
+        False if there is no such repository.
     """
     storage, quota = ctx.storage, ctx.settings.limits.repository
     if source == "":
@@ -244,7 +254,7 @@ def _upload_size(ctx: RequestContext, upload: Upload) -> int:
 
 
 def _content_range(ctx: RequestContext, upload: Upload, size: int) -> tuple[int | None, int | None]:
-    """Return offset and length of the chunk from the Content-Range header; None for each without it.
+    """Return offset and length of a chunk; None for each without Content-Range.
 
     Raises:
         ErrorResponse: 400 or 416.

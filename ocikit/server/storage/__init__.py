@@ -1,1 +1,1 @@
-"""Storage of the registry: blobs, uploads and metadata, garbage collection, verification."""
+"""Registry storage: blobs, uploads, metadata, garbage collection, verification."""

@@ -37,7 +37,11 @@ class UnknownUpload(LookupError):
 
 
 class MissingChildren(LookupError):
-    """A manifest references content that its repository does not have."""
+    """A manifest references content that its repository does not have.
+
+    Args:
+        digests: Digests of the missing content.
+    """
 
     def __init__(self, digests: set[Digest]) -> None:
         super().__init__(", ".join(sorted(digests)))
@@ -45,7 +49,11 @@ class MissingChildren(LookupError):
 
 
 class OffsetMismatch(Exception):
-    """A chunk does not start at the end of the upload; `size` is the current size in bytes."""
+    """A chunk does not start at the end of the upload.
+
+    Args:
+        size: Current size of the upload in bytes.
+    """
 
     def __init__(self, size: int) -> None:
         super().__init__(f"the upload has {size} bytes")
@@ -53,7 +61,12 @@ class OffsetMismatch(Exception):
 
 
 class LengthMismatch(Exception):
-    """A body has more or fewer bytes than its Content-Range."""
+    """A body has more or fewer bytes than its Content-Range.
+
+    Args:
+        expected: Bytes according to Content-Range.
+        actual: Bytes received.
+    """
 
     def __init__(self, expected: int, actual: int) -> None:
         super().__init__(f"Content-Range has {expected} bytes, the body {actual}")
@@ -96,7 +109,10 @@ class UploadBody(Protocol):
 
 
 class BlobStore(ABC):
-    """Content by digest, stored once for all repositories. Many threads and processes use it at once."""
+    """Content by digest, stored once for all repositories.
+
+    Many threads and processes use it at once.
+    """
 
     @abstractmethod
     def stat(self, digest: Digest) -> int | None:
@@ -225,7 +241,10 @@ class UploadStore(ABC):
 
     @abstractmethod
     def count(self, owner: str | None = None) -> int:
-        """Return the number of sessions of one owner or in all; large numbers may be slightly outdated."""
+        """Return the number of sessions of one owner, or of all.
+
+        Large numbers may be slightly outdated.
+        """
 
     @abstractmethod
     def expire(self, before: float) -> int:
@@ -253,7 +272,10 @@ class ManifestRow:
 
 
 class Metadata(ABC):
-    """Repositories, tags and references. Each change is one transaction; lists are sorted byte by byte."""
+    """Repositories, tags and references.
+
+    Each change is one transaction. Lists are sorted byte by byte.
+    """
 
     @abstractmethod
     def repositories(self, *, last: str = "", limit: int) -> list[str]:
@@ -364,7 +386,7 @@ class Metadata(ABC):
     def referrers(
         self, repository: str, subject: Digest, *, artifact_type: str | None = None, last: str = "", limit: int
     ) -> list[ManifestRow]:
-        """Return the manifests with the subject, ordered by digest, after the digest `last`."""
+        """Return a subject's manifests after the digest `last`, ordered by digest."""
 
     @abstractmethod
     def iter_references(self) -> Iterator[tuple[Digest, str, int]]:
@@ -386,7 +408,7 @@ class Metadata(ABC):
 
     @abstractmethod
     def unreferenced_blobs(self, before: float) -> Iterator[tuple[str, Digest, int]]:
-        """Yield repository, digest and size of old blobs that no manifest of the repository references."""
+        """Yield repository, digest and size of old blobs without a manifest."""
 
     @abstractmethod
     def unreferenced_content(self, before: float) -> Iterator[tuple[Digest, int]]:
@@ -394,7 +416,10 @@ class Metadata(ABC):
 
     @abstractmethod
     def register_orphans(self, digests: Sequence[Digest]) -> int:
-        """Add rows for stored content without a row; their age starts now. Return the number of rows."""
+        """Add rows for stored content without a row; return their number.
+
+        The grace period of the content starts now.
+        """
 
     @abstractmethod
     def remove_blob_if_unused(self, repository: str, digest: Digest, before: float) -> bool:
@@ -448,7 +473,7 @@ class Storage:
         return size
 
     def blob_size(self, repository: str, digest: Digest) -> int | None:
-        """Return the size of a blob that the repository has and that is stored completely, or None.
+        """Return the size of a completely stored blob of the repository, or None.
 
         For incomplete content the result is None, so that clients push it again and repair it.
         """

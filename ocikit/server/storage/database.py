@@ -103,7 +103,10 @@ def _transaction(engine: sa.Engine, durable: bool) -> Iterator[sa.Connection]:
 
 
 class _HintCompiler(SQLiteCompiler):
-    """A compiler that emits index hints, which SQLAlchemy supports for other databases only."""
+    """A compiler that emits index hints.
+
+    SQLAlchemy supports them for other databases only.
+    """
 
     def get_from_hint_text(self, table: Any, text: str | None) -> str | None:
         """Return the hint unchanged."""
@@ -118,7 +121,10 @@ def _configure_sqlite(connection: Any, _: Any) -> None:
 
 
 def _begin(connection: sa.Connection) -> None:
-    """Take the write lock at the start: SQLite cannot upgrade a read transaction while another writer is active."""
+    """Take the write lock at the start of a transaction.
+
+    SQLite cannot upgrade a read transaction while another writer is active.
+    """
     durable = connection.get_execution_options().get("durable")
     if connection.dialect.name == "sqlite":
         if durable is not None:

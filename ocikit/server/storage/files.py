@@ -214,7 +214,9 @@ class _RunningHash:
 
 @define(eq=False)
 class FileUploads(UploadStore):
-    """One file for each session. Its name contains hashes of repository and owner, so no other request finds it.
+    """Upload sessions as files.
+
+    A file name contains hashes of repository and owner, so requests of others cannot find the session.
 
     Args:
         root: Folder of the files; on the file system of the blobs, so that finishing is a rename.
@@ -284,7 +286,7 @@ class FileUploads(UploadStore):
         offset: int | None = None,
         length: int | None = None,
     ) -> int:
-        """Append the last body, verify the digest, sync the file, and move it to the blobs.
+        """Append the last body, verify the digest, and move the file to the blobs.
 
         Raises:
             UnknownUpload: The session does not exist.
@@ -357,7 +359,10 @@ class FileUploads(UploadStore):
 
     @contextlib.contextmanager
     def _open_locked(self, upload: Upload) -> Iterator[tuple[BinaryIO, int, _RunningHash]]:
-        """Lock a session's file for one request; return the file at its end, its size, and its running hash.
+        """Open a session's file at its end, locked for one request.
+
+        Yields:
+            The file, its size in bytes, and its running hash.
 
         Raises:
             UnknownUpload: The session does not exist.
@@ -439,7 +444,7 @@ def _name_hash(text: str) -> str:
 
 
 def _try_lock(fd: int) -> bool:
-    """Lock a file against other threads and processes until it is closed; return False if it is locked."""
+    """Lock a file until it is closed; return False if it is locked already."""
     try:
         import fcntl  # noqa: PLC0415 - not available on Windows
     except ImportError:

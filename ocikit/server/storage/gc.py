@@ -102,7 +102,7 @@ def _delete_content(storage: Storage, before: float) -> Iterator[RemovedBlob]:
 
 
 def _released(storage: Storage, unlinked: Iterable[RemovedBlob]) -> dict[Digest, int]:
-    """Return the content that no repository would have after `unlinked` is removed, with its size."""
+    """Return digest and size of content that only `unlinked` references."""
     repositories: dict[tuple[Digest, int], set[str]] = {}
     for blob in unlinked:
         repositories.setdefault((blob.digest, blob.size), set()).add(blob.repository)

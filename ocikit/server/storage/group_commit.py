@@ -29,9 +29,9 @@ class _Change(Generic[C]):
 
 
 class GroupCommit(Generic[C]):
-    """Commits the queued changes of all threads in one transaction, so that they share a sync.
+    """Transactions that several threads share, so that they share a sync.
 
-    The thread that holds `lock` commits for all. SQLite's busy handler is no replacement, because it is not fair.
+    The thread that holds `lock` commits the queued changes of all. SQLite's busy handler is no replacement, because it is not fair.
 
     Args:
         transaction: Opens a transaction; its argument is True for a durable commit.

@@ -1,4 +1,4 @@
-"""Metadata in SQL: one implementation for SQLite and the other databases that SQLAlchemy supports.
+"""Metadata in SQL, for SQLite and other databases of SQLAlchemy.
 
 Every list is an index seek. Its time depends on the page size, not on the size of the table.
 """
@@ -118,7 +118,10 @@ class SqlMetadata(CollectorQueries):
             last = names[-1]
 
     def protect_from_gc(self, digest: Digest) -> None:
-        """Renew the timestamp of content; content without a row is protected until it has an old row."""
+        """Renew the timestamp of content.
+
+        Content without a row needs none: only old rows are deleted.
+        """
         params = {"d": digest}
         with self._database.read() as connection:
             touched = connection.scalar(tables.select_content_touched, params)

@@ -149,7 +149,7 @@ class CollectorQueries(Metadata):
         return self._database.write(lambda connection: bool(connection.execute(statement, params).rowcount))
 
     def delete_if_unreferenced(self, digest: Digest, before: float, blobs: BlobStore) -> bool:
-        """Delete content if it is still unreferenced and old, while the write lock is held."""
+        """Delete content if it is still unreferenced and old, under the write lock."""
         statement = sa.delete(tables.content).where(
             tables.content.c.digest == digest, tables.content.c.touched < before, *tables.IS_UNREFERENCED_CONTENT
         )
@@ -174,7 +174,10 @@ def batches(digests: Sequence[S]) -> Iterator[Sequence[S]]:
 
 
 def delete_manifests(connection: sa.Connection, repository: str, digests: Sequence[Digest]) -> None:
-    """Delete manifests with their tags; the grace period of their children and referrers starts now."""
+    """Delete manifests with their tags.
+
+    The grace period of their children and referrers starts now.
+    """
     blobs, manifests, content = tables.blobs, tables.manifests, tables.content
     now = {"now": time.time()}
     for batch in batches(digests):
@@ -202,7 +205,7 @@ def _orphans(connection: sa.Connection, digests: Sequence[Digest]) -> list[Diges
 
 
 def _untagged(connection: sa.Connection, repository: str, before: float) -> list[tuple[Digest, int]]:
-    """Return digest and size of manifests that neither a tag nor a recent manifest reaches."""
+    """Return digest and size of manifests that no tag or recent manifest reaches."""
     manifests, tags = tables.manifests.c, tables.tags.c
     in_repository = manifests.repository == repository
     tagged = sa.exists().where(tags.repository == repository, tags.digest == manifests.digest)

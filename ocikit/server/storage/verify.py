@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from functools import partial
 from itertools import groupby
 from operator import itemgetter
@@ -28,6 +28,17 @@ def verify(storage: Storage, *, remove: bool = False) -> VerifyResult:
     Returns:
         The number of hashed blobs and manifests, and the corrupt ones.
     """
+    checked, size, damaged = _hash_content(storage, remove=remove)
+    corrupt = tuple(_corrupt_blobs(storage, damaged))
+    return VerifyResult(checked=checked, size=size, corrupt=corrupt, removed=remove)
+
+
+def _hash_content(storage: Storage, *, remove: bool) -> tuple[int, int, dict[Digest, int]]:
+    """Hash all stored content.
+
+    Returns:
+        The number of hashed blobs, their bytes, and the sizes of damaged content by digest.
+    """
     checked = size = 0
     damaged: dict[Digest, int] = {}
     for digest in storage.blobs.iterate():
@@ -40,28 +51,29 @@ def verify(storage: Storage, *, remove: bool = False) -> VerifyResult:
             damaged[digest] = stored_size
             if remove:
                 storage.metadata.exclusive(partial(_remove_if_corrupt, storage.blobs, digest))
-    corrupt = []
+    return checked, size, damaged
+
+
+def _corrupt_blobs(storage: Storage, damaged: dict[Digest, int]) -> Iterator[CorruptBlob]:
+    """Yield damaged and missing content, the content of repositories first."""
+    unreferenced = dict(damaged)
     for digest, rows in groupby(storage.metadata.iter_references(), key=itemgetter(0)):
         sizes = {repository: expected_size for _, repository, expected_size in rows}
-        stored_size = damaged.pop(digest, None)
+        stored_size = unreferenced.pop(digest, None)
         if stored_size is None:
             stored_size = storage.blobs.stat(digest)
             if stored_size in sizes.values() or not _is_referenced(storage, digest, sizes):
                 continue
         expected_size = max(sizes.values())
-        corrupt.append(
-            CorruptBlob(
-                digest=digest,
-                problem=_problem(expected_size, stored_size),
-                expected_size=expected_size,
-                actual_size=stored_size,
-                repositories=tuple(sizes),
-            )
+        yield CorruptBlob(
+            digest=digest,
+            problem=_problem(expected_size, stored_size),
+            expected_size=expected_size,
+            actual_size=stored_size,
+            repositories=tuple(sizes),
         )
-    corrupt += [
-        CorruptBlob(digest=digest, problem="digest", actual_size=stored_size) for digest, stored_size in damaged.items()
-    ]
-    return VerifyResult(checked=checked, size=size, corrupt=tuple(corrupt), removed=remove)
+    for digest, stored_size in unreferenced.items():
+        yield CorruptBlob(digest=digest, problem="digest", actual_size=stored_size)
 
 
 def _problem(expected_size: int, stored_size: int | None) -> Problem:
@@ -71,7 +83,7 @@ def _problem(expected_size: int, stored_size: int | None) -> Problem:
 
 
 def _is_intact(blobs: BlobStore, digest: Digest) -> bool | None:
-    """Return True if content matches its digest; None if it is not stored. Unreadable content is not intact."""
+    """Return True if content is intact and readable, None if it is missing."""
     hasher = digest.hasher()
     try:
         with blobs.open(digest) as file:
@@ -91,7 +103,10 @@ def _remove_if_corrupt(blobs: BlobStore, digest: Digest) -> None:
 
 
 def _is_referenced(storage: Storage, digest: Digest, repositories: Iterable[str]) -> bool:
-    """Return True if a repository still has the content: content that was deleted meanwhile is not missing."""
+    """Return True if a repository still has the content.
+
+    Content that was deleted meanwhile is not missing.
+    """
     metadata = storage.metadata
     return any(
         metadata.blob_size(repository, digest) is not None or metadata.manifest(repository, digest) is not None

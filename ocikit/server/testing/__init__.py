@@ -1,4 +1,4 @@
-"""Contracts of storage adapters: inherit a class in your tests to check a custom adapter.
+"""Contracts of storage adapters. Inherit them in the tests of a custom adapter.
 
 ::
 

@@ -15,7 +15,10 @@ from ocikit.spec.digest import Digest
 
 
 class BlobStoreContract:
-    """The contract of `BlobStore`. Override the fixture `blobs` to return an empty store."""
+    """The contract of `BlobStore`.
+
+    Override the fixture `blobs` to return an empty store.
+    """
 
     #: Whether open content stays readable after a deletion. Set it to False for a store that reads ranges of remote objects:
     #: there only the grace period protects downloads in progress.

@@ -22,9 +22,24 @@ def test_base_path_returns_registry_version(app, path):
 
 @pytest.mark.parametrize(
     "path",
-    ["/", "", "/v1/", "/v2/x", "/v2/team/data", "/v2/team/data/", "/v2/blobs/uploads/x", "/v2//tags/list", "/v2/a/tags",
-     "/v2/a/tags/", "/v2/a/tags/list/", "/v2/manifests/v1", "/v2/a/nonsense/b", "/v3/a/tags/list", "*"],
-)  # fmt: skip
+    [
+        "/",
+        "",
+        "/v1/",
+        "/v2/x",
+        "/v2/team/data",
+        "/v2/team/data/",
+        "/v2/blobs/uploads/x",
+        "/v2//tags/list",
+        "/v2/a/tags",
+        "/v2/a/tags/",
+        "/v2/a/tags/list/",
+        "/v2/manifests/v1",
+        "/v2/a/nonsense/b",
+        "/v3/a/tags/list",
+        "*",
+    ],
+)
 def test_unknown_path_returns_404(app, path):
     for method in ("GET", "PUT", "DELETE"):
         response = app(method, path)
@@ -57,8 +72,23 @@ def test_unsupported_method_returns_405_with_allow(app, method, path, allowed):
         assert response.code == "UNSUPPORTED"
 
 
-@pytest.mark.parametrize("name", ["a", "blobs", "tags/list", "a/blobs", "a/blobs/uploads", "manifests", "a/manifests/v1",
-                                  "referrers", "v2", "uploads", "a/tags/list", "x" * 255])  # fmt: skip
+@pytest.mark.parametrize(
+    "name",
+    [
+        "a",
+        "blobs",
+        "tags/list",
+        "a/blobs",
+        "a/blobs/uploads",
+        "manifests",
+        "a/manifests/v1",
+        "referrers",
+        "v2",
+        "uploads",
+        "a/tags/list",
+        "x" * 255,
+    ],
+)
 def test_repository_name_may_contain_path_keywords(app, name):
     raw = app.image(name)
     app.pushed(raw, "list", name)
@@ -77,10 +107,21 @@ def test_healthz_returns_ok(make_registry):
 
 #: spec.md#error-codes
 CODES = {
-    "BLOB_UNKNOWN", "BLOB_UPLOAD_INVALID", "BLOB_UPLOAD_UNKNOWN", "DIGEST_INVALID", "MANIFEST_BLOB_UNKNOWN",
-    "MANIFEST_INVALID", "MANIFEST_UNKNOWN", "NAME_INVALID", "NAME_UNKNOWN", "SIZE_INVALID", "UNAUTHORIZED", "DENIED",
-    "UNSUPPORTED", "TOOMANYREQUESTS",
-}  # fmt: skip
+    "BLOB_UNKNOWN",
+    "BLOB_UPLOAD_INVALID",
+    "BLOB_UPLOAD_UNKNOWN",
+    "DIGEST_INVALID",
+    "MANIFEST_BLOB_UNKNOWN",
+    "MANIFEST_INVALID",
+    "MANIFEST_UNKNOWN",
+    "NAME_INVALID",
+    "NAME_UNKNOWN",
+    "SIZE_INVALID",
+    "UNAUTHORIZED",
+    "DENIED",
+    "UNSUPPORTED",
+    "TOOMANYREQUESTS",
+}
 
 
 # Errors

@@ -32,9 +32,27 @@ RANGES = {
     "Bytes= 1-2 ": (1, 2),
     "bytes=2047-": (2047, 2047),
     **dict.fromkeys(["bytes=2048-", "bytes=5000-10000", "bytes=500-0", "bytes=-0", f"bytes={'9' * 19}-"], 416),
-    **dict.fromkeys(["", "bytes=0-1,3-4", "bytes=0-1, 0-1", "bytes=0-1,", "items=0-1", "bytes=", "bytes=-", "bytes=a-b", "bytes=0x0-1",
-                     "bytes 0-1", "bytes=--1", "0-1", "bytes=1-2-3", f"bytes={'9' * 400}-", "bytes=0-1\t;", "bytes=²-3"]),
-}  # fmt: skip
+    **dict.fromkeys(
+        [
+            "",
+            "bytes=0-1,3-4",
+            "bytes=0-1, 0-1",
+            "bytes=0-1,",
+            "items=0-1",
+            "bytes=",
+            "bytes=-",
+            "bytes=a-b",
+            "bytes=0x0-1",
+            "bytes 0-1",
+            "bytes=--1",
+            "0-1",
+            "bytes=1-2-3",
+            f"bytes={'9' * 400}-",
+            "bytes=0-1\t;",
+            "bytes=²-3",
+        ]
+    ),
+}
 
 
 def test_single_range_is_served_and_invalid_range_ignored(app):

@@ -53,9 +53,13 @@ def push(storage, content=None, repository="a"):
 def put(storage, *children, tags=(), repository="a", subject=None, **rest):
     raw = json.dumps([*children, subject, os.urandom(8).hex()]).encode()
     entry = ManifestRow(
-        digest=Digest.of(raw), media_type="application/vnd.oci.image.manifest.v1+json", size=len(raw),
-        children=children, subject=subject, referrer="{}" if subject else "",
-    )  # fmt: skip
+        digest=Digest.of(raw),
+        media_type="application/vnd.oci.image.manifest.v1+json",
+        size=len(raw),
+        children=children,
+        subject=subject,
+        referrer="{}" if subject else "",
+    )
     storage.put_manifest(repository, entry, io.BytesIO(raw), tags, require_children=True, **rest)
     return entry.digest
 
@@ -363,10 +367,11 @@ def test_blob_confirmed_by_head_can_be_referenced_later(storage):
     config = push(storage, b"{}")
     kind = "application/vnd.oci.image.manifest.v1+json"
     manifest = {
-        "schemaVersion": 2, "mediaType": kind,
+        "schemaVersion": 2,
+        "mediaType": kind,
         "config": {"mediaType": "application/vnd.oci.empty.v1+json", "digest": config, "size": 2},
         "layers": [{"mediaType": "text/plain", "digest": digest, "size": 50}],
-    }  # fmt: skip
+    }
     answer = call(application, "PUT", "/v2/a/manifests/v1", {"Content-Type": kind}, json.dumps(manifest).encode())
     assert answer.status == 201
     age(storage)

@@ -132,8 +132,16 @@ def test_referrers_have_artifact_type_and_annotations(app):
     }
     for artifact_type, expected in ((None, None), ("application/x.list", "application/x.list")):
         fields = {"artifactType": artifact_type} if artifact_type else {}
-        raw = encoded({"schemaVersion": 2, "mediaType": INDEX, "manifests": [], "annotations": {"n": "1"},
-                       "subject": {"mediaType": MANIFEST, "digest": subject, "size": 1}, **fields})  # fmt: skip
+        raw = encoded(
+            {
+                "schemaVersion": 2,
+                "mediaType": INDEX,
+                "manifests": [],
+                "annotations": {"n": "1"},
+                "subject": {"mediaType": MANIFEST, "digest": subject, "size": 1},
+                **fields,
+            }
+        )
         artifact_types[app.pushed(raw, digest_of(raw), media_type=INDEX)] = expected
     attach(app, ABSENT)
     attach(app, subject, "other")

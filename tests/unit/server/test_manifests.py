@@ -70,7 +70,7 @@ def test_manifest_above_limit_returns_413(make_registry, limit, body, over):
 
 @pytest.mark.parametrize(
     "announced", ["{}; charset=utf-8", "{} ;q=1", "  {}", "", pytest.param("{upper}", id="other case")]
-)  # fmt: skip
+)
 @pytest.mark.parametrize("named", [True, False])
 def test_content_type_parameters_are_ignored(app, announced, named):
     raw = app.image() if named else app.image(mediaType=None)
@@ -82,10 +82,24 @@ def test_content_type_parameters_are_ignored(app, announced, named):
 
 @pytest.mark.parametrize(
     ("content_type", "media_type"),
-    [(INDEX, MANIFEST), (MANIFEST, INDEX), (MANIFEST, DOCKER_MANIFEST), ("application/json", MANIFEST), ("text/html", MANIFEST),
-     (MANIFEST, "text/html"), ("", "text/html"), ("text/html", None), (MANIFEST, MANIFEST.upper()), ("", MANIFEST.upper()),
-     (MANIFEST, ""), (MANIFEST, "x\r\ny"), (MANIFEST, "\ud800"), ("nonsense", None), (f"{MANIFEST}, {INDEX}", MANIFEST)],
-)  # fmt: skip
+    [
+        (INDEX, MANIFEST),
+        (MANIFEST, INDEX),
+        (MANIFEST, DOCKER_MANIFEST),
+        ("application/json", MANIFEST),
+        ("text/html", MANIFEST),
+        (MANIFEST, "text/html"),
+        ("", "text/html"),
+        ("text/html", None),
+        (MANIFEST, MANIFEST.upper()),
+        ("", MANIFEST.upper()),
+        (MANIFEST, ""),
+        (MANIFEST, "x\r\ny"),
+        (MANIFEST, "\ud800"),
+        ("nonsense", None),
+        (f"{MANIFEST}, {INDEX}", MANIFEST),
+    ],
+)
 def test_content_type_other_than_media_type_returns_400(app, content_type, media_type):
     response = app.put(app.image(mediaType=media_type), media_type=content_type)
     assert (response.status, response.code) == (400, "MANIFEST_INVALID")
@@ -184,8 +198,13 @@ def test_strict_references_require_children_in_same_repository(make_registry):
     registry.pushed(encoded({"schemaVersion": 2, "manifests": [nested]}), "nested", media_type=INDEX)
 
 
-@pytest.mark.parametrize("layer", ["application/vnd.oci.image.layer.nondistributable.v1.tar+gzip",
-                                   "application/vnd.docker.image.rootfs.foreign.diff.tar.gzip"])  # fmt: skip
+@pytest.mark.parametrize(
+    "layer",
+    [
+        "application/vnd.oci.image.layer.nondistributable.v1.tar+gzip",
+        "application/vnd.docker.image.rootfs.foreign.diff.tar.gzip",
+    ],
+)
 def test_foreign_layers_may_be_missing(make_registry, layer):
     registry = make_registry(references="strict")
     foreign = {"mediaType": layer, "digest": ABSENT, "size": 1, "urls": ["https://elsewhere.example/x"]}
