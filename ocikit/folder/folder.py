@@ -77,7 +77,7 @@ class Folder(display.Displayable):
         return None if raw is None else parse_document(raw)
 
     def unedited(self, title: str, descriptor: Descriptor) -> Path | None:
-        """Return the path of a file if it has the pulled content; None if it was edited or is missing."""
+        """Return the path of a file that is unedited; otherwise None."""
         entry, path = self.record.files.get(title), self.path / title
         with contextlib.suppress(OSError):
             status = path.stat()
@@ -164,7 +164,7 @@ class Folder(display.Displayable):
             SizeMismatch: The content has another size; nothing is stored.
             DigestMismatch: The content has another digest; nothing is stored.
             BlobUnknown: The cached blob does not exist.
-            ContentError: The disk is full, or a file was edited after the plan was made. Received content is stored
+            ContentError: The disk is full, or a file was edited after the plan. Received content is stored
                 for the next pull.
             UnsafeArchive: A symlink leads out of the folder.
         """
@@ -179,7 +179,7 @@ class Folder(display.Displayable):
             self._move_into_place(part, first)
 
     def finish(self, document: Manifest | Index | None = None, reference: AnyReference | None = None) -> None:
-        """Copy files with the same content, delete files that were removed upstream, and save the record.
+        """Copy duplicates, delete files that were removed upstream, and save the record.
 
         Args:
             document: The pulled manifest; its bytes are recorded.
@@ -226,7 +226,7 @@ class Folder(display.Displayable):
         return self._plan
 
     def _ignores_case(self) -> bool:
-        """Return True if "A" and "a" are the same file here, judged by the nearest existing folder."""
+        """Return True if "A" and "a" are the same file, judged by the nearest folder."""
         for path in (self.path / OWN_FOLDER, self.path, *self.path.parents):
             other = path.with_name(path.name.swapcase()) if path.name else path
             if other != path and path.exists():
@@ -234,9 +234,10 @@ class Folder(display.Displayable):
         return False
 
     def _locate(self, title: str, *, plan: FolderPlan | None = None) -> tuple[Path, str]:
-        """Return the path of a title with links resolved, and the path of a parent that is not a folder, or "".
+        """Return the resolved path of a title, and its first parent that is not a folder.
 
-        With a plan, create missing folders and delete removable files.
+        The second value is "" if all parents are folders. With a plan, create missing folders and delete removable
+        files.
 
         Raises:
             UnsafeArchive: A symlink leads out of the folder or into `.ocikit` (path traversal).
@@ -271,7 +272,10 @@ class Folder(display.Displayable):
         return verified_part(stream, file.descriptor, parts=self._partial, sync=self.sync, near=final)
 
     def _copy(self, source: Path, file: PlannedFile) -> None:
-        """Place a file from disk. Never link it, because users edit the files of the folder."""
+        """Place a file from disk.
+
+        Never link it, because users edit the files of the folder.
+        """
         clone = self._partial / f"clone.{secrets.token_hex(8)}"
         try:
             if reflink(source, clone) and clone.stat().st_size == file.descriptor.size:
@@ -328,7 +332,7 @@ class Folder(display.Displayable):
                 raise _edit_conflict(Path(folder)) from error
 
     def _remove(self, title: str, plan: FolderPlan) -> None:
-        """Delete a file of an earlier pull unless it was edited meanwhile, and folders that become empty."""
+        """Delete an unedited file of an earlier pull, and folders that become empty."""
         with contextlib.suppress(UnsafeArchive, FileNotFoundError):
             path, blocker = self._locate(title)
             if blocker or status_of(path) != plan.statuses.get(title):
@@ -353,7 +357,7 @@ class Folder(display.Displayable):
 
 
 def _check_inside(root: Path, target: Path, title: str) -> Path:
-    """Return the target of a link if it is inside of the folder and outside of `.ocikit`."""
+    """Return the target of a link if the folder may be written through it."""
     inside = target.relative_to(root).parts if target.is_relative_to(root) else ("..",)
     if inside and inside[0].casefold() in {"..", OWN_FOLDER}:
         raise UnsafeArchive(
@@ -364,7 +368,10 @@ def _check_inside(root: Path, target: Path, title: str) -> Path:
 
 
 def _has_content(path: Path, descriptor: Descriptor) -> bool:
-    """Return True if a regular file has this content, perhaps written by a pull in another process."""
+    """Return True if a regular file has this content.
+
+    A pull in another process may have written it.
+    """
     with contextlib.suppress(OSError):
         if stat.S_ISREG(os.lstat(path).st_mode) and path.stat().st_size == descriptor.size:
             return hash_file(path, descriptor.digest.algorithm) == descriptor.digest

@@ -72,7 +72,7 @@ class FolderPlan(display.Displayable):
     removable: frozenset[str] = field(default=frozenset(), repr=False)
     """Paths that may be deleted because another file or folder replaces them."""
     statuses: Mapping[str, Status | None] = field(factory=dict, repr=False)
-    """Files as they were when the plan was made. A file that changes later is not overwritten."""
+    """Files as they were at the time of the plan. A file that changes later is not overwritten."""
 
     @property
     def transfers(self) -> tuple[Transfer, ...]:
@@ -193,7 +193,7 @@ class _LocalFile:
         return self.digest in self.pulled
 
     def needs_hash(self, new: Descriptor | None) -> bool:
-        """Return True if size and time do not tell whether the file is unedited or up to date.
+        """Return True if only a hash can show that the file is unedited or up to date.
 
         A file of another size than the new one may still be unedited.
         """
@@ -289,7 +289,10 @@ def _parents(titles: Iterable[str]) -> Iterator[str]:
 def _plan_file(
     title: str, descriptor: Descriptor, local: _LocalFile, removable: set[str], *, force: bool
 ) -> PlannedFile:
-    """Return what a pull does with a file. With `force`, add a blocking parent to `removable`."""
+    """Return what a pull does with a file.
+
+    With `force`, add a blocking parent to `removable`.
+    """
 
     def planned(decision: Decision, conflict: str = "") -> PlannedFile:
         return PlannedFile(title=title, descriptor=descriptor, decision=decision, conflict=conflict)

@@ -1,4 +1,4 @@
-"""The record of a folder that was pulled to: `.ocikit/manifest.json`, replaced atomically."""
+"""The record of the pulls into a folder: `.ocikit/manifest.json`."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Results of garbage collection and verification, shared by layouts, the cache and the server."""
+"""Results of garbage collection and verification."""
 
 from __future__ import annotations
 
@@ -158,7 +158,9 @@ class VerifyResult(display.Displayable):
 
 
 def check_blobs(files: Iterable[tuple[Digest, Path]], *, workers: int) -> tuple[CorruptBlob, ...]:
-    """Return the files whose content does not match its digest. Skip files that are deleted meanwhile.
+    """Return the files whose content does not match its digest.
+
+    Skip files that are deleted meanwhile.
 
     Args:
         files: Digests and the files that hold their content.

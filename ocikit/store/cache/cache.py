@@ -69,7 +69,9 @@ def _absolute(path: str | os.PathLike[str] | None) -> Path | None:
 
 @define(eq=False, repr=False)
 class Cache(display.Displayable, Store):
-    """Downloaded content on disk. The tags of this store are full references: `resolve("ghcr.io/org/model:v1")`.
+    """Downloaded content on disk.
+
+    The tags of this store are full references: `resolve("ghcr.io/org/model:v1")`.
 
     Args:
         root: Folder of the cache; by default `OCIKIT_CACHE`, else the platform's folder for caches. The default is
@@ -159,7 +161,10 @@ class Cache(display.Displayable, Store):
     # References
 
     def remember(self, reference: Reference, descriptor: Descriptor) -> None:
-        """Record what a registry has just returned for a tag. Ignore references with a digest."""
+        """Record what a registry has just returned for a tag.
+
+        Ignore references with a digest.
+        """
         if reference.digest is not None:
             return
         reference = reference.tagged(reference.target)
@@ -183,7 +188,7 @@ class Cache(display.Displayable, Store):
                     raise
 
     def recall(self, reference: Reference) -> Remembered | None:
-        """Return what `remember` recorded for a tag; None if there is no record or the reference has a digest."""
+        """Return the record of a tag; None without a record or for a digest."""
         if reference.digest is not None:
             return None
         reference = reference.tagged(reference.target)
@@ -200,11 +205,11 @@ class Cache(display.Displayable, Store):
             return None
 
     def lookup(self, reference: Reference) -> Descriptor | None:
-        """Return the descriptor of a pinned manifest or index from its cached bytes; None if it is not cached."""
+        """Return the descriptor of a pinned manifest or index; None if it is not cached."""
         return None if reference.digest is None else self._document(reference.digest)
 
     def _document(self, digest: Digest) -> Descriptor | None:
-        """Return the descriptor of a cached manifest or index; None if there is no such document."""
+        """Return the descriptor of a cached manifest or index, or None."""
         try:
             path = self.path(digest)
             if path.stat().st_size > DOCUMENT_LIMIT:
@@ -267,7 +272,9 @@ class Cache(display.Displayable, Store):
         return _repository_folder(self.root / "snapshots", reference) / f"{digest.algorithm}-{digest.encoded}"
 
     def snapshot(self, reference: Reference, manifest: Manifest, layers: Iterable[Descriptor] | None = None) -> Path:
-        """Return a folder with read-only files of a manifest, linked to cached blobs. The folder appears atomically.
+        """Return a folder with read-only files of a manifest, linked to cached blobs.
+
+        The folder appears atomically.
 
         Args:
             reference: Reference that the manifest was pulled from.
@@ -291,7 +298,10 @@ class Cache(display.Displayable, Store):
         return folder
 
     def _assemble(self, folder: Path, files: Mapping[str, Descriptor]) -> None:
-        """Link files into a new folder and rename it; if the snapshot exists already, move the files there."""
+        """Link files into a new folder and rename it.
+
+        If the snapshot exists already, the files are moved there.
+        """
         parts = self._create_root() / "partial"
         temporary = parts / f"snapshot.{secrets.token_hex(8)}"
         method: LinkMethod = "reflink"
@@ -324,7 +334,10 @@ class Cache(display.Displayable, Store):
     # Housekeeping
 
     def repositories(self, host: str) -> list[str]:
-        """Return cached repositories of a registry, for completion. A large cache is searched partially; see `scan`."""
+        """Return cached repositories of a registry, for completion.
+
+        A large cache is searched partially; see `scan`.
+        """
         from ocikit.store.cache.scan import repositories  # noqa: PLC0415 - import time; most sessions don't need it
 
         return repositories(self.root, host)
@@ -367,7 +380,7 @@ class Cache(display.Displayable, Store):
         unreferenced: bool = True,
         grace: float = 3600.0,
     ) -> PrunePlan:
-        """Return a plan of tags, snapshots and blobs to delete; `run()` of the plan deletes them.
+        """Return a plan of what to delete; its `run()` deletes it.
 
         Args:
             older_than: Delete tags and snapshots that were last used longer ago; seconds or a timedelta.

@@ -31,14 +31,14 @@ class PrunePlan(display.Displayable):
     bytes: int
     """Bytes of disk space that are freed. Hard links to files that stay do not count."""
     blobs: tuple[tuple[Digest, Path, os.stat_result], ...] = field(repr=False)
-    """Blobs to delete, as they were when the plan was made."""
+    """Blobs to delete, as they were at the time of the plan."""
     partial: tuple[tuple[Path, float], ...] = field(repr=False)
     """Unfinished transfers to delete, with their modification times."""
 
     def run(self) -> int:
         """Delete the files and return the number of freed bytes.
 
-        Files that were used, fetched or tagged after the plan was made are not deleted. Open files remain readable;
+        Files that were used, fetched or tagged after the plan are not deleted. Open files remain readable;
         deleted content is downloaded again when it is needed.
         """
         freed = 0
@@ -49,7 +49,7 @@ class PrunePlan(display.Displayable):
         return freed + sum(freed for _, freed in self.delete_blobs()) + sum(self.delete_partial())
 
     def delete_blobs(self) -> Iterator[tuple[RemovedBlob, int]]:
-        """Delete the blobs that are still unreferenced; iterate over them and the bytes that each one frees."""
+        """Delete blobs that are still unreferenced; yield each with the freed bytes."""
         referenced = CacheGraph(self.root).reach(name.digest for name in read_names(self.root))
         for digest, path, status in self.blobs:
             if digest not in referenced and _unchanged(path, status.st_mtime) and (freed := _remove(path)) is not None:
@@ -102,12 +102,12 @@ def plan_prune(
     reached = {name: graph.reach([name.digest]) for name in names}
     requested = None if reference is None else Reference.parse(reference)
     patterns = tuple(keep)
-    kept = [name for name in names if any(_matches(pattern, name) for pattern in patterns)]
-    # Keep the snapshots of the tags that are kept
-    kept += [
+    retained = [name for name in names if any(_matches(pattern, name) for pattern in patterns)]
+    # Retain the snapshots of retained tags
+    retained += [
         name
         for name in names
-        if any(name.digest in reached[other] for other in kept if other.repository == name.repository)
+        if any(name.digest in reached[other] for other in retained if other.repository == name.repository)
     ]
     removed = [
         name
@@ -115,7 +115,7 @@ def plan_prune(
         if (older_than is not None or requested is not None)
         and (requested is None or _is_requested(requested, name, names, reached))
         and (older_than is None or now - _last_used(name, names, reached) > older_than)
-        and name not in kept
+        and name not in retained
     ]
     referenced = set[Digest]().union(*(reached[name] for name in names if name not in removed))
     released = set[Digest]().union(*(reached[name] for name in removed)) - referenced
@@ -182,7 +182,10 @@ def _is_requested(
 
 
 def _last_used(name: CachedName, names: list[CachedName], reached: dict[CachedName, set[Digest]]) -> float:
-    """Return when a name was last used. The use of a snapshot is a use of its tag, and vice versa."""
+    """Return when a name was last used.
+
+    The use of a snapshot is a use of its tag, and vice versa.
+    """
     return max(
         other.last_used
         for other in names
@@ -202,14 +205,17 @@ def _matches(pattern: str | Reference, name: CachedName) -> bool:
 
 
 def _files_of(path: Path) -> list[tuple[Path, os.stat_result]]:
-    """Return the file, or the files below the folder, at a path; an empty list if it vanished."""
+    """Return the file at a path, or the files below a folder."""
     with contextlib.suppress(OSError):
         return list(files_below(path)) if path.is_dir() else [(path, path.lstat())]
     return []
 
 
 def _freed_bytes(files: Iterable[os.stat_result]) -> int:
-    """Return the bytes that are freed: those of the files with all their hard links among the given ones."""
+    """Return the bytes that deleting files frees.
+
+    A file is freed if all its hard links are among the given files.
+    """
     links: dict[tuple[int, int], list[os.stat_result]] = {}
     for status in files:
         links.setdefault((status.st_dev, status.st_ino), []).append(status)
@@ -234,7 +240,10 @@ def _remove(path: Path) -> int | None:
 
 
 def _remove_snapshot(root: Path, path: Path) -> int:
-    """Delete a folder and return the freed bytes. It is renamed first, so that no process sees a part of it."""
+    """Delete a folder and return the freed bytes.
+
+    It is renamed first, so that no process sees a part of it.
+    """
     removed = root / "partial" / f"removed.{path.name}.{time.time_ns():x}"
     try:
         removed.parent.mkdir(parents=True, exist_ok=True)

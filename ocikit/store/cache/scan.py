@@ -170,7 +170,10 @@ def list_folder(folder: Path) -> list[os.DirEntry[str]]:
 
 
 def repositories(root: Path, host: str) -> list[str]:
-    """Return repositories of a registry that have tags in a cache. The search is limited, for completion."""
+    """Return repositories of a registry that have tags in a cache.
+
+    The search is limited, for completion.
+    """
     start = root / "refs" / quote(host, safe="")
     folders: list[Path] = []
     pending = deque([start])
@@ -188,7 +191,10 @@ def repositories(root: Path, host: str) -> list[str]:
 
 
 def files_below(folder: Path) -> Iterator[tuple[Path, os.stat_result]]:
-    """Iterate over all files below a folder without following links. Skip files that vanish meanwhile."""
+    """Iterate over all files below a folder without following links.
+
+    Skip files that vanish meanwhile.
+    """
     for entry in list_folder(folder):
         try:
             if entry.is_dir(follow_symlinks=False):
@@ -258,7 +264,7 @@ def scan(root: Path) -> CacheInfo:
 
 
 def verify(root: Path, *, remove: bool = False) -> VerifyResult:
-    """Hash all blobs of a cache, and find the snapshot files that are links to corrupt blobs.
+    """Hash all blobs of a cache and find the snapshot files that link to corrupt ones.
 
     Args:
         root: Folder of the cache.

@@ -1,7 +1,8 @@
-"""Image layouts in a tar (`oci-archive:`): unpacked to a temporary folder, used as a layout, written back atomically.
+"""Image layouts in a tar (`oci-archive:`).
 
-Member names never decide where a file is written (path traversal): only `oci-layout`, `index.json` and blobs named by
-their digests are read, and blobs are verified. A written tar depends only on its content. image-spec image-layout.md.
+An archive is unpacked to a temporary folder, used as a layout, and replaced atomically. Member names never decide where
+a file is written (path traversal): only `oci-layout`, `index.json` and blobs named by their digests are read, and blobs
+are verified. A written tar depends only on its content. image-spec image-layout.md.
 """
 
 from __future__ import annotations
@@ -71,7 +72,7 @@ def open_unpacked(
     write: Callable[[Layout, Path], None],
     layout_type: type[Layout] = Layout,
 ) -> Iterator[Layout]:
-    """Open the layout that `read` unpacks from an archive to a folder; `write` replaces the archive if it changed."""
+    """Open the layout that `read` unpacks to a folder; `write` replaces the archive."""
     with _temporary_folder(path) as folder:
         # Path.exists raises for folders that may not be searched; writing there raises a ContentError later
         if mode == "r" or (mode == "a" and os.path.exists(path)):
@@ -208,7 +209,7 @@ def create_tar(path: Path) -> Iterator[tarfile.TarFile]:
 
 
 def _member(name: str, size: int, mode: int) -> tarfile.TarInfo:
-    """Return a header without owner and time, so that the same content gives the same bytes."""
+    """Return a reproducible header, without owner and time."""
     member = tarfile.TarInfo(name)
     member.size, member.mode = size, mode
     return member
@@ -244,7 +245,10 @@ def _add_folder(tar: tarfile.TarFile, name: str) -> None:
 
 
 def _unpack_layout(path: Path, folder: Path) -> None:
-    """Write the two files of a layout and its verified blobs to a folder. Skip other files."""
+    """Write the two files of a layout and its verified blobs to a folder.
+
+    Skip other files.
+    """
     is_docker = False
     with open_tar(path) as tar:
         for member in iter_members(tar):
@@ -301,7 +305,10 @@ def _open_member(tar: tarfile.TarFile, member: tarfile.TarInfo, path: Path) -> B
 
 @contextlib.contextmanager
 def _temporary_folder(path: Path) -> Iterator[Path]:
-    """Create a temporary folder for the block, if possible on the disk of `path`, because archives are large."""
+    """Create a temporary folder for the block.
+
+    Archives are large, so it is on the disk of `path` if possible.
+    """
     parent = path.parent if os.access(path.parent, os.W_OK) else None
     try:
         folder = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=parent))

@@ -1,4 +1,4 @@
-"""Files of a layout: paths, blobs, the index, the lock between processes and leases.
+"""Files of a layout: blobs, index, inter-process lock and leases.
 
 Layouts may hold unknown files, so the lock, leases and unfinished transfers are below `.ocikit/`.
 """
@@ -120,7 +120,7 @@ class LayoutDisk:
 
     @contextlib.contextmanager
     def edit_entries(self) -> Iterator[list[Any]]:
-        """Yield the entries to be changed in place, then replace `index.json` if they changed.
+        """Yield the entries for changes in place, then replace `index.json`.
 
         The caller must hold the lock.
         """
@@ -132,7 +132,10 @@ class LayoutDisk:
             write_atomically(path, encode_index(index), mode=path.stat().st_mode & 0o777)
 
     def initialize(self) -> None:
-        """Write the files of an empty layout where they are absent. The caller must hold the lock."""
+        """Write the files of an empty layout where they are absent.
+
+        The caller must hold the lock.
+        """
         with _write_errors(self.path):
             (self.path / "blobs").mkdir(exist_ok=True)
         index = self.read_index()
@@ -146,7 +149,9 @@ class LayoutDisk:
 
     @contextlib.contextmanager
     def locked(self) -> Iterator[None]:
-        """Exclude writers in other processes and threads. The operating system releases the lock of a dead process.
+        """Exclude writers in other processes and threads.
+
+        The operating system releases the lock of a dead process.
 
         Raises:
             ContentError: Another process holds the lock for too long, or the folder cannot be written.
@@ -171,7 +176,7 @@ class LayoutDisk:
             lock.release()
 
     def acquire_lease(self, started: float | None) -> BaseFileLock:
-        """Return a new lease: a locked file that protects recent content from sweeps in other processes.
+        """Return a new lease: a locked file that protects recent content from sweeps.
 
         The caller must hold the lock.
 
@@ -191,7 +196,7 @@ class LayoutDisk:
         return lease
 
     def live_leases(self, *, clean: bool, exclude: str | None = None) -> Iterator[float]:
-        """Iterate over the start times of the leases that a process holds, in seconds since the epoch.
+        """Iterate over the start times of held leases, in seconds since the epoch.
 
         Args:
             clean: Whether to delete the leases of dead processes. The caller must hold the lock.
@@ -219,7 +224,10 @@ def links_from(descriptors: Iterable[Descriptor]) -> list[Link]:
 
 
 def scan_files(folder: Path) -> Iterator[tuple[Path, os.stat_result]]:
-    """Iterate over the items of a folder with their status. Skip items that vanish during the scan."""
+    """Iterate over the items of a folder with their status.
+
+    Skip items that vanish during the scan.
+    """
     with contextlib.suppress(FileNotFoundError), os.scandir(folder) as listing:
         for entry in listing:
             with contextlib.suppress(FileNotFoundError):

@@ -1,7 +1,8 @@
-"""Archives of `docker save` (`docker-archive:`): a tar of layers and configs, which `manifest.json` lists.
+"""Archives of `docker save` (`docker-archive:`).
 
-The format stores no OCI manifests. Reading builds one from the config and the unchanged layers, so the same archive
-always gives the same digest. Archives of Docker 25 and newer are image layouts, too: `open_archive` reads them as such.
+An archive is a tar of layers and configs, which `manifest.json` lists. The format stores no OCI manifests. Reading
+builds one from the config and the unchanged layers, so the same archive always gives the same digest. Archives of
+Docker 25 and newer are image layouts, too: `open_archive` reads them as such.
 """
 
 from __future__ import annotations
@@ -35,9 +36,10 @@ _MAX_LINKS = 8  # consecutive links; docker writes one, from a layer to a layer 
 
 @contextlib.contextmanager
 def open_docker_archive(path: Path | str, mode: Mode = "r") -> Iterator[Layout]:
-    """Open an archive of `docker save` as a layout, unpacked to a temporary folder for the block.
+    """Open an archive of `docker save` as a layout.
 
-    Names are those of Docker: `alpine` means `docker.io/library/alpine:latest`.
+    It is unpacked to a temporary folder for the block. Names are those of Docker: `alpine` means
+    `docker.io/library/alpine:latest`.
 
     Args:
         path: The tar; an archive to read may be compressed.
@@ -69,7 +71,10 @@ class _DockerLayout(Layout):
 
 
 def _full_name(name: str) -> str:
-    """Return a name with registry and tag, as skopeo writes it; return other names unchanged."""
+    """Return a name with registry and tag, as skopeo writes it.
+
+    Names that are not references are returned unchanged.
+    """
     try:
         reference = Reference.parse(name)
         return str(reference.tagged(reference.tag or "latest"))
@@ -91,7 +96,7 @@ def _write(layout: Layout, path: Path) -> None:
 
 
 def read_docker_archive(path: Path | str, store: Store) -> tuple[Descriptor, ...]:
-    """Add the images of an archive to a store, tagged with their names such as "alpine:3.20".
+    """Add the images of an archive to a store, tagged with their names.
 
     Args:
         path: The tar; it may be compressed.
@@ -197,7 +202,10 @@ def _hash_stream(stream: BinaryIO | gzip.GzipFile, algorithm: str) -> Digest:
 
 
 def _find_file(members: Mapping[str, tarfile.TarInfo], name: str) -> tarfile.TarInfo:
-    """Return the regular file of a name. Follow links: docker links layers that several images share."""
+    """Return the regular file of a name.
+
+    Follow links: docker links layers that several images share.
+    """
     path = posixpath.normpath(name)
     for _ in range(_MAX_LINKS):
         member = members.get(path)
@@ -232,7 +240,9 @@ def _read_small(tar: tarfile.TarFile, members: Mapping[str, tarfile.TarInfo], na
 def write_docker_archive(
     layout: Layout, path: Path | str, images: Mapping[str, Sequence[str]], *, platform: PlatformLike | None = None
 ) -> None:
-    """Write images for `docker load` atomically. The same content gives the same bytes.
+    """Write images for `docker load` atomically.
+
+    The same content gives the same bytes.
 
     Args:
         layout: The layout that has the images.

@@ -27,7 +27,9 @@ from ocikit.store.results import GCResult, RemovedBlob, VerifyResult, check_blob
 def collect(
     disk: LayoutDisk, *, dry_run: bool, grace: float, lease: str | None, run: Callable[[], GCResult]
 ) -> GCResult:
-    """Delete the blobs that are unreachable from `index.json`. The caller must hold the lock unless it is a dry run.
+    """Delete the blobs that are unreachable from `index.json`.
+
+    The caller must hold the lock unless it is a dry run.
 
     Args:
         disk: Files of the layout.
@@ -61,7 +63,7 @@ def collect(
 
 
 def _live_digests(disk: LayoutDisk, blobs: dict[Digest, os.stat_result], cutoff: float) -> set[Digest]:
-    """Return the digests that entries, documents younger than `cutoff` and their referrers lead to."""
+    """Return the digests that entries, young documents and their referrers reach."""
     graph = disk.graph()
     live = graph.walk(links_from(map(to_descriptor, disk.entries())))
     # Other blobs may be documents too: a root that has no name yet, or a referrer that another tool did not list
@@ -111,7 +113,7 @@ def _finish_aborted_sweep(disk: LayoutDisk, cutoff: float) -> None:
 
 
 def verify(disk: LayoutDisk, *, workers: int) -> VerifyResult:
-    """Hash all blobs and list the content that documents reference but the layout lacks.
+    """Hash all blobs and list content that is referenced but missing.
 
     Args:
         disk: Files of the layout.

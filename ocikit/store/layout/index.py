@@ -1,6 +1,7 @@
-"""The files `oci-layout` and `index.json`. image-spec image-layout.md#indexjson-file.
+"""The files `oci-layout` and `index.json`.
 
-Entries remain plain JSON from reading to writing, so that keys of other tools survive unchanged.
+Entries remain plain JSON from reading to writing, so that keys of other tools survive unchanged. image-spec
+image-layout.md#indexjson-file.
 """
 
 from __future__ import annotations
@@ -96,7 +97,10 @@ def _parse(raw: bytes, path: Path) -> dict[str, Any]:
 
 
 def encode_index(index: Mapping[str, Any]) -> bytes:
-    """Return the bytes of `index.json`, in ASCII, because other tools may have written lone surrogates to it."""
+    """Return the bytes of `index.json`.
+
+    They are ASCII, because other tools may have written lone surrogates.
+    """
     return json.dumps(index, separators=(",", ":")).encode()
 
 
@@ -122,7 +126,10 @@ def name_of(entry: Any) -> str | None:
 
 
 def without_name(descriptor: Descriptor) -> Descriptor:
-    """Return a descriptor without its name, which has a meaning only within one layout. image-spec annotations.md."""
+    """Return a descriptor without its name.
+
+    A name has a meaning only within one layout. image-spec annotations.md.
+    """
     return attrs.evolve(descriptor, annotations=Annotations(_without_names(descriptor.annotations)))
 
 

@@ -1,4 +1,4 @@
-"""Image layouts: `oci-layout`, `index.json` and `blobs/` in a folder, compatible with skopeo, oras and crane.
+"""Image layouts on disk, compatible with skopeo, oras and crane.
 
 Reading takes no lock. Writers hold an inter-process lock and replace `index.json` atomically. A name is an entry of
 `index.json` with the annotation `org.opencontainers.image.ref.name`. Removing a name removes the entry; `gc()` deletes
@@ -75,9 +75,10 @@ class Layout(display.Displayable, Store):
     # Reading
 
     def resolve(self, reference: str) -> Descriptor:
-        """Return the descriptor of a name or digest; among entries with the same name, the first.
+        """Return the descriptor of a name or digest.
 
-        A digest does not have to be in `index.json`: the blob of a manifest is enough.
+        Among entries with the same name, it is the first. A digest does not have to be in `index.json`: the blob of a
+        manifest is enough.
 
         Raises:
             ManifestUnknown: There is no such name or digest; the hint lists similar names.
@@ -108,7 +109,7 @@ class Layout(display.Displayable, Store):
         return self.only().digest
 
     def only(self) -> Descriptor:
-        """Return the image of a reference without tag and digest: `latest`, or the only image.
+        """Return the image that a bare reference means: `latest`, or the only image.
 
         Referrers without a name do not count.
 
@@ -146,7 +147,10 @@ class Layout(display.Displayable, Store):
             raise blob_not_found(descriptor, str(self.path)) from error
 
     def exists(self, descriptor: Descriptor) -> bool:
-        """Return True if the content is present in this size. Protect it from `gc()` like a new blob."""
+        """Return True if the content is present in this size.
+
+        Protect it from `gc()` like a new blob.
+        """
         path = self.blob(descriptor.digest)
         try:
             if path.stat().st_size != descriptor.size:
@@ -165,7 +169,7 @@ class Layout(display.Displayable, Store):
         return sorted({name for entry in self._disk.entries() if (name := name_of(entry)) is not None})
 
     def entries(self) -> Sequence[Descriptor]:
-        """Return the descriptors in `index.json`, in order, with their names as annotations.
+        """Return the descriptors in `index.json` with their names as annotations.
 
         Raises:
             InvalidDocument: An entry is not a descriptor.
@@ -173,7 +177,7 @@ class Layout(display.Displayable, Store):
         return tuple(map(to_descriptor, self._disk.entries()))
 
     def referrers(self, descriptor: Descriptor, artifact_type: str | None = None) -> Sequence[Descriptor]:
-        """Return the manifests with this subject among the entries and the children of indexes."""
+        """Return the manifests with this subject, among entries and children of indexes."""
         matches: dict[Digest, Descriptor] = {}
         pending = [entry for entry in reversed(self.entries()) if entry.is_document]
         seen: set[Digest] = set()
@@ -256,7 +260,9 @@ class Layout(display.Displayable, Store):
                 entries.append(new_entry(descriptor))
 
     def untag(self, tag: str) -> None:
-        """Remove a name; `gc()` deletes the content. A referrer keeps an entry without a name.
+        """Remove a name; `gc()` deletes the content.
+
+        A referrer keeps an entry without a name.
 
         Raises:
             ManifestUnknown: There is no such name.
@@ -268,7 +274,9 @@ class Layout(display.Displayable, Store):
             self._remove_names(entries, named)
 
     def delete(self, descriptor: Descriptor) -> None:
-        """Delete content and all its names. `gc()` deletes the content that it references; referrers stay.
+        """Delete content and all its names.
+
+        `gc()` deletes the content that it references; referrers are kept.
 
         Raises:
             BlobUnknown: The layout does not have the content.
@@ -294,10 +302,11 @@ class Layout(display.Displayable, Store):
             path.unlink(missing_ok=True)
 
     def gc(self, *, dry_run: bool = False, grace: float = 3600.0) -> GCResult:
-        """Delete the blobs that no entry references, directly or through OCI and Docker documents and subjects.
+        """Delete the blobs that are unreachable from the entries.
 
-        Entries with and without names count. Other processes may push at the same time: recent blobs are not deleted,
-        nor are blobs that were pushed by a `Layout` that is still open in another process.
+        Links in OCI and Docker documents are followed, and subjects in both directions. Entries with and without names
+        count. Other processes may push at the same time: recent blobs are not deleted, nor are blobs that were pushed
+        by a `Layout` that is still open in another process.
 
         Args:
             dry_run: Whether to delete nothing; `run()` of the result then deletes.
@@ -350,7 +359,10 @@ class Layout(display.Displayable, Store):
     # Internals
 
     def _describe_unlisted(self, digest: Digest) -> Descriptor | None:
-        """Return the descriptor of a document without an entry; infer a media type that it does not state."""
+        """Return the descriptor of a document without an entry.
+
+        A missing media type is inferred from the fields of the document.
+        """
         try:
             size = self.blob(digest).stat().st_size
             content = self.fetch(Descriptor(media_type="", digest=digest, size=size), limit=STORED_LIMIT)
@@ -400,7 +412,7 @@ class Layout(display.Displayable, Store):
                 entries[:] = others
 
     def _start_writing(self) -> None:
-        """Create the layout if necessary, and protect what is pushed from sweeps in other processes."""
+        """Create the layout if necessary, and protect pushed content by a lease."""
         if self._lease is not None:
             return
         with self._disk.locked():
