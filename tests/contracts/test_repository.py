@@ -1,4 +1,4 @@
-"""A repository of a real registry does what every store does."""
+"""The contract of stores for repositories of real registries."""
 
 import io
 
@@ -11,8 +11,8 @@ from ocikit.spec.descriptor import Descriptor
 
 from tests.contracts.store import StoreContract, push_image, tag_name, unique
 
-#: What a registry can't do; everything else is as the contract has it.
-CANNOT: dict[str, dict[str, bool]] = {
+#: Features that a registry does not support.
+UNSUPPORTED: dict[str, dict[str, bool]] = {
     "ocikit": {},
     "distribution2": {"can_untag": False},
     "distribution3": {},
@@ -28,26 +28,26 @@ def session(tmp_path_factory):
 
 
 class TestRepository(StoreContract):
-    # The registry finds it, or we do: it depends on which side is to blame
-    refusal = OcikitError
+    # Detected by the registry or by the client
+    digest_error = OcikitError
 
     @pytest.fixture
     def store(self, registry, session):
-        for flag, value in CANNOT[registry.kind].items():
+        for flag, value in UNSUPPORTED[registry.kind].items():
             setattr(self, flag, value)
         return session.registry(registry.host).repository("t/contract", push=True)
 
-    def test_a_manifest_named_by_sha512_is_kept_under_that_digest(self, store, registry):
+    def test_sha512_manifest_is_stored_by_its_digest(self, store, registry):
         if not registry.kind.startswith("distribution"):
-            super().test_a_manifest_named_by_sha512_is_kept_under_that_digest(store)
+            super().test_sha512_manifest_is_stored_by_its_digest(store)
             return
-        # distribution hashes manifests with sha256, whatever the digest in the URL says
+        # distribution hashes manifests with sha256 and ignores the algorithm in the URL
         with pytest.raises(UploadInvalid, match="DIGEST_INVALID"):
-            super().test_a_manifest_named_by_sha512_is_kept_under_that_digest(store)
+            super().test_sha512_manifest_is_stored_by_its_digest(store)
 
-    def test_a_tag_that_can_not_be_deleted_alone_stays_and_says_so(self, store, registry):
+    def test_unsupported_untag_raises_and_keeps_tag(self, store, registry):
         if registry.kind != "distribution2":
-            pytest.skip("this registry deletes tags")
+            pytest.skip("this registry supports the deletion of tags")
         first, second = tag_name(), tag_name()
         pushed = push_image(store, tag=first)
         store.tag(pushed, second)
@@ -60,12 +60,12 @@ class TestRepository(StoreContract):
         "change", [lambda c: c[:-1], lambda c: b"", lambda c: c * 2], ids=["short", "none", "long"]
     )
     @pytest.mark.timeout(50)
-    def test_content_of_another_length_is_refused_at_once(self, store, change, chunk_size):
-        # It used to hang: the registry waited for the bytes that the length had promised
+    def test_wrong_length_is_rejected_without_waiting(self, store, change, chunk_size):
+        # Regression: the registry waited for the missing bytes of the announced length
         content = unique()
         descriptor = Descriptor.of(content, mt.OCTET_STREAM)
         if chunk_size and len(change(content)) > len(content):
-            pytest.skip("the last chunk ends where it should; the rest is never read")
+            pytest.skip("the last chunk has the expected end; the rest is never read")
         with pytest.raises(SizeMismatch):
             store.push(descriptor, io.BytesIO(change(content)), chunk_size=chunk_size)
         assert not store.exists(descriptor)

@@ -38,12 +38,12 @@ class TestCache(StoreContract):
         return Cache(tmp_path / "cache")
 
     # The cache stores content that was requested and lists no referrers
-    test_referrers_are_found_by_their_subject = None
-    test_referrers_can_be_chosen_by_artifact_type = None
-    test_a_referrer_without_artifact_type_goes_by_its_configs_type = None
-    test_a_referrer_may_come_before_its_subject = None
-    test_an_index_can_be_subject_and_referrer = None
-    test_a_deleted_referrer_is_listed_no_longer = None
+    test_referrers_are_found_by_subject = None
+    test_referrers_can_be_filtered_by_artifact_type = None
+    test_referrer_without_artifact_type_has_config_type = None
+    test_referrer_can_precede_its_subject = None
+    test_index_can_be_subject_and_referrer = None
+    test_deleted_referrer_is_not_listed = None
 
 
 @pytest.fixture

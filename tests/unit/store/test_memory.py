@@ -1,4 +1,4 @@
-"""The store in memory."""
+"""MemoryStore: the contract of stores and its own behavior."""
 
 import pytest
 from ocikit.errors import InvalidDocument, ManifestUnknown
@@ -22,14 +22,14 @@ def test_tags_are_sorted():
     assert store.tags() == ["a", "b"]
 
 
-def test_an_unknown_name_comes_with_near_ones():
+def test_unknown_name_error_has_nearest_names():
     store = MemoryStore()
     push_image(store, tag="release-1.0")
     with pytest.raises(ManifestUnknown, match=r"release-1\.0"):
         store.resolve("relaese-1.0")
 
 
-def test_what_is_no_manifest_is_not_taken_for_one():
+def test_invalid_manifest_is_rejected():
     store = MemoryStore()
     raw = b'{"schemaVersion": 2, "layers": "none"}'
     with pytest.raises(InvalidDocument):
@@ -37,7 +37,7 @@ def test_what_is_no_manifest_is_not_taken_for_one():
     assert not store.exists(Descriptor.of(raw, mt.OCI_MANIFEST))
 
 
-def test_the_repr_counts():
+def test_repr_has_counts():
     store = MemoryStore()
     push_blob(store, b"12345")
     assert repr(store) == "MemoryStore(tags=(), blobs=1, size=5 B)"
