@@ -1,4 +1,4 @@
-"""Credential helpers: programs that keep a user and a secret for a server. github.com/docker/docker-credential-helpers."""
+"""Credential helpers: programs that store user names and secrets. github.com/docker/docker-credential-helpers."""
 
 from __future__ import annotations
 
@@ -20,137 +20,160 @@ from ocikit import display
 from ocikit.errors import CredentialsError
 from ocikit.remote.auth.docker_config import normalize_key
 
-_BARE = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
-_NOTHING = ("credentials not found", "no credentials server url", "no credentials username")
-_ANSWER_LIMIT = 1 << 20  # bytes of a helper's answer, as of a token response
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
+_NOT_FOUND = ("credentials not found", "no credentials server url", "no credentials username")
+_OUTPUT_LIMIT = 1 << 20  # bytes, as for a token response
 
 
 @frozen(kw_only=True)
 class Helper:
-    """A program `docker-credential-NAME` that keeps credentials."""
+    """A program `docker-credential-NAME` that stores credentials."""
 
     name: str
-    """Bare: "pass", "osxkeychain", "ecr-login"."""
+    """The name without prefix: "pass", "osxkeychain", "ecr-login"."""
     timeout: float = 30.0
-    """Seconds. A helper may ask its user something, so it has longer than a request."""
+    """Seconds. A helper may prompt its user, so this is longer than for a request."""
     environ: Mapping[str, str] | None = field(default=None, repr=False, eq=False)
 
     @property
     def program(self) -> str:
-        """What is looked for on the PATH."""
+        """The name of the executable on the PATH."""
         return f"docker-credential-{self.name}"
 
     def get(self, server: str) -> tuple[str, str] | None:
-        """The user and the secret that the helper keeps for the server; None if nothing.
+        """Return the user name and the secret for a server, or None.
 
-        Raises: CredentialsError: if it fails.
+        Raises:
+            CredentialsError: The helper failed.
         """
-        status, answer = self._run("get", server)
-        if answer.lower().startswith(_NOTHING):
+        status, output = self._run("get", server)
+        if output.lower().startswith(_NOT_FOUND):
             return None
-        found = self._json("get", server, status, answer)
-        username, secret, about = (found.get(key, "") for key in ("Username", "Secret", "ServerURL"))
-        if isinstance(about, str) and about and _host(about) != _host(server):
-            self._fail("get", server, f"answered for {display.shorten(about, 80)}, so what it said is not used")
+        fields = self._json("get", server, status, output)
+        username, secret, url = (fields.get(key, "") for key in ("Username", "Secret", "ServerURL"))
+        if isinstance(url, str) and url and _host(url) != _host(server):
+            self._fail("get", server, f"returned credentials of {display.shorten(url, 80)}, which are not used")
         if not isinstance(username, str) or not isinstance(secret, str):
-            self._fail("get", server, "answered with JSON that is not credentials")
+            self._fail("get", server, "returned JSON that is not credentials")
         return (username, secret) if secret else None
 
     def list(self) -> dict[str, str]:
-        """The user for each server that the helper knows. Raises: CredentialsError."""
-        found = self._json("list", "", *self._run("list", ""))
-        return {str(server): str(user) for server, user in found.items()}
+        """Return the user name by server.
+
+        Raises:
+            CredentialsError: The helper failed.
+        """
+        users = self._json("list", "", *self._run("list", ""))
+        return {str(server): str(user) for server, user in users.items()}
 
     def store(self, server: str, username: str, secret: str) -> None:
-        """Keep a user and a secret. Raises: CredentialsError."""
-        status, answer = self._run("store", json.dumps({"ServerURL": server, "Username": username, "Secret": secret}))
+        """Store a user name and a secret.
+
+        Raises:
+            CredentialsError: The helper failed.
+        """
+        status, output = self._run("store", json.dumps({"ServerURL": server, "Username": username, "Secret": secret}))
         if status:
-            self._fail("store", server, _failure(status, answer, secret))
+            self._fail("store", server, _failure(status, output, secret))
 
     def erase(self, server: str) -> None:
-        """Forget the server; not knowing it is fine. Raises: CredentialsError."""
-        status, answer = self._run("erase", server)
-        if status and not answer.lower().startswith(_NOTHING):
-            self._fail("erase", server, _failure(status, answer))
+        """Remove a server, if the helper has it.
 
-    def _json(self, verb: str, server: str, status: int, answer: str) -> dict[str, Any]:
+        Raises:
+            CredentialsError: The helper failed.
+        """
+        status, output = self._run("erase", server)
+        if status and not output.lower().startswith(_NOT_FOUND):
+            self._fail("erase", server, _failure(status, output))
+
+    def _json(self, verb: str, server: str, status: int, output: str) -> dict[str, Any]:
         if status:
-            self._fail(verb, server, _failure(status, answer))
+            self._fail(verb, server, _failure(status, output))
         try:
-            found = json.loads(answer)
+            value = json.loads(output)
         except (ValueError, RecursionError):
-            found = None
-        # Raised out here: a JSONDecodeError in the chain would carry the answer, and with it the secret.
-        if not isinstance(found, dict):
-            self._fail(verb, server, "answered with something that is not a JSON object")
-        return found
+            value = None
+        # Raise outside the `except` block: a chained JSONDecodeError would contain the output with its secret.
+        if not isinstance(value, dict):
+            self._fail(verb, server, "returned output that is not a JSON object")
+        return value
 
     def _fail(self, verb: str, server: str, problem: str) -> NoReturn:
-        about = f" for {server}" if server else ""
+        target = f" for {server}" if server else ""
         raise CredentialsError(
-            f"{self.program} {verb}{about} {problem}",
-            hint=f"run `echo {server or '…'} | {self.program} {verb}` to see why, or take {self.name!r} out of "
+            f"{self.program} {verb}{target} {problem}",
+            hint=f"run `echo {server or '…'} | {self.program} {verb}` to see why, or remove {self.name!r} from "
             '"credHelpers" and "credsStore" in the configuration file',
         )
 
     def _run(self, verb: str, text: str) -> tuple[int, str]:
-        """Exit status and cleaned output. No shell; the server goes to stdin, so no process list shows it."""
+        """Run the helper and return its exit status and output.
+
+        No shell is used, and the server is passed on stdin, so it does not appear in process lists.
+        """
         server = text if verb != "store" else ""
-        if not _BARE.fullmatch(self.name):
+        process = self._spawn(verb, server)
+        # Read in a thread, because a helper may leave a child that keeps its output open indefinitely.
+        chunks: list[bytes] = []
+        thread = threading.Thread(
+            target=_communicate, args=(process, text.encode(errors="surrogateescape"), chunks), daemon=True
+        )
+        deadline = time.monotonic() + self.timeout
+        timed_out = f"took longer than {display.duration(self.timeout)} and was stopped"
+        completed = False
+        try:
+            thread.start()
+            thread.join(self.timeout)
+            if thread.is_alive():
+                self._fail(verb, server, timed_out)
+            if len(output := b"".join(chunks)) > _OUTPUT_LIMIT:
+                self._fail(verb, server, f"returned more than {_OUTPUT_LIMIT} bytes")
+            try:
+                status = process.wait(max(0.1, deadline - time.monotonic()))
+            except subprocess.TimeoutExpired:
+                self._fail(verb, server, timed_out)
+            completed = True
+        finally:
+            if not completed:
+                _stop(process)
+        decoded = output.decode("utf-8", "replace").strip()
+        if not status and "\ufffd" in decoded:
+            self._fail(verb, server, "returned output that is not UTF-8")
+        return status, decoded
+
+    def _spawn(self, verb: str, server: str) -> subprocess.Popen[bytes]:
+        if not _NAME.fullmatch(self.name):
             self._fail(verb, server, "was not run: a helper's name has letters, digits, '.', '_' and '-' only")
         environ = dict(os.environ if self.environ is None else self.environ)
         path = shutil.which(self.program, path=environ.get("PATH", os.defpath))
         if path is None:
             self._fail(verb, server, "could not be run: there is no such program on the PATH")
         try:
-            # What it starts is stopped with it, so it has a process group of its own
-            process = subprocess.Popen(  # noqa: S603 - the name is bare and comes from the user's own configuration
-                [path, verb], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, env=environ,
-                process_group=0,
-            )  # fmt: skip
+            return subprocess.Popen(  # noqa: S603 - the name is validated and from the user's own configuration
+                [path, verb],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.DEVNULL,
+                env=environ,
+                process_group=0,  # to stop the helper together with its children
+            )
         except OSError as error:
             raise CredentialsError(
                 f"{self.program} could not be run: {error.strerror}", hint="check that it is executable"
             ) from error
-        # A thread, because a helper may leave a child behind that holds its output open for ever.
-        answer: list[bytes] = []
-        talk = threading.Thread(
-            target=_talk, args=(process, text.encode(errors="surrogateescape"), answer), daemon=True
-        )
-        deadline = time.monotonic() + self.timeout
-        done = False
-        try:
-            talk.start()
-            talk.join(self.timeout)
-            if talk.is_alive():
-                self._fail(verb, server, f"took longer than {display.duration(self.timeout)} and was stopped")
-            if len(output := b"".join(answer)) > _ANSWER_LIMIT:
-                self._fail(verb, server, f"answered with more than {_ANSWER_LIMIT} bytes")
-            try:
-                status = process.wait(max(0.1, deadline - time.monotonic()))
-            except subprocess.TimeoutExpired:
-                self._fail(verb, server, f"took longer than {display.duration(self.timeout)} and was stopped")
-            done = True
-        finally:
-            if not done:
-                _stop(process)
-        said = output.decode("utf-8", "replace").strip()
-        if not status and "\ufffd" in said:
-            self._fail(verb, server, "answered with something that is not UTF-8")
-        return status, said
 
 
-def _talk(process: subprocess.Popen[bytes], text: bytes, answer: list[bytes]) -> None:
+def _communicate(process: subprocess.Popen[bytes], text: bytes, chunks: list[bytes]) -> None:
     if process.stdin is None or process.stdout is None:
         return
     with contextlib.suppress(OSError, ValueError), process.stdin as stdin:
         stdin.write(text)
     with contextlib.suppress(OSError, ValueError), process.stdout as stdout:
-        answer.append(stdout.read(_ANSWER_LIMIT + 1))
+        chunks.append(stdout.read(_OUTPUT_LIMIT + 1))
 
 
 def _stop(process: subprocess.Popen[bytes]) -> None:
-    """End a helper and what it has started, and let none of it linger."""
+    """Kill a helper and its children, and wait for its end."""
     with contextlib.suppress(OSError):
         if hasattr(os, "killpg"):
             os.killpg(process.pid, signal.SIGKILL)
@@ -160,16 +183,16 @@ def _stop(process: subprocess.Popen[bytes]) -> None:
 
 
 def _host(server: str) -> str:
-    """The host in a server's name, without its port: some helpers leave that out."""
+    """Return the host of a server without port, which some helpers omit."""
     return re.sub(r":\d+$", "", normalize_key(server).partition("/")[0])
 
 
-def _failure(status: int, answer: str, secret: str = "") -> str:
-    """What to say of a helper that failed: its message, unless that may hold what it should have kept."""
+def _failure(status: int, output: str, secret: str = "") -> str:
+    """Return the reason of a failure: the helper's message, unless it may contain the secret."""
     if status < 0:
         return f"was ended by signal {-status}"
-    # Messages are words and paths; a long unbroken run of anything else may be a key.
-    said = re.sub(r"[^\s/]{24,}", "***", display.shorten(answer.partition("\n")[0], 120))
-    if not said or any(c in answer for c in '{}"=') or (secret and secret in answer):
+    # Messages consist of words and paths. A longer run of other characters may be a key, so redact it.
+    message = re.sub(r"[^\s/]{24,}", "***", display.shorten(output.partition("\n")[0], 120))
+    if not message or any(c in output for c in '{}"=') or (secret and secret in output):
         return f"failed with exit status {status}"
-    return f"failed with exit status {status}: {said}"
+    return f"failed with exit status {status}: {message}"

@@ -1,14 +1,16 @@
-"""Who you are: the places where credentials are kept, in the order in which they are asked. containers-auth.json(5).
+"""Lookup and storage of credentials. containers-auth.json(5).
 
-1. What was passed: a pair, a mapping, a callable.
-2. The environment: `OCIKIT_USERNAME` and `OCIKIT_PASSWORD`, or `OCIKIT_TOKEN`, for the host in `OCIKIT_REGISTRY`
-   and for no other; then the JSON text in `DOCKER_AUTH_CONFIG`.
-3. Files: `REGISTRY_AUTH_FILE` alone if it is set. Else `$DOCKER_CONFIG/config.json` (`~/.docker`),
+Credentials come from the first of these sources that has some for the registry:
+
+1. The passed ones: a pair, a mapping, a callable.
+2. The environment: `OCIKIT_USERNAME` and `OCIKIT_PASSWORD`, or `OCIKIT_TOKEN`, for the host in `OCIKIT_REGISTRY` only;
+   then the JSON text in `DOCKER_AUTH_CONFIG`.
+3. Files: only `REGISTRY_AUTH_FILE` if it is set. Otherwise `$DOCKER_CONFIG/config.json` (`~/.docker`),
    `$XDG_RUNTIME_DIR/containers/auth.json` (`/run/containers/$UID`), `$XDG_CONFIG_HOME/containers/auth.json`
-   (`~/.config`), `~/.dockercfg`. The first one that has an entry for the registry wins.
+   (`~/.config`), `~/.dockercfg`.
 
-Within a file: `credHelpers`, then `credsStore`, then `auths`, the most specific key first. Everything is read when it
-is asked for and nothing is kept, so a `docker login` in another window counts at once.
+Within a file: `credHelpers`, then `credsStore`, then `auths`, the most specific key first. Sources are read for each
+lookup and nothing is cached, so a `docker login` in another process takes effect at once.
 """
 
 from __future__ import annotations
@@ -31,13 +33,13 @@ from attrs import define, field, frozen
 
 from ocikit import display
 from ocikit.errors import CredentialsError
-from ocikit.remote.auth import docker_config as configuration
+from ocikit.remote.auth import docker_config
 from ocikit.remote.auth.explanation import Explanation, ExplanationStep
 from ocikit.remote.auth.helpers import Helper
 from ocikit.spec.reference import DOCKER_HUB
 
 _IDENTITY_USER = "<token>"  # docker-credential-helpers: the secret of this user is an identity token
-_SENDABLE = re.compile(r"[\x21-\x7e]+")  # RFC 6750 section 2.1, widened
+_SENDABLE = re.compile(r"[\x21-\x7e]+")  # RFC 6750 section 2.1, with more characters
 _SECRET_FIELDS = ("auth", "username", "password", "identitytoken", "registrytoken")
 
 
@@ -48,10 +50,13 @@ def _salt() -> bytes:
 
 @frozen(kw_only=True, repr=False)
 class Credentials(display.Displayable):
-    """A user and a password, or a token. It refuses to be pickled: it is a secret.
+    """A user name and a password, or a token. It is a secret and can't be pickled.
 
     >>> Credentials(username="ada", password="not shown")
     Credentials(username='ada', kind='password')
+
+    Raises:
+        CredentialsError: A value can't be sent in a header.
     """
 
     username: str = ""
@@ -59,46 +64,47 @@ class Credentials(display.Displayable):
     identity_token: str = field(default="", repr=False)
     """A refresh token, for the token server only. distribution oauth.md#refresh-token-format."""
     registry_token: str = field(default="", repr=False)
-    """A bearer token that the registry takes as it is."""
+    """A bearer token that is sent unchanged to the registry."""
 
     def __attrs_post_init__(self) -> None:
-        """Raises: CredentialsError: for what can't be sent. The libraries that send it would show it in their errors."""
+        # Reject values that can't be sent: the HTTP libraries would show the secret in their errors.
         problem = ""
         if self.registry_token and not _SENDABLE.fullmatch(self.registry_token):
-            problem = "the registry token has characters that no header may have"
+            problem = "the registry token has characters that are invalid in a header"
         try:
             f"{self.username}{self.password}{self.identity_token}".encode()
         except UnicodeEncodeError:
             problem = "a user name, password or token is not Unicode text"
         if problem:
             raise CredentialsError(
-                problem, hint="store it once more; ocikit.auth.explain() says where each registry's come from"
+                problem, hint="store it again; ocikit.auth.explain() shows where credentials come from"
             )
 
     @classmethod
-    def of(cls, given: Credentials | tuple[str, str] | None) -> Credentials:
-        """The credentials that a user passed: a pair of user and password, or None for anonymous.
+    def of(cls, value: Credentials | tuple[str, str] | None) -> Credentials:
+        """Return the credentials of a (user, password) pair, or anonymous ones for None.
 
-        Raises: CredentialsError: if it is something else.
+        Raises:
+            CredentialsError: The value has another type.
         """
-        if given is None:
+        if value is None:
             return ANONYMOUS
-        if isinstance(given, Credentials):
-            return given
-        if isinstance(given, tuple) and len(given) == 2 and all(isinstance(part, str) for part in given):
-            return _login(*given)
+        if isinstance(value, Credentials):
+            return value
+        if isinstance(value, tuple) and len(value) == 2 and all(isinstance(part, str) for part in value):
+            return _from_login(*value)
         raise CredentialsError(
-            f"credentials can't be a {type(given).__name__} of this shape", hint='pass ("user", "password")'
+            f"credentials can't be a {type(value).__name__} of this shape", hint='pass ("user", "password")'
         )
 
     @property
     def anonymous(self) -> bool:
-        """Whether there is nothing to show to a registry."""
+        """True without password and tokens."""
         return not (self.password or self.identity_token or self.registry_token)
 
     @property
     def kind(self) -> str:
-        """What there is: "registry token", "identity token", "password" or "anonymous"."""
+        """The type: "registry token", "identity token", "password" or "anonymous"."""
         if self.registry_token:
             return "registry token"
         if self.identity_token:
@@ -107,7 +113,7 @@ class Credentials(display.Displayable):
 
     @property
     def identity(self) -> str:
-        """Text that differs between identities and says nothing about them: a key for caches in this process only."""
+        """A keyed hash of the credentials, for caches in this process only."""
         if self.anonymous:
             return "anonymous"
         parts = json.dumps([self.username, self.password, self.identity_token, self.registry_token])
@@ -118,39 +124,44 @@ class Credentials(display.Displayable):
         yield "kind", self.kind
 
     def __reduce__(self) -> NoReturn:
-        raise TypeError("Credentials are secret and can't be pickled; let the other process read its own")
+        raise TypeError("Credentials are secret and can't be pickled; read them in the other process")
 
 
 ANONYMOUS = Credentials()
 
 
-def _login(username: str, secret: str) -> Credentials:
+def _from_login(username: str, secret: str) -> Credentials:
     if username == _IDENTITY_USER:
         return Credentials(username=username, identity_token=secret)
     return Credentials(username=username, password=secret)
 
 
-Given: TypeAlias = Credentials | tuple[str, str] | None
-Explicit: TypeAlias = Given | Mapping[str, Given] | Callable[[str, str], Given]
+#: Credentials for one registry.
+LoginLike: TypeAlias = Credentials | tuple[str, str] | None
+#: Credentials that a user passes, by registry or for one.
+Explicit: TypeAlias = LoginLike | Mapping[str, LoginLike] | Callable[[str, str], LoginLike]
 
 
 @frozen(kw_only=True)
-class _Found:
-    """What one place has: credentials or None; the key and the means; or why there is nothing."""
+class _Result:
+    """The result of a lookup in one source."""
 
     credentials: Credentials | None = None
     key: str = ""
+    """The matching key."""
     via: str = ""
+    """The credential helper."""
     note: str = ""
+    """The reason why there are no credentials."""
 
 
-def _entry(entry: Any, key: str, where: str) -> Credentials:
-    """The credentials in an entry of `auths`; anonymous if it is empty."""
+def _from_entry(entry: Any, key: str, where: str) -> Credentials:
+    """Return the credentials of an entry of `auths`, anonymous for an empty one."""
     values: dict[str, str] = {}
     for name in _SECRET_FIELDS:
         value = (entry.get(name) if isinstance(entry, dict) else entry) or ""
         if not isinstance(value, str) or (value and not isinstance(entry, dict)):
-            configuration.malformed(where, f"is malformed: the entry {key!r} has a wrong shape")
+            docker_config.malformed(where, f"is malformed: the entry {key!r} is invalid")
         values[name] = value
     username, password = values["username"], values["password"]
     if auth := values["auth"]:
@@ -159,8 +170,8 @@ def _entry(entry: Any, key: str, where: str) -> Credentials:
             text = base64.b64decode(auth).decode()
         username, colon, password = text.partition(":")
         if not colon:
-            configuration.malformed(where, f"is malformed: 'auth' of the entry {key!r} is not user:password in base64")
-    password = password.rstrip("\0")  # docker pads it, so do others: containers/image trims it, too
+            docker_config.malformed(where, f"is malformed: 'auth' of the entry {key!r} is not user:password in base64")
+    password = password.rstrip("\0")  # docker pads passwords with NUL; containers/image trims it too
     identity_token = values["identitytoken"]
     if username == _IDENTITY_USER and password:
         password, identity_token = "", password
@@ -173,12 +184,12 @@ def _entry(entry: Any, key: str, where: str) -> Credentials:
         )
     except CredentialsError as error:
         problem = error.message
-    return configuration.malformed(where, f"is malformed: in the entry {key!r}, {problem}")
+    return docker_config.malformed(where, f"is malformed: in the entry {key!r}, {problem}")
 
 
 @define(eq=False, repr=False)
 class Keychain(display.Displayable):
-    """Finds, keeps and forgets credentials. A pickle of it has none: the other process reads its own files.
+    """Finds, stores and deletes credentials. It is pickled without credentials: the other process reads its own files.
 
     >>> keys = Keychain({"ghcr.io": ("ada", "not shown")}, environ={}, home=Path("/nonexistent"))
     >>> keys.for_reference("ghcr.io", "org/model")
@@ -188,53 +199,60 @@ class Keychain(display.Displayable):
     """
 
     explicit: Explicit = field(default=None)
-    """Asked first. None: nothing was passed. `ANONYMOUS`: use none, look nowhere else. A mapping has keys like those of
-    `auths`. A callable gets host and repository; None from it means look on. A pair is for one registry only."""
+    """The first source. `ANONYMOUS` disables all other sources. A mapping has keys like those of `auths`. A callable
+    gets host and repository, and returns None to continue with the next source. A pair is for one registry only."""
     registry: str = ""
-    """The host that an explicit pair is for; if "", it is for the first one asked for, and for no other."""
+    """The host of an explicit pair; "" is the first host that is looked up."""
     environ: Mapping[str, str] | None = None
-    """Instead of `os.environ`, which is read at each call."""
+    """Environment variables; None reads `os.environ` for each call."""
     home: Path | None = None
-    """Instead of the home folder."""
+    """The home folder; None is the user's."""
     helper_timeout: float = 30.0
-    """Seconds."""
+    """Seconds that a credential helper may take."""
     _bound: dict[str, str] = field(factory=dict, init=False)
 
     def for_reference(self, host: str, repository: str = "") -> Credentials:
-        """The credentials for a registry, or for a repository in it; `ANONYMOUS` if there are none.
+        """Return the credentials for a registry or a repository on it, or `ANONYMOUS`.
 
         Raises:
-            CredentialsError: if a file is malformed or unreadable, or a helper fails; it names which.
+            CredentialsError: A file is malformed or unreadable, or a helper failed.
         """
-        wishes = configuration.lookup_keys(host, repository)
+        keys = docker_config.lookup_keys(host, repository)
         if isinstance(self.explicit, tuple | Credentials) and not Credentials.of(self.explicit).anonymous:
-            self._bound.setdefault("host", configuration.normalize_key(self.registry or host))
-        for _, look in self._places(host, repository, wishes):
-            if (found := look(True)).credentials is not None:
-                return found.credentials
+            self._bound.setdefault("host", docker_config.normalize_key(self.registry or host))
+        for _, look_up in self._sources(host, repository, keys):
+            if (result := look_up(True)).credentials is not None:
+                return result.credentials
         return ANONYMOUS
 
     def explain(self, host: str, repository: str = "") -> Explanation:
-        """Where credentials are looked for, what is there, and which are used; without secrets.
+        """Return the sources of credentials, what they contain, and which one is used; without secrets.
 
-        Places after the winner are listed, too, except that no helper is run for them.
+        Sources after the one in use are listed too, but their helpers are not run.
         """
         steps: list[ExplanationStep] = []
         decided = False
-        for place, look in self._places(host, repository, configuration.lookup_keys(host, repository)):
+        for place, look_up in self._sources(host, repository, docker_config.lookup_keys(host, repository)):
             try:
-                found = look(not decided)
+                result = look_up(not decided)
             except CredentialsError as error:
                 steps.append(ExplanationStep(place=place, note=error.message, failed=True))
                 decided = True
                 continue
-            if (credentials := found.credentials) is None:
-                steps.append(ExplanationStep(place=place, note=found.note or found.via))
+            if (credentials := result.credentials) is None:
+                steps.append(ExplanationStep(place=place, note=result.note or result.via))
                 continue
+            notes = [result.via, "an earlier source is used" if decided else ""]
             steps.append(
-                ExplanationStep(place=place, username=credentials.username, kind=credentials.kind, key=found.key, wins=not decided,
-                     note="; ".join(filter(None, [found.via, "an earlier place decides" if decided else ""])))
-            )  # fmt: skip
+                ExplanationStep(
+                    place=place,
+                    username=credentials.username,
+                    kind=credentials.kind,
+                    key=result.key,
+                    wins=not decided,
+                    note="; ".join(filter(None, notes)),
+                )
+            )
             decided = True
         return Explanation(host=host, repository=repository, steps=tuple(steps))
 
@@ -247,167 +265,179 @@ class Keychain(display.Displayable):
         identity_token: str = "",
         verify: Callable[[Credentials], object] | None = None,
     ) -> str:
-        """Keep credentials for a registry, where docker and podman find them, too; gives the place.
+        """Store credentials for a registry where docker and podman find them; return the file or helper.
 
-        They go to the credential helper that the configuration file names for the registry, else into the file:
-        `REGISTRY_AUTH_FILE` if set, else `$DOCKER_CONFIG/config.json`. The file is replaced at once, with mode 0600;
-        what else is in it stays.
+        The credential helper that the configuration file names for the registry stores them, else the file itself:
+        `REGISTRY_AUTH_FILE` if set, else `$DOCKER_CONFIG/config.json`. The file is replaced atomically with mode 0600;
+        its other content is preserved.
 
         Args:
-            host: such as "ghcr.io"; Docker Hub's names mean the same place.
-            username: without a colon, if there is no helper.
-            password: or a personal access token.
-            identity_token: instead of a password.
-            verify: called with the credentials before anything is stored; what it raises stops the login.
+            host: The registry, such as "ghcr.io"; Docker Hub's names are equal.
+            username: The user name, without a colon unless a helper is used.
+            password: The password or a personal access token.
+            identity_token: A refresh token instead of a password.
+            verify: Called with the credentials before they are stored. An exception from it stops the login.
 
         Raises:
-            CredentialsError: if the file can't be read or written, or the helper fails. The old file is untouched.
+            CredentialsError: The file can't be read or written, or the helper failed. The old file is unchanged.
         """
-        credentials = _login(username, password)
+        credentials = _from_login(username, password)
         if identity_token:
             credentials = Credentials(username=username, identity_token=identity_token)
         key = self._key(host)
         if credentials.anonymous or not (username or identity_token):
-            raise CredentialsError(f"nothing to log in to {key} with", hint="pass a user name and a password")
-        path = self._primary()
-        config = configuration.read(path, self._short(path)) or {}
-        helper = self._helper(config, key, self._short(path))
+            raise CredentialsError(f"no credentials to log in to {key}", hint="pass a user name and a password")
+        path = self._primary_file()
+        where = self._short(path)
+        config = docker_config.read(path, where) or {}
+        helper = self._helper(config, key, where)
         if helper is None and ":" in username:
             raise CredentialsError(
-                f"a user name with a colon can't be kept in {self._short(path)}", hint="configure a credential helper"
+                f"a user name with a colon can't be stored in {where}", hint="configure a credential helper"
             )
         if verify is not None:
             verify(credentials)
-            config = configuration.read(path, self._short(path)) or {}  # it took a while
-        auths = configuration.section(config, "auths", self._short(path))
-        entry = auths.get(key)
-        kept = {n: v for n, v in entry.items() if n not in _SECRET_FIELDS} if isinstance(entry, dict) else {}
+            config = docker_config.read(path, where) or {}  # another process may have changed it meanwhile
+        auths = docker_config.section(config, "auths", where)
+        old = auths.get(key)
+        entry = (
+            {name: item for name, item in old.items() if name not in _SECRET_FIELDS} if isinstance(old, dict) else {}
+        )
         if helper is not None:
             user, secret = credentials.username, credentials.password
             if credentials.identity_token:
                 user, secret = _IDENTITY_USER, credentials.identity_token
-            helper.store(key, user, secret)  # the file gets an empty entry, as docker's does: it tells what there is
+            helper.store(key, user, secret)  # the file gets an empty entry, as docker writes, which lists the registry
         else:
             pair = f"{credentials.username}:{credentials.password}".encode(errors="surrogateescape")
-            kept["auth"] = base64.b64encode(pair).decode()
-            kept |= {"identitytoken": credentials.identity_token} if credentials.identity_token else {}
-        config["auths"] = auths | {key: kept}
-        configuration.write(path, config, self._short(path))
-        return helper.program if helper is not None else self._short(path)
+            entry["auth"] = base64.b64encode(pair).decode()
+            entry |= {"identitytoken": credentials.identity_token} if credentials.identity_token else {}
+        config["auths"] = auths | {key: entry}
+        docker_config.write(path, config, where)
+        return helper.program if helper is not None else where
 
     def logout(self, host: str) -> bool:
-        """Forget the registry in the file that `login` writes, and in its helpers; False if it wasn't there.
+        """Delete a registry's credentials from the file that `login` writes and from its helpers.
 
-        Other files stay as they are, and so do keys for single repositories; `explain` shows what is left.
+        Other files and the keys of single repositories are not changed; `explain` shows what remains.
+
+        Returns:
+            True if there were credentials.
 
         Raises:
-            CredentialsError: if the file can't be read or written, or the helper fails.
+            CredentialsError: The file can't be read or written, or the helper failed.
         """
-        path = self._primary()
-        config = configuration.read(path, self._short(path)) or {}
+        path = self._primary_file()
+        where = self._short(path)
+        config = docker_config.read(path, where) or {}
         key = self._key(host)
-        gone = False
-        if helper := self._helper(config, key, self._short(path)):
-            for server in configuration.helper_keys(key):
-                # Asked first: some helpers, pass among them, fail at erasing what they don't have.
+        erased = False
+        if helper := self._helper(config, key, where):
+            for server in docker_config.helper_keys(key):
+                # Check first: some helpers, such as pass, fail to erase a missing entry.
                 if helper.get(server):
                     helper.erase(server)
-                    gone = True
-        auths = configuration.section(config, "auths", self._short(path))
-        if stale := list(configuration.matching_keys(auths, [configuration.normalize_key(host)])):
+                    erased = True
+        auths = docker_config.section(config, "auths", where)
+        if stale := set(docker_config.matching_keys(auths, [docker_config.normalize_key(host)])):
             config["auths"] = {name: entry for name, entry in auths.items() if name not in stale}
-            configuration.write(path, config, self._short(path))
-        return gone or bool(stale)
+            docker_config.write(path, config, where)
+        return erased or bool(stale)
 
-    # -- the places
+    # -- sources
 
-    def _places(self, host: str, repository: str, wishes: list[str]) -> Iterator[tuple[str, Callable[[bool], _Found]]]:
-        """Each place's name, and what looks there; helpers are run only if it is called with True."""
+    def _sources(self, host: str, repository: str, keys: list[str]) -> Iterator[tuple[str, Callable[[bool], _Result]]]:
+        """Return the name of each source and a function that looks up there; its argument is True to run helpers."""
         if self.explicit is not None:
-            yield "passed credentials", lambda _: self._passed(host, repository, wishes)
-        yield "environment OCIKIT_*", lambda _: self._variables(wishes)
+            yield "passed credentials", lambda _: self._from_argument(host, repository, keys)
+        yield "environment OCIKIT_*", lambda _: self._from_variables(keys)
         if text := self._env("DOCKER_AUTH_CONFIG"):
             where = "environment DOCKER_AUTH_CONFIG"
+            content = text.encode(errors="surrogateescape")
             yield (
                 where,
-                lambda ask: self._in_config(
-                    configuration.parse(text.encode(errors="surrogateescape"), where), where, wishes, ask=ask
-                ),
+                lambda run: self._from_config(docker_config.parse(content, where), where, keys, run_helpers=run),
             )
         for path in self._files():
-            yield self._short(path), functools.partial(self._in_file, path, wishes)
+            yield self._short(path), functools.partial(self._from_file, path, keys)
 
-    def _passed(self, host: str, repository: str, wishes: list[str]) -> _Found:
-        given = self.explicit
-        if isinstance(given, tuple | Credentials):
-            credentials = Credentials.of(given)
-            bound = self._bound.get("host") or configuration.normalize_key(self.registry or host)
-            if not credentials.anonymous and bound != configuration.normalize_key(host):
-                return _Found(note=f"for {bound} only")
-            return _Found(credentials=credentials)
-        if isinstance(given, Mapping):
-            key = next(configuration.matching_keys(given, wishes), None)
-            return _Found(note="no entry") if key is None else _Found(credentials=Credentials.of(given[key]), key=key)
-        if not callable(given):
+    def _from_argument(self, host: str, repository: str, keys: list[str]) -> _Result:
+        explicit = self.explicit
+        if isinstance(explicit, tuple | Credentials):
+            credentials = Credentials.of(explicit)
+            bound = self._bound.get("host") or docker_config.normalize_key(self.registry or host)
+            if not credentials.anonymous and bound != docker_config.normalize_key(host):
+                return _Result(note=f"for {bound} only")
+            return _Result(credentials=credentials)
+        if isinstance(explicit, Mapping):
+            key = next(docker_config.matching_keys(explicit, keys), None)
+            if key is None:
+                return _Result(note="no entry")
+            return _Result(credentials=Credentials.of(explicit[key]), key=key)
+        if not callable(explicit):
             raise CredentialsError(
-                f"credentials can't be a {type(given).__name__}",
+                f"credentials can't be a {type(explicit).__name__}",
                 hint='pass ("user", "password"), a mapping of hosts to such pairs, or a function of host and repository',
             )
-        answer = given(host, repository)
-        return _Found(note="the function gave None") if answer is None else _Found(credentials=Credentials.of(answer))
+        login = explicit(host, repository)
+        return (
+            _Result(note="the function returned None") if login is None else _Result(credentials=Credentials.of(login))
+        )
 
-    def _variables(self, wishes: list[str]) -> _Found:
+    def _from_variables(self, keys: list[str]) -> _Result:
         username, password = self._env("OCIKIT_USERNAME"), self._env("OCIKIT_PASSWORD")
         token, registry = self._env("OCIKIT_TOKEN").strip(), self._env("OCIKIT_REGISTRY").strip()
         if not (username or password or token):
-            return _Found(note="not set")
+            return _Result(note="not set")
         if not registry:
-            return _Found(note="not used: OCIKIT_REGISTRY does not say which host they are for")
-        if configuration.normalize_key(registry) not in wishes:
-            return _Found(note=f"for {registry} only")
+            return _Result(note="not used: OCIKIT_REGISTRY is not set, so their host is unknown")
+        if docker_config.normalize_key(registry) not in keys:
+            return _Result(note=f"for {registry} only")
         if token:
-            return _Found(credentials=Credentials(username=username, registry_token=token), key=registry)
+            return _Result(credentials=Credentials(username=username, registry_token=token), key=registry)
         if not (username and password):
-            return _Found(note="not used: OCIKIT_USERNAME and OCIKIT_PASSWORD belong together")
-        return _Found(credentials=Credentials(username=username, password=password), key=registry)
+            return _Result(note="not used: set both OCIKIT_USERNAME and OCIKIT_PASSWORD")
+        return _Result(credentials=Credentials(username=username, password=password), key=registry)
 
-    def _in_file(self, path: Path, wishes: list[str], ask: bool) -> _Found:
+    def _from_file(self, path: Path, keys: list[str], run_helpers: bool) -> _Result:
         where = self._short(path)
-        config = configuration.read(path, where)
+        config = docker_config.read(path, where)
         if config is None:
-            return _Found(note="no such file")
-        return self._in_config({"auths": config} if path.name == ".dockercfg" else config, where, wishes, ask=ask)
+            return _Result(note="no such file")
+        # A .dockercfg consists of the entries alone.
+        config = {"auths": config} if path.name == ".dockercfg" else config
+        return self._from_config(config, where, keys, run_helpers=run_helpers)
 
-    def _in_config(self, config: dict[str, Any], where: str, wishes: list[str], *, ask: bool) -> _Found:
-        """What a configuration has: `credHelpers`, then `credsStore`, then `auths`."""
+    def _from_config(self, config: dict[str, Any], where: str, keys: list[str], *, run_helpers: bool) -> _Result:
+        """Look up in a configuration: `credHelpers`, then `credsStore`, then `auths`."""
         notes = []
-        for key, helper in self._helpers(config, wishes, where):
-            if not ask:
-                notes.append(f"{helper.program} not asked: an earlier place decides")
+        for key, helper in self._helpers(config, keys, where):
+            if not run_helpers:
+                notes.append(f"{helper.program} not run: an earlier source is used")
                 continue
-            for server in configuration.helper_keys(key):
+            for server in docker_config.helper_keys(key):
                 if pair := helper.get(server):
-                    return _Found(credentials=_login(*pair), key=server, via=f"from {helper.program}")
+                    return _Result(credentials=_from_login(*pair), key=server, via=f"from {helper.program}")
             notes.append(f"{helper.program} has none")
-        auths = configuration.section(config, "auths", where)
-        for key in configuration.matching_keys(auths, wishes):
-            if not (credentials := _entry(auths[key], key, where)).anonymous:
-                return _Found(credentials=credentials, key=key, via="; ".join(notes))
-        return _Found(note="; ".join([*dict.fromkeys(notes), "no entry"]))
+        auths = docker_config.section(config, "auths", where)
+        for key in docker_config.matching_keys(auths, keys):
+            if not (credentials := _from_entry(auths[key], key, where)).anonymous:
+                return _Result(credentials=credentials, key=key, via="; ".join(notes))
+        return _Result(note="; ".join([*dict.fromkeys(notes), "no entry"]))
 
-    def _helpers(self, config: dict[str, Any], wishes: list[str], where: str) -> Iterator[tuple[str, Helper]]:
-        """The helpers to ask, and for what: those of matching keys, then the one for everything."""
-        chosen = configuration.section(config, "credHelpers", where)
-        named = [(key, chosen[key]) for key in configuration.matching_keys(chosen, wishes)]
-        # The store for everything knows registries, not repositories: one question, not one per level.
-        for key, name in [*named, (wishes[-1], config.get("credsStore"))]:
+    def _helpers(self, config: dict[str, Any], keys: list[str], where: str) -> Iterator[tuple[str, Helper]]:
+        """Return the keys and their helpers: those of matching keys, then the default one."""
+        by_key = docker_config.section(config, "credHelpers", where)
+        names = [(key, by_key[key]) for key in docker_config.matching_keys(by_key, keys)]
+        # The default store has registries, not repositories, so request the host only.
+        for key, name in [*names, (keys[-1], config.get("credsStore"))]:
             if name is not None and not isinstance(name, str):
-                configuration.malformed(where, "is malformed: the name of a credential helper is not text")
+                docker_config.malformed(where, "is malformed: the name of a credential helper is not text")
             if name:
                 yield key, Helper(name=name, timeout=self.helper_timeout, environ=self.environ)
 
     def _helper(self, config: dict[str, Any], key: str, where: str) -> Helper | None:
-        return next((helper for _, helper in self._helpers(config, configuration.lookup_keys(key), where)), None)
+        return next((helper for _, helper in self._helpers(config, docker_config.lookup_keys(key), where)), None)
 
     # -- files and environment
 
@@ -423,8 +453,8 @@ class Keychain(display.Displayable):
             return None
 
     def _files(self) -> list[Path]:
-        if alone := self._env("REGISTRY_AUTH_FILE"):
-            return [Path(alone)]
+        if only := self._env("REGISTRY_AUTH_FILE"):
+            return [Path(only)]
         home = self._home()
         docker, runtime, config = map(self._env, ("DOCKER_CONFIG", "XDG_RUNTIME_DIR", "XDG_CONFIG_HOME"))
         if not runtime and sys.platform == "linux":
@@ -440,10 +470,10 @@ class Keychain(display.Displayable):
         ]
         return list(dict.fromkeys(path for path in paths if path))
 
-    def _primary(self) -> Path:
-        """The file that is written: the first one that is read, which is docker's or `REGISTRY_AUTH_FILE`."""
+    def _primary_file(self) -> Path:
+        """Return the file that `login` writes: the first that is read, `REGISTRY_AUTH_FILE` or docker's."""
         if not (self._env("REGISTRY_AUTH_FILE") or self._env("DOCKER_CONFIG") or self._home()):
-            raise CredentialsError("there is no home folder to keep credentials in", hint="set DOCKER_CONFIG")
+            raise CredentialsError("there is no home folder to store credentials in", hint="set DOCKER_CONFIG")
         return self._files()[0]
 
     def _short(self, path: Path) -> str:
@@ -451,16 +481,16 @@ class Keychain(display.Displayable):
         return f"~/{path.relative_to(home)}" if home and path.is_relative_to(home) else str(path)
 
     def _key(self, host: str) -> str:
-        """The key under which credentials are kept. Docker Hub's is the one that `docker login` writes."""
-        place = configuration.normalize_key(host)
-        if not place or re.search(r"[\s\x00-\x1f@?#]", place):
+        """Return the key that stores a host's credentials; Docker Hub's is the one of `docker login`."""
+        name = docker_config.normalize_key(host)
+        if not name or re.search(r"[\s\x00-\x1f@?#]", name):
             raise CredentialsError(f"{host!r} is not a registry host", hint='it looks like "ghcr.io"')
-        return configuration.HUB_KEYS[0] if place == DOCKER_HUB else place
+        return docker_config.HUB_KEYS[0] if name == DOCKER_HUB else name
 
     def __rich_repr__(self) -> display.Description:
-        given = self.explicit
-        kind = "" if given is None else type(given).__name__
-        yield "explicit", f"{len(given)} hosts" if isinstance(given, Mapping) else kind, ""
+        explicit = self.explicit
+        kind = "" if explicit is None else type(explicit).__name__
+        yield "explicit", f"{len(explicit)} hosts" if isinstance(explicit, Mapping) else kind, ""
         yield "registry", self._bound.get("host", self.registry), ""
 
     def __reduce__(self) -> tuple[Any, tuple[()]]:

@@ -1,4 +1,4 @@
-"""What a token server gave: tokens, kept for their own registry. No I/O. distribution token.md, oauth.md."""
+"""Bearer tokens, and their cache. distribution token.md and oauth.md."""
 
 from __future__ import annotations
 
@@ -20,53 +20,58 @@ from ocikit.errors import InvalidResponse, redact
 from ocikit.spec.challenge import Scope, merge_scopes
 
 TOKEN_LIMIT = 1 << 20  # bytes of a token response; containers/image allows the same, others less
-LIFETIME = 60.0  # seconds: token.md, for answers without expires_in, and the least that a token may have to live
-MARGIN = 10.0  # seconds before its expiry at which a token is renewed: a request takes time to arrive
-_LONGEST = 365 * 86400.0  # seconds; what a server claims beyond that is no fact
+LIFETIME = 60.0  # seconds: the default without expires_in, and the minimum (token.md)
+MARGIN = 10.0  # seconds before expiry at which a token is renewed, because a request takes time to arrive
+_MAX_LIFETIME = 365 * 86400.0  # seconds; longer lifetimes in responses are cut
 
-#: What may follow "Bearer " in a header; anything else could smuggle in a header of its own. RFC 6750 #2.1, widened.
+#: A token in a header. This prevents header injection. RFC 6750 section 2.1, with more characters.
 _BEARER = re.compile(r"[\x21-\x7e]+")
 
 
 @frozen(kw_only=True)
 class Token:
-    """A bearer token and when it ends. It refuses to be pickled: it is a secret."""
+    """A bearer token with its expiry time. It is a secret and can't be pickled."""
 
     value: str = field(repr=False)
     expires_at: float
-    """Seconds since the epoch, by this machine's clock. (The monotonic clock stands still while a laptop sleeps.)"""
+    """Seconds since the epoch by this machine's clock. The monotonic clock would stop while a laptop sleeps."""
     refresh_token: str = field(default="", repr=False)
-    """For the token server only; kept in memory, never stored. "" if none came."""
+    """A new refresh token for the token server, or "". It is never written to disk."""
 
     @classmethod
     def parse(cls, body: bytes, now: float, *, url: str = "", host: str = "") -> Token:
-        """The token in a token server's answer. distribution token.md#token-response-fields, oauth.md#response-fields.
+        """Return the token of a response. distribution token.md#token-response-fields, oauth.md#response-fields.
 
-        `now` is when the answer came, in seconds since the epoch. A token counts as fresh for `expires_in` from its
-        `issued_at`, but never longer than from `now`, and never shorter than 60 seconds from `now`, which is what the
-        specification promises: a server with a wrong clock can neither prolong a token nor have it fetched each time.
+        The token expires `expires_in` seconds after its `issued_at`, but at most `expires_in` and at least 60 seconds
+        after `now`. So the wrong clock of a server neither prolongs a token nor causes a fetch for each request.
+
+        Args:
+            body: The body of the response.
+            now: Time of the response, in seconds since the epoch.
+            url: URL of the token server, for errors.
+            host: The registry, for errors.
 
         Raises:
-            InvalidResponse: if it isn't JSON, is over 1 MiB, or has neither `token` nor `access_token`.
+            InvalidResponse: The body is not JSON, is over 1 MiB, or has neither `token` nor `access_token`.
         """
         if len(body) > TOKEN_LIMIT:
-            _refuse(f"is over {TOKEN_LIMIT} bytes", url, host)
+            _reject(f"is over {TOKEN_LIMIT} bytes", url, host)
         try:
-            answer = json.loads(body)
+            fields = json.loads(body)
         except (ValueError, RecursionError):
-            answer = None
-        # Raised out here: a JSONDecodeError in the chain would carry the body, and with it what may be secret.
-        if not isinstance(answer, dict):
-            _refuse("is not a JSON object", url, host)
+            fields = None
+        # Raise outside the `except` block: a chained JSONDecodeError would contain the body with its secrets.
+        if not isinstance(fields, dict):
+            _reject("is not a JSON object", url, host)
         # ACR sends only access_token; others send token, or both, or one of them empty.
-        value = next((v for v in (answer.get("token"), answer.get("access_token")) if isinstance(v, str) and v), "")
+        value = next((v for v in (fields.get("token"), fields.get("access_token")) if isinstance(v, str) and v), "")
         if not value:
-            _refuse("has neither token nor access_token", url, host)
+            _reject("has neither token nor access_token", url, host)
         if not _BEARER.fullmatch(value):
-            _refuse("holds a token with characters that no header may have", url, host)
-        lifetime = max(LIFETIME, _seconds(answer.get("expires_in")))
-        age = max(0.0, now - _epoch(answer.get("issued_at"), now))
-        refresh = answer.get("refresh_token")
+            _reject("has a token with characters that are invalid in a header", url, host)
+        lifetime = max(LIFETIME, _seconds(fields.get("expires_in")))
+        age = max(0.0, now - _epoch(fields.get("issued_at"), now))
+        refresh = fields.get("refresh_token")
         return cls(
             value=value,
             expires_at=now + max(LIFETIME, lifetime - age),
@@ -74,18 +79,18 @@ class Token:
         )
 
     def fresh(self, now: float, margin: float = MARGIN) -> bool:
-        """Whether the token still holds in `margin` seconds."""
+        """Return True if the token is still valid in `margin` seconds."""
         return now + margin < self.expires_at
 
     def __reduce__(self) -> NoReturn:
-        raise TypeError("a Token is a secret and can't be pickled; the other process fetches its own")
+        raise TypeError("a Token is a secret and can't be pickled; fetch one in the other process")
 
 
-def _refuse(problem: str, url: str, host: str) -> NoReturn:
+def _reject(problem: str, url: str, host: str) -> NoReturn:
     where = redact(url) if url else "the token server"
     raise InvalidResponse(
-        f"the answer of {where} {problem}",
-        hint="check the registry's address, and whether a proxy or a sign-in page answers in its place",
+        f"the response of {where} {problem}",
+        hint="check the registry's address, and for a proxy or a sign-in page in front of it",
         url=url,
         host=host,
     )
@@ -96,15 +101,15 @@ def _seconds(value: object) -> float:
         seconds = float(value) if isinstance(value, str | int | float) else 0.0
     except (ValueError, OverflowError):
         return 0.0
-    return min(seconds, _LONGEST) if math.isfinite(seconds) else 0.0
+    return min(seconds, _MAX_LIFETIME) if math.isfinite(seconds) else 0.0
 
 
 def _epoch(value: object, default: float) -> float:
     try:
-        when = datetime.fromisoformat(value.upper()) if isinstance(value, str) else None
-        if when is None:
+        time_ = datetime.fromisoformat(value.upper()) if isinstance(value, str) else None
+        if time_ is None:
             return default
-        return (when if when.tzinfo else when.replace(tzinfo=UTC)).timestamp()
+        return (time_ if time_.tzinfo else time_.replace(tzinfo=UTC)).timestamp()
     except (ValueError, OverflowError):
         return default
 
@@ -113,122 +118,130 @@ def _canonical(scopes: Iterable[Scope]) -> tuple[Scope, ...]:
     return tuple(sorted(merge_scopes(scopes), key=str))
 
 
-_Place: TypeAlias = tuple[str, str, str, str]
+#: Host, realm, service and identity.
+_Audience: TypeAlias = tuple[str, str, str, str]
 
 
 @frozen(kw_only=True)
 class TokenKey:
-    """What a token is good for: one registry, one token server, one service, some scopes, one identity."""
+    """The use of a token: registry, token server, service, scopes and identity."""
 
     host: str
     realm: str
     service: str = ""
     scopes: tuple[Scope, ...] = field(default=(), converter=_canonical)
-    """Merged and sorted: the order in which scopes were wished for makes no other token."""
+    """Merged and sorted, so that the requested order makes no difference."""
     identity: str = ""
     """`Credentials.identity`."""
 
     @property
-    def place(self) -> _Place:
-        """Everything but the scopes."""
+    def audience(self) -> _Audience:
+        """All fields except the scopes."""
         return self.host, self.realm, self.service, self.identity
 
 
 @define(eq=False, repr=False)
 class TokenCache(display.Displayable):
-    """Tokens by `TokenKey`, for any number of threads. A pickle of it is an empty cache."""
+    """A thread-safe cache of tokens by `TokenKey`. It is pickled as an empty cache."""
 
     clock: Callable[[], float] = time.time
-    """Seconds since the epoch."""
+    """Function that returns seconds since the epoch."""
     _lock: Any = field(factory=Lock, init=False)
-    _tokens: dict[_Place, dict[tuple[Scope, ...], Token]] = field(factory=dict, init=False)
-    _flights: dict[TokenKey, Future[Token]] = field(factory=dict, init=False)
+    _tokens: dict[_Audience, dict[tuple[Scope, ...], Token]] = field(factory=dict, init=False)
+    _fetches: dict[TokenKey, Future[Token]] = field(factory=dict, init=False)
     _pid: int = field(factory=os.getpid, init=False)
 
     @staticmethod
     def key(host: str, realm: str, service: str, scopes: Iterable[Scope], identity: str) -> TokenKey:
-        """The key of these five."""
+        """Return a key."""
         return TokenKey(host=host, realm=realm, service=service, scopes=scopes, identity=identity)
 
     def get(self, key: TokenKey) -> Token | None:
-        """A fresh token for the key, or one that may do more: what pushes serves pulls. None if there is none."""
-        self._notice_fork()
+        """Return a fresh token for the key or for wider scopes, or None."""
+        self._reset_after_fork()
         with self._lock:
             return self._find(key)
 
-    def _notice_fork(self) -> None:
-        """In a child process no thread is left that would let go of the lock, or bring what it went for."""
+    def _reset_after_fork(self) -> None:
+        """Replace the lock and the fetches in a child process, where the threads that own them do not exist."""
         if self._pid != os.getpid():
-            self._lock, self._flights, self._pid = Lock(), {}, os.getpid()
+            self._lock, self._fetches, self._pid = Lock(), {}, os.getpid()
 
     def _find(self, key: TokenKey) -> Token | None:
         now = self.clock()
-        fresh = {scopes: t for scopes, t in self._tokens.get(key.place, {}).items() if t.fresh(now)}
+        fresh = {scopes: token for scopes, token in self._tokens.get(key.audience, {}).items() if token.fresh(now)}
         if exact := fresh.get(key.scopes):
             return exact
-        wider = [t for have, t in fresh.items() if all(any(h.covers(wish) for h in have) for wish in key.scopes)]
+        wider = [
+            token
+            for granted, token in fresh.items()
+            if all(any(scope.covers(needed) for scope in granted) for needed in key.scopes)
+        ]
         return max(wider, key=lambda t: t.expires_at, default=None)
 
     def put(self, key: TokenKey, token: Token) -> None:
-        """Keep the token, and forget those of the same place that have ended."""
-        self._notice_fork()
+        """Store the token, and remove expired ones of the same audience."""
+        self._reset_after_fork()
         with self._lock:
             now = self.clock()
-            kept = {scopes: t for scopes, t in self._tokens.get(key.place, {}).items() if t.fresh(now)}
-            self._tokens[key.place] = {**kept, key.scopes: token}
+            fresh = {scopes: t for scopes, t in self._tokens.get(key.audience, {}).items() if t.fresh(now)}
+            self._tokens[key.audience] = {**fresh, key.scopes: token}
 
     def drop(self, key: TokenKey, token: Token | None = None) -> None:
-        """Forget what the registry refused: this token wherever it is kept for the key's place, else the key's own.
+        """Remove a rejected token.
 
-        Pass the token that was sent: another thread may have renewed it already, and the new one stays.
+        Args:
+            key: The key of the request.
+            token: The token that was sent, which is removed from all scopes. Another thread may have renewed it
+                already, and the new one stays. None removes the token of the key.
         """
-        self._notice_fork()
+        self._reset_after_fork()
         with self._lock:
-            kept = self._tokens.get(key.place, {})
-            gone = [scopes for scopes, t in kept.items() if (t == token if token else scopes == key.scopes)]
-            for scopes in gone:
-                del kept[scopes]
+            tokens = self._tokens.get(key.audience, {})
+            rejected = [scopes for scopes, t in tokens.items() if (t == token if token else scopes == key.scopes)]
+            for scopes in rejected:
+                del tokens[scopes]
 
     def get_or_fetch(self, key: TokenKey, fetch: Callable[[], Token]) -> Token:
-        """A fresh token; of the threads that miss the same key one fetches, and the others wait for what it gets.
+        """Return a fresh token; one thread fetches it, and other threads with the same key wait for the result.
 
-        They share its failure too: eight workers with a wrong password are one failed login, not eight.
+        They share its error too, so eight workers with a wrong password cause one failed login, not eight.
         """
-        self._notice_fork()
+        self._reset_after_fork()
         while True:
             with self._lock:
                 if token := self._find(key):
                     return token
-                flight = self._flights.get(key)
-                if mine := flight is None:
-                    flight = self._flights[key] = Future()
-            if mine:
-                return self._fly(key, flight, fetch)
+                future = self._fetches.get(key)
+                if is_first := future is None:
+                    future = self._fetches[key] = Future()
+            if is_first:
+                return self._fetch(key, future, fetch)
             try:
-                return flight.result()
+                return future.result()
             except CancelledError:
-                continue  # the thread that fetched was interrupted; the next one takes over
+                continue  # the fetching thread was interrupted, so another one must fetch
 
-    def _fly(self, key: TokenKey, flight: Future[Token], fetch: Callable[[], Token]) -> Token:
+    def _fetch(self, key: TokenKey, future: Future[Token], fetch: Callable[[], Token]) -> Token:
         try:
             token = fetch()
             self.put(key, token)
         except BaseException as error:
             with self._lock:
-                del self._flights[key]
+                del self._fetches[key]
             if isinstance(error, Exception):
-                flight.set_exception(error)
+                future.set_exception(error)
             else:
-                flight.cancel()
+                future.cancel()
             raise
         with self._lock:
-            del self._flights[key]
-        flight.set_result(token)
+            del self._fetches[key]
+        future.set_result(token)
         return token
 
     def __rich_repr__(self) -> display.Description:
         with self._lock:
-            tokens, fetching = sum(map(len, self._tokens.values())), len(self._flights)
+            tokens, fetching = sum(map(len, self._tokens.values())), len(self._fetches)
         yield "tokens", tokens
         yield "fetching", fetching, 0
 

@@ -220,7 +220,7 @@ def test_token_and_access_token_are_both_taken(body):
     ],
 )
 def test_an_answer_without_a_usable_token_is_an_error_that_holds_none_of_it(body):
-    with pytest.raises(InvalidResponse, match="answer of https://a/t") as caught:
+    with pytest.raises(InvalidResponse, match="response of https://a/t") as caught:
         Token.parse(body, NOW, url="https://u:p@a/t", host="a")
     error = caught.value
     assert isinstance(error, RegistryError)

@@ -531,7 +531,10 @@ def test_the_user_token_of_a_helper_means_an_identity_token(place):
         ("exec yes", "more than"),
         ("true", "not a JSON object"),
         (r"""printf '{"Username":"ada","Secret":"caf\351"}'""", "not UTF-8"),
-        (f"""echo '{{"ServerURL":"quay.io","Username":"ada","Secret":"{SECRET}"}}'""", "answered for quay.io"),
+        (
+            f"""echo '{{"ServerURL":"quay.io","Username":"ada","Secret":"{SECRET}"}}'""",
+            "returned credentials of quay.io",
+        ),
         (
             f"""echo '{{"ServerURL":"https://ghcr.io.evil.example","Username":"ada","Secret":"{SECRET}"}}'""",
             "evil.example",
