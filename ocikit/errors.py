@@ -181,10 +181,6 @@ class Violation(Displayable):
     def __str__(self) -> str:
         return f"{self.path}: {self.message}"
 
-    def __rich_repr__(self) -> Description:
-        yield "path", self.path
-        yield "message", self.message
-
 
 class InvalidDocument(OcikitError, ValueError):
     """The bytes are not a valid document of the expected type.

@@ -53,7 +53,8 @@ class DocumentViolation(Violation):
 
     def __rich_repr__(self) -> display.Description:
         yield "digest", self.digest.short if self.digest else None
-        yield from super().__rich_repr__()
+        yield "path", self.path
+        yield "message", self.message
 
 
 @frozen(kw_only=True, repr=False)

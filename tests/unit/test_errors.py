@@ -38,14 +38,9 @@ SAMPLES = {
 
 
 def build(cls):
-    """Return an error with a value for every keyword of its class and its bases, and these values."""
-    names = {
-        name
-        for base in cls.__mro__
-        if "__init__" in vars(base) and issubclass(base, OcikitError)
-        for name, parameter in inspect.signature(base.__init__).parameters.items()
-        if parameter.kind is parameter.KEYWORD_ONLY and name != "hint"
-    }
+    """Return an error with a value for every keyword of its class, and these values."""
+    parameters = inspect.signature(cls.__init__).parameters.values()
+    names = {p.name for p in parameters if p.kind is p.KEYWORD_ONLY and p.name != "hint"}
     fields = {name: SAMPLES[name] for name in names}
     return cls("it broke", hint="mend it", **fields), fields
 
