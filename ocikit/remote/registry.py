@@ -36,20 +36,11 @@ class Ping(display.Displayable):
     """The `Docker-Distribution-API-Version` header."""
     problem: str = ""
     """Error message, or an empty string."""
-    rate_limit: RateLimit | None = None
+    rate_limit: RateLimit | None = attrs.field(default=None, metadata={"show": str})
     """The registry's most recent rate limit; None if it never reported one."""
 
     def __bool__(self) -> bool:
         return self.reachable and self.authenticated
-
-    def __rich_repr__(self) -> display.Description:
-        yield "host", self.host
-        yield "reachable", self.reachable
-        yield "authenticated", self.authenticated
-        yield "problem", self.problem, ""
-        yield "url", self.url
-        yield "version", self.version, ""
-        yield "rate_limit", self.rate_limit and str(self.rate_limit), None
 
     def _facts(self) -> Iterator[tuple[str, object]]:
         yield from display.non_default_fields(self.__rich_repr__())

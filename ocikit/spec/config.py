@@ -44,20 +44,13 @@ class RootFS(display.Displayable):
 class History(display.Displayable):
     """The origin of one layer."""
 
-    created: str | None = None
+    created: str | None = field(default=None, metadata={"show": display.Timestamp})
     """RFC 3339."""
     author: str | None = None
     created_by: str | None = field(default=None, metadata={"wire": "created_by"})
     comment: str | None = None
     empty_layer: bool = field(default=False, metadata={"wire": "empty_layer"})
-    extra: FrozenMap[Any] = field(factory=FrozenMap, converter=to_frozen)
-
-    def __rich_repr__(self) -> display.Description:
-        yield "created_by", self.created_by, None
-        yield "created", self.created and display.Timestamp(self.created), None
-        yield "author", self.author, None
-        yield "comment", self.comment, None
-        yield "empty_layer", self.empty_layer, False
+    extra: FrozenMap[Any] = field(factory=FrozenMap, converter=to_frozen, repr=False)
 
 
 def _history(items: Iterable[History]) -> tuple[History, ...]:

@@ -57,7 +57,7 @@ class Platform(display.Displayable):
     variant: str | None = None
     os_version: str | None = field(default=None, metadata={"wire": "os.version"})
     os_features: tuple[str, ...] = field(default=(), converter=to_strings, metadata={"wire": "os.features"})
-    extra: FrozenMap[Any] = field(factory=FrozenMap, converter=to_frozen)
+    extra: FrozenMap[Any] = field(factory=FrozenMap, converter=to_frozen, repr=False)
 
     @classmethod
     def parse(cls, text: str | Platform) -> Platform:
@@ -123,13 +123,6 @@ class Platform(display.Displayable):
     def __str__(self) -> str:
         text = "/".join(part for part in (self.os, self.architecture, self.variant) if part)
         return display.sanitize(f"{text}:{self.os_version}" if self.os_version else text)
-
-    def __rich_repr__(self) -> display.Description:
-        yield "os", self.os
-        yield "architecture", self.architecture
-        yield "variant", self.variant, None
-        yield "os_version", self.os_version, None
-        yield "os_features", self.os_features, ()
 
 
 def _distance(machine: str, level: str) -> int | None:
