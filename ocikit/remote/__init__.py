@@ -1,1 +1,1 @@
-"""The client of the OCI distribution specification: registries, repositories, uploads, downloads, mirrors."""
+"""The client of the OCI distribution specification."""

@@ -1,4 +1,4 @@
-"""Seekable reading of blobs, resumed when the connection breaks. distribution-spec spec.md#pulling-blobs."""
+"""Seekable, resumable reading of blobs. distribution-spec spec.md#pulling-blobs."""
 
 from __future__ import annotations
 
@@ -163,7 +163,7 @@ class BlobReader(io.RawIOBase):
             response.close()
 
     def _prepare_resume(self, error: Exception | None) -> None:
-        """Release the broken connection, wait if there was no progress, and give up after too many stalls."""
+        """Release the broken connection, and wait if there was no progress."""
         gained = self._position - self._resumed_at
         self._stalls = 0 if gained >= _MIN_PROGRESS else self._stalls + 1
         self._resumed_at = self._position
@@ -204,7 +204,7 @@ class BlobReader(io.RawIOBase):
         )
 
     def _use(self, response: requests.Response) -> None:
-        """Read from a response, decoded if a proxy compressed it although no encoding was requested."""
+        """Read from a response, decoded if a proxy compressed it."""
         self._response = response
         self._started = True
         length = response.headers.get("Content-Length", "")

@@ -1,4 +1,4 @@
-"""Every endpoint of the distribution specification as one method. distribution-spec spec.md#endpoints."""
+"""Every endpoint of the distribution specification. distribution-spec spec.md#endpoints."""
 
 from __future__ import annotations
 
@@ -68,7 +68,9 @@ class UploadSession:
         return cls(location=absolute, action=action, min_chunk=min_chunk, complete=response.status_code == 201)
 
     def updated(self, response: requests.Response, transport: Transport) -> UploadSession:
-        """Return the session after a request to it; some registries send its Location only if it changes.
+        """Return the session after a request to it.
+
+        Some registries send its Location only if it changes.
 
         Raises:
             InvalidResponse: The Location leads to an unsafe address.
@@ -80,7 +82,7 @@ class UploadSession:
         return evolve(session, min_chunk=session.min_chunk or self.min_chunk, complete=complete)
 
     def commit_url(self, digest: Digest) -> str:
-        """Return the URL of the final PUT: the location with the digest appended to its unchanged query."""
+        """Return the URL of the final PUT, with the digest appended to the unchanged query."""
         return f"{self.location}{'&' if '?' in self.location else '?'}digest={quote(digest, safe='')}"
 
 
@@ -99,7 +101,10 @@ class Endpoints:
         self._actions = tuple(actions)
 
     def scope(self, *actions: str) -> Scope:
-        """Return the scope for these actions and all earlier ones, so that one token serves all requests."""
+        """Return the scope for these actions and all earlier ones.
+
+        That way one token serves all requests.
+        """
         self._actions = tuple(dict.fromkeys((*self._actions, *actions)))
         return Scope.repository(self.name, *self._actions)
 
@@ -409,7 +414,9 @@ class Endpoints:
             yield tags
 
     def list_referrers(self, digest: Digest, artifact_type: str | None = None) -> Iterator[tuple[bytes, bool]]:
-        """end-12a, end-12b: Yield pages of referrers, each the bytes of an index and whether the registry filtered it.
+        """end-12a, end-12b: Yield pages of referrers.
+
+        Each page is the bytes of an index, and whether the registry filtered it.
 
         Args:
             digest: Of the subject.
@@ -479,7 +486,7 @@ class Endpoints:
 
 
 def descriptor_of(response: requests.Response, target: str) -> Descriptor | None:
-    """Return the descriptor that the headers of a manifest describe, or None if they are incomplete.
+    """Return the descriptor from a manifest's headers, or None if they are incomplete.
 
     Args:
         response: To a HEAD or GET request.

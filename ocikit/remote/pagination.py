@@ -101,7 +101,7 @@ def _check_link(transport: Transport, action: str, url: str, following: str, see
 def _fetch_page(
     transport: Transport, url: str, action: str, scopes: Sequence[Scope], accept: str, *, first: bool
 ) -> Page:
-    """Fetch one page; retry the first one with the registry's own page size if ours is rejected.
+    """Fetch one page; the first one without our page size if that is rejected.
 
     ECR answers UNSUPPORTED and distribution 3.1 PAGINATION_NUMBER_INVALID to a large n: ggcr#681, distribution#4844.
     """
@@ -120,7 +120,10 @@ def _fetch_page(
 
 
 def next_link(response: requests.Response) -> str | None:
-    """Return the absolute URL of the Link header with the relation "next", or None. RFC 8288, parsed leniently."""
+    """Return the absolute URL of the Link with the relation "next", or None.
+
+    RFC 8288, parsed leniently.
+    """
     # Exclude `<` from the URL: it prevents quadratic backtracking on a header of only `<` (DoS)
     for match in re.finditer(r"<([^<>]*)>((?:[^<,\"]|\"[^\"]*\")*)", response.headers.get("Link", "")):
         relation = re.search(r";\s*rel\s*=\s*(?:\"([^\"]*)\"|([^;,\s]+))", match[2], re.IGNORECASE)

@@ -138,7 +138,9 @@ class _Fallback:
 
 
 def add(manifests: Manifests, subject: Digest, referrer: Descriptor) -> None:
-    """Add a referrer to the fallback index. distribution-spec spec.md#pushing-manifests-with-subject.
+    """Add a referrer to the fallback index.
+
+    distribution-spec spec.md#pushing-manifests-with-subject.
 
     Raises:
         RegistryError: The index can't be read or written.
@@ -196,7 +198,10 @@ def _edit_index(
 
 
 def _delete_old(manifests: Manifests, index: Index) -> None:
-    """Delete the replaced index. ECR and GHCR reject that, which does no harm: oras#1228, oras#915."""
+    """Delete the replaced index.
+
+    ECR and GHCR reject that, which does no harm: oras#1228, oras#915.
+    """
     try:
         manifests.delete_manifest(index.digest)
     except OcikitError as error:

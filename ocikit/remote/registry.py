@@ -104,7 +104,9 @@ class Registry(display.Displayable):
         return Repository(self.transport, name, actions=("pull", "push") if push else ("pull",))
 
     def ping(self) -> Ping:
-        """end-1: Check that the registry is reachable. distribution-spec spec.md#determining-support.
+        """end-1: Check that the registry is reachable.
+
+        distribution-spec spec.md#determining-support.
 
         Returns:
             The result; errors are reported in it, not raised.

@@ -53,7 +53,10 @@ _NOTED_HEADS = 1000  # descriptors of which ManifestHints remembers the origin
 
 
 class ManifestHints:
-    """Sizes and bodies of manifests that were learned while resolving. Safe in threads: a lost hint costs a request."""
+    """Sizes and bodies of manifests that were learned while resolving.
+
+    Safe in threads, because a lost hint only costs a request.
+    """
 
     def __init__(self) -> None:
         self._from_head: set[tuple[str, int]] = set()
@@ -111,7 +114,9 @@ class Repository(Endpoints, Store, display.Displayable):
     # Source
 
     def resolve(self, reference: str) -> Descriptor:
-        """Return the descriptor of a tag or digest, by HEAD if its headers are complete, else by GET.
+        """Return the descriptor of a tag or digest.
+
+        It comes from a HEAD request if its headers are complete, else from a GET request.
 
         The size may be wrong because it comes from the registry; `resolve_verified` returns the actual size.
 
@@ -141,7 +146,9 @@ class Repository(Endpoints, Store, display.Displayable):
         return descriptor
 
     def resolve_verified(self, reference: str) -> Descriptor:
-        """Return the descriptor of a tag or digest, by GET; the next `fetch` returns the same bytes without a request.
+        """Return the descriptor of a tag or digest with the actual size, by GET.
+
+        The next `fetch` returns the same bytes without a request.
 
         Raises:
             ManifestUnknown: There is no such manifest; the hint names the nearest tags.
@@ -165,7 +172,7 @@ class Repository(Endpoints, Store, display.Displayable):
         return Descriptor(media_type=kind, digest=digest, size=len(raw)), raw
 
     def _fetch_document(self, target: str) -> Manifest | Index:
-        """Return the document of a tag or digest, verified against the requested and the announced digest."""
+        """Return a document, verified against the requested and the announced digest."""
         try:
             raw, kind, response = self.get_manifest(target)
         except NotFound as error:
@@ -200,9 +207,9 @@ class Repository(Endpoints, Store, display.Displayable):
         return ManifestUnknown(f"{self._full_name} has no tag {target!r}", hint=hint, status=404, host=host)
 
     def open(self, descriptor: Descriptor) -> ByteStream:
-        """Return a seekable stream over a blob that resumes by itself; nothing is requested before the first read.
+        """Return a seekable stream over a blob that resumes by itself.
 
-        The bytes of a blob are not verified; see `BlobReader`.
+        Nothing is requested before the first read. The bytes of a blob are not verified; see `BlobReader`.
         """
         if descriptor.is_document:
             return io.BytesIO(self.fetch(descriptor))
@@ -215,7 +222,7 @@ class Repository(Endpoints, Store, display.Displayable):
         )
 
     def head(self, descriptor: Descriptor, size: int) -> bytes:
-        """Return the first `size` bytes of a blob, not verified, by a range request that transfers no more."""
+        """Return the first `size` bytes of a blob, not verified, by a range request."""
         if descriptor.is_document or not 0 < size < descriptor.size:
             return super().head(descriptor, size)
         response = self.get_blob(descriptor.digest, end=size - 1)
@@ -282,7 +289,10 @@ class Repository(Endpoints, Store, display.Displayable):
         return response.status_code == 200
 
     def cheaper_to_push(self, descriptor: Descriptor) -> bool:
-        """Return True for a small blob in a repository without tags, where existence checks are wasted requests."""
+        """Return True for a small blob in a repository without tags.
+
+        Existence checks would be wasted requests there.
+        """
         if descriptor.size > _SMALL_BLOB or descriptor.is_document:
             return False
         with self._is_new_lock:
@@ -497,7 +507,10 @@ class Repository(Endpoints, Store, display.Displayable):
             yield from page
 
     def can_push(self) -> bool:
-        """Return True if the credentials may push here, by opening and cancelling an upload session."""
+        """Return True if the credentials may push here.
+
+        The check opens an upload session and cancels it.
+        """
         try:
             session = self.post_upload()
         except (Denied, Unauthorized, NotFound, Unsupported):

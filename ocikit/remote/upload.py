@@ -1,4 +1,4 @@
-"""Uploads of blobs: one PUT, or chunks where that is rejected. distribution-spec spec.md#pushing-blobs."""
+"""Uploads of blobs in one PUT or in chunks. distribution-spec spec.md#pushing-blobs."""
 
 from __future__ import annotations
 
@@ -117,10 +117,10 @@ def upload(
 
 
 def _is_session_lost(error: OcikitError) -> bool:
-    """Return True if the registry does not know the session, for example because another replica opened it.
+    """Return True if the registry does not know the session.
 
-    distribution returns 404 with BLOB_UPLOAD_INVALID then: oras-dotnet#132. With another status that code may also mean
-    that the content is invalid.
+    Another replica may have opened it: distribution then returns 404 with BLOB_UPLOAD_INVALID (oras-dotnet#132). With
+    another status that code may also mean that the content is invalid.
     """
     if isinstance(error, UploadInvalid):
         return error.status == 404 or error.code == "BLOB_UPLOAD_INVALID"
@@ -215,7 +215,7 @@ class _Upload:
         self._close(response)
 
     def resume_offset(self) -> int | None:
-        """Return the byte from which an interrupted PUT can resume in its session, or None if that is not worthwhile.
+        """Return the byte from which an interrupted PUT can resume, or None to restart.
 
         distribution 3 and olareg store what they received; distribution 2.8 drops the session.
         """
@@ -252,7 +252,10 @@ class _Upload:
                 self.endpoints.delete_upload(session)
 
     def _part(self, offset: int, length: int) -> bytes | BodyStream:
-        """Return a part of the content as a request body, buffered if it is small and the stream can't seek."""
+        """Return a part of the content as a request body.
+
+        A small part of a stream that can't seek is buffered.
+        """
         if not length:
             return b""
         if self.stream.seekable() and self.stream.tell() != self.start + offset:
@@ -263,7 +266,7 @@ class _Upload:
         return b"".join(iter(lambda: part.read(length), b""))
 
     def _status(self, session: UploadSession, cause: OcikitError) -> tuple[UploadSession, int]:
-        """Return the session and the bytes that it holds; raise the cause if the registry does not report them."""
+        """Return the session and its number of bytes; raise the cause if it is unknown."""
         try:
             with deadline_scope(self.deadline):
                 session, received = self.endpoints.get_upload(session)
@@ -303,7 +306,10 @@ class _Upload:
 
 
 class _SourceError(Exception):
-    """The content can't be read. Not an OSError, which urllib3 would treat as a broken connection."""
+    """The content can't be read.
+
+    This is not an OSError, which urllib3 would treat as a broken connection.
+    """
 
     def __init__(self, error: Exception) -> None:
         super().__init__(str(error))
@@ -313,8 +319,8 @@ class _SourceError(Exception):
 class _Part:
     """A part of a stream as a request body.
 
-    It has exactly the announced length: a registry would wait for missing bytes until it times out, and would treat
-    additional ones as the next request (request smuggling).
+    It has exactly the announced length. A registry would wait for missing bytes until it times out. It would treat
+    additional bytes as the next request (request smuggling).
     """
 
     def __init__(self, stream: ByteStream, descriptor: Descriptor, offset: int, length: int) -> None:

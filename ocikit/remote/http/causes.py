@@ -1,4 +1,4 @@
-"""Causes of failed connections, told apart by the classes of errors."""
+"""Causes of failed connections, classified by the classes of errors."""
 
 from __future__ import annotations
 
@@ -32,7 +32,10 @@ def cause_chain(error: BaseException | None) -> Iterator[BaseException]:
 
 
 def root_cause(error: BaseException | None) -> BaseException | None:
-    """Return the innermost cause without its traceback: a user's traceback must not show the insides of urllib3."""
+    """Return the innermost cause without its traceback.
+
+    A user's traceback must not show the insides of urllib3.
+    """
     chain = list(cause_chain(error))
     if not chain:
         return None
@@ -64,12 +67,15 @@ def is_unsent(error: BaseException) -> bool:
 
 
 def is_wrong_address(error: BaseException) -> bool:
-    """Return True if the host name is unknown or its port closed: retries don't help against a typing mistake."""
+    """Return True if the host name is unknown or the port closed.
+
+    Retries don't help against a typing mistake.
+    """
     return _caused_by(error, socket.gaierror, ConnectionRefusedError)
 
 
 def is_not_http(error: BaseException) -> bool:
-    """Return True if the other side closed the connection or sent no HTTP, as TLS ports do on plain http."""
+    """Return True if the other side sent no HTTP, as TLS ports do on plain http."""
     return _caused_by(error, http.client.BadStatusLine, ConnectionResetError)
 
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import http.client
 import io
+import socket
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -24,7 +25,7 @@ class TooSlow(TimeoutError):
 
 @contextmanager
 def deadline_scope(deadline: float | None) -> Iterator[None]:
-    """Let requests within the block end at a deadline of the monotonic clock, or at an earlier enclosing one."""
+    """Let requests within the block end at a deadline, or at an earlier enclosing one."""
     token = _current.set(_earlier(deadline, _current.get()))
     try:
         yield
@@ -42,9 +43,9 @@ def _earlier(one: float | None, other: float | None) -> float | None:
 
 
 class Response(http.client.HTTPResponse):
-    """A response whose headers and body must arrive before the deadline that was current when it began."""
+    """A response that must arrive before the deadline that was current at its start."""
 
-    def __init__(self, sock: Any, *args: Any, **kwargs: Any) -> None:
+    def __init__(self, sock: socket.socket, *args: Any, **kwargs: Any) -> None:
         self.reader = _DeadlineReader(sock)
         super().__init__(self.reader, *args, **kwargs)  # type: ignore[arg-type]  # it only calls makefile()
 
@@ -69,17 +70,17 @@ def limit_remaining_time(raw: Any, seconds: float, *, extend: bool = False) -> N
 class _DeadlineReader(io.RawIOBase):
     """The reading side of a socket; each read gets the remaining time at most."""
 
-    def __init__(self, sock: Any) -> None:
+    def __init__(self, sock: socket.socket) -> None:
         self._sock = sock
         self._file = sock.makefile("rb", buffering=0)
         self.read_timeout = sock.gettimeout() or 3600.0  # seconds without data
         self.deadline = current_deadline()
 
-    def makefile(self, *_: Any) -> BinaryIO:
+    def makefile(self, *_: object) -> BinaryIO:
         """Return the file that http.client requests from a socket."""
         return io.BufferedReader(self)
 
-    def readinto(self, buffer: Any) -> int | None:
+    def readinto(self, buffer: memoryview) -> int | None:  # type: ignore[override]  # typeshed's WriteableBuffer is wider
         """Fill the buffer from the socket.
 
         Raises:
@@ -87,12 +88,12 @@ class _DeadlineReader(io.RawIOBase):
             TimeoutError: No data arrived within the read timeout.
         """
         if self.deadline is None:
-            return self._file.readinto(buffer)  # type: ignore[no-any-return]
+            return self._file.readinto(buffer)
         left = self.deadline - time.monotonic()
         if left > 0:
             self._sock.settimeout(min(left, self.read_timeout))
             try:
-                return self._file.readinto(buffer)  # type: ignore[no-any-return]
+                return self._file.readinto(buffer)
             except TimeoutError:
                 if left > self.read_timeout:
                     raise

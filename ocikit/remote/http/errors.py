@@ -164,7 +164,10 @@ def _registry_hint(host: str, code: str, kind: type[RegistryError], status: int)
 
 
 def _read_error_body(response: requests.Response) -> tuple[list[dict[str, Any]], str]:
-    """Return the error list and the message of any body. distribution-spec spec.md#error-codes."""
+    """Return the error list and the message of a body.
+
+    distribution-spec spec.md#error-codes.
+    """
     limit_remaining_time(response.raw, ERROR_BODY_LIMIT / MIN_RATE, extend=True)
     try:
         received = response.raw.read(ERROR_BODY_LIMIT, decode_content=False) or b""

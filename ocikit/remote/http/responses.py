@@ -10,7 +10,7 @@ import re
 import threading
 import time
 from email.utils import parsedate_to_datetime
-from typing import Any
+from typing import Any, TypedDict
 
 import requests
 import urllib3
@@ -48,7 +48,9 @@ def drain(response: requests.Response) -> None:
 
 
 def buffer_body(response: requests.Response, limit: int = ERROR_BODY_LIMIT) -> bytes:
-    """Release the connection of a response, but keep the start of its body: an error may be made from it.
+    """Release the connection of a response, but keep the start of its body.
+
+    An error message may need it.
 
     Args:
         response: Unread.
@@ -117,7 +119,7 @@ def read_limited(response: requests.Response, limit: int, action: str, *, digest
 
 
 def decode_body(response: requests.Response, body: bytes, limit: int, digest: Digest | None = None) -> bytes:
-    """Remove the Content-Encoding of a body, unless the body is not encoded as its header claims.
+    """Remove the Content-Encoding of a body, unless its header is wrong.
 
     ocikit requests no encoding. Some proxies compress nevertheless, others decompress and keep the header.
 
@@ -155,7 +157,7 @@ def decode_body(response: requests.Response, body: bytes, limit: int, digest: Di
 
 
 def read_prefix(response: requests.Response, size: int) -> bytes:
-    """Return the first `size` bytes of a body, fewer if it ends or breaks off, and discard the rest."""
+    """Return the first `size` bytes of a body, or fewer, and discard the rest."""
     prefix = b""
     with contextlib.suppress(*CONNECTION_ERRORS):
         while len(prefix) < size and (chunk := response.raw.read(size - len(prefix))):
@@ -226,7 +228,7 @@ def announced_digest(response: requests.Response) -> Digest | None:
 
 
 def retry_after(response: requests.Response) -> float | None:
-    """Return the seconds to wait, from a Retry-After in seconds or as an HTTP date. RFC 9110 section 10.2.3."""
+    """Return the seconds of Retry-After, a number or a date. RFC 9110 section 10.2.3."""
     value = str(response.headers.get("Retry-After", "")).strip()
     if re.fullmatch(r"\d{1,9}(\.\d+)?", value):
         return float(value)
@@ -236,8 +238,17 @@ def retry_after(response: requests.Response) -> float | None:
         return None
 
 
-def request_fields(response: requests.Response) -> dict[str, Any]:
-    """Return the fields that every RegistryError takes from a response."""
+class RequestFields(TypedDict):
+    """Arguments of every RegistryError that come from a response."""
+
+    method: str
+    url: str
+    status: int
+    host: str
+
+
+def request_fields(response: requests.Response) -> RequestFields:
+    """Return the arguments of a RegistryError that come from a response."""
     method = response.request.method if response.request is not None else ""
     return {
         "method": method or "",

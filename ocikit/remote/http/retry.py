@@ -124,7 +124,10 @@ class Retry:
         )
 
     def deadline(self) -> float | None:
-        """Return the deadline for what begins now, by the monotonic clock, or None if there is no limit."""
+        """Return the deadline for an operation that starts now, or None without a limit.
+
+        Deadlines are times of the monotonic clock.
+        """
         limit, enclosing = self._network.total_timeout, current_deadline()
         if limit is None or (enclosing is not None and enclosing < time.monotonic() + limit):
             return enclosing
@@ -146,7 +149,10 @@ class Retry:
 
 
 def backoff(attempt: int) -> float:
-    """Return 0.25, 0.5, 1, … up to 8 seconds, with jitter to spread clients that failed together."""
+    """Return 0.25, 0.5, 1, … up to 8 seconds, with jitter.
+
+    Jitter spreads clients that failed together.
+    """
     return float(min(8.0, 0.25 * 2**attempt) * random.uniform(0.75, 1.25))  # noqa: S311 - not for secrets
 
 

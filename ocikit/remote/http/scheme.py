@@ -1,4 +1,4 @@
-"""The URL scheme of a registry: configured, or guessed and then confirmed by its responses."""
+"""The URL scheme of a registry, configured or detected from its responses."""
 
 from __future__ import annotations
 

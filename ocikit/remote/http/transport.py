@@ -1,8 +1,11 @@
 """Requests to one registry: authenticated, retried, redirected, failures as typed errors.
 
-Requests use the adapters of `requests`, but not its sessions: no cookies (Harbor treats a client with cookies as a
-browser and requires CSRF tokens), no netrc (it overrides Authorization: requests#3929), no response hooks, and no
-redirects that carry a credential to another origin (credential forwarding).
+Requests use the adapters of `requests`, but not its sessions, because sessions
+
+- send cookies: Harbor treats a client with cookies as a browser and requires CSRF tokens,
+- read netrc, which overrides Authorization: requests#3929,
+- run response hooks,
+- carry credentials to other origins in redirects (credential forwarding).
 """
 
 from __future__ import annotations
@@ -103,7 +106,10 @@ class Transport(display.Displayable):
         self._connections.close()
 
     def deadline(self) -> float | None:
-        """Return the deadline for what begins now, by the monotonic clock, or None if there is no limit."""
+        """Return the deadline for an operation that starts now, or None without a limit.
+
+        Deadlines are times of the monotonic clock.
+        """
         return self._retry.deadline()
 
     def check_deadline(self, deadline: float | None, action: str) -> None:
@@ -155,19 +161,11 @@ class Transport(display.Displayable):
         def attempt() -> requests.Response:
             nonlocal sent, maybe_executed
             content.rewind()
+            # The scheme may change between attempts. Joining paths that ocikit built would cost as much as all deadlines
+            url = self.base + target if _PATH.fullmatch(target) else join(self.base, target)
             try:
-                response, sent = self._send_authorized(
-                    # Paths that ocikit built need no resolving, which would cost as much as all deadline checks
-                    Request(
-                        method,
-                        self.base + target if _PATH.fullmatch(target) else join(self.base, target),
-                        headers or {},
-                        content,
-                        length,
-                        timeout,
-                    ),
-                    scopes,
-                )
+                request = Request(method, url, headers or {}, content, length, timeout)
+                response, sent = self._send_authorized(request, scopes)
             except CONNECTION_ERRORS as error:
                 maybe_executed |= not is_unsent(error)
                 raise
@@ -266,7 +264,7 @@ class Transport(display.Displayable):
     def _send_authorized(
         self, request: Request, scopes: Sequence[Scope]
     ) -> tuple[requests.Response, Authorization | None]:
-        """Send with the cached token; after a 401 get a new one, and a wider one if that was too narrow.
+        """Send with the cached token, and after a 401 with a new or wider one.
 
         Returns:
             The response, and the authorization that was sent if the response is the registry's own.

@@ -1,4 +1,4 @@
-"""Origins of URLs, and checks of redirects and token realms against SSRF and credential forwarding. No I/O."""
+"""Origins of URLs, and checks against SSRF and credential forwarding. No I/O."""
 
 from __future__ import annotations
 
@@ -89,7 +89,9 @@ def is_loopback(host: str) -> bool:
 
 
 def join(base: str, location: str) -> str:
-    """Resolve a Location or a Link against the URL that returned it, with its query unchanged. RFC 3986 section 5.
+    """Resolve a Location or a Link against the URL that returned it.
+
+    The query stays unchanged. RFC 3986 section 5.
 
     Raises:
         InvalidResponse: The location is not a URL.
@@ -134,7 +136,7 @@ def check_redirect(source: str, target: str, *, insecure: bool = False) -> None:
 
 
 def check_realm(realm: str, registry_url: str, *, allow_private: bool = False) -> None:
-    """Reject a token server to which a registry must not send credentials (SSRF, credential forwarding).
+    """Reject an unsafe token server (SSRF, credential forwarding).
 
     The realm must be an `https` URL, unless the registry itself uses `http`. A metadata address is never allowed, and a
     private or loopback address only for a registry that has one, too. Addresses are checked as written: a name that
@@ -183,7 +185,7 @@ def _for_message(url: str) -> str:
 
 
 def _address(host: str) -> _Address | None:
-    """Return the IP address in any notation that resolvers accept (`127.1`, `0x7f000001`), or None for a name."""
+    """Return an IP address in any notation (`127.1`, `0x7f000001`), or None for a name."""
     host = host.partition("%")[0].rstrip(".")
     try:
         address: _Address = ipaddress.ip_address(host)
