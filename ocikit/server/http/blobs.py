@@ -19,7 +19,7 @@ from ocikit.spec.digest import Digest
 #: One range with an optional start or end.
 _RANGE = re.compile(r"bytes=[ \t]*([0-9]{0,19})-([0-9]{0,19})[ \t]*", re.IGNORECASE)
 
-#: Bytes that are sent at once. Larger chunks are no faster, and each connection holds one in memory.
+#: Bytes that are sent at once. Larger chunks are not faster, and each connection holds one in memory.
 CHUNK_SIZE = 1 << 18
 
 

@@ -17,7 +17,7 @@ from ocikit.spec import media_types
 from ocikit.spec.digest import Digest
 from ocikit.spec.document import DOCUMENT_LIMIT
 
-#: Bytes of an index besides its manifests, rounded up.
+#: Bytes of an index without its manifests, rounded up.
 _INDEX_OVERHEAD = 1000
 
 #: Rows that the first query and later queries read. One referrer may be as large as a manifest, so the first is small.

@@ -22,7 +22,7 @@ _DELETABLE = frozenset({"manifests", "blobs", "tags"})
 
 @frozen(kw_only=True)
 class Limits:
-    """Maximum sizes and numbers; None is no limit."""
+    """Maximum sizes and numbers; None means unlimited."""
 
     manifest: int = DOCUMENT_LIMIT
     """Bytes of a manifest; the specification requires 4 MiB. spec.md#pushing-manifests"""
@@ -88,8 +88,10 @@ class Settings:
     names: str = ""
     """A regular expression that repository names must match completely for a push; "" for any name."""
     hosts: tuple[str, ...] = field(default=(), converter=_hosts)
-    """The host names, without ports, that clients may use; none for any. Set it for a registry on loopback: it prevents
-    DNS rebinding, where a web page points its own name at this machine and sends requests to the registry."""
+    """The host names, without ports, that clients may use; none for any.
+
+    Set it for a registry on loopback to prevent DNS rebinding: a web page points its own name at this machine, and the
+    browser sends the page's requests to the registry."""
     trusted_proxies: tuple[str, ...] = field(default=(), converter=_strings)
     """Addresses of proxies whose X-Forwarded headers are used."""
     catalog: bool = True

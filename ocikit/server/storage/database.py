@@ -58,7 +58,7 @@ class Database:
         Args:
             work: The change; it may run twice unless it is exclusive.
             durable: Whether the change must survive a power cut.
-            exclusive: Whether the change has side effects besides rows.
+            exclusive: Whether the change has side effects outside of the database.
 
         Raises:
             OSError: The disk is full.

@@ -22,7 +22,7 @@ class _Change(Generic[C]):
     durable: bool
     """Whether the change must survive a power cut."""
     exclusive: bool
-    """Whether the change has side effects besides rows and must not run twice because another change failed."""
+    """Whether the change has side effects outside of the database, so it must not run twice."""
     done: bool = False
     result: Any = None
     error: Exception | None = None
@@ -31,7 +31,7 @@ class _Change(Generic[C]):
 class GroupCommit(Generic[C]):
     """Transactions that several threads share, so that they share a sync.
 
-    The thread that holds `lock` commits the queued changes of all. SQLite's busy handler is no replacement, because it is not fair.
+    The thread that holds `lock` commits the queued changes of all. SQLite's busy handler cannot replace it, because it is not fair.
 
     Args:
         transaction: Opens a transaction; its argument is True for a durable commit.

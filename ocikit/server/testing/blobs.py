@@ -83,7 +83,7 @@ class BlobStoreContract:
             raise OSError("the source failed")
 
         with pytest.raises(OSError, match="the source failed"):
-            blobs.put(digest, InterruptedStream(content, fail))  # type: ignore[arg-type]  # a raw stream is no BinaryIO for mypy
+            blobs.put(digest, InterruptedStream(content, fail))  # type: ignore[arg-type]  # mypy does not accept a raw stream as BinaryIO
         assert blobs.stat(digest) is None
         assert list(blobs.iterate()) == []
 
@@ -95,7 +95,7 @@ class BlobStoreContract:
             raise OSError("the source failed")
 
         with pytest.raises(OSError, match="the source failed"):
-            blobs.put(digest, InterruptedStream(content, fail))  # type: ignore[arg-type]  # a raw stream is no BinaryIO for mypy
+            blobs.put(digest, InterruptedStream(content, fail))  # type: ignore[arg-type]  # mypy does not accept a raw stream as BinaryIO
         with blobs.open(digest) as file:
             assert file.read() == content
 
