@@ -29,9 +29,9 @@ class _Change(Generic[C]):
 
 
 class GroupCommit(Generic[C]):
-    """Transactions that several threads share, so that they share a sync.
+    """A queue of changes; one thread commits the changes of all threads with one sync.
 
-    The thread that holds `lock` commits the queued changes of all. SQLite's busy handler cannot replace it, because it is not fair.
+    The thread that holds `lock` commits. SQLite's busy handler cannot replace the lock, because it is not fair.
 
     Args:
         transaction: Opens a transaction; its argument is True for a durable commit.
