@@ -29,7 +29,7 @@ class HasHost(Protocol):
 
 
 def explore(start: str | AnyReference | Artifact | HasHost = "", session: Session | None = None) -> Explorer:
-    """Return a browser for a notebook: repositories, tags, manifests and files, with previews and downloads.
+    """Return a browser of repositories, tags and files for a notebook.
 
     Args:
         start: A reference, a registry host, a layout such as "oci:folder", an artifact, or a running registry.
@@ -48,7 +48,7 @@ def explore(start: str | AnyReference | Artifact | HasHost = "", session: Sessio
 
 
 def _function(verb: Callable[Concatenate[Session, P], R]) -> Callable[P, R]:
-    """Return a function with the signature and docstring of a session's verb, without the session."""
+    """Return a function with the signature and docstring of a verb."""
 
     @functools.wraps(verb)
     def call(*args: P.args, **kwargs: P.kwargs) -> R:

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 
 def explain(host: str, repository: str = "") -> Explanation:
-    """Return where credentials for a registry are searched, found and used, without secrets.
+    """Return where credentials for a registry come from, without secrets.
 
     Args:
         host: Host of the registry, such as "ghcr.io".
@@ -25,9 +25,9 @@ def explain(host: str, repository: str = "") -> Explanation:
 
 
 def login(host: str, username: str = "", password: str | None = None) -> str:
-    """Check credentials with a registry and store them where docker and podman find them, too.
+    """Check credentials with a registry and store them.
 
-    Missing values are prompted for; the password is not echoed. See `login_form` for a form in a notebook.
+    Docker and podman find them, too. Missing values are prompted for; the password is not echoed. See `login_form` for a form in a notebook.
 
     Args:
         host: Host of the registry, such as "ghcr.io".

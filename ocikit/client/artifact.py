@@ -42,7 +42,7 @@ _MAX_SHOWN = 1 << 16  # bytes; larger manifests are not parsed for a card
 
 
 class File(display.Displayable, os.PathLike[str]):
-    """A file of an artifact. As a path it is on disk, with the published content; see `download`."""
+    """A file of an artifact; as a path, it has the published content on disk."""
 
     def __init__(self, artifact: Artifact, name: str, descriptor: Descriptor) -> None:
         self._artifact = artifact
@@ -65,7 +65,7 @@ class File(display.Displayable, os.PathLike[str]):
         return self.descriptor.media_type
 
     def open(self) -> BinaryIO:
-        """Return a seekable stream, from disk or the registry; reading it from start to end verifies it."""
+        """Return a seekable stream; reading it from start to end verifies the content."""
         artifact = self._artifact
         return artifact.reader.open(artifact.reference, self.descriptor, self._pulled())
 
@@ -75,7 +75,7 @@ class File(display.Displayable, os.PathLike[str]):
             return stream.read()
 
     def head(self, size: int) -> bytes:
-        """Return the first `size` bytes, for a preview. They can't be verified; the rest is not fetched."""
+        """Return the first `size` bytes, unverified, without fetching the rest."""
         artifact = self._artifact
         return artifact.reader.head(artifact.reference, self.descriptor, size, self._pulled())
 
@@ -255,7 +255,7 @@ class Artifact(display.Displayable):
 
     @property
     def config(self) -> ImageConfig | FrozenMap[Any] | bytes:
-        """The config: an `ImageConfig` for images, a mapping for a JSON object, otherwise bytes. Fetched on demand."""
+        """The config, fetched on demand: an `ImageConfig`, a mapping for JSON, or bytes."""
         raw = self.reader.read(self.reference, self.manifest.config)
         if self.is_image:
             return ImageConfig.parse(raw)
@@ -268,14 +268,17 @@ class Artifact(display.Displayable):
 
     @property
     def files(self) -> Files:
-        """Files by name: the titled layers. For an image each layer is a file; `tree()` lists their contents."""
+        """Files by name: the titled layers.
+
+        For an image each layer is a file; `tree()` lists their contents.
+        """
         if self._files is None:
             named = layers_by_path(self.manifest.layers)
             self._files = Files({name: File(self, name, layer) for name, layer in named.items()})
         return self._files
 
     def tree(self) -> Mapping[str, TarEntry]:
-        """Return the merged file tree of an image's layers, whiteouts applied. Every layer is read."""
+        """Return the file tree of an image with whiteouts applied; read every layer."""
         from ocikit.layers.listing import merged_tree  # noqa: PLC0415 - only images need tar and decompression
 
         return merged_tree(self._streams(self.manifest.layers))
@@ -308,10 +311,23 @@ class Artifact(display.Displayable):
         progress: ProgressLike = None,
         dry_run: bool = False,
     ) -> Artifact:
-        """Fetch the content into the cache, or as files into a folder; see `Session.pull`.
+        """Fetch the content into the cache, or as files into a folder.
+
+        Args:
+            to: Folder for writable files; a second pull fetches only what has changed. None pulls into the cache.
+            include: Glob patterns of file names; none selects all.
+            exclude: Glob patterns of file names to skip.
+            platform: Platform to select from an index, such as "linux/arm64"; None selects this machine's.
+            force: Overwrite edited files in `to`.
+            workers: Number of parallel transfers; None uses the session's setting.
+            progress: True, False or a `Progress`; None uses the session's setting.
+            dry_run: Fetch nothing; the artifact's `.plan` shows what would be fetched.
+
+        Returns:
+            The artifact with its `.path` on disk.
 
         Raises:
-            ContentError: Edited files are in the way.
+            ContentError: Files in `to` were edited, or the disk is full.
         """
         return pull_artifact(
             self.reader,
@@ -337,7 +353,7 @@ class Artifact(display.Displayable):
         keep_setuid: bool = False,
         xattrs: bool = False,
     ) -> Unpacked:
-        """Unpack an image's root file system, or the folders that were pushed as archives, each under its title.
+        """Unpack an image's root file system, or folders that were pushed as archives.
 
         Args:
             folder: Folder to create. It must be absent or empty.
@@ -373,7 +389,7 @@ class Artifact(display.Displayable):
         )
 
     def _streams(self, layers: Iterable[Descriptor]) -> Iterator[tuple[BinaryIO, str]]:
-        """Yield the stream and media type of each layer; a stream is closed when the next is requested."""
+        """Yield the stream and media type of each layer; close it after use."""
         for layer in layers:
             with self.reader.open(self.reference, layer) as stream:
                 yield stream, layer.media_type
@@ -462,7 +478,7 @@ class Artifact(display.Displayable):
             yield from display.annotations_section(self.annotations)
 
     def _child(self, descriptor: Descriptor) -> display.Card:
-        """Return the card of an index's manifest: its layers if it is cached, otherwise the call to inspect it."""
+        """Return a manifest's card with its layers, or with the call to inspect it."""
         card = manifest_card(descriptor)
         if (manifest := self._cached.get(descriptor.digest)) is not None:
             size = display.Size(sum(layer.size for layer in manifest.layers))
@@ -485,7 +501,7 @@ def _table(files: Iterable[tuple[str, Descriptor]], count: int, size: object) ->
 
 
 def _cached_manifests(cache: Cache, index: Index) -> dict[Digest, Manifest]:
-    """Return the cached manifests among those that the index's card shows, so that the card needs no request."""
+    """Return cached manifests that the index's card shows, so that it needs no request."""
     result = {}
     for descriptor in index.manifests[: display.ROWS]:
         with contextlib.suppress(OcikitError, OSError):

@@ -107,7 +107,7 @@ class Backends:
         return Mirrored(primary, mirrors)
 
     def _mirror_host(self, mirror: Mirror) -> MirrorHost:
-        """Return the host of a mirror. All its repositories share it, and its backoff after a failure."""
+        """Return the host of a mirror; its repositories share its connections and backoff."""
         key = mirror.location.partition("/")[0], mirror.insecure, mirror.final
         with self._lock:
             if key not in self._mirrors:
@@ -210,7 +210,7 @@ def blocked_error(name: str) -> Denied:
 
 
 def offline_error(what: str) -> OfflineError:
-    """Return the error for content that is not cached when registries must not be contacted."""
+    """Return the error for content that is not cached in offline mode."""
     return OfflineError(
         f"{what} isn't in the cache, and OCIKIT_OFFLINE is set", hint="unset it, or pull this once while online"
     )

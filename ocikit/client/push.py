@@ -77,7 +77,7 @@ def pack_files(
     media_types: Mapping[str, str] | None,
     workers: int,
 ) -> Iterator[Sequence[Packed]]:
-    """Pack files and folders into layers, and delete temporary files at the end of the block."""
+    """Pack files and folders into layers; delete temporary files after the block."""
     packed: Sequence[Packed] = ()
     if paths:
         packed = pack(
@@ -104,10 +104,11 @@ def build_artifact(
     annotations: Mapping[str, str] | None = None,
     subject: Descriptor | None = None,
 ) -> PackedArtifact:
-    """Return an artifact with a manifest over packed layers. image-spec manifest.md#guidelines-for-artifact-usage.
+    """Return an artifact with a manifest over packed layers.
 
     Without a config, the artifact type is required and has a default. With a config, its media type identifies the
     artifact, and the artifact type is optional. An artifact without files has the empty layer.
+    image-spec manifest.md#guidelines-for-artifact-usage.
 
     Raises:
         InvalidDocument: Only one of config and config type is given.
@@ -156,7 +157,9 @@ def plan_push(
     check: bool,
     workers: int,
 ) -> Plan:
-    """Return the plan of a push; an artifact without a subject and without a tag gets the tag "latest".
+    """Return the plan of a push.
+
+    An artifact without a subject and without a tag gets the tag "latest".
 
     Args:
         artifact: What to push.
@@ -176,7 +179,10 @@ def plan_push(
 
 
 def run_push(work: Plan, *, workers: int, progress: Progress, title: str) -> None:
-    """Run the plan of a push. A push has only one remote side, so the cause of a `CopyError` is raised instead."""
+    """Run the plan of a push.
+
+    A push has only one remote side, so the cause of a `CopyError` is raised instead.
+    """
     try:
         work.run(workers=workers, progress=progress, title=title)
         return

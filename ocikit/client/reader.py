@@ -107,7 +107,7 @@ class ContentReader:
         *,
         progress: ProgressLike = None,
     ) -> Path:
-        """Return a read-only folder in the cache with layers as named files; fetch what is missing."""
+        """Return a read-only folder in the cache with layers as files; fetch missing ones."""
         layers = list(layers)
         self.fetch(reference, layers, progress=progress)
         return snapshot(self.cache, reference, manifest, layers)

@@ -75,7 +75,7 @@ class Resolver:
             ) from error
 
     def resolve_document(self, reference: AnyReference) -> tuple[Descriptor, Manifest | Index]:
-        """Return the document of a reference, and its descriptor with the size of the actual bytes."""
+        """Return the document of a reference and its descriptor with the actual size."""
         descriptor = self.resolve(reference)
         document = self.fetch_document(descriptor)
         if document.size != descriptor.size:
@@ -85,7 +85,7 @@ class Resolver:
         return descriptor, document
 
     def fetch_document(self, descriptor: Descriptor) -> Manifest | Index:
-        """Return a document from the cache or the source; store the documents of registries."""
+        """Return a document; store the documents of registries in the cache."""
         if self.cache.exists(descriptor):
             return parse_document(self.cache.fetch(descriptor), descriptor.media_type)
         raw = self.source.fetch(descriptor)
@@ -97,7 +97,7 @@ class Resolver:
     def resolve_manifest(
         self, reference: AnyReference, platform: PlatformLike | None = None
     ) -> tuple[Descriptor, Manifest]:
-        """Return the manifest of a reference and its descriptor, selected from nested indexes by platform.
+        """Return the manifest of a reference and its descriptor; select from indexes.
 
         Raises:
             NoMatchingPlatform: No manifest of an index has the platform.

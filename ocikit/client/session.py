@@ -59,7 +59,7 @@ if TYPE_CHECKING:
 
 
 class Session(display.Displayable):
-    """Connections, credentials and a cache, with the verbs of `ocikit` as methods. Threads may share a session.
+    """Connections, credentials and a cache, with the verbs as methods; thread-safe.
 
     Args:
         credentials: `(user, password)`, a mapping from hosts to such pairs, or a function of host and repository.
@@ -110,7 +110,7 @@ class Session(display.Displayable):
         self.close()
 
     def close(self) -> None:
-        """Close the connections. Artifacts of this session stay usable: they open new ones."""
+        """Close the connections. Artifacts of this session open new ones on demand."""
         self._backends.close()
 
     def __rich_repr__(self) -> display.Description:
@@ -136,11 +136,14 @@ class Session(display.Displayable):
     # Low level
 
     def registry(self, host: str) -> Registry:
-        """Return the registry at a host; `registry["team/data"]` has every endpoint of the specification."""
+        """Return the registry at a host.
+
+        `registry["team/data"]` has every endpoint of the specification.
+        """
         return self._backends.registry(host, known=self._known_repositories)
 
     def _known_repositories(self, host: str) -> set[str]:
-        """Return the names of repositories that this session has listed or the cache holds, without a request."""
+        """Return repository names from the cache and listings, without a request."""
         return {*self.cache.repositories(host), *(self._catalogs[host].known if host in self._catalogs else ())}
 
     def repository(self, reference: str | Reference, *, push: bool = False) -> Repository:
@@ -215,16 +218,17 @@ class Session(display.Displayable):
             return Artifact(self._reader, reference, *Resolver(source, self.cache).resolve_document(reference))
 
     def _manifest(self, reference: AnyReference, platform: PlatformLike | None) -> Artifact:
-        """Return the artifact for a platform, without its content; None is this machine's platform."""
+        """Return the artifact for a platform; None selects this machine's."""
         with self._backends.open_source(reference) as source:
             return Artifact(
                 self._reader, reference, *Resolver(source, self.cache).resolve_manifest(reference, platform)
             )
 
     def validate(self, ref: str | AnyReference, *, platform: PlatformLike | None = None) -> ValidationReport:
-        """Check every document of an artifact against the specification: indexes, manifests and configs of images.
+        """Check every document of an artifact against the specification.
 
-        The report lists the violations by document and JSON path. Layers are not fetched.
+        The documents are indexes, manifests and configs of images; layers are not fetched. The report lists the
+        violations by document and JSON path.
 
         Args:
             ref: Reference to check.
@@ -271,7 +275,7 @@ class Session(display.Displayable):
         return self._manifest(parse_reference(ref), platform).files[name].download(progress=progress)
 
     def open(self, ref: str | AnyReference, name: str, *, platform: PlatformLike | None = None) -> BinaryIO:
-        """Return one file as a seekable stream, from the cache or the registry by range requests.
+        """Return one file as a seekable stream from the cache, or by range requests.
 
         Args:
             ref: Reference of the artifact.
@@ -422,7 +426,7 @@ class Session(display.Displayable):
         progress: ProgressLike = None,
         dry_run: bool = False,
     ) -> Artifact:
-        """Push files that describe an artifact, such as a report or a signature; `referrers(ref)` lists them.
+        """Attach files to an artifact, such as a report; `referrers(ref)` lists them.
 
         Args:
             ref: Reference of the subject.
@@ -461,7 +465,7 @@ class Session(display.Displayable):
         progress: ProgressLike = None,
         dry_run: bool = False,
     ) -> Artifact:
-        """Copy an artifact, an image or an index with all its platforms between registries and layouts.
+        """Copy an artifact, image or index between registries, layouts and archives.
 
         Args:
             source: Reference to copy from.
@@ -585,9 +589,9 @@ class Session(display.Displayable):
     # Credentials
 
     def login(self, host: str, username: str = "", password: str | None = None) -> str:
-        """Check credentials with a registry and store them where docker and podman find them, too.
+        """Check credentials with a registry and store them.
 
-        Missing values are prompted for; the password is not echoed. See `ocikit.login_form` for a form in a notebook.
+        Docker and podman find them, too. Missing values are prompted for; the password is not echoed. See `ocikit.login_form` for a form in a notebook.
 
         Args:
             host: Host of the registry, such as "ghcr.io".
@@ -630,7 +634,7 @@ class Session(display.Displayable):
         return self._keychain.logout(check_login_key(host))
 
     def explain(self, host: str, repository: str = "") -> Explanation:
-        """Return where credentials for a registry are searched, found and used, without secrets.
+        """Return where credentials for a registry come from, without secrets.
 
         Args:
             host: Host of the registry, such as "ghcr.io".
@@ -643,7 +647,7 @@ class Session(display.Displayable):
 
 
 def _with_actual_sizes(work: Plan) -> Plan:
-    """Return the plan with the actual sizes of its documents: a HEAD response may have stated others."""
+    """Return the plan with the actual sizes of its documents; HEAD may state others."""
     documents = tuple((d if d.size == len(raw) else attrs.evolve(d, size=len(raw)), raw) for d, raw in work.documents)
     root = next(d for d, _ in documents if d.digest == work.root.digest)
     return attrs.evolve(work, documents=documents, root=root)
