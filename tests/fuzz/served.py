@@ -66,7 +66,7 @@ def rules(data: bytes) -> None:
     if found is not None:
         for name in ("team/a", "a-b/c", "x" * 200):
             found.allows("ada", Permission("pull", name))
-        assert not found.allow_anonymous or any("" in rule.users for rule in found.rules)
+        assert not found.allows_anonymous or any("" in rule.users for rule in found.rules)
 
 
 SIGNER = Signer(b"k" * 32, service="s", issuer="s", clock=lambda: NOW)

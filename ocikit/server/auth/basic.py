@@ -51,7 +51,7 @@ class PasswordAccess(Access):
 
     def allows_anonymous_ping(self, request: Request) -> bool:
         """Return True if the connection is plain http and a rule needs no login."""
-        return not self._accepts_passwords(request) and self._rules().allow_anonymous
+        return not self._accepts_passwords(request) and self._rules().allows_anonymous
 
     def _accepts_passwords(self, request: Request) -> bool:
         return self._allow_plain_http or is_private(request)

@@ -163,7 +163,7 @@ class Rules:
         return any(rule.allows(user, permission) for rule in self.rules)
 
     @property
-    def allow_anonymous(self) -> bool:
+    def allows_anonymous(self) -> bool:
         """True if some action needs no login."""
         return any("" in rule.users for rule in self.rules)
 

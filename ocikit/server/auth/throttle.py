@@ -19,8 +19,8 @@ _WINDOW = 300.0
 #: up the limit of the whole address.
 FAILURES = 10
 
-#: Factor for all failures from one address. It allows a room full of people to log in at once, since an attempt counts until
-#: it succeeds, but not a list of user names.
+#: Factor for all failures from one address. An attempt counts until it succeeds, so a room full of people must be able to
+#: log in at once. A list of user names must not fit.
 _ADDRESS_FACTOR = 10
 
 #: Addresses and names with failures that are stored; beyond, the oldest are dropped.

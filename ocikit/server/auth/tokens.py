@@ -175,7 +175,7 @@ class TokenAccess(PasswordAccess):
     def _token_from_query(self, request: Request) -> Response:
         self._check_service(request.parameter("service"))
         user = self._login(request)
-        if not user and not self._rules().allow_anonymous:
+        if not user and not self._rules().allows_anonymous:
             raise self._unauthorized(request, "authentication required to get a token")
         refresh = request.parameter("offline_token") == "true"
         return self._token_response(

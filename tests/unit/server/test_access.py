@@ -142,8 +142,8 @@ def test_rules_allow_only_what_one_rule_allows():
     assert rules.allows("eve", Permission("catalog"))
     assert not rules.allows("", Permission("catalog"))
     assert not Rules().allows("ada", Permission("pull", "a"))
-    assert not rules.allow_anonymous
-    assert rules.with_anonymous_pull().allow_anonymous
+    assert not rules.allows_anonymous
+    assert rules.with_anonymous_pull().allows_anonymous
     assert rules.with_anonymous_pull().allows("", Permission("pull", "eve/secret"))
     assert not rules.with_anonymous_pull().allows("", Permission("push", "eve/secret"))
 
