@@ -233,18 +233,7 @@ def make_plan(
         source: Registry and repository of the artifact.
         force: Whether to overwrite a user's files.
     """
-    local: dict[str, _LocalFile] = {}
-    for title in (*requested, *removed_upstream):
-        try:
-            path, blocker = locate(title)
-        except UnsafeArchive:
-            if title in requested:
-                raise
-            continue  # a user's link replaced a folder of a pull: nothing behind it may be deleted
-        local[title] = _LocalFile.inspect(path, title, record, blocker=blocker)
-    unknown = [title for title, file in local.items() if file.needs_hash(requested.get(title))]
-    with ThreadPoolExecutor(min(8, os.cpu_count() or 1), "ocikit-hash") as pool:
-        list(pool.map(lambda title: local[title].hash(requested.get(title)), unknown))
+    local = _inspect_files(requested, removed_upstream, record, locate)
     removed_upstream = [title for title in removed_upstream if title in local]
     removed = [title for title in removed_upstream if local[title].is_unedited and not local[title].blocker]
     removable = set(removed)
@@ -269,6 +258,28 @@ def make_plan(
         removable=frozenset(removable),
         statuses={title: file.status for title, file in local.items()},
     )
+
+
+def _inspect_files(
+    requested: Mapping[str, Descriptor],
+    removed_upstream: Iterable[str],
+    record: FolderRecord,
+    locate: Callable[[str], tuple[Path, str]],
+) -> dict[str, _LocalFile]:
+    """Return the state of the files by title; hash those that may be edited."""
+    local: dict[str, _LocalFile] = {}
+    for title in (*requested, *removed_upstream):
+        try:
+            path, blocker = locate(title)
+        except UnsafeArchive:
+            if title in requested:
+                raise
+            continue  # a user's link replaced a folder of a pull: nothing behind it may be deleted
+        local[title] = _LocalFile.inspect(path, title, record, blocker=blocker)
+    unknown = [title for title, file in local.items() if file.needs_hash(requested.get(title))]
+    with ThreadPoolExecutor(min(8, os.cpu_count() or 1), "ocikit-hash") as pool:
+        list(pool.map(lambda title: local[title].hash(requested.get(title)), unknown))
+    return local
 
 
 def _never_replaced(removed: Iterable[str], requested: Mapping[str, Descriptor]) -> list[str]:

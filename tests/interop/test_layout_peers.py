@@ -75,9 +75,15 @@ def test_oras_and_ocikit_read_layouts_of_each_other(layout, image, tmp_path):
     peers.run("oras", "cp", "-r", "--from-oci-layout", "--to-oci-layout", f"{layout.path}:v1", f"{theirs}:v1")
     (tmp_path / "note.txt").write_text("hello")
     peers.run(
-        "oras", "attach", "--oci-layout", "--artifact-type", "application/vnd.example.note",
-        f"{theirs}:v1", "note.txt", cwd=tmp_path,
-    )  # fmt: skip
+        "oras",
+        "attach",
+        "--oci-layout",
+        "--artifact-type",
+        "application/vnd.example.note",
+        f"{theirs}:v1",
+        "note.txt",
+        cwd=tmp_path,
+    )
     with Layout(theirs, create=False) as ours:
         assert ours.resolve("v1").digest == image.digest
         referrers = {descriptor.artifact_type: descriptor for descriptor in ours.referrers(image)}

@@ -124,12 +124,7 @@ def plan_prune(
         for digest, path, status in blobs_in(root)
         if digest in released or (unreferenced and digest not in referenced and now - status.st_mtime > grace)
     ]
-    partial = []
-    for entry in list_folder(root / "partial") if unreferenced else ():
-        with contextlib.suppress(OSError):
-            changed = entry.stat(follow_symlinks=False).st_mtime
-            if now - changed > grace:
-                partial.append((Path(entry.path), changed))
+    partial = list(_old_partial(root, now - grace)) if unreferenced else []
     files = [(path, status) for _, path, status in blobs]
     for path in [name.path for name in removed] + [path for path, _ in partial]:
         files += _files_of(path)
@@ -141,6 +136,15 @@ def plan_prune(
         blobs=tuple(blobs),
         partial=tuple(partial),
     )
+
+
+def _old_partial(root: Path, before: float) -> Iterator[tuple[Path, float]]:
+    """Iterate over the unfinished transfers that did not change since a time."""
+    for entry in list_folder(root / "partial"):
+        with contextlib.suppress(OSError):
+            changed = entry.stat(follow_symlinks=False).st_mtime
+            if changed < before:
+                yield Path(entry.path), changed
 
 
 def collect(root: Path, *, dry_run: bool, grace: float, run: Callable[[], GCResult]) -> GCResult:

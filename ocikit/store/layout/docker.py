@@ -15,7 +15,9 @@ import posixpath
 import tarfile
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, BinaryIO, cast
+from typing import BinaryIO, cast
+
+from attrs import frozen
 
 from ocikit.errors import InvalidDocument, InvalidReference, NotFound, UnsafeArchive
 from ocikit.layers.compression import GZIP, detect_compression, import_zstd
@@ -124,15 +126,27 @@ def read_docker_archive(path: Path | str, store: Store) -> tuple[Descriptor, ...
         for image in _parse_images(_read_small(tar, members, "manifest.json")):
             manifest = _push_image(tar, members, image, store)
             store.push_bytes(manifest.descriptor, manifest.raw)
-            for name in image.get("RepoTags") or ():
+            for name in image.names:
                 store.tag(manifest.descriptor, name)
-            if not image.get("RepoTags"):
+            if not image.names:
                 store.keep(manifest.descriptor)
             descriptors.append(manifest.descriptor)
     return tuple(descriptors)
 
 
-def _parse_images(raw: bytes) -> list[dict[str, Any]]:
+@frozen(kw_only=True)
+class _SavedImage:
+    """An entry of `manifest.json`."""
+
+    config: str
+    """Path of the config in the archive."""
+    names: tuple[str, ...]
+    """Names of the image, such as "alpine:3.20"."""
+    layers: tuple[str, ...]
+    """Paths of the layers in the archive."""
+
+
+def _parse_images(raw: bytes) -> list[_SavedImage]:
     """Return the images that `manifest.json` lists."""
     try:
         images = json.loads(raw)
@@ -140,29 +154,36 @@ def _parse_images(raw: bytes) -> list[dict[str, Any]]:
         raise InvalidDocument(f"manifest.json is not JSON: {error}") from error
     if not isinstance(images, list) or not all(isinstance(image, dict) for image in images):
         raise InvalidDocument("manifest.json: expected an array of objects @ $")
-    for i, image in enumerate(images):
-        if not isinstance(image.get("Config"), str):
-            raise InvalidDocument(f"manifest.json: expected a string @ $[{i}].Config")
-        for key in ("Layers", "RepoTags"):
-            value = image.get(key) or []
-            if not isinstance(value, list) or not all(isinstance(item, str) for item in value):
-                raise InvalidDocument(f"manifest.json: expected an array of strings @ $[{i}].{key}")
-    return images
+    return [_parse_image(image, f"$[{i}]") for i, image in enumerate(images)]
+
+
+def _parse_image(image: dict[str, object], path: str) -> _SavedImage:
+    config = image.get("Config")
+    if not isinstance(config, str):
+        raise InvalidDocument(f"manifest.json: expected a string @ {path}.Config")
+
+    def strings(key: str) -> tuple[str, ...]:
+        value = image.get(key) or []
+        if not isinstance(value, list) or not all(isinstance(item, str) for item in value):
+            raise InvalidDocument(f"manifest.json: expected an array of strings @ {path}.{key}")
+        return tuple(value)
+
+    return _SavedImage(config=config, layers=strings("Layers"), names=strings("RepoTags"))
 
 
 def _push_image(
-    tar: tarfile.TarFile, members: Mapping[str, tarfile.TarInfo], image: dict[str, Any], store: Store
+    tar: tarfile.TarFile, members: Mapping[str, tarfile.TarInfo], image: _SavedImage, store: Store
 ) -> Manifest:
     """Push the config and the layers of an image and return its manifest."""
-    raw = _read_small(tar, members, image["Config"])
+    raw = _read_small(tar, members, image.config)
     config = ImageConfig.parse(raw, limit=STORED_LIMIT)
-    names, diff_ids = image.get("Layers") or [], config.rootfs.diff_ids
-    if len(names) != len(diff_ids):
+    paths, diff_ids = image.layers, config.rootfs.diff_ids
+    if len(paths) != len(diff_ids):
         raise InvalidDocument(
-            f"manifest.json lists {len(names)} layers, but the config {image['Config']} has {len(diff_ids)} @ $.rootfs",
+            f"manifest.json lists {len(paths)} layers, but the config {image.config} has {len(diff_ids)} @ $.rootfs",
             hint="the archive is corrupt; save it again",
         )
-    layers = [_push_layer(tar, members, name, diff_id, store) for name, diff_id in zip(names, diff_ids, strict=True)]
+    layers = [_push_layer(tar, members, path, diff_id, store) for path, diff_id in zip(paths, diff_ids, strict=True)]
     descriptor = Descriptor.of(raw, media_types.OCI_CONFIG)
     store.push_bytes(descriptor, raw)
     return Manifest(config=descriptor, layers=tuple(layers))
@@ -257,7 +278,7 @@ def write_docker_archive(
         InvalidDocument: An artifact is not an image, so docker cannot load it.
         ContentError: The archive cannot be written.
     """
-    listed: dict[Digest, dict[str, Any]] = {}
+    listed: dict[Digest, _SavedImage] = {}
     content: dict[str, Descriptor] = {}
     for reference, names in images.items():
         manifest = layout.document(layout.resolve(reference))
@@ -270,10 +291,13 @@ def write_docker_archive(
             )
         config = f"{manifest.config.digest.encoded}.json"
         layers = [f"{layer.digest.encoded}.tar" for layer in manifest.layers]
-        image = listed.setdefault(manifest.digest, {"Config": config, "RepoTags": [], "Layers": layers})
-        image["RepoTags"].extend(names)
+        listed_names = listed[manifest.digest].names if manifest.digest in listed else ()
+        listed[manifest.digest] = _SavedImage(config=config, names=(*listed_names, *names), layers=tuple(layers))
         content |= {config: manifest.config, **dict(zip(layers, manifest.layers, strict=True))}
     with create_tar(Path(path)) as tar:
         for name, descriptor in sorted(content.items()):
             add_blob(tar, name, layout, descriptor)
-        add_file(tar, "manifest.json", json.dumps(list(listed.values()), separators=(",", ":")).encode())
+        entries = [
+            {"Config": image.config, "RepoTags": image.names, "Layers": image.layers} for image in listed.values()
+        ]
+        add_file(tar, "manifest.json", json.dumps(entries, separators=(",", ":")).encode())

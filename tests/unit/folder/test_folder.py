@@ -446,9 +446,23 @@ def test_file_at_the_path_of_the_folder_raises_content_error(path):
 
 @pytest.mark.parametrize(
     "title",
-    ["../../x", "../data-evil/x", "/tmp/x", "a/../../x", "..", ".", "", "a\\..\\x", "C:x", "a\x00b", ".ocikit/manifest.json",
-     ".OCIKIT/manifest.json", "./.ocikit/x", "x" * 300],
-)  # fmt: skip
+    [
+        "../../x",
+        "../data-evil/x",
+        "/tmp/x",
+        "a/../../x",
+        "..",
+        ".",
+        "",
+        "a\\..\\x",
+        "C:x",
+        "a\x00b",
+        ".ocikit/manifest.json",
+        ".OCIKIT/manifest.json",
+        "./.ocikit/x",
+        "x" * 300,
+    ],
+)
 def test_unsafe_titles_are_rejected_before_writing(path, tmp_path, title):
     for files in (artifact({"good": b"1", title: b"2"}), {"good": layer(b"1", ""), title: layer(b"2", "")}):
         with pytest.raises(UnsafeArchive):

@@ -220,10 +220,9 @@ def test_file_size_limit_raises_and_leaves_a_valid_layout(tmp_path):
 def test_full_disk_raises_and_leaves_a_valid_layout(tmp_path):
     disk = tmp_path / "disk"
     disk.mkdir()
-    mounted = os.geteuid() == 0 and shutil.which("mount") and subprocess.run(
-        ["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", disk], check=False, capture_output=True
-    ).returncode == 0  # fmt: skip
-    if not mounted:
+    mount = ["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", disk]
+    can_mount = os.geteuid() == 0 and shutil.which("mount")
+    if not can_mount or subprocess.run(mount, check=False, capture_output=True).returncode:
         pytest.skip("mounting a small tmpfs needs root; the file size limit is tested instead")
     try:
         out = wait_for(start_python(FILLING, disk / "layout", "disk"))
