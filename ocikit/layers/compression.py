@@ -75,7 +75,7 @@ class _Inflate:
 
 
 def detect_compression(prefix: bytes) -> str:
-    """Return the compression of data by its first bytes: "gzip", "zstd", or "" for uncompressed data.
+    """Return "gzip", "zstd", or "" for uncompressed data, by the first bytes.
 
     >>> detect_compression(bytes.fromhex("1f8b0800"))
     'gzip'
@@ -111,7 +111,7 @@ def decoding_errors(compression: str) -> tuple[type[Exception], ...]:
 
 
 def open_encoder(compression: str, sink: Writable, level: int | None = None) -> io.BufferedIOBase:
-    """Open a file that compresses into `sink`. The output depends on the content only, not on the time.
+    """Open a file that compresses into `sink`; the output is reproducible.
 
     Args:
         compression: "gzip" or "zstd".
@@ -127,7 +127,7 @@ def open_encoder(compression: str, sink: Writable, level: int | None = None) -> 
 
 
 def import_zstd() -> Any:
-    """Return the zstd module: `compression.zstd` since Python 3.14, else `backports.zstd`.
+    """Return the zstd module: `compression.zstd` or `backports.zstd`.
 
     Raises:
         OcikitError: zstd is not installed; the hint has the command.

@@ -127,7 +127,7 @@ def decode_path(raw: bytes) -> str:
 
 
 def ustar_name(block: bytes) -> bytes:
-    """Return the name in a header with its prefix, which POSIX and star store in different fields."""
+    """Return the name in a header with its prefix, in POSIX or star format."""
     name = c_string(block[:100])
     if block[257:263] != b"ustar\0":
         return name  # GNU stores other fields in place of the POSIX prefix
@@ -136,7 +136,7 @@ def ustar_name(block: bytes) -> bytes:
 
 
 def parse_records(content: bytes) -> dict[str, bytes]:
-    """Return the records of an extended header; each line has a length, a key and a value.
+    """Return the records of an extended header, by key.
 
     Raises:
         ContentError: The header is invalid.
@@ -178,7 +178,7 @@ def padding(size: int) -> int:
 
 
 def encode_header(path: str, kind: EntryType, *, size: int = 0, mode: int, mtime: int = 0, target: str = "") -> bytes:
-    """Return the reproducible header of a file, folder or symlink in the POSIX (pax) format, with owner 0:0.
+    """Return a reproducible header in the POSIX (pax) format, with owner 0:0.
 
     Args:
         path: The path of the entry.

@@ -169,7 +169,7 @@ class _LayerReader(io.BufferedIOBase):
         self._input += data
 
     def _next_decoder(self) -> compression.Decoder | None:
-        """Return a decoder for the next member or frame, or None if the input is only padding."""
+        """Return a decoder for the next member or frame; None for padding."""
         if self._members:
             self._input = self._input.lstrip(b"\0")  # tapes and some tools pad with zeros
             if not self._input:
@@ -226,7 +226,7 @@ def open_layer(
 
 
 def entries(stream: Readable, media_type: str = "", *, limits: LayerLimits | None = None) -> Iterator[TarEntry]:
-    """Yield the entries of a layer in order, including whiteouts; their content is skipped.
+    """Yield the entries of a layer in order, including whiteouts.
 
     Args:
         stream: The blob; it is not closed.
@@ -278,7 +278,7 @@ def check_path(path: str, limits: LayerLimits) -> tuple[str, ...]:
 
 
 def escapes(depth: int, target: str) -> bool:
-    """Return True if a symlink could lead out of the root, whatever the other links are.
+    """Return True if a symlink could lead out of the root, given any other links.
 
     ".." is safe only at the start: after the name of another link it would be relative to the target of that link.
 

@@ -104,7 +104,7 @@ class Packed(display.Displayable):
         return file
 
     def close(self) -> None:
-        """Delete the temporary file of an archive; otherwise it is deleted with this object."""
+        """Delete the temporary file of an archive before this object is deleted."""
         if self._temporary is not None:
             self._temporary.remove()
 
@@ -128,7 +128,7 @@ def pack(
     workers: int = WORKERS,
     spool: str | os.PathLike[str] | None = None,
 ) -> Sequence[Packed]:
-    """Hash files and folders and return their layers, ready to be pushed, in the order of the paths.
+    """Hash files and folders and return their layers in the order of the paths.
 
     Titles of a relative path include its folders: "data" results in `data/a.csv`, "." in `a.csv`. Titles of an absolute
     path, or of one with "..", start at its last name. Empty folders are not represented unless archived. `.ocikit`
@@ -339,7 +339,7 @@ def _write_file(tar: _HashingWriter, item: FoundFile, mtime: int) -> None:
 
 
 def _source_date() -> int:
-    """Return the time of all entries in seconds since 1970: SOURCE_DATE_EPOCH, as in reproducible builds, or 0."""
+    """Return the time of all entries in seconds since 1970: SOURCE_DATE_EPOCH or 0."""
     text = os.environ.get("SOURCE_DATE_EPOCH", "0")
     if not text.isdecimal():
         raise ContentError(f"SOURCE_DATE_EPOCH is {text!r}", hint="it must be a number of seconds since 1970")

@@ -227,7 +227,7 @@ class EntryBody:
 
 
 def members(stream: Readable) -> Iterator[tuple[TarEntry, EntryBody]]:
-    """Yield the entries of an uncompressed tar with their content; paths are not checked.
+    """Yield the entries of an uncompressed tar; paths are not checked.
 
     The stream is read to its end, beyond the end of the archive. Global extended headers are ignored, like in docker.
 
@@ -300,7 +300,7 @@ def _parse_entry(
 
 
 def _read_gnu_sparse_map(reader: _ChunkReader, block: bytes) -> tuple[list[int], int]:
-    """Return the numbers of the sparse map and the size of the file, from GNU tar's old sparse format."""
+    """Return sparse map and file size of GNU tar's old sparse format."""
     size, more = check_size(parse_number(block[483:495])), block[482]
     table, map_bytes = block[386:482], bytearray()
     while True:
@@ -320,7 +320,7 @@ def _read_gnu_sparse_map(reader: _ChunkReader, block: bytes) -> tuple[list[int],
 def _read_pax_sparse_map(
     reader: _ChunkReader, records: dict[str, bytes], stored: int, path: str
 ) -> tuple[list[int], int, int]:
-    """Return the numbers of the sparse map, the size of the file and the stored bytes, from GNU formats 0.0 to 1.0."""
+    """Return sparse map, file size and stored bytes of GNU formats 0.0 to 1.0."""
     size = check_size(
         decimal_record(records, "GNU.sparse.realsize", decimal_record(records, "GNU.sparse.size", stored))
     )

@@ -44,7 +44,7 @@ class Folder:
         self._touched.add(name)
 
     def touched(self, name: str, layer: int) -> bool:
-        """Return True if the layer has written the name; always for the first layer, which has nothing to hide."""
+        """Return True if the layer has written the name; always for the first layer."""
         return layer == 0 or (self._layer == layer and name in (self._touched or ()))
 
     @property
@@ -77,7 +77,7 @@ class Tree(ABC):
         self._strip = check_path(strip, limits) if strip else ()
 
     def apply(self, stream: Readable, media_type: str = "") -> None:
-        """Apply the whiteouts and entries of a layer. image-spec layer.md#applying-changesets.
+        """Apply the whiteouts and entries of a layer.
 
         Args:
             stream: The layer; read to its end and not closed.

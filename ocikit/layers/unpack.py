@@ -185,7 +185,7 @@ def _put_in_place(scratch: Path, target: Path, *, overwrite: bool) -> None:
 
 
 def remove_tree(folder: Path) -> None:
-    """Remove a folder with its content, even if folders in it are not readable or writable."""
+    """Remove a folder with its content, even without permissions for it."""
     for parent, names, _ in os.walk(folder):
         for name in names:
             path = os.path.join(parent, name)  # names may be any bytes
@@ -233,7 +233,7 @@ class _DiskTree(Tree):
             raise _disk_error(entry.path, error) from error
 
     def finish(self) -> None:
-        """Set the modes and times of folders, deepest first: writes into folders would change them."""
+        """Set modes and times of folders last, deepest first: writes change them."""
         self._finish(self.root)
 
     def _finish(self, folder: Folder) -> None:
@@ -327,7 +327,7 @@ class _DiskTree(Tree):
         self.size += entry.size
 
     def _apply_metadata(self, fd: int, entry: TarEntry) -> None:
-        """Set owner, mode, attributes and time of an open file, in this order: chown clears setuid."""
+        """Set owner, mode, attributes and time, in this order: chown clears setuid."""
         if self._owner:
             os.fchown(fd, *_ids(entry))
         mode = entry.mode

@@ -72,7 +72,7 @@ class FileWalker:
     keep_links: bool = False
 
     def walk(self, path: str | os.PathLike[str], title: str) -> Iterator[FoundFile]:
-        """Yield the file, or the content of the folder by title, each folder before its content.
+        """Yield the file, or the content of the folder in the order of titles.
 
         Args:
             path: A file or folder; a symlink is followed, wherever its target is.
@@ -96,7 +96,10 @@ class FileWalker:
             yield self._file(path, title, info)
 
     def _walk_folder(self, folder: Path, title: str, parents: tuple[str, ...], depth: int) -> Iterator[FoundFile]:
-        """Yield the content of a folder; `parents` are the real paths of the folders from the root to this one."""
+        """Yield the content of a folder.
+
+        `parents` are the real paths of the folders from the root to this one.
+        """
         with os.scandir(folder) as listing:
             items = sorted(listing, key=lambda item: item.name)
         for item in items:

@@ -37,13 +37,13 @@ def bars(setting: bool | str | None) -> Progress:
 
 
 def _in_notebook() -> bool:
-    """Return True in a Jupyter kernel. IPython is not imported for this: a kernel has already imported it."""
+    """Return True in a Jupyter kernel, which has already imported IPython."""
     shell = getattr(sys.modules.get("IPython"), "get_ipython", lambda: None)()
     return type(shell).__name__ == "ZMQInteractiveShell"
 
 
 def _has_widgets() -> bool:
-    """Return True if ipywidgets can be imported; an installed ipywidgets may be broken."""
+    """Return True if ipywidgets can be imported; an installed one may be broken."""
     try:
         import ipywidgets  # type: ignore[import-untyped]  # noqa: F401, PLC0415 - heavy, in notebooks only
     except Exception:  # noqa: BLE001 - after any failure the bar is drawn without widgets
@@ -113,7 +113,7 @@ class Bars(Progress):
             self._draw()
 
     def finish(self, descriptor: Descriptor, outcome: Outcome) -> None:
-        """Subtract content that was not moved from the total, so that the rate is the rate of the transfer."""
+        """Subtract content that was not moved from the total."""
         with self._lock:
             if outcome != "moved" and self._bar is not None:
                 self._bar.total = max(0, self._bar.total - descriptor.size)
@@ -171,7 +171,7 @@ class Bars(Progress):
 
 
 def _box(row: Any) -> Any:
-    """Return a box with tqdm's row of widgets, which wraps on a narrow page, and a label for notes below it."""
+    """Return a box with tqdm's widgets, wrapped on narrow pages, and a label."""
     from ipywidgets import HTML, VBox  # noqa: PLC0415 - a kernel with widgets has it loaded
 
     _, bar, _ = row.children

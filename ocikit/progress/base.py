@@ -22,10 +22,10 @@ class Progress:
     """A listener for progress events that ignores them; subclass it. Events come from several threads."""
 
     def begin(self, title: str, *, size: int, count: int) -> None:
-        """Handle the start of a transfer of `count` blobs and documents, `size` bytes in all."""
+        """Handle the start of a transfer of `count` items with `size` bytes in all."""
 
     def advance(self, descriptor: Descriptor, n: int) -> None:
-        """Handle `n` more transferred bytes; `n` is negative when bytes have to be sent again."""
+        """Handle `n` more transferred bytes; negative before bytes are sent again."""
 
     def finish(self, descriptor: Descriptor, outcome: Outcome) -> None:
         """Handle the end of one blob or document; "present" and "mounted" moved no bytes."""
@@ -47,7 +47,7 @@ _listener: ContextVar[Progress] = ContextVar("listener", default=SILENT)
 
 @contextmanager
 def progress_scope(progress: Progress, title: str, *, size: int, count: int) -> Iterator[None]:
-    """Report the begin and end of a transfer; `notify` reaches its listener within the block."""
+    """Report begin and end of a transfer, whose listener receives `notify`."""
     token = _listener.set(progress)
     failed = True
     try:
@@ -60,7 +60,7 @@ def progress_scope(progress: Progress, title: str, *, size: int, count: int) -> 
 
 
 def notify(message: str) -> None:
-    """Send a note to the listener of the current transfer, from code that has no reference to the listener."""
+    """Send a note to the listener of the current transfer."""
     _listener.get().note(message)
 
 
@@ -111,7 +111,10 @@ class TransferStats(Progress):
         self._listener.summary(line)
 
     def describe(self, verb: str, target: str) -> str:
-        """Return the summary: "pulled 3 files, 4.2 MB (1.0 MB already there) in 0.3 s -> data"."""
+        """Return the summary.
+
+        Example: "pulled 3 files, 4.2 MB (1.0 MB already there) in 0.3 s -> data".
+        """
         present = self.size - self.moved
         saved = f" ({display.size(present)} already there)" if present else ""
         took = display.duration(time.monotonic() - self._started)

@@ -57,7 +57,7 @@ class Source(ABC):
             return read_verified(stream, descriptor, limit=limit)
 
     def raw_document(self, reference: str) -> tuple[Descriptor, bytes]:
-        """Return the bytes that a tag or digest names, neither verified nor parsed, with a descriptor of them.
+        """Return a document's unverified, unparsed bytes with their descriptor.
 
         Raises:
             NotFound: There is no such document.
@@ -108,7 +108,7 @@ class Source(ABC):
         yield from self.tags()
 
     def referrers(self, descriptor: Descriptor, artifact_type: str | None = None) -> Sequence[Descriptor]:
-        """Return the manifests with this subject, each with its artifact type and annotations."""
+        """Return the manifests with this subject, with their annotations."""
         return ()
 
 
@@ -120,7 +120,7 @@ class Store(Source):
         """Return True if the store has the content."""
 
     def cheaper_to_push(self, descriptor: Descriptor) -> bool:
-        """Return True if `exists` costs as much as a push, so that transfers should push without asking first."""
+        """Return True if transfers should push without calling `exists` first."""
         return False
 
     @abstractmethod
@@ -138,7 +138,7 @@ class Store(Source):
         """
 
     def mount(self, descriptor: Descriptor, source: Source) -> bool:
-        """Take content over from a store on the same host without moving its bytes; return False if impossible."""
+        """Take over content from a store on the same host; return False if impossible."""
         return False
 
     @abstractmethod
@@ -166,7 +166,7 @@ class Store(Source):
         """
 
     def keep(self, descriptor: Descriptor) -> None:
-        """Protect an untagged manifest from garbage collection, in stores that collect untagged manifests.
+        """Protect an untagged manifest from garbage collection.
 
         Raises:
             NotFound: The store does not have the manifest.

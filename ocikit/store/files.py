@@ -39,7 +39,7 @@ _PART_SUFFIX = re.compile(r"(?P<host>.+)\.(?P<pid>\d+)\.[0-9a-f]{8}")
 
 
 def blob_path(root: Path, digest: Digest) -> Path:
-    """Return the path of a blob: `blobs/<algorithm>/<encoded>`. image-spec image-layout.md#blobs.
+    """Return the path of a blob. image-spec image-layout.md#blobs.
 
     Raises:
         UnverifiableDigest: The digest is too long for a file name; no known algorithm has such digests.
@@ -106,7 +106,7 @@ def write_blob(
 def verified_part(
     stream: ByteStream, descriptor: Descriptor, *, parts: Path, sync: bool = True, near: Path | None = None
 ) -> Iterator[Path]:
-    """Write a stream to a part file, verify it and yield its path, to be renamed within the block.
+    """Write and verify a part file; the caller renames it within the block.
 
     A part file that is left behind is resumed by the next call for the same content.
 
@@ -166,7 +166,7 @@ def _disk_error(error: OSError, path: Path) -> ContentError:
 
 
 def write_verified(stream: ByteStream, descriptor: Descriptor, part: Path, *, sync: bool = True) -> None:
-    """Write a stream into a part file and verify it; bytes that the part already has are hashed and skipped.
+    """Write a stream into a part file, after the bytes it already has, and verify it.
 
     A part with a wrong size or digest is deleted. After a broken transfer it stays, to be resumed.
 
@@ -203,7 +203,7 @@ def write_verified(stream: ByteStream, descriptor: Descriptor, part: Path, *, sy
 
 
 def _rehash(sink: io.FileIO, hasher: Hasher, descriptor: Descriptor) -> int:
-    """Hash the content of a part file and return its length; truncate a part that is too long and return 0."""
+    """Hash the content of a part file and return its length, 0 if it is too long."""
     length = sink.seek(0, os.SEEK_END)
     if length > descriptor.size:
         sink.truncate(0)
@@ -302,7 +302,10 @@ def _own_suffix() -> str:
 
 
 def _adopt_orphan(parts: Path, part: Path) -> None:
-    """Rename the largest orphaned part of the same content to `part`; only one of several processes succeeds."""
+    """Rename the largest orphaned part of the same content to `part`.
+
+    Of several processes that try it, one succeeds.
+    """
     prefix = part.name.split(".", 1)[0] + "."
     with contextlib.suppress(OSError):
         candidates = sorted(_orphans(parts, prefix), key=lambda item: -item[1])
@@ -365,7 +368,7 @@ def write_atomically(path: Path, content: bytes, *, mode: int = 0o644, sync: boo
 
 @contextlib.contextmanager
 def atomic_writer(path: Path, *, mode: int = 0o644, sync: bool = True, replace: bool = True) -> Iterator[BinaryIO]:
-    """Open a temporary file next to `path` that is renamed to `path` at the end of the block.
+    """Open a temporary file that is renamed to `path` at the end of the block.
 
     Readers see the old content or the new, never a part. After an exception in the block, nothing has changed.
 
@@ -401,7 +404,7 @@ def atomic_writer(path: Path, *, mode: int = 0o644, sync: bool = True, replace: 
 
 
 def fsync_folder(folder: Path) -> None:
-    """Make renames in a folder survive a power cut; file systems that cannot fsync folders are ignored."""
+    """Make renames in a folder survive a power cut, where fsync is supported."""
     with contextlib.suppress(OSError):
         fd = os.open(folder, os.O_RDONLY)
         try:

@@ -145,7 +145,7 @@ def parse_digest(reference: str) -> Digest | None:
 
 
 def unknown_reference(reference: str, place: str, names: Sequence[str]) -> ManifestUnknown:
-    """Return the error for a name or digest that a store does not have, with similar names as hint."""
+    """Return the error for an unknown name or digest, with the nearest names."""
     if similar := display.nearest(reference, names):
         hint = f"nearest: {display.join_limited(similar)}"
     elif names:

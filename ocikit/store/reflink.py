@@ -18,7 +18,7 @@ LinkMethod: TypeAlias = Literal["reflink", "hard link", "symlink", "copy"]
 
 
 def reflink(source: Path, target: Path) -> bool:
-    """Create a copy-on-write clone of a file; return False if the file system has no clones.
+    """Create a copy-on-write clone of a file; return False if unsupported.
 
     btrfs, XFS and bcachefs have them.
 
@@ -45,7 +45,9 @@ def reflink(source: Path, target: Path) -> bool:
 def link(
     source: Path, target: Path, descriptor: Descriptor, *, parts: Path, start: LinkMethod = "reflink"
 ) -> LinkMethod:
-    """Create a read-only `target` from a blob by the cheapest method: reflink, hard link, symlink or copy.
+    """Create a read-only `target` from a blob by the cheapest possible method.
+
+    The methods are reflink, hard link, symlink and copy.
 
     Args:
         source: The blob; its mode is 0444.
@@ -76,7 +78,7 @@ def link(
 
 
 def _try_link(method: Callable[[Path, Path], None], source: Path, target: Path) -> bool:
-    """Return False if the file system has no links, has too many of them, or is not the source's file system."""
+    """Create a link; return False if the file system does not support it."""
     try:
         method(source, target)
     except FileExistsError:

@@ -26,7 +26,7 @@ class ByteStream(ReadableInto, Protocol):
     """
 
     def read(self, size: int = ..., /) -> bytes:
-        """Return at most `size` bytes, or all of the rest without a size; empty at the end."""
+        """Return at most `size` bytes, or the rest without a size."""
 
     def seek(self, offset: int, whence: int = ..., /) -> int:
         """Move to an offset and return the position, in bytes."""
@@ -118,7 +118,7 @@ class ProgressReader(StreamWrapper):
         return n
 
     def seek(self, offset: int, whence: int = io.SEEK_SET, /) -> int:
-        """Move, and report the distance: a resumed transfer counts the bytes that it skips."""
+        """Move and report the distance; resumed transfers count skipped bytes."""
         before = self._stream.tell()
         after = self._stream.seek(offset, whence)
         self._report(after - before)
@@ -193,7 +193,7 @@ class VerifiedReader(io.RawIOBase):
 
 
 def read_verified(stream: ByteStream, descriptor: Descriptor, *, limit: int = DOCUMENT_LIMIT) -> bytes:
-    """Return the whole content, verified; at most one byte more than the descriptor's size is read.
+    """Return the verified content; read at most one byte beyond its size.
 
     Args:
         stream: The content.
@@ -232,7 +232,7 @@ def check_size(descriptor: Descriptor, actual: int) -> None:
         amount = f"{relation} {min(actual, descriptor.size)} bytes"
         raise SizeMismatch(
             f"{descriptor.digest} has {amount}, expected {descriptor.size}",
-            hint="the transfer was cut short or the descriptor is wrong; nothing of it was kept",
+            hint="the transfer was cut short or the descriptor is wrong; nothing was stored",
             expected=descriptor.size,
             actual=actual,
         )

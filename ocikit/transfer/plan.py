@@ -98,7 +98,9 @@ def copy(
     workers: int = WORKERS,
     progress: Progress = SILENT,
 ) -> Descriptor:
-    """Copy a reference from a source to a target and return its root; arguments and errors are those of `plan`.
+    """Copy a reference from a source to a target and return its root.
+
+    Arguments and errors are those of `plan` and `Plan.run`.
 
     >>> from ocikit.store.memory import MemoryStore
     >>> from ocikit.spec.descriptor import EMPTY_DESCRIPTOR
@@ -157,7 +159,7 @@ class _DocumentWalk:
         self.documents[descriptor.digest] = (descriptor, document.raw)
 
     def visit_referrers(self) -> None:
-        """Add the referrers of the visited documents, and their referrers; each once, even in a circle."""
+        """Add the direct and indirect referrers of the visited documents, each once."""
         waiting = list(self.documents)
         for generation in itertools.count():
             known = set(self.documents)
@@ -181,7 +183,10 @@ class _DocumentWalk:
             raise copy_error("source", descriptor, error) from error
 
     def _correct_size(self, referrer: Descriptor) -> Descriptor:
-        """Return the bare descriptor of a listed referrer. GAR and Harbor list wrong sizes: oras#1626, harbor#20187."""
+        """Return the bare descriptor of a listed referrer with its true size.
+
+        GAR and Harbor list wrong sizes: oras#1626, harbor#20187.
+        """
         try:
             self._read(referrer.bare())
         except CopyError as error:

@@ -22,9 +22,9 @@ class Cancelled(Exception):
 
 
 def run_parallel(items: Iterable[T], work: Callable[[T, threading.Event], object], *, workers: int = WORKERS) -> None:
-    """Call `work` for each item on several threads; the first failure stops the rest and is raised.
+    """Call `work` for each item on several threads and raise the first failure.
 
-    Ctrl-C sets the event too, waits a few seconds for the threads and is raised.
+    A failure or Ctrl-C sets the event and stops the rest. Ctrl-C waits a few seconds for the threads.
 
     Args:
         items: Consumed lazily, one item at a time.
@@ -65,7 +65,7 @@ def run_parallel(items: Iterable[T], work: Callable[[T, threading.Event], object
 
 
 def _run_threads(loop: Callable[[], None], workers: int, stop: threading.Event, done: threading.Semaphore) -> None:
-    """Run `loop`, which releases `done` at its end, on daemon threads and wait for all of them."""
+    """Run `loop`, which releases `done` at its end, on daemon threads."""
     # Daemon threads: otherwise a blocked read would keep the interpreter from exiting after Ctrl-C.
     # Copied contexts: `progress.notify` finds the listener of the surrounding transfer.
     threads = [

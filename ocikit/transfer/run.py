@@ -203,7 +203,7 @@ class _PlanRun:
                 raise copy_error("target", descriptor, error) from error
 
     def _repush_missing(self, descriptor: Descriptor, raw: bytes, error: ManifestBlobUnknown) -> bool:
-        """Push the children that the target does not have again; return False if that cannot help.
+        """Push missing children again; return False if that cannot help.
 
         Registries lose blobs between a HEAD, a mount or a push and the manifest: a garbage collection ran, or a
         replica does not have them yet.
@@ -228,7 +228,7 @@ class _PlanRun:
         return True
 
     def _missing_children(self, descriptor: Descriptor, raw: bytes, error: ManifestBlobUnknown) -> list[Descriptor]:
-        """Return the children that the error names, or all if it names none; only those that the plan has."""
+        """Return the planned children that the error names, or all if it names none."""
         planned = {d.digest: d for d in (*self.plan.blobs, *(d for d, _ in self.plan.documents))}
         children = parse_document(raw, descriptor.media_type).children
         named = set(error.digests)
@@ -259,7 +259,7 @@ class _ErrorRecordingStream(StreamWrapper):
 
 
 def copy_error(side: str, descriptor: Descriptor, error: Exception) -> CopyError:
-    """Return the error for a failure of the "source" or "target" at a descriptor; raise it from the cause."""
+    """Return the error for a failure of the "source" or "target"."""
     reason = error.message if isinstance(error, OcikitError) else str(error) or type(error).__name__
     return CopyError(
         f"the {side} failed for {descriptor}: {reason}",
