@@ -238,19 +238,19 @@ class _Validator:
             key = {SizeMismatch: ".size", DigestMismatch: ".digest"}.get(type(error), "") if node.parent else ""
             problem = Violation(path=node.path + key, message=error.message)
             return _Result(_violations_in(node.parent or descriptor.digest, [problem]), read=False)
-        found = list(find_violations(raw, descriptor.media_type))
-        if len(found) <= MAX_VIOLATIONS:  # the list is not truncated
-            found += _parser_violations(raw, descriptor.media_type, found)
+        problems = list(find_violations(raw, descriptor.media_type))
+        if len(problems) <= MAX_VIOLATIONS:  # the list is not truncated
+            problems += _parser_violations(raw, descriptor.media_type, problems)
         try:
             value = load_json(raw, "the document")
         except InvalidDocument:
-            return _Result(_violations_in(descriptor.digest, found))
-        found += _cross_document_violations(value, node)
+            return _Result(_violations_in(descriptor.digest, problems))
+        problems += _cross_document_violations(value, node)
         children = () if descriptor.media_type in media_types.CONFIG_TYPES else tuple(self._children(raw, value, node))
         if children and len(node.position) > MAX_INDEX_DEPTH:
-            found.append(Violation(path="$", message=f"indexes are nested more than {MAX_INDEX_DEPTH} deep"))
+            problems.append(Violation(path="$", message=f"indexes are nested more than {MAX_INDEX_DEPTH} deep"))
             children = ()
-        return _Result(_violations_in(descriptor.digest, found), children=children)
+        return _Result(_violations_in(descriptor.digest, problems), children=children)
 
     def _fetch(self, descriptor: Descriptor) -> bytes:
         """Return the verified bytes of a document."""
@@ -306,8 +306,8 @@ class _Validator:
         return document.select(self.platform) if isinstance(document, Index) else None
 
 
-def _violations_in(digest: Digest | None, found: Iterable[Violation]) -> tuple[DocumentViolation, ...]:
-    return tuple(DocumentViolation(digest=digest, path=v.path, message=v.message) for v in found)
+def _violations_in(digest: Digest | None, problems: Iterable[Violation]) -> tuple[DocumentViolation, ...]:
+    return tuple(DocumentViolation(digest=digest, path=v.path, message=v.message) for v in problems)
 
 
 def _parser_violations(raw: bytes, media_type: str, known: list[Violation]) -> list[Violation]:
@@ -332,24 +332,24 @@ def _normalize_path(path: str) -> str:
 
 def _cross_document_violations(value: dict[str, Any], node: _Node) -> list[Violation]:
     """Return violations that no schema detects: contradictions of documents and descriptors."""
-    found = []
+    problems = []
     descriptor, media_type = node.descriptor, value.get("mediaType")
     typed = descriptor.is_document or descriptor.media_type in media_types.SCHEMA1_TYPES
     if typed and isinstance(media_type, str) and media_type.lower() != descriptor.media_type:
         message = f"the document has type {display.quoted(media_type, 80)}, its descriptor {descriptor.media_type}"
-        found.append(Violation(path="$.mediaType", message=message))
+        problems.append(Violation(path="$.mediaType", message=message))
     for path, child in _descriptors(value):
         # Do not use `Descriptor.embedded`, which returns `{}` for the empty descriptor without reading `data`
         data = child.data
         if data is not None and not _matches(data, child):
             message = f"the {len(data)} embedded bytes do not match size and digest"
-            found.append(Violation(path=f"{path}.data", message=message))
+            problems.append(Violation(path=f"{path}.data", message=message))
     if node.layers is not None and isinstance(rootfs := value.get("rootfs"), dict):
         diff_ids = rootfs.get("diff_ids")
         if isinstance(diff_ids, list) and len(diff_ids) != node.layers:
             message = f"expected one for each of the {node.layers} layers of the manifest, found {len(diff_ids)}"
-            found.append(Violation(path="$.rootfs.diff_ids", message=message))
-    return found
+            problems.append(Violation(path="$.rootfs.diff_ids", message=message))
+    return problems
 
 
 def _matches(data: bytes, descriptor: Descriptor) -> bool:

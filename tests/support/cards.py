@@ -66,9 +66,11 @@ def session() -> ocikit.Session:
 
 def layer(title, size, media_type="application/vnd.apache.parquet", **notes):
     return ocikit.Descriptor(
-        media_type=media_type, digest=ocikit.Digest.of(f"{title}{size}".encode()), size=size,
+        media_type=media_type,
+        digest=ocikit.Digest.of(f"{title}{size}".encode()),
+        size=size,
         annotations=({f"{OCI}title": title} if title else {}) | notes,
-    )  # fmt: skip
+    )
 
 
 def data_manifest(**more):
@@ -93,21 +95,37 @@ def image_config():
     steps = [
         ("ADD rootfs.tar.xz / # buildkit", False),
         ('CMD ["bash"]', True),
-        ("RUN /bin/sh -c set -eux; apt-get update; apt-get install -y --no-install-recommends ca-certificates netbase tzdata; rm -rf /var/lib/apt/lists/*", False),
+        (
+            "RUN /bin/sh -c set -eux; apt-get update; apt-get install -y --no-install-recommends ca-certificates netbase tzdata; rm -rf /var/lib/apt/lists/*",
+            False,
+        ),
         ("ENV PYTHON_VERSION=3.14.1", True),
         ("RUN /bin/sh -c set -eux; make -j; make install", False),
         ("COPY entrypoint.sh /", False),
-    ]  # fmt: skip
+    ]
     return ImageConfig(
-        architecture="arm64", os="linux", variant="v8", created="2026-10-30T09:12:44.123456789Z", author="the Python people",
+        architecture="arm64",
+        os="linux",
+        variant="v8",
+        created="2026-10-30T09:12:44.123456789Z",
+        author="the Python people",
         config={
-            "Env": ["PATH=/usr/local/bin:/usr/local/sbin:/usr/sbin:/usr/bin:/sbin:/bin", "LANG=C.UTF-8", "PYTHON_VERSION=3.14.1"],
-            "Entrypoint": ["/entrypoint.sh"], "Cmd": ["python3"], "WorkingDir": "/srv", "User": "nobody",
-            "ExposedPorts": {"8000/tcp": {}}, "Labels": {"maintainer": "people@example.org"}, "StopSignal": "SIGINT",
+            "Env": [
+                "PATH=/usr/local/bin:/usr/local/sbin:/usr/sbin:/usr/bin:/sbin:/bin",
+                "LANG=C.UTF-8",
+                "PYTHON_VERSION=3.14.1",
+            ],
+            "Entrypoint": ["/entrypoint.sh"],
+            "Cmd": ["python3"],
+            "WorkingDir": "/srv",
+            "User": "nobody",
+            "ExposedPorts": {"8000/tcp": {}},
+            "Labels": {"maintainer": "people@example.org"},
+            "StopSignal": "SIGINT",
         },
         rootfs=RootFS(diff_ids=digests),
         history=[History(created="2026-10-30T09:12:44Z", created_by=by, empty_layer=empty) for by, empty in steps],
-    )  # fmt: skip
+    )
 
 
 def image_manifest(architecture="amd64"):
@@ -128,16 +146,26 @@ def image_index():
     for name in ("linux/amd64", "linux/arm64/v8", "linux/s390x", "windows/amd64:10.0.26100.2314"):
         platform = ocikit.Platform.parse(name)
         manifest = image_manifest(platform.architecture + platform.os)
-        manifests.append(ocikit.Descriptor(
-            media_type=media_types.OCI_MANIFEST, digest=manifest.digest, size=manifest.size, platform=platform))  # fmt: skip
+        manifests.append(
+            ocikit.Descriptor(
+                media_type=media_types.OCI_MANIFEST, digest=manifest.digest, size=manifest.size, platform=platform
+            )
+        )
         if name == "linux/amd64":
             session().cache.push_bytes(manifest.descriptor, manifest.raw)
     for image in manifests[:3]:
-        manifests.append(ocikit.Descriptor(
-            media_type=media_types.OCI_MANIFEST, digest=ocikit.Digest.of(image.digest.encode()), size=841,
-            platform=ocikit.Platform(os="unknown", architecture="unknown"),
-            annotations={"vnd.docker.reference.type": "attestation-manifest", "vnd.docker.reference.digest": image.digest},
-        ))  # fmt: skip
+        manifests.append(
+            ocikit.Descriptor(
+                media_type=media_types.OCI_MANIFEST,
+                digest=ocikit.Digest.of(image.digest.encode()),
+                size=841,
+                platform=ocikit.Platform(os="unknown", architecture="unknown"),
+                annotations={
+                    "vnd.docker.reference.type": "attestation-manifest",
+                    "vnd.docker.reference.digest": image.digest,
+                },
+            )
+        )
     return ocikit.Index(
         manifests=manifests, annotations={f"{OCI}source": "https://git.example/python", f"{OCI}version": "3.14.1"}
     )
@@ -158,9 +186,12 @@ def read_all(listing):
 def referrers():
     def referrer(kind, size, **notes):
         return ocikit.Descriptor(
-            media_type=media_types.OCI_MANIFEST, digest=ocikit.Digest.of(repr((kind, notes)).encode()), size=size,
-            artifact_type=kind, annotations={f"{OCI}{key}": value for key, value in notes.items()},
-        )  # fmt: skip
+            media_type=media_types.OCI_MANIFEST,
+            digest=ocikit.Digest.of(repr((kind, notes)).encode()),
+            size=size,
+            artifact_type=kind,
+            annotations={f"{OCI}{key}": value for key, value in notes.items()},
+        )
 
     descriptors = [
         referrer(
@@ -228,13 +259,21 @@ def inventory():
         ("team/a-rather-long-name-for-a-repository/of-many-parts", 1_204),
     ]
     return CacheInfo(
-        root=folder() / "cache", blobs=118, size=1_811_402_331, partial=20_971_520,
+        root=folder() / "cache",
+        blobs=118,
+        size=1_811_402_331,
+        partial=20_971_520,
         repositories=tuple(
-            CachedRepository(name=f"{HOST}/{name}", tags=tuple(f"v{i}" for i in range(n * 4 + 1)), snapshots=n, size=size,
-                             last_used=datetime(2026, 11, 20 - n, 8, 30, tzinfo=UTC))
+            CachedRepository(
+                name=f"{HOST}/{name}",
+                tags=tuple(f"v{i}" for i in range(n * 4 + 1)),
+                snapshots=n,
+                size=size,
+                last_used=datetime(2026, 11, 20 - n, 8, 30, tzinfo=UTC),
+            )
             for n, (name, size) in enumerate(sizes)
         ),
-    )  # fmt: skip
+    )
 
 
 def explanation():
@@ -252,9 +291,12 @@ def violations():
         ("$.config.mediaType", "required field missing"),
     ]
     return ValidationReport(
-        reference=ocikit.Reference.parse(f"{DATA}:v2.1").pinned(manifest.digest), documents=(manifest.descriptor,),
-        violations=tuple(DocumentViolation(path=path, message=message, digest=manifest.digest) for path, message in problems),
-    )  # fmt: skip
+        reference=ocikit.Reference.parse(f"{DATA}:v2.1").pinned(manifest.digest),
+        documents=(manifest.descriptor,),
+        violations=tuple(
+            DocumentViolation(path=path, message=message, digest=manifest.digest) for path, message in problems
+        ),
+    )
 
 
 def error(kind, *args, cause=None, **fields):
@@ -267,19 +309,35 @@ def error(kind, *args, cause=None, **fields):
 
 def no_tag():
     return error(
-        ocikit.ManifestUnknown, f"{DATA} has no tag 'v21'", hint=f"nearest: v2.1, v2.0; ocikit.tags('{DATA}') lists all 483",
-        status=404, host=HOST, method="GET", url=f"https://{HOST}/v2/weather/stations/manifests/v21", request_id="7f3a-11",
+        ocikit.ManifestUnknown,
+        f"{DATA} has no tag 'v21'",
+        hint=f"nearest: v2.1, v2.0; ocikit.tags('{DATA}') lists all 483",
+        status=404,
+        host=HOST,
+        method="GET",
+        url=f"https://{HOST}/v2/weather/stations/manifests/v21",
+        request_id="7f3a-11",
         errors=[{"code": "MANIFEST_UNKNOWN", "message": "manifest unknown", "detail": {"Tag": "v21"}}],
-    )  # fmt: skip
+    )
 
 
 def copy_error():
     return error(
-        ocikit.CopyError, "could not push 2024.parquet to the target", side="target", descriptor=data_manifest().layers[5],
-        cause=error(ocikit.Denied, f"{HOST} denied ada the push to weather/stations", hint="ask its owner for the right to push, or push to a repository of yours",
-                    status=403, host=HOST, method="POST", url=f"https://{HOST}/v2/weather/stations/blobs/uploads/",
-                    errors=[{"code": "DENIED", "message": "requested access to the resource is denied"}]),
-    )  # fmt: skip
+        ocikit.CopyError,
+        "could not push 2024.parquet to the target",
+        side="target",
+        descriptor=data_manifest().layers[5],
+        cause=error(
+            ocikit.Denied,
+            f"{HOST} denied ada the push to weather/stations",
+            hint="ask its owner for the right to push, or push to a repository of yours",
+            status=403,
+            host=HOST,
+            method="POST",
+            url=f"https://{HOST}/v2/weather/stations/blobs/uploads/",
+            errors=[{"code": "DENIED", "message": "requested access to the resource is denied"}],
+        ),
+    )
 
 
 def stopped():
@@ -324,9 +382,7 @@ CARDS: dict[str, Callable[[], object]] = {
     "plan_copy": copy_plan,
     "plan_copy_step": lambda: copy_plan().items[0],
     "plan_folder": folder_plan,
-    "plan_delete": lambda: DeletePlan(
-        reference=ocikit.Reference.parse(f"{DATA}:v2.1"), digest=data_manifest().digest
-    ),
+    "plan_delete": lambda: DeletePlan(reference=ocikit.Reference.parse(f"{DATA}:v2.1"), digest=data_manifest().digest),
     "plan_tag": lambda: TagPlan(
         reference=ocikit.Reference.parse(f"{DATA}:v2.1").pinned(data_manifest().digest),
         tags=("latest", "v2.1", "v2"),
@@ -342,33 +398,62 @@ CARDS: dict[str, Callable[[], object]] = {
     "cache_repository": lambda: inventory().repositories[0],
     "cache_verify": lambda: VerifyResult(checked=118, size=1_811_402_331),
     "cache_corrupt": lambda: VerifyResult(
-        checked=118, size=1_811_402_331, removed=True,
-        corrupt=(CorruptBlob(
-            digest=ocikit.Digest.of(b"1"), problem="digest", detail="its content has digest sha256:" + "cd" * 32,
-            path=folder() / "cache" / "blobs" / "sha256" / ("ab" * 32)),)),
+        checked=118,
+        size=1_811_402_331,
+        removed=True,
+        corrupt=(
+            CorruptBlob(
+                digest=ocikit.Digest.of(b"1"),
+                problem="digest",
+                detail="its content has digest sha256:" + "cd" * 32,
+                path=folder() / "cache" / "blobs" / "sha256" / ("ab" * 32),
+            ),
+        ),
+    ),
     "server": lambda: ocikit.serve(),
     "server_stopped": stopped,
     "server_collected": lambda: GCResult(
         dry_run=True,
         unlinked=(RemovedBlob(digest=ocikit.Digest.of(b"1"), size=3_000_000, repository="weather/stations"),),
-        blobs=(RemovedBlob(digest=ocikit.Digest.of(b"1"), size=3_000_000), RemovedBlob(digest=ocikit.Digest.of(b"2"), size=17))),
+        blobs=(
+            RemovedBlob(digest=ocikit.Digest.of(b"1"), size=3_000_000),
+            RemovedBlob(digest=ocikit.Digest.of(b"2"), size=17),
+        ),
+    ),
     "server_verified": lambda: VerifyResult(
-        checked=3_012, size=40_112_000_331,
-        corrupt=(CorruptBlob(
-            digest=ocikit.Digest.of(b"1"), problem="missing", expected_size=12, repositories=("weather/stations",)),)),
+        checked=3_012,
+        size=40_112_000_331,
+        corrupt=(
+            CorruptBlob(
+                digest=ocikit.Digest.of(b"1"), problem="missing", expected_size=12, repositories=("weather/stations",)
+            ),
+        ),
+    ),
     "explanation": explanation,
     "explanation_anonymous": lambda: Keychain(environ={}, home=folder() / "keep").explain(HOST),
     "ping": lambda: Ping(host=HOST, reachable=True, authenticated=True, url=f"https://{HOST}", version="registry/2.0"),
     "ping_unreachable": lambda: Ping(
-        host=HOST, reachable=False, authenticated=False, url=f"https://{HOST}", problem=f"{HOST} could not be reached: no such host"),
+        host=HOST,
+        reachable=False,
+        authenticated=False,
+        url=f"https://{HOST}",
+        problem=f"{HOST} could not be reached: no such host",
+    ),
     "report": violations,
     "report_fine": lambda: ValidationReport(
-        reference=ocikit.Reference.parse(f"{DATA}:v2.1"), documents=(data_manifest().descriptor,), violations=()),
+        reference=ocikit.Reference.parse(f"{DATA}:v2.1"), documents=(data_manifest().descriptor,), violations=()
+    ),
     "report_violation": lambda: violations().violations[0],
     "violation": lambda: Violation(path="$.layers[2].size", message="expected an integer, found a string"),
     "unpacked": lambda: Unpacked(
-        path=folder() / "rootfs", files=3_412, size=148_221_003,
-        skipped=(SkippedEntry(path="dev/null", reason="character device"), SkippedEntry(path="usr/bin/passwd", reason="setuid"))),
+        path=folder() / "rootfs",
+        files=3_412,
+        size=148_221_003,
+        skipped=(
+            SkippedEntry(path="dev/null", reason="character device"),
+            SkippedEntry(path="usr/bin/passwd", reason="setuid"),
+        ),
+    ),
     "packed": lambda: pack([home()])[0],
     "entry": lambda: TarEntry(path="usr/bin/python3", type="symlink", target="python3.14", mode=0o777, layer=2),
     "error": no_tag,
@@ -382,7 +467,7 @@ CARDS: dict[str, Callable[[], object]] = {
     "credentials": lambda: Credentials(username="ada", password="hunter2"),
     "keychain": lambda: Keychain({HOST: ("ada", "hunter2")}, environ={}, home=folder()),
     "tokens": TokenCache,
-}  # fmt: skip
+}
 
 #: Page with cards; its theme is marked as in Sphinx.
 PAGE = """<!doctype html><html lang="en"{theme}><head><meta charset="utf-8"><title>{title}</title>

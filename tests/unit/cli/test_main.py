@@ -102,8 +102,14 @@ def test_options_are_passed_to_session(run, data, server, home):
 
 
 def test_failure_prints_two_lines_and_exits_with_1(run, server, home):
-    for arguments in (("pull", f"{server.host}/t/nope:v1"), ("push", f"{server.host}/t/d:v1", "nothere"), ("inspect", "Bad"), ("tags", "oci:nope"),
-                      ("copy", "oci:nope:v1", "oci:out"), ("quickstart", "--registry", "127.0.0.1:1")):  # fmt: skip
+    for arguments in (
+        ("pull", f"{server.host}/t/nope:v1"),
+        ("push", f"{server.host}/t/d:v1", "nothere"),
+        ("inspect", "Bad"),
+        ("tags", "oci:nope"),
+        ("copy", "oci:nope:v1", "oci:out"),
+        ("quickstart", "--registry", "127.0.0.1:1"),
+    ):
         code, out, err = run(*arguments)
         assert code == 1 and out == "", (arguments, out)
         assert err.startswith("ocikit: ") and "Traceback" not in err and "\n  -> " in err, err
@@ -111,8 +117,17 @@ def test_failure_prints_two_lines_and_exits_with_1(run, server, home):
 
 
 def test_invalid_usage_exits_with_2(run, home):
-    for arguments in ((), ("nope",), ("pull",), ("push", "x"), ("pull", "x", "--workers", "0"), ("pull", "x", "--workers", "many"),
-                      ("push", "x", "y", "--annotation", "novalue"), ("push", "x", "y", "--archive", "zip"), ("tags", "a", "b")):  # fmt: skip
+    for arguments in (
+        (),
+        ("nope",),
+        ("pull",),
+        ("push", "x"),
+        ("pull", "x", "--workers", "0"),
+        ("pull", "x", "--workers", "many"),
+        ("push", "x", "y", "--annotation", "novalue"),
+        ("push", "x", "y", "--archive", "zip"),
+        ("tags", "a", "b"),
+    ):
         code, out, err = run(*arguments)
         assert code == 2, arguments
         assert "usage: ocikit" in out + err and "Traceback" not in err
@@ -163,14 +178,26 @@ def test_closed_pipe_prints_no_traceback(home, server):
         server.manifest("t/d", b'{"schemaVersion":2}', f"v{i:04}")
     for _ in range(3):
         done = subprocess.run(
-            f"{sys.executable} -m ocikit tags {server.host}/t/d | head -1", shell=True, text=True, capture_output=True,
-            env=os.environ | {"PYTHONPATH": str(ROOT)}, check=False, timeout=60,
-        )  # fmt: skip
+            f"{sys.executable} -m ocikit tags {server.host}/t/d | head -1",
+            shell=True,
+            text=True,
+            capture_output=True,
+            env=os.environ | {"PYTHONPATH": str(ROOT)},
+            check=False,
+            timeout=60,
+        )
         assert (done.stdout, done.stderr) == ("v0000\n", "")
     reader, writer = os.pipe()
     os.close(reader)
-    done = subprocess.run([sys.executable, "-m", "ocikit", "tags", f"{server.host}/t/d"], stdout=writer, stderr=subprocess.PIPE, text=True,
-                          env=os.environ | {"PYTHONPATH": str(ROOT)}, check=False, timeout=60)  # fmt: skip
+    done = subprocess.run(
+        [sys.executable, "-m", "ocikit", "tags", f"{server.host}/t/d"],
+        stdout=writer,
+        stderr=subprocess.PIPE,
+        text=True,
+        env=os.environ | {"PYTHONPATH": str(ROOT)},
+        check=False,
+        timeout=60,
+    )
     os.close(writer)
     assert (done.returncode, done.stderr) == (1, "")
 
@@ -186,13 +213,40 @@ def push_hostile(server):
         "size": 4,
         "annotations": {"org.opencontainers.image.title": ANSI, ANSI: ANSI},
     }
-    server.manifest("t/e", {"schemaVersion": 2, "mediaType": media_types.OCI_MANIFEST, "artifactType": ANSI, "config": empty,
-                            "layers": [layer, layer | {"annotations": {}}], "annotations": {ANSI: ANSI}}, "v1")  # fmt: skip
+    server.manifest(
+        "t/e",
+        {
+            "schemaVersion": 2,
+            "mediaType": media_types.OCI_MANIFEST,
+            "artifactType": ANSI,
+            "config": empty,
+            "layers": [layer, layer | {"annotations": {}}],
+            "annotations": {ANSI: ANSI},
+        },
+        "v1",
+    )
     child = server.manifest("t/e", {"schemaVersion": 2, "config": empty, "layers": []})
     platform = {"os": ANSI, "architecture": ANSI, "variant": ANSI}
-    server.manifest("t/e", {"schemaVersion": 2, "mediaType": media_types.OCI_INDEX, "artifactType": ANSI, "annotations": {ANSI: ANSI}, "manifests": [
-        {"mediaType": media_types.OCI_MANIFEST, "digest": child, "size": 10, "platform": platform, "annotations": {ANSI: ANSI}}]},
-        "index", media_type=media_types.OCI_INDEX)  # fmt: skip
+    server.manifest(
+        "t/e",
+        {
+            "schemaVersion": 2,
+            "mediaType": media_types.OCI_INDEX,
+            "artifactType": ANSI,
+            "annotations": {ANSI: ANSI},
+            "manifests": [
+                {
+                    "mediaType": media_types.OCI_MANIFEST,
+                    "digest": child,
+                    "size": 10,
+                    "platform": platform,
+                    "annotations": {ANSI: ANSI},
+                }
+            ],
+        },
+        "index",
+        media_type=media_types.OCI_INDEX,
+    )
 
 
 def is_clean(text):
@@ -213,8 +267,14 @@ def test_hostile_registry_text_is_sanitized(run, server, home):
     warning = {"Warning": '299 - "careful \\u001b]0;x"'.replace("\\u001b", "\x1b")}
     server.on(".*", ".*", times=None, headers=warning)
     body = json.dumps({"errors": [{"code": "DENIED" + ANSI, "message": ANSI, "detail": {"x": ANSI}}]}).encode()
-    for arguments, code in ((("inspect", f"{ref}:v1"), 0), (("inspect", f"{ref}:index"), 0), (("tags", ref), 0), (("pull", f"{ref}:v1", "out"), 1),
-                            (("pull", f"{ref}:index"), 1), (("pull", f"{ref}:nope"), 1)):  # fmt: skip
+    for arguments, code in (
+        (("inspect", f"{ref}:v1"), 0),
+        (("inspect", f"{ref}:index"), 0),
+        (("tags", ref), 0),
+        (("pull", f"{ref}:v1", "out"), 1),
+        (("pull", f"{ref}:index"), 1),
+        (("pull", f"{ref}:nope"), 1),
+    ):
         got, out, err = run(*arguments)
         assert got == code, (arguments, out, err)
         assert is_clean(out) and is_clean(err), (arguments, out, err)

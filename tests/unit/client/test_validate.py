@@ -103,11 +103,11 @@ def violations(report):
 
 
 def test_valid_image_has_no_violations(place, session):
-    made = image(place, "v1")
+    manifest = image(place, "v1")
     report = session.validate(f"{place.name}:v1")
     assert report.ok and report.violations == ()
     assert [d.media_type for d in report.documents] == [MANIFEST, CONFIG]
-    assert str(report.reference) == f"{place.name}:v1@{made['digest']}"
+    assert str(report.reference) == f"{place.name}:v1@{manifest['digest']}"
     assert report.summary == f"{report.reference}: 2 documents, no violations"
 
 
@@ -172,15 +172,15 @@ def test_index_reports_violations_of_all_documents(place, session):
 
 
 def test_violations_found_by_parser_are_reported(place, session):
-    made = image(place, "v1", manifests=[])
+    manifest = image(place, "v1", manifests=[])
     assert violations(session.validate(f"{place.name}:v1")) == [
-        (made["digest"], "$", "an image manifest with $.manifests")
+        (manifest["digest"], "$", "an image manifest with $.manifests")
     ]
     short = {"mediaType": "a/b", "digest": "sha256:12", "size": 2}
     digest = place.manifest({"schemaVersion": 2, "config": short, "layers": []}, MANIFEST, "v2")[1]
-    (found,) = session.validate(f"{place.name}:v2").violations
-    assert (found.digest, found.path) == (digest, "$.config.digest")
-    assert found.message == "'sha256:12' has 2 characters after 'sha256'"
+    (violation,) = session.validate(f"{place.name}:v2").violations
+    assert (violation.digest, violation.path) == (digest, "$.config.digest")
+    assert violation.message == "'sha256:12' has 2 characters after 'sha256'"
 
 
 @pytest.mark.parametrize(
@@ -198,58 +198,58 @@ def test_malformed_document_is_reported_not_raised(place, session, raw, kind):
 
 
 def test_media_type_mismatch_is_reported(place, session):
-    made = image(place)
-    index(place, made | {"mediaType": media_types.DOCKER_MANIFEST})
-    (found,) = session.validate(f"{place.name}:v1").violations
-    words = (
+    manifest = image(place)
+    index(place, manifest | {"mediaType": media_types.DOCKER_MANIFEST})
+    (violation,) = session.validate(f"{place.name}:v1").violations
+    expected = (
         f"its descriptor {media_types.DOCKER_MANIFEST}"
         if isinstance(place, Folder)
         else f"as {MANIFEST}, its descriptor says"
     )
-    assert words in found.message
+    assert expected in violation.message
 
 
 def test_size_mismatch_is_reported_at_descriptor(place, session):
     image(place)
-    made = image(place)
-    root = index(place, made | {"size": made["size"] + 1}, made | {"size": 7})
+    manifest = image(place)
+    root = index(place, manifest | {"size": manifest["size"] + 1}, manifest | {"size": 7})
     findings = list(session.validate(f"{place.name}:v1").violations)
     assert [(f.digest, f.path) for f in findings] == [(root, "$.manifests[0].size"), (root, "$.manifests[1].size")]
     config = descriptor(place.blob(b"{}"), CONFIG, size=3)
     digest = place.manifest({"schemaVersion": 2, "config": config, "layers": []}, MANIFEST, "v2")[1]
-    (found,) = session.validate(f"{place.name}:v2").violations
-    assert (found.digest, found.path) == (digest, "$.config.size")
+    (violation,) = session.validate(f"{place.name}:v2").violations
+    assert (violation.digest, violation.path) == (digest, "$.config.size")
 
 
 def test_digest_mismatch_is_reported_at_descriptor(session, home):
     place = Folder(home)
-    made = image(place)
-    path = place.path / "blobs/sha256" / made["digest"][7:]
+    manifest = image(place)
+    path = place.path / "blobs/sha256" / manifest["digest"][7:]
     path.write_bytes(path.read_bytes().replace(b"amd64", b"AMD64").replace(b'"size"', b'"Size"'))
-    root = index(place, made)
-    (found,) = session.validate("oci:layout:v1").violations
-    assert (found.digest, found.path) == (root, "$.manifests[0].digest")
-    place.entries.append(made | {"annotations": {"org.opencontainers.image.ref.name": "root"}})
+    root = index(place, manifest)
+    (violation,) = session.validate("oci:layout:v1").violations
+    assert (violation.digest, violation.path) == (root, "$.manifests[0].digest")
+    place.entries.append(manifest | {"annotations": {"org.opencontainers.image.ref.name": "root"}})
     place.write()
-    (found,) = session.validate("oci:layout:root").violations
-    assert (found.digest, found.path) == (made["digest"], "$")
-    assert found.message.startswith(MANIFEST)
+    (violation,) = session.validate("oci:layout:root").violations
+    assert (violation.digest, violation.path) == (manifest["digest"], "$")
+    assert violation.message.startswith(MANIFEST)
 
 
 def test_corrupt_blob_in_archive_is_reported(session, home):
     place = Folder(home)
-    made = image(place, "v1")
-    (place.path / "blobs/sha256" / made["digest"][7:]).write_bytes(b"{}")
+    manifest = image(place, "v1")
+    (place.path / "blobs/sha256" / manifest["digest"][7:]).write_bytes(b"{}")
     shutil.make_archive("store", "tar", place.path)
-    (found,) = session.validate("oci-archive:store.tar:v1").violations
-    assert found.digest == made["digest"]
+    (violation,) = session.validate("oci-archive:store.tar:v1").violations
+    assert violation.digest == manifest["digest"]
 
 
 def test_missing_document_is_reported_and_missing_root_raises(place, session):
     gone = descriptor((b"gone", "sha256:" + hashlib.sha256(b"gone").hexdigest()), MANIFEST)
     root = index(place, image(place), gone)
-    (found,) = session.validate(f"{place.name}:v1").violations
-    assert (found.digest, found.path) == (root, "$.manifests[1]")
+    (violation,) = session.validate(f"{place.name}:v1").violations
+    assert (violation.digest, violation.path) == (root, "$.manifests[1]")
     with pytest.raises(ocikit.NotFound):
         session.validate(f"{place.name}:v2")
     with pytest.raises(ocikit.NotFound):
@@ -259,9 +259,9 @@ def test_missing_document_is_reported_and_missing_root_raises(place, session):
 def test_wrong_number_of_diff_ids_is_reported(place, session):
     config = {"architecture": "amd64", "os": "linux", "rootfs": ROOTFS}
     image(place, "v1", config=config, layers=3)
-    (found,) = session.validate(f"{place.name}:v1").violations
-    assert found.path == "$.rootfs.diff_ids"
-    assert found.message == "expected one for each of the 3 layers of the manifest, found 1"
+    (violation,) = session.validate(f"{place.name}:v1").violations
+    assert violation.path == "$.rootfs.diff_ids"
+    assert violation.message == "expected one for each of the 3 layers of the manifest, found 1"
     # Two manifests share a config; only one of them has the right number of layers
     index(place, image(place, config=config), image(place, config=config, layers=2), tag="v2")
     report = session.validate(f"{place.name}:v2")
@@ -281,18 +281,18 @@ def test_embedded_data_mismatch_is_reported(place, session):
 
 
 def test_deeply_nested_indexes_are_reported(place, session):
-    made = image(place)
+    manifest = image(place)
     for _ in range(20):
-        made = descriptor(place.manifest({"schemaVersion": 2, "manifests": [made]}, INDEX), INDEX)
-    index(place, made)
-    (found,) = session.validate(f"{place.name}:v1").violations
-    assert found.message == "indexes are nested more than 8 deep"
+        manifest = descriptor(place.manifest({"schemaVersion": 2, "manifests": [manifest]}, INDEX), INDEX)
+    index(place, manifest)
+    (violation,) = session.validate(f"{place.name}:v1").violations
+    assert violation.message == "indexes are nested more than 8 deep"
 
 
 def test_document_with_many_references_is_read_once(server, session):
     place = Registry(server)
-    made = image(place)
-    index(place, *[made] * 20)
+    manifest = image(place)
+    index(place, *[manifest] * 20)
     report = session.validate(f"{place.name}:v1")
     assert report.ok
     assert len(report.documents) == 3
@@ -309,8 +309,8 @@ def test_large_document_is_validated_in_bounded_time(session, home):
     place.manifest({"schemaVersion": 2, "manifests": [{}] * 500_000}, INDEX, "v2")
     assert 100 < len(session.validate("oci:layout:v2").violations) < 110
     place.manifest(b" " * (DOCUMENT_LIMIT + 1), MANIFEST, "v3")
-    (found,) = session.validate("oci:layout:v3").violations
-    assert "above the limit" in found.message
+    (violation,) = session.validate("oci:layout:v3").violations
+    assert "above the limit" in violation.message
 
 
 # Platforms
@@ -352,15 +352,15 @@ def test_docker_schema_1_is_reported(server, session):
     place = Registry(server)
     kind = "application/vnd.docker.distribution.manifest.v1+prettyjws"
     place.manifest({"schemaVersion": 1, "name": "t/d", "fsLayers": []}, kind, "v1")
-    (found,) = session.validate(f"{place.name}:v1").violations
-    assert "Docker schema 1" in found.message
+    (violation,) = session.validate(f"{place.name}:v1").violations
+    assert "Docker schema 1" in violation.message
 
 
 def test_invalid_manifest_without_index_entry_is_reported(session, home):
     place = Folder(home)
     digest = place.manifest({"schemaVersion": 2, "mediaType": MANIFEST, "layers": []}, MANIFEST)[1]
-    (found,) = session.validate(f"oci:layout@{digest}").violations
-    assert (found.digest, found.path) == (digest, "$.config")
+    (violation,) = session.validate(f"oci:layout@{digest}").violations
+    assert (violation.digest, violation.path) == (digest, "$.config")
 
 
 @pytest.mark.parametrize("index", ["{", '{"manifests": 7}', '{"manifests": [7]}', '{"manifests": [{"digest": "x"}]}'])
@@ -402,10 +402,10 @@ def test_report_has_repr_and_table_and_can_be_pickled(session, home):
     digest = image(place, "v1", annotations={"<b>\x1b[31m": 1})["digest"]
     report = session.validate("oci:layout:v1")
     assert repr(report).startswith("ValidationReport(reference='oci:layout:v1@sha256:")
-    (found,) = report.violations
-    assert str(found).startswith(f"{digest} $.annotations[")
-    assert str(found).isprintable()
-    assert repr(found).startswith(f"DocumentViolation(digest='{digest[:19]}', path=")
+    (violation,) = report.violations
+    assert str(violation).startswith(f"{digest} $.annotations[")
+    assert str(violation).isprintable()
+    assert repr(violation).startswith(f"DocumentViolation(digest='{digest[:19]}', path=")
     page = report._repr_html_()
     assert "<b>" not in page
     assert digest[:19] in page

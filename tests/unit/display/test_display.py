@@ -288,9 +288,17 @@ def test_shortened_cell_has_full_text_in_tooltip():
 
 @pytest.mark.parametrize(
     ("n", "text"),
-    [(0, "0 B"), (999, "999 B"), (1000, "1.0 kB"), (999_949, "999.9 kB"), (999_950, "1.0 MB"), (4_200_000_000, "4.2 GB"),
-     (10**15, "1.0 PB"), (2**63 - 1, "9223.4 PB")],
-)  # fmt: skip
+    [
+        (0, "0 B"),
+        (999, "999 B"),
+        (1000, "1.0 kB"),
+        (999_949, "999.9 kB"),
+        (999_950, "1.0 MB"),
+        (4_200_000_000, "4.2 GB"),
+        (10**15, "1.0 PB"),
+        (2**63 - 1, "9223.4 PB"),
+    ],
+)
 def test_size_has_decimal_unit(n, text):
     assert display.size(n) == text
     assert (display.Size(n).text(), repr(display.Size(n)), f"{display.Size(n)}") == (text, text, text)
@@ -301,9 +309,18 @@ def test_size_has_decimal_unit(n, text):
 
 @pytest.mark.parametrize(
     ("seconds", "text"),
-    [(0, "0.0 s"), (0.25, "0.2 s"), (59.94, "59.9 s"), (59.96, "1 min 0 s"), (60, "1 min 0 s"), (75, "1 min 15 s"),
-     (3599.6, "1 h 0 min"), (3600, "1 h 0 min"), (90_061, "25 h 1 min")],
-)  # fmt: skip
+    [
+        (0, "0.0 s"),
+        (0.25, "0.2 s"),
+        (59.94, "59.9 s"),
+        (59.96, "1 min 0 s"),
+        (60, "1 min 0 s"),
+        (75, "1 min 15 s"),
+        (3599.6, "1 h 0 min"),
+        (3600, "1 h 0 min"),
+        (90_061, "25 h 1 min"),
+    ],
+)
 def test_duration_has_units(seconds, text):
     assert display.duration(seconds) == text
 

@@ -171,10 +171,23 @@ def test_uninitialized_object_has_repr(cls):
 
 @pytest.mark.parametrize(
     "text",
-    ["javascript:alert(1)", "data:text/html,<script>", "//host/x", "https://", "https://good.example@evil.example/",
-     "https://a.example/\u202egpj.exe", "https://a.example/\nb", " https://a.example", "https://a.example\\@evil.example",
-     "https://[::1", "https://a.example:port/", "vbscript:x", "HTTPS:alert(1)", "https://a.example/" + "x" * 600],
-)  # fmt: skip
+    [
+        "javascript:alert(1)",
+        "data:text/html,<script>",
+        "//host/x",
+        "https://",
+        "https://good.example@evil.example/",
+        "https://a.example/\u202egpj.exe",
+        "https://a.example/\nb",
+        " https://a.example",
+        "https://a.example\\@evil.example",
+        "https://[::1",
+        "https://a.example:port/",
+        "vbscript:x",
+        "HTTPS:alert(1)",
+        "https://a.example/" + "x" * 600,
+    ],
+)
 def test_unsafe_url_is_not_a_link(text):
     assert "<a" not in display.Link(text).html()
 
@@ -270,10 +283,13 @@ def layers(n):
     title = "org.opencontainers.image.title"
     return tuple(
         ocikit.Descriptor(
-            media_type=Counted("text/csv"), digest=ocikit.Digest(f"sha256:{i:064x}"), size=i, annotations=Annotations({title: Counted(f"f{i}")})
+            media_type=Counted("text/csv"),
+            digest=ocikit.Digest(f"sha256:{i:064x}"),
+            size=i,
+            annotations=Annotations({title: Counted(f"f{i}")}),
         )
         for i in range(n)
-    )  # fmt: skip
+    )
 
 
 @pytest.mark.parametrize(
@@ -318,11 +334,17 @@ def text(value):
 
 
 def test_artifact_card_shows_reference_files_and_pull_call(objects_shown):
-    words = text(objects_shown["artifact"])
-    for part in (str(objects_shown["artifact"].reference), "504.1 MB (504,077,676 bytes)", "2019.parquet", "text/markdown",
-                 "ocikit.pull(&quot;registry.example/weather/stations:v2.1&quot;, &quot;folder/&quot;)", "CC-BY-4.0",
-                 "2026-11-03 14:05 UTC"):  # fmt: skip
-        assert part in words
+    shown = text(objects_shown["artifact"])
+    for part in (
+        str(objects_shown["artifact"].reference),
+        "504.1 MB (504,077,676 bytes)",
+        "2019.parquet",
+        "text/markdown",
+        "ocikit.pull(&quot;registry.example/weather/stations:v2.1&quot;, &quot;folder/&quot;)",
+        "CC-BY-4.0",
+        "2026-11-03 14:05 UTC",
+    ):
+        assert part in shown
 
 
 def test_index_card_shows_layers_of_cached_manifests(objects_shown):
@@ -365,8 +387,8 @@ def test_long_tag_listing_is_sorted_while_reading():
 
 def test_unnamed_referrer_shows_digest_once():
     digest = ocikit.Digest.of(b"report")
-    found = ocikit.Descriptor(media_type="application/vnd.oci.image.manifest.v1+json", digest=digest, size=700)
-    referrers = Listing(iter([found]), "referrers", cards.DATA)
+    referrer = ocikit.Descriptor(media_type="application/vnd.oci.image.manifest.v1+json", digest=digest, size=700)
+    referrers = Listing(iter([referrer]), "referrers", cards.DATA)
     (summary,) = re.findall(r"<summary>(<strong>.*?)</summary>", referrers._repr_html_())
     assert summary.count(digest.short) == 1
     assert text(referrers).count(digest.encoded[:12]) == 2  # in the heading and in the code
@@ -374,16 +396,16 @@ def test_unnamed_referrer_shows_digest_once():
 
 
 @pytest.mark.parametrize(
-    ("value", "words"),
+    ("value", "expected"),
     [
         (cards.CARDS["manifest_referrer"](), "no layers"),
         (ocikit.Index(manifests=[]), "no manifests"),
         (Files({}), "no files"),
     ],
 )
-def test_card_reports_empty_section(value, words):
-    assert f"<div>{words}</div>" in value._repr_html_()
-    assert words in terminal_output(value)
+def test_card_reports_empty_section(value, expected):
+    assert f"<div>{expected}</div>" in value._repr_html_()
+    assert expected in terminal_output(value)
 
 
 def test_error_card_shows_next_step_and_collapses_response(objects_shown):
@@ -444,7 +466,7 @@ caller("oci:nowhere:v1")
 
 CALLBACK = """
 def choose(descriptor):
-    return ocikit.Digest("mine is wrong")
+    return ocikit.Digest("invalid")
 
 index = ocikit.Index(manifests=[ocikit.Descriptor.of(b"1", "text/plain")])
 index.select(choose)
@@ -459,9 +481,14 @@ def run_cells(*cells, tmp_path, **environment):
         "PYTHONPATH": str(Path(cards.__file__).parents[2]),
     }
     run = subprocess.run(
-        [sys.executable, "-c", CELLS, json.dumps(cells)], capture_output=True, text=True, check=True, timeout=120,
-        cwd=tmp_path, env={**os.environ, **home, **environment},
-    )  # fmt: skip
+        [sys.executable, "-c", CELLS, json.dumps(cells)],
+        capture_output=True,
+        text=True,
+        check=True,
+        timeout=120,
+        cwd=tmp_path,
+        env={**os.environ, **home, **environment},
+    )
     return run.stdout.split("=====")
 
 

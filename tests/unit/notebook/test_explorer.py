@@ -224,11 +224,16 @@ def test_quick_selection_changes_fetch_only_the_last(server, explore):
 # Errors
 
 
-@pytest.mark.parametrize(("start", "words"), [
-    ("https://ghcr.io/a/b", "leave out the scheme"), ("A b", "lower-case"), ("oci:", "has no folder"),
-])  # fmt: skip
-def test_invalid_start_raises(session, start, words):
-    with pytest.raises(errors.InvalidReference, match=words):
+@pytest.mark.parametrize(
+    ("start", "expected"),
+    [
+        ("https://ghcr.io/a/b", "leave out the scheme"),
+        ("A b", "lower-case"),
+        ("oci:", "has no folder"),
+    ],
+)
+def test_invalid_start_raises(session, start, expected):
+    with pytest.raises(errors.InvalidReference, match=expected):
         ocikit.explore(start, session)
 
 
@@ -238,16 +243,19 @@ def test_invalid_address_is_shown(server, explore):
     assert "leave out the scheme" in explorer.status.value
 
 
-@pytest.mark.parametrize(("fault", "words"), [
-    ({"status": 401, "headers": {"WWW-Authenticate": 'Basic realm="r"'}}, "ocikit.login"),
-    ({"status": 500}, "the registry failed"),
-    ({"drop": "before"}, "no answer"),
-])  # fmt: skip
-def test_registry_error_is_shown_in_its_column(server, explore, fault, words):
+@pytest.mark.parametrize(
+    ("fault", "expected"),
+    [
+        ({"status": 401, "headers": {"WWW-Authenticate": 'Basic realm="r"'}}, "ocikit.login"),
+        ({"status": 500}, "the registry failed"),
+        ({"drop": "before"}, "no answer"),
+    ],
+)
+def test_registry_error_is_shown_in_its_column(server, explore, fault, expected):
     put(server, "a/b", {"f": b"f"}, "v1")
     server.on("GET", ".*/tags/list", times=None, **fault)
     explorer = explore(f"{server.host}/a/b:v1")
-    assert words in explorer.tags.status.value
+    assert expected in explorer.tags.status.value
     assert options(explorer.files) == ["f  (1 B)"], "other parts still work"
 
 

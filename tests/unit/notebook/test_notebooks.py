@@ -35,12 +35,12 @@ VARIABLE = {r"\bin \d+\.\d+ s\b": "in â€¦ s", r"127\.0\.0\.1:\d+": "127.0.0.1:â€
 
 def stable_outputs(cell):
     """Return the outputs without variable text and without HTML, which may change."""
-    found = []
+    texts = []
     for kind, text in outputs(cell):
         for pattern, dots in VARIABLE.items():
             text = re.sub(pattern, dots, text)
-        found += [(kind, text)] if kind != "text/html" else []
-    return found
+        texts += [(kind, text)] if kind != "text/html" else []
+    return texts
 
 
 def test_notebooks_exist():

@@ -37,9 +37,15 @@ def test_complete_json_is_indented():
     assert preview("x.json", raw, len(raw) + 1).html.count("\n") < 3
 
 
-@pytest.mark.parametrize(("name", "size", "expected"), [
-    ("a.png", 10_000, 10_000), ("a.PNG", PICTURE + 1, TEXT), ("a.txt", 10, 10), ("a.bin", 1 << 40, TEXT),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("name", "size", "expected"),
+    [
+        ("a.png", 10_000, 10_000),
+        ("a.PNG", PICTURE + 1, TEXT),
+        ("a.txt", 10, 10),
+        ("a.bin", 1 << 40, TEXT),
+    ],
+)
 def test_preview_size_is_limited(name, size, expected):
     assert preview_size(name, size) == expected
 
