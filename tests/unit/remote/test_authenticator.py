@@ -78,7 +78,7 @@ def authorizations(server):
 # -- challenges
 
 
-def test_of_several_challenges_bearer_is_answered(server, tokens, open_repository):
+def test_bearer_challenge_is_answered_first(server, tokens, open_repository):
     server.manifest("a/b", {"x": 1}, "v1")
     protect(server, tokens)
     inner = server.guard
@@ -94,7 +94,7 @@ def test_of_several_challenges_bearer_is_answered(server, tokens, open_repositor
     assert authorizations(server) == ["", "Bearer"]
 
 
-def test_basic_is_answered_and_sent_at_once_from_then_on(server, open_repository):
+def test_basic_is_sent_preemptively_after_first_challenge(server, open_repository):
     server.manifest("a/b", {"x": 1}, "v1")
     server.guard = lambda r: None if r.headers.get("Authorization") == BASIC else Response(401, {"WWW-Authenticate": 'basic realm="x"'})  # fmt: skip
     repository = open_repository(server, credentials=ADA)
@@ -103,7 +103,7 @@ def test_basic_is_answered_and_sent_at_once_from_then_on(server, open_repository
 
 
 @pytest.mark.parametrize("value", ["", "Negotiate", "Digest realm=x", "garbage \x7f,,", 'Basic realm="r"'])
-def test_a_401_that_cannot_be_answered_is_an_error_with_advice(server, open_repository, value):
+def test_unanswerable_401_raises_with_hint(server, open_repository, value):
     server.on("GET", ".*", status=401, headers={"WWW-Authenticate": value} if value else {}, times=None)
     with pytest.raises(errors.Unauthorized) as caught:
         open_repository(server).get_manifest("v1")
@@ -111,7 +111,7 @@ def test_a_401_that_cannot_be_answered_is_an_error_with_advice(server, open_repo
     assert len(server.requests) == 1
 
 
-def test_a_wrong_password_is_tried_once_and_named(server, open_repository):
+def test_wrong_password_is_tried_once(server, open_repository):
     server.on("GET", ".*", status=401, headers={"WWW-Authenticate": "Basic realm=r"}, times=None)
     with pytest.raises(errors.Unauthorized, match="credentials of 'ada' were rejected") as caught:
         open_repository(server, credentials=ADA).get_manifest("v1")
@@ -119,14 +119,14 @@ def test_a_wrong_password_is_tried_once_and_named(server, open_repository):
     assert len(server.requests) == 2
 
 
-def test_a_registry_token_is_sent_as_it_is(server, open_repository):
+def test_registry_token_is_sent_unchanged(server, open_repository):
     server.manifest("a/b", {"x": 1}, "v1")
     server.guard = lambda r: None if r.headers.get("Authorization") == "Bearer tok" else Response(401, {"WWW-Authenticate": 'Bearer realm="http://127.0.0.1:1/t"'})  # fmt: skip
     open_repository(server, credentials=Credentials(registry_token="tok")).get_manifest("v1")
     assert [r.headers.get("Authorization") for r in server.requests] == [None, "Bearer tok"]
 
 
-def test_a_ping_works_where_the_challenge_has_no_scope(server, tokens, connect):
+def test_ping_accepts_challenge_without_scope(server, tokens, connect):
     """Docker Hub's answer to /v2/ names no scope."""
     protect(server, tokens)
     ping = Registry(connect(server)).ping()
@@ -136,14 +136,14 @@ def test_a_ping_works_where_the_challenge_has_no_scope(server, tokens, connect):
     assert request.scopes == () and request.user is None
 
 
-def test_a_challenge_without_scope_is_answered_with_what_the_request_needs(server, tokens, open_repository):
+def test_challenge_without_scope_uses_request_scopes(server, tokens, open_repository):
     server.manifest("public/a", {"x": 1}, "v1")
     protect(server, tokens, challenge_scope=False)
     open_repository(server, "public/a").get_manifest("v1")
     assert [r.scopes for r in tokens.requests] == [("repository:public/a:pull",)]
 
 
-def test_the_question_to_the_token_server_is_encoded(server, tokens, open_repository):
+def test_token_request_query_is_encoded(server, tokens, open_repository):
     server.manifest("public/a", {"x": 1}, "v1")
     tokens.service = "registry & token/?=é"
     protect(server, tokens)
@@ -152,7 +152,7 @@ def test_the_question_to_the_token_server_is_encoded(server, tokens, open_reposi
     assert " " not in tokens.requests[0].path and tokens.requests[0].path.isascii()
 
 
-def test_a_realm_with_a_query_keeps_it(server, tokens, open_repository):
+def test_realm_query_is_preserved(server, tokens, open_repository):
     server.manifest("public/a", {"x": 1}, "v1")
     protect(server, tokens)
     inner = server.guard
@@ -170,7 +170,7 @@ def test_a_realm_with_a_query_keeps_it(server, tokens, open_repository):
 
 
 @pytest.mark.parametrize("field", ["only_access_token", "only_token"])
-def test_a_token_may_be_called_token_or_access_token(server, tokens, open_repository, field):
+def test_token_server_may_send_token_or_access_token(server, tokens, open_repository, field):
     """ACR sends only access_token."""
     setattr(tokens, field, True)
     server.manifest("public/a", {"x": 1}, "v1")
@@ -181,7 +181,7 @@ def test_a_token_may_be_called_token_or_access_token(server, tokens, open_reposi
 # -- tokens are kept
 
 
-def test_one_token_serves_all_requests_of_a_repository(server, tokens, open_repository):
+def test_one_token_is_used_for_all_requests_of_repository(server, tokens, open_repository):
     server.manifest("public/a", {"x": 1}, "v1")
     protect(server, tokens)
     repository = open_repository(server, "public/a")
@@ -191,7 +191,7 @@ def test_one_token_serves_all_requests_of_a_repository(server, tokens, open_repo
     assert authorizations(server) == ["", *["Bearer"] * 5]
 
 
-def test_a_token_near_its_end_is_renewed_before_it_is_sent(server, tokens, connect):
+def test_expiring_token_is_renewed_before_use(server, tokens, connect):
     server.manifest("public/a", {"x": 1}, "v1")
     protect(server, tokens)
     now = [time.time()]
@@ -211,7 +211,7 @@ def test_a_token_near_its_end_is_renewed_before_it_is_sent(server, tokens, conne
     assert authorizations(server) == ["", "Bearer", "Bearer", "Bearer"], "no 401 in between"
 
 
-def test_a_token_that_ends_early_is_renewed_once_on_401(server, tokens, open_repository):
+def test_token_expired_early_is_renewed_once_on_401(server, tokens, open_repository):
     server.manifest("public/a", {"x": 1}, "v1")
     protect(server, tokens)
     repository = open_repository(server, "public/a")
@@ -224,7 +224,7 @@ def test_a_token_that_ends_early_is_renewed_once_on_401(server, tokens, open_rep
     assert len(tokens.requests) == 2
 
 
-def test_a_revoked_token_is_replaced(server, tokens, open_repository):
+def test_revoked_token_is_replaced(server, tokens, open_repository):
     server.manifest("public/a", {"x": 1}, "v1")
     protect(server, tokens)
     repository = open_repository(server, "public/a")
@@ -236,9 +236,7 @@ def test_a_revoked_token_is_replaced(server, tokens, open_repository):
     assert len(tokens.requests) == 2
 
 
-def test_a_token_that_expires_in_the_middle_of_a_push_is_renewed_and_the_body_sent_again(
-    server, tokens, open_repository
-):
+def test_token_expired_during_push_is_renewed_and_body_resent(server, tokens, open_repository):
     """GitLab, docker_auth: moby#33558."""
     protect(server, tokens)
     content = bytes(range(256)) * 4096
@@ -253,7 +251,7 @@ def test_a_token_that_expires_in_the_middle_of_a_push_is_renewed_and_the_body_se
 
 
 @pytest.mark.parametrize("seekable", [True, False])
-def test_a_token_that_expires_between_two_chunks_is_renewed(server, tokens, open_repository, seekable):
+def test_token_expired_between_chunks_is_renewed(server, tokens, open_repository, seekable):
     protect(server, tokens)
     content = bytes(range(256)) * 4096
     blob = Descriptor.of(content, "application/octet-stream")
@@ -269,7 +267,7 @@ def test_a_token_that_expires_between_two_chunks_is_renewed(server, tokens, open
     assert len(tokens.requests) == 2 and server.uploads == {}
 
 
-def test_a_registry_that_hangs_up_on_an_expired_token_gets_the_body_with_a_new_one(server, tokens, open_repository):
+def test_body_is_resent_after_disconnect_on_expired_token(server, tokens, open_repository):
     """It answers before it has read the body, and its reset may overtake the answer."""
     protect(server, tokens)
     inner, expired = server.guard, []
@@ -292,9 +290,7 @@ def test_a_registry_that_hangs_up_on_an_expired_token_gets_the_body_with_a_new_o
     assert len(tokens.requests) == 2 and server.uploads == {}
 
 
-def test_content_that_can_be_read_once_is_not_called_a_wrong_login_when_its_token_expires(
-    server, tokens, open_repository
-):
+def test_unrepeatable_body_error_does_not_blame_login(server, tokens, open_repository):
     protect(server, tokens)
     content = bytes(range(256)) * 4096
     expired = {"WWW-Authenticate": tokens.challenge("repository:a/b:pull,push") + ',error="invalid_token"'}
@@ -308,7 +304,7 @@ def test_content_that_can_be_read_once_is_not_called_a_wrong_login_when_its_toke
     assert server.uploads == {}
 
 
-def test_insufficient_scope_asks_once_more_with_all_scopes(server, tokens, open_repository):
+def test_insufficient_scope_requests_all_scopes_once(server, tokens, open_repository):
     server.manifest("a/b", {"x": 1}, "v1")
     protect(server, tokens)
     open_repository(server, credentials=ADA).get_manifest("v1")
@@ -320,7 +316,7 @@ def test_insufficient_scope_asks_once_more_with_all_scopes(server, tokens, open_
     assert len(tokens.requests) == 3
 
 
-def test_insufficient_scope_forever_does_not_loop(server, tokens, open_repository):
+def test_repeated_insufficient_scope_does_not_loop(server, tokens, open_repository):
     server.on("GET", ".*", status=401, times=None, headers={
         "WWW-Authenticate": tokens.challenge("repository:never/enough:*") + ',error="insufficient_scope"'})  # fmt: skip
     with pytest.raises(errors.Unauthorized):
@@ -329,7 +325,7 @@ def test_insufficient_scope_forever_does_not_loop(server, tokens, open_repositor
     assert len(tokens.requests) <= 2
 
 
-def test_a_challenge_that_wants_ever_more_does_not_loop(server, tokens, open_repository):
+def test_growing_challenge_does_not_loop(server, tokens, open_repository):
     count = iter(range(100))
     server.on("GET", ".*", status=401, times=None, change=lambda r, a: Response(401, {
         "WWW-Authenticate": tokens.challenge(f"repository:more/n{next(count)}:pull") + ',error="insufficient_scope"'}))  # fmt: skip
@@ -355,7 +351,7 @@ def test_many_threads_fetch_one_token(server, tokens, open_repository):
     assert len(tokens.requests) == 1
 
 
-def test_tokens_are_shared_between_repositories_of_a_session_but_not_between_scopes(server, tokens, connect):
+def test_tokens_are_shared_per_session_but_not_across_scopes(server, tokens, connect):
     for name in ("public/a", "public/b"):
         server.manifest(name, {"x": 1}, "v1")
     protect(server, tokens)
@@ -365,7 +361,7 @@ def test_tokens_are_shared_between_repositories_of_a_session_but_not_between_sco
     assert [r.scopes for r in tokens.requests] == [("repository:public/a:pull",), ("repository:public/b:pull",)]
 
 
-def test_a_token_server_that_fails_for_a_moment_is_asked_again(server, tokens, open_repository):
+def test_transient_token_server_failure_is_retried(server, tokens, open_repository):
     server.manifest("public/a", {"x": 1}, "v1")
     protect(server, tokens)
     tokens.outage = 2
@@ -373,7 +369,7 @@ def test_a_token_server_that_fails_for_a_moment_is_asked_again(server, tokens, o
     assert [r.status for r in tokens.requests] == [503, 503, 200]
 
 
-def test_a_token_server_that_is_down_is_named(server, tokens, open_repository):
+def test_unreachable_token_server_is_named_in_error(server, tokens, open_repository):
     server.on("GET", ".*", status=401, headers={"WWW-Authenticate": 'Bearer realm="http://localhost:9/token"'}, times=None)  # fmt: skip
     with pytest.raises(errors.ConnectionFailed, match="localhost:9") as caught:
         open_repository(server, retries=0).get_manifest("v1")
@@ -383,7 +379,7 @@ def test_a_token_server_that_is_down_is_named(server, tokens, open_repository):
 @pytest.mark.parametrize(
     "body", [b"<html>sign in</html>", b"{}", b'{"token": ""}', b'{"token": "a\\r\\nX: y"}', b"[]", b"x" * 2_000_000]
 )
-def test_a_token_server_that_talks_nonsense_is_an_error(server, other, open_repository, body):
+def test_invalid_token_response_raises(server, other, open_repository, body):
     server.on("GET", ".*", status=401, headers={"WWW-Authenticate": f'Bearer realm="{other.url}/token"'}, times=None)
     other.on("GET", "/token", status=200, body=body)
     with pytest.raises(errors.RegistryError):
@@ -394,7 +390,7 @@ def test_a_token_server_that_talks_nonsense_is_an_error(server, other, open_repo
 # -- identity tokens
 
 
-def test_an_identity_token_is_exchanged_by_post(server, tokens, open_repository):
+def test_identity_token_is_exchanged_by_post(server, tokens, open_repository):
     server.manifest("a/b", {"x": 1}, "v1")
     tokens.refresh_tokens["refresh-1"] = "ada"
     protect(server, tokens)
@@ -408,7 +404,7 @@ def test_an_identity_token_is_exchanged_by_post(server, tokens, open_repository)
     assert "refresh-1" not in request.path
 
 
-def test_a_server_without_oauth_is_asked_with_the_password_by_get(server, tokens, open_repository):
+def test_server_without_oauth_gets_password_by_get(server, tokens, open_repository):
     server.manifest("a/b", {"x": 1}, "v1")
     tokens.post = False
     protect(server, tokens)
@@ -418,7 +414,7 @@ def test_a_server_without_oauth_is_asked_with_the_password_by_get(server, tokens
     assert tokens.requests[1].user == "ada"
 
 
-def test_an_identity_token_is_never_sent_as_a_password(server, tokens, open_repository):
+def test_identity_token_is_never_sent_as_password(server, tokens, open_repository):
     server.manifest("public/a", {"x": 1}, "v1")
     tokens.post = False
     protect(server, tokens)
@@ -428,7 +424,7 @@ def test_an_identity_token_is_never_sent_as_a_password(server, tokens, open_repo
     assert [(r.method, r.user) for r in tokens.requests] == [("POST", None), ("GET", None)]
 
 
-def test_a_rotated_refresh_token_is_kept_for_the_next_time(server, tokens, connect):
+def test_rotated_refresh_token_is_reused(server, tokens, connect):
     for name in ("a/b", "a/c"):
         server.manifest(name, {"x": 1}, "v1")
     tokens.refresh_tokens["refresh-1"] = "ada"
@@ -442,7 +438,7 @@ def test_a_rotated_refresh_token_is_kept_for_the_next_time(server, tokens, conne
     assert [r.status for r in tokens.requests] == [200, 200]
 
 
-def test_threads_with_a_rotating_refresh_token_take_turns(server, tokens, connect):
+def test_threads_use_rotating_refresh_token_one_at_a_time(server, tokens, connect):
     names = [f"a/n{n}" for n in range(6)]
     for name in names:
         server.manifest(name, {"x": 1}, "v1")
@@ -485,7 +481,7 @@ def artifact(store, name="v1"):
     return manifest
 
 
-def test_a_whole_push_takes_one_token_request_for_pull_and_push_at_once(server, tokens, open_repository):
+def test_push_needs_one_token_request_for_pull_and_push(server, tokens, open_repository):
     """oras#1802, #1599."""
     protect(server, tokens)
     store = MemoryStore()
@@ -495,7 +491,7 @@ def test_a_whole_push_takes_one_token_request_for_pull_and_push_at_once(server, 
     assert ("a/b", "v1") in server.tags
 
 
-def test_a_mount_asks_for_its_source_too(server, tokens, open_repository):
+def test_mount_requests_scope_of_source(server, tokens, open_repository):
     content = b"mounted"
     blob = Descriptor.of(content, "application/octet-stream")
     server.blob("src/a", content)
@@ -507,9 +503,7 @@ def test_a_mount_asks_for_its_source_too(server, tokens, open_repository):
 
 
 @pytest.mark.parametrize("status", [400, 401, 403])
-def test_a_mount_scope_that_the_token_server_refuses_is_dropped_and_the_blob_uploaded(
-    server, tokens, open_repository, connect, status
-):
+def test_rejected_mount_scope_is_dropped_and_blob_uploaded(server, tokens, open_repository, connect, status):
     """Docker Hub fails the whole exchange: ggcr#1679. Harbor: harbor#17097."""
     content = [b"one", b"two"]
     blobs = [Descriptor.of(c, "application/octet-stream") for c in content]
@@ -528,7 +522,7 @@ def test_a_mount_scope_that_the_token_server_refuses_is_dropped_and_the_blob_upl
     assert len(tokens.requests) == 2
 
 
-def test_a_token_without_the_dropped_scope_is_not_taken_for_one_with_it(server, tokens, connect):
+def test_narrowed_token_is_not_cached_for_wide_scope(server, tokens, connect):
     content = b"content"
     blob = Descriptor.of(content, "application/octet-stream")
     server.blob("src/private", content)
@@ -545,7 +539,7 @@ def test_a_token_without_the_dropped_scope_is_not_taken_for_one_with_it(server, 
 
 
 @pytest.mark.parametrize("status", [401, 403])
-def test_stale_credentials_do_not_hide_what_anyone_may_read(server, other, tokens, open_repository, caplog, status):
+def test_stale_credentials_fall_back_to_anonymous_read(server, other, tokens, open_repository, caplog, status):
     """GHCR answers 403 to an expired token even for a public image: oras#1161."""
     server.manifest("public/a", {"x": 1}, "v1")
     token = tokens.sign(None, ["repository:public/a:pull"])
@@ -562,7 +556,7 @@ def test_stale_credentials_do_not_hide_what_anyone_may_read(server, other, token
     ]
 
 
-def test_wrong_credentials_are_no_ones_though_anyone_may_look_around(server, tokens, connect):
+def test_wrong_credentials_fail_ping_of_public_registry(server, tokens, connect):
     """A token server that gives tokens to strangers must not make a wrong password look right."""
     protect(server, tokens)
     assert Registry(connect(server, credentials=ADA)).ping()
@@ -586,9 +580,7 @@ def refusing(server, tokens, status, *, public=True):
 
 
 @pytest.mark.parametrize("status", [401, 403])
-def test_credentials_that_the_registry_itself_refuses_do_not_hide_what_anyone_may_read(
-    server, tokens, open_repository, caplog, status
-):
+def test_credentials_rejected_by_registry_fall_back_to_anonymous(server, tokens, open_repository, caplog, status):
     """oras#1161"""
     content = b"content"
     blob = Descriptor(media_type="x/y", digest=Digest(server.blob("public/a", content)), size=len(content))
@@ -604,7 +596,7 @@ def test_credentials_that_the_registry_itself_refuses_do_not_hide_what_anyone_ma
     ]
 
 
-def test_many_threads_go_on_anonymously_with_one_warning(server, tokens, open_repository, caplog):
+def test_many_threads_fall_back_to_anonymous_with_one_warning(server, tokens, open_repository, caplog):
     server.manifest("public/a", {"x": 1}, "v1")
     refusing(server, tokens, 403)
     repository = open_repository(server, "public/a", credentials=ADA)
@@ -613,7 +605,7 @@ def test_many_threads_go_on_anonymously_with_one_warning(server, tokens, open_re
 
 
 @pytest.mark.parametrize("status", [401, 403])
-def test_credentials_that_are_refused_where_strangers_are_too_are_named(server, tokens, open_repository, status):
+def test_rejected_credentials_are_named_if_anonymous_fails(server, tokens, open_repository, status):
     server.manifest("public/a", {"x": 1}, "v1")
     refusing(server, tokens, status, public=False)
     repository = open_repository(server, "public/a", credentials=ADA)
@@ -628,7 +620,7 @@ def test_credentials_that_are_refused_where_strangers_are_too_are_named(server, 
     assert len([s for s in subjects if s != "ada"]) == 1
 
 
-def test_a_private_repository_costs_a_refused_account_one_request_more(server, tokens, open_repository):
+def test_private_repository_costs_one_extra_request(server, tokens, open_repository):
     """Where the token server says no to strangers, as GHCR's does, the registry is not asked again."""
     server.manifest("private/a", {"x": 1}, "v1")
     refusing(server, tokens, 403)
@@ -647,7 +639,7 @@ def test_a_private_repository_costs_a_refused_account_one_request_more(server, t
     assert [r.user for r in tokens.requests] == ["ada", None]
 
 
-def test_a_wrong_password_does_not_hide_what_is_public_beside_what_is_not(server, open_repository, caplog):
+def test_wrong_password_reads_public_but_not_private_repository(server, open_repository, caplog):
     """Basic: once a private repository has asked for credentials, they go along with every request."""
     server.manifest("private/a", {"x": 1}, "v1"), server.manifest("public/a", {"x": 1}, "v1")
     wanted = {"WWW-Authenticate": "Basic realm=r"}
@@ -663,7 +655,7 @@ def test_a_wrong_password_does_not_hide_what_is_public_beside_what_is_not(server
 
 
 @pytest.mark.parametrize("status", [401, 403])
-def test_a_write_is_never_tried_anonymously(server, tokens, open_repository, status):
+def test_write_is_never_tried_anonymously(server, tokens, open_repository, status):
     tokens.anonymous = {"*": {"pull", "push"}}
     refusing(server, tokens, status)
     with pytest.raises((errors.Denied, errors.Unauthorized), match="the credentials of 'ada' were"):
@@ -672,7 +664,7 @@ def test_a_write_is_never_tried_anonymously(server, tokens, open_repository, sta
     assert server.uploads == {}
 
 
-def test_a_missing_tag_is_no_reason_to_give_up_the_account(server, tokens, open_repository):
+def test_missing_tag_keeps_credentials(server, tokens, open_repository):
     """A stranger who gets a 404 may see less, or as little: the refusal stays, and the next read may try again."""
     server.manifest("public/a", {"x": 1}, "v1")
     refusing(server, tokens, 403)
@@ -682,7 +674,7 @@ def test_a_missing_tag_is_no_reason_to_give_up_the_account(server, tokens, open_
     repository.get_manifest("v1")
 
 
-def test_rejected_credentials_are_named_where_anonymous_access_is_not_enough(server, tokens, open_repository):
+def test_rejected_credentials_are_named_if_anonymous_is_denied(server, tokens, open_repository):
     server.manifest("private/a", {"x": 1}, "v1")
     protect(server, tokens)
     tokens.refuse_status = 401
@@ -691,7 +683,7 @@ def test_rejected_credentials_are_named_where_anonymous_access_is_not_enough(ser
     assert "ada" in str(caught.value) and "expired-password" not in str(caught.value)
 
 
-def test_a_push_with_wrong_credentials_says_that_they_were_rejected(server, tokens, open_repository):
+def test_push_with_wrong_credentials_reports_rejection(server, tokens, open_repository):
     protect(server, tokens)
     content = b"content"
     with pytest.raises(errors.Unauthorized, match="rejected the credentials of 'ada'") as caught:
@@ -709,14 +701,14 @@ def test_a_push_with_wrong_credentials_says_that_they_were_rejected(server, toke
     ["http://169.254.169.254/token", "ftp://auth.example/token", "", "not a url", "http://user:pw@localhost/token",
      "http://metadata.google.internal/token", "http://localhost:9\\@evil.example/token"],
 )  # fmt: skip
-def test_a_realm_that_is_none_of_the_registrys_gets_nothing(server, open_repository, realm):
+def test_foreign_realm_gets_no_credentials(server, open_repository, realm):
     server.on("GET", ".*", status=401, headers={"WWW-Authenticate": f'Bearer realm="{realm}",service="s"'}, times=None)
     with pytest.raises(errors.InvalidResponse):
         open_repository(server, credentials=ADA).get_manifest("v1")
     assert len(server.requests) == 1
 
 
-def test_a_realm_over_http_gets_nothing_from_a_registry_over_https(tmp_path, tokens, open_repository):
+def test_http_realm_of_https_registry_gets_no_credentials(tmp_path, tokens, open_repository):
     cert, key = certificate(tmp_path)
     with FakeRegistry(tls=(cert, key)) as server:
         protect(server, tokens)
@@ -725,9 +717,7 @@ def test_a_realm_over_http_gets_nothing_from_a_registry_over_https(tmp_path, tok
     assert tokens.requests == []
 
 
-def test_a_token_server_that_redirects_elsewhere_does_not_take_the_password_along(
-    server, tokens, other, open_repository
-):
+def test_token_server_redirect_drops_password(server, tokens, other, open_repository):
     server.on("GET", ".*", status=401, headers={"WWW-Authenticate": f'Bearer realm="{other.url}/token",service="s"'}, times=1)  # fmt: skip
     server.manifest("a/b", {"x": 1}, "v1")
     with FakeRegistry() as stranger:
@@ -738,7 +728,7 @@ def test_a_token_server_that_redirects_elsewhere_does_not_take_the_password_alon
         assert "Authorization" not in stranger.requests[0].headers
 
 
-def test_a_refresh_token_is_not_sent_on_by_a_redirect(server, other, open_repository):
+def test_redirect_drops_refresh_token(server, other, open_repository):
     server.on("GET", ".*", status=401, headers={"WWW-Authenticate": f'Bearer realm="{other.url}/token",service="s"'}, times=None)  # fmt: skip
     with FakeRegistry() as stranger:
         other.on("POST", "/token", status=307, headers={"Location": f"{stranger.url}/grab"})
@@ -748,7 +738,7 @@ def test_a_refresh_token_is_not_sent_on_by_a_redirect(server, other, open_reposi
 
 
 @pytest.mark.parametrize("what", ["redirect", "location", "link"])
-def test_no_token_reaches_another_host(server, other, tokens, open_repository, what):
+def test_token_is_not_sent_to_another_host(server, other, tokens, open_repository, what):
     """GHSA-jxpm-75mh-9fp7, GHSA-vh4v-2xq2-g5cg."""
     content = b"content"
     blob = Descriptor.of(content, "application/octet-stream")
@@ -776,7 +766,7 @@ def test_no_token_reaches_another_host(server, other, tokens, open_repository, w
     assert "Bearer" in authorizations(server)
 
 
-def test_a_challenge_from_another_host_is_not_answered(server, other, tokens, open_repository):
+def test_challenge_of_another_host_is_not_answered(server, other, tokens, open_repository):
     """An upload that goes elsewhere, and elsewhere asks for a token."""
     content = b"content"
     blob = Descriptor.of(content, "application/octet-stream")
@@ -788,7 +778,7 @@ def test_a_challenge_from_another_host_is_not_answered(server, other, tokens, op
     assert [r for r in other.requests if "Authorization" in r.headers] == []
 
 
-def test_credentials_of_one_registry_are_not_sent_to_another(server, other, open_repository):
+def test_credentials_are_not_sent_to_another_registry(server, other, open_repository):
     for host in (server, other):
         host.manifest("a/b", {"x": 1}, "v1")
         host.guard = lambda r: None if r.headers.get("Authorization") == BASIC else Response(401, {"WWW-Authenticate": "Basic realm=r"})  # fmt: skip
@@ -799,7 +789,7 @@ def test_credentials_of_one_registry_are_not_sent_to_another(server, other, open
     assert authorizations(other) == [""]
 
 
-def test_helpers_are_asked_seldom(server, open_repository):
+def test_helpers_are_run_rarely(server, open_repository):
     asked = []
 
     def look(host, name):
@@ -814,7 +804,7 @@ def test_helpers_are_asked_seldom(server, open_repository):
     assert asked == [(server.host, "a/b")]
 
 
-def test_digests_of_tokens_are_nowhere_to_be_seen(server, tokens, open_repository, caplog):
+def test_repr_shows_no_token_digests(server, tokens, open_repository, caplog):
     caplog.set_level(logging.DEBUG, "ocikit")
     server.manifest("a/b", {"x": 1}, "v1")
     protect(server, tokens)

@@ -37,30 +37,30 @@ scopes = st.builds(
 
 
 @given(st.lists(st.text(), max_size=3))
-def test_any_text_is_parsed_without_an_error(headers):
+def test_any_text_is_parsed_without_error(headers):
     for challenge in parse_challenges(headers):
         assert challenge.scheme == challenge.scheme.lower()
         assert isinstance(challenge.scope, tuple)
 
 
 @given(st.lists(st.text('Bearerlm =",\\\t', max_size=40), max_size=2))
-def test_text_that_looks_like_challenges_is_parsed_without_an_error(headers):
+def test_challenge_like_text_is_parsed_without_error(headers):
     select_challenge(parse_challenges(headers))
 
 
 @given(challenges)
-def test_a_challenge_survives_being_written_and_read(challenge):
+def test_challenge_round_trips(challenge):
     assert parse_challenges([str(challenge)]) == (challenge,)
 
 
 @given(st.lists(challenges, max_size=4))
-def test_several_challenges_in_one_header_are_those_of_several_headers(several):
+def test_one_header_equals_several_headers(several):
     apart = parse_challenges([str(c) for c in several])
     assert apart == tuple(several)
     assert parse_challenges([", ".join(str(c) for c in several)]) == apart
 
 
-def test_docker_hubs_challenge_is_understood():
+def test_docker_hub_challenge_is_parsed():
     (c,) = parse_challenges(
         [
             'Bearer realm="https://auth.docker.io/token",service="registry.docker.io",scope="repository:samalba/my-app:pull,push"'
@@ -71,12 +71,12 @@ def test_docker_hubs_challenge_is_understood():
     assert c.error == ""
 
 
-def test_a_challenge_without_a_scope_has_none():
+def test_challenge_without_scope_has_no_scopes():
     (c,) = parse_challenges(['Bearer realm="https://auth.docker.io/token",service="registry.docker.io"'])
     assert c.scope == ()
 
 
-def test_several_scopes_come_in_one_parameter_or_in_several():
+def test_scopes_may_be_in_one_or_several_parameters():
     one = parse_challenges(['Bearer realm="r",scope="repository:a:pull repository:b:pull"'])
     several = parse_challenges(['Bearer realm="r",scope="repository:a:pull",scope="repository:b:pull"'])
     assert one[0].scope == several[0].scope == ("repository:a:pull", "repository:b:pull")
@@ -101,18 +101,18 @@ def test_case_spaces_escapes_and_junk_are_tolerated(header):
     assert (c.realm, c.service) == ("https://a/t", "s")
 
 
-def test_a_comma_in_a_quoted_string_starts_no_challenge():
+def test_comma_in_quoted_string_starts_no_challenge():
     (c,) = parse_challenges(['Basic realm="a, Bearer realm=\\"https://evil/\\""'])
     assert c.realm == 'a, Bearer realm="https://evil/"'
 
 
-def test_token68_is_not_taken_for_a_parameter():
+def test_token68_is_not_parsed_as_parameter():
     first, second = parse_challenges(['Negotiate YWJj==, Basic realm="r"'])
     assert (first.scheme, first.token68, dict(first.parameters)) == ("negotiate", "YWJj==", {})
     assert second.realm == "r"
 
 
-def test_bearer_is_preferred_to_basic_wherever_it_stands():
+def test_bearer_is_preferred_to_basic_in_any_order():
     headers = ['Basic realm="b", Digest realm="d"', 'Bearer realm="https://a/t"']
     for order in (headers, headers[::-1], [", ".join(headers)]):
         assert select_challenge(parse_challenges(order)).scheme == "bearer"
@@ -121,18 +121,18 @@ def test_bearer_is_preferred_to_basic_wherever_it_stands():
     assert select_challenge(()) is None
 
 
-def test_bearer_without_a_realm_comes_after_basic():
+def test_bearer_without_realm_comes_after_basic():
     assert select_challenge(parse_challenges(['Bearer, Basic realm="b"'])).scheme == "basic"
     assert select_challenge(parse_challenges(["Bearer"])).scheme == "bearer"
 
 
-def test_a_challenge_says_why_a_token_is_not_enough():
+def test_challenge_has_error_of_token():
     (c,) = parse_challenges(['Bearer realm="https://a/t",error="insufficient_scope"'])
     assert c.error == "insufficient_scope"
 
 
 @pytest.mark.timeout(60)
-def test_a_long_hostile_header_takes_no_time():
+def test_hostile_header_is_parsed_in_linear_time():
     for header in (
         '"' * 60000,
         "a " * 30000,
@@ -149,18 +149,18 @@ def test_a_long_hostile_header_takes_no_time():
 
 
 @given(scopes)
-def test_a_scope_survives_being_written_and_read(scope):
+def test_scope_round_trips(scope):
     assert Scope.parse(str(scope)) == scope
 
 
 @given(st.text())
-def test_any_text_is_a_scope_and_settles_after_one_round(text):
+def test_any_text_is_stable_scope_after_one_parse(text):
     once = Scope.parse(text)
     assert Scope.parse(str(once)) == once
 
 
 @given(st.lists(scopes))
-def test_merged_scopes_cover_every_wish_once_in_order(wishes):
+def test_merged_scopes_cover_each_resource_once_in_order(wishes):
     merged = merge_scopes(wishes)
     resources = [(s.resource_type, s.name) for s in merged]
     assert resources == list(dict.fromkeys((s.resource_type, s.name) for s in wishes))
@@ -169,14 +169,14 @@ def test_merged_scopes_cover_every_wish_once_in_order(wishes):
     assert merge_scopes(merged) == merged
 
 
-def test_a_scope_has_type_name_and_sorted_actions():
+def test_scope_has_type_name_and_sorted_actions():
     s = Scope.parse("repository:localhost:5000/team/model:push,pull,pull")
     assert (s.resource_type, s.name, s.actions) == ("repository", "localhost:5000/team/model", ("pull", "push"))
     assert str(Scope.catalog()) == "registry:catalog:*"
     assert str(Scope.repository("a", "delete", "*", "frobnicate")) == "repository:a:*,delete,frobnicate"
 
 
-def test_star_covers_every_action_of_its_own_resource_only():
+def test_star_covers_all_actions_of_its_resource_only():
     assert Scope.parse("repository:a:*").covers(Scope.repository("a", "pull"))
     assert not Scope.parse("repository:a:*").covers(Scope.repository("b", "pull"))
     assert not Scope.repository("a", "pull").covers(Scope.repository("a", "pull", "push"))
@@ -199,7 +199,7 @@ def answer(**fields):
         answer(token=SECRET, access_token=SECRET, scope="x"),
     ],
 )
-def test_token_and_access_token_are_both_taken(body):
+def test_token_and_access_token_are_both_accepted(body):
     assert Token.parse(body, NOW).value == SECRET
 
 
@@ -219,7 +219,7 @@ def test_token_and_access_token_are_both_taken(body):
         b'{"token":"' + b"a" * TOKEN_LIMIT + b'"}',
     ],
 )
-def test_an_answer_without_a_usable_token_is_an_error_that_holds_none_of_it(body):
+def test_invalid_token_response_error_has_no_secret(body):
     with pytest.raises(InvalidResponse, match="response of https://a/t") as caught:
         Token.parse(body, NOW, url="https://u:p@a/t", host="a")
     error = caught.value
@@ -229,7 +229,7 @@ def test_an_answer_without_a_usable_token_is_an_error_that_holds_none_of_it(body
     assert error.__cause__ is None and error.__context__ is None
 
 
-def test_a_token_lives_sixty_seconds_unless_its_server_says_longer():
+def test_token_lives_at_least_sixty_seconds():
     assert Token.parse(answer(token="t"), NOW).expires_at == NOW + 60
     assert Token.parse(answer(token="t", expires_in=5), NOW).expires_at == NOW + 60
     assert Token.parse(answer(token="t", expires_in=300), NOW).expires_at == NOW + 300
@@ -237,7 +237,7 @@ def test_a_token_lives_sixty_seconds_unless_its_server_says_longer():
 
 
 @pytest.mark.parametrize("lifetime", [-1, 0, None, "soon", [], {}, float("nan"), float("inf"), 10**400, True])
-def test_a_senseless_lifetime_is_sixty_seconds(lifetime):
+def test_invalid_lifetime_becomes_sixty_seconds(lifetime):
     assert Token.parse(json.dumps({"token": "t", "expires_in": lifetime}).encode(), NOW).expires_at == NOW + 60
 
 
@@ -258,14 +258,14 @@ def test_a_senseless_lifetime_is_sixty_seconds(lifetime):
         (7, 300, 300),
     ],
 )
-def test_the_servers_clock_can_shorten_a_lifetime_but_not_prolong_it(issued, expires_in, left):
+def test_server_clock_can_shorten_but_not_prolong_lifetime(issued, expires_in, left):
     token = Token.parse(answer(token="t", expires_in=expires_in, issued_at=issued), NOW)
     assert token.expires_at - NOW == pytest.approx(left, abs=1)
 
 
 @given(st.dictionaries(st.sampled_from(["token", "access_token", "expires_in", "issued_at", "refresh_token"]),
                        st.none() | st.booleans() | st.integers() | st.floats() | st.text() | st.datetimes().map(str)))  # fmt: skip
-def test_an_answer_of_any_shape_is_a_token_or_a_refusal(fields):
+def test_any_token_response_parses_or_raises_invalid_response(fields):
     try:
         token = Token.parse(json.dumps(fields).encode(), NOW)
     except InvalidResponse:
@@ -273,7 +273,7 @@ def test_an_answer_of_any_shape_is_a_token_or_a_refusal(fields):
     assert NOW + 60 <= token.expires_at <= NOW + 366 * 86400
 
 
-def test_a_token_is_renewed_before_it_ends():
+def test_token_is_renewed_before_expiry():
     token = Token(value="t", expires_at=NOW + 60)
     assert token.fresh(NOW)
     assert token.fresh(NOW + 49)
@@ -281,7 +281,7 @@ def test_a_token_is_renewed_before_it_ends():
     assert token.fresh(NOW + 51, margin=0)
 
 
-def test_a_token_shows_and_pickles_no_secret():
+def test_token_neither_shows_nor_pickles_secret():
     token = Token.parse(answer(token=SECRET, refresh_token=SECRET[::-1]), NOW)
     assert token.refresh_token == SECRET[::-1]
     for text in (repr(token), str(token), f"{token}", f"{[token]}"):
@@ -311,7 +311,7 @@ def cache():
     return TokenCache(clock=lambda: NOW)
 
 
-def test_a_token_is_found_by_its_whole_key_only(cache):
+def test_token_is_found_by_full_key_only(cache):
     cache.put(key("repository:a:pull"), token())
     assert cache.get(key("repository:a:pull")) == token()
     for change in ({"host": "x"}, {"realm": "https://x"}, {"service": "x"}, {"identity": "x"}):
@@ -319,7 +319,7 @@ def test_a_token_is_found_by_its_whole_key_only(cache):
     assert cache.get(key("repository:b:pull")) is None
 
 
-def test_the_order_of_scopes_makes_no_other_key():
+def test_order_of_scopes_does_not_change_key():
     one, other = (
         ("repository:a:pull,push", "repository:b:pull"),
         ("repository:b:pull", "repository:a:push", "repository:a:pull"),
@@ -329,7 +329,7 @@ def test_the_order_of_scopes_makes_no_other_key():
     assert TokenCache.key("h", "https://a/t", "s", [Scope.parse(s) for s in one], "i") == key(*other)
 
 
-def test_a_token_for_pushes_serves_pulls_but_not_the_other_way_round(cache):
+def test_push_token_serves_pulls_but_not_reverse(cache):
     cache.put(key("repository:a:pull,push", "repository:b:pull"), token())
     assert cache.get(key("repository:a:pull")) == token()
     assert cache.get(key("repository:b:pull")) == token()
@@ -338,14 +338,14 @@ def test_a_token_for_pushes_serves_pulls_but_not_the_other_way_round(cache):
     assert cache.get(key("repository:a:pull", "repository:c:pull")) is None
 
 
-def test_an_ended_token_is_not_served_and_not_kept(cache):
+def test_expired_token_is_neither_returned_nor_stored(cache):
     cache.put(key("repository:a:pull"), token(lifetime=5))
     assert cache.get(key("repository:a:pull")) is None
     cache.put(key("repository:b:pull"), token("b"))
     assert repr(cache) == "TokenCache(tokens=1)"
 
 
-def test_a_refused_token_is_forgotten_wherever_it_is_kept_and_a_newer_one_stays(cache):
+def test_rejected_token_is_removed_from_all_scopes(cache):
     wide, narrow = key("repository:a:pull,push"), key("repository:a:pull")
     cache.put(wide, token("old"))
     cache.drop(narrow, token("old"))
@@ -389,7 +389,7 @@ def test_many_threads_fetch_one_token(cache):
     assert fetched == [1]
 
 
-def test_many_threads_share_one_failure_and_the_next_call_tries_again(cache):
+def test_many_threads_share_one_failure_until_next_call(cache):
     attempts = []
 
     def fail():
@@ -402,7 +402,7 @@ def test_many_threads_share_one_failure_and_the_next_call_tries_again(cache):
     assert cache.get_or_fetch(key("repository:a:pull"), token) == token()
 
 
-def test_when_the_fetching_thread_is_interrupted_another_takes_over(cache):
+def test_interrupted_fetch_is_repeated_by_another_thread(cache):
     attempts = []
 
     def fetch():
@@ -417,7 +417,7 @@ def test_when_the_fetching_thread_is_interrupted_another_takes_over(cache):
     assert len(attempts) == 2
 
 
-def test_different_keys_are_fetched_side_by_side(cache):
+def test_different_keys_are_fetched_concurrently(cache):
     meeting = threading.Barrier(2, timeout=10)
 
     def fetch():
@@ -432,7 +432,7 @@ def test_different_keys_are_fetched_side_by_side(cache):
     assert repr(cache) == "TokenCache(tokens=2)"
 
 
-def test_a_cache_shows_counts_and_pickles_empty(cache):
+def test_token_cache_shows_counts_and_pickles_empty(cache):
     cache.put(key("repository:a:pull"), token(SECRET))
     cache.clock()
     for text in (repr(cache), str(cache), f"{cache}", cache._repr_html_()):
@@ -461,7 +461,7 @@ HUB = "https://registry-1.docker.io/v2/"
         ("https://169.254.9.9/token", "https://169.254.9.9:5000/v2/"),
     ],
 )
-def test_an_honest_realm_is_accepted(realm, registry):
+def test_regular_realm_is_accepted(realm, registry):
     check_realm(realm, registry)
 
 
@@ -473,7 +473,7 @@ def test_an_honest_realm_is_accepted(realm, registry):
         "[2002:a00:1::]", "224.0.0.1",
     ],
 )  # fmt: skip
-def test_a_public_registry_may_not_send_credentials_to_a_private_address(host):
+def test_public_registry_cannot_use_private_realm(host):
     with pytest.raises(InvalidResponse, match="private") as caught:
         check_realm(f"https://{host}/token", HUB)
     assert host.rstrip(".") in str(caught.value)
@@ -484,7 +484,7 @@ def test_a_public_registry_may_not_send_credentials_to_a_private_address(host):
 @pytest.mark.parametrize("host", ["169.254.169.254", "[fe80::1%25eth0]", "[::ffff:169.254.169.254]", "metadata.google.internal",
                                   "100.100.100.200", "168.63.129.16", "[fd00:ec2::254]", "0xa9fea9fe"])  # fmt: skip
 @pytest.mark.parametrize("registry", [HUB, "http://localhost:5000/v2/", "https://10.0.0.5/v2/"])
-def test_no_registry_may_send_credentials_to_a_metadata_address(host, registry):
+def test_metadata_address_realm_is_rejected(host, registry):
     for allow in (False, True):
         with pytest.raises(InvalidResponse, match="metadata"):
             check_realm(f"https://{host}/token", registry, allow_private=allow)
@@ -511,7 +511,7 @@ def test_no_registry_may_send_credentials_to_a_metadata_address(host, registry):
         (f"https://user:{SECRET}@auth.docker.io/token", "user name"),
     ],
 )
-def test_a_realm_that_is_no_plain_https_url_is_refused(realm, problem):
+def test_invalid_realm_url_is_rejected(realm, problem):
     with pytest.raises(InvalidResponse, match=problem) as caught:
         check_realm(realm, HUB)
     assert "registry-1.docker.io" in str(caught.value)
@@ -519,7 +519,7 @@ def test_a_realm_that_is_no_plain_https_url_is_refused(realm, problem):
 
 
 @given(st.text() | st.text("htps:/@[]%.1٣a\\", max_size=20).map("https://".__add__))
-def test_any_realm_is_accepted_or_refused(realm):
+def test_any_realm_is_accepted_or_raises_typed_error(realm):
     try:
         check_realm(realm, HUB)
     except InvalidResponse:

@@ -108,7 +108,7 @@ def secret_kinds():
 
 
 @pytest.mark.parametrize("credentials", secret_kinds())
-def test_credentials_show_and_pickle_no_secret(credentials):
+def test_credentials_neither_show_nor_pickle_secret(credentials):
     for text in (repr(credentials), str(credentials), f"{credentials}", f"{[credentials]}", credentials._repr_html_()):
         assert SECRET not in text
     assert not hasattr(credentials, "__dict__")
@@ -120,7 +120,7 @@ def test_credentials_show_and_pickle_no_secret(credentials):
         copy.deepcopy(credentials)
 
 
-def test_a_keychain_shows_no_secret_and_pickles_without_any(place):
+def test_keychain_neither_shows_nor_pickles_secret(place):
     place.environ["OCIKIT_PASSWORD"] = SECRET
     for explicit in [("ada", SECRET), {"ghcr.io": ("ada", SECRET)}, *secret_kinds()]:
         keys = place.keychain(explicit, helper_timeout=3, home=place.home)
@@ -134,7 +134,7 @@ def test_a_keychain_shows_no_secret_and_pickles_without_any(place):
         assert not hasattr(keys, "__dict__")
 
 
-def test_an_identity_differs_between_secrets_and_gives_none_away():
+def test_identity_differs_by_secret_and_reveals_none():
     identities = {c.identity for c in [*secret_kinds(), Credentials(username="bob", password=SECRET), ANONYMOUS]}
     assert len(identities) == 5
     assert Credentials(username="ada", password=SECRET).identity == secret_kinds()[0].identity
@@ -148,14 +148,14 @@ def test_an_identity_differs_between_secrets_and_gives_none_away():
     assert len({subprocess.run(run, capture_output=True, check=True, env=env).stdout for _ in range(2)}) == 2
 
 
-def test_a_pair_of_the_wrong_shape_is_refused_without_being_shown():
+def test_invalid_pair_is_rejected_without_showing_it():
     for wrong in [("ada", SECRET, "x"), ("ada", None), (SECRET,), 7, [SECRET]]:
         with pytest.raises(CredentialsError) as caught:
             Keychain(wrong, environ={}).for_reference("ghcr.io")
         assert SECRET not in visible(caught.value)
 
 
-def test_the_user_token_means_an_identity_token():
+def test_user_token_means_identity_token():
     assert Credentials.of(("<token>", SECRET)).identity_token == SECRET
     assert Credentials.of(None) is ANONYMOUS
 
@@ -163,11 +163,11 @@ def test_the_user_token_means_an_identity_token():
 # -- the order of places
 
 
-def test_nothing_anywhere_is_anonymous(place):
+def test_missing_credentials_are_anonymous(place):
     assert place.find("ghcr.io", "org/model") is ANONYMOUS
 
 
-def test_the_places_are_asked_in_the_documented_order(place):
+def test_sources_are_used_in_documented_order(place):
     config = {"auths": {"ghcr.io": auth("PLACE")}}
 
     def put(user, path):
@@ -191,20 +191,20 @@ def test_the_places_are_asked_in_the_documented_order(place):
     assert place.find("ghcr.io", explicit=("passed", SECRET)).username == "passed"
 
 
-def test_a_file_without_an_entry_is_passed_over(place):
+def test_file_without_entry_is_skipped(place):
     place.write({"auths": {"quay.io": auth("docker"), "ghcr.io": {}}})
     place.write({"auths": {"ghcr.io": auth("podman")}}, place.podman)
     assert place.find("ghcr.io").username == "podman"
     assert place.find("quay.io").username == "docker"
 
 
-def test_an_explicit_auth_file_is_read_alone(place):
+def test_registry_auth_file_replaces_other_files(place):
     place.write({"auths": {"ghcr.io": auth()}})
     place.environ["REGISTRY_AUTH_FILE"] = str(place.write({"auths": {}}, place.home / "alone.json"))
     assert place.find("ghcr.io") is ANONYMOUS
 
 
-def test_docker_config_and_xdg_folders_move_the_files(place):
+def test_docker_config_and_xdg_variables_change_paths(place):
     other = place.home / "elsewhere"
     place.write({"auths": {"a.example": auth("docker")}}, other / "config.json")
     place.write({"auths": {"b.example": auth("podman")}}, other / "containers" / "auth.json")
@@ -213,7 +213,7 @@ def test_docker_config_and_xdg_folders_move_the_files(place):
     assert place.find("b.example").username == "podman"
 
 
-def test_a_login_in_another_window_counts_at_once(place):
+def test_login_of_another_process_takes_effect_at_once(place):
     keys = place.keychain()
     assert keys.for_reference("ghcr.io") is ANONYMOUS
     place.write({"auths": {"ghcr.io": auth("first")}})
@@ -225,7 +225,7 @@ def test_a_login_in_another_window_counts_at_once(place):
 # -- passed credentials
 
 
-def test_a_passed_pair_is_for_one_registry_only(place):
+def test_passed_pair_is_for_one_registry_only(place):
     keys = place.keychain(("ada", SECRET))
     assert keys.explain("mirror.example").winner.username == "ada"  # explaining binds nothing
     assert keys.for_reference("ghcr.io").password == SECRET
@@ -236,7 +236,7 @@ def test_a_passed_pair_is_for_one_registry_only(place):
     assert named.for_reference("registry-1.docker.io", "library/alpine").username == "ada"
 
 
-def test_a_passed_mapping_takes_the_most_specific_key(place):
+def test_passed_mapping_uses_most_specific_key(place):
     place.write({"auths": {"quay.io": auth("file")}})
     keys = place.keychain(
         {"ghcr.io": ("host", "x"), "ghcr.io/org": Credentials(username="org", password="x"), "quay.io/open": None}
@@ -247,14 +247,14 @@ def test_a_passed_mapping_takes_the_most_specific_key(place):
     assert keys.for_reference("quay.io", "open/model") is ANONYMOUS
 
 
-def test_a_passed_function_may_look_on(place):
+def test_passed_function_may_defer_to_next_source(place):
     place.write({"auths": {"quay.io": auth("file")}})
     keys = place.keychain(lambda host, repository: ("fn", repository) if host == "ghcr.io" else None)
     assert keys.for_reference("ghcr.io", "org/model") == Credentials(username="fn", password="org/model")
     assert keys.for_reference("quay.io").username == "file"
 
 
-def test_passing_anonymous_looks_nowhere(place):
+def test_passed_anonymous_disables_other_sources(place):
     place.write({"auths": {"ghcr.io": auth()}})
     keys = place.keychain(ANONYMOUS)
     assert keys.for_reference("ghcr.io").anonymous
@@ -265,7 +265,7 @@ def test_passing_anonymous_looks_nowhere(place):
 # -- the environment
 
 
-def test_the_environment_is_for_its_own_registry_only(place):
+def test_environment_is_for_its_registry_only(place):
     place.environ |= {"OCIKIT_USERNAME": "ada", "OCIKIT_PASSWORD": SECRET}
     assert place.find("ghcr.io") is ANONYMOUS
     assert "OCIKIT_REGISTRY" in str(place.keychain().explain("ghcr.io"))
@@ -278,17 +278,17 @@ def test_the_environment_is_for_its_own_registry_only(place):
     assert place.find("ghcr.io", "other/model") is ANONYMOUS
 
 
-def test_a_token_in_the_environment_is_a_registry_token(place):
+def test_environment_token_is_registry_token(place):
     place.environ |= {"OCIKIT_TOKEN": f"{SECRET}\n", "OCIKIT_REGISTRY": "https://ghcr.io/v2/"}
     assert place.find("ghcr.io").registry_token == SECRET
 
 
-def test_a_user_without_a_password_is_not_used(place):
+def test_user_without_password_is_not_used(place):
     place.environ |= {"OCIKIT_USERNAME": "ada", "OCIKIT_REGISTRY": "ghcr.io"}
     assert place.find("ghcr.io") is ANONYMOUS
 
 
-def test_the_environment_is_read_at_the_call(monkeypatch, place):
+def test_environment_is_read_for_each_call(monkeypatch, place):
     for name in (
         "OCIKIT_USERNAME",
         "OCIKIT_PASSWORD",
@@ -315,13 +315,13 @@ def test_the_environment_is_read_at_the_call(monkeypatch, place):
     "key", [HUB, "index.docker.io", "docker.io", "registry-1.docker.io", "https://index.docker.io/v1"]
 )
 @pytest.mark.parametrize("host", ["docker.io", "registry-1.docker.io", "index.docker.io"])
-def test_docker_hub_has_many_names(place, key, host):
+def test_docker_hub_names_are_equal(place, key, host):
     place.write({"auths": {key: auth()}})
     assert place.find(host, "library/alpine").username == "ada"
     assert place.find("ghcr.io") is ANONYMOUS
 
 
-def test_of_docker_hubs_names_the_one_of_docker_login_counts_first(place):
+def test_docker_login_key_of_docker_hub_has_precedence(place):
     place.write({"auths": {"docker.io": auth("podman"), HUB: auth("docker"), "docker.io/library": auth("library")}})
     assert place.find("docker.io", "org/model").username == "docker"
     assert place.find("docker.io", "library/alpine").username == "library"
@@ -331,14 +331,14 @@ def test_of_docker_hubs_names_the_one_of_docker_login_counts_first(place):
     "key",
     ["https://r.example:5000", "http://r.example:5000/", "r.example:5000/v2/", "R.example:5000/v1/", "r.example:5000"],
 )
-def test_a_key_may_have_a_scheme_and_an_api_version(place, key):
+def test_key_may_have_scheme_and_api_version(place, key):
     place.write({"auths": {key: auth()}})
     assert place.find("r.example:5000", "a").username == "ada"
     assert place.find("r.example") is ANONYMOUS
     assert place.find("r.example:5001") is ANONYMOUS
 
 
-def test_the_most_specific_key_wins(place):
+def test_most_specific_key_wins(place):
     keys = ["quay.io", "quay.io/ns/repo", "quay.io/ns", "quay.io/ns/v2"]
     place.write({"auths": {key: auth(key) for key in keys}})
     found = {
@@ -351,7 +351,7 @@ def test_the_most_specific_key_wins(place):
 
 
 @given(st.lists(st.from_regex(r"[a-z0-9]{1,4}", fullmatch=True), max_size=4))
-def test_wishes_go_from_the_repository_up_to_the_host(parts):
+def test_lookup_keys_go_from_repository_to_host(parts):
     wished = lookup_keys("GHCR.io", "/".join(parts))
     assert wished[-1] == "ghcr.io"
     assert len(wished) == len(parts) + 1
@@ -359,7 +359,7 @@ def test_wishes_go_from_the_repository_up_to_the_host(parts):
 
 
 @given(st.text())
-def test_any_key_names_a_place_and_only_once(key):
+def test_normalize_key_is_idempotent(key):
     assert (
         normalize_key("https://" + normalize_key(key)) == normalize_key(normalize_key(key))
         or "v1" in key
@@ -385,7 +385,7 @@ def test_any_key_names_a_place_and_only_once(key):
         ({"email": "a@b", **auth()}, Credentials(username="ada", password=SECRET)),
     ],
 )
-def test_an_entry_is_understood_in_each_of_its_forms(place, entry, credentials):
+def test_every_form_of_entry_is_parsed(place, entry, credentials):
     place.write({"auths": {"ghcr.io": entry}})
     assert place.find("ghcr.io") == credentials
 
@@ -393,7 +393,7 @@ def test_an_entry_is_understood_in_each_of_its_forms(place, entry, credentials):
 @pytest.mark.parametrize(
     "entry", [{}, None, {"auth": ""}, {"auth": None}, {"email": "a@b"}, {"username": "ada"}, auth("ada", "")]
 )
-def test_an_empty_entry_is_no_entry(place, entry):
+def test_empty_entry_is_skipped(place, entry):
     place.write({"auths": {"ghcr.io": entry}})
     place.write({"auths": {"ghcr.io": auth("podman")}}, place.podman)
     assert place.find("ghcr.io").username == "podman"
@@ -419,7 +419,7 @@ def test_an_empty_entry_is_no_entry(place, entry):
         f'{{"x": "{SECRET}"}}' + " " * (5 << 20),
     ],
 )
-def test_a_malformed_file_is_named_and_its_content_isnt_shown(place, content):
+def test_malformed_file_error_has_path_but_no_content(place, content):
     place.write(content)
     with pytest.raises(CredentialsError, match=r"~/.docker/config.json") as caught:
         place.find("ghcr.io")
@@ -432,14 +432,14 @@ def test_a_malformed_file_is_named_and_its_content_isnt_shown(place, content):
     assert SECRET not in f"{explanation}{explanation!r}{explanation._repr_html_()}"
 
 
-def test_malformed_json_in_the_environment_is_named(place):
+def test_malformed_environment_json_is_named(place):
     place.environ["DOCKER_AUTH_CONFIG"] = f'{{"auths": "{SECRET}'
     with pytest.raises(CredentialsError, match="DOCKER_AUTH_CONFIG is not JSON: line 1") as caught:
         place.find("ghcr.io")
     assert SECRET not in visible(caught.value)
 
 
-def test_a_folder_in_the_place_of_a_file_is_unreadable_and_a_file_in_the_place_of_a_folder_is_missing(place):
+def test_folder_as_file_is_unreadable_and_file_as_folder_missing(place):
     place.docker.mkdir(parents=True)
     with pytest.raises(CredentialsError, match="can't be read"):
         place.find("ghcr.io")
@@ -450,13 +450,13 @@ def test_a_folder_in_the_place_of_a_file_is_unreadable_and_a_file_in_the_place_o
 
 
 @pytest.mark.skipif(os.name != "posix" or os.geteuid() == 0, reason="root reads everything; run as another user")
-def test_an_unreadable_file_is_named(place):
+def test_unreadable_file_is_named(place):
     place.write({}).chmod(0)
     with pytest.raises(CredentialsError, match="can't be read: Permission denied"):
         place.find("ghcr.io")
 
 
-def test_a_byte_order_mark_and_an_empty_file_do_no_harm(place):
+def test_byte_order_mark_and_empty_file_are_accepted(place):
     place.write("\ufeff" + json.dumps({"auths": {"ghcr.io": auth()}}))
     assert place.find("ghcr.io").username == "ada"
     place.write(" \n")
@@ -466,14 +466,14 @@ def test_a_byte_order_mark_and_an_empty_file_do_no_harm(place):
 # -- helpers
 
 
-def test_a_helper_is_asked_on_stdin_and_not_on_its_command_line(place):
+def test_helper_gets_server_on_stdin_only(place):
     place.good_helper()
     place.write({"credsStore": "good"})
     assert place.find("ghcr.io", "org/model") == Credentials(username="ada", password=SECRET)
     assert place.calls() == ["1 get ghcr.io"]
 
 
-def test_a_helper_that_knows_nothing_is_passed_over(place):
+def test_helper_without_credentials_is_skipped(place):
     place.good_helper()
     place.write({"credsStore": "good", "auths": {"quay.io": auth("file")}})
     assert place.find("quay.io").username == "file"
@@ -483,26 +483,26 @@ def test_a_helper_that_knows_nothing_is_passed_over(place):
 @pytest.mark.parametrize(
     "message", ["credentials not found in native keychain", "no credentials server URL", "no credentials username"]
 )
-def test_what_helpers_say_for_nothing_is_nothing(place, message):
+def test_not_found_messages_of_helpers_mean_no_credentials(place, message):
     place.helper("none", f"echo '{message}'; exit 1")
     place.write({"credsStore": "none"})
     assert place.find("ghcr.io") is ANONYMOUS
 
 
-def test_an_empty_answer_of_a_helper_is_nothing(place):
+def test_empty_secret_of_helper_means_no_credentials(place):
     place.helper("empty", """echo '{"ServerURL":"ghcr.io","Username":"","Secret":""}'""")
     place.write({"credsStore": "empty"})
     assert place.find("ghcr.io") is ANONYMOUS
 
 
-def test_docker_hub_is_asked_for_under_the_name_that_docker_uses(place):
+def test_docker_hub_is_requested_by_docker_name(place):
     place.good_helper()
     place.write({"credsStore": "good"})
     assert place.find("docker.io", "library/alpine").username == "ada"
     assert place.calls() == [f"1 get {HUB}"]
 
 
-def test_a_helper_for_the_registry_comes_before_the_store_for_everything(place):
+def test_registry_helper_precedes_default_store(place):
     place.good_helper("one", user="one")
     place.good_helper("all", user="all")
     place.write({"credHelpers": {"https://ghcr.io": "one"}, "credsStore": "all", "auths": {"ghcr.io": auth("file")}})
@@ -511,7 +511,7 @@ def test_a_helper_for_the_registry_comes_before_the_store_for_everything(place):
     assert place.find("ghcr.io").username == "all"
 
 
-def test_the_user_token_of_a_helper_means_an_identity_token(place):
+def test_user_token_of_helper_means_identity_token(place):
     place.good_helper(user="<token>")
     place.write({"credsStore": "good"})
     assert place.find("ghcr.io") == Credentials(username="<token>", identity_token=SECRET)
@@ -543,7 +543,7 @@ def test_the_user_token_of_a_helper_means_an_identity_token(place):
         ("printf '%100000s' | tr ' ' '['", "not a JSON object"),
     ],
 )
-def test_a_helper_that_lies_or_crashes_is_named_and_nothing_it_said_is_a_secret_shown(place, body, says):
+def test_failed_helper_is_named_without_secret(place, body, says):
     place.helper("bad", body)
     place.write({"credsStore": "bad"})
     with pytest.raises(CredentialsError, match="docker-credential-bad get for ghcr.io") as caught:
@@ -556,7 +556,7 @@ def test_a_helper_that_lies_or_crashes_is_named_and_nothing_it_said_is_a_secret_
 
 @pytest.mark.timeout(25)
 @pytest.mark.parametrize("body", ["exec sleep 60", "sleep 20 & exit 0", "exec >&-; exec sleep 60"])
-def test_a_helper_that_hangs_is_stopped(place, body):
+def test_hanging_helper_is_stopped(place, body):
     place.helper("slow", body)
     place.write({"credsStore": "slow"})
     with pytest.raises(CredentialsError, match="took longer than 0.5 s"):
@@ -564,13 +564,13 @@ def test_a_helper_that_hangs_is_stopped(place, body):
 
 
 @pytest.mark.parametrize("about", ["https://ghcr.io", "GHCR.IO", "ghcr.io:443", "https://ghcr.io/v1/", ""])
-def test_a_helper_may_write_the_server_in_its_own_way(place, about):
+def test_helper_may_return_server_in_other_form(place, about):
     place.helper("other", f"""echo '{{"ServerURL":"{about}","Username":"ada","Secret":"{SECRET}"}}'""")
     place.write({"credsStore": "other"})
     assert place.find("ghcr.io").username == "ada"
 
 
-def test_docker_hubs_helper_may_call_it_by_any_of_its_names(place):
+def test_helper_may_return_any_docker_hub_name(place):
     place.helper("hub", f"""echo '{{"ServerURL":"registry-1.docker.io","Username":"ada","Secret":"{SECRET}"}}'""")
     place.write({"credsStore": "hub"})
     assert place.find("docker.io").username == "ada"
@@ -587,7 +587,7 @@ def gone(pid):
 
 @pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="looks into /proc")
 @pytest.mark.parametrize("end", ["wait", "exit 0", "exec >&-; wait", "trap '' TERM; wait"])
-def test_a_helper_that_hangs_is_stopped_with_all_that_it_started(place, end):
+def test_hanging_helper_is_stopped_with_its_children(place, end):
     place.helper("slow", f"echo $$ > $HOME/pids; sleep 60 & echo $! >> $HOME/pids; {end}")
     place.write({"credsStore": "slow"})
     with pytest.raises(CredentialsError, match="docker-credential-slow .* took longer"):
@@ -600,13 +600,13 @@ def test_a_helper_that_hangs_is_stopped_with_all_that_it_started(place, end):
     assert gone(child)
 
 
-def test_a_missing_helper_is_named(place):
+def test_missing_helper_is_named(place):
     place.write({"credsStore": "absent"})
     with pytest.raises(CredentialsError, match="docker-credential-absent .* no such program"):
         place.find("ghcr.io")
 
 
-def test_a_helper_that_cannot_start_is_named(place):
+def test_helper_that_cannot_start_is_named(place):
     path = place.helper("broken", "")
     path.write_bytes(b"\x7fELF, but not really")
     with pytest.raises(CredentialsError, match="docker-credential-broken could not be run"):
@@ -614,13 +614,13 @@ def test_a_helper_that_cannot_start_is_named(place):
 
 
 @pytest.mark.parametrize("name", ["../evil", "/tmp/evil", "a/b", "a b", ".hidden", "a;b", "-x", "a\nb", "x\\y"])
-def test_a_helper_with_a_path_in_its_name_is_not_run(place, name):
+def test_helper_name_with_path_is_not_run(place, name):
     place.write({"credsStore": name})
     with pytest.raises(CredentialsError, match="was not run"):
         place.find("ghcr.io")
 
 
-def test_a_helper_lists_and_erases(place):
+def test_helper_lists_and_erases(place):
     place.good_helper()
     helper = Helper(name="good", environ=place.environ)
     assert helper.list() == {"ghcr.io": "ada"}
@@ -632,7 +632,7 @@ def test_a_helper_lists_and_erases(place):
 # -- explain
 
 
-def test_explain_lists_every_place_and_what_is_there(place):
+def test_explain_lists_all_sources(place):
     place.good_helper()
     place.write({"auths": {"ghcr.io/org": auth("docker")}})
     place.write({"credsStore": "good"}, place.runtime)
@@ -662,7 +662,7 @@ def test_explain_lists_every_place_and_what_is_there(place):
     assert SECRET not in str(pickle.loads(pickle.dumps(explanation)))
 
 
-def test_explain_and_for_reference_agree(place):
+def test_explain_agrees_with_for_reference(place):
     place.good_helper()
     place.write({"credsStore": "good", "auths": {"quay.io": auth("file")}})
     for host in ("ghcr.io", "quay.io", "docker.io", "r.example"):
@@ -670,7 +670,7 @@ def test_explain_and_for_reference_agree(place):
         assert (winner.username, winner.kind) == (found.username, found.kind) if winner else found.anonymous
 
 
-def test_explain_says_where_it_fails_and_goes_on(place):
+def test_explain_continues_after_failed_source(place):
     place.write("{")
     place.write({"auths": {"ghcr.io": auth("podman")}}, place.podman)
     explanation = place.keychain().explain("ghcr.io")
@@ -680,7 +680,7 @@ def test_explain_says_where_it_fails_and_goes_on(place):
     assert "failure" in repr(explanation)
 
 
-def test_explain_escapes_what_a_file_says(place):
+def test_explain_sanitizes_file_content(place):
     place.write({"auths": {"ghcr.io": auth("<script>\x1b[31m")}})
     explanation = place.keychain().explain("ghcr.io")
     assert "<script>" not in explanation._repr_html_()
@@ -690,7 +690,7 @@ def test_explain_escapes_what_a_file_says(place):
 # -- login and logout
 
 
-def test_a_login_is_found_again_and_readable_by_its_owner_only(place):
+def test_login_is_found_and_private_to_owner(place):
     assert place.keychain().login("ghcr.io", "ada", SECRET) == "~/.docker/config.json"
     assert json.loads(place.docker.read_text()) == {"auths": {"ghcr.io": auth()}}
     assert stat.S_IMODE(place.docker.stat().st_mode) == 0o600
@@ -699,7 +699,7 @@ def test_a_login_is_found_again_and_readable_by_its_owner_only(place):
     assert [p.name for p in place.docker.parent.iterdir()] == ["config.json"]
 
 
-def test_a_login_keeps_what_else_is_in_the_file_and_its_order(place):
+def test_login_preserves_other_entries_and_order(place):
     before = {
         "zeta": {"unknown": [1, 2.5, None]},
         "auths": {
@@ -720,13 +720,13 @@ def test_a_login_keeps_what_else_is_in_the_file_and_its_order(place):
     assert stat.S_IMODE(place.docker.stat().st_mode) == 0o600
 
 
-def test_a_login_to_docker_hub_is_kept_as_docker_keeps_it(place):
+def test_docker_hub_login_uses_docker_key(place):
     place.keychain().login("docker.io", "ada", SECRET)
     assert list(json.loads(place.docker.read_text())["auths"]) == [HUB]
     assert place.find("registry-1.docker.io", "library/alpine").username == "ada"
 
 
-def test_a_login_is_verified_before_anything_is_stored(place):
+def test_login_is_verified_before_storing(place):
     seen = []
 
     def refuse(credentials):
@@ -741,13 +741,13 @@ def test_a_login_is_verified_before_anything_is_stored(place):
     assert place.docker.exists()
 
 
-def test_a_login_during_the_verification_of_another_is_kept(place):
+def test_login_during_verification_of_another_is_preserved(place):
     place.keychain().login("ghcr.io", "ada", SECRET, verify=lambda _: place.keychain().login("quay.io", "bob", SECRET))
     assert place.find("quay.io").username == "bob"
     assert place.find("ghcr.io").username == "ada"
 
 
-def test_a_login_follows_a_link_and_leaves_it(place):
+def test_login_writes_target_of_link(place):
     real = place.write({"x": 1}, place.home / "dotfiles" / "docker.json")
     place.docker.parent.mkdir()
     place.docker.symlink_to(real)
@@ -757,19 +757,19 @@ def test_a_login_follows_a_link_and_leaves_it(place):
     assert place.find("ghcr.io").username == "ada"
 
 
-def test_a_login_with_an_identity_token(place):
+def test_login_stores_identity_token(place):
     place.keychain().login("r.azurecr.io", "guid", identity_token=SECRET)
     assert place.find("r.azurecr.io") == Credentials(username="guid", identity_token=SECRET)
 
 
-def test_a_login_goes_to_the_explicit_auth_file(place):
+def test_login_writes_registry_auth_file(place):
     place.environ["REGISTRY_AUTH_FILE"] = str(place.home / "new" / "auth.json")
     place.keychain().login("ghcr.io", "ada", SECRET)
     assert not place.docker.exists()
     assert place.find("ghcr.io").username == "ada"
 
 
-def test_a_login_never_replaces_a_file_that_it_does_not_understand(place):
+def test_login_never_replaces_malformed_file(place):
     place.write("{ not json")
     with pytest.raises(CredentialsError, match="is not JSON"):
         place.keychain().login("ghcr.io", "ada", SECRET)
@@ -780,20 +780,20 @@ def test_a_login_never_replaces_a_file_that_it_does_not_understand(place):
     ("host", "user", "password"),
     [("", "ada", "x"), ("a b", "ada", "x"), ("u@h", "ada", "x"), ("h", "", "x"), ("h", "ada", ""), ("h", "a:b", "x")],
 )
-def test_a_login_that_cannot_be_kept_is_refused(place, host, user, password):
+def test_invalid_login_is_rejected(place, host, user, password):
     with pytest.raises(CredentialsError):
         place.keychain().login(host, user, password)
     assert not place.docker.exists()
 
 
-def test_an_unwritable_folder_is_named_and_leaves_nothing_behind(place):
+def test_unwritable_folder_is_named_and_unchanged(place):
     place.docker.parent.write_text("a file")
     with pytest.raises(CredentialsError, match=r"~/.docker/config.json can't be written") as caught:
         place.keychain().login("ghcr.io", "ada", SECRET)
     assert SECRET not in visible(caught.value)
 
 
-def test_a_login_goes_through_the_helper_that_the_file_names(place):
+def test_login_uses_configured_helper(place):
     place.helper("keep", 'cat > "$HOME/$1.json"')
     place.write({"credsStore": "keep", "auths": {"ghcr.io": auth("stale")}})
     assert place.keychain().login("ghcr.io", "ada", SECRET) == "docker-credential-keep"
@@ -805,7 +805,7 @@ def test_a_login_goes_through_the_helper_that_the_file_names(place):
     assert json.loads(place.docker.read_text()) == {"credsStore": "keep", "auths": {"ghcr.io": {}}}
 
 
-def test_a_helper_that_cannot_store_is_named_without_the_secret(place):
+def test_failed_store_of_helper_is_named_without_secret(place):
     place.helper("full", "cat; exit 1")
     place.helper("echo", "cat | sed 's/.*Secret...//; s/..$//' ; exit 1")
     words = " ".join(["two", "words"])
@@ -817,7 +817,7 @@ def test_a_helper_that_cannot_store_is_named_without_the_secret(place):
         assert place.docker.read_text() == before
 
 
-def test_a_logout_forgets_every_name_of_the_registry_and_nothing_else(place):
+def test_logout_removes_all_keys_of_registry_only(place):
     keys = place.keychain()
     place.write({"auths": {HUB: auth(), "docker.io": auth(), "ghcr.io": auth(), "docker.io/org": auth()}, "x": 1})
     assert keys.logout("docker.io") is True
@@ -826,12 +826,12 @@ def test_a_logout_forgets_every_name_of_the_registry_and_nothing_else(place):
     assert keys.logout("quay.io") is False
 
 
-def test_a_logout_without_a_file_makes_none(place):
+def test_logout_without_file_creates_none(place):
     assert place.keychain().logout("ghcr.io") is False
     assert not place.docker.exists()
 
 
-def test_a_logout_erases_in_the_helper(place):
+def test_logout_erases_in_helper(place):
     place.good_helper()
     place.write({"credsStore": "good", "auths": {"ghcr.io": {}}})
     assert place.keychain().logout("ghcr.io") is True
@@ -843,7 +843,7 @@ def test_a_logout_erases_in_the_helper(place):
 
 
 @pytest.mark.interop
-def test_the_pass_helper_keeps_gives_lists_and_forgets(place, tmp_path):
+def test_pass_helper_stores_gets_lists_and_erases(place, tmp_path):
     from tests.support.peers import find
 
     programs = [find(name) for name in ("docker-credential-pass", "pass", "gpg", "gpgconf")]

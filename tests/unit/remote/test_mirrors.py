@@ -93,7 +93,7 @@ def content(folder):
 # Who is asked
 
 
-def test_everything_comes_from_the_first_mirror_that_has_it(place, home):
+def test_content_comes_from_first_mirror_that_has_it(place, home):
     place.bring(place.first)
     art = place.session().pull(place.ref, home / "back")
     assert content(home / "back") == FILES
@@ -102,7 +102,7 @@ def test_everything_comes_from_the_first_mirror_that_has_it(place, home):
     assert art.descriptor.digest == place.digest
 
 
-def test_what_the_first_lacks_comes_from_the_second_and_the_rest_from_the_registry(place, home):
+def test_missing_content_comes_from_next_mirror_or_registry(place, home):
     place.bring(place.second)
     del place.second.blobs["t/d", place.big()]
     place.session().pull(place.ref, home / "back")
@@ -113,7 +113,7 @@ def test_what_the_first_lacks_comes_from_the_second_and_the_rest_from_the_regist
     assert sorted(second) == [*["GET blobs"] * 3, "GET manifests"]
 
 
-def test_a_pinned_reference_that_is_cached_costs_no_request_and_the_cache_knows_no_mirror(place, home):
+def test_cached_pinned_reference_needs_no_request(place, home):
     place.bring(place.first)
     session = place.session()
     session.pull(place.ref)
@@ -124,20 +124,20 @@ def test_a_pinned_reference_that_is_cached_costs_no_request_and_the_cache_knows_
     assert place.first.host.rpartition(":")[2] not in str(list(session.cache.root.rglob("*")))
 
 
-def test_without_mirrors_nobody_is_asked_more_than_before(place, home):
+def test_no_mirrors_means_no_extra_requests(place, home):
     with ocikit.Session(progress=False, network=QUICK) as session:
         session.pull(place.ref)
     assert sorted(place.asked()[0]) == [*["GET blobs"] * 3, "GET manifests", "HEAD manifests"]
 
 
-def test_a_mirror_of_another_registry_is_not_asked(place, home):
+def test_mirror_of_another_registry_is_not_used(place, home):
     place.bring(place.first)
     with ocikit.Session(progress=False, network=QUICK, mirrors={"quay.io": [place.first.host]}) as session:
         session.pull(place.ref)
     assert place.asked()[1] == []
 
 
-def test_a_missing_tag_is_told_as_without_mirrors(place):
+def test_missing_tag_error_is_same_as_without_mirrors(place):
     with pytest.raises(ocikit.ManifestUnknown) as caught:
         place.session().pull(f"{place.upstream.host}/t/d:v2")
     assert "nearest: v1" in caught.value.hint
@@ -146,7 +146,7 @@ def test_a_missing_tag_is_told_as_without_mirrors(place):
     assert upstream == ["HEAD manifests", "GET tags"]
 
 
-def test_a_mirror_with_a_path_has_the_names_below_it(place, home):
+def test_mirror_path_is_prepended_to_names(place, home):
     place.bring(place.first, "hub/deep/")
     place.session(f"{place.first.host}/hub/deep").pull(place.ref, home / "back")
     assert content(home / "back") == FILES
@@ -154,7 +154,7 @@ def test_a_mirror_with_a_path_has_the_names_below_it(place, home):
     assert place.upstream.requests == []
 
 
-def test_a_part_of_a_registry_has_mirrors_of_its_own(place, home):
+def test_prefix_of_registry_has_its_own_mirrors(place, home):
     place.bring(place.first)  # t/d there
     mirrors = {f"{place.upstream.host}/t": [f"{place.second.host}/m"], place.upstream.host: [place.first.host]}
     with ocikit.Session(progress=False, network=QUICK, mirrors=mirrors) as session:
@@ -163,7 +163,7 @@ def test_a_part_of_a_registry_has_mirrors_of_its_own(place, home):
     assert [r.path for r in place.second.requests] == ["/v2/m/d/manifests/v1", f"/v2/m/d/manifests/{place.digest}"]
 
 
-def test_the_longest_prefix_counts_and_a_host_before_its_domain():
+def test_longest_prefix_wins_and_host_precedes_domain():
     network = Network(mirrors={"*.example.com": "any.example", "a.example.com": "one.example:5000/x/", "a.example.com/b/c": "deep.example",
                                "docker.io": ["https.example", "HUB.example/y"]})  # fmt: skip
 
@@ -186,7 +186,7 @@ def test_the_longest_prefix_counts_and_a_host_before_its_domain():
     ["https://mirror.example", "mirror", "", "a@mirror.example", "u:p@mirror.example/x", "mirror.example/Upper",
      "mirror.example:99999", "mirror.example/a//b", "mirror.example/x:v1", "*.mirror.example", None, 5],
 )  # fmt: skip
-def test_what_is_no_place_is_refused_when_it_is_said(location):
+def test_invalid_location_is_rejected_at_construction(location):
     with pytest.raises(ocikit.InvalidReference):
         ocikit.Session(mirrors={"docker.io": [location]})
 
@@ -194,12 +194,12 @@ def test_what_is_no_place_is_refused_when_it_is_said(location):
 @pytest.mark.parametrize(
     "given", [["mirror.example"], "mirror.example", {"docker.io": 5}, {"docker.io": None}, {"mirror.example"}]
 )
-def test_mirrors_of_nothing_are_refused(given):
+def test_invalid_mirrors_argument_is_rejected(given):
     with pytest.raises(ocikit.InvalidArgument, match="is not a mapping of registries to mirrors"):
         ocikit.Session(mirrors=given)
 
 
-def test_a_mirror_in_no_list_is_a_mirror_and_a_wrong_way_to_pull_is_refused():
+def test_single_mirror_is_accepted_and_invalid_pull_rejected():
     assert Network(mirrors={"docker.io": "mirror.example"}).mirrors == {"docker.io": (Mirror("mirror.example"),)}
     with pytest.raises(ocikit.InvalidArgument, match="pull='digests'"):
         Mirror("mirror.example", pull="digests")
@@ -210,7 +210,7 @@ def test_a_mirror_in_no_list_is_a_mirror_and_a_wrong_way_to_pull_is_refused():
 # Tags, digests, namespaces
 
 
-def test_a_digest_only_mirror_gives_content_and_never_says_what_a_tag_names(place, home):
+def test_digest_only_mirror_resolves_no_tags(place, home):
     place.bring(place.first)
     place.first.tags["t/d", "v1"] = place.first.manifest("t/d", {"schemaVersion": 2, "stale": True})
     place.session(Mirror(place.first.host, pull="digest-only")).pull(place.ref, home / "back")
@@ -220,7 +220,7 @@ def test_a_digest_only_mirror_gives_content_and_never_says_what_a_tag_names(plac
     assert sorted(first) == [*["GET blobs"] * 3, "GET manifests"]
 
 
-def test_a_tag_only_mirror_is_asked_for_references_without_a_digest(place):
+def test_tag_only_mirror_serves_references_without_digest(place):
     place.bring(place.first)
     mirror = Mirror(place.first.host, pull="tag-only")
     place.session(mirror).inspect(place.pinned)
@@ -229,7 +229,7 @@ def test_a_tag_only_mirror_is_asked_for_references_without_a_digest(place):
     assert place.asked() == ([], ["GET manifests"], [])
 
 
-def test_a_mirror_is_not_distrusted_for_a_wrong_length_of_the_registrys(place, home):
+def test_wrong_size_of_registry_does_not_disable_mirror(place, home):
     place.bring(place.first)
     place.upstream.on("HEAD", ".*/manifests/.*", headers={"Content-Length": 7}, times=None)
     pulled = place.session(Mirror(place.first.host, pull="digest-only")).pull(place.ref, home / "back")
@@ -240,7 +240,7 @@ def test_a_mirror_is_not_distrusted_for_a_wrong_length_of_the_registrys(place, h
     assert sorted(first) == [*["GET blobs"] * 3, "GET manifests"]
 
 
-def test_a_body_that_told_the_registrys_digest_is_asked_of_no_mirror(place):
+def test_body_received_while_resolving_is_not_requested_again(place):
     place.bring(place.first)
     place.upstream.on("HEAD", ".*/manifests/.*", without=("Docker-Content-Digest",), times=None)
     place.session(Mirror(place.first.host, pull="digest-only")).inspect(place.ref)
@@ -248,7 +248,7 @@ def test_a_body_that_told_the_registrys_digest_is_asked_of_no_mirror(place):
 
 
 @pytest.mark.parametrize("ns", [True, False])
-def test_the_registry_that_is_meant_is_told_if_asked_for(place, home, ns):
+def test_ns_parameter_names_upstream_registry(place, home, ns):
     place.bring(place.first)
     place.session(Mirror(place.first.host, ns=ns)).pull(place.ref, home / "back")
     assert content(home / "back") == FILES
@@ -256,7 +256,7 @@ def test_the_registry_that_is_meant_is_told_if_asked_for(place, home, ns):
     assert place.upstream.requests == []
 
 
-def test_content_that_has_moved_is_read_there_and_nowhere_else(place, home):
+def test_moved_content_is_read_from_new_location_only(place, home):
     place.bring(place.second, "moved/")
     moved_to = Mirror(f"{place.second.host}/moved", final=True)
     session = place.session(place.first.host, moved_to)
@@ -269,7 +269,7 @@ def test_content_that_has_moved_is_read_there_and_nowhere_else(place, home):
     assert place.asked()[0] == []
 
 
-def test_what_is_written_and_listed_goes_to_the_registry_itself(place, home):
+def test_writes_and_lists_use_registry_itself(place, home):
     place.bring(place.first)
     session = place.session()
     session.push(f"{place.upstream.host}/t/new:v1", "data")
@@ -284,7 +284,7 @@ def test_what_is_written_and_listed_goes_to_the_registry_itself(place, home):
     assert session.tags(place.ref) == ["v1"]
 
 
-def test_a_copy_takes_referrers_from_the_registry_and_content_from_the_mirror(place, home):
+def test_copy_reads_referrers_from_registry_content_from_mirror(place, home):
     with ocikit.Session(progress=False, network=QUICK) as plain:
         plain.attach(place.ref, "data/a.csv", artifact_type="application/vnd.example.report")
     place.bring(place.first)
@@ -297,20 +297,20 @@ def test_a_copy_takes_referrers_from_the_registry_and_content_from_the_mirror(pl
     assert set(first) == {"GET manifests", "GET blobs"}
 
 
-def test_a_copy_within_the_registry_still_mounts(place):
+def test_copy_within_registry_still_mounts(place):
     place.bring(place.first)
     place.session().copy(place.ref, f"{place.upstream.host}/t/e:v1")
     assert "GET blobs" not in sum(place.asked(), [])
     assert place.session().pin(f"{place.upstream.host}/t/e:v1").digest == place.digest
 
 
-def test_validating_reads_through_mirrors(place):
+def test_validation_reads_from_mirrors(place):
     place.bring(place.first)
     place.upstream.on("GET|HEAD", ".*", times=None, drop="before")
     assert place.session().validate(place.ref)
 
 
-def test_nobody_is_asked_offline(place, home, monkeypatch):
+def test_offline_mode_sends_no_requests(place, home, monkeypatch):
     place.bring(place.first)
     place.session().pull(place.ref)
     place.asked()
@@ -322,7 +322,7 @@ def test_nobody_is_asked_offline(place, home, monkeypatch):
     assert place.asked() == ([], [], [])
 
 
-def test_one_file_is_read_by_ranges(place):
+def test_file_is_read_by_ranges(place):
     place.bring(place.first)
     session = place.session()
     with session.open(place.ref, "data/big.bin") as stream:
@@ -357,7 +357,7 @@ FAILURES = {
 
 
 @pytest.mark.parametrize("kind", FAILURES)
-def test_whatever_a_mirror_does_to_documents_the_next_one_is_asked(place, kind):
+def test_faulty_mirror_document_falls_back_to_next_mirror(place, kind):
     place.bring(place.first)
     place.bring(place.second)
     place.first.on("GET|HEAD", ".*/manifests/.*", times=None, **FAILURES[kind])
@@ -374,7 +374,7 @@ def test_whatever_a_mirror_does_to_documents_the_next_one_is_asked(place, kind):
         *(("wrong bytes", to) for to in ("cache", "memory", "layout", "registry")),
     ],
 )
-def test_whatever_a_mirror_does_to_blobs_the_content_is_right(place, home, kind, to):
+def test_faulty_mirror_blob_yields_correct_content(place, home, kind, to):
     place.bring(place.first)
     place.first.on("GET", ".*/blobs/.*", times=None, **FAILURES[kind])
     session = place.session(place.first.host)
@@ -396,7 +396,7 @@ def test_whatever_a_mirror_does_to_blobs_the_content_is_right(place, home, kind,
     assert place.upstream.seen("GET", ".*/blobs/.*")
 
 
-def test_a_blob_that_is_cut_short_at_the_mirror_goes_on_from_the_registry(place, home):
+def test_truncated_blob_continues_from_registry(place, home):
     place.bring(place.first)
     place.first.on("GET", f".*/blobs/{place.big()}", times=None, cut=2 * MIB, length=3 * MIB)
     place.first.on("GET", f".*/blobs/{place.big()}", times=None, when=lambda r: "Range" in r.headers, drop="before")
@@ -413,7 +413,7 @@ def test_a_blob_that_is_cut_short_at_the_mirror_goes_on_from_the_registry(place,
     assert sum(told) == 3 * MIB
 
 
-def test_a_blob_that_breaks_once_resumes_at_the_mirror(place, home):
+def test_interrupted_blob_resumes_from_mirror(place, home):
     place.bring(place.first)
     place.first.on("GET", f".*/blobs/{place.big()}", cut=2 * MIB, length=3 * MIB)
     place.session(place.first.host).pull(place.ref, home / "back")
@@ -421,7 +421,7 @@ def test_a_blob_that_breaks_once_resumes_at_the_mirror(place, home):
     assert place.upstream.requests == []
 
 
-def test_wrong_bytes_are_never_given_out_and_their_mirror_is_left_out(place, home, caplog):
+def test_corrupt_content_is_not_returned_and_disables_mirror(place, home, caplog):
     place.bring(place.first)
     place.first.blobs["t/d", place.big()] = b"w" * 3 * MIB
     session = place.session()
@@ -433,7 +433,7 @@ def test_wrong_bytes_are_never_given_out_and_their_mirror_is_left_out(place, hom
     assert place.first.requests == []
 
 
-def test_a_pull_that_met_wrong_bytes_ends_well_says_so_and_counts_each_file_once(place, home, caplog):
+def test_pull_with_corrupt_mirror_succeeds_and_counts_files_once(place, home, caplog):
     place.bring(place.first)
     place.first.blobs["t/d", place.big()] = b"w" * 3 * MIB
     with caplog.at_level(logging.INFO, "ocikit"):
@@ -447,7 +447,7 @@ def test_a_pull_that_met_wrong_bytes_ends_well_says_so_and_counts_each_file_once
     assert {f.name for f in (home / "back/.ocikit").rglob("*") if f.is_file()} == {"manifest.json"}, "no parts are left"
 
 
-def test_when_the_registry_is_wrong_too_its_mistake_is_told(place, home):
+def test_corrupt_registry_content_raises(place, home):
     place.bring(place.first)
     for server in (place.first, place.upstream):
         server.blobs["t/d", place.big()] = b"w" * 3 * MIB
@@ -456,7 +456,7 @@ def test_when_the_registry_is_wrong_too_its_mistake_is_told(place, home):
     assert not (home / "back/data/big.bin").exists() and not (home / "back/big.bin").exists()
 
 
-def test_a_dead_mirror_is_asked_once(place, home, caplog):
+def test_dead_mirror_is_tried_once(place, home, caplog):
     place.bring(place.second)
     place.first.on(".*", ".*", times=None, drop="before")
     session = place.session()
@@ -471,13 +471,13 @@ def test_a_dead_mirror_is_asked_once(place, home, caplog):
     assert place.upstream.requests == []
 
 
-def test_a_mirror_that_nobody_runs_is_no_hindrance(place, home):
+def test_unreachable_mirror_does_not_fail_pull(place, home):
     port = peers.free_port()
     place.session(f"127.0.0.1:{port}").pull(place.ref, home / "back")
     assert content(home / "back") == FILES
 
 
-def test_a_mirror_that_was_dead_is_asked_again_after_its_rest(place, monkeypatch):
+def test_dead_mirror_is_retried_after_backoff(place, monkeypatch):
     place.bring(place.first)
     place.first.on(".*", ".*", times=None, drop="before")
     session = place.session(place.first.host)
@@ -493,7 +493,7 @@ def test_a_mirror_that_was_dead_is_asked_again_after_its_rest(place, monkeypatch
     assert place.asked()[1] == ["GET manifests"]
 
 
-def test_when_all_fail_the_registry_s_error_tells_of_the_mirrors(place):
+def test_error_of_registry_includes_mirror_errors(place):
     place.first.on("GET", ".*", times=None, status=403)
     place.second.on("GET", ".*", times=None, status=500)
     place.upstream.on("GET|HEAD", ".*", times=None, drop="before")
@@ -504,7 +504,7 @@ def test_when_all_fail_the_registry_s_error_tells_of_the_mirrors(place):
     assert f"{place.first.host} returned 403" in told and f"{place.second.host} returned 500" in told
 
 
-def test_many_threads_read_from_mirrors_that_come_and_go(place, home):
+def test_many_threads_read_from_unstable_mirrors(place, home):
     place.bring(place.first)
     place.first.on("GET", ".*/blobs/.*", times=4, status=500)
     failures = []
@@ -542,7 +542,7 @@ def shown(server):
     return {base64.b64decode(value.removeprefix("Basic ")).decode() for value in values}
 
 
-def test_each_host_sees_its_own_credentials_only(place, home):
+def test_each_host_gets_its_own_credentials_only(place, home):
     place.bring(place.first)
     place.upstream.guard, place.first.guard, place.second.guard = (
         basic("up", "1"),
@@ -559,7 +559,7 @@ def test_each_host_sees_its_own_credentials_only(place, home):
 
 
 @pytest.mark.parametrize("order", ["mirror first", "registry first"])
-def test_a_lone_pair_is_for_the_registry_and_no_mirror_sees_it(place, home, order):
+def test_bare_pair_is_not_sent_to_mirror(place, home, order):
     place.upstream.guard = basic("up", "1")
     for server in (place.first, place.second):
         server.guard = basic("nobody", "knows")
@@ -573,7 +573,7 @@ def test_a_lone_pair_is_for_the_registry_and_no_mirror_sees_it(place, home, orde
     assert shown(place.first) == shown(place.second) == set()
 
 
-def test_a_mirror_s_credentials_come_from_where_docker_keeps_them(place, home):
+def test_mirror_credentials_come_from_docker_config(place, home):
     place.bring(place.first)
     place.first.guard = basic("mirror", "2")
     folder = home.parent / ".docker"
@@ -588,7 +588,7 @@ def test_a_mirror_s_credentials_come_from_where_docker_keeps_them(place, home):
     assert place.upstream.requests == []
 
 
-def test_headers_of_the_session_are_for_registries_that_references_name(place, home):
+def test_session_headers_are_not_sent_to_mirrors(place, home):
     place.bring(place.first)
     del place.first.blobs["t/d", place.big()]
     network = ocikit.Network(retries=1, headers={"X-Team": "secret"})
@@ -600,7 +600,7 @@ def test_headers_of_the_session_are_for_registries_that_references_name(place, h
 # What is told
 
 
-def test_a_session_shows_its_mirrors_and_the_log_says_who_served(place, home, caplog):
+def test_session_shows_mirrors_and_log_names_them(place, home, caplog):
     place.bring(place.first)
     del place.first.blobs["t/d", place.big()]
     session = place.session(place.first.host)
@@ -614,7 +614,7 @@ def test_a_session_shows_its_mirrors_and_the_log_says_who_served(place, home, ca
     assert len([t for t in told if "failed, using the next one" in t]) == 1
 
 
-def test_an_insecure_mirror_may_speak_http_and_the_registry_may_not():
+def test_insecure_mirror_may_use_http_but_registry_may_not():
     host = MirrorHost(Mirror("mirror.example/x", insecure=True), Network(), Keychain({}), TokenCache())
     assert host.transport.insecure
     session = ocikit.Session(mirrors={"docker.io": [Mirror("mirror.example/x", insecure=True)]})
@@ -622,7 +622,7 @@ def test_an_insecure_mirror_may_speak_http_and_the_registry_may_not():
     assert not session.registry("docker.io").transport.insecure
 
 
-def test_a_mirror_gets_few_tries_and_a_place_that_content_moved_to_gets_all():
+def test_mirror_has_few_retries_and_final_location_all():
     network = Network(retries=7, max_wait=100, connect_timeout=20)
     quick, whole = (
         MirrorHost(Mirror("m.example", final=final), network, Keychain({}), TokenCache()).transport.network
@@ -636,7 +636,7 @@ def test_a_mirror_gets_few_tries_and_a_place_that_content_moved_to_gets_all():
 # Blocked, and registries.conf
 
 
-def test_what_is_blocked_is_not_asked_and_longer_prefixes_are_exceptions(place, home):
+def test_blocked_prefix_is_not_used_except_longer_prefixes(place, home):
     blocked = ocikit.Network(
         retries=0, blocked=[place.upstream.host, "*.evil.example"], mirrors={f"{place.upstream.host}/t": []}
     )
@@ -701,7 +701,7 @@ insecure = true
 """
 
 
-def test_the_manual_s_example_is_read_as_the_manual_says(tmp_path, caplog):
+def test_example_of_manual_is_parsed(tmp_path, caplog):
     with caplog.at_level(logging.WARNING, "ocikit"):
         network = Network.from_registries_conf(conf(tmp_path / "registries.conf", EXAMPLE))
     (warning,) = caplog.records
@@ -728,7 +728,7 @@ def test_the_manual_s_example_is_read_as_the_manual_says(tmp_path, caplog):
                      "internal-registry-for-example.com/bar/image"]  # fmt: skip
 
 
-def test_a_session_is_made_from_a_registries_conf(place, home):
+def test_session_uses_registries_conf(place, home):
     place.bring(place.first, "cache/")
     path = conf(
         home / "registries.conf",
@@ -741,7 +741,7 @@ def test_a_session_is_made_from_a_registries_conf(place, home):
     assert place.upstream.requests == []
 
 
-def test_the_usual_files_are_read_in_podman_s_order(home, tmp_path, monkeypatch):
+def test_default_files_are_read_in_podman_order(home, tmp_path, monkeypatch):
     system, own = tmp_path / "etc", home.parent / ".config/containers"
     monkeypatch.setattr(registries_conf, "SYSTEM_FOLDER", system)
 
@@ -764,7 +764,7 @@ def test_the_usual_files_are_read_in_podman_s_order(home, tmp_path, monkeypatch)
     assert found() == {"a.example": "own.example", "c.example": "mine.example"}, "the system's no longer count"
 
 
-def test_a_session_reads_no_registries_conf_by_itself(home):
+def test_session_reads_no_registries_conf_by_default(home):
     conf(home.parent / ".config/containers/registries.conf", '[[registry]]\nlocation = "ghcr.io"\nblocked = true\n')
     with ocikit.Session(progress=False) as session:
         assert session.registry("ghcr.io").host == "ghcr.io"
@@ -792,7 +792,7 @@ def test_a_session_reads_no_registries_conf_by_itself(home):
         ("[registries.block]\nregistries = ['a.example']", "$.registries belongs to version 1"),
     ],
 )  # fmt: skip
-def test_a_registries_conf_that_is_wrong_is_refused_with_the_place(tmp_path, text, words):
+def test_invalid_registries_conf_error_has_path(tmp_path, text, words):
     path = conf(tmp_path / "registries.conf", text)
     with pytest.raises(ocikit.InvalidDocument) as caught:
         Network.from_registries_conf(path)
@@ -800,14 +800,14 @@ def test_a_registries_conf_that_is_wrong_is_refused_with_the_place(tmp_path, tex
     assert caught.value.hint
 
 
-def test_a_registries_conf_that_is_not_there_is_told(tmp_path):
+def test_missing_registries_conf_raises_not_found(tmp_path):
     with pytest.raises(ocikit.NotFound, match="there is no"):
         Network.from_registries_conf(tmp_path / "nowhere.conf")
     with pytest.raises(ocikit.ContentError, match="can't be read"):
         Network.from_registries_conf(tmp_path)
 
 
-def test_insecurity_of_a_part_of_a_registry_is_not_given_to_all_of_it(tmp_path, caplog):
+def test_insecure_prefix_does_not_make_host_insecure(tmp_path, caplog):
     text = '[[registry]]\nlocation = "a.example/x"\ninsecure = true\n[[registry]]\nprefix = "*.b.example"\ninsecure = true\n'
     assert Network.from_registries_conf(conf(tmp_path / "r.conf", text)).insecure == frozenset()
     assert [
@@ -842,13 +842,13 @@ def toml(table):
 
 
 @given(st.lists(st.tuples(st.booleans(), st.dictionaries(keys, values, max_size=5)), max_size=5))
-def test_any_tables_are_settings_or_a_typed_error(tmp_path_factory, tables):
+def test_any_tables_parse_or_raise_typed_error(tmp_path_factory, tables):
     text = "[[registry]]\n" + "\n".join(f"[[registry{'.mirror' * nested}]]\n{toml(table)}" for nested, table in tables)
     check(tmp_path_factory.getbasetemp() / "tables.conf", text.encode("utf-8", "surrogatepass"))
 
 
 @given(st.binary(max_size=200) | st.text("[]{}=\"'.#\n\\ registy01-:TZu", max_size=200).map(str.encode))
-def test_any_bytes_are_settings_or_a_typed_error(tmp_path_factory, raw):
+def test_any_bytes_parse_or_raise_typed_error(tmp_path_factory, raw):
     check(tmp_path_factory.getbasetemp() / "bytes.conf", raw)
 
 
@@ -867,7 +867,7 @@ def check(path, raw):
 
 
 @pytest.mark.interop
-def test_a_pull_through_cache_of_distribution_3_is_a_mirror(place, home):
+def test_distribution_3_pull_through_cache_is_mirror(place, home):
     proxying = {"proxy": {"remoteurl": place.upstream.url}}
     with peers._distribution("distribution3", "registry", proxying, None, None, True, None) as cache:
         place.session(cache.host, network=ocikit.Network(retries=1)).pull(place.ref, home / "back")

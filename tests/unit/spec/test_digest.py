@@ -53,7 +53,7 @@ INVALID = [
 
 
 @pytest.mark.parametrize("text", VALID)
-def test_a_digest_of_the_grammar_parses_and_stays_as_it_is(text):
+def test_valid_digest_is_parsed_unchanged(text):
     digest = Digest.parse(text)
     assert digest == text
     assert str(digest) == text
@@ -62,7 +62,7 @@ def test_a_digest_of_the_grammar_parses_and_stays_as_it_is(text):
 
 
 @pytest.mark.parametrize("text", INVALID)
-def test_anything_else_is_an_invalid_digest_with_advice(text):
+def test_invalid_digest_is_rejected_with_hint(text):
     with pytest.raises(InvalidDigest) as caught:
         Digest.parse(text)
     assert caught.value.hint
@@ -70,19 +70,19 @@ def test_anything_else_is_an_invalid_digest_with_advice(text):
 
 
 @pytest.mark.parametrize("thing", [None, 5, b"sha256:" + b"0" * 64, ["sha256"], True])
-def test_what_is_not_text_is_an_invalid_digest(thing):
+def test_non_string_digest_is_rejected(thing):
     with pytest.raises(InvalidDigest):
         Digest(thing)
 
 
-def test_the_message_of_a_long_wrong_digest_stays_short():
+def test_error_of_long_invalid_digest_is_short():
     with pytest.raises(InvalidDigest) as caught:
         Digest("sha256:" + "x" * 1_000_000)
     assert len(str(caught.value)) < 500
 
 
 @given(st.text())
-def test_no_text_raises_anything_but_invalid_digest(text):
+def test_any_text_parses_or_raises_invalid_digest(text):
     try:
         assert str(Digest(text)) == text
     except InvalidDigest as error:
@@ -90,13 +90,13 @@ def test_no_text_raises_anything_but_invalid_digest(text):
 
 
 @given(st.from_regex(r"[a-z0-9]+([+._-][a-z0-9]+)*:[a-zA-Z0-9=_-]+", fullmatch=True))
-def test_every_digest_of_an_unregistered_algorithm_parses(text):
+def test_unregistered_algorithm_is_accepted(text):
     if text.partition(":")[0] not in {"sha256", "sha512", "blake3"}:
         assert Digest(text) == text
 
 
 @given(st.text(HEX, min_size=64, max_size=64))
-def test_upper_case_hex_is_refused_for_registered_algorithms(encoded):
+def test_registered_algorithm_rejects_upper_case_hex(encoded):
     assert Digest(f"sha256:{encoded}").encoded == encoded
     if encoded.upper() != encoded:
         with pytest.raises(InvalidDigest, match="lower-case"):
@@ -104,7 +104,7 @@ def test_upper_case_hex_is_refused_for_registered_algorithms(encoded):
 
 
 @given(st.sampled_from(VALID), st.sampled_from(VALID))
-def test_equal_digests_hash_alike_and_equal_their_text(left, right):
+def test_equal_digests_have_equal_hash_and_text(left, right):
     a, b = Digest(left), Digest(right)
     assert (a == b) is (left == right)
     assert hash(a) == hash(left)
@@ -113,27 +113,27 @@ def test_equal_digests_hash_alike_and_equal_their_text(left, right):
         assert hash(a) == hash(b)
 
 
-def test_digests_that_differ_in_case_are_not_equal():
+def test_digests_with_different_case_are_not_equal():
     assert Digest("md5:ABCD") != Digest("md5:abcd")
     assert len({Digest("md5:ABCD"), Digest("md5:abcd")}) == 2
 
 
 @pytest.mark.parametrize("protocol", range(pickle.HIGHEST_PROTOCOL + 1))
-def test_a_digest_survives_pickle_and_copy(protocol):
+def test_digest_survives_pickle_and_copy(protocol):
     digest = Digest(EMPTY)
     for twin in (pickle.loads(pickle.dumps(digest, protocol)), copy.copy(digest), copy.deepcopy(digest)):
         assert twin == digest
         assert type(twin) is Digest
 
 
-def test_parsing_a_digest_again_gives_the_same_object():
+def test_parsing_digest_again_returns_same_object():
     digest = Digest(EMPTY)
     assert Digest(digest) is digest
 
 
 @pytest.mark.parametrize("algorithm", sorted(VERIFIABLE))
 @given(content=st.binary())
-def test_content_verifies_against_its_own_digest_only(algorithm, content):
+def test_content_verifies_only_against_its_digest(algorithm, content):
     digest = Digest.of(content, algorithm)
     assert digest == f"{algorithm}:{hashlib.new(algorithm, content).hexdigest()}"
     digest.verify(content)
@@ -146,7 +146,7 @@ def test_content_verifies_against_its_own_digest_only(algorithm, content):
 
 
 @pytest.mark.parametrize("text", ["blake3:" + "0" * 64, "md5:d41d8cd98f00b204e9800998ecf8427e", "x:y"])
-def test_content_cannot_be_verified_by_an_algorithm_that_is_not_here(text):
+def test_unsupported_algorithm_raises_unverifiable_digest(text):
     digest = Digest(text)
     assert not digest.verifiable
     for attempt in (digest.hasher, lambda: digest.verify(b""), lambda: Digest.of(b"", digest.algorithm)):
@@ -155,11 +155,11 @@ def test_content_cannot_be_verified_by_an_algorithm_that_is_not_here(text):
         assert caught.value.hint
 
 
-def test_the_short_form_has_twelve_digits():
+def test_short_form_has_twelve_digits():
     assert Digest(EMPTY).short == "sha256:44136fa355b3"
 
 
-def test_the_repr_could_be_typed():
+def test_digest_repr_evaluates_to_equal_digest():
     assert eval(repr(Digest(EMPTY)), {"Digest": Digest}) == EMPTY
 
 

@@ -197,7 +197,7 @@ def raw(value):
 
 
 @pytest.mark.parametrize(("cls", "text"), EXAMPLES)
-def test_a_document_keeps_the_bytes_it_was_parsed_from(cls, text):
+def test_parsed_document_has_original_bytes(cls, text):
     content = text.encode()
     document = cls.parse(content)
     assert document.raw == content
@@ -209,7 +209,7 @@ def test_a_document_keeps_the_bytes_it_was_parsed_from(cls, text):
 
 
 @pytest.mark.parametrize(("cls", "text"), EXAMPLES)
-def test_a_document_encoded_anew_says_the_same(cls, text):
+def test_reencoded_document_has_equal_fields(cls, text):
     document = cls.parse(text.encode())
     again = json.loads(encode(document))
     assert again == without_null(json.loads(text), cls)
@@ -227,7 +227,7 @@ def without_null(value, cls):
 
 
 @pytest.mark.parametrize(("cls", "text"), [(cls, text) for cls, text in EXAMPLES if cls is not ImageConfig])
-def test_a_manifest_or_index_is_recognised_by_its_media_type(cls, text):
+def test_document_class_follows_media_type(cls, text):
     document = parse_document(text.encode())
     assert type(document) is cls
     assert document == cls.parse(text.encode())
@@ -235,7 +235,7 @@ def test_a_manifest_or_index_is_recognised_by_its_media_type(cls, text):
     assert document.descriptor.media_type == document.media_type
 
 
-def test_a_manifest_has_the_fields_of_its_json():
+def test_manifest_has_fields_of_its_json():
     m = Manifest.parse(MANIFEST.encode())
     assert (m.schema_version, m.media_type) == (2, media_types.OCI_MANIFEST)
     assert m.config == Descriptor(
@@ -252,7 +252,7 @@ def test_a_manifest_has_the_fields_of_its_json():
     assert m.extra == {}
 
 
-def test_the_kind_of_an_artifact_is_its_artifact_type():
+def test_artifact_kind_is_artifact_type():
     m = Manifest.parse(ARTIFACT.encode())
     assert m.kind == m.artifact_type == m.descriptor.artifact_type == "application/vnd.example+type"
     assert not m.is_image
@@ -260,7 +260,7 @@ def test_the_kind_of_an_artifact_is_its_artifact_type():
     assert m.layers[0].data == b"{}"
 
 
-def test_a_config_has_the_fields_of_its_json():
+def test_config_has_fields_of_its_json():
     c = ImageConfig.parse(CONFIG.encode())
     assert c.platform == Platform(os="linux", architecture="amd64")
     assert c.config["Env"][1] == "FOO=oci_is_a"
@@ -271,7 +271,7 @@ def test_a_config_has_the_fields_of_its_json():
     assert c.descriptor.media_type == media_types.OCI_CONFIG
 
 
-def test_a_config_of_docker_keeps_the_keys_that_only_docker_writes():
+def test_docker_config_preserves_docker_only_keys():
     c = ImageConfig.parse(DOCKER_EXTRAS.encode())
     assert c.platform == Platform(os="linux", architecture="arm", variant="v7")
     assert c.rootfs.diff_ids == ()
@@ -284,7 +284,7 @@ def test_a_config_of_docker_keeps_the_keys_that_only_docker_writes():
     assert again["author"] == "me"
 
 
-def test_a_docker_list_tells_its_windows_versions():
+def test_docker_list_has_windows_versions():
     index = parse_document(DOCKER_LIST.encode())
     assert index.manifests[1].platform.os_version == "10.0.17763.1"
     assert index.manifests[1].platform.os_features == ("win32k",)
@@ -292,12 +292,12 @@ def test_a_docker_list_tells_its_windows_versions():
     assert json.loads(encode(index)) == json.loads(DOCKER_LIST)
 
 
-def test_keys_are_written_in_the_order_of_the_specification():
+def test_keys_are_encoded_in_specification_order():
     assert list(json.loads(encode(Manifest.parse(MANIFEST.encode())))) == list(json.loads(MANIFEST))
     assert list(json.loads(encode(Manifest.parse(ARTIFACT.encode())))) == list(json.loads(ARTIFACT))
 
 
-def test_null_means_absent_for_keys_that_are_known():
+def test_null_of_known_key_means_absent():
     m = parse_document(raw(manifest(layers=None, annotations=None, subject=None, artifactType=None)))
     assert (m.layers, m.annotations, m.subject, m.artifact_type) == ((), {}, None, None)
     i = parse_document(raw({"schemaVersion": 2, "mediaType": media_types.OCI_INDEX, "manifests": None}))
@@ -307,7 +307,7 @@ def test_null_means_absent_for_keys_that_are_known():
 
 
 @pytest.mark.parametrize("value", [bytearray(MANIFEST.encode()), memoryview(MANIFEST.encode())])
-def test_any_kind_of_bytes_is_kept_as_bytes(value):
+def test_raw_is_bytes_for_any_buffer_type(value):
     for document in (Manifest.parse(value), parse_document(value)):
         assert type(document.raw) is bytes
         assert document.raw == MANIFEST.encode()
@@ -316,7 +316,7 @@ def test_any_kind_of_bytes_is_kept_as_bytes(value):
 # Change makes a new document
 
 
-def test_evolving_a_document_keeps_every_field_and_no_old_bytes():
+def test_evolved_document_has_all_fields_but_new_bytes():
     old = Manifest.parse(raw(manifest(
         artifactType="a/t", subject=descriptor(artifactType="x/y", digest=C), future=[1, {"a": None}],
         layers=[descriptor(artifactType="l/t", future=1, data="YQ==", urls=["https://h.io"])],
@@ -334,7 +334,7 @@ def test_evolving_a_document_keeps_every_field_and_no_old_bytes():
     )  # fmt: skip
 
 
-def test_an_evolved_descriptor_keeps_its_artifact_type_and_unknown_keys():
+def test_evolved_descriptor_keeps_artifact_type_and_unknown_keys():
     d = structure(descriptor(artifactType="x/y", future={"a": 1}), Descriptor)
     moved = attrs.evolve(d, size=2)
     assert (moved.artifact_type, moved.extra) == ("x/y", {"future": {"a": 1}})
@@ -342,7 +342,7 @@ def test_an_evolved_descriptor_keeps_its_artifact_type_and_unknown_keys():
     assert (noted.artifact_type, noted.extra, noted.annotations) == ("x/y", {"future": {"a": 1}}, {"a.b": "c"})
 
 
-def test_evolving_without_change_may_change_the_digest_but_not_the_meaning():
+def test_evolve_without_change_keeps_fields_but_not_digest():
     old = Manifest.parse(MANIFEST.encode())
     new = attrs.evolve(old)
     assert new == old
@@ -370,7 +370,7 @@ FUTURE = {
 
 
 @pytest.mark.parametrize(("cls", "text", "place"), PLACES)
-def test_keys_from_the_future_survive_parsing_evolving_and_encoding(cls, text, place):
+def test_unknown_keys_survive_parse_evolve_and_encode(cls, text, place):
     value = json.loads(text)
     spot = value
     for step in place:
@@ -385,19 +385,19 @@ def test_keys_from_the_future_survive_parsing_evolving_and_encoding(cls, text, p
     hash(document)
 
 
-def test_every_model_has_a_place_for_keys_from_the_future():
+def test_every_model_preserves_unknown_keys():
     for cls in (Descriptor, Platform, RootFS, History, Manifest, Index, ImageConfig):
         assert attrs.fields(cls).extra.default is not attrs.NOTHING
 
 
-def test_extra_keys_never_replace_known_ones():
+def test_extra_keys_never_replace_known_keys():
     d = Descriptor(media_type="a/b", digest=Digest(A), size=1)
     m = Manifest(config=d, extra={"layers": "hidden", "future": 1})
     assert json.loads(m.raw)["layers"] == []
     assert json.loads(m.raw)["future"] == 1
 
 
-def test_a_document_without_media_type_says_it_once_it_is_changed():
+def test_evolved_document_without_media_type_gets_one():
     for announced in (None, "application/json", media_types.OCI_MANIFEST, media_types.DOCKER_MANIFEST):
         content = raw(manifest(mediaType=...))
         m = parse_document(content, announced)
@@ -408,7 +408,7 @@ def test_a_document_without_media_type_says_it_once_it_is_changed():
         assert json.loads(attrs.evolve(m).raw)["mediaType"] == expected
 
 
-def test_a_document_made_without_media_type_writes_none_rather_than_null():
+def test_missing_media_type_is_not_encoded_as_null():
     m = Manifest(media_type=None, config=EMPTY_DESCRIPTOR)
     assert "mediaType" not in json.loads(m.raw)
     assert m.descriptor.media_type == media_types.OCI_MANIFEST
@@ -418,7 +418,7 @@ def test_a_document_made_without_media_type_writes_none_rather_than_null():
 
 
 @pytest.mark.parametrize(("cls", "text"), EXAMPLES)
-def test_documents_are_values(cls, text):
+def test_equal_documents_have_equal_hashes(cls, text):
     one, two = cls.parse(text.encode()), cls.parse(json.dumps(json.loads(text)).encode())
     assert one == two
     assert hash(one) == hash(two)
@@ -430,7 +430,7 @@ def test_documents_are_values(cls, text):
 
 @pytest.mark.parametrize(("cls", "text"), EXAMPLES)
 @pytest.mark.parametrize("protocol", [2, pickle.HIGHEST_PROTOCOL])
-def test_documents_survive_a_pickle_with_their_bytes(cls, text, protocol):
+def test_pickled_document_keeps_its_bytes(cls, text, protocol):
     one = cls.parse(text.encode())
     for twin in (pickle.loads(pickle.dumps(one, protocol)), copy.deepcopy(one), copy.copy(one)):
         assert twin == one
@@ -440,7 +440,7 @@ def test_documents_survive_a_pickle_with_their_bytes(cls, text, protocol):
         assert hash(twin) == hash(one)
 
 
-def test_lists_given_to_values_become_tuples_and_maps_become_immutable():
+def test_lists_become_tuples_and_maps_immutable():
     d = Descriptor(
         media_type="a/b", digest=Digest(A), size=1, urls=["u"], annotations={"a": "b"}, extra={"k": [1, {"x": [2]}]}
     )
@@ -458,7 +458,7 @@ def test_lists_given_to_values_become_tuples_and_maps_become_immutable():
     assert json.loads(m.raw)["config"]["k"] == [1, {"x": [2]}]
 
 
-def test_a_value_cannot_be_changed_through_what_it_was_made_from():
+def test_value_ignores_later_changes_of_arguments():
     notes = {"a": "b"}
     d = Descriptor(media_type="a/b", digest=Digest(A), size=1, annotations=notes)
     notes["a"] = "changed"
@@ -476,7 +476,7 @@ JSON = st.recursive(
 
 @settings(deadline=None)  # the converter is made on first use
 @given(st.dictionaries(st.text(), JSON, max_size=4))
-def test_freezing_and_thawing_gives_the_same_json(value):
+def test_thawed_value_equals_original_json(value):
     frozen = freeze(value)
     assert thaw(frozen) == value
     assert hash(frozen) == hash(freeze(value))
@@ -484,7 +484,7 @@ def test_freezing_and_thawing_gives_the_same_json(value):
     assert isinstance(frozen, FrozenMap)
 
 
-def test_a_document_asked_by_many_threads_has_one_digest():
+def test_many_threads_get_one_document_digest():
     m = attrs.evolve(Manifest.parse(MANIFEST.encode()))
     seen = []
     threads = [threading.Thread(target=lambda: seen.append(m.digest)) for _ in range(16)]
@@ -564,7 +564,7 @@ WRONG_CONFIG = [
 
 
 @pytest.mark.parametrize(("value", "problem"), WRONG)
-def test_what_is_wrong_in_a_manifest_is_named_by_its_path(value, problem):
+def test_invalid_manifest_error_has_path(value, problem):
     for parse in (parse_document, Manifest.parse):
         with pytest.raises(InvalidDocument) as caught:
             parse(raw(value))
@@ -572,18 +572,18 @@ def test_what_is_wrong_in_a_manifest_is_named_by_its_path(value, problem):
 
 
 @pytest.mark.parametrize(("value", "problem"), WRONG_INDEX)
-def test_what_is_wrong_in_an_index_is_named_by_its_path(value, problem):
+def test_invalid_index_error_has_path(value, problem):
     with pytest.raises(InvalidDocument, match=re.escape(problem)):
         Index.parse(raw({"schemaVersion": 2, "mediaType": media_types.OCI_INDEX} | value))
 
 
 @pytest.mark.parametrize(("value", "problem"), WRONG_CONFIG)
-def test_what_is_wrong_in_a_config_is_named_by_its_path(value, problem):
+def test_invalid_config_error_has_path(value, problem):
     with pytest.raises(InvalidDocument, match=re.escape(problem)):
         ImageConfig.parse(raw(value))
 
 
-def test_several_wrong_things_are_listed_at_once_but_not_endlessly():
+def test_error_lists_several_problems_up_to_limit():
     with pytest.raises(InvalidDocument) as caught:
         Manifest.parse(raw(manifest(config={}, layers=[descriptor(size=-1)] * 100, annotations={"a": 1, "b": 2})))
     message = caught.value.message
@@ -601,14 +601,14 @@ def test_several_wrong_things_are_listed_at_once_but_not_endlessly():
         manifest(layers=[descriptor(size=10**4000)]),
     ],
 )
-def test_the_message_of_a_huge_wrong_value_stays_short(value):
+def test_error_of_huge_invalid_value_is_short(value):
     with pytest.raises(InvalidDocument) as caught:
         parse_document(raw(value))
     assert len(str(caught.value)) < 1000
 
 
 @pytest.mark.parametrize("size", [0, 1, 2**53 + 1, 2**63 - 1])
-def test_every_size_up_to_the_limit_is_read_exactly(size):
+def test_sizes_up_to_limit_are_exact(size):
     m = parse_document(raw(manifest(layers=[descriptor(size=size)])))
     assert m.layers[0].size == size
 
@@ -648,7 +648,7 @@ BROKEN = [
 
 @pytest.mark.parametrize(("content", "problem"), BROKEN)
 @pytest.mark.parametrize("parse", [parse_document, Manifest.parse, Index.parse, ImageConfig.parse])
-def test_bytes_that_are_no_json_object_are_refused(parse, content, problem):
+def test_non_json_object_is_rejected(parse, content, problem):
     with pytest.raises(InvalidDocument) as caught:
         parse(content)
     assert problem in caught.value.message
@@ -658,7 +658,7 @@ def test_bytes_that_are_no_json_object_are_refused(parse, content, problem):
 
 @pytest.mark.parametrize("depth", [65, 200, 400, 900])
 @pytest.mark.parametrize("place", ["future", "layers", "annotations", "config", "subject"])
-def test_nesting_that_json_takes_but_hashing_would_not_is_refused_by_its_place(depth, place):
+def test_too_deep_nesting_is_rejected_with_path(depth, place):
     bomb = "[" * depth + "]" * depth
     value = manifest()
     value[place] = "BOMB"
@@ -668,7 +668,7 @@ def test_nesting_that_json_takes_but_hashing_would_not_is_refused_by_its_place(d
         ImageConfig.parse(raw({"architecture": "a", "os": "l", "rootfs": {}, "x": 1}).replace(b"1", bomb.encode()))
 
 
-def test_nesting_within_reason_is_kept():
+def test_moderate_nesting_is_preserved():
     value = "leaf"
     for _ in range(60):
         value = [value]
@@ -679,7 +679,7 @@ def test_nesting_within_reason_is_kept():
     assert len(repr(m.extra)) > 60
 
 
-def test_documents_above_four_mebibytes_are_refused_before_they_are_read():
+def test_document_above_limit_is_rejected_before_parsing():
     big = raw(manifest(future="x" * DOCUMENT_LIMIT))
     for parse in (parse_document, Manifest.parse):
         with pytest.raises(InvalidDocument, match="larger than the limit of 4194304"):
@@ -691,7 +691,7 @@ def test_documents_above_four_mebibytes_are_refused_before_they_are_read():
         parse_document(exact, limit=len(exact) - 1)
 
 
-def test_half_a_surrogate_pair_is_kept_in_the_bytes_and_cannot_be_encoded_anew():
+def test_lone_surrogate_is_preserved_but_not_reencoded():
     content = json.dumps(manifest(annotations={"a": "\ud800"})).encode()
     m = parse_document(content)
     assert m.raw == content
@@ -708,12 +708,12 @@ def test_half_a_surrogate_pair_is_kept_in_the_bytes_and_cannot_be_encoded_anew()
 @pytest.mark.parametrize(
     "extra", [{"a": float("inf")}, {"a": float("nan")}, {"a": object()}, {"a": {1, 2}}, {"a": b"x"}]
 )
-def test_what_json_cannot_say_is_an_invalid_document_when_encoded(extra):
+def test_non_json_value_raises_when_encoded(extra):
     with pytest.raises(InvalidDocument, match="can't be encoded"):
         _ = Manifest(config=EMPTY_DESCRIPTOR, extra=extra).raw
 
 
-def test_a_number_beyond_floats_is_kept_in_the_bytes_and_cannot_be_encoded_anew():
+def test_infinite_number_is_preserved_but_not_reencoded():
     m = parse_document(raw(manifest(future=0)).replace(b'"future": 0', b'"future": 1e999'))
     assert b"1e999" in m.raw
     with pytest.raises(InvalidDocument):
@@ -740,7 +740,7 @@ OBJECTS = st.dictionaries(
 
 @settings(deadline=None)  # the converter is made on first use
 @given(OBJECTS)
-def test_no_json_object_raises_anything_but_invalid_document(value):
+def test_any_json_object_parses_or_raises_invalid_document(value):
     content = json.dumps(value).encode()
     for parse in (parse_document, Manifest.parse, Index.parse, ImageConfig.parse):
         try:
@@ -757,7 +757,7 @@ def test_no_json_object_raises_anything_but_invalid_document(value):
 @settings(deadline=None)  # the converter is made on first use
 @given(st.binary(max_size=300))
 @example(b'{"schemaVersion":1e400}')
-def test_no_bytes_raise_anything_but_invalid_document(content):
+def test_any_bytes_parse_or_raise_invalid_document(content):
     for parse in (parse_document, ImageConfig.parse):
         try:
             parse(content)
@@ -793,7 +793,7 @@ INDEXES = st.builds(
 
 @settings(deadline=None)  # the converter is made on first use
 @given(MANIFESTS | INDEXES)
-def test_every_document_that_can_be_made_round_trips(document):
+def test_every_document_round_trips(document):
     again = parse_document(document.raw)
     assert again == document
     assert hash(again) == hash(document)
@@ -818,7 +818,7 @@ SCHEMA1 = raw(
 
 
 @pytest.mark.parametrize("announced", [None, "application/json", *sorted(media_types.SCHEMA1_TYPES)])
-def test_schema_1_is_recognised_and_its_bytes_are_there(announced):
+def test_schema_1_error_has_the_bytes(announced):
     with pytest.raises(UnsupportedSchema1, match="schema 1") as caught:
         parse_document(SCHEMA1, announced and f"{announced}; charset=utf-8")
     assert caught.value.raw == SCHEMA1
@@ -827,7 +827,7 @@ def test_schema_1_is_recognised_and_its_bytes_are_there(announced):
 
 
 @pytest.mark.parametrize("said", sorted(media_types.SCHEMA1_TYPES))
-def test_schema_1_is_recognised_by_what_it_says_or_is_announced_as(said):
+def test_schema_1_is_detected_by_version_or_type(said):
     with pytest.raises(UnsupportedSchema1):
         parse_document(raw({"mediaType": said}))
     with pytest.raises(UnsupportedSchema1):
@@ -847,7 +847,7 @@ def test_schema_1_is_recognised_by_what_it_says_or_is_announced_as(said):
         (DOCKER_LIST, media_types.OCI_INDEX),
     ],
 )
-def test_a_document_of_another_type_than_announced_is_refused(text, announced):
+def test_unexpected_document_type_is_rejected(text, announced):
     with pytest.raises(InvalidDocument, match=r"announced .* but the document has .* @ \$\.mediaType") as caught:
         parse_document(text.encode(), announced)
     assert caught.value.hint
@@ -858,7 +858,7 @@ def test_a_document_of_another_type_than_announced_is_refused(text, announced):
     ["", "application/json", "application/octet-stream", "text/plain; charset=utf-8", f"{media_types.OCI_MANIFEST}; v=1",
      media_types.OCI_MANIFEST.upper(), f" {media_types.OCI_MANIFEST} "],
 )  # fmt: skip
-def test_parameters_case_and_vague_types_are_no_contradiction(announced):
+def test_equivalent_announced_types_are_accepted(announced):
     assert parse_document(MANIFEST.encode(), announced).media_type == media_types.OCI_MANIFEST
 
 
@@ -876,13 +876,13 @@ def test_parameters_case_and_vague_types_are_no_contradiction(announced):
         ({"schemaVersion": 2, "manifests": [], "config": {}}, None),
     ],
 )
-def test_a_document_that_could_be_read_as_two_things_is_refused(value, announced):
+def test_ambiguous_document_is_rejected(value, announced):
     with pytest.raises(InvalidDocument, match="with") as caught:
         parse_document(raw(value), announced)
     assert "two different documents" in caught.value.hint
 
 
-def test_a_manifest_is_no_index_and_an_index_no_manifest():
+def test_parse_rejects_other_document_class():
     for text in (MANIFEST, DOCKER_MANIFEST):
         with pytest.raises(InvalidDocument, match="expected application/vnd.oci.image.index"):
             Index.parse(text.encode())
@@ -891,7 +891,7 @@ def test_a_manifest_is_no_index_and_an_index_no_manifest():
             Manifest.parse(text.encode())
 
 
-def test_an_index_without_media_type_is_known_by_its_manifests():
+def test_index_without_media_type_is_detected_by_manifests():
     content = raw({"schemaVersion": 2, "manifests": [descriptor()]})
     assert type(parse_document(content)) is Index
     assert type(parse_document(content, media_types.DOCKER_INDEX)) is Index
@@ -901,7 +901,7 @@ def test_an_index_without_media_type_is_known_by_its_manifests():
 # Descriptors
 
 
-def test_the_empty_descriptor_is_that_of_the_specification():
+def test_empty_descriptor_matches_specification():
     assert EMPTY_DESCRIPTOR.digest == "sha256:44136fa355b3678a1146ad16f7e8649e94fb4fc21fe77e8310c060f61caaff8a"
     assert (EMPTY_DESCRIPTOR.size, EMPTY_DESCRIPTOR.data) == (2, b"{}")
     assert EMPTY_DESCRIPTOR.media_type == "application/vnd.oci.empty.v1+json"
@@ -910,7 +910,7 @@ def test_the_empty_descriptor_is_that_of_the_specification():
 
 
 @pytest.mark.parametrize("algorithm", ["sha256", "sha512"])
-def test_embedded_content_is_used_only_if_digest_and_size_are_right(algorithm):
+def test_embedded_content_needs_matching_digest_and_size(algorithm):
     good = Descriptor.of(b"hello", "text/plain", algorithm=algorithm, data=b"hello")
     assert good.embedded == b"hello"
     assert attrs.evolve(good, data=None).embedded is None
@@ -925,14 +925,14 @@ def test_empty_content_can_be_embedded():
     assert Descriptor.of(b"", "text/plain", data=b"").embedded == b""
 
 
-def test_the_empty_object_is_known_without_being_embedded():
+def test_empty_object_needs_no_embedded_data():
     plain = Descriptor.of(b"{}", "application/json")
     assert plain.embedded == b"{}"
     assert attrs.evolve(plain, data=b"lies").embedded == b"{}"
     assert attrs.evolve(plain, size=3).embedded is None
 
 
-def test_content_is_the_same_content_whatever_else_is_said_of_it():
+def test_content_key_ignores_other_fields():
     one = Descriptor.of(b"x", "text/plain", annotations={"a": "b"})
     two = Descriptor.of(b"x", "text/html", urls=("https://h.io",))
     assert one != two
@@ -941,12 +941,12 @@ def test_content_is_the_same_content_whatever_else_is_said_of_it():
 
 
 @pytest.mark.parametrize("kind", sorted(media_types.MANIFEST_TYPES | media_types.INDEX_TYPES))
-def test_manifests_and_indexes_of_docker_are_documents_too(kind):
+def test_docker_manifests_and_indexes_are_documents(kind):
     assert Descriptor.of(b"x", kind).is_document
     assert kind in media_types.ACCEPTED
 
 
-def test_layers_and_foreign_layers_are_told_apart():
+def test_foreign_layers_are_distinguished_from_layers():
     assert media_types.is_layer(media_types.OCI_LAYER_ZSTD)
     assert media_types.is_layer(media_types.DOCKER_LAYER)
     assert media_types.is_foreign(media_types.DOCKER_FOREIGN_LAYER)
@@ -955,13 +955,13 @@ def test_layers_and_foreign_layers_are_told_apart():
     assert not media_types.is_layer("text/plain")
 
 
-def test_loading_says_what_was_being_read():
+def test_load_json_error_names_the_document():
     with pytest.raises(InvalidDocument, match="token response is not JSON") as caught:
         load_json(b"<html>", "token response")
     assert "it begins with: <html>" in caught.value.hint
 
 
-def test_hostile_documents_are_refused_without_much_work():
+def test_hostile_documents_are_rejected_quickly():
     """Counted, not timed: what took minutes were keys compared with all others, and an error kept for each item."""
     many = b"{" + b",".join(b'"k%d":1' % i for i in range(100_000)) + b',"k5":2}'
     with pytest.raises(InvalidDocument, match="duplicate key 'k5'"):

@@ -46,7 +46,7 @@ def chosen(index, wish):
         ("unknown/unknown", "unknown", "unknown", None, None),
     ],
 )
-def test_a_platform_is_read_part_by_part(text, os, architecture, variant, version):
+def test_platform_is_parsed_into_parts(text, os, architecture, variant, version):
     p = Platform.parse(text)
     assert (p.os, p.architecture, p.variant, p.os_version) == (os, architecture, variant, version)
     assert Platform.parse(str(p)) == p
@@ -70,14 +70,14 @@ def test_a_platform_is_read_part_by_part(text, os, architecture, variant, versio
         b"linux/amd64",
     ],
 )
-def test_anything_else_is_refused_with_advice(text):
+def test_invalid_platform_is_rejected_with_hint(text):
     with pytest.raises(InvalidReference, match="is not a platform") as caught:
         Platform.parse(text)
     assert "linux/amd64" in caught.value.hint
 
 
 @given(st.text())
-def test_no_text_raises_anything_but_invalid_reference(text):
+def test_any_text_parses_or_raises_invalid_reference(text):
     try:
         p = Platform.parse(text)
     except InvalidReference:
@@ -134,7 +134,7 @@ RANKS = [
 
 
 @pytest.mark.parametrize(("wish", "groups", "never"), RANKS)
-def test_offers_are_ranked(wish, groups, never):
+def test_offered_platforms_are_ranked(wish, groups, never):
     wanted = Platform.parse(wish)
     ranks = [[wanted.rank(Platform.parse(offer)) for offer in group] for group in groups]
     assert ranks[0][0] == 0
@@ -148,7 +148,7 @@ def test_offers_are_ranked(wish, groups, never):
 
 
 @pytest.mark.parametrize(("wish", "groups", "never"), RANKS)
-def test_the_best_offer_is_taken_wherever_it_stands(wish, groups, never):
+def test_best_platform_is_selected_at_any_position(wish, groups, never):
     offers = [o for group in groups for o in group[:1]]
     for order in (offers, offers[::-1]):
         mixed = [*never, *order, *never]
@@ -156,7 +156,7 @@ def test_the_best_offer_is_taken_wherever_it_stands(wish, groups, never):
 
 
 @pytest.mark.parametrize(("wish", "groups", "never"), RANKS)
-def test_the_first_of_equals_is_taken(wish, groups, never):
+def test_first_of_equal_platforms_is_selected(wish, groups, never):
     best = groups[0]
     for order in (best, best[::-1], best * 2):
         mixed = [*never, *order]
@@ -174,11 +174,11 @@ def test_the_first_of_equals_is_taken(wish, groups, never):
         ("windows/amd64:10.0.17763.1", "windows/amd64", False),
     ],
 )
-def test_versions_of_windows_agree_in_their_build_number(wish, offer, runs):
+def test_windows_versions_match_by_build_number(wish, offer, runs):
     assert (Platform.parse(wish).rank(Platform.parse(offer)) is not None) is runs
 
 
-def test_wished_features_must_be_offered():
+def test_requested_features_must_be_offered():
     plain = Platform(os="windows", architecture="amd64")
     full = Platform(os="windows", architecture="amd64", os_features=("win32k",))
     assert full.rank(plain) is None
@@ -186,7 +186,7 @@ def test_wished_features_must_be_offered():
     assert plain.rank(full) == 0
 
 
-def test_attestations_are_neither_listed_nor_taken():
+def test_attestations_are_neither_listed_nor_selected():
     i = index("unknown/unknown", "linux/amd64", "unknown/unknown")
     assert i.platforms == (Platform.parse("linux/amd64"),)
     assert chosen(i, "linux/amd64") == 1
@@ -195,7 +195,7 @@ def test_attestations_are_neither_listed_nor_taken():
         i.select("unknown/unknown")
 
 
-def test_a_test_of_ones_own_takes_the_first_that_passes():
+def test_predicate_selects_first_match():
     i = index("linux/amd64", "linux/arm64", "linux/arm64", None)
     assert chosen(i, lambda d: d.platform is not None and d.platform.architecture == "arm64") == 1
     assert chosen(i, lambda d: d.platform is None) == 3
@@ -203,7 +203,7 @@ def test_a_test_of_ones_own_takes_the_first_that_passes():
         i.select(lambda d: False)
 
 
-def test_a_miss_lists_what_there_is_once_each():
+def test_platform_mismatch_lists_available_platforms_once():
     i = index("linux/amd64", "linux/arm64/v8", "linux/amd64", "unknown/unknown", "windows/amd64:10.0.17763.1")
     with pytest.raises(NoMatchingPlatform) as caught:
         i.select("linux/riscv64")
@@ -216,17 +216,17 @@ def test_a_miss_lists_what_there_is_once_each():
         assert i.select(str(listed)).platform == listed
 
 
-def test_an_empty_index_has_no_platform_at_all():
+def test_empty_index_error_reports_no_platforms():
     with pytest.raises(NoMatchingPlatform, match="no platforms at all"):
         index().select("linux/amd64")
 
 
-def test_the_only_manifest_without_platform_is_taken():
+def test_single_manifest_without_platform_is_selected():
     assert chosen(index(None), "linux/amd64") == 0
     assert chosen(index(None, "unknown/unknown"), "linux/amd64") == 0
 
 
-def test_of_several_manifests_without_platform_none_is_taken():
+def test_several_manifests_without_platform_are_rejected():
     with pytest.raises(NoMatchingPlatform):
         index(None, None).select("linux/amd64")
     with pytest.raises(NoMatchingPlatform):
@@ -234,13 +234,13 @@ def test_of_several_manifests_without_platform_none_is_taken():
 
 
 @pytest.mark.parametrize("kind", sorted(media_types.INDEX_TYPES))
-def test_a_nested_index_without_platform_is_where_to_look_next(kind):
+def test_nested_index_without_platform_is_selected(kind):
     i = Index(manifests=[entry("linux/ppc64le", 0), entry(None, 1, kind), entry(None, 2, kind)])
     assert chosen(i, "linux/ppc64le") == 0
     assert chosen(i, "linux/amd64") == 1
 
 
-def test_without_a_wish_the_machine_at_hand_is_wished_for(monkeypatch):
+def test_default_platform_is_this_machine(monkeypatch):
     i = index("linux/riscv64", "linux/arm64/v8", "linux/amd64")
     for machine, best in (("x86_64", 2), ("AMD64", 2), ("aarch64", 1), ("arm64", 1), ("riscv64", 0)):
         monkeypatch.setattr(host_platform, "machine", lambda machine=machine: machine)
@@ -259,7 +259,7 @@ def test_without_a_wish_the_machine_at_hand_is_wished_for(monkeypatch):
         ("Linux", "sparc64", "linux/sparc64"),
     ],
 )
-def test_machines_are_named_as_images_name_them(monkeypatch, system, machine, text):
+def test_machine_names_are_mapped_to_image_names(monkeypatch, system, machine, text):
     monkeypatch.setattr(host_platform, "system", lambda: system)
     monkeypatch.setattr(host_platform, "machine", lambda: machine)
     assert str(Platform.host()) == text

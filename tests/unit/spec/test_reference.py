@@ -131,7 +131,7 @@ INVALID = [
 
 
 @pytest.mark.parametrize(("text", "registry", "repository", "tag", "digest"), VALID)
-def test_a_reference_is_read_part_by_part(text, registry, repository, tag, digest):
+def test_reference_is_parsed_into_parts(text, registry, repository, tag, digest):
     ref = Reference.parse(text)
     assert (ref.registry, ref.repository, ref.tag, ref.digest) == (registry, repository, tag, digest)
     assert Reference.parse(str(ref)) == ref
@@ -140,7 +140,7 @@ def test_a_reference_is_read_part_by_part(text, registry, repository, tag, diges
 
 
 @pytest.mark.parametrize(("text", "part"), INVALID)
-def test_a_bad_reference_is_refused_naming_the_part_and_a_remedy(text, part):
+def test_invalid_reference_error_has_part_and_hint(text, part):
     with pytest.raises((InvalidReference, InvalidDigest)) as caught:
         Reference.parse(text)
     assert part in caught.value.message
@@ -149,7 +149,7 @@ def test_a_bad_reference_is_refused_naming_the_part_and_a_remedy(text, part):
 
 
 @pytest.mark.parametrize("text", ["A b", "ghcr.io/A..b/c", "ghcr.io/Team/x_", "ghcr.io/Größe", "ghcr.io/\u212bx/y"])
-def test_a_name_in_lower_case_is_offered_only_if_it_is_a_name(text):
+def test_lower_case_suggestion_must_be_valid(text):
     with pytest.raises(InvalidReference) as caught:
         Reference.parse(text)
     assert "upper-case" in caught.value.message
@@ -163,7 +163,7 @@ def test_a_name_in_lower_case_is_offered_only_if_it_is_a_name(text):
 
 @pytest.mark.parametrize("thing", [None, 5, b"alpine", ["alpine"], object()])
 @pytest.mark.parametrize("parse", [Reference.parse, LayoutReference.parse, parse_reference])
-def test_what_is_not_text_is_an_invalid_reference(parse, thing):
+def test_non_string_reference_is_rejected(parse, thing):
     with pytest.raises(InvalidReference, match=type(thing).__name__):
         parse(thing)
 
@@ -171,7 +171,7 @@ def test_what_is_not_text_is_an_invalid_reference(parse, thing):
 @pytest.mark.parametrize(
     "text", ["x/" * 1_000_000, "A" * 1_000_000, "h.io/x:" + "t" * 1_000_000, "oci:p:" + "-" * 10**6]
 )
-def test_the_message_of_a_long_bad_reference_stays_short(text):
+def test_error_of_long_invalid_reference_is_short(text):
     with pytest.raises(InvalidReference) as caught:
         parse_reference(text)
     assert len(str(caught.value)) < 1000
@@ -183,7 +183,7 @@ def test_the_message_of_a_long_bad_reference_stays_short(text):
 @example("oci:\ud800:x")
 @example("oci:a@sha256:ab\n")
 @example("[" + "1:" * 50 + "]/x")
-def test_no_text_raises_anything_but_an_invalid_reference_or_digest(text):
+def test_any_text_parses_or_raises_typed_error(text):
     for parse in (Reference.parse, LayoutReference.parse, parse_reference):
         for prefix in ("", "oci:", "oci-archive:", "ghcr.io/", "ghcr.io/x:", "ghcr.io/x@", "oci:x:"):
             try:
@@ -195,7 +195,7 @@ def test_no_text_raises_anything_but_an_invalid_reference_or_digest(text):
                 assert parse(str(ref)) == ref
 
 
-def test_the_digest_is_what_is_asked_for_and_the_tag_stays_as_a_note():
+def test_target_is_digest_before_tag():
     ref = Reference.parse(f"ghcr.io/x:v1@{SHA}")
     assert ref.target == SHA
     assert ref.tag == "v1"
@@ -203,7 +203,7 @@ def test_the_digest_is_what_is_asked_for_and_the_tag_stays_as_a_note():
     assert Reference.parse("ghcr.io/x").target == "latest"
 
 
-def test_pinning_keeps_the_tag_and_tagging_drops_the_digest():
+def test_pinned_keeps_tag_and_tagged_drops_digest():
     ref = Reference.parse("ghcr.io/x:v1").pinned(SHA)
     assert str(ref) == f"ghcr.io/x:v1@{SHA}"
     assert isinstance(ref.digest, Digest)
@@ -214,14 +214,14 @@ def test_pinning_keeps_the_tag_and_tagging_drops_the_digest():
         ref.tagged("not a tag")
 
 
-def test_docker_hub_is_asked_at_its_api_host_and_printed_by_its_name():
+def test_docker_hub_has_separate_api_host():
     ref = Reference.parse("registry-1.docker.io/library/alpine")
     assert ref.api_host == "registry-1.docker.io"
     assert str(ref) == "docker.io/library/alpine"
     assert Reference.parse("ghcr.io/x").api_host == "ghcr.io"
 
 
-def test_only_one_component_names_of_the_hub_are_in_the_library():
+def test_single_component_hub_names_are_in_library():
     assert Reference.parse("docker.io/x").repository == "library/x"
     assert Reference.parse("ghcr.io/x").repository == "x"
     assert Reference.parse("docker.io/a/x").repository == "a/x"
@@ -245,7 +245,7 @@ HOSTS = st.one_of(
 
 
 @given(st.none() | HOSTS, st.lists(COMPONENT, min_size=1, max_size=4), st.none() | TAGS, st.none() | DIGESTS)
-def test_every_reference_of_the_grammar_round_trips(host, parts, tag, digest):
+def test_every_valid_reference_round_trips(host, parts, tag, digest):
     name = "/".join(parts)
     assume(host is not None or (len(parts) == 1) or ("." not in parts[0] and parts[0] != "localhost"))
     text = (f"{host}/" if host else "") + name + (f":{tag}" if tag else "") + (f"@{digest}" if digest else "")
@@ -296,7 +296,7 @@ def test_every_layout_reference_round_trips(path, tag, digest, scheme):
         ("docker-archive:x.tar:ghcr.io/team/app:v1", "x.tar", "ghcr.io/team/app:v1", None),
     ],
 )
-def test_a_layout_reference_is_read_part_by_part(text, path, tag, digest):
+def test_layout_reference_is_parsed_into_parts(text, path, tag, digest):
     ref = parse_reference(text)
     assert isinstance(ref, LayoutReference)
     assert (ref.path, ref.tag, ref.digest) == (path, tag, digest)
@@ -321,7 +321,7 @@ def test_a_layout_reference_is_read_part_by_part(text, path, tag, digest):
         ("oci:dir@sha256:abc", "3 characters"),
     ],
 )
-def test_a_bad_layout_reference_is_refused_naming_the_part_and_a_remedy(text, part):
+def test_invalid_layout_reference_error_has_part_and_hint(text, part):
     with pytest.raises((InvalidReference, InvalidDigest)) as caught:
         parse_reference(text)
     assert part in caught.value.message
@@ -354,14 +354,14 @@ def test_default_tag_of_a_copy_depends_on_both_references(source, target, tag):
     assert default_tag(parse_reference(source), parse_reference(target)) == tag
 
 
-def test_a_registry_reference_is_no_layout_and_says_how_one_looks():
+def test_registry_reference_is_rejected_as_layout():
     with pytest.raises(InvalidReference, match="not a layout") as caught:
         LayoutReference.parse("ghcr.io/x")
     assert "oci:folder" in caught.value.hint
 
 
 @pytest.mark.parametrize("text", ["ghcr.io/x:v1", f"ghcr.io/x:v1@{SHA}", "oci:dir:v1", "oci-archive:x.tar"])
-def test_references_are_values(text):
+def test_equal_references_have_equal_hashes(text):
     ref = parse_reference(text)
     twin = parse_reference(text)
     assert ref == twin
@@ -374,7 +374,7 @@ def test_references_are_values(text):
         ref.tag = "v2"
 
 
-def test_helpers_give_back_what_is_right():
+def test_check_functions_return_valid_values():
     assert check_repository("a/b") == "a/b"
     assert check_tag("v1") == "v1"
     assert check_ref_name("docker.io/library/alpine:3.20") == "docker.io/library/alpine:3.20"

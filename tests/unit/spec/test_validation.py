@@ -49,14 +49,14 @@ def wrong(document, kind=None):
 
 
 @pytest.mark.parametrize(("kind", "text"), PAIRS)
-def test_the_examples_of_the_specification_break_nothing(kind, text):
+def test_specification_examples_have_no_violations(kind, text):
     assert find_violations(text.encode(), kind) == ()
     assert find_violations(text.encode(), f"{kind.upper()}; charset=utf-8") == ()
 
 
 @pytest.mark.parametrize("text", [MANIFEST, ARTIFACT, INDEX, CONFIG, '{"imageLayoutVersion": "1.0.0"}'])
 @pytest.mark.parametrize("kind", [None, "", "application/json"])
-def test_without_a_type_a_document_is_what_it_says_or_looks_like(text, kind):
+def test_missing_type_is_inferred_from_document(text, kind):
     assert find_violations(text.encode(), kind) == ()
     less = json.loads(text)
     less.pop("mediaType", None)
@@ -66,23 +66,23 @@ def test_without_a_type_a_document_is_what_it_says_or_looks_like(text, kind):
             assert wrong(less | {key: 7}, kind)[0][0] == f"$.{key}"
 
 
-def test_a_manifest_without_layers_is_legal():
+def test_manifest_without_layers_is_valid():
     assert wrong(SMALL | {"layers": []}, media_types.OCI_MANIFEST) == []
     assert wrong({k: v for k, v in SMALL.items() if k != "layers"}, media_types.OCI_MANIFEST) == [
         ("$.layers", "required field missing")
     ]
 
 
-def test_a_type_that_has_no_schema_is_not_judged():
+def test_type_without_schema_has_no_violations():
     assert wrong({"anything": 1}, "application/vnd.example.config.v1+json") == []
     assert wrong([], "application/vnd.example.config.v1+json") == [("$", "expected an object, found an array")]
 
 
-def test_keys_from_the_future_break_nothing():
+def test_unknown_keys_have_no_violations():
     assert wrong(SMALL | {"future": {"deep": [1, None]}}, media_types.OCI_MANIFEST) == []
 
 
-def test_nulls_of_docker_mean_absent_and_those_of_oci_are_wrong():
+def test_null_is_valid_in_docker_and_invalid_in_oci():
     config = SMALL_CONFIG | {"author": None, "config": {"Env": None, "ExposedPorts": None, "Cmd": None}}
     assert wrong(config, media_types.DOCKER_CONFIG) == []
     assert wrong(config, media_types.OCI_CONFIG) == [
@@ -98,7 +98,7 @@ def test_nulls_of_docker_mean_absent_and_those_of_oci_are_wrong():
 # What is wrong
 
 
-def test_every_violation_of_a_manifest_is_told_with_its_place():
+def test_manifest_violations_have_paths():
     document = {
         "schemaVersion": 1,
         "mediaType": "manifest",
@@ -126,7 +126,7 @@ def test_every_violation_of_a_manifest_is_told_with_its_place():
     ]
 
 
-def test_every_violation_of_an_index_is_told_with_its_place():
+def test_index_violations_have_paths():
     document = {
         "manifests": [
             DESCRIPTOR | {"platform": {"os": "linux", "os.features": ["a", 1], "os.version": []}},
@@ -147,7 +147,7 @@ def test_every_violation_of_an_index_is_told_with_its_place():
     ]
 
 
-def test_every_violation_of_a_config_is_told_with_its_place():
+def test_config_violations_have_paths():
     document = {
         "created": "yesterday",
         "os": "linux",
@@ -178,7 +178,7 @@ def test_every_violation_of_a_config_is_told_with_its_place():
     ]
 
 
-def test_descriptors_and_layout_headers_have_schemas_too():
+def test_descriptors_and_layout_headers_are_validated():
     assert wrong({"size": "3"}, "application/vnd.oci.descriptor.v1+json")[0] == (
         "$.size",
         "expected an integer, found a string",
@@ -190,7 +190,7 @@ def test_descriptors_and_layout_headers_have_schemas_too():
     "text",
     ["2015-10-31T22:22:56Z", "2015-10-31T22:22:56.015925234+02:00", "0001-01-01T00:00:00Z", "2016-12-31T23:59:60z"],
 )
-def test_times_of_rfc_3339_are_times(text):
+def test_rfc_3339_times_are_valid(text):
     assert wrong(SMALL_CONFIG | {"created": text}) == []
 
 
@@ -198,7 +198,7 @@ def test_times_of_rfc_3339_are_times(text):
     "text",
     ["", "2015-10-31", "2015-10-31T22:22:56", "2015-13-01T00:00:00Z", "2015-10-31T24:00:00Z", "2015-10-31T22:22:56Z\n"],
 )
-def test_other_times_are_not(text):
+def test_other_times_are_invalid(text):
     assert [path for path, _ in wrong(SMALL_CONFIG | {"created": text})] == ["$.created"]
 
 
@@ -218,14 +218,14 @@ def test_other_times_are_not(text):
         (b" " * (DOCUMENT_LIMIT + 1), "larger than the limit of 4194304"),
     ],
 )
-def test_what_is_no_json_object_is_one_violation_of_the_whole(raw, words):
+def test_non_json_object_is_one_violation(raw, words):
     (found,) = find_violations(raw, media_types.OCI_MANIFEST)
     assert found.path == "$"
     assert words in found.message
     assert "@" not in found.message
 
 
-def test_the_limit_can_be_raised():
+def test_size_limit_can_be_raised():
     raw = json.dumps(SMALL).encode() + b" " * DOCUMENT_LIMIT
     assert find_violations(raw, limit=2 * DOCUMENT_LIMIT) == ()
 
@@ -235,7 +235,7 @@ def test_the_limit_can_be_raised():
 
 @pytest.mark.parametrize("opening", [b"[", b'{"a":', b'{"layers":[', b'{"config":'])
 @pytest.mark.parametrize("depth", [100, 900, 100_000])
-def test_a_deep_document_neither_crashes_nor_hangs(opening, depth):
+def test_deep_document_neither_crashes_nor_hangs(opening, depth):
     closing = {b"[": b"]", b'{"a":': b"}", b'{"layers":[': b"]}", b'{"config":': b"}"}[opening]
     bomb = opening * depth + b"1" + closing * depth
     for raw in (bomb, b'{"rootfs":{"type":%b,"diff_ids":%b}}' % (bomb, bomb), b'{"annotations":%b}' % bomb):
@@ -260,7 +260,7 @@ def test_a_deep_document_neither_crashes_nor_hangs(opening, depth):
     ],
     ids=lambda value: None if isinstance(value, dict) else str(value),
 )
-def test_a_document_of_the_largest_size_takes_seconds_and_tells_a_hundred_violations(document, count):
+def test_largest_document_is_validated_within_seconds(document, count):
     raw = json.dumps(document, separators=(",", ":")).encode()
     assert 3_000_000 < len(raw) <= DOCUMENT_LIMIT
     found = find_violations(raw)  # about two seconds; the timeout is for slow machines
@@ -268,7 +268,7 @@ def test_a_document_of_the_largest_size_takes_seconds_and_tells_a_hundred_violat
     assert all(len(v.path) < 300 and len(v.message) < 300 for v in found)
 
 
-def test_what_is_left_out_is_said_and_the_order_is_the_same_each_time():
+def test_omitted_violations_are_reported_in_stable_order():
     raw = json.dumps(SMALL | {"layers": [{}] * 1000}).encode()
     found = find_violations(raw)
     assert found[-1] == Violation(path="$", message="only the first 100 are reported")
@@ -325,7 +325,7 @@ def damaged(draw, text):
 @pytest.mark.parametrize("name", STOCK)
 @settings(deadline=None)
 @given(data=st.data())
-def test_nothing_else_is_wrong_than_what_jsonschema_finds_in_the_published_files(name, data):
+def test_violations_match_jsonschema_on_published_schemas(name, data):
     document = data.draw(damaged(STOCK[name]))
     kind = next(k for k, schema in validation._SCHEMAS.items() if schema == name)
     ours = {path for path, message in wrong(document, kind) if not re.match("expected a (time|URI)", message)}
@@ -345,7 +345,7 @@ def test_nothing_else_is_wrong_than_what_jsonschema_finds_in_the_published_files
     assert ours == theirs
 
 
-def test_the_schemas_are_those_of_the_specification():
+def test_schemas_match_specification():
     names = sorted(path.name for path in SCHEMAS.glob("*.json"))
     assert names == [
         "config-schema.json", "content-descriptor.json", "defs-descriptor.json", "defs.json", "image-index-schema.json",
@@ -357,7 +357,7 @@ def test_the_schemas_are_those_of_the_specification():
 # Values, and the extra
 
 
-def test_a_violation_is_shown_without_what_would_harm_a_terminal_or_a_page():
+def test_violation_display_is_sanitized():
     (found,) = find_violations(json.dumps(SMALL | {"annotations": {"<b>\x1b[31m\u202e": 1}}).encode())
     assert str(found).isprintable()
     assert repr(found).startswith("Violation(path=")
@@ -366,7 +366,7 @@ def test_a_violation_is_shown_without_what_would_harm_a_terminal_or_a_page():
     assert len({found, found}) == 1
 
 
-def test_without_jsonschema_the_error_says_what_to_install(monkeypatch):
+def test_missing_jsonschema_error_has_install_hint(monkeypatch):
     monkeypatch.setitem(sys.modules, "jsonschema", None)
     validation._validator.cache_clear()
     with pytest.raises(OcikitError, match=re.escape("pip install ocikit[validate]")):
@@ -375,7 +375,7 @@ def test_without_jsonschema_the_error_says_what_to_install(monkeypatch):
     assert find_violations(MANIFEST.encode()) == ()
 
 
-def test_validating_asks_no_network():
+def test_validation_needs_no_network():
     code = f"""
 import socket, sys
 def refuse(*args, **kwargs): raise AssertionError("a connection")
