@@ -230,7 +230,7 @@ def test_digest_too_long_for_file_name_is_not_disk_error(tmp_path):
 
 @pytest.mark.parametrize("text", ["a = " + "[" * 3000, "a = " + "9" * 5000])
 def test_rules_too_deep_or_too_long_are_invalid(text):
-    with pytest.raises(InvalidArgument, match="not TOML"):
+    with pytest.raises(InvalidArgument, match="invalid TOML"):
         Rules.parse(text)
 
 

@@ -36,6 +36,23 @@ def test_upload_endpoints_push_step_by_step(server, repository):
     assert server.uploads == {}
 
 
+@pytest.mark.parametrize(
+    ("header", "received"),
+    [({"Range": "0-0"}, 0), ({"Range": "bytes=0-3"}, 4), ({"Range": "garbage"}, None), ({"Range": ""}, None)],
+)
+def test_get_upload_parses_range(server, repository, header, received):
+    """`Range: 0-0` is ambiguous and counts as none."""
+    session = repository.post_upload()
+    server.on("GET", ".*/uploads/.*", headers=header)
+    assert repository.get_upload(session)[1] == received
+
+
+def test_patch_without_location_keeps_the_session(server, repository):
+    session = repository.post_upload()
+    server.on("PATCH", ".*/uploads/.*", without=("Location",))
+    assert repository.patch_upload(session, 0, b"0123") == session
+
+
 def test_get_blob_returns_range(server, repository):
     digest = Digest(server.blob("a/b", b"0123456789"))
     for start, end, expected in ((2, 4, b"234"), (7, None, b"789"), (0, 0, b"0"), (0, None, b"0123456789")):

@@ -185,10 +185,18 @@ def test_ignored_range_is_read_from_the_start(server, repository, tmp_path):
 @pytest.mark.parametrize(
     "content_range",
     [
-        None, "bytes 999-3000000/3000001", "bytes 1001-3000000/3000001", "bytes 0-3000000/3000001", "bytes 1000-2000000/3000001",
-        "bytes 1000-3000000/3000002", "bytes 1000-2999999/3000000", "bytes */3000001", "garbage", "items 1000-3000000/3000001",
+        None,
+        "bytes 999-3000000/3000001",
+        "bytes 1001-3000000/3000001",
+        "bytes 0-3000000/3000001",
+        "bytes 1000-2000000/3000001",
+        "bytes 1000-3000000/3000002",
+        "bytes 1000-2999999/3000000",
+        "bytes */3000001",
+        "garbage",
+        "items 1000-3000000/3000001",
     ],
-)  # fmt: skip
+)
 def test_wrong_range_is_discarded(server, repository, tmp_path, content_range):
     headers = {"Content-Range": content_range} if content_range else {}
     serve_resumed(server, status=206, headers=headers, body=CONTENT[2000:])

@@ -19,7 +19,13 @@ def test_error_contains_the_registrys_message(server, connect):
     with pytest.raises(errors.Denied) as caught:
         get(connect(server))
     error = pickle.loads(pickle.dumps(caught.value))
-    assert (error.code, error.status, error.method, error.host, error.request_id) == ("DENIED", 403, "GET", server.host, "r-17")  # fmt: skip
+    assert (error.code, error.status, error.method, error.host, error.request_id) == (
+        "DENIED",
+        403,
+        "GET",
+        server.host,
+        "r-17",
+    )
     assert [e["code"] for e in error.errors] == ["DENIED", "MINE"]
     for word in ("over quota", '{"used": 3}', "r-17", server.host, "test"):
         assert word in str(error)
@@ -28,14 +34,24 @@ def test_error_contains_the_registrys_message(server, connect):
 @pytest.mark.parametrize(
     ("status", "code", "kind"),
     [
-        (401, "UNAUTHORIZED", errors.Unauthorized), (403, "DENIED", errors.Denied), (404, "NAME_UNKNOWN", errors.NameUnknown),
-        (404, "MANIFEST_UNKNOWN", errors.ManifestUnknown), (404, "UNKNOWN", errors.ManifestUnknown),
-        (404, "BLOB_UNKNOWN", errors.BlobUnknown), (404, "BLOB_UPLOAD_UNKNOWN", errors.UploadUnknown),
-        (405, "", errors.Unsupported), (400, "UNSUPPORTED", errors.Unsupported), (413, "", errors.TooLarge),
-        (416, "", errors.RangeInvalid), (429, "TOOMANYREQUESTS", errors.RateLimited), (400, "MANIFEST_INVALID", errors.UploadInvalid),
-        (400, "DIGEST_INVALID", errors.UploadInvalid), (400, "SIZE_INVALID", errors.UploadInvalid), (418, "TEAPOT", errors.RegistryError),
+        (401, "UNAUTHORIZED", errors.Unauthorized),
+        (403, "DENIED", errors.Denied),
+        (404, "NAME_UNKNOWN", errors.NameUnknown),
+        (404, "MANIFEST_UNKNOWN", errors.ManifestUnknown),
+        (404, "UNKNOWN", errors.ManifestUnknown),
+        (404, "BLOB_UNKNOWN", errors.BlobUnknown),
+        (404, "BLOB_UPLOAD_UNKNOWN", errors.UploadUnknown),
+        (405, "", errors.Unsupported),
+        (400, "UNSUPPORTED", errors.Unsupported),
+        (413, "", errors.TooLarge),
+        (416, "", errors.RangeInvalid),
+        (429, "TOOMANYREQUESTS", errors.RateLimited),
+        (400, "MANIFEST_INVALID", errors.UploadInvalid),
+        (400, "DIGEST_INVALID", errors.UploadInvalid),
+        (400, "SIZE_INVALID", errors.UploadInvalid),
+        (418, "TEAPOT", errors.RegistryError),
     ],
-)  # fmt: skip
+)
 def test_status_and_code_determine_error_class(server, connect, status, code, kind):
     body = json.dumps({"errors": [{"code": code}]}).encode() if code else b""
     server.on("GET", ".*", status=status, body=body, times=None)
@@ -81,9 +97,22 @@ def test_large_error_body_is_not_read(server, connect):
     assert len(str(caught.value)) < 1000
 
 
-@pytest.mark.parametrize("body", [b"", b"null", b"[]", b"17", b"\xff\xfe\x00", b'{"errors": null}', b'{"errors": [1, null]}',
-                                  b'{"errors": [{"code": 5, "message": ["x"]}]}', b'{"errors": {"code": "X"}}', b'{"errors":[{}]}',
-                                  b"[" * 100_000])  # fmt: skip
+@pytest.mark.parametrize(
+    "body",
+    [
+        b"",
+        b"null",
+        b"[]",
+        b"17",
+        b"\xff\xfe\x00",
+        b'{"errors": null}',
+        b'{"errors": [1, null]}',
+        b'{"errors": [{"code": 5, "message": ["x"]}]}',
+        b'{"errors": {"code": "X"}}',
+        b'{"errors":[{}]}',
+        b"[" * 100_000,
+    ],
+)
 def test_malformed_error_body_raises_registry_error(server, connect, body):
     server.on("GET", "/v2/", status=418, body=body)
     with pytest.raises(errors.RegistryError) as caught:
@@ -109,7 +138,12 @@ def test_compressed_error_body_is_read(server, connect):
 
 
 def test_control_characters_are_removed_from_messages(server, connect):
-    server.on("GET", "/v2/", status=418, body=json.dumps({"errors": [{"code": "X\x1b[2J", "message": "\x1b]0;title\x07hi"}]}).encode())  # fmt: skip
+    server.on(
+        "GET",
+        "/v2/",
+        status=418,
+        body=json.dumps({"errors": [{"code": "X\x1b[2J", "message": "\x1b]0;title\x07hi"}]}).encode(),
+    )
     with pytest.raises(errors.RegistryError) as caught:
         get(connect(server))
     assert "\x1b" not in str(caught.value) and "\x07" not in str(caught.value)
@@ -119,7 +153,14 @@ def test_messages_reprs_and_logs_contain_no_secret(server, other, connect, caplo
     caplog.set_level(logging.DEBUG, "ocikit")
     server.guard = require_basic
     signed = f"{other.url}/b?X-Amz-Signature={SECRET}&sig={SECRET}"
-    server.on("GET", "/v2/x", when=lambda r: "Authorization" in r.headers, status=307, headers={"Location": signed}, times=None)  # fmt: skip
+    server.on(
+        "GET",
+        "/v2/x",
+        when=lambda r: "Authorization" in r.headers,
+        status=307,
+        headers={"Location": signed},
+        times=None,
+    )
     other.on("GET", "/b", status=403, body=b"<html>no</html>", times=None)
     transport = connect(server, credentials=ADA, headers={"X-Key": SECRET}, proxies={"http": f"http://u:{SECRET}@p"})
     with pytest.raises(errors.Denied) as caught:
@@ -130,8 +171,16 @@ def test_messages_reprs_and_logs_contain_no_secret(server, other, connect, caplo
             get(connect(server, credentials=ADA, retries=0), "/v2/x")
     finally:
         other.__enter__()
-    everything = [str(caught.value), repr(caught.value), str(vars(caught.value)), repr(transport), repr(transport.network),
-                  repr(transport._auth), str(gone.value), caplog.text]  # fmt: skip
+    everything = [
+        str(caught.value),
+        repr(caught.value),
+        str(vars(caught.value)),
+        repr(transport),
+        repr(transport.network),
+        repr(transport._auth),
+        str(gone.value),
+        caplog.text,
+    ]
     leaked = [
         text
         for text in everything

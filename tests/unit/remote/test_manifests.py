@@ -35,12 +35,18 @@ def test_accept_header_lists_all_four_types(tagged, repository):
 @pytest.mark.parametrize(
     "fault",
     [
-        {"without": ("Docker-Content-Digest",)}, {"status": 405}, {"status": 400}, {"status": 501},
-        {"headers": {"Docker-Content-Digest": "nonsense"}}, {"headers": {"Docker-Content-Digest": "sha256:short"}},
-        {"headers": {"Content-Encoding": "gzip", "Content-Length": "7"}}, {"headers": {"Content-Length": "0"}},
-        {"headers": {"Content-Type": "application/json"}}, {"without": ("Content-Type",)},
+        {"without": ("Docker-Content-Digest",)},
+        {"status": 405},
+        {"status": 400},
+        {"status": 501},
+        {"headers": {"Docker-Content-Digest": "nonsense"}},
+        {"headers": {"Docker-Content-Digest": "sha256:short"}},
+        {"headers": {"Content-Encoding": "gzip", "Content-Length": "7"}},
+        {"headers": {"Content-Length": "0"}},
+        {"headers": {"Content-Type": "application/json"}},
+        {"without": ("Content-Type",)},
     ],
-)  # fmt: skip
+)
 def test_incomplete_head_response_is_followed_by_get(tagged, repository, fault):
     """Harbor and GAR return another length for HEAD: regclient PR#801, oras-go#1176."""
     tagged.on("HEAD", MANIFESTS, times=None, **fault)
@@ -195,7 +201,14 @@ def test_schema_1_raises_with_raw_bytes(server, repository, kind):
 
 
 def test_html_response_is_not_parsed_as_manifest(server, repository):
-    server.on(".*", MANIFESTS, status=200, headers={"Content-Type": "text/html; charset=utf-8"}, body=b"<html>Sign in</html>", times=None)  # fmt: skip
+    server.on(
+        ".*",
+        MANIFESTS,
+        status=200,
+        headers={"Content-Type": "text/html; charset=utf-8"},
+        body=b"<html>Sign in</html>",
+        times=None,
+    )
     with pytest.raises(errors.InvalidResponse, match="text/html") as caught:
         repository.resolve("v1")
     assert "login page" in caught.value.hint
@@ -205,7 +218,7 @@ def test_html_response_is_not_parsed_as_manifest(server, repository):
 @pytest.mark.parametrize("announced", [True, False])
 @pytest.mark.parametrize("chunked", [True, False])
 @pytest.mark.parametrize("encoding", ["gzip", "GZIP", "deflate", "zstd", "br", "gzip, gzip", "nonsense"])
-def test_false_content_encoding_is_ignored(tagged, repository, named, announced, chunked, encoding):  # fmt: skip
+def test_false_content_encoding_is_ignored(tagged, repository, named, announced, chunked, encoding):
     without = () if announced else ("Docker-Content-Digest",)
     tagged.on("GET", MANIFESTS, headers={"Content-Encoding": encoding}, without=without, chunked=chunked, times=None)
     assert repository.get_manifest(named)[0] == RAW
@@ -235,7 +248,14 @@ def test_digest_decides_whether_document_is_encoded(server, repository):
 @pytest.mark.parametrize("packed", [True, False])
 def test_limit_holds_before_and_after_decoding(server, repository, size, packed):
     body = b" " * size
-    server.on("GET", MANIFESTS, status=200, headers={"Content-Encoding": "gzip"}, body=gzip.compress(body) if packed else body, times=None)  # fmt: skip
+    server.on(
+        "GET",
+        MANIFESTS,
+        status=200,
+        headers={"Content-Encoding": "gzip"},
+        body=gzip.compress(body) if packed else body,
+        times=None,
+    )
     tracemalloc.start()
     try:
         if size <= 200_000:
@@ -308,7 +328,12 @@ def test_failed_head_raises(server, open_repository, status):
 def test_unreachable_registry_raises_instead_of_empty_results(open_repository):
     """Without a connection there is no empty list of tags."""
     repository = open_repository("127.0.0.1:9", retries=0)
-    for call in (repository.tags, lambda: repository.resolve("v1"), lambda: repository.exists(DESCRIPTOR), lambda: repository.referrers(DESCRIPTOR)):  # fmt: skip
+    for call in (
+        repository.tags,
+        lambda: repository.resolve("v1"),
+        lambda: repository.exists(DESCRIPTOR),
+        lambda: repository.referrers(DESCRIPTOR),
+    ):
         with pytest.raises(errors.ConnectionFailed):
             call()
 

@@ -14,9 +14,19 @@ from tests.support.http import get
         ({"RateLimit-Limit": "100;w=21600", "RateLimit-Remaining": "76;w=21600"}, 100, 76, 21600),
         ({"ratelimit-limit": "100, 100;w=60", "ratelimit-remaining": "7"}, 100, 7, 60),
         ({"X-RateLimit-Limit": " 5000 ", "X-RateLimit-Remaining": "0"}, 5000, 0, None),
-        ({"ratelimit-limit": "x", "ratelimit-remaining": "1", "x-ratelimit-limit": "2", "x-ratelimit-remaining": "1"}, 2, 1, None),
+        (
+            {
+                "ratelimit-limit": "x",
+                "ratelimit-remaining": "1",
+                "x-ratelimit-limit": "2",
+                "x-ratelimit-remaining": "1",
+            },
+            2,
+            1,
+            None,
+        ),
     ],
-)  # fmt: skip
+)
 def test_rate_limit_headers_are_remembered(server, connect, headers, limit, remaining, window):
     server.on("GET", "/v2/", headers=headers)
     registry = Registry(connect(server))
@@ -29,11 +39,15 @@ def test_rate_limit_headers_are_remembered(server, connect, headers, limit, rema
 @pytest.mark.parametrize(
     "headers",
     [
-        {"ratelimit-limit": "100"}, {"ratelimit-remaining": "1"}, {"ratelimit-limit": "-1", "ratelimit-remaining": "1"},
-        {"ratelimit-limit": "9" * 5000, "ratelimit-remaining": "1"}, {"ratelimit-limit": "1", "ratelimit-remaining": "\u0661"},
-        {"ratelimit-limit": "1\x1b[31m", "ratelimit-remaining": "1"}, {"ratelimit-limit": "", "ratelimit-remaining": ""},
+        {"ratelimit-limit": "100"},
+        {"ratelimit-remaining": "1"},
+        {"ratelimit-limit": "-1", "ratelimit-remaining": "1"},
+        {"ratelimit-limit": "9" * 5000, "ratelimit-remaining": "1"},
+        {"ratelimit-limit": "1", "ratelimit-remaining": "\u0661"},
+        {"ratelimit-limit": "1\x1b[31m", "ratelimit-remaining": "1"},
+        {"ratelimit-limit": "", "ratelimit-remaining": ""},
     ],
-)  # fmt: skip
+)
 def test_invalid_rate_limit_headers_are_ignored(headers):
     assert RateLimit.of(headers) is None
 
@@ -46,7 +60,10 @@ def test_rate_limit_of_redirect_target_is_ignored(server, other, connect):
     assert transport.rate_limit is None
 
 
-@pytest.mark.parametrize(("window", "text"), [(";w=21600", "0 of 100 left in 6 h"), (";w=90", "0 of 100 left in 1 min 30 s"), ("", "0 of 100 left")])  # fmt: skip
+@pytest.mark.parametrize(
+    ("window", "text"),
+    [(";w=21600", "0 of 100 left in 6 h"), (";w=90", "0 of 100 left in 1 min 30 s"), ("", "0 of 100 left")],
+)
 def test_429_error_contains_rate_limit(server, connect, window, text):
     headers = {"ratelimit-limit": f"100{window}", "ratelimit-remaining": f"0{window}"}
     server.on("GET", "/v2/", status=429, headers=headers, times=None)

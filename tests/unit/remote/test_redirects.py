@@ -11,8 +11,13 @@ from tests.support.http import ADA, BASIC, SECRET, OneShotBody, get, require_bas
 def test_redirect_to_other_host_drops_authorization_and_own_headers(server, other, connect):
     server.guard = require_basic
     digest = other.blob("a/b", b"content")
-    server.on("GET", "/v2/a/b/.*", when=lambda r: "Authorization" in r.headers,
-              status=307, headers={"Location": f"http://{other.host}/v2/a/b/blobs/{digest}"})  # fmt: skip
+    server.on(
+        "GET",
+        "/v2/a/b/.*",
+        when=lambda r: "Authorization" in r.headers,
+        status=307,
+        headers={"Location": f"http://{other.host}/v2/a/b/blobs/{digest}"},
+    )
     _, body = get(connect(server, credentials=ADA, headers={"X-Key": SECRET}), f"/v2/a/b/blobs/{digest}")
     assert body == b"content"
     assert [r.headers.get("Authorization") for r in server.requests] == [None, BASIC]
@@ -24,8 +29,13 @@ def test_redirect_to_other_host_drops_authorization_and_own_headers(server, othe
 def test_redirect_to_other_name_of_same_port_drops_authorization(server, connect):
     server.guard = require_basic
     server.on("GET", "/v2/there", status=200)
-    server.on("GET", "/v2/here", when=lambda r: "Authorization" in r.headers,
-              status=302, headers={"Location": f"http://localhost:{server.port}/v2/there"})  # fmt: skip
+    server.on(
+        "GET",
+        "/v2/here",
+        when=lambda r: "Authorization" in r.headers,
+        status=302,
+        headers={"Location": f"http://localhost:{server.port}/v2/there"},
+    )
     get(connect(server, credentials=ADA), "/v2/here")
     assert [r.headers.get("Authorization") for r in server.seen("GET", "/v2/there")] == [None]
 
@@ -52,7 +62,14 @@ def test_redirect_back_from_other_host_has_no_authorization(server, other, conne
 
 def test_401_of_redirect_target_gets_no_credentials(server, other, connect):
     server.guard = require_basic
-    server.on("GET", "/v2/x", when=lambda r: "Authorization" in r.headers, status=307, headers={"Location": f"{other.url}/v2/"}, times=None)  # fmt: skip
+    server.on(
+        "GET",
+        "/v2/x",
+        when=lambda r: "Authorization" in r.headers,
+        status=307,
+        headers={"Location": f"{other.url}/v2/"},
+        times=None,
+    )
     other.guard = require_basic
     with pytest.raises(errors.Unauthorized):
         get(connect(server, credentials=ADA), "/v2/x")

@@ -26,7 +26,11 @@ def test_referrers_come_from_api(tagged, repository):
     raw, descriptor = make_referrer(annotations={"pushed": "today"})
     tagged.manifest("a/b", raw)
     (result,) = repository.referrers(DESCRIPTOR)
-    assert (result.digest, result.artifact_type, dict(result.annotations)) == (descriptor.digest, "application/vnd.example.sbom", {"pushed": "today"})  # fmt: skip
+    assert (result.digest, result.artifact_type, dict(result.annotations)) == (
+        descriptor.digest,
+        "application/vnd.example.sbom",
+        {"pushed": "today"},
+    )
     assert [r.path for r in tagged.requests] == [f"/v2/a/b/referrers/{DESCRIPTOR.digest}"]
 
 
@@ -121,15 +125,24 @@ def make_entry(c, kind="a/a"):
 @pytest.mark.parametrize(
     "answer",
     [
-        Response(404), error_response(404, "NOT_FOUND"), error_response(404, "UNSUPPORTED"), error_response(404, "MANIFEST_UNKNOWN"), error_response(400, "UNSUPPORTED"), error_response(405, "UNSUPPORTED"),
-        Response(200, {"Content-Type": "text/html"}, b"<html>Sign in</html>"), Response(200, {"Content-Type": "application/json"}, b"{}"),
-        Response(200, {}, b"<html>"), Response(200, {"Content-Type": "application/json"}, b'{"manifests": 5}'),
+        Response(404),
+        error_response(404, "NOT_FOUND"),
+        error_response(404, "UNSUPPORTED"),
+        error_response(404, "MANIFEST_UNKNOWN"),
+        error_response(400, "UNSUPPORTED"),
+        error_response(405, "UNSUPPORTED"),
+        Response(200, {"Content-Type": "text/html"}, b"<html>Sign in</html>"),
+        Response(200, {"Content-Type": "application/json"}, b"{}"),
+        Response(200, {}, b"<html>"),
+        Response(200, {"Content-Type": "application/json"}, b'{"manifests": 5}'),
     ],
     ids=lambda a: f"{a.status}-{a.body[:20]!r}",
-)  # fmt: skip
+)
 def test_fallback_tag_is_read_without_api(server, repository, answer):
     """GHCR has no API; GAR returns a login page: soci-snapshotter PR#512."""
-    server.on("GET", REFERRERS, change=lambda r, a: Response(answer.status, dict(answer.headers), answer.body), times=None)  # fmt: skip
+    server.on(
+        "GET", REFERRERS, change=lambda r, a: Response(answer.status, dict(answer.headers), answer.body), times=None
+    )
     server.manifest("a/b", make_index(make_entry("1"), make_entry("2", "b/b")), FALLBACK, media_type=INDEX)
     assert [d.digest[7] for d in repository.referrers(DESCRIPTOR)] == ["1", "2"]
     assert [d.digest[7] for d in repository.referrers(DESCRIPTOR, "b/b")] == ["2"]
@@ -183,10 +196,15 @@ def test_push_without_subject_support_writes_list(tagged, repository):
     repository.push_bytes(first[1], first[0])
     repository.push_bytes(second[1], second[0])
     assert fallback_entries(tagged) == [
-        {"mediaType": OCI, "digest": first[1].digest, "size": first[1].size, "artifactType": "application/vnd.example.sbom",
-         "annotations": {"n": "1", "org.example.x": "é"}},
+        {
+            "mediaType": OCI,
+            "digest": first[1].digest,
+            "size": first[1].size,
+            "artifactType": "application/vnd.example.sbom",
+            "annotations": {"n": "1", "org.example.x": "é"},
+        },
         {"mediaType": OCI, "digest": second[1].digest, "size": second[1].size, "artifactType": EMPTY["mediaType"]},
-    ]  # fmt: skip
+    ]
     result = repository.referrers(DESCRIPTOR)
     assert [d.digest for d in result] == [first[1].digest, second[1].digest]
     assert parse_document(first[0]).raw == tagged.manifests["a/b", first[1].digest][0]
@@ -290,8 +308,12 @@ def test_overwritten_entry_is_added_again(tagged, repository):
 def test_constantly_overwritten_list_logs_warning(tagged, repository, caplog):
     tagged.referrers = False
     raw, descriptor = make_referrer()
-    tagged.on("PUT", f"/v2/a/b/manifests/{FALLBACK}", times=None,
-              change=lambda r, a: tagged.manifest("a/b", make_index(make_entry("9")), FALLBACK, media_type=INDEX) and None)  # fmt: skip
+    tagged.on(
+        "PUT",
+        f"/v2/a/b/manifests/{FALLBACK}",
+        times=None,
+        change=lambda r, a: tagged.manifest("a/b", make_index(make_entry("9")), FALLBACK, media_type=INDEX) and None,
+    )
     repository.push_bytes(descriptor, raw)
     assert "may be missing" in caplog.text
     assert len(tagged.requests) < 30

@@ -10,10 +10,14 @@ from tests.support.manifests import RAW
 @pytest.mark.parametrize(
     ("answer", "reachable", "authenticated", "problem"),
     [
-        ({}, True, True, ""), ({"status": 401}, True, False, "credentials"), ({"status": 403}, True, False, "denied"),
-        ({"status": 404}, True, False, "no registry"), ({"status": 500}, True, False, "500"), ({"status": 429}, True, False, "429"),
+        ({}, True, True, ""),
+        ({"status": 401}, True, False, "credentials"),
+        ({"status": 403}, True, False, "denied"),
+        ({"status": 404}, True, False, "no registry"),
+        ({"status": 500}, True, False, "500"),
+        ({"status": 429}, True, False, "429"),
     ],
-)  # fmt: skip
+)
 def test_ping_reports_status(server, connect, answer, reachable, authenticated, problem):
     server.on("GET", "/v2/", times=None, **answer)
     ping = Registry(connect(server, retries=0)).ping()

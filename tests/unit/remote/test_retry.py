@@ -149,7 +149,9 @@ def test_one_shot_body_is_never_sent_again(server, connect, fault):
 
 @pytest.mark.parametrize("fault", [{"cut": 20}, {"cut": 0}, {"cut": 20, "chunked": True}, {"cut": 20, "reset": True}])
 def test_interrupted_document_is_requested_again(server, open_repository, fault):
-    raw = json.dumps({"schemaVersion": 2, "layers": [], "config": {"mediaType": "x", "digest": "sha256:" + "0" * 64, "size": 2}}).encode()  # fmt: skip
+    raw = json.dumps(
+        {"schemaVersion": 2, "layers": [], "config": {"mediaType": "x", "digest": "sha256:" + "0" * 64, "size": 2}}
+    ).encode()
     digest = server.manifest("a/b", raw, "v1")
     server.on("GET", ".*/manifests/.*", **fault)
     server.on("GET", ".*/tags/list", **fault)

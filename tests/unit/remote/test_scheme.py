@@ -11,7 +11,9 @@ from tests.support.fake_registry import FakeRegistry, certificate
 from tests.support.http import get
 
 
-@pytest.mark.parametrize("host", ["ghcr.io", "registry.example:5000", "10.0.0.1", "192.168.1.2:5000", "[2001:db8::1]:5000"])  # fmt: skip
+@pytest.mark.parametrize(
+    "host", ["ghcr.io", "registry.example:5000", "10.0.0.1", "192.168.1.2:5000", "[2001:db8::1]:5000"]
+)
 def test_remote_hosts_use_https(host):
     assert Transport(host).base == f"https://{host}"
 

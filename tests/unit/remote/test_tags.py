@@ -132,12 +132,20 @@ def test_invalid_tags_are_skipped_with_one_warning(server, repository, caplog):
     )
 
 
-@pytest.mark.parametrize(("status", "code"), [(400, "PAGINATION_NUMBER_INVALID"), (405, "UNSUPPORTED"), (400, "UNSUPPORTED")])  # fmt: skip
+@pytest.mark.parametrize(
+    ("status", "code"), [(400, "PAGINATION_NUMBER_INVALID"), (405, "UNSUPPORTED"), (400, "UNSUPPORTED")]
+)
 def test_rejected_page_size_is_omitted(server, repository, status, code):
     """ECR and distribution 3.1 reject large pages: ggcr#681, distribution#4844."""
     server.manifest("a/b", RAW, "v1", "v2")
     server.page = 1
-    server.on("GET", TAGS, when=lambda r: r.query.get("n") == ["1000"], change=lambda r, a: error_response(status, code), times=None)  # fmt: skip
+    server.on(
+        "GET",
+        TAGS,
+        when=lambda r: r.query.get("n") == ["1000"],
+        change=lambda r, a: error_response(status, code),
+        times=None,
+    )
     assert repository.tags() == ["v1", "v2"]
     assert [r.target for r in server.requests[:2]] == ["/v2/a/b/tags/list?n=1000", "/v2/a/b/tags/list"]
 

@@ -50,12 +50,17 @@ def test_target_is_sent_unchanged(server, connect):
 
 def test_registry_warning_is_logged_once(server, connect, caplog):
     warning = f'299 - "deprecated \\"soon\\" {server.port}"'
-    server.on("GET", "/v2/", headers={"Warning": [warning, f'299 - "another {server.port}"', '199 - "not ours"']}, times=None)  # fmt: skip
+    server.on(
+        "GET", "/v2/", headers={"Warning": [warning, f'299 - "another {server.port}"', '199 - "not ours"']}, times=None
+    )
     transport = connect(server)
     for _ in range(3):
         get(transport)
     texts = [r.getMessage() for r in caplog.records if r.levelno == logging.WARNING]
-    assert texts == [f'{server.host} warns: deprecated "soon" {server.port}', f"{server.host} warns: another {server.port}"]  # fmt: skip
+    assert texts == [
+        f'{server.host} warns: deprecated "soon" {server.port}',
+        f"{server.host} warns: another {server.port}",
+    ]
 
 
 def test_network_compares_by_value_and_hides_secrets():

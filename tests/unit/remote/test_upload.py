@@ -143,7 +143,13 @@ def test_location_on_other_host_gets_no_authorization(server, other, open_reposi
     server.guard = lambda r: (
         None if "Authorization" in r.headers else Response(401, {"WWW-Authenticate": "Basic realm=r"})
     )
-    server.on("POST", UPLOADS, when=lambda r: "Authorization" in r.headers, status=202, headers={"Location": f"{other.url}/bucket?sig=1"})  # fmt: skip
+    server.on(
+        "POST",
+        UPLOADS,
+        when=lambda r: "Authorization" in r.headers,
+        status=202,
+        headers={"Location": f"{other.url}/bucket?sig=1"},
+    )
     other.on("PUT", "/bucket", status=201)
     open_repository(server, push=True, credentials=("ada", "secret")).push_bytes(BLOB, CONTENT)
     (put,) = other.requests
@@ -179,18 +185,29 @@ def test_chunk_size_sends_chunks(server, repository):
     repository.push(BLOB, io.BytesIO(CONTENT), chunk_size=4 * MIB)
     assert stored_blob(server) == CONTENT
     assert methods(server) == ["POST", "PATCH", "PATCH", "PATCH", "PUT"]
-    assert chunks(server) == [(f"0-{4 * MIB - 1}", 4 * MIB), (f"{4 * MIB}-{8 * MIB - 1}", 4 * MIB), (f"{8 * MIB}-{SIZE - 1}", MIB + 17)]  # fmt: skip
+    assert chunks(server) == [
+        (f"0-{4 * MIB - 1}", 4 * MIB),
+        (f"{4 * MIB}-{8 * MIB - 1}", 4 * MIB),
+        (f"{8 * MIB}-{SIZE - 1}", MIB + 17),
+    ]
     assert server.requests[-1].body == b""
     targets = [r.query.get("n") for r in server.requests[1:]]
-    assert targets == [["0"], [str(4 * MIB)], [str(8 * MIB)], [str(SIZE)]], "each uses the location of the response before"  # fmt: skip
+    assert targets == [["0"], [str(4 * MIB)], [str(8 * MIB)], [str(SIZE)]], (
+        "each uses the location of the response before"
+    )
 
 
 @pytest.mark.parametrize("status", [201, 202, 204])
 @pytest.mark.parametrize("moved", [True, False])
 def test_patch_accepts_any_success_status(server, repository, status, moved):
     """ECR answers 201 (regclient#81), others 204 (ggcr#2198)."""
-    server.on("PATCH", UPLOADS, times=None, without=() if moved else ("Location", "Range"),
-              change=lambda r, a: setattr(a, "status", status))  # fmt: skip
+    server.on(
+        "PATCH",
+        UPLOADS,
+        times=None,
+        without=() if moved else ("Location", "Range"),
+        change=lambda r, a: setattr(a, "status", status),
+    )
     repository.push(BLOB, io.BytesIO(CONTENT), chunk_size=4 * MIB)
     assert stored_blob(server) == CONTENT
 
@@ -320,8 +337,16 @@ def test_ambiguous_range_is_resolved_by_the_next_chunk(server, repository, store
     assert len(server.seen("PATCH", ".*")) == 2 + stored
 
 
-@pytest.mark.parametrize("answer", [{"status": 404}, {"status": 204}, {"status": 204, "headers": {"Range": "garbage"}},
-                                    {"status": 204, "headers": {"Range": f"0-{2 * SIZE}"}}, {"status": 204, "headers": {"Range": "0-" + "9" * 5000}}])  # fmt: skip
+@pytest.mark.parametrize(
+    "answer",
+    [
+        {"status": 404},
+        {"status": 204},
+        {"status": 204, "headers": {"Range": "garbage"}},
+        {"status": 204, "headers": {"Range": f"0-{2 * SIZE}"}},
+        {"status": 204, "headers": {"Range": "0-" + "9" * 5000}},
+    ],
+)
 def test_useless_session_is_replaced(server, repository, answer):
     """ECR rejects resumption (apple/containerization#790); other registries lose sessions."""
     server.on("PATCH", UPLOADS, status=416)
@@ -404,11 +429,16 @@ def test_complete_but_open_session_is_closed(server, repository):
 @pytest.mark.parametrize(
     "registry_does",
     [
-        {"count": MIB - 1}, {"count": SIZE + 1, "content": CONTENT + b"x"}, {"count": 5 * MIB, "content": bytes(SIZE)},
-        {"count": 5 * MIB, "patch": 405}, {"count": 5 * MIB, "patch": 400}, {"count": 5 * MIB, "patch": 416},
-        {"count": 5 * MIB, "get": 404}, {"count": 5 * MIB, "get": 500},
+        {"count": MIB - 1},
+        {"count": SIZE + 1, "content": CONTENT + b"x"},
+        {"count": 5 * MIB, "content": bytes(SIZE)},
+        {"count": 5 * MIB, "patch": 405},
+        {"count": 5 * MIB, "patch": 400},
+        {"count": 5 * MIB, "patch": 416},
+        {"count": 5 * MIB, "get": 404},
+        {"count": 5 * MIB, "get": 500},
     ],
-)  # fmt: skip
+)
 def test_interrupted_upload_without_resumption_starts_again(server, open_repository, registry_does):
     """The registry stored too few, too many or wrong bytes, or rejects chunks."""
     keep_partial(server, registry_does["count"], registry_does.get("content", CONTENT))
@@ -495,7 +525,9 @@ def test_lost_session_is_opened_again(server, repository):
 
 
 @pytest.mark.parametrize("chunk_size", [None, 4 * MIB])
-@pytest.mark.parametrize(("status", "code"), [(404, "BLOB_UPLOAD_INVALID"), (400, "BLOB_UPLOAD_INVALID"), (400, "BLOB_UPLOAD_UNKNOWN")])  # fmt: skip
+@pytest.mark.parametrize(
+    ("status", "code"), [(404, "BLOB_UPLOAD_INVALID"), (400, "BLOB_UPLOAD_INVALID"), (400, "BLOB_UPLOAD_UNKNOWN")]
+)
 def test_session_unknown_to_replica_is_opened_again(server, repository, status, code, chunk_size):
     body = json.dumps({"errors": [{"code": code}]}).encode()
     server.on("PATCH" if chunk_size else "PUT", UPLOADS, status=status, body=body)
@@ -587,7 +619,9 @@ class FailingStream(io.BytesIO):
 
 
 @pytest.mark.parametrize("chunk_size", [None, 4 * MIB])
-@pytest.mark.parametrize("error", [OSError(5, "Input/output error"), errors.ConnectionFailed("the source"), RuntimeError("x")])  # fmt: skip
+@pytest.mark.parametrize(
+    "error", [OSError(5, "Input/output error"), errors.ConnectionFailed("the source"), RuntimeError("x")]
+)
 def test_unreadable_source_raises_its_own_error(server, repository, error, chunk_size):
     with pytest.raises(type(error)) as caught:
         repository.push(BLOB, FailingStream(error), chunk_size=chunk_size)
