@@ -40,20 +40,20 @@ def file(tmp_path):
 
 #: Verbs, called with a session, an existing reference, a host and a file.
 VERBS = {
-    "push": lambda session, there, host, file: session.push(f"{there.rpartition(':')[0]}:new", file),
-    "pull": lambda session, there, host, file: session.pull(there),
-    "inspect": lambda session, there, host, file: session.inspect(there),
-    "pin": lambda session, there, host, file: session.pin(there),
-    "tags": lambda session, there, host, file: list(session.tags(there)),
-    "referrers": lambda session, there, host, file: list(session.referrers(there)),
-    "attach": lambda session, there, host, file: session.attach(there, file, artifact_type=REPORT),
-    "tag": lambda session, there, host, file: session.tag(there, "another"),
-    "copy from": lambda session, there, host, file: session.copy(there, f"oci:{file.parent / 'layout'}"),
-    "copy to": lambda session, there, host, file: session.copy(
-        f"oci:{file.parent / 'source'}:v1", f"{there.rpartition(':')[0]}:copied"
+    "push": lambda session, ref, host, file: session.push(f"{ref.rpartition(':')[0]}:new", file),
+    "pull": lambda session, ref, host, file: session.pull(ref),
+    "inspect": lambda session, ref, host, file: session.inspect(ref),
+    "pin": lambda session, ref, host, file: session.pin(ref),
+    "tags": lambda session, ref, host, file: list(session.tags(ref)),
+    "referrers": lambda session, ref, host, file: list(session.referrers(ref)),
+    "attach": lambda session, ref, host, file: session.attach(ref, file, artifact_type=REPORT),
+    "tag": lambda session, ref, host, file: session.tag(ref, "another"),
+    "copy from": lambda session, ref, host, file: session.copy(ref, f"oci:{file.parent / 'layout'}"),
+    "copy to": lambda session, ref, host, file: session.copy(
+        f"oci:{file.parent / 'source'}:v1", f"{ref.rpartition(':')[0]}:copied"
     ),
-    "delete": lambda session, there, host, file: session.delete(session.pin(there)),
-    "catalog": lambda session, there, host, file: list(session.catalog(host)),
+    "delete": lambda session, ref, host, file: session.delete(session.pin(ref)),
+    "catalog": lambda session, ref, host, file: list(session.catalog(host)),
 }
 
 
@@ -86,23 +86,23 @@ def check_hides_secrets(error: BaseException, *secrets: str) -> None:
 def test_verbs_work_with_correct_password(htpasswd_registry, repo, connect, file, verb):
     registry = htpasswd_registry
     session = connect({registry.host: registry.auth})
-    there = registry.reference(repo, "v1")
-    session.push(there, file)
-    session.copy(there, f"oci:{file.parent / 'source'}")
-    VERBS[verb](session, there, registry.host, file)
+    ref = registry.reference(repo, "v1")
+    session.push(ref, file)
+    session.copy(ref, f"oci:{file.parent / 'source'}")
+    VERBS[verb](session, ref, registry.host, file)
 
 
 @pytest.mark.parametrize("credentials", [WRONG, None], ids=["wrong", "none"])
 @pytest.mark.parametrize("verb", VERBS)
 def test_verbs_fail_without_correct_password(htpasswd_registry, repo, connect, file, verb, credentials):
     registry = htpasswd_registry
-    there = registry.reference(repo, "v1")
+    ref = registry.reference(repo, "v1")
     owner = connect({registry.host: registry.auth})
-    owner.push(there, file)
-    owner.copy(there, f"oci:{file.parent / 'source'}")
+    owner.push(ref, file)
+    owner.copy(ref, f"oci:{file.parent / 'source'}")
     session = connect({registry.host: credentials} if credentials else ANONYMOUS)
     with pytest.raises(OcikitError) as caught:
-        VERBS[verb](session, there, registry.host, file)
+        VERBS[verb](session, ref, registry.host, file)
     error = reason(caught.value)
     assert isinstance(error, Unauthorized)
     assert error.status == 401
@@ -110,27 +110,27 @@ def test_verbs_fail_without_correct_password(htpasswd_registry, repo, connect, f
     assert "login" in caught.value.hint or verb == "catalog"
     check_hides_secrets(caught.value, WRONG[1], registry.password)
     assert session.ping(registry.host).authenticated is False
-    assert list(owner.tags(there)) == ["v1"]
+    assert list(owner.tags(ref)) == ["v1"]
 
 
 @pytest.mark.parametrize("verb", VERBS)
 def test_verbs_work_with_token(token_registry, repo, connect, file, verb):
     registry = token_registry
     session = connect({registry.host: registry.auth})
-    there = registry.reference(repo, "v1")
-    session.push(there, file)
-    session.copy(there, f"oci:{file.parent / 'source'}")
-    VERBS[verb](session, there, registry.host, file)
+    ref = registry.reference(repo, "v1")
+    session.push(ref, file)
+    session.copy(ref, f"oci:{file.parent / 'source'}")
+    VERBS[verb](session, ref, registry.host, file)
 
 
 @pytest.mark.parametrize("credentials", [WRONG, ("bob", "builder"), None], ids=["wrong", "of a reader", "none"])
 @pytest.mark.parametrize("verb", VERBS)
 def test_verbs_fail_without_token(token_registry, repo, connect, file, verb, credentials):
     registry = token_registry
-    there = registry.reference(repo, "v1")
+    ref = registry.reference(repo, "v1")
     owner = connect({registry.host: registry.auth})
-    owner.push(there, file)
-    owner.copy(there, f"oci:{file.parent / 'source'}")
+    owner.push(ref, file)
+    owner.copy(ref, f"oci:{file.parent / 'source'}")
     session = connect({registry.host: credentials} if credentials else ANONYMOUS)
     if credentials == ("bob", "builder") and verb in {
         "pull",
@@ -140,16 +140,16 @@ def test_verbs_fail_without_token(token_registry, repo, connect, file, verb, cre
         "referrers",
         "copy from",
     }:
-        VERBS[verb](session, there, registry.host, file)
+        VERBS[verb](session, ref, registry.host, file)
         return
     with pytest.raises(OcikitError) as caught:
-        VERBS[verb](session, there, registry.host, file)
+        VERBS[verb](session, ref, registry.host, file)
     error = reason(caught.value)
     assert isinstance(error, Unauthorized | Denied)
     assert registry.host in str(caught.value)
     check_hides_secrets(caught.value, WRONG[1], registry.password)
     assert "eyJ" not in "".join(traceback.format_exception(caught.value))
-    assert list(owner.tags(there)) == ["v1"]
+    assert list(owner.tags(ref)) == ["v1"]
 
 
 def scopes(requests) -> list[list[str]]:
@@ -157,40 +157,40 @@ def scopes(requests) -> list[list[str]]:
 
 
 def test_push_requests_one_token(token_registry, token_server, repo, connect, file):
-    there = token_registry.reference(repo, "v1")
+    ref = token_registry.reference(repo, "v1")
     session = connect({token_registry.host: token_registry.auth})
     before = len(token_server.requests)
-    session.push(there, file, tags=["v2", "v3"])
-    asked = token_server.requests[before:]
-    assert scopes(asked) == [[f"repository:{repo}:pull,push"]]
-    assert [request.user for request in asked] == ["ada"]
+    session.push(ref, file, tags=["v2", "v3"])
+    requests = token_server.requests[before:]
+    assert scopes(requests) == [[f"repository:{repo}:pull,push"]]
+    assert [request.user for request in requests] == ["ada"]
     # Later calls use the same token
-    session.pull(there)
-    assert list(session.tags(there)) == ["v1", "v2", "v3"]
-    session.push(there, file)
+    session.pull(ref)
+    assert list(session.tags(ref)) == ["v1", "v2", "v3"]
+    session.push(ref, file)
     assert len(token_server.requests) == before + 1
 
 
 def test_pull_requests_one_token(token_registry, token_server, repo, connect, file, tmp_path):
-    there = token_registry.reference(repo, "v1")
-    connect({token_registry.host: token_registry.auth}).push(there, file)
+    ref = token_registry.reference(repo, "v1")
+    connect({token_registry.host: token_registry.auth}).push(ref, file)
     before = len(token_server.requests)
-    connect({token_registry.host: token_registry.auth}).pull(there, tmp_path / "back")
+    connect({token_registry.host: token_registry.auth}).pull(ref, tmp_path / "back")
     assert scopes(token_server.requests[before:]) == [[f"repository:{repo}:pull"]]
 
 
 def test_public_content_is_read_anonymously(token_registry, token_server, repo, connect, file):
-    there = token_registry.reference(f"public/{repo}", "v1")
-    connect({token_registry.host: token_registry.auth}).push(there, file)
+    ref = token_registry.reference(f"public/{repo}", "v1")
+    connect({token_registry.host: token_registry.auth}).push(ref, file)
     before = len(token_server.requests)
-    assert connect().pull(there).read("numbers.csv") == file.read_bytes()
+    assert connect().pull(ref).read("numbers.csv") == file.read_bytes()
     assert [request.user for request in token_server.requests[before:]] == [None]
 
 
 def test_catalog_and_delete_request_own_scopes(token_registry, token_server, repo, connect, file):
-    there = token_registry.reference(repo, "v1")
+    ref = token_registry.reference(repo, "v1")
     owner = connect({token_registry.host: token_registry.auth})
-    pinned = owner.push(there, file).reference
+    pinned = owner.push(ref, file).reference
     before = len(token_server.requests)
     assert repo in owner.catalog(token_registry.host)
     assert scopes(token_server.requests[before:]) == [["registry:catalog:*"]]
@@ -207,11 +207,11 @@ def test_mount_uses_one_token_for_both_repositories(token_registry, token_server
     before = len(token_server.requests)
     outcomes = Outcomes()
     copied = session.copy(source, target, progress=outcomes)
-    asked = token_server.requests[before:]
-    both = sorted([f"repository:{repo}/from:pull", f"repository:{repo}/to:pull,push"])
-    assert both in scopes(asked)
+    requests = token_server.requests[before:]
+    expected = sorted([f"repository:{repo}/from:pull", f"repository:{repo}/to:pull,push"])
+    assert expected in scopes(requests)
     # One to read, one to write, one for both repositories
-    assert len(asked) <= 3
+    assert len(requests) <= 3
     blob = copied.manifest.layers[0]
     assert outcomes.seen[blob.digest] == outcomes.seen[copied.manifest.config.digest] == "mounted"
     assert session.repository(target).exists(blob)

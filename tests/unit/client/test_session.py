@@ -35,7 +35,7 @@ def art(data, server, session):
 
 
 @pytest.fixture(params=["registry", "layout", "archive"])
-def place(request, home):
+def target(request, home):
     """Return a reference without a tag; every verb must accept each kind."""
     if request.param == "registry":
         return f"{request.getfixturevalue('server').host}/t/d"
@@ -82,13 +82,13 @@ def images(home, *platforms, tag="v1"):
 # Pulling
 
 
-def test_pull_returns_pushed_bytes(place, data, session, home):
-    pushed = session.push(f"{place}:v1", "data")
-    pulled = session.pull(f"{place}:v1", "back")
+def test_pull_returns_pushed_bytes(target, data, session, home):
+    pushed = session.push(f"{target}:v1", "data")
+    pulled = session.pull(f"{target}:v1", "back")
     assert tree(home / "back") == data
     assert pulled.digest == pushed.digest == ocikit.Digest.of(pulled.document.raw)
     assert pulled.path == home / "back"
-    assert str(pulled.reference) == f"{place}:v1@{pushed.digest}"
+    assert str(pulled.reference) == f"{target}:v1@{pushed.digest}"
 
 
 @pytest.mark.parametrize("words", [True, False])
@@ -107,9 +107,9 @@ def test_first_verb_detects_tls_of_local_registry(data, home, verb, words):
         assert tree(home / "back") == data
 
 
-def test_pull_without_folder_returns_read_only_cached_files(place, data, session, home):
-    session.push(f"{place}:v1", "data")
-    pulled = session.pull(f"{place}:v1")
+def test_pull_without_folder_returns_read_only_cached_files(target, data, session, home):
+    session.push(f"{target}:v1", "data")
+    pulled = session.pull(f"{target}:v1")
     assert tree(Path(pulled)) == data
     assert Path(pulled).is_relative_to(os.environ["OCIKIT_CACHE"])
     assert not os.stat(Path(pulled) / "data/a.csv").st_mode & 0o222
@@ -297,11 +297,11 @@ def test_image_lists_tree_and_unpacks(home, session):
     assert isinstance(art.config, ocikit.ImageConfig)
 
 
-def test_packed_folder_unpacks(place, data, session, home):
+def test_packed_folder_unpacks(target, data, session, home):
     for kind in ("tar", "tar+gzip"):
-        pushed = session.push(f"{place}:v1", "data", archive=kind)
+        pushed = session.push(f"{target}:v1", "data", archive=kind)
         assert len(pushed.files) == 1
-        session.pull(f"{place}:v1").unpack(home / kind)
+        session.pull(f"{target}:v1").unpack(home / kind)
         assert tree(home / kind) == data
 
 
@@ -314,13 +314,13 @@ def test_artifact_pull_writes_folder(art, session, data, home):
 # Pushing
 
 
-def test_push_keeps_relative_paths_of_folders(place, data, session, home):
-    pushed = session.push(f"{place}:v1", "data")
+def test_push_keeps_relative_paths_of_folders(target, data, session, home):
+    pushed = session.push(f"{target}:v1", "data")
     assert set(pushed.files) == set(DATA)
-    assert set(session.push(f"{place}:v2", home / "data").files) == set(
+    assert set(session.push(f"{target}:v2", home / "data").files) == set(
         DATA
     )  # names from an absolute path begin with the folder
-    assert set(session.push(f"{place}:v3", "data/deep/b.bin").files) == {"data/deep/b.bin"}
+    assert set(session.push(f"{target}:v3", "data/deep/b.bin").files) == {"data/deep/b.bin"}
 
 
 def test_same_files_have_same_digest_in_every_store(data, session, server, home):
@@ -333,20 +333,20 @@ def test_same_files_have_same_digest_in_every_store(data, session, server, home)
     assert len(archived) == 1
 
 
-def test_push_without_tag_is_tagged_latest(place, data, session):
-    assert session.push(place, "data").reference.digest == session.pin(f"{place}:latest").digest
-    assert list(session.tags(place)) == ["latest"]
+def test_push_without_tag_is_tagged_latest(target, data, session):
+    assert session.push(target, "data").reference.digest == session.pin(f"{target}:latest").digest
+    assert list(session.tags(target)) == ["latest"]
 
 
-def test_push_sets_several_tags(place, data, session):
-    pushed = session.push(f"{place}:v1", "data", tags=["v1.2", "stable"])
-    assert sorted(session.tags(place)) == ["stable", "v1", "v1.2"]
-    assert {session.pin(f"{place}:{t}").digest for t in ("v1", "v1.2", "stable")} == {pushed.digest}
+def test_push_sets_several_tags(target, data, session):
+    pushed = session.push(f"{target}:v1", "data", tags=["v1.2", "stable"])
+    assert sorted(session.tags(target)) == ["stable", "v1", "v1.2"]
+    assert {session.pin(f"{target}:{t}").digest for t in ("v1", "v1.2", "stable")} == {pushed.digest}
 
 
-def test_push_stores_types_annotations_and_config(place, data, session):
+def test_push_stores_types_annotations_and_config(target, data, session):
     pushed = session.push(
-        f"{place}:v1",
+        f"{target}:v1",
         "data",
         artifact_type="application/vnd.example.set",
         annotations={"a": "ü", "b": ""},
@@ -354,7 +354,7 @@ def test_push_stores_types_annotations_and_config(place, data, session):
         config_type="application/vnd.example.config+json",
         media_types={"data/a.csv": "text/x"},
     )
-    result = session.inspect(f"{place}:v1")
+    result = session.inspect(f"{target}:v1")
     assert result.kind == "application/vnd.example.set"
     assert dict(result.annotations) == {"a": "ü", "b": ""}
     assert result.config["rows"] == 3
@@ -365,9 +365,9 @@ def test_push_stores_types_annotations_and_config(place, data, session):
 
 def test_second_push_uploads_only_manifest(art, session, server):
     session.push(f"{server.host}/t/d:v2", "data")
-    asked = moved(server)
-    assert "PUT manifests" in asked
-    assert not [a for a in asked if a.endswith("uploads")]
+    requests = moved(server)
+    assert "PUT manifests" in requests
+    assert not [a for a in requests if a.endswith("uploads")]
 
 
 def test_push_uploads_shared_content_once(session, server, home):
@@ -392,17 +392,17 @@ def test_push_with_rejected_blob_sets_no_tag(data, session, server):
     assert not server.tags and not server.manifests
 
 
-def test_push_dry_run_leaves_no_files(place, data, session, server, home):
+def test_push_dry_run_leaves_no_files(target, data, session, server, home):
     before = state(home)
-    planned = session.push(f"{place}:v1", "data", dry_run=True)
+    planned = session.push(f"{target}:v1", "data", dry_run=True)
     assert state(home) == before
     assert not server.blobs and not server.manifests and not server.uploads
     assert {s.outcome for s in planned.plan.items} == {"moved"}
     assert planned.plan.tags == ("v1",)
-    real = session.push(f"{place}:v1", "data")
+    real = session.push(f"{target}:v1", "data")
     assert real.digest == planned.digest
     assert {
-        s.outcome for s in session.push(f"{place}:v1", "data", dry_run=True).plan.items if not s.descriptor.is_document
+        s.outcome for s in session.push(f"{target}:v1", "data", dry_run=True).plan.items if not s.descriptor.is_document
     } == {"present"}
 
 
@@ -424,28 +424,28 @@ def test_push_detects_file_changed_during_upload(archive, session, server, home)
     assert not server.tags
 
 
-def test_push_to_other_digest_fails_before_upload(place, data, session, server, home):
+def test_push_to_other_digest_fails_before_upload(target, data, session, server, home):
     before = state(home)
     with pytest.raises(ocikit.InvalidReference, match="has the digest"):
-        session.push(f"{place}@sha256:{'0' * 64}", "data")
+        session.push(f"{target}@sha256:{'0' * 64}", "data")
     assert not server.blobs and state(home) == before
-    digest = session.push(f"{place}:v1", "data", dry_run=True).digest
-    assert session.push(f"{place}@{digest}", "data").digest == digest
+    digest = session.push(f"{target}:v1", "data", dry_run=True).digest
+    assert session.push(f"{target}@{digest}", "data").digest == digest
 
 
-def test_referrers_lists_attached_artifact(place, data, session, home):
-    session.push(f"{place}:v1", "data")
+def test_referrers_lists_attached_artifact(target, data, session, home):
+    session.push(f"{target}:v1", "data")
     write(home, {"report.json": '{"ok": true}'})
-    attached = session.attach(f"{place}:v1", "report.json", artifact_type="application/vnd.example.report")
-    bare = session.attach(f"{place}:v1", artifact_type="application/vnd.example.mark", annotations={"by": "ada"})
-    result = session.referrers(f"{place}:v1")
+    attached = session.attach(f"{target}:v1", "report.json", artifact_type="application/vnd.example.report")
+    bare = session.attach(f"{target}:v1", artifact_type="application/vnd.example.mark", annotations={"by": "ada"})
+    result = session.referrers(f"{target}:v1")
     assert {d.digest for d in result} == {attached.digest, bare.digest}
-    assert [d.digest for d in session.referrers(f"{place}:v1", "application/vnd.example.report")] == [attached.digest]
+    assert [d.digest for d in session.referrers(f"{target}:v1", "application/vnd.example.report")] == [attached.digest]
     assert next(d for d in result if d.digest == bare.digest).annotations["by"] == "ada"
-    assert attached.manifest.subject.digest == session.pin(f"{place}:v1").digest
+    assert attached.manifest.subject.digest == session.pin(f"{target}:v1").digest
     assert session.inspect(attached.reference).read("report.json") == b'{"ok": true}'
-    assert list(session.tags(place)) == ["v1"]
-    assert {d.digest for d in session.inspect(f"{place}:v1").referrers()} == {d.digest for d in result}
+    assert list(session.tags(target)) == ["v1"]
+    assert {d.digest for d in session.inspect(f"{target}:v1").referrers()} == {d.digest for d in result}
 
 
 def test_referrers_work_without_referrers_api(data, session, server, home):
@@ -455,10 +455,10 @@ def test_referrers_work_without_referrers_api(data, session, server, home):
     assert [d.digest for d in session.referrers(f"{server.host}/t/d:v1")] == [attached.digest]
 
 
-def test_referrers_of_plain_artifact_are_empty(place, data, session):
-    session.push(f"{place}:v1", "data")
-    assert not session.referrers(f"{place}:v1")
-    assert len(session.referrers(f"{place}:v1")) == 0
+def test_referrers_of_plain_artifact_are_empty(target, data, session):
+    session.push(f"{target}:v1", "data")
+    assert not session.referrers(f"{target}:v1")
+    assert len(session.referrers(f"{target}:v1")) == 0
 
 
 # Copying
@@ -471,9 +471,9 @@ def elsewhere(request, home):
     return {"layout": "oci:copies", "archive": "oci-archive:copies.tar"}[request.param]
 
 
-def test_copy_has_same_bytes(place, elsewhere, data, session, home):
-    pushed = session.push(f"{place}:v1", "data")
-    copied = session.copy(f"{place}:v1", elsewhere, tags=["also"])
+def test_copy_has_same_bytes(target, elsewhere, data, session, home):
+    pushed = session.push(f"{target}:v1", "data")
+    copied = session.copy(f"{target}:v1", elsewhere, tags=["also"])
     assert copied.digest == pushed.digest
     assert sorted(session.tags(elsewhere)) == ["also", "v1"]
     session.pull(f"{elsewhere}:also", "back")
@@ -482,29 +482,29 @@ def test_copy_has_same_bytes(place, elsewhere, data, session, home):
 
 def test_copy_without_tag_is_findable(data, session, server, home):
     session.push(f"{server.host}/t/d", "data")
-    for source, target in (
+    for source, destination in (
         (f"{server.host}/t/d", "oci:one"),
         (f"{server.host}/t/d", f"{server.host}/t/two"),
         ("oci:one", f"{server.host}/t/three"),
         ("oci:one", "oci:four"),
     ):
-        digest = session.copy(source, target).digest
-        assert session.pull(target).digest == digest
+        digest = session.copy(source, destination).digest
+        assert session.pull(destination).digest == digest
 
 
 def test_copy_within_registry_moves_no_blob(art, session, server):
     session.copy(f"{server.host}/t/d:v1", f"{server.host}/other/d:v1")
-    asked = moved(server)
-    assert "GET blobs" not in asked and "PUT uploads" not in asked
-    assert asked.count("POST uploads") == 4  # mounts
+    requests = moved(server)
+    assert "GET blobs" not in requests and "PUT uploads" not in requests
+    assert requests.count("POST uploads") == 4  # mounts
 
 
-def test_copy_includes_referrers_on_request(place, elsewhere, data, session, home):
-    session.push(f"{place}:v1", "data")
-    attached = session.attach(f"{place}:v1", "data/a.csv", artifact_type="application/x.report")
-    session.copy(f"{place}:v1", elsewhere)
+def test_copy_includes_referrers_on_request(target, elsewhere, data, session, home):
+    session.push(f"{target}:v1", "data")
+    attached = session.attach(f"{target}:v1", "data/a.csv", artifact_type="application/x.report")
+    session.copy(f"{target}:v1", elsewhere)
     assert not session.referrers(f"{elsewhere}:v1")
-    session.copy(f"{place}:v1", elsewhere, referrers=True)
+    session.copy(f"{target}:v1", elsewhere, referrers=True)
     assert [d.digest for d in session.referrers(f"{elsewhere}:v1")] == [attached.digest]
 
 
@@ -535,10 +535,10 @@ def test_failed_copy_names_side_and_content(art, session, server, home):
     assert caught.value.side == "target" and isinstance(caught.value.__cause__, ocikit.Denied)
 
 
-def test_copy_to_other_digest_fails(place, data, session, home):
-    session.push(f"{place}:v1", "data")
+def test_copy_to_other_digest_fails(target, data, session, home):
+    session.push(f"{target}:v1", "data")
     with pytest.raises(ocikit.InvalidReference, match="leave the digest out"):
-        session.copy(f"{place}:v1", f"oci:out@sha256:{'0' * 64}")
+        session.copy(f"{target}:v1", f"oci:out@sha256:{'0' * 64}")
     assert not (home / "out/blobs").exists()
 
 
@@ -555,9 +555,9 @@ def test_copy_dry_run_shows_plan(art, session, server, home):
 # One file
 
 
-def test_download_returns_path_with_file_name(place, data, session):
-    session.push(f"{place}:v1", "data")
-    path = session.download(f"{place}:v1", "data/deep/b.bin")
+def test_download_returns_path_with_file_name(target, data, session):
+    session.push(f"{target}:v1", "data")
+    path = session.download(f"{target}:v1", "data/deep/b.bin")
     assert path.read_bytes() == data["data/deep/b.bin"]
     assert path.name == "b.bin" and path.parent.name == "deep"
 
@@ -569,18 +569,18 @@ def test_second_download_fetches_no_blob(art, session, server):
     assert moved(server) == ["HEAD manifests"]
 
 
-def test_missing_file_name_lists_nearest(place, data, session):
-    session.push(f"{place}:v1", "data")
+def test_missing_file_name_lists_nearest(target, data, session):
+    session.push(f"{target}:v1", "data")
     for call in (session.download, session.open):
         with pytest.raises(ocikit.FileNotInArtifact, match="no file 'data/a.cvs' among 3") as caught:
-            call(f"{place}:v1", "data/a.cvs")
+            call(f"{target}:v1", "data/a.cvs")
         assert "data/a.csv" in caught.value.hint
         assert isinstance(caught.value, LookupError)
 
 
-def test_open_returns_seekable_verified_stream(place, data, session):
-    session.push(f"{place}:v1", "data")
-    with session.open(f"{place}:v1", "data/deep/b.bin") as stream:
+def test_open_returns_seekable_verified_stream(target, data, session):
+    session.push(f"{target}:v1", "data")
+    with session.open(f"{target}:v1", "data/deep/b.bin") as stream:
         assert stream.seekable()
         assert stream.read(4) == b"\0\1\2\3"
         stream.seek(-2, os.SEEK_END)
@@ -596,8 +596,8 @@ def test_partial_read_requests_only_range(session, server, home):
     with session.open(f"{server.host}/t/d:v1", "big.bin") as stream:
         stream.seek((1 << 20) - 10)
         assert stream.read(10) == (home / "big.bin").read_bytes()[-10:]
-    (asked,) = server.seen("GET", ".*/blobs/.*")
-    assert asked.headers["Range"] == f"bytes={(1 << 20) - 10}-"
+    (request,) = server.seen("GET", ".*/blobs/.*")
+    assert request.headers["Range"] == f"bytes={(1 << 20) - 10}-"
     assert not [p for p in Path(os.environ["OCIKIT_CACHE"]).rglob("*") if p.is_file() and p.stat().st_size > 1 << 19]
 
 
@@ -610,9 +610,9 @@ def test_open_detects_corrupt_content(art, session, server):
         session.download(f"{server.host}/t/d:v1", "data/deep/b.bin")
 
 
-def test_file_is_a_path(place, data, session):
-    session.push(f"{place}:v1", "data")
-    file = session.inspect(f"{place}:v1")["data/a.csv"]
+def test_file_is_a_path(target, data, session):
+    session.push(f"{target}:v1", "data")
+    file = session.inspect(f"{target}:v1")["data/a.csv"]
     with open(file) as stream:
         assert stream.read() == "x\n1\n"
     assert Path(file).suffix == ".csv"
@@ -629,9 +629,9 @@ def test_files_of_pulled_folder_are_read_without_request(art, session, server, d
     assert pulled.read("data/a.csv") == data["data/a.csv"]  # the published content, not the edited file
 
 
-def test_path_of_edited_file_has_published_content(place, data, session, home):
-    session.push(f"{place}:v1", "data")
-    pulled = session.pull(f"{place}:v1", "out")
+def test_path_of_edited_file_has_published_content(target, data, session, home):
+    session.push(f"{target}:v1", "data")
+    pulled = session.pull(f"{target}:v1", "out")
     (home / "out/data/a.csv").write_text("edited")
     file = pulled["data/a.csv"]
     assert Path(file).read_bytes() == file.read() == data["data/a.csv"]
@@ -700,67 +700,67 @@ def test_catalog_returns_listing(session, server, home):
     assert "ocikit.tags" in caught.value.hint
 
 
-def test_pin_returns_reference_with_digest(place, data, session):
-    pushed = session.push(f"{place}:v1", "data")
-    assert session.pin(f"{place}:v1") == pushed.reference
+def test_pin_returns_reference_with_digest(target, data, session):
+    pushed = session.push(f"{target}:v1", "data")
+    assert session.pin(f"{target}:v1") == pushed.reference
     assert session.pin(pushed.reference) == pushed.reference
 
 
-def test_tag_creates_and_moves_tags(place, data, session, home):
-    first = session.push(f"{place}:v1", "data")
-    assert session.tag(f"{place}:v1", "v2", "v3").digest == first.digest
+def test_tag_creates_and_moves_tags(target, data, session, home):
+    first = session.push(f"{target}:v1", "data")
+    assert session.tag(f"{target}:v1", "v2", "v3").digest == first.digest
     write(home, {"data/a.csv": "other"})
-    second = session.push(f"{place}:v4", "data")
+    second = session.push(f"{target}:v4", "data")
     session.tag(second.reference, "v3")
-    digests = {t: session.pin(f"{place}:{t}").digest for t in session.tags(place)}
+    digests = {t: session.pin(f"{target}:{t}").digest for t in session.tags(target)}
     assert digests == {"v1": first.digest, "v2": first.digest, "v3": second.digest, "v4": second.digest}
 
 
-def test_tag_dry_run_returns_plan_and_changes_nothing(place, data, session, home):
-    first = session.push(f"{place}:v1", "data")
+def test_tag_dry_run_returns_plan_and_changes_nothing(target, data, session, home):
+    first = session.push(f"{target}:v1", "data")
     write(home, {"data/a.csv": "other"})
-    second = session.push(f"{place}:v2", "data")
-    plan = session.tag(f"{place}:v1", "v1", "v2", "v3", dry_run=True)
+    second = session.push(f"{target}:v2", "data")
+    plan = session.tag(f"{target}:v1", "v1", "v2", "v3", dry_run=True)
     assert plan.reference == first.reference
     assert dict(plan.current) == {"v1": first.digest, "v2": second.digest}
     (section,) = plan._sections()
     assert [row[:2] for row in section.rows] == [("v1", "unchanged"), ("v2", "moved"), ("v3", "created")]
-    assert sorted(session.tags(place)) == ["v1", "v2"]
-    assert session.pin(f"{place}:v2").digest == second.digest
+    assert sorted(session.tags(target)) == ["v1", "v2"]
+    assert session.pin(f"{target}:v2").digest == second.digest
 
 
-def test_delete_dry_run_of_digest_names_manifest(place, data, session):
-    pushed = session.push(f"{place}:v1", "data")
+def test_delete_dry_run_of_digest_names_manifest(target, data, session):
+    pushed = session.push(f"{target}:v1", "data")
     plan = session.delete(pushed.reference, dry_run=True)
     assert plan.digest == pushed.digest and not plan.keeps_manifest
     assert dict(plan._facts())["deletes"] == "the manifest and all its tags"
-    assert list(session.tags(place)) == ["v1"]
+    assert list(session.tags(target)) == ["v1"]
 
 
-def test_delete_of_tag_leaves_other_tags(place, data, session):
-    pushed = session.push(f"{place}:v1", "data", tags=["v2"])
-    planned = session.delete(f"{place}:v1", dry_run=True)
-    assert (str(planned.reference), planned.digest) == (f"{place}:v1", pushed.digest)
+def test_delete_of_tag_leaves_other_tags(target, data, session):
+    pushed = session.push(f"{target}:v1", "data", tags=["v2"])
+    planned = session.delete(f"{target}:v1", dry_run=True)
+    assert (str(planned.reference), planned.digest) == (f"{target}:v1", pushed.digest)
     assert planned.keeps_manifest and dict(planned._facts())["deletes"] == "the tag v1"
-    assert sorted(session.tags(place)) == ["v1", "v2"]
-    assert session.delete(f"{place}:v1") is None
-    assert list(session.tags(place)) == ["v2"]
-    assert session.pull(f"{place}:v2").digest == pushed.digest
+    assert sorted(session.tags(target)) == ["v1", "v2"]
+    assert session.delete(f"{target}:v1") is None
+    assert list(session.tags(target)) == ["v2"]
+    assert session.pull(f"{target}:v2").digest == pushed.digest
 
 
-def test_delete_of_digest_removes_all_tags(place, data, session):
-    pushed = session.push(f"{place}:v1", "data", tags=["v2"])
-    session.delete(f"{place}@{pushed.digest}")
-    assert list(session.tags(place)) == []
+def test_delete_of_digest_removes_all_tags(target, data, session):
+    pushed = session.push(f"{target}:v1", "data", tags=["v2"])
+    session.delete(f"{target}@{pushed.digest}")
+    assert list(session.tags(target)) == []
     with pytest.raises(ocikit.NotFound):
-        session.delete(f"{place}@{pushed.digest}")
+        session.delete(f"{target}@{pushed.digest}")
 
 
-def test_delete_requires_tag_or_digest(place, data, session):
-    session.push(f"{place}:v1", "data")
+def test_delete_requires_tag_or_digest(target, data, session):
+    session.push(f"{target}:v1", "data")
     with pytest.raises(ocikit.InvalidReference, match="neither tag nor digest"):
-        session.delete(place)
-    assert list(session.tags(place)) == ["v1"]
+        session.delete(target)
+    assert list(session.tags(target)) == ["v1"]
 
 
 def test_unsupported_tag_deletion_has_alternative_in_hint(art, session, server):
@@ -982,3 +982,11 @@ def test_docstring_explains_every_parameter(cls):
     """Shift-Tab shows the docstring of the class, not those of its fields."""
     documented = inspect.getdoc(cls).partition("Args:")[2]
     assert [name for name in inspect.signature(cls).parameters if f"    {name}: " not in documented] == []
+
+
+def test_push_does_not_parse_its_manifest_again(data, server, session, monkeypatch):
+    def parse(*_args, **_options):
+        raise AssertionError("the manifest is already parsed")
+
+    monkeypatch.setattr("ocikit.store.base.parse_document", parse)
+    assert session.push(f"{server.host}/t/d:v1", "data").digest
