@@ -94,8 +94,8 @@ class Application:
                 response = dispatch(ctx)
         except ErrorResponse as error:
             code = error.code
-            # Read the rest only for authorized clients, so that others cannot occupy a worker (DoS). A client that expects
-            # 100 Continue has not sent its body yet
+            # DoS: read the rest only for authorized clients, so that others cannot occupy a worker. A client that
+            # expects 100 Continue has not sent its body yet
             if ctx is not None and ctx.authorized and not ctx.request.header("Expect"):
                 ctx.request.body.discard(_DISCARD_LIMIT)
             response = json_response(error.status, error.errors, error.headers)

@@ -106,8 +106,8 @@ def parse_range(header: str, size: int) -> tuple[int, int] | None:
         size: Size of the content in bytes; the last byte is clamped to it.
 
     Returns:
-        None for the whole content: without a header, for several ranges, and for other units. The first byte is above the
-        last if the range cannot be satisfied.
+        None for the whole content: without a header, for several ranges, and for other units. The first byte is
+        above the last if the range cannot be satisfied.
 
     Example:
         >>> parse_range("bytes=2-", 10), parse_range("bytes=-3", 10), parse_range("bytes=0-1,4-5", 10)

@@ -32,8 +32,8 @@ from ocikit.spec.digest import Digest
 from ocikit.spec.document import load_json
 from ocikit.spec.manifest import Index, Manifest, parse_document
 
-#: Bytes. Parsing a hostile manifest can use 50 times its size in memory (DoS), so documents above this size are parsed one
-#: at a time. Parsing them in parallel is not faster.
+#: Bytes. Parsing a hostile manifest can use 50 times its size in memory (DoS), so documents above this size are
+#: parsed one at a time. Parsing them in parallel is not faster.
 _PARALLEL_LIMIT = 256 * 1024
 _LARGE_DOCUMENT_LOCK = threading.Lock()
 

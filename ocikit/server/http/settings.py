@@ -39,8 +39,8 @@ class Limits:
     tags: int = 100
     """Tags that one request may set."""
     failures: int = FAILURES
-    """Failed logins in five minutes of one user from one address, before further attempts must wait. Ten times as many are
-    allowed from one address."""
+    """Failed logins of one user from one address in five minutes, before further attempts must wait. Ten times as many
+    are allowed from one address."""
 
     def __attrs_post_init__(self) -> None:
         """Validate the numbers.

@@ -93,8 +93,8 @@ class QuotaExceeded(Exception):
 class UploadBody(Protocol):
     """A request body, read once from start to end.
 
-    Reading raises the error that the HTTP layer reports to the client, for example for a broken connection. Adapters let
-    it pass.
+    Reading raises the error that the HTTP layer reports to the client, for example for a broken connection. Adapters
+    must not catch it.
     """
 
     @property

@@ -42,8 +42,8 @@ def gc(
         dry_run: Only list what would be deleted. The result's `.run()` deletes it.
         grace: Seconds; at least the grace period that the storage was opened with.
         expiry: Seconds that an idle upload is kept.
-        untagged: Whether to delete untagged manifests too. Children and referrers (such as signatures) of tagged manifests
-            are kept. The children of deleted manifests are deleted one grace period later.
+        untagged: Whether to delete untagged manifests too. Children and referrers (such as signatures) of tagged
+            manifests are kept. The children of deleted manifests are deleted one grace period later.
 
     Returns:
         The deleted content, and the manifests and blobs that were removed from repositories.

@@ -25,8 +25,8 @@ def _references_manifest(digest: str) -> sa.ForeignKeyConstraint:
 
 repositories = _table("repositories", sa.Column("name", _Text, primary_key=True))
 
-#: Stored content of all repositories. `touched` is when it was last stored, referenced or released, in seconds since the
-#: epoch.
+#: Stored content of all repositories. `touched` is when it was last stored, referenced or released, in seconds since
+#: the epoch.
 content = _table(
     "content",
     sa.Column("digest", _Text, primary_key=True),
@@ -34,7 +34,8 @@ content = _table(
     sa.Column("touched", sa.Double, nullable=False),
 )
 
-#: Blobs of a repository. `touched` is when a blob was last pushed, requested while unreferenced, or released by a manifest.
+#: Blobs of a repository. `touched` is when a blob was last pushed, requested while unreferenced, or released by a
+#: manifest.
 blobs = _table(
     "blobs",
     sa.Column("repository", _Text, primary_key=True),

@@ -18,8 +18,8 @@ _CHUNK_SIZE = 1 << 20
 def verify(storage: Storage, *, remove: bool = False) -> VerifyResult:
     """Hash all stored content and check that all referenced content is stored.
 
-    The registry responds 404 for content of a wrong size, so clients push it again and repair it. Content of the right size
-    with wrong bytes looks complete to clients; `remove=True` makes them push it again.
+    The registry responds 404 for content of a wrong size, so clients push it again and repair it. Content of the right
+    size with wrong bytes looks complete to clients; `remove=True` makes them push it again.
 
     Args:
         storage: Storage of a registry, which may be serving.

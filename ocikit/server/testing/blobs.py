@@ -20,8 +20,8 @@ class BlobStoreContract:
     Override the fixture `blobs` to return an empty store.
     """
 
-    #: Whether open content stays readable after a deletion. Set it to False for a store that reads ranges of remote objects:
-    #: there only the grace period protects downloads in progress.
+    #: Whether open content stays readable after a deletion. Set it to False for a store that reads ranges of remote
+    #: objects: there only the grace period protects downloads in progress.
     readable_after_delete = True
 
     @pytest.fixture
