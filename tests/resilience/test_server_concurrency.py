@@ -65,10 +65,10 @@ def push(client, content, repository):
     return client.ask("POST", f"/v2/{repository}/blobs/uploads/?digest={Digest.of(content)}", content)[0]
 
 
-def image(*layers, **more):
+def image(*layers, **annotations):
     parts = [{"mediaType": "application/x", "digest": Digest.of(layer), "size": len(layer)} for layer in layers]
     return json.dumps(
-        {"schemaVersion": 2, "mediaType": MANIFEST, "config": parts[0], "layers": parts[1:], "annotations": more}
+        {"schemaVersion": 2, "mediaType": MANIFEST, "config": parts[0], "layers": parts[1:], "annotations": annotations}
     ).encode()
 
 

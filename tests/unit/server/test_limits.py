@@ -124,7 +124,7 @@ def begin(server):
     return send_request(server, "POST", f"/v2/{NAME}/blobs/uploads/")[1]["location"]
 
 
-def process_memory(server, what="VmHWM"):
+def process_memory(server, field="VmHWM"):
     """Return the peak process_memory of the server's processes in bytes."""
 
     def tree(pid):
@@ -140,7 +140,7 @@ def process_memory(server, what="VmHWM"):
     total = 0
     for pid in tree(server._child.process.pid):
         with open(f"/proc/{pid}/status") as status:
-            total += next(int(line.split()[1]) * 1024 for line in status if line.startswith(what))
+            total += next(int(line.split()[1]) * 1024 for line in status if line.startswith(field))
     return total
 
 
@@ -474,10 +474,10 @@ def test_truncated_manifest_is_not_stored(server, framing):
 
 
 @contextlib.contextmanager
-def stalled_connections(server, number, *what, buffer=None):
+def stalled_connections(server, count, *data, buffer=None):
     """Yield connections that have sent some bytes and then stall."""
     with contextlib.ExitStack() as stack:
-        yield [stack.enter_context(Wire(server, buffer)).send(*what) for _ in range(number)]
+        yield [stack.enter_context(Wire(server, buffer)).send(*data) for _ in range(count)]
 
 
 @pytest.mark.parametrize(
