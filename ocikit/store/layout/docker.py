@@ -31,6 +31,7 @@ from ocikit.store.base import Store
 from ocikit.store.files import BUFFER
 from ocikit.store.graph import STORED_LIMIT, parse_digest
 from ocikit.store.layout.archive import Mode, add_blob, add_file, create_tar, iter_members, open_tar, open_unpacked
+from ocikit.store.layout.disk import LayoutDisk
 from ocikit.store.layout.layout import Layout
 
 _MAX_LINKS = 8  # consecutive links; docker writes one, from a layer to a layer of another image
@@ -85,9 +86,12 @@ def _full_name(name: str) -> str:
 
 
 def _unpack(path: Path, folder: Path) -> None:
+    # An archive may have no images, so that no push creates the layout
+    disk = LayoutDisk(folder)
+    with disk.locked():
+        disk.initialize()
     with _DockerLayout(folder) as layout:
-        if not read_docker_archive(path, layout):
-            raise NotFound(f"{path} has no images", hint="save the images again")
+        read_docker_archive(path, layout)
 
 
 def _write(layout: Layout, path: Path) -> None:

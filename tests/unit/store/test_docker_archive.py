@@ -224,8 +224,15 @@ def test_artifact_is_not_written_to_a_docker_archive(tmp_path):
     assert path.read_bytes() == before
 
 
-def test_docker_archive_without_images_is_not_found(tmp_path):
-    path = write_docker_tar(tmp_path / "d.tar", {"l.tar": unique()})
-    rewrite_tar(path, lambda m, content: (m, b"[]" if m.name == "manifest.json" else content))
-    with pytest.raises(NotFound, match="no images"), open_docker_archive(path):
-        pass
+def test_docker_archive_without_images_is_an_empty_layout(tmp_path):
+    path = write_docker_tar(tmp_path / "d.tar", {"l.tar": unique()}, tags=["x:1"])
+    with open_docker_archive(path, "a") as layout:
+        layout.untag("x:1")
+    with open_docker_archive(path) as layout:
+        assert layout.tags() == []
+        with pytest.raises(NotFound, match="no images"):
+            layout.only()
+    with open_docker_archive(path, "a") as layout:
+        push_plain_image(layout, tag="x:2")
+    with open_docker_archive(path) as layout:
+        assert layout.tags() == ["docker.io/library/x:2"]
