@@ -74,7 +74,7 @@ def main() -> int:
                 opened: list[Explorer] = []
 
                 def open_(where: str, opened: list[Explorer] = opened) -> None:
-                    opened.append(session.explore(where))
+                    opened.append(ocikit.explore(where, session))
 
                 def here(opened: list[Explorer] = opened) -> Explorer:
                     return opened[-1]

@@ -31,11 +31,11 @@ class Ping(display.Displayable):
     reachable: bool
     authenticated: bool
     """Whether the API accepted the request, with credentials or without."""
+    problem: str = ""
+    """Error message, or an empty string."""
     url: str
     version: str = ""
     """The `Docker-Distribution-API-Version` header."""
-    problem: str = ""
-    """Error message, or an empty string."""
     rate_limit: RateLimit | None = attrs.field(default=None, metadata={"show": str})
     """The registry's most recent rate limit; None if it never reported one."""
 

@@ -66,7 +66,7 @@ def test_saved_notebook_is_valid_and_has_no_private_data(path):
     nbformat.validate(notebook)
     assert path.stat().st_size < 200_000
     assert notebook.cells[0].cell_type == "markdown"
-    assert "At the end of this page you will" in notebook.cells[0].source
+    assert "On this page you" in notebook.cells[0].source
     code = [cell for cell in notebook.cells if cell.cell_type == "code"]
     assert [cell.execution_count for cell in code] == list(range(1, len(code) + 1))
     for cell in notebook.cells:
