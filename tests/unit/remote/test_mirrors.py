@@ -74,7 +74,7 @@ class Place:
 
 @pytest.fixture
 def place(home, monkeypatch):
-    monkeypatch.setattr(download, "_PAUSE", 0.001)
+    monkeypatch.setattr(download, "_STALL_WAIT", 0.001)
     write(home, FILES)
     with FakeRegistry() as upstream, FakeRegistry() as first, FakeRegistry() as second:
         with ocikit.Session(progress=False, network=QUICK) as session:
