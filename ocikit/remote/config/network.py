@@ -13,7 +13,6 @@ from attrs import field, frozen
 
 from ocikit._version import __version__
 from ocikit.remote.config.mirror import Mirror, longest_match, parse_mirrors, parse_prefixes
-from ocikit.remote.config.registries_conf import load_registries_conf
 from ocikit.spec.reference import Reference
 
 USER_AGENT: Final = f"ocikit/{__version__} (python {platform.python_version()}; requests {requests.__version__})"
@@ -99,6 +98,10 @@ class Network:
             NotFound: The file does not exist.
             InvalidDocument: The file is invalid; the message has the path in it.
         """
+        from ocikit.remote.config.registries_conf import (  # noqa: PLC0415 - 3 ms of import time, mostly tomllib
+            load_registries_conf,
+        )
+
         conf = load_registries_conf(path)
         return cls(
             **settings
