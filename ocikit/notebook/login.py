@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-import ipywidgets as w  # type: ignore[import-untyped]
+import ipywidgets as w  # type: ignore[import-untyped]  # has no types
 
 from ocikit.errors import OcikitError
 from ocikit.notebook.column import message
