@@ -13,7 +13,7 @@ from attrs import frozen
 from ocikit import display
 from ocikit.errors import ContentError, UnsafeArchive
 from ocikit.layers import compression
-from ocikit.layers.tar import CHUNK, EntryBody, Readable, TarEntry, members
+from ocikit.layers.tar import CHUNK, EntryBody, Readable, TarEntry, clean_names, members
 
 _DRIVE = re.compile(r"[A-Za-z]:(\\|$)")
 _COMPRESSED_CHUNK = 1 << 18  # bytes read at once; smaller than CHUNK because the data grows
@@ -226,7 +226,7 @@ def open_layer(
 
 
 def entries(stream: Readable, media_type: str = "", *, limits: LayerLimits | None = None) -> Iterator[TarEntry]:
-    """Yield the entries of a layer in order, including whiteouts.
+    """Yield the entries of a layer in order, including whiteouts; paths are relative to the root.
 
     Args:
         stream: The blob; it is not closed.
@@ -235,17 +235,17 @@ def entries(stream: Readable, media_type: str = "", *, limits: LayerLimits | Non
 
     Raises:
         ContentError: The layer is damaged.
-        UnsafeArchive: The layer has unsafe paths or exceeds a limit.
+        UnsafeArchive: The layer exceeds a limit.
     """
     budget = Budget(limits or LayerLimits())
     for entry, body in members(open_layer(stream, media_type, budget=budget)):
         budget.count_entry(entry, body)
-        path = "/".join(check_path(entry.path, budget.limits))
+        path = "/".join(resolve_path(entry.path, budget.limits))
         yield entry if entry.path == path else attrs.evolve(entry, path=path)
 
 
 def check_path(path: str, limits: LayerLimits) -> tuple[str, ...]:
-    """Return the names of a path in an archive, empty for the root.
+    """Return the names of a path in a data archive, empty for the root.
 
     Raises:
         UnsafeArchive: The path could leave the root (path traversal), is empty, or exceeds a limit.
@@ -256,12 +256,32 @@ def check_path(path: str, limits: LayerLimits) -> tuple[str, ...]:
         problem = "is an absolute path"
     elif ".." in names:
         problem = 'has ".." in it'
-    elif "\0" in path:
-        problem = "has a NUL in it"
     elif names and _DRIVE.match(names[0]):
         problem = "starts with a drive letter"
     elif not path:
         problem = "is empty"
+    if problem:
+        raise _unsafe_path(path, problem)
+    return _check_lengths(path, names, limits)
+
+
+def resolve_path(path: str, limits: LayerLimits) -> tuple[str, ...]:
+    """Return the names of a path in an image layer, from the root of the image.
+
+    Like after a chroot, "/" is the root of the image, and ".." stays below it. Builders write such names: kaniko has an
+    entry "/", and ko and distroless images have absolute paths. umoci and docker clean names in the same way, before
+    they follow links.
+
+    Raises:
+        UnsafeArchive: The path exceeds a limit.
+    """
+    return _check_lengths(path, clean_names(path), limits)
+
+
+def _check_lengths(path: str, names: tuple[str, ...], limits: LayerLimits) -> tuple[str, ...]:
+    problem = ""
+    if "\0" in path:
+        problem = "has a NUL in it"
     elif len(names) > limits.depth:
         problem = f"is {len(names)} folders deep; the limit is {limits.depth}"
     elif len(path) > limits.path // 4 and len(raw := path.encode("utf-8", "surrogateescape")) > limits.path:
@@ -270,11 +290,15 @@ def check_path(path: str, limits: LayerLimits) -> tuple[str, ...]:
         longest = max((len(name.encode("utf-8", "surrogateescape")) for name in names), default=0)
         problem = f"has a name of {longest} bytes; the limit is {limits.name}" if longest > limits.name else ""
     if problem:
-        raise UnsafeArchive(
-            f"the path {display.shorten(path, 200)!r} {problem}",
-            hint="paths in a layer are relative to its root and stay below it",
-        )
+        raise _unsafe_path(path, problem)
     return names
+
+
+def _unsafe_path(path: str, problem: str) -> UnsafeArchive:
+    return UnsafeArchive(
+        f"the path {display.shorten(path, 200)!r} {problem}",
+        hint="paths in an archive of data are relative to its root, stay below it and have limits of length",
+    )
 
 
 def escapes(depth: int, target: str) -> bool:

@@ -87,8 +87,8 @@ class TarEntry(display.Displayable):
 
     @property
     def clean_path(self) -> str:
-        """The path without a leading "./" and a trailing "/", which many archives have."""
-        return "/".join(part for part in self.path.split("/") if part not in {"", "."})
+        """The path from the root, without a leading "./" or "/" and a trailing "/", which many archives have."""
+        return "/".join(clean_names(self.path))
 
     def __rich_repr__(self) -> display.Description:
         yield "path", self.path
@@ -98,6 +98,21 @@ class TarEntry(display.Displayable):
         yield "target", self.target, None
         yield "device", self.device, None
         yield "layer", self.layer, 0
+
+
+def clean_names(path: str) -> tuple[str, ...]:
+    """Return the names of a path from the root, with ".." resolved and never above the root.
+
+    >>> clean_names("/etc/./x/../hosts"), clean_names("../..")
+    (('etc', 'hosts'), ())
+    """
+    names: list[str] = []
+    for name in path.split("/"):
+        if name == "..":
+            del names[-1:]
+        elif name not in {"", "."}:
+            names.append(name)
+    return tuple(names)
 
 
 class _ChunkReader:

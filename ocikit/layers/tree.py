@@ -13,7 +13,7 @@ from typing import Final, cast
 from attrs import define, field
 
 from ocikit.errors import UnsafeArchive
-from ocikit.layers.layer import Budget, LayerLimits, check_path, escapes, open_layer
+from ocikit.layers.layer import Budget, LayerLimits, check_path, escapes, open_layer, resolve_path
 from ocikit.layers.tar import EntryBody, Readable, TarEntry, members
 from ocikit.spec.titles import OWN_FOLDER
 
@@ -65,7 +65,7 @@ class Tree(ABC):
 
     Args:
         limits: The limits for all layers together.
-        confined: For data folders: links must stay inside, and nothing is written through a link.
+        confined: For data folders: paths are relative, links must stay inside, and nothing is written through a link.
         strip: A folder that all paths start with, to be removed from them.
     """
 
@@ -117,7 +117,7 @@ class Tree(ABC):
             self._write_entry(cast("Folder", self._find_folder(parents, entry, make=True)), name, entry, body)
 
     def _strip_path(self, path: str) -> tuple[str, ...]:
-        parts = check_path(path, self._budget.limits)
+        parts = (check_path if self._confined else resolve_path)(path, self._budget.limits)
         if parts[: len(self._strip)] == self._strip:
             return parts[len(self._strip) :]
         if parts and parts != self._strip[: len(parts)]:

@@ -100,9 +100,9 @@ def unpack(
         layers: (stream, media type) pairs, lowest first; each stream is read to its end and not closed.
         target: The folder to make. It must not exist or be empty.
         limits: The limits for all layers together.
-        confined: For data folders, as opposed to root file systems of containers. Reject symlinks that may lead out of
-            the folder, paths through links, and devices. Without it links may point anywhere, but they are never
-            followed out of the target.
+        confined: For data folders, as opposed to root file systems of containers. Reject absolute paths, symlinks that
+            may lead out of the folder, paths through links, and devices. Without it paths and links are resolved like
+            after a chroot: they may point anywhere, but are never followed out of the target.
         strip: A folder that all paths start with, to be removed from them: the title of a folder packed by `pack` or
             oras.
         overwrite: Replace a folder that is not empty, as a whole and only after everything is unpacked.

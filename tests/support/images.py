@@ -2,6 +2,7 @@
 
 images.debian()            a real image in several forms, built once: layers with whiteouts, links, unusual names
 images.small(folder)       a layout with one image of a few hundred bytes, without external programs
+images.layered(f, *tars)   a layout with one image of these layers
 images.docker_archive(f)   the same image in the format of `docker save`
 images.unpack(layout, tag, folder)   the root file system as umoci unpacks it
 images.snapshot(folder)    the content of a folder as a comparable value
@@ -303,6 +304,27 @@ def small(folder: Path, *, tag: str = "latest", files: dict[str, bytes] | None =
         "mediaType": MANIFEST,
         "config": put(folder, CONFIG, encode(_config(plain))),
         "layers": [put(folder, LAYER, layer)],
+    }
+    _tag(folder, put(folder, MANIFEST, encode(manifest)), tag)
+    return folder
+
+
+def layered(folder: Path, *tars: bytes, tag: str = "latest", diff_ids: Iterable[str] | None = None) -> Path:
+    """Write a layout with one image of these uncompressed layers and return the folder.
+
+    `diff_ids` replaces the digests of the layers in the config.
+    """
+    (folder / "blobs" / "sha256").mkdir(parents=True, exist_ok=True)
+    (folder / "oci-layout").write_bytes(encode({"imageLayoutVersion": "1.0.0"}))
+    config = _config(b"")
+    config["rootfs"]["diff_ids"] = list(
+        (f"sha256:{hashlib.sha256(tar).hexdigest()}" for tar in tars) if diff_ids is None else diff_ids
+    )
+    manifest = {
+        "schemaVersion": 2,
+        "mediaType": MANIFEST,
+        "config": put(folder, CONFIG, encode(config)),
+        "layers": [put(folder, LAYER, gzip.compress(tar, mtime=0)) for tar in tars],
     }
     _tag(folder, put(folder, MANIFEST, encode(manifest)), tag)
     return folder
