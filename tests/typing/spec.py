@@ -1,4 +1,4 @@
-"""What type checkers see of `ocikit.spec`: mypy reads this file, nothing runs it."""
+"""Uses of `ocikit.spec` for type checkers. mypy checks this file; it is never run."""
 
 from collections.abc import Callable
 from typing import Any, assert_type
@@ -53,7 +53,7 @@ def descriptors(content: bytes) -> None:
     assert_type(attrs.evolve(d, size=2), Descriptor)
     assert_type(EMPTY_DESCRIPTOR.urls, tuple[str, ...])
     Descriptor(media_type="a/b", digest=d.digest, size=1, urls=["https://h.io"], annotations={"a": "b"}, extra={"k": 1})
-    Descriptor(media_type="a/b", digest="sha256:00", size=1)  # type: ignore[arg-type]  # text is not yet a digest
+    Descriptor(media_type="a/b", digest="sha256:00", size=1)  # type: ignore[arg-type]  # a str is not a Digest
 
 
 def documents(raw: bytes, d: Descriptor) -> None:

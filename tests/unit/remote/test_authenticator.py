@@ -1,4 +1,4 @@
-"""Who may do what: challenges answered, tokens fetched as seldom as possible, and never shown to anyone else."""
+"""Tests of authentication: challenges, few token requests, and no credential forwarding."""
 
 import base64
 import contextlib
@@ -33,13 +33,13 @@ ACTIONS = {"GET": {"pull"}, "HEAD": {"pull"}, "DELETE": {"delete"}}
 
 @pytest.fixture
 def tokens():
-    """A token server: ada may do everything, nobody may pull public/*."""
+    """A token server: ada may do everything, anonymous clients may pull public/*."""
     with TokenServer(users={"ada": SECRET}, anonymous={"public/*": {"pull"}}) as running:
         yield running
 
 
 def protect(server, tokens, *, challenge_scope=True, headers=None):
-    """Let the registry want tokens, as distribution does; each refused request is told what it needs."""
+    """Make the registry require tokens as distribution does; each 401 has the needed scope."""
 
     def guard(request):
         scopes = []
@@ -127,7 +127,7 @@ def test_registry_token_is_sent_unchanged(server, open_repository):
 
 
 def test_ping_accepts_challenge_without_scope(server, tokens, connect):
-    """Docker Hub's answer to /v2/ names no scope."""
+    """Docker Hub's challenge for /v2/ has no scope."""
     protect(server, tokens)
     ping = Registry(connect(server)).ping()
     assert ping.reachable and ping.authenticated
@@ -178,7 +178,7 @@ def test_token_server_may_send_token_or_access_token(server, tokens, open_reposi
     open_repository(server, "public/a").get_manifest("v1")
 
 
-# -- tokens are kept
+# -- reuse of tokens
 
 
 def test_one_token_is_used_for_all_requests_of_repository(server, tokens, open_repository):
@@ -218,7 +218,7 @@ def test_token_expired_early_is_renewed_once_on_401(server, tokens, open_reposit
     tokens.lifetime = -100
     with pytest.raises(errors.Unauthorized):
         repository.get_manifest("v1")
-    assert len(tokens.requests) == 1, "a fresh token that is refused is no reason for another"
+    assert len(tokens.requests) == 1, "a rejected fresh token causes no new request"
     tokens.lifetime = None
     repository.get_manifest("v1")
     assert len(tokens.requests) == 2
@@ -245,7 +245,7 @@ def test_token_expired_during_push_is_renewed_and_body_resent(server, tokens, op
     server.on("PUT", ".*", status=401, headers={"WWW-Authenticate": tokens.challenge("repository:a/b:pull,push")})
     repository.push_bytes(blob, content)
     assert server.blobs["a/b", blob.digest] == content
-    assert len(server.seen("POST")) == 2, "one that was asked who sent it, and one that was let in"
+    assert len(server.seen("POST")) == 2, "one rejected request and one accepted"
     assert [len(r.body) for r in server.seen("PUT")] == [len(content)] * 2
     assert len(tokens.requests) == 2
 
@@ -268,7 +268,7 @@ def test_token_expired_between_chunks_is_renewed(server, tokens, open_repository
 
 
 def test_body_is_resent_after_disconnect_on_expired_token(server, tokens, open_repository):
-    """It answers before it has read the body, and its reset may overtake the answer."""
+    """The registry responds before it has read the body, and its reset may arrive before the response."""
     protect(server, tokens)
     inner, expired = server.guard, []
 
@@ -308,7 +308,7 @@ def test_insufficient_scope_requests_all_scopes_once(server, tokens, open_reposi
     server.manifest("a/b", {"x": 1}, "v1")
     protect(server, tokens)
     open_repository(server, credentials=ADA).get_manifest("v1")
-    # A pull from a registry that wants more than the method tells
+    # The registry requires more scopes than the method implies.
     server.on("GET", ".*", when=lambda r: "Authorization" in r.headers, status=401, times=1, headers={
         "WWW-Authenticate": tokens.challenge("repository:a/b:pull", "repository:extra/c:pull") + ',error="insufficient_scope"'})  # fmt: skip
     open_repository(server, credentials=ADA).get_manifest("v1")
@@ -518,7 +518,7 @@ def test_rejected_mount_scope_is_dropped_and_blob_uploaded(server, tokens, open_
         target.push_bytes(blob, c)
         assert server.blobs["a/b", blob.digest] == c
     refused = [r for r in tokens.requests if r.status == status]
-    assert len(refused) == 1, "what was refused once is not asked for again with every blob"
+    assert len(refused) == 1, "a rejected scope is not requested again for each blob"
     assert len(tokens.requests) == 2
 
 
@@ -540,7 +540,7 @@ def test_narrowed_token_is_not_cached_for_wide_scope(server, tokens, connect):
 
 @pytest.mark.parametrize("status", [401, 403])
 def test_stale_credentials_fall_back_to_anonymous_read(server, other, tokens, open_repository, caplog, status):
-    """GHCR answers 403 to an expired token even for a public image: oras#1161."""
+    """GHCR responds with 403 to an expired token even for a public image: oras#1161."""
     server.manifest("public/a", {"x": 1}, "v1")
     token = tokens.sign(None, ["repository:public/a:pull"])
     other.on("GET", "/token", status=200, body=json.dumps({"token": token}).encode(), times=None)
@@ -557,15 +557,15 @@ def test_stale_credentials_fall_back_to_anonymous_read(server, other, tokens, op
 
 
 def test_wrong_credentials_fail_ping_of_public_registry(server, tokens, connect):
-    """A token server that gives tokens to strangers must not make a wrong password look right."""
+    """A token server that issues anonymous tokens must not make a wrong password look right."""
     protect(server, tokens)
     assert Registry(connect(server, credentials=ADA)).ping()
     ping = Registry(connect(server, credentials=("ada", "wrong-password"))).ping()
     assert ping.reachable and not ping.authenticated and "ada" in ping.problem
 
 
-def refusing(server, tokens, status, *, public=True):
-    """The token server takes ada's credentials, but the registry refuses what she gets for them, as GHCR does."""
+def reject_tokens(server, tokens, status, *, public=True):
+    """Make the token server accept ada's credentials and the registry reject her tokens, as GHCR does."""
     protect(server, tokens)
     inner = server.guard
 
@@ -585,12 +585,12 @@ def test_credentials_rejected_by_registry_fall_back_to_anonymous(server, tokens,
     content = b"content"
     blob = Descriptor(media_type="x/y", digest=Digest(server.blob("public/a", content)), size=len(content))
     server.manifest("public/a", {"x": 1}, "v1")
-    refusing(server, tokens, status)
+    reject_tokens(server, tokens, status)
     repository = open_repository(server, "public/a", credentials=ADA)
     repository.get_manifest("v1")
     before = len(server.requests), len(tokens.requests)
     assert repository.open(blob).read() == content and repository.tags() == ["v1"]
-    assert (len(server.requests), len(tokens.requests)) == (before[0] + 2, before[1]), "each asked once, anonymously"
+    assert (len(server.requests), len(tokens.requests)) == (before[0] + 2, before[1]), "one anonymous request each"
     assert [r.getMessage() for r in caplog.records if r.levelno >= logging.WARNING] == [
         f"{server.host} rejected the stored credentials of 'ada'; reading anonymously"
     ]
@@ -598,7 +598,7 @@ def test_credentials_rejected_by_registry_fall_back_to_anonymous(server, tokens,
 
 def test_many_threads_fall_back_to_anonymous_with_one_warning(server, tokens, open_repository, caplog):
     server.manifest("public/a", {"x": 1}, "v1")
-    refusing(server, tokens, 403)
+    reject_tokens(server, tokens, 403)
     repository = open_repository(server, "public/a", credentials=ADA)
     run_parallel(range(32), lambda *_: repository.get_manifest("v1"))
     assert len([r for r in caplog.records if r.levelno >= logging.WARNING]) == 1
@@ -607,13 +607,13 @@ def test_many_threads_fall_back_to_anonymous_with_one_warning(server, tokens, op
 @pytest.mark.parametrize("status", [401, 403])
 def test_rejected_credentials_are_named_if_anonymous_fails(server, tokens, open_repository, status):
     server.manifest("public/a", {"x": 1}, "v1")
-    refusing(server, tokens, status, public=False)
+    reject_tokens(server, tokens, status, public=False)
     repository = open_repository(server, "public/a", credentials=ADA)
     for _ in range(3):
         with pytest.raises((errors.Denied, errors.Unauthorized), match="the credentials of 'ada' were") as caught:
             repository.get_manifest("v1")
         assert caught.value.status == status and SECRET not in str(caught.value)
-    assert len([r for r in tokens.requests if r.user is None]) == 1, "a stranger is tried once"
+    assert len([r for r in tokens.requests if r.user is None]) == 1, "one anonymous attempt"
     subjects = [
         tokens.claims(r.headers["Authorization"][7:])["sub"] for r in server.requests if "Authorization" in r.headers
     ]
@@ -621,9 +621,9 @@ def test_rejected_credentials_are_named_if_anonymous_fails(server, tokens, open_
 
 
 def test_private_repository_costs_one_extra_request(server, tokens, open_repository):
-    """Where the token server says no to strangers, as GHCR's does, the registry is not asked again."""
+    """If the token server rejects anonymous clients, as GHCR's does, the registry gets no second request."""
     server.manifest("private/a", {"x": 1}, "v1")
-    refusing(server, tokens, 403)
+    reject_tokens(server, tokens, 403)
     inner = server.guard
 
     def guard(request):
@@ -640,7 +640,7 @@ def test_private_repository_costs_one_extra_request(server, tokens, open_reposit
 
 
 def test_wrong_password_reads_public_but_not_private_repository(server, open_repository, caplog):
-    """Basic: once a private repository has asked for credentials, they go along with every request."""
+    """With basic, credentials are sent with every request after the challenge of a private repository."""
     server.manifest("private/a", {"x": 1}, "v1"), server.manifest("public/a", {"x": 1}, "v1")
     wanted = {"WWW-Authenticate": "Basic realm=r"}
     server.guard = lambda r: Response(401, wanted) if "Authorization" in r.headers or "private" in r.path else None
@@ -657,7 +657,7 @@ def test_wrong_password_reads_public_but_not_private_repository(server, open_rep
 @pytest.mark.parametrize("status", [401, 403])
 def test_write_is_never_tried_anonymously(server, tokens, open_repository, status):
     tokens.anonymous = {"*": {"pull", "push"}}
-    refusing(server, tokens, status)
+    reject_tokens(server, tokens, status)
     with pytest.raises((errors.Denied, errors.Unauthorized), match="the credentials of 'ada' were"):
         open_repository(server, "public/a", push=True, credentials=ADA).push_bytes(Descriptor.of(b"x", "x/y"), b"x")
     assert [r.user for r in tokens.requests if r.user is None] == []
@@ -665,9 +665,9 @@ def test_write_is_never_tried_anonymously(server, tokens, open_repository, statu
 
 
 def test_missing_tag_keeps_credentials(server, tokens, open_repository):
-    """A stranger who gets a 404 may see less, or as little: the refusal stays, and the next read may try again."""
+    """A 404 for an anonymous client proves nothing: the rejection stays, and the next read may try again."""
     server.manifest("public/a", {"x": 1}, "v1")
-    refusing(server, tokens, 403)
+    reject_tokens(server, tokens, 403)
     repository = open_repository(server, "public/a", credentials=ADA)
     with pytest.raises(errors.Denied):
         repository.get_manifest("v2")
@@ -693,7 +693,7 @@ def test_push_with_wrong_credentials_reports_rejection(server, tokens, open_repo
     assert len(tokens.requests) == 1
 
 
-# -- where credentials may go
+# -- credential forwarding
 
 
 @pytest.mark.parametrize(
@@ -767,7 +767,7 @@ def test_token_is_not_sent_to_another_host(server, other, tokens, open_repositor
 
 
 def test_challenge_of_another_host_is_not_answered(server, other, tokens, open_repository):
-    """An upload that goes elsewhere, and elsewhere asks for a token."""
+    """An upload is redirected to another host, which requires a token."""
     content = b"content"
     blob = Descriptor.of(content, "application/octet-stream")
     server.on("POST", ".*", status=202, headers={"Location": f"{other.url}/elsewhere"}, times=None)

@@ -1,4 +1,4 @@
-"""Challenges, scopes, tokens and realms: what a registry asks for and what it gave."""
+"""Tests of challenges, scopes, tokens and realms."""
 
 import copy
 import json
@@ -245,13 +245,13 @@ def test_invalid_lifetime_becomes_sixty_seconds(lifetime):
     ("issued", "expires_in", "left"),
     [
         ("2023-11-14T22:13:20Z", 300, 300),  # now
-        ("2023-11-14T22:11:40Z", 300, 200),  # kept by the token server for 100 s
+        ("2023-11-14T22:11:40Z", 300, 200),  # cached by the token server for 100 s
         ("2023-11-14T22:11:40.123456789Z", 300, 200),
         ("2023-11-14T23:11:40+01:00", 300, 200),
         ("2023-11-14t22:11:40z", 300, 200),
         ("2023-11-14T22:11:40", 300, 200),
         ("2030-01-01T00:00:00Z", 300, 300),  # a clock ahead prolongs nothing
-        ("2001-01-01T00:00:00Z", 300, 60),  # a clock behind, or an old token: sixty seconds are promised
+        ("2001-01-01T00:00:00Z", 300, 60),  # a clock behind, or an old token: at least sixty seconds
         ("0001-01-01T00:00:00Z", 300, 60),  # what Go writes for "no time"
         ("0001-01-01T00:00:00+14:00", 300, 60),
         ("yesterday", 300, 300),
@@ -358,8 +358,8 @@ def test_rejected_token_is_removed_from_all_scopes(cache):
     cache.drop(wide)
 
 
-def crowd(cache, fetch, n=8):
-    """What `n` threads get at once: tokens or errors."""
+def run_threads(cache, fetch, n=8):
+    """Return the tokens or errors of `n` concurrent threads."""
     got, start = [], threading.Barrier(n)
 
     def run():
@@ -385,7 +385,7 @@ def test_many_threads_fetch_one_token(cache):
         fetched.append(1)
         return token()
 
-    assert crowd(cache, fetch) == [token()] * 8
+    assert run_threads(cache, fetch) == [token()] * 8
     assert fetched == [1]
 
 
@@ -397,7 +397,7 @@ def test_many_threads_share_one_failure_until_next_call(cache):
         attempts.append(1)
         raise InvalidResponse("no")
 
-    assert [type(e) for e in crowd(cache, fail)] == [InvalidResponse] * 8
+    assert [type(e) for e in run_threads(cache, fail)] == [InvalidResponse] * 8
     assert len(attempts) == 1
     assert cache.get_or_fetch(key("repository:a:pull"), token) == token()
 
@@ -412,7 +412,7 @@ def test_interrupted_fetch_is_repeated_by_another_thread(cache):
             raise KeyboardInterrupt
         return token()
 
-    got = crowd(cache, fetch)
+    got = run_threads(cache, fetch)
     assert sorted(type(g).__name__ for g in got) == ["KeyboardInterrupt"] + ["Token"] * 7
     assert len(attempts) == 2
 

@@ -1,4 +1,4 @@
-"""Credentials: where they are looked for, in which order, how they are kept, and that they are never shown."""
+"""Tests of credentials: sources, their order, storage, and redaction."""
 
 import base64
 import copy
@@ -30,7 +30,7 @@ def auth(user="ada", password=SECRET):
 
 
 def visible(error):
-    """Everything that a traceback, a log or a debugger shows of an error and of what led to it."""
+    """Return all that a traceback, a log or a debugger shows of an error and its causes."""
     text = "".join(traceback.format_exception(error))
     while error is not None:
         text += f"{error!r}{vars(error)}{error.args}{getattr(error, 'doc', '')}{getattr(error, 'object', '')}"
@@ -38,8 +38,8 @@ def visible(error):
     return text
 
 
-class Place:
-    """A home folder with nothing in it, and an environment that points to it."""
+class Environment:
+    """An empty home folder and an environment that points to it."""
 
     def __init__(self, folder):
         self.home = folder / "home"
@@ -79,7 +79,7 @@ class Place:
         return log.read_text().splitlines() if log.exists() else []
 
     def good_helper(self, name="good", user="ada", secret=SECRET):
-        """Knows ghcr.io and Docker Hub; notes what it is called with."""
+        """Add a helper that has ghcr.io and Docker Hub and records its calls."""
         self.helper(
             name,
             f"""server=$(cat); echo "$# $1 $server" >> $HOME/calls
@@ -92,8 +92,8 @@ esac""",
 
 
 @pytest.fixture
-def place(tmp_path):
-    return Place(tmp_path)
+def env(tmp_path):
+    return Environment(tmp_path)
 
 
 # -- values
@@ -120,17 +120,17 @@ def test_credentials_neither_show_nor_pickle_secret(credentials):
         copy.deepcopy(credentials)
 
 
-def test_keychain_neither_shows_nor_pickles_secret(place):
-    place.environ["OCIKIT_PASSWORD"] = SECRET
+def test_keychain_neither_shows_nor_pickles_secret(env):
+    env.environ["OCIKIT_PASSWORD"] = SECRET
     for explicit in [("ada", SECRET), {"ghcr.io": ("ada", SECRET)}, *secret_kinds()]:
-        keys = place.keychain(explicit, helper_timeout=3, home=place.home)
+        keys = env.keychain(explicit, helper_timeout=3, home=env.home)
         keys.for_reference("ghcr.io")
         for text in (repr(keys), str(keys), f"{keys}", keys._repr_html_()):
             assert SECRET not in text
         data = pickle.dumps(keys)
         assert SECRET.encode() not in data
         again = pickle.loads(data)
-        assert (again.explicit, again.environ, again.helper_timeout, again.home) == (None, None, 3, place.home)
+        assert (again.explicit, again.environ, again.helper_timeout, again.home) == (None, None, 3, env.home)
         assert not hasattr(keys, "__dict__")
 
 
@@ -160,85 +160,85 @@ def test_user_token_means_identity_token():
     assert Credentials.of(None) is ANONYMOUS
 
 
-# -- the order of places
+# -- the order of sources
 
 
-def test_missing_credentials_are_anonymous(place):
-    assert place.find("ghcr.io", "org/model") is ANONYMOUS
+def test_missing_credentials_are_anonymous(env):
+    assert env.find("ghcr.io", "org/model") is ANONYMOUS
 
 
-def test_sources_are_used_in_documented_order(place):
+def test_sources_are_used_in_documented_order(env):
     config = {"auths": {"ghcr.io": auth("PLACE")}}
 
     def put(user, path):
-        place.write({"auths": {"ghcr.io": auth(user)}}, path)
+        env.write({"auths": {"ghcr.io": auth(user)}}, path)
 
-    place.write({"ghcr.io": auth("legacy")}, place.legacy)
-    assert place.find("ghcr.io").username == "legacy"
-    put("podman", place.podman)
-    assert place.find("ghcr.io").username == "podman"
-    put("runtime", place.runtime)
-    assert place.find("ghcr.io").username == "runtime"
-    put("docker", place.docker)
-    assert place.find("ghcr.io").username == "docker"
-    put("alone", place.home / "alone.json")
-    place.environ["REGISTRY_AUTH_FILE"] = str(place.home / "alone.json")
-    assert place.find("ghcr.io").username == "alone"
-    place.environ["DOCKER_AUTH_CONFIG"] = json.dumps(config).replace(auth("PLACE")["auth"], auth("json")["auth"])
-    assert place.find("ghcr.io").username == "json"
-    place.environ |= {"OCIKIT_USERNAME": "env", "OCIKIT_PASSWORD": SECRET, "OCIKIT_REGISTRY": "ghcr.io"}
-    assert place.find("ghcr.io").username == "env"
-    assert place.find("ghcr.io", explicit=("passed", SECRET)).username == "passed"
-
-
-def test_file_without_entry_is_skipped(place):
-    place.write({"auths": {"quay.io": auth("docker"), "ghcr.io": {}}})
-    place.write({"auths": {"ghcr.io": auth("podman")}}, place.podman)
-    assert place.find("ghcr.io").username == "podman"
-    assert place.find("quay.io").username == "docker"
+    env.write({"ghcr.io": auth("legacy")}, env.legacy)
+    assert env.find("ghcr.io").username == "legacy"
+    put("podman", env.podman)
+    assert env.find("ghcr.io").username == "podman"
+    put("runtime", env.runtime)
+    assert env.find("ghcr.io").username == "runtime"
+    put("docker", env.docker)
+    assert env.find("ghcr.io").username == "docker"
+    put("alone", env.home / "alone.json")
+    env.environ["REGISTRY_AUTH_FILE"] = str(env.home / "alone.json")
+    assert env.find("ghcr.io").username == "alone"
+    env.environ["DOCKER_AUTH_CONFIG"] = json.dumps(config).replace(auth("PLACE")["auth"], auth("json")["auth"])
+    assert env.find("ghcr.io").username == "json"
+    env.environ |= {"OCIKIT_USERNAME": "env", "OCIKIT_PASSWORD": SECRET, "OCIKIT_REGISTRY": "ghcr.io"}
+    assert env.find("ghcr.io").username == "env"
+    assert env.find("ghcr.io", explicit=("passed", SECRET)).username == "passed"
 
 
-def test_registry_auth_file_replaces_other_files(place):
-    place.write({"auths": {"ghcr.io": auth()}})
-    place.environ["REGISTRY_AUTH_FILE"] = str(place.write({"auths": {}}, place.home / "alone.json"))
-    assert place.find("ghcr.io") is ANONYMOUS
+def test_file_without_entry_is_skipped(env):
+    env.write({"auths": {"quay.io": auth("docker"), "ghcr.io": {}}})
+    env.write({"auths": {"ghcr.io": auth("podman")}}, env.podman)
+    assert env.find("ghcr.io").username == "podman"
+    assert env.find("quay.io").username == "docker"
 
 
-def test_docker_config_and_xdg_variables_change_paths(place):
-    other = place.home / "elsewhere"
-    place.write({"auths": {"a.example": auth("docker")}}, other / "config.json")
-    place.write({"auths": {"b.example": auth("podman")}}, other / "containers" / "auth.json")
-    place.environ |= {"DOCKER_CONFIG": str(other), "XDG_CONFIG_HOME": str(other)}
-    assert place.find("a.example").username == "docker"
-    assert place.find("b.example").username == "podman"
+def test_registry_auth_file_replaces_other_files(env):
+    env.write({"auths": {"ghcr.io": auth()}})
+    env.environ["REGISTRY_AUTH_FILE"] = str(env.write({"auths": {}}, env.home / "alone.json"))
+    assert env.find("ghcr.io") is ANONYMOUS
 
 
-def test_login_of_another_process_takes_effect_at_once(place):
-    keys = place.keychain()
+def test_docker_config_and_xdg_variables_change_paths(env):
+    other = env.home / "elsewhere"
+    env.write({"auths": {"a.example": auth("docker")}}, other / "config.json")
+    env.write({"auths": {"b.example": auth("podman")}}, other / "containers" / "auth.json")
+    env.environ |= {"DOCKER_CONFIG": str(other), "XDG_CONFIG_HOME": str(other)}
+    assert env.find("a.example").username == "docker"
+    assert env.find("b.example").username == "podman"
+
+
+def test_login_of_another_process_takes_effect_at_once(env):
+    keys = env.keychain()
     assert keys.for_reference("ghcr.io") is ANONYMOUS
-    place.write({"auths": {"ghcr.io": auth("first")}})
+    env.write({"auths": {"ghcr.io": auth("first")}})
     assert keys.for_reference("ghcr.io").username == "first"
-    place.write({"auths": {"ghcr.io": auth("other")}})
+    env.write({"auths": {"ghcr.io": auth("other")}})
     assert keys.for_reference("ghcr.io").username == "other"
 
 
 # -- passed credentials
 
 
-def test_passed_pair_is_for_one_registry_only(place):
-    keys = place.keychain(("ada", SECRET))
-    assert keys.explain("mirror.example").winner.username == "ada"  # explaining binds nothing
+def test_passed_pair_is_for_one_registry_only(env):
+    keys = env.keychain(("ada", SECRET))
+    assert keys.explain("mirror.example").winner.username == "ada"  # explain binds no pair
     assert keys.for_reference("ghcr.io").password == SECRET
     assert keys.for_reference("mirror.example") is ANONYMOUS
     assert "for ghcr.io only" in str(keys.explain("mirror.example"))
-    named = place.keychain(("ada", SECRET), registry="docker.io")
+    named = env.keychain(("ada", SECRET), registry="docker.io")
     assert named.for_reference("mirror.example") is ANONYMOUS
     assert named.for_reference("registry-1.docker.io", "library/alpine").username == "ada"
 
 
-def test_passed_mapping_uses_most_specific_key(place):
-    place.write({"auths": {"quay.io": auth("file")}})
-    keys = place.keychain(
+def test_passed_mapping_uses_most_specific_key(env):
+    env.write({"auths": {"quay.io": auth("file")}})
+    keys = env.keychain(
         {"ghcr.io": ("host", "x"), "ghcr.io/org": Credentials(username="org", password="x"), "quay.io/open": None}
     )
     assert keys.for_reference("ghcr.io", "other/model").username == "host"
@@ -247,16 +247,16 @@ def test_passed_mapping_uses_most_specific_key(place):
     assert keys.for_reference("quay.io", "open/model") is ANONYMOUS
 
 
-def test_passed_function_may_defer_to_next_source(place):
-    place.write({"auths": {"quay.io": auth("file")}})
-    keys = place.keychain(lambda host, repository: ("fn", repository) if host == "ghcr.io" else None)
+def test_passed_function_may_defer_to_next_source(env):
+    env.write({"auths": {"quay.io": auth("file")}})
+    keys = env.keychain(lambda host, repository: ("fn", repository) if host == "ghcr.io" else None)
     assert keys.for_reference("ghcr.io", "org/model") == Credentials(username="fn", password="org/model")
     assert keys.for_reference("quay.io").username == "file"
 
 
-def test_passed_anonymous_disables_other_sources(place):
-    place.write({"auths": {"ghcr.io": auth()}})
-    keys = place.keychain(ANONYMOUS)
+def test_passed_anonymous_disables_other_sources(env):
+    env.write({"auths": {"ghcr.io": auth()}})
+    keys = env.keychain(ANONYMOUS)
     assert keys.for_reference("ghcr.io").anonymous
     assert keys.for_reference("quay.io").anonymous
     assert keys.explain("ghcr.io").winner.place == "passed credentials"
@@ -265,30 +265,30 @@ def test_passed_anonymous_disables_other_sources(place):
 # -- the environment
 
 
-def test_environment_is_for_its_registry_only(place):
-    place.environ |= {"OCIKIT_USERNAME": "ada", "OCIKIT_PASSWORD": SECRET}
-    assert place.find("ghcr.io") is ANONYMOUS
-    assert "OCIKIT_REGISTRY" in str(place.keychain().explain("ghcr.io"))
-    place.environ["OCIKIT_REGISTRY"] = "ghcr.io"
-    assert place.find("ghcr.io", "org/model") == Credentials(username="ada", password=SECRET)
-    assert place.find("ghcr.io.evil.example") is ANONYMOUS
-    assert place.find("evil.example", "ghcr.io") is ANONYMOUS
-    place.environ["OCIKIT_REGISTRY"] = "ghcr.io/org"
-    assert place.find("ghcr.io", "org/model").username == "ada"
-    assert place.find("ghcr.io", "other/model") is ANONYMOUS
+def test_environment_is_for_its_registry_only(env):
+    env.environ |= {"OCIKIT_USERNAME": "ada", "OCIKIT_PASSWORD": SECRET}
+    assert env.find("ghcr.io") is ANONYMOUS
+    assert "OCIKIT_REGISTRY" in str(env.keychain().explain("ghcr.io"))
+    env.environ["OCIKIT_REGISTRY"] = "ghcr.io"
+    assert env.find("ghcr.io", "org/model") == Credentials(username="ada", password=SECRET)
+    assert env.find("ghcr.io.evil.example") is ANONYMOUS
+    assert env.find("evil.example", "ghcr.io") is ANONYMOUS
+    env.environ["OCIKIT_REGISTRY"] = "ghcr.io/org"
+    assert env.find("ghcr.io", "org/model").username == "ada"
+    assert env.find("ghcr.io", "other/model") is ANONYMOUS
 
 
-def test_environment_token_is_registry_token(place):
-    place.environ |= {"OCIKIT_TOKEN": f"{SECRET}\n", "OCIKIT_REGISTRY": "https://ghcr.io/v2/"}
-    assert place.find("ghcr.io").registry_token == SECRET
+def test_environment_token_is_registry_token(env):
+    env.environ |= {"OCIKIT_TOKEN": f"{SECRET}\n", "OCIKIT_REGISTRY": "https://ghcr.io/v2/"}
+    assert env.find("ghcr.io").registry_token == SECRET
 
 
-def test_user_without_password_is_not_used(place):
-    place.environ |= {"OCIKIT_USERNAME": "ada", "OCIKIT_REGISTRY": "ghcr.io"}
-    assert place.find("ghcr.io") is ANONYMOUS
+def test_user_without_password_is_not_used(env):
+    env.environ |= {"OCIKIT_USERNAME": "ada", "OCIKIT_REGISTRY": "ghcr.io"}
+    assert env.find("ghcr.io") is ANONYMOUS
 
 
-def test_environment_is_read_for_each_call(monkeypatch, place):
+def test_environment_is_read_for_each_call(monkeypatch, env):
     for name in (
         "OCIKIT_USERNAME",
         "OCIKIT_PASSWORD",
@@ -299,8 +299,8 @@ def test_environment_is_read_for_each_call(monkeypatch, place):
     ):
         monkeypatch.delenv(name, raising=False)
     for name in ("HOME", "XDG_RUNTIME_DIR"):
-        monkeypatch.setenv(name, place.environ[name])
-    monkeypatch.setenv("XDG_CONFIG_HOME", str(place.home / ".config"))
+        monkeypatch.setenv(name, env.environ[name])
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(env.home / ".config"))
     keys = Keychain()
     assert keys.for_reference("ghcr.io") is ANONYMOUS
     monkeypatch.setenv("OCIKIT_TOKEN", SECRET)
@@ -315,34 +315,34 @@ def test_environment_is_read_for_each_call(monkeypatch, place):
     "key", [HUB, "index.docker.io", "docker.io", "registry-1.docker.io", "https://index.docker.io/v1"]
 )
 @pytest.mark.parametrize("host", ["docker.io", "registry-1.docker.io", "index.docker.io"])
-def test_docker_hub_names_are_equal(place, key, host):
-    place.write({"auths": {key: auth()}})
-    assert place.find(host, "library/alpine").username == "ada"
-    assert place.find("ghcr.io") is ANONYMOUS
+def test_docker_hub_names_are_equal(env, key, host):
+    env.write({"auths": {key: auth()}})
+    assert env.find(host, "library/alpine").username == "ada"
+    assert env.find("ghcr.io") is ANONYMOUS
 
 
-def test_docker_login_key_of_docker_hub_has_precedence(place):
-    place.write({"auths": {"docker.io": auth("podman"), HUB: auth("docker"), "docker.io/library": auth("library")}})
-    assert place.find("docker.io", "org/model").username == "docker"
-    assert place.find("docker.io", "library/alpine").username == "library"
+def test_docker_login_key_of_docker_hub_has_precedence(env):
+    env.write({"auths": {"docker.io": auth("podman"), HUB: auth("docker"), "docker.io/library": auth("library")}})
+    assert env.find("docker.io", "org/model").username == "docker"
+    assert env.find("docker.io", "library/alpine").username == "library"
 
 
 @pytest.mark.parametrize(
     "key",
     ["https://r.example:5000", "http://r.example:5000/", "r.example:5000/v2/", "R.example:5000/v1/", "r.example:5000"],
 )
-def test_key_may_have_scheme_and_api_version(place, key):
-    place.write({"auths": {key: auth()}})
-    assert place.find("r.example:5000", "a").username == "ada"
-    assert place.find("r.example") is ANONYMOUS
-    assert place.find("r.example:5001") is ANONYMOUS
+def test_key_may_have_scheme_and_api_version(env, key):
+    env.write({"auths": {key: auth()}})
+    assert env.find("r.example:5000", "a").username == "ada"
+    assert env.find("r.example") is ANONYMOUS
+    assert env.find("r.example:5001") is ANONYMOUS
 
 
-def test_most_specific_key_wins(place):
+def test_most_specific_key_wins(env):
     keys = ["quay.io", "quay.io/ns/repo", "quay.io/ns", "quay.io/ns/v2"]
-    place.write({"auths": {key: auth(key) for key in keys}})
+    env.write({"auths": {key: auth(key) for key in keys}})
     found = {
-        r: place.find("quay.io", r).username for r in ("ns/repo", "ns/other", "nsx/repo", "", "ns/repo/deep", "ns/v2")
+        r: env.find("quay.io", r).username for r in ("ns/repo", "ns/other", "nsx/repo", "", "ns/repo/deep", "ns/v2")
     }
     assert found == {
         "ns/repo": "quay.io/ns/repo", "ns/other": "quay.io/ns", "nsx/repo": "quay.io", "": "quay.io",
@@ -385,18 +385,18 @@ def test_normalize_key_is_idempotent(key):
         ({"email": "a@b", **auth()}, Credentials(username="ada", password=SECRET)),
     ],
 )
-def test_every_form_of_entry_is_parsed(place, entry, credentials):
-    place.write({"auths": {"ghcr.io": entry}})
-    assert place.find("ghcr.io") == credentials
+def test_every_form_of_entry_is_parsed(env, entry, credentials):
+    env.write({"auths": {"ghcr.io": entry}})
+    assert env.find("ghcr.io") == credentials
 
 
 @pytest.mark.parametrize(
     "entry", [{}, None, {"auth": ""}, {"auth": None}, {"email": "a@b"}, {"username": "ada"}, auth("ada", "")]
 )
-def test_empty_entry_is_skipped(place, entry):
-    place.write({"auths": {"ghcr.io": entry}})
-    place.write({"auths": {"ghcr.io": auth("podman")}}, place.podman)
-    assert place.find("ghcr.io").username == "podman"
+def test_empty_entry_is_skipped(env, entry):
+    env.write({"auths": {"ghcr.io": entry}})
+    env.write({"auths": {"ghcr.io": auth("podman")}}, env.podman)
+    assert env.find("ghcr.io").username == "podman"
 
 
 @pytest.mark.parametrize(
@@ -419,102 +419,102 @@ def test_empty_entry_is_skipped(place, entry):
         f'{{"x": "{SECRET}"}}' + " " * (5 << 20),
     ],
 )
-def test_malformed_file_error_has_path_but_no_content(place, content):
-    place.write(content)
+def test_malformed_file_error_has_path_but_no_content(env, content):
+    env.write(content)
     with pytest.raises(CredentialsError, match=r"~/.docker/config.json") as caught:
-        place.find("ghcr.io")
+        env.find("ghcr.io")
     assert caught.value.hint
     assert SECRET not in visible(caught.value)
     assert base64.b64encode(SECRET.encode()).decode() not in visible(caught.value)
-    explanation = place.keychain().explain("ghcr.io")
+    explanation = env.keychain().explain("ghcr.io")
     assert explanation.winner is None
     assert explanation.failure.place == "~/.docker/config.json"
     assert SECRET not in f"{explanation}{explanation!r}{explanation._repr_html_()}"
 
 
-def test_malformed_environment_json_is_named(place):
-    place.environ["DOCKER_AUTH_CONFIG"] = f'{{"auths": "{SECRET}'
+def test_malformed_environment_json_is_named(env):
+    env.environ["DOCKER_AUTH_CONFIG"] = f'{{"auths": "{SECRET}'
     with pytest.raises(CredentialsError, match="DOCKER_AUTH_CONFIG is not JSON: line 1") as caught:
-        place.find("ghcr.io")
+        env.find("ghcr.io")
     assert SECRET not in visible(caught.value)
 
 
-def test_folder_as_file_is_unreadable_and_file_as_folder_missing(place):
-    place.docker.mkdir(parents=True)
+def test_folder_as_file_is_unreadable_and_file_as_folder_missing(env):
+    env.docker.mkdir(parents=True)
     with pytest.raises(CredentialsError, match="can't be read"):
-        place.find("ghcr.io")
-    place.docker.rmdir()
-    place.docker.parent.rmdir()
-    place.docker.parent.write_text("")
-    assert place.find("ghcr.io") is ANONYMOUS
+        env.find("ghcr.io")
+    env.docker.rmdir()
+    env.docker.parent.rmdir()
+    env.docker.parent.write_text("")
+    assert env.find("ghcr.io") is ANONYMOUS
 
 
 @pytest.mark.skipif(os.name != "posix" or os.geteuid() == 0, reason="root reads everything; run as another user")
-def test_unreadable_file_is_named(place):
-    place.write({}).chmod(0)
+def test_unreadable_file_is_named(env):
+    env.write({}).chmod(0)
     with pytest.raises(CredentialsError, match="can't be read: Permission denied"):
-        place.find("ghcr.io")
+        env.find("ghcr.io")
 
 
-def test_byte_order_mark_and_empty_file_are_accepted(place):
-    place.write("\ufeff" + json.dumps({"auths": {"ghcr.io": auth()}}))
-    assert place.find("ghcr.io").username == "ada"
-    place.write(" \n")
-    assert place.find("ghcr.io") is ANONYMOUS
+def test_byte_order_mark_and_empty_file_are_accepted(env):
+    env.write("\ufeff" + json.dumps({"auths": {"ghcr.io": auth()}}))
+    assert env.find("ghcr.io").username == "ada"
+    env.write(" \n")
+    assert env.find("ghcr.io") is ANONYMOUS
 
 
 # -- helpers
 
 
-def test_helper_gets_server_on_stdin_only(place):
-    place.good_helper()
-    place.write({"credsStore": "good"})
-    assert place.find("ghcr.io", "org/model") == Credentials(username="ada", password=SECRET)
-    assert place.calls() == ["1 get ghcr.io"]
+def test_helper_gets_server_on_stdin_only(env):
+    env.good_helper()
+    env.write({"credsStore": "good"})
+    assert env.find("ghcr.io", "org/model") == Credentials(username="ada", password=SECRET)
+    assert env.calls() == ["1 get ghcr.io"]
 
 
-def test_helper_without_credentials_is_skipped(place):
-    place.good_helper()
-    place.write({"credsStore": "good", "auths": {"quay.io": auth("file")}})
-    assert place.find("quay.io").username == "file"
-    assert place.find("r.example") is ANONYMOUS
+def test_helper_without_credentials_is_skipped(env):
+    env.good_helper()
+    env.write({"credsStore": "good", "auths": {"quay.io": auth("file")}})
+    assert env.find("quay.io").username == "file"
+    assert env.find("r.example") is ANONYMOUS
 
 
 @pytest.mark.parametrize(
     "message", ["credentials not found in native keychain", "no credentials server URL", "no credentials username"]
 )
-def test_not_found_messages_of_helpers_mean_no_credentials(place, message):
-    place.helper("none", f"echo '{message}'; exit 1")
-    place.write({"credsStore": "none"})
-    assert place.find("ghcr.io") is ANONYMOUS
+def test_not_found_messages_of_helpers_mean_no_credentials(env, message):
+    env.helper("none", f"echo '{message}'; exit 1")
+    env.write({"credsStore": "none"})
+    assert env.find("ghcr.io") is ANONYMOUS
 
 
-def test_empty_secret_of_helper_means_no_credentials(place):
-    place.helper("empty", """echo '{"ServerURL":"ghcr.io","Username":"","Secret":""}'""")
-    place.write({"credsStore": "empty"})
-    assert place.find("ghcr.io") is ANONYMOUS
+def test_empty_secret_of_helper_means_no_credentials(env):
+    env.helper("empty", """echo '{"ServerURL":"ghcr.io","Username":"","Secret":""}'""")
+    env.write({"credsStore": "empty"})
+    assert env.find("ghcr.io") is ANONYMOUS
 
 
-def test_docker_hub_is_requested_by_docker_name(place):
-    place.good_helper()
-    place.write({"credsStore": "good"})
-    assert place.find("docker.io", "library/alpine").username == "ada"
-    assert place.calls() == [f"1 get {HUB}"]
+def test_docker_hub_is_requested_by_docker_name(env):
+    env.good_helper()
+    env.write({"credsStore": "good"})
+    assert env.find("docker.io", "library/alpine").username == "ada"
+    assert env.calls() == [f"1 get {HUB}"]
 
 
-def test_registry_helper_precedes_default_store(place):
-    place.good_helper("one", user="one")
-    place.good_helper("all", user="all")
-    place.write({"credHelpers": {"https://ghcr.io": "one"}, "credsStore": "all", "auths": {"ghcr.io": auth("file")}})
-    assert place.find("ghcr.io").username == "one"
-    place.write({"credHelpers": {"quay.io": "one"}, "credsStore": "all", "auths": {"ghcr.io": auth("file")}})
-    assert place.find("ghcr.io").username == "all"
+def test_registry_helper_precedes_default_store(env):
+    env.good_helper("one", user="one")
+    env.good_helper("all", user="all")
+    env.write({"credHelpers": {"https://ghcr.io": "one"}, "credsStore": "all", "auths": {"ghcr.io": auth("file")}})
+    assert env.find("ghcr.io").username == "one"
+    env.write({"credHelpers": {"quay.io": "one"}, "credsStore": "all", "auths": {"ghcr.io": auth("file")}})
+    assert env.find("ghcr.io").username == "all"
 
 
-def test_user_token_of_helper_means_identity_token(place):
-    place.good_helper(user="<token>")
-    place.write({"credsStore": "good"})
-    assert place.find("ghcr.io") == Credentials(username="<token>", identity_token=SECRET)
+def test_user_token_of_helper_means_identity_token(env):
+    env.good_helper(user="<token>")
+    env.write({"credsStore": "good"})
+    assert env.find("ghcr.io") == Credentials(username="<token>", identity_token=SECRET)
 
 
 @pytest.mark.parametrize(
@@ -543,41 +543,41 @@ def test_user_token_of_helper_means_identity_token(place):
         ("printf '%100000s' | tr ' ' '['", "not a JSON object"),
     ],
 )
-def test_failed_helper_is_named_without_secret(place, body, says):
-    place.helper("bad", body)
-    place.write({"credsStore": "bad"})
+def test_failed_helper_is_named_without_secret(env, body, says):
+    env.helper("bad", body)
+    env.write({"credsStore": "bad"})
     with pytest.raises(CredentialsError, match="docker-credential-bad get for ghcr.io") as caught:
-        place.find("ghcr.io")
+        env.find("ghcr.io")
     assert says in str(caught.value)
     assert "docker-credential-bad get" in caught.value.hint
     assert SECRET not in visible(caught.value)
-    assert SECRET not in str(place.keychain().explain("ghcr.io"))
+    assert SECRET not in str(env.keychain().explain("ghcr.io"))
 
 
 @pytest.mark.timeout(25)
 @pytest.mark.parametrize("body", ["exec sleep 60", "sleep 20 & exit 0", "exec >&-; exec sleep 60"])
-def test_hanging_helper_is_stopped(place, body):
-    place.helper("slow", body)
-    place.write({"credsStore": "slow"})
+def test_hanging_helper_is_stopped(env, body):
+    env.helper("slow", body)
+    env.write({"credsStore": "slow"})
     with pytest.raises(CredentialsError, match="took longer than 0.5 s"):
-        place.find("ghcr.io", helper_timeout=0.5)
+        env.find("ghcr.io", helper_timeout=0.5)
 
 
 @pytest.mark.parametrize("about", ["https://ghcr.io", "GHCR.IO", "ghcr.io:443", "https://ghcr.io/v1/", ""])
-def test_helper_may_return_server_in_other_form(place, about):
-    place.helper("other", f"""echo '{{"ServerURL":"{about}","Username":"ada","Secret":"{SECRET}"}}'""")
-    place.write({"credsStore": "other"})
-    assert place.find("ghcr.io").username == "ada"
+def test_helper_may_return_server_in_other_form(env, about):
+    env.helper("other", f"""echo '{{"ServerURL":"{about}","Username":"ada","Secret":"{SECRET}"}}'""")
+    env.write({"credsStore": "other"})
+    assert env.find("ghcr.io").username == "ada"
 
 
-def test_helper_may_return_any_docker_hub_name(place):
-    place.helper("hub", f"""echo '{{"ServerURL":"registry-1.docker.io","Username":"ada","Secret":"{SECRET}"}}'""")
-    place.write({"credsStore": "hub"})
-    assert place.find("docker.io").username == "ada"
+def test_helper_may_return_any_docker_hub_name(env):
+    env.helper("hub", f"""echo '{{"ServerURL":"registry-1.docker.io","Username":"ada","Secret":"{SECRET}"}}'""")
+    env.write({"credsStore": "hub"})
+    assert env.find("docker.io").username == "ada"
 
 
-def gone(pid):
-    """Whether a process has ended; nobody but its own parent can do more about what is left of it."""
+def has_ended(pid):
+    """Return True if a process has ended; a zombie counts, because only its parent can reap it."""
     stat = Path(f"/proc/{pid}/stat")
     try:
         return stat.read_text().rpartition(")")[2].split()[0] == "Z"
@@ -587,59 +587,59 @@ def gone(pid):
 
 @pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="looks into /proc")
 @pytest.mark.parametrize("end", ["wait", "exit 0", "exec >&-; wait", "trap '' TERM; wait"])
-def test_hanging_helper_is_stopped_with_its_children(place, end):
-    place.helper("slow", f"echo $$ > $HOME/pids; sleep 60 & echo $! >> $HOME/pids; {end}")
-    place.write({"credsStore": "slow"})
+def test_hanging_helper_is_stopped_with_its_children(env, end):
+    env.helper("slow", f"echo $$ > $HOME/pids; sleep 60 & echo $! >> $HOME/pids; {end}")
+    env.write({"credsStore": "slow"})
     with pytest.raises(CredentialsError, match="docker-credential-slow .* took longer"):
-        place.find("ghcr.io", helper_timeout=0.5)
-    helper, child = (place.home / "pids").read_text().split()
+        env.find("ghcr.io", helper_timeout=0.5)
+    helper, child = (env.home / "pids").read_text().split()
     assert not Path(f"/proc/{helper}").exists(), "no zombie stays"
     until = time.monotonic() + 20
-    while not gone(child) and time.monotonic() < until:
+    while not has_ended(child) and time.monotonic() < until:
         time.sleep(0.02)
-    assert gone(child)
+    assert has_ended(child)
 
 
-def test_missing_helper_is_named(place):
-    place.write({"credsStore": "absent"})
+def test_missing_helper_is_named(env):
+    env.write({"credsStore": "absent"})
     with pytest.raises(CredentialsError, match="docker-credential-absent .* no such program"):
-        place.find("ghcr.io")
+        env.find("ghcr.io")
 
 
-def test_helper_that_cannot_start_is_named(place):
-    path = place.helper("broken", "")
+def test_helper_that_cannot_start_is_named(env):
+    path = env.helper("broken", "")
     path.write_bytes(b"\x7fELF, but not really")
     with pytest.raises(CredentialsError, match="docker-credential-broken could not be run"):
-        Helper(name="broken", environ=place.environ).get("ghcr.io")
+        Helper(name="broken", environ=env.environ).get("ghcr.io")
 
 
 @pytest.mark.parametrize("name", ["../evil", "/tmp/evil", "a/b", "a b", ".hidden", "a;b", "-x", "a\nb", "x\\y"])
-def test_helper_name_with_path_is_not_run(place, name):
-    place.write({"credsStore": name})
+def test_helper_name_with_path_is_not_run(env, name):
+    env.write({"credsStore": name})
     with pytest.raises(CredentialsError, match="was not run"):
-        place.find("ghcr.io")
+        env.find("ghcr.io")
 
 
-def test_helper_lists_and_erases(place):
-    place.good_helper()
-    helper = Helper(name="good", environ=place.environ)
+def test_helper_lists_and_erases(env):
+    env.good_helper()
+    helper = Helper(name="good", environ=env.environ)
     assert helper.list() == {"ghcr.io": "ada"}
     helper.erase("ghcr.io")
-    assert place.calls()[-1] == "1 erase ghcr.io"
+    assert env.calls()[-1] == "1 erase ghcr.io"
     assert "environ" not in repr(helper)
 
 
 # -- explain
 
 
-def test_explain_lists_all_sources(place):
-    place.good_helper()
-    place.write({"auths": {"ghcr.io/org": auth("docker")}})
-    place.write({"credsStore": "good"}, place.runtime)
-    place.write({"auths": {"ghcr.io": auth("podman")}}, place.podman)
-    explanation = place.keychain().explain("ghcr.io", "org/model")
+def test_explain_lists_all_sources(env):
+    env.good_helper()
+    env.write({"auths": {"ghcr.io/org": auth("docker")}})
+    env.write({"credsStore": "good"}, env.runtime)
+    env.write({"auths": {"ghcr.io": auth("podman")}}, env.podman)
+    explanation = env.keychain().explain("ghcr.io", "org/model")
     assert isinstance(explanation, Explanation)
-    assert [s.place.replace(str(place.home.parent), "") for s in explanation.steps] == [
+    assert [s.place.replace(str(env.home.parent), "") for s in explanation.steps] == [
         "environment OCIKIT_*", "~/.docker/config.json", "/run/containers/auth.json", "~/.config/containers/auth.json", "~/.dockercfg",
     ]  # fmt: skip
     winner = explanation.winner
@@ -650,7 +650,7 @@ def test_explain_lists_all_sources(place):
         "ghcr.io/org",
     )
     assert [s.username for s in explanation.steps if s.kind and not s.wins] == ["podman"]
-    assert place.calls() == []  # no helper is run for places that don't matter
+    assert env.calls() == []  # helpers of later sources are not run
     assert repr(explanation).startswith(
         "Explanation(host='ghcr.io', repository='org/model', username='docker', kind='password'"
     )
@@ -662,27 +662,27 @@ def test_explain_lists_all_sources(place):
     assert SECRET not in str(pickle.loads(pickle.dumps(explanation)))
 
 
-def test_explain_agrees_with_for_reference(place):
-    place.good_helper()
-    place.write({"credsStore": "good", "auths": {"quay.io": auth("file")}})
+def test_explain_agrees_with_for_reference(env):
+    env.good_helper()
+    env.write({"credsStore": "good", "auths": {"quay.io": auth("file")}})
     for host in ("ghcr.io", "quay.io", "docker.io", "r.example"):
-        found, winner = place.find(host), place.keychain().explain(host).winner
+        found, winner = env.find(host), env.keychain().explain(host).winner
         assert (winner.username, winner.kind) == (found.username, found.kind) if winner else found.anonymous
 
 
-def test_explain_continues_after_failed_source(place):
-    place.write("{")
-    place.write({"auths": {"ghcr.io": auth("podman")}}, place.podman)
-    explanation = place.keychain().explain("ghcr.io")
+def test_explain_continues_after_failed_source(env):
+    env.write("{")
+    env.write({"auths": {"ghcr.io": auth("podman")}}, env.podman)
+    explanation = env.keychain().explain("ghcr.io")
     assert explanation.winner is None
     assert "!! ~/.docker/config.json: ~/.docker/config.json is not JSON" in str(explanation)
     assert "podman" in str(explanation)
     assert "failure" in repr(explanation)
 
 
-def test_explain_sanitizes_file_content(place):
-    place.write({"auths": {"ghcr.io": auth("<script>\x1b[31m")}})
-    explanation = place.keychain().explain("ghcr.io")
+def test_explain_sanitizes_file_content(env):
+    env.write({"auths": {"ghcr.io": auth("<script>\x1b[31m")}})
+    explanation = env.keychain().explain("ghcr.io")
     assert "<script>" not in explanation._repr_html_()
     assert "\x1b" not in f"{explanation}{explanation!r}"
 
@@ -690,16 +690,16 @@ def test_explain_sanitizes_file_content(place):
 # -- login and logout
 
 
-def test_login_is_found_and_private_to_owner(place):
-    assert place.keychain().login("ghcr.io", "ada", SECRET) == "~/.docker/config.json"
-    assert json.loads(place.docker.read_text()) == {"auths": {"ghcr.io": auth()}}
-    assert stat.S_IMODE(place.docker.stat().st_mode) == 0o600
-    assert stat.S_IMODE(place.docker.parent.stat().st_mode) == 0o700
-    assert place.find("ghcr.io", "org/model") == Credentials(username="ada", password=SECRET)
-    assert [p.name for p in place.docker.parent.iterdir()] == ["config.json"]
+def test_login_is_found_and_private_to_owner(env):
+    assert env.keychain().login("ghcr.io", "ada", SECRET) == "~/.docker/config.json"
+    assert json.loads(env.docker.read_text()) == {"auths": {"ghcr.io": auth()}}
+    assert stat.S_IMODE(env.docker.stat().st_mode) == 0o600
+    assert stat.S_IMODE(env.docker.parent.stat().st_mode) == 0o700
+    assert env.find("ghcr.io", "org/model") == Credentials(username="ada", password=SECRET)
+    assert [p.name for p in env.docker.parent.iterdir()] == ["config.json"]
 
 
-def test_login_preserves_other_entries_and_order(place):
+def test_login_preserves_other_entries_and_order(env):
     before = {
         "zeta": {"unknown": [1, 2.5, None]},
         "auths": {
@@ -709,24 +709,24 @@ def test_login_preserves_other_entries_and_order(place):
         },
         "HttpHeaders": {"X": "é"},
     }
-    place.write(before).chmod(0o644)
-    place.keychain().login("ghcr.io", "ada", SECRET)
-    after = json.loads(place.docker.read_text())
+    env.write(before).chmod(0o644)
+    env.keychain().login("ghcr.io", "ada", SECRET)
+    after = json.loads(env.docker.read_text())
     assert list(after) == list(before)
     assert list(after["auths"]) == list(before["auths"])
     assert after["auths"].pop("ghcr.io") == {"email": "a@b", "future": True, **auth()}
     before["auths"].pop("ghcr.io")
     assert after == before
-    assert stat.S_IMODE(place.docker.stat().st_mode) == 0o600
+    assert stat.S_IMODE(env.docker.stat().st_mode) == 0o600
 
 
-def test_docker_hub_login_uses_docker_key(place):
-    place.keychain().login("docker.io", "ada", SECRET)
-    assert list(json.loads(place.docker.read_text())["auths"]) == [HUB]
-    assert place.find("registry-1.docker.io", "library/alpine").username == "ada"
+def test_docker_hub_login_uses_docker_key(env):
+    env.keychain().login("docker.io", "ada", SECRET)
+    assert list(json.loads(env.docker.read_text())["auths"]) == [HUB]
+    assert env.find("registry-1.docker.io", "library/alpine").username == "ada"
 
 
-def test_login_is_verified_before_storing(place):
+def test_login_is_verified_before_storing(env):
     seen = []
 
     def refuse(credentials):
@@ -734,116 +734,116 @@ def test_login_is_verified_before_storing(place):
         raise PermissionError("no")
 
     with pytest.raises(PermissionError):
-        place.keychain().login("ghcr.io", "ada", SECRET, verify=refuse)
+        env.keychain().login("ghcr.io", "ada", SECRET, verify=refuse)
     assert seen == [Credentials(username="ada", password=SECRET)]
-    assert not place.docker.exists()
-    place.keychain().login("ghcr.io", "ada", SECRET, verify=seen.append)
-    assert place.docker.exists()
+    assert not env.docker.exists()
+    env.keychain().login("ghcr.io", "ada", SECRET, verify=seen.append)
+    assert env.docker.exists()
 
 
-def test_login_during_verification_of_another_is_preserved(place):
-    place.keychain().login("ghcr.io", "ada", SECRET, verify=lambda _: place.keychain().login("quay.io", "bob", SECRET))
-    assert place.find("quay.io").username == "bob"
-    assert place.find("ghcr.io").username == "ada"
+def test_login_during_verification_of_another_is_preserved(env):
+    env.keychain().login("ghcr.io", "ada", SECRET, verify=lambda _: env.keychain().login("quay.io", "bob", SECRET))
+    assert env.find("quay.io").username == "bob"
+    assert env.find("ghcr.io").username == "ada"
 
 
-def test_login_writes_target_of_link(place):
-    real = place.write({"x": 1}, place.home / "dotfiles" / "docker.json")
-    place.docker.parent.mkdir()
-    place.docker.symlink_to(real)
-    place.keychain().login("ghcr.io", "ada", SECRET)
-    assert place.docker.is_symlink()
+def test_login_writes_target_of_link(env):
+    real = env.write({"x": 1}, env.home / "dotfiles" / "docker.json")
+    env.docker.parent.mkdir()
+    env.docker.symlink_to(real)
+    env.keychain().login("ghcr.io", "ada", SECRET)
+    assert env.docker.is_symlink()
     assert json.loads(real.read_text())["x"] == 1
-    assert place.find("ghcr.io").username == "ada"
+    assert env.find("ghcr.io").username == "ada"
 
 
-def test_login_stores_identity_token(place):
-    place.keychain().login("r.azurecr.io", "guid", identity_token=SECRET)
-    assert place.find("r.azurecr.io") == Credentials(username="guid", identity_token=SECRET)
+def test_login_stores_identity_token(env):
+    env.keychain().login("r.azurecr.io", "guid", identity_token=SECRET)
+    assert env.find("r.azurecr.io") == Credentials(username="guid", identity_token=SECRET)
 
 
-def test_login_writes_registry_auth_file(place):
-    place.environ["REGISTRY_AUTH_FILE"] = str(place.home / "new" / "auth.json")
-    place.keychain().login("ghcr.io", "ada", SECRET)
-    assert not place.docker.exists()
-    assert place.find("ghcr.io").username == "ada"
+def test_login_writes_registry_auth_file(env):
+    env.environ["REGISTRY_AUTH_FILE"] = str(env.home / "new" / "auth.json")
+    env.keychain().login("ghcr.io", "ada", SECRET)
+    assert not env.docker.exists()
+    assert env.find("ghcr.io").username == "ada"
 
 
-def test_login_never_replaces_malformed_file(place):
-    place.write("{ not json")
+def test_login_never_replaces_malformed_file(env):
+    env.write("{ not json")
     with pytest.raises(CredentialsError, match="is not JSON"):
-        place.keychain().login("ghcr.io", "ada", SECRET)
-    assert place.docker.read_text() == "{ not json"
+        env.keychain().login("ghcr.io", "ada", SECRET)
+    assert env.docker.read_text() == "{ not json"
 
 
 @pytest.mark.parametrize(
     ("host", "user", "password"),
     [("", "ada", "x"), ("a b", "ada", "x"), ("u@h", "ada", "x"), ("h", "", "x"), ("h", "ada", ""), ("h", "a:b", "x")],
 )
-def test_invalid_login_is_rejected(place, host, user, password):
+def test_invalid_login_is_rejected(env, host, user, password):
     with pytest.raises(CredentialsError):
-        place.keychain().login(host, user, password)
-    assert not place.docker.exists()
+        env.keychain().login(host, user, password)
+    assert not env.docker.exists()
 
 
-def test_unwritable_folder_is_named_and_unchanged(place):
-    place.docker.parent.write_text("a file")
+def test_unwritable_folder_is_named_and_unchanged(env):
+    env.docker.parent.write_text("a file")
     with pytest.raises(CredentialsError, match=r"~/.docker/config.json can't be written") as caught:
-        place.keychain().login("ghcr.io", "ada", SECRET)
+        env.keychain().login("ghcr.io", "ada", SECRET)
     assert SECRET not in visible(caught.value)
 
 
-def test_login_uses_configured_helper(place):
-    place.helper("keep", 'cat > "$HOME/$1.json"')
-    place.write({"credsStore": "keep", "auths": {"ghcr.io": auth("stale")}})
-    assert place.keychain().login("ghcr.io", "ada", SECRET) == "docker-credential-keep"
-    assert json.loads((place.home / "store.json").read_text()) == {
+def test_login_uses_configured_helper(env):
+    env.helper("keep", 'cat > "$HOME/$1.json"')
+    env.write({"credsStore": "keep", "auths": {"ghcr.io": auth("stale")}})
+    assert env.keychain().login("ghcr.io", "ada", SECRET) == "docker-credential-keep"
+    assert json.loads((env.home / "store.json").read_text()) == {
         "ServerURL": "ghcr.io",
         "Username": "ada",
         "Secret": SECRET,
     }
-    assert json.loads(place.docker.read_text()) == {"credsStore": "keep", "auths": {"ghcr.io": {}}}
+    assert json.loads(env.docker.read_text()) == {"credsStore": "keep", "auths": {"ghcr.io": {}}}
 
 
-def test_failed_store_of_helper_is_named_without_secret(place):
-    place.helper("full", "cat; exit 1")
-    place.helper("echo", "cat | sed 's/.*Secret...//; s/..$//' ; exit 1")
+def test_failed_store_of_helper_is_named_without_secret(env):
+    env.helper("full", "cat; exit 1")
+    env.helper("echo", "cat | sed 's/.*Secret...//; s/..$//' ; exit 1")
     words = " ".join(["two", "words"])
     for name in ("full", "echo"):
-        before = place.write({"credsStore": name}).read_text()
+        before = env.write({"credsStore": name}).read_text()
         with pytest.raises(CredentialsError, match=f"docker-credential-{name} store for ghcr.io failed") as caught:
-            place.keychain().login("ghcr.io", "ada", words)
+            env.keychain().login("ghcr.io", "ada", words)
         assert words not in visible(caught.value)
-        assert place.docker.read_text() == before
+        assert env.docker.read_text() == before
 
 
-def test_logout_removes_all_keys_of_registry_only(place):
-    keys = place.keychain()
-    place.write({"auths": {HUB: auth(), "docker.io": auth(), "ghcr.io": auth(), "docker.io/org": auth()}, "x": 1})
+def test_logout_removes_all_keys_of_registry_only(env):
+    keys = env.keychain()
+    env.write({"auths": {HUB: auth(), "docker.io": auth(), "ghcr.io": auth(), "docker.io/org": auth()}, "x": 1})
     assert keys.logout("docker.io") is True
-    assert json.loads(place.docker.read_text()) == {"auths": {"ghcr.io": auth(), "docker.io/org": auth()}, "x": 1}
+    assert json.loads(env.docker.read_text()) == {"auths": {"ghcr.io": auth(), "docker.io/org": auth()}, "x": 1}
     assert keys.logout("docker.io") is False
     assert keys.logout("quay.io") is False
 
 
-def test_logout_without_file_creates_none(place):
-    assert place.keychain().logout("ghcr.io") is False
-    assert not place.docker.exists()
+def test_logout_without_file_creates_none(env):
+    assert env.keychain().logout("ghcr.io") is False
+    assert not env.docker.exists()
 
 
-def test_logout_erases_in_helper(place):
-    place.good_helper()
-    place.write({"credsStore": "good", "auths": {"ghcr.io": {}}})
-    assert place.keychain().logout("ghcr.io") is True
-    assert place.calls()[-1] == "1 erase ghcr.io"
-    assert json.loads(place.docker.read_text()) == {"credsStore": "good", "auths": {}}
+def test_logout_erases_in_helper(env):
+    env.good_helper()
+    env.write({"credsStore": "good", "auths": {"ghcr.io": {}}})
+    assert env.keychain().logout("ghcr.io") is True
+    assert env.calls()[-1] == "1 erase ghcr.io"
+    assert json.loads(env.docker.read_text()) == {"credsStore": "good", "auths": {}}
 
 
 # -- a real helper
 
 
 @pytest.mark.interop
-def test_pass_helper_stores_gets_lists_and_erases(place, tmp_path):
+def test_pass_helper_stores_gets_lists_and_erases(env, tmp_path):
     from tests.support.peers import find
 
     programs = [find(name) for name in ("docker-credential-pass", "pass", "gpg", "gpgconf")]
@@ -852,7 +852,7 @@ def test_pass_helper_stores_gets_lists_and_erases(place, tmp_path):
     import tempfile
 
     gnupg = Path(tempfile.mkdtemp(prefix="ocikit-gpg-"))
-    environ = place.environ
+    environ = env.environ
     environ["PATH"] = os.pathsep.join([*dict.fromkeys(str(p.parent) for p in programs), "/usr/bin", "/bin"])
     environ |= {"GNUPGHOME": str(gnupg), "PASSWORD_STORE_DIR": str(tmp_path / "store")}
     try:
@@ -871,8 +871,8 @@ def test_pass_helper_stores_gets_lists_and_erases(place, tmp_path):
         subprocess.run(
             ["pass", "init", "ocikit@example.invalid"], env=environ, check=True, capture_output=True, timeout=60
         )
-        place.write({"credsStore": "pass"})
-        keys = place.keychain()
+        env.write({"credsStore": "pass"})
+        keys = env.keychain()
         for host in ("ghcr.io", "docker.io"):
             assert keys.for_reference(host) is ANONYMOUS
             assert keys.login(host, "ada", SECRET) == "docker-credential-pass"
@@ -880,7 +880,7 @@ def test_pass_helper_stores_gets_lists_and_erases(place, tmp_path):
             winner = keys.explain(host).winner
             assert (winner.username, winner.note) == ("ada", "from docker-credential-pass")
         assert Helper(name="pass", environ=environ).list() == {"ghcr.io": "ada", HUB: "ada"}
-        assert SECRET not in place.docker.read_text()
+        assert SECRET not in env.docker.read_text()
         keys.login("r.azurecr.io", identity_token=SECRET)
         assert keys.for_reference("r.azurecr.io").identity_token == SECRET
         assert keys.logout("ghcr.io") is True

@@ -1,4 +1,4 @@
-"""Mirrors: who is asked for what, in which order, with which credentials, and what happens when one of them fails."""
+"""Tests of mirrors: order, credentials, and fallback after failures."""
 
 import base64
 import json
@@ -32,8 +32,8 @@ FILES = {
 
 
 @define
-class Place:
-    """A registry with two mirrors, each of which has what it has."""
+class Site:
+    """A registry and two mirrors."""
 
     upstream: FakeRegistry
     first: FakeRegistry
@@ -50,19 +50,19 @@ class Place:
         return f"{self.upstream.host}/t/d@{self.digest}"
 
     def session(self, *mirrors, **settings):
-        """A session that reads from the mirrors first; both if none is named."""
+        """Return a session with these mirrors, or both."""
         given = mirrors or (self.first.host, self.second.host)
         network = settings.pop("network", QUICK)
-        made = ocikit.Session(progress=False, network=network, mirrors={self.upstream.host: given}, **settings)
-        self.sessions.append(made)
-        return made
+        result = ocikit.Session(progress=False, network=network, mirrors={self.upstream.host: given}, **settings)
+        self.sessions.append(result)
+        return result
 
-    def asked(self):
-        """What each was asked since the last time."""
+    def new_requests(self):
+        """Return the requests to each host since the last call."""
         return moved(self.upstream), moved(self.first), moved(self.second)
 
-    def bring(self, server, prefix="", *, tag=True):
-        """All that the upstream has, at a mirror."""
+    def fill(self, server, prefix="", *, tag=True):
+        """Copy the content of the registry to a mirror."""
         server.blobs |= {(prefix + name, digest): blob for (name, digest), blob in self.upstream.blobs.items()}
         server.manifests |= {(prefix + name, digest): raw for (name, digest), raw in self.upstream.manifests.items()}
         if tag:
@@ -73,16 +73,16 @@ class Place:
 
 
 @pytest.fixture
-def place(home, monkeypatch):
+def site(home, monkeypatch):
     monkeypatch.setattr(download, "_STALL_WAIT", 0.001)
     write(home, FILES)
     with FakeRegistry() as upstream, FakeRegistry() as first, FakeRegistry() as second:
         with ocikit.Session(progress=False, network=QUICK) as session:
             digest = session.push(f"{upstream.host}/t/d:v1", "data").descriptor.digest
-        made = Place(upstream, first, second, digest)
-        made.asked()
-        yield made
-        for session in made.sessions:
+        result = Site(upstream, first, second, digest)
+        result.new_requests()
+        yield result
+        for session in result.sessions:
             session.close()
 
 
@@ -90,77 +90,77 @@ def content(folder):
     return {f"data/{name.removeprefix('data/')}": raw for name, raw in tree(folder).items()}
 
 
-# Who is asked
+# Order
 
 
-def test_content_comes_from_first_mirror_that_has_it(place, home):
-    place.bring(place.first)
-    art = place.session().pull(place.ref, home / "back")
+def test_content_comes_from_first_mirror_that_has_it(site, home):
+    site.fill(site.first)
+    art = site.session().pull(site.ref, home / "back")
     assert content(home / "back") == FILES
-    assert place.asked() == ([], ["GET manifests", *["GET blobs"] * 3], [])
-    assert str(art.reference).startswith(f"{place.upstream.host}/t/d"), "the registry's name, not the mirror's"
-    assert art.descriptor.digest == place.digest
+    assert site.new_requests() == ([], ["GET manifests", *["GET blobs"] * 3], [])
+    assert str(art.reference).startswith(f"{site.upstream.host}/t/d"), "the registry's name, not the mirror's"
+    assert art.descriptor.digest == site.digest
 
 
-def test_missing_content_comes_from_next_mirror_or_registry(place, home):
-    place.bring(place.second)
-    del place.second.blobs["t/d", place.big()]
-    place.session().pull(place.ref, home / "back")
+def test_missing_content_comes_from_next_mirror_or_registry(site, home):
+    site.fill(site.second)
+    del site.second.blobs["t/d", site.big()]
+    site.session().pull(site.ref, home / "back")
     assert content(home / "back") == FILES
-    upstream, first, second = place.asked()
+    upstream, first, second = site.new_requests()
     assert upstream == ["GET blobs"]
     assert sorted(first) == [*["GET blobs"] * 3, "GET manifests"]
     assert sorted(second) == [*["GET blobs"] * 3, "GET manifests"]
 
 
-def test_cached_pinned_reference_needs_no_request(place, home):
-    place.bring(place.first)
-    session = place.session()
-    session.pull(place.ref)
-    assert session.pin(place.ref).name == f"{place.upstream.host}/t/d"
-    place.asked()
-    session.pull(place.pinned)
-    assert place.asked() == ([], [], [])
-    assert place.first.host.rpartition(":")[2] not in str(list(session.cache.root.rglob("*")))
+def test_cached_pinned_reference_needs_no_request(site, home):
+    site.fill(site.first)
+    session = site.session()
+    session.pull(site.ref)
+    assert session.pin(site.ref).name == f"{site.upstream.host}/t/d"
+    site.new_requests()
+    session.pull(site.pinned)
+    assert site.new_requests() == ([], [], [])
+    assert site.first.host.rpartition(":")[2] not in str(list(session.cache.root.rglob("*")))
 
 
-def test_no_mirrors_means_no_extra_requests(place, home):
+def test_no_mirrors_means_no_extra_requests(site, home):
     with ocikit.Session(progress=False, network=QUICK) as session:
-        session.pull(place.ref)
-    assert sorted(place.asked()[0]) == [*["GET blobs"] * 3, "GET manifests", "HEAD manifests"]
+        session.pull(site.ref)
+    assert sorted(site.new_requests()[0]) == [*["GET blobs"] * 3, "GET manifests", "HEAD manifests"]
 
 
-def test_mirror_of_another_registry_is_not_used(place, home):
-    place.bring(place.first)
-    with ocikit.Session(progress=False, network=QUICK, mirrors={"quay.io": [place.first.host]}) as session:
-        session.pull(place.ref)
-    assert place.asked()[1] == []
+def test_mirror_of_another_registry_is_not_used(site, home):
+    site.fill(site.first)
+    with ocikit.Session(progress=False, network=QUICK, mirrors={"quay.io": [site.first.host]}) as session:
+        session.pull(site.ref)
+    assert site.new_requests()[1] == []
 
 
-def test_missing_tag_error_is_same_as_without_mirrors(place):
+def test_missing_tag_error_is_same_as_without_mirrors(site):
     with pytest.raises(ocikit.ManifestUnknown) as caught:
-        place.session().pull(f"{place.upstream.host}/t/d:v2")
+        site.session().pull(f"{site.upstream.host}/t/d:v2")
     assert "nearest: v1" in caught.value.hint
-    upstream, first, second = place.asked()
-    assert first == second == ["GET manifests"], "its tags are the registry's business"
+    upstream, first, second = site.new_requests()
+    assert first == second == ["GET manifests"], "mirrors list no tags"
     assert upstream == ["HEAD manifests", "GET tags"]
 
 
-def test_mirror_path_is_prepended_to_names(place, home):
-    place.bring(place.first, "hub/deep/")
-    place.session(f"{place.first.host}/hub/deep").pull(place.ref, home / "back")
+def test_mirror_path_is_prepended_to_names(site, home):
+    site.fill(site.first, "hub/deep/")
+    site.session(f"{site.first.host}/hub/deep").pull(site.ref, home / "back")
     assert content(home / "back") == FILES
-    assert {tuple(r.path.split("/")[2:6]) for r in place.first.requests} == {("hub", "deep", "t", "d")}
-    assert place.upstream.requests == []
+    assert {tuple(r.path.split("/")[2:6]) for r in site.first.requests} == {("hub", "deep", "t", "d")}
+    assert site.upstream.requests == []
 
 
-def test_prefix_of_registry_has_its_own_mirrors(place, home):
-    place.bring(place.first)  # t/d there
-    mirrors = {f"{place.upstream.host}/t": [f"{place.second.host}/m"], place.upstream.host: [place.first.host]}
+def test_prefix_of_registry_has_its_own_mirrors(site, home):
+    site.fill(site.first)  # t/d there
+    mirrors = {f"{site.upstream.host}/t": [f"{site.second.host}/m"], site.upstream.host: [site.first.host]}
     with ocikit.Session(progress=False, network=QUICK, mirrors=mirrors) as session:
-        session.inspect(place.ref)
-    assert place.first.requests == []
-    assert [r.path for r in place.second.requests] == ["/v2/m/d/manifests/v1", f"/v2/m/d/manifests/{place.digest}"]
+        session.inspect(site.ref)
+    assert site.first.requests == []
+    assert [r.path for r in site.second.requests] == ["/v2/m/d/manifests/v1", f"/v2/m/d/manifests/{site.digest}"]
 
 
 def test_longest_prefix_wins_and_host_precedes_domain():
@@ -177,7 +177,7 @@ def test_longest_prefix_wins_and_host_precedes_domain():
     assert route("a.example.com/bb") == ["one.example:5000/x x/bb"]
     assert route("a.example.com/b/c/d") == ["deep.example d"]
     assert route("a.example.com/b/cc") == ["one.example:5000/x x/b/cc"]
-    assert route("a.example.com/b/c") == [], "nothing would be left of the name"
+    assert route("a.example.com/b/c") == [], "the name on the mirror would be empty"
     assert route("alpine") == ["https.example library/alpine", "hub.example/y y/library/alpine"]
 
 
@@ -210,134 +210,134 @@ def test_single_mirror_is_accepted_and_invalid_pull_rejected():
 # Tags, digests, namespaces
 
 
-def test_digest_only_mirror_resolves_no_tags(place, home):
-    place.bring(place.first)
-    place.first.tags["t/d", "v1"] = place.first.manifest("t/d", {"schemaVersion": 2, "stale": True})
-    place.session(Mirror(place.first.host, pull="digest-only")).pull(place.ref, home / "back")
+def test_digest_only_mirror_resolves_no_tags(site, home):
+    site.fill(site.first)
+    site.first.tags["t/d", "v1"] = site.first.manifest("t/d", {"schemaVersion": 2, "stale": True})
+    site.session(Mirror(site.first.host, pull="digest-only")).pull(site.ref, home / "back")
     assert content(home / "back") == FILES
-    upstream, first, _ = place.asked()
+    upstream, first, _ = site.new_requests()
     assert upstream == ["HEAD manifests"]
     assert sorted(first) == [*["GET blobs"] * 3, "GET manifests"]
 
 
-def test_tag_only_mirror_serves_references_without_digest(place):
-    place.bring(place.first)
-    mirror = Mirror(place.first.host, pull="tag-only")
-    place.session(mirror).inspect(place.pinned)
-    assert place.asked() == (["HEAD manifests", "GET manifests"], [], [])
-    place.session(mirror, cache="other").inspect(place.ref)
-    assert place.asked() == ([], ["GET manifests"], [])
+def test_tag_only_mirror_serves_references_without_digest(site):
+    site.fill(site.first)
+    mirror = Mirror(site.first.host, pull="tag-only")
+    site.session(mirror).inspect(site.pinned)
+    assert site.new_requests() == (["HEAD manifests", "GET manifests"], [], [])
+    site.session(mirror, cache="other").inspect(site.ref)
+    assert site.new_requests() == ([], ["GET manifests"], [])
 
 
-def test_wrong_size_of_registry_does_not_disable_mirror(place, home):
-    place.bring(place.first)
-    place.upstream.on("HEAD", ".*/manifests/.*", headers={"Content-Length": 7}, times=None)
-    pulled = place.session(Mirror(place.first.host, pull="digest-only")).pull(place.ref, home / "back")
+def test_wrong_size_of_registry_does_not_disable_mirror(site, home):
+    site.fill(site.first)
+    site.upstream.on("HEAD", ".*/manifests/.*", headers={"Content-Length": 7}, times=None)
+    pulled = site.session(Mirror(site.first.host, pull="digest-only")).pull(site.ref, home / "back")
     assert content(home / "back") == FILES
     assert pulled.descriptor.size == pulled.document.size
-    upstream, first, _ = place.asked()
+    upstream, first, _ = site.new_requests()
     assert upstream == ["HEAD manifests"]
     assert sorted(first) == [*["GET blobs"] * 3, "GET manifests"]
 
 
-def test_body_received_while_resolving_is_not_requested_again(place):
-    place.bring(place.first)
-    place.upstream.on("HEAD", ".*/manifests/.*", without=("Docker-Content-Digest",), times=None)
-    place.session(Mirror(place.first.host, pull="digest-only")).inspect(place.ref)
-    assert place.asked() == (["HEAD manifests", "GET manifests"], [], [])
+def test_body_received_while_resolving_is_not_requested_again(site):
+    site.fill(site.first)
+    site.upstream.on("HEAD", ".*/manifests/.*", without=("Docker-Content-Digest",), times=None)
+    site.session(Mirror(site.first.host, pull="digest-only")).inspect(site.ref)
+    assert site.new_requests() == (["HEAD manifests", "GET manifests"], [], [])
 
 
 @pytest.mark.parametrize("ns", [True, False])
-def test_ns_parameter_names_upstream_registry(place, home, ns):
-    place.bring(place.first)
-    place.session(Mirror(place.first.host, ns=ns)).pull(place.ref, home / "back")
+def test_ns_parameter_names_upstream_registry(site, home, ns):
+    site.fill(site.first)
+    site.session(Mirror(site.first.host, ns=ns)).pull(site.ref, home / "back")
     assert content(home / "back") == FILES
-    assert {str(r.query.get("ns")) for r in place.first.requests} == {str([place.upstream.host] if ns else None)}
-    assert place.upstream.requests == []
+    assert {str(r.query.get("ns")) for r in site.first.requests} == {str([site.upstream.host] if ns else None)}
+    assert site.upstream.requests == []
 
 
-def test_moved_content_is_read_from_new_location_only(place, home):
-    place.bring(place.second, "moved/")
-    moved_to = Mirror(f"{place.second.host}/moved", final=True)
-    session = place.session(place.first.host, moved_to)
-    session.pull(place.ref, home / "back")
+def test_moved_content_is_read_from_new_location_only(site, home):
+    site.fill(site.second, "moved/")
+    moved_to = Mirror(f"{site.second.host}/moved", final=True)
+    session = site.session(site.first.host, moved_to)
+    session.pull(site.ref, home / "back")
     assert content(home / "back") == FILES
-    assert session.referrers(place.ref) == []
-    assert place.asked()[0] == []
+    assert session.referrers(site.ref) == []
+    assert site.new_requests()[0] == []
     with pytest.raises(ocikit.ManifestUnknown):
-        session.inspect(f"{place.upstream.host}/t/d:v2")
-    assert place.asked()[0] == []
+        session.inspect(f"{site.upstream.host}/t/d:v2")
+    assert site.new_requests()[0] == []
 
 
-def test_writes_and_lists_use_registry_itself(place, home):
-    place.bring(place.first)
-    session = place.session()
-    session.push(f"{place.upstream.host}/t/new:v1", "data")
-    session.tag(place.ref, "v2")
-    session.attach(place.ref, artifact_type="application/vnd.example.note", annotations={"a": "b"})
-    assert session.tags(place.ref) == ["v1", "v2"]
-    session.catalog(place.upstream.host)
-    session.ping(place.upstream.host)
-    session.repository(place.ref).head_manifest("v1")
-    session.delete(f"{place.upstream.host}/t/d:v2")
-    assert place.asked()[1:] == ([], [])
-    assert session.tags(place.ref) == ["v1"]
+def test_writes_and_lists_use_registry_itself(site, home):
+    site.fill(site.first)
+    session = site.session()
+    session.push(f"{site.upstream.host}/t/new:v1", "data")
+    session.tag(site.ref, "v2")
+    session.attach(site.ref, artifact_type="application/vnd.example.note", annotations={"a": "b"})
+    assert session.tags(site.ref) == ["v1", "v2"]
+    session.catalog(site.upstream.host)
+    session.ping(site.upstream.host)
+    session.repository(site.ref).head_manifest("v1")
+    session.delete(f"{site.upstream.host}/t/d:v2")
+    assert site.new_requests()[1:] == ([], [])
+    assert session.tags(site.ref) == ["v1"]
 
 
-def test_copy_reads_referrers_from_registry_content_from_mirror(place, home):
+def test_copy_reads_referrers_from_registry_content_from_mirror(site, home):
     with ocikit.Session(progress=False, network=QUICK) as plain:
-        plain.attach(place.ref, "data/a.csv", artifact_type="application/vnd.example.report")
-    place.bring(place.first)
-    place.asked()
-    session = place.session()
-    session.copy(place.ref, "oci:copied:v1", referrers=True)
+        plain.attach(site.ref, "data/a.csv", artifact_type="application/vnd.example.report")
+    site.fill(site.first)
+    site.new_requests()
+    session = site.session()
+    session.copy(site.ref, "oci:copied:v1", referrers=True)
     assert len(session.referrers("oci:copied:v1")) == 1
-    upstream, first, _ = place.asked()
+    upstream, first, _ = site.new_requests()
     assert set(upstream) == {"GET referrers"}
     assert set(first) == {"GET manifests", "GET blobs"}
 
 
-def test_copy_within_registry_still_mounts(place):
-    place.bring(place.first)
-    place.session().copy(place.ref, f"{place.upstream.host}/t/e:v1")
-    assert "GET blobs" not in sum(place.asked(), [])
-    assert place.session().pin(f"{place.upstream.host}/t/e:v1").digest == place.digest
+def test_copy_within_registry_still_mounts(site):
+    site.fill(site.first)
+    site.session().copy(site.ref, f"{site.upstream.host}/t/e:v1")
+    assert "GET blobs" not in sum(site.new_requests(), [])
+    assert site.session().pin(f"{site.upstream.host}/t/e:v1").digest == site.digest
 
 
-def test_validation_reads_from_mirrors(place):
-    place.bring(place.first)
-    place.upstream.on("GET|HEAD", ".*", times=None, drop="before")
-    assert place.session().validate(place.ref)
+def test_validation_reads_from_mirrors(site):
+    site.fill(site.first)
+    site.upstream.on("GET|HEAD", ".*", times=None, drop="before")
+    assert site.session().validate(site.ref)
 
 
-def test_offline_mode_sends_no_requests(place, home, monkeypatch):
-    place.bring(place.first)
-    place.session().pull(place.ref)
-    place.asked()
+def test_offline_mode_sends_no_requests(site, home, monkeypatch):
+    site.fill(site.first)
+    site.session().pull(site.ref)
+    site.new_requests()
     monkeypatch.setenv("OCIKIT_OFFLINE", "1")
-    place.session().pull(place.ref, home / "back")
+    site.session().pull(site.ref, home / "back")
     assert content(home / "back") == FILES
     with pytest.raises(ocikit.OfflineError):
-        place.session().pull(f"{place.upstream.host}/t/other:v1")
-    assert place.asked() == ([], [], [])
+        site.session().pull(f"{site.upstream.host}/t/other:v1")
+    assert site.new_requests() == ([], [], [])
 
 
-def test_file_is_read_by_ranges(place):
-    place.bring(place.first)
-    session = place.session()
-    with session.open(place.ref, "data/big.bin") as stream:
+def test_file_is_read_by_ranges(site):
+    site.fill(site.first)
+    session = site.session()
+    with session.open(site.ref, "data/big.bin") as stream:
         stream.seek(-300, 2)
         assert stream.read() == FILES["data/big.bin"][-300:]
         stream.seek(1000)
         assert stream.read(600) == FILES["data/big.bin"][1000:1600]
-    blobs = place.first.seen("GET", ".*/blobs/.*")
+    blobs = site.first.seen("GET", ".*/blobs/.*")
     assert [r.headers.get("Range") for r in blobs] == [f"bytes={3 * MIB - 300}-", "bytes=1000-"]
-    assert place.upstream.requests == []
-    with session.open(place.ref, "data/small.bin") as stream:
+    assert site.upstream.requests == []
+    with session.open(site.ref, "data/small.bin") as stream:
         assert stream.read() == FILES["data/small.bin"]
 
 
-# Who fails
+# Failures
 
 
 FAILURES = {
@@ -357,14 +357,14 @@ FAILURES = {
 
 
 @pytest.mark.parametrize("kind", FAILURES)
-def test_faulty_mirror_document_falls_back_to_next_mirror(place, kind):
-    place.bring(place.first)
-    place.bring(place.second)
-    place.first.on("GET|HEAD", ".*/manifests/.*", times=None, **FAILURES[kind])
-    art = place.session().inspect(place.ref)
-    assert art.descriptor.digest == place.digest
-    assert [r.method for r in place.second.seen(path=".*/manifests/.*")] == ["GET"]
-    assert place.upstream.requests == []
+def test_faulty_mirror_document_falls_back_to_next_mirror(site, kind):
+    site.fill(site.first)
+    site.fill(site.second)
+    site.first.on("GET|HEAD", ".*/manifests/.*", times=None, **FAILURES[kind])
+    art = site.session().inspect(site.ref)
+    assert art.descriptor.digest == site.digest
+    assert [r.method for r in site.second.seen(path=".*/manifests/.*")] == ["GET"]
+    assert site.upstream.requests == []
 
 
 @pytest.mark.parametrize(
@@ -374,145 +374,145 @@ def test_faulty_mirror_document_falls_back_to_next_mirror(place, kind):
         *(("wrong bytes", to) for to in ("cache", "memory", "layout", "registry")),
     ],
 )
-def test_faulty_mirror_blob_yields_correct_content(place, home, kind, to):
-    place.bring(place.first)
-    place.first.on("GET", ".*/blobs/.*", times=None, **FAILURES[kind])
-    session = place.session(place.first.host)
+def test_faulty_mirror_blob_yields_correct_content(site, home, kind, to):
+    site.fill(site.first)
+    site.first.on("GET", ".*/blobs/.*", times=None, **FAILURES[kind])
+    session = site.session(site.first.host)
     if to == "folder":
-        session.pull(place.ref, home / "back")
+        session.pull(site.ref, home / "back")
         assert content(home / "back") == FILES
     elif to == "cache":
-        assert content(session.pull(place.ref).path) == FILES
+        assert content(session.pull(site.ref).path) == FILES
     elif to == "memory":
-        art = session.inspect(place.ref)
+        art = session.inspect(site.ref)
         assert art["data/small.bin"].read() == FILES["data/small.bin"]
     elif to == "layout":
-        session.copy(place.ref, "oci:copied:v1")
+        session.copy(site.ref, "oci:copied:v1")
         assert ocikit.Layout("copied").verify().ok
     else:
-        session.copy(place.ref, f"{place.second.host}/t/d:v1")
+        session.copy(site.ref, f"{site.second.host}/t/d:v1")
         with ocikit.Session(progress=False, network=QUICK, cache="other") as plain:
-            assert content(plain.pull(f"{place.second.host}/t/d:v1").path) == FILES
-    assert place.upstream.seen("GET", ".*/blobs/.*")
+            assert content(plain.pull(f"{site.second.host}/t/d:v1").path) == FILES
+    assert site.upstream.seen("GET", ".*/blobs/.*")
 
 
-def test_truncated_blob_continues_from_registry(place, home):
-    place.bring(place.first)
-    place.first.on("GET", f".*/blobs/{place.big()}", times=None, cut=2 * MIB, length=3 * MIB)
-    place.first.on("GET", f".*/blobs/{place.big()}", times=None, when=lambda r: "Range" in r.headers, drop="before")
+def test_truncated_blob_continues_from_registry(site, home):
+    site.fill(site.first)
+    site.first.on("GET", f".*/blobs/{site.big()}", times=None, cut=2 * MIB, length=3 * MIB)
+    site.first.on("GET", f".*/blobs/{site.big()}", times=None, when=lambda r: "Range" in r.headers, drop="before")
     told = []
 
     class Listener(ocikit.Progress):
         def advance(self, descriptor, n):
-            told.append(n if descriptor.digest == place.big() else 0)
+            told.append(n if descriptor.digest == site.big() else 0)
 
-    place.session(place.first.host).pull(place.ref, home / "back", progress=Listener())
+    site.session(site.first.host).pull(site.ref, home / "back", progress=Listener())
     assert content(home / "back") == FILES
-    (rest,) = place.upstream.seen("GET", f".*/blobs/{place.big()}")
-    assert rest.headers["Range"] == f"bytes={2 * MIB}-", "the prefix is kept"
+    (rest,) = site.upstream.seen("GET", f".*/blobs/{site.big()}")
+    assert rest.headers["Range"] == f"bytes={2 * MIB}-", "the received prefix is reused"
     assert sum(told) == 3 * MIB
 
 
-def test_interrupted_blob_resumes_from_mirror(place, home):
-    place.bring(place.first)
-    place.first.on("GET", f".*/blobs/{place.big()}", cut=2 * MIB, length=3 * MIB)
-    place.session(place.first.host).pull(place.ref, home / "back")
+def test_interrupted_blob_resumes_from_mirror(site, home):
+    site.fill(site.first)
+    site.first.on("GET", f".*/blobs/{site.big()}", cut=2 * MIB, length=3 * MIB)
+    site.session(site.first.host).pull(site.ref, home / "back")
     assert content(home / "back") == FILES
-    assert place.upstream.requests == []
+    assert site.upstream.requests == []
 
 
-def test_corrupt_content_is_not_returned_and_disables_mirror(place, home, caplog):
-    place.bring(place.first)
-    place.first.blobs["t/d", place.big()] = b"w" * 3 * MIB
-    session = place.session()
-    with session.open(place.ref, "data/big.bin") as stream, pytest.raises(ocikit.DigestMismatch):
+def test_corrupt_content_is_not_returned_and_disables_mirror(site, home, caplog):
+    site.fill(site.first)
+    site.first.blobs["t/d", site.big()] = b"w" * 3 * MIB
+    session = site.session()
+    with session.open(site.ref, "data/big.bin") as stream, pytest.raises(ocikit.DigestMismatch):
         stream.read()
-    place.first.requests.clear()
-    with caplog.at_level(logging.WARNING, "ocikit"), session.open(place.ref, "data/big.bin") as stream:
+    site.first.requests.clear()
+    with caplog.at_level(logging.WARNING, "ocikit"), session.open(site.ref, "data/big.bin") as stream:
         assert stream.read() == FILES["data/big.bin"]
-    assert place.first.requests == []
+    assert site.first.requests == []
 
 
-def test_pull_with_corrupt_mirror_succeeds_and_counts_files_once(place, home, caplog):
-    place.bring(place.first)
-    place.first.blobs["t/d", place.big()] = b"w" * 3 * MIB
+def test_pull_with_corrupt_mirror_succeeds_and_counts_files_once(site, home, caplog):
+    site.fill(site.first)
+    site.first.blobs["t/d", site.big()] = b"w" * 3 * MIB
     with caplog.at_level(logging.INFO, "ocikit"):
-        art = place.session(place.first.host).pull(place.ref, home / "back", workers=1)
+        art = site.session(site.first.host).pull(site.ref, home / "back", workers=1)
     assert content(home / "back") == FILES
-    again = {len(place.upstream.blobs["t/d", r.path.rpartition("/")[2]]) for r in place.upstream.requests}
-    assert again == {3 * MIB, 3000}, "what had come before is not brought again"
+    again = {len(site.upstream.blobs["t/d", r.path.rpartition("/")[2]]) for r in site.upstream.requests}
+    assert again == {3 * MIB, 3000}, "received content is not requested again"
     assert art.summary.startswith("pulled 3 files")
     (warning,) = [r.getMessage() for r in caplog.records if r.levelno == logging.WARNING]
-    assert place.first.host in warning and "is disabled" in warning
+    assert site.first.host in warning and "is disabled" in warning
     assert {f.name for f in (home / "back/.ocikit").rglob("*") if f.is_file()} == {"manifest.json"}, "no parts are left"
 
 
-def test_corrupt_registry_content_raises(place, home):
-    place.bring(place.first)
-    for server in (place.first, place.upstream):
-        server.blobs["t/d", place.big()] = b"w" * 3 * MIB
+def test_corrupt_registry_content_raises(site, home):
+    site.fill(site.first)
+    for server in (site.first, site.upstream):
+        server.blobs["t/d", site.big()] = b"w" * 3 * MIB
     with pytest.raises(ocikit.DigestMismatch):
-        place.session(place.first.host).pull(place.ref, home / "back")
+        site.session(site.first.host).pull(site.ref, home / "back")
     assert not (home / "back/data/big.bin").exists() and not (home / "back/big.bin").exists()
 
 
-def test_dead_mirror_is_tried_once(place, home, caplog):
-    place.bring(place.second)
-    place.first.on(".*", ".*", times=None, drop="before")
-    session = place.session()
+def test_dead_mirror_is_tried_once(site, home, caplog):
+    site.fill(site.second)
+    site.first.on(".*", ".*", times=None, drop="before")
+    session = site.session()
     with caplog.at_level(logging.WARNING, "ocikit"):
-        session.inspect(place.ref)
-        before = place.first.connections
-        session.pull(place.ref, home / "back")
-        session.pull(place.ref)
+        session.inspect(site.ref)
+        before = site.first.connections
+        session.pull(site.ref, home / "back")
+        session.pull(site.ref)
     assert content(home / "back") == FILES
-    assert place.first.connections == before > 0
+    assert site.first.connections == before > 0
     assert len([r for r in caplog.records if "is skipped for" in r.getMessage()]) == 1
-    assert place.upstream.requests == []
+    assert site.upstream.requests == []
 
 
-def test_unreachable_mirror_does_not_fail_pull(place, home):
+def test_unreachable_mirror_does_not_fail_pull(site, home):
     port = peers.free_port()
-    place.session(f"127.0.0.1:{port}").pull(place.ref, home / "back")
+    site.session(f"127.0.0.1:{port}").pull(site.ref, home / "back")
     assert content(home / "back") == FILES
 
 
-def test_dead_mirror_is_retried_after_backoff(place, monkeypatch):
-    place.bring(place.first)
-    place.first.on(".*", ".*", times=None, drop="before")
-    session = place.session(place.first.host)
-    session.inspect(place.ref)
-    place.first.faults.clear()
-    place.asked()
-    session.inspect(place.ref)
-    assert place.asked()[1] == []
+def test_dead_mirror_is_retried_after_backoff(site, monkeypatch):
+    site.fill(site.first)
+    site.first.on(".*", ".*", times=None, drop="before")
+    session = site.session(site.first.host)
+    session.inspect(site.ref)
+    site.first.faults.clear()
+    site.new_requests()
+    session.inspect(site.ref)
+    assert site.new_requests()[1] == []
     monkeypatch.setattr("ocikit.remote.mirrors.MIRROR_BACKOFF", -1.0)
     (host,) = session._backends._mirrors.values()
     host.back_off()
-    session.inspect(place.ref)
-    assert place.asked()[1] == ["GET manifests"]
+    session.inspect(site.ref)
+    assert site.new_requests()[1] == ["GET manifests"]
 
 
-def test_error_of_registry_includes_mirror_errors(place):
-    place.first.on("GET", ".*", times=None, status=403)
-    place.second.on("GET", ".*", times=None, status=500)
-    place.upstream.on("GET|HEAD", ".*", times=None, drop="before")
+def test_error_of_registry_includes_mirror_errors(site):
+    site.first.on("GET", ".*", times=None, status=403)
+    site.second.on("GET", ".*", times=None, status=500)
+    site.upstream.on("GET|HEAD", ".*", times=None, drop="before")
     with pytest.raises(ocikit.ConnectionFailed) as caught:
-        place.session().inspect(place.ref)
+        site.session().inspect(site.ref)
     told = str(caught.value)
-    assert f"no answer from {place.upstream.host}" in told
-    assert f"{place.first.host} returned 403" in told and f"{place.second.host} returned 500" in told
+    assert f"no answer from {site.upstream.host}" in told
+    assert f"{site.first.host} returned 403" in told and f"{site.second.host} returned 500" in told
 
 
-def test_many_threads_read_from_unstable_mirrors(place, home):
-    place.bring(place.first)
-    place.first.on("GET", ".*/blobs/.*", times=4, status=500)
+def test_many_threads_read_from_unstable_mirrors(site, home):
+    site.fill(site.first)
+    site.first.on("GET", ".*/blobs/.*", times=4, status=500)
     failures = []
 
     def work(n):
         try:
-            session = place.session(cache=home / f"cache{n}")
-            assert content(session.pull(place.ref).path) == FILES
+            session = site.session(cache=home / f"cache{n}")
+            assert content(session.pull(site.ref).path) == FILES
         except BaseException as problem:
             failures.append(problem)
 
@@ -522,7 +522,7 @@ def test_many_threads_read_from_unstable_mirrors(place, home):
     assert failures == []
 
 
-# Whose credentials
+# Credentials
 
 
 def basic(user, password):
@@ -536,80 +536,80 @@ def basic(user, password):
     return guard
 
 
-def shown(server):
-    """The credentials that a server was sent."""
+def credentials_sent(server):
+    """Return the credentials that a server received."""
     values = {r.headers["Authorization"] for r in server.requests if "Authorization" in r.headers}
     return {base64.b64decode(value.removeprefix("Basic ")).decode() for value in values}
 
 
-def test_each_host_gets_its_own_credentials_only(place, home):
-    place.bring(place.first)
-    place.upstream.guard, place.first.guard, place.second.guard = (
+def test_each_host_gets_its_own_credentials_only(site, home):
+    site.fill(site.first)
+    site.upstream.guard, site.first.guard, site.second.guard = (
         basic("up", "1"),
         basic("mirror", "2"),
         basic("x", "3"),
     )
-    del place.first.blobs["t/d", place.big()]
-    keys = {place.upstream.host: ("up", "1"), place.first.host: ("mirror", "2")}
-    place.session(credentials=keys).pull(place.ref, home / "back")
+    del site.first.blobs["t/d", site.big()]
+    keys = {site.upstream.host: ("up", "1"), site.first.host: ("mirror", "2")}
+    site.session(credentials=keys).pull(site.ref, home / "back")
     assert content(home / "back") == FILES
-    assert shown(place.upstream) == {"up:1"}
-    assert shown(place.first) == {"mirror:2"}
-    assert place.second.requests and shown(place.second) == set()
+    assert credentials_sent(site.upstream) == {"up:1"}
+    assert credentials_sent(site.first) == {"mirror:2"}
+    assert site.second.requests and credentials_sent(site.second) == set()
 
 
 @pytest.mark.parametrize("order", ["mirror first", "registry first"])
-def test_bare_pair_is_not_sent_to_mirror(place, home, order):
-    place.upstream.guard = basic("up", "1")
-    for server in (place.first, place.second):
+def test_bare_pair_is_not_sent_to_mirror(site, home, order):
+    site.upstream.guard = basic("up", "1")
+    for server in (site.first, site.second):
         server.guard = basic("nobody", "knows")
-    session = place.session(credentials=("up", "1"))
+    session = site.session(credentials=("up", "1"))
     if order == "registry first":
-        session.tags(place.ref)
-    session.pull(place.ref, home / "back")
+        session.tags(site.ref)
+    session.pull(site.ref, home / "back")
     assert content(home / "back") == FILES
-    assert shown(place.upstream) == {"up:1"}
-    assert place.first.requests and place.second.requests
-    assert shown(place.first) == shown(place.second) == set()
+    assert credentials_sent(site.upstream) == {"up:1"}
+    assert site.first.requests and site.second.requests
+    assert credentials_sent(site.first) == credentials_sent(site.second) == set()
 
 
-def test_mirror_credentials_come_from_docker_config(place, home):
-    place.bring(place.first)
-    place.first.guard = basic("mirror", "2")
+def test_mirror_credentials_come_from_docker_config(site, home):
+    site.fill(site.first)
+    site.first.guard = basic("mirror", "2")
     folder = home.parent / ".docker"
     folder.mkdir()
     auths = {
-        place.first.host: {"auth": base64.b64encode(b"mirror:2").decode()},
-        place.upstream.host: {"auth": base64.b64encode(b"up:1").decode()},
+        site.first.host: {"auth": base64.b64encode(b"mirror:2").decode()},
+        site.upstream.host: {"auth": base64.b64encode(b"up:1").decode()},
     }
     (folder / "config.json").write_text(json.dumps({"auths": auths}))
-    place.session(credentials=("up", "1")).pull(place.ref, home / "back")
-    assert shown(place.first) == {"mirror:2"}
-    assert place.upstream.requests == []
+    site.session(credentials=("up", "1")).pull(site.ref, home / "back")
+    assert credentials_sent(site.first) == {"mirror:2"}
+    assert site.upstream.requests == []
 
 
-def test_session_headers_are_not_sent_to_mirrors(place, home):
-    place.bring(place.first)
-    del place.first.blobs["t/d", place.big()]
+def test_session_headers_are_not_sent_to_mirrors(site, home):
+    site.fill(site.first)
+    del site.first.blobs["t/d", site.big()]
     network = ocikit.Network(retries=1, headers={"X-Team": "secret"})
-    place.session(network=network).pull(place.ref, home / "back")
-    assert {r.headers.get("X-Team") for r in place.upstream.requests} == {"secret"}
-    assert {r.headers.get("X-Team") for s in (place.first, place.second) for r in s.requests} == {None}
+    site.session(network=network).pull(site.ref, home / "back")
+    assert {r.headers.get("X-Team") for r in site.upstream.requests} == {"secret"}
+    assert {r.headers.get("X-Team") for s in (site.first, site.second) for r in s.requests} == {None}
 
 
-# What is told
+# Display and log
 
 
-def test_session_shows_mirrors_and_log_names_them(place, home, caplog):
-    place.bring(place.first)
-    del place.first.blobs["t/d", place.big()]
-    session = place.session(place.first.host)
-    assert f"mirrors={{'{place.upstream.host}': ['{place.first.host}']}}" in repr(session)
+def test_session_shows_mirrors_and_log_names_them(site, home, caplog):
+    site.fill(site.first)
+    del site.first.blobs["t/d", site.big()]
+    session = site.session(site.first.host)
+    assert f"mirrors={{'{site.upstream.host}': ['{site.first.host}']}}" in repr(session)
     assert "mirrors" not in repr(ocikit.Session(progress=False))
     with caplog.at_level(logging.INFO, "ocikit"):
-        session.pull(place.ref, home / "back")
+        session.pull(site.ref, home / "back")
     told = [r.getMessage() for r in caplog.records]
-    assert f"{place.upstream.host}/t/d@v1 comes from its mirror {place.first.host}/t/d" in told
+    assert f"{site.upstream.host}/t/d@v1 comes from its mirror {site.first.host}/t/d" in told
     assert len([t for t in told if "comes from its mirror" in t]) == 3, "the document and two of three blobs"
     assert len([t for t in told if "failed, using the next one" in t]) == 1
 
@@ -636,14 +636,14 @@ def test_mirror_has_few_retries_and_final_location_all():
 # Blocked, and registries.conf
 
 
-def test_blocked_prefix_is_not_used_except_longer_prefixes(place, home):
+def test_blocked_prefix_is_not_used_except_longer_prefixes(site, home):
     blocked = ocikit.Network(
-        retries=0, blocked=[place.upstream.host, "*.evil.example"], mirrors={f"{place.upstream.host}/t": []}
+        retries=0, blocked=[site.upstream.host, "*.evil.example"], mirrors={f"{site.upstream.host}/t": []}
     )
     with ocikit.Session(progress=False, network=blocked) as session:
-        assert session.pull(place.ref).digest == place.digest
-        place.asked()
-        other = f"{place.upstream.host}/u/d:v1"
+        assert session.pull(site.ref).digest == site.digest
+        site.new_requests()
+        other = f"{site.upstream.host}/u/d:v1"
         for verb in (
             session.pull,
             session.inspect,
@@ -652,13 +652,13 @@ def test_blocked_prefix_is_not_used_except_longer_prefixes(place, home):
             session.repository,
             lambda r: session.push(r, "data"),
         ):
-            with pytest.raises(ocikit.Denied, match=f"{place.upstream.host}/u/d is blocked"):
+            with pytest.raises(ocikit.Denied, match=f"{site.upstream.host}/u/d is blocked"):
                 verb(other)
-        for host in (place.upstream.host, "a.evil.example"):
+        for host in (site.upstream.host, "a.evil.example"):
             with pytest.raises(ocikit.Denied, match="is blocked"):
                 session.ping(host)
-        assert f"blocked=['*.evil.example', '{place.upstream.host}']" in repr(session)
-    assert place.asked() == ([], [], [])
+        assert f"blocked=['*.evil.example', '{site.upstream.host}']" in repr(session)
+    assert site.new_requests() == ([], [], [])
 
 
 def conf(path, text):
@@ -728,17 +728,17 @@ def test_example_of_manual_is_parsed(tmp_path, caplog):
                      "internal-registry-for-example.com/bar/image"]  # fmt: skip
 
 
-def test_session_uses_registries_conf(place, home):
-    place.bring(place.first, "cache/")
+def test_session_uses_registries_conf(site, home):
+    site.fill(site.first, "cache/")
     path = conf(
         home / "registries.conf",
-        f'[[registry]]\nlocation = "{place.upstream.host}"\n[[registry.mirror]]\nlocation = "{place.first.host}/cache"\n',
+        f'[[registry]]\nlocation = "{site.upstream.host}"\n[[registry.mirror]]\nlocation = "{site.first.host}/cache"\n',
     )
     network = ocikit.Network.from_registries_conf(path, retries=1, insecure=["other.example"])
     assert (network.retries, network.insecure) == (1, {"other.example"})
     with ocikit.Session(progress=False, network=network) as session:
-        assert content(session.pull(place.ref).path) == FILES
-    assert place.upstream.requests == []
+        assert content(session.pull(site.ref).path) == FILES
+    assert site.upstream.requests == []
 
 
 def test_default_files_are_read_in_podman_order(home, tmp_path, monkeypatch):
@@ -816,11 +816,11 @@ def test_insecure_prefix_does_not_make_host_insecure(tmp_path, caplog):
     ] == [True, True]
 
 
-places = st.sampled_from(
+locations = st.sampled_from(
     ["a.example", "b.example/x", "*.c.example", "docker.io", "localhost:5000", "", "A/b", "x:y/z", "\x1b[31m"]
 ) | st.text(max_size=8)
 values = st.one_of(
-    places,
+    locations,
     st.booleans(),
     st.integers(),
     st.lists(st.booleans(), max_size=2),
@@ -833,7 +833,7 @@ keys = st.sampled_from(
 
 
 def toml(table):
-    # JSON's texts, numbers and lists are TOML's, but for the names of floats
+    # JSON strings, numbers and arrays are valid TOML, except for the names of floats.
     written = (
         f"{json.dumps(key)} = {json.dumps(value)}".replace("NaN", "nan").replace("Infinity", "inf")
         for key, value in table.items()
@@ -863,14 +863,14 @@ def check(path, raw):
     network.route(Reference.parse("a.example/x/y"))
 
 
-# Beside real registries
+# Real registries
 
 
 @pytest.mark.interop
-def test_distribution_3_pull_through_cache_is_mirror(place, home):
-    proxying = {"proxy": {"remoteurl": place.upstream.url}}
+def test_distribution_3_pull_through_cache_is_mirror(site, home):
+    proxying = {"proxy": {"remoteurl": site.upstream.url}}
     with peers._distribution("distribution3", "registry", proxying, None, None, True, None) as cache:
-        place.session(cache.host, network=ocikit.Network(retries=1)).pull(place.ref, home / "back")
+        site.session(cache.host, network=ocikit.Network(retries=1)).pull(site.ref, home / "back")
         assert content(home / "back") == FILES
-        agents = {r.headers.get("User-Agent", "") for r in place.upstream.requests}
-        assert agents and not any(agent.startswith("ocikit") for agent in agents), "the cache asked, and nobody else"
+        agents = {r.headers.get("User-Agent", "") for r in site.upstream.requests}
+        assert agents and not any(agent.startswith("ocikit") for agent in agents), "only the cache sent requests"

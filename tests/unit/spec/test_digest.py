@@ -1,4 +1,4 @@
-"""Digests: grammar, equality, verification. image-spec descriptor.md#digests."""
+"""Tests of digests: grammar, equality, verification. image-spec descriptor.md#digests."""
 
 import copy
 import hashlib

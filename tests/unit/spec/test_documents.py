@@ -1,4 +1,4 @@
-"""Documents: bytes kept, unknown keys kept, wrong things refused by their place."""
+"""Tests of documents: preserved bytes and unknown keys, and errors with paths."""
 
 import copy
 import json
@@ -174,7 +174,7 @@ EXAMPLES = [
 
 
 def manifest(**changes):
-    """The JSON of a small manifest, with changes; a value of ... takes the key away."""
+    """Return the JSON of a small manifest with changes; the value `...` removes a key."""
     value = {
         "schemaVersion": 2,
         "mediaType": media_types.OCI_MANIFEST,
@@ -193,7 +193,7 @@ def raw(value):
     return json.dumps(value).encode()
 
 
-# What is right
+# Valid documents
 
 
 @pytest.mark.parametrize(("cls", "text"), EXAMPLES)
@@ -216,7 +216,7 @@ def test_reencoded_document_has_equal_fields(cls, text):
 
 
 def without_null(value, cls):
-    """What null means for known keys: absent; `diff_ids`, `layers` and `manifests` are written even if empty."""
+    """Return the value without known keys that are null; empty required arrays are kept."""
     value = copy.deepcopy(value)
     if cls is ImageConfig:
         if value["rootfs"].get("diff_ids") is None:
@@ -313,7 +313,7 @@ def test_raw_is_bytes_for_any_buffer_type(value):
         assert document.raw == MANIFEST.encode()
 
 
-# Change makes a new document
+# Evolved documents
 
 
 def test_evolved_document_has_all_fields_but_new_bytes():
@@ -351,7 +351,7 @@ def test_evolve_without_change_keeps_fields_but_not_digest():
     assert json.loads(new.raw) == json.loads(old.raw)
 
 
-#: Where objects stand in documents, as paths into the JSON.
+#: The paths of objects in documents.
 PLACES = [
     (Manifest, MANIFEST, ()), (Manifest, MANIFEST, ("config",)), (Manifest, MANIFEST, ("layers", 1)),
     (Manifest, MANIFEST, ("subject",)), (Index, INDEX, ()), (Index, INDEX, ("manifests", 0)),
@@ -474,7 +474,7 @@ JSON = st.recursive(
 )
 
 
-@settings(deadline=None)  # the converter is made on first use
+@settings(deadline=None)  # the first use imports the converter
 @given(st.dictionaries(st.text(), JSON, max_size=4))
 def test_thawed_value_equals_original_json(value):
     frozen = freeze(value)
@@ -496,7 +496,7 @@ def test_many_threads_get_one_document_digest():
     assert len(seen) == 16
 
 
-# What is wrong, and where
+# Invalid documents and their paths
 
 WRONG = [
     (manifest(config=descriptor(digest=...)), "required field missing @ $.config.digest"),
@@ -613,7 +613,7 @@ def test_sizes_up_to_limit_are_exact(size):
     assert m.layers[0].size == size
 
 
-# Bytes that are no document
+# Bytes that are not a document
 
 BROKEN = [
     (b"", "not JSON"),
@@ -738,7 +738,7 @@ OBJECTS = st.dictionaries(
 )
 
 
-@settings(deadline=None)  # the converter is made on first use
+@settings(deadline=None)  # the first use imports the converter
 @given(OBJECTS)
 def test_any_json_object_parses_or_raises_invalid_document(value):
     content = json.dumps(value).encode()
@@ -754,7 +754,7 @@ def test_any_json_object_parses_or_raises_invalid_document(value):
             document._repr_html_()
 
 
-@settings(deadline=None)  # the converter is made on first use
+@settings(deadline=None)  # the first use imports the converter
 @given(st.binary(max_size=300))
 @example(b'{"schemaVersion":1e400}')
 def test_any_bytes_parse_or_raise_invalid_document(content):
@@ -791,7 +791,7 @@ INDEXES = st.builds(
 )  # fmt: skip
 
 
-@settings(deadline=None)  # the converter is made on first use
+@settings(deadline=None)  # the first use imports the converter
 @given(MANIFESTS | INDEXES)
 def test_every_document_round_trips(document):
     again = parse_document(document.raw)
@@ -962,7 +962,7 @@ def test_load_json_error_names_the_document():
 
 
 def test_hostile_documents_are_rejected_quickly():
-    """Counted, not timed: what took minutes were keys compared with all others, and an error kept for each item."""
+    """Count operations instead of time. Once, quadratic key comparison and one error per item took minutes."""
     many = b"{" + b",".join(b'"k%d":1' % i for i in range(100_000)) + b',"k5":2}'
     with pytest.raises(InvalidDocument, match="duplicate key 'k5'"):
         parse_document(many)

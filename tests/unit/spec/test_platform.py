@@ -1,4 +1,4 @@
-"""Platforms: which of an index's manifests suits which machine."""
+"""Tests of platforms and their selection from an index."""
 
 import platform as host_platform
 
@@ -13,7 +13,7 @@ from ocikit.spec.platform import Platform
 
 
 def index(*platforms, media_type=media_types.OCI_MANIFEST):
-    """An index of one manifest for each platform; None is a manifest that names none."""
+    """Return an index of one manifest per platform; None is a manifest without platform."""
     return Index(manifests=[entry(p, i, media_type) for i, p in enumerate(platforms)])
 
 
@@ -26,7 +26,7 @@ def entry(platform, i=0, media_type=media_types.OCI_MANIFEST):
     )
 
 
-def chosen(index, wish):
+def select_platform(index, wish):
     return int(index.select(wish).annotations["i"])
 
 
@@ -85,7 +85,7 @@ def test_any_text_parses_or_raises_invalid_reference(text):
     assert Platform.parse(str(p)) == p
 
 
-#: The machine, then offers best first; offers in one group are equally good; what isn't listed doesn't run.
+#: Machine, then offered platforms from best to worst in groups of equal rank; all others do not match.
 RANKS = [
     (
         "linux/arm64",
@@ -152,7 +152,7 @@ def test_best_platform_is_selected_at_any_position(wish, groups, never):
     offers = [o for group in groups for o in group[:1]]
     for order in (offers, offers[::-1]):
         mixed = [*never, *order, *never]
-        assert mixed[chosen(index(*mixed), wish)] == offers[0]
+        assert mixed[select_platform(index(*mixed), wish)] == offers[0]
 
 
 @pytest.mark.parametrize(("wish", "groups", "never"), RANKS)
@@ -160,7 +160,7 @@ def test_first_of_equal_platforms_is_selected(wish, groups, never):
     best = groups[0]
     for order in (best, best[::-1], best * 2):
         mixed = [*never, *order]
-        assert chosen(index(*mixed), wish) == len(never)
+        assert select_platform(index(*mixed), wish) == len(never)
 
 
 @pytest.mark.parametrize(
@@ -189,16 +189,16 @@ def test_requested_features_must_be_offered():
 def test_attestations_are_neither_listed_nor_selected():
     i = index("unknown/unknown", "linux/amd64", "unknown/unknown")
     assert i.platforms == (Platform.parse("linux/amd64"),)
-    assert chosen(i, "linux/amd64") == 1
-    assert chosen(i, lambda d: True) == 1
+    assert select_platform(i, "linux/amd64") == 1
+    assert select_platform(i, lambda d: True) == 1
     with pytest.raises(NoMatchingPlatform):
         i.select("unknown/unknown")
 
 
 def test_predicate_selects_first_match():
     i = index("linux/amd64", "linux/arm64", "linux/arm64", None)
-    assert chosen(i, lambda d: d.platform is not None and d.platform.architecture == "arm64") == 1
-    assert chosen(i, lambda d: d.platform is None) == 3
+    assert select_platform(i, lambda d: d.platform is not None and d.platform.architecture == "arm64") == 1
+    assert select_platform(i, lambda d: d.platform is None) == 3
     with pytest.raises(NoMatchingPlatform, match="such platform"):
         i.select(lambda d: False)
 
@@ -222,8 +222,8 @@ def test_empty_index_error_reports_no_platforms():
 
 
 def test_single_manifest_without_platform_is_selected():
-    assert chosen(index(None), "linux/amd64") == 0
-    assert chosen(index(None, "unknown/unknown"), "linux/amd64") == 0
+    assert select_platform(index(None), "linux/amd64") == 0
+    assert select_platform(index(None, "unknown/unknown"), "linux/amd64") == 0
 
 
 def test_several_manifests_without_platform_are_rejected():
@@ -236,15 +236,15 @@ def test_several_manifests_without_platform_are_rejected():
 @pytest.mark.parametrize("kind", sorted(media_types.INDEX_TYPES))
 def test_nested_index_without_platform_is_selected(kind):
     i = Index(manifests=[entry("linux/ppc64le", 0), entry(None, 1, kind), entry(None, 2, kind)])
-    assert chosen(i, "linux/ppc64le") == 0
-    assert chosen(i, "linux/amd64") == 1
+    assert select_platform(i, "linux/ppc64le") == 0
+    assert select_platform(i, "linux/amd64") == 1
 
 
 def test_default_platform_is_this_machine(monkeypatch):
     i = index("linux/riscv64", "linux/arm64/v8", "linux/amd64")
     for machine, best in (("x86_64", 2), ("AMD64", 2), ("aarch64", 1), ("arm64", 1), ("riscv64", 0)):
         monkeypatch.setattr(host_platform, "machine", lambda machine=machine: machine)
-        assert chosen(i, None) == best
+        assert select_platform(i, None) == best
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""References to registries and to layouts on disk."""
+"""Tests of references to registries and layouts."""
 
 import copy
 import pickle
@@ -61,7 +61,7 @@ VALID = [
     ("1.2.3/x", "1.2.3", "x", None, None),
 ]
 
-#: text, what the error must name
+#: text, part of the message
 INVALID = [
     ("", "empty"),
     (" ", "spaces"),

@@ -1,4 +1,4 @@
-"""The image specification's schemas: what breaks them, all of it and where, in a time that is bounded."""
+"""Tests of schema validation: all violations with paths, in bounded time."""
 
 import copy
 import json
@@ -39,13 +39,13 @@ EXAMPLES = {
 PAIRS = [(kind, text) for kind, texts in EXAMPLES.items() for text in texts]
 
 
-def wrong(document, kind=None):
-    """The violations as pairs."""
+def violation_pairs(document, kind=None):
+    """Return the violations as pairs."""
     raw = document if isinstance(document, bytes) else json.dumps(document).encode()
     return [(v.path, v.message) for v in find_violations(raw, kind)]
 
 
-# What is right
+# Valid documents
 
 
 @pytest.mark.parametrize(("kind", "text"), PAIRS)
@@ -60,42 +60,47 @@ def test_missing_type_is_inferred_from_document(text, kind):
     assert find_violations(text.encode(), kind) == ()
     less = json.loads(text)
     less.pop("mediaType", None)
-    assert wrong(less, kind) == []
+    assert violation_pairs(less, kind) == []
     for key in ("config", "manifests", "rootfs", "imageLayoutVersion"):
         if key in less:
-            assert wrong(less | {key: 7}, kind)[0][0] == f"$.{key}"
+            assert violation_pairs(less | {key: 7}, kind)[0][0] == f"$.{key}"
 
 
 def test_manifest_without_layers_is_valid():
-    assert wrong(SMALL | {"layers": []}, media_types.OCI_MANIFEST) == []
-    assert wrong({k: v for k, v in SMALL.items() if k != "layers"}, media_types.OCI_MANIFEST) == [
+    assert violation_pairs(SMALL | {"layers": []}, media_types.OCI_MANIFEST) == []
+    assert violation_pairs({k: v for k, v in SMALL.items() if k != "layers"}, media_types.OCI_MANIFEST) == [
         ("$.layers", "required field missing")
     ]
 
 
 def test_type_without_schema_has_no_violations():
-    assert wrong({"anything": 1}, "application/vnd.example.config.v1+json") == []
-    assert wrong([], "application/vnd.example.config.v1+json") == [("$", "expected an object, found an array")]
+    assert violation_pairs({"anything": 1}, "application/vnd.example.config.v1+json") == []
+    assert violation_pairs([], "application/vnd.example.config.v1+json") == [
+        ("$", "expected an object, found an array")
+    ]
 
 
 def test_unknown_keys_have_no_violations():
-    assert wrong(SMALL | {"future": {"deep": [1, None]}}, media_types.OCI_MANIFEST) == []
+    assert violation_pairs(SMALL | {"future": {"deep": [1, None]}}, media_types.OCI_MANIFEST) == []
 
 
 def test_null_is_valid_in_docker_and_invalid_in_oci():
     config = SMALL_CONFIG | {"author": None, "config": {"Env": None, "ExposedPorts": None, "Cmd": None}}
-    assert wrong(config, media_types.DOCKER_CONFIG) == []
-    assert wrong(config, media_types.OCI_CONFIG) == [
+    assert violation_pairs(config, media_types.DOCKER_CONFIG) == []
+    assert violation_pairs(config, media_types.OCI_CONFIG) == [
         ("$.author", "expected a string, found null"),
         ("$.config.ExposedPorts", "expected an object, found null"),
         ("$.config.Env", "expected an array, found null"),
     ]
-    assert wrong(SMALL_CONFIG | {"config": {"Entrypoint": None, "Cmd": None, "Volumes": None, "Labels": None}}) == []
+    assert (
+        violation_pairs(SMALL_CONFIG | {"config": {"Entrypoint": None, "Cmd": None, "Volumes": None, "Labels": None}})
+        == []
+    )
     typed = SMALL | {"mediaType": media_types.DOCKER_MANIFEST, "annotations": None}
-    assert wrong(typed) == wrong(typed, media_types.DOCKER_MANIFEST) == []
+    assert violation_pairs(typed) == violation_pairs(typed, media_types.DOCKER_MANIFEST) == []
 
 
-# What is wrong
+# Invalid documents
 
 
 def test_manifest_violations_have_paths():
@@ -110,7 +115,7 @@ def test_manifest_violations_have_paths():
     }
     digest = 'expected a digest such as "sha256:" and 64 hex digits, found '
     kind = 'expected a media type such as "application/json", found '
-    assert wrong(document, media_types.OCI_MANIFEST) == [
+    assert violation_pairs(document, media_types.OCI_MANIFEST) == [
         ("$.schemaVersion", "expected 2, found 1"),
         ("$.mediaType", kind + "'manifest'"),
         ("$.artifactType", "expected a string, found an integer"),
@@ -134,8 +139,8 @@ def test_index_violations_have_paths():
             {},
         ]
     }
-    assert wrong(document, media_types.OCI_INDEX) == wrong(document, media_types.DOCKER_INDEX)
-    assert sorted(wrong(document)) == [
+    assert violation_pairs(document, media_types.OCI_INDEX) == violation_pairs(document, media_types.DOCKER_INDEX)
+    assert sorted(violation_pairs(document)) == [
         ("$.manifests[0].platform.architecture", "required field missing"),
         ("$.manifests[0].platform['os.features'][1]", "expected a string, found an integer"),
         ("$.manifests[0].platform['os.version']", "expected a string, found an array"),
@@ -162,7 +167,7 @@ def test_config_violations_have_paths():
         "history": [{"created": "2023-02-30T00:00:00Z"}, {"empty_layer": "no"}, []],
     }
     when = 'expected a time of RFC 3339 such as "2015-10-31T22:22:56Z", found '
-    assert wrong(document, media_types.OCI_CONFIG) == [
+    assert violation_pairs(document, media_types.OCI_CONFIG) == [
         ("$.created", when + "'yesterday'"),
         ("$.config.ExposedPorts['80']", "expected an object, found an integer"),
         ("$.config.Entrypoint", "expected an array, found a string"),
@@ -179,11 +184,13 @@ def test_config_violations_have_paths():
 
 
 def test_descriptors_and_layout_headers_are_validated():
-    assert wrong({"size": "3"}, "application/vnd.oci.descriptor.v1+json")[0] == (
+    assert violation_pairs({"size": "3"}, "application/vnd.oci.descriptor.v1+json")[0] == (
         "$.size",
         "expected an integer, found a string",
     )
-    assert wrong({"imageLayoutVersion": "2.0.0"}) == [("$.imageLayoutVersion", "expected '1.0.0', found '2.0.0'")]
+    assert violation_pairs({"imageLayoutVersion": "2.0.0"}) == [
+        ("$.imageLayoutVersion", "expected '1.0.0', found '2.0.0'")
+    ]
 
 
 @pytest.mark.parametrize(
@@ -191,7 +198,7 @@ def test_descriptors_and_layout_headers_are_validated():
     ["2015-10-31T22:22:56Z", "2015-10-31T22:22:56.015925234+02:00", "0001-01-01T00:00:00Z", "2016-12-31T23:59:60z"],
 )
 def test_rfc_3339_times_are_valid(text):
-    assert wrong(SMALL_CONFIG | {"created": text}) == []
+    assert violation_pairs(SMALL_CONFIG | {"created": text}) == []
 
 
 @pytest.mark.parametrize(
@@ -199,10 +206,10 @@ def test_rfc_3339_times_are_valid(text):
     ["", "2015-10-31", "2015-10-31T22:22:56", "2015-13-01T00:00:00Z", "2015-10-31T24:00:00Z", "2015-10-31T22:22:56Z\n"],
 )
 def test_other_times_are_invalid(text):
-    assert [path for path, _ in wrong(SMALL_CONFIG | {"created": text})] == ["$.created"]
+    assert [path for path, _ in violation_pairs(SMALL_CONFIG | {"created": text})] == ["$.created"]
 
 
-# What is no document
+# Bytes that are not a document
 
 
 @pytest.mark.parametrize(
@@ -230,7 +237,7 @@ def test_size_limit_can_be_raised():
     assert find_violations(raw, limit=2 * DOCUMENT_LIMIT) == ()
 
 
-# How much
+# Limits
 
 
 @pytest.mark.parametrize("opening", [b"[", b'{"a":', b'{"layers":[', b'{"config":'])
@@ -279,11 +286,11 @@ def test_omitted_violations_are_reported_in_stable_order():
     assert find_violations(exact)[-1].path == f"$.layers[{MAX_VIOLATIONS - 1}]"
 
 
-# The same as jsonschema says by itself
+# Comparison with jsonschema
 
 
-def stock(name):
-    """The schema as published, `$ref`s looked up by file name; without `minItems`."""
+def published_schema(name):
+    """Return the published schema without `minItems`; `$ref`s are resolved by file name."""
 
     def retrieve(uri):
         contents = json.loads((SCHEMAS / uri.rpartition("/")[2]).read_text())
@@ -308,7 +315,7 @@ def nodes(value, way=()):
 
 
 @st.composite
-def damaged(draw, text):
+def mutated(draw, text):
     value = json.loads(text)
     for _ in range(draw(st.integers(1, 4))):
         *way, last = draw(st.sampled_from([way for way in nodes(value) if way] or [("added",)]))
@@ -326,13 +333,13 @@ def damaged(draw, text):
 @settings(deadline=None)
 @given(data=st.data())
 def test_violations_match_jsonschema_on_published_schemas(name, data):
-    document = data.draw(damaged(STOCK[name]))
+    document = data.draw(mutated(STOCK[name]))
     kind = next(k for k, schema in validation._SCHEMAS.items() if schema == name)
-    ours = {path for path, message in wrong(document, kind) if not re.match("expected a (time|URI)", message)}
+    ours = {path for path, message in violation_pairs(document, kind) if not re.match("expected a (time|URI)", message)}
     theirs = set()
 
     def collect(error):
-        if error.validator == "oneOf":  # one thing or null: what is wrong with the thing
+        if error.validator == "oneOf":  # one schema or null: the errors of the schema
             for inner in error.context:
                 if inner.schema != {"type": "null"}:
                     collect(inner)
@@ -340,7 +347,7 @@ def test_violations_match_jsonschema_on_published_schemas(name, data):
             missing = [error.message.split("'")[1]] if error.validator == "required" else []
             theirs.add(json_path([*error.absolute_path, *missing]))
 
-    for error in stock(name).iter_errors(document):
+    for error in published_schema(name).iter_errors(document):
         collect(error)
     assert ours == theirs
 
@@ -354,7 +361,7 @@ def test_schemas_match_specification():
     assert set(validation._SCHEMAS.values()) | {"defs.json", "defs-descriptor.json"} == set(names)
 
 
-# Values, and the extra
+# Display, and the optional dependency
 
 
 def test_violation_display_is_sanitized():
