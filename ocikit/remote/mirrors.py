@@ -214,7 +214,10 @@ class Mirrored(Repository):
         return Source.head(self, descriptor, size)
 
     def _candidates(self, *, by_tag: bool = False) -> Iterator[Repository]:
-        """Return the usable mirrors and the primary, in order; a mirror's state is checked when its turn comes."""
+        """Return the usable mirrors and the primary, in order.
+
+        A mirror's state is checked when its turn comes.
+        """
         yield from (mirror for mirror in self._mirrors if mirror.usable(by_tag=by_tag))
         yield self._primary
 
@@ -262,7 +265,10 @@ class _MirrorFailures:
 
 
 class _FallbackReader(io.RawIOBase):
-    """A blob of the first repository that has it; after a failure the next one continues at the same byte."""
+    """A blob of the first repository that has it.
+
+    After a failure the next one continues at the same byte.
+    """
 
     def __init__(self, candidates: Iterator[Repository], primary: Repository, descriptor: Descriptor) -> None:
         self._candidates = candidates
@@ -287,7 +293,10 @@ class _FallbackReader(io.RawIOBase):
         return self._position
 
     def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
-        """Move to an offset and return the position, in bytes; the next read requests a range."""
+        """Move to an offset and return the position, in bytes.
+
+        The next read requests a range.
+        """
         base = {io.SEEK_SET: 0, io.SEEK_CUR: self._position, io.SEEK_END: self._descriptor.size}[whence]
         self._position = max(0, base + offset)
         return self._position

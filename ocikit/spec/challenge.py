@@ -63,7 +63,9 @@ class Challenge:
 
 
 def parse_challenges(values: Sequence[str]) -> tuple[Challenge, ...]:
-    r"""Return the challenges of all `WWW-Authenticate` values, in order. RFC 9110 section 11.6.1.
+    r"""Return the challenges of all `WWW-Authenticate` values, in order.
+
+    See RFC 9110 section 11.6.1.
 
     Invalid parts are skipped.
 
@@ -128,7 +130,9 @@ class Scope:
 
     @classmethod
     def parse(cls, text: str | Scope) -> Scope:
-        """Return the scope of a text. The name may contain a colon (`localhost:5000/a`); any text is a scope.
+        """Return the scope of a text.
+
+        The name may contain a colon (`localhost:5000/a`); any text is a scope.
 
         >>> Scope.parse("repository:localhost:5000/a:pull").name
         'localhost:5000/a'
@@ -163,7 +167,9 @@ class Scope:
 
 
 def merge_scopes(scopes: Iterable[Scope]) -> tuple[Scope, ...]:
-    """Return one scope per resource with all of its actions; the first resource, the target, stays first.
+    """Return one scope per resource with all of its actions.
+
+    The first resource, the target, stays first.
 
     >>> a, b = Scope.repository("a", "push"), Scope.repository("b", "pull")
     >>> [str(s) for s in merge_scopes([a, b, Scope.repository("a", "pull")])]

@@ -59,7 +59,10 @@ def _history(items: Iterable[History]) -> tuple[History, ...]:
 
 @frozen(kw_only=True, repr=False)
 class ImageConfig(Document):
-    """The settings to run an image, and the digests of its unpacked layers. It has no mediaType field."""
+    """The settings to run an image, and the digests of its unpacked layers.
+
+    It has no mediaType field.
+    """
 
     media_type: str | None = field(default=None, init=False)
     architecture: str

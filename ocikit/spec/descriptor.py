@@ -44,7 +44,10 @@ class Descriptor(display.Displayable):
 
     @property
     def title(self) -> str | None:
-        """The file name given by the publisher. It is not validated, so beware of path traversal: see `safe_title`."""
+        """The file name given by the publisher.
+
+        It is not validated, so beware of path traversal: see `safe_title`.
+        """
         return self.annotations.get(TITLE)
 
     @property

@@ -69,7 +69,10 @@ class Manifest(_TypedDocument):
 
     @property
     def kind(self) -> str:
-        """The artifactType, else the media type of the config. image-spec manifest.md#guidelines."""
+        """The artifactType, else the media type of the config.
+
+        See image-spec manifest.md#guidelines.
+        """
         return self.artifact_type or self.config.media_type
 
     @property
@@ -84,11 +87,16 @@ class Manifest(_TypedDocument):
 
     @property
     def children(self) -> tuple[Descriptor, ...]:
-        """The content that must exist before this document: config and layers. The subject may be missing."""
+        """The content that must exist before this document: config and layers.
+
+        The subject may be missing.
+        """
         return self.blobs
 
     def as_referrer(self, digest: Digest | None = None) -> Descriptor:
-        """Return the descriptor for a list of referrers. distribution-spec spec.md#listing-referrers.
+        """Return the descriptor for a list of referrers.
+
+        See distribution-spec spec.md#listing-referrers.
 
         It has the annotations of the manifest. Its artifact type is `kind`.
 
@@ -152,12 +160,17 @@ class Index(_TypedDocument):
 
     @property
     def platforms(self) -> tuple[Platform, ...]:
-        """The platforms in order without duplicates; attestations (`unknown/unknown`) are excluded."""
+        """The platforms in order without duplicates.
+
+        Attestations (`unknown/unknown`) are excluded.
+        """
         platforms = (d.platform for d in self.manifests if d.platform is not None and d.platform.known)
         return tuple(dict.fromkeys(platforms))
 
     def as_referrer(self, digest: Digest | None = None) -> Descriptor:
-        """Return the descriptor for a list of referrers. distribution-spec spec.md#listing-referrers.
+        """Return the descriptor for a list of referrers.
+
+        See distribution-spec spec.md#listing-referrers.
 
         It has the artifact type and the annotations of the index.
 
@@ -167,7 +180,9 @@ class Index(_TypedDocument):
         return _referrer(self, digest, self.artifact_type)
 
     def select(self, platform: PlatformLike | None = None) -> Descriptor:
-        """Return the manifest that suits a platform best; of equal ones the first, as the specification requires.
+        """Return the manifest that suits a platform best.
+
+        Of equal ones the first, as the specification requires.
 
         Without a match, return the first nested index without a platform: it may contain one.
 

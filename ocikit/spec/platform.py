@@ -83,7 +83,10 @@ class Platform(display.Displayable):
 
     @classmethod
     def host(cls) -> Platform:
-        """Return the platform of this machine; linux on macOS, because containers run in a Linux VM there."""
+        """Return the platform of this machine.
+
+        Linux on macOS, because containers run in a Linux VM there.
+        """
         machine = host_platform.machine().lower()
         system = "windows" if host_platform.system() == "Windows" else "linux"
         variant = {"armv7l": "v7", "armv6l": "v6"}.get(machine)

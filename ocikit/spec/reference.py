@@ -117,7 +117,9 @@ def _check_host(host: str, reference: str = "") -> str:
 
 @frozen
 class RegistryHost:
-    """The host of a registry and perhaps a port, in lower case; Docker Hub's names are one host.
+    """The host of a registry and perhaps a port, in lower case.
+
+    Docker Hub's names are one host.
 
     >>> RegistryHost.parse("index.docker.io")
     RegistryHost(name='docker.io')
@@ -362,7 +364,9 @@ AnyReference: TypeAlias = Reference | LayoutReference
 
 
 def default_tag(source: AnyReference, target: AnyReference) -> str | None:
-    """Return the tag of a copy whose target has neither tag nor digest; None for a copy without a name.
+    """Return the tag of a copy whose target has neither tag nor digest.
+
+    None for a copy without a name.
 
     A docker archive stores full image names, other targets store tags.
     """

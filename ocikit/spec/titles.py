@@ -111,7 +111,9 @@ def _folded(path: PurePosixPath) -> PurePosixPath:
 
 
 def is_selected(title: str, include: Iterable[str] = (), exclude: Iterable[str] = ()) -> bool:
-    """Return True if a title matches any `include` pattern and no `exclude` pattern; without `include` all match.
+    """Return True if a title matches any `include` pattern and no `exclude` pattern.
+
+    Without `include` all match.
 
     `*` matches any characters including "/", so `*.csv` matches at any depth. `data/` matches all files below it.
 

@@ -82,7 +82,10 @@ class Authenticator:
         return f"Authenticator({self._host!r}, {self._challenge.scheme if self._challenge else 'not asked yet'})"
 
     def header(self, scopes: Sequence[Scope]) -> Authorization | None:
-        """Return the authorization for a request; None before the first challenge of the registry."""
+        """Return the authorization for a request.
+
+        The result is None before the first challenge of the registry.
+        """
         challenge = self._challenge
         return None if challenge is None else self._authorization(challenge, scopes)
 
@@ -130,7 +133,9 @@ class Authenticator:
         return None if answer is None or (sent is not None and answer.value == sent.value) else answer
 
     def anonymous_authorization(self, scopes: Sequence[Scope], *, untried: bool) -> Authorization | None:
-        """Return an anonymous authorization for a read whose credentials were rejected; None if it can't help.
+        """Return an anonymous authorization for a read whose credentials were rejected.
+
+        The result is None if anonymous access can't help.
 
         GHCR responds with 403 to an expired token even for public images (oras#1161). The caller reports the result
         to `note_anonymous_read`.
@@ -270,7 +275,10 @@ class Authenticator:
                 log.info("%s; trying again", error.message)
 
     def _refresh(self, challenge: Challenge, texts: Sequence[str], credentials: Credentials) -> Token | None:
-        """Return a token for an identity token by POST; None if the server lacks this. distribution oauth.md."""
+        """Return a token for an identity token by POST; None if the server lacks this.
+
+        See distribution oauth.md.
+        """
         # One at a time: a server that rotates refresh tokens accepts each of them once.
         with self._refresh_lock:
             # Key by realm (credential forwarding): a refresh token of one server must not be sent to another one that
@@ -321,5 +329,8 @@ def _repository(scopes: Sequence[Scope]) -> str:
 
 
 def _reads_only(scopes: Sequence[Scope]) -> bool:
-    """Return True if anonymous access may suffice. Requests without scopes check the credentials themselves."""
+    """Return True if anonymous access may suffice.
+
+    Requests without scopes check the credentials themselves.
+    """
     return bool(scopes) and all(set(scope.actions) <= {"pull"} for scope in scopes)

@@ -57,7 +57,10 @@ def matching_keys(keys: Iterable[str], requested: Iterable[str]) -> Iterator[str
 
 
 def helper_keys(key: str) -> tuple[str, ...]:
-    """Return the server names to request from a helper; docker and podman use different ones for Docker Hub."""
+    """Return the server names to request from a helper.
+
+    docker and podman use different names for Docker Hub.
+    """
     name = normalize_key(key)
     return (HUB_KEYS[0], DOCKER_HUB) if name == DOCKER_HUB else tuple(dict.fromkeys((name, key)))
 

@@ -36,7 +36,10 @@ class ExplanationStep:
 
 @frozen(kw_only=True, repr=False)
 class Explanation(display.Displayable):
-    """The sources of credentials for a registry in order, and the one in use. `print` shows all of them."""
+    """The sources of credentials for a registry in order, and the one in use.
+
+    `print` shows all of them.
+    """
 
     host: str
     repository: str = ""
@@ -49,7 +52,10 @@ class Explanation(display.Displayable):
 
     @property
     def failure(self) -> ExplanationStep | None:
-        """The unreadable source before any source with credentials, at which every use fails; else None."""
+        """The unreadable source that precedes all sources with credentials, or None.
+
+        Every lookup fails there.
+        """
         step = next((step for step in self.steps if step.wins or step.failed), None)
         return step if step and step.failed else None
 

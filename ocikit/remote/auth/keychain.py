@@ -189,7 +189,9 @@ def _from_entry(entry: Any, key: str, where: str) -> Credentials:
 
 @define(eq=False, repr=False)
 class Keychain(display.Displayable):
-    """Finds, stores and deletes credentials. It is pickled without credentials: the other process reads its own files.
+    """Finds, stores and deletes credentials.
+
+    It is pickled without credentials: the other process reads its own files.
 
     >>> keys = Keychain({"ghcr.io": ("ada", "not shown")}, environ={}, home=Path("/nonexistent"))
     >>> keys.for_reference("ghcr.io", "org/model")
@@ -226,7 +228,7 @@ class Keychain(display.Displayable):
         return ANONYMOUS
 
     def explain(self, host: str, repository: str = "") -> Explanation:
-        """Return the sources of credentials, what they contain, and which one is used; without secrets.
+        """Return the sources of credentials, their content without secrets, and the one in use.
 
         Sources after the one in use are listed too, but their helpers are not run.
         """
@@ -265,7 +267,7 @@ class Keychain(display.Displayable):
         identity_token: str = "",
         verify: Callable[[Credentials], object] | None = None,
     ) -> str:
-        """Store credentials for a registry where docker and podman find them; return the file or helper.
+        """Store credentials for a registry where docker and podman find them.
 
         The credential helper that the configuration file names for the registry stores them, else the file itself:
         `REGISTRY_AUTH_FILE` if set, else `$DOCKER_CONFIG/config.json`. The file is replaced atomically with mode 0600;
@@ -277,6 +279,9 @@ class Keychain(display.Displayable):
             password: The password or a personal access token.
             identity_token: A refresh token instead of a password.
             verify: Called with the credentials before they are stored. An exception from it stops the login.
+
+        Returns:
+            The file or the name of the helper that stores them.
 
         Raises:
             CredentialsError: The file can't be read or written, or the helper failed. The old file is unchanged.
@@ -347,7 +352,10 @@ class Keychain(display.Displayable):
     # -- sources
 
     def _sources(self, host: str, repository: str, keys: list[str]) -> Iterator[tuple[str, Callable[[bool], _Result]]]:
-        """Return the name of each source and a function that looks up there; its argument is True to run helpers."""
+        """Return the name of each source and a function that looks up there.
+
+        The argument of the function is True to run helpers.
+        """
         if self.explicit is not None:
             yield "passed credentials", lambda _: self._from_argument(host, repository, keys)
         yield "environment OCIKIT_*", lambda _: self._from_variables(keys)
@@ -481,7 +489,10 @@ class Keychain(display.Displayable):
         return f"~/{path.relative_to(home)}" if home and path.is_relative_to(home) else str(path)
 
     def _key(self, host: str) -> str:
-        """Return the key that stores a host's credentials; Docker Hub's is the one of `docker login`."""
+        """Return the key that stores a host's credentials.
+
+        Docker Hub's is the one of `docker login`.
+        """
         name = docker_config.normalize_key(host)
         if not name or re.search(r"[\s\x00-\x1f@?#]", name):
             raise CredentialsError(f"{host!r} is not a registry host", hint='it looks like "ghcr.io"')

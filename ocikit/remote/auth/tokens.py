@@ -40,7 +40,9 @@ class Token:
 
     @classmethod
     def parse(cls, body: bytes, now: float, *, url: str = "", host: str = "") -> Token:
-        """Return the token of a response. distribution token.md#token-response-fields, oauth.md#response-fields.
+        """Return the token of a response.
+
+        See distribution token.md#token-response-fields, oauth.md#response-fields.
 
         The token expires `expires_in` seconds after its `issued_at`, but at most `expires_in` and at least 60 seconds
         after `now`. So the wrong clock of a server neither prolongs a token nor causes a fetch for each request.
@@ -203,7 +205,9 @@ class TokenCache(display.Displayable):
                 del tokens[scopes]
 
     def get_or_fetch(self, key: TokenKey, fetch: Callable[[], Token]) -> Token:
-        """Return a fresh token; one thread fetches it, and other threads with the same key wait for the result.
+        """Return a fresh token.
+
+        One thread fetches it, and other threads with the same key wait for the result.
 
         They share its error too, so eight workers with a wrong password cause one failed login, not eight.
         """

@@ -40,7 +40,9 @@ def parse_location(text: str) -> str:
 
 
 def parse_prefix(text: str) -> str:
-    """Return a location as `parse_location` does, or `*.` and a domain. containers-registries.conf(5).
+    """Return a location as `parse_location` does, or `*.` and a domain.
+
+    See containers-registries.conf(5).
 
     Raises:
         InvalidReference: The text is neither.
@@ -131,7 +133,9 @@ def parse_prefixes(texts: Iterable[str]) -> frozenset[str]:
 
 
 def longest_match(name: str, prefixes: Iterable[str]) -> tuple[str, int]:
-    """Return the longest prefix of a name, and the length of the part that it matches; `("", 0)` without a match.
+    """Return the longest prefix of a name, and the length of the part that it matches.
+
+    The result is `("", 0)` without a match.
 
     A prefix without wildcard has precedence over `*.` and a domain that matches as much.
     """

@@ -85,7 +85,9 @@ class Network:
 
     @classmethod
     def from_registries_conf(cls, path: str | os.PathLike[str] | None = None, **settings: Any) -> Self:
-        """Return settings with the mirrors, blocked and insecure registries of podman. containers-registries.conf(5).
+        """Return settings with the mirrors, blocked and insecure registries of podman.
+
+        See containers-registries.conf(5).
 
         The file is read only by this call. Short names, search registries and helpers are ignored and logged.
 

@@ -63,7 +63,10 @@ def load_registries_conf(path: str | os.PathLike[str] | None = None) -> Registri
 
 
 def _default_files() -> Iterator[Path]:
-    """Return the files that podman reads; the user's file replaces the system's. containers-registries.conf.d(5)."""
+    """Return the files that podman reads; the user's file replaces the system's.
+
+    See containers-registries.conf.d(5).
+    """
     user_folder = Path.home() / ".config/containers"
     folders = [user_folder] if (user_folder / "registries.conf").is_file() else [SYSTEM_FOLDER, user_folder]
     if (folders[0] / "registries.conf").is_file():
