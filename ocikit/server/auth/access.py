@@ -110,7 +110,7 @@ class Access(ABC):
     def can_pull(self, identity: Identity, repository: str) -> bool:
         """Return True if the user may pull, regardless of the token's scopes.
 
-        The catalog and mounts use it.
+        The catalog uses it, and a mount with a source, to choose between a challenge and an upload. It never allows access.
         """
         return self.allows(identity, Permission("pull", repository))
 

@@ -180,7 +180,8 @@ def _mount_source(request: Request) -> str | None:
 def _mount(ctx: RequestContext, name: str, digest: Digest, source: str | None) -> bool:
     """Mount a blob from a repository that the client may read.
 
-    Without a source the client's rules decide, because no token can contain the scope in advance.
+    Without a source, only repositories that the client's token names are used, so that a token for one repository does not
+    reveal or copy content of others.
 
     Returns:
         False if there is no such repository.
@@ -191,7 +192,8 @@ def _mount(ctx: RequestContext, name: str, digest: Digest, source: str | None) -
     sources = [source] if source is not None else storage.metadata.repositories_with(digest)
     try:
         return any(
-            ctx.can_pull(repository) and storage.mount(name, digest, repository, quota=quota) for repository in sources
+            ctx.allows("pull", repository) and storage.mount(name, digest, repository, quota=quota)
+            for repository in sources
         )
     except QuotaExceeded as error:
         raise _quota_exceeded(ctx, name) from error

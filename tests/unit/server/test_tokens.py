@@ -280,10 +280,15 @@ def test_mount_needs_scopes_of_both_repositories(app):
     assert call(app, "POST", url, bearer(token(app, *both))).status == 201
 
 
-def test_mount_without_source_needs_rules_but_no_scope(app):
+def test_mount_without_source_uses_repositories_of_token_only(app):
     digest = push(app, "ada/y", b"mine", bearer(token(app, "repository:ada/y:push")))
     url = f"/v2/ada/x/blobs/uploads/?mount={digest}"
-    assert call(app, "POST", url, bearer(token(app, "repository:ada/x:pull,push"))).status == 201
+    for scopes in (("repository:ada/x:pull,push",), ("repository:ada/x:pull,push", "repository:ada/y:push")):
+        headers = bearer(token(app, *scopes))
+        assert call(app, "POST", url, headers).status == 202
+        assert call(app, "HEAD", f"/v2/ada/x/blobs/{digest}", headers).status == 404
+    both = bearer(token(app, "repository:ada/x:pull,push", "repository:ada/y:pull"))
+    assert call(app, "POST", url, both).status == 201
 
 
 def test_upload_is_bound_to_the_user_of_its_token(make):
