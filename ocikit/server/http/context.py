@@ -124,6 +124,16 @@ def unknown_repository(name: str) -> ErrorResponse:
     )
 
 
+def quota_exceeded(ctx: RequestContext, repository: str) -> ErrorResponse:
+    """Return the error for content that does not fit into a repository's quota."""
+    quota = ctx.settings.limits.repository
+    return ErrorResponse(
+        413,
+        "DENIED",
+        f"{repository} has reached its quota of {quota} bytes; delete something first, or cancel unfinished uploads",
+    )
+
+
 def parse_digest(text: str, *, verifiable: bool = True) -> Digest:
     """Return a valid digest.
 

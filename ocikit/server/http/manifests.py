@@ -21,11 +21,12 @@ from ocikit.server.http.context import (
     parse_digest,
     parse_repository,
     parse_tag,
+    quota_exceeded,
     unknown_repository,
 )
 from ocikit.server.http.errors import ErrorResponse, message_with_hint
 from ocikit.server.http.request import Response
-from ocikit.server.storage.base import ManifestRow, MissingChildren, PreconditionFailed
+from ocikit.server.storage.base import ManifestRow, MissingChildren, PreconditionFailed, QuotaExceeded
 from ocikit.spec import media_types
 from ocikit.spec.converter import unstructure
 from ocikit.spec.digest import Digest
@@ -99,11 +100,14 @@ def put(ctx: RequestContext, name: str, reference: str) -> Response:
             require_children=ctx.settings.references == "strict",
             if_match=_if_match(ctx, name, reference),
             if_none_match=ctx.request.header("If-None-Match").strip() == "*",
+            quota=ctx.settings.limits.repository,
         )
     except MissingChildren as error:
         raise _missing_children(name, error.digests) from error
     except PreconditionFailed as error:
         raise ErrorResponse(412, "DENIED", f"{error}; fetch it and retry") from error
+    except QuotaExceeded as error:
+        raise quota_exceeded(ctx, name) from error
     headers = [
         ("Location", ctx.request.link(f"/v2/{name}/manifests/{reference}")),
         ("Docker-Content-Digest", digest),

@@ -29,7 +29,7 @@ class Limits:
     blob: int | None = None
     """Bytes of a blob."""
     repository: int | None = None
-    """Total bytes of a repository's blobs."""
+    """Total bytes of a repository: blobs, manifests and unfinished uploads."""
     sessions: int = 10_000
     """Uploads in progress."""
     sessions_each: int = 1_000

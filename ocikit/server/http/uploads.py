@@ -12,7 +12,7 @@ from collections.abc import Iterator
 
 from ocikit.display import quoted
 from ocikit.server.auth.access import Permission
-from ocikit.server.http.context import RequestContext, parse_digest, parse_repository
+from ocikit.server.http.context import RequestContext, parse_digest, parse_repository, quota_exceeded
 from ocikit.server.http.errors import ErrorResponse
 from ocikit.server.http.request import Request, Response
 from ocikit.server.storage.base import (
@@ -21,6 +21,7 @@ from ocikit.server.storage.base import (
     QuotaExceeded,
     UnknownUpload,
     Upload,
+    UploadBody,
     UploadDigestMismatch,
 )
 from ocikit.spec.digest import VERIFIABLE, Digest
@@ -30,6 +31,9 @@ _CONTENT_RANGE = re.compile(r"(?:bytes[ =])?([0-9]{1,18})-([0-9]{1,18})(?:/(?:[0
 
 #: Error numbers of a full disk or an exhausted disk quota.
 DISK_FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
+
+#: Received bytes after which a quota is checked again.
+_QUOTA_INTERVAL = 1 << 20
 
 #: Seconds after which a client with too many uploads may try again.
 _RETRY_AFTER = 60
@@ -87,7 +91,7 @@ def append(ctx: RequestContext, name: str, session: str) -> Response:
     _limit_body(ctx, upload.repository, size)
     offset, length = _content_range(ctx, upload, size)
     with _storage_errors(ctx, upload):
-        size = ctx.storage.uploads.append(upload, ctx.request.body, offset=offset, length=length)
+        size = ctx.storage.uploads.append(upload, _body(ctx, upload.repository), offset=offset, length=length)
     return Response(202, (*_progress_headers(ctx, upload, size), ("Content-Length", "0")))
 
 
@@ -135,7 +139,12 @@ def _finish(ctx: RequestContext, upload: Upload, digest: Digest, size: int | Non
     with _storage_errors(ctx, upload):
         try:
             ctx.storage.finish(
-                upload, digest, ctx.request.body, offset=offset, length=length, quota=ctx.settings.limits.repository
+                upload,
+                digest,
+                _body(ctx, upload.repository),
+                offset=offset,
+                length=length,
+                quota=ctx.settings.limits.repository,
             )
         except UploadDigestMismatch as error:
             raise ErrorResponse(
@@ -161,7 +170,7 @@ def _storage_errors(ctx: RequestContext, upload: Upload) -> Iterator[None]:
         raise ErrorResponse(400, "SIZE_INVALID", str(error)) from error
     except QuotaExceeded as error:
         # A concurrent push used up the quota
-        raise _quota_exceeded(ctx, upload.repository) from error
+        raise quota_exceeded(ctx, upload.repository) from error
 
 
 def _mount_source(request: Request) -> str | None:
@@ -196,7 +205,7 @@ def _mount(ctx: RequestContext, name: str, digest: Digest, source: str | None) -
             for repository in sources
         )
     except QuotaExceeded as error:
-        raise _quota_exceeded(ctx, name) from error
+        raise quota_exceeded(ctx, name) from error
 
 
 def _check_session_limits(ctx: RequestContext) -> None:
@@ -225,20 +234,68 @@ def _limit_body(ctx: RequestContext, name: str, size: int) -> None:
     Raises:
         ErrorResponse: 413.
     """
-    limits = ctx.settings.limits
-    limit, text = limits.blob, f"blobs of at most {limits.blob} bytes"
+    limits, body = ctx.settings.limits, ctx.request.body
+    limit = None if limits.blob is None else max(limits.blob - size, 0)
+    text = f"blobs of at most {limits.blob} bytes"
     if limits.repository is not None:
-        free = limits.repository - ctx.storage.metadata.used_bytes(name)
-        if free < max(size, 1):
-            raise _quota_exceeded(ctx, name)
+        stored = ctx.storage.metadata.used_bytes(name)
+        free = limits.repository - stored - ctx.storage.uploads.used_bytes(name)
+        # The last request of an upload may add no bytes: it needs no space apart from that of its session
+        if stored + max(size, 1) > limits.repository or (free < 1 and not size):
+            raise quota_exceeded(ctx, name)
         if limit is None or free < limit:
-            limit, text = free, f"{free} more bytes in {name}"
-    ctx.request.body.set_limit(None if limit is None else max(limit - size, 0), text)
+            limit, text = max(free, 0), f"{max(free, 0)} more bytes in {name}"
+    body.set_limit(limit, text)
 
 
-def _quota_exceeded(ctx: RequestContext, name: str) -> ErrorResponse:
-    quota = ctx.settings.limits.repository
-    return ErrorResponse(413, "DENIED", f"{name} has reached its quota of {quota} bytes; delete something first")
+class _QuotaBody:
+    """A body that checks the quota again after each MiB: concurrent uploads share the free space.
+
+    Args:
+        ctx: Context of the request.
+        repository: Repository name.
+    """
+
+    def __init__(self, ctx: RequestContext, repository: str) -> None:
+        self._ctx = ctx
+        self._repository = repository
+        self._unchecked = 0
+
+    @property
+    def length(self) -> int | None:
+        """The announced length in bytes, or None for a chunked body."""
+        return self._ctx.request.body.length
+
+    def read_chunk(self, size: int = _QUOTA_INTERVAL) -> bytes:
+        """Return at most `size` bytes, and no bytes at the end.
+
+        Raises:
+            ErrorResponse: 413 above the quota, and the errors of the body.
+        """
+        chunk = self._ctx.request.body.read_chunk(size)
+        self._check(len(chunk))
+        return chunk
+
+    def readinto(self, buffer: memoryview, /) -> int:
+        """Read into a buffer and return the number of bytes, 0 at the end."""
+        count = self._ctx.request.body.readinto(buffer)
+        self._check(count)
+        return count
+
+    def _check(self, count: int) -> None:
+        self._unchecked += count
+        if self._unchecked < _QUOTA_INTERVAL:
+            return
+        self._unchecked = 0
+        storage, quota = self._ctx.storage, self._ctx.settings.limits.repository
+        used = storage.metadata.used_bytes(self._repository) + storage.uploads.used_bytes(self._repository)
+        if quota is not None and used > quota:
+            raise quota_exceeded(self._ctx, self._repository)
+
+
+def _body(ctx: RequestContext, repository: str) -> UploadBody:
+    """Return the request's body, with its quota if there is one."""
+    return ctx.request.body if ctx.settings.limits.repository is None else _QuotaBody(ctx, repository)
 
 
 def _upload(ctx: RequestContext, name: str, session: str, *, writing: bool = True) -> Upload:

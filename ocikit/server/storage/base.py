@@ -87,7 +87,7 @@ class BlobInUse(Exception):
 
 
 class QuotaExceeded(Exception):
-    """The blob does not fit into the repository's quota."""
+    """The content does not fit into the repository's quota."""
 
 
 class UploadBody(Protocol):
@@ -247,6 +247,10 @@ class UploadStore(ABC):
         """
 
     @abstractmethod
+    def used_bytes(self, repository: str) -> int:
+        """Return the number of bytes that the sessions of a repository have received."""
+
+    @abstractmethod
     def expire(self, before: float) -> int:
         """Delete idle sessions that were last written before a time; return their number.
 
@@ -294,7 +298,7 @@ class Metadata(ABC):
 
     @abstractmethod
     def used_bytes(self, repository: str) -> int:
-        """Return the total size of a repository's blobs."""
+        """Return the total size of a repository's blobs and manifests."""
 
     @abstractmethod
     def repositories_with(self, digest: Digest) -> Iterator[str]:
@@ -312,7 +316,7 @@ class Metadata(ABC):
             repository: Repository name.
             digest: Digest of the blob.
             size: Size of the blob in bytes.
-            quota: Maximum total size of the repository's blobs in bytes; a blob that it already has counts once.
+            quota: Maximum of `used_bytes`; a blob that the repository already has counts once.
 
         Raises:
             QuotaExceeded: The blob does not fit; nothing changed.
@@ -343,6 +347,7 @@ class Metadata(ABC):
         require_children: bool = False,
         if_match: Sequence[Digest] | None = None,
         if_none_match: bool = False,
+        quota: int | None = None,
     ) -> None:
         """Add a manifest whose bytes are stored, and set tags to it.
 
@@ -353,10 +358,12 @@ class Metadata(ABC):
             require_children: Reject the manifest if a child is missing.
             if_match: The tags must now point to one of these digests; without tags, the manifest must be one of them.
             if_none_match: The tags must not exist; without tags, the manifest must not exist.
+            quota: Maximum of `used_bytes`; a manifest that the repository already has counts once.
 
         Raises:
             MissingChildren: A child is missing and `require_children` is True; nothing changed.
             PreconditionFailed: A condition does not hold; nothing changed.
+            QuotaExceeded: The manifest does not fit; nothing changed.
         """
 
     @abstractmethod
@@ -502,12 +509,14 @@ class Storage:
         require_children: bool = False,
         if_match: Sequence[Digest] | None = None,
         if_none_match: bool = False,
+        quota: int | None = None,
     ) -> None:
         """Store a manifest's bytes from a seekable stream, then its row and tags.
 
         Raises:
             MissingChildren: See `Metadata.put_manifest`.
             PreconditionFailed: See `Metadata.put_manifest`.
+            QuotaExceeded: See `Metadata.put_manifest`.
         """
         if require_children and (missing := self.metadata.missing(repository, row.children)):
             raise MissingChildren(missing)
@@ -520,6 +529,7 @@ class Storage:
             require_children=require_children,
             if_match=if_match,
             if_none_match=if_none_match,
+            quota=quota,
         )
         if self.blobs.stat(row.digest) != row.size:
             # The collector deleted the bytes before the row was inserted

@@ -338,6 +338,16 @@ class FileUploads(UploadStore):
             self._listing = (valid_until, names) if len(names) > _MANY_SESSIONS else (0.0, [])
         return len(names) if owner is None else sum(name.endswith(f".{_name_hash(owner)}") for name in names)
 
+    def used_bytes(self, repository: str) -> int:
+        """Return the total size of a repository's files."""
+        part, used = f".{_name_hash(repository)}.", 0
+        with os.scandir(self.root) as listing:
+            for entry in listing:
+                if part in entry.name:
+                    with contextlib.suppress(FileNotFoundError):
+                        used += entry.stat(follow_symlinks=False).st_size
+        return used
+
     def expire(self, before: float) -> int:
         """Delete old files, except those that a request is writing."""
         expired = 0

@@ -151,6 +151,11 @@ class MemoryUploads(UploadStore):
         """Return the number of sessions of one owner, or in all."""
         return sum(owner is None or upload.owner == owner for upload in list(self._sessions))
 
+    def used_bytes(self, repository: str) -> int:
+        """Return the number of bytes that the sessions of a repository have received."""
+        sessions = list(self._sessions.items())
+        return sum(len(session.content) for upload, session in sessions if upload.repository == repository)
+
     def expire(self, before: float) -> int:
         """Delete old idle sessions."""
         with self._lock:

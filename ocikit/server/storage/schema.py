@@ -107,7 +107,17 @@ _select_manifest = sa.select(
 )
 
 select_blob = sa.select(blobs.c.size, blobs.c.touched, IS_REFERENCED.label("referenced")).where(IS_BLOB)
-select_used_bytes = sa.select(sa.func.coalesce(sa.func.sum(blobs.c.size), 0)).where(blobs.c.repository == _repository)
+select_used_bytes = sa.select(
+    sum(
+        (
+            sa.select(sa.func.coalesce(sa.func.sum(table.c.size), 0))
+            .where(table.c.repository == _repository)
+            .scalar_subquery()
+            for table in (blobs, manifests)
+        ),
+        start=sa.literal_column("0"),
+    )
+)
 select_content_touched = sa.select(content.c.touched).where(content.c.digest == _digest)
 select_by_digest = _select_manifest.add_columns(
     (IS_REFERENCED | sa.exists().where(tags.c.repository == _repository, tags.c.digest == _digest)).label("referenced")

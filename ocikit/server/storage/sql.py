@@ -101,7 +101,7 @@ class SqlMetadata(CollectorQueries):
         return int(row.size)
 
     def used_bytes(self, repository: str) -> int:
-        """Return the total size of a repository's blobs."""
+        """Return the total size of a repository's blobs and manifests."""
         with self._database.read() as connection:
             return int(connection.scalar(tables.select_used_bytes, {"r": repository}) or 0)
 
@@ -139,9 +139,7 @@ class SqlMetadata(CollectorQueries):
         def work(connection: sa.Connection) -> None:
             if quota is not None:
                 current = connection.scalar(sa.select(tables.blobs.c.size).where(tables.IS_BLOB), params) or 0
-                used = connection.scalar(tables.select_used_bytes, params) or 0
-                if used - current + size > quota:
-                    raise QuotaExceeded(repository)
+                _check_quota(connection, repository, size - current, quota)
             now = time.time()
             self._add_content(connection, repository, digest, size, now)
             row = {"repository": repository, "digest": digest, "size": size, "touched": now}
@@ -190,12 +188,14 @@ class SqlMetadata(CollectorQueries):
         require_children: bool = False,
         if_match: Sequence[Digest] | None = None,
         if_none_match: bool = False,
+        quota: int | None = None,
     ) -> None:
         """Add a manifest and set tags to it.
 
         Raises:
             MissingChildren: A child is missing and `require_children` is True.
             PreconditionFailed: A condition does not hold.
+            QuotaExceeded: The manifest does not fit.
         """
 
         def work(connection: sa.Connection) -> None:
@@ -205,6 +205,8 @@ class SqlMetadata(CollectorQueries):
             self._add_content(connection, repository, row.digest, row.size, now)
             params = {"r": repository, "d": row.digest, "now": now}
             if not connection.execute(tables.touch_manifest, params).rowcount:
+                if quota is not None:
+                    _check_quota(connection, repository, row.size, quota)
                 _insert_manifest(connection, repository, row, now)
             if require_children:
                 missing = {Digest(child) for child in connection.scalars(tables.select_missing_children, params)}
@@ -277,6 +279,17 @@ class SqlMetadata(CollectorQueries):
         """Insert the rows of a repository and of content; renew the content's timestamp."""
         connection.execute(self._upserts.repository, {"name": repository})
         connection.execute(self._upserts.content, {"digest": digest, "size": size, "touched": now})
+
+
+def _check_quota(connection: sa.Connection, repository: str, added: int, quota: int) -> None:
+    """Check that a repository has space for further bytes.
+
+    Raises:
+        QuotaExceeded: It has not.
+    """
+    used = connection.scalar(tables.select_used_bytes, {"r": repository}) or 0
+    if used + added > quota:
+        raise QuotaExceeded(repository)
 
 
 def _insert_manifest(connection: sa.Connection, repository: str, row: ManifestRow, now: float) -> None:

@@ -82,6 +82,21 @@ class MetadataContract:
         metadata.remove_blob("a", blobs[0])
         assert metadata.used_bytes("a") == 4 << 40
 
+    def test_manifest_counts_in_used_bytes_and_quota(self, metadata: Metadata) -> None:
+        row, other = manifest_row(), manifest_row()
+        metadata.add_blob("a", random_digest(), 7)
+        metadata.put_manifest("a", row, quota=7 + row.size)
+        assert metadata.used_bytes("a") == 7 + row.size
+        with pytest.raises(QuotaExceeded):
+            metadata.put_manifest("a", other, ["v1"], quota=7 + row.size)
+        assert metadata.manifest("a", "v1") is None
+        metadata.put_manifest("a", row, ["v1"], quota=7 + row.size)
+        with pytest.raises(QuotaExceeded):
+            metadata.add_blob("a", random_digest(), 1, quota=7 + row.size)
+        metadata.put_manifest("b", other, quota=other.size)
+        metadata.delete_manifest("a", row.digest)
+        assert metadata.used_bytes("a") == 7
+
     def test_blob_above_quota_is_rejected(self, metadata: Metadata) -> None:
         stored, rejected = random_digest(), random_digest()
         metadata.add_blob("a", stored, 60, quota=100)

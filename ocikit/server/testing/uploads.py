@@ -278,6 +278,16 @@ class UploadStoreContract:
         uploads.finish(ada[1], Digest.of(b""), sized_body(b""), blobs)
         assert (uploads.count(), uploads.count("ada"), uploads.count("eve")) == (3, 1, 0)
 
+    def test_used_bytes_sums_sessions_of_repository(self, uploads: UploadStore, blobs: BlobStore) -> None:
+        assert uploads.used_bytes("a") == 0
+        first, second = uploads.create("a", "ada"), uploads.create("a", "bob")
+        for upload, content in ((first, b"12345"), (second, b"123"), (uploads.create("b"), b"1")):
+            uploads.append(upload, sized_body(content))
+        assert (uploads.used_bytes("a"), uploads.used_bytes("b"), uploads.used_bytes("c")) == (8, 1, 0)
+        uploads.abort(first)
+        uploads.finish(second, Digest.of(b"1234"), sized_body(b"4"), blobs)
+        assert uploads.used_bytes("a") == 0
+
     def test_idle_session_expires(self, uploads: UploadStore, blobs: BlobStore) -> None:
         upload = uploads.create("a")
         uploads.append(upload, sized_body(b"abandoned"))

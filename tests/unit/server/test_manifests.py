@@ -1,5 +1,6 @@
 """Manifest endpoints: push, pull, preconditions, references, deletion."""
 
+import json
 from urllib.parse import quote
 
 import pytest
@@ -320,3 +321,21 @@ def test_read_only_registry_rejects_every_change(make_registry):
     assert registry("GET", f"/v2/{NAME}/tags/list").json["tags"] == ["v1"]
     assert registry("GET", "/v2/_catalog").json == {"repositories": [NAME]}
     assert registry("GET", f"/v2/{NAME}/referrers/{digest}").status == 200
+
+
+def test_manifests_count_in_quota(make_registry):
+    registry = make_registry(limits=Limits(repository=2000))
+    statuses = []
+    for number in range(30):
+        raw = json.dumps(
+            {"schemaVersion": 2, "mediaType": INDEX, "manifests": [], "annotations": {"n": f"{number:90}"}}
+        )
+        response = registry("PUT", f"/v2/{NAME}/manifests/v{number}", {"Content-Type": INDEX}, raw.encode())
+        statuses.append(response.status)
+    assert statuses == [201] * statuses.count(201) + [413] * statuses.count(413)
+    assert (response.code, 8 < statuses.count(201) < 15) == ("DENIED", True)
+    assert "quota of 2000 bytes" in response.errors[0]["message"]
+    # A manifest that is stored already needs no space
+    assert registry("PUT", f"/v2/{NAME}/manifests/again", {"Content-Type": INDEX}, raw.encode()).status == 413
+    first = registry("GET", f"/v2/{NAME}/manifests/v0").body
+    assert registry("PUT", f"/v2/{NAME}/manifests/again", {"Content-Type": INDEX}, first).status == 201

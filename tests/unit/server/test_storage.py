@@ -319,6 +319,7 @@ def test_no_query_scans_a_whole_table():
         ]
     metadata.close()
     assert len(plans) > 25
+    plans = [(statement, [step for step in steps if step != "SCAN CONSTANT ROW"]) for statement, steps in plans]
     assert not [(statement, steps) for statement, steps in plans if any(step.startswith("SCAN") for step in steps)]
     hinted = [steps for statement, steps in plans if "INDEXED BY" in statement]
     assert [steps[0].partition("USING ")[2] for steps in hinted] == [

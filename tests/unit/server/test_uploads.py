@@ -263,12 +263,47 @@ def test_push_above_quota_returns_413(make_registry):
     location = begin(registry)
     registry("PATCH", location, body=b"abcd")
     assert registry("PATCH", location, body=b"e").status == 413
-    assert post(b"12").status == 201
-    # Another push used up the rest of the quota meanwhile
-    response = registry("PUT", f"{location}?digest={digest_of(b'abcd')}")
+    response = post(b"1")
     assert (response.status, response.code) == (413, "DENIED")
-    registry("DELETE", f"/v2/{NAME}/blobs/{first}")
     assert registry("PUT", f"{location}?digest={digest_of(b'abcd')}").status == 201
+    registry("DELETE", f"/v2/{NAME}/blobs/{first}")
+    assert post(b"123456").status == 201
+
+
+def test_unfinished_uploads_count_in_quota(make_registry):
+    registry = make_registry(limits=Limits(repository=10))
+    locations = [begin(registry), begin(registry)]
+    assert registry("PATCH", locations[0], body=b"123456").status == 202
+    assert registry("PATCH", locations[1], body=b"12345").status == 413
+    assert registry("PATCH", locations[1], body=b"1234").status == 202
+    assert registry("PATCH", locations[1], body=[b"5"]).status == 413
+    response = registry("POST", f"/v2/{NAME}/blobs/uploads/")
+    assert (response.status, response.code) == (413, "DENIED")
+    assert registry("DELETE", locations[0]).status == 204
+    assert registry("PATCH", locations[1], body=b"567890").status == 202
+    assert registry("PUT", f"{locations[1]}?digest={digest_of(b'1234567890')}").status == 201
+
+
+def test_concurrent_uploads_share_the_quota(make_registry):
+    registry = make_registry(limits=Limits(repository=4 << 20))
+    first, second = begin(registry), begin(registry)
+
+    class Stream:
+        """3 MiB; the other upload is sent after the first MiB."""
+
+        remaining, statuses = 3 << 20, []
+
+        def read(self, size):
+            if self.remaining <= 2 << 20 and not self.statuses:
+                self.statuses.append(registry("PATCH", second, body=bytes(3 << 20)).status)
+            count = min(size, self.remaining, 1 << 18)
+            self.remaining -= count
+            return bytes(count)
+
+    stream = Stream()
+    response = registry("PATCH", first, {"Content-Length": str(3 << 20)}, body=stream)
+    assert (stream.statuses, response.status, response.code) == ([202], 413, "DENIED")
+    assert upload_size(registry, first) + upload_size(registry, second) < 6 << 20
 
 
 def test_too_many_uploads_of_user_or_all_return_429(make_registry):
