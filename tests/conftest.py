@@ -30,10 +30,23 @@ def pytest_configure():
 
 def pytest_collection_modifyitems(items):
     for item in items:
-        if INTEROP.intersection(getattr(item, "fixturenames", ())) - _parameters(item) - _ours(item):
+        if INTEROP.intersection(getattr(item, "fixturenames", ())) - _parameters(item) - _ours(item) or any(
+            item.iter_markers("peers")
+        ):
             item.add_marker(pytest.mark.interop)
         if os.environ.get("OCIKIT_PEERS") == "skip" and item.get_closest_marker("interop"):
             item.add_marker(pytest.mark.skip(reason="OCIKIT_PEERS=skip"))
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_setup(item):
+    """Look for the peers of a test before any fixture is made."""
+    values = getattr(getattr(item, "callspec", None), "params", {})
+    for mark in item.iter_markers("peers"):
+        peers.need(*mark.args, *(values[name] for name in mark.kwargs.get("of", ())))
+    for name in INTEROP.intersection(getattr(item, "fixturenames", ())) - _parameters(item):
+        if name == "debian" or values.get(name) in peers.KINDS:
+            peers.need(values.get(name, name))
 
 
 def _parameters(item):

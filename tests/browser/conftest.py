@@ -13,7 +13,7 @@ from tests.browser.page import Browser
 def pytest_collection_modifyitems(items):
     for item in items:
         if "browser" in getattr(item, "fixturenames", ()):
-            item.add_marker(pytest.mark.interop)
+            item.add_marker(pytest.mark.peers("chromium"))
 
 
 # Scope "package": tests after these may need an event loop in this thread

@@ -9,9 +9,9 @@ from tests.support import peers
 pytestmark = pytest.mark.interop
 
 
+@pytest.mark.peers(official.PROGRAMME)
 @pytest.mark.parametrize("target", OURS, ids=str)
 def test_server_passes_official_suite(target, tmp_path):
-    peers.find(official.PROGRAMME)
     result = official.run_target(target, tmp_path)
     assert result.failed == {}
     assert result.skipped == []
@@ -24,17 +24,17 @@ def test_server_passes_official_suite(target, tmp_path):
         assert [name.rpartition("discovery ")[2] for name in result.disabled] == ["disabled should return a 202"]
 
 
+@pytest.mark.peers(official.PROGRAMME, of=["kind"])
 @pytest.mark.parametrize("kind", ["olareg"])
 def test_other_registry_passes_official_suite(kind):
     """Another registry passes, so a failure on ours is a defect of ours."""
-    peers.find(official.PROGRAMME)
     with peers.KINDS[kind]() as registry:
         result = official.run(registry.url)
     assert (result.failed, result.skipped) == ({}, [])
 
 
+@pytest.mark.peers(official.PROGRAMME, "distribution3")
 def test_incomplete_registry_fails_official_suite():
-    peers.find(official.PROGRAMME)
     with peers.distribution3() as registry:
         result = official.run(registry.url, anonymous_mount=False)
     assert any("referrers" in name or "references" in name.lower() for name in result.failed)

@@ -11,7 +11,7 @@ from ocikit.spec import media_types as mt
 from tests.support import images, peers
 
 pytestmark = [
-    pytest.mark.interop,
+    pytest.mark.peers("debian", "distribution3"),
     pytest.mark.skipif(os.geteuid() != 0, reason="umoci gives files their owners as root only"),
 ]
 

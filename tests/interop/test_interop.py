@@ -267,6 +267,7 @@ def where(registry: peers.Registry, what: str, writer: str, tag: str = "v1") -> 
     return registry.reference(f"t/interop-{what}-{writer}", tag)
 
 
+@pytest.mark.peers(of=["writer", "reader"])
 @pytest.mark.parametrize("reader", TOOLS)
 @pytest.mark.parametrize("writer", TOOLS)
 @pytest.mark.parametrize("what", WRITERS)
@@ -288,6 +289,7 @@ def test_artifact_of_one_tool_is_pulled_by_another(registry, what, writer, reade
     pull(reader, what, expected, reference, tmp_path)
 
 
+@pytest.mark.peers(of=["writer", "lister"])
 @pytest.mark.parametrize("lister", LISTERS)
 @pytest.mark.parametrize("writer", TOOLS)
 def test_referrer_of_one_tool_is_listed_by_another(registry, writer, lister, pushes, tmp_path, record_property):
@@ -318,6 +320,7 @@ def listed(name: str, registry: peers.Registry, subject: str, home: Path) -> set
     return {(one["digest"], one["artifactType"]) for one in found}
 
 
+@pytest.mark.peers("oras", "regctl")
 def test_referrers_of_several_tools_are_listed_by_all(registry, repo, tmp_path):
     # In sequence: on distribution, each tool must keep the others' entries at the fallback tag
     subject = registry.reference(repo, "v1")

@@ -24,6 +24,7 @@ def source(tmp_path):
     return images.small(tmp_path / "source", tag="v1")
 
 
+@pytest.mark.peers("umoci")
 def test_umoci_edits_layout_and_ocikit_reads_it_back(session, source, tmp_path):
     ours = tmp_path / "ours"
     digest = session.copy(f"oci:{source}:v1", f"oci:{ours}:v1").digest
@@ -48,6 +49,7 @@ def test_umoci_edits_layout_and_ocikit_reads_it_back(session, source, tmp_path):
     peers.run("umoci", "stat", "--image", f"{ours}:v1")
 
 
+@pytest.mark.peers("skopeo")
 def test_skopeo_and_ocikit_read_each_others_archives(session, source, tmp_path):
     ours, theirs = tmp_path / "ours.tar", tmp_path / "theirs.tar"
     copied = session.copy(f"oci:{source}:v1", f"oci-archive:{ours}:v1")
@@ -62,6 +64,7 @@ def test_skopeo_and_ocikit_read_each_others_archives(session, source, tmp_path):
         assert layout.verify().missing == ()
 
 
+@pytest.mark.peers("oras")
 def test_archive_takes_push_attach_and_pull(session, tmp_path):
     (tmp_path / "data").mkdir()
     (tmp_path / "data" / "a.csv").write_text("a\n1\n")
@@ -76,6 +79,7 @@ def test_archive_takes_push_attach_and_pull(session, tmp_path):
     assert json.loads(found) == json.loads(pushed.document.raw)
 
 
+@pytest.mark.peers("oras")
 def test_oras_and_ocikit_read_each_others_layouts(session, tmp_path):
     (tmp_path / "data").mkdir()
     (tmp_path / "data" / "a.csv").write_text("a\n1\n")
@@ -88,6 +92,7 @@ def test_oras_and_ocikit_read_each_others_layouts(session, tmp_path):
     assert (tmp_path / "back" / "data" / "a.csv").read_text() == "a\n1\n"
 
 
+@pytest.mark.peers("oras")
 def test_folder_packed_by_oras_is_unpacked(session, tmp_path):
     (tmp_path / "data" / "deep").mkdir(parents=True)
     (tmp_path / "data" / "deep" / "a.csv").write_text("a\n1\n")
@@ -98,6 +103,7 @@ def test_folder_packed_by_oras_is_unpacked(session, tmp_path):
     assert (done.path / "data" / "deep" / "a.csv").read_text() == "a\n1\n"
 
 
+@pytest.mark.peers("skopeo")
 def test_skopeo_and_ocikit_read_docker_archives_of_each_other(session, source, tmp_path):
     ours, theirs = tmp_path / "ours.tar", tmp_path / "theirs.tar"
     session.copy(f"oci:{source}:v1", f"docker-archive:{ours}:small:1")

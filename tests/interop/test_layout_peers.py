@@ -43,7 +43,7 @@ def image(layout):
     return push_document(layout, Manifest(config=config, layers=[layer]).raw, mt.OCI_MANIFEST, tag="v1")
 
 
-@pytest.mark.interop
+@pytest.mark.peers("skopeo")
 def test_skopeo_and_ocikit_read_layouts_of_each_other(layout, image, tmp_path):
     shown = json.loads(peers.run("skopeo", "inspect", "--raw", f"oci:{layout.path}:v1").stdout)
     assert shown == json.loads(layout.fetch(image))
@@ -62,7 +62,7 @@ def test_skopeo_and_ocikit_read_layouts_of_each_other(layout, image, tmp_path):
     assert theirs.verify().missing == ()
 
 
-@pytest.mark.interop
+@pytest.mark.peers("oras")
 def test_oras_and_ocikit_read_layouts_of_each_other(layout, image, tmp_path):
     sbom = push_artifact(layout, subject=image, artifact_type=SBOM, annotations={"a": "b"})
     raw = peers.run("oras", "manifest", "fetch", "--oci-layout", f"{layout.path}:v1").stdout
@@ -97,7 +97,7 @@ def test_oras_and_ocikit_read_layouts_of_each_other(layout, image, tmp_path):
     assert Layout(theirs).tags() == ["v1", "v2", "v3"]
 
 
-@pytest.mark.interop
+@pytest.mark.peers("crane", "distribution3")
 def test_crane_pushes_a_layout_and_ocikit_reads_its_pull(layout, image, tmp_path):
     with peers.distribution3() as registry:
         reference = registry.reference("t/layout", "v1")

@@ -15,11 +15,13 @@ pytestmark = pytest.mark.interop
 CLIENTS = ("crane", "regctl", "oras", "skopeo", "buildah", "umoci")
 
 
+@pytest.mark.peers(of=["name"])
 @pytest.mark.parametrize("name", [*CLIENTS, "debootstrap", "docker-credential-pass", "htpasswd", "zstd"])
 def test_program_is_found(name):
     assert peers.find(name).is_file()
 
 
+@pytest.mark.peers("crane")
 def test_registry_stores_an_image(registry, repo, tmp_path):
     assert requests.get(f"{registry.url}/v2/", timeout=5).status_code == 200
 
@@ -33,6 +35,7 @@ def test_registry_stores_an_image(registry, repo, tmp_path):
     assert images.blob(tmp_path / "back", digest).exists()
 
 
+@pytest.mark.peers("skopeo")
 def test_registry_deletes_content(registry, repo, tmp_path):
     layout = images.small(tmp_path / "layout")
     images.skopeo("copy", "--dest-tls-verify=false", f"oci:{layout}:latest", f"docker://{registry.reference(repo)}")
@@ -40,6 +43,7 @@ def test_registry_deletes_content(registry, repo, tmp_path):
     assert requests.get(f"{registry.url}/v2/{repo}/manifests/latest", timeout=5).status_code == 404
 
 
+@pytest.mark.peers("skopeo")
 def test_registry_accepts_docker_manifests(registry, repo, tmp_path):
     layout = images.small(tmp_path / "layout")
     reference = f"docker://{registry.reference(repo)}"
@@ -48,6 +52,7 @@ def test_registry_accepts_docker_manifests(registry, repo, tmp_path):
     assert manifest["mediaType"] == "application/vnd.docker.distribution.manifest.v2+json"
 
 
+@pytest.mark.peers("oras", "regctl")
 def test_oras_and_regctl_read_each_others_artifacts(registry, repo, tmp_path):
     (tmp_path / "data.csv").write_text("a,b\n1,2\n")
     reference = registry.reference(repo, "v1")
@@ -67,6 +72,7 @@ def test_oras_and_regctl_read_each_others_artifacts(registry, repo, tmp_path):
     assert manifest["layers"][0]["annotations"]["org.opencontainers.image.title"] == "data.csv"
 
 
+@pytest.mark.peers(of=["kind"])
 @pytest.mark.parametrize("kind", peers.KINDS)
 def test_registry_stops_at_end_of_block(kind):
     with peers.KINDS[kind]() as registry:
@@ -77,6 +83,7 @@ def test_registry_stops_at_end_of_block(kind):
         requests.get(f"{registry.url}/v2/", timeout=1)
 
 
+@pytest.mark.peers("distribution3")
 def test_registry_start_failure_has_reason(tmp_path):
     (tmp_path / "certificate.pem").write_text("not one")
     with pytest.raises(RuntimeError, match="(?i)pem"):
@@ -84,12 +91,14 @@ def test_registry_start_failure_has_reason(tmp_path):
             pass
 
 
+@pytest.mark.peers(of=["kind"])
 @pytest.mark.parametrize("kind", ["distribution2", "distribution3", "olareg"])
 def test_registry_serves_tls(kind, certificate):
     with peers.KINDS[kind](tls=certificate) as registry:
         assert requests.get(f"{registry.url}/v2/", verify=str(certificate[0]), timeout=5).status_code == 200
 
 
+@pytest.mark.peers("crane")
 def test_htpasswd_rejects_anonymous_and_accepts_user(htpasswd_registry, repo, tmp_path):
     registry = htpasswd_registry
     refused = requests.get(f"{registry.url}/v2/", timeout=5)
@@ -107,6 +116,7 @@ def test_htpasswd_rejects_anonymous_and_accepts_user(htpasswd_registry, repo, tm
     peers.run("crane", "push", tarball, reference, home=tmp_path)
 
 
+@pytest.mark.peers("crane", "skopeo")
 def test_token_grants_user_permissions(token_registry, token_server, repo, tmp_path):
     registry = token_registry
     refused = requests.get(f"{registry.url}/v2/", timeout=5)
@@ -137,6 +147,7 @@ def test_token_grants_user_permissions(token_registry, token_server, repo, tmp_p
     )
 
 
+@pytest.mark.peers("skopeo")
 def test_anonymous_client_reads_public_content(token_registry, repo, tmp_path):
     registry = token_registry
     layout = images.small(tmp_path / "layout")
@@ -146,6 +157,7 @@ def test_anonymous_client_reads_public_content(token_registry, repo, tmp_path):
     images.skopeo("inspect", "--tls-verify=false", reference)
 
 
+@pytest.mark.peers(of=["kind"])
 @pytest.mark.parametrize(
     ("kind", "header"), [("distribution2", "x5c"), ("distribution3", "x5c"), ("distribution3", "kid")]
 )
@@ -209,6 +221,7 @@ def test_token_server_has_scripted_faults():
         assert len(server.requests) == 7
 
 
+@pytest.mark.peers("umoci")
 def test_debian_unpacks_with_whiteouts(debian, tmp_path):
     root = images.unpack(debian.oci, debian.tag, tmp_path / "bundle")
     assert (root / "etc/debian_version").exists()
@@ -241,6 +254,7 @@ def test_debian_has_all_forms(debian):
         assert "manifest.json" in archive.getnames()
 
 
+@pytest.mark.peers("skopeo")
 def test_debian_survives_push_and_pull(registry, debian, repo, tmp_path):
     reference = f"docker://{registry.reference(repo)}"
     images.skopeo("copy", "--all", "--dest-tls-verify=false", f"oci:{debian.index}:{debian.tag}", reference)

@@ -36,7 +36,9 @@ CHUNK = 4 * MIB
 UNREAD = int(Path("/proc/sys/net/ipv4/tcp_rmem").read_text().split()[2]) if Path("/proc").is_dir() else 8 * MIB
 
 
-@pytest.fixture(scope="module", params=["ocikit", pytest.param("distribution3", marks=pytest.mark.interop)])
+@pytest.fixture(
+    scope="module", params=["ocikit", pytest.param("distribution3", marks=pytest.mark.peers("distribution3"))]
+)
 def upstream(request):
     with peers.KINDS[request.param]() as running:
         yield running
@@ -328,11 +330,9 @@ def test_failed_pull_resumes(proxy, pulled, tmp_path, place):
 # Others --------------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.interop
+@pytest.mark.peers(of=["client"])
 @pytest.mark.parametrize("client", matrix.CLIENTS)
 def test_every_client_succeeds_without_faults(small, upstream, tmp_path, client):
-    if client != "ocikit":
-        peers.find(client)
     with Proxy(upstream.url) as proxy:
         for act in (matrix.pull, matrix.push):
             outcome = act(client, small, proxy, Cell("GET token", "500"), tmp_path)

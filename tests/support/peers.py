@@ -3,7 +3,19 @@
     with distribution3(htpasswd=("ada", "lovelace")) as registry:
         requests.get(f"{registry.url}/v2/", auth=("ada", "lovelace"))
 
-`bash .ci/peers` installs all peers. A missing peer skips a test. With OCIKIT_PEERS=required it fails the test.
+`bash .ci/peers` installs all peers. The environment variable OCIKIT_PEERS decides what a missing peer means:
+
+| value | meaning |
+|---|---|
+| (unset) | a missing peer skips a test |
+| `required` | a missing peer fails the test |
+| `none` | all programs count as missing |
+| `oras,skopeo` | all programs but these count as missing |
+| `skip` | tests marked interop are skipped, also those that need no peer |
+
+A test declares the programs that it runs: `@pytest.mark.peers("oras", of=["writer"])`, by name, and by the value of a
+parameter. tests/conftest.py looks for them before any fixture is made. A test skips as a whole, and leaves nothing half
+made in a fixture that it shares with other tests. tests/architecture/test_peers.py compares declarations with calls.
 """
 
 import atexit
@@ -44,7 +56,26 @@ FOLDER = Path(os.environ.get("OCIKIT_PEERS_DIR") or ROOT / ".peers").resolve()
 #: Programs that .ci/peers cannot install everywhere. A missing one is never a failure.
 OPTIONAL = {"zot": "its Go module lives on a host that not every proxy serves; put a zot binary on PATH"}
 
+#: What a peer consists of, where it is not one program of its name.
+PROGRAMS: Mapping[str, tuple[str, ...]] = {
+    "ocikit": (),
+    "distribution2": ("docker-registry",),
+    "distribution3": ("registry",),
+    "ctr": ("containerd", "ctr"),
+    "debian": ("debootstrap", "umoci", "skopeo"),
+}
+
 START = 30.0  # seconds; zot takes a second on a busy machine
+
+
+#: Values of OCIKIT_PEERS that are no names of programs.
+_MODES = {"", "required", "skip"}
+
+
+def allowed(name: str) -> bool:
+    """Return True unless OCIKIT_PEERS hides the program."""
+    value = os.environ.get("OCIKIT_PEERS", "")
+    return value in _MODES or name in value.split(",")
 
 
 @cache
@@ -58,6 +89,8 @@ def _gopath() -> Path | None:
 
 def where(name: str) -> Path | None:
     """Return the program from .peers/bin, PATH or GOPATH/bin, or None."""
+    if not allowed(name):
+        return None
     folders = [FOLDER / "bin", *map(Path, os.get_exec_path()), Path("/usr/sbin")]
     for folder in folders:
         if found := shutil.which(name, path=str(folder)):
@@ -65,6 +98,13 @@ def where(name: str) -> Path | None:
     gopath = _gopath()
     found = shutil.which(name, path=str(gopath / "bin")) if gopath else None
     return Path(found) if found else None
+
+
+def need(*names: str) -> None:
+    """Skip the test unless all peers are there: programs, kinds of registries, or our own client and registry."""
+    for name in names:
+        for program in PROGRAMS.get(name, (name,)):
+            find(program)
 
 
 def find(name: str) -> Path:

@@ -360,9 +360,8 @@ def test_missing_zstd_error_has_install_command(here, monkeypatch):
 # Peers -----------------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.interop
+@pytest.mark.peers("oras")
 def test_oras_unpacks_folder_packed_by_ocikit(here, tmp_path_factory):
-    peers.find("oras")
     [layer] = pack(["data"], archive="tar+gzip")
     layout = images.small(tmp_path_factory.mktemp("layout"))
     descriptor = images.put(layout, layer.descriptor.media_type, read(layer))
@@ -379,9 +378,8 @@ def test_oras_unpacks_folder_packed_by_ocikit(here, tmp_path_factory):
     assert differences(tree(out / "data"), tree(here / "data")) == []
 
 
-@pytest.mark.interop
+@pytest.mark.peers("oras")
 def test_ocikit_unpacks_folder_packed_by_oras(here, tmp_path_factory):
-    peers.find("oras")
     (here / "data/sub/up").symlink_to("../a.csv")
     layout, out = tmp_path_factory.mktemp("layout"), tmp_path_factory.mktemp("out") / "data"
     peers.run("oras", "push", "--oci-layout", f"{layout}:data", "data", cwd=here)
@@ -395,7 +393,7 @@ def test_ocikit_unpacks_folder_packed_by_oras(here, tmp_path_factory):
     assert ours == {layer["annotations"][TITLE]: layer["annotations"].keys()}
 
 
-@pytest.mark.interop
+@pytest.mark.peers("tar")
 def test_gnu_tar_reads_packed_folder(here):
     (here / ("data/" + "n" * 200)).write_text("long")
     (here / "data/link").symlink_to("n" * 200)

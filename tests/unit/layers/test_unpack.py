@@ -24,7 +24,7 @@ from ocikit.layers.layer import RATIO_FLOOR, LayerLimits, entries, escapes, open
 from ocikit.layers.listing import merged_tree
 from ocikit.layers.unpack import unpack
 
-from tests.support import images, peers
+from tests.support import images
 from tests.support.trees import differences, tree
 
 ROOT = hasattr(os, "geteuid") and os.geteuid() == 0
@@ -955,10 +955,9 @@ def stored_layers(layout, tag="latest"):
             yield stream, layer["mediaType"]
 
 
-@pytest.mark.interop
+@pytest.mark.peers("umoci")
 @pytest.mark.skipif(not ROOT, reason="umoci unpacks owners and devices as root only")
 def test_root_file_system_equals_umoci(tmp_path):
-    peers.find("umoci")
     layout = images.small(tmp_path / "layout")
     stack = [
         tar(
@@ -1013,7 +1012,7 @@ def test_root_file_system_equals_umoci(tmp_path):
     assert differences(tree(tmp_path / "ours", owner=True), tree(expected, owner=True)) == []
 
 
-@pytest.mark.interop
+@pytest.mark.peers("debian")
 @pytest.mark.parametrize("form", ["oci", "zstd"])
 def test_debian_equals_umoci(debian, form, tmp_path):
     expected = images.unpack(debian.oci, debian.tag, tmp_path / "umoci")

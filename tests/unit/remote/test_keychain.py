@@ -842,7 +842,7 @@ def test_logout_erases_in_helper(env):
 # -- a real helper
 
 
-@pytest.mark.interop
+@pytest.mark.peers("docker-credential-pass", "pass", "gpg", "gpgconf")
 def test_pass_helper_stores_gets_lists_and_erases(env, tmp_path):
     from tests.support.peers import find
 

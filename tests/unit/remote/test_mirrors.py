@@ -866,7 +866,7 @@ def check(path, raw):
 # Real registries
 
 
-@pytest.mark.interop
+@pytest.mark.peers("distribution3")
 def test_distribution_3_pull_through_cache_is_mirror(site, home):
     proxying = {"proxy": {"remoteurl": site.upstream.url}}
     with peers._distribution("distribution3", "registry", proxying, None, None, True, None) as cache:

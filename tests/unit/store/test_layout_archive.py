@@ -214,7 +214,7 @@ def test_archive_in_a_missing_folder_raises_content_error(tmp_path):
 # Interoperability
 
 
-@pytest.mark.interop
+@pytest.mark.peers("skopeo")
 def test_skopeo_and_ocikit_read_archives_of_each_other(tmp_path):
     layout = Layout(images.small(tmp_path / "small", tag="v1"))
     digest = layout.resolve("v1").digest
@@ -234,7 +234,7 @@ def test_skopeo_and_ocikit_read_archives_of_each_other(tmp_path):
     assert back.verify().missing == ()
 
 
-@pytest.mark.interop
+@pytest.mark.peers("oras")
 def test_oras_reads_an_archive(tmp_path):
     layout = Layout(images.small(tmp_path / "small", tag="v1"))
     write_archive(layout, tmp_path / "ours.tar")
