@@ -20,14 +20,14 @@ from ocikit.client.resolver import Resolver
 from ocikit.errors import ContentError, FileNotInArtifact, InvalidDocument, NotFound, OcikitError
 from ocikit.progress.base import TransferStats
 from ocikit.spec import media_types
-from ocikit.spec.annotations import TITLE, UNPACK, Annotations, FrozenMap, freeze
+from ocikit.spec.annotations import TITLE, Annotations, FrozenMap, freeze
 from ocikit.spec.config import ImageConfig
 from ocikit.spec.descriptor import Descriptor
 from ocikit.spec.digest import Digest
 from ocikit.spec.manifest import Index, Manifest, PlatformLike, index_sections, manifest_card, parse_document
 from ocikit.spec.platform import Platform
 from ocikit.spec.reference import AnyReference
-from ocikit.spec.titles import layers_by_path
+from ocikit.spec.titles import is_archive, layers_by_path
 from ocikit.store.cache.cache import Cache
 
 if TYPE_CHECKING:
@@ -278,10 +278,14 @@ class Artifact(display.Displayable):
         return self._files
 
     def tree(self) -> Mapping[str, TarEntry]:
-        """Return the file tree of an image with whiteouts applied; read every layer."""
+        """Return the file tree of an image with whiteouts applied, or of archives; read every layer.
+
+        Raises:
+            ContentError: The artifact has plain files only, or a layer isn't the one that the image's config names.
+        """
         from ocikit.layers.listing import merged_tree  # noqa: PLC0415 - only images need tar and decompression
 
-        return merged_tree(self._streams(self.manifest.layers))
+        return merged_tree(self._streams(self._archives()), diff_ids=self._diff_ids())
 
     def open(self, name: str) -> BinaryIO:
         """Return a file as a seekable stream.
@@ -353,7 +357,9 @@ class Artifact(display.Displayable):
         keep_setuid: bool = False,
         xattrs: bool = False,
     ) -> Unpacked:
-        """Unpack an image's root file system, or folders that were pushed as archives.
+        """Unpack an image's root file system, or the archives of another artifact.
+
+        Archives are folders that were pushed as such, and all other tar layers, such as a Helm chart.
 
         Args:
             folder: Folder to create. It must be absent or empty.
@@ -365,20 +371,18 @@ class Artifact(display.Displayable):
             xattrs: Set extended attributes, including file capabilities.
 
         Raises:
-            ContentError: There is no archive to unpack, or `folder` isn't empty.
+            ContentError: There is no archive to unpack, a layer isn't the one that the image's config names, or `folder`
+                isn't empty.
             UnsafeArchive: An entry leads out of the folder, or a limit is exceeded; nothing is left behind.
         """
         from ocikit.layers.unpack import unpack  # noqa: PLC0415 - only images need tar and decompression
 
-        layers = self.manifest.layers
-        if not self.is_image:
-            layers = tuple(layer for layer in layers if layer.annotations.get(UNPACK) == "true")
-        if not layers:
-            raise ContentError(f"{self.reference} has no archives to unpack", hint="write its files with .pull(folder)")
+        layers, diff_ids = self._archives(), self._diff_ids()
         self.reader.fetch(self.reference, layers)
         return unpack(
             self._streams(layers),
             folder,
+            diff_ids=diff_ids,
             confined=not self.is_image,
             limits=limits,
             overwrite=overwrite,
@@ -387,6 +391,36 @@ class Artifact(display.Displayable):
             keep_setuid=keep_setuid,
             xattrs=xattrs,
         )
+
+    def _archives(self) -> tuple[Descriptor, ...]:
+        """Return the layers of an image, or those of another artifact that are tar archives.
+
+        Raises:
+            ContentError: There are none.
+        """
+        layers = self.manifest.layers
+        if not self.is_image:
+            layers = tuple(layer for layer in layers if is_archive(layer))
+        if not layers:
+            raise ContentError(
+                f"{self.reference} has no archives to unpack: its layers are plain files",
+                hint="list them with list(artifact.files), and write them with .pull(folder)",
+            )
+        return layers
+
+    def _diff_ids(self) -> tuple[Digest, ...] | None:
+        """Return the digests of an image's uncompressed layers; None for other artifacts.
+
+        Raises:
+            ContentError: The config has more or fewer digests than the manifest has layers.
+        """
+        from ocikit.layers.tree import check_diff_ids  # noqa: PLC0415 - only images need tar and decompression
+
+        config = self.config if self.is_image else None
+        if not isinstance(config, ImageConfig):
+            return None
+        check_diff_ids(config.rootfs.diff_ids, len(self.manifest.layers))
+        return config.rootfs.diff_ids
 
     def _streams(self, layers: Iterable[Descriptor]) -> Iterator[tuple[BinaryIO, str]]:
         """Yield the stream and media type of each layer; close it after use."""

@@ -38,6 +38,17 @@ def verify_checksum(block: bytes) -> None:
         )
 
 
+def is_header(block: bytes) -> bool:
+    """Return True if a block has the checksum of a header."""
+    if len(block) < BLOCK:
+        return False
+    try:
+        verify_checksum(block)
+    except ContentError:
+        return False
+    return True
+
+
 def parse_number(octal: bytes) -> int:
     """Return the value of a field with octal digits or a GNU binary number.
 

@@ -14,6 +14,7 @@ from ocikit import display
 from ocikit.errors import ContentError, UnsafeArchive
 from ocikit.layers import compression
 from ocikit.layers.tar import CHUNK, EntryBody, Readable, TarEntry, clean_names, members
+from ocikit.spec.digest import Hasher
 
 _DRIVE = re.compile(r"[A-Za-z]:(\\|$)")
 _COMPRESSED_CHUNK = 1 << 18  # bytes read at once; smaller than CHUNK because the data grows
@@ -107,10 +108,11 @@ class Budget:
 
 
 class _LayerReader(io.BufferedIOBase):
-    """The uncompressed bytes of a layer. Gzip data may have several members and zstd data several frames."""
+    """The uncompressed bytes of a layer. Compressed data may have several members, frames or streams."""
 
-    def __init__(self, stream: Readable, compressed: str, prefix: bytes, budget: Budget) -> None:
+    def __init__(self, stream: Readable, compressed: str, prefix: bytes, budget: Budget, hasher: Hasher | None) -> None:
         self._stream = stream
+        self._hasher = hasher
         self._compression = compressed
         self._input = prefix
         self._budget = budget
@@ -127,6 +129,8 @@ class _LayerReader(io.BufferedIOBase):
             return b"".join(iter(lambda: self.read(CHUNK), b""))
         chunk = self._read_decoded(size) if self._compression else self._read_plain(size)
         self._unpacked_size += len(chunk)
+        if self._hasher is not None:
+            self._hasher.update(chunk)
         self._budget.spend(len(chunk))
         if self._compression:
             self._budget.check_ratio(self._compressed_size, self._unpacked_size)
@@ -174,7 +178,9 @@ class _LayerReader(io.BufferedIOBase):
             self._input = self._input.lstrip(b"\0")  # tapes and some tools pad with zeros
             if not self._input:
                 return None
-            if len(self._input) < compression.MAGIC_SIZE:
+            size = 0
+            while size < len(self._input) < compression.MAGIC_SIZE:
+                size = len(self._input)
                 self._read_more()
             if compression.detect_compression(self._input) != self._compression:
                 raise ContentError(
@@ -199,30 +205,28 @@ class _LayerReader(io.BufferedIOBase):
 
 
 def open_layer(
-    stream: Readable, media_type: str = "", *, limits: LayerLimits | None = None, budget: Budget | None = None
+    stream: Readable,
+    *,
+    limits: LayerLimits | None = None,
+    budget: Budget | None = None,
+    hasher: Hasher | None = None,
 ) -> io.BufferedIOBase:
     """Open the uncompressed tar of a layer.
 
-    Reads raise ContentError for damaged or truncated data and UnsafeArchive beyond a limit.
+    Compression is detected by the first bytes, because media types can be wrong. Reads raise ContentError for damaged
+    or truncated data and UnsafeArchive beyond a limit.
 
     Args:
         stream: The blob; it is not closed.
-        media_type: The type in the manifest, for messages. Compression is detected by the first bytes, because media
-            types can be wrong.
         limits: The limits of size and ratio.
         budget: Used instead of `limits` if several layers count together.
-
-    Raises:
-        ContentError: The layer has an unsupported compression.
+        hasher: Is updated with the uncompressed bytes that are read.
     """
     prefix = b""
     while len(prefix) < compression.MAGIC_SIZE and (more := stream.read(compression.MAGIC_SIZE - len(prefix))):
         prefix += more
-    try:
-        compressed = compression.detect_compression(prefix)
-    except ContentError as error:
-        raise ContentError(f"{error.message} ({media_type or 'type unknown'})", hint=error.hint) from None
-    return _LayerReader(stream, compressed, prefix, budget or Budget(limits or LayerLimits()))
+    compressed = compression.detect_compression(prefix)
+    return _LayerReader(stream, compressed, prefix, budget or Budget(limits or LayerLimits()), hasher)
 
 
 def entries(stream: Readable, media_type: str = "", *, limits: LayerLimits | None = None) -> Iterator[TarEntry]:
@@ -238,7 +242,7 @@ def entries(stream: Readable, media_type: str = "", *, limits: LayerLimits | Non
         UnsafeArchive: The layer exceeds a limit.
     """
     budget = Budget(limits or LayerLimits())
-    for entry, body in members(open_layer(stream, media_type, budget=budget)):
+    for entry, body in members(open_layer(stream, budget=budget), media_type):
         budget.count_entry(entry, body)
         path = "/".join(resolve_path(entry.path, budget.limits))
         yield entry if entry.path == path else attrs.evolve(entry, path=path)

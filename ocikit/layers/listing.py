@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 
 import attrs
 
@@ -10,9 +10,15 @@ from ocikit.layers.layer import LayerLimits
 from ocikit.layers.tar import EntryBody, Readable, TarEntry
 from ocikit.layers.tree import Folder, Tree
 from ocikit.spec.annotations import FrozenMap
+from ocikit.spec.digest import Digest
 
 
-def merged_tree(layers: Iterable[tuple[Readable, str]], *, limits: LayerLimits | None = None) -> FrozenMap[TarEntry]:
+def merged_tree(
+    layers: Iterable[tuple[Readable, str]],
+    *,
+    diff_ids: Sequence[Digest] | None = None,
+    limits: LayerLimits | None = None,
+) -> FrozenMap[TarEntry]:
     """Return the entries that the layers result in, by path and in order.
 
     Paths are final: `usr/lib/x` for a layer's `lib/x` if `lib` is a link to `usr/lib`. Each entry has the layer and the
@@ -20,15 +26,15 @@ def merged_tree(layers: Iterable[tuple[Readable, str]], *, limits: LayerLimits |
 
     Args:
         layers: (stream, media type) pairs, lowest first; each stream is read to its end and not closed.
+        diff_ids: The digests of the uncompressed layers, from the image's config; None does not check them.
         limits: The limits for all layers together.
 
     Raises:
-        ContentError: A layer is damaged.
+        ContentError: A layer is damaged, or not the one of its diff_id.
         UnsafeArchive: An entry would write outside the root, or a limit is exceeded.
     """
     tree = _MemoryTree(limits=limits or LayerLimits())
-    for stream, media_type in layers:
-        tree.apply(stream, media_type)
+    tree.apply(layers, diff_ids)
     return FrozenMap({entry.path: entry for entry in tree.walk(tree.root)})
 
 

@@ -23,6 +23,7 @@ from ocikit.layers.header import (
     check_size,
     decimal_record,
     decode_path,
+    is_header,
     padding,
     parse_decimal,
     parse_mtime_ns,
@@ -121,6 +122,25 @@ class _ChunkReader:
     def __init__(self, stream: Readable) -> None:
         self._stream = stream
         self._chunk = memoryview(b"")
+
+    def check_format(self, media_type: str) -> None:
+        """Check that the stream begins with a header, or is empty.
+
+        Raises:
+            ContentError: The content is not a tar archive.
+        """
+        first = b""
+        while len(first) < BLOCK and (data := self._stream.read(CHUNK)):
+            first += data
+        self._chunk = memoryview(first)
+        block = first[:BLOCK]
+        # A damaged header still has the magic; headers from before 1988 have a checksum only
+        if not first or block[257:262] == b"ustar" or block.count(0) == BLOCK or is_header(block):
+            return
+        raise ContentError(
+            f"the content is not a tar archive{f' (its type is {media_type})' if media_type else ''}",
+            hint="only tar archives can be listed and unpacked; get other content with .pull(folder) or .open(name)",
+        )
 
     def read_some(self, limit: int) -> memoryview:
         """Return between 1 and `limit` bytes; empty at the end of the stream."""
@@ -241,16 +261,21 @@ class EntryBody:
         self._left = self._stored = 0
 
 
-def members(stream: Readable) -> Iterator[tuple[TarEntry, EntryBody]]:
+def members(stream: Readable, media_type: str = "") -> Iterator[tuple[TarEntry, EntryBody]]:
     """Yield the entries of an uncompressed tar; paths are not checked.
 
     The stream is read to its end, beyond the end of the archive. Global extended headers are ignored, like in docker.
+
+    Args:
+        stream: The archive.
+        media_type: The type of the layer in its manifest, for messages.
 
     Raises:
         ContentError: The archive is damaged or truncated.
         UnsafeArchive: The archive has malicious or unsupported headers.
     """
     reader = _ChunkReader(stream)
+    reader.check_format(media_type)
     records: dict[str, bytes] = {}
     name: bytes | None = None
     target: bytes | None = None

@@ -7,14 +7,16 @@ are resolved within the root like after a chroot, one name at a time.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Final, cast
 
 from attrs import define, field
 
-from ocikit.errors import UnsafeArchive
+from ocikit import display
+from ocikit.errors import ContentError, UnsafeArchive
 from ocikit.layers.layer import Budget, LayerLimits, check_path, escapes, open_layer, resolve_path
 from ocikit.layers.tar import EntryBody, Readable, TarEntry, members
+from ocikit.spec.digest import Digest, new_hasher
 from ocikit.spec.titles import OWN_FOLDER
 
 WHITEOUT: Final = ".wh."
@@ -60,6 +62,20 @@ class Folder:
         return "/".join([folder.name for folder in self.chain[1:]] + ([name] if name else []))
 
 
+def check_diff_ids(diff_ids: Sequence[Digest], layers: int) -> None:
+    """Check that there is one digest for each layer. image-spec config.md#properties, `rootfs`.
+
+    Raises:
+        ContentError: The numbers differ.
+    """
+    if len(diff_ids) != layers:
+        raise ContentError(
+            f"the image has {display.pluralize(layers, 'layer')}, and its config has"
+            f" {display.pluralize(len(diff_ids), 'diff_id')}",
+            hint="the image's config does not describe its layers; ask its publisher for a new one",
+        )
+
+
 class Tree(ABC):
     """Layers applied to a root; subclasses store the entries.
 
@@ -76,21 +92,32 @@ class Tree(ABC):
         self._confined = confined
         self._strip = check_path(strip, limits) if strip else ()
 
-    def apply(self, stream: Readable, media_type: str = "") -> None:
-        """Apply the whiteouts and entries of a layer.
+    def apply(self, layers: Iterable[tuple[Readable, str]], diff_ids: Sequence[Digest] | None = None) -> None:
+        """Apply the whiteouts and entries of layers.
 
         Args:
-            stream: The layer; read to its end and not closed.
-            media_type: The type in the manifest, for messages.
+            layers: (stream, media type) pairs, lowest first; each stream is read to its end and not closed.
+            diff_ids: The digests of the uncompressed layers; None does not check them.
 
         Raises:
-            ContentError: The layer is damaged.
+            ContentError: A layer is damaged or has another digest, or there are more or fewer layers than digests.
             UnsafeArchive: An entry would write outside the root, or a limit is exceeded.
         """
-        self.layer += 1
-        for entry, body in members(open_layer(stream, media_type, budget=self._budget)):
-            self._budget.count_entry(entry, body)
-            self.add(entry, body)
+        for stream, media_type in layers:
+            self.layer += 1
+            expected = diff_ids[self.layer] if diff_ids is not None and self.layer < len(diff_ids) else None
+            hasher = None if expected is None else new_hasher(expected.algorithm)
+            for entry, body in members(open_layer(stream, budget=self._budget, hasher=hasher), media_type):
+                self._budget.count_entry(entry, body)
+                self.add(entry, body)
+            if hasher is not None and expected is not None and hasher.hexdigest() != expected.encoded:
+                raise ContentError(
+                    f"the uncompressed layer {self.layer + 1} is {expected.algorithm}:{hasher.hexdigest()}, and its"
+                    f" diff_id is {expected}",
+                    hint="the image's config does not describe its layers; ask its publisher for a new one",
+                )
+        if diff_ids is not None:
+            check_diff_ids(diff_ids, self.layer + 1)
 
     def add(self, entry: TarEntry, body: EntryBody) -> None:
         """Apply one entry.

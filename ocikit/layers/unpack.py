@@ -12,7 +12,7 @@ import os
 import shutil
 import stat
 import tempfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Final
 
@@ -23,6 +23,7 @@ from ocikit.errors import ContentError, OcikitError, UnsafeArchive
 from ocikit.layers.layer import LayerLimits
 from ocikit.layers.tar import EntryBody, Readable, TarEntry
 from ocikit.layers.tree import Folder, Tree
+from ocikit.spec.digest import Digest
 
 # Windows has neither flag, nor `dir_fd`: `unpack` raises there
 _OPEN_FOLDER: Final = (
@@ -85,6 +86,7 @@ def unpack(
     layers: Iterable[tuple[Readable, str]],
     target: str | os.PathLike[str],
     *,
+    diff_ids: Sequence[Digest] | None = None,
     limits: LayerLimits | None = None,
     confined: bool = False,
     strip: str = "",
@@ -99,6 +101,7 @@ def unpack(
     Args:
         layers: (stream, media type) pairs, lowest first; each stream is read to its end and not closed.
         target: The folder to make. It must not exist or be empty.
+        diff_ids: The digests of the uncompressed layers, from the image's config; None does not check them.
         limits: The limits for all layers together.
         confined: For data folders, as opposed to root file systems of containers. Reject absolute paths, symlinks that
             may lead out of the folder, paths through links, and devices. Without it paths and links are resolved like
@@ -112,7 +115,7 @@ def unpack(
         xattrs: Set extended attributes, including file capabilities.
 
     Raises:
-        ContentError: A layer is damaged, the target is not empty, or the disk is full or not writable.
+        ContentError: A layer is damaged or not the one of its diff_id, the target is not empty, or the disk is full or not writable.
         UnsafeArchive: An entry would write outside the target, or a limit is exceeded; nothing is unpacked.
         OcikitError: The operating system is not supported.
     """
@@ -137,8 +140,7 @@ def unpack(
             keep_setuid=keep_setuid,
             xattrs=xattrs,
         )
-        for stream, media_type in layers:
-            tree.apply(stream, media_type)
+        tree.apply(layers, diff_ids)
         tree.finish()
         _put_in_place(scratch, final, overwrite=overwrite)
     except BaseException:

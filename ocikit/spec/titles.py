@@ -12,6 +12,7 @@ from typing import Final
 from ocikit.display import quoted
 from ocikit.errors import UnsafeArchive
 from ocikit.spec import media_types
+from ocikit.spec.annotations import UNPACK
 from ocikit.spec.descriptor import Descriptor
 
 #: The folder of ocikit's record of a pulled folder; artifacts must not write into it.
@@ -21,6 +22,9 @@ NAME_LIMIT: Final = 255  # bytes: NAME_MAX of every common file system
 PATH_LIMIT: Final = 4096  # bytes: Linux' PATH_MAX
 
 _CONTROL = re.compile("[\x00-\x1f\x7f-\x9f]")
+_COMPRESSED = "gzip|gz|zstd|zst|xz|bzip2|bz2"
+_TAR_TYPE = re.compile(rf"[./+-](tar|gtar)([.+-]({_COMPRESSED}))?$")
+_TAR_NAME = re.compile(rf"\.(tar(\.({_COMPRESSED}))?|tgz|tbz2?|txz|tzst)$", re.IGNORECASE)
 _DRIVE = re.compile("[A-Za-z]:")
 
 
@@ -133,6 +137,8 @@ _EXTENSIONS = {
     ".tar+gzip": ".tar.gz",
     ".tar.gzip": ".tar.gz",
     ".tar+zstd": ".tar.zst",
+    ".tar+xz": ".tar.xz",
+    ".tar+bzip2": ".tar.bz2",
     ".tar": ".tar",
     "+json": ".json",
     "/json": ".json",
@@ -152,6 +158,24 @@ def layer_path(layer: Descriptor) -> str:
         return safe_title(layer.title).as_posix()
     extension = next((ext for suffix, ext in _EXTENSIONS.items() if layer.media_type.endswith(suffix)), "")
     return f"{layer.digest.algorithm}-{layer.digest.encoded[:12]}{extension}"
+
+
+def is_packed_folder(layer: Descriptor) -> bool:
+    """Return True for a folder that was pushed as an archive, to be unpacked by a pull."""
+    return layer.title is not None and layer.annotations.get(UNPACK) == "true"
+
+
+def is_archive(layer: Descriptor) -> bool:
+    """Return True for a packed folder, and for a tar archive by its media type or title.
+
+    >>> is_archive(Descriptor.of(b"", "application/vnd.cncf.helm.chart.content.v1.tar+gzip"))
+    True
+    """
+    return (
+        is_packed_folder(layer)
+        or _TAR_TYPE.search(layer.media_type) is not None
+        or _TAR_NAME.search(layer.title or "") is not None
+    )
 
 
 def layers_by_path(layers: Iterable[Descriptor], *, fold_case: bool = False) -> dict[str, Descriptor]:

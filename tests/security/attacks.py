@@ -199,7 +199,8 @@ class AttackScene:
 
     def image(self, *tars: bytes, media_type: str = media_types.OCI_LAYER) -> str:
         """Store an image of these layers and return the reference."""
-        config = json.dumps({"os": "linux", "architecture": "amd64", "rootfs": {"type": "layers", "diff_ids": []}})
+        rootfs = {"type": "layers", "diff_ids": [sha256(each) for each in tars]}
+        config = json.dumps({"os": "linux", "architecture": "amd64", "rootfs": rootfs})
         described = {"mediaType": media_types.OCI_CONFIG, "digest": self.registry.blob("a/b", config.encode()),
                      "size": len(config)}  # fmt: skip
         layers = [self.layer(each, None, mediaType=media_type) for each in tars]

@@ -8,7 +8,6 @@ Docker 25 and newer are image layouts, too: `open_archive` reads them as such.
 from __future__ import annotations
 
 import contextlib
-import gzip
 import io
 import json
 import posixpath
@@ -20,7 +19,8 @@ from typing import BinaryIO, cast
 from attrs import frozen
 
 from ocikit.errors import InvalidDocument, InvalidReference, NotFound, UnsafeArchive
-from ocikit.layers.compression import GZIP, detect_compression, import_zstd
+from ocikit.layers.compression import MAGIC_SIZE, detect_compression
+from ocikit.layers.layer import LayerLimits, open_layer
 from ocikit.spec import media_types
 from ocikit.spec.config import ImageConfig
 from ocikit.spec.descriptor import Descriptor
@@ -33,6 +33,9 @@ from ocikit.store.graph import STORED_LIMIT, parse_digest
 from ocikit.store.layout.archive import Mode, add_blob, add_file, create_tar, iter_members, open_tar, open_unpacked
 from ocikit.store.layout.disk import LayoutDisk
 from ocikit.store.layout.layout import Layout
+
+#: Limits for hashing only: nothing is unpacked, and layers of zeros have a ratio above the default.
+_UNLIMITED = LayerLimits(size=2**63, ratio=2**63)
 
 _MAX_LINKS = 8  # consecutive links; docker writes one, from a layer to a layer of another image
 
@@ -199,27 +202,23 @@ def _push_layer(
     """Push a layer, verified with the digest of its uncompressed tar in the config."""
     member = _find_file(members, name)
     with _open(tar, member) as file:
-        compression = detect_compression(file.read(8))
+        compression = detect_compression(file.read(MAGIC_SIZE))
     if not compression:
         descriptor = Descriptor(media_type=media_types.OCI_LAYER, digest=diff_id, size=member.size)
     else:
-        with (
-            _open(tar, member) as file,
-            gzip.GzipFile(fileobj=file) if compression == GZIP else import_zstd().ZstdFile(file) as plain,
-        ):
+        with _open(tar, member) as file, open_layer(file, limits=_UNLIMITED) as plain:
             diff_id.check(_hash_stream(plain, diff_id.algorithm).encoded, f"layer {name}")
         # The archive has no digest of the compressed layer
         with _open(tar, member) as file:
             digest = _hash_stream(file, "sha256")
-        media_type = media_types.OCI_LAYER_GZIP if compression == GZIP else media_types.OCI_LAYER_ZSTD
-        descriptor = Descriptor(media_type=media_type, digest=digest, size=member.size)
+        descriptor = Descriptor(media_type=f"{media_types.OCI_LAYER}+{compression}", digest=digest, size=member.size)
     if not store.exists(descriptor):
         with _open(tar, member) as file:
             store.push(descriptor, file)
     return descriptor
 
 
-def _hash_stream(stream: BinaryIO | gzip.GzipFile, algorithm: str) -> Digest:
+def _hash_stream(stream: BinaryIO | io.BufferedIOBase, algorithm: str) -> Digest:
     hasher = new_hasher(algorithm)
     while chunk := stream.read(BUFFER):
         hasher.update(chunk)

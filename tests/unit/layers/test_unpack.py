@@ -1,10 +1,12 @@
 """Reading, merging and unpacking of layers, including hostile ones."""
 
+import bz2
 import gzip
 import hashlib
 import io
 import itertools
 import json
+import lzma
 import os
 import shutil
 import stat
@@ -12,6 +14,7 @@ import struct
 import sys
 import tarfile
 import tracemalloc
+import zlib
 from pathlib import Path
 
 import pytest
@@ -23,6 +26,7 @@ from ocikit.layers.header import encode_header
 from ocikit.layers.layer import RATIO_FLOOR, LayerLimits, entries, escapes, open_layer
 from ocikit.layers.listing import merged_tree
 from ocikit.layers.unpack import unpack
+from ocikit.spec.digest import Digest
 
 from tests.support import images
 from tests.support.trees import differences, tree
@@ -149,19 +153,26 @@ def checksummed(archive, at=0):
     return bytes(raw)
 
 
-@pytest.mark.parametrize(
-    "compress", [gzip.compress, lambda data: import_zstd().compress(data), bytes], ids=["gzip", "zstd", "no"]
-)
+#: Functions that compress, by format.
+COMPRESS = {
+    "gzip": gzip.compress,
+    "zstd": lambda data: import_zstd().compress(data),
+    "xz": lzma.compress,
+    "bzip2": bz2.compress,
+}
+
+
+@pytest.mark.parametrize("compress", [*COMPRESS.values(), bytes], ids=[*COMPRESS, "no"])
 def test_compression_is_detected_by_bytes_not_by_type(out, compress):
     blob = compress(tar(entry("a", b"1" * 3_000_000)))
     unpack([(io.BytesIO(blob), "application/vnd.oci.image.layer.v1.tar+zstd")], out)
     assert files(out) == {"a": b"1" * 3_000_000}
 
 
-def test_concatenated_gzip_members_and_zstd_frames_are_read(out):
+def test_concatenated_compressed_members_are_read(out):
     whole = tar(entry("a", os.urandom(100_000)), "b")
     pieces = [whole[i : i + 7000] for i in range(0, len(whole), 7000)]
-    for compress, pad in ((gzip.compress, bytes(1000)), (lambda data: import_zstd().compress(data), b"")):
+    for compress, pad in zip(COMPRESS.values(), (bytes(1000), b"", bytes(1000), b""), strict=True):
         blob = compress(b"") + b"".join(map(compress, pieces)) + pad
         assert open_layer(io.BytesIO(blob)).read() == whole
     skippable = struct.pack("<II", 0x184D2A50, 5) + b"12345"
@@ -179,7 +190,8 @@ def test_stream_can_return_any_number_of_bytes():
             data, self.data = self.data[: min(size, self.step)], self.data[min(size, self.step) :]
             return data
 
-    for data, step in itertools.product((whole, gzip.compress(whole), import_zstd().compress(whole)), (1, 5, 511, 513)):
+    compressed = [compress(whole) for compress in COMPRESS.values()]
+    for data, step in itertools.product((whole, *compressed), (1, 5, 511, 513)):
         assert [(e.path, e.size) for e in entries(Dribble(data, step))] == [("a", 10_000), ("b/c", 700)]
 
 
@@ -194,7 +206,7 @@ def test_stream_is_read_to_its_end_to_check_digest(out):
                 raise ContentError("digest mismatch", hint="from the store")
             return data
 
-    for blob in (tar("a") + bytes(100_000), gzip.compress(tar("a")), import_zstd().compress(tar("a"))):
+    for blob in (tar("a") + bytes(100_000), *(compress(tar("a")) for compress in COMPRESS.values())):
         stream = Verified(blob)
         with pytest.raises(ContentError, match="digest mismatch"):
             unpack([(stream, "")], out)
@@ -740,7 +752,68 @@ def test_damaged_archive_raises_typed_error(out):
     whole = tar(entry("a", b"x" * 5000), entry("b" * 200, b"y"))
     for blob in (b"{}", b"not a tar at all" * 100, os.urandom(2048), whole[:700], whole[:6900], whole[512:]):
         assert_rejected(out, blob, error=ContentError)
-    assert_rejected(out, b"\xfd7zXZ\0 and more", error=ContentError, match="compressed with xz")
+    assert_rejected(out, b"\xfd7zXZ\0 and more", error=ContentError, match="xz data is damaged")
+    assert_rejected(out, b"BZh91AY&SY and more", error=ContentError, match="bzip2 data is damaged")
+
+
+@pytest.mark.parametrize("content", [b"{}", b"a,b\n" * 500, b"BZhello", b"PK\3\4" + bytes(600)])
+def test_content_that_is_no_archive_is_named(out, content):
+    for blob in (content, gzip.compress(content)):
+        with pytest.raises(ContentError) as caught:
+            unpack([(io.BytesIO(blob), "application/vnd.in-toto+json")], out)
+        assert caught.value.message == "the content is not a tar archive (its type is application/vnd.in-toto+json)"
+        assert caught.value.hint.endswith("get other content with .pull(folder) or .open(name)")
+        assert not out.exists()
+
+
+def test_file_named_like_compression_is_a_plain_tar(out):
+    unpack(layers(tar(entry("BZh9 notes", b"1"))), out)
+    assert files(out) == {"BZh9 notes": b"1"}
+
+
+def test_xz_that_needs_much_memory_is_rejected(out):
+    filters = [{"id": lzma.FILTER_LZMA2, "preset": 0, "dict_size": 1 << 20}]
+    blob = bytearray(lzma.compress(tar("a"), filters=filters, check=lzma.CHECK_CRC32))
+    header = blob[12 : 12 + (blob[12] + 1) * 4]
+    header[4] = 38  # the dictionary's size: 2 GiB
+    header[-4:] = zlib.crc32(header[:-4]).to_bytes(4, "little")
+    blob[12 : 12 + len(header)] = header
+    assert_rejected(out, bytes(blob), match="needs more than 256 MiB of memory")
+
+
+# Digests of uncompressed layers -------------------------------------------------------------------------------------------
+
+
+def diff_ids(*archives, algorithm="sha256"):
+    return [Digest.of(archive, algorithm) for archive in archives]
+
+
+@pytest.mark.parametrize("compress", [*COMPRESS.values(), bytes], ids=[*COMPRESS, "no"])
+def test_layers_with_their_diff_ids_are_unpacked(out, compress):
+    archives = [tar(entry("a", b"1" * 3_000_000)), tar("b") + bytes(5000)]
+    for algorithm in ("sha256", "sha512"):
+        stack = [(io.BytesIO(compress(archive)), "") for archive in archives]
+        unpack(stack, out, diff_ids=diff_ids(*archives, algorithm=algorithm), overwrite=True)
+    assert set(files(out)) == {"a", "b"}
+
+
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        (
+            diff_ids(tar("a"), b"other"),
+            "the uncompressed layer 2 is sha256:.*, and its diff_id is sha256:d9298a10d1b07358",
+        ),
+        (diff_ids(tar("b"), tar("a")), "the uncompressed layer 1 is"),
+        (diff_ids(tar("a")), "the image has 2 layers, and its config has 1 diff_id"),
+        (diff_ids(tar("a"), tar("b"), b""), "the image has 2 layers, and its config has 3 diff_ids"),
+        ([], "the image has 2 layers, and its config has 0 diff_ids"),
+    ],
+)
+def test_layers_with_other_diff_ids_are_rejected(out, wrong, message):
+    assert_rejected(out, tar("a"), tar("b"), diff_ids=wrong, error=ContentError, match=message)
+    with pytest.raises(ContentError, match=message):
+        merged_tree(layers(tar("a"), tar("b")), diff_ids=wrong)
 
 
 def test_archive_with_data_after_zero_block_is_rejected(out):
@@ -749,7 +822,7 @@ def test_archive_with_data_after_zero_block_is_rejected(out):
     )
 
 
-@pytest.mark.parametrize("compress", [gzip.compress, lambda data: import_zstd().compress(data)], ids=["gzip", "zstd"])
+@pytest.mark.parametrize("compress", COMPRESS.values(), ids=COMPRESS)
 def test_damaged_compression_raises_typed_error(out, compress):
     whole = compress(tar(entry("a", os.urandom(50_000))))
     broken = bytearray(whole)
