@@ -76,7 +76,7 @@ class Place:
     @property
     def memory(self) -> int:
         """Return the memory of the server's processes, which are children of this one and their children [bytes]."""
-        main = self.server._process.process.pid  # noqa: SLF001 - nobody else needs it
+        main = self.server._process.process.pid  # noqa: SLF001 - no other caller needs it
         return sum(resident(pid) for pid in family(main))
 
 

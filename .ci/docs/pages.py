@@ -22,7 +22,7 @@ VERBS = ast.literal_eval(re.search(r"__all__ = (\[.*?\])", (ROOT / "ocikit" / "a
 #: Reference pages: title, summary, and content; "module:name name" selects names of a module.
 REFERENCE: Mapping[str, tuple[str, Sequence[str]]] = {
     "verbs": (
-        "Each opens a session of its own; methods of a [Session](session.md) do the same, with settings of one's own.",
+        "Each call opens a new session. The methods of a [Session](session.md) do the same with your settings.",
         [*(f"verb {name}" for name in VERBS), "ocikit.auth"],
     ),
     "session": (

@@ -259,7 +259,7 @@ class Repository(Endpoints, Store, display.Displayable):
         descriptor.digest.verify(raw, f"the manifest from {self._full_name}")
         if kind and media_types.is_document(kind) and kind != descriptor.media_type:
             raise InvalidDocument(
-                f"{self.transport.host} serves {descriptor.digest.short} as {kind}, its descriptor says {descriptor.media_type}",
+                f"{self.transport.host} serves {descriptor.digest.short} as {kind}, its descriptor has {descriptor.media_type}",
                 hint="one of the two is wrong; the content can't be trusted",
             )
         return raw

@@ -42,7 +42,7 @@ def peak(code, home):
     return json.loads(done.stdout)
 
 
-@pytest.mark.skipif(not os.path.exists("/proc/self/status"), reason="Linux tells a process its peak memory")
+@pytest.mark.skipif(not os.path.exists("/proc/self/status"), reason="Linux reports the peak memory of a process")
 @pytest.mark.parametrize("kind", ["layout", "registry", "archive"])
 def test_push_and_pull_use_little_memory(kind, home, request, record_property):
     if kind == "registry":
@@ -73,7 +73,7 @@ def test_push_and_pull_use_little_memory(kind, home, request, record_property):
     assert (home / "out/big.bin").stat().st_size == size
 
 
-@pytest.mark.skipif(not os.path.exists("/proc/self/status"), reason="Linux tells a process its peak memory")
+@pytest.mark.skipif(not os.path.exists("/proc/self/status"), reason="Linux reports the peak memory of a process")
 def test_measurement_sees_short_allocations(home):
     assert peak("x = b'x' * (200 << 20); del x", home) - peak("", home) > 190 * MIB
 

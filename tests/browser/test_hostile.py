@@ -36,7 +36,7 @@ LOOKED_AT = [
     "ocikit.referrers(f'{place}:v1')",
     "ocikit.validate(f'{place}:index')",
     "ocikit.copy(f'{place}:v1', 'oci:copied', dry_run=True)",
-    "caught(ocikit.inspect, f'{place}:gone')",
+    "caught(ocikit.inspect, f'{place}:missing')",
     "caught(ocikit.tags, f'{host}/denied/data')",
     "caught(ocikit.pull, f'{place}:v1', 'pulled')",
 ]
@@ -68,8 +68,11 @@ def test_hostile_text_stays_text_in_notebook(notebook, evil, shots):
         f"from IPython.display import display\nvalue = {what}\nprint(value)\nprint(repr(value))\ndisplay(value)"
         for what in LOOKED_AT
     ]
-    cells += [BAR, "import logging\nlogging.getLogger('ocikit').warning('%s', caught(ocikit.inspect, f'{place}:gone'))"]
-    cells += ["ocikit.inspect(f'{place}:gone')"]
+    cells += [
+        BAR,
+        "import logging\nlogging.getLogger('ocikit').warning('%s', caught(ocikit.inspect, f'{place}:missing'))",
+    ]
+    cells += ["ocikit.inspect(f'{place}:missing')"]
     with notebook(cells) as open_:
         open_.run()
         open_.fold(unfold=True)
@@ -119,7 +122,7 @@ def test_terminal_receives_only_colours_and_bars(evil, tmp_path):
     for what in LOOKED_AT:
         code += f"value = {what}\nprint(value)\nprint(repr(value))\nconsole.print(value)\n"
     code += BAR + "bar.end()\nbar.summary(BAD)\nocikit.copy(f'{place}:v1', 'oci:copied')\n"
-    code += "ocikit.inspect(f'{place}:gone')\n"
+    code += "ocikit.inspect(f'{place}:missing')\n"
     written, status = run_in_terminal(code, tmp_path)
     assert status == 1, written[-3000:]
     assert "ManifestUnknown" in written

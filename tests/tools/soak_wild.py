@@ -522,7 +522,7 @@ def main() -> None:
     parser.add_argument("--rate", type=float, default=0.05, help="of all requests, those that go wrong")
     parser.add_argument("--pause", type=float, default=0.4, help="seconds between two deeds of a process")
     parser.add_argument("--seed", type=int, default=random.randrange(1 << 30))
-    parser.add_argument("--grace", type=float, default=GRACE, help="seconds that nobody's content is kept")
+    parser.add_argument("--grace", type=float, default=GRACE, help="minimum age of unreferenced content [seconds]")
     parser.add_argument("--process", type=int, help=argparse.SUPPRESS)
     parser.add_argument("--host", help=argparse.SUPPRESS)
     parser.add_argument("--folder", type=Path, help=argparse.SUPPRESS)

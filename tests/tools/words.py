@@ -40,7 +40,7 @@ FORBIDDEN = {
     r"wish(es|ed)?": "requested",
     r"made of": "built from",
     r"in the guise of|likelier|dear|oneself|of one's own|of ones own|one's own": "plain words",
-    r"that (?:is|are) none|(?<!there )(?<!there\'s )(?:is|are) no (?!such|longer|more|larger|smaller|older|newer|further)": "invalid, not a",
+    r"that (?:is|are) none|(?<!there )(?<!there\'s )(?:is|are) no (?!such|error|longer|more|larger|smaller|older|newer|further)": "invalid, not a",
 }  # fmt: skip
 
 #: Sentences that may hold a forbidden word: part of the sentence, and the reason.

@@ -96,7 +96,7 @@ class Retry:
             wait = backoff(attempts) if requested is None else requested
             status = response.status_code if response is not None else None
             if (status == 429 or (status == 503 and requested is not None)) and wait <= self._network.max_wait:
-                # All threads wait as long as one was told to
+                # All threads wait, because the rate limit holds for the host
                 self._not_before = max(self._not_before, time.monotonic() + wait)
             final = error is not None and not self._reached and is_wrong_address(error)
             if (

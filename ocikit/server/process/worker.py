@@ -111,8 +111,8 @@ def load(config: ServerConfig) -> StalledConnections:
         callbacks.append(metrics.count)
 
         def page(request: Request) -> Response:
-            # Metrics cover all users, so they need the permission for the catalog. The client's address is no substitute:
-            # a proxy on this machine may hide it
+            # Metrics cover all users, so they need the permission for the catalog. The client's address
+            # cannot replace the permission, because a proxy on this machine may hide it
             ctx = RequestContext(request, access.identify(request), access, storage, settings)
             ctx.require(Permission("catalog"))
             return metrics.page()

@@ -651,7 +651,7 @@ def test_open_and_download_select_platform(session, home):
         session.open(ref, name, platform="linux/s390x")
 
 
-def test_artifact_without_folder_is_no_path(art, session):
+def test_artifact_without_folder_has_no_path(art, session):
     with pytest.raises(ocikit.NotFound, match="isn't on disk") as caught:
         os.fspath(session.inspect(art.reference))
     assert "pull" in caught.value.hint

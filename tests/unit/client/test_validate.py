@@ -204,7 +204,7 @@ def test_media_type_mismatch_is_reported(place, session):
     expected = (
         f"its descriptor {media_types.DOCKER_MANIFEST}"
         if isinstance(place, Folder)
-        else f"as {MANIFEST}, its descriptor says"
+        else f"as {MANIFEST}, its descriptor has"
     )
     assert expected in violation.message
 

@@ -679,7 +679,7 @@ def test_other_methods_of_token_endpoint_return_405(app, method):
     assert (response.status, response.headers["allow"]) == (405, "GET, POST")
 
 
-def test_similar_paths_are_no_token_endpoint(app):
+def test_similar_paths_are_not_the_token_endpoint(app):
     for path in ("/token/", "/tokens", "/v2/token", "//token"):
         assert call(app, "GET", path, ADA).status in {401, 404}
 
