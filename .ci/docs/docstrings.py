@@ -1,4 +1,4 @@
-"""Docstrings for the site: examples as code, and exceptions on separate lines. An extension of griffe."""
+"""Docstrings for the site, with examples as code. An extension of griffe."""
 
 import re
 from typing import Any
@@ -15,5 +15,4 @@ class Docstrings(griffe.Extension):
         """Rewrite the docstring of a module, class, function or attribute."""
         if obj.docstring is not None:
             text = _EXAMPLE.sub(lambda match: f"```pycon\n{match[0]}\n```", obj.docstring.value)
-            text = re.sub(r"^::\n", "", text, flags=re.MULTILINE)
-            obj.docstring.value = re.sub(r"(?<!\A)\b(Raises: )(?=\S)", r"\n\n**Raises:** ", text)
+            obj.docstring.value = re.sub(r"^::\n", "", text, flags=re.MULTILINE)

@@ -3,7 +3,6 @@
 A hook of mkdocs: it adds README, changelog, notebooks, and a reference page for each room.
 """
 
-import ast
 import json
 import re
 from collections.abc import Mapping, Sequence
@@ -17,22 +16,22 @@ from mkdocs.structure.files import File, Files
 ROOT = Path(__file__).resolve().parent.parent.parent
 
 #: Names that `ocikit.api` builds from a session's methods, where they are documented.
-VERBS = ast.literal_eval(re.search(r"__all__ = (\[.*?\])", (ROOT / "ocikit" / "api.py").read_text(), re.DOTALL)[1])
+VERBS = re.findall(r"^(\w+) = _function\(", (ROOT / "ocikit" / "api.py").read_text(), re.MULTILINE)
 
 #: Reference pages: title, summary, and content; "module:name name" selects names of a module.
 REFERENCE: Mapping[str, tuple[str, Sequence[str]]] = {
     "verbs": (
         "Each call opens a new session. The methods of a [Session](session.md) do the same with your settings.",
-        [*(f"verb {name}" for name in VERBS), "ocikit.auth"],
+        [*(f"verb {name}" for name in VERBS), "ocikit.api:explore", "ocikit.auth"],
     ),
     "session": (
         "The [verbs](verbs.md) as methods, with settings, one pool of connections and one cache.",
         ["session", "ocikit.remote.config.network", "ocikit.remote.auth.keychain:Credentials Keychain"],
     ),
-    "artifacts": ("What the verbs give back.", ["ocikit.client.artifact:Artifact File Files", "ocikit.client.listing"]),
-    "errors": ("What can go wrong, as a tree.", ["ocikit.errors"]),
+    "artifacts": ("The results of the verbs.", ["ocikit.client.artifact:Artifact File Files", "ocikit.client.listing"]),
+    "errors": ("All errors, as a tree.", ["ocikit.errors"]),
     "documents": (
-        "What is in a registry: values that keep the bytes they were read from.",
+        "The documents in a registry: values that keep the bytes they were parsed from.",
         [
             "ocikit.spec.reference:Reference LayoutReference parse_reference",
             "ocikit.spec.digest",
@@ -44,7 +43,7 @@ REFERENCE: Mapping[str, tuple[str, Sequence[str]]] = {
         ],
     ),
     "stores": (
-        "Where content lives, and how it moves from one place to another.",
+        "Stores of content, and copies between them.",
         [
             "ocikit.store.base:Source Store",
             "ocikit.transfer.plan:plan copy",
@@ -57,7 +56,7 @@ REFERENCE: Mapping[str, tuple[str, Sequence[str]]] = {
         ],
     ),
     "registries": (
-        "Every endpoint of the distribution specification as a call.",
+        "Every endpoint of the distribution specification as a method.",
         [
             "ocikit.remote.registry:Registry Ping",
             "ocikit.remote.repository:Repository",
