@@ -403,6 +403,14 @@ def atomic_writer(path: Path, *, mode: int = 0o644, sync: bool = True, replace: 
         fsync_folder(path.parent)
 
 
+def create_private_folder(folder: Path) -> None:
+    """Create a folder that other users cannot enter; an existing folder keeps its permissions.
+
+    Files below it may be readable by all: stores hold content that only its owner may have access to.
+    """
+    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+
+
 def fsync_folder(folder: Path) -> None:
     """Make renames in a folder survive a power cut, where fsync is supported."""
     with contextlib.suppress(OSError):

@@ -16,7 +16,7 @@ from typing import Any
 from ocikit.errors import InvalidArgument
 from ocikit.server.auth.access import Identity
 from ocikit.spec.challenge import Scope
-from ocikit.store.files import atomic_writer
+from ocikit.store.files import atomic_writer, create_private_folder
 
 #: The only accepted algorithm. The registry verifies its own tokens, so it needs no public keys; accepting another algorithm
 #: would allow algorithm confusion.
@@ -77,7 +77,7 @@ def load_key(path: str | os.PathLike[str]) -> bytes:
 
 def _create_key(path: Path) -> None:
     """Write a new key, unless another process writes one first."""
-    path.parent.mkdir(parents=True, exist_ok=True)
+    create_private_folder(path.parent)
     with contextlib.suppress(FileExistsError), atomic_writer(path, mode=0o600, replace=False) as file:
         file.write(secrets.token_hex(_KEY_SIZE).encode() + b"\n")
 

@@ -5,10 +5,11 @@
     blobs/<algorithm>/<encoded>                 content, mode 0444
     blobs/<algorithm>/.<encoded>.…              partial content
     uploads/<id>.<repository>.<owner>           received bytes; the file size is the offset
-    registry.db                                 metadata, see sql.py
+    registry.db                                 metadata, mode 0600, see sql.py
     token.key                                   signing key of tokens, see auth/jwt.py
 
-A final name never holds partial content. Symbolic links in the folder are never followed.
+A final name never holds partial content. Symbolic links in the folder are never followed. New folders have mode 0700: other
+users of the machine cannot read content that access control denies them.
 """
 
 from __future__ import annotations
@@ -42,7 +43,7 @@ from ocikit.server.storage.base import (
     UploadStore,
 )
 from ocikit.spec.digest import VERIFIABLE, Digest, Hasher, new_hasher
-from ocikit.store.files import BUFFER, atomic_writer, blob_path, copy_and_hash, fsync_folder
+from ocikit.store.files import BUFFER, atomic_writer, blob_path, copy_and_hash, create_private_folder, fsync_folder
 
 #: Running hashes that are cached, a few hundred bytes each.
 _HASH_CACHE_SIZE = 10_000
@@ -75,7 +76,7 @@ def file_storage(folder: str | os.PathLike[str], *, grace: float = 3600.0, durab
     from ocikit.server.storage.sql import SqlMetadata  # noqa: PLC0415 - SQLAlchemy is heavy
 
     root = Path(folder)
-    root.mkdir(parents=True, exist_ok=True)
+    create_private_folder(root)
     storage = Storage(
         FileBlobs(root, durable=durable),
         FileUploads(root / "uploads", durable=durable),
@@ -438,14 +439,14 @@ def _append(
 
 
 def _create_folder(folder: Path) -> None:
-    """Create a folder if it does not exist.
+    """Create a private folder if it does not exist.
 
     Raises:
         InvalidArgument: The folder is a symbolic link.
     """
     if folder.is_symlink():
         raise InvalidArgument(f"{folder} is a symbolic link", hint="replace it with a folder: links are not followed")
-    folder.mkdir(parents=True, exist_ok=True)
+    create_private_folder(folder)
 
 
 def _name_hash(text: str) -> str:

@@ -5,6 +5,8 @@ Every list is an index seek. Its time depends on the page size, not on the size 
 
 from __future__ import annotations
 
+import contextlib
+import os
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -42,7 +44,9 @@ class SqlMetadata(CollectorQueries):
 
     @classmethod
     def file(cls, path: Path, *, grace: float = 3600.0, durable: bool = True) -> SqlMetadata:
-        """Open or create a SQLite file."""
+        """Open or create a SQLite file; other users cannot read a new one."""
+        with contextlib.suppress(FileExistsError):
+            os.close(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600))
         return cls(f"sqlite:///{path}", grace, durable)
 
     @classmethod

@@ -34,7 +34,7 @@ from ocikit.spec.manifest import Manifest, parse_document
 from ocikit.spec.reference import Reference
 from ocikit.spec.titles import layers_by_path
 from ocikit.store.base import Store, blob_not_found
-from ocikit.store.files import blob_path, write_atomically, write_blob
+from ocikit.store.files import blob_path, create_private_folder, write_atomically, write_blob
 from ocikit.store.reflink import LinkMethod, link
 from ocikit.store.streams import ByteStream
 
@@ -75,7 +75,8 @@ class Cache(display.Displayable, Store):
 
     Args:
         root: Folder of the cache; by default `OCIKIT_CACHE`, else the platform's folder for caches. The default is
-            evaluated on each use. The first write creates the folder.
+            evaluated on each use. The first write creates the folder, and other users cannot read it. To share a cache
+            between users, create the folder with their permissions first.
     """
 
     _root: Path | None = field(default=None, converter=_absolute)
@@ -416,7 +417,7 @@ class Cache(display.Displayable, Store):
         tag = root / "CACHEDIR.TAG"
         try:
             if not tag.exists():
-                root.mkdir(parents=True, exist_ok=True)
+                create_private_folder(root)
                 write_atomically(tag, _TAG, sync=False)
         except OSError as error:
             raise ContentError(

@@ -17,7 +17,7 @@ from ocikit.errors import InvalidArgument
 from ocikit.server.http.request import RequestBody
 from ocikit.server.storage import schema as tables
 from ocikit.server.storage.base import ManifestRow, Storage, UnknownUpload
-from ocikit.server.storage.files import FileBlobs, FileUploads
+from ocikit.server.storage.files import FileBlobs, FileUploads, file_storage
 from ocikit.server.storage.memory import MemoryBlobs, MemoryUploads
 from ocikit.server.storage.sql import SqlMetadata
 from ocikit.server.testing import BlobStoreContract, MetadataContract, UploadStoreContract
@@ -189,6 +189,22 @@ def test_blob_files_are_read_only(tmp_path):
         digest.encoded for digest in digests
     )
     assert list((tmp_path / "uploads").iterdir()) == []
+
+
+@pytest.mark.skipif(os.name == "nt", reason="Windows has no permission bits")
+@pytest.mark.parametrize("existing", [False, True])
+def test_new_store_is_private(tmp_path, existing):
+    root = tmp_path / "srv" / "registry"
+    if existing:
+        root.mkdir(parents=True)
+    storage = file_storage(root)
+    push(storage, b"content")
+    storage.uploads.create("a")
+    modes = {path.relative_to(root).as_posix(): path.stat().st_mode & 0o777 for path in root.rglob("*")}
+    storage.close()
+    assert {root.stat().st_mode & 0o777} == {0o755 if existing else 0o700}
+    assert [name for name, mode in modes.items() if "/" not in name and mode & 0o077] == []
+    assert {"registry.db", "blobs", "uploads"} <= modes.keys()
 
 
 @pytest.mark.parametrize("folder", ["blobs", "blobs/sha256"])

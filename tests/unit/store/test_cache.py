@@ -1,7 +1,9 @@
 """The cache: blobs, tags, snapshots, verification and pruning."""
 
 import errno
+import io
 import os
+import stat
 import subprocess
 import sys
 import textwrap
@@ -677,3 +679,14 @@ def test_delete_of_a_manifest_deletes_its_tags(cache):
     cache.delete(manifest.descriptor)
     assert cache.recall(REF) is None
     assert cache.recall(REF.tagged("same")) is None
+
+
+def test_new_cache_is_private_and_existing_keeps_its_mode(tmp_path):
+    private, shared = Cache(tmp_path / "new" / "cache"), Cache(tmp_path / "shared")
+    shared.root.mkdir()
+    shared.root.chmod(0o2775)
+    for cache in (private, shared):
+        cache.push(Descriptor.of(b"content", "text/plain"), io.BytesIO(b"content"))
+    assert stat.S_IMODE(private.root.stat().st_mode) == 0o700
+    assert stat.S_IMODE(shared.root.stat().st_mode) == 0o2775
+    assert (shared.root / "blobs").stat().st_mode & 0o005 == 0o005
