@@ -6,7 +6,7 @@ python -m ocikit push REFERENCE PATH…
 python -m ocikit inspect|tags|validate REFERENCE
 python -m ocikit catalog HOST
 python -m ocikit copy SOURCE TARGET
-python -m ocikit serve|gc FOLDER
+python -m ocikit serve|gc|verify FOLDER
 """
 
 from __future__ import annotations
@@ -87,12 +87,14 @@ def _parser(arguments: Sequence[str]) -> argparse.ArgumentParser:
     server = {
         "serve": command("serve", "run a registry with its content in a folder"),
         "gc": command("gc", "delete unreferenced content from the folder of a registry, which may be running"),
+        "verify": command("verify", "hash all content in the folder of a registry, which may be running"),
     }
     if not server.keys().isdisjoint(arguments):
-        from ocikit.cli.serve import add_gc, add_serve  # noqa: PLC0415 - imports the server
+        from ocikit.cli.serve import add_gc, add_serve, add_verify  # noqa: PLC0415 - imports the server
 
         add_serve(server["serve"])
         add_gc(server["gc"])
+        add_verify(server["verify"])
     return parser
 
 

@@ -1,4 +1,4 @@
-"""Subcommands `serve` and `gc`; the options of `serve` are made from the fields of `ServerOptions`."""
+"""Subcommands `serve`, `gc` and `verify`; the options of `serve` are made from the fields of `ServerOptions`."""
 
 from __future__ import annotations
 
@@ -15,8 +15,10 @@ from ocikit.cli.arguments import positive_int, seconds
 from ocikit.server.http.settings import Limits
 from ocikit.server.process.main import run
 from ocikit.server.process.options import ServerConfig, ServerOptions, option_descriptions
+from ocikit.server.storage.base import Storage
 from ocikit.server.storage.files import file_storage
-from ocikit.server.storage.gc import gc
+from ocikit.server.storage.gc import GRACE, gc
+from ocikit.server.storage.verify import verify
 
 
 def _limit(text: str) -> tuple[str, int]:
@@ -118,11 +120,7 @@ def add_gc(parser: argparse.ArgumentParser) -> None:
 
 def run_gc(arguments: argparse.Namespace) -> None:
     """Delete unreferenced content from a registry's folder, which may be in use."""
-    if not os.path.exists(os.path.join(arguments.path, "registry.db")):
-        raise ocikit.NotFound(
-            f"{arguments.path} is not the folder of a registry", hint="give the folder that is served"
-        )
-    storage = file_storage(arguments.path, grace=arguments.grace)
+    storage = _open_registry(arguments.path, grace=arguments.grace)
     try:
         result = gc(storage, grace=arguments.grace, dry_run=arguments.dry_run)
     finally:
@@ -135,3 +133,51 @@ def run_gc(arguments: argparse.Namespace) -> None:
     print(
         f"{display.pluralize(len(result.blobs), 'blob')}, {display.size(result.size)}, {verb} deleted", file=sys.stderr
     )
+
+
+def add_verify(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments of `verify`."""
+    parser.add_argument("path", metavar="FOLDER", help="folder of the registry")
+    repair = "delete corrupt content: it counts as absent until a client pushes it again"
+    parser.add_argument("--repair", action="store_true", help=repair)
+    parser.set_defaults(run=run_verify)
+
+
+def run_verify(arguments: argparse.Namespace) -> int:
+    """Hash all content of a registry's folder, which may be in use.
+
+    Args:
+        arguments: Arguments of `verify`.
+
+    Returns:
+        0 if all content is intact, else 1.
+    """
+    storage = _open_registry(arguments.path)
+    try:
+        result = verify(storage, remove=arguments.repair)
+    finally:
+        storage.close()
+    for blob in result.corrupt:
+        print(f"{blob.problem:>10}  {blob.digest}  {display.sanitize(', '.join(blob.repositories))}".rstrip())
+    checked = f"{display.pluralize(result.checked, 'blob')}, {display.size(result.size)}, hashed"
+    if result.ok:
+        print(f"{checked}: all intact", file=sys.stderr)
+        return 0
+    effect = (
+        "the registry responds 404 for them until they are pushed again"
+        if arguments.repair
+        else "--repair deletes corrupt content, so that clients push it again"
+    )
+    print(f"{checked}: {len(result.corrupt)} corrupt or missing; {effect}", file=sys.stderr)
+    return 1
+
+
+def _open_registry(folder: str, *, grace: float = GRACE) -> Storage:
+    """Open the storage of an existing registry.
+
+    Raises:
+        NotFound: The folder holds no registry.
+    """
+    if not os.path.exists(os.path.join(folder, "registry.db")):
+        raise ocikit.NotFound(f"{folder} is not the folder of a registry", hint="give the folder that is served")
+    return file_storage(folder, grace=grace)

@@ -61,18 +61,16 @@ def get(ctx: RequestContext, name: str, reference: str) -> Response:
     ctx.require(Permission("pull", name))
     reference = _lookup_reference(ctx, name, reference)
     row = ctx.storage.metadata.manifest(name, reference)
-    if row is None or ctx.storage.blobs.stat(row.digest) != row.size:
+    file = ctx.storage.open_manifest(row) if row is not None else None
+    if row is None or file is None:
         raise _unknown_manifest(ctx, name, reference)
     validators = (("Docker-Content-Digest", row.digest), ("ETag", f'"{row.digest}"'))
-    if etag_matches(ctx.request.header("If-None-Match"), row.digest):
-        return Response(304, validators)
     headers = (*validators, ("Content-Type", row.media_type), ("Content-Length", str(row.size)))
-    if ctx.request.method == "HEAD":
-        return Response(200, headers)
-    try:
-        return Response(200, headers, FileBody(ctx.storage.blobs.open(row.digest), 0, row.size))
-    except KeyError as error:
-        raise _unknown_manifest(ctx, name, reference) from error
+    unchanged = etag_matches(ctx.request.header("If-None-Match"), row.digest)
+    if not unchanged and ctx.request.method != "HEAD":
+        return Response(200, headers, FileBody(file, 0, row.size))
+    file.close()
+    return Response(304, validators) if unchanged else Response(200, headers)
 
 
 def put(ctx: RequestContext, name: str, reference: str) -> Response:

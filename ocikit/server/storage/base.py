@@ -17,6 +17,7 @@ pushes and clock changes are therefore safe. The grace period protects blobs tha
 from __future__ import annotations
 
 import contextlib
+import logging
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -27,6 +28,8 @@ from attrs import define, frozen
 from ocikit.spec.digest import Digest
 
 T = TypeVar("T")
+
+_log = logging.getLogger("ocikit.server")
 
 #: Bytes that are compared at once.
 _CHUNK_SIZE = 1 << 17
@@ -334,8 +337,8 @@ class Metadata(ABC):
         """
 
     @abstractmethod
-    def missing(self, repository: str, digests: Sequence[Digest]) -> set[Digest]:
-        """Return the digests that are neither blobs nor manifests of the repository."""
+    def sizes(self, repository: str, digests: Sequence[Digest]) -> dict[Digest, int]:
+        """Return the sizes in bytes of those digests that are blobs or manifests of the repository."""
 
     @abstractmethod
     def put_manifest(
@@ -518,7 +521,7 @@ class Storage:
             PreconditionFailed: See `Metadata.put_manifest`.
             QuotaExceeded: See `Metadata.put_manifest`.
         """
-        if require_children and (missing := self.metadata.missing(repository, row.children)):
+        if require_children and (missing := self._missing(repository, row.children)):
             raise MissingChildren(missing)
         self.metadata.protect_from_gc(row.digest)
         self._put_if_changed(row, stream)
@@ -535,9 +538,41 @@ class Storage:
             # The collector deleted the bytes before the row was inserted
             self._put_if_changed(row, stream)
 
+    def open_manifest(self, row: ManifestRow) -> BinaryIO | None:
+        """Open the bytes of a manifest, verified.
+
+        Returns:
+            The file at its start. None for missing or damaged content: it counts as absent, so that clients push it again
+            and repair it.
+        """
+        try:
+            file = self.blobs.open(row.digest)
+        except KeyError:
+            return None
+        hasher, size = row.digest.hasher(), 0
+        try:
+            # One byte more: the content may be longer than its row
+            while chunk := file.read(min(_CHUNK_SIZE, row.size + 1 - size)):
+                hasher.update(chunk)
+                size += len(chunk)
+            if size == row.size and hasher.hexdigest() == row.digest.encoded:
+                file.seek(0)
+                return file
+        except BaseException:
+            file.close()
+            raise
+        file.close()
+        _log.error("manifest %s is damaged; it counts as absent until a client pushes it again", row.digest)
+        return None
+
     def close(self) -> None:
         """Close all connections."""
         self.metadata.close()
+
+    def _missing(self, repository: str, digests: Sequence[Digest]) -> set[Digest]:
+        """Return the digests that the repository does not have, or that are not completely stored."""
+        sizes = self.metadata.sizes(repository, digests)
+        return {digest for digest in digests if digest not in sizes or self.blobs.stat(digest) != sizes[digest]}
 
     def _add_blob(self, repository: str, digest: Digest, size: int, quota: int | None) -> bool:
         """Add a blob to a repository; return False if its content was deleted meanwhile.

@@ -145,9 +145,9 @@ select_referrers = _select_referrers.with_hint(manifests, "INDEXED BY referrers"
 select_referrers_by_type = _select_referrers.where(manifests.c.artifact_type == sa.bindparam("type")).with_hint(
     manifests, "INDEXED BY referrers_by_type", "sqlite"
 )
-select_present = sa.union_all(
+select_sizes = sa.union_all(
     *(
-        sa.select(table.c.digest).where(
+        sa.select(table.c.digest, table.c.size).where(
             table.c.repository == _repository, table.c.digest.in_(sa.bindparam("digests", expanding=True))
         )
         for table in (blobs, manifests)

@@ -171,15 +171,15 @@ class SqlMetadata(CollectorQueries):
 
         return self._database.write(work)
 
-    def missing(self, repository: str, digests: Sequence[Digest]) -> set[Digest]:
-        """Return the digests that are neither blobs nor manifests of the repository."""
-        missing = set(digests)
-        if missing:
+    def sizes(self, repository: str, digests: Sequence[Digest]) -> dict[Digest, int]:
+        """Return the sizes of those digests that are blobs or manifests of the repository."""
+        sizes: dict[Digest, int] = {}
+        if digests:
             with self._database.read() as connection:
                 for batch in batches(digests):
-                    present = connection.scalars(tables.select_present, {"r": repository, "digests": batch})
-                    missing.difference_update(present)
-        return missing
+                    rows = connection.execute(tables.select_sizes, {"r": repository, "digests": batch})
+                    sizes.update((Digest(row.digest), int(row.size)) for row in rows)
+        return sizes
 
     # Manifests
 

@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import errno
 from collections.abc import Iterable, Iterator
 from functools import partial
 from itertools import groupby
 from operator import itemgetter
 
+from ocikit.errors import ContentError
 from ocikit.server.storage.base import BlobStore, Storage
 from ocikit.spec.digest import Digest
 from ocikit.store.results import CorruptBlob, Problem, VerifyResult
 
 #: Bytes that are hashed at once.
 _CHUNK_SIZE = 1 << 20
+
+#: Error numbers of content that the disk cannot return any more.
+_UNREADABLE = frozenset({errno.EIO, errno.EBADMSG, getattr(errno, "EUCLEAN", errno.EIO)})
 
 
 def verify(storage: Storage, *, remove: bool = False) -> VerifyResult:
@@ -27,6 +32,9 @@ def verify(storage: Storage, *, remove: bool = False) -> VerifyResult:
 
     Returns:
         The number of hashed blobs and manifests, and the corrupt ones.
+
+    Raises:
+        ContentError: Content cannot be read for another reason than damage, such as a missing permission.
     """
     checked, size, damaged = _hash_content(storage, remove=remove)
     corrupt = tuple(_corrupt_blobs(storage, damaged))
@@ -83,7 +91,11 @@ def _problem(expected_size: int, stored_size: int | None) -> Problem:
 
 
 def _is_intact(blobs: BlobStore, digest: Digest) -> bool | None:
-    """Return True if content is intact and readable, None if it is missing."""
+    """Return True if content is intact and readable, None if it is missing.
+
+    Raises:
+        ContentError: It cannot be read for another reason than damage, such as a missing permission.
+    """
     hasher = digest.hasher()
     try:
         with blobs.open(digest) as file:
@@ -91,8 +103,12 @@ def _is_intact(blobs: BlobStore, digest: Digest) -> bool | None:
                 hasher.update(chunk)
     except KeyError:
         return None
-    except OSError:
-        return False
+    except OSError as error:
+        if error.errno in _UNREADABLE:
+            return False
+        raise ContentError(
+            f"reading {digest} failed: {error.strerror or error}", hint="run as the user of the registry, and try again"
+        ) from error
     return hasher.hexdigest() == digest.encoded
 
 

@@ -319,3 +319,31 @@ def test_terminal_shows_summary_and_result(server, data):
     assert len(lines) == 2 and "pushed 2 files" in lines[0] and lines[1].startswith(ref), lines
     code, seen = run_in_terminal("push", ref, "data", "--quiet")
     assert code == 0 and seen.count("\n") == 1, seen
+
+
+def test_verify_repairs_registry_by_pushing_again(run, home):
+    write(home, {"a.txt": "content", "b.txt": "other content"})
+    with ocikit.serve(home / "store") as server:
+        ref = f"{server.host}/t/d:v1"
+        pushed = ocikit.push(ref, "a.txt", "b.txt")
+        digest = pushed["a.txt"].digest
+        code, out, err = run("verify", home / "store")
+        assert (code, out) == (0, "") and err.startswith("4 blobs, ") and err.endswith(", hashed: all intact\n")
+        path = home / "store" / "blobs" / "sha256" / digest.encoded
+        path.chmod(0o644)
+        path.write_bytes(b"CONTENT")
+        code, out, err = run("verify", home / "store")
+        assert (code, out) == (1, f"    digest  {digest}  t/d\n") and "--repair deletes" in err
+        assert path.exists()
+        code, out, err = run("verify", home / "store", "--repair")
+        assert (code, out) == (1, f"    digest  {digest}  t/d\n") and "404" in err
+        assert run("verify", home / "store")[1] == f"   missing  {digest}  t/d\n"
+        ocikit.push(ref, "a.txt", "b.txt")
+        assert run("verify", home / "store")[0] == 0
+        assert ocikit.open(ref, "a.txt").read() == b"content"
+
+
+def test_verify_of_other_folder_fails(run, home):
+    code, out, err = run("verify", home)
+    assert (code, out) == (1, "") and "is not the folder of a registry" in err
+    assert not (home / "registry.db").exists()

@@ -9,6 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import sqlalchemy as sa
+from ocikit.errors import ContentError
 from ocikit.server.http.app import Application
 from ocikit.server.http.request import RequestBody
 from ocikit.server.storage.base import ManifestRow, MissingChildren, UnknownUpload
@@ -326,7 +327,7 @@ def test_acknowledged_upload_survives_concurrent_collection(storage, monkeypatch
 
 @pytest.mark.parametrize("sweep", [gc, collect_without_grace])
 @pytest.mark.parametrize("when", ["before", "after"])
-@pytest.mark.parametrize("method", ["add_blob", "protect_from_gc", "put_manifest", "missing"])
+@pytest.mark.parametrize("method", ["add_blob", "protect_from_gc", "put_manifest", "sizes"])
 def test_acknowledged_manifest_survives_concurrent_collection(storage, monkeypatch, method, when, sweep):
     raw = b'{"the same": "each time"}'
     entry = ManifestRow(digest=Digest.of(raw), media_type="application/json", size=len(raw))
@@ -600,6 +601,19 @@ def test_unreadable_blob_is_corrupt(files, monkeypatch):
     with monkeypatch.context() as patch:
         patch.setattr(type(files.blobs), "open", lambda self, digest: Broken())
         assert [(blob.digest, blob.problem) for blob in verify(files).corrupt] == [(digest, "digest")]
+
+
+def test_unreadable_permissions_delete_nothing(files, monkeypatch):
+    digest = push(files)
+
+    def denied(self, digest):
+        raise PermissionError(13, "Permission denied")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(type(files.blobs), "open", denied)
+        with pytest.raises(ContentError, match="Permission denied"):
+            verify(files, remove=True)
+    assert files.blobs.stat(digest) == 50
 
 
 def test_content_deleted_during_verify_is_not_missing(files, monkeypatch):

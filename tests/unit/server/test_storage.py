@@ -14,9 +14,10 @@ import ocikit
 import pytest
 import sqlalchemy as sa
 from ocikit.errors import InvalidArgument
+from ocikit.server import Application
 from ocikit.server.http.request import RequestBody
 from ocikit.server.storage import schema as tables
-from ocikit.server.storage.base import ManifestRow, Storage, UnknownUpload
+from ocikit.server.storage.base import ManifestRow, MissingChildren, Storage, UnknownUpload
 from ocikit.server.storage.files import FileBlobs, FileUploads, file_storage
 from ocikit.server.storage.memory import MemoryBlobs, MemoryUploads
 from ocikit.server.storage.sql import SqlMetadata
@@ -25,6 +26,7 @@ from ocikit.spec.digest import Digest
 
 from tests.support.example_storage import ObjectBlobs
 from tests.support.home import ROOT
+from tests.support.wsgi import INDEX, Registry
 
 
 @pytest.fixture(params=[True, False], ids=["durable", "fast"])
@@ -319,7 +321,7 @@ def test_no_query_scans_a_whole_table():
     metadata.put_manifest("a", signature)
     metadata.manifest("a", "v1"), metadata.manifest("a", signature.digest), metadata.tags("a", limit=1)
     (
-        metadata.missing("a", [blob]),
+        metadata.sizes("a", [blob]),
         metadata.blob_size("a", blob),
         metadata.protect_from_gc(blob),
         metadata.has_repository("a"),
@@ -398,3 +400,37 @@ def test_putting_stored_manifest_writes_no_file(storage):
     before = path.stat().st_ino
     storage.put_manifest("a", row, io.BytesIO(raw), ["v2"])
     assert path.stat().st_ino == before
+
+
+@pytest.mark.parametrize("damaged", [None, b"conten", b"content and more"])
+def test_manifest_with_lost_child_is_rejected(storage, damaged):
+    digest = push(storage, b"content")
+    if damaged is None:
+        storage.blobs.delete(digest)
+    else:
+        damage(storage, digest, damaged)
+    row = ManifestRow(digest=Digest.of(b"{}"), media_type="application/json", size=2, children=(digest,))
+    with pytest.raises(MissingChildren) as raised:
+        storage.put_manifest("a", row, io.BytesIO(b"{}"), ["v1"], require_children=True)
+    assert raised.value.digests == {digest}
+    storage.put_manifest("a", row, io.BytesIO(b"{}"), ["sparse"])
+    push(storage, b"content", "b")
+    storage.put_manifest("a", row, io.BytesIO(b"{}"), ["v1"], require_children=True)
+
+
+@pytest.mark.parametrize("damaged", [None, b'{"a":2}', b"{}", b"", b'{"a":1} and more'])
+def test_damaged_manifest_counts_as_absent(storage, damaged, caplog):
+    raw = b'{"schemaVersion":2,"mediaType":"%s","manifests":[]}' % INDEX.encode()
+    app = Registry(Application(storage))
+    digest = Digest.of(raw)
+    assert app("PUT", "/v2/a/manifests/v1", {"Content-Type": INDEX}, raw).status == 201
+    if damaged is None:
+        storage.blobs.delete(digest)
+    else:
+        damage(storage, digest, damaged.ljust(len(raw)) if damaged == b'{"a":2}' else damaged)
+    for reference in ("v1", digest):
+        for method in ("GET", "HEAD"):
+            assert app(method, f"/v2/a/manifests/{reference}").status == 404
+    assert damaged is None or "damaged" in caplog.text
+    assert app("PUT", "/v2/a/manifests/v1", {"Content-Type": INDEX}, raw).status == 201
+    assert app("GET", "/v2/a/manifests/v1").body == raw
