@@ -15,7 +15,8 @@ from ocikit.errors import ConnectionFailed, OcikitError, SizeMismatch, TimedOut
 from ocikit.progress.base import notify
 from ocikit.remote.http.causes import CONNECTION_ERRORS, is_timeout, root_cause
 from ocikit.remote.http.deadlines import deadline_scope
-from ocikit.remote.http.responses import drain, is_encoded
+from ocikit.remote.http.framing import framing_error
+from ocikit.remote.http.responses import drain, invalid_framing, is_encoded, request_fields
 from ocikit.remote.http.transport import Transport
 from ocikit.spec.challenge import Scope
 from ocikit.spec.descriptor import Descriptor
@@ -90,6 +91,7 @@ class BlobReader(io.RawIOBase):
             BlobUnknown: The registry does not have the blob.
             RegistryError: The registry rejects the request.
             ConnectionFailed: The connection breaks repeatedly without progress.
+            InvalidResponse: The lengths in the response are invalid.
             SizeMismatch: The registry sends more bytes than the descriptor's size.
         """
         self._check_open()
@@ -164,6 +166,9 @@ class BlobReader(io.RawIOBase):
 
     def _prepare_resume(self, error: Exception | None) -> None:
         """Release the broken connection, and wait if there was no progress."""
+        if (response := self._response) is not None and (violation := framing_error(error)) is not None:
+            self._release()
+            raise invalid_framing(violation, self._action, **request_fields(response)) from None
         gained = self._position - self._resumed_at
         self._stalls = 0 if gained >= _MIN_PROGRESS else self._stalls + 1
         self._resumed_at = self._position

@@ -5,7 +5,6 @@ A socket timeout restarts with each byte. A server that sends one byte at a time
 
 from __future__ import annotations
 
-import http.client
 import io
 import socket
 import time
@@ -14,7 +13,10 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import Any, BinaryIO
 
+from ocikit.remote.http.framing import InvalidFraming, StrictResponse
 from ocikit.remote.http.request import BodyStream
+
+_READALL_LIMIT = 64 << 20  # bytes that a library may read at once, whatever it was led to expect
 
 _current: ContextVar[float | None] = ContextVar("deadline", default=None)
 
@@ -42,12 +44,23 @@ def _earlier(one: float | None, other: float | None) -> float | None:
     return one if other is None else other if one is None else min(one, other)
 
 
-class Response(http.client.HTTPResponse):
+class Response(StrictResponse):
     """A response that must arrive before the deadline that was current at its start."""
 
     def __init__(self, sock: socket.socket, *args: Any, **kwargs: Any) -> None:
         self.reader = _DeadlineReader(sock)
         super().__init__(self.reader, *args, **kwargs)  # type: ignore[arg-type]  # it only calls makefile()
+
+    def begin(self) -> None:
+        """Read the status and the headers, within one read timeout after their first byte.
+
+        Raises:
+            TooSlow: They took longer.
+            InvalidFraming: See `StrictResponse`.
+        """
+        deadline, self.reader.in_head = self.reader.deadline, True
+        super().begin()
+        self.reader.deadline, self.reader.in_head = deadline, False
 
 
 def limit_remaining_time(raw: Any, seconds: float, *, extend: bool = False) -> None:
@@ -75,6 +88,8 @@ class _DeadlineReader(io.RawIOBase):
         self._file = sock.makefile("rb", buffering=0)
         self.read_timeout = sock.gettimeout() or 3600.0  # seconds without data
         self.deadline = current_deadline()
+        self.in_head = False
+        """Whether the next bytes are the first ones of a response."""
 
     def makefile(self, *_: object) -> BinaryIO:
         """Return the file that http.client requests from a socket."""
@@ -87,6 +102,13 @@ class _DeadlineReader(io.RawIOBase):
             TooSlow: The deadline has passed.
             TimeoutError: No data arrived within the read timeout.
         """
+        if self.in_head:
+            n = self._read(buffer)
+            self.in_head, self.deadline = False, _earlier(time.monotonic() + self.read_timeout, self.deadline)
+            return n
+        return self._read(buffer)
+
+    def _read(self, buffer: memoryview) -> int | None:
         if self.deadline is None:
             return self._file.readinto(buffer)
         left = self.deadline - time.monotonic()
@@ -98,6 +120,19 @@ class _DeadlineReader(io.RawIOBase):
                 if left > self.read_timeout:
                     raise
         raise TooSlow("the response took too long as a whole")
+
+    def readall(self) -> bytes:
+        """Read to the end of the connection; ocikit itself reads a limited number of bytes.
+
+        Raises:
+            InvalidFraming: The body has no length and is over 64 MiB.
+        """
+        content = bytearray()
+        while chunk := self.read(1 << 16):
+            content += chunk
+            if len(content) > _READALL_LIMIT:
+                raise InvalidFraming(f"a body without a length exceeds {_READALL_LIMIT} bytes")
+        return bytes(content)
 
     def readable(self) -> bool:
         """Return True."""

@@ -15,6 +15,7 @@ from ocikit.errors import (
     BlobUnknown,
     ConnectionFailed,
     Denied,
+    InvalidResponse,
     ManifestBlobUnknown,
     ManifestUnknown,
     NameUnknown,
@@ -27,10 +28,12 @@ from ocikit.errors import (
     Unsupported,
     UploadInvalid,
     UploadUnknown,
+    redact,
 )
 from ocikit.remote.config.network import Network
 from ocikit.remote.http.causes import describe_cause, is_timeout, is_tls_error
 from ocikit.remote.http.deadlines import limit_remaining_time
+from ocikit.remote.http.framing import framing_error
 from ocikit.remote.http.rate_limit import RateLimit
 from ocikit.remote.http.responses import (
     ERROR_BODY_LIMIT,
@@ -38,6 +41,7 @@ from ocikit.remote.http.responses import (
     decode_body,
     describe_html,
     host_of,
+    invalid_framing,
     request_fields,
     retry_after,
 )
@@ -201,8 +205,8 @@ def _message_of(error: Mapping[str, Any]) -> str:
 
 def error_without_response(
     error: Exception | None, action: str, *, method: str, url: str, network: Network
-) -> ConnectionFailed:
-    """Return the error for a request that got no response.
+) -> ConnectionFailed | InvalidResponse:
+    """Return the error for a request that got no usable response.
 
     Args:
         error: What broke the connection.
@@ -213,6 +217,8 @@ def error_without_response(
     """
     origin = Origin.of(url)
     address = f"{origin.host}:{origin.port}"
+    if (violation := framing_error(error)) is not None:
+        return invalid_framing(violation, action, method=method, url=redact(url), host=address)
     if is_timeout(error):
         return TimedOut(
             f"failed to {action}: {address} did not answer in time ({method})",

@@ -20,6 +20,7 @@ from ocikit.display import sanitize, shorten
 from ocikit.errors import ConnectionFailed, InvalidDigest, InvalidResponse, TimedOut, TooLarge, redact
 from ocikit.remote.http.causes import CONNECTION_ERRORS, is_timeout, root_cause
 from ocikit.remote.http.deadlines import TooSlow, limit_remaining_time
+from ocikit.remote.http.framing import InvalidFraming, framing_error
 from ocikit.spec.digest import Digest
 
 log = logging.getLogger("ocikit")
@@ -87,6 +88,7 @@ def read_limited(response: requests.Response, limit: int, action: str, *, digest
     Raises:
         TooLarge: The body exceeds the limit.
         ConnectionFailed: The connection broke within the body, or was too slow for a document.
+        InvalidResponse: The lengths in the response are invalid.
     """
     length = str(response.headers.get("Content-Length", ""))
     size = int(length) if re.fullmatch(r"\d{1,18}", length) else limit
@@ -166,9 +168,11 @@ def read_prefix(response: requests.Response, size: int) -> bytes:
     return prefix
 
 
-def interrupted(response: requests.Response, action: str, error: Exception) -> ConnectionFailed:
-    """Return the error for a body that a broken connection interrupted."""
+def interrupted(response: requests.Response, action: str, error: Exception) -> ConnectionFailed | InvalidResponse:
+    """Return the error for a body that ended early, or whose end is undefined."""
     host = host_of(response)
+    if (violation := framing_error(error)) is not None:
+        return invalid_framing(violation, action, **request_fields(response))
     if isinstance(root_cause(error), TooSlow):
         return TimedOut(f"failed to {action}: {host} sends too slowly", hint="check the network and retry")
     if is_timeout(error):
@@ -176,6 +180,20 @@ def interrupted(response: requests.Response, action: str, error: Exception) -> C
             f"failed to {action}: {host} stopped sending", hint="check the network, or increase read_timeout"
         )
     return ConnectionFailed(f"failed to {action}: {host} broke off its response", hint="check the network and retry")
+
+
+def invalid_framing(
+    violation: InvalidFraming, action: str, *, method: str, url: str, host: str, status: int = 0
+) -> InvalidResponse:
+    """Return the error for a response whose end is undefined."""
+    return InvalidResponse(
+        f"failed to {action}: the response of {host} violates HTTP: {violation}",
+        hint="the server or a proxy in front of it is broken, or is not a registry; contact its operator",
+        method=method,
+        url=url,
+        host=host,
+        status=status,
+    )
 
 
 def json_object(response: requests.Response, body: bytes, action: str) -> dict[str, Any]:

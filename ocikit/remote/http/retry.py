@@ -16,6 +16,7 @@ from ocikit.remote.config.network import Network
 from ocikit.remote.http.causes import CONNECTION_ERRORS, describe_cause, is_wrong_address, root_cause
 from ocikit.remote.http.deadlines import current_deadline
 from ocikit.remote.http.errors import error_without_response
+from ocikit.remote.http.framing import framing_error
 from ocikit.remote.http.responses import drain, retry_after
 from ocikit.remote.http.scheme import Scheme
 from ocikit.remote.http.urls import join
@@ -68,6 +69,7 @@ class Retry:
 
         Raises:
             ConnectionFailed: There was no response.
+            InvalidResponse: The lengths in the response are invalid.
             TimedOut: The deadline has passed.
         """
         waited, attempts = 0.0, 0
@@ -98,7 +100,8 @@ class Retry:
             if (status == 429 or (status == 503 and requested is not None)) and wait <= self._network.max_wait:
                 # All threads wait, because the rate limit holds for the host
                 self._not_before = max(self._not_before, time.monotonic() + wait)
-            final = error is not None and not self._reached and is_wrong_address(error)
+            final = framing_error(error) is not None
+            final |= error is not None and not self._reached and is_wrong_address(error)
             if (
                 final
                 or not (retry or (repeatable and status == 429))
