@@ -7,17 +7,15 @@ import logging
 import attrs
 
 from ocikit.client.backends import offline_error
-from ocikit.errors import InvalidReference, ManifestUnknown
+from ocikit.errors import ManifestUnknown
 from ocikit.spec.descriptor import Descriptor
 from ocikit.spec.manifest import Index, Manifest, PlatformLike, parse_document
-from ocikit.spec.platform import Platform
 from ocikit.spec.reference import AnyReference, Reference
 from ocikit.store.base import Source
 from ocikit.store.cache.cache import Cache, offline
+from ocikit.store.selection import select_manifest
 
 log = logging.getLogger("ocikit")
-
-_MAX_DEPTH = 8  # indexes inside one another; real ones have two levels
 
 
 class Resolver:
@@ -100,20 +98,26 @@ class Resolver:
         """Return the manifest of a reference and its descriptor; select from indexes.
 
         Raises:
-            NoMatchingPlatform: No manifest of an index has the platform.
-            InvalidReference: The platform is invalid, or too many indexes are nested.
+            NoMatchingPlatform: No manifest of an index has the platform, or a single image has another one.
+            InvalidReference: The platform is invalid.
+            InvalidDocument: Too many indexes are nested.
         """
-        if platform is not None and not callable(platform):
-            platform = Platform.parse(platform)  # reject an invalid platform even if there is no index
-        descriptor, document = self.resolve_document(reference)
-        for _ in range(_MAX_DEPTH):
-            if isinstance(document, Manifest):
-                return descriptor, document
-            descriptor = document.select(platform)
-            document = self.fetch_document(descriptor)
-        raise InvalidReference(
-            f"{reference} is an index nested more than {_MAX_DEPTH} levels deep", hint="its publisher should flatten it"
+        root, document = self.resolve_document(reference)
+        return select_manifest(
+            root,
+            platform,
+            document=lambda descriptor: document if descriptor is root else self.fetch_document(descriptor),
+            blob=self._fetch_config,
         )
+
+    def _fetch_config(self, descriptor: Descriptor) -> bytes:
+        """Return a config; store the configs of registries in the cache."""
+        if self.cache.exists(descriptor):
+            return self.cache.fetch(descriptor)
+        raw = self.source.fetch(descriptor)
+        if self.source.cacheable:
+            self.cache.push_bytes(descriptor, raw)
+        return raw
 
 
 def target_of(source: Source, reference: AnyReference) -> str:

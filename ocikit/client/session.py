@@ -45,7 +45,7 @@ from ocikit.remote.mirrors import retry_without_bad_mirrors
 from ocikit.remote.registry import Ping, Registry
 from ocikit.remote.repository import Repository
 from ocikit.spec.descriptor import Descriptor
-from ocikit.spec.manifest import PlatformLike, parse_document
+from ocikit.spec.manifest import Index, PlatformLike, parse_document
 from ocikit.spec.media_types import Archive
 from ocikit.spec.platform import Platform
 from ocikit.spec.reference import AnyReference, LayoutReference, Reference, default_tag, parse_reference
@@ -187,7 +187,8 @@ class Session(display.Displayable):
             InvalidReference: The reference is invalid.
             ManifestUnknown: There is no such tag; the hint has the nearest tags.
             NameUnknown: There is no such repository.
-            NoMatchingPlatform: The index lacks the platform; the hint has its platforms.
+            NoMatchingPlatform: The index lacks the platform, or a single image has another one; the hint has the
+                platforms.
             ContentError: Files in `to` were edited, or the disk is full.
             OfflineError: The artifact is not cached, and registries must not be contacted.
         """
@@ -483,13 +484,17 @@ class Session(display.Displayable):
         here, there = parse_reference(source), parse_reference(target)
         if there.tag is None and there.digest is None and (name := default_tag(here, there)):
             there = there.tagged(name)
-        if isinstance(there, LayoutReference) and there.scheme == "docker-archive":
-            platform = platform or Platform.host()  # docker archives hold images, not indexes
         workers = self._workers(workers)
         with self._backends.open_source(here) as origin, self._backends.open_store(there) as destination:
+            resolver = Resolver(origin, self.cache)
+            root = resolver.resolve(here)
+            if isinstance(there, LayoutReference) and there.scheme == "docker-archive" and platform is None:
+                # Docker archives hold images, not indexes; a single image may be for any platform
+                is_index = isinstance(resolver.fetch_document(root), Index)
+                platform = Platform.host() if is_index else None
             work = plan(
                 origin,
-                Resolver(origin, self.cache).resolve(here),
+                root,
                 destination,
                 tags=tags_of(there, tags, default=False),
                 platform=platform,

@@ -18,6 +18,7 @@ from ocikit.errors import (
     DigestMismatch,
     InvalidDocument,
     ManifestUnknown,
+    NoMatchingPlatform,
     NotFound,
     OcikitError,
     SizeMismatch,
@@ -31,12 +32,13 @@ from ocikit.spec.config import ImageConfig
 from ocikit.spec.descriptor import Descriptor
 from ocikit.spec.digest import Digest
 from ocikit.spec.document import DOCUMENT_LIMIT, MAX_INDEX_DEPTH, load_json, structure
-from ocikit.spec.manifest import Index, PlatformLike, parse_document
+from ocikit.spec.manifest import Index, Manifest, PlatformLike, parse_document
 from ocikit.spec.platform import Platform
 from ocikit.spec.reference import AnyReference
 from ocikit.spec.validation import MAX_VIOLATIONS, find_violations
 from ocikit.store.base import Source
 from ocikit.store.cache.cache import Cache
+from ocikit.store.selection import check_platform
 from ocikit.store.streams import check_size
 from ocikit.transfer.pool import WORKERS
 
@@ -277,6 +279,8 @@ class _Validator:
     def _children(self, raw: bytes, value: dict[str, Any], node: _Node) -> Iterator[_Node]:
         """Yield the manifests of an index, or the config of an image."""
         selected = self._select(raw) if "manifests" in value else None
+        if node.parent is None and "manifests" not in value:
+            self._check_platform(raw, node.descriptor)
         for number, (path, descriptor) in enumerate(_descriptors(value)):
             config = path == "$.config" and descriptor.media_type in media_types.CONFIG_TYPES
             manifest = path.startswith("$.manifests[") and descriptor.is_document
@@ -290,6 +294,23 @@ class _Validator:
                 path=path,
                 layers=len(layers) if config and isinstance(layers, list) else None,
             )
+
+    def _check_platform(self, raw: bytes, descriptor: Descriptor) -> None:
+        """Compare the requested platform with the one of a single image.
+
+        Raises:
+            NoMatchingPlatform: The image is for another platform.
+        """
+        if self.platform is None:
+            return
+        try:
+            manifest = parse_document(raw)
+            if isinstance(manifest, Manifest):
+                check_platform(descriptor, manifest, self.platform, self._fetch)
+        except NoMatchingPlatform:
+            raise
+        except (InvalidDocument, NotFound, ContentError):
+            pass  # reported with the other violations
 
     def _select(self, raw: bytes) -> Descriptor | None:
         """Return the manifest of an index for the requested platform; None stands for all manifests.

@@ -19,6 +19,7 @@ from ocikit.spec.digest import Digest
 from ocikit.spec.document import MAX_INDEX_DEPTH
 from ocikit.spec.manifest import Index, Manifest, PlatformLike
 from ocikit.store.base import Source, Store
+from ocikit.store.selection import select_manifest, too_deep
 from ocikit.transfer.pool import WORKERS, run_parallel
 from ocikit.transfer.run import Plan, copy_error
 
@@ -54,7 +55,7 @@ def plan(
 
     Raises:
         CopyError: The source cannot be read; the reason is the error's cause.
-        NoMatchingPlatform: The index has no manifest for `platform`; the error has its platforms.
+        NoMatchingPlatform: The index has no manifest for `platform`, or a single image has another platform.
         InvalidDocument: Indexes or referrers are nested too deep, or there are too many documents.
     """
     root = source.resolve(reference) if isinstance(reference, str) else reference
@@ -127,20 +128,21 @@ class _DocumentWalk:
         self.foreign: dict[Digest, Descriptor] = {}
 
     def select(self, root: Descriptor, platform: PlatformLike) -> Descriptor:
-        """Return the manifest of an index for a platform, through nested indexes."""
-        for _ in range(MAX_INDEX_DEPTH):
-            document = self._read(root)
-            if isinstance(document, Manifest):
-                return root
-            root = document.select(platform)
-        raise _too_deep(root)
+        """Return the manifest for a platform, through nested indexes."""
+        return select_manifest(root, platform, document=self._read, blob=self._read_blob)[0]
+
+    def _read_blob(self, descriptor: Descriptor) -> bytes:
+        try:
+            return self._source.fetch(descriptor)
+        except Exception as error:
+            raise copy_error("source", descriptor, error) from error
 
     def visit(self, descriptor: Descriptor, depth: int = 0) -> None:
         """Add a document and its children."""
         if descriptor.digest in self.documents:
             return
         if depth > MAX_INDEX_DEPTH or descriptor.digest in self._open:
-            raise _too_deep(descriptor)
+            raise too_deep(descriptor)
         if len(self.documents) >= _DOCUMENTS:
             raise InvalidDocument(f"the root has more than {_DOCUMENTS} documents", hint="copy them one by one")
         self._open.add(descriptor.digest)
@@ -204,10 +206,3 @@ class _DocumentWalk:
                 raise copy_error("source", descriptor, error) from error
             self._parsed[descriptor.digest] = document
         return document
-
-
-def _too_deep(descriptor: Descriptor) -> InvalidDocument:
-    return InvalidDocument(
-        f"indexes are nested more than {MAX_INDEX_DEPTH} deep, or in a circle, at {descriptor.digest}",
-        hint="its publisher should flatten it",
-    )

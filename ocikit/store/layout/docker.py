@@ -25,7 +25,7 @@ from ocikit.spec import media_types
 from ocikit.spec.config import ImageConfig
 from ocikit.spec.descriptor import Descriptor
 from ocikit.spec.digest import Digest, new_hasher
-from ocikit.spec.manifest import Index, Manifest, PlatformLike
+from ocikit.spec.manifest import Manifest, PlatformLike
 from ocikit.spec.reference import Reference
 from ocikit.store.base import Store
 from ocikit.store.files import BUFFER
@@ -33,6 +33,7 @@ from ocikit.store.graph import STORED_LIMIT, parse_digest
 from ocikit.store.layout.archive import Mode, add_blob, add_file, create_tar, iter_members, open_tar, open_unpacked
 from ocikit.store.layout.disk import LayoutDisk
 from ocikit.store.layout.layout import Layout
+from ocikit.store.selection import select_manifest
 
 #: Limits for hashing only: nothing is unpacked, and layers of zeros have a ratio above the default.
 _UNLIMITED = LayerLimits(size=2**63, ratio=2**63)
@@ -277,16 +278,14 @@ def write_docker_archive(
     Raises:
         ManifestUnknown: The layout does not have an image.
         BlobUnknown: The layout does not have a config or layer.
-        NoMatchingPlatform: An index has no image for the platform.
+        NoMatchingPlatform: An index has no image for the platform, or a single image has another one.
         InvalidDocument: An artifact is not an image, so docker cannot load it.
         ContentError: The archive cannot be written.
     """
     listed: dict[Digest, _SavedImage] = {}
     content: dict[str, Descriptor] = {}
     for reference, names in images.items():
-        manifest = layout.document(layout.resolve(reference))
-        while isinstance(manifest, Index):
-            manifest = layout.document(manifest.select(platform))
+        _, manifest = select_manifest(layout.resolve(reference), platform, document=layout.document, blob=layout.fetch)
         if not manifest.is_image:
             raise InvalidDocument(
                 f"{reference} is {manifest.kind}, not an image",

@@ -279,6 +279,61 @@ def test_missing_platform_lists_available_ones(home, session):
     assert not (home / "out").exists()
 
 
+@pytest.fixture(params=["registry", "layout", "archive"])
+def arm(request, home, session):
+    """Return a reference to a single image for linux/arm64, in each kind of store."""
+    image(session, home / "images", "linux/arm64")
+    local = "oci:images:linux-arm64"
+    ref = {"layout": local, "archive": "oci-archive:images.tar:arm"}.get(request.param)
+    ref = ref or f"{request.getfixturevalue('server').host}/t/image:arm"
+    if ref != local:
+        session.copy(local, ref)
+    return ref
+
+
+OTHER = r"No linux/amd64 here\. sha256:[0-9a-f]+ is a single image for linux/arm64\."
+
+
+@pytest.mark.parametrize("platform", ["linux/amd64", ocikit.Platform.parse("linux/amd64")])
+def test_single_image_of_other_platform_is_refused(arm, session, platform):
+    verbs = (
+        lambda: session.pull(arm, platform=platform),
+        lambda: session.pull(arm, "out", platform=platform, dry_run=True),
+        lambda: session.inspect(arm, platform=platform),
+        lambda: session.copy(arm, "oci:copy:v1", platform=platform),
+        lambda: session.copy(arm, "docker-archive:copy.tar:a/b:v1", platform=platform),
+        lambda: session.open(arm, "layer", platform=platform),
+        lambda: session.download(arm, "layer", platform=platform),
+        lambda: session.pull(arm).pull("out", platform=platform),
+        lambda: session.validate(arm, platform=platform),
+    )
+    for verb in verbs:
+        with pytest.raises(ocikit.NoMatchingPlatform, match=OTHER) as caught:
+            verb()
+        assert [str(p) for p in caught.value.available] == ["linux/arm64"]
+    assert not Path("out").exists() and not Path("copy.tar").exists()
+
+
+def test_single_image_of_same_platform_is_used(arm, session):
+    for platform in ("linux/arm64", "linux/arm64/v8", "linux/aarch64", lambda d: d.platform.architecture == "arm64"):
+        assert session.pull(arm, platform=platform).config.architecture == "arm64"
+        assert session.inspect(arm, platform=platform).is_image
+        assert session.copy(arm, "oci:copy:v1", platform=platform).is_image
+        assert session.validate(arm, platform=platform).ok
+    with pytest.raises(ocikit.NoMatchingPlatform, match="No such platform here"):
+        session.pull(arm, platform=lambda d: d.platform.os == "windows")
+
+
+def test_single_image_without_platform_argument_is_used(arm, session):
+    assert session.pull(arm).config.architecture == "arm64"
+    session.copy(arm, "docker-archive:copy.tar:a/b:v1")
+    assert session.inspect("docker-archive:copy.tar").config.architecture == "arm64"
+
+
+def test_platform_is_ignored_for_artifacts_without_one(art, session):
+    assert session.pull(str(art.reference), platform="linux/arm64").read("data/a.csv")
+
+
 def test_pull_resolves_nested_index(home, session):
     images(home, "linux/s390x", tag="inner")
     layout = ocikit.Layout(home / "images")

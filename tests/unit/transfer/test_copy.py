@@ -556,9 +556,7 @@ def test_platform_option_copies_one_manifest_of_index(source, target):
     assert copy(source, "v1", target, tags=["amd"], platform="linux/amd64").digest == amd.digest
     assert target.tags() == ["amd"] and not target.exists(arm)
     assert copy(source, "v1", target, tags=["arm"], platform="linux/arm64").digest == arm.digest
-    assert copy(source, amd, MemoryStore(), platform="linux/arm64").digest == amd.digest, (
-        "platform is ignored for a manifest"
-    )
+    assert copy(source, amd, MemoryStore(), platform="linux/arm64").digest == amd.digest, "the config is not an image's"
     with pytest.raises(errors.NoMatchingPlatform) as caught:
         copy(source, inner, target, platform="windows/amd64")
     assert "linux/arm64" in str(caught.value)
