@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import contextlib
-import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ocikit.errors import Denied, OcikitError, OfflineError
+from ocikit.forks import ForkSafeLock
 from ocikit.remote.auth.keychain import Keychain
 from ocikit.remote.auth.tokens import TokenCache
 from ocikit.remote.config.mirror import Mirror
@@ -41,7 +41,7 @@ class Backends:
         self._tokens = TokenCache()
         self._transports: dict[str, Transport] = {}
         self._mirrors: dict[tuple[str, bool, bool], MirrorHost] = {}
-        self._lock = threading.Lock()
+        self._lock = ForkSafeLock()
 
     def registry(self, host: str, *, known: Callable[[str], Iterable[str]] = lambda _host: ()) -> Registry:
         """Return the registry at a host.

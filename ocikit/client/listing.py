@@ -6,13 +6,13 @@ import contextlib
 import heapq
 import itertools
 import re
-import threading
 from collections.abc import Iterator, Sequence
 from typing import Generic, Literal, TypeAlias, TypeVar, overload
 
 from ocikit import display
 from ocikit.client.tag_order import TagSummary
 from ocikit.errors import OcikitError
+from ocikit.forks import ForkSafeLock
 from ocikit.spec.annotations import CREATED, DESCRIPTION, TITLE
 from ocikit.spec.descriptor import Descriptor
 from ocikit.spec.reference import parse_reference
@@ -47,7 +47,7 @@ class Listing(Sequence[T], display.Displayable, Generic[T]):
         self._error: Exception | None = None
         self._kind = kind
         self._origin = origin
-        self._lock = threading.Lock()
+        self._lock = ForkSafeLock()
         self._summary = TagSummary()
         self._read(_FIRST)
 

@@ -19,6 +19,7 @@ from ocikit.spec.descriptor import Descriptor
 from ocikit.spec.manifest import Manifest
 from ocikit.spec.reference import AnyReference
 from ocikit.store.cache.cache import Cache
+from ocikit.store.files import open_file
 from ocikit.store.streams import ByteStream, VerifiedReader
 
 _BUFFER = 1 << 16  # bytes
@@ -76,7 +77,7 @@ class ContentReader:
             return io.BytesIO(embedded)
         if self.cache.exists(descriptor):
             return _verified_stream(self.cache.open(descriptor), descriptor)
-        return None if file is None else _verified_stream(file.open("rb"), descriptor)
+        return None if file is None else _verified_stream(open_file(file), descriptor)
 
     def read(self, reference: AnyReference, descriptor: Descriptor) -> bytes:
         """Return a small blob, verified; store it in the cache."""

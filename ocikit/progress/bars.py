@@ -8,11 +8,11 @@ from __future__ import annotations
 import html
 import os
 import sys
-import threading
 import time
 from typing import Any
 
 from ocikit import display
+from ocikit.forks import ForkSafeLock
 from ocikit.progress.base import SILENT, Outcome, Progress
 from ocikit.spec.descriptor import Descriptor
 
@@ -71,7 +71,7 @@ class Bars(Progress):
         self._bar: Any = None
         self._output: _CellOutput | None = None
         self._box: Any = None
-        self._lock = threading.Lock()
+        self._lock = ForkSafeLock()
         self._transferred = 0
         self._drawn = 0.0
         self._noted = 0.0

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -10,6 +9,7 @@ from contextvars import ContextVar
 from typing import Literal
 
 from ocikit import display
+from ocikit.forks import ForkSafeLock
 from ocikit.spec import media_types
 from ocikit.spec.descriptor import Descriptor
 
@@ -73,7 +73,7 @@ class TransferStats(Progress):
 
     def __init__(self, listener: Progress) -> None:
         self._listener = listener
-        self._lock = threading.Lock()
+        self._lock = ForkSafeLock()
         self._started = time.monotonic()
         self.files = 0
         self.size = 0

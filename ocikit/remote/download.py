@@ -12,6 +12,7 @@ import requests
 
 from ocikit import display
 from ocikit.errors import ConnectionFailed, OcikitError, SizeMismatch, TimedOut
+from ocikit.forks import fork_count
 from ocikit.progress.base import notify
 from ocikit.remote.http.causes import CONNECTION_ERRORS, is_timeout, root_cause
 from ocikit.remote.http.deadlines import deadline_scope
@@ -34,8 +35,8 @@ _COMPRESSED_TYPE = re.compile(r"[+.-](gzip|gz|zstd|zst|zip)$")  # media types of
 class BlobReader(io.RawIOBase):
     """A blob as a seekable stream.
 
-    A broken or short response is resumed at the byte where it broke, at the registry's URL. The bytes are not verified
-    here. Nothing is requested before the first read.
+    A broken or short response is resumed at the byte where it broke, at the registry's URL. A forked child requests the
+    rest from its own position. The bytes are not verified here. Nothing is requested before the first read.
 
     Args:
         transport: The registry.
@@ -52,6 +53,7 @@ class BlobReader(io.RawIOBase):
         self._scope = scope
         self._action = action
         self._response: requests.Response | None = None
+        self._forks = fork_count()  # of the process that owns the response
         self._source: ReadableInto = io.BytesIO()
         self._started = False
         self._position = 0
@@ -95,6 +97,7 @@ class BlobReader(io.RawIOBase):
             SizeMismatch: The registry sends more bytes than the descriptor's size.
         """
         self._check_open()
+        self._drop_inherited()
         view = memoryview(buffer).cast("B")
         if not len(view):
             return 0
@@ -151,8 +154,19 @@ class BlobReader(io.RawIOBase):
             return received, error
         return received, None
 
+    def _drop_inherited(self) -> None:
+        """Drop the response in a forked child, because the parent reads from its socket.
+
+        The next request asks for the rest. Closing the response closes the child's copy of the socket only.
+        """
+        if self._forks != fork_count():
+            response, self._response, self._forks = self._response, None, fork_count()
+            if response is not None:
+                response.close()
+
     def _release(self) -> None:
         """Return the connection to its pool after a complete body, else close it."""
+        self._drop_inherited()
         response, self._response = self._response, None
         if response is None:
             return

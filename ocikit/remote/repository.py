@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import io
 import logging
-import threading
 from collections.abc import Iterator, Sequence
 
 import attrs
@@ -27,6 +26,7 @@ from ocikit.errors import (
     Unsupported,
     UploadInvalid,
 )
+from ocikit.forks import ForkSafeLock
 from ocikit.remote import referrers
 from ocikit.remote.download import BlobReader
 from ocikit.remote.endpoints import MANIFEST_LIMIT, Endpoints, UploadSession, descriptor_of
@@ -94,7 +94,7 @@ class Repository(Endpoints, Store, display.Displayable):
         super().__init__(transport, name, actions=actions)
         self._referrers_api: bool | None = None  # None until it was tried
         self._is_new: bool | None = None  # None until it was requested
-        self._is_new_lock = threading.Lock()
+        self._is_new_lock = ForkSafeLock()
         self._mount_sessions: dict[Digest, UploadSession] = {}
         self.hints = ManifestHints()
         """Shared with mirrors."""

@@ -25,7 +25,7 @@ from ocikit.display import shorten
 from ocikit.errors import ContentError, UnverifiableDigest
 from ocikit.spec.descriptor import Descriptor
 from ocikit.spec.digest import Digest, Hasher
-from ocikit.store.streams import ByteStream, ReadableInto, check_size
+from ocikit.store.streams import ByteStream, LocalFile, ReadableInto, check_size
 
 #: Bytes. With smaller buffers the cost of calls shows next to hashing. With buffers above 256 KiB, Linux 6.16 and newer
 #: uses huge pages for written data, and a virtual machine that must get these from its host spends two seconds a GiB on it.
@@ -52,7 +52,7 @@ def blob_path(root: Path, digest: Digest) -> Path:
     return root / "blobs" / digest.algorithm / digest.encoded
 
 
-def open_file(path: Path) -> io.FileIO:
+def open_file(path: Path) -> LocalFile:
     """Open a regular file for reading, unbuffered.
 
     Raises:
@@ -62,7 +62,7 @@ def open_file(path: Path) -> io.FileIO:
     try:
         # O_NONBLOCK: an untrusted folder may contain a FIFO, which would block here. It has no effect on regular files.
         flags = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_BINARY", 0)
-        file = io.FileIO(os.open(path, flags), "rb")
+        file = LocalFile(io.FileIO(os.open(path, flags), "rb"), str(path))
     except (FileNotFoundError, NotADirectoryError) as error:
         raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), str(path)) from error
     except OSError as error:  # FileIO rejects folders

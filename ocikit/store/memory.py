@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import io
-import threading
 from collections.abc import Iterator, Sequence
 
 from attrs import define, field
 
 from ocikit import display
+from ocikit.forks import ForkSafeLock
 from ocikit.spec.descriptor import Descriptor
 from ocikit.spec.digest import Digest
 from ocikit.spec.manifest import Index, Manifest, parse_document
@@ -34,7 +34,7 @@ class MemoryStore(display.Displayable, Store):
     _blobs: dict[Digest, bytes] = field(factory=dict, init=False)
     _documents: dict[Digest, tuple[Descriptor, Manifest | Index]] = field(factory=dict, init=False)
     _tags: dict[str, Digest] = field(factory=dict, init=False)
-    _lock: threading.Lock = field(factory=threading.Lock, init=False)
+    _lock: ForkSafeLock = field(factory=ForkSafeLock, init=False)
 
     def resolve(self, reference: str) -> Descriptor:
         """Return the descriptor of a tag or digest.

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import io
+import os
 from collections.abc import Callable
 from types import TracebackType
 from typing import Protocol, Self
@@ -45,6 +47,70 @@ class ByteStream(ReadableInto, Protocol):
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None, /
     ) -> None: ...
+
+
+class LocalFile(io.RawIOBase):
+    """A file on disk that is read at its own position, unbuffered.
+
+    The position of an open file belongs to the system, which shares it with forked processes: reads of one process would
+    skip bytes in the others. So reads name their position.
+
+    Args:
+        file: The open file, closed with the stream.
+        name: Path of the file, for messages.
+    """
+
+    def __init__(self, file: io.FileIO, name: str) -> None:
+        self._file = file
+        self._position = 0
+        self.name = name
+
+    def readinto(self, buffer: memoryview) -> int:  # type: ignore[override]  # typeshed's WriteableBuffer is wider
+        """Fill `buffer` and return the number of bytes, 0 at the end."""
+        if hasattr(os, "preadv"):
+            n = os.preadv(self._file.fileno(), [buffer], self._position)
+        else:  # Windows has no fork
+            self._file.seek(self._position)
+            n = self._file.readinto(buffer)
+        self._position += n
+        return n
+
+    def readall(self) -> bytes:
+        """Return the rest of the file."""
+        chunks = []
+        while chunk := self.read(max(1 << 16, os.fstat(self.fileno()).st_size - self._position + 1)):
+            chunks.append(chunk)
+        return b"".join(chunks)
+
+    def readable(self) -> bool:
+        """Return True."""
+        return True
+
+    def seekable(self) -> bool:
+        """Return True."""
+        return True
+
+    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
+        """Move to an offset and return the position, in bytes."""
+        base = {io.SEEK_SET: 0, io.SEEK_CUR: self._position, io.SEEK_END: os.fstat(self.fileno()).st_size}[whence]
+        if base + offset < 0:
+            raise OSError(errno.EINVAL, os.strerror(errno.EINVAL), self.name)
+        self._position = base + offset
+        return self._position
+
+    def tell(self) -> int:
+        """Return the position, in bytes."""
+        self.fileno()
+        return self._position
+
+    def fileno(self) -> int:
+        """Return the descriptor of the file."""
+        return self._file.fileno()
+
+    def close(self) -> None:
+        """Close the file."""
+        self._file.close()
+        super().close()
 
 
 class StreamWrapper:

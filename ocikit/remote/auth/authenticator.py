@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import base64
 import logging
-import threading
 import time
 from collections.abc import Sequence
 from typing import Protocol
@@ -15,6 +14,7 @@ from attrs import field, frozen
 
 from ocikit import display
 from ocikit.errors import ConnectionFailed, Denied, RegistryError, TimedOut, Unauthorized
+from ocikit.forks import ForkSafeLock
 from ocikit.remote.auth.keychain import ANONYMOUS, Credentials, Keychain
 from ocikit.remote.auth.tokens import TOKEN_LIMIT, Token, TokenCache, TokenKey
 from ocikit.remote.http.errors import error_from_response
@@ -75,8 +75,8 @@ class Authenticator:
         self._rejected: set[tuple[str, str]] = set()
         self._not_public: set[tuple[str, str]] = set()
         self._too_wide: set[TokenKey] = set()
-        self._refresh_lock = threading.Lock()
-        self._warning_lock = threading.Lock()
+        self._refresh_lock = ForkSafeLock()
+        self._warning_lock = ForkSafeLock()
 
     def __repr__(self) -> str:
         return f"Authenticator({self._host!r}, {self._challenge.scheme if self._challenge else 'not asked yet'})"

@@ -4,19 +4,18 @@ from __future__ import annotations
 
 import json
 import math
-import os
 import re
 import time
 from collections.abc import Callable, Iterable
 from concurrent.futures import CancelledError, Future
 from datetime import UTC, datetime
-from threading import Lock
-from typing import Any, NoReturn, TypeAlias
+from typing import NoReturn, TypeAlias
 
 from attrs import define, field, frozen
 
 from ocikit import display
 from ocikit.errors import InvalidResponse, redact
+from ocikit.forks import ForkSafeLock, fork_count
 from ocikit.spec.challenge import Scope, merge_scopes
 
 TOKEN_LIMIT = 1 << 20  # bytes of a token response; containers/image allows the same, others less
@@ -148,10 +147,10 @@ class TokenCache(display.Displayable):
 
     clock: Callable[[], float] = time.time
     """Function that returns seconds since the epoch."""
-    _lock: Any = field(factory=Lock, init=False)
+    _lock: ForkSafeLock = field(factory=ForkSafeLock, init=False)
     _tokens: dict[_Audience, dict[tuple[Scope, ...], Token]] = field(factory=dict, init=False)
     _fetches: dict[TokenKey, Future[Token]] = field(factory=dict, init=False)
-    _pid: int = field(factory=os.getpid, init=False)
+    _forks: int = field(factory=fork_count, init=False)
 
     @staticmethod
     def key(host: str, realm: str, service: str, scopes: Iterable[Scope], identity: str) -> TokenKey:
@@ -165,9 +164,9 @@ class TokenCache(display.Displayable):
             return self._find(key)
 
     def _reset_after_fork(self) -> None:
-        """Replace the lock and the fetches in a child process, where the threads that own them do not exist."""
-        if self._pid != os.getpid():
-            self._lock, self._fetches, self._pid = Lock(), {}, os.getpid()
+        """Drop the fetches in a child process, where the threads that make them do not exist."""
+        if self._forks != fork_count():
+            self._fetches, self._forks = {}, fork_count()
 
     def _find(self, key: TokenKey) -> Token | None:
         now = self.clock()

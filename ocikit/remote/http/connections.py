@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 import os
 import ssl
-import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -19,6 +18,7 @@ import urllib3.connection
 import urllib3.connectionpool
 
 from ocikit.errors import ConnectionFailed, redact
+from ocikit.forks import ForkSafeLock, fork_count
 from ocikit.remote.config.network import Network
 from ocikit.remote.http import deadlines
 from ocikit.remote.http.request import BodyStream
@@ -44,9 +44,8 @@ class Connections:
         self._network = network
         self._adapters: dict[tuple[str, bool, bool], _Adapter] = {}
         self._routes: dict[str, tuple[requests.adapters.BaseAdapter, dict[str, str]]] = {}
-        self._pid = os.getpid()
-        self.lock = threading.Lock()
-        """Replaced after a fork: in the child, the thread that held it does not exist."""
+        self._forks = fork_count()
+        self.lock = ForkSafeLock()
 
     def close(self) -> None:
         """Close all connections; the next request opens new ones."""
@@ -100,12 +99,9 @@ class Connections:
         return response
 
     def _reset_after_fork(self) -> None:
-        """Drop all pools in a child process.
-
-        Sockets can't be shared, and a thread of the parent may hold the lock.
-        """
-        if self._pid != os.getpid():
-            self.lock, self._adapters, self._routes, self._pid = threading.Lock(), {}, {}, os.getpid()
+        """Drop all pools in a child process: sockets can't be shared."""
+        if self._forks != fork_count():
+            self._adapters, self._routes, self._forks = {}, {}, fork_count()
 
     def _route(self, url: str) -> tuple[requests.adapters.BaseAdapter, dict[str, str]]:
         """Return the adapter and the proxies for a URL's origin, determined once for each origin."""

@@ -7,7 +7,6 @@ import io
 import json
 import logging
 import re
-import threading
 import time
 from email.utils import parsedate_to_datetime
 from typing import Any, TypedDict
@@ -18,6 +17,7 @@ import urllib3.exceptions
 
 from ocikit.display import sanitize, shorten
 from ocikit.errors import ConnectionFailed, InvalidDigest, InvalidResponse, TimedOut, TooLarge, redact
+from ocikit.forks import ForkSafeLock
 from ocikit.remote.http.causes import CONNECTION_ERRORS, is_timeout, root_cause
 from ocikit.remote.http.deadlines import TooSlow, limit_remaining_time
 from ocikit.remote.http.framing import InvalidFraming, framing_error
@@ -282,7 +282,7 @@ def host_of(response: requests.Response) -> str:
 
 
 _logged: set[str] = set()
-_logged_lock = threading.Lock()
+_logged_lock = ForkSafeLock()
 
 
 def report_warnings(response: requests.Response) -> None:

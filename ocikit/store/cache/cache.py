@@ -34,7 +34,7 @@ from ocikit.spec.manifest import Manifest, parse_document
 from ocikit.spec.reference import Reference
 from ocikit.spec.titles import layers_by_path
 from ocikit.store.base import Store, blob_not_found
-from ocikit.store.files import blob_path, create_private_folder, write_atomically, write_blob
+from ocikit.store.files import blob_path, create_private_folder, open_file, write_atomically, write_blob
 from ocikit.store.reflink import LinkMethod, link
 from ocikit.store.streams import ByteStream
 
@@ -113,7 +113,7 @@ class Cache(display.Displayable, Store):
         """
         if self.exists(descriptor):
             with contextlib.suppress(FileNotFoundError):
-                return open(self.path(descriptor.digest), "rb")
+                return open_file(self.path(descriptor.digest))
         if (embedded := descriptor.embedded) is not None:
             return io.BytesIO(embedded)
         raise blob_not_found(descriptor, f"the cache at {self.root}")

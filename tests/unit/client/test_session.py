@@ -1045,3 +1045,61 @@ def test_push_does_not_parse_its_manifest_again(data, server, session, monkeypat
 
     monkeypatch.setattr("ocikit.store.base.parse_document", parse)
     assert session.push(f"{server.host}/t/d:v1", "data").digest
+
+
+# Paths and content agree
+
+
+def assert_paths_agree(artifact):
+    """Check that each file has the same content as a path, as bytes, as a stream and as a copy."""
+    for file in artifact.files.values():
+        content = file.read()
+        assert Path(os.fspath(file)).read_bytes() == content
+        assert file.download().read_bytes() == content
+        assert file.open().read() == file.head(file.size) == content
+        assert artifact.read(file.name) == content
+
+
+def test_path_of_unselected_file_is_not_a_file_of_the_user(target, home, session):
+    write(home, {"model.bin": b"published", "a.csv": b"1\n"})
+    session.push(f"{target}:v1", "model.bin", "a.csv")
+    write(home, {"to/model.bin": b"mine", "to/sub/x": b"y"})
+    artifact = session.pull(f"{target}:v1", "to", include="*.csv")
+    assert Path(os.fspath(artifact["model.bin"])).read_bytes() == b"published"
+    assert_paths_agree(artifact)
+    assert (home / "to/model.bin").read_bytes() == b"mine"
+
+
+def test_path_of_older_artifact_is_not_a_file_of_the_newer(target, home, session):
+    write(home, {"a.txt": b"one"})
+    session.push(f"{target}:v1", "a.txt")
+    write(home, {"a.txt": b"two"})
+    session.push(f"{target}:v2", "a.txt")
+    older = session.pull(f"{target}:v1", "to")
+    assert older["a.txt"].read() == b"one"
+    newer = session.pull(f"{target}:v2", "to")
+    assert Path(os.fspath(older["a.txt"])).read_bytes() == b"one"
+    assert Path(os.fspath(newer["a.txt"])).read_bytes() == b"two"
+    assert_paths_agree(older)
+    assert_paths_agree(newer)
+
+
+@pytest.mark.parametrize("change", ["edit", "replace", "delete", "folder", "link"])
+def test_path_of_changed_file_has_published_content(change, target, data, home, session):
+    session.push(f"{target}:v1", "data")
+    artifact = session.pull(f"{target}:v1", "to")
+    path = home / "to/data/a.csv"
+    published = path.read_bytes()
+    if change == "edit":
+        path.write_bytes(b"edited")
+    else:
+        path.unlink()
+    if change == "replace":
+        path.write_bytes(published[::-1])
+    elif change == "folder":
+        path.mkdir()
+    elif change == "link":
+        write(home, {"other": published[::-1]})
+        path.symlink_to(home / "other")
+    assert Path(os.fspath(artifact["data/a.csv"])).read_bytes() == published
+    assert_paths_agree(artifact)
