@@ -19,8 +19,9 @@ from typing import TypeAlias
 
 import ocikit
 from ocikit import display
-from ocikit.cli.arguments import key_value, positive_int
+from ocikit.cli.arguments import key_value, positive_int, with_options
 from ocikit.spec import media_types
+from ocikit.spec.titles import LINKS
 from ocikit.transfer.pool import WORKERS
 
 _Run: TypeAlias = Callable[[argparse.Namespace], int | None]
@@ -51,7 +52,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
     except ocikit.OcikitError as error:
-        print(f"ocikit: {error}", file=sys.stderr)
+        print(f"ocikit: {with_options(str(error), options)}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
         print("ocikit: stopped; received data is stored, the next call resumes", file=sys.stderr)
@@ -126,6 +127,13 @@ def _add_push(parser: argparse.ArgumentParser) -> None:
     archive = "push each folder as one archive of this format"
     parser.add_argument("--archive", choices=("tar", "tar+gzip", "tar+zstd"), help=archive)
     parser.add_argument("--subject", metavar="REFERENCE", help="artifact that the new one refers to")
+    parser.add_argument("--include", action="append", default=[], metavar="PATTERN", help="push only these files")
+    parser.add_argument("--exclude", action="append", default=[], metavar="PATTERN", help="do not push these files")
+    links = "follow symlinks that stay in their folder (the default), follow all, or skip all"
+    parser.add_argument("--links", choices=LINKS, default="inside", help=links)
+    hidden = "push all files: also .git, caches, files of .ocikitignore, and what looks like a secret"
+    parser.add_argument("--hidden", action="store_true", help=hidden)
+    parser.add_argument("--secrets", action="store_true", help="push files that look like secrets, such as .env")
 
 
 def _add_copy(parser: argparse.ArgumentParser) -> None:
@@ -164,6 +172,11 @@ def _push(options: argparse.Namespace) -> None:
             archive=options.archive,
             annotations=dict(options.annotation),
             subject=options.subject,
+            include=options.include,
+            exclude=options.exclude,
+            links=options.links,
+            hidden=options.hidden,
+            secrets=options.secrets,
         )
     _print_summary(artifact)
     print(artifact.reference)

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import argparse
+import re
+
+_KEYWORD = re.compile(r"""\b([a-z_]+)=(?:True|("[^"]*"|'[^']*')|(?![\w\["'(]))""")
 
 
 def positive_int(text: str) -> int:
@@ -50,3 +53,22 @@ def key_value(text: str) -> tuple[str, str]:
     if not key or not equals:
         raise argparse.ArgumentTypeError(f"{text!r} is not KEY=VALUE")
     return key, value
+
+
+def with_options(text: str, options: argparse.Namespace) -> str:
+    """Return the text of an error with the options of a command in place of Python's keywords.
+
+    Args:
+        text: Text of an error.
+        options: Options of the command.
+
+    >>> with_options('use links="skip", force=True or platform=', argparse.Namespace(links=None, force=False))
+    'use --links "skip", --force or platform='
+    """
+
+    def option(match: re.Match[str]) -> str:
+        if match[1] not in options:
+            return match[0]
+        return f"--{match[1].replace('_', '-')}" + (f" {match[2]}" if match[2] else "")
+
+    return _KEYWORD.sub(option, text)

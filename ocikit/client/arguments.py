@@ -14,6 +14,7 @@ from ocikit.progress.base import Progress
 from ocikit.spec.descriptor import Descriptor
 from ocikit.spec.media_types import ARCHIVES
 from ocikit.spec.reference import AnyReference, RegistryHost
+from ocikit.spec.titles import LINKS
 
 StrPath: TypeAlias = "str | os.PathLike[str]"
 
@@ -94,13 +95,19 @@ def check_digest(reference: AnyReference, root: Descriptor) -> None:
 
 
 def check_push(
-    paths: Sequence[Any], archive: str | None, config: Any, annotations: Any, types: Mapping[str, str | None]
+    paths: Sequence[Any],
+    archive: str | None,
+    links: str,
+    config: Any,
+    annotations: Any,
+    types: Mapping[str, str | None],
 ) -> bytes | None:
     """Check the arguments of a push and return the bytes of the config.
 
     Args:
         paths: Files and folders.
         archive: Kind of archive for folders.
+        links: How to handle symlinks.
         config: Bytes, or a mapping to write as JSON.
         annotations: Annotations of the manifest.
         types: Media types by the names of their arguments.
@@ -118,6 +125,8 @@ def check_push(
             )
     if archive is not None and archive not in ARCHIVES:
         raise InvalidArgument(f"archive={archive!r} is unknown", hint=f"use one of {display.join_limited(ARCHIVES)}")
+    if links not in LINKS:
+        raise InvalidArgument(f"links={links!r} is unknown", hint=f"use one of {display.join_limited(LINKS)}")
     for key, value in dict(annotations or {}).items():
         if not isinstance(key, str) or not isinstance(value, str):
             raise InvalidArgument(

@@ -14,7 +14,7 @@ import attrs
 from ocikit import display
 from ocikit.client.arguments import ProgressLike, StrPath, check_workers
 from ocikit.client.listing import Listing
-from ocikit.client.pull import open_folder, plan_pull
+from ocikit.client.pull import describe_nesting, open_folder, plan_pull
 from ocikit.client.reader import ContentReader
 from ocikit.client.resolver import Resolver
 from ocikit.errors import ContentError, FileNotInArtifact, InvalidDocument, NotFound, OcikitError
@@ -568,11 +568,20 @@ def pull_artifact(
             return Artifact(reader, reference, descriptor, manifest, plan=plan.steps)
         path, stats = plan.run(workers=workers, progress=reader.listener(progress))
     artifact = Artifact(reader, reference, descriptor, manifest, path=path)
-    summarize(artifact, stats, "pulled", display.display_path(artifact.path or reader.cache.root))
+    target = display.display_path(artifact.path or reader.cache.root)
+    summarize(artifact, stats, "pulled", target, "" if to is None else describe_nesting(Path(to), plan.layers))
     return artifact
 
 
-def summarize(artifact: Artifact, stats: TransferStats, verb: str, target: str) -> None:
-    """Set the artifact's summary and report it to the listener of the transfer."""
-    artifact.summary = stats.describe(verb, target)
+def summarize(artifact: Artifact, stats: TransferStats, verb: str, target: str, note: str = "") -> None:
+    """Set the artifact's summary and report it to the listener of the transfer.
+
+    Args:
+        artifact: What the call returns.
+        stats: What it moved.
+        verb: What it did, such as "pulled".
+        target: Where the content is.
+        note: The end of the summary.
+    """
+    artifact.summary = stats.describe(verb, target) + note
     stats.summary(artifact.summary)

@@ -15,6 +15,7 @@ from ocikit.errors import FileNotInArtifact
 from ocikit.progress.base import Progress, TransferStats, progress_scope
 from ocikit.remote.mirrors import retry_without_bad_mirrors
 from ocikit.spec import media_types
+from ocikit.spec.annotations import UNPACK
 from ocikit.spec.descriptor import Descriptor
 from ocikit.spec.manifest import Manifest
 from ocikit.spec.reference import AnyReference, Reference
@@ -163,6 +164,26 @@ def plan_folder(
     complete = len(layers) == len(manifest.layers)
     files = manifest if complete else {layer_path(layer): layer for layer in layers}
     return folder.plan(files, reference=reference, force=force, partial=not complete)
+
+
+def describe_nesting(folder: Path, layers: Iterable[Descriptor]) -> str:
+    """Return the end of a pull's summary if all files are in a folder with the name of the pulled folder.
+
+    A push of that folder would send its files a second time, under longer names.
+    """
+    folder = folder.expanduser().absolute()
+    titles = [
+        layer_path(layer) + ("/" if layer.annotations.get(UNPACK) == "true" else "")
+        for layer in layers
+        if layer.media_type != media_types.EMPTY
+    ]
+    if not titles or not all(title.startswith(f"{folder.name}/") for title in titles):
+        return ""
+    return (
+        f"; the artifact has a folder {folder.name}/ of its own: its files are in"
+        f" {display.display_path(folder / folder.name)}/, pull to {display.display_path(folder.parent)!r} to avoid that,"
+        f' or push "{folder.name}/."'
+    )
 
 
 def _cache_plan(cache: Cache, manifest: Manifest, layers: Sequence[Descriptor]) -> Plan:

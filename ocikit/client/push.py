@@ -9,17 +9,20 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 import attrs
 from attrs import frozen
 
+from ocikit import display
 from ocikit.client.arguments import StrPath, check_digest, tags_of, to_patterns
 from ocikit.client.resolver import target_of
-from ocikit.errors import CopyError, InvalidDocument, InvalidReference, ManifestUnknown, OcikitError
-from ocikit.layers.pack import Packed, pack
+from ocikit.errors import ContentError, CopyError, InvalidDocument, InvalidReference, ManifestUnknown, OcikitError
+from ocikit.layers.pack import Packed, PackedLayers, pack
 from ocikit.progress.base import Progress
 from ocikit.spec.annotations import Annotations
 from ocikit.spec.descriptor import EMPTY_DESCRIPTOR, Descriptor
 from ocikit.spec.digest import Digest
+from ocikit.spec.document import DOCUMENT_LIMIT
 from ocikit.spec.manifest import Index, Manifest
 from ocikit.spec.media_types import Archive
 from ocikit.spec.reference import AnyReference
+from ocikit.spec.titles import Links
 from ocikit.store.base import Source, Store, blob_not_found
 from ocikit.store.streams import ByteStream
 from ocikit.transfer.plan import plan
@@ -27,6 +30,9 @@ from ocikit.transfer.run import Plan
 
 #: The artifact type of pushed files without another type.
 FILES_ARTIFACT_TYPE = "application/vnd.ocikit.files.v1"
+
+_MIB = 1 << 20
+_SHOWN = 5  # titles in a summary
 
 
 @frozen(kw_only=True)
@@ -75,10 +81,13 @@ def pack_files(
     include: str | Iterable[str],
     exclude: str | Iterable[str],
     media_types: Mapping[str, str] | None,
+    links: Links,
+    hidden: bool,
+    secrets: bool,
     workers: int,
-) -> Iterator[Sequence[Packed]]:
+) -> Iterator[PackedLayers]:
     """Pack files and folders into layers; delete temporary files after the block."""
-    packed: Sequence[Packed] = ()
+    packed = PackedLayers(layers=())
     if paths:
         packed = pack(
             paths,
@@ -86,13 +95,25 @@ def pack_files(
             include=to_patterns(include),
             exclude=to_patterns(exclude),
             media_types=media_types,
+            links=links,
+            hidden=hidden,
+            secrets=secrets,
             workers=workers,
         )
     try:
         yield packed
     finally:
-        for layer in packed:
-            layer.close()
+        packed.close()
+
+
+def describe_selection(packed: PackedLayers) -> str:
+    """Return the end of a push's summary: files that look like secrets, and titles that were left out."""
+    text = ""
+    if packed.secrets:
+        text += f"; with what looks like a secret: {display.join_limited(packed.secrets, _SHOWN)}"
+    if packed.left_out:
+        text += f"; left out: {display.join_limited(packed.left_out, _SHOWN)}"
+    return text
 
 
 def build_artifact(
@@ -112,6 +133,7 @@ def build_artifact(
 
     Raises:
         InvalidDocument: Only one of config and config type is given.
+        ContentError: There are too many files for one manifest.
     """
     if (config is None) != (config_type is None):
         raise InvalidDocument(
@@ -126,6 +148,12 @@ def build_artifact(
         subject=subject,
         annotations=Annotations(annotations or {}),
     )
+    if len(manifest.raw) > DOCUMENT_LIMIT:
+        raise ContentError(
+            f"the manifest of {len(packed):,} files has {len(manifest.raw) / _MIB:.1f} MiB; registries accept"
+            f" {DOCUMENT_LIMIT // _MIB} MiB, and nothing was sent",
+            hint='pack folders with archive="tar+gzip", group the files into shards, or push several artifacts',
+        )
     # Files with the same content share one layer
     return PackedArtifact(
         manifest=manifest, config=content, layers={layer.descriptor.digest: layer for layer in packed}

@@ -49,6 +49,7 @@ from ocikit.spec.manifest import Index, PlatformLike, parse_document
 from ocikit.spec.media_types import Archive
 from ocikit.spec.platform import Platform
 from ocikit.spec.reference import AnyReference, LayoutReference, Reference, default_tag, parse_reference
+from ocikit.spec.titles import Links
 from ocikit.store.cache.cache import Cache, offline
 from ocikit.transfer.plan import plan
 from ocikit.transfer.pool import WORKERS
@@ -351,15 +352,21 @@ class Session(display.Displayable):
         include: str | Iterable[str] = (),
         exclude: str | Iterable[str] = (),
         media_types: Mapping[str, str] | None = None,
+        links: Links = "inside",
+        hidden: bool = False,
+        secrets: bool = False,
         workers: int | None = None,
         progress: ProgressLike = None,
         dry_run: bool = False,
     ) -> Artifact:
         """Push files and folders as an artifact. The same files give the same digest.
 
+        "waves/" gives `waves/sine.csv`, "waves/." gives `sine.csv`. Below a folder, `.git`, checkpoints, caches and files
+        of the operating system are left out, and what a `.ocikitignore` file there ignores, in the syntax of gitignore.
+
         Args:
             ref: Reference to push to, with a tag.
-            paths: Files and folders; files in folders keep their relative paths.
+            paths: Files and folders; files in folders keep their relative paths. "folder/." leaves the folder's name out.
             artifact_type: Type of the artifact, as a media type; None is the type of plain files.
             annotations: Annotations of the manifest.
             subject: Artifact in the same repository that this one is attached to.
@@ -370,19 +377,25 @@ class Session(display.Displayable):
             include: Glob patterns of file names; none selects all.
             exclude: Glob patterns of file names to skip.
             media_types: Media types by file name; others are guessed.
+            links: "inside" follows symlinks that stay in their folder and rejects others, "follow" follows all, "skip"
+                skips all.
+            hidden: Push all files: also what is left out by default or ignored, and what looks like a secret.
+            secrets: Push files that look like secrets, such as `.env` and private keys. The summary names them.
             workers: Number of parallel transfers; None uses the session's setting.
             progress: True, False or a `Progress`; None uses the session's setting.
             dry_run: Push nothing; the artifact's `.plan` shows what would be pushed.
 
         Raises:
             NotFound: A path does not exist.
-            ContentError: A file has changed during the push, or there is nothing to push.
+            ContentError: A file has changed during the push or cannot be read, there is nothing to push, or a file
+                looks like a secret.
             Unauthorized: The registry requires other credentials.
             Denied: The credentials do not allow the push.
             UploadInvalid: The registry rejects the content.
         """
         from ocikit.client.push import (  # noqa: PLC0415 - 15 ms of import time that pulls do not need
             build_artifact,
+            describe_selection,
             pack_files,
             plan_push,
             resolve_subject,
@@ -394,9 +407,17 @@ class Session(display.Displayable):
             raise ContentError("nothing to push", hint='name files or folders: push("host/name:tag", "data/")')
         workers = self._workers(workers)
         types = {"artifact_type": artifact_type, "config_type": config_type}
-        content = check_push(paths, archive, config, annotations, types)
+        content = check_push(paths, archive, links, config, annotations, types)
         packing = pack_files(
-            paths, archive=archive, include=include, exclude=exclude, media_types=media_types, workers=workers
+            paths,
+            archive=archive,
+            include=include,
+            exclude=exclude,
+            media_types=media_types,
+            links=links,
+            hidden=hidden,
+            secrets=secrets,
+            workers=workers,
         )
         with packing as packed, self._backends.open_store(reference) as target:
             built = build_artifact(
@@ -412,7 +433,7 @@ class Session(display.Displayable):
             if not dry_run:
                 stats = TransferStats(self._reader.listener(progress))
                 run_push(work, workers=workers, progress=stats, title=transfer_title("push", reference))
-                summarize(artifact, stats, "pushed", str(artifact.reference))
+                summarize(artifact, stats, "pushed", str(artifact.reference), describe_selection(packed))
         return artifact
 
     def attach(
@@ -423,6 +444,12 @@ class Session(display.Displayable):
         annotations: Mapping[str, str] | None = None,
         tags: Iterable[str] = (),
         archive: Archive | None = None,
+        include: str | Iterable[str] = (),
+        exclude: str | Iterable[str] = (),
+        media_types: Mapping[str, str] | None = None,
+        links: Links = "inside",
+        hidden: bool = False,
+        secrets: bool = False,
         workers: int | None = None,
         progress: ProgressLike = None,
         dry_run: bool = False,
@@ -436,6 +463,12 @@ class Session(display.Displayable):
             annotations: Annotations of the new manifest.
             tags: Tags of the new artifact; usually it has none.
             archive: Kind of archive for folders, as in `push`.
+            include: Glob patterns of file names; none selects all.
+            exclude: Glob patterns of file names to skip.
+            media_types: Media types by file name; others are guessed.
+            links: How to handle symlinks, as in `push`.
+            hidden: Push all files, as in `push`.
+            secrets: Push files that look like secrets, as in `push`.
             workers: Number of parallel transfers; None uses the session's setting.
             progress: True, False or a `Progress`; None uses the session's setting.
             dry_run: Push nothing; the artifact's `.plan` shows what would be pushed.
@@ -449,6 +482,12 @@ class Session(display.Displayable):
             subject=reference,
             tags=tags,
             archive=archive,
+            include=include,
+            exclude=exclude,
+            media_types=media_types,
+            links=links,
+            hidden=hidden,
+            secrets=secrets,
             workers=workers,
             progress=progress,
             dry_run=dry_run,

@@ -6,20 +6,19 @@ folder is packed as one archive only on request.
 
 from __future__ import annotations
 
-import functools
+import contextlib
+import glob
 import io
-import mimetypes
 import os
 import stat
 import tempfile
 import weakref
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
-from typing import Final, TypeAlias
+from typing import Final, TypeAlias, overload
 
-import attrs
 from attrs import define, field, frozen
 
 from ocikit import display
@@ -27,28 +26,20 @@ from ocikit.errors import ContentError
 from ocikit.layers import compression
 from ocikit.layers.compression import Writable
 from ocikit.layers.header import END, encode_header, padding
+from ocikit.layers.ignore import IGNORE_FILE
 from ocikit.layers.tar import CHUNK
 from ocikit.layers.tree import WHITEOUT
-from ocikit.layers.walk import FileWalker, FoundFile, Links, title_of
+from ocikit.layers.walk import FileWalker, FoundFile, title_of, unreadable
 from ocikit.spec import media_types as types
 from ocikit.spec.annotations import TITLE, UNPACK, Annotations
 from ocikit.spec.descriptor import Descriptor
 from ocikit.spec.digest import Digest, new_hasher
-from ocikit.spec.titles import check_titles, safe_title
+from ocikit.spec.titles import Links, check_titles, safe_title
 
 WORKERS: Final = 4  # hashing runs at 0.5 to 2 GB/s per core; four threads saturate a fast disk
 
 #: Annotation next to UNPACK, set by oras and ocikit: the digest of the uncompressed tar.
 UNPACKED_DIGEST: Final = "io.deis.oras.content.digest"
-
-#: Media types of formats that `mimetypes` reports as an encoding.
-_ENCODED: Final = {
-    "gzip": "application/gzip",
-    "bzip2": "application/x-bzip2",
-    "xz": "application/x-xz",
-    "br": types.OCTET_STREAM,
-    "compress": types.OCTET_STREAM,
-}
 
 _Stamp: TypeAlias = tuple[int, int, int]
 """Size, modification time and inode, to detect that a file was changed or replaced."""
@@ -96,8 +87,10 @@ class Packed(display.Displayable):
         """
         try:
             file = self._content.open("rb")
-        except OSError as error:
+        except FileNotFoundError as error:
             raise _changed(self._content) from error
+        except OSError as error:
+            raise unreadable(self._content, self.title, error) from error
         if _stamp(os.fstat(file.fileno())) != self._stamp:
             file.close()
             raise _changed(self._content)
@@ -116,6 +109,39 @@ class Packed(display.Displayable):
         yield "diff_id", display.DigestCell(self.diff_id) if self.diff_id else None, None
 
 
+@frozen(kw_only=True, repr=False)
+class PackedLayers(Sequence[Packed], display.Displayable):
+    """The layers of packed paths, in their order."""
+
+    layers: tuple[Packed, ...]
+    left_out: tuple[str, ...] = ()
+    """Titles that were left out by default; those of folders end with "/"."""
+    secrets: tuple[str, ...] = ()
+    """Titles of files that look like secrets."""
+
+    @overload
+    def __getitem__(self, index: int) -> Packed: ...
+
+    @overload
+    def __getitem__(self, index: slice) -> tuple[Packed, ...]: ...
+
+    def __getitem__(self, index: int | slice) -> Packed | tuple[Packed, ...]:
+        return self.layers[index]
+
+    def __len__(self) -> int:
+        return len(self.layers)
+
+    def close(self) -> None:
+        """Delete the temporary files of archives."""
+        for layer in self.layers:
+            layer.close()
+
+    def __rich_repr__(self) -> display.Description:
+        yield "layers", list(self.layers)
+        yield "left_out", list(self.left_out), []
+        yield "secrets", list(self.secrets), []
+
+
 def pack(
     paths: Iterable[str | os.PathLike[str]],
     *,
@@ -124,15 +150,20 @@ def pack(
     exclude: Iterable[str] = (),
     media_types: Mapping[str, str] | None = None,
     links: Links = "inside",
+    hidden: bool = False,
+    secrets: bool = False,
     level: int | None = None,
     workers: int = WORKERS,
     spool: str | os.PathLike[str] | None = None,
-) -> Sequence[Packed]:
+) -> PackedLayers:
     """Hash files and folders and return their layers in the order of the paths.
 
-    Titles of a relative path include its folders: "data" results in `data/a.csv`, "." in `a.csv`. Titles of an absolute
-    path, or of one with "..", start at its last name. Empty folders are not represented unless archived. `.ocikit`
-    folders, the records of pulled folders, are always skipped.
+    Titles of a relative path include its folders: "data" results in `data/a.csv`, "data/." and "." in `a.csv`. Titles of
+    an absolute path, or of one with "..", start at its last name. Empty folders are not represented unless archived.
+    `.ocikit` folders, the records of pulled folders, are always skipped.
+
+    Below a folder, `.git`, checkpoints, caches and files of the operating system are left out, see
+    `ocikit.layers.ignore`, and what a `.ocikitignore` file there ignores, in the syntax of gitignore.
 
     Args:
         paths: Files and folders.
@@ -144,34 +175,33 @@ def pack(
         media_types: Media types by title; others are guessed from the name.
         links: "inside" follows symlinks that stay in the folder (archives keep them) and rejects others; "follow"
             follows all, "skip" skips all. A symlink that is itself one of `paths` is followed.
+        hidden: Pack all files: also what is left out by default or ignored, and what looks like a secret.
+        secrets: Pack files that look like secrets.
         level: Compression level; 6 for gzip and 3 for zstd by default.
         workers: Threads for hashing.
         spool: Folder for archives until they are pushed; the temporary folder of the system by default.
 
     Raises:
         NotFound: A path does not exist.
-        ContentError: There are no files, or a file cannot be pushed.
+        ContentError: There are no files, a file cannot be read or pushed, or a file looks like a secret.
         UnsafeArchive: A name is not portable, or two files have the same title.
     """
     include, exclude = tuple(include), tuple(exclude)
-    walker = FileWalker(include, exclude, links)
+    walker = FileWalker(include, exclude, links, hidden)
     unused_types = dict(media_types or {})
     tasks: list[Callable[[], Packed]] = []
     titles: list[str] = []
     for path in paths:
         title = title_of(path)
         if archive is not None and Path(path).is_dir():
-            title = title or Path.cwd().name
-            archiver = attrs.evolve(walker, keep_links=True)
-            tasks.append(partial(_pack_archive, Path(path), title, archive, archiver, level, spool))
+            title = title or Path(os.path.abspath(path)).name
+            items = _archived(walker.walk(path, title, keep_links=True), walker)
+            tasks.append(partial(_pack_archive, Path(path), title, archive, items, level, spool))
             titles.append(title)
             continue
         files = [file for file in walker.walk(path, title) if not file.is_folder]
         if not files:
-            raise ContentError(
-                f"{str(path)!r} has no files to push" + (" that match the patterns" if include or exclude else ""),
-                hint='an empty folder can only be pushed as an archive: archive="tar+gzip"',
-            )
+            raise _no_files(path, walker)
         titles += [file.title for file in files]
         tasks += [partial(_pack_file, file, unused_types.pop(file.title, None)) for file in files]
     check_titles(titles)
@@ -180,7 +210,35 @@ def pack(
             f"media_types has titles that are not pushed: {display.join_limited(unused_types)}",
             hint=f"the titles are {display.join_limited(titles)}",
         )
-    return _run_tasks(tasks, workers)
+    if walker.secrets and not (secrets or hidden):
+        names, first = display.join_limited(walker.secrets), display.quoted(glob.escape(walker.secrets[0]))
+        raise ContentError(
+            f"files that look like secrets would be published: {names}",
+            hint=f"skip them with exclude={first} or a {IGNORE_FILE} file, or push them with secrets=True",
+        )
+    return PackedLayers(
+        layers=_run_tasks(tasks, workers), left_out=tuple(walker.left_out), secrets=tuple(walker.secrets)
+    )
+
+
+def _no_files(path: str | os.PathLike[str], walker: FileWalker) -> ContentError:
+    hint = 'an empty folder can only be pushed as an archive: archive="tar+gzip"'
+    if walker.left_out:
+        hint = f"left out were {display.join_limited(walker.left_out)}; push all files with hidden=True"
+    return ContentError(
+        f"{str(path)!r} has no files to push"
+        + (" that match the patterns" if walker.include or walker.exclude else ""),
+        hint=hint,
+    )
+
+
+def _archived(items: Iterable[FoundFile], walker: FileWalker) -> list[FoundFile]:
+    """Return the items of an archive. With patterns, these are only folders with matching files."""
+    items = list(items)
+    if walker.include or walker.exclude:
+        needed = {parent.as_posix() for item in items if not item.is_folder for parent in Path(item.title).parents}
+        items = [item for item in items if not item.is_folder or item.title in needed]
+    return items
 
 
 def _run_tasks(tasks: Sequence[Callable[[], Packed]], workers: int) -> tuple[Packed, ...]:
@@ -196,7 +254,7 @@ def _run_tasks(tasks: Sequence[Callable[[], Packed]], workers: int) -> tuple[Pac
 def _pack_file(file: FoundFile, media_type: str | None) -> Packed:
     hasher = new_hasher("sha256")
     # Not hash_file: the stamp has to be that of the open file, and the size that of the bytes read
-    with file.path.open("rb", buffering=0) as stream:
+    with _reading(file), file.path.open("rb", buffering=0) as stream:
         stamp = _stamp(os.fstat(stream.fileno()))
         view = memoryview(bytearray(min(CHUNK, stamp[0] + 1)))
         size = 0
@@ -206,7 +264,7 @@ def _pack_file(file: FoundFile, media_type: str | None) -> Packed:
         if size != stamp[0] or _stamp(os.fstat(stream.fileno())) != stamp:
             raise _changed(file.path)
     descriptor = Descriptor(
-        media_type=media_type or guess_media_type(file.title),
+        media_type=media_type or types.media_type_of(file.title),
         digest=Digest(f"sha256:{hasher.hexdigest()}"),
         size=size,
         annotations=Annotations({TITLE: file.title}),
@@ -214,23 +272,15 @@ def _pack_file(file: FoundFile, media_type: str | None) -> Packed:
     return Packed(descriptor=descriptor, source=file.path, content=file.path, stamp=stamp)
 
 
-@functools.cache
-def _known_types() -> mimetypes.MimeTypes:
-    return mimetypes.MimeTypes()
-
-
-def guess_media_type(name: str) -> str:
-    """Return the media type of a file by its name.
-
-    Tables of the operating system are not used: digests would differ between machines.
-
-    >>> [guess_media_type(name) for name in ("data/train.csv", "model.safetensors", "logs.txt.gz")]
-    ['text/csv', 'application/octet-stream', 'application/gzip']
-    """
-    media_type, encoding = _known_types().guess_type(f"x/{name}")
-    if encoding is not None:
-        return _ENCODED.get(encoding, types.OCTET_STREAM)
-    return media_type or types.OCTET_STREAM
+@contextlib.contextmanager
+def _reading(file: FoundFile) -> Iterator[None]:
+    """Turn errors of the operating system while a file is read into errors with the next step."""
+    try:
+        yield
+    except FileNotFoundError as error:
+        raise _changed(file.path) from error
+    except OSError as error:
+        raise unreadable(file.path, file.title, error) from error
 
 
 def _stamp(info: os.stat_result) -> _Stamp:
@@ -266,24 +316,30 @@ def _pack_archive(
     folder: Path,
     title: str,
     kind: types.Archive,
-    walker: FileWalker,
+    items: Sequence[FoundFile],
     level: int | None,
     spool: str | os.PathLike[str] | None,
 ) -> Packed:
     safe_title(title)
-    handle, name = tempfile.mkstemp(prefix="ocikit-", suffix=f".{kind}", dir=spool)
-    temporary = _TemporaryFile(Path(name))
-    with os.fdopen(handle, "wb") as file:
-        blob = _HashingWriter(file)
-        if kind == "tar":
-            tar = blob
-            _write_tar(tar, folder, title, walker)
-        else:
-            with compression.open_encoder(kind.partition("+")[2], blob, level) as encoder:
-                tar = _HashingWriter(encoder)
-                _write_tar(tar, folder, title, walker)
-        file.flush()
-        stamp = _stamp(os.fstat(file.fileno()))
+    try:
+        handle, name = tempfile.mkstemp(prefix="ocikit-", suffix=f".{kind}", dir=spool)
+        temporary = _TemporaryFile(Path(name))
+        with os.fdopen(handle, "wb") as file:
+            blob = _HashingWriter(file)
+            if kind == "tar":
+                tar = blob
+                _write_tar(tar, title, items)
+            else:
+                with compression.open_encoder(kind.partition("+")[2], blob, level) as encoder:
+                    tar = _HashingWriter(encoder)
+                    _write_tar(tar, title, items)
+            file.flush()
+            stamp = _stamp(os.fstat(file.fileno()))
+    except OSError as error:
+        raise ContentError(
+            f"writing the archive of {str(folder)!r} failed: {error.strerror or error}",
+            hint="free space, or set TMPDIR to a folder on a larger disk",
+        ) from error
     descriptor = Descriptor(
         media_type=types.ARCHIVES[kind],
         digest=blob.digest(),
@@ -300,13 +356,9 @@ def _pack_archive(
     )
 
 
-def _write_tar(tar: _HashingWriter, folder: Path, title: str, walker: FileWalker) -> None:
+def _write_tar(tar: _HashingWriter, title: str, items: Iterable[FoundFile]) -> None:
     """Write a folder as a tar. All paths start with the title, as oras expects."""
     mtime = _source_date()
-    items = list(walker.walk(folder, title))
-    if walker.include or walker.exclude:  # include only folders with matching files
-        needed = {parent.as_posix() for item in items if not item.is_folder for parent in Path(item.title).parents}
-        items = [item for item in items if not item.is_folder or item.title in needed]
     tar.write(encode_header(f"{title}/", "directory", mode=0o755, mtime=mtime))
     for item in items:
         safe_title(item.title)
@@ -325,12 +377,19 @@ def _write_tar(tar: _HashingWriter, folder: Path, title: str, walker: FileWalker
 
 
 def _write_file(tar: _HashingWriter, item: FoundFile, mtime: int) -> None:
-    with item.path.open("rb", buffering=0) as file:
-        stamp = _stamp(info := os.fstat(file.fileno()))
+    with _reading(item):
+        file = item.path.open("rb", buffering=0)
+    with file:
+        with _reading(item):
+            stamp = _stamp(info := os.fstat(file.fileno()))
         mode = 0o755 if info.st_mode & stat.S_IXUSR else 0o644
         tar.write(encode_header(item.title, "file", size=stamp[0], mode=mode, mtime=mtime))
         size = 0
-        while size < stamp[0] and (data := file.read(min(CHUNK, stamp[0] - size))):
+        while size < stamp[0]:
+            with _reading(item):
+                data = file.read(min(CHUNK, stamp[0] - size))
+            if not data:
+                break
             tar.write(data)
             size += len(data)
         if size != stamp[0] or _stamp(os.fstat(file.fileno())) != stamp:

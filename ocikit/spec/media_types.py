@@ -1,4 +1,8 @@
-"""Media types of the image specification and of Docker's image manifest v2. image-spec media-types.md."""
+"""Media types of the image specification, of Docker's image manifest v2, and of files. image-spec media-types.md.
+
+Manifests contain the media types of files, so the table of files decides about digests. It is part of this module and not
+the one of `mimetypes`, which differs between versions of Python and between operating systems.
+"""
 
 from collections.abc import Mapping
 from typing import Final, Literal, TypeAlias
@@ -39,6 +43,148 @@ SCHEMA1_TYPES: Final = frozenset(
 #: with 404 if OCI's are missing. Schema 1 is omitted because it is not supported.
 ACCEPTED: Final = (OCI_MANIFEST, OCI_INDEX, DOCKER_MANIFEST, DOCKER_INDEX)
 
+#: Media types of files by suffix, without its dot: IANA's where there is one, otherwise the most common.
+FILE_TYPES: Final[Mapping[str, str]] = {
+    suffix: media_type
+    for media_type, suffixes in {
+        # text
+        "application/json": "json",
+        "application/jsonl": "jsonl",
+        "application/ld+json": "jsonld",
+        "application/rtf": "rtf",
+        "application/sql": "sql",
+        "application/toml": "toml",
+        "application/x-ipynb+json": "ipynb",
+        "application/x-ndjson": "ndjson",
+        "application/x-sh": "sh",
+        "application/x-tex": "tex",
+        "application/xml": "xml xsd",
+        "application/yaml": "yaml yml",
+        "text/calendar": "ics",
+        "text/css": "css",
+        "text/csv": "csv",
+        "text/html": "html htm",
+        "text/javascript": "js mjs",
+        "text/markdown": "md markdown",
+        "text/plain": "txt text log cfg conf ini c h cpp hpp rs go",
+        "text/tab-separated-values": "tsv",
+        "text/vtt": "vtt",
+        "text/x-bibtex": "bib",
+        "text/x-fasta": "fasta fa",
+        "text/x-julia": "jl",
+        "text/x-python": "py",
+        "text/x-r": "r rmd qmd",
+        "text/x-rst": "rst",
+        # tables, arrays, databases
+        "application/avro": "avro",
+        "application/fits": "fits fit",
+        "application/vnd.apache.arrow.file": "arrow feather",
+        "application/vnd.apache.arrow.stream": "arrows",
+        "application/vnd.apache.parquet": "parquet",
+        "application/vnd.dbf": "dbf",
+        "application/vnd.sqlite3": "sqlite sqlite3 db",
+        "application/vnd.zarr": "zarr",
+        "application/x-duckdb": "duckdb",
+        "application/x-grib": "grib grib2 grb grb2",
+        "application/x-hdf5": "h5 hdf5 hdf he5 h5ad",
+        "application/x-matlab-data": "mat",
+        "application/x-netcdf": "nc nc4 cdf",
+        "application/x-npy": "npy",
+        "application/x-npz": "npz",
+        "application/x-orc": "orc",
+        "application/x-rdata": "rdata rda rds",
+        "application/x-sas-data": "sas7bdat",
+        "application/x-spss-sav": "sav",
+        "application/x-stata-dta": "dta",
+        "application/x-tfrecord": "tfrecord tfrecords",
+        # models
+        "application/x-gguf": "gguf",
+        "application/x-joblib": "joblib",
+        "application/x-keras": "keras",
+        "application/x-onnx": "onnx",
+        "application/x-pickle": "pkl pickle",
+        "application/x-protobuf": "pb",
+        "application/x-pytorch": "pt pth ckpt",
+        "application/x-safetensors": "safetensors",
+        "application/x-tflite": "tflite",
+        # geography, medicine
+        "application/dicom": "dcm",
+        "application/geo+json": "geojson",
+        "application/geopackage+sqlite3": "gpkg",
+        "application/vnd.google-earth.kml+xml": "kml",
+        "application/vnd.google-earth.kmz": "kmz",
+        "application/vnd.las": "las",
+        "application/vnd.laszip": "laz",
+        "application/vnd.pmtiles": "pmtiles",
+        "application/vnd.shp": "shp",
+        "application/vnd.shx": "shx",
+        "application/x-nifti": "nii",
+        # office
+        "application/msword": "doc",
+        "application/pdf": "pdf",
+        "application/postscript": "ps eps",
+        "application/epub+zip": "epub",
+        "application/vnd.ms-excel": "xls",
+        "application/vnd.ms-powerpoint": "ppt",
+        "application/vnd.oasis.opendocument.presentation": "odp",
+        "application/vnd.oasis.opendocument.spreadsheet": "ods",
+        "application/vnd.oasis.opendocument.text": "odt",
+        "application/vnd.openxmlformats-officedocument.presentationml.presentation": "pptx",
+        "application/vnd.openxmlformats-officedocument.spreadsheetml.sheet": "xlsx",
+        "application/vnd.openxmlformats-officedocument.wordprocessingml.document": "docx",
+        # archives and compression
+        "application/gzip": "gz tgz",
+        "application/java-archive": "jar",
+        "application/vnd.rar": "rar",
+        "application/x-7z-compressed": "7z",
+        "application/x-bzip2": "bz2 tbz2",
+        "application/x-lz4": "lz4",
+        "application/x-tar": "tar",
+        "application/x-xz": "xz txz",
+        "application/zip": "zip",
+        "application/zstd": "zst",
+        # pictures, sound, video, bodies
+        "image/avif": "avif",
+        "image/bmp": "bmp",
+        "image/gif": "gif",
+        "image/heic": "heic",
+        "image/heif": "heif",
+        "image/jp2": "jp2",
+        "image/jpeg": "jpg jpeg",
+        "image/jxl": "jxl",
+        "image/png": "png",
+        "image/svg+xml": "svg",
+        "image/tiff": "tif tiff",
+        "image/vnd.microsoft.icon": "ico",
+        "image/webp": "webp",
+        "image/x-exr": "exr",
+        "audio/aac": "aac",
+        "audio/flac": "flac",
+        "audio/midi": "mid midi",
+        "audio/mp4": "m4a",
+        "audio/mpeg": "mp3",
+        "audio/ogg": "ogg oga opus",
+        "audio/vnd.wave": "wav",
+        "video/matroska": "mkv",
+        "video/mp4": "mp4 m4v",
+        "video/mpeg": "mpg mpeg",
+        "video/quicktime": "mov",
+        "video/webm": "webm",
+        "video/x-msvideo": "avi",
+        "model/gltf+json": "gltf",
+        "model/gltf-binary": "glb",
+        "model/obj": "obj",
+        "model/stl": "stl",
+        "model/x-ply": "ply",
+        "application/wasm": "wasm",
+        "font/otf": "otf",
+        "font/ttf": "ttf",
+        "font/woff": "woff",
+        "font/woff2": "woff2",
+    }.items()
+    for suffix in suffixes.split()
+}
+
 _LAYER_PREFIXES: Final = ("application/vnd.oci.image.layer.", "application/vnd.docker.image.rootfs.")
 
 
@@ -59,3 +205,13 @@ def is_layer(media_type: str) -> bool:
 def is_foreign(media_type: str) -> bool:
     """Return True for types of non-distributable layers, whose bytes are at the URLs of their descriptor."""
     return is_layer(media_type) and (".nondistributable." in media_type or ".foreign." in media_type)
+
+
+def media_type_of(name: str) -> str:
+    """Return the media type of a file by the suffix of its name, the same on every machine.
+
+    >>> [media_type_of(name) for name in ("data/train.csv", "model.safetensors", "logs.txt.gz", "README.MD", ".csv")]
+    ['text/csv', 'application/x-safetensors', 'application/gzip', 'text/markdown', 'application/octet-stream']
+    """
+    stem, _, suffix = name.rpartition("/")[2].rpartition(".")
+    return FILE_TYPES.get(suffix.lower(), OCTET_STREAM) if stem else OCTET_STREAM

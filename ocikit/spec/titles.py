@@ -7,7 +7,7 @@ import unicodedata
 from collections.abc import Iterable
 from fnmatch import fnmatchcase
 from pathlib import PurePosixPath
-from typing import Final
+from typing import Final, Literal, TypeAlias
 
 from ocikit.display import quoted
 from ocikit.errors import UnsafeArchive
@@ -20,6 +20,10 @@ OWN_FOLDER: Final = ".ocikit"
 
 NAME_LIMIT: Final = 255  # bytes: NAME_MAX of every common file system
 PATH_LIMIT: Final = 4096  # bytes: Linux' PATH_MAX
+
+#: How a push handles symlinks: follow those that stay in their folder, follow all, or skip all.
+Links: TypeAlias = Literal["inside", "follow", "skip"]
+LINKS: Final[tuple[Links, ...]] = ("inside", "follow", "skip")
 
 _CONTROL = re.compile("[\x00-\x1f\x7f-\x9f]")
 _COMPRESSED = "gzip|gz|zstd|zst|xz|bzip2|bz2"
@@ -126,6 +130,15 @@ def is_selected(title: str, include: Iterable[str] = (), exclude: Iterable[str] 
     """
     include = tuple(include)
     return (not include or any(_matches(title, p) for p in include)) and not any(_matches(title, p) for p in exclude)
+
+
+def excludes_folder(title: str, exclude: Iterable[str]) -> bool:
+    """Return True if a pattern excludes everything in a folder, so that it need not be read.
+
+    >>> excludes_folder("a/old", ["old/"]), excludes_folder("old", ["old/"]), excludes_folder("old", ["old/*"])
+    (False, True, True)
+    """
+    return any(pattern.endswith(("/", "*")) and _matches(f"{title}/", pattern) for pattern in exclude)
 
 
 def _matches(title: str, pattern: str) -> bool:

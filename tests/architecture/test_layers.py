@@ -23,6 +23,7 @@ HEAVY = {
     "bcrypt": {"server"},
     "jwt": {"server"},
     "jsonschema": {"spec"},
+    "pathspec": {"layers"},
 }
 
 #: Modules that import a heavy package at their top. Others import these modules on use.

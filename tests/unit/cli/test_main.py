@@ -347,3 +347,21 @@ def test_verify_of_other_folder_fails(run, home):
     code, out, err = run("verify", home)
     assert (code, out) == (1, "") and "is not the folder of a registry" in err
     assert not (home / "registry.db").exists()
+
+
+def test_push_has_options_for_links_hidden_and_secret_files(run, data, server, home):
+    write(home, {"data/.env": "x", "data/.git/config": "x"})
+    (home / "data/link.csv").symlink_to(home / "elsewhere.csv")
+    (home / "elsewhere.csv").write_text("1")
+    ref = f"{server.host}/t/d:v1"
+    code, out, err = run("push", ref, "data")
+    assert (code, out) == (1, "") and '--links "follow"' in err
+    code, out, err = run("push", ref, "data", "--links", "follow")
+    assert (code, out) == (1, "") and "data/.env" in err and "--exclude 'data/.env'" in err and "with --secrets" in err
+    code, out, err = run("push", ref, "data", "--links", "skip", "--exclude", "data/.env")
+    assert code == 0 and err.endswith("; left out: data/.git/\n")
+    assert list(ocikit.inspect(ref).files) == ["data/a.csv", "data/b.bin"]
+    code, out, err = run("push", ref, "data", "--links", "follow", "--secrets")
+    assert code == 0 and "secret: data/.env" in err
+    assert run("push", ref, "data", "--links", "follow", "--hidden", "--include", "data/.*")[0] == 0
+    assert list(ocikit.inspect(ref).files) == ["data/.env", "data/.git/config"]

@@ -461,6 +461,78 @@ def test_push_dry_run_leaves_no_files(target, data, session, server, home):
     } == {"present"}
 
 
+def test_push_names_left_out_files_in_summary(target, data, session, home):
+    write(home, {"data/.git/config": "x", "data/.DS_Store": "x", "data/n/__pycache__/m.pyc": "x"})
+    pushed = session.push(f"{target}:v1", "data")
+    assert sorted(pushed.files) == sorted(data)
+    assert pushed.summary.endswith("; left out: data/.DS_Store, data/.git/, data/n/__pycache__/")
+    assert len(session.push(f"{target}:v1", "data", hidden=True).files) == 6
+
+
+def test_push_refuses_secret_unless_asked_for(target, data, session, home):
+    write(home, {"data/.env": "TOKEN=hunter2"})
+    for options in ({}, {"dry_run": True}, {"archive": "tar"}):
+        with pytest.raises(
+            ocikit.errors.ContentError, match="look like secrets would be published: data/.env"
+        ) as caught:
+            session.push(f"{target}:v1", "data", **options)
+        assert "hunter2" not in str(caught.value)
+    pushed = session.push(f"{target}:v1", "data", secrets=True)
+    assert pushed.summary.endswith("; with what looks like a secret: data/.env")
+    with pytest.raises(ocikit.errors.ContentError, match="look like secrets"):
+        session.attach(f"{target}:v1", "data/.env", artifact_type="application/vnd.example")
+    attached = session.attach(f"{target}:v1", "data/.env", artifact_type="application/vnd.example", secrets=True)
+    assert "secret: data/.env" in attached.summary
+
+
+def test_push_follows_links_of_hugging_face_snapshot(target, session, home):
+    write(home, {"hub/blobs/1f": "{}", "hub/snapshots/main/README.md": "# a"})
+    (home / "hub/snapshots/main/config.json").symlink_to("../../blobs/1f")
+    with pytest.raises(ocikit.errors.ContentError, match="leads out of its folder") as caught:
+        session.push(f"{target}:v1", "hub/snapshots/main/.")
+    assert 'links="follow"' in caught.value.hint
+    pushed = session.push(f"{target}:v1", "hub/snapshots/main/.", links="follow")
+    assert {file.name: file.media_type for file in pushed.files.values()} == {
+        "README.md": "text/markdown",
+        "config.json": "application/json",
+    }
+    assert list(session.push(f"{target}:v1", "hub/snapshots/main/.", links="skip").files) == ["README.md"]
+    kind = {"artifact_type": "application/vnd.example"}
+    assert len(session.attach(f"{target}:v1", "hub/snapshots/main", links="follow", **kind).files) == 2
+    with pytest.raises(ocikit.errors.InvalidArgument, match="links='all' is unknown"):
+        session.push(f"{target}:v1", "hub/snapshots/main", links="all")
+
+
+@pytest.mark.parametrize("dry_run", [True, False])
+def test_push_of_too_many_files_names_limit_and_remedy(server, session, home, monkeypatch, dry_run):
+    monkeypatch.setattr("ocikit.client.push.DOCUMENT_LIMIT", 1 << 20)
+    write(home, {f"many/{i:05}.json": "" for i in range(6000)})
+    with pytest.raises(ocikit.errors.ContentError, match="manifest of 6,000 files has 1.1 MiB") as caught:
+        session.push(f"{server.host}/t/d:v1", "many", dry_run=dry_run)
+    assert "registries accept 1 MiB" in caught.value.message
+    assert 'archive="tar+gzip"' in caught.value.hint and "shards" in caught.value.hint
+    assert not server.requests
+
+
+def test_push_of_folder_with_dot_puts_files_at_root(target, session, home):
+    write(home, {"waves/sine.csv": "0", "waves/sub/cosine.csv": "1"})
+    session.push(f"{target}:v1", "waves/.")
+    session.pull(f"{target}:v1", "waves/")
+    pushed = session.push(f"{target}:v1", "waves/.")
+    assert list(pushed.files) == ["sine.csv", "sub/cosine.csv"]
+
+
+@pytest.mark.parametrize("archive", [None, "tar+gzip"])
+def test_pull_into_folder_of_same_name_reports_nesting(target, session, home, archive):
+    write(home, {"waves/sine.csv": "0", "waves/sub/cosine.csv": "1"})
+    session.push(f"{target}:v1", "waves/", archive=archive)
+    summary = session.pull(f"{target}:v1", "waves/").summary
+    assert "; the artifact has a folder waves/ of its own: its files are in waves/waves/, pull to '.'" in summary
+    assert summary.endswith('or push "waves/."')
+    assert "of its own" not in session.pull(f"{target}:v1", "other").summary
+    assert "of its own" not in session.pull(f"{target}:v1").summary
+
+
 @pytest.mark.parametrize("archive", [None, "tar", "tar+gzip"])
 def test_push_detects_file_changed_during_upload(archive, session, server, home):
     write(home, {"data/a": b"1" * 1000})

@@ -66,6 +66,7 @@ def test_every_file_is_layer_with_path_as_title(here):
 def test_titles_keep_relative_paths_and_last_name_of_others(here, monkeypatch):
     assert titles(".") == ["data/a.csv", "data/sub/b.json", "data/sub/c", "model.bin"]
     assert titles("data/") == titles("./data") == ["data/a.csv", "data/sub/b.json", "data/sub/c"]
+    assert titles("data/.") == titles("data/./") == titles(f"{here}/data/.") == ["a.csv", "sub/b.json", "sub/c"]
     assert titles("data/sub") == ["data/sub/b.json", "data/sub/c"]
     assert titles(here / "data" / "sub") == ["sub/b.json", "sub/c"]
     assert titles("data/a.csv") == ["data/a.csv"]
@@ -84,7 +85,7 @@ def test_media_types_are_guessed_by_name_unless_given(here):
         "data/sub/b.json": "application/json",
         "data/sub/c": "application/vnd.example",
         "model.bin": "application/octet-stream",
-        "model.safetensors": "application/octet-stream",
+        "model.safetensors": "application/x-safetensors",
         "x.tar.gz": "application/gzip",
     }
     with pytest.raises(ContentError, match="dat/sub/c") as caught:
