@@ -4,7 +4,7 @@
 >>> application = Application(memory_storage())
 """
 
-from ocikit.server.auth.access import ANONYMOUS, Access, Identity, OpenAccess, Permission
+from ocikit.server.auth.access import ANONYMOUS, Access, Identity, OpenAccess, Permission, Problem
 from ocikit.server.auth.basic import HtpasswdAccess
 from ocikit.server.auth.factory import access_from
 from ocikit.server.auth.rules import Rule, Rules
@@ -34,6 +34,7 @@ __all__ = [
     "Metadata",
     "OpenAccess",
     "Permission",
+    "Problem",
     "Request",
     "Response",
     "Rule",

@@ -40,6 +40,16 @@ class Permission:
     repository: str = ""
 
 
+@frozen
+class Problem:
+    """A problem of the configuration, for `/readyz`."""
+
+    message: str
+    """The problem in words, without secrets and paths: any client can read it."""
+    blocking: bool = field(default=True, kw_only=True)
+    """Whether requests are rejected because of it."""
+
+
 class Access(ABC):
     """Interface of adapters that authenticate and authorize requests.
 
@@ -136,6 +146,10 @@ class Access(ABC):
         Clients decide there whether to log in.
         """
         return False
+
+    def problems(self) -> Sequence[Problem]:
+        """Return the current problems, such as a file of users that cannot be loaded."""
+        return ()
 
     def respond(self, request: Request) -> Response | None:
         """Return the response at a path of the adapter, such as a token endpoint.

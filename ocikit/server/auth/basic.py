@@ -7,12 +7,12 @@ import binascii
 import ipaddress
 import os
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 from ocikit.display import quoted
 from ocikit.errors import InvalidArgument
-from ocikit.server.auth.access import ANONYMOUS, Access, Identity, Permission
+from ocikit.server.auth.access import ANONYMOUS, Access, Identity, Permission, Problem
 from ocikit.server.auth.htpasswd import Htpasswd
 from ocikit.server.auth.reloading import ReloadingFile
 from ocikit.server.auth.rules import Rules
@@ -45,9 +45,22 @@ class PasswordAccess(Access):
         failures: int,
     ) -> None:
         self._htpasswd = Htpasswd(path, failures=failures)
-        self._rules = _rules_source(rules, allow_anonymous_pull=allow_anonymous_pull)
+        self._rules_file = _rules_file(rules, allow_anonymous_pull=allow_anonymous_pull)
         self._basic_challenge = basic_challenge(realm)
         self._allow_plain_http = allow_plain_http
+
+    def problems(self) -> Sequence[Problem]:
+        """Return the problems of the files of users and rules."""
+        rules = None if isinstance(self._rules_file, Rules) else self._rules_file.problem
+        return tuple(problem for problem in (self._htpasswd.problem, rules) if problem is not None)
+
+    def _rules(self) -> Rules:
+        """Return the current rules.
+
+        Raises:
+            ErrorResponse: 503 if their file has been broken for longer than the grace.
+        """
+        return self._rules_file if isinstance(self._rules_file, Rules) else self._rules_file.value
 
     def allows_anonymous_ping(self, request: Request) -> bool:
         """Return True if the connection is plain http and a rule needs no login."""
@@ -87,7 +100,8 @@ class HtpasswdAccess(PasswordAccess):
     Docker supports this, but requires a login for every pull then. Use `TokenAccess` for public repositories.
 
     Args:
-        path: File with bcrypt hashes, as `htpasswd -B` writes them; it is loaded again when it changes.
+        path: File with bcrypt hashes, as `htpasswd -B` writes them; it is loaded again when it changes. A broken or deleted
+            file keeps its last users for a minute, then logins get a 503 response.
         rules: Access rules or a file with them; None allows everything for users and nothing for others.
         allow_anonymous_pull: Allow pulls without a login. This overrides the rules.
         realm: Name that clients show when they ask for a password.
@@ -237,22 +251,20 @@ def plain_http_error() -> ErrorResponse:
     )
 
 
-def _rules_source(
+def _rules_file(
     rules: Rules | str | os.PathLike[str] | None, *, allow_anonymous_pull: bool = False
-) -> Callable[[], Rules]:
-    """Return a function that returns the current rules.
+) -> ReloadingFile[Rules] | Rules:
+    """Return the file that holds the rules, or fixed rules.
 
     Raises:
         InvalidArgument: The file cannot be read or is invalid.
     """
     if rules is None or isinstance(rules, Rules):
         fixed = Rules.default() if rules is None else rules
-        fixed = fixed.with_anonymous_pull() if allow_anonymous_pull else fixed
-        return lambda: fixed
+        return fixed.with_anonymous_pull() if allow_anonymous_pull else fixed
 
     def load(path: Path) -> Rules:
         loaded = Rules.load(path)
         return loaded.with_anonymous_pull() if allow_anonymous_pull else loaded
 
-    file = ReloadingFile(rules, load)
-    return lambda: file.value
+    return ReloadingFile(rules, load, content="access rules")

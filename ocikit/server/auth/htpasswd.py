@@ -17,6 +17,7 @@ from attrs import field, frozen
 
 from ocikit.display import quoted
 from ocikit.errors import InvalidArgument
+from ocikit.server.auth.access import Problem
 from ocikit.server.auth.reloading import ReloadingFile
 from ocikit.server.auth.throttle import FAILURES, LoginThrottle
 
@@ -124,7 +125,7 @@ class HtpasswdEntries:
 
 
 class Htpasswd:
-    """Checks passwords against an htpasswd file; a changed file is loaded again.
+    """Checks passwords against an htpasswd file; a changed file is loaded again, see `reloading`.
 
     Args:
         path: The file.
@@ -138,7 +139,7 @@ class Htpasswd:
     def __init__(
         self, path: str | os.PathLike[str], clock: Callable[[], float] = time.monotonic, *, failures: int = FAILURES
     ) -> None:
-        self._entries = ReloadingFile(path, HtpasswdEntries.load)
+        self._entries = ReloadingFile(path, HtpasswdEntries.load, content="users", clock=clock)
         self._throttle = LoginThrottle(clock, failures)
         self._clock = clock
         self._key = secrets.token_bytes(32)
@@ -148,6 +149,11 @@ class Htpasswd:
 
     def __repr__(self) -> str:
         return f"Htpasswd({os.fspath(self._entries.path)!r})"
+
+    @property
+    def problem(self) -> Problem | None:
+        """The state of a broken file; None for a valid one."""
+        return self._entries.problem
 
     def verify(self, user: str, password: bytes, remote: str) -> bool:
         """Check a password; an unknown user takes as long as a wrong password.
@@ -162,6 +168,7 @@ class Htpasswd:
 
         Raises:
             ErrorResponse: 429 after too many failures. It is raised before the check, so that a correct guess does not show.
+                503 if the file has been broken for longer than the grace.
         """
         entries = self._entries.value
         known = entries.hashes.get(user)
@@ -181,7 +188,11 @@ class Htpasswd:
             return True
 
     def fingerprint(self, user: str, key: bytes) -> str | None:
-        """Return a keyed hash of the user's password hash; None for an unknown user."""
+        """Return a keyed hash of the user's password hash; None for an unknown user.
+
+        Raises:
+            ErrorResponse: 503 if the file has been broken for longer than the grace.
+        """
         known = self._entries.value.hashes.get(user)
         return None if known is None else hmac.new(key, known, hashlib.sha256).hexdigest()
 

@@ -1,16 +1,31 @@
-"""Rate limit of failed logins, per user and client network."""
+"""Rate limit of failed logins, per user and client network.
+
+Two rules apply, each in a window of five minutes:
+
+- One user name from one network has a limit of failures. Further attempts are rejected, also with the right password.
+- A network with many failures in all, of any names, is not rejected: a JupyterHub or a NAT has many users behind one address.
+  Its attempts are checked one at a time instead, so that a list of names occupies one core at most. Users who logged in from
+  there within a day do not wait.
+
+A proxy in front of the registry hides the addresses of its clients. `Settings.trusted_proxies` restores them.
+"""
 
 from __future__ import annotations
 
 import ipaddress
+import logging
 import math
 import threading
 import time
 from collections import OrderedDict, deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
+from attrs import define, field
+
 from ocikit.server.http.errors import ErrorResponse
+
+_log = logging.getLogger("ocikit.server")
 
 #: Seconds in which failures are counted.
 _WINDOW = 300.0
@@ -19,12 +34,28 @@ _WINDOW = 300.0
 #: up the limit of the whole address.
 FAILURES = 10
 
-#: Factor for all failures from one address. An attempt counts until it succeeds, so a room full of people must be able to
-#: log in at once. A list of user names must not fit.
+#: Factor for all failures from one address, above which its attempts are checked one at a time.
 _ADDRESS_FACTOR = 10
+
+#: Attempts from one address that wait for their check, and the seconds that each waits at most.
+_WAITING, _WAIT = 8, 5.0
+
+#: Seconds for which a successful login lets a user pass without waiting.
+_KNOWN = 24 * 3600.0
 
 #: Addresses and names with failures that are stored; beyond, the oldest are dropped.
 _MAX_ENTRIES = 10_000
+
+#: Characters of a user name that are compared: names are up to 8 KB long, and thousands are stored.
+_NAME_LIMIT = 100
+
+
+@define(eq=False)
+class _Queue:
+    """The attempts of one network that are checked one at a time."""
+
+    turn: threading.Lock = field(factory=threading.Lock)
+    waiting: int = 0
 
 
 class LoginThrottle:
@@ -39,9 +70,12 @@ class LoginThrottle:
 
     def __init__(self, clock: Callable[[], float] = time.monotonic, failures: int = FAILURES) -> None:
         self._clock = clock
-        self._limits = failures, failures * _ADDRESS_FACTOR
+        self._limit = failures
         self._lock = threading.Lock()
         self._failures: OrderedDict[tuple[str, ...], deque[float]] = OrderedDict()
+        self._known: OrderedDict[tuple[str, str], float] = OrderedDict()
+        self._queues: dict[str, _Queue] = {}
+        self._warned: set[str] = set()
 
     def check(self, remote: str, user: str) -> None:
         """Check that another attempt is allowed.
@@ -54,13 +88,14 @@ class LoginThrottle:
             ErrorResponse: 429 TOOMANYREQUESTS with Retry-After.
         """
         with self._lock:
-            self._check(_keys(remote, user))
+            self._check((_network(remote), user[:_NAME_LIMIT]))
 
     @contextmanager
     def attempt(self, remote: str, user: str) -> Iterator[Callable[[], None]]:
         """Count an attempt as a failure; yield the function that revokes it.
 
-        The attempt is counted first: otherwise a thousand concurrent attempts would all find one left.
+        The attempt is counted first: otherwise a thousand concurrent attempts would all find one left. Check the password
+        inside the block.
 
         Args:
             remote: Address of the client.
@@ -69,46 +104,109 @@ class LoginThrottle:
         Raises:
             ErrorResponse: 429 TOOMANYREQUESTS with Retry-After.
         """
-        keys = _keys(remote, user)
+        network = _network(remote)
+        pair = network, user[:_NAME_LIMIT]
+        keys = pair, (network,)
         with self._lock:
-            self._check(keys)
+            self._check(pair)
             now = self._clock()
+            many = len(self._recent((network,))) >= self._limit * _ADDRESS_FACTOR
+            is_known = self._known.get(pair, -math.inf) > now - _KNOWN
             for key in keys:
                 self._failures.setdefault(key, deque()).append(now)
                 self._failures.move_to_end(key)
             while len(self._failures) > _MAX_ENTRIES:
                 self._failures.popitem(last=False)
 
+        def revoke() -> None:
+            for key in keys:
+                if (times := self._failures.get(key)) and now in times:
+                    times.remove(now)
+
         def succeeded() -> None:
             with self._lock:
-                for key in keys:
-                    if (times := self._failures.get(key)) and now in times:
-                        times.remove(now)
+                revoke()
+                self._known[pair] = self._clock()
+                self._known.move_to_end(pair)
+                while len(self._known) > _MAX_ENTRIES:
+                    self._known.popitem(last=False)
 
-        yield succeeded
+        if not many or is_known:
+            yield succeeded
+            return
+        try:
+            self._wait_for_turn(network)
+        except ErrorResponse:
+            with self._lock:
+                revoke()
+            raise
+        try:
+            yield succeeded
+        finally:
+            self._end_turn(network)
 
-    def _check(self, keys: Sequence[tuple[str, ...]]) -> None:
-        now, wait = self._clock(), 0.0
-        for key, limit in zip(keys, self._limits, strict=True):
-            times = self._failures.get(key, deque())
-            while times and times[0] <= now - _WINDOW:
-                times.popleft()
-            if len(times) >= limit:
-                wait = max(wait, times[-limit] + _WINDOW - now)
-            elif not times:
-                self._failures.pop(key, None)
-        if wait:
-            raise ErrorResponse(
-                429,
-                "TOOMANYREQUESTS",
-                "too many failed logins; wait, and check the password",
-                headers=(("Retry-After", str(math.ceil(wait))),),
-            )
+    def _wait_for_turn(self, network: str) -> None:
+        """Wait until no other attempt of a network is checked.
+
+        Raises:
+            ErrorResponse: 429 TOOMANYREQUESTS; too many attempts wait.
+        """
+        with self._lock:
+            self._warn(network)
+            queue = self._queues.setdefault(network, _Queue())
+            full = queue.waiting >= _WAITING
+            queue.waiting += not full
+        if full:
+            raise _too_many(1.0)
+        if not queue.turn.acquire(timeout=_WAIT):
+            self._leave(network)
+            raise _too_many(1.0)
+
+    def _end_turn(self, network: str) -> None:
+        self._queues[network].turn.release()
+        self._leave(network)
+
+    def _leave(self, network: str) -> None:
+        """Remove an attempt from a queue, and the queue with the last one."""
+        with self._lock:
+            queue = self._queues[network]
+            queue.waiting -= 1
+            if not queue.waiting:
+                del self._queues[network]
+
+    def _warn(self, network: str) -> None:
+        if network in self._warned:
+            return
+        if len(self._warned) >= _MAX_ENTRIES:
+            self._warned.clear()
+        self._warned.add(network)
+        _log.warning(
+            "many failed logins from %s: they are checked one at a time now. If it is a proxy, add it to trusted_proxies",
+            network,
+        )
+
+    def _recent(self, key: tuple[str, ...]) -> deque[float]:
+        """Return the times of recent failures, and forget older ones."""
+        times = self._failures.get(key, deque())
+        while times and times[0] <= self._clock() - _WINDOW:
+            times.popleft()
+        if not times:
+            self._failures.pop(key, None)
+        return times
+
+    def _check(self, pair: tuple[str, str]) -> None:
+        times = self._recent(pair)
+        if len(times) >= self._limit:
+            raise _too_many(times[-self._limit] + _WINDOW - self._clock())
 
 
-def _keys(remote: str, user: str) -> tuple[tuple[str, ...], ...]:
-    network = _network(remote)
-    return (network, user), (network,)
+def _too_many(wait: float) -> ErrorResponse:
+    return ErrorResponse(
+        429,
+        "TOOMANYREQUESTS",
+        "too many failed logins; wait, and check the password",
+        headers=(("Retry-After", str(math.ceil(wait))),),
+    )
 
 
 def _network(remote: str) -> str:

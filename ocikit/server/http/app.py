@@ -11,7 +11,7 @@ from attrs import frozen
 
 from ocikit.display import quoted
 from ocikit.errors import ContentError
-from ocikit.server.auth.access import Access, OpenAccess
+from ocikit.server.auth.access import Access, OpenAccess, Problem
 from ocikit.server.http.context import RequestContext
 from ocikit.server.http.errors import ErrorResponse
 from ocikit.server.http.request import Request, Response, host_name, json_response
@@ -77,7 +77,11 @@ class Application:
         self.access = access or OpenAccess()
         self.settings = settings or Settings()
         self.on_request = on_request
-        self._extra_routes = {"/healthz": lambda _: json_response(200, {"status": "ok"}), **(extra_routes or {})}
+        self._extra_routes = {
+            "/healthz": lambda _: json_response(200, {"status": "ok"}),
+            "/readyz": lambda _: self._readiness(),
+            **(extra_routes or {}),
+        }
 
     def __call__(self, environ: dict[str, Any], start_response: Callable[..., Any]) -> Iterable[bytes]:
         """Respond to one request."""
@@ -134,6 +138,19 @@ class Application:
                 self.on_request(record)
         except Exception:  # noqa: BLE001 - callbacks may raise anything
             _log.exception("on_request failed")
+
+    def _readiness(self) -> Response:
+        """Report whether requests can be answered: 503 while users, rules or metadata cannot be read."""
+        problems = [*self.access.problems()]
+        try:
+            self.storage.metadata.repositories(limit=1)
+        except Exception:  # noqa: BLE001 - adapters may raise anything
+            _log.exception("reading the metadata failed")
+            problems.append(Problem("the metadata cannot be read; see the log"))
+        blocked = any(problem.blocking for problem in problems)
+        status = "unavailable" if blocked else "degraded" if problems else "ok"
+        body = {"status": status} | ({"problems": [problem.message for problem in problems]} if problems else {})
+        return json_response(503 if blocked else 200, body)
 
     def _check_host(self, request: Request) -> None:
         """Reject requests for other host names, which prevents DNS rebinding.

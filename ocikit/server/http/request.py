@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import ipaddress
 import json
 import re
 from collections.abc import Iterable, Mapping, Sequence
+from functools import lru_cache
 from http import HTTPStatus
 from typing import Any, Protocol
 from urllib.parse import parse_qsl, quote
@@ -171,7 +173,7 @@ class Request:
 
         Args:
             environ: Environ of a WSGI server.
-            trusted: Addresses of proxies whose X-Forwarded headers are used.
+            trusted: Addresses and networks of proxies whose X-Forwarded headers are used.
 
         Raises:
             ErrorResponse: 400 for an invalid request.
@@ -188,7 +190,7 @@ class Request:
         if prefix.endswith("/v2"):
             # Clients require /v2 at the root of the host, so the application may be mounted at this path only
             prefix, path = prefix.removesuffix("/v2"), f"/v2{path}"
-        if remote in trusted:
+        if _is_trusted(remote, trusted):
             remote, hops = _client_address(environ, remote, trusted)
             forwarded_scheme = _forwarded_by(environ, "PROTO", hops).lower()
             scheme = forwarded_scheme if forwarded_scheme in {"http", "https"} else scheme
@@ -259,6 +261,28 @@ def _decode_url(path: str, query: str) -> tuple[str, tuple[tuple[str, str], ...]
     return path, tuple(pairs)
 
 
+def _is_trusted(address: str, trusted: Sequence[str]) -> bool:
+    """Return True for the address of a trusted proxy, or one in a trusted network such as "10.0.0.0/8"."""
+    if not trusted:
+        return False
+    if address in trusted:
+        return True
+    networks = _networks(tuple(trusted))
+    try:
+        parsed = ipaddress.ip_address(address) if networks else None
+    except ValueError:
+        return False
+    if parsed is None:
+        return False
+    parsed = getattr(parsed, "ipv4_mapped", None) or parsed
+    return any(parsed in network for network in networks)
+
+
+@lru_cache(maxsize=16)
+def _networks(trusted: tuple[str, ...]) -> tuple[ipaddress.IPv4Network | ipaddress.IPv6Network, ...]:
+    return tuple(ipaddress.ip_network(entry, strict=False) for entry in trusted if "/" in entry)
+
+
 def _client_address(environ: Mapping[str, Any], remote: str, trusted: Sequence[str]) -> tuple[str, int]:
     """Return the client's address and the number of further trusted proxies.
 
@@ -266,7 +290,7 @@ def _client_address(environ: Mapping[str, Any], remote: str, trusted: Sequence[s
     """
     chain = [_address(entry) for entry in _forwarded(environ, "FOR")]
     hops = 0
-    while hops < len(chain) - 1 and chain[-1 - hops] in trusted:
+    while hops < len(chain) - 1 and _is_trusted(chain[-1 - hops], trusted):
         hops += 1
     return (chain[-1 - hops] if chain else remote), hops
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ipaddress
 import re
 from collections.abc import Iterable
 from typing import Literal, get_args
@@ -39,8 +40,8 @@ class Limits:
     tags: int = 100
     """Tags that one request may set."""
     failures: int = FAILURES
-    """Failed logins of one user from one address in five minutes, before further attempts must wait. Ten times as many
-    are allowed from one address."""
+    """Failed logins of one user from one address in five minutes, before further attempts must wait. Above ten times as
+    many from one address, its logins are checked one at a time."""
 
     def __attrs_post_init__(self) -> None:
         """Validate the numbers.
@@ -62,6 +63,23 @@ def _strings(names: Iterable[str]) -> tuple[str, ...]:
 
 def _hosts(names: Iterable[str]) -> tuple[str, ...]:
     return tuple(host_name(name) for name in _strings(names))
+
+
+def _proxies(addresses: Iterable[str]) -> tuple[str, ...]:
+    """Check the networks.
+
+    Raises:
+        InvalidArgument: One is invalid.
+    """
+    for address in (proxies := _strings(addresses)):
+        try:
+            # WSGI servers report "" for a Unix socket
+            ipaddress.ip_network(address or "::", strict=False)
+        except ValueError as error:
+            raise InvalidArgument(
+                f"trusted proxy {address!r} is no address", hint='use an address, or a network such as "10.0.0.0/8"'
+            ) from error
+    return proxies
 
 
 def _deletable(names: Iterable[str]) -> frozenset[str]:
@@ -92,8 +110,8 @@ class Settings:
 
     Set it for a registry on loopback to prevent DNS rebinding: a web page points its own name at this machine, and the
     browser sends the page's requests to the registry."""
-    trusted_proxies: tuple[str, ...] = field(default=(), converter=_strings)
-    """Addresses of proxies whose X-Forwarded headers are used."""
+    trusted_proxies: tuple[str, ...] = field(default=(), converter=_proxies)
+    """Addresses of proxies, or networks such as "10.0.0.0/8", whose X-Forwarded headers are used."""
     catalog: bool = True
     """Whether `/v2/_catalog` lists repositories."""
     metrics: bool = True

@@ -45,7 +45,7 @@ class ServerOptions:
         limits: Maximum of each resource, such as the bytes of a blob.
         hosts: Host names that clients may use. The loopback names are always allowed on a loopback address. Elsewhere every
             name is allowed if none is given.
-        trusted_proxies: Addresses of proxies whose X-Forwarded headers are used.
+        trusted_proxies: Addresses or networks of proxies whose X-Forwarded headers are used.
         metrics: Serve Prometheus metrics at /metrics. With users, a request needs the permission to list the catalog.
             Needs the package prometheus-client.
         log_format: Format of the access log on stderr. "none" logs failures only.

@@ -1,7 +1,9 @@
 """Access control of the server: rules, htpasswd files, throttling, and isolation of repositories."""
 
 import base64
+import contextlib
 import json
+import os
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -24,6 +26,8 @@ from ocikit.server import (
     access_from,
     memory_storage,
 )
+from ocikit.server.auth import reloading
+from ocikit.server.auth import throttle as throttling
 from ocikit.server.auth.basic import parse_basic
 from ocikit.server.auth.htpasswd import Htpasswd, HtpasswdEntries
 from ocikit.server.auth.throttle import LoginThrottle
@@ -220,12 +224,72 @@ def test_new_password_replaces_old_one_at_once(users, app):
     assert call(app, "GET", "/v2/", EVE).status == 401
 
 
-def test_invalid_change_of_htpasswd_file_is_ignored(users, app, caplog):
-    users.write_text("ada:plain\n")
+@pytest.mark.parametrize("broken", ["invalid", "deleted", "unreadable"])
+def test_broken_htpasswd_file_fails_closed_after_grace(users, monkeypatch, caplog, broken):
+    app = Application(memory_storage(), access=HtpasswdAccess(users, allow_anonymous_pull=True))
+    content = users.read_text()
+    assert call(app, "GET", "/readyz").json == {"status": "ok"}
+    if broken == "invalid":
+        users.write_text("ada:plain\n")
+    elif broken == "deleted":
+        users.unlink()
+    else:
+        monkeypatch.setattr(HtpasswdEntries, "parse", raise_io_error)
+        users.write_text("\n")
+    # Editors and deployments replace files in several steps
     assert call(app, "GET", "/v2/", ADA).status == 200
-    assert "line 1" in caplog.text and "plain" not in caplog.text
-    users.unlink()
-    assert call(app, "GET", "/v2/", ADA).status == 200
+    assert "previous users stay in effect for 60 seconds" in caplog.text and "plain" not in caplog.text
+    response = call(app, "GET", "/readyz")
+    assert (response.status, response.json["status"]) == (200, "degraded")
+    monkeypatch.setattr(reloading, "GRACE", 0.0)
+    response = call(app, "GET", "/v2/", ADA)
+    assert (response.status, response.headers["retry-after"]) == (503, "60")
+    assert "www-authenticate" not in response.headers and str(users) not in response.body.decode()
+    assert "still broken" in caplog.text and caplog.text.count("still broken") == 1
+    response = call(app, "GET", "/readyz")
+    assert (response.status, response.json["status"]) == (503, "unavailable")
+    assert response.json["problems"] == ["the users cannot be loaded; see the log"]
+    # Anonymous requests need no users
+    assert call(app, "GET", "/v2/ada/x/tags/list").status == 404
+    assert call(app, "GET", "/healthz").status == 200
+    monkeypatch.undo()
+    users.write_text(content.partition("\n")[2])
+    assert call(app, "GET", "/v2/", EVE).status == 200
+    assert call(app, "GET", "/v2/", ADA).status == 401
+    assert call(app, "GET", "/readyz").status == 200
+
+
+def raise_io_error(*_):
+    raise OSError(5, "Input/output error")
+
+
+def test_temporary_error_of_htpasswd_file_is_retried(users, monkeypatch):
+    now = [0.0]
+    htpasswd = Htpasswd(users, lambda: now[0])
+    monkeypatch.setattr(HtpasswdEntries, "parse", raise_io_error)
+    users.write_text(users.read_text())
+    os.utime(users, (1, 1))
+    assert htpasswd.verify("ada", b"lovelace", "192.0.2.1") and htpasswd.problem is not None
+    now[0] = 61.0
+    with pytest.raises(ErrorResponse, match="503"):
+        htpasswd.verify("ada", b"lovelace", "192.0.2.1")
+    monkeypatch.undo()
+    now[0] = 62.0
+    assert htpasswd.verify("ada", b"lovelace", "192.0.2.1") and htpasswd.problem is None
+
+
+def test_broken_rules_file_fails_closed_after_grace(users, tmp_path, monkeypatch):
+    path = tmp_path / "rules.toml"
+    path.write_text(RULES)
+    app = Application(memory_storage(), access=HtpasswdAccess(users, path))
+    assert call(app, "GET", "/v2/_catalog", ADA).status == 200
+    path.write_text("[[rule")
+    assert call(app, "GET", "/v2/_catalog", ADA).status == 200
+    monkeypatch.setattr(reloading, "GRACE", 0.0)
+    assert call(app, "GET", "/v2/_catalog", ADA).status == 503
+    assert call(app, "GET", "/readyz").json["problems"] == ["the access rules cannot be loaded; see the log"]
+    path.write_text(RULES)
+    assert call(app, "GET", "/v2/_catalog", ADA).status == 200
 
 
 def test_changed_rules_file_is_reloaded(users, tmp_path):
@@ -370,17 +434,77 @@ def test_concurrent_guesses_do_not_exceed_the_limit(users, bcrypts):
     assert results.count(False) == len(bcrypts) == 10 and results.count(429) == 190
 
 
-def test_one_network_cannot_try_a_list_of_names():
-    now = [0.0]
-    throttle = LoginThrottle(lambda: now[0])
+def test_wrong_names_lock_out_no_user_of_the_same_address(app):
+    assert {guess(app, f"user{number}", "guess").status for number in range(150)} == {401}
+    assert guess(app, "ada", "lovelace").status == 200
+    assert guess(app, "eve", "evil").status == 200
+
+
+def test_names_from_one_network_are_checked_one_at_a_time(caplog):
+    throttle = LoginThrottle(lambda: 0.0)
     for number in range(100):
         with throttle.attempt(f"2001:db8:1:2::{number:x}", f"user{number}"):
             pass
-    with pytest.raises(ErrorResponse, match="429"):
-        throttle.check("2001:db8:1:2:ffff::1", "other")
-    throttle.check("2001:db8:1:3::1", "other")
-    now[0] = 301
-    throttle.check("2001:db8:1:2:ffff::1", "other")
+    running, most, lock = [0], [0], threading.Lock()
+
+    def attempt(address, name):
+        try:
+            with throttle.attempt(address, name):
+                with lock:
+                    running[0] += 1
+                    most[0] = max(most[0], running[0])
+                time.sleep(0.01)
+                with lock:
+                    running[0] -= 1
+        except ErrorResponse as error:
+            return error.status
+        return 200
+
+    with ThreadPoolExecutor(32) as pool:
+        statuses = list(pool.map(lambda n: attempt("2001:db8:1:2:ffff::1", f"name{n}"), range(64)))
+    assert most == [1] and set(statuses) == {200, 429}
+    assert caplog.text.count("many failed logins from 2001:db8:1:2::/64") == 1
+    assert throttle._queues == {}
+    most[0] = 0
+    with ThreadPoolExecutor(8) as pool:
+        assert set(pool.map(lambda n: attempt("2001:db8:1:3::1", f"name{n}"), range(16))) == {200}
+
+
+def test_user_of_flooded_address_logs_in_without_waiting():
+    throttle = LoginThrottle(lambda: 0.0)
+    with throttle.attempt("192.0.2.1", "ada") as succeeded:
+        succeeded()
+    with contextlib.ExitStack() as stack:
+        for number in range(101):
+            stack.enter_context(throttle.attempt("192.0.2.1", f"user{number}"))
+        with throttle.attempt("192.0.2.1", "ada") as succeeded:
+            succeeded()
+
+
+def test_rejected_attempts_of_flooded_address_are_not_counted(monkeypatch):
+    monkeypatch.setattr(throttling, "_WAIT", 0.0)
+    throttle = LoginThrottle(lambda: 0.0)
+    with contextlib.ExitStack() as stack:
+        for number in range(101):
+            stack.enter_context(throttle.attempt("192.0.2.1", f"user{number}"))
+        for _ in range(20):
+            with pytest.raises(ErrorResponse, match="429"), throttle.attempt("192.0.2.1", "ada"):
+                pass
+    with throttle.attempt("192.0.2.1", "ada") as succeeded:
+        succeeded()
+
+
+def test_trusted_network_of_proxies_sets_client_address():
+    trusted = ("10.0.0.0/8", "fd00::/8", "192.0.2.1")
+    for proxy in ("10.1.2.3", "::ffff:10.1.2.3", "fd00::1", "192.0.2.1"):
+        environ = environ_of("GET", "/v2/", {"X-Forwarded-For": "198.51.100.7"}, REMOTE_ADDR=proxy)
+        assert Request.from_environ(environ, trusted=trusted).remote == "198.51.100.7"
+    for proxy in ("11.1.2.3", "fe80::1", "192.0.2.2", "", "unix:"):
+        environ = environ_of("GET", "/v2/", {"X-Forwarded-For": "198.51.100.7"}, REMOTE_ADDR=proxy)
+        assert Request.from_environ(environ, trusted=trusted).remote != "198.51.100.7"
+    for invalid in ("10.0.0.0/40", "proxy.example"):
+        with pytest.raises(InvalidArgument, match="trusted proxy"):
+            Settings(trusted_proxies=invalid)
 
 
 def test_one_user_cannot_exhaust_the_limit_of_an_address():
