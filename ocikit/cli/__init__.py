@@ -114,6 +114,8 @@ def _add_pull(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--exclude", action="append", default=[], metavar="PATTERN", help="do not pull these files")
     parser.add_argument("--platform", metavar=_PLATFORM, help="platform of the manifest to pull from an index")
     parser.add_argument("--force", action="store_true", help="overwrite edited files")
+    archive = "unpack all tar layers, or none; by default, folders that were pushed as archives are unpacked"
+    parser.add_argument("--archive", action=argparse.BooleanOptionalAction, default=None, help=archive)
 
 
 def _add_push(parser: argparse.ArgumentParser) -> None:
@@ -158,6 +160,7 @@ def _pull(options: argparse.Namespace) -> None:
             exclude=options.exclude,
             platform=options.platform,
             force=options.force,
+            archive=options.archive,
         )
     _print_summary(artifact)
     print(artifact.path or artifact.reference)

@@ -27,7 +27,7 @@ from ocikit.spec.digest import Digest
 from ocikit.spec.manifest import Index, Manifest, PlatformLike, index_sections, manifest_card, parse_document
 from ocikit.spec.platform import Platform
 from ocikit.spec.reference import AnyReference
-from ocikit.spec.titles import is_archive, layers_by_path
+from ocikit.spec.titles import is_archive, layers_by_path, unpacked_digest
 from ocikit.store.cache.cache import Cache
 
 if TYPE_CHECKING:
@@ -311,6 +311,7 @@ class Artifact(display.Displayable):
         exclude: str | Iterable[str] = (),
         platform: PlatformLike | None = None,
         force: bool = False,
+        archive: bool | None = None,
         workers: int | None = None,
         progress: ProgressLike = None,
         dry_run: bool = False,
@@ -323,6 +324,8 @@ class Artifact(display.Displayable):
             exclude: Glob patterns of file names to skip.
             platform: Platform to select from an index, such as "linux/arm64"; None selects this machine's.
             force: Overwrite edited files in `to`.
+            archive: True unpacks every tar layer into `to`, such as a Helm chart. False keeps archives as files. None
+                unpacks folders that were pushed as archives.
             workers: Number of parallel transfers; None uses the session's setting.
             progress: True, False or a `Progress`; None uses the session's setting.
             dry_run: Fetch nothing; the artifact's `.plan` shows what would be fetched.
@@ -341,6 +344,7 @@ class Artifact(display.Displayable):
             exclude=exclude,
             platform=platform,
             force=force,
+            archive=archive,
             workers=workers,
             progress=progress,
             dry_run=dry_run,
@@ -408,17 +412,17 @@ class Artifact(display.Displayable):
             )
         return layers
 
-    def _diff_ids(self) -> tuple[Digest, ...] | None:
-        """Return the digests of an image's uncompressed layers; None for other artifacts.
+    def _diff_ids(self) -> tuple[Digest | None, ...]:
+        """Return the digests of the uncompressed layers; None for a layer without one.
 
         Raises:
-            ContentError: The config has more or fewer digests than the manifest has layers.
+            ContentError: The config of an image has more or fewer digests than the manifest has layers.
         """
         from ocikit.layers.tree import check_diff_ids  # noqa: PLC0415 - only images need tar and decompression
 
         config = self.config if self.is_image else None
         if not isinstance(config, ImageConfig):
-            return None
+            return tuple(map(unpacked_digest, self._archives()))
         check_diff_ids(config.rootfs.diff_ids, len(self.manifest.layers))
         return config.rootfs.diff_ids
 
@@ -555,6 +559,7 @@ def pull_artifact(
     exclude: str | Iterable[str],
     platform: PlatformLike | None,
     force: bool,
+    archive: bool | None,
     workers: int | None,
     progress: ProgressLike,
     dry_run: bool,
@@ -563,7 +568,17 @@ def pull_artifact(
     workers = reader.workers if workers is None else check_workers(workers)
     with reader.backends.open_source(reference) as source:
         descriptor, manifest = Resolver(source, reader.cache).resolve_manifest(reference, platform)
-        plan = plan_pull(source, reader.cache, reference, manifest, to, include=include, exclude=exclude, force=force)
+        plan = plan_pull(
+            source,
+            reader.cache,
+            reference,
+            manifest,
+            to,
+            include=include,
+            exclude=exclude,
+            force=force,
+            archive=archive,
+        )
         if dry_run:
             return Artifact(reader, reference, descriptor, manifest, plan=plan.steps)
         path, stats = plan.run(workers=workers, progress=reader.listener(progress))

@@ -5,13 +5,13 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, BinaryIO, cast
 
 from attrs import frozen
 
 from ocikit import display
 from ocikit.client.arguments import StrPath, to_patterns
-from ocikit.errors import FileNotInArtifact
+from ocikit.errors import FileNotInArtifact, InvalidArgument
 from ocikit.progress.base import Progress, TransferStats, progress_scope
 from ocikit.remote.mirrors import retry_without_bad_mirrors
 from ocikit.spec import media_types
@@ -19,14 +19,15 @@ from ocikit.spec.annotations import UNPACK
 from ocikit.spec.descriptor import Descriptor
 from ocikit.spec.manifest import Manifest
 from ocikit.spec.reference import AnyReference, Reference
-from ocikit.spec.titles import is_selected, layer_path
+from ocikit.spec.titles import is_archive, is_packed_folder, is_selected, layer_path, layers_by_path
 from ocikit.store.base import Source
 from ocikit.store.cache.cache import Cache
-from ocikit.store.streams import ByteStream, ProgressReader
+from ocikit.store.streams import ByteStream, ProgressReader, VerifiedReader
 from ocikit.transfer.pool import Cancelled, run_parallel
 from ocikit.transfer.run import Plan
 
 if TYPE_CHECKING:
+    from ocikit.folder.archives import Archive
     from ocikit.folder.folder import Folder
     from ocikit.folder.plan import FolderPlan, Transfer
 
@@ -45,6 +46,8 @@ class PullPlan:
     """The folder to pull to; None leaves the content in the cache."""
     folder_plan: FolderPlan | None
     """What becomes of each file in the folder."""
+    archives: tuple[Descriptor, ...] = ()
+    """The layers among them that are unpacked into the folder."""
     force: bool = False
     """Whether edited files in the folder are overwritten."""
 
@@ -73,7 +76,13 @@ class PullPlan:
             # Plan a retry again: the failed attempt has placed some of the files
             steps = (planned.pop() if planned else None) or self._plan_folder(folder)
             stats = TransferStats(progress)
-            self._fetch_files(folder, steps, workers, stats)
+            steps.check()
+            if not steps.packed:
+                self._fetch_files(folder, steps, workers, stats)
+                return stats
+            with folder.unpacking() as unpack:
+                steps = self._plan_folder(folder, self._unpack(steps, unpack, workers, stats))
+                self._fetch_files(folder, steps, workers, stats)
             return stats
 
         return folder.path, retry_without_bad_mirrors(self.source, fetch_files)
@@ -86,8 +95,27 @@ class PullPlan:
         fetch_to_cache(self.source, self.cache, blobs, workers=workers, progress=stats, title=title)
         return stats
 
-    def _plan_folder(self, folder: Folder) -> FolderPlan:
-        return plan_folder(folder, self.reference, self.manifest, self.layers, force=self.force)
+    def _plan_folder(self, folder: Folder, unpacked: Iterable[Archive] = ()) -> FolderPlan:
+        return plan_folder(
+            folder, self.reference, self.manifest, self.layers, self.archives, unpacked, force=self.force
+        )
+
+    def _unpack(
+        self,
+        steps: FolderPlan,
+        unpack: Callable[[Descriptor, BinaryIO], Archive],
+        workers: int,
+        progress: Progress,
+    ) -> list[Archive]:
+        """Fetch archives into the cache and unpack them for the next plan."""
+        layers = [archive.layer for archive in steps.packed]
+        title = transfer_title("pull", self.reference)
+        fetch_to_cache(self.source, self.cache, layers, workers=workers, progress=progress, title=title)
+        unpacked = []
+        for layer in layers:
+            with self.cache.open(layer) as stream:
+                unpacked.append(unpack(layer, cast("BinaryIO", VerifiedReader(stream, layer))))
+        return unpacked
 
     def _fetch_files(self, folder: Folder, steps: FolderPlan, workers: int, progress: Progress) -> None:
         """Write files into the folder: clone cached content, download the rest into place."""
@@ -104,13 +132,18 @@ class PullPlan:
                 progress.finish(blob, "present")
 
         title = transfer_title("pull", self.reference)
-        size = sum(file.descriptor.size for file in steps.files)
-        with progress_scope(progress, title, size=size, count=len(steps.files)):
+        files = [file for file in steps.files if file.archive is None]
+        untouched = [archive.layer for archive in steps.archives if archive.content is None]
+        size = sum(file.descriptor.size for file in files) + sum(layer.size for layer in untouched)
+        with progress_scope(progress, title, size=size, count=len(files) + len(untouched)):
             moving = {id(file) for transfer in steps.transfers for file in transfer.files}
-            for file in steps.files:
+            for file in files:
                 if id(file) not in moving:
                     progress.finish(file.descriptor, "present")
+            for layer in untouched:
+                progress.finish(layer, "present")
             run_parallel(steps.transfers, place, workers=workers)
+            folder.place_unpacked()
             folder.finish(self.manifest, self.reference)
 
 
@@ -124,6 +157,7 @@ def plan_pull(
     include: str | Iterable[str] = (),
     exclude: str | Iterable[str] = (),
     force: bool = False,
+    archive: bool | None = None,
 ) -> PullPlan:
     """Return the plan of a pull; nothing is changed.
 
@@ -136,15 +170,18 @@ def plan_pull(
         include: Glob patterns of file names; none selects all.
         exclude: Glob patterns of file names to skip.
         force: Overwrite edited files.
+        archive: Unpack all tar layers (True), none (False), or those that were pushed as folders (None).
 
     Raises:
         FileNotInArtifact: The patterns select no file.
+        InvalidArgument: There is no folder to unpack to, or the artifact is an image.
         UnsafeArchive: A title leads out of the folder, or two layers claim one path.
     """
     layers = select_layers(manifest, to_patterns(include), to_patterns(exclude))
     # Files are synced no more than by cp or curl: after a power failure the next pull detects and repairs damage
     folder = None if to is None else open_folder(to, sync=False)
-    steps = None if folder is None else plan_folder(folder, reference, manifest, layers, force=force)
+    archives = select_archives(manifest, layers, archive, folder)
+    steps = None if folder is None else plan_folder(folder, reference, manifest, layers, archives, force=force)
     return PullPlan(
         source=source,
         cache=cache,
@@ -154,16 +191,67 @@ def plan_pull(
         folder=folder,
         folder_plan=steps,
         force=force,
+        archives=archives,
     )
 
 
+def select_archives(
+    manifest: Manifest, layers: Sequence[Descriptor], archive: bool | None, folder: Folder | None
+) -> tuple[Descriptor, ...]:
+    """Return the layers to unpack into a folder.
+
+    Raises:
+        InvalidArgument: There is no folder to unpack to, or the artifact is an image.
+    """
+    if archive and folder is None:
+        raise InvalidArgument("archive=True needs a folder to unpack to", hint="pull(ref, folder, archive=True)")
+    if archive and manifest.is_image:
+        raise InvalidArgument(
+            "the layers of an image are unpacked together, not as archives", hint="pull(ref).unpack(folder)"
+        )
+    if folder is None or archive is False:
+        return ()
+    unique = {layer.digest: layer for layer in layers if (is_archive if archive else is_packed_folder)(layer)}
+    return tuple(unique.values())
+
+
 def plan_folder(
-    folder: Folder, reference: AnyReference, manifest: Manifest, layers: Sequence[Descriptor], *, force: bool
+    folder: Folder,
+    reference: AnyReference,
+    manifest: Manifest,
+    layers: Sequence[Descriptor],
+    archives: Sequence[Descriptor] = (),
+    unpacked: Iterable[Archive] = (),
+    *,
+    force: bool,
 ) -> FolderPlan:
-    """Return what a pull of all or some layers into a folder does."""
+    """Return what a pull of all or some layers into a folder does.
+
+    Args:
+        folder: The folder.
+        reference: The artifact.
+        manifest: Its manifest.
+        layers: The layers to pull.
+        archives: Those of them to unpack.
+        unpacked: Archives whose content is unpacked already.
+        force: Overwrite edited files.
+    """
     complete = len(layers) == len(manifest.layers)
-    files = manifest if complete else {layer_path(layer): layer for layer in layers}
-    return folder.plan(files, reference=reference, force=force, partial=not complete)
+    if not archives:
+        files = manifest if complete else {layer_path(layer): layer for layer in layers}
+        return folder.plan(files, reference=reference, force=force, partial=not complete)
+    from ocikit.folder.archives import Archive  # noqa: PLC0415 - only archives need tar and decompression
+
+    ready = {archive.layer.digest: archive for archive in unpacked}
+    packed = {layer.digest for layer in archives}
+    plain = layers_by_path(layer for layer in layers if layer.digest not in packed)
+    return folder.plan(
+        plain,
+        reference=reference,
+        force=force,
+        partial=not complete,
+        archives=[ready.get(layer.digest) or Archive(layer=layer) for layer in archives],
+    )
 
 
 def describe_nesting(folder: Path, layers: Iterable[Descriptor]) -> str:

@@ -167,6 +167,7 @@ class Session(display.Displayable):
         exclude: str | Iterable[str] = (),
         platform: PlatformLike | None = None,
         force: bool = False,
+        archive: bool | None = None,
         workers: int | None = None,
         progress: ProgressLike = None,
         dry_run: bool = False,
@@ -180,6 +181,8 @@ class Session(display.Displayable):
             exclude: Glob patterns of file names to skip.
             platform: Platform to select from an index, such as "linux/arm64"; None selects this machine's.
             force: Overwrite edited files in `to`.
+            archive: True unpacks every tar layer into `to`, such as a Helm chart. False keeps archives as files. None
+                unpacks folders that were pushed as archives.
             workers: Number of parallel transfers; None uses the session's setting.
             progress: True, False or a `Progress`; None uses the session's setting.
             dry_run: Fetch nothing; the artifact's `.plan` shows what would be fetched.
@@ -201,6 +204,7 @@ class Session(display.Displayable):
             exclude=exclude,
             platform=platform,
             force=force,
+            archive=archive,
             workers=workers,
             progress=progress,
             dry_run=dry_run,

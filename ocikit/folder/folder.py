@@ -13,21 +13,23 @@ import secrets
 import shutil
 import stat
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager
 from pathlib import Path, PurePosixPath
-from typing import cast
+from typing import BinaryIO, cast
 
 import attrs
 from attrs import define, field
 
 from ocikit import display
 from ocikit.errors import ContentError, UnsafeArchive
+from ocikit.folder.archives import SYMLINK, Archive, delete_unpacked, unpack_archive
 from ocikit.folder.plan import FolderPlan, PlannedFile, Transfer, make_plan, status_of
 from ocikit.folder.record import FileRecord, FolderRecord
 from ocikit.spec.descriptor import Descriptor
-from ocikit.spec.digest import hash_file
+from ocikit.spec.digest import Digest, hash_file
 from ocikit.spec.manifest import Index, Manifest, parse_document
+from ocikit.spec.media_types import OCTET_STREAM
 from ocikit.spec.reference import AnyReference
 from ocikit.spec.titles import OWN_FOLDER, check_titles, layers_by_path
 from ocikit.store.base import blob_not_found
@@ -92,6 +94,7 @@ class Folder(display.Displayable):
         reference: AnyReference | None = None,
         force: bool = False,
         partial: bool = False,
+        archives: Iterable[Archive] = (),
     ) -> FolderPlan:
         """Return the plan of a pull. Nothing is changed.
 
@@ -100,6 +103,7 @@ class Folder(display.Displayable):
             reference: Reference of the artifact. Files of other repositories are never deleted.
             force: Whether to overwrite files that a user edited.
             partial: Whether the files are a selection. Then files outside of it are not deleted.
+            archives: Layers to unpack, which are not among the files.
 
         Raises:
             UnsafeArchive: A title leads out of the folder, perhaps through a symlink (path traversal), or two titles
@@ -116,13 +120,29 @@ class Folder(display.Displayable):
             paths = check_titles(files, fold_case=fold_case)
             requested = {path.as_posix(): descriptor for path, descriptor in zip(paths, files.values(), strict=True)}
         record = self.record
+        archives = tuple(archive if archive.files is not None else _recorded(archive, record) for archive in archives)
+        if archives:
+            requested = _with_archives(requested, archives, fold_case=fold_case)
+        unknown = [archive for archive in archives if archive.files is None]
         source = reference.name if reference is not None else ""
         removed_upstream = [
             title
             for title, file in record.files.items()
-            if title not in requested and file.source == source and not partial
+            if title not in requested
+            and file.source == source
+            and not partial
+            and not (file.archive is not None and any(archive.contains(title) for archive in unknown))
         ]
-        return make_plan(self.path, requested, removed_upstream, record, self._locate, source=source, force=force)
+        return make_plan(
+            self.path,
+            requested,
+            removed_upstream,
+            record,
+            self._locate,
+            source=source,
+            force=force,
+            archives=archives,
+        )
 
     def begin(self, plan: FolderPlan) -> None:
         """Create the folder and record what is about to be written.
@@ -132,6 +152,18 @@ class Folder(display.Displayable):
             UnsafeArchive: `.ocikit` is a symlink.
         """
         plan.check()
+        self._prepare()
+        self._plan, self._placed, self._changed_folders = plan, {}, set()
+        changing = [file for file in plan.files if file.decision != "present"]
+        if changing:
+            record = self.record
+            expected = dict(record.expected)
+            for file in changing:
+                expected[file.title] = tuple(dict.fromkeys((*expected.get(file.title, ()), file.descriptor.digest)))
+            attrs.evolve(record, expected=expected).save(self.record_path, sync=self.sync)
+
+    def _prepare(self) -> None:
+        """Create the folder and the one for its records."""
         own = self.path / OWN_FOLDER
         try:
             own.mkdir(parents=True, exist_ok=True)
@@ -143,14 +175,48 @@ class Folder(display.Displayable):
             raise UnsafeArchive(f"{own} is a link", hint="delete the link: ocikit stores its record in this folder")
         self._partial.mkdir(exist_ok=True)
         self._root = self.path.resolve()
-        self._plan, self._placed, self._changed_folders = plan, {}, set()
-        changing = [file for file in plan.files if file.decision != "present"]
-        if changing:
-            record = self.record
-            expected = dict(record.expected)
-            for file in changing:
-                expected[file.title] = tuple(dict.fromkeys((*expected.get(file.title, ()), file.descriptor.digest)))
-            attrs.evolve(record, expected=expected).save(self.record_path, sync=self.sync)
+
+    @contextlib.contextmanager
+    def unpacking(self) -> Iterator[Callable[[Descriptor, BinaryIO], Archive]]:
+        """Return a function that unpacks an archive for the next plan; delete its files after the block.
+
+        Raises:
+            ContentError: The folder cannot be written.
+            UnsafeArchive: `.ocikit` is a symlink.
+        """
+        self._prepare()
+        scratch = self._partial / f"unpacked.{secrets.token_hex(8)}"
+
+        def unpack(layer: Descriptor, stream: BinaryIO) -> Archive:
+            scratch.mkdir(exist_ok=True)
+            return unpack_archive(layer, stream, scratch / layer.digest.encoded)
+
+        try:
+            yield unpack
+        finally:
+            delete_unpacked(scratch)
+
+    def place_unpacked(self) -> None:
+        """Move the files of unpacked archives, and create their empty folders.
+
+        Raises:
+            ContentError: The disk is full, or a file was edited after the plan.
+            UnsafeArchive: A symlink leads out of the folder.
+        """
+        plan = self._active_plan("place_unpacked")
+        archives = {archive.layer.digest: archive for archive in plan.archives}
+        for file in plan.unpacked:
+            path = archives[cast("Digest", file.archive)].path(file.title)
+            if not path.is_symlink() and path.stat().st_nlink > 1:
+                # Hard links of the archive become separate files: an edit must change one of them only
+                copy = self._partial / f"clone.{secrets.token_hex(8)}"
+                shutil.copy2(path, copy)
+                path = copy
+            self._move_into_place(path, file)
+        for archive in plan.archives:
+            for title in archive.folders:
+                with contextlib.suppress(UnsafeArchive):
+                    self._locate(f"{title}/x", plan=plan)
 
     def place(self, transfer: Transfer, source: ByteStream | Path) -> None:
         """Write verified content to all its files. Thread-safe.
@@ -200,9 +266,19 @@ class Folder(display.Displayable):
         for planned in plan.files:
             if planned.decision == "present" and (status := plan.statuses[planned.title]) is not None:
                 files[planned.title] = FileRecord(
-                    digest=planned.descriptor.digest, size=status[0], mtime_ns=status[1], source=plan.source
+                    digest=planned.descriptor.digest,
+                    size=status[0],
+                    mtime_ns=status[1],
+                    source=plan.source,
+                    archive=planned.archive,
+                    is_link=planned.descriptor.media_type == SYMLINK,
                 )
+        recorded = {file.archive for file in (*files.values(), *self._placed.values())}
+        counts = {archive.layer.digest: len(archive.files or ()) for archive in plan.archives}
         record = FolderRecord(
+            archives={
+                digest: count for digest, count in (before.archives | counts).items() if digest in recorded or not count
+            },
             reference=str(reference) if reference is not None else before.reference,
             document=document.raw if document is not None else before.document,
             files=files | self._placed,
@@ -305,19 +381,28 @@ class Folder(display.Displayable):
             status is not None and status != plan.statuses.get(file.title) and not _has_content(final, file.descriptor)
         ):
             raise _edit_conflict(final)
-        written = os.stat(part)
+        written = os.lstat(part)
         try:
             os.replace(part, final)
         except OSError as error:
             if error.errno != errno.EXDEV:  # another file system is mounted within the folder
                 raise
-            with open(part, "rb") as source, atomic_writer(final, mode=0o666) as target:
-                shutil.copyfileobj(source, target)
+            if part.is_symlink():
+                final.unlink(missing_ok=True)
+                final.symlink_to(os.readlink(part))
+            else:
+                with open(part, "rb") as source, atomic_writer(final, mode=0o666) as target:
+                    shutil.copyfileobj(source, target)
             part.unlink()
-            written = os.stat(final)
+            written = os.lstat(final)
         self._changed_folders.add(final.parent)
         self._placed[file.title] = FileRecord(
-            digest=file.descriptor.digest, size=written.st_size, mtime_ns=written.st_mtime_ns, source=plan.source
+            digest=file.descriptor.digest,
+            size=written.st_size,
+            mtime_ns=written.st_mtime_ns,
+            source=plan.source,
+            archive=file.archive,
+            is_link=file.descriptor.media_type == SYMLINK,
         )
 
     def _remove_folder(self, title: str, path: Path, plan: FolderPlan) -> None:
@@ -353,7 +438,35 @@ class Folder(display.Displayable):
         with contextlib.suppress(OSError):
             for entry in list(os.scandir(self._partial)):
                 if time.time() - entry.stat().st_mtime > _STALE_AFTER:
-                    os.unlink(entry.path)
+                    if entry.is_dir(follow_symlinks=False):
+                        delete_unpacked(Path(entry.path))
+                    else:
+                        os.unlink(entry.path)
+
+
+def _recorded(archive: Archive, record: FolderRecord) -> Archive:
+    """Return an archive with the files that an earlier pull has unpacked from it, if it has."""
+    known = record.unpacked(archive.layer.digest)
+    if known is None or not all(map(archive.contains, known)):
+        return archive
+    files = {
+        title: Descriptor(media_type=SYMLINK if file.is_link else OCTET_STREAM, digest=file.digest, size=file.size)
+        for title, file in known.items()
+    }
+    return attrs.evolve(archive, files=files)
+
+
+def _with_archives(
+    files: Mapping[str, Descriptor], archives: Iterable[Archive], *, fold_case: bool
+) -> dict[str, Descriptor]:
+    """Return the files of an artifact and its archives by title.
+
+    Raises:
+        UnsafeArchive: Two of them have one path, or a title is unsafe.
+    """
+    pairs = [*files.items(), *(pair for archive in archives for pair in (archive.files or {}).items())]
+    paths = check_titles((title for title, _ in pairs), fold_case=fold_case)
+    return {path.as_posix(): descriptor for path, (_, descriptor) in zip(paths, pairs, strict=True)}
 
 
 def _check_inside(root: Path, target: Path, title: str) -> Path:

@@ -6,6 +6,7 @@ import os
 import stat
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
 from typing import Literal, TypeAlias
 
@@ -14,6 +15,7 @@ from attrs import define, field, frozen
 
 from ocikit import display
 from ocikit.errors import ContentError, UnsafeArchive
+from ocikit.folder.archives import Archive, describe_link
 from ocikit.folder.record import FolderRecord
 from ocikit.spec.descriptor import Descriptor
 from ocikit.spec.digest import Digest, hash_file
@@ -45,6 +47,8 @@ class PlannedFile:
     decision: Decision
     conflict: str = ""
     """Path of the user's file or folder that stops the pull."""
+    archive: Digest | None = None
+    """The archive that the file is unpacked from."""
     copy_of: str | None = None
     """Title of a file in the folder with the same content, which is copied instead of downloaded."""
 
@@ -73,13 +77,15 @@ class FolderPlan(display.Displayable):
     """Paths that may be deleted because another file or folder replaces them."""
     statuses: Mapping[str, Status | None] = field(factory=dict, repr=False)
     """Files as they were at the time of the plan. A file that changes later is not overwritten."""
+    archives: tuple[Archive, ...] = ()
+    """Archives whose files are in the folder after the pull."""
 
     @property
     def transfers(self) -> tuple[Transfer, ...]:
         """Content to get, without duplicates, in the artifact's order."""
         groups: dict[tuple[str, int], list[PlannedFile]] = {}
         for file in self.files:
-            if file.decision not in {"present", "edited"} and file.copy_of is None:
+            if file.decision not in {"present", "edited"} and file.copy_of is None and file.archive is None:
                 groups.setdefault(file.descriptor.key, []).append(file)
         return tuple(Transfer(descriptor=same[0].descriptor, files=tuple(same)) for same in groups.values())
 
@@ -89,9 +95,25 @@ class FolderPlan(display.Displayable):
         return tuple(file for file in self.files if file.copy_of is not None)
 
     @property
+    def unpacked(self) -> tuple[PlannedFile, ...]:
+        """Files to move from unpacked archives."""
+        return tuple(f for f in self.files if f.archive is not None and f.decision not in {"present", "edited"})
+
+    @property
+    def packed(self) -> tuple[Archive, ...]:
+        """Archives to unpack before the files are placed."""
+        changing = {file.archive for file in self.unpacked}
+        return tuple(
+            archive
+            for archive in self.archives
+            if archive.content is None and (archive.files is None or archive.layer.digest in changing)
+        )
+
+    @property
     def size(self) -> int:
         """Bytes to get."""
-        return sum(transfer.descriptor.size for transfer in self.transfers)
+        archives = sum(archive.layer.size for archive in self.packed)
+        return archives + sum(transfer.descriptor.size for transfer in self.transfers)
 
     @property
     def edited(self) -> tuple[str, ...]:
@@ -140,6 +162,14 @@ class FolderPlan(display.Displayable):
                     note=display.Size(sum(file.descriptor.size for file in files)),
                     unfolded=decision != "present",
                 )
+        if self.packed:
+            yield display.Section(
+                title="to unpack",
+                headers=("archive", "size"),
+                rows=((archive.layer.title or "", display.Size(archive.layer.size)) for archive in self.packed),
+                count=len(self.packed),
+                unfolded=True,
+            )
         kept_title = "edited, and no longer in the artifact: not deleted"
         for title, titles in (("to delete", self.removed), (kept_title, self.kept_edited)):
             if titles:
@@ -182,6 +212,8 @@ class _LocalFile:
         except (FileNotFoundError, NotADirectoryError):
             return cls(path, "missing", None, pulled, blocker)
         status = _to_status(result)
+        if stat.S_ISLNK(result.st_mode):
+            return cls(path, "other", status, pulled, blocker, _link_digest(path))
         if not stat.S_ISREG(result.st_mode):
             return cls(path, "folder" if stat.S_ISDIR(result.st_mode) else "other", status, pulled, blocker)
         unedited = entry is not None and status[:2] == (entry.size, entry.mtime_ns)
@@ -221,6 +253,7 @@ def make_plan(
     *,
     source: str = "",
     force: bool = False,
+    archives: Sequence[Archive] = (),
 ) -> FolderPlan:
     """Return the plan of a pull into a folder.
 
@@ -232,19 +265,24 @@ def make_plan(
         locate: Returns the path of a title, and the path of a parent that is not a folder, or "".
         source: Registry and repository of the artifact.
         force: Whether to overwrite a user's files.
+        archives: Archives, some of whose files are in `requested`.
     """
+    origins = {title: archive.layer.digest for archive in archives for title in archive.files or ()}
     local = _inspect_files(requested, removed_upstream, record, locate)
     removed_upstream = [title for title in removed_upstream if title in local]
     removed = [title for title in removed_upstream if local[title].is_unedited and not local[title].blocker]
     removable = set(removed)
     files = [
-        _plan_file(title, descriptor, local[title], removable, force=force) for title, descriptor in requested.items()
+        attrs.evolve(_plan_file(title, descriptor, local[title], removable, force=force), archive=origins.get(title))
+        for title, descriptor in requested.items()
     ]
     copyable = {local[title].digest: title for title in _never_replaced(removed, requested)}
     copyable |= {file.descriptor.digest: file.title for file in files if file.decision == "present"}
     changes = {"fetch", "replace", "overwrite"}
     files = [
-        attrs.evolve(file, copy_of=copyable.get(file.descriptor.digest)) if file.decision in changes else file
+        attrs.evolve(file, copy_of=copyable.get(file.descriptor.digest))
+        if file.decision in changes and file.archive is None
+        else file
         for file in files
     ]
     return FolderPlan(
@@ -257,6 +295,7 @@ def make_plan(
         source=source,
         removable=frozenset(removable),
         statuses={title: file.status for title, file in local.items()},
+        archives=tuple(archives),
     )
 
 
@@ -280,6 +319,12 @@ def _inspect_files(
     with ThreadPoolExecutor(min(8, os.cpu_count() or 1), "ocikit-hash") as pool:
         list(pool.map(lambda title: local[title].hash(requested.get(title)), unknown))
     return local
+
+
+def _link_digest(path: Path) -> Digest | None:
+    with suppress(OSError):
+        return describe_link(os.readlink(path)).digest
+    return None
 
 
 def _never_replaced(removed: Iterable[str], requested: Mapping[str, Descriptor]) -> list[str]:

@@ -29,6 +29,10 @@ class FileRecord:
     """Modification time in nanoseconds. A file with the same size and time is unedited."""
     source: str = ""
     """Registry and repository of the file. Several artifacts may be pulled into one folder."""
+    archive: Digest | None = None
+    """The archive that the file was unpacked from."""
+    is_link: bool = False
+    """Whether the file is a symlink; its digest is that of `describe_link`."""
 
 
 @frozen(kw_only=True)
@@ -43,6 +47,13 @@ class FolderRecord:
     """Files by title."""
     expected: dict[str, tuple[Digest, ...]] = field(factory=dict, repr=False)
     """Digests, by title, that interrupted pulls may have written. Such files are not edits of the user."""
+    archives: dict[Digest, int] = field(factory=dict, repr=False)
+    """Numbers of files of unpacked archives. If another pull has replaced some of them, fewer files are recorded."""
+
+    def unpacked(self, archive: Digest) -> dict[str, FileRecord] | None:
+        """Return the files of an archive by title; None if they are not known."""
+        files = {title: file for title, file in self.files.items() if file.archive == archive}
+        return files if self.archives.get(archive) == len(files) else None
 
     @classmethod
     def load(cls, path: Path) -> Self:
@@ -56,6 +67,7 @@ class FolderRecord:
                 document=document.encode("utf-8", "surrogateescape") if isinstance(document, str) else None,
                 files=_parse_items(record.get("files"), _parse_file),
                 expected=_parse_items(record.get("expected"), lambda digests: tuple(map(Digest, digests))),
+                archives={Digest(digest): int(count) for digest, count in dict(record.get("archives") or {}).items()},
             )
         except (OSError, ValueError, TypeError, AttributeError, RecursionError):
             return cls()
@@ -78,6 +90,8 @@ class FolderRecord:
                     "size": file.size,
                     "mtime_ns": file.mtime_ns,
                     "source": file.source,
+                    **({"archive": file.archive} if file.archive is not None else {}),
+                    **({"link": True} if file.is_link else {}),
                 }
                 for title, file in self.files.items()
             },
@@ -86,6 +100,8 @@ class FolderRecord:
             record["document"] = self.document.decode("utf-8", "surrogateescape")
         if self.expected:
             record["expected"] = self.expected
+        if self.archives:
+            record["archives"] = self.archives
         write_atomically(path, json.dumps(record, indent=1).encode(), sync=sync)
 
 
@@ -93,7 +109,15 @@ def _parse_file(value: Any) -> FileRecord:
     size, mtime_ns = value["size"], value["mtime_ns"]
     if type(size) is not int or type(mtime_ns) is not int:
         raise TypeError("size and mtime_ns must be integers")
-    return FileRecord(digest=Digest(value["digest"]), size=size, mtime_ns=mtime_ns, source=str(value.get("source", "")))
+    archive = value.get("archive")
+    return FileRecord(
+        digest=Digest(value["digest"]),
+        size=size,
+        mtime_ns=mtime_ns,
+        source=str(value.get("source", "")),
+        archive=None if archive is None else Digest(archive),
+        is_link=value.get("link") is True,
+    )
 
 
 def _parse_items(value: Any, parse: Callable[[Any], _T]) -> dict[str, _T]:

@@ -16,7 +16,7 @@ from ocikit.spec.digest import Digest
 def merged_tree(
     layers: Iterable[tuple[Readable, str]],
     *,
-    diff_ids: Sequence[Digest] | None = None,
+    diff_ids: Sequence[Digest | None] | None = None,
     limits: LayerLimits | None = None,
 ) -> FrozenMap[TarEntry]:
     """Return the entries that the layers result in, by path and in order.

@@ -31,15 +31,12 @@ from ocikit.layers.tar import CHUNK
 from ocikit.layers.tree import WHITEOUT
 from ocikit.layers.walk import FileWalker, FoundFile, title_of, unreadable
 from ocikit.spec import media_types as types
-from ocikit.spec.annotations import TITLE, UNPACK, Annotations
+from ocikit.spec.annotations import TITLE, UNPACK, UNPACKED_DIGEST, Annotations
 from ocikit.spec.descriptor import Descriptor
 from ocikit.spec.digest import Digest, new_hasher
 from ocikit.spec.titles import Links, check_titles, safe_title
 
 WORKERS: Final = 4  # hashing runs at 0.5 to 2 GB/s per core; four threads saturate a fast disk
-
-#: Annotation next to UNPACK, set by oras and ocikit: the digest of the uncompressed tar.
-UNPACKED_DIGEST: Final = "io.deis.oras.content.digest"
 
 _Stamp: TypeAlias = tuple[int, int, int]
 """Size, modification time and inode, to detect that a file was changed or replaced."""

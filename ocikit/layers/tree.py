@@ -62,7 +62,7 @@ class Folder:
         return "/".join([folder.name for folder in self.chain[1:]] + ([name] if name else []))
 
 
-def check_diff_ids(diff_ids: Sequence[Digest], layers: int) -> None:
+def check_diff_ids(diff_ids: Sequence[Digest | None], layers: int) -> None:
     """Check that there is one digest for each layer. image-spec config.md#properties, `rootfs`.
 
     Raises:
@@ -92,12 +92,12 @@ class Tree(ABC):
         self._confined = confined
         self._strip = check_path(strip, limits) if strip else ()
 
-    def apply(self, layers: Iterable[tuple[Readable, str]], diff_ids: Sequence[Digest] | None = None) -> None:
+    def apply(self, layers: Iterable[tuple[Readable, str]], diff_ids: Sequence[Digest | None] | None = None) -> None:
         """Apply the whiteouts and entries of layers.
 
         Args:
             layers: (stream, media type) pairs, lowest first; each stream is read to its end and not closed.
-            diff_ids: The digests of the uncompressed layers; None does not check them.
+            diff_ids: The digests of the uncompressed layers; None does not check them, or one of them.
 
         Raises:
             ContentError: A layer is damaged or has another digest, or there are more or fewer layers than digests.

@@ -86,7 +86,7 @@ def unpack(
     layers: Iterable[tuple[Readable, str]],
     target: str | os.PathLike[str],
     *,
-    diff_ids: Sequence[Digest] | None = None,
+    diff_ids: Sequence[Digest | None] | None = None,
     limits: LayerLimits | None = None,
     confined: bool = False,
     strip: str = "",
@@ -122,7 +122,7 @@ def unpack(
     if os.open not in os.supports_dir_fd:
         raise OcikitError(
             "unpacking needs a system that opens files relative to folders",
-            hint="on Windows, use the Windows Subsystem for Linux",
+            hint="on Windows, use the Windows Subsystem for Linux, or pull archives as files with archive=False",
         )
     final = Path(os.path.realpath(target))
     _check_target(final, overwrite=overwrite)

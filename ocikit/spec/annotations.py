@@ -16,6 +16,9 @@ VERSION: Final = "org.opencontainers.image.version"
 #: Set by oras and ocikit on a layer that is a packed folder: "true" means unpack after pulling.
 UNPACK: Final = "io.deis.oras.content.unpack"
 
+#: Set by oras and ocikit next to UNPACK: the digest of the uncompressed tar.
+UNPACKED_DIGEST: Final = "io.deis.oras.content.digest"
+
 #: Levels of nested arrays and objects in unknown keys; real documents have three or four. Limit them because a hostile
 #: document would exceed Python's recursion limit when the value is hashed, compared or encoded.
 _DEPTH_LIMIT = 64

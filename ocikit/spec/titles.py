@@ -5,15 +5,17 @@ from __future__ import annotations
 import re
 import unicodedata
 from collections.abc import Iterable
+from contextlib import suppress
 from fnmatch import fnmatchcase
 from pathlib import PurePosixPath
 from typing import Final, Literal, TypeAlias
 
 from ocikit.display import quoted
-from ocikit.errors import UnsafeArchive
+from ocikit.errors import InvalidDigest, UnsafeArchive
 from ocikit.spec import media_types
-from ocikit.spec.annotations import UNPACK
+from ocikit.spec.annotations import UNPACK, UNPACKED_DIGEST
 from ocikit.spec.descriptor import Descriptor
+from ocikit.spec.digest import Digest
 
 #: The folder of ocikit's record of a pulled folder; artifacts must not write into it.
 OWN_FOLDER: Final = ".ocikit"
@@ -176,6 +178,27 @@ def layer_path(layer: Descriptor) -> str:
 def is_packed_folder(layer: Descriptor) -> bool:
     """Return True for a folder that was pushed as an archive, to be unpacked by a pull."""
     return layer.title is not None and layer.annotations.get(UNPACK) == "true"
+
+
+def packed_prefix(layer: Descriptor) -> str:
+    """Return the folder that holds all files of an archive; empty for the top folder.
+
+    It is the title of a packed folder, which all paths in its archive start with. `oras push .` writes the title ".".
+
+    Raises:
+        UnsafeArchive: The title is unsafe.
+    """
+    if not is_packed_folder(layer) or layer.title is None or set(layer.title.split("/")) <= {"", "."}:
+        return ""
+    return safe_title(layer.title).as_posix()
+
+
+def unpacked_digest(layer: Descriptor) -> Digest | None:
+    """Return the digest of a packed folder's uncompressed archive; None if it is not known or cannot be verified."""
+    with suppress(InvalidDigest):
+        digest = Digest(layer.annotations.get(UNPACKED_DIGEST, ""))
+        return digest if digest.verifiable else None
+    return None
 
 
 def is_archive(layer: Descriptor) -> bool:

@@ -171,6 +171,7 @@ def test_image_of_builder_unpacks_to_expected_paths(builder, session, tmp_path):
 
 
 @pytest.mark.interop
+@pytest.mark.peers("umoci")
 @pytest.mark.skipif(os.geteuid() != 0, reason="umoci gives files their owners as root only")
 @pytest.mark.parametrize("builder", SHAPES)
 def test_image_of_builder_unpacks_as_with_umoci(builder, session, tmp_path):

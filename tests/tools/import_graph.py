@@ -24,7 +24,7 @@ ROOMS: dict[str, set[str]] = {
     "layers": {"spec", "progress", "errors", "display"},
     "store": {"forks", "layers", "progress", "spec", "errors", "display"},
     "transfer": {"store", "progress", "spec", "errors", "display"},
-    "folder": {"transfer", "store", "progress", "spec", "errors", "display"},
+    "folder": {"transfer", "store", "layers", "progress", "spec", "errors", "display"},
     "remote": {"forks", "transfer", "store", "progress", "spec", "errors", "display"},
     "client": {"forks", "folder", "remote", "transfer", "store", "layers", "progress", "spec", "errors", "display"},
     "notebook": {"client", "layers", "progress", "spec", "errors", "display"},
