@@ -17,6 +17,7 @@ from ocikit.server.auth.rules import Rules
 from ocikit.server.auth.throttle import FAILURES
 from ocikit.server.http.errors import ErrorResponse
 from ocikit.server.http.request import Request, Response, json_response
+from ocikit.server.http.transfer import SMALL_BODY
 from ocikit.spec.challenge import Scope, merge_scopes
 from ocikit.spec.reference import check_repository
 
@@ -288,7 +289,7 @@ def _parse_form(request: Request) -> dict[str, str]:
     """
     if request.header("Content-Type").partition(";")[0].strip().lower() != "application/x-www-form-urlencoded":
         raise ErrorResponse(400, "UNSUPPORTED", "the Content-Type must be application/x-www-form-urlencoded")
-    raw = request.body.set_limit(_MAX_FORM).read()
+    raw = request.body.set_limit(_MAX_FORM).set_deadline(SMALL_BODY).read()
     try:
         pairs = parse_qsl(raw.decode(), keep_blank_values=True, max_num_fields=20, errors="strict")
     except ValueError as error:

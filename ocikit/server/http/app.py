@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import time
 from collections.abc import Callable, Iterable, Iterator
@@ -14,7 +15,7 @@ from ocikit.errors import ContentError
 from ocikit.server.auth.access import Access, OpenAccess, Problem
 from ocikit.server.http.context import RequestContext
 from ocikit.server.http.errors import ErrorResponse
-from ocikit.server.http.request import Request, Response, host_name, json_response
+from ocikit.server.http.request import METHODS_WITH_BODY, Request, Response, host_name, json_response
 from ocikit.server.http.routes import READ_METHODS, dispatch, method_not_allowed
 from ocikit.server.http.settings import Settings
 from ocikit.server.http.uploads import DISK_FULL
@@ -25,6 +26,9 @@ _log = logging.getLogger("ocikit.server")
 
 #: Bytes of a rejected body that are read, so that the client sees the response: a manifest or a small chunk.
 _DISCARD_LIMIT = DOCUMENT_LIMIT
+
+#: The response of /healthz, which a process may also send without the application.
+HEALTHY = b'{"status":"ok"}'
 
 #: Headers of every response. "nosniff" prevents XSS: browsers must not interpret untrusted blobs as pages.
 _HEADERS = (("Docker-Distribution-Api-Version", "registry/2.0"), ("X-Content-Type-Options", "nosniff"))
@@ -78,7 +82,7 @@ class Application:
         self.settings = settings or Settings()
         self.on_request = on_request
         self._extra_routes = {
-            "/healthz": lambda _: json_response(200, {"status": "ok"}),
+            "/healthz": lambda _: json_response(200, json.loads(HEALTHY)),
             "/readyz": lambda _: self._readiness(),
             **(extra_routes or {}),
         }
@@ -98,9 +102,7 @@ class Application:
                 response = dispatch(ctx)
         except ErrorResponse as error:
             code = error.code
-            # DoS: read the rest only for authorized clients, so that others cannot occupy a worker. A client that
-            # expects 100 Continue has not sent its body yet
-            if ctx is not None and ctx.authorized and not ctx.request.header("Expect"):
+            if ctx is not None and _may_discard(ctx, error):
                 ctx.request.body.discard(_DISCARD_LIMIT)
             response = json_response(error.status, error.errors, error.headers)
         except Exception as error:  # noqa: BLE001 - clients must not see a traceback; it is logged
@@ -172,6 +174,21 @@ class Application:
         if request.method not in READ_METHODS:
             raise method_not_allowed(request.method, READ_METHODS)
         return handler(request)
+
+
+def _may_discard(ctx: RequestContext, error: ErrorResponse) -> bool:
+    """Return True if the rest of a rejected body is read, which keeps the connection.
+
+    DoS: it is read for authorized clients only, so that others cannot occupy a thread, and not after an error that rejects
+    the wait itself. A client that expects 100 Continue has not sent its body yet.
+    """
+    request = ctx.request
+    return (
+        ctx.authorized
+        and request.method in METHODS_WITH_BODY
+        and error.status not in {408, 429, 503}
+        and not request.header("Expect")
+    )
 
 
 def _request_fields(environ: dict[str, Any], request: Request | None) -> dict[str, Any]:

@@ -27,7 +27,7 @@ def get(ctx: RequestContext, name: str, reference: str) -> Response:
     """Return a blob, or one range of it.
 
     Raises:
-        ErrorResponse: 404 or 416.
+        ErrorResponse: 404, 416, 429 or 503.
     """
     name, digest = parse_repository(name), parse_digest(reference)
     ctx.require(Permission("pull", name))
@@ -124,6 +124,7 @@ def parse_range(header: str, size: int) -> tuple[int, int] | None:
 
 
 def _open(ctx: RequestContext, name: str, digest: Digest, first: int, length: int) -> FileBody:
+    ctx.request.begin_transfer()
     try:
         return FileBody(ctx.storage.blobs.open(digest), first, length)
     except KeyError as error:

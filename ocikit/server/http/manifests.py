@@ -15,7 +15,7 @@ from typing import Any
 from ocikit.display import quoted
 from ocikit.errors import InvalidDigest, InvalidDocument, OcikitError, UnsupportedSchema1
 from ocikit.server.auth.access import Permission
-from ocikit.server.http.blobs import FileBody, etag_matches
+from ocikit.server.http.blobs import CHUNK_SIZE, FileBody, etag_matches
 from ocikit.server.http.context import (
     RequestContext,
     parse_digest,
@@ -26,6 +26,7 @@ from ocikit.server.http.context import (
 )
 from ocikit.server.http.errors import ErrorResponse, message_with_hint
 from ocikit.server.http.request import Response
+from ocikit.server.http.transfer import MANIFEST_BODY
 from ocikit.server.storage.base import ManifestRow, MissingChildren, PreconditionFailed, QuotaExceeded
 from ocikit.spec import media_types
 from ocikit.spec.converter import unstructure
@@ -67,10 +68,19 @@ def get(ctx: RequestContext, name: str, reference: str) -> Response:
     validators = (("Docker-Content-Digest", row.digest), ("ETag", f'"{row.digest}"'))
     headers = (*validators, ("Content-Type", row.media_type), ("Content-Length", str(row.size)))
     unchanged = etag_matches(ctx.request.header("If-None-Match"), row.digest)
-    if not unchanged and ctx.request.method != "HEAD":
-        return Response(200, headers, FileBody(file, 0, row.size))
-    file.close()
-    return Response(304, validators) if unchanged else Response(200, headers)
+    if unchanged or ctx.request.method == "HEAD":
+        file.close()
+        return Response(304, validators) if unchanged else Response(200, headers)
+    body = FileBody(file, 0, row.size)
+    if row.size <= CHUNK_SIZE:
+        # The server sends a list without this thread
+        return Response(200, headers, list(body))
+    try:
+        ctx.request.begin_transfer()
+    except BaseException:
+        body.close()
+        raise
+    return Response(200, headers, body)
 
 
 def put(ctx: RequestContext, name: str, reference: str) -> Response:
@@ -189,7 +199,8 @@ def _read_manifest(ctx: RequestContext, reference: str) -> tuple[bytes, Digest]:
         ErrorResponse: 400 for another digest than the reference; 413.
     """
     limit = ctx.settings.limits.manifest
-    raw = ctx.request.body.set_limit(limit, f"manifests of at most {limit} bytes").read()
+    body = ctx.request.body.set_limit(limit, f"manifests of at most {limit} bytes")
+    raw = body.set_deadline(MANIFEST_BODY).read()
     expected = Digest(reference) if ":" in reference else None
     digest = Digest.of(raw, expected.algorithm if expected else "sha256")
     if expected is not None and digest != expected:

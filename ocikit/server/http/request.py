@@ -6,7 +6,8 @@ import contextlib
 import ipaddress
 import json
 import re
-from collections.abc import Iterable, Mapping, Sequence
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import lru_cache
 from http import HTTPStatus
 from typing import Any, Protocol
@@ -15,6 +16,7 @@ from urllib.parse import parse_qsl, quote
 from attrs import define, field, frozen
 
 from ocikit.server.http.errors import ErrorResponse
+from ocikit.server.http.transfer import SMALL_BODY, Transfer, transfer_of
 
 #: Bytes that are read at once.
 _CHUNK_SIZE = 1 << 17
@@ -28,8 +30,8 @@ _HOST = re.compile(r"(?:[A-Za-z0-9._-]*|\[[0-9A-Fa-f:.]+\])(?::[0-9]{0,5})?")
 #: A number of bytes below 2^63.
 _NUMBER = re.compile(r"[0-9]{1,18}")
 
-#: Methods whose requests may have a body without Content-Length.
-_WITH_BODY = frozenset({"POST", "PUT", "PATCH"})
+#: Methods whose requests have a body. The body of any other request is not read: the connection closes.
+METHODS_WITH_BODY = frozenset({"POST", "PUT", "PATCH"})
 
 #: A path prefix for links. Reject "//": a link that starts with it names another host (open redirect). RFC 3986 #3.3
 _PREFIX = re.compile(r"(?:/[A-Za-z0-9._~%!$&'()*+,;=:@-]+)*")
@@ -49,6 +51,8 @@ class RequestBody:
         stream: Readable stream.
         length: Announced length in bytes; None for a chunked body.
         limit: Maximum number of bytes; None for no limit.
+        begin: Called before the first wait for the client; it may reject the request.
+        transfer: Limits of waits for the client.
 
     Example:
         >>> import io
@@ -56,8 +60,20 @@ class RequestBody:
         b'hello'
     """
 
-    def __init__(self, stream: ReadableStream, *, length: int | None, limit: int | None = None) -> None:
+    def __init__(
+        self,
+        stream: ReadableStream,
+        *,
+        length: int | None,
+        limit: int | None = None,
+        begin: Callable[[], None] | None = None,
+        transfer: Transfer | None = None,
+    ) -> None:
         self._stream = stream
+        self._begin = begin
+        self._transfer = transfer
+        self._deadline: float | None = None
+        self._seconds = 0.0
         self.length = length
         """Announced length in bytes; None for a chunked body."""
         self.limit = limit
@@ -81,11 +97,22 @@ class RequestBody:
             raise self._too_large(limit)
         return self
 
+    def set_deadline(self, seconds: float) -> RequestBody:
+        """Limit the time until the whole body has arrived; without it, only the rate is limited.
+
+        DoS: a client that sends a byte now and then must not hold a thread.
+        """
+        self._deadline, self._seconds = time.monotonic() + seconds, seconds
+        if self._transfer is not None:
+            self._transfer.set_deadline(seconds)
+        return self
+
     def read_chunk(self, size: int = _CHUNK_SIZE) -> bytes:
         """Return at most `size` bytes, and no bytes at the end.
 
         Raises:
-            ErrorResponse: 413 above the limit; 400 SIZE_INVALID if the body ends before its announced length.
+            ErrorResponse: 413 above the limit; 400 SIZE_INVALID if the body ends before its announced length; 408 after the
+                deadline; 429 or 503 if too many requests wait for their clients.
         """
         if self.length is not None:
             size = min(size, self.length - self.bytes_read)
@@ -93,6 +120,12 @@ class RequestBody:
             size = min(size, self.limit + 1 - self.bytes_read)
         if size <= 0:
             return b""
+        if self._begin is not None:
+            self._begin()
+        if self._deadline is not None and time.monotonic() > self._deadline:
+            raise ErrorResponse(
+                408, "SIZE_INVALID", f"the body did not arrive within {self._seconds:g} s; send it again, faster"
+            )
         try:
             chunk = self._stream.read(size)
         except (OSError, ValueError) as error:
@@ -122,11 +155,14 @@ class RequestBody:
     def discard(self, limit: int) -> None:
         """Read and drop the rest if it is not above a limit in bytes.
 
-        A client that is still sending may not see the response otherwise.
+        A client that is still sending may not see the response otherwise. The time is limited: a response to a slow
+        client is lost instead.
         """
         if self.length is not None and self.length - self.bytes_read > limit:
             return
         self.limit, end = None, self.bytes_read + limit
+        if self._deadline is None:
+            self.set_deadline(SMALL_BODY)
         with contextlib.suppress(ErrorResponse):
             while self.bytes_read < end and self.read_chunk():
                 pass
@@ -190,7 +226,7 @@ class Request:
         if prefix.endswith("/v2"):
             # Clients require /v2 at the root of the host, so the application may be mounted at this path only
             prefix, path = prefix.removesuffix("/v2"), f"/v2{path}"
-        if _is_trusted(remote, trusted):
+        if is_trusted(remote, trusted):
             remote, hops = _client_address(environ, remote, trusted)
             forwarded_scheme = _forwarded_by(environ, "PROTO", hops).lower()
             scheme = forwarded_scheme if forwarded_scheme in {"http", "https"} else scheme
@@ -202,7 +238,7 @@ class Request:
             raise ErrorResponse(400, "UNSUPPORTED", "the Host header is not a host name with an optional port")
         path, query = _decode_url(path, environ.get("QUERY_STRING", ""))
         method = environ["REQUEST_METHOD"]
-        return cls(
+        request = cls(
             method=method,
             path=path or "/",
             prefix=prefix,
@@ -210,9 +246,26 @@ class Request:
             host=host,
             remote=remote,
             query=query,
-            body=RequestBody(environ["wsgi.input"], length=_body_length(environ, method)),
+            body=RequestBody(environ["wsgi.input"], length=0),
             environ=environ,
         )
+        request.body = RequestBody(
+            environ["wsgi.input"],
+            length=_body_length(environ, method),
+            begin=request.begin_transfer,
+            transfer=transfer_of(environ),
+        )
+        return request
+
+    def begin_transfer(self) -> None:
+        """Announce that the request waits for its client.
+
+        Raises:
+            ErrorResponse: 429 or 503 if too many requests wait for their clients.
+        """
+        transfer = transfer_of(self.environ)
+        if transfer is not None:
+            transfer.begin(self.remote)
 
     def header(self, name: str) -> str:
         """Return a header's value, or ""."""
@@ -261,7 +314,7 @@ def _decode_url(path: str, query: str) -> tuple[str, tuple[tuple[str, str], ...]
     return path, tuple(pairs)
 
 
-def _is_trusted(address: str, trusted: Sequence[str]) -> bool:
+def is_trusted(address: str, trusted: Sequence[str]) -> bool:
     """Return True for the address of a trusted proxy, or one in a trusted network such as "10.0.0.0/8"."""
     if not trusted:
         return False
@@ -290,7 +343,7 @@ def _client_address(environ: Mapping[str, Any], remote: str, trusted: Sequence[s
     """
     chain = [_address(entry) for entry in _forwarded(environ, "FOR")]
     hops = 0
-    while hops < len(chain) - 1 and _is_trusted(chain[-1 - hops], trusted):
+    while hops < len(chain) - 1 and is_trusted(chain[-1 - hops], trusted):
         hops += 1
     return (chain[-1 - hops] if chain else remote), hops
 
@@ -332,7 +385,7 @@ def _body_length(environ: Mapping[str, Any], method: str) -> int | None:
             raise ErrorResponse(400, "UNSUPPORTED", "the transfer coding is not supported; use chunked")
         return None
     if not length:
-        return None if method in _WITH_BODY and environ.get("wsgi.input_terminated") else 0
+        return None if method in METHODS_WITH_BODY and environ.get("wsgi.input_terminated") else 0
     if _NUMBER.fullmatch(length) is None:
         raise ErrorResponse(400, "SIZE_INVALID", "Content-Length is not a number of bytes")
     return int(length)

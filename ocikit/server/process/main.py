@@ -29,6 +29,7 @@ from attrs import evolve
 from ocikit.errors import OcikitError, ServerFailed
 from ocikit.server.process import access_log, worker
 from ocikit.server.process.options import INSTALL_COMMAND, ServerConfig, ServerOptions, bracketed
+from ocikit.server.process.restarts import Restarts
 
 #: Concurrent requests of each worker: a request holds a thread while its body is transferred. Threads start on demand and
 #: cost 80 KB each, so hundreds of clients that stall in a body do not block other requests.
@@ -36,6 +37,9 @@ _THREADS = 512
 
 #: Concurrent connections of each worker; further ones wait to be accepted.
 _CONNECTIONS = 4096
+
+#: Descriptors of a worker that are neither connections nor files of requests.
+_OTHER_DESCRIPTORS = 128
 
 #: Seconds that requests in progress have to finish at a stop: in a terminal, and when a notebook waits for it.
 _DRAIN, _DRAIN_ATTACHED = 5.0, 0.3
@@ -76,6 +80,9 @@ def run(config: ServerConfig) -> int:
         InvalidArgument: The access options or a file that they name are invalid.
     """
     granian = _load_granian()
+    # Each request may use a connection and a file
+    connections = max(min((_raise_descriptor_limit() - _OTHER_DESCRIPTORS) // 2, _CONNECTIONS), 32)
+    config = evolve(config, connections=connections, threads=min(_THREADS, connections))
     with contextlib.ExitStack() as stack:
         address, port = stack.enter_context(_reserved_port(config.options.host, config.port))
         options = evolve(config.options, host=address, hosts=_allowed_hosts(config.options, address))
@@ -106,9 +113,11 @@ def _serve(server: Any, config: ServerConfig) -> int:
             threading.Thread(target=_stop_with_parent, args=(parent_ended,), daemon=True).start()
 
     server.on_startup(started)
+    restarts = Restarts(Path(config.scratch) / worker.UNREPORTED)
+    server.respawned_wrks = restarts
     code = 0
     try:
-        server.serve(target_loader=partial(worker.load, config), wrap_loader=False)
+        server.serve(target_loader=partial(worker.load, config, restarts), wrap_loader=False)
     except SystemExit as stop:
         # A worker that handles Ctrl-C before granian stops it counts as crashed
         code = 0 if server.interrupt_signal else int(stop.code or 0)
@@ -124,6 +133,23 @@ def _stop_with_parent(parent_ended: threading.Event) -> None:
             pass
     parent_ended.set()
     os.kill(os.getpid(), signal.SIGTERM)
+
+
+def _raise_descriptor_limit() -> int:
+    """Raise the soft limit of descriptors to the hard limit and return it.
+
+    Many systems start processes with a soft limit of 1024, for programs that use select(2).
+    """
+    try:
+        import resource  # noqa: PLC0415 - missing on Windows
+    except ImportError:
+        return sys.maxsize
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    # macOS refuses an unlimited number
+    with contextlib.suppress(OSError, ValueError):
+        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+        soft = hard
+    return sys.maxsize if soft == resource.RLIM_INFINITY else soft
 
 
 def _load_granian() -> Any:
@@ -155,8 +181,13 @@ def _granian_settings(config: ServerConfig) -> dict[str, Any]:
         "port": config.port,
         "interface": Interfaces.WSGI,
         "workers": options.workers,
-        "blocking_threads": _THREADS,
-        "backpressure": _CONNECTIONS,
+        "blocking_threads": config.threads,
+        "backpressure": config.connections,
+        # The HTTP server itself responds to /healthz, so that slow clients cannot delay it
+        "static_path_route": ["/healthz"],
+        "static_path_mount": [Path(config.scratch) / worker.HEALTH],
+        "static_path_dir_to_file": worker.HEALTH_FILE,
+        "static_path_expires": 0,
         "backlog": 1024,
         "loop": Loops.asyncio,  # not used by WSGI; the other loops cost an import
         # Registry clients use HTTP/2 with TLS only, and then one connection would carry all transfers of a client

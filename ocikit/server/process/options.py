@@ -51,7 +51,8 @@ class ServerOptions:
         log_format: Format of the access log on stderr. "none" logs failures only.
         collect_every: Seconds between garbage collections; 0 disables them.
         grace: Seconds that unreferenced content is stored before it is deleted.
-        timeout: Seconds without data after which a connection is closed.
+        timeout: Seconds without data after which a connection is closed. A transfer must also move 1 KiB a second on average
+            over this time. Forms and manifests have shorter limits.
         sync: Wait for the disk before a write is acknowledged. Otherwise a power failure can lose acknowledged content.
 
     >>> ServerOptions(workers=2).workers
@@ -136,6 +137,10 @@ class ServerConfig:
     """Folder of the parent process; the server ends with the parent, which holds the other end of stdin open."""
     scratch: str = ""
     """Temporary folder of one run, shared by its workers."""
+    connections: int = 4096
+    """Concurrent connections of each worker."""
+    threads: int = 512
+    """Concurrent requests of each worker."""
 
     def __attrs_post_init__(self) -> None:
         """Check the port."""

@@ -22,16 +22,17 @@ from pathlib import Path
 from ocikit.errors import InvalidArgument, ServerFailed
 from ocikit.server.auth.access import Access, Permission
 from ocikit.server.auth.factory import access_from
-from ocikit.server.http.app import AccessRecord, Application
+from ocikit.server.http.app import HEALTHY, AccessRecord, Application
 from ocikit.server.http.context import RequestContext
 from ocikit.server.http.request import Request, Response
 from ocikit.server.process.access_log import access_log
 from ocikit.server.process.connection_close import CloseUnreadConnection
 from ocikit.server.process.options import ServerConfig
-from ocikit.server.process.stalled import StalledConnections
+from ocikit.server.process.restarts import Restarts
+from ocikit.server.process.slow_clients import CHECK_INTERVAL, SlowClients
 from ocikit.server.storage.base import Storage
 from ocikit.server.storage.files import file_storage
-from ocikit.server.storage.gc import gc
+from ocikit.server.storage.gc import expire_uploads, gc
 
 _log = logging.getLogger("ocikit.server")
 
@@ -42,7 +43,10 @@ _READY_INTERVAL = 0.005
 _COLLECT_INTERVAL = 30.0
 
 #: File that exists until one worker takes over to report that the server is ready.
-_UNREPORTED = "unreported"
+UNREPORTED = "unreported"
+
+#: Folder with the response of /healthz, which the HTTP server sends without a thread for requests.
+HEALTH, HEALTH_FILE = "health", "status.json"
 
 
 def open_storage(config: ServerConfig) -> Storage:
@@ -91,12 +95,22 @@ def check(config: ServerConfig) -> None:
 
 def prepare(config: ServerConfig) -> None:
     """Create the files in the scratch folder that the workers share."""
-    (Path(config.scratch) / _UNREPORTED).touch()
+    (Path(config.scratch) / UNREPORTED).touch()
+    health = Path(config.scratch) / HEALTH
+    health.mkdir()
+    (health / HEALTH_FILE).write_bytes(HEALTHY)
 
 
-def load(config: ServerConfig) -> StalledConnections:
-    """Return the WSGI application, in a worker process."""
+def load(config: ServerConfig, restarts: Restarts | None = None) -> SlowClients:
+    """Return the WSGI application, in a worker process.
+
+    Args:
+        config: Configuration of the server.
+        restarts: Restarts of workers, for the pause of this one.
+    """
     _init_signals(config)
+    if restarts is not None:
+        restarts.wait()
     # granian copies the environment into each request's environ, where HTTP_RANGE would be a header of the client
     for name in [name for name in os.environ if name.startswith("HTTP_")]:
         del os.environ[name]
@@ -121,7 +135,13 @@ def load(config: ServerConfig) -> StalledConnections:
     registry = Application(
         storage, access=access, settings=settings, on_request=partial(_notify, callbacks), extra_routes=routes
     )
-    application = StalledConnections(CloseUnreadConnection(registry), options.timeout)
+    application = SlowClients(
+        CloseUnreadConnection(registry),
+        options.timeout,
+        threads=config.threads,
+        connections=max(config.connections // 2, 1),
+        proxies=options.trusted_proxies,
+    )
     threading.Thread(target=_watch, args=(config, application), name="ocikit-watch", daemon=True).start()
     if options.collect_every > 0 and not options.read_only:
         threading.Thread(target=_collect_periodically, args=(config, storage), name="ocikit-gc", daemon=True).start()
@@ -168,8 +188,8 @@ def _open_access(config: ServerConfig) -> Access:
         raise InvalidArgument(f"{error.filename}: {error.strerror}") from error
 
 
-def _watch(config: ServerConfig, application: StalledConnections) -> None:
-    """Report readiness, close stalled connections, and end with the main process."""
+def _watch(config: ServerConfig, application: SlowClients) -> None:
+    """Report readiness, close slow connections, and end with the main process."""
     main = multiprocessing.parent_process()
 
     def alive(seconds: float) -> bool:
@@ -179,17 +199,17 @@ def _watch(config: ServerConfig, application: StalledConnections) -> None:
         return True
 
     _report_ready(config, alive)
-    while alive(config.options.timeout / 4):
+    while alive(min(config.options.timeout / 4, CHECK_INTERVAL)):
         try:
-            application.close_stalled()
+            application.close_slow()
         except OSError:
-            _log.exception("closing stalled connections failed")
+            _log.exception("closing slow connections failed")
 
 
 def _report_ready(config: ServerConfig, alive: Callable[[float], bool]) -> None:
     """Write the address to stdout as soon as `/v2/` responds, once for all workers."""
     try:
-        (Path(config.scratch) / _UNREPORTED).unlink()
+        (Path(config.scratch) / UNREPORTED).unlink()
     except FileNotFoundError:
         return
     while not _responds(config) and alive(_READY_INTERVAL):
@@ -237,6 +257,7 @@ def _collect_periodically(config: ServerConfig, storage: Storage) -> None:
     while True:
         time.sleep(min(_COLLECT_INTERVAL, options.collect_every))
         try:
+            expire_uploads(storage)
             with _claim_turn(Path(config.path) / "collected", options.collect_every) as claimed:
                 if claimed:
                     gc(storage, grace=options.grace)
