@@ -17,7 +17,7 @@ from ocikit.server.process.main import run
 from ocikit.server.process.options import ServerConfig, ServerOptions, option_descriptions
 from ocikit.server.storage.base import Storage
 from ocikit.server.storage.files import file_storage
-from ocikit.server.storage.gc import GRACE, gc
+from ocikit.server.storage.gc import GRACE, UPLOAD_EXPIRY, gc
 from ocikit.server.storage.verify import verify
 
 
@@ -115,6 +115,14 @@ def add_gc(parser: argparse.ArgumentParser) -> None:
         metavar="SECONDS",
         help="keep content that was referenced within this time (3600)",
     )
+    parser.add_argument(
+        "--expiry",
+        type=seconds,
+        default=UPLOAD_EXPIRY,
+        metavar="SECONDS",
+        help=f"keep uploads in progress that were written within this time ({UPLOAD_EXPIRY:g}); "
+        "those without bytes are kept for ten minutes at most",
+    )
     parser.set_defaults(run=run_gc)
 
 
@@ -122,7 +130,7 @@ def run_gc(arguments: argparse.Namespace) -> None:
     """Delete unreferenced content from a registry's folder, which may be in use."""
     storage = _open_registry(arguments.path, grace=arguments.grace)
     try:
-        result = gc(storage, grace=arguments.grace, dry_run=arguments.dry_run)
+        result = gc(storage, grace=arguments.grace, expiry=arguments.expiry, dry_run=arguments.dry_run)
     finally:
         storage.close()
     for blob in result.unlinked:
@@ -130,8 +138,10 @@ def run_gc(arguments: argparse.Namespace) -> None:
     for blob in result.blobs:
         print(f"{display.size(blob.size):>10}  {blob.digest}")
     verb = "would be" if arguments.dry_run else "were"
+    uploads = f", {display.pluralize(result.uploads, 'upload')}" if result.uploads else ""
     print(
-        f"{display.pluralize(len(result.blobs), 'blob')}, {display.size(result.size)}, {verb} deleted", file=sys.stderr
+        f"{display.pluralize(len(result.blobs), 'blob')}, {display.size(result.size)}{uploads}, {verb} deleted",
+        file=sys.stderr,
     )
 
 

@@ -34,7 +34,7 @@ class Limits:
     sessions: int = 10_000
     """Uploads in progress."""
     sessions_each: int = 1_000
-    """Uploads in progress of one user; all anonymous clients count as one user."""
+    """Uploads in progress of one user, or of one anonymous client's address. Above a limit, idle uploads give way."""
     page: int = 10_000
     """Names in one response; a link leads to the rest."""
     tags: int = 100

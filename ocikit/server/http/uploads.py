@@ -7,7 +7,9 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import math
 import re
+import time
 from collections.abc import Iterator
 
 from ocikit.display import quoted
@@ -15,6 +17,7 @@ from ocikit.server.auth.access import Permission
 from ocikit.server.http.context import RequestContext, parse_digest, parse_repository, quota_exceeded
 from ocikit.server.http.errors import ErrorResponse
 from ocikit.server.http.request import Request, Response
+from ocikit.server.http.transfer import client_key
 from ocikit.server.storage.base import (
     LengthMismatch,
     OffsetMismatch,
@@ -35,8 +38,9 @@ DISK_FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
 #: Received bytes after which a quota is checked again.
 _QUOTA_INTERVAL = 1 << 20
 
-#: Seconds after which a client with too many uploads may try again.
-_RETRY_AFTER = 60
+#: Seconds of idleness after which an upload without bytes, and one with bytes, gives way to a new one above a limit. Clients
+#: send the first bytes at once, and restart an upload that is unknown.
+_EMPTY_GIVES_WAY, _GIVES_WAY = 60.0, 600.0
 
 
 def create(ctx: RequestContext, name: str) -> Response:
@@ -66,11 +70,13 @@ def create(ctx: RequestContext, name: str) -> Response:
         )
     parameter = request.parameter("digest")
     digest = parse_digest(parameter) if parameter is not None and mount is None else None
-    _check_session_limits(ctx)
     uploads = ctx.storage.uploads
-    upload = uploads.create(name, ctx.identity.name, algorithm=digest.algorithm if digest else algorithm)
     if digest is None:
+        _make_room(ctx)
+        upload = uploads.create(name, ctx.identity.name, algorithm=algorithm, holder=_holder(ctx))
         return Response(202, (*_progress_headers(ctx, upload, 0), ("Content-Length", "0")))
+    # The session ends with this request, so it is limited by the number of requests only
+    upload = uploads.create(name, ctx.identity.name, algorithm=digest.algorithm)
     try:
         return _finish(ctx, upload, digest, None)
     except BaseException:
@@ -208,23 +214,37 @@ def _mount(ctx: RequestContext, name: str, digest: Digest, source: str | None) -
         raise quota_exceeded(ctx, name) from error
 
 
-def _check_session_limits(ctx: RequestContext) -> None:
-    """Check that one more session is allowed.
+def _holder(ctx: RequestContext) -> str:
+    """Return whose limit of uploads counts: the user's, or that of an anonymous client's network."""
+    return f"user {ctx.identity.name}" if ctx.identity.name else f"client {client_key(ctx.request.remote)}"
+
+
+def _make_room(ctx: RequestContext) -> None:
+    """Check that one more upload is allowed; above a limit, delete uploads that are idle.
+
+    DoS: a client may abandon any number of uploads. They must not prevent uploads of others, or later ones of the client.
 
     Raises:
         ErrorResponse: 429.
     """
     limits, uploads = ctx.settings.limits, ctx.storage.uploads
-    count = uploads.count()
-    # Count the owner's sessions only if there are many in all, because each count lists all sessions
-    if count >= limits.sessions or (
-        count >= limits.sessions_each and uploads.count(ctx.identity.name) >= limits.sessions_each
-    ):
+    now, total = time.time(), uploads.count()
+    holder = _holder(ctx)
+    for limit, counted in ((limits.sessions_each, holder), (limits.sessions, None)):
+        # Count the holder's uploads only if there are many in all, because each count lists all
+        if total < limit or uploads.count(counted) < limit:
+            continue
+        if uploads.expire(now - _GIVES_WAY, empty_before=now - _EMPTY_GIVES_WAY, holder=counted):
+            continue
+        waits = [
+            state.written + (_GIVES_WAY if state.size else _EMPTY_GIVES_WAY) - now for state in uploads.states(counted)
+        ]
+        seconds = max(math.ceil(min(waits, default=0)), 1)
         raise ErrorResponse(
             429,
             "TOOMANYREQUESTS",
-            "too many uploads are in progress; finish or cancel some, or wait",
-            headers=(("Retry-After", str(_RETRY_AFTER)),),
+            f"{limit} uploads are in progress; finish or cancel some, or try again in {seconds} s",
+            headers=(("Retry-After", str(seconds)),),
         )
 
 

@@ -173,17 +173,32 @@ class Upload:
     """The user name; "" for anonymous uploads."""
 
 
+@frozen
+class UploadState:
+    """How long an upload session is idle, and whether it is empty."""
+
+    written: float
+    """Time in seconds since the epoch when it was created or last written."""
+    size: int
+    """Bytes received."""
+
+
 class UploadStore(ABC):
-    """Upload sessions. They survive a restart and belong to the user who created them."""
+    """Upload sessions. They survive a restart and belong to the user who created them.
+
+    Sessions are counted by holder: the user, or the network of an anonymous client. The address of a client may change
+    between two requests, so it is no part of the ownership.
+    """
 
     @abstractmethod
-    def create(self, repository: str, owner: str = "", *, algorithm: str = "sha256") -> Upload:
+    def create(self, repository: str, owner: str = "", *, algorithm: str = "sha256", holder: str = "") -> Upload:
         """Create an empty session.
 
         Args:
             repository: Target repository.
             owner: User name.
             algorithm: Expected digest algorithm; a hint, other algorithms work too.
+            holder: The client that the session counts for.
         """
 
     @abstractmethod
@@ -243,8 +258,8 @@ class UploadStore(ABC):
         """
 
     @abstractmethod
-    def count(self, owner: str | None = None) -> int:
-        """Return the number of sessions of one owner, or of all.
+    def count(self, holder: str | None = None) -> int:
+        """Return the number of sessions of one holder, or of all.
 
         Large numbers may be slightly outdated.
         """
@@ -254,11 +269,17 @@ class UploadStore(ABC):
         """Return the number of bytes that the sessions of a repository have received."""
 
     @abstractmethod
-    def expire(self, before: float) -> int:
+    def states(self, holder: str | None = None) -> Iterator[UploadState]:
+        """Yield the state of each session of one holder, or of all."""
+
+    @abstractmethod
+    def expire(self, before: float, *, empty_before: float | None = None, holder: str | None = None) -> int:
         """Delete idle sessions that were last written before a time; return their number.
 
         Args:
             before: Time in seconds since the epoch.
+            empty_before: The same for sessions without bytes; None for the same time.
+            holder: Delete sessions of this holder only; None for all.
         """
 
 

@@ -4,7 +4,7 @@
 
     blobs/<algorithm>/<encoded>                 content, mode 0444
     blobs/<algorithm>/.<encoded>.…              partial content
-    uploads/<id>.<repository>.<owner>           received bytes; the file size is the offset
+    uploads/<id>.<repository>.<owner>           received bytes; the file size is the offset, the id ends with the holder
     registry.db                                 metadata, mode 0600, see sql.py
     token.key                                   signing key of tokens, see auth/jwt.py
 
@@ -40,6 +40,7 @@ from ocikit.server.storage.base import (
     Upload,
     UploadBody,
     UploadDigestMismatch,
+    UploadState,
     UploadStore,
 )
 from ocikit.spec.digest import VERIFIABLE, Digest, Hasher, new_hasher
@@ -240,9 +241,9 @@ class FileUploads(UploadStore):
         """
         _create_folder(self.root)
 
-    def create(self, repository: str, owner: str = "", *, algorithm: str = "sha256") -> Upload:
+    def create(self, repository: str, owner: str = "", *, algorithm: str = "sha256", holder: str = "") -> Upload:
         """Create an empty file with a random name."""
-        upload = Upload(secrets.token_urlsafe(24), repository, owner)
+        upload = Upload(secrets.token_urlsafe(24) + _holder_hash(holder), repository, owner)
         path = self._path(upload)
         os.close(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600))
         valid_until, names = self._listing
@@ -329,15 +330,15 @@ class FileUploads(UploadStore):
             raise UnknownUpload(upload.id) from error
         self._drop_hash(upload)
 
-    def count(self, owner: str | None = None) -> int:
-        """Return the number of files of one owner, or in all."""
+    def count(self, holder: str | None = None) -> int:
+        """Return the number of files of one holder, or in all."""
         now = time.monotonic()
         valid_until, names = self._listing
         if now >= valid_until:
             names = os.listdir(self.root)
             valid_until = now + (time.monotonic() - now) / _LISTING_SHARE
             self._listing = (valid_until, names) if len(names) > _MANY_SESSIONS else (0.0, [])
-        return len(names) if owner is None else sum(name.endswith(f".{_name_hash(owner)}") for name in names)
+        return len(names) if holder is None else sum(_is_held(name, _holder_hash(holder)) for name in names)
 
     def used_bytes(self, repository: str) -> int:
         """Return the total size of a repository's files."""
@@ -349,19 +350,39 @@ class FileUploads(UploadStore):
                         used += entry.stat(follow_symlinks=False).st_size
         return used
 
-    def expire(self, before: float) -> int:
+    def states(self, holder: str | None = None) -> Iterator[UploadState]:
+        """Yield time and size of the files of one holder, or of all."""
+        for entry in self._entries(holder):
+            with contextlib.suppress(OSError):
+                status = entry.stat(follow_symlinks=False)
+                yield UploadState(status.st_mtime, status.st_size)
+
+    def expire(self, before: float, *, empty_before: float | None = None, holder: str | None = None) -> int:
         """Delete old files, except those that a request is writing."""
+        limits = (before, before if empty_before is None else empty_before)
+
+        def is_old(status: os.stat_result) -> bool:
+            return status.st_mtime < limits[status.st_size == 0]
+
         expired = 0
+        for entry in self._entries(holder):
+            with contextlib.suppress(OSError):
+                if not is_old(entry.stat(follow_symlinks=False)):
+                    continue
+                with open(os.open(entry.path, os.O_RDWR | _NOFOLLOW), "r+b", buffering=0) as file:
+                    if _try_lock(file.fileno()) and is_old(os.fstat(file.fileno())):
+                        os.unlink(entry.path)
+                        expired += 1
+        if expired:
+            self._listing = (0.0, [])
+        return expired
+
+    def _entries(self, holder: str | None) -> Iterator[os.DirEntry[str]]:
+        suffix = None if holder is None else _holder_hash(holder)
         with os.scandir(self.root) as listing:
             for entry in listing:
-                with contextlib.suppress(OSError):
-                    if entry.stat(follow_symlinks=False).st_mtime >= before:
-                        continue
-                    with open(os.open(entry.path, os.O_RDWR | _NOFOLLOW), "r+b", buffering=0) as file:
-                        if _try_lock(file.fileno()) and os.fstat(file.fileno()).st_mtime < before:
-                            os.unlink(entry.path)
-                            expired += 1
-        return expired
+                if suffix is None or _is_held(entry.name, suffix):
+                    yield entry
 
     def _path(self, upload: Upload) -> Path:
         if _UPLOAD_ID.fullmatch(upload.id) is None:
@@ -452,6 +473,16 @@ def _create_folder(folder: Path) -> None:
 def _name_hash(text: str) -> str:
     """Return a hash of a name that is safe in a file name."""
     return hashlib.sha256(text.encode()).hexdigest()[:32]
+
+
+def _holder_hash(holder: str) -> str:
+    """Return the end of the ids of a holder's sessions."""
+    return _name_hash(holder)[:16]
+
+
+def _is_held(name: str, suffix: str) -> bool:
+    """Return True if a file is a session of a holder."""
+    return name.partition(".")[0].endswith(suffix)
 
 
 def _try_lock(fd: int) -> bool:

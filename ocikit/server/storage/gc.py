@@ -21,6 +21,9 @@ GRACE = 3600.0
 #: Seconds that an idle upload is kept.
 UPLOAD_EXPIRY = 24 * 3600.0
 
+#: Seconds that an upload without bytes is kept.
+EMPTY_UPLOAD_EXPIRY = 600.0
+
 #: Digests that are looked up at once.
 _BATCH = 500
 
@@ -41,7 +44,7 @@ def gc(
         storage: Storage of a registry, which may be serving.
         dry_run: Only list what would be deleted. The result's `.run()` deletes it.
         grace: Seconds; at least the grace period that the storage was opened with.
-        expiry: Seconds that an idle upload is kept.
+        expiry: Seconds that an idle upload is kept; one without bytes is kept for ten minutes at most.
         untagged: Whether to delete untagged manifests too. Children and referrers (such as signatures) of tagged
             manifests are kept. The children of deleted manifests are deleted one grace period later.
 
@@ -50,6 +53,9 @@ def gc(
     """
     now = time.time()
     before = now - grace
+    # First what needs no transaction: on a full disk, the transactions use the space
+    uploads = 0 if dry_run else expire_uploads(storage, expiry=expiry)
+    partial = 0 if dry_run else storage.blobs.remove_partial(now - max(grace, GRACE))
     manifests = _manifests(storage, before, dry_run=dry_run) if untagged else ()
     unlinked = tuple(
         RemovedBlob(digest=digest, size=size, repository=repository)
@@ -74,9 +80,20 @@ def gc(
         blobs=tuple(_delete_content(storage, before)),
         manifests=manifests,
         unlinked=unlinked,
-        uploads=storage.uploads.expire(now - expiry),
-        partial=storage.blobs.remove_partial(now - max(grace, GRACE)),
+        uploads=uploads,
+        partial=partial,
     )
+
+
+def expire_uploads(storage: Storage, *, expiry: float = UPLOAD_EXPIRY) -> int:
+    """Delete idle uploads; return their number.
+
+    Args:
+        storage: Storage of a registry, which may be serving.
+        expiry: See `gc`.
+    """
+    now = time.time()
+    return storage.uploads.expire(now - expiry, empty_before=now - min(expiry, EMPTY_UPLOAD_EXPIRY))
 
 
 def _manifests(storage: Storage, before: float, *, dry_run: bool) -> tuple[RemovedBlob, ...]:

@@ -21,6 +21,7 @@ from ocikit.server.storage.base import (
     Upload,
     UploadBody,
     UploadDigestMismatch,
+    UploadState,
     UploadStore,
 )
 from ocikit.spec.digest import Digest
@@ -71,6 +72,7 @@ class MemoryBlobs(BlobStore):
 
 @define
 class _Session:
+    holder: str
     content: bytearray = field(factory=bytearray)
     written: float = field(factory=time.time)
     busy: bool = False
@@ -83,10 +85,10 @@ class MemoryUploads(UploadStore):
     _sessions: dict[Upload, _Session] = field(factory=dict, init=False, repr=False)
     _lock: threading.Lock = field(factory=threading.Lock, init=False, repr=False)
 
-    def create(self, repository: str, owner: str = "", *, algorithm: str = "sha256") -> Upload:
+    def create(self, repository: str, owner: str = "", *, algorithm: str = "sha256", holder: str = "") -> Upload:
         """Create an empty session."""
         upload = Upload(secrets.token_urlsafe(24), repository, owner)
-        self._sessions[upload] = _Session()
+        self._sessions[upload] = _Session(holder)
         return upload
 
     def size(self, upload: Upload) -> int:
@@ -147,22 +149,31 @@ class MemoryUploads(UploadStore):
         if self._sessions.pop(upload, None) is None:
             raise UnknownUpload(upload.id)
 
-    def count(self, owner: str | None = None) -> int:
-        """Return the number of sessions of one owner, or in all."""
-        return sum(owner is None or upload.owner == owner for upload in list(self._sessions))
+    def count(self, holder: str | None = None) -> int:
+        """Return the number of sessions of one holder, or of all."""
+        return sum(1 for _ in self.states(holder))
 
     def used_bytes(self, repository: str) -> int:
         """Return the number of bytes that the sessions of a repository have received."""
         sessions = list(self._sessions.items())
         return sum(len(session.content) for upload, session in sessions if upload.repository == repository)
 
-    def expire(self, before: float) -> int:
+    def states(self, holder: str | None = None) -> Iterator[UploadState]:
+        """Yield the state of each session of one holder, or of all."""
+        for session in list(self._sessions.values()):
+            if holder in {None, session.holder}:
+                yield UploadState(session.written, len(session.content))
+
+    def expire(self, before: float, *, empty_before: float | None = None, holder: str | None = None) -> int:
         """Delete old idle sessions."""
+        limits = (before, before if empty_before is None else empty_before)
         with self._lock:
             expired = [
                 upload
                 for upload, session in list(self._sessions.items())
-                if session.written < before and not session.busy
+                if session.written < limits[not session.content]
+                and not session.busy
+                and holder in {None, session.holder}
             ]
             return sum(self._sessions.pop(upload, None) is not None for upload in expired)
 

@@ -268,10 +268,10 @@ class UploadStoreContract:
             uploads.finish(upload, digest, interrupted_body(content, lambda: uploads.abort(upload)), blobs)
         assert uploads.count() == 0
 
-    def test_count_returns_all_sessions_or_owners_sessions(self, uploads: UploadStore, blobs: BlobStore) -> None:
+    def test_count_returns_all_sessions_or_holders_sessions(self, uploads: UploadStore, blobs: BlobStore) -> None:
         assert uploads.count() == 0
-        ada = [uploads.create("a", "ada") for _ in range(3)]
-        uploads.create("b", "bob")
+        ada = [uploads.create("a", "ada", holder="ada") for _ in range(3)]
+        uploads.create("b", "bob", holder="bob")
         uploads.create("b")
         assert (uploads.count(), uploads.count("ada"), uploads.count("bob"), uploads.count("")) == (5, 3, 1, 1)
         uploads.abort(ada[0])
@@ -288,6 +288,20 @@ class UploadStoreContract:
         uploads.finish(second, Digest.of(b"1234"), sized_body(b"4"), blobs)
         assert uploads.used_bytes("a") == 0
 
+    def test_session_is_found_without_its_holder(self, uploads: UploadStore) -> None:
+        upload = uploads.create("a", holder="192.0.2.1")
+        assert uploads.size(Upload(upload.id, "a")) == 0
+
+    def test_states_have_time_and_size(self, uploads: UploadStore) -> None:
+        start = time.time() - 5
+        uploads.append(uploads.create("a", holder="ada"), sized_body(b"abc"))
+        uploads.create("a", holder="bob")
+        assert sorted(state.size for state in uploads.states()) == [0, 3]
+        (state,) = uploads.states("ada")
+        assert state.size == 3
+        assert start < state.written < time.time() + 5
+        assert list(uploads.states("eve")) == []
+
     def test_idle_session_expires(self, uploads: UploadStore, blobs: BlobStore) -> None:
         upload = uploads.create("a")
         uploads.append(upload, sized_body(b"abandoned"))
@@ -296,6 +310,19 @@ class UploadStoreContract:
         assert uploads.expire(time.time() + 3600) == 1
         self.assert_unknown(uploads, upload, blobs)
         assert uploads.count() == 0
+
+    def test_empty_session_expires_earlier(self, uploads: UploadStore, blobs: BlobStore) -> None:
+        empty, used = uploads.create("a"), uploads.create("a")
+        uploads.append(used, sized_body(b"used"))
+        assert uploads.expire(time.time() - 3600, empty_before=time.time() + 3600) == 1
+        self.assert_unknown(uploads, empty, blobs)
+        assert uploads.size(used) == 4
+
+    def test_expiry_of_a_holder_keeps_other_sessions(self, uploads: UploadStore, blobs: BlobStore) -> None:
+        ada, bob = (uploads.create("a", holder=holder) for holder in ("ada", "bob"))
+        assert uploads.expire(time.time() + 3600, holder="ada") == 1
+        self.assert_unknown(uploads, ada, blobs)
+        assert uploads.size(bob) == 0
 
     def test_session_being_written_does_not_expire(self, uploads: UploadStore) -> None:
         upload = uploads.create("a")

@@ -803,6 +803,20 @@ def test_gc_command_lists_and_deletes_unreferenced_blobs(home):
     assert done.returncode == 1 and len(done.stderr.splitlines()) == 2
 
 
+def test_gc_command_deletes_idle_uploads(home):
+    with ocikit.serve("store") as server:
+        for _ in range(2):
+            send_request(server, "POST", "/v2/t/x/blobs/uploads/")
+        location = send_request(server, "POST", "/v2/t/x/blobs/uploads/")[1]["Location"]
+        send_request(server, "PATCH", location, b"abc")
+    uploads = list(Path("store/uploads").iterdir())
+    for upload in uploads:
+        os.utime(upload, (time.time() - 700,) * 2)
+    assert cli("gc", "store").stderr == "0 blobs, 0 B, 2 uploads, were deleted\n"
+    assert cli("gc", "store", "--expiry", "800").stderr == "0 blobs, 0 B, were deleted\n"
+    assert cli("gc", "store", "--expiry", "600").stderr == "0 blobs, 0 B, 1 upload, were deleted\n"
+
+
 def test_server_collects_garbage_periodically(home):
     with ocikit.serve("store", options=ocikit.ServerOptions(collect_every=0.2, grace=0, workers=2)) as server:
         push_random_blob(server, "t/a", 5000)

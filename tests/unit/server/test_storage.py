@@ -280,7 +280,7 @@ def test_count_of_many_sessions_uses_cached_listing(tmp_path, monkeypatch):
     listdir = os.listdir
     monkeypatch.setattr(os, "listdir", lambda path: listings.append(path) or listdir(path))
     for n in range(20):
-        uploads.create("a", "ada")
+        uploads.create("a", "ada", holder="ada")
         assert uploads.count() == n + 1
     assert uploads.count("ada") == 20
     assert len(listings) == 11

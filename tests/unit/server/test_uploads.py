@@ -1,6 +1,8 @@
 """Upload endpoints: sessions, chunks, limits, mounts."""
 
 import io
+import time
+from functools import partial
 
 import pytest
 from ocikit.server import Access, Identity, Limits
@@ -326,6 +328,59 @@ def test_too_many_uploads_of_user_or_all_return_429(make_registry):
     for location in locations:
         assert registry("DELETE", location, {"X-User": "ada"}).status == 204
     assert [create_upload(user).status for user in ("eve", "eve", "ada", "ada")] == [202, 429, 202, 429]
+
+
+def test_abandoned_uploads_of_one_address_block_no_others(make_registry):
+    registry = make_registry(limits=Limits(sessions=10, sessions_each=3))
+
+    def create_upload(address):
+        return registry("POST", f"/v2/{NAME}/blobs/uploads/", REMOTE_ADDR=address)
+
+    assert [create_upload("192.0.2.1").status for _ in range(4)] == [202, 202, 202, 429]
+    assert create_upload("192.0.2.2").status == 202
+    # A client has all addresses of an IPv6 network
+    assert [create_upload(f"2001:db8::{last}").status for last in range(4)] == [202, 202, 202, 429]
+
+
+def test_upload_continues_from_another_address(app):
+    location = app("POST", f"/v2/{NAME}/blobs/uploads/", REMOTE_ADDR="192.0.2.1").headers["location"]
+    assert app("PATCH", location, body=b"abc", REMOTE_ADDR="192.0.2.2").status == 202
+    response = app("PUT", f"{location}?digest={digest_of(b'abc')}", REMOTE_ADDR="192.0.2.3")
+    assert response.status == 201
+
+
+def test_idle_uploads_give_way_to_new_ones(make_registry, monkeypatch):
+    registry, real = make_registry(limits=Limits(sessions_each=2)), time.time
+    create_upload = partial(registry, "POST", f"/v2/{NAME}/blobs/uploads/")
+    empty, used = (create_upload().headers["location"] for _ in range(2))
+    registry("PATCH", used, body=b"abc")
+    assert create_upload().headers["retry-after"] == "60"
+    monkeypatch.setattr(time, "time", lambda: real() + 40)
+    assert create_upload().headers["retry-after"] in {"20", "21"}
+    monkeypatch.setattr(time, "time", lambda: real() + 61)
+    assert create_upload().status == 202
+    assert (registry("GET", empty).status, registry("GET", used).status) == (404, 204)
+    monkeypatch.setattr(time, "time", lambda: real() + 601)
+    assert create_upload().status == 202
+    assert registry("GET", used).status == 404
+
+
+def test_idle_uploads_of_others_give_way_above_the_total(make_registry, monkeypatch):
+    registry, real = make_registry(limits=Limits(sessions=3)), time.time
+    create_upload = partial(registry, "POST", f"/v2/{NAME}/blobs/uploads/")
+    for last in range(3):
+        assert create_upload(REMOTE_ADDR=f"192.0.2.{last}").status == 202
+    assert create_upload(REMOTE_ADDR="192.0.2.9").status == 429
+    monkeypatch.setattr(time, "time", lambda: real() + 61)
+    assert create_upload(REMOTE_ADDR="192.0.2.9").status == 202
+
+
+def test_single_request_push_needs_no_free_session(make_registry):
+    registry = make_registry(limits=Limits(sessions_each=1))
+    assert registry("POST", f"/v2/{NAME}/blobs/uploads/").status == 202
+    assert registry("POST", f"/v2/{NAME}/blobs/uploads/").status == 429
+    digest = digest_of(b"abc")
+    assert registry("POST", f"/v2/{NAME}/blobs/uploads/?digest={digest}", body=b"abc").status == 201
 
 
 # Mounts
