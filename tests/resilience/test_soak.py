@@ -17,7 +17,7 @@ def test_processes_survive_faulty_network():
     assert found["done"].keys() == soak_wild.DEEDS.keys()
     assert found["errors"]
     assert len(found["faults"]) == 9
-    assert min(found["layout blobs"], found["cache blobs"], found["registry blobs"]) > 20
+    assert min(found["layout blobs"], found["cache blobs"], found["registry blobs"]) > 5
     assert found["layout misses"] == 0
     for name in ("process 0", "process 1"):
         left = found["open"][name]["end"]
