@@ -15,11 +15,10 @@ from ocikit.errors import FileNotInArtifact, InvalidArgument
 from ocikit.progress.base import Progress, TransferStats, progress_scope
 from ocikit.remote.mirrors import retry_without_bad_mirrors
 from ocikit.spec import media_types
-from ocikit.spec.annotations import UNPACK
 from ocikit.spec.descriptor import Descriptor
 from ocikit.spec.manifest import Manifest
 from ocikit.spec.reference import AnyReference, Reference
-from ocikit.spec.titles import is_archive, is_packed_folder, is_selected, layer_path, layers_by_path
+from ocikit.spec.titles import is_archive, is_packed_folder, is_selected, layer_path, layers_by_path, packed_prefix
 from ocikit.store.base import Source
 from ocikit.store.cache.cache import Cache
 from ocikit.store.streams import ByteStream, ProgressReader, VerifiedReader
@@ -261,7 +260,7 @@ def describe_nesting(folder: Path, layers: Iterable[Descriptor]) -> str:
     """
     folder = folder.expanduser().absolute()
     titles = [
-        layer_path(layer) + ("/" if layer.annotations.get(UNPACK) == "true" else "")
+        f"{packed_prefix(layer)}/" if is_packed_folder(layer) else layer_path(layer)
         for layer in layers
         if layer.media_type != media_types.EMPTY
     ]

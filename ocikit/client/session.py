@@ -321,6 +321,7 @@ class Session(display.Displayable):
             host: Host of the registry, such as "localhost:5000".
 
         Raises:
+            Unauthorized: The registry requires other credentials; log in.
             Unsupported: The registry does not list its repositories; many don't.
         """
         registry = self.registry(host)

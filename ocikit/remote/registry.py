@@ -139,6 +139,8 @@ class Registry(display.Displayable):
         `_catalog` is not part of the specification, so many registries do not offer it.
 
         Raises:
+            Unauthorized: The registry requires other credentials.
+            Denied: The account may not list the repositories.
             Unsupported: The registry does not list its repositories.
         """
         path, action = f"/v2/_catalog?n={PAGE_SIZE}", f"list the repositories of {self.host}"
@@ -146,10 +148,16 @@ class Registry(display.Displayable):
             for page in iter_pages(self.transport, path, action, scopes=(Scope.parse("registry:catalog:*"),)):
                 yield from (name for name in page.items("repositories") if isinstance(name, str))
         except RegistryError as error:
-            if error.status in {401, 403, 404, 405, 501} or isinstance(error, Unsupported):
+            if error.status == 403:
+                raise error.reworded(
+                    error.message,
+                    "many registries list repositories only for administrators; if you know a name, list its tags:"
+                    f" ocikit.tags('{self.host}/name')",
+                ) from error
+            if error.status in {404, 405, 501} or isinstance(error, Unsupported):
                 raise error.reworded(
                     f"{self.host} does not list its repositories ({error.message})",
-                    f"many registries don't, or only for administrators; if you know a name, list its tags: ocikit.tags('{self.host}/name')",
+                    f"many registries don't; if you know a name, list its tags: ocikit.tags('{self.host}/name')",
                     kind=Unsupported,
                 ) from error
             raise

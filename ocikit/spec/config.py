@@ -65,8 +65,9 @@ class ImageConfig(Document):
     """
 
     media_type: str | None = field(default=None, init=False)
-    architecture: str
-    os: str
+    architecture: str = field(default="", metadata={"always": True})
+    """Empty if the document has none, as in clients written in Go."""
+    os: str = field(default="", metadata={"always": True})
     variant: str | None = None
     os_version: str | None = field(default=None, metadata={"wire": "os.version"})
     os_features: tuple[str, ...] = field(default=(), converter=to_strings, metadata={"wire": "os.features"})
@@ -75,7 +76,7 @@ class ImageConfig(Document):
     author: str | None = None
     config: FrozenMap[Any] = field(factory=FrozenMap, converter=to_frozen)
     """Env, Cmd, Entrypoint and others by their names in the specification."""
-    rootfs: RootFS = field(metadata={"always": True})
+    rootfs: RootFS = field(factory=RootFS, metadata={"always": True})
     history: tuple[History, ...] = field(default=(), converter=_history)
 
     default_media_type: ClassVar[str] = media_types.OCI_CONFIG

@@ -101,7 +101,7 @@ def _structure_data(value: Any, _: Any) -> bytes:
 
 
 def _structure_annotations(value: Any, _: Any) -> Annotations:
-    items: dict[str, Any] = _check_type(value, dict)
+    items: dict[str, Any] = {key: text for key, text in _check_type(value, dict).items() if text is not None}
     if not all(type(text) is str for text in items.values()):
         _raise_all(items.items(), _structure_string, str)
     return Annotations(items)
@@ -140,6 +140,8 @@ def _make_array_hook(kind: Any) -> Callable[[Any, Any], tuple[Any, ...]]:
     def structure_array(value: Any, _: Any) -> tuple[Any, ...]:
         # Strings and objects are iterable too, but are not arrays.
         items: list[Any] = _check_type(value, list)
+        if element in (str, Digest):
+            items = [item for item in items if item is not None]
         try:
             return tuple([element_hook(item, element) for item in items])
         except Exception:  # noqa: BLE001 - raised again with the paths of all invalid items

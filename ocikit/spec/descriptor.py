@@ -15,6 +15,11 @@ from ocikit.spec.digest import Digest
 from ocikit.spec.platform import Platform
 
 
+def _platform(platform: Platform | None) -> Platform | None:
+    """Return None for an empty platform, which clients written in Go accept in an index."""
+    return None if platform == Platform() else platform
+
+
 @frozen(kw_only=True, repr=False)
 class Descriptor(display.Displayable):
     """The media type, digest and size of content, and its metadata.
@@ -33,7 +38,8 @@ class Descriptor(display.Displayable):
     data: bytes | None = field(default=None, repr=False)
     """The embedded content. It is used only if it has this digest and size."""
     artifact_type: str | None = None
-    platform: Platform | None = None
+    platform: Platform | None = field(default=None, converter=_platform)
+    """None if it is absent or empty."""
     extra: FrozenMap[Any] = field(factory=FrozenMap, converter=to_frozen)
     """Unknown keys, preserved unchanged."""
 

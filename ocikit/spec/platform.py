@@ -52,8 +52,9 @@ class Platform(display.Displayable):
     'linux/arm/v7'
     """
 
-    os: str
-    architecture: str
+    os: str = field(default="", metadata={"always": True})
+    """Empty if the document has none, as in clients written in Go."""
+    architecture: str = field(default="", metadata={"always": True})
     variant: str | None = None
     os_version: str | None = field(default=None, metadata={"wire": "os.version"})
     os_features: tuple[str, ...] = field(default=(), converter=to_strings, metadata={"wire": "os.features"})

@@ -38,7 +38,22 @@ def test_catalog_reads_all_pages(server, connect):
     assert list(Registry(connect(server)).catalog()) == ["a", "b/c", "d"]
 
 
-@pytest.mark.parametrize("status", [401, 403, 404, 405])
+def test_unauthorized_catalog_raises_with_login(server, connect):
+    server.on("GET", "/v2/_catalog", status=401, times=None)
+    with pytest.raises(errors.Unauthorized) as caught:
+        list(Registry(connect(server)).catalog())
+    assert "login" in caught.value.hint
+    assert "many registries" not in str(caught.value)
+
+
+def test_denied_catalog_raises_with_alternative(server, connect):
+    server.on("GET", "/v2/_catalog", status=403, times=None)
+    with pytest.raises(errors.Denied) as caught:
+        list(Registry(connect(server)).catalog())
+    assert "only for administrators" in caught.value.hint and "ocikit.tags" in caught.value.hint
+
+
+@pytest.mark.parametrize("status", [404, 405])
 def test_missing_catalog_raises_with_alternative(server, connect, status):
     server.on("GET", "/v2/_catalog", status=status, times=None)
     with pytest.raises(errors.Unsupported) as caught:

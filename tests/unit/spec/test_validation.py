@@ -394,3 +394,16 @@ for kind in {list(EXAMPLES)!r}:
 assert "jsonschema" in sys.modules
 """
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_empty_platform_and_nulls_are_reported():
+    entry = DESCRIPTOR | {"platform": {}, "annotations": {"a": None}}
+    index = {"schemaVersion": 2, "mediaType": media_types.OCI_INDEX, "manifests": [entry]}
+    found = {(v.path, v.message) for v in find_violations(json.dumps(index).encode())}
+    assert {
+        ("$.manifests[0].platform.architecture", "required field missing"),
+        ("$.manifests[0].platform.os", "required field missing"),
+        ("$.manifests[0].annotations.a", "expected a string, found null"),
+    } <= found
+    config = {v.path for v in find_violations(b"{}", media_types.OCI_CONFIG)}
+    assert {"$.architecture", "$.os", "$.rootfs"} <= config
