@@ -380,7 +380,7 @@ def _matches(data: bytes, descriptor: Descriptor) -> bool:
 
 def _descriptors(value: dict[str, Any]) -> Iterator[tuple[str, Descriptor]]:
     """Yield the valid descriptors of a document with their JSON paths."""
-    for key in ("manifests", "config", "layers", "subject"):
+    for key in ("manifests", "config", "layers", "blobs", "subject"):
         items = value.get(key)
         for index, item in enumerate(items) if isinstance(items, list) else [(None, items)]:
             if isinstance(item, dict) and {"mediaType", "digest", "size"} <= item.keys():

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, ClassVar, Self, TypeAlias, cast
 
 import attrs
@@ -12,7 +12,7 @@ from ocikit import display
 from ocikit.errors import InvalidDocument, NoMatchingPlatform, UnsupportedSchema1, Violation
 from ocikit.spec import media_types
 from ocikit.spec.annotations import REF_NAME, Annotations, to_annotations
-from ocikit.spec.descriptor import Descriptor
+from ocikit.spec.descriptor import EMPTY_DESCRIPTOR, Descriptor
 from ocikit.spec.digest import Digest
 from ocikit.spec.document import DOCUMENT_LIMIT, Document, load_json, structure
 from ocikit.spec.platform import Platform
@@ -133,6 +133,31 @@ class Manifest(_TypedDocument):
             title="layers", headers=headers, rows=rows, count=len(layers), note=size if layers else "", unfolded=True
         )
         yield from display.annotations_section(self.annotations)
+
+
+@frozen(kw_only=True, repr=False)
+class ArtifactManifest(Manifest):
+    """An artifact manifest of 2022 and 2023: blobs without a config. ocikit reads and copies it, and writes none.
+
+    image-spec v1.1.0-rc2 artifact.md. Its blobs are the layers; the config is the empty one and not a part of it.
+    """
+
+    schema_version: int = field(default=2, init=False)
+    media_type: str | None = field(default=media_types.OCI_ARTIFACT, metadata={"always": True, "order": 1})
+    config: Descriptor = field(default=EMPTY_DESCRIPTOR, init=False)
+    layers: tuple[Descriptor, ...] = field(default=(), converter=_descriptors, metadata={"wire": "blobs"})
+
+    default_media_type: ClassVar[str] = media_types.OCI_ARTIFACT
+
+    @property
+    def kind(self) -> str:
+        """The artifactType, else the media type."""
+        return self.artifact_type or self.default_media_type
+
+    @property
+    def blobs(self) -> tuple[Descriptor, ...]:
+        """The blobs in order, including repeated digests."""
+        return self.layers
 
 
 @frozen(kw_only=True, repr=False)
@@ -326,7 +351,7 @@ def _parse(raw: bytes, media_type: str | None, limit: int, expected: type[Docume
         )
     cls = _document_class(value, kind, expected)
     _check_not_ambiguous(value, cls)
-    if expected is not None and cls is not expected:
+    if expected is not None and not issubclass(cls, expected):
         raise InvalidDocument(
             f"the document is of type {kind or cls.default_media_type}, expected {expected.default_media_type}",
             hint="parse_document accepts either",
@@ -345,6 +370,8 @@ def _parse(raw: bytes, media_type: str | None, limit: int, expected: type[Docume
 def _document_class(value: dict[str, Any], kind: str, expected: type[Document] | None) -> type[Manifest | Index]:
     if kind in media_types.INDEX_TYPES:
         return Index
+    if kind == media_types.OCI_ARTIFACT:
+        return ArtifactManifest
     if kind in media_types.MANIFEST_TYPES:
         return Manifest
     if kind:
@@ -354,9 +381,16 @@ def _document_class(value: dict[str, Any], kind: str, expected: type[Document] |
     return Index if expected is Index or value.get("manifests") is not None else Manifest
 
 
+#: The name of a document, and the keys that only other documents have.
+_AMBIGUOUS: Mapping[type, tuple[str, tuple[str, ...]]] = {
+    Index: ("an index", ("layers", "config")),
+    ArtifactManifest: ("an artifact manifest", ("manifests", "layers", "config")),
+}
+
+
 def _check_not_ambiguous(value: dict[str, Any], cls: type[Manifest | Index]) -> None:
     """Reject a document that could be parsed as manifest and as index: the type confusion of CVE-2021-41190."""
-    name, foreign = ("an index", ("layers", "config")) if cls is Index else ("an image manifest", ("manifests",))
+    name, foreign = _AMBIGUOUS.get(cls, ("an image manifest", ("manifests",)))
     for key in foreign:
         if value.get(key) is not None:
             raise InvalidDocument(

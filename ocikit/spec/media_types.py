@@ -9,6 +9,9 @@ from typing import Final, Literal, TypeAlias
 
 OCI_INDEX: Final = "application/vnd.oci.image.index.v1+json"
 OCI_MANIFEST: Final = "application/vnd.oci.image.manifest.v1+json"
+#: Artifact manifests of the release candidates of image-spec 1.1 (2022 to 2023), replaced by image manifests with an
+#: artifactType. oras 0.15 to 1.0, notation 1.0.0-rc and others pushed signatures and reports with it.
+OCI_ARTIFACT: Final = "application/vnd.oci.artifact.manifest.v1+json"
 OCI_CONFIG: Final = "application/vnd.oci.image.config.v1+json"
 OCI_LAYER: Final = "application/vnd.oci.image.layer.v1.tar"
 OCI_LAYER_GZIP: Final = "application/vnd.oci.image.layer.v1.tar+gzip"
@@ -39,9 +42,9 @@ SCHEMA1_TYPES: Final = frozenset(
     }
 )
 
-#: Media types in the Accept header of manifest requests. All four are necessary, because distribution and Quay respond
-#: with 404 if OCI's are missing. Schema 1 is omitted because it is not supported.
-ACCEPTED: Final = (OCI_MANIFEST, OCI_INDEX, DOCKER_MANIFEST, DOCKER_INDEX)
+#: Media types in the Accept header of manifest requests. All are necessary, because distribution and Quay respond with
+#: 404 if OCI's are missing. Schema 1 is omitted because it is not supported.
+ACCEPTED: Final = (OCI_MANIFEST, OCI_INDEX, DOCKER_MANIFEST, DOCKER_INDEX, OCI_ARTIFACT)
 
 #: Media types of files by suffix, without its dot: IANA's where there is one, otherwise the most common.
 FILE_TYPES: Final[Mapping[str, str]] = {
@@ -194,7 +197,7 @@ def is_document(media_type: str) -> bool:
     >>> is_document(OCI_INDEX), is_document(OCI_LAYER)
     (True, False)
     """
-    return media_type in MANIFEST_TYPES or media_type in INDEX_TYPES
+    return media_type in MANIFEST_TYPES or media_type in INDEX_TYPES or media_type == OCI_ARTIFACT
 
 
 def is_layer(media_type: str) -> bool:

@@ -102,6 +102,8 @@ def _kind(announced: str, value: dict[str, Any]) -> str | None:
     stated = value.get("mediaType")
     if isinstance(stated, str) and stated.lower() in _SCHEMAS:
         return stated.lower()
+    if stated == media_types.OCI_ARTIFACT:
+        return None
     inferred = (kind for key, kind in _SHAPES.items() if key in value)
     return next(inferred, media_types.OCI_MANIFEST) if announced in _VAGUE else None
 

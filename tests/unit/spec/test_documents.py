@@ -17,7 +17,7 @@ from ocikit.spec.config import History, ImageConfig, RootFS
 from ocikit.spec.descriptor import EMPTY_DESCRIPTOR, Descriptor
 from ocikit.spec.digest import Digest
 from ocikit.spec.document import DOCUMENT_LIMIT, encode, load_json, structure
-from ocikit.spec.manifest import Index, Manifest, parse_document
+from ocikit.spec.manifest import ArtifactManifest, Index, Manifest, parse_document
 from ocikit.spec.platform import Platform
 
 A, B, C = ("sha256:" + c * 64 for c in "abc")
@@ -813,6 +813,9 @@ MANIFESTS = st.builds(
     Manifest, media_type=st.sampled_from(sorted(media_types.MANIFEST_TYPES)), config=DESCRIPTORS,
     layers=st.lists(DESCRIPTORS, max_size=3), artifact_type=st.none() | TEXT, subject=st.none() | DESCRIPTORS, annotations=NOTES,
 )  # fmt: skip
+ARTIFACTS = st.builds(
+    ArtifactManifest, layers=st.lists(DESCRIPTORS, max_size=3), artifact_type=st.none() | TEXT, subject=st.none() | DESCRIPTORS, annotations=NOTES,
+)  # fmt: skip
 INDEXES = st.builds(
     Index, media_type=st.sampled_from(sorted(media_types.INDEX_TYPES)), manifests=st.lists(DESCRIPTORS, max_size=3),
     artifact_type=st.none() | TEXT, subject=st.none() | DESCRIPTORS, annotations=NOTES,
@@ -820,7 +823,7 @@ INDEXES = st.builds(
 
 
 @settings(deadline=None)  # the first use imports the converter
-@given(MANIFESTS | INDEXES)
+@given(MANIFESTS | ARTIFACTS | INDEXES)
 def test_every_document_round_trips(document):
     again = parse_document(document.raw)
     assert again == document
