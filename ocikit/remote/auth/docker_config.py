@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import logging
 import os
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, NoReturn
 
-from ocikit.errors import CredentialsError
+from ocikit.errors import ContentError, CredentialsError
 from ocikit.spec.reference import DOCKER_HUB
 from ocikit.store.files import atomic_writer
+from ocikit.store.locks import exclusive
+
+log = logging.getLogger("ocikit")
 
 #: Docker Hub's keys in order of precedence: `docker login` writes the first, podman the third.
 HUB_KEYS = (
@@ -21,6 +26,7 @@ HUB_KEYS = (
     "registry-1.docker.io",
     "registry.hub.docker.com",
 )
+_LOCK_TIMEOUT = 30.0  # seconds; the lock is held while a small file is read and written
 _FILE_LIMIT = 4 << 20  # bytes; the largest real file has a few KiB
 
 
@@ -131,6 +137,34 @@ def read(path: Path, where: str) -> dict[str, Any] | None:
     return parse(text, where)
 
 
+@contextlib.contextmanager
+def edit(path: Path, where: str) -> Iterator[dict[str, Any]]:
+    """Yield the configuration in a file, empty if there is none, and write it after the block if it changed.
+
+    Other processes and threads that edit the file wait meanwhile, so none of them loses the entry of another. Docker
+    itself takes no lock.
+
+    Raises:
+        CredentialsError: The file can't be read, locked or written. It is unchanged.
+    """
+    target = Path(os.path.realpath(path))
+    with contextlib.ExitStack() as stack:
+        try:
+            target.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+            stack.enter_context(exclusive(target.with_name(f"{target.name}.lock"), _LOCK_TIMEOUT))
+        except NotImplementedError:
+            log.debug("%s: the file system has no locks", where)
+        except ContentError as error:
+            raise CredentialsError(f"{where} can't be locked: {error.message}", hint=error.hint) from error
+        except OSError as error:
+            raise _write_error(error, where) from error
+        config = read(path, where) or {}
+        before = json.dumps(config)
+        yield config
+        if json.dumps(config) != before:
+            write(path, config, where)
+
+
 def write(path: Path, config: dict[str, Any], where: str) -> None:
     """Replace the file atomically, or the target of the link at `path`.
 
@@ -144,6 +178,8 @@ def write(path: Path, config: dict[str, Any], where: str) -> None:
         with atomic_writer(target, mode=0o600) as file:
             file.write(text)
     except OSError as error:
-        raise CredentialsError(
-            f"{where} can't be written: {error.strerror}", hint="check the permissions of its folder"
-        ) from error
+        raise _write_error(error, where) from error
+
+
+def _write_error(error: OSError, where: str) -> CredentialsError:
+    return CredentialsError(f"{where} can't be written: {error.strerror}", hint="check the permissions of its folder")

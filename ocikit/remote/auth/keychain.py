@@ -302,23 +302,25 @@ class Keychain(display.Displayable):
             )
         if verify is not None:
             verify(credentials)
-            config = docker_config.read(path, where) or {}  # another process may have changed it meanwhile
-        auths = docker_config.section(config, "auths", where)
-        old = auths.get(key)
-        entry = (
-            {name: item for name, item in old.items() if name not in _SECRET_FIELDS} if isinstance(old, dict) else {}
-        )
+        docker_config.section(config, "auths", where)  # reject a malformed file before the helper stores anything
         if helper is not None:
             user, secret = credentials.username, credentials.password
             if credentials.identity_token:
                 user, secret = _IDENTITY_USER, credentials.identity_token
             helper.store(key, user, secret)  # the file gets an empty entry, as docker writes, which lists the registry
-        else:
-            pair = f"{credentials.username}:{credentials.password}".encode(errors="surrogateescape")
-            entry["auth"] = base64.b64encode(pair).decode()
-            entry |= {"identitytoken": credentials.identity_token} if credentials.identity_token else {}
-        config["auths"] = auths | {key: entry}
-        docker_config.write(path, config, where)
+        with docker_config.edit(path, where) as config:
+            auths = docker_config.section(config, "auths", where)
+            old = auths.get(key)
+            entry = (
+                {name: item for name, item in old.items() if name not in _SECRET_FIELDS}
+                if isinstance(old, dict)
+                else {}
+            )
+            if helper is None:
+                pair = f"{credentials.username}:{credentials.password}".encode(errors="surrogateescape")
+                entry["auth"] = base64.b64encode(pair).decode()
+                entry |= {"identitytoken": credentials.identity_token} if credentials.identity_token else {}
+            config["auths"] = auths | {key: entry}
         return helper.program if helper is not None else where
 
     def logout(self, host: str) -> bool:
@@ -343,10 +345,13 @@ class Keychain(display.Displayable):
                 if helper.get(server):
                     helper.erase(server)
                     erased = True
-        auths = docker_config.section(config, "auths", where)
-        if stale := set(docker_config.matching_keys(auths, [docker_config.normalize_key(host)])):
+        names = [docker_config.normalize_key(host)]
+        if not set(docker_config.matching_keys(docker_config.section(config, "auths", where), names)):
+            return erased
+        with docker_config.edit(path, where) as config:
+            auths = docker_config.section(config, "auths", where)
+            stale = set(docker_config.matching_keys(auths, names))
             config["auths"] = {name: entry for name, entry in auths.items() if name not in stale}
-            docker_config.write(path, config, where)
         return erased or bool(stale)
 
     # -- sources

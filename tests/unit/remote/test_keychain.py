@@ -3,11 +3,13 @@
 import base64
 import copy
 import json
+import multiprocessing
 import os
 import pickle
 import stat
 import subprocess
 import sys
+import threading
 import time
 import traceback
 from pathlib import Path
@@ -16,10 +18,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from ocikit.errors import CredentialsError
+from ocikit.remote.auth import docker_config
 from ocikit.remote.auth.docker_config import lookup_keys, normalize_key
 from ocikit.remote.auth.explanation import Explanation
 from ocikit.remote.auth.helpers import Helper
 from ocikit.remote.auth.keychain import ANONYMOUS, Credentials, Keychain
+from ocikit.store.locks import exclusive
 
 SECRET = "hunter2-correct-horse-battery"
 HUB = "https://index.docker.io/v1/"
@@ -696,7 +700,7 @@ def test_login_is_found_and_private_to_owner(env):
     assert stat.S_IMODE(env.docker.stat().st_mode) == 0o600
     assert stat.S_IMODE(env.docker.parent.stat().st_mode) == 0o700
     assert env.find("ghcr.io", "org/model") == Credentials(username="ada", password=SECRET)
-    assert [p.name for p in env.docker.parent.iterdir()] == ["config.json"]
+    assert {p.name for p in env.docker.parent.iterdir()} == {"config.json", "config.json.lock"}
 
 
 def test_login_preserves_other_entries_and_order(env):
@@ -745,6 +749,57 @@ def test_login_during_verification_of_another_is_preserved(env):
     env.keychain().login("ghcr.io", "ada", SECRET, verify=lambda _: env.keychain().login("quay.io", "bob", SECRET))
     assert env.find("quay.io").username == "bob"
     assert env.find("ghcr.io").username == "ada"
+
+
+HOSTS = [f"registry{n}.example" for n in range(8)]
+
+
+def _edit(environ, action, host, barrier):
+    keys = Keychain(environ=environ)
+    barrier.wait()
+    if action == "login":
+        keys.login(host, "ada", SECRET)
+    else:
+        assert keys.logout(host)
+
+
+@pytest.mark.parametrize("kind", ["processes", "threads"])
+def test_concurrent_logins_and_logouts_lose_no_entry(env, kind):
+    env.docker.parent.mkdir()
+    env.docker.write_text(json.dumps({"auths": {"quay.io": auth("bob")}, "HttpHeaders": {"X": "y"}}))
+    context = multiprocessing.get_context("spawn")
+    for action, entries in (("login", {*HOSTS, "quay.io"}), ("logout", {"quay.io"})):
+        barrier = context.Barrier(8) if kind == "processes" else threading.Barrier(8)
+        start = context.Process if kind == "processes" else threading.Thread
+        workers = [start(target=_edit, args=(env.environ, action, host, barrier)) for host in HOSTS]
+        for worker in workers:
+            worker.start()
+        for worker in workers:
+            worker.join()
+        if kind == "processes":
+            assert [worker.exitcode for worker in workers] == [0] * 8
+        config = json.loads(env.docker.read_text())
+        assert set(config["auths"]) == entries
+        assert config["HttpHeaders"] == {"X": "y"}
+    assert stat.S_IMODE(env.docker.stat().st_mode) == 0o600
+
+
+def test_login_locks_target_of_link(env, tmp_path):
+    """The lock is next to the file that the link leads to, so that both names have one lock."""
+    env.docker.parent.mkdir()
+    real = tmp_path / "dotfiles.json"
+    real.write_text("{}")
+    env.docker.symlink_to(real)
+    env.keychain().login("ghcr.io", "ada", SECRET)
+    assert (tmp_path / "dotfiles.json.lock").exists() and env.docker.is_symlink()
+
+
+def test_lock_that_is_never_released_is_named(env, monkeypatch):
+    monkeypatch.setattr(docker_config, "_LOCK_TIMEOUT", 0.05)
+    env.docker.parent.mkdir()
+    lock = exclusive(env.docker.with_name("config.json.lock"), 1)
+    with lock, pytest.raises(CredentialsError, match="can't be locked"):
+        env.keychain().login("ghcr.io", "ada", SECRET)
 
 
 def test_login_writes_target_of_link(env):
