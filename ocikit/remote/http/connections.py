@@ -6,6 +6,7 @@ import logging
 import os
 import ssl
 import time
+import urllib.request
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,7 @@ from ocikit.errors import ConnectionFailed, redact
 from ocikit.forks import ForkSafeLock, fork_count
 from ocikit.remote.config.network import Network
 from ocikit.remote.http import deadlines
+from ocikit.remote.http.no_proxy import is_excluded
 from ocikit.remote.http.request import BodyStream
 from ocikit.remote.http.urls import Origin
 
@@ -173,11 +175,18 @@ class Connections:
         return context
 
     def _proxies(self, url: str) -> dict[str, str]:
-        if Origin.of(url).loopback:
+        origin = Origin.of(url)
+        if origin.loopback:
             return {}
         if self._network.proxies is not None:
             return dict(self._network.proxies)
-        return dict(requests.utils.get_environ_proxies(url, no_proxy=None))
+        no_proxy = os.environ.get("no_proxy") or os.environ.get("NO_PROXY") or ""
+        if is_excluded(origin.host, origin.port, no_proxy):
+            return {}
+        # Without variables, Windows and macOS have settings of their own
+        if not urllib.request.getproxies_environment() and urllib.request.proxy_bypass(origin.host):
+            return {}
+        return urllib.request.getproxies()
 
 
 class _Adapter(requests.adapters.HTTPAdapter):
