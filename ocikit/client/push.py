@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import io
+import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 import attrs
@@ -90,7 +91,7 @@ def pack_files(
     packed = PackedLayers(layers=())
     if paths:
         packed = pack(
-            paths,
+            [os.path.expanduser(path) for path in paths],
             archive=archive,
             include=to_patterns(include),
             exclude=to_patterns(exclude),

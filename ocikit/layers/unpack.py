@@ -124,7 +124,7 @@ def unpack(
             "unpacking needs a system that opens files relative to folders",
             hint="on Windows, use the Windows Subsystem for Linux, or pull archives as files with archive=False",
         )
-    final = Path(os.path.realpath(target))
+    final = Path(os.path.realpath(os.path.expanduser(target)))
     _check_target(final, overwrite=overwrite)
     final.parent.mkdir(parents=True, exist_ok=True)
     scratch = Path(tempfile.mkdtemp(prefix=f".{final.name[:40]}.", suffix=".unpacking", dir=final.parent))

@@ -15,6 +15,8 @@ _GRAMMAR = re.compile(r"([a-z0-9]+(?:[+._-][a-z0-9]+)*):([a-zA-Z0-9=_-]+)")
 #: Hex digits by registered algorithm. blake3 is not in the standard library, so it can't be verified.
 _LENGTHS = {"sha256": 64, "sha512": 128, "blake3": 64}
 
+_KNOWN = re.compile("|".join(f"{algorithm}:[a-f0-9]{{{length}}}" for algorithm, length in _LENGTHS.items()))
+
 VERIFIABLE = frozenset({"sha256", "sha512"})
 
 _CHUNK = 256 * 1024  # bytes per read
@@ -50,6 +52,11 @@ class Digest(str):
         if isinstance(text, cls):
             return text
         match = _GRAMMAR.fullmatch(text) if isinstance(text, str) else None
+        if isinstance(text, str) and text != (lower := text.lower()) and _KNOWN.fullmatch(lower):
+            raise InvalidDigest(
+                f"the digest {quoted(text, 160)} has upper-case letters",
+                hint=f"digests are lower-case: {quoted(lower, 160)}",
+            )
         if match is None:
             raise InvalidDigest(
                 f"{quoted(text)} is not a digest", hint='a digest looks like "sha256:" and 64 lower-case hex digits'

@@ -79,6 +79,11 @@ def check_tag(tag: str) -> str:
         InvalidReference: The tag is invalid.
     """
     if _TAG.fullmatch(tag) is None:
+        if "+" in tag and _TAG.fullmatch(written := tag.replace("+", "_")):
+            raise InvalidReference(
+                f"the tag {quoted(tag)} has a '+', which tags cannot have",
+                hint=f"Helm writes '_' for the '+' of a version: {quoted(written)}",
+            )
         problem = f"is {len(tag)} characters long" if len(tag) > 128 else "is not a tag"
         raise InvalidReference(
             f"{quoted(tag)} {problem}",
@@ -328,6 +333,11 @@ class LayoutReference(_Target):
             raise InvalidReference(
                 f"{quoted(text)} is not a layout",
                 hint='write "oci:folder:tag", "oci-archive:file.tar:tag" or "docker-archive:file.tar:name:tag"',
+            )
+        if scheme == "oci" and re.match(r"//[^/]", rest):
+            raise InvalidReference(
+                f"{quoted(text)} is a URL, not a reference",
+                hint=f'leave out oci://, as Helm writes it: {quoted(rest[2:])}; a layout on disk is written "oci:folder:tag"',
             )
         digest = None
         if match := _DIGEST_SUFFIX.search(rest):

@@ -120,7 +120,7 @@ def serve(
     """
     options = options or ServerOptions()
     config = ServerConfig(
-        path="" if path is None else str(Path(path).absolute()),
+        path="" if path is None else str(Path(path).expanduser().absolute()),
         port=port,
         htpasswd=None if htpasswd is None or isinstance(htpasswd, Mapping) else os.fspath(htpasswd),
         rules=None if rules is None else os.fspath(rules),

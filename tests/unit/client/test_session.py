@@ -279,6 +279,18 @@ def test_missing_platform_lists_available_ones(home, session):
     assert not (home / "out").exists()
 
 
+def test_tilde_in_paths_is_home_folder(home, session, monkeypatch, tmp_path):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    write(tmp_path, {"data/a.txt": "a", "data/deep/b.txt": "b"})
+    assert list(session.push("oci:store:v1", "~/data")) == ["data/a.txt", "data/deep/b.txt"]
+    packed = session.push("oci:store:v2", "~/data", archive="tar+gzip")
+    packed.unpack("~/root")
+    assert (tmp_path / "root/data/a.txt").read_text() == "a" and not (home / "~").exists()
+    session.attach("oci:store:v1", "~/data/a.txt", artifact_type="text/x-note")
+    with ocikit.serve("~/registry") as server:
+        assert server.path == tmp_path / "registry"
+
+
 @pytest.fixture(params=["registry", "layout", "archive"])
 def arm(request, home, session):
     """Return a reference to a single image for linux/arm64, in each kind of store."""

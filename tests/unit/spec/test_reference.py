@@ -400,3 +400,25 @@ def test_registry_host_has_canonical_name(text, name, api_host):
 def test_invalid_registry_host_is_rejected(text):
     with pytest.raises(InvalidReference, match="is not a registry"):
         RegistryHost.parse(text)
+
+
+OTHER_TOOLS = [
+    ("r.test/a/chart:1.0.0+build.1", "the tag '1.0.0+build.1' has a '+', which tags cannot have", "'1.0.0_build.1'"),
+    ("oci://ghcr.io/a/chart:1.0", "is a URL, not a reference", "leave out oci://, as Helm writes it: 'ghcr.io/a/chart:1.0'"),
+    (f"r.test/a/b@{SHA.upper()}", "has upper-case letters", f"digests are lower-case: '{SHA.lower()}'"),
+    (f"r.test/a/b@sha256:{SHA[7:].upper()}", "has upper-case letters", f"digests are lower-case: '{SHA.lower()}'"),
+    (f"oci:folder@sha256:{'AB' * 32}", "has upper-case letters", f"digests are lower-case: 'sha256:{'ab' * 32}'"),
+    ("docker://r.test/a/b:v1", "is a URL, not a reference", "leave out the scheme: 'r.test/a/b:v1'"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("text", "message", "hint"), OTHER_TOOLS, ids=[text[:24] for text, *_ in OTHER_TOOLS])
+def test_words_of_other_tools_get_hint(text, message, hint):
+    with pytest.raises((InvalidReference, InvalidDigest)) as caught:
+        parse_reference(text)
+    assert message in caught.value.message and hint in caught.value.hint
+
+
+@pytest.mark.parametrize("text", ["oci:/data/layout:v1", "oci:///data/layout:v1"])
+def test_absolute_path_of_layout_is_no_url(text):
+    assert parse_reference(text).tag == "v1"
