@@ -142,6 +142,7 @@ def _add_copy(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("source")
     parser.add_argument("target")
     parser.add_argument("--referrers", action="store_true", help="copy the referrers, too")
+    parser.add_argument("--cosign", action="store_true", help="copy the tags of cosign's signatures, too")
     parser.add_argument("--platform", metavar=_PLATFORM, help="platform of the only manifest of an index to copy")
 
 
@@ -187,7 +188,13 @@ def _push(options: argparse.Namespace) -> None:
 
 def _copy(options: argparse.Namespace) -> None:
     with _session(options) as session:
-        artifact = session.copy(options.source, options.target, referrers=options.referrers, platform=options.platform)
+        artifact = session.copy(
+            options.source,
+            options.target,
+            referrers=options.referrers,
+            cosign=options.cosign,
+            platform=options.platform,
+        )
     _print_summary(artifact)
     print(artifact.reference)
 

@@ -14,7 +14,7 @@ import attrs
 from ocikit import display
 from ocikit.client.arguments import ProgressLike, StrPath, check_workers
 from ocikit.client.listing import Listing
-from ocikit.client.pull import describe_nesting, open_folder, plan_pull
+from ocikit.client.pull import describe_foreign, describe_nesting, open_folder, plan_pull
 from ocikit.client.reader import ContentReader
 from ocikit.client.resolver import Resolver
 from ocikit.errors import ContentError, FileNotInArtifact, InvalidDocument, NotFound, OcikitError
@@ -584,7 +584,8 @@ def pull_artifact(
         path, stats = plan.run(workers=workers, progress=reader.listener(progress))
     artifact = Artifact(reader, reference, descriptor, manifest, path=path)
     target = display.display_path(artifact.path or reader.cache.root)
-    summarize(artifact, stats, "pulled", target, "" if to is None else describe_nesting(Path(to), plan.layers))
+    note = describe_foreign(manifest.layers) + ("" if to is None else describe_nesting(Path(to), plan.layers))
+    summarize(artifact, stats, "pulled", target, note)
     return artifact
 
 

@@ -253,6 +253,12 @@ def plan_folder(
     )
 
 
+def describe_foreign(layers: Iterable[Descriptor]) -> str:
+    """Return the end of a summary about layers whose content registries do not distribute."""
+    count = sum(media_types.is_foreign(layer.media_type) for layer in layers)
+    return f"; left out: {display.pluralize(count, 'foreign layer')}, which registries do not store" if count else ""
+
+
 def describe_nesting(folder: Path, layers: Iterable[Descriptor]) -> str:
     """Return the end of a pull's summary if all files are in a folder with the name of the pulled folder.
 

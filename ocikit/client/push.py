@@ -112,6 +112,9 @@ def describe_selection(packed: PackedLayers) -> str:
     text = ""
     if packed.secrets:
         text += f"; with what looks like a secret: {display.join_limited(packed.secrets, _SHOWN)}"
+    if packed.empty_folders:
+        names = display.join_limited(packed.empty_folders, _SHOWN)
+        text += f"; empty folders are not pushed: {names} (archive= keeps them)"
     if packed.left_out:
         text += f"; left out: {display.join_limited(packed.left_out, _SHOWN)}"
     return text

@@ -21,10 +21,11 @@ from ocikit.client.arguments import (
 )
 from ocikit.client.artifact import Artifact, pull_artifact, summarize
 from ocikit.client.backends import Backends
+from ocikit.client.cosign import cosign_tags, describe_cosign_tags
 from ocikit.client.listing import Listing
 from ocikit.client.login import ask_credentials, login_host
 from ocikit.client.plans import DeletePlan, TagPlan
-from ocikit.client.pull import transfer_title
+from ocikit.client.pull import describe_foreign, transfer_title
 from ocikit.client.reader import ContentReader
 from ocikit.client.resolver import Resolver, target_of
 from ocikit.errors import (
@@ -34,6 +35,7 @@ from ocikit.errors import (
     InvalidReference,
     NameUnknown,
     NotFound,
+    OcikitError,
     Unauthorized,
 )
 from ocikit.progress.base import TransferStats
@@ -504,6 +506,7 @@ class Session(display.Displayable):
         target: str | AnyReference,
         *,
         referrers: bool = False,
+        cosign: bool = False,
         platform: PlatformLike | None = None,
         tags: Iterable[str] = (),
         workers: int | None = None,
@@ -516,6 +519,8 @@ class Session(display.Displayable):
             source: Reference to copy from.
             target: Reference to copy to; without a tag, it gets the source's.
             referrers: Also copy the artifacts that are attached to it.
+            cosign: Also copy the tags `sha256-….sig`, `.att` and `.sbom` of cosign, which are not referrers. They are not
+                part of the plan of a dry run.
             platform: Platform to select from an index; the copy has the digest of that manifest.
             tags: More tags at the target.
             workers: Number of parallel transfers; None uses the session's setting.
@@ -556,9 +561,19 @@ class Session(display.Displayable):
             def run() -> TransferStats:
                 stats = TransferStats(self._reader.listener(progress))
                 work.run(workers=workers, progress=stats, title=transfer_title("copy", there))
+                for name in signatures if cosign else ():
+                    more = _with_actual_sizes(plan(origin, name, destination, tags=[name], workers=workers))
+                    more.run(workers=workers, progress=stats, title=transfer_title("copy", there))
                 return stats
 
-            summarize(artifact, retry_without_bad_mirrors(origin, run), "copied", str(artifact.reference))
+            signatures: tuple[str, ...] = ()
+            if cosign:
+                signatures = cosign_tags(origin, (d.digest for d, _ in work.documents), workers=workers)
+            stats, note = retry_without_bad_mirrors(origin, run), describe_foreign(work.foreign)
+            if referrers and not cosign:
+                with suppress(OcikitError):  # only the summary needs them
+                    note += describe_cosign_tags(cosign_tags(origin, [work.root.digest], workers=workers))
+            summarize(artifact, stats, "copied", str(artifact.reference), note)
         return artifact
 
     @overload

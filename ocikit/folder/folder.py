@@ -264,6 +264,9 @@ class Folder(display.Displayable):
         dropped = {*plan.removed, *plan.kept_edited}
         files = {title: file for title, file in before.files.items() if title not in dropped}
         for planned in plan.files:
+            if planned.decision == "present" and planned.descriptor.is_executable:
+                with contextlib.suppress(OSError):
+                    _make_executable(self._locate(planned.title)[0])
             if planned.decision == "present" and (status := plan.statuses[planned.title]) is not None:
                 files[planned.title] = FileRecord(
                     digest=planned.descriptor.digest,
@@ -381,6 +384,8 @@ class Folder(display.Displayable):
             status is not None and status != plan.statuses.get(file.title) and not _has_content(final, file.descriptor)
         ):
             raise _edit_conflict(final)
+        if file.descriptor.is_executable:
+            _make_executable(part)
         written = os.lstat(part)
         try:
             os.replace(part, final)
@@ -489,6 +494,14 @@ def _has_content(path: Path, descriptor: Descriptor) -> bool:
         if stat.S_ISREG(os.lstat(path).st_mode) and path.stat().st_size == descriptor.size:
             return hash_file(path, descriptor.digest.algorithm) == descriptor.digest
     return False
+
+
+def _make_executable(path: Path) -> None:
+    """Allow everyone who may read a file to execute it."""
+    mode = path.lstat().st_mode
+    executable = mode | (mode & 0o444) >> 2
+    if stat.S_ISREG(mode) and executable != mode:
+        path.chmod(stat.S_IMODE(executable))
 
 
 def _fsync(path: Path) -> None:

@@ -31,7 +31,7 @@ from ocikit.layers.tar import CHUNK
 from ocikit.layers.tree import WHITEOUT
 from ocikit.layers.walk import FileWalker, FoundFile, title_of, unreadable
 from ocikit.spec import media_types as types
-from ocikit.spec.annotations import TITLE, UNPACK, UNPACKED_DIGEST, Annotations
+from ocikit.spec.annotations import MODE, TITLE, UNPACK, UNPACKED_DIGEST, Annotations
 from ocikit.spec.descriptor import Descriptor
 from ocikit.spec.digest import Digest, new_hasher
 from ocikit.spec.titles import Links, check_titles, safe_title
@@ -113,6 +113,8 @@ class PackedLayers(Sequence[Packed], display.Displayable):
     layers: tuple[Packed, ...]
     left_out: tuple[str, ...] = ()
     """Titles that were left out by default; those of folders end with "/"."""
+    empty_folders: tuple[str, ...] = ()
+    """Titles of folders without files, which only archives represent; they end with "/"."""
     secrets: tuple[str, ...] = ()
     """Titles of files that look like secrets."""
 
@@ -136,6 +138,7 @@ class PackedLayers(Sequence[Packed], display.Displayable):
     def __rich_repr__(self) -> display.Description:
         yield "layers", list(self.layers)
         yield "left_out", list(self.left_out), []
+        yield "empty_folders", list(self.empty_folders), []
         yield "secrets", list(self.secrets), []
 
 
@@ -157,6 +160,7 @@ def pack(
 
     Titles of a relative path include its folders: "data" results in `data/a.csv`, "data/." and "." in `a.csv`. Titles of
     an absolute path, or of one with "..", start at its last name. Empty folders are not represented unless archived.
+    Executable files have the annotation `io.ocikit.mode`.
     `.ocikit` folders, the records of pulled folders, are always skipped.
 
     Below a folder, `.git`, checkpoints, caches and files of the operating system are left out, see
@@ -188,6 +192,7 @@ def pack(
     unused_types = dict(media_types or {})
     tasks: list[Callable[[], Packed]] = []
     titles: list[str] = []
+    empty: list[str] = []
     for path in paths:
         title = title_of(path)
         if archive is not None and Path(path).is_dir():
@@ -196,7 +201,9 @@ def pack(
             tasks.append(partial(_pack_archive, Path(path), title, archive, items, level, spool))
             titles.append(title)
             continue
-        files = [file for file in walker.walk(path, title) if not file.is_folder]
+        items = list(walker.walk(path, title))
+        files = [file for file in items if not file.is_folder]
+        empty += _empty_folders(items, walker)
         if not files:
             raise _no_files(path, walker)
         titles += [file.title for file in files]
@@ -214,8 +221,20 @@ def pack(
             hint=f"skip them with exclude={first} or a {IGNORE_FILE} file, or push them with secrets=True",
         )
     return PackedLayers(
-        layers=_run_tasks(tasks, workers), left_out=tuple(walker.left_out), secrets=tuple(walker.secrets)
+        layers=_run_tasks(tasks, workers),
+        left_out=tuple(walker.left_out),
+        empty_folders=tuple(empty),
+        secrets=tuple(walker.secrets),
     )
+
+
+def _empty_folders(items: Iterable[FoundFile], walker: FileWalker) -> list[str]:
+    """Return the titles of folders without files; none with patterns, which are not about folders."""
+    if walker.include or walker.exclude:
+        return []
+    items = list(items)
+    used = {parent.as_posix() for item in items for parent in Path(item.title).parents}
+    return [f"{item.title}/" for item in items if item.is_folder and item.title not in used]
 
 
 def _no_files(path: str | os.PathLike[str], walker: FileWalker) -> ContentError:
@@ -252,7 +271,7 @@ def _pack_file(file: FoundFile, media_type: str | None) -> Packed:
     hasher = new_hasher("sha256")
     # Not hash_file: the stamp has to be that of the open file, and the size that of the bytes read
     with _reading(file), file.path.open("rb", buffering=0) as stream:
-        stamp = _stamp(os.fstat(stream.fileno()))
+        stamp = _stamp(info := os.fstat(stream.fileno()))
         view = memoryview(bytearray(min(CHUNK, stamp[0] + 1)))
         size = 0
         while count := stream.readinto(view):
@@ -264,9 +283,14 @@ def _pack_file(file: FoundFile, media_type: str | None) -> Packed:
         media_type=media_type or types.media_type_of(file.title),
         digest=Digest(f"sha256:{hasher.hexdigest()}"),
         size=size,
-        annotations=Annotations({TITLE: file.title}),
+        annotations=Annotations({TITLE: file.title, **_mode_annotation(info)}),
     )
     return Packed(descriptor=descriptor, source=file.path, content=file.path, stamp=stamp)
+
+
+def _mode_annotation(info: os.stat_result) -> dict[str, str]:
+    """Return the annotation of an executable file. One value for all keeps equal files equal."""
+    return {MODE: "0755"} if info.st_mode & stat.S_IXUSR and os.name == "posix" else {}
 
 
 @contextlib.contextmanager

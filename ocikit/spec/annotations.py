@@ -19,6 +19,9 @@ UNPACK: Final = "io.deis.oras.content.unpack"
 #: Set by oras and ocikit next to UNPACK: the digest of the uncompressed tar.
 UNPACKED_DIGEST: Final = "io.deis.oras.content.digest"
 
+#: The permission bits of an executable file, as an octal number. Other files have no such annotation.
+MODE: Final = "io.ocikit.mode"
+
 #: Levels of nested arrays and objects in unknown keys; real documents have three or four. Limit them because a hostile
 #: document would exceed Python's recursion limit when the value is hashed, compared or encoded.
 _DEPTH_LIMIT = 64

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from typing import Any
 
@@ -10,9 +11,11 @@ from attrs import field, frozen
 
 from ocikit import display
 from ocikit.spec import media_types
-from ocikit.spec.annotations import TITLE, Annotations, FrozenMap, to_annotations, to_frozen, to_strings
+from ocikit.spec.annotations import MODE, TITLE, Annotations, FrozenMap, to_annotations, to_frozen, to_strings
 from ocikit.spec.digest import Digest
 from ocikit.spec.platform import Platform
+
+_MODE = re.compile("[0-7]{3,7}")
 
 
 def _platform(platform: Platform | None) -> Platform | None:
@@ -55,6 +58,12 @@ class Descriptor(display.Displayable):
         It is not validated, so beware of path traversal: see `safe_title`.
         """
         return self.annotations.get(TITLE)
+
+    @property
+    def is_executable(self) -> bool:
+        """True if the publisher's file had permission to be executed."""
+        mode = self.annotations.get(MODE, "")
+        return _MODE.fullmatch(mode) is not None and bool(int(mode, 8) & 0o100)
 
     @property
     def embedded(self) -> bytes | None:
