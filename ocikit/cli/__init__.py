@@ -219,10 +219,13 @@ def _inspect(options: argparse.Namespace) -> None:
             print(f"  {display.sanitize(manifest.platform or manifest.media_type):24}  {manifest.digest}")
     else:
         # Do not use .files: it omits layers whose title is not a valid file name
+        unnamed = artifact.unnamed
         for layer in artifact.manifest.layers:
             if layer.media_type != media_types.EMPTY:
                 name = layer.title if layer.title is not None else layer.media_type
-                print(f"  {display.size(layer.size):>10}  {layer.digest.short}  {display.sanitize(name)}")
+                # Unusable titles are shown with the whole digest, which is the only name of their content
+                digest = layer.digest if layer.digest in unnamed else layer.digest.short
+                print(f"  {display.size(layer.size):>10}  {digest}  {display.sanitize(name)}")
 
 
 def _validate(options: argparse.Namespace) -> int:

@@ -27,7 +27,7 @@ from ocikit.spec.digest import Digest
 from ocikit.spec.manifest import Index, Manifest, PlatformLike, index_sections, manifest_card, parse_document
 from ocikit.spec.platform import Platform
 from ocikit.spec.reference import AnyReference
-from ocikit.spec.titles import is_archive, layers_by_path, unpacked_digest
+from ocikit.spec.titles import NamedLayers, is_archive, layer_path, name_layers, unpacked_digest, unusable_title
 from ocikit.store.cache.cache import Cache
 
 if TYPE_CHECKING:
@@ -190,6 +190,7 @@ class Artifact(display.Displayable):
         self.plan = plan
         """After a dry run, what the call would do."""
         self._files: Files | None = None
+        self._named: NamedLayers | None = None
         self._cached = _cached_manifests(reader.cache, document) if isinstance(document, Index) else {}
 
     @property
@@ -268,14 +269,30 @@ class Artifact(display.Displayable):
 
     @property
     def files(self) -> Files:
-        """Files by name: the titled layers.
+        """Files by name: the titled layers. `unnamed` has the layers whose title cannot be the name of a file.
 
         For an image each layer is a file; `tree()` lists their contents.
         """
         if self._files is None:
-            named = layers_by_path(self.manifest.layers)
+            named = self._named_layers().files
             self._files = Files({name: File(self, name, layer) for name, layer in named.items()})
         return self._files
+
+    @property
+    def unnamed(self) -> Files:
+        """Files by digest whose title is unusable, such as an absolute path; `open(digest)` reads one."""
+        return Files({layer.digest: self._by_digest(layer) for layer, _ in self._named_layers().unusable})
+
+    def _named_layers(self) -> NamedLayers:
+        if self._named is None:
+            self._named = name_layers(self.manifest.layers)
+        return self._named
+
+    def _by_digest(self, layer: Descriptor) -> File:
+        """Return a layer as a file that is named after its digest."""
+        annotations = {key: value for key, value in layer.annotations.items() if key != TITLE}
+        bare = attrs.evolve(layer, annotations=Annotations(annotations))
+        return File(self, layer_path(bare), bare)
 
     def tree(self) -> Mapping[str, TarEntry]:
         """Return the file tree of an image with whiteouts applied, or of archives; read every layer.
@@ -290,18 +307,26 @@ class Artifact(display.Displayable):
     def open(self, name: str) -> BinaryIO:
         """Return a file as a seekable stream.
 
+        Args:
+            name: Name of the file, or its digest.
+
         Raises:
             FileNotInArtifact: There is no such file; the hint has the nearest names.
+            UnsafeArchive: The title cannot be the name of a file; the hint has the digest.
         """
-        return self.files[name].open()
+        return self[name].open()
 
     def read(self, name: str) -> bytes:
         """Return the content of a file, verified.
 
+        Args:
+            name: Name of the file, or its digest.
+
         Raises:
             FileNotInArtifact: There is no such file; the hint has the nearest names.
+            UnsafeArchive: The title cannot be the name of a file; the hint has the digest.
         """
-        return self.files[name].read()
+        return self[name].read()
 
     def pull(
         self,
@@ -437,7 +462,16 @@ class Artifact(display.Displayable):
         return self.reader.referrers(self.reference, artifact_type)
 
     def __getitem__(self, name: str) -> File:
-        return self.files[name]
+        try:
+            return self.files[name]
+        except FileNotInArtifact:
+            for layer in self.manifest.layers:
+                if layer.digest == name:
+                    return self._by_digest(layer)
+            for layer, problem in self._named_layers().unusable:
+                if layer.title == name:
+                    raise unusable_title(layer, problem) from None
+            raise
 
     def __iter__(self) -> Iterator[str]:
         return iter(self.files)
@@ -511,8 +545,22 @@ class Artifact(display.Displayable):
             yield from display.card_of(self.document).sections
         else:
             files = [layer for layer in self.document.layers if layer.media_type != media_types.EMPTY]
+            if unusable := self._named_layers().unusable:
+                apart = {(layer.title, layer.digest) for layer, _ in unusable}
+                files = [layer for layer in files if (layer.title, layer.digest) not in apart]
             rows = ((layer.title if layer.title is not None else f"({layer.media_type})", layer) for layer in files)
             yield _table(rows, len(files), display.Size(self.size))
+            if unusable:
+                yield display.Section(
+                    title="titles that cannot be file names",
+                    headers=("title", "reason", "stream"),
+                    rows=(
+                        (layer.title, problem, display.code_call("ocikit.open", self.reference, layer.digest))
+                        for layer, problem in unusable
+                    ),
+                    count=len(unusable),
+                    unfolded=True,
+                )
             yield from display.annotations_section(self.annotations)
 
     def _child(self, descriptor: Descriptor) -> display.Card:

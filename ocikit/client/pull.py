@@ -18,7 +18,15 @@ from ocikit.spec import media_types
 from ocikit.spec.descriptor import Descriptor
 from ocikit.spec.manifest import Manifest
 from ocikit.spec.reference import AnyReference, Reference
-from ocikit.spec.titles import is_archive, is_packed_folder, is_selected, layer_path, layers_by_path, packed_prefix
+from ocikit.spec.titles import (
+    is_archive,
+    is_packed_folder,
+    is_selected,
+    layer_name,
+    layer_path,
+    layers_by_path,
+    packed_prefix,
+)
 from ocikit.store.base import Source
 from ocikit.store.cache.cache import Cache
 from ocikit.store.streams import ByteStream, ProgressReader, VerifiedReader
@@ -174,9 +182,11 @@ def plan_pull(
     Raises:
         FileNotInArtifact: The patterns select no file.
         InvalidArgument: There is no folder to unpack to, or the artifact is an image.
-        UnsafeArchive: A title leads out of the folder, or two layers claim one path.
+        UnsafeArchive: A selected title leads out of the folder, or two selected layers claim one path.
     """
     layers = select_layers(manifest, to_patterns(include), to_patterns(exclude))
+    if to is None and not manifest.is_image:
+        layers_by_path(layers)  # check the titles before anything is fetched
     # Files are synced no more than by cp or curl: after a power failure the next pull detects and repairs damage
     folder = None if to is None else open_folder(to, sync=False)
     archives = select_archives(manifest, layers, archive, folder)
@@ -237,7 +247,7 @@ def plan_folder(
     """
     complete = len(layers) == len(manifest.layers)
     if not archives:
-        files = manifest if complete else {layer_path(layer): layer for layer in layers}
+        files = manifest if complete else layers_by_path(layers)
         return folder.plan(files, reference=reference, force=force, partial=not complete)
     from ocikit.folder.archives import Archive  # noqa: PLC0415 - only archives need tar and decompression
 
@@ -302,9 +312,9 @@ def select_layers(manifest: Manifest, include: Sequence[str], exclude: Sequence[
     layers = tuple(layer for layer in manifest.layers if not media_types.is_foreign(layer.media_type))
     if not include and not exclude:
         return layers
-    matches = tuple(layer for layer in layers if is_selected(layer_path(layer), include, exclude))
+    matches = tuple(layer for layer in layers if is_selected(layer_name(layer), include, exclude))
     if not matches:
-        names = display.join_limited([layer_path(layer) for layer in layers])
+        names = display.join_limited([layer_name(layer) for layer in layers])
         raise FileNotInArtifact(
             f"no file matches include={list(include)!r}, exclude={list(exclude)!r}", hint=f"the files are {names}"
         )

@@ -273,21 +273,21 @@ class Session(display.Displayable):
 
         Args:
             ref: Reference of the artifact.
-            name: Name of the file, as in `inspect(ref).files`.
+            name: Name of the file, as in `inspect(ref).files`, or its digest.
             platform: Platform to select from an index; None selects this machine's.
             progress: True, False or a `Progress`; None uses the session's setting.
 
         Raises:
             FileNotInArtifact: There is no such file; the hint has the nearest names.
         """
-        return self._manifest(parse_reference(ref), platform).files[name].download(progress=progress)
+        return self._manifest(parse_reference(ref), platform)[name].download(progress=progress)
 
     def open(self, ref: str | AnyReference, name: str, *, platform: PlatformLike | None = None) -> BinaryIO:
         """Return one file as a seekable stream from the cache, or by range requests.
 
         Args:
             ref: Reference of the artifact.
-            name: Name of the file, as in `inspect(ref).files`.
+            name: Name of the file, as in `inspect(ref).files`, or its digest.
             platform: Platform to select from an index; None selects this machine's.
 
         Raises:

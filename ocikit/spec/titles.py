@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import glob
 import re
 import unicodedata
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from fnmatch import fnmatchcase
 from pathlib import PurePosixPath
 from typing import Final, Literal, TypeAlias
+
+from attrs import frozen
 
 from ocikit.display import quoted
 from ocikit.errors import InvalidDigest, UnsafeArchive
@@ -48,7 +51,7 @@ def safe_title(title: str) -> PurePosixPath:
     problem = _problem(title)
     if problem:
         raise UnsafeArchive(
-            f"the title {quoted(title)} {problem}", hint="give the file another name, or fetch this blob by its digest"
+            f"the title {quoted(title)} {problem}", hint="give the file another name, or skip it with exclude="
         )
     return PurePosixPath(title)
 
@@ -170,9 +173,62 @@ def layer_path(layer: Descriptor) -> str:
         UnsafeArchive: The title is unsafe.
     """
     if layer.title is not None:
-        return safe_title(layer.title).as_posix()
+        if problem := _problem(layer.title):
+            raise unusable_title(layer, problem)
+        return "/".join(part for part in layer.title.split("/") if part not in {"", "."})
     extension = next((ext for suffix, ext in _EXTENSIONS.items() if layer.media_type.endswith(suffix)), "")
     return f"{layer.digest.algorithm}-{layer.digest.encoded[:12]}{extension}"
+
+
+def layer_name(layer: Descriptor) -> str:
+    """Return the layer's relative path, or its title if that is not a safe path; patterns are compared with it."""
+    return layer.title if layer.title is not None and _problem(layer.title) else layer_path(layer)
+
+
+def unusable_title(layer: Descriptor, problem: str) -> UnsafeArchive:
+    """Return the error for a layer whose title cannot be a file.
+
+    Args:
+        layer: The layer.
+        problem: The reason, as in `NamedLayers.unusable`.
+    """
+    title = layer.title or ""
+    return UnsafeArchive(
+        f"the title {quoted(title)} {problem}",
+        hint=f"skip it with exclude={quoted(glob.escape(title))}, or read it by its digest: open(ref, '{layer.digest}')",
+    )
+
+
+@frozen
+class NamedLayers:
+    """The layers of an artifact as files: those with a usable name, and the others apart."""
+
+    files: Mapping[str, Descriptor]
+    """By relative path, in order."""
+    unusable: tuple[tuple[Descriptor, str], ...]
+    """Layers whose title cannot be a file, with the reason, such as "is an absolute path"."""
+
+
+def name_layers(layers: Iterable[Descriptor]) -> NamedLayers:
+    """Return the layers by relative path; an unusable title does not affect the other layers.
+
+    Empty descriptors are skipped. A layer that is listed twice is one file. If different layers have one title, the title
+    is unusable.
+    """
+    by_path: dict[str, dict[Digest, Descriptor]] = {}
+    unusable: list[tuple[Descriptor, str]] = []
+    for layer in layers:
+        if layer.media_type == media_types.EMPTY:
+            continue
+        if layer.title is not None and (problem := _problem(layer.title)):
+            unusable.append((layer, problem))
+        else:
+            by_path.setdefault(layer_path(layer), {}).setdefault(layer.digest, layer)
+    for same in by_path.values():
+        if len(same) > 1:
+            unusable += [(layer, f"is that of {len(same)} files") for layer in same.values()]
+    files = {path: next(iter(same.values())) for path, same in by_path.items() if len(same) == 1}
+    return NamedLayers(files, tuple(unusable))
 
 
 def is_packed_folder(layer: Descriptor) -> bool:

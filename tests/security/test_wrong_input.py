@@ -614,7 +614,7 @@ def test_title_with_path_traversal_writes_nothing(title, session, server, home):
     for call in (
         lambda: session.pull(ref, "out"),
         lambda: session.pull(ref),
-        lambda: session.inspect(ref).files,
+        lambda: session.inspect(ref)[title],
         lambda: session.download(ref, title),
         lambda: session.pull(ref, "out", force=True),
     ):
@@ -625,7 +625,8 @@ def test_title_with_path_traversal_writes_nothing(title, session, server, home):
         p for p in home.parent.rglob("*") if p.is_file() and p.read_bytes() == content and "blobs" not in p.parts
     ]
     art = session.inspect(ref)  # inspection and copies still work
-    assert repr(art) and art._repr_html_() and art._ipython_key_completions_() == []
+    assert repr(art) and art._repr_html_() and art._ipython_key_completions_() == list(art.files) == []
+    assert [file.read() for file in art.unnamed.values()] == [content]
     assert session.copy(ref, "oci:copy").digest == art.digest
 
 

@@ -455,6 +455,7 @@ CARDS: dict[str, Callable[[], object]] = {
         ),
     ),
     "packed": lambda: pack([home()])[0],
+    "packed_layers": lambda: pack([home()]),
     "entry": lambda: TarEntry(path="usr/bin/python3", type="symlink", target="python3.14", mode=0o777, layer=2),
     "error": no_tag,
     "error_copy": copy_error,

@@ -286,10 +286,8 @@ class Cache(display.Displayable, Store):
             BlobUnknown: A blob is not cached. Push it to the cache and call again.
             UnsafeArchive: A title leads out of the folder (path traversal), or two layers have the same path.
         """
-        # Validate all titles, even if only some layers are requested
-        files = layers_by_path(manifest.layers)
-        if layers is not None:
-            files = layers_by_path(layers)
+        # Validate the titles of the requested layers only: another one must not make them unreadable
+        files = layers_by_path(manifest.layers if layers is None else layers)
         folder = self.snapshot_path(reference, manifest.digest)
         missing = {name: layer for name, layer in files.items() if not _is_complete(folder / name, layer)}
         if missing or not folder.is_dir():

@@ -365,3 +365,11 @@ def test_push_has_options_for_links_hidden_and_secret_files(run, data, server, h
     assert code == 0 and "secret: data/.env" in err
     assert run("push", ref, "data", "--links", "follow", "--hidden", "--include", "data/.*")[0] == 0
     assert list(ocikit.inspect(ref).files) == ["data/.env", "data/.git/config"]
+
+
+def test_inspect_shows_digest_of_unusable_title(run, home):
+    layer = ocikit.Descriptor.of(b"1", "a/b", annotations={"org.opencontainers.image.title": "/home/ci/bad.bin"})
+    manifest = ocikit.Manifest(config=ocikit.Descriptor.of(b"{}", media_types.EMPTY), layers=(layer,))
+    ocikit.Layout(home / "store").push_bytes(manifest.descriptor, manifest.raw, tag="v1")
+    code, out, err = run("inspect", "oci:store:v1")
+    assert (code, err) == (0, "") and f"{layer.digest}  /home/ci/bad.bin" in out

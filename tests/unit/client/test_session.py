@@ -194,6 +194,55 @@ def test_include_and_exclude_select_files(art, session, server, home):
     assert not (home / "three").exists()
 
 
+@pytest.fixture
+def mixed(home, session):
+    """Return a reference of an artifact with a usable title, an absolute path, and two files of one title."""
+    store = ocikit.Layout(home / "mixed")
+    contents = {"good.csv": b"1", "/home/ci/bad.bin": b"2", "twin": b"3", "./twin": b"4"}
+    layers = []
+    for title, content in contents.items():
+        layers.append(ocikit.Descriptor.of(content, "text/csv", annotations={"org.opencontainers.image.title": title}))
+        store.push_bytes(layers[-1], content)
+    empty = ocikit.Descriptor.of(b"{}", media_types.EMPTY)
+    store.push_bytes(empty, b"{}")
+    manifest = ocikit.Manifest(artifact_type="a/b", config=empty, layers=tuple(layers))
+    store.push_bytes(manifest.descriptor, manifest.raw, tag="v1")
+    return "oci:mixed:v1"
+
+
+def test_unusable_title_does_not_block_other_files(mixed, session, home):
+    art = session.inspect(mixed)
+    assert list(art) == list(art.files) == ["good.csv"]
+    session.pull(mixed, "out", include="good.csv")
+    assert tree(home / "out") == {"good.csv": b"1"}
+    session.pull(mixed, "rest", exclude=["/home/*", "*twin"])
+    assert tree(home / "rest") == {"good.csv": b"1"}
+    assert (session.pull(mixed, include="*.csv").path / "good.csv").read_bytes() == b"1"
+    assert session.open(mixed, "good.csv").read() == session.download(mixed, "good.csv").read_bytes() == b"1"
+
+
+@pytest.mark.parametrize("to", ["out", None])
+@pytest.mark.parametrize("options", [{}, {"include": "/home/*"}, {"include": "*twin"}])
+def test_pull_of_unusable_title_is_refused_before_fetching(mixed, session, home, to, options):
+    before = state(home)
+    with pytest.raises(ocikit.errors.UnsafeArchive, match="is an absolute path|two files have the title"):
+        session.pull(mixed, to, **options)
+    assert state(home) == before and not list(session.cache.root.rglob("sha256/*"))[2:]
+
+
+def test_file_with_unusable_title_is_read_by_digest(mixed, session):
+    art = session.inspect(mixed)
+    assert [file.read() for file in art.unnamed.values()] == [b"2", b"3", b"4"]
+    with pytest.raises(ocikit.errors.UnsafeArchive, match="'/home/ci/bad.bin' is an absolute path") as caught:
+        session.open(mixed, "/home/ci/bad.bin")
+    digest = ocikit.Digest.of(b"2")
+    assert f"open(ref, '{digest}')" in caught.value.hint
+    assert session.open(mixed, digest).read() == art[digest].read() == art.read(digest) == b"2"
+    path = session.download(mixed, digest)
+    assert (path.name, path.read_bytes()) == (f"sha256-{digest.encoded[:12]}", b"2")
+    assert "titles that cannot be file names" in art._repr_html_() and digest in art._repr_html_()
+
+
 def test_pull_overwrites_edited_files_only_with_force(art, session, server, data, home):
     session.pull(f"{server.host}/t/d:v1", "out")
     (home / "out/data/a.csv").write_text("edited")

@@ -8,7 +8,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from ocikit.errors import UnsafeArchive
-from ocikit.spec.titles import check_titles, safe_title
+from ocikit.spec.annotations import TITLE
+from ocikit.spec.descriptor import Descriptor
+from ocikit.spec.titles import check_titles, layers_by_path, name_layers, safe_title
 
 
 @pytest.mark.parametrize(
@@ -81,3 +83,27 @@ def test_conflicting_titles_are_rejected():
     for pair in (["A", "a"], ["B", "b/c"], ["cafe\u0301", "caf\u00e9"], ["Straße", "STRASSE"]):
         with pytest.raises(UnsafeArchive):
             check_titles(pair, fold_case=True)
+
+
+def layer(title, content=b""):
+    return Descriptor.of(content, "text/csv", annotations={TITLE: title})
+
+
+def test_unusable_title_does_not_affect_other_layers():
+    good, bad, nested, twin, other = layers = [
+        layer("good.csv"),
+        layer("/home/ci/bad.bin"),
+        layer("good.csv/x"),
+        layer("twin", b"1"),
+        layer("./twin", b"2"),
+    ]
+    named = name_layers([*layers, good])
+    assert named.files == {"good.csv": good, "good.csv/x": nested}
+    assert named.unusable == (
+        (bad, "is an absolute path"),
+        (twin, "is that of 2 files"),
+        (other, "is that of 2 files"),
+    )
+    with pytest.raises(UnsafeArchive, match="'/home/ci/bad.bin' is an absolute path") as caught:
+        layers_by_path(layers)
+    assert "exclude='/home/ci/bad.bin'" in caught.value.hint and f"open(ref, '{bad.digest}')" in caught.value.hint
