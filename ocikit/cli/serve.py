@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import os
 import sys
+from collections.abc import Iterator
 from typing import Any, Literal, get_args, get_origin
 
 import attrs
@@ -15,7 +17,7 @@ from ocikit.cli.arguments import positive_int, seconds
 from ocikit.server.http.settings import Limits
 from ocikit.server.process.main import run
 from ocikit.server.process.options import ServerConfig, ServerOptions, option_descriptions
-from ocikit.server.storage.base import Storage
+from ocikit.server.storage.base import DISK_FULL, Storage
 from ocikit.server.storage.files import file_storage
 from ocikit.server.storage.gc import GRACE, UPLOAD_EXPIRY, gc
 from ocikit.server.storage.verify import verify
@@ -128,11 +130,8 @@ def add_gc(parser: argparse.ArgumentParser) -> None:
 
 def run_gc(arguments: argparse.Namespace) -> None:
     """Delete unreferenced content from a registry's folder, which may be in use."""
-    storage = _open_registry(arguments.path, grace=arguments.grace)
-    try:
+    with _registry(arguments.path, "garbage collection", grace=arguments.grace) as storage:
         result = gc(storage, grace=arguments.grace, expiry=arguments.expiry, dry_run=arguments.dry_run)
-    finally:
-        storage.close()
     for blob in result.unlinked:
         print(f"{display.size(blob.size):>10}  {blob.digest}  {display.sanitize(blob.repository)}")
     for blob in result.blobs:
@@ -162,11 +161,8 @@ def run_verify(arguments: argparse.Namespace) -> int:
     Returns:
         0 if all content is intact, else 1.
     """
-    storage = _open_registry(arguments.path)
-    try:
+    with _registry(arguments.path, "verification") as storage:
         result = verify(storage, remove=arguments.repair)
-    finally:
-        storage.close()
     for blob in result.corrupt:
         print(f"{blob.problem:>10}  {blob.digest}  {display.sanitize(', '.join(blob.repositories))}".rstrip())
     checked = f"{display.pluralize(result.checked, 'blob')}, {display.size(result.size)}, hashed"
@@ -182,12 +178,23 @@ def run_verify(arguments: argparse.Namespace) -> int:
     return 1
 
 
-def _open_registry(folder: str, *, grace: float = GRACE) -> Storage:
-    """Open the storage of an existing registry.
+@contextlib.contextmanager
+def _registry(folder: str, operation: str, *, grace: float = GRACE) -> Iterator[Storage]:
+    """Open the storage of an existing registry for an operation.
 
     Raises:
         NotFound: The folder holds no registry.
+        ContentError: The disk is full.
     """
     if not os.path.exists(os.path.join(folder, "registry.db")):
         raise ocikit.NotFound(f"{folder} is not the folder of a registry", hint="give the folder that is served")
-    return file_storage(folder, grace=grace)
+    try:
+        with contextlib.closing(file_storage(folder, grace=grace)) as storage:
+            yield storage
+    except OSError as error:
+        if error.errno not in DISK_FULL:
+            raise
+        raise ocikit.ContentError(
+            f"{operation} of {folder} failed: the disk is full",
+            hint="free a megabyte on this disk, then run the command again",
+        ) from error

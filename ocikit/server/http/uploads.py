@@ -6,7 +6,6 @@ distribution-spec spec.md#pushing-blobs.
 from __future__ import annotations
 
 import contextlib
-import errno
 import math
 import re
 import time
@@ -31,9 +30,6 @@ from ocikit.spec.digest import VERIFIABLE, Digest
 
 #: The specification's form, and HTTP's form for responses, which old clients send.
 _CONTENT_RANGE = re.compile(r"(?:bytes[ =])?([0-9]{1,18})-([0-9]{1,18})(?:/(?:[0-9]{1,18}|\*))?")
-
-#: Error numbers of a full disk or an exhausted disk quota.
-DISK_FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
 
 #: Received bytes after which a quota is checked again.
 _QUOTA_INTERVAL = 1 << 20

@@ -30,7 +30,7 @@ from ocikit.server.process.connection_close import CloseUnreadConnection
 from ocikit.server.process.options import ServerConfig
 from ocikit.server.process.restarts import Restarts
 from ocikit.server.process.slow_clients import CHECK_INTERVAL, SlowClients
-from ocikit.server.storage.base import Storage
+from ocikit.server.storage.base import DISK_FULL, Storage
 from ocikit.server.storage.files import file_storage
 from ocikit.server.storage.gc import expire_uploads, gc
 
@@ -67,9 +67,10 @@ def open_storage(config: ServerConfig) -> Storage:
         return file_storage(config.path, grace=config.options.grace, durable=config.options.sync)
     except (OSError, SQLAlchemyError) as error:
         reason = getattr(error, "strerror", None) or getattr(error, "orig", None) or error
+        full = isinstance(error, OSError) and error.errno in DISK_FULL
         raise ServerFailed(
             f"cannot open a registry in {config.path}: {reason}",
-            hint="choose a folder on a local disk with write permission",
+            hint="free a megabyte on this disk" if full else "choose a folder on a local disk with write permission",
         ) from error
 
 
@@ -273,7 +274,13 @@ def _claim_turn(marker: Path, interval: float) -> Iterator[bool]:
     """
     import fcntl  # noqa: PLC0415 - missing on Windows
 
-    fd = os.open(marker, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o600)
+    try:
+        fd = os.open(marker, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o600)
+    except OSError as error:
+        if error.errno not in DISK_FULL:
+            raise
+        yield True  # several collections at once do no harm
+        return
     try:
         try:
             fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)

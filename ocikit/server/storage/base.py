@@ -17,6 +17,7 @@ pushes and clock changes are therefore safe. The grace period protects blobs tha
 from __future__ import annotations
 
 import contextlib
+import errno
 import logging
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
@@ -30,6 +31,9 @@ from ocikit.spec.digest import Digest
 T = TypeVar("T")
 
 _log = logging.getLogger("ocikit.server")
+
+#: Error numbers of a full disk or an exhausted disk quota.
+DISK_FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
 
 #: Bytes that are compared at once.
 _CHUNK_SIZE = 1 << 17

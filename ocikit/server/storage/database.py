@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import os
+import shutil
 import sqlite3
 import weakref
 from collections.abc import Callable, Iterator
@@ -13,7 +15,9 @@ from typing import Any, TypeVar
 import sqlalchemy as sa
 from sqlalchemy.dialects.sqlite.base import SQLiteCompiler
 
+from ocikit.server.storage.base import DISK_FULL
 from ocikit.server.storage.group_commit import GroupCommit
+from ocikit.server.storage.reserve import DiskReserve
 
 T = TypeVar("T")
 
@@ -22,6 +26,9 @@ _CONNECTIONS = 8
 
 #: Seconds that a writer waits for writers of other processes.
 _LOCK_TIMEOUT = 60.0
+
+#: Free bytes below which an I/O error means a full disk.
+_NO_SPACE = 1 << 17
 
 #: Key of PostgreSQL's advisory lock for writers.
 _ADVISORY_LOCK = 7011
@@ -35,10 +42,12 @@ class Database:
     Args:
         url: SQLAlchemy URL.
         durable: Whether committed changes survive a power cut, not only a crash of the process.
+        reserve: Disk space for changes that free space.
     """
 
-    def __init__(self, url: str, *, durable: bool = True) -> None:
+    def __init__(self, url: str, *, durable: bool = True, reserve: DiskReserve | None = None) -> None:
         self.durable = durable
+        self._reserve = reserve
         self._in_memory = url == "sqlite://"
         self.engine = _create_engine(url, in_memory=self._in_memory)
         self._commits: GroupCommit[sa.Connection] = GroupCommit(partial(_transaction, self.engine))
@@ -52,18 +61,44 @@ class Database:
         with lock, self.engine.connect() as connection:
             yield connection
 
-    def write(self, work: Callable[[sa.Connection], T], *, durable: bool = True, exclusive: bool = False) -> T:
+    def write(
+        self,
+        work: Callable[[sa.Connection], T],
+        *,
+        durable: bool = True,
+        exclusive: bool = False,
+        frees_space: bool = False,
+    ) -> T:
         """Run a change in a transaction, possibly together with changes of other threads.
 
         Args:
             work: The change; it may run twice unless it is exclusive.
             durable: Whether the change must survive a power cut.
             exclusive: Whether the change has side effects outside of the database.
+            frees_space: Whether the change frees space sooner or later. On a full disk it may use the reserve, and it runs
+                twice even if it is exclusive.
 
         Raises:
             OSError: The disk is full.
         """
-        return self._commits.run(work, durable=durable and self.durable, exclusive=exclusive)
+        durable = durable and self.durable
+        try:
+            return self._commits.run(work, durable=durable, exclusive=exclusive)
+        except OSError as error:
+            if self._reserve is None or not frees_space or error.errno not in DISK_FULL:
+                raise
+        with self._reserve.released():
+            self._empty_log()
+            return self._commits.run(work, durable=durable, exclusive=exclusive)
+
+    def _empty_log(self) -> None:
+        """Move the changes of SQLite's log into the database, which frees the space of the log."""
+        database = str(self.engine.url.database)
+        with (
+            contextlib.suppress(sqlite3.Error),
+            contextlib.closing(sqlite3.connect(database, timeout=1)) as connection,
+        ):
+            connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
 
     def close(self) -> None:
         """Close all connections."""
@@ -97,9 +132,25 @@ def _transaction(engine: sa.Engine, durable: bool) -> Iterator[sa.Connection]:
         with engine.connect().execution_options(durable=durable) as connection, connection.begin():
             yield connection
     except sa.exc.OperationalError as error:
-        if getattr(error.orig, "sqlite_errorcode", None) == sqlite3.SQLITE_FULL:
+        if _is_disk_full(error, engine):
             raise OSError(errno.ENOSPC, "no space for the rows") from error
         raise
+
+
+def _is_disk_full(error: sa.exc.OperationalError, engine: sa.Engine) -> bool:
+    """Return True if SQLite failed because the disk is full.
+
+    Where it cannot extend its shared memory or create a file, SQLite reports an I/O error without the reason.
+    """
+    code = getattr(error.orig, "sqlite_errorcode", None)
+    if code is None or code == sqlite3.SQLITE_FULL:
+        return code is not None
+    if code & 0xFF not in {sqlite3.SQLITE_IOERR, sqlite3.SQLITE_CANTOPEN} or not engine.url.database:
+        return False
+    try:
+        return shutil.disk_usage(os.path.dirname(engine.url.database) or ".").free < _NO_SPACE
+    except OSError:
+        return False
 
 
 class _HintCompiler(SQLiteCompiler):
@@ -117,6 +168,8 @@ def _configure_sqlite(connection: Any, _: Any) -> None:
     cursor = connection.cursor()
     cursor.execute("PRAGMA journal_mode=WAL")
     cursor.execute("PRAGMA foreign_keys=ON")
+    # Temporary files of statements could not be written to a full disk
+    cursor.execute("PRAGMA temp_store=MEMORY")
     cursor.close()
 
 

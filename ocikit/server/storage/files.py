@@ -6,6 +6,7 @@
     blobs/<algorithm>/.<encoded>.…              partial content
     uploads/<id>.<repository>.<owner>           received bytes; the file size is the offset, the id ends with the holder
     registry.db                                 metadata, mode 0600, see sql.py
+    reserve                                     disk space for deletions on a full disk, see reserve.py
     token.key                                   signing key of tokens, see auth/jwt.py
 
 A final name never holds partial content. Symbolic links in the folder are never followed. New folders have mode 0700: other

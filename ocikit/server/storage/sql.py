@@ -19,6 +19,7 @@ from sqlalchemy.dialects import sqlite
 from ocikit.server.storage import schema as tables
 from ocikit.server.storage.base import BlobInUse, ManifestRow, MissingChildren, PreconditionFailed, QuotaExceeded
 from ocikit.server.storage.database import Database
+from ocikit.server.storage.reserve import DiskReserve
 from ocikit.server.storage.sql_gc import CollectorQueries, batches, delete_manifests
 from ocikit.spec.digest import Digest
 
@@ -34,20 +35,25 @@ class SqlMetadata(CollectorQueries):
         url: SQLAlchemy URL.
         grace: Seconds that unreferenced content is kept; use the same value for the garbage collector.
         durable: Whether acknowledged changes survive a power cut, not only a crash of the process.
+        reserve: Disk space for deletions on a full disk.
     """
 
     url: str = field(repr=False)
     grace: float = 3600.0
     durable: bool = True
+    reserve: DiskReserve | None = field(default=None, repr=False)
     _database: Database = field(init=False, repr=False)
     _upserts: tables.Upserts = field(init=False, repr=False)
 
     @classmethod
     def file(cls, path: Path, *, grace: float = 3600.0, durable: bool = True) -> SqlMetadata:
-        """Open or create a SQLite file; other users cannot read a new one."""
+        """Open or create a SQLite file, with a `DiskReserve` beside it; other users cannot read a new one."""
         with contextlib.suppress(FileExistsError):
             os.close(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600))
-        return cls(f"sqlite:///{path}", grace, durable)
+        reserve = DiskReserve(path.with_name("reserve"))
+        metadata = cls(f"sqlite:///{path}", grace, durable, reserve)
+        reserve.fill()
+        return metadata
 
     @classmethod
     def memory(cls, *, grace: float = 3600.0) -> SqlMetadata:
@@ -56,14 +62,14 @@ class SqlMetadata(CollectorQueries):
 
     def __attrs_post_init__(self) -> None:
         """Connect and create missing tables."""
-        self._database = Database(self.url, durable=self.durable)
+        self._database = Database(self.url, durable=self.durable, reserve=self.reserve)
         insert: Any = sqlite.insert
         if self.engine.dialect.name == "postgresql":
             from sqlalchemy.dialects import postgresql  # noqa: PLC0415 - 20 ms of import time that SQLite does not need
 
             insert = postgresql.insert
         self._upserts = tables.Upserts(insert)
-        self._database.write(tables.schema.create_all)
+        self._database.write(tables.schema.create_all, frees_space=True)
 
     @property
     def engine(self) -> sa.Engine:
@@ -169,7 +175,7 @@ class SqlMetadata(CollectorQueries):
             connection.execute(tables.touch_content, {"d": digest, "now": time.time()})
             return True
 
-        return self._database.write(work)
+        return self._database.write(work, frees_space=True)
 
     def sizes(self, repository: str, digests: Sequence[Digest]) -> dict[Digest, int]:
         """Return the sizes of those digests that are blobs or manifests of the repository."""
@@ -244,7 +250,7 @@ class SqlMetadata(CollectorQueries):
             delete_manifests(connection, repository, [digest])
             return True
 
-        return self._database.write(work)
+        return self._database.write(work, frees_space=True)
 
     def delete_tag(self, repository: str, tag: str) -> bool:
         """Delete a tag."""
@@ -254,7 +260,7 @@ class SqlMetadata(CollectorQueries):
             connection.execute(tables.touch_tagged, params)
             return bool(connection.execute(sa.delete(tables.tags).where(tables.IS_TAG), params).rowcount)
 
-        return self._database.write(work)
+        return self._database.write(work, frees_space=True)
 
     def tags(self, repository: str, *, last: str = "", limit: int) -> list[str]:
         """Return tags after `last` in order."""

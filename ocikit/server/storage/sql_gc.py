@@ -10,7 +10,7 @@ from typing import TypeVar
 import sqlalchemy as sa
 
 from ocikit.server.storage import schema as tables
-from ocikit.server.storage.base import BlobStore, Metadata
+from ocikit.server.storage.base import DISK_FULL, BlobStore, Metadata
 from ocikit.server.storage.database import Database
 from ocikit.spec.digest import Digest
 
@@ -66,20 +66,28 @@ class CollectorQueries(Metadata):
     def delete_untagged(self, repository: str, before: float) -> list[tuple[Digest, int]]:
         """Delete a repository's manifests that no tag reaches."""
         deleted: list[tuple[Digest, int]] = []
+        limit = _DELETE_BATCH
 
         def work(connection: sa.Connection) -> tuple[list[tuple[Digest, int]], bool]:
             batch = _untagged(connection, repository, before)
-            last_batch = len(batch) <= _DELETE_BATCH
+            last_batch = len(batch) <= limit
             if not last_batch:
                 # Delete an index before its children, because their grace period starts with its deletion
                 children = _children(connection, repository, [digest for digest, _ in batch])
-                batch = [item for item in batch if item[0] not in children][:_DELETE_BATCH]
+                batch = [item for item in batch if item[0] not in children][:limit]
             delete_manifests(connection, repository, [digest for digest, _ in batch])
             return batch, last_batch
 
         done = False
         while not done:
-            batch, last_batch = self._database.write(work)
+            try:
+                batch, last_batch = self._database.write(work, frees_space=True)
+            except OSError as error:
+                if error.errno not in DISK_FULL or limit == 1:
+                    raise
+                # The reserve is too small for the log of a large transaction
+                limit = max(limit // 4, 1)
+                continue
             deleted += batch
             done = last_batch or not batch
         return deleted
@@ -130,7 +138,7 @@ class CollectorQueries(Metadata):
             with self._database.read() as connection:
                 orphans = _orphans(connection, batch)
             if orphans:
-                added += self._database.write(partial(self._insert_orphans, digests=orphans))
+                added += self._database.write(partial(self._insert_orphans, digests=orphans), frees_space=True)
         return added
 
     def _insert_orphans(self, connection: sa.Connection, digests: Sequence[Digest]) -> int:
@@ -146,7 +154,9 @@ class CollectorQueries(Metadata):
             tables.IS_BLOB, tables.blobs.c.touched < before, ~tables.IS_REFERENCED
         )
         params = {"r": repository, "d": digest}
-        return self._database.write(lambda connection: bool(connection.execute(statement, params).rowcount))
+        return self._database.write(
+            lambda connection: bool(connection.execute(statement, params).rowcount), frees_space=True
+        )
 
     def delete_if_unreferenced(self, digest: Digest, before: float, blobs: BlobStore) -> bool:
         """Delete content if it is still unreferenced and old, under the write lock."""
@@ -161,7 +171,7 @@ class CollectorQueries(Metadata):
             return True
 
         # Not durable: if a power cut restores the row, the next collection deletes it again
-        return self._database.write(work, exclusive=True, durable=False)
+        return self._database.write(work, exclusive=True, durable=False, frees_space=True)
 
     def exclusive(self, work: Callable[[], T]) -> T:
         """Run a function while the write lock is held."""
