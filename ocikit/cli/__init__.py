@@ -12,7 +12,6 @@ python -m ocikit serve|gc|verify FOLDER
 from __future__ import annotations
 
 import argparse
-import os
 import sys
 from collections.abc import Callable, Sequence
 from typing import TypeAlias
@@ -20,6 +19,8 @@ from typing import TypeAlias
 import ocikit
 from ocikit import display
 from ocikit.cli.arguments import key_value, positive_int, with_options
+from ocikit.cli.streams import discard, prepare_streams, print_message
+from ocikit.progress.base import INTERRUPTED
 from ocikit.spec import media_types
 from ocikit.spec.titles import LINKS
 from ocikit.transfer.pool import WORKERS
@@ -38,24 +39,33 @@ def main(arguments: Sequence[str] | None = None) -> int:
     Returns:
         0 for success, 1 for an error, which was printed, 2 for invalid usage, 130 after Ctrl-C.
     """
+    prepare_streams()
     arguments = sys.argv[1:] if arguments is None else arguments
-    parser = _parser(arguments)
-    options = parser.parse_args(arguments)
-    if not hasattr(options, "run"):
-        parser.print_help()
-        return 2
+    parser, options = _parser(arguments), argparse.Namespace()
     try:
-        status = options.run(options)
+        try:
+            parser.parse_args(arguments, options)
+        except SystemExit:  # after the help, or for invalid usage
+            sys.stdout.flush()
+            raise
+        if hasattr(options, "run"):
+            status = options.run(options)
+        else:
+            parser.print_help()
+            status = 2
         sys.stdout.flush()
-    except BrokenPipeError:
-        # The reader has closed the pipe, as `head` does. Redirect stdout: the interpreter flushes it again at exit
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    except BrokenPipeError:  # the reader has closed the pipe, as `head` does
+        discard(sys.stdout)
         return 1
     except ocikit.OcikitError as error:
-        print(f"ocikit: {with_options(str(error), options)}", file=sys.stderr)
+        print_message(f"ocikit: {with_options(str(error), options)}")
+        return 1
+    except OSError as error:  # such as a full disk behind stdout
+        discard(sys.stdout)
+        print_message(f"ocikit: {display.sanitize(error)}")
         return 1
     except KeyboardInterrupt:
-        print("ocikit: stopped; received data is stored, the next call resumes", file=sys.stderr)
+        print_message(f"ocikit: {INTERRUPTED}")
         return 130
     return int(status or 0)
 
@@ -202,7 +212,7 @@ def _copy(options: argparse.Namespace) -> None:
 def _print_summary(artifact: ocikit.Artifact) -> None:
     # In a terminal the progress bar has printed the summary. Print it to stderr: stdout holds only the result, for pipes
     if not sys.stderr.isatty():
-        print(display.sanitize(artifact.summary), file=sys.stderr)
+        print_message(display.sanitize(artifact.summary))
 
 
 def _inspect(options: argparse.Namespace) -> None:
@@ -233,7 +243,7 @@ def _validate(options: argparse.Namespace) -> int:
         report = session.validate(options.reference, platform=options.platform)
     for violation in report.violations:
         print(display.sanitize(violation))
-    print(report.summary, file=sys.stderr)
+    print_message(report.summary)
     return 0 if report.ok else 1
 
 

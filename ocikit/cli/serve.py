@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import contextlib
 import os
-import sys
 from collections.abc import Iterator
 from typing import Any, Literal, get_args, get_origin
 
@@ -14,6 +13,7 @@ import attrs
 import ocikit
 from ocikit import display
 from ocikit.cli.arguments import positive_int, seconds
+from ocikit.cli.streams import print_message
 from ocikit.server.http.settings import Limits
 from ocikit.server.process.main import run
 from ocikit.server.process.options import ServerConfig, ServerOptions, option_descriptions
@@ -138,9 +138,8 @@ def run_gc(arguments: argparse.Namespace) -> None:
         print(f"{display.size(blob.size):>10}  {blob.digest}")
     verb = "would be" if arguments.dry_run else "were"
     uploads = f", {display.pluralize(result.uploads, 'upload')}" if result.uploads else ""
-    print(
-        f"{display.pluralize(len(result.blobs), 'blob')}, {display.size(result.size)}{uploads}, {verb} deleted",
-        file=sys.stderr,
+    print_message(
+        f"{display.pluralize(len(result.blobs), 'blob')}, {display.size(result.size)}{uploads}, {verb} deleted"
     )
 
 
@@ -167,14 +166,14 @@ def run_verify(arguments: argparse.Namespace) -> int:
         print(f"{blob.problem:>10}  {blob.digest}  {display.sanitize(', '.join(blob.repositories))}".rstrip())
     checked = f"{display.pluralize(result.checked, 'blob')}, {display.size(result.size)}, hashed"
     if result.ok:
-        print(f"{checked}: all intact", file=sys.stderr)
+        print_message(f"{checked}: all intact")
         return 0
     effect = (
         "the registry responds 404 for them until they are pushed again"
         if arguments.repair
         else "--repair deletes corrupt content, so that clients push it again"
     )
-    print(f"{checked}: {len(result.corrupt)} corrupt or missing; {effect}", file=sys.stderr)
+    print_message(f"{checked}: {len(result.corrupt)} corrupt or missing; {effect}")
     return 1
 
 

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import html
 import os
 import sys
@@ -33,6 +34,8 @@ def bars(setting: bool | str | None) -> Progress:
         return SILENT
     if setting == "auto" and not (_in_notebook() or _is_terminal()):
         return SILENT
+    if not _in_notebook() and _is_missing(sys.stderr):
+        return SILENT
     return Bars(notebook=setting != "text" and _in_notebook())
 
 
@@ -53,7 +56,14 @@ def _has_widgets() -> bool:
 
 def _is_terminal() -> bool:
     stream = sys.stderr
-    return stream is not None and hasattr(stream, "isatty") and stream.isatty() and os.environ.get("TERM") != "dumb"
+    if _is_missing(stream) or not hasattr(stream, "isatty"):
+        return False
+    return bool(stream.isatty()) and os.environ.get("TERM") != "dumb"
+
+
+def _is_missing(stream: Any) -> bool:
+    """Return True for a closed stream, and for that of a process without a console."""
+    return stream is None or getattr(stream, "closed", False)
 
 
 class Bars(Progress):
@@ -84,7 +94,9 @@ class Bars(Progress):
             from tqdm.notebook import tqdm as tqdm_class  # noqa: PLC0415 - needs ipywidgets
         else:
             from tqdm import tqdm as tqdm_class  # noqa: PLC0415 - 80 ms of import, only when a bar is drawn
-        options: dict[str, Any] = {"display": False} if self._widgets else {"file": sys.stderr, "dynamic_ncols": True}
+        options: dict[str, Any] = (
+            {"display": False} if self._widgets else {"file": _TolerantStream(sys.stderr), "dynamic_ncols": True}
+        )
         if self._notebook and not self._widgets:
             self._output = _CellOutput({"text/plain": ""})
             options = {"file": self._output, "ncols": 80}
@@ -149,7 +161,7 @@ class Bars(Progress):
             return
         from tqdm import tqdm  # noqa: PLC0415 - 80 ms of import, only when a summary is printed
 
-        tqdm.write(display.sanitize(line), file=sys.stdout if self._notebook else sys.stderr)
+        tqdm.write(display.sanitize(line), file=_TolerantStream(sys.stdout if self._notebook else sys.stderr))
 
     def _draw(self) -> None:
         now = time.monotonic()
@@ -180,6 +192,31 @@ def _box(row: Any) -> Any:
     label = HTML()
     label.layout.display = "none"
     return VBox([row, label])
+
+
+class _TolerantStream:
+    """An output stream whose failures are ignored: a closed terminal must not end a transfer.
+
+    Args:
+        stream: The stream.
+    """
+
+    def __init__(self, stream: Any) -> None:
+        self._stream = stream
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
+
+    def write(self, text: str) -> int:
+        """Write text, if the stream takes it."""
+        with contextlib.suppress(OSError, ValueError, AttributeError):
+            self._stream.write(text)
+        return len(text)
+
+    def flush(self) -> None:
+        """Flush the stream, if it works."""
+        with contextlib.suppress(OSError, ValueError, AttributeError):
+            self._stream.flush()
 
 
 class _CellOutput:

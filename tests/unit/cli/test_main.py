@@ -373,3 +373,63 @@ def test_inspect_shows_digest_of_unusable_title(run, home):
     ocikit.Layout(home / "store").push_bytes(manifest.descriptor, manifest.raw, tag="v1")
     code, out, err = run("inspect", "oci:store:v1")
     assert (code, err) == (0, "") and f"{layer.digest}  /home/ci/bad.bin" in out
+
+
+# Streams
+
+
+def shell(command, **options):
+    """Run a command line of a shell, with `ocikit` for the command."""
+    env = os.environ | {"PYTHONPATH": str(ROOT)} | options.pop("env", {})
+    command = command.replace("ocikit ", f"{sys.executable} -m ocikit ")
+    return subprocess.run(command, shell=True, capture_output=True, env=env, check=False, timeout=60, **options)
+
+
+@pytest.mark.parametrize("encoding", ["cp1252", "ascii", "utf-8"])
+def test_text_outside_the_encoding_is_escaped(home, server, encoding):
+    write(home, {"日本.txt": "x"})
+    ref = f"{server.host}/t/d:v1"
+    env = {"PYTHONIOENCODING": encoding}
+    pushed = cli("push", ref, "日本.txt", env=env)
+    assert pushed.returncode == 0
+    escaped = "日本.txt" if encoding == "utf-8" else "\\u65e5\\u672c.txt"
+    done = shell(f"ocikit inspect {ref}", env=env)
+    assert (done.returncode, done.stderr) == (0, b"")
+    assert done.stdout.decode(encoding).rstrip().endswith(f"  {escaped}")
+    pulled = shell(f"ocikit pull {ref} 'to 日本'", env=env)
+    assert pulled.returncode == 0 and b"Traceback" not in pulled.stderr
+    assert (home / "to 日本" / "日本.txt").exists()
+    assert shell("ocikit --help", env=env).returncode == 0
+    failed = shell("ocikit pull 'localhost:1/日本'", env=env)
+    assert failed.returncode == 1 and b"Traceback" not in failed.stderr
+
+
+@pytest.mark.parametrize(
+    ("streams", "code"), [(">&-", 0), ("2>&-", 0), (">&- 2>&-", 0), (">/dev/full", 1), ("2>/dev/full", 0)]
+)
+def test_missing_or_full_stream_keeps_the_exit_code(home, server, streams, code):
+    write(home, {"a.txt": "content"})
+    ref = f"{server.host}/t/d:v1"
+    for command, expected in (
+        (f"push {ref} a.txt", code),
+        (f"pull {ref} out", code),
+        (f"inspect --raw {ref}", code),
+        (f"inspect {server.host}/t/none:v1", 1),
+        ("tags", 2),
+    ):
+        done = shell(f"ocikit {command} {streams}")
+        assert (done.returncode, b"Traceback" in done.stderr) == (expected, False), (command, done)
+    assert (home / "out" / "a.txt").read_bytes() == b"content"
+
+
+def test_closed_pipe_of_stderr_keeps_the_exit_code(home, server):
+    write(home, {"a.txt": "content"})
+    ref = f"{server.host}/t/d:v1"
+    for command, code in ((f"push {ref} a.txt", 0), (f"pull {ref} out", 0), (f"inspect {server.host}/t/none:v1", 1)):
+        reader, writer = os.pipe()
+        os.close(reader)
+        arguments = [sys.executable, "-m", "ocikit", *command.split()]
+        env = os.environ | {"PYTHONPATH": str(ROOT)}
+        done = subprocess.run(arguments, stdout=subprocess.PIPE, stderr=writer, env=env, check=False, timeout=60)
+        os.close(writer)
+        assert done.returncode == code

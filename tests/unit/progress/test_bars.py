@@ -355,7 +355,7 @@ def test_ctrl_c_closes_bar_and_ends_soon(tmp_path):
     written, status = run_in_terminal(SLOW, tmp_path, interrupt=True)
     assert status in {-signal.SIGINT, 1, 130}
     lines = screen(written)
-    assert lines[-1] == "KeyboardInterrupt"
+    assert lines[-2:] == ["KeyboardInterrupt", "stopped; received data is stored, the next call resumes"]
     assert lines[0].startswith("Traceback")
     assert not any("%|" in line for line in lines)
     assert 100 not in percentages(written)
@@ -432,3 +432,32 @@ def test_notebook_shows_bar_during_transfer(tmp_path, widgets):
     cells = run_cells([first, begin, "bar.end(failed=True)"], tmp_path)
     [output] = cells[1].outputs
     assert output.data == {"text/plain": ""}
+
+
+class Failing(io.StringIO):
+    """A terminal that was closed."""
+
+    def isatty(self):
+        return True
+
+    def write(self, text):
+        raise BrokenPipeError(32, "Broken pipe")
+
+
+@pytest.mark.parametrize("setting", [None, "auto", "text", True])
+@pytest.mark.parametrize("stream", ["missing", "closed", "failing", "ascii"])
+def test_missing_or_failing_stream_fails_no_transfer(monkeypatch, setting, stream):
+    descriptor = Descriptor.of(b"x" * 10, "text/plain")
+    streams = {"missing": None, "closed": io.StringIO(), "failing": Failing()}
+    streams["ascii"] = io.TextIOWrapper(io.BytesIO(), encoding="ascii", errors="strict")
+    streams["closed"].close()
+    monkeypatch.setattr(sys, "stderr", streams[stream])
+    monkeypatch.delenv("OCIKIT_PROGRESS", raising=False)
+    listener = bars(setting)
+    assert listener is SILENT or stream in {"failing", "ascii"}
+    listener.begin("pull 日本", size=10, count=1)
+    listener.advance(descriptor, 10)
+    listener.note("日本")
+    listener.finish(descriptor, "moved")
+    listener.end()
+    listener.summary("pulled 日本")
