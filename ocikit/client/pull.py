@@ -351,7 +351,10 @@ def _download(
         progress.advance(blob, count)
 
     with source.open(blob) as stream:
-        write(ProgressReader(stream, advance))
+        reader = ProgressReader(stream, advance)
+        write(reader)
+    if reader.skipped:
+        progress.resume(blob, reader.skipped)
     progress.finish(blob, "moved")
 
 

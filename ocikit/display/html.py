@@ -1,4 +1,8 @@
-"""HTML of cards: tables and `<details>`, readable without CSS; no scripts, no external resources."""
+"""HTML of cards: tables and `<details>`, readable without CSS; no scripts, no external resources.
+
+Display protocols and widgets get exactly `str`: strict encoders of front ends, such as msgspec in marimo, refuse subclasses.
+`Safe` stays within this room.
+"""
 
 from __future__ import annotations
 
@@ -8,7 +12,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from importlib import resources
 
 from ocikit.display.card import Card, Section
-from ocikit.display.cells import TOOLTIP, Safe, Size, Timestamp, escape, html_of
+from ocikit.display.cells import TOOLTIP, Size, Timestamp, escape, html_of
 from ocikit.display.text import ROWS
 
 HTML_LIMIT = 100_000  # bytes; a larger page is rendered again with less detail
@@ -23,13 +27,13 @@ def css() -> str:
     return f"<style>{''.join(map(str.strip, re.sub(r'/[*].*?[*]/', '', text, flags=re.DOTALL).splitlines()))}</style>"
 
 
-def page(card: Card) -> Safe | None:
+def page(card: Card) -> str | None:
     """Return the HTML of a card, or None if it exceeds `HTML_LIMIT` even with the least detail."""
     for tooltip, rows in ((TOOLTIP, ROWS), (100, 5), (0, 0)):
         body = _Page(tooltip, rows).card(card)
         whole = f'{css()}<div class="ocikit">{body}</div>'
         if len(whole) <= HTML_LIMIT and len(whole.encode()) <= HTML_LIMIT:
-            return Safe(whole)
+            return whole
     return None
 
 
@@ -91,11 +95,11 @@ class _Page:
             yield f"<details><summary>{head}</summary>{body}</details>" if body else f"<div>{head}</div>"
 
 
-def table(headers: Sequence[str], rows: Sequence[Sequence[object]], limit: int = ROWS) -> Safe:
+def table(headers: Sequence[str], rows: Sequence[Sequence[object]], limit: int = ROWS) -> str:
     """Return a table without a card; every cell is escaped. The page needs another card for the style."""
     more = len(rows) - limit
     below = f"<div><small>… {more:,} more</small></div>" if more > 0 else ""
-    return Safe(f'<div class="ocikit">{_table(headers, rows[:limit])}{below}</div>')
+    return f'<div class="ocikit">{_table(headers, rows[:limit])}{below}</div>'
 
 
 def _table(headers: Sequence[str], rows: Iterable[Sequence[object]], tooltip: int = TOOLTIP) -> str:

@@ -17,6 +17,9 @@ from ocikit.spec.descriptor import Descriptor
 #: skipped (non-distributable layers), or failed.
 Outcome = Literal["moved", "present", "mounted", "skipped", "failed"]
 
+#: The note of an interrupted transfer, on the command line and in tracebacks.
+INTERRUPTED = "stopped; received data is stored, the next call resumes"
+
 
 class Progress:
     """A listener for progress events that ignores them; subclass it. Events come from several threads."""
@@ -26,6 +29,9 @@ class Progress:
 
     def advance(self, descriptor: Descriptor, n: int) -> None:
         """Handle `n` more transferred bytes; negative before bytes are sent again."""
+
+    def resume(self, descriptor: Descriptor, n: int) -> None:
+        """Handle `n` bytes that an earlier call received; `advance` has reported them, too."""
 
     def finish(self, descriptor: Descriptor, outcome: Outcome) -> None:
         """Handle the end of one blob or document; "present" and "mounted" moved no bytes."""
@@ -47,13 +53,19 @@ _listener: ContextVar[Progress] = ContextVar("listener", default=SILENT)
 
 @contextmanager
 def progress_scope(progress: Progress, title: str, *, size: int, count: int) -> Iterator[None]:
-    """Report begin and end of a transfer, whose listener receives `notify`."""
+    """Report begin and end of a transfer, whose listener receives `notify`.
+
+    A Ctrl-C in it gets a note about the next call, which Python and IPython show below the traceback.
+    """
     token = _listener.set(progress)
     failed = True
     try:
         progress.begin(title, size=size, count=count)
         yield
         failed = False
+    except KeyboardInterrupt as interrupt:
+        interrupt.add_note(INTERRUPTED)
+        raise
     finally:
         _listener.reset(token)
         progress.end(failed=failed)
@@ -88,6 +100,12 @@ class TransferStats(Progress):
     def advance(self, descriptor: Descriptor, n: int) -> None:
         """Pass the event on."""
         self._listener.advance(descriptor, n)
+
+    def resume(self, descriptor: Descriptor, n: int) -> None:
+        """Count the bytes and pass the event on."""
+        with self._lock:
+            self.moved -= n
+        self._listener.resume(descriptor, n)
 
     def finish(self, descriptor: Descriptor, outcome: Outcome) -> None:
         """Count the blob and pass the event on."""

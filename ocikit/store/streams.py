@@ -170,25 +170,41 @@ class ProgressReader(StreamWrapper):
     def __init__(self, stream: ByteStream, report: Callable[[int], None]) -> None:
         super().__init__(stream)
         self._report = report
+        self._position = 0
+        self._furthest = 0
+        self.skipped = 0
+        """Bytes that were never read: a resumed transfer has received them before."""
 
     def read(self, size: int = -1, /) -> bytes:
         """Return at most `size` bytes, and report them."""
         data = self._stream.read(size)
-        self._report(len(data))
+        self._advance(len(data))
         return data
 
     def readinto(self, buffer: memoryview, /) -> int:
         """Fill `buffer`, and report and return the number of bytes."""
         n = self._stream.readinto(buffer)
-        self._report(n)
+        self._advance(n)
         return n
 
     def seek(self, offset: int, whence: int = io.SEEK_SET, /) -> int:
         """Move and report the distance; resumed transfers count skipped bytes."""
         before = self._stream.tell()
         after = self._stream.seek(offset, whence)
+        if after > self._furthest:
+            self.skipped += after - self._furthest
+            self._furthest = after
+        elif after < before:
+            # Bytes behind this position are read again, for example because the resumed ones are corrupt
+            self.skipped = min(self.skipped, after)
+        self._position = after
         self._report(after - before)
         return after
+
+    def _advance(self, n: int) -> None:
+        self._position += n
+        self._furthest = max(self._furthest, self._position)
+        self._report(n)
 
 
 class VerifiedReader(io.RawIOBase):

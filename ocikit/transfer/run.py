@@ -165,8 +165,9 @@ class _PlanRun:
         except Exception as error:
             raise copy_error("source", blob, error) from error
         with _ErrorRecordingStream(content) as stream:
+            reader = ProgressReader(stream, report)
             try:
-                self.plan.target.push(blob, ProgressReader(stream, report))
+                self.plan.target.push(blob, reader)
             except Cancelled:
                 raise
             except Exception as error:
@@ -175,6 +176,8 @@ class _PlanRun:
                 raise copy_error("source" if from_source else "target", blob, error) from error
         if reported != blob.size:  # the connection broke, and the target had the blob after all
             progress.advance(blob, blob.size - reported)
+        if reader.skipped:
+            progress.resume(blob, reader.skipped)
         progress.finish(blob, "moved")
 
     def push_documents(self) -> None:

@@ -5,6 +5,7 @@ import json
 import logging
 import os
 import pickle
+import re
 import tarfile
 from pathlib import Path
 
@@ -1109,6 +1110,34 @@ def test_summary_of_call_is_one_line(art, session, server, home):
     assert session.pull(f"{server.host}/t/d:v1", "out").summary.startswith(
         "pulled 3 files, 102.4 kB (102.4 kB already there)"
     )
+
+
+@pytest.mark.parametrize("target", ["cache", "folder", "layout"])
+def test_summary_of_resumed_call_names_received_bytes(session, server, home, target):
+    content = os.urandom(20_000_000)
+    write(home, {"big.bin": content})
+    ref = f"{server.host}/t/big:v1"
+    session.push(ref, "big.bin")
+
+    class Interrupting(ocikit.Progress):
+        received = 0
+
+        def advance(self, descriptor, n):
+            self.received += n
+            if self.received > 10_000_000:
+                raise KeyboardInterrupt
+
+    def transfer(progress=None):
+        if target == "layout":
+            return session.copy(ref, "oci:store:v1", progress=progress)
+        return session.pull(ref, "out" if target == "folder" else None, progress=progress)
+
+    with pytest.raises(KeyboardInterrupt) as interrupted:
+        transfer(Interrupting())
+    assert interrupted.value.__notes__ == ["stopped; received data is stored, the next call resumes"]
+    summary = transfer().summary
+    there = float(re.search(r" 1 file, 20\.0 MB \(([0-9.]+) MB already there\) in ", summary)[1])
+    assert 5 < there < 11
 
 
 def test_progress_reports_all_bytes(art, session, server):

@@ -14,6 +14,7 @@ import traceback
 from pathlib import Path, PurePath
 
 import attrs
+import msgspec
 import ocikit
 import pytest
 from ocikit import display
@@ -128,6 +129,17 @@ def test_card_has_short_repr_small_safe_html_and_tree(name, objects_shown):
     assert len(page.encode()) < 20_000
     assert page.count("<style>") == 1
     assert " at 0x" not in line + page + tree
+
+
+@pytest.mark.parametrize("name", CARDS)
+def test_display_values_are_exactly_strings(name, objects_shown):
+    """marimo and others encode with msgspec, which refuses subclasses of `str`."""
+    value, hostile = objects_shown[name], poisoned(objects_shown[name])
+    keys = getattr(value, "_ipython_key_completions_", tuple)()
+    shown = [text for one in (value, hostile) for text in (repr(one), one._repr_html_(), terminal_output(one))]
+    for texts in (shown, [str(value), *keys], value._render_traceback_() if isinstance(value, OcikitError) else []):
+        assert [type(text) for text in texts] == [str] * len(texts)
+        assert msgspec.json.decode(msgspec.json.encode(texts)) == texts
 
 
 @pytest.mark.parametrize("name", CARDS)
@@ -539,6 +551,9 @@ def test_interrupt_shows_callers_lines(called, waits, tmp_path):
         assert f'{waits}(f"{{server.host}}/a/b:v1")' in shown and "KeyboardInterrupt" in shown
     assert "threading.py" not in short and "/ocikit/" not in short and "frames of ocikit hidden" in short
     assert "/ocikit/" in whole and "frames of ocikit" not in whole
+    # What an interrupted transfer has received is not lost
+    for shown in (short, whole):
+        assert ("received data is stored, the next call resumes" in shown) == (called == "blobs")
 
 
 def test_traceback_outside_ipython_is_complete(objects_shown):

@@ -3,6 +3,7 @@
 import hashlib
 import json
 
+import msgspec
 import ocikit
 import pytest
 from ocikit import errors
@@ -10,6 +11,7 @@ from ocikit.notebook.column import PAGE
 from ocikit.store.cache.cache import Cache
 
 from tests.support.fake_registry import INDEX, MANIFEST, Response, error_response
+from tests.support.widgets import encode_strictly
 
 EMPTY = {
     "mediaType": "application/vnd.oci.empty.v1+json",
@@ -348,3 +350,23 @@ def test_failing_referrers_do_not_hide_files(server, explore):
     explorer = explore(f"{server.host}/a/b:v1")
     assert options(explorer.files) == ["f  (1 B)"]
     assert not is_visible(explorer.referrers_box)
+
+
+# Strict front ends
+
+
+def test_explorer_state_encodes_strictly(server, explore):
+    put(server, "team/waves", {"a.csv": b"x,y\n1,2\n", "b.txt": b"hello"}, "v1", "v2")
+    explorer = explore(server.host)
+    select(explorer, explorer.repositories.list, "team/waves")
+    select(explorer, explorer.tags.list, "v2")
+    for chosen in ((0,), (1,), (0, 1)):
+        select(explorer, explorer.files, chosen)
+        encode_strictly(explorer.widget)
+    bundle = explorer._repr_mimebundle_()
+    data = bundle[0] if isinstance(bundle, tuple) else bundle
+    assert msgspec.json.decode(msgspec.json.encode(data)) == data
+    assert [type(text) for key, text in data.items() if key.startswith("text/")] == [str, str]
+    explorer.open("nowhere.invalid/x:v1")
+    assert explorer.wait()
+    encode_strictly(explorer.widget)

@@ -16,6 +16,7 @@ from ocikit.errors import ContentError, DigestMismatch, SizeMismatch
 from ocikit.spec.descriptor import Descriptor
 from ocikit.store import files
 from ocikit.store.files import blob_path, verified_part, write_atomically, write_blob
+from ocikit.store.streams import ProgressReader
 
 CONTENT = os.urandom(6 << 20)  # large enough for the pipeline of reading and hashing
 SMALL = b"a small file\n" * 100
@@ -446,3 +447,29 @@ def test_atomic_writer_without_replace_keeps_existing_file(tmp_path):
         file.write(b"second")
     assert path.read_bytes() == b"first"
     assert [p.name for p in tmp_path.iterdir()] == ["key"]
+
+
+def test_reader_counts_bytes_that_were_never_read():
+    def reader():
+        reported.clear()
+        return ProgressReader(io.BytesIO(bytes(100)), reported.append)
+
+    reported = []
+    resumed = reader()
+    resumed.seek(60)
+    assert len(resumed.read()) == 40
+    assert (resumed.skipped, sum(reported)) == (60, 100)
+    # The resumed bytes are corrupt, so the whole blob is read
+    corrupt = reader()
+    corrupt.seek(60)
+    corrupt.read(20)
+    corrupt.seek(0)
+    corrupt.read()
+    assert (corrupt.skipped, sum(reported)) == (0, 100)
+    # An upload that breaks and continues reads everything once
+    broken = reader()
+    broken.read(80)
+    broken.seek(0)
+    broken.seek(50)
+    broken.read()
+    assert (broken.skipped, sum(reported)) == (0, 100)
