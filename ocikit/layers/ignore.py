@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 import re
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
@@ -89,17 +90,14 @@ _SECRET_NAMES: Final = frozenset(
         "kaggle.json",
     }
 )
-#: Files that hold secrets in a folder of this name, in lower case.
-_SECRET_PATHS: Final = frozenset(
-    {
-        (".aws", "credentials"),
-        (".docker", "config.json"),
-        (".huggingface", "token"),
-        (".kube", "config"),
-        (".streamlit", "secrets.toml"),
-        ("huggingface", "token"),
-    }
-)
+#: Names of files that hold secrets in folders of these names, in lower case.
+_SECRET_PATHS: Final[Mapping[str, frozenset[str]]] = {
+    "config": frozenset({".kube"}),
+    "config.json": frozenset({".docker"}),
+    "credentials": frozenset({".aws"}),
+    "secrets.toml": frozenset({".streamlit"}),
+    "token": frozenset({".huggingface", "huggingface"}),
+}
 _SECRET_SUFFIXES: Final = (".jks", ".kdbx", ".keystore", ".p12", ".pfx", ".ppk")
 #: `.env.example` and the like are published on purpose.
 _EXAMPLES: Final = (".example", ".sample", ".template", ".dist")
@@ -125,9 +123,11 @@ def looks_secret(path: Path) -> bool:
     >>> looks_secret(Path("a/.env")), looks_secret(Path("a/.env.example")), looks_secret(Path("id_rsa.pub"))
     (True, False, False)
     """
-    folder, name = Path(os.path.abspath(path)).parent.name.casefold(), path.name.casefold()
-    if name in _SECRET_NAMES or (folder, name) in _SECRET_PATHS or name.endswith(_SECRET_SUFFIXES):
+    name = path.name.casefold()
+    if name in _SECRET_NAMES or name.endswith(_SECRET_SUFFIXES):
         return True
+    if name in _SECRET_PATHS:
+        return Path(os.path.abspath(path)).parent.name.casefold() in _SECRET_PATHS[name]
     if name.startswith(".env."):
         return not name.endswith(_EXAMPLES)
     if not name.endswith(_KEY_SUFFIXES):

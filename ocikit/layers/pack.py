@@ -159,7 +159,8 @@ def pack(
     """Hash files and folders and return their layers in the order of the paths.
 
     Titles of a relative path include its folders: "data" results in `data/a.csv`, "data/." and "." in `a.csv`. Titles of
-    an absolute path, or of one with "..", start at its last name. Empty folders are not represented unless archived.
+    an absolute path, or of one with "..", start at its last name. An archive always has its folder's name. Empty folders are
+    not represented unless archived.
     Executable files have the annotation `io.ocikit.mode`.
     `.ocikit` folders, the records of pulled folders, are always skipped.
 
@@ -195,7 +196,7 @@ def pack(
     empty: list[str] = []
     for path in paths:
         title = title_of(path)
-        if archive is not None and Path(path).is_dir():
+        if archive is not None and os.path.isdir(path):  # Path.is_dir raises for an unreadable parent
             title = title or Path(os.path.abspath(path)).name
             items = _archived(walker.walk(path, title, keep_links=True), walker)
             tasks.append(partial(_pack_archive, Path(path), title, archive, items, level, spool))

@@ -92,10 +92,11 @@ class FileWalker:
         path = Path(path)
         try:
             info = path.stat()
-        except OSError as error:
-            raise NotFound(
-                f"cannot read {str(path)!r}: {error.strerror}", hint=f"relative paths start at {str(Path.cwd())!r}"
-            ) from error
+        except PermissionError as error:
+            raise unreadable(path, "", error) from error
+        except (OSError, ValueError) as error:  # ValueError: a null character
+            problem = error.strerror if isinstance(error, OSError) else error
+            raise NotFound(f"cannot read {str(path)!r}: {problem}", hint=_start_of_relative_paths()) from error
         if stat.S_ISDIR(info.st_mode):
             root = os.path.realpath(path)
             yield from self._walk_folder(path, title, (root,), (), keep_links=keep_links)
@@ -199,6 +200,13 @@ class FileWalker:
         if self.links == "inside" and os.path.commonpath([real, parents[0]]) != parents[0]:
             raise _outside(path, real)
         return info
+
+
+def _start_of_relative_paths() -> str:
+    try:
+        return f"relative paths start at {os.getcwd()!r}"
+    except OSError:
+        return "the current folder was deleted: change to another one"
 
 
 def unreadable(path: Path, title: str, error: OSError, *, is_folder: bool = False) -> ContentError:

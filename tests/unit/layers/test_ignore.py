@@ -4,7 +4,7 @@ import os
 from pathlib import Path
 
 import pytest
-from ocikit.errors import ContentError
+from ocikit.errors import ContentError, NotFound
 from ocikit.layers.ignore import LEFT_OUT, is_left_out, looks_secret
 from ocikit.layers.layer import entries
 from ocikit.layers.pack import pack
@@ -230,3 +230,33 @@ def test_full_disk_while_archiving_names_tmpdir(here, monkeypatch, tmp_path):
     with pytest.raises(ContentError, match="archive of 'd' failed") as caught:
         pack(["d"], archive="tar", spool=tmp_path / "missing")
     assert "TMPDIR" in caught.value.hint
+
+
+@pytest.mark.parametrize("archive", [None, "tar"])
+def test_path_below_unreadable_folder_is_content_error(here, monkeypatch, archive):
+    stat = os.stat
+
+    def deny(path, *args, **options):
+        if Path(path).name == "d" if isinstance(path, str | Path) else False:
+            raise PermissionError(13, "Permission denied", str(path))
+        return stat(path, *args, **options)
+
+    monkeypatch.setattr(os, "stat", deny)
+    with pytest.raises(ContentError, match="reading 'd' failed: Permission denied"):
+        pack(["d"], archive=archive)
+
+
+@pytest.mark.parametrize("path", ["a\0b", "x" * 5000])
+@pytest.mark.parametrize("archive", [None, "tar"])
+def test_impossible_path_is_not_found(here, path, archive):
+    with pytest.raises(NotFound, match="cannot read"):
+        pack([path], archive=archive)
+
+
+def test_deleted_current_folder_is_named(tmp_path, monkeypatch):
+    (tmp_path / "x").mkdir()
+    monkeypatch.chdir(tmp_path / "x")
+    (tmp_path / "x").rmdir()
+    with pytest.raises(NotFound, match="cannot read 'd'") as caught:
+        pack(["d"])
+    assert "current folder was deleted" in caught.value.hint
