@@ -71,8 +71,8 @@ class File(display.Displayable, os.PathLike[str]):
 
     def read(self) -> bytes:
         """Return the whole content, verified."""
-        with self.open() as stream:
-            return stream.read()
+        artifact = self._artifact
+        return artifact.reader.read_all(artifact.reference, self.descriptor, self._pulled())
 
     def head(self, size: int) -> bytes:
         """Return the first `size` bytes, unverified, without fetching the rest."""

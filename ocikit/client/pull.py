@@ -11,7 +11,7 @@ from attrs import frozen
 
 from ocikit import display
 from ocikit.client.arguments import StrPath, to_patterns
-from ocikit.errors import FileNotInArtifact, InvalidArgument
+from ocikit.errors import DigestMismatch, FileNotInArtifact, InvalidArgument
 from ocikit.progress.base import Progress, TransferStats, progress_scope
 from ocikit.remote.mirrors import retry_without_bad_mirrors
 from ocikit.spec import media_types
@@ -130,10 +130,15 @@ class PullPlan:
 
         def place(transfer: Transfer, stop: threading.Event) -> None:
             blob = transfer.descriptor
+            placed = False
             if self.cache.exists(blob):
-                folder.place(transfer, self.cache.path(blob.digest))
-                progress.finish(blob, "present")
-            else:
+                try:
+                    folder.place(transfer, self.cache.path(blob.digest))
+                    placed = True
+                    progress.finish(blob, "present")
+                except DigestMismatch:
+                    self.cache.discard(blob)
+            if not placed:
                 _download(self.source, blob, stop, progress, lambda stream: folder.place(transfer, stream))
             for _ in transfer.files[1:]:
                 progress.finish(blob, "present")

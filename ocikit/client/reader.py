@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 from collections.abc import Iterable
 from pathlib import Path
@@ -12,6 +13,7 @@ from ocikit.client.backends import Backends
 from ocikit.client.listing import Listing
 from ocikit.client.pull import fetch_to_cache, snapshot
 from ocikit.client.resolver import Resolver
+from ocikit.errors import DigestMismatch
 from ocikit.progress.base import Progress
 from ocikit.remote.mirrors import retry_without_bad_mirrors
 from ocikit.spec import media_types
@@ -63,6 +65,21 @@ class ContentReader:
         with self.backends.open_source(reference) as source:
             return _verified_stream(source.open(descriptor), descriptor)
 
+    def read_all(self, reference: AnyReference, descriptor: Descriptor, file: Path | None = None) -> bytes:
+        """Return whole content, verified; fetch it again, once, if the cached blob is damaged."""
+        if self.cache.path(descriptor.digest).exists():
+            with contextlib.suppress(DigestMismatch):
+                return self._read_cached(reference, descriptor)
+            return self._read_cached(reference, descriptor)  # the damaged blob has been deleted
+        with self.open(reference, descriptor, file) as stream:
+            return stream.read()
+
+    def _read_cached(self, reference: AnyReference, descriptor: Descriptor) -> bytes:
+        if not self.cache.exists(descriptor):
+            self.fetch(reference, [descriptor], progress=False)
+        with self.open(reference, descriptor) as stream:
+            return stream.read()
+
     def head(self, reference: AnyReference, descriptor: Descriptor, size: int, file: Path | None = None) -> bytes:
         """Return the first `size` bytes of content, unverified."""
         if (stream := self._open_local(descriptor, file)) is not None:
@@ -76,7 +93,7 @@ class ContentReader:
         if (embedded := descriptor.embedded) is not None:
             return io.BytesIO(embedded)
         if self.cache.exists(descriptor):
-            return _verified_stream(self.cache.open(descriptor), descriptor)
+            return io.BufferedReader(_CachedReader(self.cache, descriptor), _BUFFER)
         return None if file is None else _verified_stream(open_file(file), descriptor)
 
     def read(self, reference: AnyReference, descriptor: Descriptor) -> bytes:
@@ -118,6 +135,21 @@ class ContentReader:
         with self.backends.open_source(reference) as source:
             found = source.referrers(Resolver(source, self.cache).resolve(reference), artifact_type)
         return Listing(iter(found), "referrers", str(reference))
+
+
+class _CachedReader(VerifiedReader):
+    """A stream of a cached blob, which is deleted if it proves damaged."""
+
+    def __init__(self, cache: Cache, descriptor: Descriptor) -> None:
+        super().__init__(cache.open(descriptor), descriptor)
+        self._cache = cache
+
+    def readinto(self, buffer: memoryview) -> int:  # type: ignore[override]  # as in VerifiedReader
+        try:
+            return super().readinto(buffer)
+        except DigestMismatch:
+            self._cache.discard(self._descriptor)
+            raise
 
 
 def _verified_stream(stream: ByteStream, descriptor: Descriptor) -> BinaryIO:

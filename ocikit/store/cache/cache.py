@@ -15,7 +15,6 @@ import os
 import re
 import secrets
 import shutil
-import stat
 from collections.abc import Iterable, Iterator, Mapping
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -34,6 +33,7 @@ from ocikit.spec.manifest import Manifest, parse_document
 from ocikit.spec.reference import Reference
 from ocikit.spec.titles import layers_by_path
 from ocikit.store.base import Store, blob_not_found
+from ocikit.store.cache.verified import VerifiedFiles, discard, forget
 from ocikit.store.files import blob_path, create_private_folder, open_file, write_atomically, write_blob
 from ocikit.store.reflink import LinkMethod, link
 from ocikit.store.streams import ByteStream
@@ -80,6 +80,7 @@ class Cache(display.Displayable, Store):
     """
 
     _root: Path | None = field(default=None, converter=_absolute)
+    _verified: VerifiedFiles = field(factory=VerifiedFiles, init=False)
 
     @property
     def root(self) -> Path:
@@ -99,11 +100,15 @@ class Cache(display.Displayable, Store):
         return blob_path(self.root, Digest(digest))
 
     def exists(self, descriptor: Descriptor) -> bool:
-        """Return True if the cache has a blob of this digest and size."""
-        try:
-            return os.stat(self.path(descriptor.digest)).st_size == descriptor.size
-        except OSError:
-            return False
+        """Return True if the cache has a blob of this digest and size.
+
+        A blob that has changed since it was verified is verified again, see `ocikit.store.cache.verified`.
+        """
+        return self._verified.is_intact(self.root, self.path(descriptor.digest), descriptor)
+
+    def discard(self, descriptor: Descriptor) -> None:
+        """Delete a blob that has proved damaged; it is fetched again when it is needed."""
+        discard(self.path(descriptor.digest))
 
     def open(self, descriptor: Descriptor) -> ByteStream:
         """Open a blob as a seekable stream.
@@ -140,6 +145,7 @@ class Cache(display.Displayable, Store):
         """
         if not self.exists(descriptor):
             write_blob(stream, descriptor, self.path(descriptor.digest), parts=self._create_root() / "partial")
+            self._verified.record(self.root, self.path(descriptor.digest), descriptor.digest)
         if tag is not None:
             self.tag(descriptor, tag)
 
@@ -158,6 +164,7 @@ class Cache(display.Displayable, Store):
             self.path(descriptor.digest).unlink()
         except FileNotFoundError:
             raise blob_not_found(descriptor, f"the cache at {self.root}") from None
+        forget(self.path(descriptor.digest))
 
     # References
 
@@ -289,7 +296,11 @@ class Cache(display.Displayable, Store):
         # Validate the titles of the requested layers only: another one must not make them unreadable
         files = layers_by_path(manifest.layers if layers is None else layers)
         folder = self.snapshot_path(reference, manifest.digest)
-        missing = {name: layer for name, layer in files.items() if not _is_complete(folder / name, layer)}
+        missing = {
+            name: layer
+            for name, layer in files.items()
+            if not self._verified.is_intact(self.root, folder / name, layer)
+        }
         if missing or not folder.is_dir():
             self._assemble(folder, missing)
         with contextlib.suppress(OSError):  # the cache of another user
@@ -434,11 +445,3 @@ def _repository_folder(folder: Path, reference: Reference) -> Path:
 
 def _escape(text: str) -> str:
     return re.sub("[.-]", lambda match: f"%{ord(match[0]):02X}", text)
-
-
-def _is_complete(path: Path, layer: Descriptor) -> bool:
-    try:
-        status = os.stat(path)
-    except OSError:
-        return False
-    return stat.S_ISREG(status.st_mode) and status.st_size == layer.size

@@ -16,6 +16,7 @@ from ocikit import display
 from ocikit.spec.digest import Digest
 from ocikit.spec.reference import Reference
 from ocikit.store.cache.scan import CachedName, CacheGraph, blobs_in, files_below, list_folder, read_names
+from ocikit.store.cache.verified import forget
 from ocikit.store.results import GCResult, RemovedBlob
 
 
@@ -240,6 +241,7 @@ def _remove(path: Path) -> int | None:
         os.unlink(path)
     except FileNotFoundError:
         return None
+    forget(path)
     return status.st_size if status.st_nlink <= 1 else 0
 
 
