@@ -84,12 +84,13 @@ class PullPlan:
             steps = (planned.pop() if planned else None) or self._plan_folder(folder)
             stats = TransferStats(progress)
             steps.check()
-            if not steps.packed:
+            if steps.packed:
+                with folder.unpacking() as unpack:
+                    steps = self._plan_folder(folder, self._unpack(steps, unpack, workers, stats))
+                    self._fetch_files(folder, steps, workers, stats)
+            else:
                 self._fetch_files(folder, steps, workers, stats)
-                return stats
-            with folder.unpacking() as unpack:
-                steps = self._plan_folder(folder, self._unpack(steps, unpack, workers, stats))
-                self._fetch_files(folder, steps, workers, stats)
+            stats.unpacked = sum(len(archive.files or ()) for archive in steps.archives)
             return stats
 
         return folder.path, retry_without_bad_mirrors(self.source, fetch_files)

@@ -67,7 +67,7 @@ class FolderRecord:
                 document=document.encode("utf-8", "surrogateescape") if isinstance(document, str) else None,
                 files=_parse_items(record.get("files"), _parse_file),
                 expected=_parse_items(record.get("expected"), lambda digests: tuple(map(Digest, digests))),
-                archives={Digest(digest): int(count) for digest, count in dict(record.get("archives") or {}).items()},
+                archives=_parse_archives(record.get("archives")),
             )
         except (OSError, ValueError, TypeError, AttributeError, RecursionError):
             return cls()
@@ -118,6 +118,15 @@ def _parse_file(value: Any) -> FileRecord:
         archive=None if archive is None else Digest(archive),
         is_link=value.get("link") is True,
     )
+
+
+def _parse_archives(value: Any) -> dict[Digest, int]:
+    archives: dict[Digest, int] = {}
+    for digest, count in value.items() if isinstance(value, dict) else ():
+        with contextlib.suppress(ValueError):
+            if type(count) is int:
+                archives[Digest(digest)] = count
+    return archives
 
 
 def _parse_items(value: Any, parse: Callable[[Any], _T]) -> dict[str, _T]:

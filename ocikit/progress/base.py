@@ -92,6 +92,8 @@ class TransferStats(Progress):
         """Bytes in all."""
         self.moved = 0
         """Bytes that were transferred or copied."""
+        self.unpacked = 0
+        """Files of unpacked archives."""
 
     def begin(self, title: str, *, size: int, count: int) -> None:
         """Pass the event on."""
@@ -135,5 +137,6 @@ class TransferStats(Progress):
         """
         present = self.size - self.moved
         saved = f" ({display.size(present)} already there)" if present else ""
+        saved += f", unpacked to {display.pluralize(self.unpacked, 'file')}" if self.unpacked else ""
         took = display.duration(time.monotonic() - self._started)
         return f"{verb} {display.pluralize(self.files, 'file')}, {display.size(self.size)}{saved} in {took} -> {target}"

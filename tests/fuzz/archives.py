@@ -1,13 +1,16 @@
 """Layers, layouts on disk, and both as tar archives."""
 
+import bz2
 import contextlib
 import gzip
 import io
+import lzma
 import tarfile
 import zlib
 from pathlib import Path
 
 from backports import zstd
+from ocikit.layers.compression import MAGIC_SIZE, detect_compression
 from ocikit.layers.layer import LayerLimits, entries, open_layer
 from ocikit.layers.listing import merged_tree
 from ocikit.spec.descriptor import Descriptor
@@ -85,11 +88,12 @@ def layer(data: bytes) -> None:
 @target(
     gzip.compress(TARS[0], mtime=0), gzip.compress(b"one", mtime=0) + gzip.compress(b"two", mtime=0) + bytes(10),
     zstd.compress(TARS[0]), zstd.compress(b"one") + b"\x50\x2a\x4d\x18\x03\0\0\0abc" + zstd.compress(b"two"), TARS[0],
+    lzma.compress(TARS[0]), lzma.compress(b"one") + lzma.compress(b"two") + bytes(8), bz2.compress(TARS[0]), bz2.compress(b""),
     words=(b"\x1f\x8b", b"\x1f\x8b\x08\x00", b"\x28\xb5\x2f\xfd", b"\x50\x2a\x4d\x18", b"BZh", b"\xfd7zXZ\0", b"\xff", b"\0", b"\x1c"),
     text=False, examples=100,
 )  # fmt: skip
 def compressed(data: bytes) -> None:
-    """Parse gzip and zstd framing. Accepted input equals the output of Python's gzip module."""
+    """Parse gzip, zstd, xz and bzip2 framing. Accepted input equals the output of Python's modules."""
     ours = typed(lambda: open_layer(io.BytesIO(data), limits=LIMITS).read())
     if ours is not None and data.startswith(b"\x1f\x8b"):
         theirs = b""
@@ -99,6 +103,10 @@ def compressed(data: bytes) -> None:
         ):
             theirs = file.read(LIMITS.size)
             assert ours == theirs
+    elif ours is not None and (kind := detect_compression(data[:MAGIC_SIZE])) in {"xz", "bzip2"}:
+        with contextlib.suppress(EOFError, lzma.LZMAError, OSError):
+            # Python's lzma stops at the zeros between streams, which xz accepts
+            assert ours.startswith((lzma if kind == "xz" else bz2).decompress(data))
     elif ours is not None and not data.startswith(b"\x28\xb5\x2f\xfd") and data[1:4] != b"\x2a\x4d\x18":
         assert ours == data
 

@@ -1,5 +1,6 @@
 """ocikit's own files, possibly changed by another process or user."""
 
+from ocikit.folder.archives import Archive
 from ocikit.folder.folder import Folder
 from ocikit.spec.descriptor import Descriptor
 from ocikit.spec.digest import Digest
@@ -12,7 +13,11 @@ from tests.fuzz.target import JSON_WORDS, LAYER_TYPE, MANIFEST_TYPE, SHA, as_jso
 
 RECORD = {
     "reference": f"ghcr.io/org/model:v1@{SHA}", "document": as_json(MANIFEST).decode(), "expected": {"a/b": [SHA]},
-    "files": {"a/b": {"digest": SHA, "size": 7, "mtime_ns": 1700000000000000000, "source": "ghcr.io/org/model"}},
+    "files": {
+        "a/b": {"digest": SHA, "size": 7, "mtime_ns": 1700000000000000000, "source": "ghcr.io/org/model"},
+        "a/c": {"digest": SHA, "size": 7, "mtime_ns": 1700000000000000000, "archive": SHA, "link": True},
+    },
+    "archives": {SHA: 1},
 }  # fmt: skip
 
 
@@ -25,6 +30,9 @@ RECORD = {
         b'"expected"',
         b'"mtime_ns"',
         b'"source"',
+        b'"archive"',
+        b'"archives"',
+        b'"link"',
         b'"/etc/passwd"',
         b'"a"',
         b'"a/b"',
@@ -43,9 +51,12 @@ def record(data: bytes) -> None:
         typed(lambda: folder.document)
         layer = Descriptor.of(b"content", LAYER_TYPE)
         typed(folder.unedited, "a/b", layer)
-        plan = typed(folder.plan, {"a/b": layer}, reference=Reference.parse("ghcr.io/org/model:v1"))
-        if plan is not None:
-            repr(plan), plan._repr_html_()
+        reference = Reference.parse("ghcr.io/org/model:v1")
+        packed = Archive(layer=Descriptor(media_type=LAYER_TYPE, digest=Digest(SHA), size=7))
+        for archives in ((), (packed,)):
+            plan = typed(folder.plan, {"a/b": layer}, reference=reference, archives=archives)
+            if plan is not None:
+                repr(plan), plan._repr_html_()
         read.save(root / ".ocikit" / "again.json", sync=False)
         assert type(read).load(root / ".ocikit" / "again.json") == read
 

@@ -132,6 +132,7 @@ def content(files):
 def test_pull_unpacks_packed_folder(packed, home, session):
     art = session.pull(packed, "out")
     assert tree(home / "out") == content(FILES)
+    assert ", unpacked to 3 files in " in art.summary
     assert (home / "out/data/a.csv").stat().st_mode & 0o600 == 0o600
     assert art["data"].read() == Path(os.fspath(art["data"])).read_bytes()
 
