@@ -4,6 +4,7 @@ import ast
 import builtins
 import contextlib
 import importlib
+import importlib.util
 import inspect
 import io
 import re
@@ -235,6 +236,18 @@ def test_commands_in_messages_exist():
             if not commands().issuperset(command.split("|")):
                 wrong.append(f"{place}: {command}")
     assert wrong == []
+
+
+def test_scripts_in_documents_start():
+    """Each `python -m` of CONTRIBUTING.md is a module that can be imported, with a main."""
+    named = sorted(set(re.findall(r"^python -m ([a-z_.]+)", (ROOT / "CONTRIBUTING.md").read_text(), re.M)))
+    tools = [f"tests.tools.{path.stem}" for path in (ROOT / "tests" / "tools").glob("*.py") if path.stem != "__init__"]
+    assert {"tests.fuzz", "benchmarks", "tests.tools.soak_wild"} <= set(named)
+    for name in {*named, *tools}:
+        spec = importlib.util.find_spec(name)
+        assert spec and spec.origin, name
+        module = importlib.import_module(f"{name}.__main__" if spec.submodule_search_locations else name)
+        assert "__main__" in Path(module.__file__).read_text() or module.__name__.endswith("__main__"), name
 
 
 def test_variables_in_documents_are_read():

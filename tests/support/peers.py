@@ -68,7 +68,7 @@ PROGRAMS: Mapping[str, tuple[str, ...]] = {
 START = 30.0  # seconds; zot takes a second on a busy machine
 
 
-#: Values of OCIKIT_PEERS that are no names of programs.
+#: Values of OCIKIT_PEERS other than names of programs.
 _MODES = {"", "required", "skip"}
 
 
