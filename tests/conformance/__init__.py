@@ -3,8 +3,8 @@
     python -m tests.conformance                                    # our registry in every mode, as a Markdown table
     python -m tests.conformance http://127.0.0.1:5000 --mode dev   # another registry
 
-There are two suites. `official` runs the specification's own program. The modules test_*.py check its newer, unreleased
-successor, and more. No check is skipped, and a registry that uses another permitted way fails. The modes:
+There are two suites. `official` runs the specification's own program. The modules test_*.py check each step on its own,
+and more. No check is skipped, and a registry that uses another permitted way fails. The modes:
 
 | mode | the registry |
 |---|---|
