@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 
 import attrs
 
 from ocikit.client.backends import offline_error
-from ocikit.errors import ManifestUnknown
+from ocikit.errors import BlobUnknown, ManifestUnknown
 from ocikit.spec.descriptor import Descriptor
 from ocikit.spec.manifest import Index, Manifest, PlatformLike, parse_document
 from ocikit.spec.reference import AnyReference, Reference
@@ -85,7 +86,8 @@ class Resolver:
     def fetch_document(self, descriptor: Descriptor) -> Manifest | Index:
         """Return a document; store the documents of registries in the cache."""
         if self.cache.exists(descriptor):
-            return parse_document(self.cache.fetch(descriptor), descriptor.media_type)
+            with contextlib.suppress(BlobUnknown):  # a damaged document was deleted
+                return self.cache.document(descriptor)
         raw = self.source.fetch(descriptor)
         document = parse_document(raw, descriptor.media_type)
         if self.source.cacheable:

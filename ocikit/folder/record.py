@@ -6,7 +6,7 @@ import contextlib
 import json
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Self, TypeVar
+from typing import Any, Final, Self, TypeVar, cast
 
 from attrs import field, frozen
 
@@ -14,6 +14,7 @@ from ocikit.errors import OcikitError
 from ocikit.spec.digest import Digest
 from ocikit.spec.titles import safe_title
 from ocikit.store.files import write_atomically
+from ocikit.store.memo import FileMemo
 
 _T = TypeVar("_T")
 
@@ -58,6 +59,10 @@ class FolderRecord:
     @classmethod
     def load(cls, path: Path) -> Self:
         """Return the record at a path; an empty record if it is missing or unreadable."""
+        return cast("Self", _records.get(path, cls._load))
+
+    @classmethod
+    def _load(cls, path: Path) -> Self:
         try:
             record = json.loads(path.read_bytes())
             document = record.get("document")
@@ -103,6 +108,10 @@ class FolderRecord:
         if self.archives:
             record["archives"] = self.archives
         write_atomically(path, json.dumps(record, indent=1).encode(), sync=sync)
+
+
+#: Records of folders whose files are read.
+_records: Final[FileMemo[FolderRecord]] = FileMemo(limit=16 << 20)
 
 
 def _parse_file(value: Any) -> FileRecord:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any, ClassVar, Self, TypeAlias, cast
 
 import attrs
@@ -16,6 +16,7 @@ from ocikit.spec.descriptor import EMPTY_DESCRIPTOR, Descriptor
 from ocikit.spec.digest import Digest
 from ocikit.spec.document import DOCUMENT_LIMIT, Document, load_json, structure
 from ocikit.spec.platform import Platform
+from ocikit.spec.titles import NamedLayers, name_layers
 
 #: Annotation of buildkit with the digest of the manifest that an attestation is about.
 _ATTESTED_DIGEST = "vnd.docker.reference.digest"
@@ -66,6 +67,14 @@ class Manifest(_TypedDocument):
     annotations: Annotations = field(factory=Annotations, converter=to_annotations)
 
     default_media_type: ClassVar[str] = media_types.OCI_MANIFEST
+    _named: NamedLayers | None = field(default=None, init=False, eq=False, repr=False)
+
+    @property
+    def named(self) -> NamedLayers:
+        """The layers by relative path; their titles are checked once."""
+        if self._named is None:
+            object.__setattr__(self, "_named", name_layers(self.layers))
+        return cast("NamedLayers", self._named)
 
     @property
     def kind(self) -> str:

@@ -18,7 +18,7 @@ import shutil
 from collections.abc import Iterable, Iterator, Mapping
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Final, NamedTuple
 from urllib.parse import quote
 
 import attrs
@@ -29,12 +29,13 @@ from ocikit.errors import ContentError, DigestMismatch, InvalidDocument, Manifes
 from ocikit.spec.descriptor import Descriptor
 from ocikit.spec.digest import Digest
 from ocikit.spec.document import DOCUMENT_LIMIT
-from ocikit.spec.manifest import Manifest, parse_document
+from ocikit.spec.manifest import Index, Manifest, parse_document
 from ocikit.spec.reference import Reference
 from ocikit.spec.titles import layers_by_path
 from ocikit.store.base import Store, blob_not_found
 from ocikit.store.cache.verified import VerifiedFiles, discard, forget
 from ocikit.store.files import blob_path, create_private_folder, open_file, write_atomically, write_blob
+from ocikit.store.memo import FileMemo
 from ocikit.store.reflink import LinkMethod, link
 from ocikit.store.streams import ByteStream
 
@@ -53,6 +54,16 @@ _RESERVED = re.compile(r".*\.json|[a-z0-9]+-[0-9a-f]{64,}")
 def offline() -> bool:
     """Return True if `OCIKIT_OFFLINE` forbids requests."""
     return os.environ.get("OCIKIT_OFFLINE", "").strip().lower() not in {"", "0", "false", "no", "off"}
+
+
+#: Documents of cached artifacts whose files are read.
+_documents: Final[FileMemo[Manifest | Index]] = FileMemo(limit=16 << 20)
+
+
+def _load_document(path: Path, digest: Digest) -> Manifest | Index:
+    raw = path.read_bytes()
+    digest.verify(raw)
+    return parse_document(raw)
 
 
 class Remembered(NamedTuple):
@@ -134,6 +145,18 @@ class Cache(display.Displayable, Store):
         except DigestMismatch as error:
             self.path(descriptor.digest).unlink(missing_ok=True)
             raise blob_not_found(descriptor, f"the cache at {self.root}") from error
+
+    def document(self, descriptor: Descriptor) -> Manifest | Index:
+        """Return a verified manifest or index; it is parsed once while its file is unchanged.
+
+        Raises:
+            BlobUnknown: The cache does not have the document.
+            InvalidDocument: The bytes are not a valid manifest or index.
+        """
+        if not self.exists(descriptor):
+            return Store.document(self, descriptor)
+        load = functools.partial(Store.document, self, descriptor)
+        return _documents.get(self.path(descriptor.digest), lambda _: load(), descriptor.media_type)
 
     def push(self, descriptor: Descriptor, stream: ByteStream, *, tag: str | None = None) -> None:
         """Store a verified blob.
@@ -222,9 +245,8 @@ class Cache(display.Displayable, Store):
             path = self.path(digest)
             if path.stat().st_size > DOCUMENT_LIMIT:
                 return None
-            raw = path.read_bytes()
-            digest.verify(raw)
-            return attrs.evolve(parse_document(raw).descriptor, digest=digest)
+            document = _documents.get(path, functools.partial(_load_document, digest=digest))
+            return attrs.evolve(document.descriptor, digest=digest)
         except (OSError, ContentError, InvalidDocument):
             return None
 
