@@ -65,7 +65,9 @@ def _calls(session: ocikit.Session, ref: str, folder: Path, count: int) -> dict[
         "download(tag, n)": lambda: session.download(ref, name),
         "HEAD of the tag alone": lambda: repository.resolve("v1"),
         "list(art.files), a file": lambda: [list(inspected.files) for _ in range(COUNTS[-1] // count)],
-        "explore's list, a file": lambda: [list(inspected.manifest.named.files.items()) for _ in range(COUNTS[-1] // count)],
+        "explore's list, a file": lambda: [
+            list(inspected.manifest.named.files.items()) for _ in range(COUNTS[-1] // count)
+        ],
     }
 
 

@@ -11,7 +11,8 @@
     │  ├─ InUse(users)
     │  └─ UnverifiableDigest                               also ValueError
     ├─ NotFound                                            also LookupError
-    │  └─ NoMatchingPlatform, FileNotInArtifact
+    │  ├─ NoMatchingPlatform
+    │  └─ FileNotInArtifact                                also KeyError, FileNotFoundError
     ├─ CopyError(side, descriptor)
     ├─ CredentialsError, UnsafeArchive, OfflineError
     ├─ RegistryError                                       also OSError
@@ -32,6 +33,7 @@ characters and secrets. All errors can be pickled. In IPython, tracebacks omit t
 from __future__ import annotations
 
 import copy
+import errno
 import json
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -264,8 +266,14 @@ class NoMatchingPlatform(NotFound):
         self.available = tuple(available)
 
 
-class FileNotInArtifact(NotFound):
+class FileNotInArtifact(NotFound, FileNotFoundError, KeyError):
     """The artifact has no file of that name; the hint lists the nearest names."""
+
+    def __init__(self, message: str = "", *, hint: str = "") -> None:
+        super().__init__(message, hint=hint)
+        self.errno = errno.ENOENT
+
+    __str__ = OcikitError.__str__  # KeyError shows the repr of its argument
 
 
 class CopyError(OcikitError):

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import contextlib
+import copy
+import io
 import json
 import os
+import shutil
 from collections.abc import Iterable, Iterator, Mapping
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, BinaryIO
+from pathlib import Path, PurePosixPath
+from typing import TYPE_CHECKING, Any, BinaryIO, Literal, TextIO, overload
 
 import attrs
 
@@ -17,7 +20,7 @@ from ocikit.client.listing import Listing
 from ocikit.client.pull import describe_foreign, describe_nesting, open_folder, plan_pull
 from ocikit.client.reader import ContentReader
 from ocikit.client.resolver import Resolver
-from ocikit.errors import ContentError, FileNotInArtifact, InvalidDocument, NotFound, OcikitError
+from ocikit.errors import ContentError, FileNotInArtifact, InvalidArgument, InvalidDocument, NotFound, OcikitError
 from ocikit.progress.base import TransferStats
 from ocikit.spec import media_types
 from ocikit.spec.annotations import TITLE, Annotations, FrozenMap, freeze
@@ -27,8 +30,9 @@ from ocikit.spec.digest import Digest
 from ocikit.spec.manifest import Index, Manifest, PlatformLike, index_sections, manifest_card, parse_document
 from ocikit.spec.platform import Platform
 from ocikit.spec.reference import AnyReference
-from ocikit.spec.titles import NamedLayers, is_archive, layer_path, name_layers, unpacked_digest, unusable_title
+from ocikit.spec.titles import is_archive, layer_path, unpacked_digest, unusable_title
 from ocikit.store.cache.cache import Cache
+from ocikit.store.files import atomic_writer
 
 if TYPE_CHECKING:
     from ocikit.folder.plan import FolderPlan
@@ -41,13 +45,18 @@ _NEAREST = 3  # similar names in the hint for a missing file
 _MAX_SHOWN = 1 << 16  # bytes; larger manifests are not parsed for a card
 
 
-class File(display.Displayable, os.PathLike[str]):
-    """A file of an artifact; as a path, it has the published content on disk."""
+class File(display.Displayable, io.BufferedIOBase, os.PathLike[str]):
+    """A file of an artifact: a path to the published content, and a stream of it.
+
+    Libraries that take a path get a file on disk, those that take a stream read it. `read()` returns the whole content;
+    after `seek` or `read(n)` it returns the rest, as with any stream.
+    """
 
     def __init__(self, artifact: Artifact, name: str, descriptor: Descriptor) -> None:
         self._artifact = artifact
         self.name = name
         self.descriptor = descriptor
+        self._stream: BinaryIO | None = None
 
     @property
     def size(self) -> int:
@@ -64,24 +73,81 @@ class File(display.Displayable, os.PathLike[str]):
         """Media type of the content."""
         return self.descriptor.media_type
 
-    def open(self) -> BinaryIO:
-        """Return a seekable stream; reading it from start to end verifies the content."""
-        artifact = self._artifact
-        return artifact.reader.open(artifact.reference, self.descriptor, self._pulled())
+    @property
+    def path(self) -> Path:
+        """Path of the published content on disk, fetched if necessary; see `download`."""
+        return self.download()
 
-    def read(self) -> bytes:
+    @overload
+    def open(self, mode: Literal["rb"] = "rb") -> BinaryIO: ...
+
+    @overload
+    def open(self, mode: Literal["r", "rt"], encoding: str = "utf-8") -> TextIO: ...
+
+    def open(self, mode: Literal["rb", "r", "rt"] = "rb", encoding: str = "utf-8") -> BinaryIO | TextIO:
+        """Return a seekable stream; reading it from start to end verifies the content.
+
+        Args:
+            mode: "rb" for bytes, "r" for text.
+            encoding: Encoding of the text.
+
+        Raises:
+            InvalidArgument: The mode is for writing.
+        """
+        if mode not in {"rb", "r", "rt"}:
+            raise InvalidArgument(
+                f"open(mode={mode!r}) failed: files of artifacts are read-only", hint='use "rb" or "r", or save a copy'
+            )
+        artifact = self._artifact
+        stream = artifact.reader.open(artifact.reference, self.descriptor, self._pulled())
+        return stream if mode == "rb" else io.TextIOWrapper(stream, encoding)
+
+    def read(self, size: int | None = -1, /) -> bytes:
+        """Return the next `size` bytes; without a size the rest, which is the whole content at first.
+
+        The whole content is verified.
+        """
+        if self._stream is None and (size is None or size < 0):
+            return self.read_bytes()
+        return self._opened().read(-1 if size is None else size)
+
+    def read_bytes(self) -> bytes:
         """Return the whole content, verified."""
         artifact = self._artifact
         return artifact.reader.read_all(artifact.reference, self.descriptor, self._pulled())
+
+    def read_text(self, encoding: str = "utf-8") -> str:
+        """Return the whole content as text."""
+        return self.read_bytes().decode(encoding)
 
     def head(self, size: int) -> bytes:
         """Return the first `size` bytes, unverified, without fetching the rest."""
         artifact = self._artifact
         return artifact.reader.head(artifact.reference, self.descriptor, size, self._pulled())
 
-    def read_text(self, encoding: str = "utf-8") -> str:
-        """Return the whole content as text."""
-        return self.read().decode(encoding)
+    def save(self, path: StrPath) -> Path:
+        """Write a copy, which may be edited, and return its path. It appears when it is complete and verified.
+
+        Args:
+            path: The file to write or replace, or an existing folder to write to. Missing parent folders are created.
+
+        Raises:
+            ContentError: The file cannot be written.
+        """
+        target = Path(path).expanduser()
+        if target.is_dir():
+            target /= PurePosixPath(self.name).name
+        try:
+            target.parent.mkdir(parents=True, exist_ok=True)
+            with self.open() as stream, atomic_writer(target, mode=0o666, sync=False) as file:
+                shutil.copyfileobj(stream, file, 1 << 20)
+        except OcikitError:  # some of them are subclasses of OSError
+            raise
+        except OSError as error:
+            raise ContentError(
+                f"cannot write {target}: {error.strerror or error}", hint="check the folder's permissions and the disk"
+            ) from error
+        return target
 
     def download(self, *, progress: ProgressLike = None) -> Path:
         """Return the path of a file with the published content.
@@ -107,6 +173,67 @@ class File(display.Displayable, os.PathLike[str]):
     def __fspath__(self) -> str:
         return str(self.download())
 
+    # The stream
+
+    def _opened(self) -> BinaryIO:
+        if self._stream is None:
+            self._stream = self.open()
+        return self._stream
+
+    def read1(self, size: int = -1, /) -> bytes:
+        """Return up to `size` bytes with at most one read of the source."""
+        return self._opened().read(size)
+
+    def readinto(self, buffer: Any, /) -> int:
+        """Fill `buffer` and return the number of bytes, 0 at the end."""
+        view = memoryview(buffer).cast("B")
+        data = self._opened().read(len(view))
+        view[: len(data)] = data
+        return len(data)
+
+    def readinto1(self, buffer: Any, /) -> int:
+        """Fill `buffer` like `readinto`."""
+        return self.readinto(buffer)
+
+    def seek(self, offset: int, whence: int = io.SEEK_SET, /) -> int:
+        """Move to an offset and return the position, in bytes."""
+        return self._opened().seek(offset, whence)
+
+    def tell(self) -> int:
+        """Return the position, in bytes."""
+        return 0 if self._stream is None else self._stream.tell()
+
+    def readable(self) -> bool:
+        """Return True."""
+        return True
+
+    def seekable(self) -> bool:
+        """Return True."""
+        return True
+
+    def close(self) -> None:
+        """Close the stream; a later read starts again."""
+        stream, self._stream = getattr(self, "_stream", None), None
+        if stream is not None:
+            stream.close()
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, File):
+            return NotImplemented
+        return (self.name, self.descriptor, self._artifact) == (other.name, other.descriptor, other._artifact)
+
+    def __hash__(self) -> int:
+        return hash((self.name, self.digest))
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return File, (self._artifact, self.name, self.descriptor)
+
+    def __deepcopy__(self, memo: object) -> File:
+        return File(self._artifact, self.name, self.descriptor)
+
+    def __str__(self) -> str:
+        return self.name
+
     def __rich_repr__(self) -> display.Description:
         yield "name", self.name
         yield "size", display.Size(self.size)
@@ -128,44 +255,56 @@ class File(display.Displayable, os.PathLike[str]):
 class Files(Mapping[str, File], display.Displayable):
     """Files of an artifact by name, in its order."""
 
-    def __init__(self, files: Mapping[str, File]) -> None:
-        self._files = dict(files)
+    def __init__(self, artifact: Artifact, layers: Mapping[str, Descriptor]) -> None:
+        self._artifact = artifact
+        self._layers = layers
 
     def __getitem__(self, name: str) -> File:
-        try:
-            return self._files[name]
-        except KeyError:
-            near = display.nearest(name, self._files, _NEAREST)
+        layer = self._layers.get(name) if isinstance(name, str) else None
+        if layer is None:
+            near = display.nearest(str(name), self._layers, _NEAREST)
             hint = f"nearest: {display.join_limited(near)}" if near else "this artifact has no files"
-            if self._files and not near:
-                hint = f"there is {display.join_limited(self._files, _NEAREST)}"
-            raise FileNotInArtifact(f"no file {display.quoted(name)} among {len(self._files)}", hint=hint) from None
+            if self._layers and not near:
+                hint = f"there is {display.join_limited(self._layers, _NEAREST)}"
+            raise FileNotInArtifact(f"no file {display.quoted(name)} among {len(self._layers)}", hint=hint)
+        return _file_by_digest(self._artifact, layer) if name == layer.digest else File(self._artifact, name, layer)
+
+    def __contains__(self, name: object) -> bool:
+        return name in self._layers if isinstance(name, str) else False
+
+    def __eq__(self, other: object) -> bool:
+        if isinstance(other, Files):
+            return self._layers == other._layers and self._artifact == other._artifact
+        return dict(self) == dict(other) if isinstance(other, Mapping) else NotImplemented
+
+    __hash__ = None  # type: ignore[assignment]  # as of any mapping
 
     def __iter__(self) -> Iterator[str]:
-        return iter(self._files)
+        return iter(self._layers)
 
     def __len__(self) -> int:
-        return len(self._files)
+        return len(self._layers)
 
     def _ipython_key_completions_(self) -> list[str]:
-        return list(self._files)
+        return list(self._layers)
 
     def __rich_repr__(self) -> display.Description:
         yield "files", len(self)
-        yield "size", display.Size(sum(f.size for f in self.values()))
+        yield "size", display.Size(sum(layer.size for layer in self._layers.values()))
 
     def _facts(self) -> Iterator[tuple[str, object]]:
         return iter(())
 
     def _sections(self) -> Iterator[display.Section]:
-        size = display.Size(sum(f.size for f in self.values()))
-        yield _table(((f.name, f.descriptor) for f in self.values()), len(self), size)
+        size = display.Size(sum(layer.size for layer in self._layers.values()))
+        yield _table(self._layers.items(), len(self), size)
 
 
 class Artifact(display.Displayable):
     """A manifest or an index, and access to the content that it names.
 
-    `artifact["train.csv"]` is a `File`; `os.fspath(artifact)` is the folder of a pull.
+    `artifact["train.csv"]` is a `File`; `os.fspath(artifact)` is the folder of a pull. A pickle has the settings of the
+    session and the pinned reference; the other process fetches the document on first use, from its cache if possible.
     """
 
     def __init__(
@@ -173,7 +312,7 @@ class Artifact(display.Displayable):
         reader: ContentReader,
         reference: AnyReference,
         descriptor: Descriptor,
-        document: Manifest | Index,
+        document: Manifest | Index | None,
         *,
         path: Path | None = None,
         plan: Plan | FolderPlan | None = None,
@@ -182,7 +321,7 @@ class Artifact(display.Displayable):
         self.reference = reference.pinned(descriptor.digest)
         """The reference, pinned by digest; it also has the tag that the artifact was resolved by."""
         self.descriptor = descriptor
-        self.document = document
+        self._document = document
         self.path = path
         """The folder on disk, or None."""
         self.summary = ""
@@ -190,8 +329,14 @@ class Artifact(display.Displayable):
         self.plan = plan
         """After a dry run, what the call would do."""
         self._files: Files | None = None
-        self._named: NamedLayers | None = None
         self._cached = _cached_manifests(reader.cache, document) if isinstance(document, Index) else {}
+
+    @property
+    def document(self) -> Manifest | Index:
+        """The manifest or index; after a pickle it is fetched on first use."""
+        if self._document is None:
+            self._document = self.reader.document(self.reference, self.descriptor)
+        return self._document
 
     @property
     def digest(self) -> Digest:
@@ -274,25 +419,13 @@ class Artifact(display.Displayable):
         For an image each layer is a file; `tree()` lists their contents.
         """
         if self._files is None:
-            named = self._named_layers().files
-            self._files = Files({name: File(self, name, layer) for name, layer in named.items()})
+            self._files = Files(self, self.manifest.named.files)
         return self._files
 
     @property
     def unnamed(self) -> Files:
         """Files by digest whose title is unusable, such as an absolute path; `open(digest)` reads one."""
-        return Files({layer.digest: self._by_digest(layer) for layer, _ in self._named_layers().unusable})
-
-    def _named_layers(self) -> NamedLayers:
-        if self._named is None:
-            self._named = name_layers(self.manifest.layers)
-        return self._named
-
-    def _by_digest(self, layer: Descriptor) -> File:
-        """Return a layer as a file that is named after its digest."""
-        annotations = {key: value for key, value in layer.annotations.items() if key != TITLE}
-        bare = attrs.evolve(layer, annotations=Annotations(annotations))
-        return File(self, layer_path(bare), bare)
+        return Files(self, {layer.digest: layer for layer, _ in self.manifest.named.unusable})
 
     def tree(self) -> Mapping[str, TarEntry]:
         """Return the file tree of an image with whiteouts applied, or of archives; read every layer.
@@ -467,11 +600,42 @@ class Artifact(display.Displayable):
         except FileNotInArtifact:
             for layer in self.manifest.layers:
                 if layer.digest == name:
-                    return self._by_digest(layer)
-            for layer, problem in self._named_layers().unusable:
+                    return _file_by_digest(self, layer)
+            for layer, problem in self.manifest.named.unusable:
                 if layer.title == name:
                     raise unusable_title(layer, problem) from None
             raise
+
+    def __contains__(self, name: object) -> bool:
+        return name in self.files
+
+    def __len__(self) -> int:
+        return len(self.files)
+
+    def __bool__(self) -> bool:
+        return True  # an artifact exists, also without files
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, Artifact):
+            return NotImplemented
+        return (self.reference.name, self.digest) == (other.reference.name, other.digest)
+
+    def __hash__(self) -> int:
+        return hash(self.digest)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        raw = None if self._document is None or self._document.size > _MAX_SHOWN else self._document.raw
+        return _restore, (self.reader, self.reference, self.descriptor, raw, self.path, self.summary, self.plan)
+
+    def __deepcopy__(self, memo: object) -> Artifact:
+        return copy.copy(self)
+
+    def __copy__(self) -> Artifact:
+        artifact = Artifact(
+            self.reader, self.reference, self.descriptor, self._document, path=self.path, plan=self.plan
+        )
+        artifact.summary = self.summary
+        return artifact
 
     def __iter__(self) -> Iterator[str]:
         return iter(self.files)
@@ -545,7 +709,7 @@ class Artifact(display.Displayable):
             yield from display.card_of(self.document).sections
         else:
             files = [layer for layer in self.document.layers if layer.media_type != media_types.EMPTY]
-            if unusable := self._named_layers().unusable:
+            if unusable := self.manifest.named.unusable:
                 apart = {(layer.title, layer.digest) for layer, _ in unusable}
                 files = [layer for layer in files if (layer.title, layer.digest) not in apart]
             rows = ((layer.title if layer.title is not None else f"({layer.media_type})", layer) for layer in files)
@@ -572,6 +736,29 @@ class Artifact(display.Displayable):
             return attrs.evolve(card, notes=notes, sections=display.card_of(manifest).sections)
         look = display.code_call("ocikit.inspect", f"{self.reference.name}@{descriptor.digest}")
         return attrs.evolve(card, facts=(("look", look),))
+
+
+def _file_by_digest(artifact: Artifact, layer: Descriptor) -> File:
+    """Return a layer as a file that is named after its digest."""
+    annotations = {key: value for key, value in layer.annotations.items() if key != TITLE}
+    bare = attrs.evolve(layer, annotations=Annotations(annotations))
+    return File(artifact, layer_path(bare), bare)
+
+
+def _restore(
+    reader: ContentReader,
+    reference: AnyReference,
+    descriptor: Descriptor,
+    raw: bytes | None,
+    path: Path | None,
+    summary: str,
+    plan: Plan | FolderPlan | None,
+) -> Artifact:
+    """Return an artifact from its pickle."""
+    document = None if raw is None else parse_document(raw, descriptor.media_type)
+    artifact = Artifact(reader, reference, descriptor, document, path=path, plan=plan)
+    artifact.summary = summary
+    return artifact
 
 
 def _table(files: Iterable[tuple[str, Descriptor]], count: int, size: object) -> display.Section:

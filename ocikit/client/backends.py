@@ -15,7 +15,7 @@ from ocikit.remote.config.mirror import Mirror
 from ocikit.remote.config.network import Network
 from ocikit.remote.http.transport import Transport
 from ocikit.remote.mirrors import Mirrored, MirroredRepository, MirrorHost
-from ocikit.remote.registry import Registry
+from ocikit.remote.registry import Registry, no_repositories
 from ocikit.remote.repository import Repository
 from ocikit.spec.descriptor import Descriptor
 from ocikit.spec.reference import DOCKER_HUB, AnyReference, LayoutReference, Reference, RegistryHost
@@ -43,7 +43,7 @@ class Backends:
         self._mirrors: dict[tuple[str, bool, bool], MirrorHost] = {}
         self._lock = ForkSafeLock()
 
-    def registry(self, host: str, *, known: Callable[[str], Iterable[str]] = lambda _host: ()) -> Registry:
+    def registry(self, host: str, *, known: Callable[[str], Iterable[str]] = no_repositories) -> Registry:
         """Return the registry at a host.
 
         Args:
@@ -177,6 +177,9 @@ class Backends:
             except OcikitError as error:
                 # An archive is unpacked to a temporary folder for the block; name the archive instead
                 raise error.reworded(error.message.replace(str(layout.path), str(path))) from error.__cause__
+
+    def __reduce__(self) -> tuple[type[Backends], tuple[Network, Keychain]]:
+        return Backends, (self.network, self.keychain)
 
     def close(self) -> None:
         """Close all connections; later requests open new ones."""

@@ -7,7 +7,7 @@ import heapq
 import itertools
 import re
 from collections.abc import Iterator, Sequence
-from typing import Generic, Literal, TypeAlias, TypeVar, overload
+from typing import Any, Generic, Literal, TypeAlias, TypeVar, overload
 
 from ocikit import display
 from ocikit.client.tag_order import TagSummary
@@ -26,7 +26,7 @@ _FIRST = 100  # items fetched at first: errors are raised by the call, and the d
 
 
 class Listing(Sequence[T], display.Displayable, Generic[T]):
-    """A sequence that fetches its pages on demand; `len` and negative indexes fetch all of them.
+    """A sequence that fetches its pages on demand; `len`, negative indexes and a pickle fetch all of them.
 
     Args:
         items: Iterator of the items, which fetches the pages.
@@ -115,6 +115,12 @@ class Listing(Sequence[T], display.Displayable, Generic[T]):
 
     __hash__ = None  # type: ignore[assignment]  # mutable: it grows
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _restore, (list(self), self._kind, self._origin)
+
+    def __deepcopy__(self, memo: dict[int, object]) -> Listing[T]:
+        return Listing(iter(list(self)), self._kind, self._origin)
+
     def _line(self) -> str:
         shown = ", ".join(display.sanitize(repr(item) if isinstance(item, str) else item) for item in self._known[:5])
         return display.shorten(
@@ -166,6 +172,13 @@ class Listing(Sequence[T], display.Displayable, Generic[T]):
             yield from self._summarize().sections()
         else:
             yield display.Section(title=self._kind, names=self._known, count=len(self._known), unfolded=True)
+
+
+def _restore(items: list[T], kind: Kind, origin: str) -> Listing[T]:
+    """Return a complete listing from its pickle."""
+    listing = Listing(iter(items), kind, origin)
+    len(listing)
+    return listing
 
 
 def _by_type(referrers: Sequence[Descriptor], origin: str) -> Iterator[display.Section]:

@@ -5,8 +5,9 @@ from __future__ import annotations
 import contextlib
 import io
 from collections.abc import Iterable
+from functools import partial
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 from ocikit.client.arguments import ProgressLike
 from ocikit.client.backends import Backends
@@ -18,7 +19,7 @@ from ocikit.progress.base import Progress
 from ocikit.remote.mirrors import retry_without_bad_mirrors
 from ocikit.spec import media_types
 from ocikit.spec.descriptor import Descriptor
-from ocikit.spec.manifest import Manifest
+from ocikit.spec.manifest import Index, Manifest
 from ocikit.spec.reference import AnyReference
 from ocikit.store.cache.cache import Cache
 from ocikit.store.files import open_file
@@ -41,11 +42,11 @@ class ContentReader:
         self.backends = backends
         self.cache = cache
         self.workers = workers
-        self._progress = progress
+        self.progress = progress
 
     def listener(self, progress: ProgressLike) -> Progress:
         """Return the listener for a call's `progress` argument."""
-        choice = self._progress if progress is None else progress
+        choice = self.progress if progress is None else progress
         if isinstance(choice, Progress):
             return choice
         from ocikit.progress.bars import bars  # noqa: PLC0415 - only calls that move content need tqdm
@@ -96,6 +97,19 @@ class ContentReader:
             return io.BufferedReader(_CachedReader(self.cache, descriptor), _BUFFER)
         return None if file is None else _verified_stream(open_file(file), descriptor)
 
+    def document(self, reference: AnyReference, descriptor: Descriptor) -> Manifest | Index:
+        """Return a document by its descriptor, from the cache if possible."""
+        with self.backends.open_source(reference) as source:
+            return Resolver(source, self.cache).fetch_document(descriptor)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        # A listener belongs to this process; without one, the other process follows its own environment
+        progress = None if isinstance(self.progress, Progress) else self.progress
+        return partial(ContentReader, workers=self.workers, progress=progress), (self.backends, self.cache)
+
+    def __deepcopy__(self, memo: object) -> ContentReader:
+        return self
+
     def read(self, reference: AnyReference, descriptor: Descriptor) -> bytes:
         """Return a small blob, verified; store it in the cache."""
         if not self.cache.exists(descriptor):
@@ -134,7 +148,7 @@ class ContentReader:
         """Return the descriptors of manifests whose subject is the reference."""
         with self.backends.open_source(reference) as source:
             found = source.referrers(Resolver(source, self.cache).resolve(reference), artifact_type)
-        return Listing(iter(found), "referrers", str(reference))
+        return Listing((descriptor.located(reference) for descriptor in found), "referrers", str(reference))
 
 
 class _CachedReader(VerifiedReader):

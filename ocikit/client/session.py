@@ -50,7 +50,7 @@ from ocikit.spec.descriptor import Descriptor
 from ocikit.spec.manifest import Index, PlatformLike, parse_document
 from ocikit.spec.media_types import Archive
 from ocikit.spec.platform import Platform
-from ocikit.spec.reference import AnyReference, LayoutReference, Reference, default_tag, parse_reference
+from ocikit.spec.reference import AnyReference, LayoutReference, Reference, ReferenceLike, default_tag, parse_reference
 from ocikit.spec.titles import Links
 from ocikit.store.cache.cache import Cache, offline
 from ocikit.transfer.plan import plan
@@ -63,6 +63,8 @@ if TYPE_CHECKING:
 
 class Session(display.Displayable):
     """Connections, credentials and a cache, with the verbs as methods; thread-safe.
+
+    A pickle has the settings without secrets: the other process uses its own credentials, as after a login there.
 
     Args:
         credentials: `(user, password)`, a mapping from hosts to such pairs, or a function of host and repository.
@@ -116,6 +118,12 @@ class Session(display.Displayable):
         """Close the connections. Artifacts of this session open new ones on demand."""
         self._backends.close()
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _restore, (type(self), self._reader)
+
+    def __deepcopy__(self, memo: object) -> Self:
+        return self  # settings do not change, and connections and cache are shared
+
     def __rich_repr__(self) -> display.Description:
         network = self._backends.network
         locations = {key: [m.location for m in mirrors] for key, mirrors in network.mirrors.items() if mirrors}
@@ -149,7 +157,7 @@ class Session(display.Displayable):
         """Return repository names from the cache and listings, without a request."""
         return {*self.cache.repositories(host), *(self._catalogs[host].known if host in self._catalogs else ())}
 
-    def repository(self, reference: str | Reference, *, push: bool = False) -> Repository:
+    def repository(self, reference: ReferenceLike, *, push: bool = False) -> Repository:
         """Return the repository of a reference.
 
         Args:
@@ -162,7 +170,7 @@ class Session(display.Displayable):
 
     def pull(
         self,
-        ref: str | AnyReference,
+        ref: ReferenceLike,
         to: StrPath | None = None,
         *,
         include: str | Iterable[str] = (),
@@ -212,7 +220,7 @@ class Session(display.Displayable):
             dry_run=dry_run,
         )
 
-    def inspect(self, ref: str | AnyReference, *, platform: PlatformLike | None = None) -> Artifact:
+    def inspect(self, ref: ReferenceLike, *, platform: PlatformLike | None = None) -> Artifact:
         """Return an artifact or image with its documents, without its content.
 
         Args:
@@ -232,7 +240,7 @@ class Session(display.Displayable):
                 self._reader, reference, *Resolver(source, self.cache).resolve_manifest(reference, platform)
             )
 
-    def validate(self, ref: str | AnyReference, *, platform: PlatformLike | None = None) -> ValidationReport:
+    def validate(self, ref: ReferenceLike, *, platform: PlatformLike | None = None) -> ValidationReport:
         """Check every document of an artifact against the specification.
 
         The documents are indexes, manifests and configs of images; layers are not fetched. The report lists the
@@ -251,7 +259,7 @@ class Session(display.Displayable):
 
         return validate(self._backends, self.cache, parse_reference(ref), platform, self.workers)
 
-    def pin(self, ref: str | AnyReference) -> AnyReference:
+    def pin(self, ref: ReferenceLike) -> AnyReference:
         """Return the reference, pinned by digest.
 
         Raises:
@@ -263,7 +271,7 @@ class Session(display.Displayable):
 
     def download(
         self,
-        ref: str | AnyReference,
+        ref: ReferenceLike,
         name: str,
         *,
         platform: PlatformLike | None = None,
@@ -282,7 +290,7 @@ class Session(display.Displayable):
         """
         return self._manifest(parse_reference(ref), platform)[name].download(progress=progress)
 
-    def open(self, ref: str | AnyReference, name: str, *, platform: PlatformLike | None = None) -> BinaryIO:
+    def open(self, ref: ReferenceLike, name: str, *, platform: PlatformLike | None = None) -> BinaryIO:
         """Return one file as a seekable stream from the cache, or by range requests.
 
         Args:
@@ -295,7 +303,7 @@ class Session(display.Displayable):
         """
         return self._manifest(parse_reference(ref), platform).open(name)
 
-    def tags(self, ref: str | AnyReference) -> Listing[str]:
+    def tags(self, ref: ReferenceLike) -> Listing[str]:
         """Return the tags of a repository or layout; pages are fetched on demand.
 
         Args:
@@ -330,7 +338,7 @@ class Session(display.Displayable):
         listing = self._catalogs[registry.host] = Listing(registry.catalog(), "repositories", host)
         return listing
 
-    def referrers(self, ref: str | AnyReference, artifact_type: str | None = None) -> Listing[Descriptor]:
+    def referrers(self, ref: ReferenceLike, artifact_type: str | None = None) -> Listing[Descriptor]:
         """Return the descriptors of artifacts that are attached to an artifact.
 
         Args:
@@ -347,11 +355,11 @@ class Session(display.Displayable):
 
     def push(
         self,
-        ref: str | AnyReference,
+        ref: ReferenceLike,
         *paths: StrPath,
         artifact_type: str | None = None,
         annotations: Mapping[str, str] | None = None,
-        subject: str | AnyReference | None = None,
+        subject: ReferenceLike | None = None,
         tags: Iterable[str] = (),
         config: bytes | Mapping[str, Any] | None = None,
         config_type: str | None = None,
@@ -445,7 +453,7 @@ class Session(display.Displayable):
 
     def attach(
         self,
-        ref: str | AnyReference,
+        ref: ReferenceLike,
         *paths: StrPath,
         artifact_type: str,
         annotations: Mapping[str, str] | None = None,
@@ -502,8 +510,8 @@ class Session(display.Displayable):
 
     def copy(
         self,
-        source: str | AnyReference,
-        target: str | AnyReference,
+        source: ReferenceLike,
+        target: ReferenceLike,
         *,
         referrers: bool = False,
         cosign: bool = False,
@@ -577,12 +585,12 @@ class Session(display.Displayable):
         return artifact
 
     @overload
-    def tag(self, ref: str | AnyReference, *tags: str, dry_run: Literal[False] = False) -> AnyReference: ...
+    def tag(self, ref: ReferenceLike, *tags: str, dry_run: Literal[False] = False) -> AnyReference: ...
 
     @overload
-    def tag(self, ref: str | AnyReference, *tags: str, dry_run: Literal[True]) -> TagPlan: ...
+    def tag(self, ref: ReferenceLike, *tags: str, dry_run: Literal[True]) -> TagPlan: ...
 
-    def tag(self, ref: str | AnyReference, *tags: str, dry_run: bool = False) -> AnyReference | TagPlan:
+    def tag(self, ref: ReferenceLike, *tags: str, dry_run: bool = False) -> AnyReference | TagPlan:
         """Give an artifact more tags in its repository; its bytes stay unchanged.
 
         Args:
@@ -613,12 +621,12 @@ class Session(display.Displayable):
         return pinned
 
     @overload
-    def delete(self, ref: str | AnyReference, *, dry_run: Literal[False] = False) -> None: ...
+    def delete(self, ref: ReferenceLike, *, dry_run: Literal[False] = False) -> None: ...
 
     @overload
-    def delete(self, ref: str | AnyReference, *, dry_run: Literal[True]) -> DeletePlan: ...
+    def delete(self, ref: ReferenceLike, *, dry_run: Literal[True]) -> DeletePlan: ...
 
-    def delete(self, ref: str | AnyReference, *, dry_run: bool = False) -> DeletePlan | None:
+    def delete(self, ref: ReferenceLike, *, dry_run: bool = False) -> DeletePlan | None:
         """Delete a tag, or with a digest the manifest and all its tags.
 
         The registry's garbage collection deletes the blobs later.
@@ -708,6 +716,17 @@ class Session(display.Displayable):
 
     def _workers(self, workers: int | None) -> int:
         return self.workers if workers is None else check_workers(workers)
+
+
+def _restore(cls: type[Session], reader: ContentReader) -> Session:
+    """Return a session from its pickle, which has the settings without secrets."""
+    return cls(
+        credentials=reader.backends.keychain,
+        network=reader.backends.network,
+        cache=reader.cache,
+        workers=reader.workers,
+        progress=reader.progress,
+    )
 
 
 def _with_actual_sizes(work: Plan) -> Plan:

@@ -51,6 +51,11 @@ class Ping(display.Displayable):
             yield "repositories", display.code_call("ocikit.catalog", self.host)
 
 
+def no_repositories(_host: str) -> tuple[str, ...]:
+    """Return no names for completion."""
+    return ()
+
+
 class Registry(display.Displayable):
     """A registry. `registry["team/data"]` opens one of its repositories.
 
@@ -59,7 +64,7 @@ class Registry(display.Displayable):
         known: Returns the names of a host's repositories for completion in notebooks, without a request.
     """
 
-    def __init__(self, transport: Transport, *, known: Callable[[str], Iterable[str]] = lambda _host: ()) -> None:
+    def __init__(self, transport: Transport, *, known: Callable[[str], Iterable[str]] = no_repositories) -> None:
         self.transport = transport
         self.host = transport.host
         self._known = known

@@ -14,6 +14,7 @@ from ocikit.spec import media_types
 from ocikit.spec.annotations import MODE, TITLE, Annotations, FrozenMap, to_annotations, to_frozen, to_strings
 from ocikit.spec.digest import Digest
 from ocikit.spec.platform import Platform
+from ocikit.spec.reference import AnyReference
 
 _MODE = re.compile("[0-7]{3,7}")
 
@@ -45,6 +46,8 @@ class Descriptor(display.Displayable):
     """None if it is absent or empty."""
     extra: FrozenMap[Any] = field(factory=FrozenMap, converter=to_frozen)
     """Unknown keys, preserved unchanged."""
+    reference: AnyReference | None = field(default=None, init=False, eq=False, repr=False)
+    """Where it was listed, pinned by digest; None elsewhere. It is not part of the JSON."""
 
     @classmethod
     def of(cls, content: bytes, media_type: str, *, algorithm: str = "sha256", **fields: Any) -> Descriptor:
@@ -93,6 +96,12 @@ class Descriptor(display.Displayable):
     def annotated(self, **annotations: str) -> Descriptor:
         """Return a copy with more annotations."""
         return attrs.evolve(self, annotations=Annotations({**self.annotations, **annotations}))
+
+    def located(self, repository: AnyReference) -> Descriptor:
+        """Return a copy with its reference in a repository or layout, so that verbs take it."""
+        copy = attrs.evolve(self)
+        object.__setattr__(copy, "reference", attrs.evolve(repository, tag=None, digest=self.digest))
+        return copy
 
     def __str__(self) -> str:
         name = display.shorten(self.title or self.artifact_type or self.media_type, display.CELL)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import ipaddress
 import re
 from collections.abc import Iterator
-from typing import Literal, Self, TypeAlias, TypeGuard, get_args
+from typing import Literal, Protocol, Self, TypeAlias, TypeGuard, get_args
 
 import attrs
 from attrs import frozen
@@ -33,6 +33,9 @@ _REF_NAME = re.compile(
 )
 #: Match only registered algorithms: in `oci:me@home:v1` the folder is `me@home`.
 _DIGEST_SUFFIX = re.compile(r"@((?:sha256|sha512|blake3):[a-zA-Z0-9=_-]+)\Z")
+
+#: A digest, which docker would parse as a tag of `library/sha256`.
+_DIGEST_ONLY = re.compile(r"(?:sha256|sha512|blake3):[0-9a-fA-F]{64,}")
 
 #: The grammar of a part of a repository name, for hints.
 _PART_RULE = "a part has lower-case letters and digits, separated by one '.', one or two '_', or '-'s"
@@ -139,6 +142,7 @@ class RegistryHost:
         Raises:
             InvalidReference: The text is a URL, a repository name, a name without a dot, or not a host.
         """
+        text = getattr(text, "host", text)  # a registry, or a running server
         host = text if isinstance(text, str) else ""
         if set(host) & set("/@") or not _is_host(host):
             bare = host.partition("://")[2] or host
@@ -164,9 +168,18 @@ def _canonical(host: str) -> str:
     return DOCKER_HUB if host in _HUB_NAMES else host
 
 
-def _check_text(text: object) -> None:
+def _check_text(text: object) -> str:
     if not isinstance(text, str):
+        if isinstance(digest := getattr(text, "digest", None), Digest):
+            raise InvalidReference(
+                f"a {type(text).__name__} doesn't name a registry", hint=f"write where it is: {_at(digest)}"
+            )
         raise InvalidReference(f"a reference is text, not {type(text).__name__}", hint="pass a str or a Reference")
+    return text
+
+
+def _at(digest: str) -> str:
+    return quoted(f"registry.example/team/name@{digest}")
 
 
 @frozen(kw_only=True, repr=False)
@@ -224,8 +237,8 @@ class Reference(_Target):
     """The name on the registry, such as `library/alpine`."""
 
     @classmethod
-    def parse(cls, text: str | Reference) -> Reference:
-        """Return the reference of a text.
+    def parse(cls, text: ReferenceLike) -> Reference:
+        """Return the reference of a text, or of an object that has one.
 
         Raises:
             InvalidReference: The text is not a registry reference; the message has the invalid part.
@@ -233,11 +246,17 @@ class Reference(_Target):
         """
         if isinstance(text, Reference):
             return text
-        _check_text(text)
+        if not isinstance(text, str) and isinstance(found := getattr(text, "reference", None), Reference):
+            return found
+        text = _check_text(text)
         if text != text.strip() or not text:
             raise InvalidReference(
                 f"{quoted(text)} is empty or has leading or trailing spaces",
                 hint='write it like "registry.example/team/name:tag"',
+            )
+        if _DIGEST_ONLY.fullmatch(text):
+            raise InvalidReference(
+                f"{quoted(text)} is a digest without a repository", hint=f"write where it is: {_at(text.lower())}"
             )
         if "://" in text:
             # Users paste URLs that contain a password: remove text before an @ that does not precede a digest.
@@ -405,8 +424,22 @@ def check_ref_name(name: str) -> str:
     return name
 
 
-def parse_reference(text: str | AnyReference) -> AnyReference:
-    """Return the reference of a text: a registry reference, or a layout scheme and a path.
+class HasReference(Protocol):
+    """What verbs return and take: an artifact, a listed descriptor, or a plan."""
+
+    @property
+    def reference(self) -> AnyReference | None:
+        """The reference, pinned by digest."""
+
+
+#: What verbs take as a reference.
+ReferenceLike: TypeAlias = str | AnyReference | HasReference
+
+
+def parse_reference(text: ReferenceLike) -> AnyReference:
+    """Return the reference of a text, or of an object that has one.
+
+    The text is a registry reference, or a layout scheme and a path.
 
     >>> parse_reference("ghcr.io/org/model:v1").target
     'v1'
@@ -417,6 +450,8 @@ def parse_reference(text: str | AnyReference) -> AnyReference:
     """
     if isinstance(text, Reference | LayoutReference):
         return text
+    if not isinstance(text, str) and isinstance(found := getattr(text, "reference", None), Reference | LayoutReference):
+        return found
     if isinstance(text, str) and _is_layout_scheme(text.partition(":")[0]) and ":" in text:
         return LayoutReference.parse(text)
     return Reference.parse(text)

@@ -509,5 +509,8 @@ class Keychain(display.Displayable):
         yield "explicit", f"{len(explicit)} hosts" if isinstance(explicit, Mapping) else kind, ""
         yield "registry", self._bound.get("host", self.registry), ""
 
+    def __deepcopy__(self, memo: object) -> Keychain:
+        return self
+
     def __reduce__(self) -> tuple[Any, tuple[()]]:
         return functools.partial(Keychain, home=self.home, helper_timeout=self.helper_timeout), ()

@@ -7,6 +7,7 @@ import platform
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Final, Self
 
+import attrs
 import requests
 import requests.adapters
 from attrs import field, frozen
@@ -16,6 +17,14 @@ from ocikit.remote.config.mirror import Mirror, longest_match, parse_mirrors, pa
 from ocikit.spec.reference import Reference
 
 USER_AGENT: Final = f"ocikit/{__version__} (python {platform.python_version()}; requests {requests.__version__})"
+
+
+#: Fields that pickles do not have.
+_UNPICKLED: Final = frozenset({"headers", "proxies", "adapter"})
+
+
+def _restore(settings: dict[str, Any]) -> Network:
+    return Network(**settings)
 
 
 def _hosts(names: Iterable[str]) -> frozenset[str]:
@@ -35,6 +44,8 @@ class Route:
 @frozen(kw_only=True)
 class Network:
     """Network settings of a session.
+
+    A pickle has neither `headers`, `proxies` nor `adapter`: the first two may contain secrets.
 
     Args:
         insecure: Hosts that may be reached without TLS or with any certificate.
@@ -113,6 +124,14 @@ class Network:
                 "insecure": conf.insecure | _hosts(settings.get("insecure", ())),
             }
         )
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        # Headers and proxies may contain secrets, and adapters belong to this process
+        kept = {name: value for name, value in attrs.asdict(self, recurse=False).items() if name not in _UNPICKLED}
+        return _restore, (kept,)
+
+    def __deepcopy__(self, memo: object) -> Network:
+        return self
 
     def is_blocked(self, name: str) -> bool:
         """Return True if a registry, or a repository with its registry, must not be used."""

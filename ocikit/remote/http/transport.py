@@ -14,6 +14,8 @@ import logging
 import re
 import time
 from collections.abc import Mapping, Sequence
+from functools import partial
+from typing import Any
 
 import attrs
 import requests
@@ -68,13 +70,19 @@ class Transport(display.Displayable):
     ) -> None:
         self.host = host
         self.network = network or Network()
+        self._api_host = api_host
+        self._keychain = keychain or Keychain()
         self._connections = Connections(host, lambda: self.base, self.network)
         self._scheme = Scheme(host, api_host or host, self.network, self._connections)
         self._retry = Retry(host, self.network, self._scheme)
         self._redirects = RedirectFollower(host, self.network, self._connections, self.serves)
         self._auth = Authenticator(
-            host, keychain or Keychain(), tokens or TokenCache(), self._send_bare, allow_private=self.insecure
+            host, self._keychain, tokens or TokenCache(), self._send_bare, allow_private=self.insecure
         )
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        transport = partial(Transport, api_host=self._api_host, network=self.network, keychain=self._keychain)
+        return transport, (self.host,)
 
     @property
     def base(self) -> str:

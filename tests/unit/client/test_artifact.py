@@ -167,10 +167,10 @@ def test_display_and_completion_send_no_request(server, session, home):
 
 def test_repr_of_artifact_never_raises(session):
     class Broken(Files):
-        def values(self):
+        def __len__(self):
             raise RuntimeError("no")
 
-    broken = Broken({})
+    broken = Broken(None, {})
     assert repr(broken) == "<ocikit.Broken: repr failed: RuntimeError>"
     assert "repr failed" in broken._repr_html_()
 

@@ -412,7 +412,7 @@ def test_unnamed_referrer_shows_digest_once():
     [
         (cards.CARDS["manifest_referrer"](), "no layers"),
         (ocikit.Index(manifests=[]), "no manifests"),
-        (Files({}), "no files"),
+        (Files(None, {}), "no files"),
     ],
 )
 def test_card_reports_empty_section(value, expected):
