@@ -7,7 +7,8 @@ A request holds a thread of the worker while its body arrives or its blob is sen
 - The same in a blob, in either direction: a transfer must move `MINIMUM_RATE` bytes a second on average.
 - Many connections of one address: an address gets a share of the threads that wait for clients and of the connections. The
   share shrinks with the number of free threads, so that others always find one.
-- Many addresses: some threads never wait for a client, and answer requests without a body.
+- Many addresses: some threads never wait for a client, and answer requests without a body. While few threads are free, the
+  rate is measured over a shorter period.
 
 The server does not report which connection a request uses. On Linux, connections are therefore matched by the client's
 address and the kernel's counters, and the slowest are closed first. Elsewhere the shares are the only protection. A closed
@@ -47,6 +48,9 @@ _NEVER_WAITING = 1 / 8
 
 #: One address holds at most this many times the number of free threads, two thirds of all if it is alone.
 _SHARE = 2
+
+#: The period over which rates are measured while few threads are free [seconds].
+_BUSY_PERIOD = 10.0
 
 #: Seconds after which a client may try again.
 _RETRY_AFTER = 5
@@ -93,18 +97,18 @@ class _Call:
         """Limit the time until the whole body has arrived."""
         self.deadline = time.monotonic() + seconds
 
-    def may_become_slow(self, now: float, timeout: float) -> bool:
+    def may_become_slow(self, now: float, period: float) -> bool:
         """Return True if the rate of the client's connections is needed soon."""
         early = now + 2 * _MEASURED
-        return self.state != "working" and (early > self.deadline or early - self.measured > timeout)
+        return self.state != "working" and (early > self.deadline or early - self.measured > period)
 
-    def slowness(self, now: float, timeout: float) -> float | None:
+    def slowness(self, now: float, period: float) -> float | None:
         """Return the rate [bytes a second] that the slow client stays below; None if the client is not slow."""
         if self.state == "reading" and now > self.deadline:
             return math.inf
-        if now - self.measured < timeout:
+        if now - self.measured < period:
             return None
-        if self.moved < MINIMUM_RATE * timeout:
+        if self.moved < MINIMUM_RATE * period:
             return MINIMUM_RATE if self.state != "working" else None
         self.measured, self.moved = now, 0
         return None
@@ -118,9 +122,14 @@ class _Threads:
     """
 
     def __init__(self, number: int) -> None:
-        self._free = max(number - math.ceil(number * _NEVER_WAITING), 1)
+        self._number = self._free = max(number - math.ceil(number * _NEVER_WAITING), 1)
         self._held: Counter[str] = Counter()
         self._lock = threading.Lock()
+
+    @property
+    def scarce(self) -> bool:
+        """True if few threads are free."""
+        return self._free < self._number * _NEVER_WAITING
 
     def reserve(self, client: str) -> str:
         """Reserve a thread for a client and return the client.
@@ -232,22 +241,23 @@ class SlowClients:
         that request looks idle too.
         """
         now = time.monotonic()
+        period = min(self._timeout, _BUSY_PERIOD) if self._threads.scarce else self._timeout
         with self._lock:
             calls = list(self._calls)
         slow: dict[str, list[float]] = {}
         for call in calls:
-            if (rate := call.slowness(now, self._timeout)) is not None:
+            if (rate := call.slowness(now, period)) is not None:
                 slow.setdefault(call.peer, []).append(rate)
         for call in calls:
             if call.state == "working" and call.since < now - CHECK_INTERVAL:
                 slow.pop(call.peer, None)
-        sampled = slow.keys() | {call.peer for call in calls if call.may_become_slow(now, self._timeout)}
+        sampled = slow.keys() | {call.peer for call in calls if call.may_become_slow(now, period)}
         if not sampled:
             self._samples.clear()
             return 0
         candidates: dict[str, list[tuple[float, _Connection]]] = {}
         for connection in _open_connections(sampled):
-            rate = self._rate(connection, now)
+            rate = self._rate(connection, now, period)
             if rate is not None and rate < max(slow.get(connection.peer[0], ()), default=0):
                 candidates.setdefault(connection.peer[0], []).append((rate, connection))
         chosen: set[tuple[str, int]] = set()
@@ -256,12 +266,12 @@ class SlowClients:
             chosen.update(connection.peer for _, connection in found[: len(slow[peer])])
         return _close_connections(chosen)
 
-    def _rate(self, connection: _Connection, now: float) -> float | None:
+    def _rate(self, connection: _Connection, now: float, period: float) -> float | None:
         """Return the bytes that a connection moved in a second; None until that is known."""
-        if connection.idle >= self._timeout:
+        if connection.idle >= period:
             return 0.0
         since, moved = self._samples.setdefault(connection.peer, (now, connection.moved))
-        if now - since < min(_MEASURED, self._timeout):
+        if now - since < min(_MEASURED, period):
             return None
         if now - since > 2 * _MEASURED:
             self._samples[connection.peer] = now, connection.moved

@@ -30,8 +30,10 @@ ABSENT = "sha256:" + "0" * 64
 FORM = "Content-Type: application/x-www-form-urlencoded"
 
 
-def connect(port, head, *, buffer=None):
+def connect(port, head, *, buffer=None, source=None):
     connection = socket.socket()
+    if source:
+        connection.bind((source, 0))
     if buffer:
         connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, buffer)
     connection.settimeout(60)
@@ -189,6 +191,20 @@ def test_fast_upload_survives_slow_ones_of_same_address(impatient):
         thread.join()
         fast.sendall(content[position:])
         assert fast.recv(12) == b"HTTP/1.1 201"
+
+
+def test_slow_clients_of_many_addresses_give_way():
+    """All threads that wait for clients are taken, with the default timeout of two minutes."""
+    head = head_of("POST", f"/v2/t/slow/blobs/uploads/?digest={ABSENT}", length=1_000_000)
+    path = f"/v2/t/x/blobs/uploads/?digest={digest_of(b'abc')}"
+    with ocikit.serve() as server, contextlib.ExitStack() as stack:
+        port = port_of(server)
+        for number in range(600):
+            stack.enter_context(connect(port, head, source=f"127.1.{number // 250}.{number % 250 + 1}"))
+        assert get(port, "/v2/")[0] == 200
+        assert get(port, path, "POST", b"abc")[0] == 503
+        while get(port, path, "POST", b"abc")[0] != 201:
+            time.sleep(0.1)
 
 
 # Shares
