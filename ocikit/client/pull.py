@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import logging
 import threading
 from collections.abc import Callable, Iterable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO, cast
 
@@ -11,7 +13,7 @@ from attrs import frozen
 
 from ocikit import display
 from ocikit.client.arguments import StrPath, to_patterns
-from ocikit.errors import DigestMismatch, FileNotInArtifact, InvalidArgument
+from ocikit.errors import ContentError, DigestMismatch, FileNotInArtifact, InvalidArgument
 from ocikit.progress.base import Progress, TransferStats, progress_scope
 from ocikit.remote.mirrors import retry_without_bad_mirrors
 from ocikit.spec import media_types
@@ -37,6 +39,8 @@ if TYPE_CHECKING:
     from ocikit.folder.archives import Archive
     from ocikit.folder.folder import Folder
     from ocikit.folder.plan import FolderPlan, Transfer
+
+log = logging.getLogger("ocikit")
 
 
 @frozen(kw_only=True)
@@ -115,14 +119,31 @@ class PullPlan:
         workers: int,
         progress: Progress,
     ) -> list[Archive]:
-        """Fetch archives into the cache and unpack them for the next plan."""
+        """Fetch archives and unpack them for the next plan.
+
+        They are fetched into the cache, where an interrupted pull resumes. If it is not writable, they are unpacked while
+        they are downloaded.
+        """
         layers = [archive.layer for archive in steps.packed]
         title = transfer_title("pull", self.reference)
-        fetch_to_cache(self.source, self.cache, layers, workers=workers, progress=progress, title=title)
-        unpacked = []
+        try:
+            fetch_to_cache(self.source, self.cache, layers, workers=workers, progress=progress, title=title)
+        except ContentError as error:
+            if not isinstance(error.__cause__, OSError):
+                raise
+            log.warning("unpacking without the cache: %s", error.message)
+        unpacked: list[Archive] = []
+
+        def write(layer: Descriptor, stream: ByteStream) -> None:
+            unpacked.append(unpack(layer, cast("BinaryIO", VerifiedReader(stream, layer))))
+
         for layer in layers:
-            with self.cache.open(layer) as stream:
-                unpacked.append(unpack(layer, cast("BinaryIO", VerifiedReader(stream, layer))))
+            if self.cache.exists(layer):
+                with self.cache.open(layer) as stream:
+                    write(layer, stream)
+            else:
+                with progress_scope(progress, title, size=layer.size, count=1):
+                    _download(self.source, layer, threading.Event(), progress, partial(write, layer))
         return unpacked
 
     def _fetch_files(self, folder: Folder, steps: FolderPlan, workers: int, progress: Progress) -> None:

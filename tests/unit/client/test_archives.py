@@ -157,6 +157,26 @@ def test_second_pull_of_unchanged_archive_needs_no_content(home, server, session
     assert not [request for request in server.requests if "/blobs/" in request.target and request.method == "GET"]
 
 
+def test_packed_folder_is_unpacked_without_writable_cache(home, session, caplog):
+    write(home, FILES | {"file": ""})
+    session.push("oci:store:v1", "data", archive="tar+gzip")
+    with ocikit.Session(cache=home / "file" / "cache", progress=False) as other:
+        other.pull("oci:store:v1", "out")
+    assert tree(home / "out") == content(FILES)
+    assert "unpacking without the cache" in caplog.text
+
+
+def test_damaged_cached_archive_is_fetched_again(home, server, session):
+    write(home, FILES)
+    art = session.push(f"{server.host}/t/d:v1", "data", archive="tar+gzip")
+    layer = session.pull(art.reference).files["data"].descriptor
+    path = session.cache.path(layer.digest)
+    path.chmod(0o644)
+    path.write_bytes(path.read_bytes()[:-8] + b"damaged!")
+    session.pull(art.reference, "out")
+    assert tree(home / "out") == content(FILES)
+
+
 def test_deleted_file_of_packed_folder_comes_back(packed, home, session):
     session.pull(packed, "out")
     (home / "out/data/a.csv").unlink()
