@@ -76,7 +76,7 @@ class Explorer:
         self._client = client
         self._jobs = Jobs()
         self._artifact: Artifact | None = None
-        self._files: list[tuple[str, Descriptor]] = []
+        self._files: list[str] = []
         self._filling = False
         self._stop = threading.Event()
         self._history: list[str] = []
@@ -268,7 +268,7 @@ class Explorer:
     def _show_files(self, artifact: Artifact) -> None:
         self.files.value = ()
         try:
-            self._files = list(artifact.manifest.named.files.items())
+            self._files = list(artifact.files)
         except OcikitError as error:
             self._files = []
             self._show_error(error)
@@ -299,15 +299,13 @@ class Explorer:
 
     def _list_files(self) -> None:
         text = self.filter.value.strip().lower()
-        matches = [(i, name, layer) for i, (name, layer) in enumerate(self._files) if text in name.lower()]
+        matches = [i for i, name in enumerate(self._files) if text in name.lower()]
         shown, before = matches[:_ITEMS], self.files.value
         # Preserve the selection of visible files: the last letter of a filter may arrive after Enter
-        selected = tuple(i for i in before if i in {i for i, _, _ in shown})
+        selected = tuple(i for i in before if i in shown)
         self._filling = True
         try:
-            self.files.options = [
-                (f"{display.shorten(name, 120)}  ({display.size(layer.size)})", i) for i, name, layer in shown
-            ]
+            self.files.options = [(self._label(self._files[i]), i) for i in shown]
             self.files.rows = min(10, max(3, len(shown) + 1))
             self.files.value = selected
         finally:
@@ -318,12 +316,16 @@ class Explorer:
         omitted = f"; {more:,} more not shown" if more > 0 else ""
         self.files_status.value = message(f"{len(matches):,} of {len(self._files):,}{omitted}")
 
+    def _label(self, name: str) -> str:
+        size = f"  ({display.size(self._artifact[name].size)})" if self._artifact is not None else ""
+        return f"{display.shorten(name, 120)}{size}"
+
     def _select_first_file(self) -> None:
         self.files.value = tuple(index for _, index in self.files.options[:1])
 
     def _selected(self) -> list[File]:
         artifact = self._artifact
-        return [] if artifact is None else [artifact[self._files[i][0]] for i in self.files.value]
+        return [] if artifact is None else [artifact[self._files[i]] for i in self.files.value]
 
     def _on_files(self) -> None:
         if self._filling:
