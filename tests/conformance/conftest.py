@@ -71,7 +71,7 @@ def _server(target, folder, *, keep=False):
     with running(target, folder, keep=keep) as there:
         wire = Wire(there.url, there.user, there.password)
         with contextlib.closing(wire):
-            yield Server(wire, there.mode)
+            yield Server(wire, there.mode, there.access == "bearer")
 
 
 @pytest.fixture(scope="session")

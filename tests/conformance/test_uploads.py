@@ -78,6 +78,9 @@ def test_blob_is_mounted(server, repo, named, algorithm):
     moves.post_put(server, source, digest, content).must(201)
     query = {"mount": digest} | ({"from": source} if named else {})
     answer = server.wire.post(f"/v2/{repo}/blobs/uploads/", query=query)
+    if server.tokens and not named:
+        answer.must(202)
+        return
     moves.created(server, repo, answer, digest, content)
     moves.delete_blob(server, repo, digest)
     moves.delete_blob(server, source, digest)
@@ -91,7 +94,11 @@ def test_blob_is_mounted_after_push_to_same_repository(server, repo, named):
     moves.post_put(server, source, digest, content).must(201)
     moves.post_put(server, repo, digest_of(b"before"), b"before").must(201)
     query = {"mount": digest} | ({"from": source} if named else {})
-    moves.created(server, repo, server.wire.post(f"/v2/{repo}/blobs/uploads/", query=query), digest, content)
+    answer = server.wire.post(f"/v2/{repo}/blobs/uploads/", query=query)
+    if server.tokens and not named:
+        answer.must(202)
+    else:
+        moves.created(server, repo, answer, digest, content)
 
 
 @pytest.mark.parametrize("algorithm", ALGORITHMS)

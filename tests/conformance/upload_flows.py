@@ -29,6 +29,8 @@ class Server:
     wire: Wire
     #: "dev", "stable" or "read-only"
     mode: str
+    #: Whether tokens grant access. A mount without `from` uses only repositories that the token names.
+    tokens: bool = False
 
     @property
     def dev(self) -> bool:
