@@ -565,7 +565,7 @@ class Artifact(display.Displayable):
             layers = tuple(layer for layer in layers if is_archive(layer))
         if not layers:
             raise ContentError(
-                f"{self.reference} has no archives to unpack: its layers are plain files",
+                f"{self.reference} has no archives: its layers are plain files",
                 hint="list them with list(artifact.files), and write them with .pull(folder)",
             )
         return layers

@@ -80,7 +80,7 @@ def test_tree_of_plain_files_is_refused_with_their_names_in_hint(home, session):
     for call in (art.tree, lambda: art.unpack("out")):
         with pytest.raises(ocikit.ContentError) as caught:
             call()
-        assert caught.value.message.endswith("has no archives to unpack: its layers are plain files")
+        assert caught.value.message.endswith("has no archives: its layers are plain files")
         assert "list(artifact.files)" in caught.value.hint
     assert not (home / "out").exists()
 
