@@ -7,6 +7,9 @@ both get wrong bytes, and a lock that another thread of the parent held is never
 - State with a socket records `fork_count()` and is dropped when the count differs (`BlobReader`, `Connections`,
   `TokenCache`).
 - Locks of objects that outlive a call are `ForkSafeLock`s.
+
+A child also has copies of all objects. At its end, or when it drops its copy, it must not delete files or close
+connections that its parent still uses: `finalize` calls back only in the process that made the finalizer.
 """
 
 from __future__ import annotations
@@ -14,6 +17,7 @@ from __future__ import annotations
 import os
 import threading
 import weakref
+from collections.abc import Callable
 
 _count = 0
 _locks: weakref.WeakSet[ForkSafeLock] = weakref.WeakSet()
@@ -53,6 +57,25 @@ class ForkSafeLock:
 
     def __reduce__(self) -> tuple[type[ForkSafeLock], tuple[()]]:
         return ForkSafeLock, ()
+
+
+def finalize(obj: object, callback: Callable[[], object], *, at_exit: bool = True) -> weakref.finalize[[], object]:
+    """Return a finalizer that calls back in this process only.
+
+    Args:
+        obj: When it is garbage collected, the callback runs.
+        callback: Must not refer to `obj`.
+        at_exit: Whether the callback also runs at the end of the process.
+    """
+    made_at = fork_count()
+
+    def run() -> None:
+        if fork_count() == made_at:
+            callback()
+
+    made = weakref.finalize(obj, run)
+    made.atexit = at_exit
+    return made
 
 
 def _after_fork_in_child() -> None:

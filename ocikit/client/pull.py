@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import threading
 from collections.abc import Callable, Iterable, Sequence
@@ -31,7 +32,7 @@ from ocikit.spec.titles import (
 )
 from ocikit.store.base import Source
 from ocikit.store.cache.cache import Cache
-from ocikit.store.streams import ByteStream, ProgressReader, VerifiedReader
+from ocikit.store.streams import ByteStream, DeferredStream, ProgressReader, VerifiedReader
 from ocikit.transfer.pool import Cancelled, run_parallel
 from ocikit.transfer.run import Plan
 
@@ -88,12 +89,13 @@ class PullPlan:
             steps = (planned.pop() if planned else None) or self._plan_folder(folder)
             stats = TransferStats(progress)
             steps.check()
-            if steps.packed:
-                with folder.unpacking() as unpack:
-                    steps = self._plan_folder(folder, self._unpack(steps, unpack, workers, stats))
+            with contextlib.closing(folder):
+                if steps.packed:
+                    with folder.unpacking() as unpack:
+                        steps = self._plan_folder(folder, self._unpack(steps, unpack, workers, stats))
+                        self._fetch_files(folder, steps, workers, stats)
+                else:
                     self._fetch_files(folder, steps, workers, stats)
-            else:
-                self._fetch_files(folder, steps, workers, stats)
             stats.unpacked = sum(len(archive.files or ()) for archive in steps.archives)
             return stats
 
@@ -134,8 +136,9 @@ class PullPlan:
             log.warning("unpacking without the cache: %s", error.message)
         unpacked: list[Archive] = []
 
-        def write(layer: Descriptor, stream: ByteStream) -> None:
+        def write(layer: Descriptor, stream: ByteStream) -> bool:
             unpacked.append(unpack(layer, cast("BinaryIO", VerifiedReader(stream, layer))))
+            return True
 
         for layer in layers:
             if self.cache.exists(layer):
@@ -357,7 +360,7 @@ def fetch_to_cache(
     def fetch(blob: Descriptor, stop: threading.Event) -> None:
         if not cache.exists(blob):
             if (embedded := blob.embedded) is None:
-                _download(source, blob, stop, progress, lambda stream: cache.push(blob, stream))
+                _download(source, blob, stop, progress, lambda stream: cache.add(blob, stream))
                 return
             cache.push_bytes(blob, embedded)
         progress.finish(blob, "present")
@@ -368,21 +371,24 @@ def fetch_to_cache(
 
 
 def _download(
-    source: Source, blob: Descriptor, stop: threading.Event, progress: Progress, write: Callable[[ByteStream], object]
+    source: Source, blob: Descriptor, stop: threading.Event, progress: Progress, write: Callable[[ByteStream], bool]
 ) -> None:
-    """Open a blob, pass its stream to `write` and report progress."""
+    """Pass the stream of a blob to `write` and report progress.
+
+    The stream is opened on first use: another transfer of the blob may end before.
+    """
 
     def advance(count: int) -> None:
         if stop.is_set():
             raise Cancelled
         progress.advance(blob, count)
 
-    with source.open(blob) as stream:
+    with DeferredStream(lambda: source.open(blob)) as stream:
         reader = ProgressReader(stream, advance)
-        write(reader)
-    if reader.skipped:
+        written = write(reader)
+    if written and reader.skipped:
         progress.resume(blob, reader.skipped)
-    progress.finish(blob, "moved")
+    progress.finish(blob, "moved" if written else "present")
 
 
 def snapshot(cache: Cache, reference: AnyReference, manifest: Manifest, layers: Iterable[Descriptor]) -> Path:

@@ -112,10 +112,13 @@ class ContentReader:
 
     def read(self, reference: AnyReference, descriptor: Descriptor) -> bytes:
         """Return a small blob, verified; store it in the cache."""
-        if not self.cache.exists(descriptor):
-            with self.backends.open_source(reference) as source:
-                self.cache.push_bytes(descriptor, source.fetch(descriptor))
-        return self.cache.fetch(descriptor)
+        if self.cache.exists(descriptor):
+            return self.cache.fetch(descriptor)
+        with self.backends.open_source(reference) as source:
+            content = source.fetch(descriptor)
+        with self.cache.optional_write():
+            self.cache.push_bytes(descriptor, content)
+        return content
 
     def fetch(self, reference: AnyReference, blobs: Iterable[Descriptor], *, progress: ProgressLike = None) -> None:
         """Fetch blobs into the cache, except foreign layers and those that it holds."""

@@ -91,7 +91,8 @@ class Resolver:
         raw = self.source.fetch(descriptor)
         document = parse_document(raw, descriptor.media_type)
         if self.source.cacheable:
-            self.cache.push_bytes(attrs.evolve(descriptor, size=len(raw)), raw)
+            with self.cache.optional_write():
+                self.cache.push_bytes(attrs.evolve(descriptor, size=len(raw)), raw)
         return document
 
     def resolve_manifest(

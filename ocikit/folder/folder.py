@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import io
 import os
 import secrets
 import shutil
 import stat
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import AbstractContextManager
 from pathlib import Path, PurePosixPath
 from typing import BinaryIO, cast
 
@@ -24,8 +24,10 @@ from attrs import define, field
 from ocikit import display
 from ocikit.errors import ContentError, UnsafeArchive
 from ocikit.folder.archives import SYMLINK, Archive, delete_unpacked, unpack_archive
-from ocikit.folder.plan import FolderPlan, PlannedFile, Transfer, make_plan, status_of
+from ocikit.folder.places import OpenFolder, Place, check_inside
+from ocikit.folder.plan import FolderPlan, PlannedFile, Transfer, make_plan
 from ocikit.folder.record import FileRecord, FolderRecord
+from ocikit.layers.openat import HAS_DIR_FD
 from ocikit.spec.descriptor import Descriptor
 from ocikit.spec.digest import Digest, hash_file
 from ocikit.spec.manifest import Index, Manifest, parse_document
@@ -33,12 +35,15 @@ from ocikit.spec.media_types import OCTET_STREAM
 from ocikit.spec.reference import AnyReference
 from ocikit.spec.titles import OWN_FOLDER, check_titles, layers_by_path
 from ocikit.store.base import blob_not_found
-from ocikit.store.files import atomic_writer, fsync_folder, verified_part
-from ocikit.store.reflink import reflink
+from ocikit.store.files import atomic_writer, fsync_folder
+from ocikit.store.locks import lock_in_folder
+from ocikit.store.parts import Part, write_part
+from ocikit.store.reflink import clone_file
 from ocikit.store.streams import ByteStream
 
 #: Seconds without a change after which a pull that succeeds deletes an unfinished transfer.
 _STALE_AFTER = 86400.0
+_LOCK_TIMEOUT = 60.0  # seconds to wait for another pull that saves its record, which takes milliseconds
 
 
 def _absolute(path: str | os.PathLike[str]) -> Path:
@@ -58,6 +63,8 @@ class Folder(display.Displayable):
     sync: bool = field(default=True, kw_only=True)
     _root: Path | None = field(default=None, init=False)
     """The folder with symlinks resolved."""
+    _open: OpenFolder | None = field(default=None, init=False)
+    """The folder while a pull writes to it."""
     _plan: FolderPlan | None = field(default=None, init=False)
     _placed: dict[str, FileRecord] = field(factory=dict, init=False)
     _changed_folders: set[Path] = field(factory=set, init=False)
@@ -152,29 +159,17 @@ class Folder(display.Displayable):
             UnsafeArchive: `.ocikit` is a symlink.
         """
         plan.check()
-        self._prepare()
+        self.close()
+        self._open = OpenFolder(self.path)
+        self._root = self._open.root
         self._plan, self._placed, self._changed_folders = plan, {}, set()
         changing = [file for file in plan.files if file.decision != "present"]
         if changing:
-            record = self.record
-            expected = dict(record.expected)
-            for file in changing:
-                expected[file.title] = tuple(dict.fromkeys((*expected.get(file.title, ()), file.descriptor.digest)))
-            attrs.evolve(record, expected=expected).save(self.record_path, sync=self.sync)
-
-    def _prepare(self) -> None:
-        """Create the folder and the one for its records."""
-        own = self.path / OWN_FOLDER
-        try:
-            own.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise ContentError(
-                f"creating {own} failed: {error.strerror}", hint="check the folder's permissions"
-            ) from error
-        if own.is_symlink():
-            raise UnsafeArchive(f"{own} is a link", hint="delete the link: ocikit stores its record in this folder")
-        self._partial.mkdir(exist_ok=True)
-        self._root = self.path.resolve()
+            with self._edit_record() as (record, save):
+                expected = dict(record.expected)
+                for file in changing:
+                    expected[file.title] = tuple(dict.fromkeys((*expected.get(file.title, ()), file.descriptor.digest)))
+                save(attrs.evolve(record, expected=expected))
 
     @contextlib.contextmanager
     def unpacking(self) -> Iterator[Callable[[Descriptor, BinaryIO], Archive]]:
@@ -184,11 +179,11 @@ class Folder(display.Displayable):
             ContentError: The folder cannot be written.
             UnsafeArchive: `.ocikit` is a symlink.
         """
-        self._prepare()
-        scratch = self._partial / f"unpacked.{secrets.token_hex(8)}"
+        parts, name = self._opened().parts, f"unpacked.{secrets.token_hex(8)}"
+        os.mkdir(parts.at(name), 0o700, dir_fd=parts.fd)
+        scratch = parts.path / name
 
         def unpack(layer: Descriptor, stream: BinaryIO) -> Archive:
-            scratch.mkdir(exist_ok=True)
             return unpack_archive(layer, stream, scratch / layer.digest.encoded)
 
         try:
@@ -209,22 +204,39 @@ class Folder(display.Displayable):
             path = archives[cast("Digest", file.archive)].path(file.title)
             if not path.is_symlink() and path.stat().st_nlink > 1:
                 # Hard links of the archive become separate files: an edit must change one of them only
-                copy = self._partial / f"clone.{secrets.token_hex(8)}"
-                shutil.copy2(path, copy)
-                path = copy
-            self._move_into_place(path, file)
+                self._copy_unpacked(path, file)
+            else:
+                self._move_into_place(path, file)
         for archive in plan.archives:
             for title in archive.folders:
-                with contextlib.suppress(UnsafeArchive):
-                    self._locate(f"{title}/x", plan=plan)
+                with (
+                    contextlib.suppress(UnsafeArchive),
+                    self._opened().place(f"{title}/x", removable=plan.removable, changed=self._changed_folders.add),
+                ):
+                    pass
 
-    def place(self, transfer: Transfer, source: ByteStream | Path) -> None:
+    def _copy_unpacked(self, path: Path, file: PlannedFile) -> None:
+        with self._opened().create(f"clone.{secrets.token_hex(8)}") as clone, open(path, "rb") as source:
+            try:
+                shutil.copyfileobj(source, clone.file)
+                status = os.stat(path)
+                if HAS_DIR_FD:
+                    os.fchmod(clone.file.fileno(), stat.S_IMODE(status.st_mode))
+                    os.utime(clone.file.fileno(), ns=(status.st_atime_ns, status.st_mtime_ns))
+                self._move_into_place(clone, file)
+            finally:
+                clone.discard()
+
+    def place(self, transfer: Transfer, source: ByteStream | Path) -> bool:
         """Write verified content to all its files. Thread-safe.
 
         Args:
             transfer: A transfer of the plan.
             source: A stream, or the path of a cached blob, which is cloned or copied. A seekable stream resumes an
                 unfinished transfer.
+
+        Returns:
+            True if the content was written, False if another pull has stored it in the folder meanwhile.
 
         Raises:
             SizeMismatch: The content has another size; nothing is stored.
@@ -236,13 +248,25 @@ class Folder(display.Displayable):
         """
         first, *others = transfer.files
         if isinstance(source, Path):
-            for file in transfer.files:
-                self._copy(source, file)
-            return
-        with self._receive(source, first) as part:
+            try:
+                content = io.FileIO(source)
+            except FileNotFoundError as error:
+                raise blob_not_found(transfer.descriptor, str(source.parent)) from error
+            with content:
+                for file in transfer.files:
+                    self._copy(content, file)
+            return True
+
+        def place(part: Part) -> None:
             for file in others:
-                self._copy(part, file)
+                self._copy(part.file, file)
             self._move_into_place(part, first)
+
+        if self._receive(source, first, place, exists=lambda: self._was_placed(first)):
+            return True
+        for file in others:
+            self._copy_from(first.title, file)
+        return False
 
     def finish(self, document: Manifest | Index | None = None, reference: AnyReference | None = None) -> None:
         """Copy duplicates, delete files that were removed upstream, and save the record.
@@ -253,13 +277,33 @@ class Folder(display.Displayable):
         """
         plan = self._active_plan("finish")
         for file in plan.copies:
-            self._copy(self._locate(cast("str", file.copy_of))[0], file)
+            self._copy_from(cast("str", file.copy_of), file)
         for title in plan.removed:
             self._remove(title, plan)
         if self.sync:
             for folder in self._changed_folders:
                 fsync_folder(folder)
-        before = self.record
+        with self._edit_record() as (before, save):
+            record = self._next_record(plan, before, document, reference)
+            if record != before:
+                save(record)
+        self._delete_stale()
+        self._plan = None
+        self.close()
+
+    def close(self) -> None:
+        """End a pull that failed; `begin` starts the next one."""
+        if self._open is not None:
+            self._open.close()
+            self._open = None
+
+    def _next_record(
+        self,
+        plan: FolderPlan,
+        before: FolderRecord,
+        document: Manifest | Index | None,
+        reference: AnyReference | None,
+    ) -> FolderRecord:
         titles = {file.title for file in plan.files}
         dropped = {*plan.removed, *plan.kept_edited}
         files = {title: file for title, file in before.files.items() if title not in dropped}
@@ -278,7 +322,7 @@ class Folder(display.Displayable):
                 )
         recorded = {file.archive for file in (*files.values(), *self._placed.values())}
         counts = {archive.layer.digest: len(archive.files or ()) for archive in plan.archives}
-        record = FolderRecord(
+        return FolderRecord(
             archives={
                 digest: count for digest, count in (before.archives | counts).items() if digest in recorded or not count
             },
@@ -287,22 +331,26 @@ class Folder(display.Displayable):
             files=files | self._placed,
             expected={title: digests for title, digests in before.expected.items() if title not in titles},
         )
-        if record != before:
-            record.save(self.record_path, sync=self.sync)
-        self._delete_stale()
-        self._plan = None
 
     def __rich_repr__(self) -> display.Description:
         yield "path", display.display_path(self.path)
-
-    @property
-    def _partial(self) -> Path:
-        return self.path / OWN_FOLDER / "partial"
 
     def _active_plan(self, method: str) -> FolderPlan:
         if self._plan is None:
             raise ContentError(f"{method}() failed: begin() was not called", hint="call begin() with a plan first")
         return self._plan
+
+    def _opened(self) -> OpenFolder:
+        if self._open is None:
+            self._open = OpenFolder(self.path)
+        return self._open
+
+    @contextlib.contextmanager
+    def _edit_record(self) -> Iterator[tuple[FolderRecord, Callable[[FolderRecord], None]]]:
+        """Yield the record and a function that replaces it. Pulls of other processes wait."""
+        own = self._opened().own
+        with lock_in_folder(self.record_path.parent, "lock", dir_fd=own, timeout=_LOCK_TIMEOUT):
+            yield self.record, lambda record: record.save(self.record_path, sync=self.sync, dir_fd=own)
 
     def _ignores_case(self) -> bool:
         """Return True if "A" and "a" are the same file, judged by the nearest folder."""
@@ -312,11 +360,10 @@ class Folder(display.Displayable):
                 return other.exists() and other.samefile(path)
         return False
 
-    def _locate(self, title: str, *, plan: FolderPlan | None = None) -> tuple[Path, str]:
-        """Return the resolved path of a title, and its first parent that is not a folder.
+    def _locate(self, title: str) -> tuple[Path, str]:
+        """Return the resolved path of a title for reading, and its first parent that is not a folder.
 
-        The second value is "" if all parents are folders. With a plan, create missing folders and delete removable
-        files.
+        The second value is "" if all parents are folders.
 
         Raises:
             UnsafeArchive: A symlink leads out of the folder or into `.ocikit` (path traversal).
@@ -325,128 +372,179 @@ class Folder(display.Displayable):
         *folders, name = PurePosixPath(title).parts
         for i, folder in enumerate(folders):
             current /= folder
-            parent = "/".join(folders[: i + 1])
             try:
                 mode = os.lstat(current).st_mode
             except (FileNotFoundError, NotADirectoryError):
                 mode = 0
             if stat.S_ISLNK(mode):
-                target = _check_inside(root, current.resolve(), title)
+                target = check_inside(root, current.resolve(), title)
                 if target.is_dir():
                     current, mode = target, stat.S_IFDIR
             if mode and not stat.S_ISDIR(mode):
-                if plan is None or parent not in plan.removable:
-                    return current.joinpath(*folders[i + 1 :], name), parent
-                with contextlib.suppress(FileNotFoundError):
-                    os.unlink(current)
-                mode = 0
-            if not mode and plan is not None:
-                with contextlib.suppress(FileExistsError):  # another thread created it
-                    os.mkdir(current)
-                self._changed_folders.add(current.parent)
+                return current.joinpath(*folders[i + 1 :], name), "/".join(folders[: i + 1])
         return current / name, ""
 
-    def _receive(self, stream: ByteStream, file: PlannedFile) -> AbstractContextManager[Path]:
-        final = self.path / file.title
-        return verified_part(stream, file.descriptor, parts=self._partial, sync=self.sync, near=final)
+    def _receive(
+        self,
+        stream: ByteStream,
+        file: PlannedFile,
+        place: Callable[[Part], object],
+        exists: Callable[[], bool] | None = None,
+        *,
+        share: bool = True,
+    ) -> bool:
+        return write_part(
+            stream,
+            file.descriptor,
+            place,
+            parts=self._opened().parts,
+            exists=exists,
+            share=share,
+            sync=self.sync,
+            near=self.path / file.title,
+        )
 
-    def _copy(self, source: Path, file: PlannedFile) -> None:
+    def _copy_from(self, title: str, file: PlannedFile) -> None:
+        """Place a copy of another file of the folder."""
+        try:
+            with self._opened().place(title) as place, place.open() as source:
+                self._copy(source, file, verify=True)
+        except FileNotFoundError as error:
+            raise _edit_conflict(self.path / title) from error
+
+    def _copy(self, source: io.FileIO, file: PlannedFile, *, verify: bool = False) -> None:
         """Place a file from disk.
 
         Never link it, because users edit the files of the folder.
-        """
-        clone = self._partial / f"clone.{secrets.token_hex(8)}"
-        try:
-            if reflink(source, clone) and clone.stat().st_size == file.descriptor.size:
-                if self.sync:
-                    _fsync(clone)
-                self._move_into_place(clone, file)
-                return
-            with open(source, "rb", buffering=0) as stream, self._receive(stream, file) as part:
-                self._move_into_place(part, file)
-        except FileNotFoundError as error:
-            if str(error.filename) == str(source):
-                raise blob_not_found(file.descriptor, str(source.parent)) from error
-            raise
-        finally:
-            clone.unlink(missing_ok=True)
 
-    def _move_into_place(self, part: Path, file: PlannedFile) -> None:
+        Args:
+            source: The open file.
+            file: The file to write.
+            verify: Whether a clone is hashed, because users edit the source too.
+        """
+        descriptor = file.descriptor
+        with self._opened().create(f"clone.{secrets.token_hex(8)}") as clone:
+            fd = clone.file.fileno()
+            try:
+                if clone_file(source.fileno(), fd) and clone.size == descriptor.size:
+                    verified = not verify or hash_file(fd, descriptor.digest.algorithm) == descriptor.digest
+                    if verified:
+                        if self.sync:
+                            os.fsync(fd)
+                        self._move_into_place(clone, file)
+                        return
+            finally:
+                clone.discard()
+        source.seek(0)
+        self._receive(source, file, lambda part: self._move_into_place(part, file), share=False)
+
+    def _was_placed(self, file: PlannedFile) -> bool:
+        """Return True if a pull in another process has written a file after the plan."""
+        plan = self._active_plan("place")
+        with self._opened().place(file.title) as place:
+            status = place.status()
+            if place.blocker or status is None or status == plan.statuses.get(file.title):
+                return False
+            if not _has_content(place, file.descriptor):
+                return False
+        self._note_placed(file, size=status[0], mtime_ns=status[1])
+        return True
+
+    def _move_into_place(self, part: Part | Path, file: PlannedFile) -> None:
         """Rename a verified file to its final path, unless a user edited the file there."""
         plan = self._active_plan("place")
-        final, blocker = self._locate(file.title, plan=plan)
-        if blocker:
-            raise _edit_conflict(self.path / blocker)
-        status = status_of(final)
-        if status is not None and stat.S_ISDIR(os.lstat(final).st_mode):
-            self._remove_folder(file.title, final, plan)
-        elif (
-            status is not None and status != plan.statuses.get(file.title) and not _has_content(final, file.descriptor)
-        ):
-            raise _edit_conflict(final)
-        if file.descriptor.is_executable:
-            _make_executable(part)
-        written = os.lstat(part)
-        try:
-            os.replace(part, final)
-        except OSError as error:
-            if error.errno != errno.EXDEV:  # another file system is mounted within the folder
-                raise
-            if part.is_symlink():
-                final.unlink(missing_ok=True)
-                final.symlink_to(os.readlink(part))
-            else:
-                with open(part, "rb") as source, atomic_writer(final, mode=0o666) as target:
-                    shutil.copyfileobj(source, target)
-            part.unlink()
-            written = os.lstat(final)
-        self._changed_folders.add(final.parent)
+        changed = self._changed_folders.add
+        with self._opened().place(file.title, removable=plan.removable, changed=changed) as place:
+            if place.blocker:
+                raise _edit_conflict(self.path / place.blocker)
+            found, status = place.stat(), place.status()
+            if found is not None and stat.S_ISDIR(found.st_mode):
+                self._remove_folder(file.title, place, plan)
+            elif status not in {None, plan.statuses.get(file.title)} and not _has_content(place, file.descriptor):
+                raise _edit_conflict(place.path)
+            if file.descriptor.is_executable:
+                _make_executable(part if isinstance(part, Path) else part.file.fileno())
+            written = os.lstat(part) if isinstance(part, Path) else os.fstat(part.file.fileno())
+            try:
+                if isinstance(part, Path):
+                    os.replace(part, place.at, dst_dir_fd=place.fd)
+                else:
+                    part.move(place.at, dir_fd=place.fd)
+            except OSError as error:
+                if error.errno != errno.EXDEV:  # another file system is mounted within the folder
+                    raise
+                written = _copy_across(part, place)
+            self._changed_folders.add(place.path.parent)
+        self._note_placed(file, size=written.st_size, mtime_ns=written.st_mtime_ns)
+
+    def _note_placed(self, file: PlannedFile, *, size: int, mtime_ns: int) -> None:
         self._placed[file.title] = FileRecord(
             digest=file.descriptor.digest,
-            size=written.st_size,
-            mtime_ns=written.st_mtime_ns,
-            source=plan.source,
+            size=size,
+            mtime_ns=mtime_ns,
+            source=self._active_plan("place").source,
             archive=file.archive,
             is_link=file.descriptor.media_type == SYMLINK,
         )
 
-    def _remove_folder(self, title: str, path: Path, plan: FolderPlan) -> None:
+    def _remove_folder(self, title: str, place: Place, plan: FolderPlan) -> None:
         """Remove a folder that holds only removable files."""
         for other in plan.removable:
             if other.startswith(f"{title}/"):
                 self._remove(other, plan)
-        for folder, _, _ in os.walk(path, topdown=False):
-            try:
-                os.rmdir(folder)
-            except OSError as error:
-                raise _edit_conflict(Path(folder)) from error
+        if place.stat() is None:
+            return
+        try:
+            place.remove_empty_folders()
+        except OSError as error:
+            raise _edit_conflict(place.path) from error
 
     def _remove(self, title: str, plan: FolderPlan) -> None:
         """Delete an unedited file of an earlier pull, and folders that become empty."""
         with contextlib.suppress(UnsafeArchive, FileNotFoundError):
-            path, blocker = self._locate(title)
-            if blocker or status_of(path) != plan.statuses.get(title):
-                return
-            os.unlink(path)
-            self._changed_folders.add(path.parent)
-            self._remove_empty(path.parents)
+            with self._opened().place(title) as place:
+                status = place.status()
+                if place.blocker or status is None or status != plan.statuses.get(title):
+                    return
+                place.unlink()
+                self._changed_folders.add(place.path.parent)
+            self._remove_empty(title)
 
-    def _remove_empty(self, folders: Iterable[Path]) -> None:
+    def _remove_empty(self, title: str) -> None:
         with contextlib.suppress(OSError):
-            for folder in folders:
-                if folder == self._root:
-                    break
-                os.rmdir(folder)
+            for parent in list(PurePosixPath(title).parents)[:-1]:
+                with self._opened().place(parent.as_posix()) as place:
+                    os.rmdir(place.at, dir_fd=place.fd)
 
     def _delete_stale(self) -> None:
         """Delete unfinished transfers of pulls that were not repeated."""
-        with contextlib.suppress(OSError):
-            for entry in list(os.scandir(self._partial)):
-                if time.time() - entry.stat().st_mtime > _STALE_AFTER:
-                    if entry.is_dir(follow_symlinks=False):
-                        delete_unpacked(Path(entry.path))
-                    else:
-                        os.unlink(entry.path)
+        parts, before = self._opened().parts, time.time() - _STALE_AFTER
+        for name, status in parts.list():
+            if status.st_mtime < before:
+                if stat.S_ISDIR(status.st_mode):
+                    delete_unpacked(parts.path / name)
+                else:
+                    parts.remove(name, before=before)
+
+
+def _copy_across(part: Part | Path, place: Place) -> os.stat_result:
+    """Write a file to another file system; return its status."""
+    if isinstance(part, Path) and part.is_symlink():
+        with contextlib.suppress(FileNotFoundError):
+            place.unlink()
+        os.symlink(os.readlink(part), place.at, dir_fd=place.fd)
+        part.unlink()
+    else:
+        with atomic_writer(place.path, mode=0o666, dir_fd=place.fd) as target:
+            if isinstance(part, Path):
+                with open(part, "rb") as source:
+                    shutil.copyfileobj(source, target)
+                part.unlink()
+            else:
+                part.file.seek(0)
+                shutil.copyfileobj(part.file, target)
+                part.discard()
+    return os.stat(place.at, dir_fd=place.fd, follow_symlinks=False)
 
 
 def _recorded(archive: Archive, record: FolderRecord) -> Archive:
@@ -474,42 +572,23 @@ def _with_archives(
     return {path.as_posix(): descriptor for path, (_, descriptor) in zip(paths, pairs, strict=True)}
 
 
-def _check_inside(root: Path, target: Path, title: str) -> Path:
-    """Return the target of a link if the folder may be written through it."""
-    inside = target.relative_to(root).parts if target.is_relative_to(root) else ("..",)
-    if inside and inside[0].casefold() in {"..", OWN_FOLDER}:
-        raise UnsafeArchive(
-            f"{title!r} would be written through a link to {target}",
-            hint="replace the link with a folder, or pull to another folder",
-        )
-    return target
-
-
-def _has_content(path: Path, descriptor: Descriptor) -> bool:
+def _has_content(place: Place, descriptor: Descriptor) -> bool:
     """Return True if a regular file has this content.
 
     A pull in another process may have written it.
     """
-    with contextlib.suppress(OSError):
-        if stat.S_ISREG(os.lstat(path).st_mode) and path.stat().st_size == descriptor.size:
-            return hash_file(path, descriptor.digest.algorithm) == descriptor.digest
+    with contextlib.suppress(OSError), place.open() as file:
+        if os.fstat(file.fileno()).st_size == descriptor.size:
+            return hash_file(file.fileno(), descriptor.digest.algorithm) == descriptor.digest
     return False
 
 
-def _make_executable(path: Path) -> None:
+def _make_executable(file: Path | int) -> None:
     """Allow everyone who may read a file to execute it."""
-    mode = path.lstat().st_mode
+    mode = (os.fstat(file) if isinstance(file, int) else file.lstat()).st_mode
     executable = mode | (mode & 0o444) >> 2
-    if stat.S_ISREG(mode) and executable != mode:
-        path.chmod(stat.S_IMODE(executable))
-
-
-def _fsync(path: Path) -> None:
-    fd = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(fd)
-    finally:
-        os.close(fd)
+    if stat.S_ISREG(mode) and executable != mode and (isinstance(file, Path) or os.chmod in os.supports_fd):
+        os.chmod(file, stat.S_IMODE(executable))
 
 
 def _edit_conflict(path: Path) -> ContentError:

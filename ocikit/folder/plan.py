@@ -179,12 +179,13 @@ class FolderPlan(display.Displayable):
 def status_of(path: Path) -> Status | None:
     """Return the status of a file or link; None if it does not exist."""
     try:
-        return _to_status(os.lstat(path))
+        return to_status(os.lstat(path))
     except (FileNotFoundError, NotADirectoryError):
         return None
 
 
-def _to_status(result: os.stat_result) -> Status:
+def to_status(result: os.stat_result) -> Status:
+    """Return what a plan compares to detect edits."""
     return result.st_size, result.st_mtime_ns, result.st_ino
 
 
@@ -211,7 +212,7 @@ class _LocalFile:
             result = os.lstat(path)
         except (FileNotFoundError, NotADirectoryError):
             return cls(path, "missing", None, pulled, blocker)
-        status = _to_status(result)
+        status = to_status(result)
         if stat.S_ISLNK(result.st_mode):
             return cls(path, "other", status, pulled, blocker, _link_digest(path))
         if not stat.S_ISREG(result.st_mode):

@@ -77,12 +77,13 @@ class FolderRecord:
         except (OSError, ValueError, TypeError, AttributeError, RecursionError):
             return cls()
 
-    def save(self, path: Path, *, sync: bool = True) -> None:
+    def save(self, path: Path, *, sync: bool = True, dir_fd: int | None = None) -> None:
         """Replace the record at a path.
 
         Args:
             path: File of the record.
             sync: Whether the record must survive a power cut when this returns.
+            dir_fd: A descriptor of the file's folder.
 
         Raises:
             ContentError: The disk is full, or the folder cannot be written.
@@ -107,7 +108,7 @@ class FolderRecord:
             record["expected"] = self.expected
         if self.archives:
             record["archives"] = self.archives
-        write_atomically(path, json.dumps(record, indent=1).encode(), sync=sync)
+        write_atomically(path, json.dumps(record, indent=1).encode(), sync=sync, dir_fd=dir_fd)
 
 
 #: Records of folders whose files are read.

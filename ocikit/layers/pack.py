@@ -12,7 +12,6 @@ import io
 import os
 import stat
 import tempfile
-import weakref
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
@@ -23,6 +22,7 @@ from attrs import define, field, frozen
 
 from ocikit import display
 from ocikit.errors import ContentError
+from ocikit.forks import finalize
 from ocikit.layers import compression
 from ocikit.layers.compression import Writable
 from ocikit.layers.header import END, encode_header, padding
@@ -50,7 +50,7 @@ class _TemporaryFile:
     remove: Callable[[], object] = field(init=False)
 
     def __attrs_post_init__(self) -> None:
-        self.remove = weakref.finalize(self, partial(self.path.unlink, missing_ok=True))
+        self.remove = finalize(self, partial(self.path.unlink, missing_ok=True))
 
 
 @frozen(kw_only=True, repr=False)

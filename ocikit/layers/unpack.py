@@ -21,15 +21,10 @@ from attrs import frozen
 from ocikit import display
 from ocikit.errors import ContentError, OcikitError, UnsafeArchive
 from ocikit.layers.layer import LayerLimits
+from ocikit.layers.openat import HAS_DIR_FD, NEW_FILE, OPEN_FOLDER
 from ocikit.layers.tar import EntryBody, Readable, TarEntry
 from ocikit.layers.tree import Folder, Tree
 from ocikit.spec.digest import Digest
-
-# Windows has neither flag, nor `dir_fd`: `unpack` raises there
-_OPEN_FOLDER: Final = (
-    os.O_RDONLY | getattr(os, "O_DIRECTORY", 0) | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_CLOEXEC", 0)
-)
-_NEW_FILE: Final = os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_CLOEXEC", 0)
 
 _SETID: Final = stat.S_ISUID | stat.S_ISGID
 _DEFAULT_FOLDER_MODE: Final = 0o755  # for folders without an entry
@@ -119,7 +114,7 @@ def unpack(
         UnsafeArchive: An entry would write outside the target, or a limit is exceeded; nothing is unpacked.
         OcikitError: The operating system is not supported.
     """
-    if os.open not in os.supports_dir_fd:
+    if not HAS_DIR_FD:
         raise OcikitError(
             "unpacking needs a system that opens files relative to folders",
             hint="on Windows, use the Windows Subsystem for Linux, or pull archives as files with archive=False",
@@ -219,7 +214,7 @@ class _DiskTree(Tree):
         self._skipped_paths: set[str] = set()
         # The folders from the root to the last one used: archives are depth first, so most of them are used again
         self._open_folders = [self.root]
-        self._fds = [os.open(path, _OPEN_FOLDER)]
+        self._fds = [os.open(path, OPEN_FOLDER)]
 
     def close(self) -> None:
         """Close the open folders."""
@@ -262,7 +257,7 @@ class _DiskTree(Tree):
             os.close(self._fds.pop())
             self._open_folders.pop()
         for child in chain[common:]:
-            self._fds.append(os.open(child.name, _OPEN_FOLDER, dir_fd=self._fds[-1]))
+            self._fds.append(os.open(child.name, OPEN_FOLDER, dir_fd=self._fds[-1]))
             self._open_folders.append(child)
         return self._fds[-1]
 
@@ -309,7 +304,7 @@ class _DiskTree(Tree):
             self.note_skipped(entry, entry.type)
 
     def _write(self, folder: int, name: str, entry: TarEntry, body: EntryBody) -> None:
-        fd = os.open(name, _NEW_FILE, 0o600, dir_fd=folder)
+        fd = os.open(name, NEW_FILE, 0o600, dir_fd=folder)
         try:
             for offset, length in body.segments:
                 if offset:

@@ -171,8 +171,12 @@ def new_hasher(algorithm: str) -> Hasher:
     return hashlib.new(algorithm, usedforsecurity=False)
 
 
-def hash_file(path: str | os.PathLike[str], algorithm: str = "sha256") -> Digest:
+def hash_file(path: int | str | os.PathLike[str], algorithm: str = "sha256") -> Digest:
     """Return the digest of a file's content, read in chunks.
+
+    Args:
+        path: The file, or a descriptor, which is read from its position and stays open.
+        algorithm: Algorithm of the digest.
 
     Raises:
         UnverifiableDigest: The algorithm can't be computed.
@@ -180,7 +184,7 @@ def hash_file(path: str | os.PathLike[str], algorithm: str = "sha256") -> Digest
     """
     hasher = new_hasher(algorithm)
     buffer = memoryview(bytearray(_CHUNK))
-    with open(path, "rb", buffering=0) as file:
+    with open(path, "rb", buffering=0, closefd=not isinstance(path, int)) as file:
         while count := file.readinto(buffer):
             hasher.update(buffer[:count])
     return Digest(f"{algorithm}:{hasher.hexdigest()}")

@@ -1,6 +1,6 @@
 """Advisory locks of files. The operating system drops them with their process.
 
-A lock says who writes: process ids, host names and modification times do not. They are reused in containers, shared
+A lock identifies the writer. Process ids, host names and modification times cannot: they are reused in containers, shared
 between them, or come from another clock.
 """
 
@@ -69,7 +69,7 @@ def unlock(fd: int) -> None:
 
 
 def try_lock_file(path: Path) -> BaseFileLock | None:
-    """Lock a file beside the one to protect; return None if another process or thread holds the lock.
+    """Lock a file next to the one to protect; return None if another process or thread holds the lock.
 
     For platforms without locks of open files.
     """
@@ -115,7 +115,7 @@ def lock_in_folder(folder: Path, name: str, *, dir_fd: int | None, timeout: floa
     Args:
         folder: The folder.
         name: Name of the file, which is created if necessary.
-        dir_fd: A descriptor of the folder, whatever the path leads to meanwhile.
+        dir_fd: A descriptor of the folder. The path is then not followed, so it may change meanwhile.
         timeout: Seconds to wait for the lock.
 
     Raises:

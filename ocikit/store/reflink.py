@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Literal, TypeAlias
 
 from ocikit.spec.descriptor import Descriptor
-from ocikit.store.files import verified_part
+from ocikit.store.parts import Part, PartFolder, write_part
 
 _FICLONE = 0x40049409  # linux/fs.h; ioctl_ficlone(2)
 
@@ -26,20 +26,26 @@ def reflink(source: Path, target: Path) -> bool:
         source: The file to clone.
         target: The clone; it must not exist.
     """
-    try:
-        import fcntl  # noqa: PLC0415 - not available on Windows
-    except ImportError:
-        return False
     with open(source, "rb") as file:
         fd = os.open(target, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666)
         try:
-            fcntl.ioctl(fd, _FICLONE, file.fileno())
-            return True
-        except OSError:
-            os.unlink(target)
-            return False
+            cloned = clone_file(file.fileno(), fd)
         finally:
             os.close(fd)
+        if not cloned:
+            os.unlink(target)
+        return cloned
+
+
+def clone_file(source: int, target: int) -> bool:
+    """Let an open, empty file share the bytes of another one; return False if unsupported."""
+    try:
+        import fcntl  # noqa: PLC0415 - not available on Windows
+
+        fcntl.ioctl(target, _FICLONE, source)
+    except (ImportError, OSError):
+        return False
+    return True
 
 
 def link(
@@ -71,9 +77,13 @@ def link(
         return "hard link"
     if start != "copy" and _try_link(os.symlink, source.absolute(), target):
         return "symlink"
-    with open(source, "rb", buffering=0) as stream, verified_part(stream, descriptor, parts=parts) as part:
-        os.chmod(part, 0o444)
-        os.rename(part, target)
+
+    def place(part: Part) -> None:
+        os.chmod(part.path, 0o444)
+        part.move(target)
+
+    with open(source, "rb", buffering=0) as stream:
+        write_part(stream, descriptor, place, parts=PartFolder(parts), share=False)
     return "copy"
 
 

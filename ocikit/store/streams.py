@@ -147,6 +147,11 @@ class StreamWrapper:
         """Return True if `seek` works."""
         return self._stream.seekable()
 
+    def check(self) -> None:
+        """Raise an error if the transfer should stop. Called while nothing is read."""
+        if isinstance(self._stream, StreamWrapper):
+            self._stream.check()
+
     def close(self) -> None:
         """Close the stream below."""
         self._stream.close()
@@ -201,10 +206,67 @@ class ProgressReader(StreamWrapper):
         self._report(after - before)
         return after
 
+    def check(self) -> None:
+        """Report no bytes, so that `report` may raise."""
+        self._report(0)
+
     def _advance(self, n: int) -> None:
         self._position += n
         self._furthest = max(self._furthest, self._position)
         self._report(n)
+
+
+class DeferredStream:
+    """A seekable stream that is opened on first use.
+
+    Args:
+        open: Opens the stream.
+    """
+
+    def __init__(self, open: Callable[[], ByteStream]) -> None:  # noqa: A002 - what it does
+        self._open = open
+        self._stream: ByteStream | None = None
+
+    @property
+    def opened(self) -> bool:
+        """Whether the stream was used."""
+        return self._stream is not None
+
+    def _below(self) -> ByteStream:
+        if self._stream is None:
+            self._stream = self._open()
+        return self._stream
+
+    def read(self, size: int = -1, /) -> bytes:
+        """Return at most `size` bytes."""
+        return self._below().read(size)
+
+    def readinto(self, buffer: memoryview, /) -> int:
+        """Fill `buffer` and return the number of bytes, 0 at the end."""
+        return self._below().readinto(buffer)
+
+    def seek(self, offset: int, whence: int = io.SEEK_SET, /) -> int:
+        """Move to an offset and return the position, in bytes."""
+        return self._below().seek(offset, whence)
+
+    def tell(self) -> int:
+        """Return the position, in bytes."""
+        return 0 if self._stream is None else self._stream.tell()
+
+    def seekable(self) -> bool:
+        """Return True if `seek` works."""
+        return self._below().seekable()
+
+    def close(self) -> None:
+        """Close the stream below if it was opened."""
+        if self._stream is not None:
+            self._stream.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
 
 
 class VerifiedReader(io.RawIOBase):

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import os
 import tempfile
-import weakref
 from collections.abc import Iterator, Mapping
 from importlib.util import find_spec
 from pathlib import Path
@@ -17,6 +16,7 @@ from attrs import evolve
 
 from ocikit import display
 from ocikit.errors import ServerFailed
+from ocikit.forks import finalize
 from ocikit.server.auth.htpasswd import format_htpasswd
 from ocikit.server.process.child import Child, running_children
 from ocikit.server.process.options import INSTALL_COMMAND, ServerConfig, ServerOptions
@@ -40,7 +40,7 @@ class Server(display.Displayable):
         self.path = path
         self._verb = "pull" if read_only else "push"
         self._child = child
-        self._finalize = weakref.finalize(self, child.stop)
+        self._finalize = finalize(self, child.stop)
 
     @property
     def running(self) -> bool:

@@ -7,7 +7,6 @@ import errno
 import os
 import shutil
 import sqlite3
-import weakref
 from collections.abc import Callable, Iterator
 from functools import partial
 from typing import Any, TypeVar
@@ -15,6 +14,7 @@ from typing import Any, TypeVar
 import sqlalchemy as sa
 from sqlalchemy.dialects.sqlite.base import SQLiteCompiler
 
+from ocikit.forks import finalize
 from ocikit.server.storage.base import DISK_FULL
 from ocikit.server.storage.group_commit import GroupCommit
 from ocikit.server.storage.reserve import DiskReserve
@@ -52,7 +52,7 @@ class Database:
         self.engine = _create_engine(url, in_memory=self._in_memory)
         self._commits: GroupCommit[sa.Connection] = GroupCommit(partial(_transaction, self.engine))
         # Python 3.13 emits a ResourceWarning for each open connection of an object that was not closed
-        weakref.finalize(self, self.engine.dispose).atexit = False
+        finalize(self, self.engine.dispose, at_exit=False)
 
     @contextlib.contextmanager
     def read(self) -> Iterator[sa.Connection]:

@@ -11,6 +11,7 @@ import errno
 import functools
 import io
 import json
+import logging
 import os
 import re
 import secrets
@@ -25,7 +26,15 @@ import attrs
 from attrs import define, field
 
 from ocikit import display
-from ocikit.errors import ContentError, DigestMismatch, InvalidDocument, ManifestUnknown, NotFound
+from ocikit.errors import (
+    ContentError,
+    DigestMismatch,
+    InvalidDocument,
+    ManifestUnknown,
+    NotFound,
+    SizeMismatch,
+    UnverifiableDigest,
+)
 from ocikit.spec.descriptor import Descriptor
 from ocikit.spec.digest import Digest
 from ocikit.spec.document import DOCUMENT_LIMIT
@@ -34,8 +43,9 @@ from ocikit.spec.reference import Reference
 from ocikit.spec.titles import layers_by_path
 from ocikit.store.base import Store, blob_not_found
 from ocikit.store.cache.verified import VerifiedFiles, discard, forget
-from ocikit.store.files import blob_path, create_private_folder, open_file, write_atomically, write_blob
+from ocikit.store.files import blob_path, create_private_folder, open_file, write_atomically
 from ocikit.store.memo import FileMemo
+from ocikit.store.parts import write_blob
 from ocikit.store.reflink import LinkMethod, link
 from ocikit.store.streams import ByteStream
 
@@ -44,11 +54,17 @@ if TYPE_CHECKING:
     from ocikit.store.cache.scan import CacheInfo
     from ocikit.store.results import GCResult, VerifyResult
 
+log = logging.getLogger("ocikit")
+
 #: Marker for backup programs, which exclude such folders. https://bford.info/cachedir/
 _TAG = b"Signature: 8a477f597d28d172789f06886806bc55\n# Created by ocikit. It can be deleted at any time.\n"
 
 #: Parts of repository names that could be mistaken for tag files (`data.json`) or snapshots (`sha256-<hex>`).
 _RESERVED = re.compile(r".*\.json|[a-z0-9]+-[0-9a-f]{64,}")
+
+
+#: Caches whose failed writes were logged.
+_reported: set[Path] = set()
 
 
 def offline() -> bool:
@@ -166,11 +182,19 @@ class Cache(display.Displayable, Store):
             stream: The content.
             tag: A full reference to remember for the blob.
         """
-        if not self.exists(descriptor):
-            write_blob(stream, descriptor, self.path(descriptor.digest), parts=self._create_root() / "partial")
-            self._verified.record(self.root, self.path(descriptor.digest), descriptor.digest)
+        self.add(descriptor, stream)
         if tag is not None:
             self.tag(descriptor, tag)
+
+    def add(self, descriptor: Descriptor, stream: ByteStream) -> bool:
+        """Store a verified blob; return False if the cache has it, or another process stores it meanwhile."""
+        if self.exists(descriptor):
+            return False
+        parts, path = self._create_root() / "partial", self.path(descriptor.digest)
+        written = write_blob(stream, descriptor, path, parts=parts, reuse=True)
+        if written:
+            self._verified.record(self.root, path, descriptor.digest)
+        return written
 
     def delete(self, descriptor: Descriptor) -> None:
         """Delete a blob and all tags for it.
@@ -189,15 +213,33 @@ class Cache(display.Displayable, Store):
             raise blob_not_found(descriptor, f"the cache at {self.root}") from None
         forget(self.path(descriptor.digest))
 
+    @contextlib.contextmanager
+    def optional_write(self) -> Iterator[None]:
+        """Let a write of the block fail if it only saves work next time.
+
+        The cache may be read-only, full, or belong to another user. The first failure of a process is logged.
+        """
+        try:
+            yield
+        except (DigestMismatch, SizeMismatch, UnverifiableDigest):
+            raise
+        except (ContentError, OSError) as error:
+            if self.root not in _reported:
+                _reported.add(self.root)
+                log.warning("the cache is not used: %s (%s)", error, getattr(error, "hint", ""))
+
     # References
 
     def remember(self, reference: Reference, descriptor: Descriptor) -> None:
-        """Record what a registry has just returned for a tag.
+        """Record what a registry has just returned for a tag, if the cache can be written.
 
         Ignore references with a digest.
         """
-        if reference.digest is not None:
-            return
+        if reference.digest is None:
+            with self.optional_write():
+                self._write_record(reference, descriptor)
+
+    def _write_record(self, reference: Reference, descriptor: Descriptor) -> None:
         reference = reference.tagged(reference.target)
         record = {
             "reference": str(reference),
@@ -277,7 +319,8 @@ class Cache(display.Displayable, Store):
         """
         if not self.exists(descriptor):
             raise blob_not_found(descriptor, f"the cache at {self.root}")
-        self.remember(Reference.parse(tag), descriptor)
+        if (reference := Reference.parse(tag)).digest is None:
+            self._write_record(reference, descriptor)
 
     def untag(self, tag: str) -> None:
         """Delete the record of a full reference; `gc` and `prune` delete its blobs.

@@ -17,6 +17,7 @@ from ocikit.spec.digest import Digest
 from ocikit.spec.reference import Reference
 from ocikit.store.cache.scan import CachedName, CacheGraph, blobs_in, files_below, list_folder, read_names
 from ocikit.store.cache.verified import forget
+from ocikit.store.parts import PartFolder
 from ocikit.store.results import GCResult, RemovedBlob
 
 
@@ -60,7 +61,7 @@ class PrunePlan(display.Displayable):
         """Delete the unfinished transfers; iterate over the bytes that each one frees."""
         for path, changed in self.partial:
             if _unchanged(path, changed):
-                yield _remove_snapshot(self.root, path) if path.is_dir() else _remove(path) or 0
+                yield _remove_snapshot(self.root, path) if path.is_dir() else _remove_part(path)
 
     def __rich_repr__(self) -> display.Description:
         yield "files", len(self.files)
@@ -243,6 +244,15 @@ def _remove(path: Path) -> int | None:
         return None
     forget(path)
     return status.st_size if status.st_nlink <= 1 else 0
+
+
+def _remove_part(path: Path) -> int:
+    """Delete an unfinished transfer, unless a process writes it; return the freed bytes."""
+    try:
+        size = path.lstat().st_size
+    except OSError:
+        return 0
+    return size if PartFolder(path.parent).remove(path.name, before=time.time()) else 0
 
 
 def _remove_snapshot(root: Path, path: Path) -> int:

@@ -26,10 +26,11 @@ from ocikit.errors import ContentError, InvalidDigest, InvalidDocument, NotFound
 from ocikit.spec import media_types
 from ocikit.spec.descriptor import Descriptor
 from ocikit.spec.digest import Digest
-from ocikit.store.files import atomic_writer, blob_path, write_blob
+from ocikit.store.files import atomic_writer, blob_path
 from ocikit.store.layout.disk import LayoutDisk
 from ocikit.store.layout.index import HEADER, INDEX_LIMIT, encode_index
 from ocikit.store.layout.layout import Layout
+from ocikit.store.parts import write_blob
 from ocikit.store.streams import ByteStream, VerifiedReader
 
 #: "r" reads an archive, "a" changes an archive or creates it, "w" creates or replaces it.

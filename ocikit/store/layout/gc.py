@@ -21,6 +21,7 @@ from ocikit.store.files import blob_path
 from ocikit.store.graph import STORED_LIMIT, Link
 from ocikit.store.layout.disk import LayoutDisk, links_from, scan_files
 from ocikit.store.layout.index import to_descriptor
+from ocikit.store.parts import PartFolder
 from ocikit.store.results import GCResult, RemovedBlob, VerifyResult, check_blobs
 
 
@@ -51,8 +52,8 @@ def collect(
     ]
     partial = [(path, status.st_size) for path, status in scan_files(disk.partial) if status.st_mtime < cutoff]
     if not dry_run:
-        for path, _ in partial:
-            path.unlink(missing_ok=True)
+        parts = PartFolder(disk.partial)
+        partial = [(path, size) for path, size in partial if parts.remove(path.name, before=cutoff)]
     return GCResult(
         dry_run=dry_run,
         blobs=tuple(removed),

@@ -28,11 +28,12 @@ from ocikit.spec.document import DOCUMENT_LIMIT
 from ocikit.spec.manifest import parse_document
 from ocikit.spec.reference import check_ref_name
 from ocikit.store.base import Store, blob_not_found
-from ocikit.store.files import open_file, write_blob
+from ocikit.store.files import open_file
 from ocikit.store.graph import STORED_LIMIT, parse_digest, unknown_reference
 from ocikit.store.layout import gc
 from ocikit.store.layout.disk import LayoutDisk, links_from
 from ocikit.store.layout.index import digest_of, name_of, new_entry, rename, to_descriptor, without_name
+from ocikit.store.parts import write_blob
 from ocikit.store.results import GCResult, VerifyResult
 from ocikit.store.streams import ByteStream, read_verified
 

@@ -1,5 +1,6 @@
 """Folders to pull to: transfers, edited files, unsafe titles and interrupted pulls."""
 
+import ctypes
 import io
 import json
 import os
@@ -7,7 +8,9 @@ import signal
 import subprocess
 import sys
 import textwrap
+import threading
 import time
+from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 
 import attrs
@@ -630,8 +633,8 @@ def test_full_disk_raises_and_leaves_no_file(tmp_path):
     mount.mkdir()
     if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", mount], capture_output=True).returncode:
         pytest.skip("mounting a small file system needs root")
+    folder = Folder(mount / "data")
     try:
-        folder = Folder(mount / "data")
         content = os.urandom(4 << 20)
         plan = folder.plan(artifact({"big": content}))
         folder.begin(plan)
@@ -639,6 +642,7 @@ def test_full_disk_raises_and_leaves_no_file(tmp_path):
             folder.place(plan.transfers[0], io.BytesIO(content))
         assert tree(mount / "data") == {}
     finally:
+        folder.close()
         subprocess.run(["umount", mount], check=True)
 
 
@@ -658,18 +662,18 @@ def test_mount_within_the_folder_is_written_to(path):
 def test_reflink_is_used_where_supported(path, tmp_path, monkeypatch):
     shared = []
 
-    def reflink(source, target):
-        shared.append(source)
-        target.write_bytes(source.read_bytes())
+    def clone_file(source, target):
+        shared.append(os.readlink(f"/proc/self/fd/{source}"))
+        os.write(target, os.read(source, 100))
         return True
 
-    monkeypatch.setattr(folder_module, "reflink", reflink)
+    monkeypatch.setattr(folder_module, "clone_file", clone_file)
     (tmp_path / "blob").write_bytes(b"content")
     folder = Folder(path)
     plan = folder.plan(artifact({"a": b"content"}))
     folder.begin(plan)
     folder.place(plan.transfers[0], tmp_path / "blob")
-    assert shared == [tmp_path / "blob"]
+    assert shared == [str(tmp_path / "blob")]
     assert tree(path) == {"a": b"content"}
     assert list((path / ".ocikit" / "partial").iterdir()) == []
 
@@ -754,3 +758,53 @@ def test_plan_can_be_evolved_and_displayed(path):
     plan = Folder(path).plan(artifact(FILES))
     assert attrs.evolve(plan, removed=("x",)).removed == ("x",)
     assert "deep/er/b.csv" in plan._repr_html_()
+
+
+def test_swapped_folder_leads_no_write_outside(path, tmp_path):
+    """Another user replaces a subfolder by a link again and again while pulls run (TOCTOU)."""
+    outside = tmp_path / "outside"
+    outside.mkdir()
+    (path / "sub").mkdir(parents=True)
+    (path / "link").symlink_to(outside)
+    libc = ctypes.CDLL(None, use_errno=True)
+    stop = threading.Event()
+
+    def swap():
+        a, b = os.fsencode(path / "sub"), os.fsencode(path / "link")
+        while not stop.is_set():
+            libc.renameat2(-100, a, -100, b, 2)  # RENAME_EXCHANGE
+
+    thread = threading.Thread(target=swap)
+    thread.start()
+    outcomes = Counter()
+    try:
+        for i in range(150):
+            try:
+                pull(path, {f"sub/{i % 5}": b"%d" % i, "sub/deep/file": b"%d" % i}, force=True)
+                outcomes["pulled"] += 1
+            except (UnsafeArchive, ContentError) as error:
+                outcomes[type(error).__name__] += 1
+            assert os.listdir(outside) == []
+    finally:
+        stop.set()
+        thread.join()
+    assert outcomes["UnsafeArchive"]
+
+
+@pytest.mark.parametrize("name", [".ocikit", ".ocikit/partial"])
+def test_linked_record_folder_is_rejected(path, tmp_path, name):
+    (tmp_path / "outside").mkdir()
+    (path / name).parent.mkdir(parents=True)
+    (path / name).symlink_to(tmp_path / "outside")
+    with pytest.raises(UnsafeArchive, match="is a link"):
+        pull(path, {"a": b"content"})
+    assert os.listdir(tmp_path / "outside") == []
+
+
+def test_pulls_of_two_artifacts_into_one_folder_keep_both_records(path):
+    """The record is read, changed and saved under a lock."""
+    others = [Reference.parse(f"localhost:5000/team/{name}:v1") for name in "abcdefgh"]
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(lambda ref: pull(path, {ref.repository: ref.repository.encode()}, reference=ref), others))
+    assert {file.source for file in Folder(path).record.files.values()} == {ref.name for ref in others}
+    assert Folder(path).record.expected == {}

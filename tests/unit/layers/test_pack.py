@@ -8,6 +8,7 @@ import socket
 import subprocess
 import sys
 import tarfile
+import textwrap
 import threading
 from pathlib import Path
 
@@ -402,3 +403,20 @@ def test_gnu_tar_reads_packed_folder(here):
     result = subprocess.run([peers.find("tar"), "-t"], input=read(layer), capture_output=True, check=True)
     assert result.stderr == b""
     assert ("data/" + "n" * 200).encode() in result.stdout.splitlines()
+
+
+def test_forked_child_deletes_no_packed_archive(here):
+    """The temporary archive belongs to the process that packed it."""
+    script = textwrap.dedent("""
+        import os, sys
+        from ocikit.layers.pack import pack
+        [packed] = pack([sys.argv[1]], archive="tar")
+        if os.fork() == 0:
+            del packed
+            sys.exit()
+        os.wait()
+        with packed.open() as stream:
+            print(len(stream.read()) == packed.size)
+    """)
+    result = subprocess.run([sys.executable, "-c", script, "data"], capture_output=True, text=True, check=True)
+    assert result.stdout == "True\n"

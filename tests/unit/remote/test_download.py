@@ -8,7 +8,7 @@ import random
 import pytest
 from ocikit import errors
 from ocikit.spec.descriptor import Descriptor
-from ocikit.store.files import write_blob
+from ocikit.store.parts import write_blob
 from ocikit.store.streams import VerifiedReader
 
 SIZE = 3_000_001
