@@ -1,4 +1,8 @@
-"""List of names in the explorer, with a filter, sorting and paging."""
+"""Fields and lists of the explorer and the login form; the column of names with a filter, sorting and paging.
+
+Every field and list has a label, for screen readers: `named` hides it where a placeholder or a button explains the field,
+`styles` returns the CSS for both. `set_options` changes the options of a list and its selection in one message.
+"""
 
 from __future__ import annotations
 
@@ -36,6 +40,52 @@ def on_enter(field: Any, act: Callable[[], None]) -> None:
     field.on_msg(receive)
 
 
+_CSS = (
+    ".jupyter-widgets.ocikit-list{flex-direction:column;align-items:stretch}"
+    ".jupyter-widgets.ocikit-list>.widget-label{text-align:left;width:auto;font-weight:bold}"
+    ".jupyter-widgets.ocikit-list>select{flex:none}"
+    ".jupyter-widgets.ocikit-named>.widget-label{position:absolute;width:1px;height:1px;overflow:hidden;clip-path:inset(50%)}"
+)
+
+
+def styles() -> Any:
+    """Return an invisible widget with the CSS of lists and named fields."""
+    return w.HTML(f"<style>{_CSS}</style>", layout=w.Layout(display="none"))
+
+
+def named(field: Any, name: str) -> Any:
+    """Give a field a label that only screen readers show, and return it."""
+    field.description = name
+    field.add_class("ocikit-named")
+    return field
+
+
+def titled(choice: Any, title: str) -> Any:
+    """Give a list a title above it, which is its label, and return it."""
+    choice.description = title
+    choice.add_class("ocikit-list")
+    return choice
+
+
+def set_options(choice: Any, options: Sequence[Any], value: Any, *, rows: int | None = None) -> None:
+    """Change the options of a list and its selection together.
+
+    Browsers reject a selection beyond the options. One message with both prevents such a state in between.
+
+    Args:
+        choice: A `Select` or `SelectMultiple`.
+        options: The new options.
+        value: The new selection.
+        rows: The new number of visible rows; None keeps it.
+    """
+    with choice.hold_sync():
+        choice.index = () if isinstance(choice, w.SelectMultiple) else None
+        choice.options = options
+        if rows is not None:
+            choice.rows = rows
+        choice.value = value
+
+
 class Column:
     """A list of names: a click selects one, or Enter after typing a part of it.
 
@@ -56,13 +106,16 @@ class Column:
         self.filter = w.Text(
             placeholder=f"filter {title}, Enter opens the first", layout=w.Layout(width="auto"), continuous_update=True
         )
+        named(self.filter, f"filter {title}")
         self.order = w.Dropdown(options=["as listed", "newest first"], layout=w.Layout(width="auto"))
+        named(self.order, f"order of {title}")
         self.list = w.Select(options=[], rows=12, layout=w.Layout(width="auto"), description_allow_html=False)
+        titled(self.list, title)
         self.more = w.Button(description="more", layout=w.Layout(width="auto", display="none"))
         self.status = w.HTML()
         self.order.layout.display = None if sortable else "none"
         self.widget = w.VBox(
-            [w.HTML(f"<b>{display.escape(title)}</b>"), self.filter, self.order, self.list, self.more, self.status],
+            [self.filter, self.order, self.list, self.more, self.status],
             layout=w.Layout(flex="1 1 200px", min_width="180px", max_width="100%", display="none"),
         )
         self.filter.observe(lambda _: self._update(PAGE), "value")
@@ -138,9 +191,9 @@ class Column:
     def _set(self, names: Sequence[str], selected: str) -> None:
         self._filling = True
         try:
-            self.list.options = [(display.shorten(name, 200), name) for name in names]
-            self.list.rows = min(12, max(3, len(names) + 1))
-            self.list.value = selected if selected in names else None
+            options = [(display.shorten(name, 200), name) for name in names]
+            value = selected if selected in names else None
+            set_options(self.list, options, value, rows=min(12, max(3, len(names) + 1)))
         finally:
             self._filling = False
 

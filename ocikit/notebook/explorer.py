@@ -20,7 +20,7 @@ from ocikit.client.artifact import Artifact, File
 from ocikit.display.html import page
 from ocikit.errors import OcikitError
 from ocikit.layers.tar import TarEntry
-from ocikit.notebook.column import Column, message, on_enter
+from ocikit.notebook.column import Column, message, named, on_enter, set_options, styles, titled
 from ocikit.notebook.jobs import IsStale, Jobs
 from ocikit.notebook.previews import preview, preview_size
 from ocikit.progress.base import Progress
@@ -82,6 +82,7 @@ class Explorer:
         self._history: list[str] = []
         self._host = ""
         self._repository = ""
+        self._inspect_code = ""
         self._build_navigation()
         self._build_documents()
         self._build_files()
@@ -102,19 +103,21 @@ class Explorer:
         self.status = w.HTML()
         self.repositories = Column("repositories", self._jobs, self._open_repository)
         self.tags = Column("tags", self._jobs, self._open_tag, sortable=True)
-        self.code = w.Text(value="", layout=w.Layout(width="auto"))
+        named(self.address, "address")
+        self.code = named(w.Text(value="", layout=w.Layout(width="auto")), "in code")
         self.code.tooltip = "code for the current view, to copy"
 
     def _build_documents(self) -> None:
         self.card = w.HTML()
-        self.manifests = w.Select(options=[], rows=5, layout=w.Layout(width="auto"))
-        self.manifests_box = w.VBox([w.HTML("<b>manifests</b>"), self.manifests], layout=w.Layout(display="none"))
-        self.referrers = w.Select(options=[], rows=3, layout=w.Layout(width="auto"))
-        self.referrers_box = w.VBox([w.HTML("<b>referrers</b>"), self.referrers], layout=w.Layout(display="none"))
+        self.manifests = titled(w.Select(options=[], rows=5, layout=w.Layout(width="auto")), "manifests")
+        self.manifests_box = w.VBox([self.manifests], layout=w.Layout(display="none"))
+        self.referrers = titled(w.Select(options=[], rows=3, layout=w.Layout(width="auto")), "referrers")
+        self.referrers_box = w.VBox([self.referrers], layout=w.Layout(display="none"))
 
     def _build_files(self) -> None:
         self.filter = w.Text(placeholder="filter files, Enter shows the first", layout=w.Layout(width="auto"))
-        self.files = w.SelectMultiple(options=[], rows=8, layout=w.Layout(width="auto"))
+        named(self.filter, "filter files")
+        self.files = titled(w.SelectMultiple(options=[], rows=8, layout=w.Layout(width="auto")), "files")
         self.files_status = w.HTML()
         self.tree = w.Button(description="List the files in its layers", layout=w.Layout(width="auto", display="none"))
         folder = w.Layout(flex="1 1 160px", width="auto")
@@ -125,7 +128,7 @@ class Explorer:
         self.preview_text = w.HTML()
         self.preview_picture = w.Image(layout=w.Layout(display="none", max_width="100%"))
         downloads = w.HBox([self.folder, self.download, self.stop], layout=w.Layout(flex_flow="row wrap"))
-        files = [w.HTML("<b>files</b>"), self.filter, self.files, self.files_status, self.tree]
+        files = [self.filter, self.files, self.files_status, self.tree]
         previews = [self.bar, self.preview_text, self.preview_picture]
         self.files_box = w.VBox([*files, downloads, *previews], layout=w.Layout(display="none"))
 
@@ -139,7 +142,8 @@ class Explorer:
             [self.repositories.widget, self.tags.widget, self.details],
             layout=w.Layout(flex_flow="row wrap", align_items="flex-start"),
         )
-        self.widget = w.VBox([navigation, self.status, columns, w.HTML("<small>in code</small>"), self.code])
+        code = [w.HTML("<small>in code</small>"), self.code]
+        self.widget = w.VBox([styles(), navigation, self.status, columns, *code])
 
     def _connect(self) -> None:
         self.address.observe(lambda change: self.open(change["new"]), "value")
@@ -235,7 +239,8 @@ class Explorer:
         """Load and show an artifact; with `from_index`, the list of its siblings stays visible."""
         if not from_index:
             self._clear()
-        self._show_code(f'ocikit.inspect("{reference}")')
+        self._inspect_code = f'ocikit.inspect("{reference}")'
+        self._show_code(self._inspect_code)
         self._show_status(f"loading {reference} …")
 
         def work(is_stale: IsStale) -> Artifact | None:
@@ -256,7 +261,7 @@ class Explorer:
         collapsed = attrs.evolve(card, sections=tuple(attrs.evolve(s, unfolded=False) for s in card.sections))
         self.card.value = page(collapsed) or message(str(artifact))
         if isinstance(artifact.document, Index):
-            self.manifests.options = _options(artifact.document.manifests, _manifest_label)
+            set_options(self.manifests, _options(artifact.document.manifests, _manifest_label), None)
             self.manifests_box.layout.display = None
             self.files_box.layout.display = "none"
         else:
@@ -282,7 +287,7 @@ class Explorer:
             return [] if is_stale() else list(self._client.referrers(artifact.reference))
 
         def then(referrers: list[Descriptor]) -> None:
-            self.referrers.options = _options(referrers, _referrer_label)
+            set_options(self.referrers, _options(referrers, _referrer_label), None)
             self.referrers_box.layout.display = None if referrers else "none"
 
         self._jobs.run("referrers", work, then, lambda _: None)  # an error leaves the box hidden
@@ -305,9 +310,8 @@ class Explorer:
         selected = tuple(i for i in before if i in shown)
         self._filling = True
         try:
-            self.files.options = [(self._label(self._files[i]), i) for i in shown]
-            self.files.rows = min(10, max(3, len(shown) + 1))
-            self.files.value = selected
+            options = [(self._label(self._files[i]), i) for i in shown]
+            set_options(self.files, options, selected, rows=min(10, max(3, len(shown) + 1)))
         finally:
             self._filling = False
         if selected != before:
@@ -333,7 +337,11 @@ class Explorer:
         selected, artifact = self._selected(), self._artifact
         self.preview_picture.layout.display = "none"
         self.preview_text.value = ""
-        if artifact is None or not selected:
+        if artifact is None:
+            return
+        if not selected:
+            self._jobs.cancel("preview")
+            self._show_code(self._inspect_code)
             return
         if len(selected) > 1:
             self._jobs.cancel("preview")

@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from typing import Any
 
 import ipywidgets as w  # type: ignore[import-untyped]  # has no types
 
 from ocikit.errors import OcikitError
-from ocikit.notebook.column import message
+from ocikit.notebook.column import message, named, on_enter, styles
 from ocikit.notebook.jobs import Jobs
+
+#: Seconds after Enter in which the browser sends the new value of the field.
+_VALUE_DELAY = 0.3
 
 
 class LoginForm:
-    """A form for user name and password. The button press clears the password field at once.
+    """A form for user name and password. The button, or Enter, clears the password field at once.
 
     Args:
         host: Host of the registry, as shown.
@@ -31,8 +35,13 @@ class LoginForm:
         self.button = w.Button(description="Log in", button_style="primary")
         self.status = w.HTML(message(f"log in to {host}"))
         self.button.on_click(lambda _: self._submit())
+        self._entered = False
+        on_enter(self.password, self._enter)
+        self.password.observe(self._receive, "value")
+        named(self.username, "user name")
+        named(self.password, "password or token")
         row = w.HBox([self.username, self.password, self.button], layout=w.Layout(flex_flow="row wrap"))
-        self.widget = w.VBox([self.status, row])
+        self.widget = w.VBox([styles(), self.status, row])
 
     def __repr__(self) -> str:
         return f"<login form for {self._host}>"
@@ -53,6 +62,21 @@ class LoginForm:
             False if the login is still in progress.
         """
         return self._jobs.wait(timeout)
+
+    def _enter(self) -> None:
+        """Submit after Enter in the password field, with the value that the browser sends next, if it has changed."""
+        self._entered = True
+        self._jobs.run("enter", lambda _: time.sleep(_VALUE_DELAY), lambda _: self._submit_entered(), lambda _: None)
+
+    def _receive(self, change: Any) -> None:
+        if change["new"] and self._entered:
+            self._jobs.cancel("enter")
+            self._submit_entered()
+
+    def _submit_entered(self) -> None:
+        entered, self._entered = self._entered, False
+        if entered:
+            self._submit()
 
     def _submit(self) -> None:
         username, password = self.username.value.strip(), self.password.value

@@ -45,8 +45,8 @@ def place(registry, tmp_path):
 
 
 def options(area, title):
-    """Return the names in the list below a title."""
-    return area.locator(f".widget-vbox:has(> .widget-html b:text-is('{title}')) > .widget-select > select").first
+    """Return the list with a label."""
+    return area.get_by_label(title, exact=True).first
 
 
 def test_clicks_lead_from_registry_to_file_bytes(notebook, registry, place, shots):
@@ -113,6 +113,56 @@ def test_keyboard_is_sufficient(notebook, place):
             keyboard.press("Tab")
         keyboard.press("Enter")
         area.get_by_text("pulled 1 file").wait_for()
+
+
+def test_clearing_the_filter_logs_no_error(notebook, place):
+    with notebook([f"import ocikit\nocikit.explore({f'{place}:v1.10'!r})"]) as open_:
+        errors = []
+        open_.page.on("console", lambda message: errors.append(message.text) if message.type == "error" else None)
+        open_.run()
+        area = open_.output(0)
+        files = options(area, "files")
+        files.locator("option").nth(2).wait_for(state="attached")
+        files.select_option(index=2)
+        area.get_by_text("more lines").first.wait_for()
+        field = area.get_by_label("filter files", exact=True)
+        for text, count in (("notes", 1), ("", 3), ("plot", 1), ("", 3)):
+            field.fill(text)
+            open_.page.wait_for_function(
+                "([list, count]) => list.options.length === count", arg=[files.element_handle(), count]
+            )
+        open_.page.wait_for_timeout(500)
+        assert [text for text in errors if "selected" in text or "Error setting state" in text] == []
+
+
+def test_every_field_has_an_accessible_name(notebook, place):
+    with notebook(
+        [f"import ocikit\nocikit.explore({f'{place}:v1.10'!r})", "ocikit.login_form('localhost:1', 'ada')"]
+    ) as open_:
+        open_.run()
+        options(open_.output(0), "files").locator("option").nth(2).wait_for(state="attached")
+        for cell, expected in (
+            (0, {"address", "tags", "files", "filter files", "referrers"}),
+            (1, {"user name", "password or token"}),
+        ):
+            fields = open_.output(cell).locator("input:visible, select:visible")
+            names = fields.evaluate_all(
+                "all => all.map(field => [...field.labels].map(label => label.textContent).join())"
+            )
+            assert all(names) and expected <= set(names), names
+
+
+def test_enter_in_the_password_submits_the_login_form(notebook, registry):
+    with notebook([f"import ocikit\nocikit.login_form({registry.host!r}, 'ada')"]) as open_:
+        open_.run()
+        area = open_.output(0)
+        password = area.get_by_label("password or token", exact=True)
+        password.fill("wrong")
+        password.press("Enter")
+        area.get_by_text("logged in as ada").or_(area.get_by_text("needs no login")).or_(
+            area.locator("div[style*=d9534f]")
+        ).first.wait_for()
+        assert password.input_value() == ""
 
 
 def test_errors_are_shown_in_place(notebook, registry, shots):

@@ -3,6 +3,7 @@
 import hashlib
 import json
 
+import ipywidgets as w
 import msgspec
 import ocikit
 import pytest
@@ -11,7 +12,7 @@ from ocikit.notebook.column import PAGE
 from ocikit.store.cache.cache import Cache
 
 from tests.support.fake_registry import INDEX, MANIFEST, Response, error_response
-from tests.support.widgets import encode_strictly
+from tests.support.widgets import encode_strictly, tree
 
 EMPTY = {
     "mediaType": "application/vnd.oci.empty.v1+json",
@@ -370,3 +371,46 @@ def test_explorer_state_encodes_strictly(server, explore):
     explorer.open("nowhere.invalid/x:v1")
     assert explorer.wait()
     encode_strictly(explorer.widget)
+
+
+# Labels and order of state
+
+
+def test_every_field_and_list_has_a_label(server, explore):
+    put(server, "team/waves", {"a.csv": b"x"}, "v1")
+    explorer = explore(f"{server.host}/team/waves:v1")
+    fields = [
+        part for part in tree(explorer.widget) if isinstance(part, (w.Text, w.Select, w.SelectMultiple, w.Dropdown))
+    ]
+    names = [field.description for field in fields]
+    assert len(names) == len(set(names)) == 13 and all(names), names
+    assert {"repositories", "tags", "files", "manifests", "referrers"} <= set(names)
+
+
+def test_filter_never_sends_a_selection_beyond_the_options(server, explore, monkeypatch):
+    """A browser reports an error for such a state, in between two messages too."""
+    put(server, "team/waves", {f"{n}.csv": b"x" for n in range(7)}, "v1", "v2", "v3")
+    explorer = explore(f"{server.host}/team/waves:v3")
+    select(explorer, explorer.files, (6,))
+    lists, sent = (explorer.files, explorer.tags.list), []
+    browser = {one: {"labels": one._options_labels, "index": one.index} for one in lists}
+
+    def send_state(widget, key=None):
+        state = browser.get(widget, {})
+        keys = {key} if isinstance(key, str) else set(key or widget.keys)
+        if "_options_labels" in keys:
+            state["labels"] = widget._options_labels
+        if "index" in keys:
+            state["index"] = widget.index
+        if widget in lists:
+            chosen = state["index"] if isinstance(state["index"], tuple) else (state["index"] or 0,)
+            sent.append(all(index < max(len(state["labels"]), 1) for index in chosen))
+
+    for kind in (w.Select, w.SelectMultiple):
+        monkeypatch.setattr(kind, "send_state", send_state)
+    for text in ("6", "", "0", "none", ""):
+        select(explorer, explorer.filter, text)
+        select(explorer, explorer.tags.filter, text and "v1")
+    assert len(sent) >= 5 and all(sent)
+    assert explorer.files.value == ()
+    assert explorer.code.value == f'ocikit.inspect("{server.host}/team/waves:v3")'

@@ -10,6 +10,7 @@ import pytest
 from ocikit import errors
 
 from tests.support.fake_registry import Response
+from tests.support.widgets import encode_strictly
 from tests.tools import notebooks
 
 SECRET = "hunter2-correct-horse"
@@ -102,6 +103,40 @@ def test_form_requires_user_name_and_password(guarded):
     assert form.wait()
     assert "enter user name and password" in form.status.value
     assert guarded.requests == []
+
+
+@pytest.mark.parametrize("order", ["value first", "value last", "value unchanged"])
+def test_enter_in_password_submits_form(guarded, config, order):
+    form = ocikit.login_form(guarded.host, "ada")
+    enter = lambda: form.password._handle_custom_msg({"event": "submit"}, [])  # noqa: E731
+    if order == "value last":
+        enter()
+        form.password.value = SECRET
+    else:
+        form.password.value = SECRET
+        enter()
+    if order == "value unchanged":
+        assert "checking" not in form.status.value
+    assert form.wait()
+    assert "logged in as ada" in form.status.value
+    assert list(stored(config)) == [guarded.host]
+    assert form.password.value == ""
+
+
+def test_leaving_the_password_field_submits_nothing(guarded):
+    form = ocikit.login_form(guarded.host, "ada")
+    form.password.value = SECRET
+    assert form.wait()
+    assert guarded.requests == [] and form.password.value == SECRET
+
+
+def test_form_fields_have_labels_and_strict_state(guarded):
+    form = ocikit.login_form(guarded.host, "ada")
+    assert [(field.description, field.description_allow_html) for field in (form.username, form.password)] == [
+        ("user name", False),
+        ("password or token", False),
+    ]
+    encode_strictly(form.widget)
 
 
 def test_form_contains_no_secret(guarded):
