@@ -604,6 +604,8 @@ class Artifact(display.Displayable):
             for layer, problem in self.manifest.named.unusable:
                 if layer.title == name:
                     raise unusable_title(layer, problem) from None
+                if (file := _file_by_digest(self, layer)).name == name:
+                    return file
             raise
 
     def __contains__(self, name: object) -> bool:

@@ -241,6 +241,7 @@ def test_file_with_unusable_title_is_read_by_digest(mixed, session):
     assert session.open(mixed, digest).read() == art[digest].read() == art.read(digest) == b"2"
     path = session.download(mixed, digest)
     assert (path.name, path.read_bytes()) == (f"sha256-{digest.encoded[:12]}", b"2")
+    assert art[art.unnamed[digest].name].digest == digest
     assert "titles that cannot be file names" in art._repr_html_() and digest in art._repr_html_()
 
 
