@@ -21,6 +21,8 @@ from ocikit.errors import CredentialsError
 from ocikit.remote.auth.docker_config import normalize_key
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
+#: A name with a dot and a domain of letters, an IPv4 address, or this machine. Secrets may look like single words.
+_HOST = re.compile(r"localhost|(?:[a-z0-9](?:[a-z0-9-]{0,30}[a-z0-9])?\.)+[a-z]{2,12}|(?:[0-9]{1,3}\.){3}[0-9]{1,3}")
 _NOT_FOUND = ("credentials not found", "no credentials server url", "no credentials username")
 _OUTPUT_LIMIT = 1 << 20  # bytes, as for a token response
 
@@ -52,7 +54,7 @@ class Helper:
         fields = self._json("get", server, status, output)
         username, secret, url = (fields.get(key, "") for key in ("Username", "Secret", "ServerURL"))
         if isinstance(url, str) and url and _host(url) != _host(server):
-            self._fail("get", server, f"returned credentials of {display.shorten(url, 80)}, which are not used")
+            self._fail("get", server, f"returned credentials of {_quoted_host(url)}, which are not used")
         if not isinstance(username, str) or not isinstance(secret, str):
             self._fail("get", server, "returned JSON that is not credentials")
         return (username, secret) if secret else None
@@ -185,6 +187,12 @@ def _stop(process: subprocess.Popen[bytes]) -> None:
 def _host(server: str) -> str:
     """Return the host of a server without port, which some helpers omit."""
     return re.sub(r":\d+$", "", normalize_key(server).partition("/")[0])
+
+
+def _quoted_host(url: str) -> str:
+    """Return the host of a URL for a message, unless the text may be a secret instead of a URL."""
+    host = _host(url)
+    return host if len(host) <= 80 and _HOST.fullmatch(host) else "another server"
 
 
 def _failure(status: int, output: str, secret: str = "") -> str:
