@@ -10,10 +10,10 @@ from typing import Any, Final, Self, TypeVar, cast
 
 from attrs import field, frozen
 
-from ocikit.errors import OcikitError
+from ocikit.errors import ContentError, OcikitError
 from ocikit.spec.digest import Digest
 from ocikit.spec.titles import safe_title
-from ocikit.store.files import write_atomically
+from ocikit.store.files import read_file, write_atomically
 from ocikit.store.memo import FileMemo
 
 _T = TypeVar("_T")
@@ -64,7 +64,7 @@ class FolderRecord:
     @classmethod
     def _load(cls, path: Path) -> Self:
         try:
-            record = json.loads(path.read_bytes())
+            record = json.loads(read_file(path))
             document = record.get("document")
             return cls(
                 reference=str(record.get("reference", "")),
@@ -74,7 +74,7 @@ class FolderRecord:
                 expected=_parse_items(record.get("expected"), lambda digests: tuple(map(Digest, digests))),
                 archives=_parse_archives(record.get("archives")),
             )
-        except (OSError, ValueError, TypeError, AttributeError, RecursionError):
+        except (OSError, ContentError, ValueError, TypeError, AttributeError, RecursionError):
             return cls()
 
     def save(self, path: Path, *, sync: bool = True, dir_fd: int | None = None) -> None:

@@ -132,6 +132,8 @@ def looks_secret(path: Path) -> bool:
         return not name.endswith(_EXAMPLES)
     if not name.endswith(_KEY_SUFFIXES):
         return False
+    if not path.is_file():
+        return False  # opening a FIFO would block; the walk refuses it
     try:
         with path.open("rb") as file:
             head = file.read(_KEY_HEAD)
@@ -163,6 +165,8 @@ class IgnoreFile:
         Raises:
             ContentError: The file cannot be read, or has an invalid pattern.
         """
+        if not path.is_file():
+            raise ContentError(f"{path} is not a regular file", hint="replace it with a file of patterns, or delete it")
         from pathspec import GitIgnoreSpec  # noqa: PLC0415 - 20 ms of import time that few pushes need
 
         try:

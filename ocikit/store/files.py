@@ -13,6 +13,7 @@ import os
 import queue
 import secrets
 import stat
+import sys
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -66,6 +67,36 @@ def open_file(path: Path) -> LocalFile:
         file.close()
         raise ContentError(f"cannot read {path}: it is not a regular file", hint="copy the content again")
     return file
+
+
+def read_file(path: Path, limit: int | None = None) -> bytes:
+    """Return the content of a regular file; a FIFO or a device in its place is refused.
+
+    Args:
+        path: The file.
+        limit: Bytes; one byte more is read at most, so that the caller notices a larger file.
+
+    Raises:
+        FileNotFoundError: There is no such file.
+        ContentError: The path is not a regular file, or is not readable.
+    """
+    with open_file(path) as file:
+        chunks: list[bytes] = []
+        left = sys.maxsize if limit is None else limit + 1
+        while left > 0 and (chunk := file.read(min(left, 1 << 20))):
+            chunks.append(chunk)
+            left -= len(chunk)
+        return b"".join(chunks)
+
+
+def check_regular_file(path: str | os.PathLike[str]) -> None:
+    """Check that a path that a library opens itself is no FIFO or device, which could block it.
+
+    Raises:
+        FileNotFoundError: There is no such file.
+        ContentError: The path is not a regular file, or is not readable.
+    """
+    open_file(Path(path)).close()
 
 
 _DISK_ERRORS = {

@@ -13,7 +13,7 @@ from typing import Any, NoReturn
 
 from ocikit.errors import ContentError, CredentialsError
 from ocikit.spec.reference import DOCKER_HUB
-from ocikit.store.files import atomic_writer
+from ocikit.store.files import atomic_writer, read_file
 from ocikit.store.locks import exclusive
 
 log = logging.getLogger("ocikit")
@@ -123,14 +123,15 @@ def read(path: Path, where: str) -> dict[str, Any] | None:
         CredentialsError: The file can't be read or is malformed.
     """
     try:
-        with path.open("rb") as file:
-            text = file.read(_FILE_LIMIT + 1)
-    except (FileNotFoundError, NotADirectoryError):
+        text = read_file(path, _FILE_LIMIT)
+    except FileNotFoundError:
         return None
-    except OSError as error:
+    except (ContentError, OSError) as error:
+        cause = error if isinstance(error, OSError) else error.__cause__
+        reason = cause.strerror if isinstance(cause, OSError) else "it is not a regular file"
         raise CredentialsError(
-            f"{where} can't be read: {error.strerror}",
-            hint="check its permissions: it must belong to you and have mode 0600",
+            f"{where} can't be read: {reason}",
+            hint="check its permissions: it must be a file that belongs to you, with mode 0600",
         ) from error
     if len(text) > _FILE_LIMIT:
         malformed(where, f"is over {_FILE_LIMIT} bytes")

@@ -14,6 +14,7 @@ from attrs import define, field
 from ocikit import display
 from ocikit.errors import ContentError, InvalidDocument, InvalidReference, NotFound, Violation
 from ocikit.remote.config.mirror import Mirror, Pull, parse_prefix
+from ocikit.store.files import read_file
 
 log = logging.getLogger("ocikit")
 
@@ -77,12 +78,12 @@ def _default_files() -> Iterator[Path]:
 
 def _read_file(path: Path) -> bytes:
     try:
-        with path.open("rb") as file:
-            content = file.read(_FILE_LIMIT + 1)
-    except (FileNotFoundError, NotADirectoryError):
+        content = read_file(path, _FILE_LIMIT)
+    except FileNotFoundError:
         raise NotFound(f"there is no {display.display_path(path)}", hint="pass the path of a registries.conf") from None
-    except (OSError, ValueError) as error:
-        reason = getattr(error, "strerror", None) or error
+    except (ContentError, OSError, ValueError) as error:
+        cause = error.__cause__ if isinstance(error, ContentError) else error
+        reason = getattr(cause, "strerror", None) or cause or "it is not a regular file"
         raise ContentError(
             f"{display.display_path(path)} can't be read: {reason}", hint="check its permissions"
         ) from error

@@ -18,13 +18,14 @@ import urllib3
 import urllib3.connection
 import urllib3.connectionpool
 
-from ocikit.errors import ConnectionFailed, redact
+from ocikit.errors import ConnectionFailed, ContentError, redact
 from ocikit.forks import ForkSafeLock, fork_count
 from ocikit.remote.config.network import Network
 from ocikit.remote.http import deadlines
 from ocikit.remote.http.no_proxy import is_excluded
 from ocikit.remote.http.request import BodyStream
 from ocikit.remote.http.urls import Origin
+from ocikit.store.files import check_regular_file
 
 log = logging.getLogger("ocikit")
 
@@ -159,15 +160,19 @@ class Connections:
                 if not context.cert_store_stats()["x509_ca"]:  # no system certificates, as on some macOS
                     context.load_verify_locations(requests.utils.DEFAULT_CA_BUNDLE_PATH)
             for reading in extra:
+                check_regular_file(reading)
                 context.load_verify_locations(cafile=reading)
             certificate = self._network.certificate or _client_pair(folder)
             if home and certificate:
                 pair = (certificate, None) if isinstance(certificate, str) else certificate
                 reading = pair[0]
+                for part in filter(None, pair):
+                    check_regular_file(part)
                 context.load_cert_chain(*pair)
-        except OSError as error:
+        except (ContentError, OSError) as error:
+            reason = error.message if isinstance(error, ContentError) else error.strerror or error
             raise ConnectionFailed(
-                f"the certificate {reading} can't be used: {error.strerror or error}",
+                f"the certificate {reading} can't be used: {reason}",
                 hint="check the path, and that the file holds PEM",
             ) from error
         if not verify:

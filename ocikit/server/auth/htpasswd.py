@@ -16,10 +16,11 @@ from pathlib import Path
 from attrs import field, frozen
 
 from ocikit.display import quoted
-from ocikit.errors import InvalidArgument
+from ocikit.errors import ContentError, InvalidArgument
 from ocikit.server.auth.access import Problem
 from ocikit.server.auth.reloading import ReloadingFile
 from ocikit.server.auth.throttle import FAILURES, LoginThrottle
+from ocikit.store.files import read_file
 
 #: The variants of bcrypt that differ in name only; `$2x$` is a broken one.
 _BCRYPT = re.compile(r"\$2[aby]\$([0-9][0-9])\$[./A-Za-z0-9]{53}")
@@ -79,7 +80,9 @@ class HtpasswdEntries:
             OSError: The file cannot be read.
         """
         try:
-            return cls.parse(Path(path).read_bytes().decode())
+            return cls.parse(read_file(Path(path)).decode())
+        except ContentError as error:
+            raise InvalidArgument(error.message, hint=error.hint) from error
         except (InvalidArgument, UnicodeDecodeError) as error:
             message = error.message if isinstance(error, InvalidArgument) else "not UTF-8"
             hint = error.hint if isinstance(error, InvalidArgument) else ""

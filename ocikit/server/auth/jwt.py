@@ -13,10 +13,10 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
-from ocikit.errors import InvalidArgument
+from ocikit.errors import ContentError, InvalidArgument
 from ocikit.server.auth.access import Identity
 from ocikit.spec.challenge import Scope
-from ocikit.store.files import atomic_writer, create_private_folder
+from ocikit.store.files import atomic_writer, create_private_folder, open_file
 
 #: The only accepted algorithm. The registry verifies its own tokens, so it needs no public keys; accepting another algorithm
 #: would allow algorithm confusion.
@@ -56,7 +56,7 @@ def load_key(path: str | os.PathLike[str]) -> bytes:
     try:
         if not path.exists():
             _create_key(path)
-        with path.open("rb") as file:
+        with open_file(path) as file:
             status = os.fstat(file.fileno())
             # Windows has no such mode bits; the access list of the folder counts there
             if os.name != "nt" and status.st_mode & 0o077:
@@ -65,6 +65,8 @@ def load_key(path: str | os.PathLike[str]) -> bytes:
                     hint="delete the file if it may have been read, and a new key is created; otherwise run chmod 600",
                 )
             key = file.read(1 << 16).strip()
+    except ContentError as error:
+        raise InvalidArgument(f"the signing key: {error.message}", hint=error.hint) from error
     except OSError as error:
         raise InvalidArgument(f"cannot read or create the signing key {path}: {error.strerror or error}") from error
     if len(key) < _KEY_SIZE:

@@ -16,8 +16,9 @@ from pathlib import Path
 from attrs import evolve, field, frozen
 
 from ocikit.display import quoted, shorten
-from ocikit.errors import InvalidArgument
+from ocikit.errors import ContentError, InvalidArgument
 from ocikit.server.auth.access import Permission
+from ocikit.store.files import read_file
 
 #: Actions of a rule. "catalog" concerns the registry, so the rule's repositories do not limit it; the catalog lists only
 #: repositories that the user may pull.
@@ -127,7 +128,9 @@ class Rules:
             OSError: The file cannot be read.
         """
         try:
-            return cls.parse(Path(path).read_text(encoding="utf-8"))
+            return cls.parse(read_file(Path(path)).decode())
+        except ContentError as error:
+            raise InvalidArgument(error.message, hint=error.hint) from error
         except (InvalidArgument, UnicodeDecodeError) as error:
             raise InvalidArgument(f"{os.fspath(path)}: {error}") from error
 

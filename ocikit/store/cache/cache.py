@@ -43,7 +43,7 @@ from ocikit.spec.reference import Reference
 from ocikit.spec.titles import layers_by_path
 from ocikit.store.base import Store, blob_not_found
 from ocikit.store.cache.verified import VerifiedFiles, discard, forget
-from ocikit.store.files import blob_path, create_private_folder, open_file, write_atomically
+from ocikit.store.files import blob_path, create_private_folder, open_file, read_file, write_atomically
 from ocikit.store.memo import FileMemo
 from ocikit.store.parts import write_blob
 from ocikit.store.reflink import LinkMethod, link
@@ -77,7 +77,7 @@ _documents: Final[FileMemo[Manifest | Index]] = FileMemo(limit=16 << 20)
 
 
 def _load_document(path: Path, digest: Digest) -> Manifest | Index:
-    raw = path.read_bytes()
+    raw = read_file(path, DOCUMENT_LIMIT)
     digest.verify(raw)
     return parse_document(raw)
 
@@ -266,7 +266,7 @@ class Cache(display.Displayable, Store):
             return None
         reference = reference.tagged(reference.target)
         try:
-            record = json.loads(self.reference_path(reference).read_bytes())
+            record = json.loads(read_file(self.reference_path(reference)))
             # Case-insensitive file systems have one file for two tags
             if record["reference"] != str(reference) or type(record["size"]) is not int or record["size"] < 0:
                 return None
@@ -274,7 +274,7 @@ class Cache(display.Displayable, Store):
                 media_type=str(record["mediaType"]), digest=Digest(record["digest"]), size=record["size"]
             )
             return Remembered(descriptor, datetime.fromisoformat(record["fetched_at"]))
-        except (OSError, ValueError, KeyError, TypeError, RecursionError):
+        except (OSError, ContentError, ValueError, KeyError, TypeError, RecursionError):
             return None
 
     def lookup(self, reference: Reference) -> Descriptor | None:

@@ -18,12 +18,12 @@ import attrs
 from attrs import frozen
 
 from ocikit import display
-from ocikit.errors import OcikitError
+from ocikit.errors import ContentError, OcikitError
 from ocikit.spec import media_types
 from ocikit.spec.digest import Digest
 from ocikit.spec.document import DOCUMENT_LIMIT
 from ocikit.spec.reference import Reference
-from ocikit.store.files import blob_path
+from ocikit.store.files import blob_path, read_file
 from ocikit.store.graph import Graph, Link
 from ocikit.store.results import CorruptBlob, VerifyResult, check_blobs
 
@@ -128,7 +128,7 @@ def read_names(root: Path) -> list[CachedName]:
         if path.suffix != ".json":
             continue
         with contextlib.suppress(OSError, ValueError, KeyError, TypeError, RecursionError, OcikitError):
-            record = json.loads(path.read_bytes())
+            record = json.loads(read_file(path))
             reference = Reference.parse(record["reference"])
             names.append(
                 CachedName(
@@ -231,9 +231,9 @@ class CacheGraph:
         if link.media_type and not media_types.is_document(link.media_type):
             return None
         path = blob_path(self._root, link.digest)
-        with contextlib.suppress(OSError):
+        with contextlib.suppress(OSError, ContentError):
             if path.stat().st_size <= DOCUMENT_LIMIT:
-                return path.read_bytes()
+                return read_file(path, DOCUMENT_LIMIT)
         return None
 
 

@@ -20,7 +20,7 @@ from pathlib import Path
 from ocikit.errors import ContentError
 from ocikit.spec.descriptor import Descriptor
 from ocikit.spec.digest import Digest, hash_file
-from ocikit.store.files import write_atomically
+from ocikit.store.files import read_file, write_atomically
 
 log = logging.getLogger("ocikit")
 
@@ -110,8 +110,8 @@ def _record_path(root: Path, digest: Digest) -> Path:
 def _read(path: Path) -> list[str]:
     """Return the recorded states, the oldest first."""
     try:
-        return path.read_text("ascii").splitlines()[-_STATES:]
-    except (OSError, UnicodeDecodeError):
+        return read_file(path).decode("ascii").splitlines()[-_STATES:]
+    except (OSError, ContentError, UnicodeDecodeError):
         return []
 
 

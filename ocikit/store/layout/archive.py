@@ -26,7 +26,7 @@ from ocikit.errors import ContentError, InvalidDigest, InvalidDocument, NotFound
 from ocikit.spec import media_types
 from ocikit.spec.descriptor import Descriptor
 from ocikit.spec.digest import Digest
-from ocikit.store.files import atomic_writer, blob_path
+from ocikit.store.files import atomic_writer, blob_path, check_regular_file
 from ocikit.store.layout.disk import LayoutDisk
 from ocikit.store.layout.index import HEADER, INDEX_LIMIT, encode_index
 from ocikit.store.layout.layout import Layout
@@ -165,6 +165,8 @@ def open_tar(path: Path) -> Iterator[tarfile.TarFile]:
         ContentError: The tar is corrupt. The block may raise it, too.
     """
     try:
+        if not path.is_dir():
+            check_regular_file(path)
         with tarfile.open(path, "r:*", tarinfo=_SafeHeader) as tar:
             yield tar
     except (FileNotFoundError, IsADirectoryError) as error:
