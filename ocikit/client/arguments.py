@@ -11,6 +11,7 @@ from typing import Any, TypeAlias
 from ocikit import display
 from ocikit.errors import InvalidArgument, InvalidReference
 from ocikit.progress.base import Progress
+from ocikit.spec.arguments import check_mapping, to_texts
 from ocikit.spec.descriptor import Descriptor
 from ocikit.spec.media_types import ARCHIVES
 from ocikit.spec.reference import AnyReference, RegistryHost
@@ -75,8 +76,7 @@ def tags_of(reference: AnyReference, tags: Iterable[str], *, default: bool) -> t
         tags: More tags.
         default: Use "latest" if the reference has neither tag nor digest.
     """
-    if isinstance(tags, str):
-        tags = [tags]
+    tags = [tags] if isinstance(tags, str) else to_texts(tags, "tags")
     first = [reference.tag] if reference.tag else ["latest"] if default and reference.digest is None else []
     return tuple(dict.fromkeys([*first, *tags]))
 
@@ -127,6 +127,8 @@ def check_push(
         raise InvalidArgument(f"archive={archive!r} is unknown", hint=f"use one of {display.join_limited(ARCHIVES)}")
     if links not in LINKS:
         raise InvalidArgument(f"links={links!r} is unknown", hint=f"use one of {display.join_limited(LINKS)}")
+    if annotations is not None and not isinstance(annotations, Mapping):
+        check_mapping(annotations, "annotations", '{"org.example.key": "value"}')
     for key, value in dict(annotations or {}).items():
         if not isinstance(key, str) or not isinstance(value, str):
             raise InvalidArgument(

@@ -46,6 +46,7 @@ from ocikit.remote.config.network import Network
 from ocikit.remote.mirrors import retry_without_bad_mirrors
 from ocikit.remote.registry import Ping, Registry
 from ocikit.remote.repository import Repository
+from ocikit.spec.arguments import to_texts
 from ocikit.spec.descriptor import Descriptor
 from ocikit.spec.manifest import Index, PlatformLike, parse_document
 from ocikit.spec.media_types import Archive
@@ -97,7 +98,7 @@ class Session(display.Displayable):
         network = network or Network()
         network = attrs.evolve(
             network,
-            insecure=network.insecure | frozenset(insecure),
+            insecure=network.insecure | frozenset(to_texts(insecure, "insecure")),
             mirrors={**network.mirrors, **Network(mirrors=mirrors or {}).mirrors},
             connections=max(network.connections, workers),
         )
@@ -607,6 +608,12 @@ class Session(display.Displayable):
         reference = parse_reference(ref)
         if not tags:
             raise InvalidArgument("no tag to give", hint=f'name one or more: tag("{reference}", "v2")')
+        for name in tags:
+            if not isinstance(name, str):
+                raise InvalidArgument(
+                    f"a tag is text, not {type(name).__name__}: {display.quoted(name, 80)}",
+                    hint="unpack the list: tag(ref, *tags)" if isinstance(name, list | tuple | set) else "pass a str",
+                )
         with self._backends.open_store(reference, create=False) as target:
             descriptor = target.resolve(target_of(target, reference))
             pinned = reference.pinned(descriptor.digest)

@@ -34,6 +34,7 @@ from ocikit.remote.http.responses import announced_digest, drain, is_encoded, js
 from ocikit.remote.http.transport import Transport
 from ocikit.remote.upload import upload
 from ocikit.spec import media_types
+from ocikit.spec.arguments import to_texts
 from ocikit.spec.descriptor import Descriptor
 from ocikit.spec.digest import Digest
 from ocikit.spec.document import DOCUMENT_LIMIT
@@ -340,11 +341,12 @@ class Repository(Endpoints, Store, display.Displayable):
         subject is added to the list of its referrers.
 
         Raises:
+            InvalidArgument: `tags` is a single text.
             InvalidReference: A tag is invalid.
             DigestMismatch: The bytes are not the descriptor's.
             UploadInvalid: The registry rejects the manifest, or stores something else.
         """
-        for tag in tags:
+        for tag in to_texts(tags, "tags"):
             check_tag(tag)
         descriptor.digest.verify(raw, "the manifest to push")
         document = parse_document(raw, descriptor.media_type, limit=MANIFEST_LIMIT)

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, Final, Generic, TypeVar
 
-from ocikit.errors import InvalidDocument
+from ocikit.display import quoted
+from ocikit.errors import InvalidArgument, InvalidDocument
 
 CREATED: Final = "org.opencontainers.image.created"
 DESCRIPTION: Final = "org.opencontainers.image.description"
@@ -93,7 +94,15 @@ def to_frozen(items: Mapping[str, Any]) -> FrozenMap[Any]:
 
 
 def to_strings(items: Iterable[str]) -> tuple[str, ...]:
-    """Return the items as a tuple."""
+    """Return the items as a tuple.
+
+    Raises:
+        InvalidArgument: The value is a single text.
+    """
+    if isinstance(items, str):
+        raise InvalidArgument(
+            f"{quoted(items)} is one text, not a list of texts", hint=f"write it as a list: [{quoted(items)}]"
+        )
     return tuple(items)
 
 

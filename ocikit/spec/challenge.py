@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 
 from attrs import field, frozen
 
-from ocikit.spec.annotations import FrozenMap
+from ocikit.spec.annotations import FrozenMap, to_strings
 
 _SPACE = re.compile(r"[\s,]*")
 _TOKEN = r"[!#$%&'*+\-.^_`|~0-9A-Za-z]+"  # noqa: S105 - the grammar's `token`, RFC 9110 section 5.6.2
@@ -111,7 +111,7 @@ def select_challenge(challenges: Iterable[Challenge]) -> Challenge | None:
 
 
 def _unique(actions: Iterable[str]) -> tuple[str, ...]:
-    return tuple(sorted(set(actions)))
+    return tuple(sorted(set(to_strings(actions))))
 
 
 @frozen(kw_only=True)

@@ -8,6 +8,7 @@ from collections.abc import Iterator, Sequence
 from typing import ClassVar
 
 from ocikit.errors import BlobUnknown
+from ocikit.spec.arguments import to_texts
 from ocikit.spec.descriptor import Descriptor
 from ocikit.spec.document import DOCUMENT_LIMIT
 from ocikit.spec.manifest import Index, Manifest, parse_document
@@ -174,6 +175,7 @@ class Store(Source):
 
     def push_document(self, descriptor: Descriptor, raw: bytes, tags: Sequence[str] = ()) -> None:
         """Push a manifest or index with all of its tags."""
+        tags = to_texts(tags, "tags")
         self.push_bytes(descriptor, raw, tag=tags[0] if tags else None)
         for name in tags[1:]:
             self.tag(descriptor, name)

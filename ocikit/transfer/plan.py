@@ -14,6 +14,7 @@ from collections.abc import Sequence
 from ocikit.errors import CopyError, InvalidDocument, SizeMismatch
 from ocikit.progress.base import SILENT, Progress
 from ocikit.spec import media_types
+from ocikit.spec.arguments import to_texts
 from ocikit.spec.descriptor import Descriptor
 from ocikit.spec.digest import Digest
 from ocikit.spec.document import MAX_INDEX_DEPTH
@@ -58,6 +59,7 @@ def plan(
         NoMatchingPlatform: The index has no manifest for `platform`, or a single image has another platform.
         InvalidDocument: Indexes or referrers are nested too deep, or there are too many documents.
     """
+    names = to_texts(tags, "tags")
     root = source.resolve(reference) if isinstance(reference, str) else reference
     walk = _DocumentWalk(source)
     if platform is not None:
@@ -79,7 +81,7 @@ def plan(
         source=source,
         target=target,
         root=root,
-        tags=tuple(tags),
+        tags=names,
         documents=tuple(walk.documents.values()),
         blobs=tuple(walk.blobs.values()),
         foreign=tuple(walk.foreign.values()),

@@ -9,6 +9,7 @@ from attrs import field, frozen
 
 from ocikit import display
 from ocikit.errors import InvalidArgument, InvalidReference
+from ocikit.spec.arguments import to_texts
 from ocikit.spec.reference import RegistryHost, check_name_length, check_repository
 
 #: What a mirror is used for.
@@ -127,9 +128,10 @@ def parse_prefixes(texts: Iterable[str]) -> frozenset[str]:
     """Return the canonical prefixes.
 
     Raises:
+        InvalidArgument: The value is a single text, or not a collection of texts.
         InvalidReference: One of them is invalid.
     """
-    return frozenset(map(parse_prefix, texts))
+    return frozenset(map(parse_prefix, to_texts(texts, "blocked")))
 
 
 def longest_match(name: str, prefixes: Iterable[str]) -> tuple[str, int]:

@@ -13,7 +13,9 @@ import requests.adapters
 from attrs import field, frozen
 
 from ocikit._version import __version__
+from ocikit.errors import InvalidArgument
 from ocikit.remote.config.mirror import Mirror, longest_match, parse_mirrors, parse_prefixes
+from ocikit.spec.arguments import check_mapping, check_number, to_texts
 from ocikit.spec.reference import Reference
 
 USER_AGENT: Final = f"ocikit/{__version__} (python {platform.python_version()}; requests {requests.__version__})"
@@ -28,7 +30,7 @@ def _restore(settings: dict[str, Any]) -> Network:
 
 
 def _hosts(names: Iterable[str]) -> frozenset[str]:
-    return frozenset(names)
+    return frozenset(to_texts(names, "insecure"))
 
 
 @frozen
@@ -94,6 +96,28 @@ class Network:
     mirrors: Mapping[str, tuple[Mirror, ...]] = field(factory=dict, converter=parse_mirrors)
     blocked: frozenset[str] = field(default=frozenset(), converter=parse_prefixes)
 
+    def __attrs_post_init__(self) -> None:
+        for name in ("connect_timeout", "read_timeout", "total_timeout"):
+            if (seconds := getattr(self, name)) is not None or name != "total_timeout":
+                check_number(seconds, name, least=0.001)
+        check_number(self.max_wait, "max_wait", least=0)
+        check_number(self.retries, "retries", least=0, whole=True)
+        check_number(self.connections, "connections", least=1, whole=True)
+        check_mapping(self.headers, "headers", '{"X-Name": "value"}')
+        check_mapping(self.schemes, "schemes", '{"registry.example": "http"}')
+        if self.proxies is not None:
+            check_mapping(self.proxies, "proxies", '{"https": "http://proxy.example:3128"}')
+        for name in ("ca", "certificate"):
+            value = getattr(self, name)
+            parts = value if name == "certificate" and isinstance(value, tuple) and len(value) == 2 else (value,)
+            if not all(part is None or isinstance(part, str | os.PathLike) for part in parts):
+                raise InvalidArgument(
+                    f"{name} is a {type(value).__name__}, not the path of a file",
+                    hint='write it like certificate=("client.cert", "client.key")'
+                    if name == "certificate"
+                    else 'write it like ca="ca.pem"',
+                )
+
     @classmethod
     def from_registries_conf(cls, path: str | os.PathLike[str] | None = None, **settings: Any) -> Self:
         """Return settings with the mirrors, blocked and insecure registries of podman.
@@ -110,6 +134,7 @@ class Network:
         Raises:
             NotFound: The file does not exist.
             InvalidDocument: The file is invalid; the message has the path in it.
+            InvalidArgument: A setting has the wrong type.
         """
         from ocikit.remote.config.registries_conf import (  # noqa: PLC0415 - 3 ms of import time, mostly tomllib
             load_registries_conf,

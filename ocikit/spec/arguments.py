@@ -1,0 +1,72 @@
+"""Checks of arguments: collections, mappings and numbers.
+
+A text is also a collection, of its letters, so a text in place of a list would be accepted silently.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from ocikit.display import quoted
+from ocikit.errors import InvalidArgument
+
+_SHOWN = 80  # characters of an invalid value in a message
+
+
+def to_texts(value: Iterable[str], name: str) -> tuple[str, ...]:
+    """Return a collection of texts as a tuple.
+
+    Args:
+        value: The argument.
+        name: Its name, for messages.
+
+    Raises:
+        InvalidArgument: The value is a single text, not a collection, or has other elements.
+    """
+    if isinstance(value, str):
+        raise InvalidArgument(
+            f"{name}={quoted(value, _SHOWN)} is one text, not a list of texts",
+            hint=f"write it as a list: {name}=[{quoted(value, _SHOWN)}]",
+        )
+    texts = tuple(value) if isinstance(value, Iterable) and not isinstance(value, bytes | bytearray) else (None,)
+    if not all(isinstance(text, str) for text in texts):
+        raise InvalidArgument(
+            f"{name}={quoted(value, _SHOWN)} is not a list of texts", hint=f'write it like {name}=["…", "…"]'
+        )
+    return texts
+
+
+def check_mapping(value: Any, name: str, example: str) -> None:
+    """Check that an argument is a mapping from texts to texts.
+
+    Args:
+        value: The argument.
+        name: Its name, for messages.
+        example: How to write it.
+
+    Raises:
+        InvalidArgument: It is something else. The message does not show it, because it may be a secret.
+    """
+    if not isinstance(value, Mapping) or not all(isinstance(text, str) for pair in value.items() for text in pair):
+        raise InvalidArgument(f"{name} is not a mapping of texts to texts", hint=f"write it like {name}={example}")
+
+
+def check_number(value: Any, name: str, *, least: float, whole: bool = False) -> None:
+    """Check that an argument is a number that is not too small.
+
+    Args:
+        value: The argument.
+        name: Its name, for messages.
+        least: The smallest number.
+        whole: Whether it must be an integer.
+
+    Raises:
+        InvalidArgument: It is not such a number.
+    """
+    kind: Any = int if whole else int | float
+    if not isinstance(value, kind) or isinstance(value, bool) or not value >= least:
+        raise InvalidArgument(
+            f"{name}={quoted(value, _SHOWN)} is invalid",
+            hint=f"pass {'a whole number' if whole else 'a number'} of at least {least:g}",
+        )
