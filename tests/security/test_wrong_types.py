@@ -120,3 +120,11 @@ def test_secret_as_server_of_helper_is_not_shown(tmp_path):
     with pytest.raises(ocikit.CredentialsError, match="returned credentials of another server") as caught:
         keys.for_reference("ghcr.io")
     assert secret not in str(caught.value)
+
+
+def test_long_name_of_helper_is_shortened(tmp_path):
+    (tmp_path / "config.json").write_text(json.dumps({"credsStore": "x:" + "A" * 5000}))
+    keys = Keychain(environ={"PATH": str(tmp_path), "DOCKER_CONFIG": str(tmp_path)}, home=tmp_path)
+    with pytest.raises(ocikit.CredentialsError, match="was not run") as caught:
+        keys.for_reference("ghcr.io")
+    assert len(str(caught.value)) < 500

@@ -24,6 +24,7 @@ _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 #: A name with a dot and a domain of letters, an IPv4 address, or this machine. Secrets may look like single words.
 _HOST = re.compile(r"localhost|(?:[a-z0-9](?:[a-z0-9-]{0,30}[a-z0-9])?\.)+[a-z]{2,12}|(?:[0-9]{1,3}\.){3}[0-9]{1,3}")
 _NOT_FOUND = ("credentials not found", "no credentials server url", "no credentials username")
+_SHOWN = 60  # characters of a helper's name in a message
 _OUTPUT_LIMIT = 1 << 20  # bytes, as for a token response
 
 
@@ -102,9 +103,11 @@ class Helper:
 
     def _fail(self, verb: str, server: str, problem: str) -> NoReturn:
         target = f" for {server}" if server else ""
+        name = display.shorten(self.name, _SHOWN)
+        program = f"docker-credential-{name}"
         raise CredentialsError(
-            f"{self.program} {verb}{target} {problem}",
-            hint=f"run `echo {server or '…'} | {self.program} {verb}` to see why, or remove {self.name!r} from "
+            f"{program} {verb}{target} {problem}",
+            hint=f"run `echo {server or '…'} | {program} {verb}` to see why, or remove {name!r} from "
             '"credHelpers" and "credsStore" in the configuration file',
         )
 
