@@ -584,7 +584,7 @@ def _has_content(place: Place, descriptor: Descriptor) -> bool:
 
 
 def _make_executable(file: Path | int) -> None:
-    """Allow everyone who may read a file to execute it."""
+    """Add the permission to execute a file wherever there is the permission to read it."""
     mode = (os.fstat(file) if isinstance(file, int) else file.lstat()).st_mode
     executable = mode | (mode & 0o444) >> 2
     if stat.S_ISREG(mode) and executable != mode and (isinstance(file, Path) or os.chmod in os.supports_fd):

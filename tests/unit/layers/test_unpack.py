@@ -757,7 +757,7 @@ def test_damaged_archive_raises_typed_error(out):
 
 
 @pytest.mark.parametrize("content", [b"{}", b"a,b\n" * 500, b"BZhello", b"PK\3\4" + bytes(600)])
-def test_content_that_is_no_archive_is_named(out, content):
+def test_other_content_than_archive_is_named(out, content):
     for blob in (content, gzip.compress(content)):
         with pytest.raises(ContentError) as caught:
             unpack([(io.BytesIO(blob), "application/vnd.in-toto+json")], out)
