@@ -14,7 +14,7 @@ from attrs import frozen
 
 from ocikit import display
 from ocikit.client.arguments import StrPath, to_patterns
-from ocikit.errors import ContentError, DigestMismatch, FileNotInArtifact, InvalidArgument
+from ocikit.errors import ContentError, DigestMismatch, FileNotInArtifact, InvalidArgument, OcikitError
 from ocikit.progress.base import Progress, TransferStats, progress_scope
 from ocikit.remote.mirrors import retry_without_bad_mirrors
 from ocikit.spec import media_types
@@ -32,12 +32,14 @@ from ocikit.spec.titles import (
 )
 from ocikit.store.base import Source
 from ocikit.store.cache.cache import Cache
+from ocikit.store.files import open_file
 from ocikit.store.streams import ByteStream, DeferredStream, ProgressReader, VerifiedReader
 from ocikit.transfer.pool import Cancelled, run_parallel
 from ocikit.transfer.run import Plan
 
 if TYPE_CHECKING:
     from ocikit.folder.archives import Archive
+    from ocikit.folder.copies import FolderCopies
     from ocikit.folder.folder import Folder
     from ocikit.folder.plan import FolderPlan, Transfer
 
@@ -152,6 +154,7 @@ class PullPlan:
     def _fetch_files(self, folder: Folder, steps: FolderPlan, workers: int, progress: Progress) -> None:
         """Write files into the folder: clone cached content, download the rest into place."""
         folder.begin(steps)
+        copies = folder_copies(self.cache)
 
         def place(transfer: Transfer, stop: threading.Event) -> None:
             blob = transfer.descriptor
@@ -163,6 +166,11 @@ class PullPlan:
                     progress.finish(blob, "present")
                 except DigestMismatch:
                     self.cache.discard(blob)
+            if not placed and (copy := copies.find(blob)) is not None:
+                # It may be edited or deleted meanwhile: then the content is downloaded
+                with contextlib.suppress(OcikitError, OSError):
+                    placed = folder.place(transfer, copy, verify=True)
+                    progress.finish(blob, "present")
             if not placed:
                 _download(self.source, blob, stop, progress, lambda stream: folder.place(transfer, stream))
             for _ in transfer.files[1:]:
@@ -182,6 +190,7 @@ class PullPlan:
             run_parallel(steps.transfers, place, workers=workers)
             folder.place_unpacked()
             folder.finish(self.manifest, self.reference)
+        self.cache.note_folder(folder.path)
 
 
 def plan_pull(
@@ -356,10 +365,17 @@ def fetch_to_cache(
 ) -> None:
     """Fetch blobs into the cache, in parallel, each digest once."""
     unique = {blob.digest: blob for blob in blobs}
+    copies = folder_copies(cache)
 
     def fetch(blob: Descriptor, stop: threading.Event) -> None:
         if not cache.exists(blob):
             if (embedded := blob.embedded) is None:
+                if (copy := copies.find(blob)) is not None:
+                    # It may be edited or deleted meanwhile: then the content is downloaded
+                    with contextlib.suppress(OcikitError, OSError), open_file(copy) as stream:
+                        cache.add(blob, stream)
+                        progress.finish(blob, "present")
+                        return
                 _download(source, blob, stop, progress, lambda stream: cache.add(blob, stream))
                 return
             cache.push_bytes(blob, embedded)
@@ -401,6 +417,13 @@ def snapshot(cache: Cache, reference: AnyReference, manifest: Manifest, layers: 
         reference = Reference(registry="oci", repository="layout")
         cache.push_bytes(manifest.descriptor, manifest.raw)
     return cache.snapshot(reference, manifest, layers)
+
+
+def folder_copies(cache: Cache) -> FolderCopies:
+    """Return the content of folders that earlier pulls have written."""
+    from ocikit.folder.copies import FolderCopies  # noqa: PLC0415 - import time of the folder room
+
+    return FolderCopies(cache.folders)
 
 
 def open_folder(path: StrPath, *, sync: bool = True) -> Folder:

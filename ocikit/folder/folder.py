@@ -227,13 +227,14 @@ class Folder(display.Displayable):
             finally:
                 clone.discard()
 
-    def place(self, transfer: Transfer, source: ByteStream | Path) -> bool:
+    def place(self, transfer: Transfer, source: ByteStream | Path, *, verify: bool = False) -> bool:
         """Write verified content to all its files. Thread-safe.
 
         Args:
             transfer: A transfer of the plan.
             source: A stream, or the path of a cached blob, which is cloned or copied. A seekable stream resumes an
                 unfinished transfer.
+            verify: Whether a clone of a path is hashed, because users may edit the file.
 
         Returns:
             True if the content was written, False if another pull has stored it in the folder meanwhile.
@@ -254,7 +255,7 @@ class Folder(display.Displayable):
                 raise blob_not_found(transfer.descriptor, str(source.parent)) from error
             with content:
                 for file in transfer.files:
-                    self._copy(content, file)
+                    self._copy(content, file, verify=verify)
             return True
 
         def place(part: Part) -> None:

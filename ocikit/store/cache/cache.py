@@ -63,6 +63,8 @@ _TAG = b"Signature: 8a477f597d28d172789f06886806bc55\n# Created by ocikit. It ca
 _RESERVED = re.compile(r".*\.json|[a-z0-9]+-[0-9a-f]{64,}")
 
 
+_FOLDERS = 32  # of earlier pulls that are searched for content
+
 #: Caches whose failed writes were logged.
 _reported: set[Path] = set()
 
@@ -405,6 +407,30 @@ class Cache(display.Displayable, Store):
             ) from error
         finally:
             shutil.rmtree(temporary, ignore_errors=True)
+
+    # Folders that pulls have written
+
+    def note_folder(self, folder: Path) -> None:
+        """Record a folder with files of a pull. Later pulls copy content from there, see `ocikit.folder.copies`."""
+        with self.optional_write():
+            note = self._create_root() / "folders" / Digest.of(os.fsencode(folder)).encoded[:32]
+            note.parent.mkdir(exist_ok=True)
+            write_atomically(note, os.fsencode(folder), sync=False)
+
+    def folders(self) -> list[Path]:
+        """Return the recorded folders that exist, the most recently written first."""
+        notes = []
+        with contextlib.suppress(OSError), os.scandir(self.root / "folders") as listing:
+            notes = sorted(listing, key=lambda entry: -entry.stat().st_mtime)
+        found: list[Path] = []
+        for note in notes:
+            with contextlib.suppress(OSError, ValueError):
+                folder = Path(os.fsdecode(Path(note.path).read_bytes()))
+                if folder.is_dir() and len(found) < _FOLDERS:
+                    found.append(folder)
+                else:
+                    os.unlink(note.path)
+        return found
 
     # Housekeeping
 

@@ -3,6 +3,7 @@
 import logging
 import os
 import subprocess
+from concurrent.futures import ThreadPoolExecutor
 
 import ocikit
 import pytest
@@ -75,3 +76,39 @@ def test_pull_into_a_cache_that_cannot_be_written_is_a_typed_error(home, referen
     with pytest.raises(ocikit.ContentError, match="creating the cache at /dev/null/cache failed") as caught:
         session.pull(reference)
     assert "OCIKIT_CACHE" in caught.value.hint
+
+
+def blob_requests(server):
+    return [request.path for request in server.requests if "/blobs/" in request.path and request.method == "GET"]
+
+
+def test_second_folder_copies_from_the_first(home, reference, session, server):
+    session.pull(reference, home / "one")
+    assert blob_requests(server)
+    server.requests.clear()
+    session.pull(reference, home / "two")
+    assert blob_requests(server) == []
+    assert tree(home / "two") == CONTENT
+    # Also content for the cache
+    assert session.download(reference, "data/a.csv").read_bytes() == CONTENT["data/a.csv"]
+    assert blob_requests(server) == []
+
+
+def test_edited_file_is_not_copied_into_a_second_folder(home, reference, session, server):
+    session.pull(reference, home / "one")
+    edited = home / "one/data/a.csv"
+    before = edited.stat()
+    edited.write_bytes(b"y\n1\n")
+    os.utime(edited, ns=(before.st_atime_ns, before.st_mtime_ns))
+    (home / "one/data/b.bin").unlink()
+    server.requests.clear()
+    session.pull(reference, home / "two")
+    assert tree(home / "two") == CONTENT
+    assert len(blob_requests(server)) == 2
+
+
+def test_threads_of_a_session_transfer_each_blob_once(home, reference, session, server):
+    with ThreadPoolExecutor(8) as pool:
+        paths = set(pool.map(lambda _: session.pull(reference).path, range(8)))
+    assert len(paths) == 1
+    assert len(blob_requests(server)) == len(set(blob_requests(server)))
