@@ -1,6 +1,6 @@
 """Calls about one file, for artifacts of 1,000 and of 16,000 files: python -m benchmarks.files.
 
-Each call must cost the same whatever the number of files, so the ratio is at most 1.5. The first call of each kind is not
+Each call must cost the same for any number of files, so the ratio is at most 1.5. The first call of each kind is not
 counted: it parses the manifest and the folder's record once. A tag costs one HEAD request, whose time is the registry's:
 ocikit's own verifies the manifest for each.
 """

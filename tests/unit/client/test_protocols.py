@@ -83,7 +83,7 @@ def test_equal_artifacts_and_files_are_equal(art, session):
     assert art["a.csv"] != art["d.json"] and art != "text" and art["a.csv"] != "a.csv"
 
 
-def test_sized_objects_are_true_as_their_length_says(art, session, server):
+def test_sized_objects_are_true_as_their_length_is(art, session, server):
     from tests.unit.display.test_reprs import displayable_classes
 
     # A listing reads one page for its truth instead of all; an artifact exists without files, too

@@ -420,5 +420,5 @@ def test_words_of_other_tools_get_hint(text, message, hint):
 
 
 @pytest.mark.parametrize("text", ["oci:/data/layout:v1", "oci:///data/layout:v1"])
-def test_absolute_path_of_layout_is_no_url(text):
+def test_absolute_path_of_layout_is_not_a_url(text):
     assert parse_reference(text).tag == "v1"
