@@ -205,13 +205,22 @@ def test_forked_child_opens_its_own_connections(server, connect):
 @pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")
 def test_forked_child_does_not_inherit_locks(server, connect):
     transport = connect(server)
-    with transport._connections.lock, transport._auth._tokens._lock:
-        pid = os.fork()
-        if not pid:
-            try:
-                get(transport)
-            finally:
-                os._exit(0)
+    held, forked = threading.Event(), threading.Event()
+
+    def hold():
+        with transport._connections.lock, transport._auth._tokens._lock:
+            held.set()
+            forked.wait(30)
+
+    threading.Thread(target=hold, daemon=True).start()
+    held.wait(30)
+    pid = os.fork()
+    if not pid:
+        try:
+            get(transport)
+        finally:
+            os._exit(0)
+    forked.set()
     for _ in range(100):
         if os.waitpid(pid, os.WNOHANG)[0]:
             break
