@@ -90,7 +90,7 @@ def read_file(path: Path, limit: int | None = None) -> bytes:
 
 
 def check_regular_file(path: str | os.PathLike[str]) -> None:
-    """Check that a path that a library opens itself is no FIFO or device, which could block it.
+    """Check that a path for another library is a file: a FIFO or device could block it.
 
     Raises:
         FileNotFoundError: There is no such file.

@@ -1,4 +1,4 @@
-"""Arguments of wrong types, and files that are no files: refused with the right way to write them."""
+"""Arguments of wrong types, and FIFOs instead of files, raise an error with the right form."""
 
 import json
 import os

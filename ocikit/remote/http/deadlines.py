@@ -16,7 +16,7 @@ from typing import Any, BinaryIO
 from ocikit.remote.http.framing import InvalidFraming, StrictResponse
 from ocikit.remote.http.request import BodyStream
 
-_READALL_LIMIT = 64 << 20  # bytes that a library may read at once, whatever it was led to expect
+_READALL_LIMIT = 64 << 20  # maximum bytes that a library may read at once
 
 _current: ContextVar[float | None] = ContextVar("deadline", default=None)
 

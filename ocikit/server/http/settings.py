@@ -77,7 +77,7 @@ def _proxies(addresses: Iterable[str]) -> tuple[str, ...]:
             ipaddress.ip_network(address or "::", strict=False)
         except ValueError as error:
             raise InvalidArgument(
-                f"trusted proxy {address!r} is no address", hint='use an address, or a network such as "10.0.0.0/8"'
+                f"trusted proxy {address!r} is not an address", hint='use an address, or a network such as "10.0.0.0/8"'
             ) from error
     return proxies
 

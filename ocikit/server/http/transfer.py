@@ -1,4 +1,4 @@
-"""What the process tells the application about waits for a client, and the reverse.
+"""Waits for a client, as the process and the application report them to each other.
 
 A request that waits for its client holds a thread. The process that serves the application may limit such waits: it puts a
 `Transfer` into the WSGI environ under `TRANSFER`, and the endpoints report what they wait for. Under other WSGI servers the

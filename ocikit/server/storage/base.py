@@ -191,7 +191,7 @@ class UploadStore(ABC):
     """Upload sessions. They survive a restart and belong to the user who created them.
 
     Sessions are counted by holder: the user, or the network of an anonymous client. The address of a client may change
-    between two requests, so it is no part of the ownership.
+    between two requests, so it does not decide the ownership.
     """
 
     @abstractmethod

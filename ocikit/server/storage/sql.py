@@ -47,7 +47,7 @@ class SqlMetadata(CollectorQueries):
 
     @classmethod
     def file(cls, path: Path, *, grace: float = 3600.0, durable: bool = True) -> SqlMetadata:
-        """Open or create a SQLite file, with a `DiskReserve` beside it; other users cannot read a new one."""
+        """Open or create a SQLite file with a `DiskReserve`, private to its owner."""
         with contextlib.suppress(FileExistsError):
             os.close(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600))
         reserve = DiskReserve(path.with_name("reserve"))
