@@ -357,8 +357,8 @@ class Folder(display.Displayable):
         """Return True if "A" and "a" are the same file, judged by the nearest folder."""
         for path in (self.path / OWN_FOLDER, self.path, *self.path.parents):
             other = path.with_name(path.name.swapcase()) if path.name else path
-            if other != path and path.exists():
-                return other.exists() and other.samefile(path)
+            if other != path and os.path.exists(path):  # False without permissions, unlike Path.exists
+                return os.path.exists(other) and other.samefile(path)
         return False
 
     def _locate(self, title: str) -> tuple[Path, str]:

@@ -377,7 +377,9 @@ def test_hanging_body_is_resumed_after_timeout(ref, server, home):
         assert session.pull(ref, "out").read("data/b.bin") == b"b" * 5000
         assert time.monotonic() - started < 5
     server.on("GET", f"/v2/t/d/blobs/{digest}", cut=0, stall=10, times=None)
-    with ocikit.Session(network=ocikit.Network(read_timeout=0.1, retries=0), progress=False) as session:
+    network = ocikit.Network(read_timeout=0.1, retries=0)
+    # The other cache does not know the folder of the first pull
+    with ocikit.Session(network=network, cache=home / "cache2", progress=False) as session:
         fails("TimedOut", lambda: session.pull(ref, "out2", workers=1), "at byte 0 of 5000", "call again")
     assert "data/b.bin" not in tree(home / "out2")
 

@@ -228,7 +228,8 @@ class Cache(display.Displayable, Store):
         except (ContentError, OSError) as error:
             if self.root not in _reported:
                 _reported.add(self.root)
-                log.warning("the cache is not used: %s (%s)", error, getattr(error, "hint", ""))
+                message = error.message if isinstance(error, ContentError) else str(error)
+                log.info("nothing is added to the cache: %s", message)
 
     # References
 
