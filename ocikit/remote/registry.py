@@ -153,12 +153,14 @@ class Registry(display.Displayable):
             for page in iter_pages(self.transport, path, action, scopes=(Scope.parse("registry:catalog:*"),)):
                 yield from (name for name in page.items("repositories") if isinstance(name, str))
         except RegistryError as error:
-            if error.status == 403:
-                raise error.reworded(
-                    error.message,
+            if error.status in {401, 403}:
+                others = (
                     "many registries list repositories only for administrators; if you know a name, list its tags:"
-                    f" ocikit.tags('{self.host}/name')",
-                ) from error
+                    f" ocikit.tags('{self.host}/name')"
+                )
+                # A wrong login and a missing permission can both be a 401, so the login comes first
+                hint = f"{error.hint}; {others}" if error.status == 401 and error.hint else others
+                raise error.reworded(error.message, hint) from error
             if error.status in {404, 405, 501} or isinstance(error, Unsupported):
                 raise error.reworded(
                     f"{self.host} does not list its repositories ({error.message})",

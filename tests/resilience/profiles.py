@@ -60,7 +60,7 @@ class Profile:
 
 _LOGIN = Cannot(errors.Unauthorized, "log in")
 _REJECTED = Cannot(errors.Unauthorized, "log in", "rejected|were rejected")
-_NO_CATALOG = Cannot(errors.Unsupported, r"list its tags: ocikit\.tags")
+_NO_CATALOG = Cannot(errors.Unauthorized, r"list its tags: ocikit\.tags")
 _NO_DELETE = Cannot(errors.Unsupported, "web interface")
 _NO_TAG_DELETE = Cannot(errors.Unsupported, "delete the manifest by its digest|web interface")
 _ODD = Cannot(errors.UploadInvalid, "", "odd")

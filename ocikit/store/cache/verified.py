@@ -17,6 +17,7 @@ import os
 import stat
 from pathlib import Path
 
+from ocikit.display import display_path
 from ocikit.errors import ContentError
 from ocikit.spec.descriptor import Descriptor
 from ocikit.spec.digest import Digest, hash_file
@@ -69,7 +70,7 @@ class VerifiedFiles:
                 return True
             is_recorded = status.st_size > _SMALL and state in _read(_record_path(root, digest))
             if not is_recorded and hash_file(path, digest.algorithm) != digest:
-                log.warning("%s is damaged; it is deleted and fetched again", path)
+                log.warning("%s is damaged; it is deleted and fetched again", display_path(path))
                 discard(path)
                 return False
             self._record(root, path, digest, status)
