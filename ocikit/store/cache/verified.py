@@ -70,7 +70,7 @@ class VerifiedFiles:
                 return True
             is_recorded = status.st_size > _SMALL and state in _read(_record_path(root, digest))
             if not is_recorded and hash_file(path, digest.algorithm) != digest:
-                log.warning("%s is damaged; it is deleted and fetched again", display_path(path))
+                log.info("%s is damaged; it is deleted and fetched again", display_path(path))
                 discard(path)
                 return False
             self._record(root, path, digest, status)
