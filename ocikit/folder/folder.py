@@ -378,7 +378,7 @@ class Folder(display.Displayable):
             except (FileNotFoundError, NotADirectoryError):
                 mode = 0
             if stat.S_ISLNK(mode):
-                target = check_inside(root, current.resolve(), title)
+                target = check_inside(root, current, title)
                 if target.is_dir():
                     current, mode = target, stat.S_IFDIR
             if mode and not stat.S_ISDIR(mode):

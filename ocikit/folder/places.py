@@ -170,7 +170,7 @@ class OpenFolder:
                 outer, parent = Place(folder, current / folder, fd), "/".join(folders[: i + 1])
                 found = outer.stat()
                 if found is not None and stat.S_ISLNK(found.st_mode):
-                    target = check_inside(self.root, outer.path.resolve(), title)
+                    target = check_inside(self.root, outer.path, title)
                     if target.is_dir():
                         opened = self._open_below(target.relative_to(self.root).parts)
                         _close(fd)
@@ -231,10 +231,14 @@ def _open_folder(place: Place, title: str) -> int | None:
     try:
         return os.open(place.at, OPEN_FOLDER, dir_fd=place.fd)
     except OSError as error:
-        raise UnsafeArchive(
-            f"{title!r} cannot be written: {place.path} was replaced during the pull",
-            hint="another program changes the folder; end it, or pull to another folder",
-        ) from error
+        raise _replaced(title, place.path) from error
+
+
+def _replaced(title: str, path: Path) -> UnsafeArchive:
+    return UnsafeArchive(
+        f"{title!r} cannot be written: {path} was replaced during the pull",
+        hint="another program changes the folder; end it, or pull to another folder",
+    )
 
 
 def _open_own(fd: int, name: str, path: Path) -> int:
@@ -251,12 +255,16 @@ def _open_own(fd: int, name: str, path: Path) -> int:
         ) from error
 
 
-def check_inside(root: Path, target: Path, title: str) -> Path:
+def check_inside(root: Path, link: Path, title: str) -> Path:
     """Return the target of a link if the folder may be written through it.
 
     Raises:
-        UnsafeArchive: The target is outside, or in `.ocikit`.
+        UnsafeArchive: The target is outside, or in `.ocikit`, or another program replaces the link meanwhile (TOCTOU).
     """
+    try:
+        target = link.resolve()
+    except (OSError, RuntimeError) as error:  # RuntimeError: a loop of links, before Python 3.13
+        raise _replaced(title, link) from error
     inside = target.relative_to(root).parts if target.is_relative_to(root) else ("..",)
     if inside and inside[0].casefold() in {"..", OWN_FOLDER}:
         raise UnsafeArchive(

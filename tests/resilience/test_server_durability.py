@@ -38,8 +38,8 @@ class Recorder:
             fsync(fd)
             self.operations.append(("fsync", self.name(os.readlink(f"/proc/self/fd/{fd}"))))
 
-        def recorded_replace(source, target):
-            replace(source, target)
+        def recorded_replace(source, target, **folders):
+            replace(source, target, **folders)
             self.operations.append(("rename", self.name(source), self.name(target)))
 
         monkeypatch.setattr(os, "fsync", recorded_fsync)
@@ -326,10 +326,10 @@ def test_failed_last_step_keeps_the_upload_session(application, monkeypatch):
 def test_blob_from_another_file_system_is_copied(tmp_path, monkeypatch):
     blobs, uploads, replace = FileBlobs(tmp_path), FileUploads(tmp_path / "uploads"), os.replace
 
-    def across(source, target):
+    def across(source, target, **folders):
         if "uploads" in str(source):
             raise OSError(18, "Invalid cross-device link")
-        replace(source, target)
+        replace(source, target, **folders)
 
     monkeypatch.setattr(os, "replace", across)
     body = RequestBody(io.BytesIO(b"content"), length=7)

@@ -553,7 +553,7 @@ WRONG = [
         manifest(layers=[descriptor(digest="sha256:ab")]),
         "'sha256:ab' has 2 characters after 'sha256' @ $.layers[0].digest",
     ),
-    (manifest(layers=[descriptor(digest=A.upper())]), "is not a digest @ $.layers[0].digest"),
+    (manifest(layers=[descriptor(digest=A.upper())]), "has upper-case letters @ $.layers[0].digest"),
     (manifest(layers=[descriptor(digest=5)]), "5 is not a digest @ $.layers[0].digest"),
     (manifest(layers=[descriptor(mediaType=5)]), "expected a string, found an integer @ $.layers[0].mediaType"),
     (manifest(layers=[descriptor(urls="https://h.io")]), "expected an array, found a string @ $.layers[0].urls"),
