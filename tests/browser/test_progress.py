@@ -33,8 +33,12 @@ def slow(store, tmp_path, monkeypatch):
         yield proxy
 
 
+#: An empty cache, because a pull copies files of an earlier pull of the same lab.
+FRESH = "import os, tempfile\nos.environ['OCIKIT_CACHE'] = tempfile.mkdtemp()\nimport ocikit\n"
+
+
 def pull(server, to):
-    return f'import ocikit\nocikit.pull("{server.host}/a/slow:v1", "{to}");'
+    return f'{FRESH}ocikit.pull("{server.host}/a/slow:v1", "{to}");'
 
 
 def moves(bar):
@@ -105,13 +109,12 @@ def test_interrupted_call_leaves_no_bar(notebook, slow, kernel, shots):
 
 
 def test_two_threads_have_two_bars_and_two_lines(notebook, slow, shots):
-    both = f"""
-    import ocikit
-    from concurrent.futures import ThreadPoolExecutor
-    with ThreadPoolExecutor(2) as pool:
-        for to in ("one", "other"):
-            pool.submit(ocikit.pull, "{slow.host}/a/slow:v1", to)
-    """
+    both = f"""{FRESH}
+from concurrent.futures import ThreadPoolExecutor
+with ThreadPoolExecutor(2) as pool:
+    for to in ("one", "other"):
+        pool.submit(ocikit.pull, "{slow.host}/a/slow:v1", to)
+"""
     with notebook([both]) as open_:
         open_.start()
         bars = open_.output(0).locator(BAR)
