@@ -26,6 +26,7 @@ from ocikit.spec.descriptor import Descriptor
 from tests.resilience import matrix
 from tests.resilience.matrix import FORMS, MIB, Cell, Image
 from tests.support import images, peers
+from tests.support.home import largest_file
 from tests.support.proxy import Proxy
 
 SIZE = 16 * MIB
@@ -282,7 +283,7 @@ def pulled(proxy, repo, tmp_path):
 
 def parts(folder: Path) -> int:
     """Return the size of the largest part that a transfer has left in a folder [bytes]."""
-    return max((path.stat().st_size for path in folder.rglob("partial/sha256-*")), default=0)
+    return max(map(largest_file, folder.rglob("partial")), default=0)
 
 
 @pytest.mark.parametrize("place, at", [("cache", 1 << 16), ("cache", SIZE // 2), ("to", SIZE // 2), ("to", SIZE - 1)])

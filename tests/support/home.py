@@ -1,5 +1,6 @@
 """Helpers for tests that act as a user: files, folders, requests, the command line."""
 
+import contextlib
 import hashlib
 import os
 import subprocess
@@ -38,6 +39,15 @@ def state(folder: Path) -> dict[str, str]:
         path.relative_to(folder).as_posix(): hashlib.sha256(path.read_bytes()).hexdigest() if path.is_file() else "/"
         for path in sorted(folder.rglob("*"))
     }
+
+
+def largest_file(folder: Path) -> int:
+    """Return the size of the largest file below a folder [bytes]; files may vanish meanwhile."""
+    sizes = [0]
+    for path in folder.rglob("*"):
+        with contextlib.suppress(FileNotFoundError):
+            sizes.append(path.stat().st_size if path.is_file() else 0)
+    return max(sizes)
 
 
 def moved(server: FakeRegistry) -> list[str]:
