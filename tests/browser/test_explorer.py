@@ -141,6 +141,7 @@ def test_every_field_has_an_accessible_name(notebook, place):
     ) as open_:
         open_.run()
         options(open_.output(0), "files").locator("option").nth(2).wait_for(state="attached")
+        open_.output(0).get_by_label("referrers", exact=True).wait_for()  # they arrive after the files
         for cell, expected in (
             (0, {"address", "tags", "files", "filter files", "referrers"}),
             (1, {"user name", "password or token"}),
