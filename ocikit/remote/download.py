@@ -38,15 +38,28 @@ class BlobReader(io.RawIOBase):
     A broken or short response is resumed at the byte where it broke, at the registry's URL. A forked child requests the
     rest from its own position. The bytes are not verified here. Nothing is requested before the first read.
 
+    With a span the stream begins and ends there, by closed ranges; positions stay those in the blob. If the registry
+    ignores or rejects the range, the stream goes on to the end of the blob: see `whole`.
+
     Args:
         transport: The registry.
         path: Of the blob.
         descriptor: Of the blob; its size is the end of the stream.
         scope: Right to pull.
         action: Operation, as named in error messages.
+        span: First byte, and the one after the last; None reads the whole blob.
     """
 
-    def __init__(self, transport: Transport, path: str, descriptor: Descriptor, scope: Scope, action: str) -> None:
+    def __init__(
+        self,
+        transport: Transport,
+        path: str,
+        descriptor: Descriptor,
+        scope: Scope,
+        action: str,
+        *,
+        span: tuple[int, int] | None = None,
+    ) -> None:
         self._transport = transport
         self._path = path
         self._descriptor = descriptor
@@ -56,10 +69,12 @@ class BlobReader(io.RawIOBase):
         self._forks = fork_count()  # of the process that owns the response
         self._source: ReadableInto = io.BytesIO()
         self._started = False
-        self._position = 0
+        self._start, self._end = span or (0, descriptor.size)
+        self._position = self._resumed_at = self._start
         self._deadline: float | None = None  # set by the first request
-        self._resumed_at = 0
         self._stalls = 0
+        self.whole = span is None
+        """Whether the stream reaches the end of the blob: there was no span, or the registry did not honour it."""
 
     def readable(self) -> bool:
         """Return True."""
@@ -94,7 +109,7 @@ class BlobReader(io.RawIOBase):
             RegistryError: The registry rejects the request.
             ConnectionFailed: The connection breaks repeatedly without progress.
             InvalidResponse: The lengths in the response are invalid.
-            SizeMismatch: The registry sends more bytes than the descriptor's size.
+            SizeMismatch: The registry sends more bytes than the descriptor's size, or than the span's.
         """
         self._check_open()
         self._drop_inherited()
@@ -102,8 +117,7 @@ class BlobReader(io.RawIOBase):
         if not len(view):
             return 0
         while True:
-            left = self._descriptor.size - self._position
-            if left <= 0 and self._response is None:
+            if self._position >= self._end and self._response is None:
                 return 0
             n, error = 0, None
             self._transport.check_deadline(self._deadline, self._action)
@@ -112,20 +126,17 @@ class BlobReader(io.RawIOBase):
                     self._deadline = self._deadline or self._transport.deadline()
                     with deadline_scope(self._deadline):
                         self._connect()
+                left = self._end - self._position  # a response without the range has moved the end
                 # Request one byte more at the end, to detect a body that is too long
                 n, error = self._fill(view[: left + 1] if len(view) > left else view)
             except CONNECTION_ERRORS as caught:
                 if isinstance(caught, OcikitError) and (not isinstance(caught, ConnectionFailed) or not self._started):
                     raise
                 error = caught
+            left = self._end - self._position
             if n > left:
                 self._release()
-                raise SizeMismatch(
-                    f"{self._transport.host} sends more than {self._descriptor.size} bytes for {self._descriptor.digest}",
-                    hint="the descriptor or the registry is wrong; the content was discarded",
-                    expected=self._descriptor.size,
-                    actual=self._descriptor.size + 1,
-                )
+                raise self._too_long()
             self._position += n
             if error is not None or not n:
                 if n == left:
@@ -143,6 +154,15 @@ class BlobReader(io.RawIOBase):
     def _check_open(self) -> None:
         if self.closed:
             raise ValueError("the blob is closed")
+
+    def _too_long(self) -> SizeMismatch:
+        size = self._descriptor.size if self.whole else self._end - self._start
+        return SizeMismatch(
+            f"{self._transport.host} sends more than {size} bytes for {'' if self.whole else 'a range of '}{self._descriptor.digest}",
+            hint="the descriptor or the registry is wrong; the content was discarded",
+            expected=size,
+            actual=size + 1,
+        )
 
     def _fill(self, view: memoryview) -> tuple[int, Exception | None]:
         """Fill the view; return the number of bytes, and the error that interrupted them."""
@@ -200,24 +220,25 @@ class BlobReader(io.RawIOBase):
             time.sleep(_STALL_WAIT * 2 ** (self._stalls - 2))
 
     def _connect(self) -> None:
-        """Request the blob from the current position."""
-        start = self._position
-        if not start:
+        """Request the span, or the rest of the blob, from the current position."""
+        start, size = self._position, self._descriptor.size
+        if not start and self.whole:
             self._use(self._get())
             return
-        response = self._get(start)
-        usable = response.status_code == 206 and has_range(response, start, self._descriptor.size)
+        response = self._get(f"bytes={start}-{'' if self.whole else self._end - 1}")
+        usable = response.status_code == 206 and has_range(response, start, size, self._end)
         usable = usable and not is_encoded(response)  # a range of the encoded bytes
         if not usable and response.status_code != 200:
-            # After 416 or another range only the whole body is certainly correct
+            # After 400, 416 or another range only the whole body is certainly correct
             drain(response)
             response = self._get()
         self._use(response)
         if response.status_code == 200:
+            self._end, self.whole = size, True
             self._skip(start)
 
-    def _get(self, start: int = 0) -> requests.Response:
-        headers, ok_statuses = ({"Range": f"bytes={start}-"}, (416,)) if start else ({}, ())
+    def _get(self, span: str = "") -> requests.Response:
+        headers, ok_statuses = ({"Range": span}, (400, 416)) if span else ({}, ())
         return self._transport.request(
             "GET", self._path, self._action, scopes=(self._scope,), headers=headers, ok_statuses=ok_statuses
         )
@@ -261,15 +282,17 @@ class _Decoder:
         return n
 
 
-def has_range(response: requests.Response, start: int, size: int) -> bool:
-    """Return True if Content-Range is exactly the rest of the blob. RFC 9110 section 14.4.
+def has_range(response: requests.Response, start: int, size: int, end: int | None = None) -> bool:
+    """Return True if Content-Range is exactly what was requested. RFC 9110 section 14.4.
 
     Args:
         response: To a range request.
         start: Requested first byte.
         size: Bytes of the blob.
+        end: The byte after the requested last one; None for the rest of the blob.
     """
     match = re.fullmatch(
         r"bytes ([0-9]{1,18})-([0-9]{1,18})/([0-9]{1,18}|\*)", response.headers.get("Content-Range", "").strip()
     )
-    return match is not None and int(match[1]) == start and int(match[2]) == size - 1 and match[3] in {"*", str(size)}
+    last = (size if end is None else end) - 1
+    return match is not None and int(match[1]) == start and int(match[2]) == last and match[3] in {"*", str(size)}

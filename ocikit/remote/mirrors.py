@@ -30,7 +30,7 @@ from ocikit.spec.descriptor import Descriptor
 from ocikit.spec.document import DOCUMENT_LIMIT
 from ocikit.spec.reference import DOCKER_HUB, Reference
 from ocikit.store.base import Source
-from ocikit.store.streams import ByteStream, VerifiedReader
+from ocikit.store.streams import ByteStream, DeferredStream, VerifiedReader
 
 log = logging.getLogger("ocikit")
 
@@ -207,7 +207,23 @@ class Mirrored(Repository):
             return io.BytesIO(self.fetch(descriptor))
         if not descriptor.digest.verifiable or not any(m.usable(by_tag=False) for m in self._mirrors):
             return self._primary.open(descriptor)
-        return _VerifiedMirrorReader(_FallbackReader(self._candidates(), self._primary, descriptor), descriptor)
+        reader = _FallbackReader(self._candidates(), self._primary, descriptor, lambda source: source.open(descriptor))
+        return _VerifiedMirrorReader(reader, descriptor)
+
+    def open_random(self, descriptor: Descriptor) -> ByteStream:
+        """Return a seekable stream that requests what is read, from the next mirror if one fails."""
+        if descriptor.is_document or descriptor.size <= DOCUMENT_LIMIT:
+            return DeferredStream(lambda: io.BytesIO(self.fetch(descriptor)))
+        if not descriptor.digest.verifiable or not any(m.usable(by_tag=False) for m in self._mirrors):
+            return self._primary.open_random(descriptor)
+        reader = _FallbackReader(
+            self._candidates(), self._primary, descriptor, lambda source: source.open_random(descriptor)
+        )
+        return _VerifiedMirrorReader(reader, descriptor)
+
+    def ranges(self, descriptor: Descriptor, spans: Sequence[tuple[int, int]]) -> list[bytes]:
+        """Return parts of a blob, not verified, as `Repository.ranges`."""
+        return self._try_each(descriptor.digest.short, lambda repository: repository.ranges(descriptor, spans))
 
     def head(self, descriptor: Descriptor, size: int) -> bytes:
         """Return the first bytes of the content, as `Source.head`."""
@@ -270,9 +286,16 @@ class _FallbackReader(io.RawIOBase):
     After a failure the next one continues at the same byte.
     """
 
-    def __init__(self, candidates: Iterator[Repository], primary: Repository, descriptor: Descriptor) -> None:
+    def __init__(
+        self,
+        candidates: Iterator[Repository],
+        primary: Repository,
+        descriptor: Descriptor,
+        open: Callable[[Repository], ByteStream],  # noqa: A002 - what it does
+    ) -> None:
         self._candidates = candidates
         self._descriptor = descriptor
+        self._open = open
         self._repository: Repository | None = None
         self._stream: ByteStream | None = None
         self._position = 0
@@ -323,7 +346,7 @@ class _FallbackReader(io.RawIOBase):
 
     def _read(self, repository: Repository, buffer: memoryview) -> int:
         if self._stream is None:
-            self._repository, self._stream = repository, repository.open(self._descriptor)
+            self._repository, self._stream = repository, self._open(repository)
         if self._stream.tell() != self._position:
             self._stream.seek(self._position)
         return self._stream.readinto(buffer)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import io
 import logging
 from collections.abc import Iterator, Sequence
@@ -32,6 +33,7 @@ from ocikit.remote.download import BlobReader
 from ocikit.remote.endpoints import MANIFEST_LIMIT, Endpoints, UploadSession, descriptor_of
 from ocikit.remote.http.responses import announced_digest, drain, is_encoded, json_object, read_prefix
 from ocikit.remote.http.transport import Transport
+from ocikit.remote.random_access import RangeReader, check_spans, read_spans
 from ocikit.remote.upload import upload
 from ocikit.spec import media_types
 from ocikit.spec.arguments import to_texts
@@ -41,7 +43,7 @@ from ocikit.spec.document import DOCUMENT_LIMIT
 from ocikit.spec.manifest import Index, Manifest, parse_document
 from ocikit.spec.reference import check_tag
 from ocikit.store.base import Source, Store
-from ocikit.store.streams import ByteStream, check_size
+from ocikit.store.streams import ByteStream, DeferredStream, check_size
 
 log = logging.getLogger("ocikit")
 
@@ -214,13 +216,47 @@ class Repository(Endpoints, Store, display.Displayable):
         """
         if descriptor.is_document:
             return io.BytesIO(self.fetch(descriptor))
+        return self._blob_reader(descriptor)
+
+    def _blob_reader(self, descriptor: Descriptor, span: tuple[int, int] | None = None) -> BlobReader:
         return BlobReader(
             self.transport,
             self._path("blobs", descriptor.digest),
             descriptor,
             self.scope("pull"),
             self.action_name("pull", descriptor.digest.short),
+            span=span,
         )
+
+    def open_random(self, descriptor: Descriptor) -> ByteStream:
+        """Return a seekable stream that requests what is read; see `RangeReader`.
+
+        A small blob is requested as a whole and verified. The bytes of other blobs are not verified.
+        """
+        if descriptor.is_document or descriptor.size <= DOCUMENT_LIMIT:
+            return DeferredStream(lambda: io.BytesIO(self.fetch(descriptor)))
+        span_reader = functools.partial(self._blob_reader, descriptor)
+        return RangeReader(descriptor.size, span_reader, lambda: self.open(descriptor))
+
+    def ranges(self, descriptor: Descriptor, spans: Sequence[tuple[int, int]]) -> list[bytes]:
+        """Return parts of a blob, not verified, with few requests.
+
+        Parts with up to 64 KiB between them are requested together. Ranges have at most 16 MiB, and eight are requested
+        at once. A registry without ranges sends the blob once.
+
+        Args:
+            descriptor: Of the blob.
+            spans: Pairs of offset and length [bytes], in any order.
+
+        Raises:
+            InvalidArgument: A span is not within the blob.
+            BlobUnknown: The registry does not have the blob.
+        """
+        parts = check_spans(spans, descriptor.size)
+        if descriptor.is_document or descriptor.embedded is not None:
+            content = self.fetch(descriptor)
+            return [content[start:end] for start, end in parts]
+        return read_spans(parts, functools.partial(self._blob_reader, descriptor))
 
     def head(self, descriptor: Descriptor, size: int) -> bytes:
         """Return the first `size` bytes of a blob, not verified, by a range request."""

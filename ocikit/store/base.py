@@ -39,6 +39,16 @@ class Source(ABC):
             NotFound: The source does not have the content.
         """
 
+    def open_random(self, descriptor: Descriptor) -> ByteStream:
+        """Open the content as a stream that is cheap to seek in.
+
+        Whole small content may be verified; parts of other content cannot be.
+
+        Raises:
+            NotFound: The source does not have the content.
+        """
+        return self.open(descriptor)
+
     def fetch(self, descriptor: Descriptor, *, limit: int = DOCUMENT_LIMIT) -> bytes:
         """Return the verified content of a document or another small blob.
 
