@@ -17,6 +17,7 @@ from ocikit.api import (
     delete,
     download,
     explore,
+    fs,
     inspect,
     open,  # noqa: A004 - ocikit.open reads as it does
     pin,
@@ -190,6 +191,7 @@ __all__ = [
     "delete",
     "download",
     "explore",
+    "fs",
     "inspect",
     "login",
     "login_form",

@@ -14,6 +14,7 @@ from ocikit.errors import OcikitError
 from ocikit.spec.reference import AnyReference
 
 if TYPE_CHECKING:
+    from ocikit.filesystem.filesystem import OcikitFileSystem
     from ocikit.notebook.explorer import Explorer
 
 P = ParamSpec("P")
@@ -45,6 +46,26 @@ def explore(start: str | AnyReference | Artifact | HasHost = "", session: Sessio
         raise OcikitError("explore needs ipywidgets", hint="pip install 'ocikit[notebook]'") from error
     where = getattr(start, "reference", None) or getattr(start, "host", None) or start
     return Explorer(session or Session(), str(where))
+
+
+def fs(session: Session | None = None) -> OcikitFileSystem:
+    """Return the file system of `ocikit://HOST/REPOSITORY:TAG/PATH` for data libraries.
+
+    Libraries that use fsspec open such URLs without it.
+
+    Args:
+        session: Session that reads; None uses one that file systems share.
+
+    Raises:
+        OcikitError: fsspec is not installed.
+    """
+    try:
+        from ocikit.filesystem.filesystem import OcikitFileSystem  # noqa: PLC0415 - needs fsspec
+    except ImportError as error:
+        raise OcikitError("fs needs fsspec", hint="pip install 'ocikit[data]'") from error
+    if session is None:
+        return OcikitFileSystem()
+    return OcikitFileSystem(reader=session.reader, skip_instance_cache=True)
 
 
 def _function(verb: Callable[Concatenate[Session, P], R]) -> Callable[P, R]:

@@ -16,7 +16,8 @@
     ├─ CopyError(side, descriptor)
     ├─ CredentialsError, UnsafeArchive, OfflineError
     ├─ RegistryError                                       also OSError
-    │  ├─ Unauthorized, Denied, RateLimited, Unsupported, TooLarge
+    │  ├─ Unauthorized, Denied                             also PermissionError
+    │  ├─ RateLimited, Unsupported, TooLarge
     │  ├─ RangeInvalid, InvalidResponse
     │  ├─ UploadInvalid
     │  │  └─ ManifestBlobUnknown
@@ -382,11 +383,11 @@ class RegistryError(OcikitError, OSError):
             yield Section(title="request", rows=rows, unfolded=False)
 
 
-class Unauthorized(RegistryError):
+class Unauthorized(RegistryError, PermissionError):
     """401: credentials are missing or invalid."""
 
 
-class Denied(RegistryError):
+class Denied(RegistryError, PermissionError):
     """403: the user has no permission for the operation."""
 
 

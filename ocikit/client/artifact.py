@@ -8,7 +8,7 @@ import io
 import json
 import os
 import shutil
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any, BinaryIO, Literal, TextIO, overload
 
@@ -124,6 +124,32 @@ class File(display.Displayable, io.BufferedIOBase, os.PathLike[str]):
         """Return the first `size` bytes, unverified, without fetching the rest."""
         artifact = self._artifact
         return artifact.reader.head(artifact.reference, self.descriptor, size, self._pulled())
+
+    def ranges(self, spans: Sequence[tuple[int, int]]) -> list[bytes]:
+        """Return ranges of the content, unverified; those of small files are verified.
+
+        Near ranges are fetched together, the others in parallel.
+
+        Args:
+            spans: Offset and length of each range, in bytes.
+        """
+        artifact = self._artifact
+        return artifact.reader.ranges(artifact.reference, self.descriptor, spans, self._pulled())
+
+    def url(self, *, signed: bool = False) -> str:
+        """Return the URL of the content at its registry.
+
+        Other clients need a token for it, unless the repository is public.
+
+        Args:
+            signed: Return the URL that the registry redirects to instead. It has a signature, so it needs no token until
+                it expires.
+
+        Raises:
+            Unsupported: The file is in a layout on disk, or the registry does not redirect.
+        """
+        artifact = self._artifact
+        return artifact.reader.url(artifact.reference, self.descriptor, signed=signed)
 
     def save(self, path: StrPath) -> Path:
         """Write a copy, which may be edited, and return its path. It appears when it is complete and verified.
@@ -589,6 +615,22 @@ class Artifact(display.Displayable):
         for layer in layers:
             with self.reader.open(self.reference, layer) as stream:
                 yield stream, layer.media_type
+
+    @property
+    def fs(self) -> Any:
+        """A file system with these files for libraries that use fsspec; its paths are the names of files.
+
+        Raises:
+            OcikitError: fsspec is not installed.
+        """
+        try:
+            from fsspec import get_filesystem_class  # noqa: PLC0415 - an optional package
+            from fsspec.implementations.dirfs import DirFileSystem  # noqa: PLC0415 - as above
+        except ImportError as error:
+            raise OcikitError("fs needs fsspec", hint="pip install 'ocikit[data]'") from error
+        # By its protocol, because the file system is built on this module
+        files = get_filesystem_class("ocikit")(artifact=self, skip_instance_cache=True)
+        return DirFileSystem(files.root_of(self), files)
 
     def referrers(self, artifact_type: str | None = None) -> Listing[Descriptor]:
         """Return the descriptors of artifacts that are attached to this one."""

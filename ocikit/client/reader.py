@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import io
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -14,13 +14,13 @@ from ocikit.client.backends import Backends
 from ocikit.client.listing import Listing
 from ocikit.client.pull import fetch_to_cache, snapshot
 from ocikit.client.resolver import Resolver
-from ocikit.errors import DigestMismatch
+from ocikit.errors import DigestMismatch, Unsupported
 from ocikit.progress.base import Progress
 from ocikit.remote.mirrors import retry_without_bad_mirrors
 from ocikit.spec import media_types
 from ocikit.spec.descriptor import Descriptor
 from ocikit.spec.manifest import Index, Manifest
-from ocikit.spec.reference import AnyReference
+from ocikit.spec.reference import AnyReference, Reference
 from ocikit.store.cache.cache import Cache
 from ocikit.store.files import open_file
 from ocikit.store.streams import ByteStream, VerifiedReader
@@ -88,6 +88,32 @@ class ContentReader:
                 return stream.read(size)
         with self.backends.open_source(reference) as source:
             return source.head(descriptor, size)
+
+    def ranges(
+        self,
+        reference: AnyReference,
+        descriptor: Descriptor,
+        spans: Sequence[tuple[int, int]],
+        file: Path | None = None,
+    ) -> list[bytes]:
+        """Return ranges of content, each given by offset and length."""
+        with self.open(reference, descriptor, file) as stream:
+            contents = []
+            for offset, length in spans:
+                stream.seek(offset)
+                contents.append(stream.read(length))
+            return contents
+
+    def url(self, reference: AnyReference, descriptor: Descriptor, *, signed: bool = False) -> str:
+        """Return the URL of content at its registry, or the signed one that the registry redirects to.
+
+        Raises:
+            Unsupported: The content is in a layout, or the registry does not redirect.
+        """
+        if not isinstance(reference, Reference):
+            raise Unsupported(f"{reference} is on disk and has no URL", hint="use the path: file.path")
+        repository = self.backends.repository(reference)
+        return repository.signed_url(descriptor) if signed else repository.blob_url(descriptor.digest)
 
     def _open_local(self, descriptor: Descriptor, file: Path | None) -> BinaryIO | None:
         """Return a stream over content that is embedded, cached or in a file, or None."""

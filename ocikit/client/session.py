@@ -147,6 +147,11 @@ class Session(display.Displayable):
 
     # Low level
 
+    @property
+    def reader(self) -> ContentReader:
+        """The reader that the artifacts of this session share."""
+        return self._reader
+
     def registry(self, host: str) -> Registry:
         """Return the registry at a host.
 

@@ -160,6 +160,10 @@ class Endpoints:
             "GET", self._path("blobs", digest), action, scopes=(self.scope("pull"),), headers=headers
         )
 
+    def blob_url(self, digest: Digest) -> str:
+        """Return the URL of a blob. Nothing is requested."""
+        return self.transport.base + self._path("blobs", digest)
+
     def delete_blob(self, digest: Digest, *, absent_ok: bool = False) -> None:
         """end-10: Delete a blob.
 

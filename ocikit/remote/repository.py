@@ -258,6 +258,22 @@ class Repository(Endpoints, Store, display.Displayable):
             return [content[start:end] for start, end in parts]
         return read_spans(parts, functools.partial(self._blob_reader, descriptor))
 
+    def signed_url(self, descriptor: Descriptor) -> str:
+        """Return the URL of the storage that the registry redirects to. It has a signature and expires.
+
+        Raises:
+            Unsupported: The registry serves the blob itself.
+            BlobUnknown: The repository does not have the blob.
+        """
+        response = self.get_blob(descriptor.digest, end=0)  # followed to its end: one byte
+        drain(response)
+        if self.transport.serves(str(response.url)):
+            raise Unsupported(
+                f"{self.transport.host} serves blobs itself and signs no URLs",
+                hint="use the URL of the blob, with a token where the registry requires one",
+            )
+        return str(response.url)
+
     def head(self, descriptor: Descriptor, size: int) -> bytes:
         """Return the first `size` bytes of a blob, not verified, by a range request."""
         if descriptor.is_document or not 0 < size < descriptor.size:

@@ -294,7 +294,7 @@ def test_arguments_in_docstrings_are_parameters(path):
             taken = {arg.arg for arg in [*a.posonlyargs, *a.args, *a.kwonlyargs, a.vararg, a.kwarg] if arg}
         else:
             inner = [n for n in node.body if isinstance(n, ast.FunctionDef) and n.name == "__init__"]
-            taken = {arg.arg for n in inner for arg in [*n.args.args, *n.args.kwonlyargs]}
+            taken = {a.arg for n in inner for a in [*n.args.args, *n.args.kwonlyargs, n.args.vararg, n.args.kwarg] if a}
             taken |= {
                 n.target.id.lstrip("_")
                 for n in node.body

@@ -17,7 +17,8 @@ HEAVY = {
     "IPython": {"notebook", "progress"},
     "ipywidgets": {"notebook", "progress"},
     "rich": {"display", "notebook"},
-    "fsspec": set(),
+    "fsspec": {"client", "filesystem"},
+    "upath": {"filesystem"},
     "granian": {"server"},
     "sqlalchemy": {"server"},
     "bcrypt": {"server"},
@@ -28,6 +29,8 @@ HEAVY = {
 
 #: Modules that import a heavy package at their top. Others import these modules on use.
 OPENED_ON_USE = {
+    "ocikit.filesystem.filesystem",
+    "ocikit.filesystem.path",
     "ocikit.notebook.column",
     "ocikit.notebook.explorer",
     "ocikit.notebook.login",

@@ -1,0 +1,239 @@
+"""Artifacts that file systems have resolved: a tag is resolved once, then it stays pinned."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping
+from datetime import UTC, datetime
+from typing import Any
+
+from ocikit import display
+from ocikit.client.artifact import Artifact, File
+from ocikit.client.reader import ContentReader
+from ocikit.client.resolver import Resolver
+from ocikit.client.session import Session
+from ocikit.errors import FileNotInArtifact, InvalidArgument, InvalidReference, NotFound
+from ocikit.filesystem.paths import PROTOCOL, Location
+from ocikit.forks import ForkSafeLock
+from ocikit.remote.config.network import Network
+from ocikit.spec.annotations import CREATED
+from ocikit.spec.digest import Digest
+from ocikit.transfer.pool import WORKERS
+
+_NEAREST = 3  # similar names in the hint for a missing file
+#: The time of artifacts that do not state when they were created.
+UNKNOWN_TIME = datetime(1970, 1, 1, tzinfo=UTC)
+
+#: One entry of a listing, as fsspec defines it.
+Info = dict[str, Any]
+
+
+class Tree:
+    """The files of one artifact by folder. Listings, searches and missing names cost no request.
+
+    Args:
+        root: Path of the artifact in the file system.
+        artifact: The artifact, pinned by digest.
+    """
+
+    def __init__(self, root: str, artifact: Artifact) -> None:
+        self.root = root
+        self.artifact = artifact
+        self.created = _created(artifact)
+        """When the artifact was created, else 1970."""
+        self._folders: dict[str, dict[str, Info]] = {"": {}}
+        for name, layer in artifact.manifest.named.files.items():
+            self._add(
+                name,
+                {
+                    "name": f"{root}/{name}",
+                    "size": layer.size,
+                    "type": "file",
+                    "digest": str(layer.digest),
+                    "media_type": layer.media_type,
+                    "ETag": f'"{layer.digest}"',
+                    "reference": str(artifact.reference),
+                    "annotations": dict(layer.annotations),
+                    "created": self.created,
+                },
+            )
+
+    def _add(self, name: str, info: Info) -> None:
+        folder, _, last = name.rpartition("/")
+        if folder not in self._folders:
+            self._add(folder, self._directory(folder))
+            self._folders[folder] = {}
+        self._folders[folder][last] = info
+
+    def _directory(self, name: str) -> Info:
+        path = f"{self.root}/{name}" if name else self.root
+        info = {"name": path, "size": 0, "type": "directory", "created": self.created}
+        return info if name else info | {"digest": str(self.artifact.digest), "reference": str(self.artifact.reference)}
+
+    def info(self, name: str) -> Info:
+        """Return the entry of a file or folder.
+
+        Raises:
+            FileNotInArtifact: There is neither; the hint has the nearest names.
+        """
+        if name in self._folders:
+            return self._directory(name)
+        folder, _, last = name.rpartition("/")
+        found = self._folders.get(folder, {}).get(last)
+        if found is None:
+            near = display.nearest(name, self.artifact.files, _NEAREST)
+            hint = (
+                f"nearest: {display.join_limited(near)}"
+                if near
+                else f"ocikit.inspect({str(self.artifact.reference)!r}).files lists them"
+            )
+            raise FileNotInArtifact(f"{self.root} has no file {display.quoted(name)}", hint=hint)
+        return found
+
+    def entries(self, name: str) -> list[Info]:
+        """Return the entries of a folder, or the one of a file.
+
+        Raises:
+            FileNotInArtifact: There is neither.
+        """
+        if name in self._folders:
+            return [self._folders[name][last] for last in sorted(self._folders[name])]
+        return [self.info(name)]
+
+    def file(self, name: str) -> File:
+        """Return a file.
+
+        Raises:
+            IsADirectoryError: The name is that of a folder.
+            FileNotInArtifact: There is no such file.
+        """
+        if self.info(name)["type"] == "directory":
+            raise IsADirectoryError(f"{self.root}/{name} is a folder")
+        return self.artifact.files[name]
+
+
+def _created(artifact: Artifact) -> datetime:
+    text = artifact.annotations.get(CREATED, "")
+    try:
+        created = datetime.fromisoformat(text)
+    except ValueError:
+        return UNKNOWN_TIME
+    return created if created.tzinfo else created.replace(tzinfo=UTC)
+
+
+class View:
+    """Artifacts by path, each pinned when it was resolved. Shared by the file systems of a process; safe in threads.
+
+    Args:
+        reader: Reads the content.
+        pins: Digests by the path of an artifact, as another process saw them.
+    """
+
+    def __init__(self, reader: ContentReader, pins: Mapping[str, str] | None = None) -> None:
+        self.reader = reader
+        self._trees: dict[str, Tree] = {}
+        self._pins = dict(pins or {})
+        self._lock = ForkSafeLock()
+
+    def tree(self, location: Location) -> Tree:
+        """Return the files of an artifact.
+
+        Raises:
+            InvalidReference: The path has no tag or digest.
+            FileNotInArtifact: There is no such artifact.
+        """
+        if not location.suffix:
+            latest = f"{PROTOCOL}://{location.root}:latest/"
+            raise InvalidReference(
+                f"{display.quoted(location.root)} has no tag", hint=f"name one, such as {display.quoted(latest)}"
+            )
+        with self._lock:
+            tree = self._trees.get(location.root)
+        if tree is not None:
+            return tree
+        tree = Tree(location.root, self._resolve(location))
+        with self._lock:
+            self._pins[location.root] = str(tree.artifact.digest)
+            return self._trees.setdefault(location.root, tree)
+
+    def _resolve(self, location: Location) -> Artifact:
+        reference = location.reference
+        if (pin := self._pins.get(location.root)) is not None:
+            reference = reference.pinned(Digest(pin))
+        try:
+            with self.reader.backends.open_source(reference) as source:
+                found = Resolver(source, self.reader.cache).resolve_manifest(reference)
+        except NotFound as error:
+            if isinstance(error, FileNotFoundError):
+                raise
+            raise FileNotInArtifact(error.message, hint=error.hint) from error
+        return Artifact(self.reader, reference, *found)
+
+    def adopt(self, location: Location, artifact: Artifact) -> None:
+        """Pin a path to an artifact, as after a commit of its own."""
+        tree = Tree(location.root, artifact)
+        with self._lock:
+            self._pins[location.root] = str(artifact.digest)
+            self._trees[location.root] = tree
+
+    def pin(self, root: str, digest: str) -> None:
+        """Use this digest for an artifact that has not been resolved yet."""
+        with self._lock:
+            self._pins.setdefault(root, digest)
+
+    def pins(self) -> dict[str, str]:
+        """Return the digests of the artifacts that were resolved, by path."""
+        with self._lock:
+            return dict(self._pins)
+
+    def forget(self, location: Location | None = None) -> None:
+        """Resolve an artifact again on its next use, or all of them."""
+        with self._lock:
+            for known in (self._trees, self._pins):
+                if location is None or not location.root:
+                    known.clear()
+                else:
+                    known.pop(location.root, None)
+
+
+#: Views of this process by the options of their file systems: instances of a class in several threads share them.
+_views: dict[str, View] = {}
+_views_lock = ForkSafeLock()
+
+
+def shared_view(
+    *,
+    insecure: Iterable[str] = (),
+    mirrors: Mapping[str, Any] | None = None,
+    workers: int | None = None,
+    timeout: float | None = None,
+    pins: Mapping[str, str] | None = None,
+) -> View:
+    """Return the view for these options; calls with equal options share one.
+
+    Args:
+        insecure: Hosts that may be contacted without TLS, or with an unverified certificate.
+        mirrors: Mirrors to read from first, as in `Session`.
+        workers: Number of parallel requests.
+        timeout: Seconds without data.
+        pins: Digests by the path of an artifact, for artifacts that the view has not resolved.
+
+    Raises:
+        InvalidArgument: An option is not JSON.
+    """
+    options = {"insecure": sorted(insecure), "mirrors": dict(mirrors or {}), "workers": workers, "timeout": timeout}
+    try:
+        key = json.dumps(options, sort_keys=True)
+    except TypeError as error:
+        raise InvalidArgument(
+            f"the options of a file system are JSON: {error}", hint="pass a session instead: ocikit.fs(session)"
+        ) from error
+    with _views_lock:
+        view = _views.get(key)
+        if view is None:
+            network = Network() if timeout is None else Network(read_timeout=timeout)
+            session = Session(insecure=insecure, mirrors=mirrors, network=network, workers=workers or WORKERS)
+            view = _views[key] = View(session.reader)
+    for root, digest in (pins or {}).items():
+        view.pin(root, digest)
+    return view
