@@ -17,7 +17,7 @@ from tests.support import cards
 ROUNDS = 20
 
 
-def values() -> Iterator[tuple[str, object]]:
+def values() -> Iterator[tuple[str, Any]]:
     """Build large objects of every kind."""
     data = cards.many_manifest(10_000)
     index = ocikit.Index(manifests=[layer.bare() for layer in data.layers])

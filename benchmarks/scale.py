@@ -21,7 +21,7 @@ from pathlib import Path
 from attrs import define, field
 
 import ocikit
-from benchmarks.server import family
+from benchmarks.measure import family
 from ocikit.server.storage.base import ManifestRow
 from ocikit.server.storage.files import file_storage
 from ocikit.spec.digest import Digest
@@ -76,7 +76,7 @@ class Place:
     @property
     def memory(self) -> int:
         """Return the memory of the server's processes, which are children of this one and their children [bytes]."""
-        main = self.server._process.process.pid  # noqa: SLF001 - no other caller needs it
+        main = self.server._child.process.pid  # noqa: SLF001 - no other caller needs it
         return sum(resident(pid) for pid in family(main))
 
 

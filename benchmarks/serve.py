@@ -17,7 +17,8 @@ from pathlib import Path
 import requests
 
 import ocikit
-from benchmarks.__main__ import MIB, environment
+from benchmarks.measure import MIB
+from benchmarks.tools import environment
 
 # The system clock, because the interpreter's own start counts
 START = """

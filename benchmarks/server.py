@@ -1,4 +1,4 @@
-"""Our registry compared with distribution 3 in one run: `python -m benchmarks.server`.
+"""Our registry compared with distribution 3 in one run: `python -m benchmarks server`.
 
 Pushes and pulls the three shapes of `python -m benchmarks` with oras and ocikit, at both registries in turn. Then moves
 `--gib` gibibytes in and out of ours and prints its peak memory, and the cost of a rejected upload.
@@ -14,75 +14,59 @@ import statistics
 import sys
 import tempfile
 import time
-from collections.abc import Iterable
 from pathlib import Path
 
-from benchmarks.__main__ import MIB, SHAPES, Cost, digests, environment, high_water, make, measure, ocikit
+from attrs import evolve
+
+from benchmarks.data import QUICK, SHAPES, Shape
+from benchmarks.measure import MIB, Cost, family, high_water, machine, measure
+from benchmarks.tools import environment, pulls, pushes
+from benchmarks.transfers import KINDS, Settings, prepared
 from tests.support import peers
 
 CLIENTS = ("oras", "ocikit")
+OURS, THEIRS = "ocikit", "distribution 3"
 
 
-def client(name: str, verb: str, reference: str, names: list[str], out: Path) -> list[str]:
-    """Return the command of a client."""
-    if name == "ocikit":
-        return ocikit(verb, "--quiet", reference, *(names if verb == "push" else [str(out)]))
-    oras = [str(peers.find("oras")), verb, "--plain-http"]
-    if verb == "push":
-        return [*oras, "--artifact-type", "application/x.bench", reference, *names]
-    return [*oras, reference, "-o", str(out)]
-
-
-def family(pid: int) -> list[int]:
-    """Return a process and its descendants."""
-    children = []
-    for task in Path(f"/proc/{pid}/task").iterdir():
-        children += [int(child) for child in (task / "children").read_text().split()]
-    return [pid, *(each for child in children for each in family(child))]
-
-
-def throughput(registries: dict[str, peers.Registry], shapes: Iterable[str], rounds: int, folder: Path) -> None:
-    """Return medians and ratios, a table for each shape."""
-    env = environment(folder)
-    for shape in shapes:
-        data = folder / "data"
-        names = [path.name for path in make(data, shape)]
-        wanted = digests(data)
-        costs: dict[tuple[str, str, str], list[Cost]] = {}
+def throughput(mine: peers.Registry, theirs: peers.Registry, shape: Shape, rounds: int, folder: Path) -> None:
+    """Print medians, ratios in the same round, and the registries' CPU seconds, for one shape."""
+    costs: dict[tuple[str, str, str], list[Cost]] = {}
+    with prepared(Settings(CLIENTS), mine, folder, shape) as first:
+        second = evolve(first, registry=theirs, host=theirs.host)
+        second.seed()
         for turn in range(rounds):
-            for name in CLIENTS:
-                for kind, registry in registries.items():
-                    reference = f"{registry.host}/bench/{len(names)}-{name}-{turn}:v1"
-                    pushed = measure(client(name, "push", reference, names, data), data, env)
-                    costs.setdefault(("push", name, kind), []).append(pushed)
-                    out = folder / "out"
-                    shutil.rmtree(folder / "cache", ignore_errors=True)
-                    pulled = measure(client(name, "pull", reference, names, out), data, env)
-                    costs.setdefault(("pull", name, kind), []).append(pulled)
-                    if not wanted <= digests(out):
-                        raise RuntimeError(f"{name} pulled something else from {kind}")
-                    shutil.rmtree(out)
+            benches = [(OURS, first), (THEIRS, second)]
+            for kind in KINDS:
+                for client in CLIENTS:
+                    for name, bench in benches if turn % 2 else reversed(benches):
+                        costs.setdefault((kind, client, name), []).append(bench.run(kind, client, str(turn)))
             print(f"  round {turn + 1} of {rounds} done", file=sys.stderr)
-        shutil.rmtree(data)
-        print(f"\n{shape}\n\n| | {' | '.join(f'{kind} s' for kind in registries)} | our speed to distribution's |")
-        print(f"|---|{'---|' * len(registries)}---|")
-        for verb in ("push", "pull"):
-            for name in CLIENTS:
-                medians = [statistics.median(cost.wall for cost in costs[verb, name, kind]) for kind in registries]
-                cells = " | ".join(f"{wall:.2f}" for wall in medians)
-                print(f"| {verb} by {name} | {cells} | {medians[-1] / medians[0]:.2f} |")
+    print(
+        f"\n{shape}\n\n| | {OURS} s | {THEIRS} s | ratio | {OURS} CPU s | {THEIRS} CPU s |\n|---|---|---|---|---|---|"
+    )
+    for kind in KINDS:
+        for client in CLIENTS:
+            pair = [costs[kind, client, name] for name in (OURS, THEIRS)]
+            ratios = sorted(one.wall / other.wall for one, other in zip(*pair, strict=True))
+            walls = " | ".join(f"{statistics.median(cost.wall for cost in each):.2f}" for each in pair)
+            cpus = " | ".join(f"{statistics.median(cost.server for cost in each):.2f}" for each in pair)
+            ratio = f"{statistics.median(ratios):.2f} ({ratios[0]:.2f} to {ratios[-1]:.2f})"
+            print(f"| {kind} by {client} | {walls} | {ratio} | {cpus} |", flush=True)
 
 
 def memory(registry: peers.Registry, gib: int, folder: Path) -> None:
-    """Return the peak memory of all server processes while gibibytes go in and out."""
+    """Print the peak memory of all server processes while gibibytes go in and out."""
     env, data = environment(folder), folder / "data"
     data.mkdir()
-    with (data / "big.bin").open("wb") as file:
+    big = data / "big.bin"
+    with big.open("wb") as file:
         for _ in range(gib * 1024):
             file.write(os.urandom(MIB))
-    reference = f"{registry.host}/bench/big:v1"
-    pushed = measure(client("oras", "push", reference, ["big.bin"], data), data, env)
-    pulled = measure(client("oras", "pull", reference, [], folder / "out"), data, env)
+    out = folder / "out"
+    pushed = measure(pushes(registry.host, [big], folder)["oras"](f"{registry.host}/bench/big:v1"), data, env)
+    pulled = measure(pulls(registry.host, "bench/big", [])["oras"](out), data, env)
+    shutil.rmtree(data)
+    shutil.rmtree(out)
     peak = sum(high_water(pid) for pid in family(registry.process.pid))
     print(
         f"\n{gib} GiB in {pushed.wall:.1f} s, out {pulled.wall:.1f} s: "
@@ -91,7 +75,7 @@ def memory(registry: peers.Registry, gib: int, folder: Path) -> None:
 
 
 def refused(registry: peers.Registry) -> None:
-    """Return the bytes that the server reads of a rejected 4 GiB upload."""
+    """Print the bytes that the server reads of a rejected 4 GiB upload."""
     announced, sent = 4 << 30, 0
     host, _, port = registry.host.rpartition(":")
     with socket.create_connection((host, int(port)), timeout=10) as connection:
@@ -109,21 +93,25 @@ def refused(registry: peers.Registry) -> None:
 
 def main() -> None:
     """Parse, run, print."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.server", description=__doc__)
-    parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--shape", choices=["1", "2", "3"], action="append")
-    parser.add_argument("--gib", type=int, default=4)
+    parser = argparse.ArgumentParser(prog="python -m benchmarks server", description=__doc__)
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--shape", choices=list(SHAPES), action="append")
+    parser.add_argument("--gib", type=int, default=4, help="0 skips the test of memory")
     parser.add_argument("--workers", type=int, default=1)
+    parser.add_argument("--tls", action="store_true", help="use TLS")
+    parser.add_argument("--quick", action="store_true", help="small files")
     options = parser.parse_args()
-    shapes = [list(SHAPES)[int(i) - 1] for i in options.shape or ("1", "2", "3")]
-
+    shapes = QUICK if options.quick else SHAPES
     with tempfile.TemporaryDirectory(prefix="ocikit-bench-") as name:
-        with peers.ocikit(workers=options.workers) as mine, peers.distribution3() as theirs:
-            print(f"{options.rounds} rounds, medians; our workers: {options.workers}")
-            throughput({"ocikit": mine, "distribution 3": theirs}, shapes, options.rounds, Path(name))
+        folder = Path(name)
+        tls = peers.certificate(folder) if options.tls else None
+        with peers.ocikit(workers=options.workers, tls=tls) as mine, peers.distribution3(tls=tls) as theirs:
+            print(f"rounds: {options.rounds}; workers of ours: {options.workers}; {machine(sha=True)}", flush=True)
+            for shape in options.shape or shapes:
+                throughput(mine, theirs, shapes[shape], options.rounds, folder)
         if options.gib:
             with peers.ocikit(workers=options.workers) as mine:
-                memory(mine, options.gib, Path(name))
+                memory(mine, options.gib, folder)
         with peers.ocikit(options=["--read-only"]) as mine:
             refused(mine)
 
