@@ -48,6 +48,7 @@ class BlobReader(io.RawIOBase):
         scope: Right to pull.
         action: Operation, as named in error messages.
         span: First byte, and the one after the last; None reads the whole blob.
+        deadline: Time of the monotonic clock; None begins a new one with the first request.
     """
 
     def __init__(
@@ -59,6 +60,7 @@ class BlobReader(io.RawIOBase):
         action: str,
         *,
         span: tuple[int, int] | None = None,
+        deadline: float | None = None,
     ) -> None:
         self._transport = transport
         self._path = path
@@ -71,7 +73,7 @@ class BlobReader(io.RawIOBase):
         self._started = False
         self._start, self._end = span or (0, descriptor.size)
         self._position = self._resumed_at = self._start
-        self._deadline: float | None = None  # set by the first request
+        self._deadline = deadline
         self._stalls = 0
         self.whole = span is None
         """Whether the stream reaches the end of the blob: there was no span, or the registry did not honour it."""

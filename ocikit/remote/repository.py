@@ -34,9 +34,11 @@ from ocikit.remote.endpoints import MANIFEST_LIMIT, Endpoints, UploadSession, de
 from ocikit.remote.http.responses import announced_digest, drain, is_encoded, json_object, read_prefix
 from ocikit.remote.http.transport import Transport
 from ocikit.remote.random_access import RangeReader, check_spans, read_spans
+from ocikit.remote.spans import MIN_IDLE, MIN_SIZE, SpanReader
 from ocikit.remote.upload import upload
 from ocikit.spec import media_types
 from ocikit.spec.arguments import to_texts
+from ocikit.spec.challenge import Scope
 from ocikit.spec.descriptor import Descriptor
 from ocikit.spec.digest import Digest
 from ocikit.spec.document import DOCUMENT_LIMIT
@@ -44,6 +46,7 @@ from ocikit.spec.manifest import Index, Manifest, parse_document
 from ocikit.spec.reference import check_tag
 from ocikit.store.base import Source, Store
 from ocikit.store.streams import ByteStream, DeferredStream, check_size
+from ocikit.transfer.slots import worker_limit
 
 log = logging.getLogger("ocikit")
 
@@ -212,21 +215,21 @@ class Repository(Endpoints, Store, display.Displayable):
     def open(self, descriptor: Descriptor) -> ByteStream:
         """Return a seekable stream over a blob that resumes by itself.
 
-        Nothing is requested before the first read. The bytes of a blob are not verified; see `BlobReader`.
+        Nothing is requested before the first read. The bytes of a blob are not verified; see `BlobReader`. In a transfer,
+        idle workers download parts of a large blob ahead; see `SpanReader`.
         """
         if descriptor.is_document:
             return io.BytesIO(self.fetch(descriptor))
+        if descriptor.size >= MIN_SIZE and worker_limit() > MIN_IDLE and self.transport.ranges:
+            return SpanReader(*self._blob_request(descriptor))
         return self._blob_reader(descriptor)
 
     def _blob_reader(self, descriptor: Descriptor, span: tuple[int, int] | None = None) -> BlobReader:
-        return BlobReader(
-            self.transport,
-            self._path("blobs", descriptor.digest),
-            descriptor,
-            self.scope("pull"),
-            self.action_name("pull", descriptor.digest.short),
-            span=span,
-        )
+        return BlobReader(*self._blob_request(descriptor), span=span)
+
+    def _blob_request(self, descriptor: Descriptor) -> tuple[Transport, str, Descriptor, Scope, str]:
+        action = self.action_name("pull", descriptor.digest.short)
+        return self.transport, self._path("blobs", descriptor.digest), descriptor, self.scope("pull"), action
 
     def open_random(self, descriptor: Descriptor) -> ByteStream:
         """Return a seekable stream that requests what is read; see `RangeReader`.

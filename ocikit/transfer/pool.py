@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterable, Iterator
 from typing import TypeVar
 
 from ocikit.display.tracebacks import hide_internal_frames
+from ocikit.transfer.slots import SLOTS
 
 WORKERS = 8  # as huggingface_hub; with fewer, the latency of the registry dominates for many small blobs
 
@@ -46,8 +47,9 @@ def run_parallel(items: Iterable[T], work: Callable[[T, threading.Event], object
 
     def loop() -> None:
         try:
-            for item in take():
-                work(item, stop)
+            with SLOTS.work(workers):
+                for item in take():
+                    work(item, stop)
         except Cancelled:
             pass
         except BaseException as error:  # noqa: BLE001 - raised below, on the caller's thread

@@ -23,7 +23,7 @@ ROOMS: dict[str, set[str]] = {
     "progress": {"forks", "spec", "errors", "display"},
     "layers": {"forks", "spec", "progress", "errors", "display"},
     "store": {"forks", "layers", "progress", "spec", "errors", "display"},
-    "transfer": {"store", "progress", "spec", "errors", "display"},
+    "transfer": {"forks", "store", "progress", "spec", "errors", "display"},
     "folder": {"transfer", "store", "layers", "progress", "spec", "errors", "display"},
     "remote": {"forks", "transfer", "store", "progress", "spec", "errors", "display"},
     "client": {"forks", "folder", "remote", "transfer", "store", "layers", "progress", "spec", "errors", "display"},
@@ -40,7 +40,8 @@ ROOMS: dict[str, set[str]] = {
 
 #: Inside a room: modules, by prefix, and what of their own room they must not import.
 WINGS: dict[str, set[str]] = {
-    "remote.http": {"remote.registry", "remote.repository", "remote.endpoints", "remote.upload", "remote.download"},
+    "remote.http": {"remote.registry", "remote.repository", "remote.endpoints", "remote.upload", "remote.download",
+                    "remote.spans"},
     "remote.auth": {"remote.http.transport", "remote.registry", "remote.repository", "remote.endpoints"},
     "remote.config": {"remote.http", "remote.auth", "remote.registry", "remote.repository", "remote.endpoints"},
     "server.http": {"server.process", "server.storage.files", "server.storage.memory", "server.storage.sql",

@@ -65,6 +65,8 @@ class Network:
         max_wait: Seconds to wait in all for the retries of one request. If the registry demands a longer wait, the
             request fails.
         connections: Connections per host that are kept open.
+        ranges: Whether idle workers of a transfer request ranges of a large blob in parallel. A host that answers
+            otherwise than with the requested range gets no further such requests in the session.
         user_agent: The User-Agent header.
         headers: Additional headers. They are sent to registries only, not to redirects to other hosts.
         adapter: Function that returns the adapter of requests for an origin such as "https://ghcr.io".
@@ -89,6 +91,7 @@ class Network:
     retries: int = 4
     max_wait: float = 120.0
     connections: int = 8
+    ranges: bool = True
     user_agent: str = USER_AGENT
     headers: Mapping[str, str] = field(factory=dict, repr=False)
     adapter: Callable[[str], requests.adapters.BaseAdapter] | None = field(default=None, repr=False)

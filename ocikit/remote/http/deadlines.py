@@ -5,6 +5,7 @@ A socket timeout restarts with each byte. A server that sends one byte at a time
 
 from __future__ import annotations
 
+import contextlib
 import io
 import socket
 import time
@@ -80,6 +81,19 @@ def limit_remaining_time(raw: Any, seconds: float, *, extend: bool = False) -> N
         reader.deadline = _earlier(time.monotonic() + seconds + extra, reader.deadline)
 
 
+def interrupt(raw: Any) -> None:
+    """End the read of a body that another thread waits in; that thread gets the end of the stream.
+
+    Closing the response would wait for the read. Does nothing for a response of another adapter.
+
+    Args:
+        raw: Response of urllib3.
+    """
+    inner = getattr(raw, "_fp", None)
+    if isinstance(inner, Response):
+        inner.reader.interrupt()
+
+
 class _DeadlineReader(io.RawIOBase):
     """The reading side of a socket; each read gets the remaining time at most."""
 
@@ -120,6 +134,12 @@ class _DeadlineReader(io.RawIOBase):
                 if left > self.read_timeout:
                     raise
         raise TooSlow("the response took too long as a whole")
+
+    def interrupt(self) -> None:
+        """End a read in another thread."""
+        with contextlib.suppress(OSError, TypeError):  # TLS within the TLS of a proxy has no socket of its own
+            # Not the method of TLS sockets: it would let the other thread read on without decryption
+            socket.socket.shutdown(self._sock, socket.SHUT_RDWR)
 
     def readall(self) -> bytes:
         """Read to the end of the connection; ocikit itself reads a limited number of bytes.

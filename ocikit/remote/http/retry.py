@@ -41,6 +41,8 @@ class Retry:
         self._scheme = scheme
         self._not_before = 0.0  # monotonic clock: all threads wait until then
         self._reached = False  # True once this host has responded
+        self.throttled = 0
+        """The number of responses so far that demanded a pause of all threads."""
 
     def send(
         self,
@@ -97,6 +99,7 @@ class Retry:
             requested = retry_after(response) if response is not None else None
             wait = backoff(attempts) if requested is None else requested
             status = response.status_code if response is not None else None
+            self.throttled += status in {429, 503}
             if (status == 429 or (status == 503 and requested is not None)) and wait <= self._network.max_wait:
                 # All threads wait, because the rate limit holds for the host
                 self._not_before = max(self._not_before, time.monotonic() + wait)

@@ -70,6 +70,8 @@ class Transport(display.Displayable):
     ) -> None:
         self.host = host
         self.network = network or Network()
+        self.ranges = self.network.ranges
+        """Whether ranges of a blob may be requested in parallel; False once the host did not answer with a range."""
         self._api_host = api_host
         self._keychain = keychain or Keychain()
         self._connections = Connections(host, lambda: self.base, self.network)
@@ -98,6 +100,11 @@ class Transport(display.Displayable):
     def rate_limit(self) -> RateLimit | None:
         """The most recent rate limit that the registry reported."""
         return self._redirects.rate_limit
+
+    @property
+    def throttled(self) -> int:
+        """The number of responses so far that demanded a pause of all threads (429, 503)."""
+        return self._retry.throttled
 
     def __rich_repr__(self) -> display.Description:
         yield "host", self.host
