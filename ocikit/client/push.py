@@ -5,17 +5,20 @@ from __future__ import annotations
 import contextlib
 import io
 import os
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+import threading
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
 import attrs
-from attrs import frozen
+from attrs import define, field, frozen
 
 from ocikit import display
 from ocikit.client.arguments import StrPath, check_digest, tags_of, to_patterns
 from ocikit.client.resolver import target_of
 from ocikit.errors import ContentError, CopyError, InvalidDocument, InvalidReference, ManifestUnknown, OcikitError
-from ocikit.layers.pack import Packed, PackedLayers, pack
-from ocikit.progress.base import Progress
+from ocikit.forks import ForkSafeLock
+from ocikit.layers.pack import WORKERS as HASHERS
+from ocikit.layers.pack import Packed, PackTask, Selection, select
+from ocikit.progress.base import Progress, progress_scope
 from ocikit.spec.annotations import Annotations
 from ocikit.spec.descriptor import EMPTY_DESCRIPTOR, Descriptor
 from ocikit.spec.digest import Digest
@@ -27,13 +30,17 @@ from ocikit.spec.titles import Links
 from ocikit.store.base import Source, Store, blob_not_found
 from ocikit.store.streams import ByteStream
 from ocikit.transfer.plan import plan
-from ocikit.transfer.run import Plan
+from ocikit.transfer.pool import Cancelled, run_parallel
+from ocikit.transfer.run import BlobCopies, Plan
 
 #: The artifact type of pushed files without another type.
 FILES_ARTIFACT_TYPE = "application/vnd.ocikit.files.v1"
 
 _MIB = 1 << 20
 _SHOWN = 5  # titles in a summary
+_KEPT_SIZE = 128 << 10  # bytes of a file that is sent from memory after it was hashed
+_STOP_INTERVAL = 0.2  # seconds between checks whether to stop
+_ENTRY_SIZE = 400  # bytes of a layer in a manifest, without its title; most have 160
 
 
 @frozen(kw_only=True)
@@ -74,8 +81,7 @@ class PackedArtifact(Source):
         return packed.open()
 
 
-@contextlib.contextmanager
-def pack_files(
+def select_files(
     paths: Sequence[StrPath],
     *,
     archive: Archive | None,
@@ -85,38 +91,32 @@ def pack_files(
     links: Links,
     hidden: bool,
     secrets: bool,
-    workers: int,
-) -> Iterator[PackedLayers]:
-    """Pack files and folders into layers; delete temporary files after the block."""
-    packed = PackedLayers(layers=())
-    if paths:
-        packed = pack(
-            [os.path.expanduser(path) for path in paths],
-            archive=archive,
-            include=to_patterns(include),
-            exclude=to_patterns(exclude),
-            media_types=media_types,
-            links=links,
-            hidden=hidden,
-            secrets=secrets,
-            workers=workers,
-        )
-    try:
-        yield packed
-    finally:
-        packed.close()
+) -> Selection:
+    """Find the files and folders to push; nothing is read."""
+    if not paths:
+        return Selection()
+    return select(
+        [os.path.expanduser(path) for path in paths],
+        archive=archive,
+        include=to_patterns(include),
+        exclude=to_patterns(exclude),
+        media_types=media_types,
+        links=links,
+        hidden=hidden,
+        secrets=secrets,
+    )
 
 
-def describe_selection(packed: PackedLayers) -> str:
+def describe_selection(selection: Selection) -> str:
     """Return the end of a push's summary: files that look like secrets, and titles that were left out."""
     text = ""
-    if packed.secrets:
-        text += f"; with what looks like a secret: {display.join_limited(packed.secrets, _SHOWN)}"
-    if packed.empty_folders:
-        names = display.join_limited(packed.empty_folders, _SHOWN)
+    if selection.secrets:
+        text += f"; with what looks like a secret: {display.join_limited(selection.secrets, _SHOWN)}"
+    if selection.empty_folders:
+        names = display.join_limited(selection.empty_folders, _SHOWN)
         text += f"; empty folders are not pushed: {names} (archive= keeps them)"
-    if packed.left_out:
-        text += f"; left out: {display.join_limited(packed.left_out, _SHOWN)}"
+    if selection.left_out:
+        text += f"; left out: {display.join_limited(selection.left_out, _SHOWN)}"
     return text
 
 
@@ -210,18 +210,159 @@ def plan_push(
     return plan(artifact, manifest.descriptor, target, tags=names, check=check, workers=workers)
 
 
-def run_push(work: Plan, *, workers: int, progress: Progress, title: str) -> None:
-    """Run the plan of a push.
+def push_files(
+    selection: Selection,
+    build: Callable[[Sequence[Packed]], PackedArtifact],
+    target: Store,
+    reference: AnyReference,
+    *,
+    tags: Iterable[str],
+    workers: int,
+    progress: Progress,
+    title: str,
+) -> PackedArtifact:
+    """Push files with their manifest and return the artifact.
 
-    A push has only one remote side, so the cause of a `CopyError` is raised instead.
+    Args:
+        selection: The files.
+        build: Returns the artifact of layers.
+        target: The repository or layout.
+        reference: The reference of the target.
+        tags: More tags.
+        workers: Number of parallel transfers.
+        progress: The listener for progress events.
+        title: The title of the progress bar.
+
+    Raises:
+        ContentError: A file cannot be read or has changed, or there are too many files for one manifest.
+        InvalidReference: The reference has another digest than the artifact.
     """
+    draft = build(())  # raises errors of all arguments before anything is sent
+    names = tags_of(reference, tags, default=draft.manifest.subject is None)
     try:
-        work.run(workers=workers, progress=progress, title=title)
-        return
+        if reference.digest is not None or _may_exceed_limit(selection):
+            # Hash everything first, because the manifest may be refused
+            with contextlib.closing(selection.pack(workers)) as packed:
+                artifact = build(packed)
+                work = plan_push(artifact, target, reference, tags=tags, check=False, workers=workers)
+                work.run(workers=workers, progress=progress, title=title)
+            return artifact
+        pipeline = _Pipeline(target=target, config=draft.manifest.config, content=draft.config, progress=progress)
+        return pipeline.run(selection, build, names, workers=workers, title=title)
     except CopyError as error:
+        # A push has only one remote side, so the cause is the error
         if not isinstance(error.__cause__, OcikitError):
             raise
         cause = error.__cause__
     # Raise outside the `except` block. Otherwise the cause's context is the CopyError, whose own cause it is:
     # traceback printers would loop
     raise cause from cause.__cause__
+
+
+def _may_exceed_limit(selection: Selection) -> bool:
+    """Return True if the manifest may be too large for registries."""
+    return sum(_ENTRY_SIZE + 2 * len(task.title.encode()) for task in selection.tasks) > DOCUMENT_LIMIT
+
+
+@define(eq=False, kw_only=True)
+class _Pipeline(Source):
+    """A push that sends each layer as soon as its digest is known, while other files are hashed.
+
+    So the network is not idle while the processor hashes, and a small file is read only once. The workers that send also
+    hash. Only a few of them hash large files at the same time, so that the others send.
+    """
+
+    target: Store
+    config: Descriptor
+    content: bytes
+    """Of the config."""
+    progress: Progress
+    _lock: ForkSafeLock = field(factory=ForkSafeLock, init=False)
+    _layers: dict[Digest, Packed] = field(factory=dict, init=False)
+    _kept: dict[Digest, bytes] = field(factory=dict, init=False)
+    """The content of small files that are being sent: at most one for each worker."""
+    _hashing: threading.Semaphore = field(
+        factory=lambda: threading.Semaphore(min(HASHERS, os.cpu_count() or 1)), init=False
+    )
+
+    def run(
+        self,
+        selection: Selection,
+        build: Callable[[Sequence[Packed]], PackedArtifact],
+        tags: Sequence[str],
+        *,
+        workers: int,
+        title: str,
+    ) -> PackedArtifact:
+        """Send the config and the layers, then the manifest with its tags."""
+        tasks = selection.tasks
+        packed: dict[PackTask, Packed] = {}
+        copies = BlobCopies(source=self, target=self.target, progress=self.progress)
+
+        def push(task: PackTask | None, stop: threading.Event) -> None:
+            if task is None:
+                copies.copy(self.config, stop)
+                return
+            layer, content = self._pack(task, stop)
+            digest = layer.descriptor.digest
+            with self._lock:
+                packed[task] = layer
+                # Files with the same content share one layer, also with the config
+                repeated = digest in self._layers or digest == self.config.digest
+                self._layers.setdefault(digest, layer)
+                if content is not None and not repeated:
+                    self._kept[digest] = content
+            if repeated:
+                self.progress.finish(layer.descriptor, "present")
+                return
+            try:
+                copies.copy(layer.descriptor, stop)
+            finally:
+                self._kept.pop(digest, None)
+
+        size = len(self.content) + sum(task.size for task in tasks)
+        try:
+            with progress_scope(self.progress, title, size=size, count=len(tasks) + 2):
+                run_parallel((None, *tasks), push, workers=workers)
+                artifact = build([packed[task] for task in tasks])
+                work = plan(artifact, artifact.manifest.descriptor, self.target, tags=tags, workers=workers)
+                work.push_documents(workers=workers, progress=self.progress)
+        finally:
+            for layer in packed.values():
+                layer.close()
+        return artifact
+
+    def _pack(self, task: PackTask, stop: threading.Event) -> tuple[Packed, bytes | None]:
+        """Hash a file or write an archive; return the content of a small file, too."""
+
+        def check() -> None:
+            if stop.is_set():
+                raise Cancelled
+
+        if 0 < task.size <= _KEPT_SIZE:
+            return task.run(check, keep=_KEPT_SIZE)
+        while not self._hashing.acquire(timeout=_STOP_INTERVAL):
+            check()
+        try:
+            return task.run(check)
+        finally:
+            self._hashing.release()
+
+    def resolve(self, reference: str) -> Descriptor:
+        """Raise an error, because the manifest does not exist yet.
+
+        Raises:
+            ManifestUnknown: Always.
+        """
+        raise ManifestUnknown(f"{reference} is not pushed yet")
+
+    def open(self, descriptor: Descriptor) -> ByteStream:
+        """Return the stream of the config or of a hashed layer.
+
+        Raises:
+            ContentError: A file has changed since it was hashed.
+        """
+        if descriptor.digest == self.config.digest:
+            return io.BytesIO(self.content)
+        content = self._kept.get(descriptor.digest)
+        return self._layers[descriptor.digest].open() if content is None else io.BytesIO(content)

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import suppress
+from contextlib import closing, suppress
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO, Literal, Self, overload
 
@@ -417,10 +418,10 @@ class Session(display.Displayable):
         from ocikit.client.push import (  # noqa: PLC0415 - 15 ms of import time that pulls do not need
             build_artifact,
             describe_selection,
-            pack_files,
             plan_push,
+            push_files,
             resolve_subject,
-            run_push,
+            select_files,
         )
 
         reference = parse_reference(ref)
@@ -429,7 +430,7 @@ class Session(display.Displayable):
         workers = self._workers(workers)
         types = {"artifact_type": artifact_type, "config_type": config_type}
         content = check_push(paths, archive, links, config, annotations, types)
-        packing = pack_files(
+        selection = select_files(
             paths,
             archive=archive,
             include=include,
@@ -438,23 +439,28 @@ class Session(display.Displayable):
             links=links,
             hidden=hidden,
             secrets=secrets,
-            workers=workers,
         )
-        with packing as packed, self._backends.open_store(reference) as target:
-            built = build_artifact(
-                packed,
+        with self._backends.open_store(reference) as target:
+            build = partial(
+                build_artifact,
                 artifact_type=artifact_type,
                 config=content,
                 config_type=config_type,
                 annotations=annotations,
                 subject=None if subject is None else resolve_subject(target, reference, parse_reference(subject)),
             )
-            work = plan_push(built, target, reference, tags=tags, check=dry_run, workers=workers)
-            artifact = Artifact(self._reader, reference, work.root, built.manifest, plan=work if dry_run else None)
-            if not dry_run:
-                stats = TransferStats(self._reader.listener(progress))
-                run_push(work, workers=workers, progress=stats, title=transfer_title("push", reference))
-                summarize(artifact, stats, "pushed", str(artifact.reference), describe_selection(packed))
+            if dry_run:
+                with closing(selection.pack(workers)) as packed:
+                    built = build(packed)
+                    work = plan_push(built, target, reference, tags=tags, check=True, workers=workers)
+                return Artifact(self._reader, reference, work.root, built.manifest, plan=work)
+            stats = TransferStats(self._reader.listener(progress))
+            title = transfer_title("push", reference)
+            built = push_files(
+                selection, build, target, reference, tags=tags, workers=workers, progress=stats, title=title
+            )
+            artifact = Artifact(self._reader, reference, built.manifest.descriptor, built.manifest)
+            summarize(artifact, stats, "pushed", str(artifact.reference), describe_selection(selection))
         return artifact
 
     def attach(

@@ -38,6 +38,9 @@ from ocikit.spec.titles import Links, check_titles, safe_title
 
 WORKERS: Final = 4  # hashing runs at 0.5 to 2 GB/s per core; four threads saturate a fast disk
 
+Check: TypeAlias = Callable[[], object]
+"""Called between blocks while a file is read; it raises an error to stop."""
+
 _Stamp: TypeAlias = tuple[int, int, int]
 """Size, modification time and inode, to detect that a file was changed or replaced."""
 
@@ -104,6 +107,60 @@ class Packed(display.Displayable):
         yield "digest", display.DigestCell(self.descriptor.digest)
         yield "size", display.Size(self.size)
         yield "diff_id", display.DigestCell(self.diff_id) if self.diff_id else None, None
+
+
+@frozen(kw_only=True)
+class PackTask:
+    """A file or folder that becomes one layer."""
+
+    title: str
+    size: int
+    """Bytes of the file when it was found; 0 for an archive, whose size is not known before it is written."""
+    _make: Callable[[Check, int], tuple[Packed, bytes | None]] = field(repr=False, eq=False)
+
+    def run(self, check: Check = bool, *, keep: int = 0) -> tuple[Packed, bytes | None]:
+        """Hash the file, or write the archive.
+
+        Args:
+            check: Called between blocks; it raises an error to stop.
+            keep: The content of a file of at most so many bytes is returned, so that it is not read twice.
+
+        Returns:
+            The layer, and its content if it was kept.
+
+        Raises:
+            ContentError: A file cannot be read or pushed, or changes while it is read.
+            UnsafeArchive: A name in an archive is not portable.
+        """
+        return self._make(check, keep)
+
+
+@frozen(kw_only=True)
+class Selection:
+    """What a push selects from its paths; nothing of it was read yet."""
+
+    tasks: tuple[PackTask, ...] = ()
+    """In the order of the layers."""
+    left_out: tuple[str, ...] = ()
+    """Titles that were left out by default; those of folders end with "/"."""
+    empty_folders: tuple[str, ...] = ()
+    """Titles of folders without files, which only archives represent; they end with "/"."""
+    secrets: tuple[str, ...] = ()
+    """Titles of files that look like secrets."""
+
+    def pack(self, workers: int = WORKERS) -> PackedLayers:
+        """Hash all files and write all archives, on several threads.
+
+        Raises:
+            ContentError: A file cannot be read or pushed.
+            UnsafeArchive: A name in an archive is not portable.
+        """
+        return PackedLayers(
+            layers=_run_tasks(self.tasks, workers),
+            left_out=self.left_out,
+            empty_folders=self.empty_folders,
+            secrets=self.secrets,
+        )
 
 
 @frozen(kw_only=True, repr=False)
@@ -188,27 +245,60 @@ def pack(
         ContentError: There are no files, a file cannot be read or pushed, or a file looks like a secret.
         UnsafeArchive: A name is not portable, or two files have the same title.
     """
+    selection = select(
+        paths,
+        archive=archive,
+        include=include,
+        exclude=exclude,
+        media_types=media_types,
+        links=links,
+        hidden=hidden,
+        secrets=secrets,
+        level=level,
+        spool=spool,
+    )
+    return selection.pack(workers)
+
+
+def select(
+    paths: Iterable[str | os.PathLike[str]],
+    *,
+    archive: types.Archive | None = None,
+    include: Iterable[str] = (),
+    exclude: Iterable[str] = (),
+    media_types: Mapping[str, str] | None = None,
+    links: Links = "inside",
+    hidden: bool = False,
+    secrets: bool = False,
+    level: int | None = None,
+    spool: str | os.PathLike[str] | None = None,
+) -> Selection:
+    """Find the files and folders that `pack` would pack, without reading their content.
+
+    Arguments and errors are those of `pack`.
+    """
     include, exclude = tuple(include), tuple(exclude)
     walker = FileWalker(include, exclude, links, hidden)
     unused_types = dict(media_types or {})
-    tasks: list[Callable[[], Packed]] = []
-    titles: list[str] = []
+    tasks: list[PackTask] = []
     empty: list[str] = []
     for path in paths:
         title = title_of(path)
         if archive is not None and os.path.isdir(path):  # Path.is_dir raises for an unreadable parent
             title = title or Path(os.path.abspath(path)).name
             items = _archived(walker.walk(path, title, keep_links=True), walker)
-            tasks.append(partial(_pack_archive, Path(path), title, archive, items, level, spool))
-            titles.append(title)
+            write = partial(_pack_archive, Path(path), title, archive, items, level, spool)
+            tasks.append(PackTask(title=title, size=0, make=write))
             continue
         items = list(walker.walk(path, title))
         files = [file for file in items if not file.is_folder]
         empty += _empty_folders(items, walker)
         if not files:
             raise _no_files(path, walker)
-        titles += [file.title for file in files]
-        tasks += [partial(_pack_file, file, unused_types.pop(file.title, None)) for file in files]
+        for file in files:
+            make = partial(_pack_file, file, unused_types.pop(file.title, None))
+            tasks.append(PackTask(title=file.title, size=file.info.st_size, make=make))
+    titles = [task.title for task in tasks]
     check_titles(titles)
     if unused_types:
         raise ContentError(
@@ -221,8 +311,8 @@ def pack(
             f"files that look like secrets would be published: {names}",
             hint=f"skip them with exclude={first} or a {IGNORE_FILE} file, or push them with secrets=True",
         )
-    return PackedLayers(
-        layers=_run_tasks(tasks, workers),
+    return Selection(
+        tasks=tuple(tasks),
         left_out=tuple(walker.left_out),
         empty_folders=tuple(empty),
         secrets=tuple(walker.secrets),
@@ -258,35 +348,43 @@ def _archived(items: Iterable[FoundFile], walker: FileWalker) -> list[FoundFile]
     return items
 
 
-def _run_tasks(tasks: Sequence[Callable[[], Packed]], workers: int) -> tuple[Packed, ...]:
+def _run_tasks(tasks: Sequence[PackTask], workers: int) -> tuple[Packed, ...]:
     if len(tasks) < 2 or workers < 2:
-        return tuple(task() for task in tasks)
+        return tuple(task.run()[0] for task in tasks)
     pool = ThreadPoolExecutor(min(workers, len(tasks)), thread_name_prefix="ocikit-pack")
     try:
-        return tuple(pool.map(lambda task: task(), tasks))
+        return tuple(pool.map(lambda task: task.run()[0], tasks))
     finally:
         pool.shutdown(cancel_futures=True)  # after a failure, do not start the remaining tasks
 
 
-def _pack_file(file: FoundFile, media_type: str | None) -> Packed:
-    hasher = new_hasher("sha256")
+def _pack_file(file: FoundFile, media_type: str | None, check: Check, keep: int) -> tuple[Packed, bytes | None]:
     # Not hash_file: the stamp has to be that of the open file, and the size that of the bytes read
     with _reading(file), file.path.open("rb", buffering=0) as stream:
         stamp = _stamp(info := os.fstat(stream.fileno()))
-        view = memoryview(bytearray(min(CHUNK, stamp[0] + 1)))
-        size = 0
-        while count := stream.readinto(view):
-            hasher.update(view[:count])
-            size += count
+        if kept := 0 < stamp[0] <= keep:
+            content = stream.read(stamp[0] + 1)
+            while len(content) < stamp[0] and (more := stream.read(stamp[0] + 1 - len(content))):
+                content += more
+            size, digest = len(content), Digest.of(content)
+        else:
+            hasher, size = new_hasher("sha256"), 0
+            view = memoryview(bytearray(min(CHUNK, stamp[0] + 1)))
+            while count := stream.readinto(view):
+                hasher.update(view[:count])
+                size += count
+                check()
+            digest = Digest(f"sha256:{hasher.hexdigest()}")
         if size != stamp[0] or _stamp(os.fstat(stream.fileno())) != stamp:
             raise _changed(file.path)
     descriptor = Descriptor(
         media_type=media_type or types.media_type_of(file.title),
-        digest=Digest(f"sha256:{hasher.hexdigest()}"),
+        digest=digest,
         size=size,
         annotations=Annotations({TITLE: file.title, **_mode_annotation(info)}),
     )
-    return Packed(descriptor=descriptor, source=file.path, content=file.path, stamp=stamp)
+    packed = Packed(descriptor=descriptor, source=file.path, content=file.path, stamp=stamp)
+    return packed, content if kept else None
 
 
 def _mode_annotation(info: os.stat_result) -> dict[str, str]:
@@ -314,14 +412,21 @@ def _changed(path: Path) -> ContentError:
 
 
 class _HashingWriter:
-    """A file for writing that hashes the written bytes."""
+    """A file for writing that hashes the written bytes.
 
-    def __init__(self, file: Writable) -> None:
+    Args:
+        file: The file.
+        check: Called before each write; it raises an error to stop.
+    """
+
+    def __init__(self, file: Writable, check: Check = bool) -> None:
         self._file = file
+        self._check = check
         self._hasher = new_hasher("sha256")
 
     def write(self, data: bytes | memoryview, /) -> int:
         """Hash and write bytes."""
+        self._check()
         self._hasher.update(data)
         return self._file.write(data)
 
@@ -341,13 +446,15 @@ def _pack_archive(
     items: Sequence[FoundFile],
     level: int | None,
     spool: str | os.PathLike[str] | None,
-) -> Packed:
+    check: Check,
+    _keep: int,
+) -> tuple[Packed, bytes | None]:
     safe_title(title)
     try:
         handle, name = tempfile.mkstemp(prefix="ocikit-", suffix=f".{kind}", dir=spool)
         temporary = _TemporaryFile(Path(name))
         with os.fdopen(handle, "wb") as file:
-            blob = _HashingWriter(file)
+            blob = _HashingWriter(file, check)
             if kind == "tar":
                 tar = blob
                 _write_tar(tar, title, items)
@@ -368,7 +475,7 @@ def _pack_archive(
         size=stamp[0],
         annotations=Annotations({TITLE: title, UNPACK: "true", UNPACKED_DIGEST: tar.digest()}),
     )
-    return Packed(
+    packed = Packed(
         descriptor=descriptor,
         source=folder,
         diff_id=tar.digest(),
@@ -376,6 +483,7 @@ def _pack_archive(
         stamp=stamp,
         temporary=temporary,
     )
+    return packed, None
 
 
 def _write_tar(tar: _HashingWriter, title: str, items: Iterable[FoundFile]) -> None:

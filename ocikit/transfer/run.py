@@ -118,38 +118,63 @@ class Plan(display.Displayable):
             for layer in self.foreign:
                 progress.note(f"skipped {layer}: it may not be redistributed")
                 progress.finish(layer, "skipped")
-            run = _PlanRun(plan=self, progress=progress, workers=workers)
-            run_parallel(self.blobs, run.copy_blob, workers=workers)
-            run.push_documents()
+            copies = BlobCopies(
+                source=self.source,
+                target=self.target,
+                progress=progress,
+                checked=self.checked,
+                present=self.present,
+            )
+            run_parallel(self.blobs, copies.copy, workers=workers)
+            self.push_documents(workers=workers, progress=progress)
         return self.root
+
+    def push_documents(self, *, workers: int = WORKERS, progress: Progress = SILENT) -> None:
+        """Push the documents, whose blobs the target has, and set the tags.
+
+        Raises:
+            CopyError: The target failed; the reason is its cause.
+        """
+        _DocumentPushes(plan=self, progress=progress, workers=workers).run()
 
 
 @frozen(kw_only=True)
-class _PlanRun:
-    """One run of a plan."""
+class BlobCopies:
+    """Copies of single blobs from a source to a target."""
 
-    plan: Plan
-    progress: Progress
-    workers: int
-    _repaired: set[Digest] = field(factory=set, init=False)
-    """Documents whose missing content was pushed a second time; there is no third time."""
+    source: Source
+    target: Store
+    progress: Progress = SILENT
+    checked: bool = False
+    """Whether `present` has all blobs that the target already has."""
+    present: frozenset[Digest] = frozenset()
 
-    def copy_blob(self, blob: Descriptor, stop: threading.Event) -> None:
-        """Copy a blob, unless the target has it or can mount it."""
-        target = self.plan.target
+    def copy(self, blob: Descriptor, stop: threading.Event) -> None:
+        """Copy a blob, unless the target has it or can mount it.
+
+        Args:
+            blob: The blob.
+            stop: Set when the copy should stop.
+
+        Raises:
+            CopyError: Source or target failed.
+            Cancelled: The event was set.
+        """
         try:
-            skip_check = self.plan.checked or target.cheaper_to_push(blob)
-            if blob.digest in self.plan.present or (not skip_check and target.exists(blob)):
+            skip_check = self.checked or self.target.cheaper_to_push(blob)
+            if blob.digest in self.present or (not skip_check and self.target.exists(blob)):
                 self.progress.finish(blob, "present")
                 return
-            if target.mount(blob, self.plan.source):
+            if self.target.mount(blob, self.source):
                 self.progress.finish(blob, "mounted")
                 return
         except Exception as error:
             raise copy_error("target", blob, error) from error
-        self._send(blob, stop, self.progress)
+        self.send(blob, stop)
 
-    def _send(self, blob: Descriptor, stop: threading.Event, progress: Progress) -> None:
+    def send(self, blob: Descriptor, stop: threading.Event) -> None:
+        """Push a blob, whether the target has it or not; arguments and errors are those of `copy`."""
+        progress = self.progress
         reported = 0
 
         def report(n: int) -> None:
@@ -161,13 +186,13 @@ class _PlanRun:
 
         try:
             embedded = blob.embedded
-            content = self.plan.source.open(blob) if embedded is None else io.BytesIO(embedded)
+            content = self.source.open(blob) if embedded is None else io.BytesIO(embedded)
         except Exception as error:
             raise copy_error("source", blob, error) from error
         with _ErrorRecordingStream(content) as stream:
             reader = ProgressReader(stream, report)
             try:
-                self.plan.target.push(blob, reader)
+                self.target.push(blob, reader)
             except Cancelled:
                 raise
             except Exception as error:
@@ -180,7 +205,18 @@ class _PlanRun:
             progress.resume(blob, reader.skipped)
         progress.finish(blob, "moved")
 
-    def push_documents(self) -> None:
+
+@frozen(kw_only=True)
+class _DocumentPushes:
+    """The end of one run of a plan, after its blobs."""
+
+    plan: Plan
+    progress: Progress
+    workers: int
+    _repaired: set[Digest] = field(factory=set, init=False)
+    """Documents whose missing content was pushed a second time; there is no third time."""
+
+    def run(self) -> None:
         """Push the documents in order; the root gets its tags last."""
         plan = self.plan
         last = plan.documents[-1][0].digest
@@ -222,8 +258,8 @@ class _PlanRun:
         message = f"the target has lost {digests}; pushing it again"
         log.info("%s", message)
         self.progress.note(message)
-        blobs = (d for d in missing if not d.is_document)
-        run_parallel(blobs, lambda blob, stop: self._send(blob, stop, SILENT), workers=self.workers)
+        copies = BlobCopies(source=self.plan.source, target=self.plan.target)
+        run_parallel((d for d in missing if not d.is_document), copies.send, workers=self.workers)
         documents = dict(self.plan.documents)
         for child in missing:
             if child.is_document:

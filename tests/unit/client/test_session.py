@@ -7,6 +7,7 @@ import os
 import pickle
 import re
 import tarfile
+import time
 from pathlib import Path
 
 import attrs
@@ -596,22 +597,107 @@ def test_pull_into_folder_of_same_name_reports_nesting(target, session, home, ar
     assert "of its own" not in session.pull(f"{target}:v1").summary
 
 
-@pytest.mark.parametrize("archive", [None, "tar", "tar+gzip"])
+@pytest.mark.parametrize("archive", [None, "tar"])
 def test_push_detects_file_changed_during_upload(archive, session, server, home):
-    write(home, {"data/a": b"1" * 1000})
+    """A large file changes after it was hashed, while the registry is asked for it."""
+    write(home, {"data/a": b"1" * 200_000})
 
-    class Meddler(ocikit.Progress):
-        def begin(self, title, *, size, count):
-            write(home, {"data/a": b"2" * 1001})
+    def change(request, response):
+        write(home, {"data/a": b"2" * 200_001})
+        return response
 
+    server.on("HEAD", "/v2/t/d/blobs/.*", change=change)
     if archive:  # the archive was written before the change
-        pushed = session.push(f"{server.host}/t/d:v1", "data", archive=archive, progress=Meddler())
+        pushed = session.push(f"{server.host}/t/d:v1", "data", archive=archive)
         session.pull(pushed.reference).unpack(home / "out")
-        assert (home / "out/data/a").read_bytes() == b"1" * 1000
+        assert (home / "out/data/a").read_bytes() == b"1" * 200_000
         return
     with pytest.raises(ocikit.OcikitError, match=r"data/a.*changed while it was pushed"):
-        session.push(f"{server.host}/t/d:v1", "data", progress=Meddler())
+        session.push(f"{server.host}/t/d:v1", "data")
     assert not server.tags
+
+
+def test_push_reads_small_file_once(session, server, home, monkeypatch):
+    """A small file that changes after it was hashed is pushed as it was."""
+    write(home, {f"data/{i}": f"small {i}" for i in range(20)})
+    opened = []
+    path_open = Path.open
+
+    def record(path, *args, **options):
+        opened.append(path.name)
+        return path_open(path, *args, **options)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Path, "open", record)
+        session.push(f"{server.host}/t/d:v1", "data")
+    assert sorted(name for name in opened if name.isdecimal()) == sorted(map(str, range(20)))
+    assert session.pull(f"{server.host}/t/d:v1", "out").files["data/7"].read() == b"small 7"
+
+
+@pytest.mark.parametrize("size", [10, 300_000])
+def test_push_sends_layers_before_last_file_is_hashed(session, server, home, monkeypatch, size):
+    write(home, {f"data/{i}": str(i) * size for i in range(4)})
+    path_open, sent = Path.open, []
+
+    def wait(path, *args, **options):
+        if path.name == "3":
+            deadline = time.monotonic() + 20
+            while len(server.blobs) < 4 and time.monotonic() < deadline:  # the config and three layers
+                time.sleep(0.01)
+            sent.append(len(server.blobs))
+        return path_open(path, *args, **options)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Path, "open", wait)
+        session.push(f"{server.host}/t/d:v1", "data")
+    assert sent[0] == 4
+    assert len(server.seen("PUT", ".*/manifests/.*")) == 1
+
+
+@pytest.mark.parametrize("size", [10, 300_000])
+def test_push_with_unreadable_file_sets_no_tag(session, server, home, monkeypatch, size):
+    write(home, {f"data/{i}": str(i) * size for i in range(4)})
+    path_open = Path.open
+
+    def fail(path, *args, **options):
+        if path.name == "3":
+            raise PermissionError(13, "Permission denied")
+        return path_open(path, *args, **options)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Path, "open", fail)
+        with pytest.raises(ocikit.ContentError, match=r"reading 'data/3' failed") as caught:
+            session.push(f"{server.host}/t/d:v1", "data")
+    assert "exclude='data/3'" in caught.value.hint
+    assert not server.tags and not server.manifests
+
+
+def test_push_with_config_without_type_sends_nothing(session, server, data):
+    with pytest.raises(ocikit.InvalidDocument, match="media type"):
+        session.push(f"{server.host}/t/d:v1", "data", config=b"{}")
+    assert not server.requests
+
+
+def test_push_reports_each_byte_once(session, server, home):
+    write(home, {"data/a": b"a" * 300_000, "data/b": b"b" * 300, "data/c": b"b" * 300})
+    events = []
+
+    class Listener(ocikit.Progress):
+        def begin(self, title, *, size, count):
+            events.append(("begin", size, count))
+
+        def advance(self, descriptor, n):
+            events.append((descriptor.title, n))
+
+        def finish(self, descriptor, outcome):
+            events.append((descriptor.title, outcome))
+
+    pushed = session.push(f"{server.host}/t/d:v1", "data", progress=Listener())
+    moved_bytes = sum(event[1] for event in events if isinstance(event[1], int) and len(event) == 2)
+    assert events[0] == ("begin", 2 + 300_600, 5)
+    assert moved_bytes == 2 + 300_300 + len(pushed.document.raw)
+    assert sorted(event[1] for event in events if event[1] in {"moved", "present"}) == ["moved"] * 4 + ["present"]
+    assert pushed.summary.startswith("pushed 3 files, 300.6 kB (300 B already there)")
 
 
 def test_push_to_other_digest_fails_before_upload(target, data, session, server, home):
