@@ -1,8 +1,8 @@
 """Pull and push, compared with other tools and the floors in one run: `python -m benchmarks [pull|push]`.
 
 Starts a registry on a loopback port and writes random data in three shapes. Each round runs every tool once, in an order
-that rotates, and verifies the output. Prints medians, and ratios to oras in the same round: median (least to most). Timings
-of different runs are not comparable. Requests are counted by a proxy, in a run of their own.
+that rotates, and verifies the output. Prints medians, and ratios of wall time in the same round: median (least to most).
+Timings of different runs are not comparable. Requests are counted by a proxy, in a run of their own.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ class Result:
 
     def ratio(self, other: Result | None) -> str:
         """Return the ratios of wall time to another tool in the same round: median, least, most."""
-        if other is None or other.failed or self.failed:
+        if other is None or other is self or other.failed or self.failed:
             return ""
         ratios = sorted(mine.wall / theirs.wall for mine, theirs in zip(self.costs, other.costs, strict=True))
         return f"{statistics.median(ratios):.2f} ({ratios[0]:.2f} to {ratios[-1]:.2f})"
@@ -220,11 +220,9 @@ def verifying(settings: Settings, registry: peers.Registry, folder: Path) -> dic
 def table(results: Results, blobs: int) -> str:
     """Return the results of one direction and shape as Markdown."""
     lines = [
-        "| tool | wall s | ratio to oras | ratio to before | CPU s | registry CPU s | peak MiB | requests a blob | connections |",
+        "| tool | wall s | ratio to oras | ocikit's to it | CPU s | registry CPU s | peak MiB | requests a blob | connections |",
         "|---|---|---|---|---|---|---|---|---|",
     ]
-    if "before" not in results:
-        lines = [line.replace(" ratio to before |", "").replace("|---|---|", "|---|", 1) for line in lines]
     for tool in sorted(results, key=TOOLS.index):
         result = results[tool]
         name = f"{tool} (floor)" if tool in FLOORS else tool
@@ -232,8 +230,7 @@ def table(results: Results, blobs: int) -> str:
             lines.append(f"| {name} | failed: {result.failed} |")
             continue
         cells = [name, f"{result.median(lambda c: c.wall):.2f}", result.ratio(results.get("oras"))]
-        if "before" in results:
-            cells.append(result.ratio(results["before"]))
+        cells.append(ours.ratio(result) if (ours := results.get("ocikit")) else "")
         cells += [
             f"{result.median(lambda c: c.cpu):.2f}",
             f"{result.median(lambda c: c.server):.2f}",
