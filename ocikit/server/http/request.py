@@ -8,7 +8,7 @@ import json
 import re
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from functools import lru_cache
+from functools import lru_cache, partial
 from http import HTTPStatus
 from typing import Any, Protocol
 from urllib.parse import parse_qsl, quote
@@ -237,8 +237,14 @@ class Request:
             # Two Host headers arrive as one with a comma. RFC 9112 #3.2
             raise ErrorResponse(400, "UNSUPPORTED", "the Host header is not a host name with an optional port")
         path, query = _decode_url(path, environ.get("QUERY_STRING", ""))
-        method = environ["REQUEST_METHOD"]
-        request = cls(
+        method, transfer = environ["REQUEST_METHOD"], transfer_of(environ)
+        body = RequestBody(
+            environ["wsgi.input"],
+            length=_body_length(environ, method),
+            begin=None if transfer is None else partial(transfer.begin, remote),
+            transfer=transfer,
+        )
+        return cls(
             method=method,
             path=path or "/",
             prefix=prefix,
@@ -246,16 +252,9 @@ class Request:
             host=host,
             remote=remote,
             query=query,
-            body=RequestBody(environ["wsgi.input"], length=0),
+            body=body,
             environ=environ,
         )
-        request.body = RequestBody(
-            environ["wsgi.input"],
-            length=_body_length(environ, method),
-            begin=request.begin_transfer,
-            transfer=transfer_of(environ),
-        )
-        return request
 
     def begin_transfer(self) -> None:
         """Announce that the request waits for its client.

@@ -7,6 +7,7 @@ import errno
 import os
 import shutil
 import sqlite3
+import threading
 from collections.abc import Callable, Iterator
 from functools import partial
 from typing import Any, TypeVar
@@ -21,7 +22,8 @@ from ocikit.server.storage.reserve import DiskReserve
 
 T = TypeVar("T")
 
-#: Connections of a process. The interpreter runs one thread at a time, and each connection caches pages in memory.
+#: Connections of a process: one for the writer, the others for readers. The interpreter runs one thread at a time, and each
+#: connection caches pages in memory.
 _CONNECTIONS = 8
 
 #: Seconds that a writer waits for writers of other processes.
@@ -50,16 +52,21 @@ class Database:
         self._reserve = reserve
         self._in_memory = url == "sqlite://"
         self.engine = _create_engine(url, in_memory=self._in_memory)
+        self._readers = _Readers(self.engine)
         self._commits: GroupCommit[sa.Connection] = GroupCommit(partial(_transaction, self.engine))
         # Python 3.13 emits a ResourceWarning for each open connection of an object that was not closed
-        finalize(self, self.engine.dispose, at_exit=False)
+        finalize(self, self._readers.dispose, at_exit=False)
 
     @contextlib.contextmanager
     def read(self) -> Iterator[sa.Connection]:
-        """Return a connection for reading."""
-        lock = self._commits.lock if self._in_memory else contextlib.nullcontext()
-        with lock, self.engine.connect() as connection:
-            yield connection
+        """Return a connection for reading. Each statement sees what is committed when it starts."""
+        if self._in_memory:
+            # The only connection: a reader must not see a transaction in progress
+            with self._commits.lock, self.engine.connect() as connection:
+                yield connection
+        else:
+            with self._readers.connection() as connection:
+                yield connection
 
     def write(
         self,
@@ -102,7 +109,58 @@ class Database:
 
     def close(self) -> None:
         """Close all connections."""
-        self.engine.dispose()
+        self._readers.dispose()
+
+
+class _Readers:
+    """Connections for reading that stay checked out of the engine's pool.
+
+    A request reads one row. SQLAlchemy needs three times as long as the database to check a connection out, begin a
+    transaction, roll it back and check the connection in. These connections commit automatically, so that they hold no
+    snapshot between two statements.
+
+    Args:
+        engine: An engine with a pool of `_CONNECTIONS`.
+    """
+
+    def __init__(self, engine: sa.Engine) -> None:
+        self._engine = engine
+        # Without the limit, readers could hold all connections and the writer would wait for ever
+        self._free = threading.Semaphore(_CONNECTIONS - 1)
+        self._idle: list[sa.Connection] = []
+
+    @contextlib.contextmanager
+    def connection(self) -> Iterator[sa.Connection]:
+        """Lend a connection. An error closes it, and a lost database closes the idle ones too."""
+        with self._free:
+            try:
+                connection = self._idle.pop()  # the last one has the most recent pages in its cache
+            except IndexError:
+                connection = self._connect()
+            try:
+                yield connection
+            except BaseException:
+                if connection.invalidated:
+                    self._close_idle()
+                connection.close()
+                raise
+            self._idle.append(connection)
+
+    def dispose(self) -> None:
+        """Close all connections of the engine."""
+        self._close_idle()
+        self._engine.dispose()
+
+    def _connect(self) -> sa.Connection:
+        connection = self._engine.connect()
+        if self._engine.dialect.name == "sqlite":
+            return connection  # its driver commits automatically
+        return connection.execution_options(isolation_level="AUTOCOMMIT")
+
+    def _close_idle(self) -> None:
+        with contextlib.suppress(IndexError):
+            while True:
+                self._idle.pop().close()
 
 
 def _create_engine(url: str, *, in_memory: bool) -> sa.Engine:
@@ -117,7 +175,6 @@ def _create_engine(url: str, *, in_memory: bool) -> sa.Engine:
         engine = sa.create_engine(url, connect_args=arguments, **pool)
         engine.dialect.statement_compiler = _HintCompiler
         sa.event.listen(engine, "connect", _configure_sqlite)
-    sa.event.listen(engine, "begin", _begin)
     return engine
 
 
@@ -129,7 +186,8 @@ def _transaction(engine: sa.Engine, durable: bool) -> Iterator[sa.Connection]:
         OSError: The disk is full.
     """
     try:
-        with engine.connect().execution_options(durable=durable) as connection, connection.begin():
+        with engine.connect() as connection, connection.begin():
+            _lock_for_writing(connection, durable)
             yield connection
     except sa.exc.OperationalError as error:
         if _is_disk_full(error, engine):
@@ -173,17 +231,15 @@ def _configure_sqlite(connection: Any, _: Any) -> None:
     cursor.close()
 
 
-def _begin(connection: sa.Connection) -> None:
+def _lock_for_writing(connection: sa.Connection, durable: bool) -> None:
     """Take the write lock at the start of a transaction.
 
     SQLite cannot upgrade a read transaction while another writer is active.
     """
-    durable = connection.get_execution_options().get("durable")
     if connection.dialect.name == "sqlite":
-        if durable is not None:
-            if connection.info.get("durable") != durable:
-                connection.exec_driver_sql(f"PRAGMA synchronous={'FULL' if durable else 'NORMAL'}")
-                connection.info["durable"] = durable
-            connection.exec_driver_sql("BEGIN IMMEDIATE")
-    elif durable is not None and connection.dialect.name == "postgresql":
+        if connection.info.get("durable") != durable:
+            connection.exec_driver_sql(f"PRAGMA synchronous={'FULL' if durable else 'NORMAL'}")
+            connection.info["durable"] = durable
+        connection.exec_driver_sql("BEGIN IMMEDIATE")
+    elif connection.dialect.name == "postgresql":
         connection.exec_driver_sql(f"SELECT pg_advisory_xact_lock({_ADVISORY_LOCK})")

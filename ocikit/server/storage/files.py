@@ -106,7 +106,7 @@ class FileBlobs(BlobStore):
     def stat(self, digest: Digest) -> int | None:
         """Return the size in bytes, or None."""
         try:
-            status = os.stat(blob_path(self.root, digest), follow_symlinks=False)
+            status = os.stat(self._name(digest), follow_symlinks=False)
         except FileNotFoundError:
             return None
         return status.st_size if stat.S_ISREG(status.st_mode) else None
@@ -118,7 +118,7 @@ class FileBlobs(BlobStore):
             KeyError: The content is not stored.
         """
         try:
-            fd = os.open(blob_path(self.root, digest), os.O_RDONLY | _NOFOLLOW)
+            fd = os.open(self._name(digest), os.O_RDONLY | _NOFOLLOW)
         except FileNotFoundError as error:
             raise KeyError(digest) from error
         return open(fd, "rb", buffering=0)
@@ -169,6 +169,11 @@ class FileBlobs(BlobStore):
     def _entries(self, algorithm: str) -> Iterator[os.DirEntry[str]]:
         with contextlib.suppress(FileNotFoundError), os.scandir(self.root / "blobs" / algorithm) as listing:
             yield from listing
+
+    def _name(self, digest: Digest) -> str:
+        """Return the path of content as text: each request needs it, and a `Path` takes longer than opening the file."""
+        algorithm, _, encoded = digest.partition(":")
+        return f"{self.root}/blobs/{algorithm}/{encoded}"
 
     def _path(self, digest: Digest) -> Path:
         """Return the path of content; create its folder durably.

@@ -8,6 +8,7 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 
 import ocikit
@@ -299,6 +300,61 @@ def test_hash_cache_is_limited_to_latest_sessions(tmp_path, monkeypatch):
 
 
 # Rows
+
+
+def test_lookups_share_one_connection(tmp_path):
+    metadata = SqlMetadata.file(tmp_path / "registry.db")
+    checkouts = []
+    sa.event.listen(metadata.engine, "checkout", lambda *_: checkouts.append(1))
+    for _ in range(20):
+        assert metadata.blob_size("a", Digest.of(b"")) is None
+    metadata.close()
+    assert len(checkouts) == 1
+
+
+def test_idle_reader_sees_changes_of_other_processes(tmp_path):
+    metadata, other = (SqlMetadata.file(tmp_path / "registry.db") for _ in range(2))
+    assert not metadata.has_repository("a")
+    other.add_blob("a", Digest.of(b""), 0)
+    assert metadata.has_repository("a")
+    with other.engine.connect() as connection:
+        busy, *_ = connection.exec_driver_sql("PRAGMA wal_checkpoint(TRUNCATE)").one()
+    metadata.close()
+    other.close()
+    assert not busy, "an idle reader holds a snapshot"
+
+
+def test_writer_finds_connection_while_all_readers_read(tmp_path):
+    metadata = SqlMetadata.file(tmp_path / "registry.db")
+    started, done = threading.Semaphore(0), threading.Event()
+
+    def read():
+        with metadata._database.read():
+            started.release()
+            done.wait(30)
+
+    readers = [threading.Thread(target=read) for _ in range(12)]
+    for reader in readers:
+        reader.start()
+    try:
+        for _ in range(7):
+            assert started.acquire(timeout=30)
+        metadata.add_blob("a", Digest.of(b""), 0)
+    finally:
+        done.set()
+        for reader in readers:
+            reader.join()
+    assert metadata.has_repository("a")
+    metadata.close()
+
+
+def test_failed_read_gives_its_connection_back(tmp_path):
+    metadata = SqlMetadata.file(tmp_path / "registry.db")
+    for _ in range(20):
+        with pytest.raises(sa.exc.OperationalError), metadata._database.read() as connection:
+            connection.exec_driver_sql("SELECT * FROM nothing")
+    assert not metadata.has_repository("a")
+    metadata.close()
 
 
 def test_no_query_scans_a_whole_table():
