@@ -19,12 +19,15 @@ from __future__ import annotations
 import contextlib
 import errno
 import logging
+import os
+import time
 from abc import ABC, abstractmethod
+from collections import OrderedDict
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import BinaryIO, Protocol, TypeVar
 
-from attrs import define, frozen
+from attrs import define, field, frozen
 
 from ocikit.spec.digest import Digest
 
@@ -37,6 +40,12 @@ DISK_FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
 
 #: Bytes that are compared at once.
 _CHUNK_SIZE = 1 << 17
+
+#: Manifests whose verified files are remembered, a few hundred bytes each.
+_REMEMBERED_FILES = 10_000
+
+#: Seconds after a change of a file in which a further change may leave the same time.
+_CLOCK_TICK = 2.0
 
 
 class UnknownUpload(LookupError):
@@ -473,6 +482,41 @@ class Metadata(ABC):
         """Close all connections."""
 
 
+class _VerifiedFiles:
+    """The manifests whose files were verified, with the state of the file at that time.
+
+    A write to a file changes its `ctime`, which programs cannot set. Another file has another inode. Content that is no local
+    file is never remembered.
+    """
+
+    def __init__(self) -> None:
+        self._states: OrderedDict[Digest, tuple[int, ...]] = OrderedDict()
+
+    def knows(self, row: ManifestRow, file: BinaryIO) -> bool:
+        """Return True if a manifest was verified and its file has not changed since."""
+        state = self._states.get(row.digest)
+        return state is not None and state == _file_state(file) and state[0] == row.size
+
+    def add(self, row: ManifestRow, file: BinaryIO) -> None:
+        """Remember a verified manifest, unless its file has just changed: a further change may have the same time."""
+        state = _file_state(file)
+        if state is None or state[-1] > (time.time() - _CLOCK_TICK) * 1e9:
+            return
+        self._states[row.digest] = state
+        if len(self._states) > _REMEMBERED_FILES:
+            with contextlib.suppress(KeyError):  # another thread removes the last one
+                self._states.popitem(last=False)
+
+
+def _file_state(file: BinaryIO) -> tuple[int, ...] | None:
+    """Return what changes with a local file: its size first, and the time of its last change last."""
+    try:
+        status = os.fstat(file.fileno())
+    except OSError:  # not a local file
+        return None
+    return status.st_size, status.st_dev, status.st_ino, status.st_mtime_ns, status.st_ctime_ns
+
+
 @define(eq=False)
 class Storage:
     """The three stores of a registry, and the operations that span them."""
@@ -480,6 +524,7 @@ class Storage:
     blobs: BlobStore
     uploads: UploadStore
     metadata: Metadata
+    _verified: _VerifiedFiles = field(factory=_VerifiedFiles, init=False, repr=False)
 
     def finish(
         self,
@@ -566,6 +611,9 @@ class Storage:
     def open_manifest(self, row: ManifestRow) -> BinaryIO | None:
         """Open the bytes of a manifest, verified.
 
+        A file is hashed when it is first opened and after each change, not for each request. `verify` finds bytes that a disk
+        changed without a write.
+
         Returns:
             The file at its start. None for missing or damaged content: it counts as absent, so that clients push it again
             and repair it.
@@ -574,13 +622,16 @@ class Storage:
             file = self.blobs.open(row.digest)
         except KeyError:
             return None
-        hasher, size = row.digest.hasher(), 0
         try:
+            if self._verified.knows(row, file):
+                return file
+            hasher, size = row.digest.hasher(), 0
             # One byte more: the content may be longer than its row
             while chunk := file.read(min(_CHUNK_SIZE, row.size + 1 - size)):
                 hasher.update(chunk)
                 size += len(chunk)
             if size == row.size and hasher.hexdigest() == row.digest.encoded:
+                self._verified.add(row, file)
                 file.seek(0)
                 return file
         except BaseException:

@@ -490,3 +490,47 @@ def test_damaged_manifest_counts_as_absent(storage, damaged, caplog):
     assert damaged is None or "damaged" in caplog.text
     assert app("PUT", "/v2/a/manifests/v1", {"Content-Type": INDEX}, raw).status == 201
     assert app("GET", "/v2/a/manifests/v1").body == raw
+
+
+class CountedFile(io.FileIO):
+    """A file that counts the bytes that are read."""
+
+    total = 0
+
+    def read(self, size=-1):
+        chunk = super().read(size)
+        CountedFile.total += len(chunk)
+        return chunk
+
+
+class CountedBlobs(FileBlobs):
+    def open(self, digest):
+        with super().open(digest) as file:
+            return CountedFile(os.dup(file.fileno()), "rb")
+
+
+def test_manifest_is_hashed_again_only_after_change(tmp_path, monkeypatch):
+    storage = file_storage(tmp_path)
+    storage.blobs = CountedBlobs(tmp_path)
+    raw = b'{"a":1}'
+    row = ManifestRow(digest=Digest.of(raw), media_type="application/json", size=len(raw))
+    storage.put_manifest("a", row, io.BytesIO(raw), ["v1"])
+
+    def read_bytes(expected=True):
+        CountedFile.total = 0
+        file = storage.open_manifest(row)
+        assert (file is not None) is expected
+        if file is not None:
+            file.close()
+        return CountedFile.total
+
+    # A file that has just changed may change again with the same time
+    assert read_bytes() == read_bytes() == len(raw)
+    real = time.time
+    monkeypatch.setattr(time, "time", lambda: real() + 10)
+    assert read_bytes() == len(raw)
+    assert read_bytes() == 0
+    damage(storage, row.digest, b'{"a":2}')
+    assert read_bytes(expected=False) == len(raw)
+    storage.put_manifest("a", row, io.BytesIO(raw), ["v1"])
+    assert read_bytes() == len(raw)
