@@ -6,7 +6,6 @@ import io
 import logging
 import re
 import time
-from typing import Any
 
 import requests
 
@@ -17,7 +16,7 @@ from ocikit.progress.base import notify
 from ocikit.remote.http.causes import CONNECTION_ERRORS, is_timeout, root_cause
 from ocikit.remote.http.deadlines import deadline_scope
 from ocikit.remote.http.framing import framing_error
-from ocikit.remote.http.responses import drain, invalid_framing, is_encoded, request_fields
+from ocikit.remote.http.responses import body_of, drain, invalid_framing, is_encoded, release, request_fields
 from ocikit.remote.http.transport import Transport
 from ocikit.spec.challenge import Scope
 from ocikit.spec.descriptor import Descriptor
@@ -190,15 +189,8 @@ class BlobReader(io.RawIOBase):
         """Return the connection to its pool after a complete body, else close it."""
         self._drop_inherited()
         response, self._response = self._response, None
-        if response is None:
-            return
-        inner = getattr(response.raw, "_fp", None)
-        if inner is not None and getattr(inner, "closed", False) is False and getattr(inner, "length", None) == 0:
-            inner.close()
-        if inner is not None and inner.isclosed():
-            response.raw.release_conn()
-        else:
-            response.close()
+        if response is not None:
+            release(response)
 
     def _prepare_resume(self, error: Exception | None) -> None:
         """Release the broken connection, and wait if there was no progress."""
@@ -256,9 +248,8 @@ class BlobReader(io.RawIOBase):
             self._source = _Decoder(response)
             return
         # http.client reads from the socket into the buffer; urllib3's readinto copies
-        raw: Any = response.raw
-        inner: Any = getattr(raw, "_fp", None)
-        self._source = inner if hasattr(inner, "readinto") else raw
+        body = body_of(response)
+        self._source = body if hasattr(body, "readinto") else response.raw
 
     def _skip(self, count: int) -> None:
         """Read and discard `count` bytes because the server ignored the range."""

@@ -81,7 +81,7 @@ def is_not_http(error: BaseException) -> bool:
 
 def is_tls_error(error: BaseException | None) -> bool:
     """Return True if TLS failed for any reason."""
-    if isinstance(error, requests.exceptions.SSLError | urllib3.exceptions.SSLError):
+    if isinstance(error, requests.exceptions.SSLError | urllib3.exceptions.SSLError | ssl.SSLError):
         return True
     return error is not None and is_certificate_error(error)
 

@@ -9,7 +9,7 @@ import time
 import urllib.request
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import requests
 import requests.adapters
@@ -22,14 +22,13 @@ from ocikit.errors import ConnectionFailed, ContentError, redact
 from ocikit.forks import ForkSafeLock, fork_count
 from ocikit.remote.config.network import Network
 from ocikit.remote.http import deadlines
+from ocikit.remote.http.exchange import BLOCK_SIZE, Exchanging, Headers
 from ocikit.remote.http.no_proxy import is_excluded
 from ocikit.remote.http.request import BodyStream
 from ocikit.remote.http.urls import Origin
 from ocikit.store.files import check_regular_file
 
 log = logging.getLogger("ocikit")
-
-_BLOCK_SIZE = 1 << 18  # bytes written to a socket at once; http.client's 16 KiB costs a third of a fast upload's time
 
 
 class Connections:
@@ -83,7 +82,7 @@ class Connections:
         prepared = requests.PreparedRequest()
         prepared.method, prepared.url = method, url
         prepared.body = body  # type: ignore[assignment]  # the stubs lack streams
-        prepared.headers = requests.structures.CaseInsensitiveDict(headers)
+        prepared.headers = Headers(headers.items())
         if body is not None:
             prepared.headers["Content-Length"] = str(len(body) if isinstance(body, bytes) else length)
         elif method in {"POST", "PUT", "PATCH"}:
@@ -222,10 +221,7 @@ class _Adapter(requests.adapters.HTTPAdapter):
         cert: Any = None,
         proxies: Any = None,
     ) -> requests.Response:
-        """Send a request, straight to the pool if there is no proxy.
-
-        That saves a fifth of a small request's time.
-        """
+        """Send a request, straight on a connection of the pool if there is no proxy."""
         if proxies:
             return super().send(request, stream, timeout, verify, cert, proxies)
         url = str(request.url)
@@ -234,6 +230,9 @@ class _Adapter(requests.adapters.HTTPAdapter):
         if pool is None or pool.pool is None:  # new, or closed to make room
             pool = self._pools[netloc] = self.poolmanager.connection_from_url(f"{scheme}//{netloc}/")
         connect, read = timeout
+        answer = cast("Exchanging", pool).exchange(request, f"/{path}", connect_timeout=connect, read_timeout=read)
+        if answer is not None:
+            return answer
         raw = pool.urlopen(
             str(request.method),
             f"/{path}",
@@ -262,7 +261,7 @@ class _Adapter(requests.adapters.HTTPAdapter):
         return host, {"cert_reqs": "CERT_NONE" if self._unverified else "CERT_REQUIRED"}
 
     def _options(self) -> dict[str, Any]:
-        return {"blocksize": _BLOCK_SIZE} | ({"ssl_context": self._context} if self._context else {})
+        return {"blocksize": BLOCK_SIZE} | ({"ssl_context": self._context} if self._context else {})
 
     @property
     def _unverified(self) -> bool:
@@ -273,23 +272,11 @@ class _Adapter(requests.adapters.HTTPAdapter):
         manager.pool_classes_by_scheme = {"http": _Pool, "https": https}
 
 
-class _DeadlineMixin:
-    """A pool whose responses respect deadlines.
-
-    The class of connections stays urllib3's, because recorders such as vcrpy replace it.
-    """
-
-    def _new_conn(self) -> Any:
-        connection = super()._new_conn()  # type: ignore[misc]  # the pool has it
-        connection.response_class = deadlines.Response
-        return connection
-
-
-class _Pool(_DeadlineMixin, urllib3.connectionpool.HTTPConnectionPool):
+class _Pool(Exchanging, urllib3.connectionpool.HTTPConnectionPool):
     pass
 
 
-class _SecurePool(_DeadlineMixin, urllib3.connectionpool.HTTPSConnectionPool):
+class _SecurePool(Exchanging, urllib3.connectionpool.HTTPSConnectionPool):
     pass
 
 

@@ -38,6 +38,7 @@ from ocikit.remote.http.rate_limit import RateLimit
 from ocikit.remote.http.responses import (
     ERROR_BODY_LIMIT,
     MIN_RATE,
+    body_of,
     decode_body,
     describe_html,
     host_of,
@@ -172,7 +173,7 @@ def _read_error_body(response: requests.Response) -> tuple[list[dict[str, Any]],
 
     distribution-spec spec.md#error-codes.
     """
-    limit_remaining_time(response.raw, ERROR_BODY_LIMIT / MIN_RATE, extend=True)
+    limit_remaining_time(body_of(response), ERROR_BODY_LIMIT / MIN_RATE, extend=True)
     try:
         received = response.raw.read(ERROR_BODY_LIMIT, decode_content=False) or b""
         body = decode_body(response, received, ERROR_BODY_LIMIT)

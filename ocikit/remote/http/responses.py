@@ -20,6 +20,7 @@ from ocikit.errors import ConnectionFailed, InvalidDigest, InvalidResponse, Time
 from ocikit.forks import ForkSafeLock
 from ocikit.remote.http.causes import CONNECTION_ERRORS, is_timeout, root_cause
 from ocikit.remote.http.deadlines import TooSlow, limit_remaining_time
+from ocikit.remote.http.exchange import Response
 from ocikit.remote.http.framing import InvalidFraming, framing_error
 from ocikit.spec.digest import Digest
 
@@ -36,10 +37,34 @@ _WARNING_BYTES = 4096  # of warnings in one response: distribution-spec spec.md#
 _LOGGED_WARNINGS = 1000  # distinct warnings: a hostile registry must not fill the memory (DoS)
 
 
+def body_of(response: requests.Response) -> Any:
+    """Return the response of http.client, whose reads go straight to the socket; None with another adapter."""
+    return response.body if isinstance(response, Response) else getattr(response.raw, "_fp", None)
+
+
+def release(response: requests.Response) -> None:
+    """Return the connection of a response to its pool after a complete body, else close it."""
+    if isinstance(response, Response):
+        response.release()
+        return
+    inner = getattr(response.raw, "_fp", None)
+    if inner is not None and getattr(inner, "closed", False) is False and getattr(inner, "length", None) == 0:
+        inner.close()
+    if inner is not None and inner.isclosed():
+        response.raw.release_conn()
+    else:
+        response.close()
+
+
 def drain(response: requests.Response) -> None:
     """Discard the body of a response; the connection is reused if the body is short."""
-    limit_remaining_time(response.raw, _DRAIN_TIME)
+    limit_remaining_time(body_of(response), _DRAIN_TIME)
     try:
+        if isinstance(response, Response):
+            if response.body.length != 0:
+                response.body.read(ERROR_BODY_LIMIT)
+            response.release()
+            return
         if len(response.raw.read(ERROR_BODY_LIMIT) or b"") < ERROR_BODY_LIMIT:
             response.raw.release_conn()
             return
@@ -60,7 +85,7 @@ def buffer_body(response: requests.Response, limit: int = ERROR_BODY_LIMIT) -> b
     Returns:
         The buffered bytes, which can be read from the response again.
     """
-    limit_remaining_time(response.raw, limit / MIN_RATE, extend=True)
+    limit_remaining_time(body_of(response), limit / MIN_RATE, extend=True)
     try:
         body = response.raw.read(limit) or b""
     except CONNECTION_ERRORS:
@@ -92,7 +117,7 @@ def read_limited(response: requests.Response, limit: int, action: str, *, digest
     """
     length = str(response.headers.get("Content-Length", ""))
     size = int(length) if re.fullmatch(r"\d{1,18}", length) else limit
-    limit_remaining_time(response.raw, min(size, limit) / MIN_RATE, extend=True)
+    limit_remaining_time(body_of(response), min(size, limit) / MIN_RATE, extend=True)
     chunks: list[bytes] = []
     left = limit + 1
     complete = False

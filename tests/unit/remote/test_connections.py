@@ -3,12 +3,14 @@
 import asyncio
 import base64
 import contextlib
+import io
 import os
 import socket
 import threading
 import time
 
 import pytest
+import urllib3
 from ocikit import errors
 
 from tests.support.fake_registry import FakeRegistry, certificate
@@ -260,3 +262,71 @@ def test_one_connection_serves_many_requests(server, connect):
     for _ in range(5):
         get(transport)
     assert server.connections == 1
+
+
+@pytest.mark.parametrize("value", ["a\r\nX-Other: b", "a\nb", "a\0b", "a\r"], ids=repr)
+def test_header_with_line_break_is_not_sent(server, connect, value):
+    transport = connect(server)
+    with pytest.raises(ValueError, match="line break") as caught:
+        transport.request("GET", "/v2/", "ask", headers={"X-Note": SECRET + value})
+    assert SECRET not in str(caught.value)
+    assert server.requests == []
+
+
+def test_header_of_caller_replaces_own_in_any_case(server, connect):
+    get(connect(server, headers={"user-agent": "mine", "ACCEPT": "text/x"}))
+    names = [name.lower() for name in server.requests[0].headers]
+    assert names.count("user-agent") == names.count("accept") == names.count("host") == 1
+    assert server.requests[0].headers["User-Agent"] == "mine"
+
+
+class _Counting:
+    """A socket that counts what is sent at once."""
+
+    def __init__(self, sock):
+        self._sock = sock
+        self.sent = []
+
+    def sendall(self, data):
+        self.sent.append(len(data))
+        self._sock.sendall(data)
+
+    def __getattr__(self, name):
+        return getattr(self._sock, name)
+
+
+def test_small_body_is_sent_together_with_headers(server, connect, monkeypatch):
+    sockets = []
+
+    def connected(connection):
+        real(connection)
+        connection.sock = _Counting(connection.sock)
+        sockets.append(connection.sock)
+
+    real = urllib3.connection.HTTPConnection.connect
+    monkeypatch.setattr(urllib3.connection.HTTPConnection, "connect", connected)
+    server.on("PUT", "/v2/x", status=201, times=None)
+    transport = connect(server)
+    transport.request("PUT", "/v2/x", "send", body=b"x" * 1000)
+    transport.request("PUT", "/v2/x", "send", body=io.BytesIO(b"x" * 1000), length=1000)
+    assert len(sockets) == 1
+    assert [n > 1000 for n in sockets[0].sent] == [True, True]
+    assert [len(r.body) for r in server.requests] == [1000, 1000]
+
+
+def test_response_without_body_returns_its_connection(server, connect):
+    """The caller need not read it: an upload has several such responses for each blob."""
+    server.on("PUT", "/v2/x", status=201, times=None)
+    transport = connect(server)
+    responses = [transport.request("PUT", "/v2/x", "send", body=b"x") for _ in range(3)]
+    assert server.connections == 1
+    assert [response.raw.read() for response in responses] == [b"", b"", b""]
+
+
+def test_unread_response_closes_its_connection(server, connect):
+    server.on("GET", "/v2/x", status=200, body=b"x" * 100_000, times=None)
+    transport = connect(server)
+    transport.request("GET", "/v2/x", "ask").close()
+    transport.request("GET", "/v2/x", "ask")  # dropped without a call of close()
+    assert transport.request("GET", "/v2/x", "ask").content == b"x" * 100_000
+    assert server.connections == 3

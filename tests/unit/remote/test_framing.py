@@ -24,10 +24,11 @@ CHUNKED = HEAD + b"Transfer-Encoding: chunked\r\n\r\n"
 class RawServer:
     """A server that sends the same bytes for each request, then a filler until the client leaves."""
 
-    def __init__(self, content, filler=b"", most=64 << 20, pause=0.0):
+    def __init__(self, content, filler=b"", most=64 << 20, pause=0.0, close=False):
         self._listener = socket.create_server(("127.0.0.1", 0))
         self.host = f"127.0.0.1:{self._listener.getsockname()[1]}"
-        self.requests = 0
+        self.requests = self.connections = 0
+        self._close = close
         self._content, self._filler, self._most, self._pause = content, filler, most, pause
         threading.Thread(target=self._run, daemon=True).start()
 
@@ -37,6 +38,7 @@ class RawServer:
                 threading.Thread(target=self._answer, args=self._listener.accept()[:1], daemon=True).start()
 
     def _answer(self, connection):
+        self.connections += 1
         with contextlib.suppress(OSError), connection:
             while connection.recv(1 << 16):
                 self.requests += 1
@@ -46,7 +48,7 @@ class RawServer:
                     connection.sendall(self._filler)
                     sent += len(self._filler)
                     time.sleep(self._pause)
-                if self._filler:
+                if self._filler or self._close:
                     return
 
     def close(self):
@@ -132,6 +134,69 @@ def test_invalid_content_length_is_invalid_response(raw, length):
     _, registry = raw(HEAD + b"Content-Length: " + length + b"\r\n\r\n{}")
     with pytest.raises(errors.InvalidResponse, match="Content-Length is"):
         registry.repository("a/b").tags()
+
+
+@pytest.mark.parametrize("second", [b"5", b"2, 3"])
+def test_contradictory_content_lengths_are_invalid_response(raw, second):
+    _, registry = raw(HEAD + b"Content-Length: 2\r\nContent-Length: " + second + b"\r\n\r\n{}")
+    with pytest.raises(errors.InvalidResponse, match="Content-Length is"):
+        registry.repository("a/b").tags()
+
+
+def test_repeated_content_length_is_read(raw):
+    body = b'{"name":"a/b","tags":["v1"]}'
+    length = f"Content-Length: {len(body)}, {len(body)}\r\ncontent-length: {len(body)}\r\n\r\n".encode()
+    server, registry = raw(HEAD + length + body)
+    assert [list(registry.repository("a/b").tags()) for _ in range(2)] == [["v1"], ["v1"]]
+    assert server.connections == 1
+
+
+LINES = [b"no colon", b"Name : value", b": value", b"N\0me: value", b"Name: a\0b", b"Name: a\rX: b", b"N\xe4me: value"]
+
+
+@pytest.mark.parametrize("line", LINES, ids=repr)
+def test_invalid_header_line_is_invalid_response(raw, line):
+    server, registry = raw(HEAD + line + b"\r\nContent-Length: 2\r\n\r\n{}")
+    with pytest.raises(errors.InvalidResponse, match="a header is"):
+        registry.repository("a/b").tags()
+    assert server.requests == 1
+
+
+def test_first_header_line_cannot_be_folded(raw):
+    _, registry = raw(b"HTTP/1.1 200 OK\r\n folded: x\r\nContent-Length: 2\r\n\r\n{}")
+    with pytest.raises(errors.InvalidResponse, match="a header is"):
+        registry.repository("a/b").tags()
+
+
+@pytest.mark.parametrize("end", [b"\r\n", b"\n"], ids=repr)
+def test_folded_header_is_one_value(raw, end):
+    """obs-fold is replaced with a space: RFC 9112 section 5.2."""
+    body = b'{"name":"a/b","tags":["v1"]}'
+    head = [b"HTTP/1.1 200 OK", b"X-Note:  a", b"\tb ", b"  c", b"Empty:", b"Content-Length: %d" % len(body), b"", b""]
+    _, registry = raw(end.join(head) + body)
+    response = registry.transport.request("GET", "/v2/", "ask")
+    assert response.headers["X-Note"] == "a b c"
+    assert response.headers["empty"] == ""
+    assert response.raw.headers["x-note"] == "a b c"
+    assert response.json()["tags"] == ["v1"]
+
+
+def test_hundred_headers_are_read_and_more_fail(raw):
+    for count in (100, 101):
+        _, registry = raw(b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n" + b"a: b\r\n" * (count - 1) + b"\r\n", retries=0)
+        if count == 100:
+            assert registry.transport.request("GET", "/v2/", "ask").headers["a"].count("b") == 99
+        else:
+            with pytest.raises(errors.ConnectionFailed, match="more than 100 headers"):
+                registry.transport.request("GET", "/v2/", "ask")
+
+
+def test_headers_cut_short_are_requested_again(raw):
+    """http.client would take the connection's end for the end of the headers."""
+    server, registry = raw(HEAD + b"Content-Le", close=True, retries=1)
+    with pytest.raises(errors.ConnectionFailed):
+        registry.repository("a/b").tags()
+    assert server.requests == 2
 
 
 def test_endless_interim_responses_are_invalid_response(raw):
