@@ -5,7 +5,7 @@
 | ocikit, oras | files | files |
 | crane, skopeo, regctl | an image layout | an image layout |
 | curl (floor) | files, without verifying them | |
-| sha256sum (floor) | | reads and hashes files, without sending them |
+| openssl (floor) | | files, hashing without sending them |
 
 `before` is ocikit of another checkout, for a comparison of two revisions in one run.
 """
@@ -23,10 +23,10 @@ from benchmarks.measure import WITHOUT_SHA
 from tests.support import peers
 
 #: In the order of the first round.
-TOOLS = ("ocikit", "before", "oras", "crane", "skopeo", "regctl", "curl", "sha256sum")
+TOOLS = ("ocikit", "before", "oras", "crane", "skopeo", "regctl", "curl", "openssl")
 
 #: Tools that the others are compared with. They do less than a transfer.
-FLOORS = ("curl", "sha256sum")
+FLOORS = ("curl", "openssl")
 
 #: Returns the command that pulls into a folder.
 Pull: TypeAlias = Callable[[Path], list[str]]
@@ -70,7 +70,7 @@ def pulls(
     def curl(out: Path) -> list[str]:
         root = f"{'https' if tls else 'http'}://{host}/v2/{repository}/blobs"
         (out / "curl.txt").write_text("".join(f'url = "{root}/{d}"\noutput = "{out / d[7:]}"\n' for d in blobs))
-        return ["curl", "-sS", "--fail", "-K", str(out / "curl.txt")]
+        return _peer("curl", "-sS", "--fail", "-K", str(out / "curl.txt"))
 
     commands: dict[str, Pull] = {
         "ocikit": lambda out: ocikit("pull", "--quiet", reference, str(out)),
@@ -115,13 +115,22 @@ def pushes(
             f"docker://{ref}",
         ),
         "regctl": lambda ref: _regctl(host, tls, f"ocidir://{layout}:v1", ref),
-        "sha256sum": lambda _: ["sha256sum", *names],
+        # sha256sum has no use for the SHA instructions of the processor
+        "openssl": lambda _: _peer("openssl", "dgst", "-sha256", *names),
     }
     return {tool: command for tool, command in commands.items() if tool != "before" or before}
 
 
+def missing() -> list[str]:
+    """Return the tools that this machine lacks."""
+    return [tool for tool in TOOLS if tool not in {"ocikit", "before"} and not peers.where(tool)]
+
+
 def versions() -> str:
-    """Return the versions of the peers: those that .ci/peers has built, and skopeo's own words."""
-    built = sorted(stamp.name for stamp in (peers.FOLDER / "stamps").glob("*"))
-    skopeo = subprocess.run(_peer("skopeo", "--version"), capture_output=True, text=True, check=True).stdout.split()[2]
-    return ", ".join([*(name for name in built if name.startswith(("crane", "oras", "reg"))), f"skopeo-{skopeo}"])
+    """Return the versions of the peers that .ci/peers has built, and of skopeo."""
+    found = [stamp.name for stamp in sorted((peers.FOLDER / "stamps").glob("*"))]
+    found = [name for name in found if name.startswith(("crane", "oras", "reg"))]
+    if peers.where("skopeo"):
+        words = subprocess.run(_peer("skopeo", "--version"), capture_output=True, text=True, check=True).stdout.split()
+        found.append(f"skopeo-{words[2]}")
+    return ", ".join(found)

@@ -24,7 +24,7 @@ from attrs import define, evolve, field, frozen
 from benchmarks.counting import Count, CountingProxy
 from benchmarks.data import QUICK, SHAPES, Shape, digests, make
 from benchmarks.measure import MIB, Cost, machine, measure
-from benchmarks.tools import FLOORS, TOOLS, environment, ocikit, pulls, pushes, versions
+from benchmarks.tools import FLOORS, TOOLS, environment, missing, ocikit, pulls, pushes, versions
 from tests.support import peers
 
 KINDS = ("pull", "push")
@@ -176,7 +176,7 @@ def compare(bench: Bench, rounds: int, *, count: bool) -> dict[str, Results]:
     for turn in range(rounds):
         for kind, found in results.items():
             for tool in bench.settings.order(turn):
-                if tool == ("sha256sum" if kind == "pull" else "curl"):
+                if tool == ("openssl" if kind == "pull" else "curl"):
                     continue
                 result = found.setdefault(tool, Result())
                 if result.failed:
@@ -189,7 +189,7 @@ def compare(bench: Bench, rounds: int, *, count: bool) -> dict[str, Results]:
     if count:
         for kind, found in results.items():
             for tool, result in found.items():
-                if tool != "sha256sum" and not result.failed:
+                if tool != "openssl" and not result.failed:
                     result.count = bench.counted(kind, tool)
     return results
 
@@ -207,7 +207,7 @@ def verifying(settings: Settings, registry: peers.Registry, folder: Path) -> dic
         stored.chmod(0o644)
         stored.write_bytes(content)
         for tool in settings.tools:
-            if tool == "sha256sum":
+            if tool == "openssl":
                 continue
             try:
                 bench.pull(tool)
@@ -259,7 +259,12 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true", help="small files, for a look in two minutes")
     options = parser.parse_args()
     rounds = options.rounds or (1 if options.quick else 5)
-    tools = tuple(tool for tool in TOOLS if tool in (options.tool or TOOLS) and (tool != "before" or options.before))
+    lacking = missing()
+    tools = tuple(
+        tool for tool in options.tool or TOOLS if tool not in lacking and (tool != "before" or options.before)
+    )
+    if lacking:
+        print(f"missing: {', '.join(lacking)}; run `bash .ci/peers`", file=sys.stderr)
     before = options.before.resolve() if options.before else None
     settings = Settings(tools, (options.kind,) if options.kind else KINDS, not options.no_sha, before)
     shapes = QUICK if options.quick else SHAPES
