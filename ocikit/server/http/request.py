@@ -138,12 +138,6 @@ class RequestBody:
             raise self._incomplete()
         return chunk
 
-    def readinto(self, buffer: memoryview) -> int:
-        """Read a chunk into a buffer and return its size, 0 at the end."""
-        chunk = self.read_chunk(len(buffer))
-        buffer[: len(chunk)] = chunk
-        return len(chunk)
-
     def read(self) -> bytes:
         """Return the whole body; use it with a limit.
 

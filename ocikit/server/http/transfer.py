@@ -8,6 +8,7 @@ key is absent, and waits have the limits of that server.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import lru_cache
 from ipaddress import IPv6Address, IPv6Network, ip_address
 from typing import Any, Protocol
 
@@ -44,6 +45,7 @@ def transfer_of(environ: Mapping[str, Any]) -> Transfer | None:
     return transfer
 
 
+@lru_cache(maxsize=1024)
 def client_key(address: str) -> str:
     """Return the network that counts as one client.
 

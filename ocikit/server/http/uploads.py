@@ -289,20 +289,13 @@ class _QuotaBody:
             ErrorResponse: 413 above the quota, and the errors of the body.
         """
         chunk = self._ctx.request.body.read_chunk(size)
-        self._check(len(chunk))
+        self._unchecked += len(chunk)
+        if self._unchecked >= _QUOTA_INTERVAL:
+            self._unchecked = 0
+            self._check()
         return chunk
 
-    def readinto(self, buffer: memoryview, /) -> int:
-        """Read into a buffer and return the number of bytes, 0 at the end."""
-        count = self._ctx.request.body.readinto(buffer)
-        self._check(count)
-        return count
-
-    def _check(self, count: int) -> None:
-        self._unchecked += count
-        if self._unchecked < _QUOTA_INTERVAL:
-            return
-        self._unchecked = 0
+    def _check(self) -> None:
         storage, quota = self._ctx.storage, self._ctx.settings.limits.repository
         used = storage.metadata.used_bytes(self._repository) + storage.uploads.used_bytes(self._repository)
         if quota is not None and used > quota:

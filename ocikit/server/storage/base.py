@@ -120,9 +120,6 @@ class UploadBody(Protocol):
     def read_chunk(self, size: int = ...) -> bytes:
         """Return at most `size` bytes, and no bytes at the end."""
 
-    def readinto(self, buffer: memoryview, /) -> int:
-        """Read into a buffer and return the number of bytes, 0 at the end."""
-
 
 class BlobStore(ABC):
     """Content by digest, stored once for all repositories.

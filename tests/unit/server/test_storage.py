@@ -23,6 +23,7 @@ from ocikit.server.storage.files import FileBlobs, FileUploads, file_storage
 from ocikit.server.storage.memory import MemoryBlobs, MemoryUploads
 from ocikit.server.storage.sql import SqlMetadata
 from ocikit.server.testing import BlobStoreContract, MetadataContract, UploadStoreContract
+from ocikit.server.testing.bodies import interrupted_body, random_content
 from ocikit.spec.digest import Digest
 
 from tests.support.example_storage import ObjectBlobs
@@ -252,6 +253,17 @@ def test_symlinked_session_is_unknown(tmp_path):
     with pytest.raises(UnknownUpload):
         uploads.append(upload, body(b"overwritten"))
     assert target.read_bytes() == b""
+
+
+def test_large_upload_starts_no_thread(tmp_path):
+    storage, threads = file_storage(tmp_path), []
+    digest, content = random_content(8 << 20)
+    before = threading.active_count()
+    upload = storage.uploads.create("a")
+    storage.finish(upload, digest, interrupted_body(content, lambda: threads.append(threading.active_count())))
+    assert threads == [before]
+    assert storage.blob_size("a", digest) == len(content)
+    storage.close()
 
 
 def test_foreign_files_are_not_listed_as_blobs(tmp_path):
