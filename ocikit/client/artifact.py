@@ -18,7 +18,7 @@ from ocikit import display
 from ocikit.client.arguments import ProgressLike, StrPath, check_workers
 from ocikit.client.listing import Listing
 from ocikit.client.pull import describe_foreign, describe_nesting, open_folder, plan_pull
-from ocikit.client.reader import ContentReader
+from ocikit.client.reader import ContentReader, ContentStream
 from ocikit.client.resolver import Resolver
 from ocikit.errors import ContentError, FileNotInArtifact, InvalidArgument, InvalidDocument, NotFound, OcikitError
 from ocikit.progress.base import TransferStats
@@ -56,7 +56,7 @@ class File(display.Displayable, io.BufferedIOBase, os.PathLike[str]):
         self._artifact = artifact
         self.name = name
         self.descriptor = descriptor
-        self._stream: BinaryIO | None = None
+        self._stream: ContentStream | None = None
 
     @property
     def size(self) -> int:
@@ -79,12 +79,12 @@ class File(display.Displayable, io.BufferedIOBase, os.PathLike[str]):
         return self.download()
 
     @overload
-    def open(self, mode: Literal["rb"] = "rb") -> BinaryIO: ...
+    def open(self, mode: Literal["rb"] = "rb") -> ContentStream: ...
 
     @overload
     def open(self, mode: Literal["r", "rt"], encoding: str = "utf-8") -> TextIO: ...
 
-    def open(self, mode: Literal["rb", "r", "rt"] = "rb", encoding: str = "utf-8") -> BinaryIO | TextIO:
+    def open(self, mode: Literal["rb", "r", "rt"] = "rb", encoding: str = "utf-8") -> ContentStream | TextIO:
         """Return a seekable stream; reading it from start to end verifies the content.
 
         Args:
@@ -165,7 +165,7 @@ class File(display.Displayable, io.BufferedIOBase, os.PathLike[str]):
             target /= PurePosixPath(self.name).name
         try:
             target.parent.mkdir(parents=True, exist_ok=True)
-            with self.open() as stream, atomic_writer(target, mode=0o666, sync=False) as file:
+            with self._front_to_back() as stream, atomic_writer(target, mode=0o666, sync=False) as file:
                 shutil.copyfileobj(stream, file, 1 << 20)
         except OcikitError:  # some of them are subclasses of OSError
             raise
@@ -191,6 +191,10 @@ class File(display.Displayable, io.BufferedIOBase, os.PathLike[str]):
         folder = artifact.reader.fetch_files(artifact.reference, artifact.manifest, layers, progress=progress)
         return folder / self.name
 
+    def _front_to_back(self) -> BinaryIO:
+        artifact = self._artifact
+        return artifact.reader.stream(artifact.reference, self.descriptor, self._pulled())
+
     def _pulled(self) -> Path | None:
         """Return the file in the folder that was pulled to, if it is unedited."""
         folder = self._artifact.path
@@ -201,7 +205,7 @@ class File(display.Displayable, io.BufferedIOBase, os.PathLike[str]):
 
     # The stream
 
-    def _opened(self) -> BinaryIO:
+    def _opened(self) -> ContentStream:
         if self._stream is None:
             self._stream = self.open()
         return self._stream
@@ -212,10 +216,7 @@ class File(display.Displayable, io.BufferedIOBase, os.PathLike[str]):
 
     def readinto(self, buffer: Any, /) -> int:
         """Fill `buffer` and return the number of bytes, 0 at the end."""
-        view = memoryview(buffer).cast("B")
-        data = self._opened().read(len(view))
-        view[: len(data)] = data
-        return len(data)
+        return self._opened().readinto(buffer)
 
     def readinto1(self, buffer: Any, /) -> int:
         """Fill `buffer` like `readinto`."""
@@ -613,7 +614,7 @@ class Artifact(display.Displayable):
     def _streams(self, layers: Iterable[Descriptor]) -> Iterator[tuple[BinaryIO, str]]:
         """Yield the stream and media type of each layer; close it after use."""
         for layer in layers:
-            with self.reader.open(self.reference, layer) as stream:
+            with self.reader.stream(self.reference, layer) as stream:
                 yield stream, layer.media_type
 
     @property

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import io
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, SupportsIndex
 
 from ocikit.client.arguments import ProgressLike
 from ocikit.client.backends import Backends
@@ -19,13 +19,16 @@ from ocikit.progress.base import Progress
 from ocikit.remote.mirrors import retry_without_bad_mirrors
 from ocikit.spec import media_types
 from ocikit.spec.descriptor import Descriptor
+from ocikit.spec.document import DOCUMENT_LIMIT
 from ocikit.spec.manifest import Index, Manifest
 from ocikit.spec.reference import AnyReference, Reference
 from ocikit.store.cache.cache import Cache
 from ocikit.store.files import open_file
-from ocikit.store.streams import ByteStream, VerifiedReader
+from ocikit.store.streams import VerifiedReader, WholeReader, check_spans, read_parts
 
 _BUFFER = 1 << 16  # bytes
+_WHOLE = DOCUMENT_LIMIT  # bytes of content that is requested as a whole and cached
+_EXACT = 64 << 20  # bytes of a read without copies of a part; larger ones may use a little more than they need
 
 
 class ContentReader:
@@ -53,18 +56,23 @@ class ContentReader:
 
         return bars(choice)
 
-    def open(self, reference: AnyReference, descriptor: Descriptor, file: Path | None = None) -> BinaryIO:
-        """Return content as a seekable stream; reading it from start to end verifies it.
+    def open(self, reference: AnyReference, descriptor: Descriptor, file: Path | None = None) -> ContentStream:
+        """Return content as a seekable stream that requests what is read; reading it from start to end verifies it.
+
+        Small content of a registry is requested as a whole by the first read, verified, and stored in the cache.
 
         Args:
             reference: The artifact that names the content.
             descriptor: The content.
             file: A file that holds the content, if there is one.
         """
-        if (stream := self._open_local(descriptor, file)) is not None:
-            return stream
-        with self.backends.open_source(reference) as source:
-            return _verified_stream(source.open(descriptor), descriptor)
+        raw = self._open_local(descriptor, file) or self._open_remote(reference, descriptor, random=True)
+        return ContentStream(raw, partial(_reopened, self, reference, descriptor, file), descriptor.size)
+
+    def stream(self, reference: AnyReference, descriptor: Descriptor, file: Path | None = None) -> BinaryIO:
+        """Return content as `open` does, but to be read from start to end."""
+        raw = self._open_local(descriptor, file) or self._open_remote(reference, descriptor, random=False)
+        return io.BufferedReader(raw, _BUFFER)
 
     def read_all(self, reference: AnyReference, descriptor: Descriptor, file: Path | None = None) -> bytes:
         """Return whole content, verified; fetch it again, once, if the cached blob is damaged."""
@@ -72,21 +80,23 @@ class ContentReader:
             with contextlib.suppress(DigestMismatch):
                 return self._read_cached(reference, descriptor)
             return self._read_cached(reference, descriptor)  # the damaged blob has been deleted
-        with self.open(reference, descriptor, file) as stream:
+        with self.stream(reference, descriptor, file) as stream:
             return stream.read()
 
     def _read_cached(self, reference: AnyReference, descriptor: Descriptor) -> bytes:
         if not self.cache.exists(descriptor):
             self.fetch(reference, [descriptor], progress=False)
-        with self.open(reference, descriptor) as stream:
+        with self.stream(reference, descriptor) as stream:
             return stream.read()
 
     def head(self, reference: AnyReference, descriptor: Descriptor, size: int, file: Path | None = None) -> bytes:
-        """Return the first `size` bytes of content, unverified."""
-        if (stream := self._open_local(descriptor, file)) is not None:
-            with stream:
+        """Return the first `size` bytes of content, unverified; content of a few KiB is verified and cached."""
+        if (raw := self._open_local(descriptor, file)) is not None:
+            with io.BufferedReader(raw, _BUFFER) as stream:
                 return stream.read(size)
         with self.backends.open_source(reference) as source:
+            if source.cacheable and descriptor.size <= min(max(size, _BUFFER), _WHOLE):
+                return self.read(reference, descriptor)[:size]
             return source.head(descriptor, size)
 
     def ranges(
@@ -96,13 +106,20 @@ class ContentReader:
         spans: Sequence[tuple[int, int]],
         file: Path | None = None,
     ) -> list[bytes]:
-        """Return ranges of content, each given by offset and length."""
-        with self.open(reference, descriptor, file) as stream:
-            contents = []
-            for offset, length in spans:
-                stream.seek(offset)
-                contents.append(stream.read(length))
-            return contents
+        """Return ranges of content, each given by offset and length.
+
+        Raises:
+            InvalidArgument: A range is not within the content.
+        """
+        parts = check_spans(descriptor, spans)
+        if (raw := self._open_local(descriptor, file)) is not None:
+            with io.BufferedReader(raw, _BUFFER) as stream:
+                return read_parts(stream, parts)
+        with self.backends.open_source(reference) as source:
+            if source.cacheable and descriptor.size <= _WHOLE:
+                content = self.read(reference, descriptor)
+                return [content[start:end] for start, end in parts]
+            return source.ranges(descriptor, spans)
 
     def url(self, reference: AnyReference, descriptor: Descriptor, *, signed: bool = False) -> str:
         """Return the URL of content at its registry, or the signed one that the registry redirects to.
@@ -115,13 +132,21 @@ class ContentReader:
         repository = self.backends.repository(reference)
         return repository.signed_url(descriptor) if signed else repository.blob_url(descriptor.digest)
 
-    def _open_local(self, descriptor: Descriptor, file: Path | None) -> BinaryIO | None:
+    def _open_local(self, descriptor: Descriptor, file: Path | None) -> io.RawIOBase | None:
         """Return a stream over content that is embedded, cached or in a file, or None."""
         if (embedded := descriptor.embedded) is not None:
-            return io.BytesIO(embedded)
+            return WholeReader(len(embedded), lambda: embedded)
         if self.cache.exists(descriptor):
-            return io.BufferedReader(_CachedReader(self.cache, descriptor), _BUFFER)
-        return None if file is None else _verified_stream(open_file(file), descriptor)
+            return _CachedReader(self.cache, descriptor)
+        return None if file is None else VerifiedReader(open_file(file), descriptor)
+
+    def _open_remote(self, reference: AnyReference, descriptor: Descriptor, *, random: bool) -> io.RawIOBase:
+        """Return a stream over content of a source; nothing is requested before the first read."""
+        with self.backends.open_source(reference) as source:
+            stream = source.open_random(descriptor) if random else source.open(descriptor)
+            if source.cacheable and descriptor.size <= _WHOLE:
+                return WholeReader(descriptor.size, lambda: self.read(reference, descriptor))
+            return VerifiedReader(stream, descriptor)
 
     def document(self, reference: AnyReference, descriptor: Descriptor) -> Manifest | Index:
         """Return a document by its descriptor, from the cache if possible."""
@@ -195,5 +220,35 @@ class _CachedReader(VerifiedReader):
             raise
 
 
-def _verified_stream(stream: ByteStream, descriptor: Descriptor) -> BinaryIO:
-    return io.BufferedReader(VerifiedReader(stream, descriptor), _BUFFER)
+class ContentStream(io.BufferedReader):
+    """Content as a buffered stream. It is seekable and can be pickled: the copy opens the pinned content again.
+
+    Args:
+        raw: The content.
+        reopen: Opens the content again, at a position; can be pickled.
+        size: Of the content, in bytes.
+    """
+
+    def __init__(self, raw: io.RawIOBase, reopen: Callable[[int], ContentStream], size: int) -> None:
+        super().__init__(raw, _BUFFER)
+        self._reopen = reopen
+        self._size = size
+
+    def read(self, size: int | None = -1, /) -> bytes:
+        """Return the next `size` bytes, or the rest without a size."""
+        if size is None or not _BUFFER < size <= _EXACT:
+            return super().read(size)
+        # BufferedReader.read() reads whole buffers. Its readinto() reads exactly what is missing: one range
+        buffer = bytearray(max(0, min(size, self._size - self.tell())))
+        return bytes(memoryview(buffer)[: self.readinto(buffer)])
+
+    def __reduce_ex__(self, protocol: SupportsIndex) -> tuple[Any, ...]:
+        return self._reopen, (self.tell(),)
+
+
+def _reopened(
+    reader: ContentReader, reference: AnyReference, descriptor: Descriptor, file: Path | None, position: int
+) -> ContentStream:
+    stream = reader.open(reference, descriptor, file if file is not None and file.exists() else None)
+    stream.seek(position)
+    return stream

@@ -30,7 +30,7 @@ from ocikit.spec.descriptor import Descriptor
 from ocikit.spec.document import DOCUMENT_LIMIT
 from ocikit.spec.reference import DOCKER_HUB, Reference
 from ocikit.store.base import Source
-from ocikit.store.streams import ByteStream, DeferredStream, VerifiedReader
+from ocikit.store.streams import ByteStream, VerifiedReader, WholeReader
 
 log = logging.getLogger("ocikit")
 
@@ -213,7 +213,7 @@ class Mirrored(Repository):
     def open_random(self, descriptor: Descriptor) -> ByteStream:
         """Return a seekable stream that requests what is read, from the next mirror if one fails."""
         if descriptor.is_document or descriptor.size <= DOCUMENT_LIMIT:
-            return DeferredStream(lambda: io.BytesIO(self.fetch(descriptor)))
+            return WholeReader(descriptor.size, lambda: self.fetch(descriptor))
         if not descriptor.digest.verifiable or not any(m.usable(by_tag=False) for m in self._mirrors):
             return self._primary.open_random(descriptor)
         reader = _FallbackReader(

@@ -11,10 +11,9 @@ import threading
 from collections.abc import Callable, Iterator, Sequence
 from typing import Final
 
-from ocikit.errors import InvalidArgument
 from ocikit.forks import ForkSafeLock
 from ocikit.remote.download import BlobReader
-from ocikit.store.streams import ByteStream
+from ocikit.store.streams import ByteStream, Span
 from ocikit.transfer.pool import run_parallel
 
 #: Bytes of the smallest range that is requested.
@@ -28,9 +27,6 @@ _BLOCK = 16 << 20  # bytes of the largest range of `read_spans`
 _PARALLEL = 8  # requests of `read_spans` at once
 _SCRATCH = 1 << 18  # bytes that are discarded at once
 _NOTHING = memoryview(b"")
-
-Span = tuple[int, int]
-"""Positions of the first byte, and of the one after the last."""
 
 
 class RangeReader(io.RawIOBase):
@@ -208,24 +204,6 @@ def read_spans(spans: Sequence[Span], open_span: Callable[[Span], BlobReader]) -
     if not probe.whole and len(ranges) > 1:
         run_parallel(range(1, len(ranges)), request, workers=min(_PARALLEL, len(ranges) - 1))
     return [b"".join(_cut(span, ranges, received)) for span in spans]
-
-
-def check_spans(spans: Sequence[tuple[int, int]], size: int) -> list[Span]:
-    """Return (offset, length) pairs as spans.
-
-    Args:
-        spans: Pairs of bytes.
-        size: Bytes of the blob.
-
-    Raises:
-        InvalidArgument: A pair is not within the blob.
-    """
-    for offset, length in spans:
-        if offset < 0 or length < 0 or offset + length > size:
-            raise InvalidArgument(
-                f"({offset}, {length}) is no (offset, length) within {size} bytes", hint="compare with descriptor.size"
-            )
-    return [(offset, offset + length) for offset, length in spans]
 
 
 def _merged(spans: Sequence[Span]) -> list[Span]:

@@ -33,7 +33,7 @@ from ocikit.remote.download import BlobReader
 from ocikit.remote.endpoints import MANIFEST_LIMIT, Endpoints, UploadSession, descriptor_of
 from ocikit.remote.http.responses import announced_digest, drain, is_encoded, json_object, read_prefix
 from ocikit.remote.http.transport import Transport
-from ocikit.remote.random_access import RangeReader, check_spans, read_spans
+from ocikit.remote.random_access import RangeReader, read_spans
 from ocikit.remote.spans import MIN_IDLE, MIN_SIZE, SpanReader
 from ocikit.remote.upload import upload
 from ocikit.spec import media_types
@@ -45,7 +45,7 @@ from ocikit.spec.document import DOCUMENT_LIMIT
 from ocikit.spec.manifest import Index, Manifest, parse_document
 from ocikit.spec.reference import check_tag
 from ocikit.store.base import Source, Store
-from ocikit.store.streams import ByteStream, DeferredStream, check_size
+from ocikit.store.streams import ByteStream, WholeReader, check_size, check_spans
 from ocikit.transfer.slots import worker_limit
 
 log = logging.getLogger("ocikit")
@@ -237,7 +237,7 @@ class Repository(Endpoints, Store, display.Displayable):
         A small blob is requested as a whole and verified. The bytes of other blobs are not verified.
         """
         if descriptor.is_document or descriptor.size <= DOCUMENT_LIMIT:
-            return DeferredStream(lambda: io.BytesIO(self.fetch(descriptor)))
+            return WholeReader(descriptor.size, lambda: self.fetch(descriptor))
         span_reader = functools.partial(self._blob_reader, descriptor)
         return RangeReader(descriptor.size, span_reader, lambda: self.open(descriptor))
 
@@ -255,11 +255,9 @@ class Repository(Endpoints, Store, display.Displayable):
             InvalidArgument: A span is not within the blob.
             BlobUnknown: The registry does not have the blob.
         """
-        parts = check_spans(spans, descriptor.size)
         if descriptor.is_document or descriptor.embedded is not None:
-            content = self.fetch(descriptor)
-            return [content[start:end] for start, end in parts]
-        return read_spans(parts, functools.partial(self._blob_reader, descriptor))
+            return super().ranges(descriptor, spans)
+        return read_spans(check_spans(descriptor, spans), functools.partial(self._blob_reader, descriptor))
 
     def signed_url(self, descriptor: Descriptor) -> str:
         """Return the URL of the storage that the registry redirects to. It has a signature and expires.

@@ -12,7 +12,7 @@ from ocikit.spec.arguments import to_texts
 from ocikit.spec.descriptor import Descriptor
 from ocikit.spec.document import DOCUMENT_LIMIT
 from ocikit.spec.manifest import Index, Manifest, parse_document
-from ocikit.store.streams import ByteStream, read_verified
+from ocikit.store.streams import ByteStream, check_spans, read_parts, read_verified
 
 
 class Source(ABC):
@@ -49,6 +49,20 @@ class Source(ABC):
         """
         return self.open(descriptor)
 
+    def ranges(self, descriptor: Descriptor, spans: Sequence[tuple[int, int]]) -> list[bytes]:
+        """Return parts of the content, unverified.
+
+        Args:
+            descriptor: The content.
+            spans: Pairs of offset and length [bytes], in any order.
+
+        Raises:
+            InvalidArgument: A span is not within the content.
+            NotFound: The source does not have the content.
+        """
+        with self.open_random(descriptor) as stream:
+            return read_parts(stream, check_spans(descriptor, spans))
+
     def fetch(self, descriptor: Descriptor, *, limit: int = DOCUMENT_LIMIT) -> bytes:
         """Return the verified content of a document or another small blob.
 
@@ -83,7 +97,7 @@ class Source(ABC):
             NotFound: The source does not have the content.
         """
         prefix = b""
-        with self.open(descriptor) as stream:
+        with self.open_random(descriptor) as stream:
             while len(prefix) < size and (chunk := stream.read(size - len(prefix))):
                 prefix += chunk
         return prefix

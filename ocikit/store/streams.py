@@ -5,13 +5,18 @@ from __future__ import annotations
 import errno
 import io
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from types import TracebackType
 from typing import Protocol, Self
 
-from ocikit.errors import InvalidDocument, SizeMismatch
+from ocikit.errors import InvalidArgument, InvalidDocument, SizeMismatch
 from ocikit.spec.descriptor import Descriptor
 from ocikit.spec.document import DOCUMENT_LIMIT
+
+_READALL = 16 << 20  # bytes that are read at once, if there is no limit: a descriptor may claim any size
+
+Span = tuple[int, int]
+"""Positions of the first byte, and of the one after the last."""
 
 
 class ReadableInto(Protocol):
@@ -269,6 +274,59 @@ class DeferredStream:
         self.close()
 
 
+class WholeReader(io.RawIOBase):
+    """A stream over content that its first read loads as a whole.
+
+    Args:
+        size: Of the content, in bytes.
+        load: Returns the content, verified.
+    """
+
+    def __init__(self, size: int, load: Callable[[], bytes]) -> None:
+        self._size = size
+        self._load = load
+        self._content: bytes | None = None
+        self._position = 0
+
+    def readinto(self, buffer: memoryview) -> int:  # type: ignore[override]  # typeshed's WriteableBuffer is wider
+        """Fill `buffer` and return the number of bytes, 0 at the end."""
+        self.tell()
+        if self._content is None:
+            self._content = self._load()
+        view = memoryview(buffer).cast("B")
+        piece = self._content[self._position : self._position + len(view)]
+        view[: len(piece)] = piece
+        self._position += len(piece)
+        return len(piece)
+
+    def readable(self) -> bool:
+        """Return True."""
+        return True
+
+    def seekable(self) -> bool:
+        """Return True."""
+        return True
+
+    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
+        """Move to an offset and return the position, in bytes."""
+        base = {io.SEEK_SET: 0, io.SEEK_CUR: self.tell(), io.SEEK_END: self._size}[whence]
+        if base + offset < 0 and whence == io.SEEK_SET:
+            raise ValueError(f"seek to {offset}")
+        self._position = max(0, base + offset)
+        return self._position
+
+    def tell(self) -> int:
+        """Return the position, in bytes."""
+        if self.closed:
+            raise ValueError("the stream is closed")
+        return self._position
+
+    def close(self) -> None:
+        """Drop the content."""
+        self._content = None
+        super().close()
+
+
 class VerifiedReader(io.RawIOBase):
     """A stream that raises at its end unless size and digest are right.
 
@@ -307,6 +365,20 @@ class VerifiedReader(io.RawIOBase):
             self._descriptor.digest.check(self._hasher.hexdigest(), str(self._descriptor))
             self.verified = True
         return n
+
+    def readall(self) -> bytes:
+        """Return the rest of the content.
+
+        Large reads let the stream below request it at once; the inherited method reads a few KiB at a time.
+        """
+        chunks: list[bytes] = []
+        while True:
+            left = max(0, self._descriptor.size - self._position) + 1  # one more: a stream that is too long raises
+            buffer = bytearray(min(left, _READALL))
+            n = self.readinto(memoryview(buffer))
+            if not n:
+                return b"".join(chunks)
+            chunks.append(bytes(memoryview(buffer)[:n]))
 
     def readable(self) -> bool:
         """Return True."""
@@ -380,3 +452,35 @@ def check_size(descriptor: Descriptor, actual: int) -> None:
             expected=descriptor.size,
             actual=actual,
         )
+
+
+def read_parts(stream: ByteStream, spans: Iterable[Span]) -> list[bytes]:
+    """Return parts of a seekable stream; fewer bytes where it ends."""
+    parts = []
+    for start, end in spans:
+        stream.seek(start)
+        chunks: list[bytes] = []
+        while (left := end - stream.tell()) > 0 and (chunk := stream.read(left)):
+            chunks.append(chunk)
+        parts.append(b"".join(chunks))
+    return parts
+
+
+def check_spans(descriptor: Descriptor, spans: Iterable[tuple[int, int]]) -> list[Span]:
+    """Return (offset, length) pairs as spans.
+
+    Args:
+        descriptor: The content.
+        spans: Pairs of bytes.
+
+    Raises:
+        InvalidArgument: A pair is not within the content.
+    """
+    checked = [(offset, offset + length) for offset, length in spans]
+    for start, end in checked:
+        if not 0 <= start <= end <= descriptor.size:
+            raise InvalidArgument(
+                f"({start}, {end - start}) is no (offset, length) within {descriptor.size} bytes of {descriptor.digest}",
+                hint="compare with descriptor.size",
+            )
+    return checked

@@ -866,15 +866,73 @@ def test_open_returns_seekable_verified_stream(target, data, session):
 
 
 def test_partial_read_requests_only_range(session, server, home):
-    write(home, {"big.bin": os.urandom(1 << 20)})
+    write(home, {"big.bin": os.urandom(5 << 20)})
     session.push(f"{server.host}/t/d:v1", "big.bin")
     server.requests.clear()
     with session.open(f"{server.host}/t/d:v1", "big.bin") as stream:
-        stream.seek((1 << 20) - 10)
+        stream.seek((5 << 20) - 10)
         assert stream.read(10) == (home / "big.bin").read_bytes()[-10:]
     (request,) = server.seen("GET", ".*/blobs/.*")
-    assert request.headers["Range"] == f"bytes={(1 << 20) - 10}-"
+    assert request.headers["Range"] == f"bytes={(5 << 20) - 65536}-{(5 << 20) - 1}"
     assert not [p for p in Path(os.environ["OCIKIT_CACHE"]).rglob("*") if p.is_file() and p.stat().st_size > 1 << 19]
+
+
+@pytest.mark.parametrize("first", ["open", "head", "read", "readinto"])
+def test_small_file_is_requested_once_and_cached(session, server, home, first):
+    write(home, {"a.csv": "x" * 9_999})
+    ref = f"{server.host}/t/d:v1"
+    session.push(ref, "a.csv")
+    file = session.inspect(ref)["a.csv"]
+    server.requests.clear()
+    if first == "open":
+        assert file.open().read(10) == b"x" * 10
+    elif first == "readinto":
+        assert file.readinto(bytearray(10)) == 10
+    else:
+        getattr(file, first)(10)
+    assert [r.headers.get("Range") for r in server.requests] == [None]
+    assert file.open().read() == session.inspect(ref)["a.csv"].head(20_000) == b"x" * 9_999
+    assert len(server.seen("GET", ".*/blobs/.*")) == 1
+
+
+def test_stream_reads_exactly_what_is_asked(session, server, home):
+    """A buffer that rounds reads would request more, or twice."""
+    content = os.urandom(5 << 20)
+    write(home, {"big.bin": content})
+    session.push(f"{server.host}/t/d:v1", "big.bin")
+    server.requests.clear()
+    with session.open(f"{server.host}/t/d:v1", "big.bin") as stream:
+        stream.seek(1_000_000)
+        assert stream.read(300_001) == content[1_000_000:1_300_001]
+        stream.seek(3_000_000)
+        assert stream.readinto(into := bytearray(100_001)) == 100_001 and into == content[3_000_000:3_100_001]
+        assert stream.tell() == 3_100_001
+        stream.seek(-5, 2)
+        assert stream.read(100_000) == content[-5:] and stream.read(100_000) == b""
+    found = [r.headers.get("Range") for r in server.seen("GET", ".*/blobs/.*")]
+    assert found[:2] == ["bytes=1000000-1300000", "bytes=3000000-3100000"] and len(found) == 3
+
+
+def test_stream_survives_a_pickle_at_its_position(session, server, home):
+    content = os.urandom(5 << 20)
+    write(home, {"big.bin": content, "small.bin": b"0123456789"})
+    session.push(f"{server.host}/t/d:v1", "big.bin", "small.bin")
+    for name, expected in (("big.bin", content), ("small.bin", b"0123456789")):
+        stream = session.open(f"{server.host}/t/d:v1", name)
+        assert stream.read(3) == expected[:3]
+        copied = pickle.loads(pickle.dumps(stream))
+        assert copied.tell() == 3 and copied.read() == expected[3:]
+        assert stream.read() == expected[3:]
+
+
+def test_whole_content_is_requested_by_one_stream(session, server, home):
+    content = os.urandom(5 << 20)
+    write(home, {"big.bin": content})
+    file = session.push(f"{server.host}/t/d:v1", "big.bin")["big.bin"]
+    for read in (file.read_bytes, lambda: file.save(home / "copy").read_bytes()):
+        server.requests.clear()
+        assert read() == content
+        assert [r.headers.get("Range") for r in server.seen("GET", ".*/blobs/.*")] == [None]
 
 
 def test_open_detects_corrupt_content(art, session, server):
@@ -1138,10 +1196,10 @@ def test_function_has_signature_and_docstring_of_verb(verb):
 
 
 @pytest.mark.parametrize(
-    "fault", [{}, {"change": lambda r, _: Response(200, {}, b"x" * 999)}, {"cut": 10}, {"gzip": True}]
+    "fault", [{}, {"change": lambda r, _: Response(200, {}, b"x" * 99_999)}, {"cut": 10}, {"gzip": True}]
 )
 def test_head_of_file_requests_range(session, server, home, fault):
-    write(home, {"data/a.csv": "x" * 999})
+    write(home, {"data/a.csv": "x" * 99_999})
     ref = f"{server.host}/t/d:v1"
     session.push(ref, "data")
     file = session.inspect(ref)["data/a.csv"]
@@ -1149,7 +1207,7 @@ def test_head_of_file_requests_range(session, server, home, fault):
     server.on("GET", ".*/blobs/.*", **fault)
     assert file.head(100) == b"x" * 100
     assert server.requests[0].headers["Range"] == "bytes=0-99"
-    assert file.head(10_000) == b"x" * 999
+    assert file.head(100_000) == b"x" * 99_999
     session.pull(ref)
     server.requests.clear()
     assert file.head(5) == b"x" * 5

@@ -26,9 +26,9 @@ from tests.support.home import QUICK, moved, tree, write
 MIB = 1 << 20
 FILES = {
     "data/a.csv": b"x\n1\n",
-    "data/big.bin": bytes(range(256)) * 4 * 3072,
+    "data/big.bin": bytes(range(256)) * 4 * 5120,
     "data/small.bin": b"small " * 500,
-}  # 3 MiB
+}  # 5 MiB, more than what is read as a whole
 
 
 @define
@@ -69,7 +69,7 @@ class Site:
             server.tags |= {(prefix + name, named): digest for (name, named), digest in self.upstream.tags.items()}
 
     def big(self):
-        return next(digest for (_, digest), blob in self.upstream.blobs.items() if len(blob) >= 3 * MIB)
+        return next(digest for (_, digest), blob in self.upstream.blobs.items() if len(blob) >= 5 * MIB)
 
 
 @pytest.fixture
@@ -332,7 +332,8 @@ def test_file_is_read_by_ranges(site):
         stream.seek(1000)
         assert stream.read(600) == FILES["data/big.bin"][1000:1600]
     blobs = site.first.seen("GET", ".*/blobs/.*")
-    assert [r.headers.get("Range") for r in blobs] == [f"bytes={3 * MIB - 300}-", "bytes=1000-"]
+    assert [r.headers.get("Range") for r in blobs] == [f"bytes={5 * MIB - 65536}-{5 * MIB - 1}", "bytes=1000-66535"]
+    assert site.first.connections == 1
     assert site.upstream.requests == []
     with session.open(site.ref, "data/small.bin") as stream:
         assert stream.read() == FILES["data/small.bin"]
@@ -399,7 +400,7 @@ def test_faulty_mirror_blob_yields_correct_content(site, home, kind, to):
 
 def test_truncated_blob_continues_from_registry(site, home):
     site.fill(site.first)
-    site.first.on("GET", f".*/blobs/{site.big()}", times=None, cut=2 * MIB, length=3 * MIB)
+    site.first.on("GET", f".*/blobs/{site.big()}", times=None, cut=2 * MIB, length=5 * MIB)
     site.first.on("GET", f".*/blobs/{site.big()}", times=None, when=lambda r: "Range" in r.headers, drop="before")
     told = []
 
@@ -411,12 +412,12 @@ def test_truncated_blob_continues_from_registry(site, home):
     assert content(home / "back") == FILES
     (rest,) = site.upstream.seen("GET", f".*/blobs/{site.big()}")
     assert rest.headers["Range"] == f"bytes={2 * MIB}-", "the received prefix is reused"
-    assert sum(told) == 3 * MIB
+    assert sum(told) == 5 * MIB
 
 
 def test_interrupted_blob_resumes_from_mirror(site, home):
     site.fill(site.first)
-    site.first.on("GET", f".*/blobs/{site.big()}", cut=2 * MIB, length=3 * MIB)
+    site.first.on("GET", f".*/blobs/{site.big()}", cut=2 * MIB, length=5 * MIB)
     site.session(site.first.host).pull(site.ref, home / "back")
     assert content(home / "back") == FILES
     assert site.upstream.requests == []
@@ -424,7 +425,7 @@ def test_interrupted_blob_resumes_from_mirror(site, home):
 
 def test_corrupt_content_is_not_returned_and_disables_mirror(site, home, caplog):
     site.fill(site.first)
-    site.first.blobs["t/d", site.big()] = b"w" * 3 * MIB
+    site.first.blobs["t/d", site.big()] = b"w" * 5 * MIB
     session = site.session()
     with session.open(site.ref, "data/big.bin") as stream, pytest.raises(ocikit.DigestMismatch):
         stream.read()
@@ -436,12 +437,12 @@ def test_corrupt_content_is_not_returned_and_disables_mirror(site, home, caplog)
 
 def test_pull_with_corrupt_mirror_succeeds_and_counts_files_once(site, home, caplog):
     site.fill(site.first)
-    site.first.blobs["t/d", site.big()] = b"w" * 3 * MIB
+    site.first.blobs["t/d", site.big()] = b"w" * 5 * MIB
     with caplog.at_level(logging.INFO, "ocikit"):
         art = site.session(site.first.host).pull(site.ref, home / "back", workers=1)
     assert content(home / "back") == FILES
     again = {len(site.upstream.blobs["t/d", r.path.rpartition("/")[2]]) for r in site.upstream.requests}
-    assert again == {3 * MIB, 3000}, "received content is not requested again"
+    assert again == {5 * MIB, 3000}, "received content is not requested again"
     assert art.summary.startswith("pulled 3 files")
     (warning,) = [r.getMessage() for r in caplog.records if r.levelno == logging.WARNING]
     assert site.first.host in warning and "is disabled" in warning
@@ -451,7 +452,7 @@ def test_pull_with_corrupt_mirror_succeeds_and_counts_files_once(site, home, cap
 def test_corrupt_registry_content_raises(site, home):
     site.fill(site.first)
     for server in (site.first, site.upstream):
-        server.blobs["t/d", site.big()] = b"w" * 3 * MIB
+        server.blobs["t/d", site.big()] = b"w" * 5 * MIB
     with pytest.raises(ocikit.DigestMismatch):
         site.session(site.first.host).pull(site.ref, home / "back")
     assert not (home / "back/data/big.bin").exists() and not (home / "back/big.bin").exists()
