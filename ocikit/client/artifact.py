@@ -87,6 +87,9 @@ class File(display.Displayable, io.BufferedIOBase, os.PathLike[str]):
     def open(self, mode: Literal["rb", "r", "rt"] = "rb", encoding: str = "utf-8") -> ContentStream | TextIO:
         """Return a seekable stream; reading it from start to end verifies the content.
 
+        Parts of a large file are requested as they are read. They can't be verified, because a digest is that of the
+        whole file. Files up to 4 MiB are requested as a whole, verified, and cached.
+
         Args:
             mode: "rb" for bytes, "r" for text.
             encoding: Encoding of the text.
@@ -121,7 +124,7 @@ class File(display.Displayable, io.BufferedIOBase, os.PathLike[str]):
         return self.read_bytes().decode(encoding)
 
     def head(self, size: int) -> bytes:
-        """Return the first `size` bytes, unverified, without fetching the rest."""
+        """Return the first `size` bytes, unverified, without fetching the rest; a file up to 64 KiB is verified."""
         artifact = self._artifact
         return artifact.reader.head(artifact.reference, self.descriptor, size, self._pulled())
 

@@ -300,6 +300,9 @@ class Session(display.Displayable):
     def open(self, ref: ReferenceLike, name: str, *, platform: PlatformLike | None = None) -> BinaryIO:
         """Return one file as a seekable stream from the cache, or by range requests.
 
+        A range can't be verified, but reading from start to end verifies the file. Files up to 4 MiB are requested as a
+        whole, verified, and cached.
+
         Args:
             ref: Reference of the artifact.
             name: Name of the file, as in `inspect(ref).files`, or its digest.

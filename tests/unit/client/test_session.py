@@ -8,6 +8,7 @@ import pickle
 import re
 import tarfile
 import time
+import zipfile
 from pathlib import Path
 
 import attrs
@@ -923,6 +924,39 @@ def test_stream_survives_a_pickle_at_its_position(session, server, home):
         copied = pickle.loads(pickle.dumps(stream))
         assert copied.tell() == 3 and copied.read() == expected[3:]
         assert stream.read() == expected[3:]
+
+
+def test_parquet_column_requests_its_chunks_and_footer(session, server, home):
+    pa, pq = pytest.importorskip("pyarrow"), pytest.importorskip("pyarrow.parquet")
+    numbers = [n * 7919 % 1_000_003 for n in range(100_000)]
+    table = pa.table({f"c{n}": [number * (n + 1) for number in numbers] for n in range(8)})
+    pq.write_table(table, "t.parquet", row_group_size=20_000, use_dictionary=False, compression="none")
+    ref = f"{server.host}/t/d:v1"
+    session.push(ref, "t.parquet")
+    ref = session.inspect(ref)
+    server.requests.clear()
+    metadata = pq.ParquetFile(session.open(ref, "t.parquet")).metadata
+    assert metadata.num_rows == 100_000 and len(server.requests) == 1
+    needed = sum(metadata.row_group(n).column(3).total_compressed_size for n in range(5))
+    server.requests.clear()
+    found = pq.read_table(session.open(ref, "t.parquet"), columns=["c3"])
+    assert found["c3"].to_pylist() == table["c3"].to_pylist()
+    spans = [re.fullmatch(r"bytes=(\d+)-(\d+)", r.headers["Range"]).groups() for r in server.requests]
+    assert len(spans) == 6 and sum(int(last) + 1 - int(first) for first, last in spans) == needed + 65536
+    assert server.connections <= 2, "the push and all reads"
+
+
+def test_names_in_a_zip_are_one_request(session, server, home):
+    with zipfile.ZipFile("a.zip", "w") as archive:
+        for n in range(50):
+            archive.writestr(f"{n}.bin", os.urandom(100_000))
+    ref = f"{server.host}/t/d:v1"
+    session.push(ref, "a.zip")
+    ref = session.inspect(ref)
+    server.requests.clear()
+    with session.open(ref, "a.zip") as stream, zipfile.ZipFile(stream) as archive:
+        assert len(archive.namelist()) == 50
+    assert len(server.requests) == 1
 
 
 def test_whole_content_is_requested_by_one_stream(session, server, home):
