@@ -371,14 +371,14 @@ class VerifiedReader(io.RawIOBase):
 
         Large reads let the stream below request it at once; the inherited method reads a few KiB at a time.
         """
-        chunks: list[bytes] = []
+        chunks: list[memoryview] = []
         while True:
             left = max(0, self._descriptor.size - self._position) + 1  # one more: a stream that is too long raises
-            buffer = bytearray(min(left, _READALL))
-            n = self.readinto(memoryview(buffer))
+            view = memoryview(bytearray(min(left, _READALL)))
+            n = self.readinto(view)
             if not n:
                 return b"".join(chunks)
-            chunks.append(bytes(memoryview(buffer)[:n]))
+            chunks.append(view[:n])
 
     def readable(self) -> bool:
         """Return True."""

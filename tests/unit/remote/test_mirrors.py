@@ -339,6 +339,34 @@ def test_file_is_read_by_ranges(site):
         assert stream.read() == FILES["data/small.bin"]
 
 
+@pytest.mark.parametrize(
+    "fault", [{"status": 404}, {"status": 500}, {"drop": "before"}, {"cut": 1000, "length": 65536}]
+)
+def test_random_read_continues_on_next_host(site, fault):
+    """The second range of the mirror fails for good; the registry serves the rest."""
+    site.fill(site.first)
+    big = FILES["data/big.bin"]
+    with site.session(site.first.host).open(site.ref, "data/big.bin") as stream:
+        assert stream.read(100) == big[:100]
+        site.first.on("GET", ".*/blobs/.*", times=None, **fault)
+        for position in (2 * MIB, 3 * MIB):
+            stream.seek(position)
+            assert stream.read(100) == big[position:][:100]
+    assert [r.headers.get("Range") for r in site.upstream.seen("GET", ".*/blobs/.*")] == [
+        "bytes=2097152-2162687",
+        "bytes=3145728-3211263",
+    ]
+
+
+def test_ranges_are_read_from_mirror(site):
+    site.fill(site.first)
+    big = FILES["data/big.bin"]
+    spans = [(4 * MIB, 10), (0, 10), (100, 20)]
+    file = site.session(site.first.host).inspect(site.ref)["data/big.bin"]
+    assert file.ranges(spans) == [big[o : o + n] for o, n in spans]
+    assert len(site.first.seen("GET", ".*/blobs/.*")) == 2 and not site.upstream.seen("GET", ".*/blobs/.*")
+
+
 # Failures
 
 
