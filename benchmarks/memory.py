@@ -13,13 +13,9 @@ import sys
 import tempfile
 from pathlib import Path
 
-import attrs
-
-import ocikit
 from benchmarks.data import digests
 from benchmarks.measure import MIB, measure
-from benchmarks.tools import environment
-from benchmarks.tools import ocikit as command
+from benchmarks.tools import environment, ocikit
 from tests.support import peers
 
 IDLE = "import ocikit, time; time.sleep(0.3)"
@@ -51,12 +47,11 @@ def main() -> None:
         print(f"idle import ocikit: {idle / MIB:.0f} MiB")
         reference = f"{registry.host}/memory/big:v1"
         work = {
-            "push": command("push", "--quiet", reference, "big.bin"),
-            "pull to the cache": command("pull", "--quiet", reference),
-            "pull to a folder": command("pull", "--quiet", reference, "back"),
+            "push": ocikit("push", "--quiet", reference, "big.bin"),
+            "pull to the cache": ocikit("pull", "--quiet", reference),
+            "pull to a folder": ocikit("pull", "--quiet", reference, "back"),
+            "pull to a folder without parallel ranges": [sys.executable, "-c", ONE_STREAM, reference, "back"],
         }
-        if "ranges" in attrs.fields_dict(ocikit.Network):
-            work["pull to a folder without parallel ranges"] = [sys.executable, "-c", ONE_STREAM, reference, "back"]
         for what, arguments in work.items():
             cost = measure(arguments, folder, env)
             print(f"{what}: {(cost.memory - idle) / MIB:.0f} MiB above idle, {cost.wall:.1f} s, CPU {cost.cpu:.1f} s")
