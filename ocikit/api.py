@@ -1,4 +1,4 @@
-"""Functions that call the verb of the same name with a default `Session`."""
+"""Functions that call the verb of the same name with the session that they share."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Concatenate, ParamSpec, Protocol, TypeVar
 
 from ocikit.client.artifact import Artifact
 from ocikit.client.session import Session
+from ocikit.client.shared import shared_session
 from ocikit.display.tracebacks import hide_internal_frames
 from ocikit.errors import OcikitError
 from ocikit.spec.reference import AnyReference
@@ -73,7 +74,7 @@ def _function(verb: Callable[Concatenate[Session, P], R]) -> Callable[P, R]:
 
     @functools.wraps(verb)
     def call(*args: P.args, **kwargs: P.kwargs) -> R:
-        with Session() as session:
+        with shared_session.use() as session:
             try:
                 return verb(session, *args, **kwargs)
             except KeyboardInterrupt as interrupt:

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from ocikit.client.login import login_host
 from ocikit.client.session import Session
+from ocikit.client.shared import shared_session
 from ocikit.errors import OcikitError
 from ocikit.remote.auth.explanation import Explanation
 
@@ -20,7 +21,7 @@ def explain(host: str, repository: str = "") -> Explanation:
         host: Host of the registry, such as "ghcr.io".
         repository: Name of a repository, for credentials that apply to a path.
     """
-    with Session() as session:
+    with shared_session.use() as session:
         return session.explain(host, repository)
 
 
@@ -41,8 +42,11 @@ def login(host: str, username: str = "", password: str | None = None) -> str:
         Unauthorized: The credentials are invalid; nothing is stored.
         CredentialsError: A prompt is not possible here.
     """
-    with Session() as session:
-        return session.login(host, username, password)
+    try:
+        with shared_session.use() as session:
+            return session.login(host, username, password)
+    finally:
+        shared_session.drop()
 
 
 def login_form(host: str, username: str = "", session: Session | None = None) -> LoginForm:
@@ -51,7 +55,7 @@ def login_form(host: str, username: str = "", session: Session | None = None) ->
     Args:
         host: Host of the registry, such as "ghcr.io".
         username: Initial name of the account.
-        session: Session that logs in; None uses a new one.
+        session: Session that logs in; None calls `login`.
 
     Raises:
         InvalidReference: `host` is not a registry host.
@@ -61,7 +65,7 @@ def login_form(host: str, username: str = "", session: Session | None = None) ->
         from ocikit.notebook.login import LoginForm  # noqa: PLC0415 - needs ipywidgets
     except ImportError as error:
         raise OcikitError("login_form needs ipywidgets", hint="pip install 'ocikit[notebook]'") from error
-    return LoginForm(login_host(host), username, (session or Session()).login)
+    return LoginForm(login_host(host), username, session.login if session else login)
 
 
 def logout(host: str) -> bool:
@@ -70,5 +74,8 @@ def logout(host: str) -> bool:
     Returns:
         True if there were any.
     """
-    with Session() as session:
-        return session.logout(host)
+    try:
+        with shared_session.use() as session:
+            return session.logout(host)
+    finally:
+        shared_session.drop()

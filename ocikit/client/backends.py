@@ -26,6 +26,8 @@ from ocikit.store.streams import ByteStream
 if TYPE_CHECKING:
     from ocikit.store.layout.layout import Layout
 
+_HOSTS = 64  # whose connections are kept; more would use up the files that a process may open
+
 
 class Backends:
     """The registries and layouts of a session; connections to a host are shared.
@@ -64,9 +66,14 @@ class Backends:
             raise OfflineError(
                 f"{host.name} can't be contacted: OCIKIT_OFFLINE is set", hint="unset it to reach registries"
             )
+        oldest: Transport | None = None
         with self._lock:
-            transport = self._transports.get(host.name)
-            if transport is None:
+            transport = self._transports.pop(host.name, None)
+            if transport is not None:
+                self._transports[host.name] = transport  # the last, because it is the most recently used
+            else:
+                if len(self._transports) >= _HOSTS:
+                    oldest = self._transports.pop(next(iter(self._transports)))
                 transport = self._transports[host.name] = Transport(
                     host.name,
                     api_host=host.api_host if host.name == DOCKER_HUB else None,
@@ -74,6 +81,8 @@ class Backends:
                     keychain=self.keychain,
                     tokens=self._tokens,
                 )
+        if oldest is not None:
+            oldest.close()
         return transport
 
     def repository(self, reference: Reference, *, push: bool = False) -> Repository:

@@ -40,6 +40,7 @@ from ocikit.spec.reference import DOCKER_HUB
 
 _IDENTITY_USER = "<token>"  # docker-credential-helpers: the secret of this user is an identity token
 _SENDABLE = re.compile(r"[\x21-\x7e]+")  # RFC 6750 section 2.1, with more characters
+_VARIABLES = ("OCIKIT_USERNAME", "OCIKIT_PASSWORD", "OCIKIT_TOKEN", "OCIKIT_REGISTRY", "DOCKER_AUTH_CONFIG", "PATH")
 _SECRET_FIELDS = ("auth", "username", "password", "identitytoken", "registrytoken")
 
 
@@ -353,6 +354,20 @@ class Keychain(display.Displayable):
             stale = set(docker_config.matching_keys(auths, names))
             config["auths"] = {name: entry for name, entry in auths.items() if name not in stale}
         return erased or bool(stale)
+
+    def state(self) -> int:
+        """Return a number that changes with the variables and files that a lookup reads; it has no secrets.
+
+        A change of what a credential helper stores does not change it.
+        """
+        files: list[object] = []
+        for path in self._files():
+            try:
+                status = os.stat(path)
+                files.append((path, status.st_mtime_ns, status.st_size, status.st_ino))
+            except OSError:
+                files.append(path)
+        return hash((*map(self._env, _VARIABLES), *files))
 
     # -- sources
 
