@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import contextlib
 import logging
+from collections.abc import Callable
 
 import attrs
 
 from ocikit.client.backends import offline_error
 from ocikit.errors import BlobUnknown, ManifestUnknown
 from ocikit.spec.descriptor import Descriptor
-from ocikit.spec.manifest import Index, Manifest, PlatformLike, parse_document
+from ocikit.spec.manifest import Index, Manifest, PlatformLike
 from ocikit.spec.reference import AnyReference, Reference
 from ocikit.store.base import Source
 from ocikit.store.cache.cache import Cache, offline
@@ -27,11 +28,14 @@ class Resolver:
     Args:
         source: The registry or layout of the references.
         cache: Where documents of registries and the targets of tags are stored.
+        get_unknown: Resolve references whose document is not cached by GET. The document is then read without another
+            request.
     """
 
-    def __init__(self, source: Source, cache: Cache) -> None:
+    def __init__(self, source: Source, cache: Cache, *, get_unknown: bool = False) -> None:
         self.source = source
         self.cache = cache
+        self._get_unknown = get_unknown
 
     def resolve(self, reference: AnyReference) -> Descriptor:
         """Return the descriptor of a reference.
@@ -46,7 +50,8 @@ class Resolver:
             return cached
         if offline():
             return self._recall(reference)
-        descriptor = self._request(reference)
+        by_get = self._get_unknown and not self._is_known(reference)
+        descriptor = self._request(self.source.resolve_verified if by_get else self.source.resolve, reference)
         if not self.cache.exists(descriptor):
             # The document may be cached with another size: a HEAD response may state a wrong one
             cached = self.cache.lookup(reference.pinned(descriptor.digest))
@@ -62,9 +67,14 @@ class Resolver:
         log.warning("offline: using %s as it was on %s", reference, fetched)
         return remembered.descriptor
 
-    def _request(self, reference: Reference) -> Descriptor:
+    def _is_known(self, reference: Reference) -> bool:
+        """Return True if the cache has the document that a tag named last."""
+        remembered = self.cache.recall(reference)
+        return remembered is not None and self.cache.exists(remembered.descriptor)
+
+    def _request(self, request: Callable[[str], Descriptor], reference: Reference) -> Descriptor:
         try:
-            return self.source.resolve(reference.target)
+            return request(reference.target)
         except ManifestUnknown as error:
             if error.hint or reference.digest is None:
                 raise
@@ -88,11 +98,10 @@ class Resolver:
         if self.cache.exists(descriptor):
             with contextlib.suppress(BlobUnknown):  # a damaged document was deleted
                 return self.cache.document(descriptor)
-        raw = self.source.fetch(descriptor)
-        document = parse_document(raw, descriptor.media_type)
+        document = self.source.document(descriptor)
         if self.source.cacheable:
             with self.cache.optional_write():
-                self.cache.push_bytes(attrs.evolve(descriptor, size=len(raw)), raw)
+                self.cache.push_bytes(attrs.evolve(descriptor, size=document.size), document.raw)
         return document
 
     def resolve_manifest(

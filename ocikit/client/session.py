@@ -243,9 +243,8 @@ class Session(display.Displayable):
     def _manifest(self, reference: AnyReference, platform: PlatformLike | None) -> Artifact:
         """Return the artifact for a platform; None selects this machine's."""
         with self._backends.open_source(reference) as source:
-            return Artifact(
-                self._reader, reference, *Resolver(source, self.cache).resolve_manifest(reference, platform)
-            )
+            resolver = Resolver(source, self.cache, get_unknown=True)
+            return Artifact(self._reader, reference, *resolver.resolve_manifest(reference, platform))
 
     def validate(self, ref: ReferenceLike, *, platform: PlatformLike | None = None) -> ValidationReport:
         """Check every document of an artifact against the specification.

@@ -164,7 +164,7 @@ class MirroredRepository(Repository):
 class Mirrored(Repository):
     """A repository that is read from its mirrors first.
 
-    `resolve`, `open` and `fetch` use the mirrors. All other methods use the repository itself.
+    `resolve`, `resolve_verified`, `open` and `fetch` use the mirrors. All other methods use the repository itself.
 
     Args:
         primary: The repository, or the location where its content has moved.
@@ -189,12 +189,19 @@ class Mirrored(Repository):
         """Return the descriptor of a tag or digest."""
         return self._try_each(reference, lambda repository: repository.resolve(reference), by_tag=":" not in reference)
 
+    def resolve_verified(self, reference: str) -> Descriptor:
+        """Return the descriptor of a tag or digest, with the actual size if it comes from a mirror.
+
+        The repository itself gets a HEAD request, because its content is then read from the mirrors.
+        """
+        return self.resolve(reference)
+
     def fetch(self, descriptor: Descriptor, *, limit: int = DOCUMENT_LIMIT) -> bytes:
         """Return the verified content of a document or another small blob, as `Source.fetch`."""
         if descriptor.embedded is not None or descriptor.size > limit or not descriptor.digest.verifiable:
             return self._primary.fetch(descriptor, limit=limit)
-        if (body := self.hints.pop_body(descriptor)) is not None:
-            return body
+        if (document := self.hints.pop_document(descriptor)) is not None:
+            return document.raw
         return self._try_each(descriptor.digest.short, lambda repository: repository.fetch(descriptor, limit=limit))
 
     def open(self, descriptor: Descriptor) -> ByteStream:

@@ -66,7 +66,7 @@ class ManifestHints:
 
     def __init__(self) -> None:
         self._from_head: set[tuple[str, int]] = set()
-        self._body: tuple[Digest, bytes] | None = None
+        self._document: tuple[Digest, Manifest | Index] | None = None
 
     def note_head(self, descriptor: Descriptor) -> None:
         """Record that a size comes from HEAD headers and has not been verified against the body."""
@@ -78,17 +78,17 @@ class ManifestHints:
         """Return True if the size of a descriptor has not been verified against the body."""
         return descriptor.key in self._from_head
 
-    def put_body(self, digest: Digest, raw: bytes) -> None:
-        """Store the manifest that was read to resolve a tag, in place of the one before."""
-        self._body = digest, raw
+    def put_document(self, digest: Digest, document: Manifest | Index) -> None:
+        """Store the document that was read to resolve a tag, in place of the one before."""
+        self._document = digest, document
 
-    def pop_body(self, descriptor: Descriptor) -> bytes | None:
-        """Return the stored manifest once, or None if it is another."""
-        body = self._body
-        if body is None or (body[0], len(body[1])) != descriptor.key:
+    def pop_document(self, descriptor: Descriptor) -> Manifest | Index | None:
+        """Return the stored document once, or None if it is another."""
+        stored = self._document
+        if stored is None or (stored[0], stored[1].size) != descriptor.key:
             return None
-        self._body = None
-        return body[1]
+        self._document = None
+        return stored[1]
 
 
 class Repository(Endpoints, Store, display.Displayable):
@@ -164,7 +164,7 @@ class Repository(Endpoints, Store, display.Displayable):
         """
         document = self._fetch_document(reference)
         digest = Digest(reference) if ":" in reference else document.digest
-        self.hints.put_body(digest, document.raw)
+        self.hints.put_document(digest, document)
         return attrs.evolve(document.descriptor, digest=digest)
 
     def raw_document(self, reference: str) -> tuple[Descriptor, bytes]:
@@ -304,8 +304,8 @@ class Repository(Endpoints, Store, display.Displayable):
                 f"{descriptor} is above the limit of {limit} bytes",
                 hint="most registries accept no such documents either; ask its publisher to move content into blobs",
             )
-        if (body := self.hints.pop_body(descriptor)) is not None:
-            return body
+        if (document := self.hints.pop_document(descriptor)) is not None:
+            return document.raw
         raw, kind, _ = self.get_manifest(descriptor.digest, limit=limit)
         # Proxies and registries return other lengths for HEAD than for GET, so a size from HEAD can't be checked
         if not self.hints.is_from_head(descriptor):
@@ -317,6 +317,11 @@ class Repository(Endpoints, Store, display.Displayable):
                 hint="one of the two is wrong; the content can't be trusted",
             )
         return raw
+
+    def document(self, descriptor: Descriptor) -> Manifest | Index:
+        """Return the verified manifest or index; one that was read to resolve its tag is not parsed again."""
+        document = self.hints.pop_document(descriptor) if descriptor.size <= DOCUMENT_LIMIT else None
+        return super().document(descriptor) if document is None else document
 
     def referrers(self, descriptor: Descriptor, artifact_type: str | None = None) -> Sequence[Descriptor]:
         """Return the referrers of a manifest, by the API or the fallback tag.
