@@ -187,7 +187,7 @@ class PullPlan:
                     progress.finish(file.descriptor, "present")
             for layer in untouched:
                 progress.finish(layer, "present")
-            run_parallel(steps.transfers, place, workers=workers)
+            run_parallel(steps.transfers, place, workers=min(workers, len(steps.transfers)))
             folder.place_unpacked()
             folder.finish(self.manifest, self.reference)
         self.cache.note_folder(folder.path)
@@ -365,12 +365,13 @@ def fetch_to_cache(
 ) -> None:
     """Fetch blobs into the cache, in parallel, each digest once."""
     unique = {blob.digest: blob for blob in blobs}
-    copies = folder_copies(cache)
+    missing = [blob for blob in unique.values() if not cache.exists(blob, quick=True)]
+    copies = folder_copies(cache) if missing else None
 
     def fetch(blob: Descriptor, stop: threading.Event) -> None:
         if not cache.exists(blob):
             if (embedded := blob.embedded) is None:
-                if (copy := copies.find(blob)) is not None:
+                if copies is not None and (copy := copies.find(blob)) is not None:
                     # It may be edited or deleted meanwhile: then the content is downloaded
                     with contextlib.suppress(OcikitError, OSError), open_file(copy) as stream:
                         cache.add(blob, stream)
@@ -383,7 +384,9 @@ def fetch_to_cache(
 
     size = sum(blob.size for blob in unique.values())
     with progress_scope(progress, title, size=size, count=len(unique)):
-        run_parallel(unique.values(), fetch, workers=workers)
+        for digest in unique.keys() - {blob.digest for blob in missing}:
+            progress.finish(unique[digest], "present")
+        run_parallel(missing, fetch, workers=min(workers, len(missing)))
 
 
 def _download(

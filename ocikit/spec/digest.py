@@ -183,8 +183,9 @@ def hash_file(path: int | str | os.PathLike[str], algorithm: str = "sha256") -> 
         OSError: The file can't be read.
     """
     hasher = new_hasher(algorithm)
-    buffer = memoryview(bytearray(_CHUNK))
     with open(path, "rb", buffering=0, closefd=not isinstance(path, int)) as file:
+        # Clearing a whole chunk for a small file would take longer than to hash it
+        buffer = memoryview(bytearray(min(_CHUNK, max(1, os.fstat(file.fileno()).st_size))))
         while count := file.readinto(buffer):
             hasher.update(buffer[:count])
     return Digest(f"{algorithm}:{hasher.hexdigest()}")

@@ -35,6 +35,8 @@ _COMPRESSED = "gzip|gz|zstd|zst|xz|bzip2|bz2"
 _TAR_TYPE = re.compile(rf"[./+-](tar|gtar)([.+-]({_COMPRESSED}))?$")
 _TAR_NAME = re.compile(rf"\.(tar(\.({_COMPRESSED}))?|tgz|tbz2?|txz|tzst)$", re.IGNORECASE)
 _DRIVE = re.compile("[A-Za-z]:")
+#: Nearly every title: it needs no further checks. Its parts are short and do not begin with a dot.
+_PLAIN = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,99}(?:/[A-Za-z0-9_][A-Za-z0-9_.-]{0,99}){0,19}")
 
 
 def safe_title(title: str) -> PurePosixPath:
@@ -57,6 +59,8 @@ def safe_title(title: str) -> PurePosixPath:
 
 
 def _problem(title: str) -> str:
+    if _PLAIN.fullmatch(title):
+        return ""
     if not title or title.isspace():
         return "is empty"
     if _CONTROL.search(title):
@@ -95,32 +99,38 @@ def check_titles(titles: Iterable[str], *, fold_case: bool = False) -> tuple[Pur
         UnsafeArchive: A title is unsafe, two are equal, or one is a parent folder of another.
     """
     paths = tuple(safe_title(title) for title in titles)
-    files: dict[PurePosixPath, PurePosixPath] = {}
-    for path in paths:
-        key = _folded(path) if fold_case else path
-        if files.get(key) == path:
-            raise UnsafeArchive(
-                f"two files have the title {str(path)!r}",
-                hint="one folder can't contain both: rename one before pushing, or fetch them by digest",
-            )
-        if key in files:
-            raise UnsafeArchive(
-                f"the titles {str(files[key])!r} and {str(path)!r} are one file on this file system",
-                hint="choose a folder on a case-sensitive file system",
-            )
-        files[key] = path
-    for key, path in files.items():
-        for parent in key.parents:
-            if parent in files:
-                raise UnsafeArchive(
-                    f"the title {str(files[parent])!r} is a file, but a folder in {str(path)!r}",
-                    hint="choose one of them with include= or exclude=",
-                )
+    _check_together(map(str, paths), fold_case=fold_case)
     return paths
 
 
-def _folded(path: PurePosixPath) -> PurePosixPath:
-    return PurePosixPath(unicodedata.normalize("NFC", str(path)).casefold())
+def _check_together(names: Iterable[str], *, fold_case: bool) -> None:
+    """Check that safe paths can all exist in one folder, as `check_titles`."""
+    files: dict[str, str] = {}
+    for name in names:
+        key = unicodedata.normalize("NFC", name).casefold() if fold_case else name
+        other = files.get(key)
+        if other is not None:
+            if other == name:
+                raise UnsafeArchive(
+                    f"two files have the title {name!r}",
+                    hint="one folder can't contain both: rename one before pushing, or fetch them by digest",
+                )
+            raise UnsafeArchive(
+                f"the titles {other!r} and {name!r} are one file on this file system",
+                hint="choose a folder on a case-sensitive file system",
+            )
+        files[key] = name
+    folders: set[str] = set()
+    for key, name in files.items():
+        folder = key.rpartition("/")[0]
+        while folder and folder not in folders:
+            if folder in files:
+                raise UnsafeArchive(
+                    f"the title {files[folder]!r} is a file, but a folder in {name!r}",
+                    hint="choose one of them with include= or exclude=",
+                )
+            folders.add(folder)
+            folder = folder.rpartition("/")[0]
 
 
 def is_selected(title: str, include: Iterable[str] = (), exclude: Iterable[str] = ()) -> bool:
@@ -173,6 +183,8 @@ def layer_path(layer: Descriptor) -> str:
         UnsafeArchive: The title is unsafe.
     """
     if layer.title is not None:
+        if _PLAIN.fullmatch(layer.title):
+            return layer.title
         if problem := _problem(layer.title):
             raise unusable_title(layer, problem)
         return "/".join(part for part in layer.title.split("/") if part not in {"", "."})
@@ -286,5 +298,5 @@ def layers_by_path(layers: Iterable[Descriptor], *, fold_case: bool = False) -> 
     untitled = {layer.key: layer for layer in files if layer.title is None}
     files = [layer for layer in files if layer.title is not None or untitled.pop(layer.key, None) is not None]
     names = [layer_path(layer) for layer in files]
-    check_titles(names, fold_case=fold_case)
+    _check_together(names, fold_case=fold_case)
     return dict(zip(names, files, strict=True))

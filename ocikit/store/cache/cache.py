@@ -63,6 +63,9 @@ _TAG = b"Signature: 8a477f597d28d172789f06886806bc55\n# Created by ocikit. It ca
 _RESERVED = re.compile(r".*\.json|[a-z0-9]+-[0-9a-f]{64,}")
 
 
+#: Variables that platformdirs reads for the default folder.
+_ROOT_VARIABLES = ("XDG_CACHE_HOME", "HOME", "LOCALAPPDATA", "USERPROFILE", "WIN_PD_OVERRIDE_LOCAL_APPDATA")
+
 _FOLDERS = 32  # of earlier pulls that are searched for content
 
 #: Caches whose failed writes were logged.
@@ -96,6 +99,14 @@ def _absolute(path: str | os.PathLike[str] | None) -> Path | None:
     return None if path is None else Path(path).expanduser().absolute()
 
 
+@functools.lru_cache(maxsize=1)
+def _default_root(*_variables: str | None) -> Path:
+    """Return the platform's folder for these variables; platformdirs takes as long as opening a file."""
+    import platformdirs  # noqa: PLC0415 - import time; only the default folder needs it
+
+    return platformdirs.user_cache_path("ocikit", appauthor=False)
+
+
 @define(eq=False, repr=False)
 class Cache(display.Displayable, Store):
     """Downloaded content on disk.
@@ -118,9 +129,7 @@ class Cache(display.Displayable, Store):
             return self._root
         if path := os.environ.get("OCIKIT_CACHE"):
             return Path(path).expanduser().absolute()
-        import platformdirs  # noqa: PLC0415 - import time; only the default folder needs it
-
-        return platformdirs.user_cache_path("ocikit", appauthor=False)
+        return _default_root(*map(os.environ.get, _ROOT_VARIABLES))
 
     # Blobs
 
@@ -128,12 +137,17 @@ class Cache(display.Displayable, Store):
         """Return the path of a blob, whether it exists or not."""
         return blob_path(self.root, Digest(digest))
 
-    def exists(self, descriptor: Descriptor) -> bool:
+    def exists(self, descriptor: Descriptor, *, quick: bool = False) -> bool:
         """Return True if the cache has a blob of this digest and size.
 
         A blob that has changed since it was verified is verified again, see `ocikit.store.cache.verified`.
+
+        Args:
+            descriptor: The blob.
+            quick: Whether a large blob that has to be verified counts as missing.
         """
-        return self._verified.is_intact(self.root, self.path(descriptor.digest), descriptor)
+        root = self.root
+        return self._verified.is_intact(root, blob_path(root, descriptor.digest), descriptor, quick=quick)
 
     def discard(self, descriptor: Descriptor) -> None:
         """Delete a blob that has proved damaged; it is fetched again when it is needed."""
@@ -173,8 +187,14 @@ class Cache(display.Displayable, Store):
         """
         if not self.exists(descriptor):
             return Store.document(self, descriptor)
+        path = self.path(descriptor.digest)
+        # As `lookup` parses it: a call with a digest needs the document twice
+        with contextlib.suppress(OSError, ContentError, InvalidDocument):
+            document = _documents.get(path, functools.partial(_load_document, digest=descriptor.digest))
+            if document.media_type == descriptor.media_type:
+                return document
         load = functools.partial(Store.document, self, descriptor)
-        return _documents.get(self.path(descriptor.digest), lambda _: load(), descriptor.media_type)
+        return _documents.get(path, lambda _: load(), descriptor.media_type)
 
     def push(self, descriptor: Descriptor, stream: ByteStream, *, tag: str | None = None) -> None:
         """Store a verified blob.
@@ -363,11 +383,9 @@ class Cache(display.Displayable, Store):
         """
         # Validate the titles of the requested layers only: another one must not make them unreadable
         files = layers_by_path(manifest.layers if layers is None else layers)
-        folder = self.snapshot_path(reference, manifest.digest)
+        folder, root = self.snapshot_path(reference, manifest.digest), self.root
         missing = {
-            name: layer
-            for name, layer in files.items()
-            if not self._verified.is_intact(self.root, folder / name, layer)
+            name: layer for name, layer in files.items() if not self._verified.is_intact(root, folder / name, layer)
         }
         if missing or not folder.is_dir():
             self._assemble(folder, missing)

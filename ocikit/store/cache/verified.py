@@ -37,7 +37,7 @@ class VerifiedFiles:
     """
 
     def __init__(self) -> None:
-        self._states: dict[tuple[str, Digest], str] = {}
+        self._states: set[tuple[str, Digest]] = set()  # not by path: a file of a snapshot is a link to its blob
 
     def record(self, root: Path, path: Path, digest: Digest) -> None:
         """Record the state of a file that has just been verified.
@@ -50,13 +50,14 @@ class VerifiedFiles:
         with contextlib.suppress(OSError):
             self._record(root, path, digest, os.stat(path))
 
-    def is_intact(self, root: Path, path: Path, descriptor: Descriptor) -> bool:
+    def is_intact(self, root: Path, path: Path, descriptor: Descriptor, *, quick: bool = False) -> bool:
         """Return True if a file has the content of a descriptor; delete it if it is damaged.
 
         Args:
             root: The cache.
             path: The file.
             descriptor: Its content.
+            quick: Return False instead of hashing a large file.
         """
         try:
             status = os.stat(path)
@@ -64,11 +65,13 @@ class VerifiedFiles:
                 return False
             digest = descriptor.digest
             state = _state(status)
-            if self._states.get((str(path), digest)) == state:
+            if (state, digest) in self._states:
                 return True
             if not digest.verifiable:
                 return True
             is_recorded = status.st_size > _SMALL and state in _read(_record_path(root, digest))
+            if quick and not is_recorded and status.st_size > _SMALL:
+                return False
             if not is_recorded and hash_file(path, digest.algorithm) != digest:
                 log.info("%s is damaged; it is deleted and fetched again", display_path(path))
                 discard(path)
@@ -81,7 +84,8 @@ class VerifiedFiles:
     def _record(self, root: Path, path: Path, digest: Digest, status: os.stat_result) -> None:
         if len(self._states) >= _REMEMBERED:
             self._states.clear()
-        state = self._states[str(path), digest] = _state(status)
+        state = _state(status)
+        self._states.add((state, digest))
         if status.st_size > _SMALL:
             record = _record_path(root, digest)
             known = _read(record)
