@@ -19,11 +19,12 @@ from ocikit.forks import ForkSafeLock
 from ocikit.layers.pack import WORKERS as HASHERS
 from ocikit.layers.pack import Packed, PackTask, Selection, select
 from ocikit.progress.base import Progress, progress_scope
+from ocikit.spec import media_types as types
 from ocikit.spec.annotations import Annotations
 from ocikit.spec.descriptor import EMPTY_DESCRIPTOR, Descriptor
 from ocikit.spec.digest import Digest
 from ocikit.spec.document import DOCUMENT_LIMIT
-from ocikit.spec.manifest import Index, Manifest
+from ocikit.spec.manifest import Index, Manifest, parse_document
 from ocikit.spec.media_types import Archive
 from ocikit.spec.reference import AnyReference
 from ocikit.spec.titles import Links
@@ -40,6 +41,7 @@ _MIB = 1 << 20
 _SHOWN = 5  # titles in a summary
 _KEPT_SIZE = 128 << 10  # bytes of a file that is sent from memory after it was hashed
 _STOP_INTERVAL = 0.2  # seconds between checks whether to stop
+_WORTH_A_MANIFEST = 2  # layers; for one, a request for the blob costs the same
 _ENTRY_SIZE = 400  # bytes of a layer in a manifest, without its title; most have 160
 
 
@@ -297,7 +299,9 @@ class _Pipeline(Source):
         """Send the config and the layers, then the manifest with its tags."""
         tasks = selection.tasks
         packed: dict[PackTask, Packed] = {}
-        copies = BlobCopies(source=self, target=self.target, progress=self.progress)
+        copies = BlobCopies(
+            source=self, target=self.target, progress=self.progress, present=self._named_blobs(tags, len(tasks))
+        )
 
         def push(task: PackTask | None, stop: threading.Event) -> None:
             if task is None:
@@ -331,6 +335,24 @@ class _Pipeline(Source):
             for layer in packed.values():
                 layer.close()
         return artifact
+
+    def _named_blobs(self, tags: Sequence[str], count: int) -> frozenset[Digest]:
+        """Return the blobs that the current manifest of the tag names, because a registry keeps those.
+
+        One request replaces one for each blob that did not change. If the registry has lost a blob, it rejects the
+        manifest, and the blob is pushed again.
+        """
+        if not tags or count < _WORTH_A_MANIFEST or not self.target.cacheable:
+            return frozenset()
+        try:
+            if self.target.cheaper_to_push(self.config):
+                return frozenset()  # a new repository has no tags
+            descriptor, raw = self.target.raw_document(tags[0])
+            blobs = parse_document(raw, descriptor.media_type).children
+        except OcikitError:
+            return frozenset()
+        # Foreign layers and embedded content need not be in the repository
+        return frozenset(b.digest for b in blobs if not types.is_foreign(b.media_type) and b.data is None)
 
     def _pack(self, task: PackTask, stop: threading.Event) -> tuple[Packed, bytes | None]:
         """Hash a file or write an archive; return the content of a small file, too."""

@@ -11,7 +11,7 @@ import requests
 from attrs import evolve, frozen
 
 from ocikit import display
-from ocikit.errors import InvalidReference, InvalidResponse
+from ocikit.errors import InvalidReference, InvalidResponse, UploadInvalid
 from ocikit.remote.http.request import BodyStream
 from ocikit.remote.http.responses import announced_digest, drain, json_object, media_type, request_fields
 from ocikit.remote.http.transport import Transport
@@ -187,16 +187,29 @@ class Endpoints:
         response = self._write("POST", self._path("blobs", "uploads", query), action, retry=True)
         return UploadSession.of(response, self.transport, action)
 
-    def post_blob(self, digest: Digest, content: bytes) -> UploadSession | None:
+    def post_blob(self, digest: Digest, content: bytes, *, retry: bool = True) -> UploadSession | None:
         """end-4b: Push a blob in a single POST.
+
+        Args:
+            digest: Of the blob.
+            content: The blob.
+            retry: Retry after temporary failures.
 
         Returns:
             None if the blob was accepted, or a session if the registry requires a PUT.
+
+        Raises:
+            UploadInvalid: The registry rejects the content or stored another blob.
         """
         path = self._path("blobs", "uploads", f"?digest={quote(digest, safe='')}")
         action = self.action_name("push to", digest.short)
-        response = self._write("POST", path, action, headers=_OCTETS, body=content, retry=True)
-        return None if response.status_code == 201 else UploadSession.of(response, self.transport, action)
+        response = self._write("POST", path, action, headers=_OCTETS, body=content, retry=retry)
+        if response.status_code != 201:
+            return UploadSession.of(response, self.transport, action)
+        stored = response.headers.get("Docker-Content-Digest")
+        if stored and stored != digest and stored.partition(":")[0] == digest.algorithm:
+            raise wrong_blob(response, self.transport.host, digest)
+        return None
 
     def mount_blob(self, digest: Digest, source: str) -> UploadSession | None:
         """end-11: Mount a blob from another repository.
@@ -487,6 +500,15 @@ class Endpoints:
         )
         drain(response)
         return response
+
+
+def wrong_blob(response: requests.Response, host: str, expected: Digest) -> UploadInvalid:
+    """Return the error for a registry that stored a blob under another digest."""
+    return UploadInvalid(
+        f"{host} stored {response.headers.get('Docker-Content-Digest')} for {expected}",
+        hint="the registry damaged the content, or does not support the algorithm; don't use what was pushed",
+        **request_fields(response),
+    )
 
 
 def descriptor_of(response: requests.Response, target: str) -> Descriptor | None:

@@ -13,6 +13,7 @@ from attrs import define
 from ocikit import display
 from ocikit.errors import (
     ConnectionFailed,
+    NameUnknown,
     OcikitError,
     RangeInvalid,
     RegistryError,
@@ -21,10 +22,9 @@ from ocikit.errors import (
     UploadUnknown,
 )
 from ocikit.progress.base import notify
-from ocikit.remote.endpoints import Endpoints, UploadSession
+from ocikit.remote.endpoints import Endpoints, UploadSession, wrong_blob
 from ocikit.remote.http.deadlines import deadline_scope
 from ocikit.remote.http.request import BodyStream
-from ocikit.remote.http.responses import request_fields
 from ocikit.remote.http.retry import backoff
 from ocikit.spec.descriptor import Descriptor
 from ocikit.store.streams import ByteStream, check_size
@@ -39,6 +39,7 @@ _CANCEL_TIMEOUT = 5.0  # seconds for the response to a cancellation: a user who 
 _MIN_RESUME = 1 << 20  # bytes of an interrupted PUT that the registry must have stored to resume there
 _SETTLE_TIME = 0.25  # seconds for a registry to notice a broken connection and to store what it received
 _BUFFERED_CHUNK = 32 << 20  # bytes of the largest chunk that is buffered when its stream can't be read again
+_SMALL_BLOB = 128 << 10  # bytes of a blob that is read as a whole, and sent in one request where a registry takes that
 
 
 def upload(
@@ -156,7 +157,9 @@ class _Upload:
         return self.session
 
     def put_monolithic(self) -> None:
-        """Send the whole blob in one PUT."""
+        """Send the whole blob in one POST if the registry takes that, or in one PUT."""
+        if self.session is None and self._post():
+            return
         session = self.session or self.open()
         self.body = self._part(0, self.descriptor.size)
         read_timeout = self.endpoints.transport.network.read_timeout
@@ -169,6 +172,34 @@ class _Upload:
                 timeout=read_timeout * _COMMIT_TIMEOUT,
             )
         self._close(response)
+
+    def _post(self) -> bool:
+        """Send a small blob in the POST; return False if a PUT must follow.
+
+        Registries may ignore the body and open a session, as distribution does, or reject the request. The first blob
+        shows it for the host. Its session is used, so nothing is lost but its bytes.
+        """
+        transport, digest = self.endpoints.transport, self.descriptor.digest
+        known = transport.post_blobs
+        if known is False or self.descriptor.size > _SMALL_BLOB or digest.algorithm != "sha256":
+            return False
+        self.body = content = self._part(0, self.descriptor.size)
+        if not isinstance(content, bytes):
+            return False
+        transport.post_blobs = known or False  # other threads need not try at the same time
+        try:
+            with self._sending(content):
+                self.session = self.endpoints.post_blob(digest, content, retry=bool(known))
+        except (ConnectionFailed, RegistryError) as error:
+            if isinstance(error, NameUnknown) or getattr(error, "status", 0) in {401, 403, 429}:
+                transport.post_blobs = known  # the PUT would be rejected, too
+                raise
+            if known and _is_temporary(error):
+                raise
+            transport.post_blobs = False
+            return False
+        transport.post_blobs = self.session is None
+        return self.session is None
 
     def put_chunks(self, size: int, offset: int = 0) -> None:
         """Send PATCHes of at most `size` bytes from byte `offset`, and close the session.
@@ -254,14 +285,16 @@ class _Upload:
     def _part(self, offset: int, length: int) -> bytes | BodyStream:
         """Return a part of the content as a request body.
 
-        A small part of a stream that can't seek is buffered.
+        A small blob is read as a whole: one write to the socket costs less than a stream. A part of a stream that can't
+        seek is buffered, if it isn't large.
         """
         if not length:
             return b""
         if self.stream.seekable() and self.stream.tell() != self.start + offset:
             self.stream.seek(self.start + offset)
         part = _Part(self.stream, self.descriptor, offset, length)
-        if self.stream.seekable() or length == self.descriptor.size or length > _BUFFERED_CHUNK:
+        small = length == self.descriptor.size <= _SMALL_BLOB
+        if not small and (self.stream.seekable() or length == self.descriptor.size or length > _BUFFERED_CHUNK):
             return part
         return b"".join(iter(lambda: part.read(length), b""))
 
@@ -298,11 +331,7 @@ class _Upload:
             return
         if stored.partition(":")[0] != expected.algorithm and self.blob_exists():
             return  # the registry returns the digest of another algorithm for the same content
-        raise UploadInvalid(
-            f"{self.endpoints.transport.host} stored {stored} for {expected}",
-            hint="the registry damaged the content, or does not support the algorithm; don't use what was pushed",
-            **request_fields(response),
-        )
+        raise wrong_blob(response, self.endpoints.transport.host, expected)
 
 
 class _SourceError(Exception):

@@ -708,11 +708,13 @@ def test_session_location_is_used_verbatim(wild, home, repo, behind, files, abso
 
     @scene.after("POST", UPLOAD)
     def somewhere(_, answer):
+        if answer.status != 202:
+            return  # a small blob needs no session
         given.append(f"{answer.headers['Location']}?_state=a%2Bb%3D%3D&x=%7Ey")
         answer.headers["Location"] = f"https://{HOST}{given[-1]}" if absolute else given[-1]
 
     with scene.session(home) as session:
-        session.push(scene.ref(repo), *files({"a": b"x"}))
+        session.push(scene.ref(repo), *files({"large": LARGE}))
     assert {r.target.partition("&digest=")[0] for r in scene.proxy.seen("PUT", UPLOAD)} == set(given) != set()
 
 

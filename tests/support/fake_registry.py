@@ -76,6 +76,7 @@ class RegistryContent:
     tag_delete: bool = True
     multi_tags: bool = False
     etags: bool = False
+    post_blobs: bool = False
     page: int = 0  # maximum number of names on a page; 0 means unlimited
 
     blobs: dict[tuple[str, str], bytes] = field(factory=dict, init=False, repr=False)
@@ -130,6 +131,11 @@ class RegistryContent:
             if (source, mount) in self.blobs:
                 self.blobs[name, mount] = self.blobs[source, mount]
                 return Response(201, {"Location": f"/v2/{name}/blobs/{mount}", "Docker-Content-Digest": mount})
+            if digest and self.post_blobs:
+                if digest != self._digest(r.body, digest):
+                    return error_response(400, "DIGEST_INVALID")
+                self.blobs[name, digest] = r.body
+                return Response(201, {"Location": f"/v2/{name}/blobs/{digest}", "Docker-Content-Digest": digest})
             session = f"s{next(self._sessions)}"
             self.uploads[session] = bytearray()
         if session not in self.uploads:

@@ -81,6 +81,8 @@ class Transport(display.Displayable):
         self._auth = Authenticator(
             host, self._keychain, tokens or TokenCache(), self._send_bare, allow_private=self.insecure
         )
+        self.post_blobs: bool | None = None
+        """Whether the registry takes a small blob in one request; None until it was tried."""
 
     def __reduce__(self) -> tuple[Any, ...]:
         transport = partial(Transport, api_host=self._api_host, network=self.network, keychain=self._keychain)

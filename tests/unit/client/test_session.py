@@ -655,6 +655,44 @@ def test_push_sends_layers_before_last_file_is_hashed(session, server, home, mon
     assert len(server.seen("PUT", ".*/manifests/.*")) == 1
 
 
+def test_push_to_known_tag_asks_for_changed_files_only(session, server, home):
+    """One request for the tag's manifest replaces one for each file."""
+    ref = f"{server.host}/t/d:v1"
+    write(home, {f"data/{i}": str(i) * 200_000 for i in range(9)})
+    session.push(ref, "data")
+    write(home, {"data/7": "changed"})
+    server.requests.clear()
+    session.push(ref, "data")
+    assert len(server.seen("HEAD", ".*/blobs/.*")) == 2  # the changed file and the config, which is embedded
+    assert [len(server.seen(*which)) for which in (("GET", ".*"), ("POST", ".*"), ("PUT", ".*"))] == [2, 1, 2]
+    assert session.pull(ref, "out").files["data/7"].read() == b"changed"
+
+
+def test_push_to_known_tag_restores_lost_blob(session, server, home):
+    """The registry has lost a blob that the tag's manifest names, and rejects the manifest."""
+    ref = f"{server.host}/t/d:v1"
+    write(home, {f"data/{i}": str(i) * 10 for i in range(4)})
+    lost = session.push(ref, "data").files["data/2"].digest
+    del server.blobs["t/d", lost]
+
+    def guard(request):
+        missing = request.method == "PUT" and "/manifests/" in request.path and ("t/d", lost) not in server.blobs
+        body = json.dumps({"errors": [{"code": "MANIFEST_BLOB_UNKNOWN", "detail": lost}]}).encode()
+        return Response(404, {}, body) if missing else None
+
+    server.guard = guard
+    session.push(ref, "data")
+    assert server.blobs["t/d", lost] == b"2222222222"
+
+
+@pytest.mark.parametrize("count", [1, 3])
+def test_push_to_new_repository_asks_for_no_small_blob(session, server, home, count):
+    write(home, {f"data/{i}": str(i) * 10 for i in range(count)})
+    session.push(f"{server.host}/t/d:v1", "data")
+    assert len(server.seen("GET", ".*")) == 1 and not server.seen("HEAD", ".*")
+    assert len(server.seen("POST", ".*")) == count + 1
+
+
 @pytest.mark.parametrize("size", [10, 300_000])
 def test_push_with_unreadable_file_sets_no_tag(session, server, home, monkeypatch, size):
     write(home, {f"data/{i}": str(i) * size for i in range(4)})

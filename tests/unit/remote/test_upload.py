@@ -90,6 +90,88 @@ def test_repeated_upload_takes_back_progress(server, repository):
     assert stored_blob(server) == CONTENT
 
 
+# One request
+
+
+SMALL = [Descriptor.of(bytes([i]) * 1000, "application/octet-stream") for i in range(4)]
+
+
+def push_small(repository, *numbers):
+    for i in numbers:
+        repository.push_bytes(SMALL[i], bytes([i]) * 1000)
+
+
+def test_small_blob_is_one_post_where_registry_takes_it(server, repository):
+    server.post_blobs = True
+    push_small(repository, 0, 1)
+    repository.push_bytes(BLOB, CONTENT)
+    assert methods(server) == ["POST", "POST", "POST", "PUT"]
+    assert [stored_blob(server, blob) for blob in SMALL[:2]] == [b"\0" * 1000, b"\1" * 1000]
+    assert stored_blob(server) == CONTENT
+
+
+def test_registry_that_opens_session_gets_put_and_is_remembered(server, repository):
+    """Distribution ignores the digest and the body of a POST."""
+    push_small(repository, 0, 1, 2)
+    assert methods(server) == ["POST", "PUT"] * 3
+    assert [len(r.body) for r in server.requests] == [1000, 1000] + [0, 1000] * 2
+    assert all(stored_blob(server, blob) for blob in SMALL[:3]) and not server.uploads
+
+
+@pytest.mark.parametrize(
+    "fault", [{"status": 400}, {"status": 404}, {"status": 413}, {"status": 500}, {"drop": "before"}]
+)
+def test_registry_that_rejects_post_is_remembered(server, repository, fault):
+    """The blob is pushed in two requests, and later ones are not tried."""
+    server.on("POST", UPLOADS, times=None, when=lambda request: "digest" in request.query, **fault)
+    push_small(repository, 0, 1)
+    assert methods(server) == ["POST", "POST", "PUT", "POST", "PUT"]
+    assert all(stored_blob(server, blob) for blob in SMALL[:2]) and not server.uploads
+
+
+@pytest.mark.parametrize("status", [400, 413])
+def test_post_that_is_rejected_later_falls_back(server, repository, status):
+    server.post_blobs = True
+    push_small(repository, 0)
+    server.on("POST", UPLOADS, times=None, status=status, when=lambda request: "digest" in request.query)
+    push_small(repository, 1, 2)
+    assert methods(server) == ["POST", "POST", "POST", "PUT", "POST", "PUT"]
+    assert all(stored_blob(server, blob) for blob in SMALL[:3])
+
+
+def test_broken_post_is_repeated(server, repository):
+    server.post_blobs = True
+    push_small(repository, 0)
+    server.on("POST", UPLOADS, drop="before")
+    server.on("POST", UPLOADS, status=503)
+    push_small(repository, 1)
+    assert methods(server) == ["POST"] * 4
+    assert stored_blob(server, SMALL[1])
+
+
+@pytest.mark.parametrize(("status", "error"), [(401, errors.Unauthorized), (403, errors.Denied)])
+def test_post_without_permission_is_not_repeated(server, repository, status, error):
+    server.on("POST", UPLOADS, times=None, status=status)
+    with pytest.raises(error):
+        push_small(repository, 0)
+    assert methods(server) == ["POST"]
+
+
+def test_post_that_stores_another_digest_is_followed_by_put(server, repository):
+    server.on("POST", UPLOADS, status=201, headers={"Docker-Content-Digest": SMALL[1].digest, "Location": "/x"})
+    push_small(repository, 0)
+    assert methods(server) == ["POST", "POST", "PUT"] and stored_blob(server, SMALL[0])
+
+
+@pytest.mark.parametrize("post", [True, False])
+@pytest.mark.parametrize("length", [999, 1001])
+def test_small_blob_of_wrong_size_is_not_sent(server, repository, post, length):
+    server.post_blobs = post
+    with pytest.raises(errors.SizeMismatch):
+        repository.push_bytes(SMALL[0], b"\0" * length)
+    assert not [r for r in server.requests if r.body] and not server.blobs and not server.uploads
+
+
 # Locations
 
 
