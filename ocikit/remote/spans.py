@@ -49,7 +49,10 @@ _MAX_WORKERS = 8  # threads of one blob
 MIN_IDLE = 2  # workers; fewer gain too little
 _MIN_REST = 16 << 20  # bytes left; for less, threads gain too little
 _CHUNK = 1 << 17  # bytes received at once
-_RATE = 512e6  # bytes a second in all, above which the processor is the limit, not the network
+_SLOW_CONNECTION = 256e6  # bytes a second; above, the processor is the limit, not the network
+_RATE = 512e6  # bytes a second that all threads together shall reach
+_TRIAL = 64 << 20  # bytes after which the threads must have gained something
+_GAIN = 1.25  # so many times faster than one connection
 _SAMPLE = 0.05  # seconds of waiting for a connection over which its rate is measured
 _LATENCY_SHARE = 0.2  # of a piece's time; beyond it, larger pieces are faster
 _TICK = 0.25  # seconds between two looks at a slow piece
@@ -148,6 +151,7 @@ class SpanReader(io.RawIOBase):
         self._single = False  # True once parallel ranges have failed
         self._connecting = False  # the time of the next read is not that of receiving
         self._sampled, self._waited = 0, 0.0  # bytes and seconds
+        self._trial: tuple[int, float, float] | None = None  # where and when threads started, and the rate before
 
     def readable(self) -> bool:
         """Return True."""
@@ -303,10 +307,11 @@ class SpanReader(io.RawIOBase):
         self._sampled, self._waited = 0, 0.0
         start = self._direct_end if self._direct_end < self._size else self._position + PIECE
         wanted = min(self._most, math.ceil(_RATE / max(rate, 1.0)))
-        if wanted < MIN_IDLE or not self._can_spread(self._size - start):
+        if rate > _SLOW_CONNECTION or not self._can_spread(self._size - start):
             return
         log.info("%s: requesting parallel ranges from byte %d of %d", self._action, start, self._size)
         self._direct_end = start
+        self._trial = (self._position, time.perf_counter(), rate)
         self._window = _Window(
             partial(self._make_piece, deadline=self._deadline),
             partial(self._transport.check_deadline, self._deadline, self._action),
@@ -331,6 +336,12 @@ class SpanReader(io.RawIOBase):
             return None
         if n is None:
             self._close_window()
+        elif self._trial is not None and self._position - self._trial[0] >= _TRIAL:
+            position, begun, rate = self._trial
+            self._trial = None
+            if (self._position - position) / (time.perf_counter() - begun) < _GAIN * rate:
+                log.info("%s: parallel ranges are not faster", self._action)
+                window.retire()
         return n
 
     def _end_ranges(self, *, refused: bool) -> None:
@@ -450,6 +461,12 @@ class _Window:
             with self._changed:
                 self._grow(own=False)
 
+    def retire(self) -> None:
+        """Begin no more pieces."""
+        with self._changed:
+            self.most = 1
+            self._changed.notify_all()
+
     def close(self) -> None:
         """End all threads."""
         with self._changed:
@@ -483,6 +500,8 @@ class _Window:
         Args:
             own: Whether the reader only waits, so that its own slot is free, too.
         """
+        if self.most < MIN_IDLE:
+            return
         wanted = min(self._wanted, self.most) if self._confirmed else 1
         while len(self._slots) < wanted and self._next < self._end and not self._closed and self.error is None:
             slot = True if own and self._slots and True not in self._slots else SLOTS.borrow(self._limit)
@@ -519,7 +538,7 @@ class _Window:
 
     def _is_surplus(self, slot: object) -> bool:
         """Return True if the thread of a slot must end."""
-        if self._closed or self.error is not None or self._next >= self._end:
+        if self._closed or self.error is not None or self._next >= self._end or self.most < MIN_IDLE:
             return True
         if slot is True:  # without other threads, the reader's own thread receives at the lowest cost
             return len(self._slots) == 1
