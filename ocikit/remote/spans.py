@@ -29,7 +29,7 @@ from ocikit.errors import OcikitError, SizeMismatch
 from ocikit.forks import fork_count
 from ocikit.remote.download import BlobReader
 from ocikit.remote.http.deadlines import interrupt
-from ocikit.remote.http.responses import drain, is_encoded
+from ocikit.remote.http.responses import body_of, drain, is_encoded
 from ocikit.remote.http.transport import Transport
 from ocikit.spec.challenge import Scope
 from ocikit.spec.descriptor import Descriptor
@@ -97,7 +97,7 @@ class _PieceReader(BlobReader):
         """End the read in another thread."""
         self.ended = True
         if (response := self._response) is not None:
-            interrupt(response.raw)
+            interrupt(body_of(response))
 
     def _connect(self) -> None:
         started = time.monotonic()

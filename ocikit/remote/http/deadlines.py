@@ -81,17 +81,16 @@ def limit_remaining_time(body: Any, seconds: float, *, extend: bool = False) -> 
         reader.deadline = _earlier(time.monotonic() + seconds + extra, reader.deadline)
 
 
-def interrupt(raw: Any) -> None:
+def interrupt(body: Any) -> None:
     """End the read of a body that another thread waits in; that thread gets the end of the stream.
 
     Closing the response would wait for the read. Does nothing for a response of another adapter.
 
     Args:
-        raw: Response of urllib3.
+        body: Response of http.client.
     """
-    inner = getattr(raw, "_fp", None)
-    if isinstance(inner, Response):
-        inner.reader.interrupt()
+    if isinstance(body, Response):
+        body.reader.interrupt()
 
 
 class _DeadlineReader(io.RawIOBase):

@@ -46,18 +46,19 @@ def small_pieces(monkeypatch):
     monkeypatch.setattr(spans, "_TICK", 0.02)
 
 
-@pytest.fixture(autouse=True)
-def threads_end():
-    yield
-    wait_for_threads()
-    assert SLOTS.idle(WORKERS) == WORKERS
-
-
 @pytest.fixture
 def server():
     with FakeRegistry() as running:
         running.blob("a/b", CONTENT)
         yield running
+
+
+@pytest.fixture(autouse=True)
+def threads_end(server):
+    """Wait for the threads of readers while the server still runs."""
+    yield
+    wait_for_threads()
+    assert SLOTS.idle(WORKERS) == WORKERS
 
 
 @pytest.fixture
@@ -288,7 +289,7 @@ def test_missing_blob_is_one_request(server, repository):
 
 @pytest.mark.parametrize("kind", WRONG)
 def test_wrong_answer_to_a_piece_ends_in_a_single_stream(server, repository, kind):
-    server.on("GET", BLOBS, when=piece_at(9 * PIECE), change=WRONG[kind], times=None)
+    server.on("GET", BLOBS, when=piece_at(9 * PIECE), change=WRONG[kind])
     with SLOTS.work(WORKERS), VerifiedReader(repository.open(BLOB), BLOB) as stream:
         assert take(stream) == CONTENT
         assert stream.verified
