@@ -247,7 +247,7 @@ class SpanReader(io.RawIOBase):
         position, size = self._position, self._size
         if not self._started:
             self._deadline = self._transport.deadline()
-        spread = size - position >= MIN_SIZE and self._can_spread(size - position)
+        spread = self._can_spread(size - position)
         self._direct_end = position + PIECE if spread and not self._started else size
         ranges = (self._started or spread) and self._transport.ranges and not self._single
         self._direct_span = (position, self._direct_end) if ranges else None
