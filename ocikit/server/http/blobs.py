@@ -19,7 +19,9 @@ from ocikit.spec.digest import Digest
 #: One range with an optional start or end.
 _RANGE = re.compile(r"bytes=[ \t]*([0-9]{0,19})-([0-9]{0,19})[ \t]*", re.IGNORECASE)
 
-#: Bytes that are sent at once. Larger chunks are not faster, and each connection holds one in memory.
+#: Bytes that are sent at once. Larger chunks are not faster, and each connection holds one in memory. A response by path
+#: would cost the same: granian 2.8 has no sendfile(2), it reads such a file in chunks too. Chunks are also what the limits for
+#: slow readers count.
 CHUNK_SIZE = 1 << 18
 
 
