@@ -10,6 +10,7 @@ from __future__ import annotations
 import argparse
 import json
 import shutil
+import signal
 import statistics
 import subprocess
 import sys
@@ -258,6 +259,7 @@ def main() -> None:
     parser.add_argument("--no-count", action="store_true", help="skip the runs that count requests")
     parser.add_argument("--quick", action="store_true", help="small files, for a look in two minutes")
     options = parser.parse_args()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # stop the registry and delete gibibytes of files
     rounds = options.rounds or (1 if options.quick else 5)
     lacking = missing()
     tools = tuple(
