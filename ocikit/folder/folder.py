@@ -25,7 +25,7 @@ from ocikit import display
 from ocikit.errors import ContentError, UnsafeArchive
 from ocikit.folder.archives import SYMLINK, Archive, delete_unpacked, unpack_archive
 from ocikit.folder.places import OpenFolder, Place, check_inside
-from ocikit.folder.plan import FolderPlan, PlannedFile, Transfer, make_plan
+from ocikit.folder.plan import FolderPlan, PlannedFile, Transfer, make_plan, to_status
 from ocikit.folder.record import FileRecord, FolderRecord
 from ocikit.layers.openat import HAS_DIR_FD
 from ocikit.spec.descriptor import Descriptor
@@ -458,7 +458,8 @@ class Folder(display.Displayable):
         with self._opened().place(file.title, removable=plan.removable, changed=changed) as place:
             if place.blocker:
                 raise _edit_conflict(self.path / place.blocker)
-            found, status = place.stat(), place.status()
+            found = place.stat()
+            status = None if found is None else to_status(found)
             if found is not None and stat.S_ISDIR(found.st_mode):
                 self._remove_folder(file.title, place, plan)
             elif status not in {None, plan.statuses.get(file.title)} and not _has_content(place, file.descriptor):
@@ -475,7 +476,7 @@ class Folder(display.Displayable):
                 if error.errno != errno.EXDEV:  # another file system is mounted within the folder
                     raise
                 written = _copy_across(part, place)
-            self._changed_folders.add(place.path.parent)
+            self._changed_folders.add(place.folder)
         self._note_placed(file, size=written.st_size, mtime_ns=written.st_mtime_ns)
 
     def _note_placed(self, file: PlannedFile, *, size: int, mtime_ns: int) -> None:
@@ -508,7 +509,7 @@ class Folder(display.Displayable):
                 if place.blocker or status is None or status != plan.statuses.get(title):
                     return
                 place.unlink()
-                self._changed_folders.add(place.path.parent)
+                self._changed_folders.add(place.folder)
             self._remove_empty(title)
 
     def _remove_empty(self, title: str) -> None:

@@ -12,7 +12,7 @@ import io
 import os
 import stat
 from collections.abc import Callable, Iterator
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 
 from attrs import define, field, frozen
 
@@ -28,14 +28,19 @@ class Place:
     """The place of a file: a name in an open folder."""
 
     name: str
-    path: Path
-    """For messages, and for platforms without descriptors of folders."""
+    folder: Path
+    """The path of the parent folder."""
     fd: int | None
     """The parent folder, valid within the block that yields the place."""
     blocker: str = ""
     """Path of a parent that is not a folder."""
     exists: bool = True
     """Whether the parent folder exists."""
+
+    @property
+    def path(self) -> Path:
+        """The path, for messages, and for platforms without descriptors of folders."""
+        return self.folder / self.name
 
     @property
     def at(self) -> str:
@@ -162,12 +167,11 @@ class OpenFolder:
         Raises:
             UnsafeArchive: A symlink leads out of the folder or into `.ocikit` (path traversal).
         """
-        *folders, name = PurePosixPath(title).parts
+        *folders, name = (part for part in title.split("/") if part not in {"", "."})
         current, fd = self.root, self._duplicate()
         try:
             for i, folder in enumerate(folders):
-                rest = current.joinpath(*folders[i:], name)
-                outer, parent = Place(folder, current / folder, fd), "/".join(folders[: i + 1])
+                outer, parent = Place(folder, current, fd), "/".join(folders[: i + 1])
                 found = outer.stat()
                 if found is not None and stat.S_ISLNK(found.st_mode):
                     target = check_inside(self.root, outer.path, title)
@@ -178,14 +182,14 @@ class OpenFolder:
                         continue
                 if found is not None and not stat.S_ISDIR(found.st_mode):
                     if removable is None or parent not in removable:
-                        yield Place(name, rest, None, blocker=parent)
+                        yield Place(name, current.joinpath(*folders[i:]), None, blocker=parent)
                         return
                     with contextlib.suppress(FileNotFoundError):
                         outer.unlink()
                     found = None
                 if found is None:
                     if removable is None:
-                        yield Place(name, rest, None, exists=False)
+                        yield Place(name, current.joinpath(*folders[i:]), None, exists=False)
                         return
                     with contextlib.suppress(FileExistsError):  # another thread created it
                         os.mkdir(outer.at, dir_fd=fd)
@@ -194,7 +198,7 @@ class OpenFolder:
                 opened = _open_folder(outer, title)
                 _close(fd)
                 current, fd = outer.path, opened
-            yield Place(name, current / name, fd)
+            yield Place(name, current, fd)
         finally:
             _close(fd)
 
@@ -210,12 +214,11 @@ class OpenFolder:
         """Open a folder from the root, one name at a time."""
         fd, path = self._duplicate(), self.root
         for name in names:
-            path /= name
             try:
                 opened = _open_folder(Place(name, path, fd), "/".join(names))
             finally:
                 _close(fd)
-            fd = opened
+            fd, path = opened, path / name
         return fd
 
 

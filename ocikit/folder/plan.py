@@ -274,15 +274,15 @@ def make_plan(
     removed = [title for title in removed_upstream if local[title].is_unedited and not local[title].blocker]
     removable = set(removed)
     files = [
-        attrs.evolve(_plan_file(title, descriptor, local[title], removable, force=force), archive=origins.get(title))
+        _plan_file(title, descriptor, local[title], removable, origins.get(title), force=force)
         for title, descriptor in requested.items()
     ]
     copyable = {local[title].digest: title for title in _never_replaced(removed, requested)}
     copyable |= {file.descriptor.digest: file.title for file in files if file.decision == "present"}
     changes = {"fetch", "replace", "overwrite"}
     files = [
-        attrs.evolve(file, copy_of=copyable.get(file.descriptor.digest))
-        if file.decision in changes and file.archive is None
+        attrs.evolve(file, copy_of=copy)
+        if file.decision in changes and file.archive is None and (copy := copyable.get(file.descriptor.digest))
         else file
         for file in files
     ]
@@ -344,7 +344,7 @@ def _parents(titles: Iterable[str]) -> Iterator[str]:
 
 
 def _plan_file(
-    title: str, descriptor: Descriptor, local: _LocalFile, removable: set[str], *, force: bool
+    title: str, descriptor: Descriptor, local: _LocalFile, removable: set[str], archive: Digest | None, *, force: bool
 ) -> PlannedFile:
     """Return what a pull does with a file.
 
@@ -352,7 +352,7 @@ def _plan_file(
     """
 
     def planned(decision: Decision, conflict: str = "") -> PlannedFile:
-        return PlannedFile(title=title, descriptor=descriptor, decision=decision, conflict=conflict)
+        return PlannedFile(title=title, descriptor=descriptor, decision=decision, conflict=conflict, archive=archive)
 
     if local.blocker:
         if force:

@@ -99,14 +99,18 @@ class Endpoints:
         self.transport = transport
         self.name = check_repository(name)
         self._actions = tuple(actions)
+        self._scope = Scope.repository(name, *actions)
 
     def scope(self, *actions: str) -> Scope:
         """Return the scope for these actions and all earlier ones.
 
         That way one token serves all requests.
         """
-        self._actions = tuple(dict.fromkeys((*self._actions, *actions)))
-        return Scope.repository(self.name, *self._actions)
+        if not set(actions).issubset(self._actions):
+            merged = tuple(dict.fromkeys((*self._actions, *actions)))
+            self._scope = Scope.repository(self.name, *merged)
+            self._actions = merged
+        return self._scope
 
     def _path(self, *parts: str) -> str:
         return "/".join((f"/v2/{self.name}", *parts))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
-from typing import Any, Final, Generic, TypeVar
+from typing import TYPE_CHECKING, Any, Final, Generic, TypeVar
 
 from ocikit.display import quoted
 from ocikit.errors import InvalidArgument, InvalidDocument
@@ -45,6 +45,12 @@ class FrozenMap(Mapping[str, V], Generic[V]):
 
     def __getitem__(self, key: str) -> V:
         return self._items[key]
+
+    if not TYPE_CHECKING:  # with the types of Mapping
+
+        def get(self, key: str, default: object = None) -> object:
+            """Return the value of a key, or the default, without an error that is raised and caught for it."""
+            return self._items.get(key, default)
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._items)

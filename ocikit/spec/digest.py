@@ -118,12 +118,12 @@ class Digest(str):
         """
         return new_hasher(self.algorithm)
 
-    def check(self, actual: str, what: str = "content") -> None:
+    def check(self, actual: str, what: object = "content") -> None:
         """Compare this digest with a computed one.
 
         Args:
             actual: The computed digest in hex.
-            what: Name of the content in messages.
+            what: The content, or its name in messages.
 
         Raises:
             DigestMismatch: The digests differ.

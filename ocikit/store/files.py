@@ -43,7 +43,7 @@ def blob_path(root: Path, digest: Digest) -> Path:
             f"the digest {shorten(digest, 40)} has {len(digest)} characters, too many for a file name",
             hint="sha256 and sha512 can be verified; ask the publisher for one",
         )
-    return root / "blobs" / digest.algorithm / digest.encoded
+    return root.joinpath("blobs", digest.algorithm, digest.encoded)
 
 
 def open_file(path: Path) -> LocalFile:

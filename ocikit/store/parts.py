@@ -81,13 +81,14 @@ class PartFolder:
             self.path.mkdir(parents=True, exist_ok=True)
         raise ContentError(f"writing {self.path / name} failed: the folder was deleted meanwhile", hint="call again")
 
-    def list(self) -> list[tuple[str, os.stat_result]]:
-        """Return the names and status of the parts."""
+    def list(self, prefix: str = "") -> list[tuple[str, os.stat_result]]:
+        """Return the names and status of the parts whose names start with a prefix."""
         found = []
         with contextlib.suppress(OSError), os.scandir(self.path if self.fd is None else self.fd) as listing:
             for entry in listing:
-                with contextlib.suppress(OSError):
-                    found.append((entry.name, entry.stat(follow_symlinks=False)))
+                if entry.name.startswith(prefix):
+                    with contextlib.suppress(OSError):
+                        found.append((entry.name, entry.stat(follow_symlinks=False)))
         return found
 
     def remove(self, name: str, *, before: float) -> bool:
@@ -305,7 +306,8 @@ def write_part(
     """
     name = f"{descriptor.digest.algorithm}-{descriptor.digest.encoded}"
     exists = exists or (lambda: False)
-    with contextlib.ExitStack() as opened, disk_errors(near or parts.path / name):
+    where = near or parts.path / name
+    with contextlib.ExitStack() as opened, disk_errors(where):
         for attempt in range(_ATTEMPTS):
             part = _claim(parts, descriptor.digest, exists, stream, own=attempt > 1 or not share)
             if part is None:
@@ -328,7 +330,7 @@ def write_part(
                 else:
                     break
     raise ContentError(
-        f"writing {near or parts.path / name} failed: another process deletes or changes {parts.path / name}",
+        f"writing {where} failed: another process deletes or changes {parts.path / name}",
         hint="end that process and call again",
     )
 
@@ -439,7 +441,7 @@ def _open_own(parts: PartFolder, name: str) -> Part:
 def _adopt_other(part: Part) -> Part:
     """Return the largest part of the same content that has no holder, under the name of an empty part."""
     parts, prefix = part.folder, f"{part.name}."
-    found = [(name, status.st_size) for name, status in parts.list() if name.startswith(prefix) and status.st_size]
+    found = [(name, status.st_size) for name, status in parts.list(prefix) if status.st_size]
     for name, _ in sorted(found, key=lambda item: -item[1]):
         with contextlib.suppress(OSError, ContentError, LocksUnsupported, _Unusable):
             other = _try_open(parts, name, 0)
@@ -466,8 +468,8 @@ def _fill(stream: ByteStream, descriptor: Descriptor, part: Part, *, sync: bool)
         DigestMismatch: The content has another digest.
         PartLost: Another process has written to the file.
     """
-    sink, hasher = part.file, descriptor.digest.hasher()
-    resumed = _rehash(sink, hasher, descriptor) if part.size else 0
+    sink, hasher, found = part.file, descriptor.digest.hasher(), part.size
+    resumed = _rehash(sink, hasher, descriptor) if found else 0
     if resumed and not stream.seekable():
         resumed = 0
     elif resumed:
@@ -476,7 +478,7 @@ def _fill(stream: ByteStream, descriptor: Descriptor, part: Part, *, sync: bool)
         except OSError:
             stream.seek(0)
             resumed = 0
-    if not resumed:
+    if found and not resumed:
         hasher = _restart(part, descriptor)
     complete = resumed and resumed == descriptor.size
     written = resumed if complete else resumed + copy_and_hash(stream, sink, hasher, descriptor.size - resumed)
@@ -489,7 +491,7 @@ def _fill(stream: ByteStream, descriptor: Descriptor, part: Part, *, sync: bool)
         os.fsync(sink.fileno())
     try:
         check_size(descriptor, written)
-        descriptor.digest.check(hasher.hexdigest(), str(descriptor))
+        descriptor.digest.check(hasher.hexdigest(), descriptor)
     except ContentError:
         part.discard()  # a corrupt part must not be resumed
         raise

@@ -312,7 +312,8 @@ _logged_lock = ForkSafeLock()
 
 def report_warnings(response: requests.Response) -> None:
     """Log each distinct `Warning: 299` of a registry once. distribution-spec spec.md#warnings."""
-    header = str(response.headers.get("Warning", ""))[:_WARNING_BYTES]
+    if not (header := str(response.headers.get("Warning", ""))[:_WARNING_BYTES]):
+        return
     for match in re.finditer(r'299 \S+ "((?:[^"\\]|\\.)*)"', header):
         warning = re.sub(r"\\(.)", r"\1", match[1])
         message = f"{host_of(response)} warns: {sanitize(warning)}"

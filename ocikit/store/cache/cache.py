@@ -95,6 +95,12 @@ class Remembered(NamedTuple):
     """When a registry last returned the descriptor."""
 
 
+@functools.lru_cache(maxsize=4)
+def _plain(path: str) -> Path | None:
+    """Return a path that depends on neither the working folder nor the user; None for another one."""
+    return Path(path) if os.path.isabs(path) else None
+
+
 def _absolute(path: str | os.PathLike[str] | None) -> Path | None:
     return None if path is None else Path(path).expanduser().absolute()
 
@@ -128,7 +134,7 @@ class Cache(display.Displayable, Store):
         if self._root is not None:
             return self._root
         if path := os.environ.get("OCIKIT_CACHE"):
-            return Path(path).expanduser().absolute()
+            return _plain(path) or Path(path).expanduser().absolute()
         return _default_root(*map(os.environ.get, _ROOT_VARIABLES))
 
     # Blobs

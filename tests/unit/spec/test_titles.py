@@ -2,12 +2,15 @@
 
 import json
 import os
+import re
 from pathlib import PurePosixPath
+from unittest import mock
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from ocikit.errors import UnsafeArchive
+from ocikit.spec import titles
 from ocikit.spec.annotations import TITLE
 from ocikit.spec.descriptor import Descriptor
 from ocikit.spec.titles import check_titles, layers_by_path, name_layers, safe_title
@@ -107,3 +110,18 @@ def test_unusable_title_does_not_affect_other_layers():
     with pytest.raises(UnsafeArchive, match="'/home/ci/bad.bin' is an absolute path") as caught:
         layers_by_path(layers)
     assert "exclude='/home/ci/bad.bin'" in caught.value.hint and f"open(ref, '{bad.digest}')" in caught.value.hint
+
+
+@given(st.text(alphabet="aZ0_-./ \\:é", max_size=12) | st.text(alphabet="a/.", min_size=250, max_size=260))
+def test_plain_titles_have_no_problem(title):
+    """Most titles are accepted by one expression: it must accept no title that the single checks refuse."""
+    with mock.patch.object(titles, "_PLAIN", re.compile("(?!)")):
+        slow = refused(title)
+    assert refused(title) == slow
+
+
+def refused(title):
+    try:
+        return safe_title(title)
+    except UnsafeArchive as error:
+        return error.message
