@@ -187,7 +187,7 @@ class PullPlan:
                     progress.finish(file.descriptor, "present")
             for layer in untouched:
                 progress.finish(layer, "present")
-            run_parallel(steps.transfers, place, workers=min(workers, len(steps.transfers)))
+            run_parallel(steps.transfers, place, workers=workers)
             folder.place_unpacked()
             folder.finish(self.manifest, self.reference)
         self.cache.note_folder(folder.path)
@@ -386,7 +386,7 @@ def fetch_to_cache(
     with progress_scope(progress, title, size=size, count=len(unique)):
         for digest in unique.keys() - {blob.digest for blob in missing}:
             progress.finish(unique[digest], "present")
-        run_parallel(missing, fetch, workers=min(workers, len(missing)))
+        run_parallel(missing, fetch, workers=workers)
 
 
 def _download(

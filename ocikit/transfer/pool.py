@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextvars
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sized
 from typing import TypeVar
 
 from ocikit.display.tracebacks import hide_internal_frames
@@ -28,10 +28,11 @@ def run_parallel(items: Iterable[T], work: Callable[[T, threading.Event], object
     A failure or Ctrl-C sets the event and stops the rest. Ctrl-C waits a few seconds for the threads.
 
     Args:
-        items: Consumed lazily, one item at a time.
+        items: Consumed lazily, one item at a time. A sequence gets no more threads than items.
         work: Called with an item and an event that is set when the work should stop; it may raise `Cancelled` then.
-        workers: Threads; with 1, everything runs on the caller's thread.
+        workers: Threads; with 1, everything runs on the caller's thread. Large blobs use those that are idle.
     """
+    threads = min(workers, len(items)) if isinstance(items, Sized) else workers
     remaining = iter(items)
     lock, stop, done = threading.Lock(), threading.Event(), threading.Semaphore(0)
     failures: list[BaseException] = []
@@ -58,10 +59,10 @@ def run_parallel(items: Iterable[T], work: Callable[[T, threading.Event], object
         finally:
             done.release()
 
-    if workers <= 1:
+    if threads <= 1:
         loop()
     else:
-        _run_threads(loop, workers, stop, done)
+        _run_threads(loop, threads, stop, done)
     if failures:
         raise failures[0]
 

@@ -60,3 +60,12 @@ def test_forked_child_has_only_idle_slots():
         os._exit(0 if slots.idle(2) == 2 else 1)
     assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
     assert slots.idle(2) == 1
+
+
+@pytest.mark.parametrize("workers", [1, 2, 8])
+def test_single_item_leaves_the_other_workers_idle(workers):
+    """It runs on the caller's thread, and the workers that no item needs count as idle."""
+    seen = []
+    run_parallel([1], lambda item, stop: seen.append((worker_limit(), SLOTS.idle(workers), threading.current_thread())),
+                 workers=workers)  # fmt: skip
+    assert seen == [(workers, workers - 1, threading.current_thread())]
