@@ -27,8 +27,11 @@ from ocikit.store.streams import LocalFile, ReadableInto
 #: Bytes. With smaller buffers the cost of calls shows next to hashing. With buffers above 256 KiB, Linux 6.16 and newer
 #: uses huge pages for written data, and a virtual machine that must get these from its host spends two seconds a GiB on it.
 BUFFER = 1 << 17
-_RING = 32  # buffers between reader and writer; 4 MiB a transfer
-_PIPELINE_MIN = 4 << 20  # bytes; below this, a second thread costs more than it saves
+_LARGE = 4 << 20  # bytes; below this, larger turns and a second thread cost more than they save
+_TURN = (
+    1 << 20
+)  # bytes of large content that are hashed at once: each pause of the copy costs the sender and the network
+_RING = 4  # buffers between reader and hasher
 _NAME_LIMIT = 200  # characters; file names are limited to 255 bytes, and part files have longer names than blobs
 
 
@@ -147,18 +150,30 @@ def copy_and_hash(stream: ReadableInto, sink: BinaryIO, hasher: Hasher | None, e
         hasher: Updated with the bytes that were written, if given.
         expected: Bytes; copying stops shortly after that many, so that the caller notices longer content.
     """
-    # With as many transfers as cores, second threads would only wait for one another
-    if hasher is None or expected < _PIPELINE_MIN or len(_pipelines) >= (os.cpu_count() or 1):
+    if hasher is None or expected < _LARGE:
         return _copy(stream, sink, hasher, expected)
-    _pipelines.add(token := object())
+    _large_copies.add(token := object())
     try:
-        return _pipeline(stream, sink, hasher, expected)
+        return _copy_large(stream, sink, hasher, expected)
     finally:
-        _pipelines.discard(token)
+        _large_copies.discard(token)
 
 
-#: Transfers that use two threads.
-_pipelines: set[object] = set()
+#: Copies of large content that run now.
+_large_copies: set[object] = set()
+
+
+def hashes_beside(copies: int, cores: int) -> bool:
+    """Return True if copies should hash on threads of their own.
+
+    hashlib, sockets and files release the interpreter lock, so a second thread for each copy uses an idle core. Without
+    an idle core, the threads only wait for one another and for the interpreter lock.
+
+    Args:
+        copies: Copies that run at the same time.
+        cores: Cores that this process may use.
+    """
+    return 2 * copies <= cores
 
 
 def _copy(stream: ReadableInto, sink: BinaryIO, hasher: Hasher | None, expected: int) -> int:
@@ -172,52 +187,92 @@ def _copy(stream: ReadableInto, sink: BinaryIO, hasher: Hasher | None, expected:
     return copied
 
 
-def _pipeline(stream: ReadableInto, sink: BinaryIO, hasher: Hasher, expected: int) -> int:
-    """Copy like `_copy`, with writes and hashing on a second thread.
-
-    hashlib, sockets and files release the interpreter lock. Receiving costs about as much as hashing and writing
-    together, so two threads keep two cores busy.
-    """
-    free: queue.SimpleQueue[memoryview] = queue.SimpleQueue()
-    full: queue.SimpleQueue[tuple[memoryview, int] | None] = queue.SimpleQueue()
-    for _ in range(_RING):
-        free.put(memoryview(bytearray(BUFFER)))
-
-    failures: list[BaseException] = []
-
-    def write_and_hash() -> None:
-        while (item := full.get()) is not None:
-            buffer, n = item
-            if not failures:
-                try:
-                    _write(sink, buffer[:n])
-                    hasher.update(buffer[:n])
-                except BaseException as error:  # noqa: BLE001 - raised below, on the caller's thread
-                    failures.append(error)
-            free.put(buffer)
-
-    thread = threading.Thread(target=write_and_hash, name="ocikit-writer", daemon=True)
-    thread.start()
-    copied = 0
+def _copy_large(stream: ReadableInto, sink: BinaryIO, hasher: Hasher, expected: int) -> int:
+    """Copy like `_copy`, with fewer and larger updates of the hasher, on a second thread while cores are idle."""
+    hashing = _Hashing(hasher)
+    copied, n = 0, 1
     try:
-        while copied <= expected and not failures:
-            buffer = free.get()
-            n = stream.readinto(buffer)
-            if not n:
-                break
-            copied += n
-            full.put((buffer, n))
+        while copied <= expected and n and hashing.error is None:
+            buffer, filled = hashing.buffer(), 0
+            try:
+                while filled < _TURN and copied <= expected and (n := stream.readinto(buffer[filled:][:BUFFER])):
+                    # At once: what waits in memory is lost with the process
+                    _write(sink, buffer[filled : filled + n])
+                    filled += n
+                    copied += n
+            finally:
+                hashing.update(buffer, filled)
     finally:
-        full.put(None)
-        thread.join()
-    if failures:
-        raise failures[0]
+        hashing.finish()
     return copied
+
+
+class _Hashing:
+    """The hashing of one large copy, in order.
+
+    Args:
+        hasher: Updated with all bytes.
+    """
+
+    def __init__(self, hasher: Hasher) -> None:
+        self._hasher = hasher
+        self._free: queue.SimpleQueue[memoryview] = queue.SimpleQueue()
+        self._full: queue.SimpleQueue[tuple[memoryview, int] | None] = queue.SimpleQueue()
+        self._buffers = 0
+        self._thread: threading.Thread | None = None
+        self.error: BaseException | None = None
+        """The error of the hasher, raised by `finish`."""
+
+    def buffer(self) -> memoryview:
+        """Return a buffer that is not in use; wait for one if the copy is faster than the hash."""
+        if self._free.empty() and self._buffers < _RING:
+            self._buffers += 1
+            return memoryview(bytearray(_TURN))
+        return self._free.get()
+
+    def update(self, buffer: memoryview, n: int) -> None:
+        """Hash the first `n` bytes of a buffer, now or on the second thread, and free it."""
+        if hashes_beside(len(_large_copies), _cores()):
+            if self._thread is None:
+                self._thread = threading.Thread(target=self._run, name="ocikit-hash", daemon=True)
+                self._thread.start()
+            self._full.put((buffer, n))
+            return
+        others = [self._free.get() for _ in range(self._buffers - 1)]  # the bytes before were hashed
+        self._update(buffer, n)
+        for other in others:
+            self._free.put(other)
+
+    def finish(self) -> None:
+        """Wait for the second thread, and raise its error."""
+        if self._thread is not None:
+            self._full.put(None)
+            self._thread.join()
+        if self.error is not None:
+            raise self.error
+
+    def _run(self) -> None:
+        while (item := self._full.get()) is not None:
+            self._update(*item)
+
+    def _update(self, buffer: memoryview, n: int) -> None:
+        try:
+            if self.error is None:
+                self._hasher.update(buffer[:n])
+        except BaseException as error:  # noqa: BLE001 - raised by `finish`, on the caller's thread
+            self.error = error
+        finally:
+            self._free.put(buffer)
+
+
+def _cores() -> int:
+    """Return the number of cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _write(sink: BinaryIO, view: memoryview) -> None:
     while view:
-        view = view[sink.write(view) :]
+        view = view[sink.write(view[:BUFFER]) :]  # larger writes are slow, see BUFFER
 
 
 def write_atomically(
