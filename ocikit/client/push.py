@@ -14,10 +14,18 @@ from attrs import define, field, frozen
 from ocikit import display
 from ocikit.client.arguments import StrPath, check_digest, tags_of, to_patterns
 from ocikit.client.resolver import target_of
-from ocikit.errors import ContentError, CopyError, InvalidDocument, InvalidReference, ManifestUnknown, OcikitError
+from ocikit.errors import (
+    ContentError,
+    CopyError,
+    InvalidDocument,
+    InvalidReference,
+    ManifestUnknown,
+    OcikitError,
+    SizeMismatch,
+)
 from ocikit.forks import ForkSafeLock
 from ocikit.layers.pack import WORKERS as HASHERS
-from ocikit.layers.pack import Packed, PackTask, Selection, select
+from ocikit.layers.pack import Packed, PackTask, Selection, UnhashedFile, select
 from ocikit.progress.base import Progress, progress_scope
 from ocikit.spec import media_types as types
 from ocikit.spec.annotations import Annotations
@@ -29,7 +37,7 @@ from ocikit.spec.media_types import Archive
 from ocikit.spec.reference import AnyReference
 from ocikit.spec.titles import Links
 from ocikit.store.base import Source, Store, blob_not_found
-from ocikit.store.streams import ByteStream
+from ocikit.store.streams import ByteStream, ProgressReader
 from ocikit.transfer.plan import plan
 from ocikit.transfer.pool import Cancelled, run_parallel
 from ocikit.transfer.run import BlobCopies, Plan
@@ -40,6 +48,8 @@ FILES_ARTIFACT_TYPE = "application/vnd.ocikit.files.v1"
 _MIB = 1 << 20
 _SHOWN = 5  # titles in a summary
 _KEPT_SIZE = 128 << 10  # bytes of a file that is sent from memory after it was hashed
+_STREAMED_SIZE = 8 << 20  # bytes of a file that is hashed while it is sent, if the repository is new
+_UNKNOWN = Digest(f"sha256:{'0' * 64}")  # in progress events of a file that is not hashed yet
 _STOP_INTERVAL = 0.2  # seconds between checks whether to stop
 _WORTH_A_MANIFEST = 2  # layers; for one, a request for the blob costs the same
 _ENTRY_SIZE = 400  # bytes of a layer in a manifest, without its title; most have 160
@@ -303,11 +313,17 @@ class _Pipeline(Source):
             source=self, target=self.target, progress=self.progress, present=self._named_blobs(tags, len(tasks))
         )
 
+        streaming = self._may_stream(tasks)
+
         def push(task: PackTask | None, stop: threading.Event) -> None:
             if task is None:
                 copies.copy(self.config, stop)
                 return
-            layer, content = self._pack(task, stop)
+            content, stored = None, False
+            if streaming and task.size >= _STREAMED_SIZE and task.open_unhashed is not None:
+                layer, stored = self._push_unhashed(task.open_unhashed(), stop)
+            else:
+                layer, content = self._pack(task, stop)
             digest = layer.descriptor.digest
             with self._lock:
                 packed[task] = layer
@@ -316,6 +332,9 @@ class _Pipeline(Source):
                 self._layers.setdefault(digest, layer)
                 if content is not None and not repeated:
                     self._kept[digest] = content
+            if stored:
+                self.progress.finish(layer.descriptor, "moved")
+                return
             if repeated:
                 self.progress.finish(layer.descriptor, "present")
                 return
@@ -353,6 +372,38 @@ class _Pipeline(Source):
             return frozenset()
         # Foreign layers and embedded content need not be in the repository
         return frozenset(b.digest for b in blobs if not types.is_foreign(b.media_type) and b.data is None)
+
+    def _may_stream(self, tasks: Sequence[PackTask]) -> bool:
+        """Return True if large files are hashed while they are sent, in one pass over each.
+
+        Without a digest, the registry can't be asked whether it has the file. So the repository must be new to it. If it
+        has the config, an earlier push was interrupted, which may have sent large files.
+        """
+        if not any(task.size >= _STREAMED_SIZE and task.open_unhashed for task in tasks):
+            return False
+        return self.target.takes_unhashed() and not self.target.exists(self.config)
+
+    def _push_unhashed(self, file: UnhashedFile, stop: threading.Event) -> tuple[Packed, bool]:
+        """Push a file in one pass; return its layer, and whether the target has stored it."""
+        unknown = file.packed(_UNKNOWN).descriptor
+        reported = 0
+
+        def report(n: int) -> None:
+            nonlocal reported
+            if stop.is_set():
+                raise Cancelled
+            reported += n
+            self.progress.advance(unknown, n)
+
+        with file.stream as stream:
+            try:
+                digest, stored = self.target.push_unhashed(ProgressReader(stream, report), file.size, file.check)
+            except SizeMismatch:
+                file.check()
+                raise
+        if not stored:
+            self.progress.advance(unknown, -reported)
+        return file.packed(digest), stored
 
     def _pack(self, task: PackTask, stop: threading.Event) -> tuple[Packed, bytes | None]:
         """Hash a file or write an archive; return the content of a small file, too."""

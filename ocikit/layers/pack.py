@@ -109,6 +109,37 @@ class Packed(display.Displayable):
         yield "diff_id", display.DigestCell(self.diff_id) if self.diff_id else None, None
 
 
+@define(eq=False, kw_only=True)
+class UnhashedFile:
+    """An open file that is hashed while it is sent."""
+
+    stream: io.FileIO
+    _file: FoundFile
+    _media_type: str
+    _info: os.stat_result
+
+    @property
+    def size(self) -> int:
+        """Bytes."""
+        return self._info.st_size
+
+    def check(self) -> None:
+        """Check that the file did not change since it was opened.
+
+        Raises:
+            ContentError: The file has changed.
+        """
+        if _stamp(os.fstat(self.stream.fileno())) != _stamp(self._info):
+            raise _changed(self._file.path)
+
+    def packed(self, digest: Digest) -> Packed:
+        """Return the layer for the digest of the content."""
+        annotations = Annotations({TITLE: self._file.title, **_mode_annotation(self._info)})
+        descriptor = Descriptor(media_type=self._media_type, digest=digest, size=self.size, annotations=annotations)
+        path = self._file.path
+        return Packed(descriptor=descriptor, source=path, content=path, stamp=_stamp(self._info))
+
+
 @frozen(kw_only=True)
 class PackTask:
     """A file or folder that becomes one layer."""
@@ -117,6 +148,8 @@ class PackTask:
     size: int
     """Bytes of the file when it was found; 0 for an archive, whose size is not known before it is written."""
     _make: Callable[[Check, int], tuple[Packed, bytes | None]] = field(repr=False, eq=False)
+    open_unhashed: Callable[[], UnhashedFile] | None = field(default=None, repr=False, eq=False)
+    """Opens the file to hash it while it is sent; None for an archive."""
 
     def run(self, check: Check = bool, *, keep: int = 0) -> tuple[Packed, bytes | None]:
         """Hash the file, or write the archive.
@@ -296,8 +329,15 @@ def select(
         if not files:
             raise _no_files(path, walker)
         for file in files:
-            make = partial(_pack_file, file, unused_types.pop(file.title, None))
-            tasks.append(PackTask(title=file.title, size=file.info.st_size, make=make))
+            kind = unused_types.pop(file.title, None)
+            tasks.append(
+                PackTask(
+                    title=file.title,
+                    size=file.info.st_size,
+                    make=partial(_pack_file, file, kind),
+                    open_unhashed=partial(_open_unhashed, file, kind),
+                )
+            )
     titles = [task.title for task in tasks]
     check_titles(titles)
     if unused_types:
@@ -385,6 +425,13 @@ def _pack_file(file: FoundFile, media_type: str | None, check: Check, keep: int)
     )
     packed = Packed(descriptor=descriptor, source=file.path, content=file.path, stamp=stamp)
     return packed, content if kept else None
+
+
+def _open_unhashed(file: FoundFile, media_type: str | None) -> UnhashedFile:
+    with _reading(file):
+        stream = file.path.open("rb", buffering=0)
+    kind = media_type or types.media_type_of(file.title)
+    return UnhashedFile(stream=stream, file=file, media_type=kind, info=os.fstat(stream.fileno()))
 
 
 def _mode_annotation(info: os.stat_result) -> dict[str, str]:

@@ -28,7 +28,10 @@ class Progress:
         """Handle the start of a transfer of `count` items with `size` bytes in all."""
 
     def advance(self, descriptor: Descriptor, n: int) -> None:
-        """Handle `n` more transferred bytes; negative before bytes are sent again."""
+        """Handle `n` more transferred bytes; negative before bytes are sent again.
+
+        The digest of a file that is hashed while it is sent has only zeros here, until `finish`.
+        """
 
     def resume(self, descriptor: Descriptor, n: int) -> None:
         """Handle `n` bytes that an earlier call received; `advance` has reported them, too."""

@@ -6,7 +6,7 @@ import contextlib
 import functools
 import io
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import attrs
 import requests
@@ -35,7 +35,7 @@ from ocikit.remote.http.responses import announced_digest, drain, is_encoded, js
 from ocikit.remote.http.transport import Transport
 from ocikit.remote.random_access import RangeReader, read_spans
 from ocikit.remote.spans import MIN_IDLE, MIN_SIZE, SpanReader
-from ocikit.remote.upload import upload
+from ocikit.remote.upload import upload, upload_unhashed
 from ocikit.spec import media_types
 from ocikit.spec.arguments import to_texts
 from ocikit.spec.challenge import Scope
@@ -102,6 +102,7 @@ class Repository(Endpoints, Store, display.Displayable):
         self._is_new: bool | None = None  # None until it was requested
         self._is_new_lock = ForkSafeLock()
         self._mount_sessions: dict[Digest, UploadSession] = {}
+        self._broken_sessions: dict[Digest, UploadSession] = {}
         self.hints = ManifestHints()
         """Shared with mirrors."""
 
@@ -352,8 +353,16 @@ class Repository(Endpoints, Store, display.Displayable):
 
         Existence checks would be wasted requests there.
         """
-        if descriptor.size > _SMALL_BLOB or descriptor.is_document:
-            return False
+        return descriptor.size <= _SMALL_BLOB and not descriptor.is_document and self._has_no_tags()
+
+    def takes_unhashed(self) -> bool:
+        """Return True for a repository without tags, whose registry takes large uploads in one PATCH.
+
+        In other repositories the blob may exist, and its digest saves the upload.
+        """
+        return self.transport.patch_blobs and self._has_no_tags()
+
+    def _has_no_tags(self) -> bool:
         with self._is_new_lock:
             if self._is_new is None:
                 response = self.transport.request(
@@ -390,7 +399,29 @@ class Repository(Endpoints, Store, display.Displayable):
         if tag is not None:
             raise InvalidReference("a registry tags manifests, not blobs", hint="push a manifest that names the blob")
         session = self._mount_sessions.pop(descriptor.digest, None)
-        upload(self, descriptor, stream, session=session, chunk_size=chunk_size)
+        broken = self._broken_sessions.pop(descriptor.digest, None)
+        upload(self, descriptor, stream, session=broken or session, chunk_size=chunk_size, continued=broken is not None)
+
+    def push_unhashed(self, stream: ByteStream, size: int, check: Callable[[], object]) -> tuple[Digest, bool]:
+        """Push a blob in one pass: it is hashed while it is sent, and the last request has the digest.
+
+        Args:
+            stream: Content, seekable.
+            size: Bytes.
+            check: Called before the last request; it raises an error if the content has changed.
+
+        Returns:
+            The digest, and whether the blob is stored. If it isn't, `push` resumes the upload.
+
+        Raises:
+            SizeMismatch: The stream has more or fewer bytes.
+            UploadInvalid: The registry stored another blob.
+            Denied: The credentials do not allow the push.
+        """
+        digest, session, stored = upload_unhashed(self, stream, size, check)
+        if session is not None:
+            self._broken_sessions[digest] = session
+        return digest, stored
 
     def push_document(self, descriptor: Descriptor, raw: bytes, tags: Sequence[str] = ()) -> None:
         """Push a manifest's exact bytes under its digest or tags.

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import requests
 from attrs import define
@@ -17,6 +17,7 @@ from ocikit.errors import (
     OcikitError,
     RangeInvalid,
     RegistryError,
+    SizeMismatch,
     TooLarge,
     UploadInvalid,
     UploadUnknown,
@@ -27,6 +28,7 @@ from ocikit.remote.http.deadlines import deadline_scope
 from ocikit.remote.http.request import BodyStream
 from ocikit.remote.http.retry import backoff
 from ocikit.spec.descriptor import Descriptor
+from ocikit.spec.digest import Digest, new_hasher
 from ocikit.store.streams import ByteStream, check_size
 
 log = logging.getLogger("ocikit")
@@ -39,6 +41,8 @@ _CANCEL_TIMEOUT = 5.0  # seconds for the response to a cancellation: a user who 
 _MIN_RESUME = 1 << 20  # bytes of an interrupted PUT that the registry must have stored to resume there
 _SETTLE_TIME = 0.25  # seconds for a registry to notice a broken connection and to store what it received
 _BUFFERED_CHUNK = 32 << 20  # bytes of the largest chunk that is buffered when its stream can't be read again
+_CLOSING_TIME = 1.0  # seconds for the response to the PUT of a session that has the whole blob
+_READ_SIZE = 1 << 20  # bytes that are hashed at once when they are not sent
 _SMALL_BLOB = 128 << 10  # bytes of a blob that is read as a whole, and sent in one request where a registry takes that
 
 
@@ -49,6 +53,7 @@ def upload(
     *,
     session: UploadSession | None = None,
     chunk_size: int | None = None,
+    continued: bool = False,
 ) -> None:
     """Upload a blob, with retries and resumption.
 
@@ -58,6 +63,7 @@ def upload(
         stream: Read from its current position to its end; a seekable stream can be sent again after a failure.
         session: Open upload session, as a mount that was not granted leaves one.
         chunk_size: Bytes; None sends the whole blob in one request, and chunks of 4 MiB only if that is rejected.
+        continued: Whether the session holds a part of the blob.
 
     Raises:
         SizeMismatch: The stream has more or fewer bytes than its descriptor.
@@ -70,6 +76,10 @@ def upload(
     deadline = transport.deadline()
     blob = _Upload(endpoints, descriptor, stream, deadline, session, start)
     attempts, offset = 0, 0  # an offset above 0 resumes in the session of an interrupted PUT
+    if continued:
+        offset = blob.resume_offset() or 0
+        if not offset:
+            blob.cancel()
     while True:
         transport.check_deadline(deadline, action)
         try:
@@ -115,6 +125,70 @@ def upload(
             # Also after Ctrl-C: the registry need not store a partial blob
             blob.cancel()
             raise
+
+
+def upload_unhashed(
+    endpoints: Endpoints, stream: ByteStream, size: int, check: Callable[[], object]
+) -> tuple[Digest, UploadSession | None, bool]:
+    """Upload a blob that is hashed while it is sent: a PATCH with the content, and a PUT with the digest.
+
+    A failure does not end the upload, because the digest is known afterwards: `upload` resumes it.
+
+    Args:
+        endpoints: Repository to push to.
+        stream: Read from its start to its end; seekable.
+        size: Bytes of the content.
+        check: Called before the PUT; it raises an error if the content has changed.
+
+    Returns:
+        The digest, the session that can be resumed, and whether the blob is stored.
+
+    Raises:
+        SizeMismatch: The stream has more or fewer bytes.
+        UploadInvalid: The registry stored another blob.
+        Unauthorized: The registry requires other credentials.
+        Denied: The credentials do not allow the push.
+    """
+    transport, body = endpoints.transport, _HashedBody(stream, size)
+    session: UploadSession | None = None
+    try:
+        with deadline_scope(transport.deadline()):
+            session = endpoints.post_upload()
+            started = time.monotonic()
+            try:
+                session = endpoints.patch_upload(session, 0, body, length=size)
+                sent = time.monotonic()
+                digest = body.digest()
+                check()
+                timeout = transport.network.read_timeout * _COMMIT_TIMEOUT
+                response = endpoints.put_upload(session, digest, timeout=timeout)
+            except (ConnectionFailed, RegistryError) as error:
+                status = getattr(error, "status", 0)
+                if status in {401, 403}:
+                    raise
+                log.info("%s: %s; resuming with the digest", session.action, error.message)
+                if isinstance(error, RegistryError) and status < 500:
+                    transport.patch_blobs = False
+                if isinstance(error, ConnectionFailed):
+                    time.sleep(_SETTLE_TIME)
+                digest = body.digest()
+                check()
+                return digest, session, False
+        # A registry that reads the blob again to hash it is faster with the digest before the content
+        closing = time.monotonic() - sent
+        if closing > _CLOSING_TIME and closing > (sent - started) / 3:
+            transport.patch_blobs = False
+        stored = response.headers.get("Docker-Content-Digest")
+        if stored and stored != digest and stored.partition(":")[0] == digest.algorithm:
+            raise wrong_blob(response, transport.host, digest)
+    except BaseException as error:
+        if session is not None:
+            with contextlib.suppress(OcikitError), deadline_scope(time.monotonic() + _CANCEL_TIMEOUT):
+                endpoints.delete_upload(session)
+        if isinstance(error, _SourceError):
+            raise error.error from error.error.__cause__
+        raise
+    return digest, None, True
 
 
 def _is_session_lost(error: OcikitError) -> bool:
@@ -343,6 +417,61 @@ class _SourceError(Exception):
     def __init__(self, error: Exception) -> None:
         super().__init__(str(error))
         self.error = error
+
+
+class _HashedBody:
+    """A stream as a request body that hashes what is read. It has exactly the announced length."""
+
+    def __init__(self, stream: ByteStream, size: int) -> None:
+        self._stream = stream
+        self._size = size
+        self._position = 0
+        self._hasher = new_hasher("sha256")
+
+    def read(self, size: int = -1, /) -> bytes:
+        """Read at most `size` bytes, and hash them.
+
+        Raises:
+            _SourceError: The stream can't be read, or has fewer bytes.
+        """
+        left = self._size - self._position
+        if not left:
+            return b""
+        try:
+            data = self._stream.read(left if size < 0 else min(size, left))
+            if not data:
+                raise SizeMismatch(
+                    f"the content has only {self._position} bytes, expected {self._size}",
+                    hint="push again when no program writes to it",
+                    expected=self._size,
+                    actual=self._position,
+                )
+        except Exception as error:
+            raise _SourceError(error) from error
+        self._hasher.update(data)
+        self._position += len(data)
+        return data
+
+    def seekable(self) -> bool:
+        """Return True, because the body can be sent again from its start."""
+        return True
+
+    def seek(self, offset: int, /) -> int:
+        """Move to the start, for another attempt."""
+        if offset != self._position:
+            self._hasher = new_hasher("sha256")
+            self._position = self._stream.seek(offset)
+        return self._position
+
+    def tell(self) -> int:
+        """Return the position."""
+        return self._position
+
+    def digest(self) -> Digest:
+        """Return the digest of the content; what was not sent is read now."""
+        while self.read(_READ_SIZE):
+            pass
+        return Digest(f"sha256:{self._hasher.hexdigest()}")
 
 
 class _Part:

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import io
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import ClassVar
 
 from ocikit.errors import BlobUnknown
 from ocikit.spec.arguments import to_texts
 from ocikit.spec.descriptor import Descriptor
+from ocikit.spec.digest import Digest
 from ocikit.spec.document import DOCUMENT_LIMIT
 from ocikit.spec.manifest import Index, Manifest, parse_document
 from ocikit.store.streams import ByteStream, check_spans, read_parts, read_verified
@@ -161,6 +162,26 @@ class Store(Source):
             SizeMismatch: The content has another size; nothing is stored.
             DigestMismatch: The content has another digest; nothing is stored.
         """
+
+    def takes_unhashed(self) -> bool:
+        """Return True if a large file should be pushed by `push_unhashed`, without a digest."""
+        return False
+
+    def push_unhashed(self, stream: ByteStream, size: int, check: Callable[[], object]) -> tuple[Digest, bool]:
+        """Write content whose digest is not known yet, in one pass.
+
+        Args:
+            stream: The content, seekable.
+            size: Bytes of the content.
+            check: Called before the content is stored; it raises an error if the content has changed.
+
+        Returns:
+            The digest, and whether the content is stored. If it isn't, `push` continues where this call ended.
+
+        Raises:
+            SizeMismatch: The content has another size; nothing is stored.
+        """
+        raise NotImplementedError
 
     def mount(self, descriptor: Descriptor, source: Source) -> bool:
         """Take over content from a store on the same host; return False if impossible."""

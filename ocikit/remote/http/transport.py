@@ -83,6 +83,8 @@ class Transport(display.Displayable):
         )
         self.post_blobs: bool | None = None
         """Whether the registry takes a small blob in one request; None until it was tried."""
+        self.patch_blobs = True
+        """Whether the registry takes a large blob in one PATCH, with its digest at the end."""
 
     def __reduce__(self) -> tuple[Any, ...]:
         transport = partial(Transport, api_host=self._api_host, network=self.network, keychain=self._keychain)

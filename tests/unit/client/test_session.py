@@ -693,6 +693,105 @@ def test_push_to_new_repository_asks_for_no_small_blob(session, server, home, co
     assert len(server.seen("POST", ".*")) == count + 1
 
 
+LARGE = bytes(range(256)) * (40 << 10)  # 10 MiB
+UPLOAD = "/v2/t/d/blobs/uploads/.*"
+
+
+def uploads(server, size=1 << 20):
+    """Return method and body size of the large upload's requests."""
+    return [
+        (r.method, len(r.body)) for r in server.seen("PATCH|PUT", UPLOAD) if r.method == "PATCH" or len(r.body) > size
+    ]
+
+
+def test_large_file_is_hashed_while_it_is_sent(session, server, home):
+    """A repository that is new gets a PATCH with the content, and a PUT with the digest."""
+    write(home, {"large": LARGE})
+    pushed = session.push(f"{server.host}/t/d:v1", "large")
+    assert uploads(server) == [("PATCH", len(LARGE))]
+    assert server.seen("PUT", UPLOAD)[-1].query["digest"] == [pushed.files["large"].digest]
+    assert server.blobs["t/d", pushed.files["large"].digest] == LARGE and not server.uploads
+    assert len(server.seen("HEAD", ".*/blobs/.*")) == 1  # of the config
+
+
+def test_large_file_is_hashed_first_where_it_may_exist(session, server, home):
+    """A push that was interrupted has sent the config, and maybe the file."""
+    write(home, {"large": LARGE})
+    server.blob("t/d", LARGE)
+    server.blob("t/d", b"{}")
+    server.on("GET", ".*/tags/list", status=404)
+    session.push(f"{server.host}/t/d:v1", "large")
+    assert uploads(server) == []
+    session.push(f"{server.host}/t/d:v2", "large")
+    assert uploads(server) == []
+
+
+@pytest.mark.parametrize("status", [400, 405, 413, 416, 500])
+def test_rejected_pass_is_followed_by_put(session, server, home, status):
+    """The host is remembered, unless the failure is temporary."""
+    write(home, {"large": LARGE})
+    server.on("PATCH", UPLOAD, status=status)
+    session.push(f"{server.host}/t/d:v1", "large")
+    sent = uploads(server)
+    assert sent[0][0] == "PATCH" and len(sent) > 1 and LARGE in server.blobs.values() and not server.uploads
+    server.requests.clear()
+    session.push(f"{server.host}/t/other:v1", "large")
+    assert bool(server.seen("PATCH", "/v2/t/other/.*")) == (status == 500)
+
+
+def test_broken_pass_resumes_with_digest(session, server, home):
+    write(home, {"large": LARGE})
+    server.on("PATCH", UPLOAD, cut_request=6 << 20)
+    pushed = session.push(f"{server.host}/t/d:v1", "large")
+    assert server.blobs["t/d", pushed.files["large"].digest] == LARGE and not server.uploads
+    assert pushed.summary.startswith("pushed 1 file, 10.5 MB")
+
+
+@pytest.mark.parametrize("change", [{"drop": "after"}, {"drop": "before"}, {"status": 503}])
+def test_lost_end_of_pass_is_repeated(session, server, home, change):
+    write(home, {"large": LARGE})
+    server.on("PUT", UPLOAD, when=lambda request: "44136fa" not in request.target, **change)
+    pushed = session.push(f"{server.host}/t/d:v1", "large")
+    assert uploads(server) == [("PATCH", len(LARGE))]
+    assert server.blobs["t/d", pushed.files["large"].digest] == LARGE and not server.uploads
+
+
+@pytest.mark.parametrize("size", [-1, 0, 1])
+def test_file_that_changes_in_pass_is_not_stored(session, server, home, size):
+    write(home, {"large": LARGE})
+
+    def change(request, response):
+        write(home, {"large": bytes(len(LARGE) + size)})
+        return response
+
+    server.on("PATCH", UPLOAD, change=change)
+    with pytest.raises(ocikit.ContentError, match="large' changed while it was pushed"):
+        session.push(f"{server.host}/t/d:v1", "large")
+    assert set(server.blobs.values()) <= {b"{}"} and not server.tags and not server.uploads
+
+
+def test_pass_that_stores_another_digest_raises_error(session, server, home):
+    write(home, {"large": LARGE})
+    wrong = {"Docker-Content-Digest": f"sha256:{'1' * 64}"}
+    server.on("PUT", UPLOAD, when=lambda request: "44136fa" not in request.target, headers=wrong)
+    with pytest.raises(ocikit.UploadInvalid, match="stored sha256:1"):
+        session.push(f"{server.host}/t/d:v1", "large")
+    assert not server.tags
+
+
+def test_progress_of_pass_adds_up(session, server, home):
+    write(home, {"large": LARGE})
+    advanced = []
+
+    class Listener(ocikit.Progress):
+        def advance(self, descriptor, n):
+            advanced.append(n)
+
+    server.on("PATCH", UPLOAD, status=400)
+    pushed = session.push(f"{server.host}/t/d:v1", "large", progress=Listener())
+    assert sum(advanced) == len(LARGE) + 2 + len(pushed.document.raw)
+
+
 @pytest.mark.parametrize("size", [10, 300_000])
 def test_push_with_unreadable_file_sets_no_tag(session, server, home, monkeypatch, size):
     write(home, {f"data/{i}": str(i) * size for i in range(4)})
