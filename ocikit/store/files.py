@@ -22,6 +22,7 @@ from typing import BinaryIO
 from ocikit.display import shorten
 from ocikit.errors import ContentError, UnverifiableDigest
 from ocikit.spec.digest import Digest, Hasher
+from ocikit.store.admission import available_cores
 from ocikit.store.streams import LocalFile, ReadableInto
 
 #: Bytes. With smaller buffers the cost of calls shows next to hashing. With buffers above 256 KiB, Linux 6.16 and newer
@@ -232,7 +233,7 @@ class _Hashing:
 
     def update(self, buffer: memoryview, n: int) -> None:
         """Hash the first `n` bytes of a buffer, now or on the second thread, and free it."""
-        if hashes_beside(len(_large_copies), _cores()):
+        if hashes_beside(len(_large_copies), available_cores()):
             if self._thread is None:
                 self._thread = threading.Thread(target=self._run, name="ocikit-hash", daemon=True)
                 self._thread.start()
@@ -263,11 +264,6 @@ class _Hashing:
             self.error = error
         finally:
             self._free.put(buffer)
-
-
-def _cores() -> int:
-    """Return the number of cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _write(sink: BinaryIO, view: memoryview) -> None:

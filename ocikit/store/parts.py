@@ -30,6 +30,7 @@ from ocikit.errors import ContentError
 from ocikit.progress.base import notify
 from ocikit.spec.descriptor import Descriptor
 from ocikit.spec.digest import Digest, Hasher
+from ocikit.store.admission import ADMISSION
 from ocikit.store.files import BUFFER, copy_and_hash, disk_errors, fsync_folder
 from ocikit.store.locks import LocksUnsupported, has_locks, try_lock, try_lock_file, unlock
 from ocikit.store.streams import ByteStream, StreamWrapper, check_size
@@ -481,7 +482,9 @@ def _fill(stream: ByteStream, descriptor: Descriptor, part: Part, *, sync: bool)
     if found and not resumed:
         hasher = _restart(part, descriptor)
     complete = resumed and resumed == descriptor.size
-    written = resumed if complete else resumed + copy_and_hash(stream, sink, hasher, descriptor.size - resumed)
+    check = stream.check if isinstance(stream, StreamWrapper) else lambda: None
+    with ADMISSION.admit(descriptor.size - resumed, check):
+        written = resumed if complete else resumed + copy_and_hash(stream, sink, hasher, descriptor.size - resumed)
     if resumed and written == descriptor.size and hasher.hexdigest() != descriptor.digest.encoded:
         # The resumed bytes may be corrupt, for example after a power cut: transfer again instead of failing
         stream.seek(0)

@@ -143,7 +143,7 @@ def test_copies_hash_on_second_threads_only_with_idle_cores(copies, cores, besid
 
 @pytest.mark.parametrize("cores", [1, 8])
 def test_large_copy_has_exact_bytes_and_digest(monkeypatch, cores):
-    monkeypatch.setattr(files, "_cores", lambda: cores)
+    monkeypatch.setattr(files, "available_cores", lambda: cores)
     stream, sink, hasher = _Stream(LARGE), _Sink(), hashlib.sha256()
     assert files.copy_and_hash(stream, sink, hasher, len(LARGE)) == len(LARGE)
     assert sink.getvalue() == LARGE
@@ -155,7 +155,7 @@ def test_large_copy_has_exact_bytes_and_digest(monkeypatch, cores):
 
 def test_large_copy_changes_mode_between_turns(monkeypatch):
     cores = itertools.cycle([8, 8, 8, 1, 1])
-    monkeypatch.setattr(files, "_cores", lambda: next(cores))
+    monkeypatch.setattr(files, "available_cores", lambda: next(cores))
     sink, hasher = _Sink(), hashlib.sha256()
     assert files.copy_and_hash(_Stream(LARGE), sink, hasher, len(LARGE)) == len(LARGE)
     assert sink.getvalue() == LARGE
@@ -164,7 +164,7 @@ def test_large_copy_changes_mode_between_turns(monkeypatch):
 
 @pytest.mark.parametrize("cores", [1, 8])
 def test_broken_large_copy_keeps_what_it_received(monkeypatch, cores):
-    monkeypatch.setattr(files, "_cores", lambda: cores)
+    monkeypatch.setattr(files, "available_cores", lambda: cores)
     sink, hasher = _Sink(), hashlib.sha256()
     stream = _Stream(LARGE, fail_at=6_000_000)
     with pytest.raises(ConnectionError):
@@ -176,7 +176,7 @@ def test_broken_large_copy_keeps_what_it_received(monkeypatch, cores):
 
 @pytest.mark.parametrize("cores", [1, 8])
 def test_full_disk_ends_large_copy(monkeypatch, cores):
-    monkeypatch.setattr(files, "_cores", lambda: cores)
+    monkeypatch.setattr(files, "available_cores", lambda: cores)
     with pytest.raises(OSError, match="No space"):
         files.copy_and_hash(_Stream(LARGE), _Sink(5_000_000), hashlib.sha256(), len(LARGE))
     assert "ocikit-hash" not in {thread.name for thread in threading.enumerate()}
@@ -187,13 +187,13 @@ def test_error_of_hashing_thread_is_raised_by_copy(monkeypatch):
         def update(self, data):
             raise MemoryError("no memory")
 
-    monkeypatch.setattr(files, "_cores", lambda: 8)
+    monkeypatch.setattr(files, "available_cores", lambda: 8)
     with pytest.raises(MemoryError):
         files.copy_and_hash(_Stream(LARGE), _Sink(), Broken(), len(LARGE))
 
 
 def test_large_copy_takes_at_most_4_mib_of_buffers(monkeypatch):
-    monkeypatch.setattr(files, "_cores", lambda: 8)
+    monkeypatch.setattr(files, "available_cores", lambda: 8)
     size = 64 << 20
 
     class Zeros(io.RawIOBase):
