@@ -36,6 +36,7 @@ from ocikit.client.plans import DeletePlan, TagPlan
 from ocikit.client.session import Session
 from ocikit.errors import (
     BlobUnknown,
+    Conflict,
     ConnectionFailed,
     ContentError,
     CopyError,
@@ -111,6 +112,7 @@ __all__ = [
     "BlobUnknown",
     "Cache",
     "CacheInfo",
+    "Conflict",
     "ConnectionFailed",
     "ContentError",
     "CopyError",

@@ -14,6 +14,7 @@
     │  ├─ NoMatchingPlatform
     │  └─ FileNotInArtifact                                also KeyError, FileNotFoundError
     ├─ CopyError(side, descriptor)
+    ├─ Conflict(base, theirs, titles)
     ├─ CredentialsError, UnsafeArchive, OfflineError
     ├─ RegistryError                                       also OSError
     │  ├─ Unauthorized, Denied                             also PermissionError
@@ -284,6 +285,24 @@ class CopyError(OcikitError):
         super().__init__(message, hint=hint)
         self.side = side
         self.descriptor = descriptor
+
+
+class Conflict(OcikitError):
+    """Another writer has changed what a commit would change; the tag was not moved.
+
+    Attributes:
+        base: Digest that the commit was made for, or "" if the tag did not exist.
+        theirs: Digest that the tag names now, or "" without a tag.
+        titles: Names of files that both sides changed.
+    """
+
+    def __init__(
+        self, message: str = "", *, hint: str = "", base: str = "", theirs: str = "", titles: Iterable[str] = ()
+    ) -> None:
+        super().__init__(message, hint=hint)
+        self.base = base
+        self.theirs = theirs
+        self.titles = tuple(titles)
 
 
 class CredentialsError(OcikitError):

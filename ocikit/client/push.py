@@ -164,16 +164,25 @@ def build_artifact(
         subject=subject,
         annotations=Annotations(annotations or {}),
     )
-    if len(manifest.raw) > DOCUMENT_LIMIT:
-        raise ContentError(
-            f"the manifest of {len(packed):,} files has {len(manifest.raw) / _MIB:.1f} MiB; registries accept"
-            f" {DOCUMENT_LIMIT // _MIB} MiB, and nothing was sent",
-            hint='pack folders with archive="tar+gzip", group the files into shards, or push several artifacts',
-        )
+    check_manifest_size(manifest)
     # Files with the same content share one layer
     return PackedArtifact(
         manifest=manifest, config=content, layers={layer.descriptor.digest: layer for layer in packed}
     )
+
+
+def check_manifest_size(manifest: Manifest) -> None:
+    """Check that registries accept a manifest of this size.
+
+    Raises:
+        ContentError: There are too many files for one manifest.
+    """
+    if len(manifest.raw) > DOCUMENT_LIMIT:
+        raise ContentError(
+            f"the manifest of {len(manifest.layers):,} files has {len(manifest.raw) / _MIB:.1f} MiB; registries accept"
+            f" {DOCUMENT_LIMIT // _MIB} MiB, and nothing was sent",
+            hint='pack folders with archive="tar+gzip", group the files into shards, or push several artifacts',
+        )
 
 
 def resolve_subject(target: Store, reference: AnyReference, subject: AnyReference) -> Descriptor:
@@ -262,13 +271,15 @@ def push_files(
         pipeline = _Pipeline(target=target, config=draft.manifest.config, content=draft.config, progress=progress)
         return pipeline.run(selection, build, names, workers=workers, title=title)
     except CopyError as error:
-        # A push has only one remote side, so the cause is the error
-        if not isinstance(error.__cause__, OcikitError):
-            raise
-        cause = error.__cause__
+        cause = push_error(error)
     # Raise outside the `except` block. Otherwise the cause's context is the CopyError, whose own cause it is:
     # traceback printers would loop
     raise cause from cause.__cause__
+
+
+def push_error(error: CopyError) -> OcikitError:
+    """Return the cause of a failed push, which has only one remote side."""
+    return error.__cause__ if isinstance(error.__cause__, OcikitError) else error
 
 
 def _may_exceed_limit(selection: Selection) -> bool:

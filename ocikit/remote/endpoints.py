@@ -369,7 +369,14 @@ class Endpoints:
         return raw, media_type(response), response
 
     def put_manifest(
-        self, target: str, raw: bytes, media_type: str, *, tags: Sequence[str] = (), if_match: str | None = None
+        self,
+        target: str,
+        raw: bytes,
+        media_type: str,
+        *,
+        tags: Sequence[str] = (),
+        if_match: str | None = None,
+        if_none_match: bool = False,
     ) -> requests.Response:
         """end-7a, end-7b: Push a manifest.
 
@@ -379,6 +386,7 @@ class Endpoints:
             media_type: Of the manifest.
             tags: With a digest, further tags that the registry may set in the same request.
             if_match: ETag of the manifest that may be replaced.
+            if_none_match: Replace no manifest. Many registries ignore both conditions.
 
         Returns:
             The response: `OCI-Tag` names the tags that were set, `OCI-Subject` shows that the registry lists referrers.
@@ -388,6 +396,8 @@ class Endpoints:
         """
         query = f"?{urlencode([('tag', tag) for tag in tags])}" if tags else ""
         headers = {"Content-Type": media_type} | ({"If-Match": if_match} if if_match else {})
+        if if_none_match:
+            headers["If-None-Match"] = "*"
         path = self._path("manifests", target) + query
         return self._write("PUT", path, self.action_name("push", target), headers=headers, body=raw, retry=True)
 

@@ -44,7 +44,7 @@ from ocikit.spec.digest import Digest
 from ocikit.spec.document import DOCUMENT_LIMIT
 from ocikit.spec.manifest import Index, Manifest, parse_document
 from ocikit.spec.reference import check_tag
-from ocikit.store.base import Source, Store
+from ocikit.store.base import Source, Store, Swap
 from ocikit.store.streams import ByteStream, WholeReader, check_size, check_spans
 from ocikit.transfer.slots import worker_limit
 
@@ -55,6 +55,7 @@ PAGE_SIZE = 1000
 
 _SMALL_BLOB = 128 * 1024  # bytes that are sent in about the time of one request over a common line
 _NEAREST_TAGS = 3  # in the hint for a missing tag
+_IMPOSSIBLE = Digest(f"sha256:{'0' * 64}")  # no manifest has this digest
 _NOTED_HEADS = 1000  # descriptors of which ManifestHints remembers the origin
 
 
@@ -174,8 +175,12 @@ class Repository(Endpoints, Store, display.Displayable):
         Raises:
             ManifestUnknown: The registry has no such manifest.
         """
-        raw, kind, _ = self.get_manifest(reference)
-        digest = Digest(reference) if ":" in reference else Digest.of(raw)
+        raw, kind, response = self.get_manifest(reference)
+        if ":" in reference:
+            digest = Digest(reference)
+        else:
+            announced = announced_digest(response)
+            digest = Digest.of(raw, announced.algorithm if announced is not None and announced.verifiable else "sha256")
         return Descriptor(media_type=kind, digest=digest, size=len(raw)), raw
 
     def _fetch_document(self, target: str) -> Manifest | Index:
@@ -448,11 +453,55 @@ class Repository(Endpoints, Store, display.Displayable):
         self._check_stored(descriptor, response)
         for tag in remaining:
             self._check_stored(descriptor, self.put_manifest(tag, raw, descriptor.media_type))
+        self._list_referrer(descriptor, document, response)
+
+    def _list_referrer(self, descriptor: Descriptor, document: Manifest | Index, response: requests.Response) -> None:
+        """Add a manifest with a subject to the list of its referrers, unless the registry has done so."""
         if document.subject is not None:
             if response.headers.get("OCI-Subject"):
                 self._referrers_api = True
             else:
                 referrers.add(self, document.subject.digest, document.as_referrer(descriptor.digest))
+
+    def swap(self, descriptor: Descriptor, raw: bytes, tag: str, expected: Digest | None) -> Swap:
+        """Push a manifest under a tag if the tag names what the caller has read.
+
+        Registries that ignore conditions set the tag in any case. So the first PUT to a host has a condition that cannot
+        hold: a host that rejects it honours conditions.
+        """
+        check_tag(tag)
+        descriptor.digest.verify(raw, "the manifest to push")
+        document = parse_document(raw, descriptor.media_type, limit=MANIFEST_LIMIT)
+        response = None
+        if self.transport.conditional is None:
+            response = self._put_if(_IMPOSSIBLE, descriptor, raw, tag)
+            self.transport.conditional = response is None
+        if response is None:
+            response = self._put_if(expected, descriptor, raw, tag)
+        if response is None:
+            current = self.head_manifest(tag, ok_statuses=(404,)).headers.get("Docker-Content-Digest")
+            if current != expected:
+                return "moved"
+            # The host compares with something else than the digest, such as an ETag of its own
+            self.transport.conditional = False
+            response = self.put_manifest(tag, raw, descriptor.media_type)
+        self._check_stored(descriptor, response)
+        self._list_referrer(descriptor, document, response)
+        return "done" if self.transport.conditional else "unchecked"
+
+    def _put_if(
+        self, expected: Digest | None, descriptor: Descriptor, raw: bytes, tag: str
+    ) -> requests.Response | None:
+        """Push a manifest by a tag on a condition; return None if the registry rejects the condition."""
+        condition = f'"{expected}"' if expected else None
+        try:
+            return self.put_manifest(
+                tag, raw, descriptor.media_type, if_match=condition, if_none_match=condition is None
+            )
+        except RegistryError as error:
+            if error.status != 412:
+                raise
+            return None
 
     def _put_with_tags(self, tags: Sequence[str], descriptor: Descriptor, raw: bytes) -> requests.Response:
         """Push by digest with all tags, or without tags if the URL is too long for the registry."""

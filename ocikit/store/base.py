@@ -5,15 +5,18 @@ from __future__ import annotations
 import io
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
-from typing import ClassVar
+from typing import ClassVar, Literal, TypeAlias
 
-from ocikit.errors import BlobUnknown
+from ocikit.errors import BlobUnknown, NotFound
 from ocikit.spec.arguments import to_texts
 from ocikit.spec.descriptor import Descriptor
 from ocikit.spec.digest import Digest
 from ocikit.spec.document import DOCUMENT_LIMIT
 from ocikit.spec.manifest import Index, Manifest, parse_document
 from ocikit.store.streams import ByteStream, check_spans, read_parts, read_verified
+
+#: How `Store.swap` ended: the tag was set; it names something else; or it was set, perhaps over another writer's.
+Swap: TypeAlias = Literal["done", "moved", "unchecked"]
 
 
 class Source(ABC):
@@ -224,6 +227,28 @@ class Store(Source):
         self.push_bytes(descriptor, raw, tag=tags[0] if tags else None)
         for name in tags[1:]:
             self.tag(descriptor, name)
+
+    def swap(self, descriptor: Descriptor, raw: bytes, tag: str, expected: Digest | None) -> Swap:
+        """Push a manifest under a tag if the tag names what the caller has read.
+
+        Args:
+            descriptor: Of the manifest.
+            raw: Its bytes.
+            tag: The tag to set.
+            expected: What the tag must name; None if there must be no such tag.
+
+        Returns:
+            "done" if the tag was set in one step with the check, and "moved" if it names something else: nothing was
+            changed. "unchecked" if the tag was set, but the store cannot tell whether it replaced another writer's.
+        """
+        try:
+            current = self.resolve(tag).digest
+        except NotFound:
+            current = None
+        if current != expected:
+            return "moved"
+        self.push_document(descriptor, raw, [tag])
+        return "unchecked"
 
     def push_bytes(self, descriptor: Descriptor, content: bytes, *, tag: str | None = None) -> None:
         """Push content that is in memory."""

@@ -76,6 +76,7 @@ class RegistryContent:
     tag_delete: bool = True
     multi_tags: bool = False
     etags: bool = False
+    conditions: bool = True  # whether If-Match and If-None-Match of a PUT are honoured
     post_blobs: bool = False
     page: int = 0  # maximum number of names on a page; 0 means unlimited
 
@@ -170,7 +171,8 @@ class RegistryContent:
             if ":" in target and digest != target:
                 return error_response(400, "DIGEST_INVALID")
             old = self.tags.get((name, target))
-            if "If-Match" in r.headers and r.headers["If-Match"] != f'"{old}"':
+            failed = r.headers.get("If-Match", f'"{old}"') != f'"{old}"' or ("If-None-Match" in r.headers and old)
+            if self.conditions and failed:
                 return error_response(412, "PRECONDITION_FAILED")
             self.manifests[name, digest] = r.body, r.headers.get("Content-Type", "")
             extra = r.query.get("tag", []) if self.multi_tags else []

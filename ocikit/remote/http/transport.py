@@ -72,6 +72,8 @@ class Transport(display.Displayable):
         self.network = network or Network()
         self.ranges = self.network.ranges
         """Whether ranges of a blob may be requested in parallel; False once the host did not answer with a range."""
+        self.conditional: bool | None = None
+        """Whether the host rejects a PUT whose `If-Match` does not match; None until a PUT has shown it."""
         self._api_host = api_host
         self._keychain = keychain or Keychain()
         self._connections = Connections(host, lambda: self.base, self.network)

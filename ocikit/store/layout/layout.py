@@ -27,7 +27,7 @@ from ocikit.spec.digest import Digest
 from ocikit.spec.document import DOCUMENT_LIMIT
 from ocikit.spec.manifest import parse_document
 from ocikit.spec.reference import check_ref_name
-from ocikit.store.base import Store, blob_not_found
+from ocikit.store.base import Store, Swap, blob_not_found
 from ocikit.store.files import open_file
 from ocikit.store.graph import STORED_LIMIT, parse_digest, unknown_reference
 from ocikit.store.layout import gc
@@ -237,17 +237,31 @@ class Layout(display.Displayable, Store):
         """
         _check_name(tag)
         with self._disk.locked(), self._disk.edit_entries() as entries:
-            self._require_content(descriptor, entries)
-            same = [entry for entry in entries if digest_of(entry) == descriptor.digest]
-            named = [entry for entry in entries if name_of(entry) == tag]
-            if current := [entry for entry in named if digest_of(entry) == descriptor.digest]:
-                named = [entry for entry in named if entry is not current[0]]
-            elif unnamed := [entry for entry in same if name_of(entry) is None]:
-                rename(unnamed[0], tag)
-            else:
-                known = to_descriptor(same[0]) if same else descriptor
-                entries.append(new_entry(known, name=tag))
-            self._remove_names(entries, named)
+            self._set_name(entries, descriptor, tag)
+
+    def swap(self, descriptor: Descriptor, raw: bytes, tag: str, expected: Digest | None) -> Swap:
+        """Store a manifest under a name if the name is still that of the expected one."""
+        _check_name(tag)
+        self.push_bytes(descriptor, raw)
+        with self._disk.locked(), self._disk.edit_entries() as entries:
+            current = next((digest_of(entry) for entry in entries if name_of(entry) == tag), None)
+            if current != expected:
+                return "moved"
+            self._set_name(entries, descriptor, tag)
+        return "done"
+
+    def _set_name(self, entries: list[Any], descriptor: Descriptor, tag: str) -> None:
+        self._require_content(descriptor, entries)
+        same = [entry for entry in entries if digest_of(entry) == descriptor.digest]
+        named = [entry for entry in entries if name_of(entry) == tag]
+        if current := [entry for entry in named if digest_of(entry) == descriptor.digest]:
+            named = [entry for entry in named if entry is not current[0]]
+        elif unnamed := [entry for entry in same if name_of(entry) is None]:
+            rename(unnamed[0], tag)
+        else:
+            known = to_descriptor(same[0]) if same else descriptor
+            entries.append(new_entry(known, name=tag))
+        self._remove_names(entries, named)
 
     def keep(self, descriptor: Descriptor) -> None:
         """Protect content without a name from `gc()` by an entry without a name.

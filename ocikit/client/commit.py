@@ -1,0 +1,745 @@
+"""Commits: changes of files are applied to what a tag names at that time, so that no writer loses another's files.
+
+A manifest lists all files of an artifact. Two writers that read it, add a file each and push it would each drop the other's
+file (lost update). So a commit has operations, not a list of files:
+
+1. The writers of one process and machine queue up: a lock for each reference, in the process and in the cache folder.
+2. The first in the queue commits for all that wait (group commit), with one manifest.
+3. It reads the manifest that the tag names now, and applies the operations to it.
+4. It pushes the result on the condition that the tag still names what was read. If not, it starts again at 3.
+5. Most registries ignore the condition. There, the tag is read again a moment later. If another writer has replaced the
+   manifest, the operations are applied again on top.
+
+Step 5 finds a writer on another machine that takes no longer than that moment from its read to its push. It does not find a
+slower one, or a client that does not merge.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+import hashlib
+import io
+import logging
+import random
+import threading
+import time
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Final
+
+import attrs
+from attrs import define, field, frozen
+
+from ocikit import display
+from ocikit.client.push import FILES_ARTIFACT_TYPE, check_manifest_size, push_error
+from ocikit.errors import Conflict, CopyError, FileNotInArtifact, InvalidDocument, NotFound, OcikitError
+from ocikit.forks import ForkSafeLock, fork_count
+from ocikit.progress.base import SILENT, Progress
+from ocikit.spec import media_types
+from ocikit.spec.annotations import TITLE, Annotations
+from ocikit.spec.descriptor import EMPTY_DESCRIPTOR, Descriptor
+from ocikit.spec.digest import Digest
+from ocikit.spec.manifest import ArtifactManifest, Index, Manifest, parse_document
+from ocikit.spec.titles import safe_title
+from ocikit.store.base import Source, Store
+from ocikit.store.locks import exclusive
+from ocikit.store.streams import ByteStream
+from ocikit.transfer.run import BlobCopies
+
+log = logging.getLogger("ocikit")
+
+_TRIES = 8  # of a commit whose tag is moved by others meanwhile
+_PAUSE = 0.05  # seconds; the mean pause before the second try, and more before each further one
+_LOOK = 0.2  # seconds between a push without a condition and the look at what the tag names
+_FRESH = 0.1  # seconds during which a manifest that was read counts as the current one; less than `_LOOK`
+_LOCKED = 300.0  # seconds to wait for the lock of another process
+_SHOWN = 5  # titles in a message
+_LINE = 64  # digests of the last commits that are remembered
+
+#: Configs that list the layers: a change of the files alone would make them wrong.
+_LISTING_CONFIGS: Final = (
+    "application/vnd.cncf.model.config.",
+    "application/vnd.docker.ai.model.config.",
+    "application/vnd.kitops.modelkit.config.",
+)
+
+
+class Draft:
+    """A manifest that operations change.
+
+    Args:
+        manifest: What the tag names; None for a new artifact.
+        digest: Its digest.
+        own: Digests of manifests that the same commit has pushed before.
+
+    Raises:
+        InvalidDocument: The manifest is that of an image, or does not list files.
+    """
+
+    def __init__(
+        self,
+        manifest: Manifest | Index | None,
+        digest: Digest | None = None,
+        own: frozenset[Digest] = frozenset(),
+    ) -> None:
+        self._manifest = None if manifest is None else _check_editable(manifest)
+        self.digest = digest
+        self.own = own
+        self.joined = False
+        """Whether operations of another writer have been applied, whose commit this is, too."""
+        self.config: tuple[Descriptor, bytes | None] = (EMPTY_DESCRIPTOR, b"{}")
+        """The config, and its content if it is new."""
+        self.annotations: dict[str, str] = {}
+        self._layers: dict[str, Descriptor] = {}
+        if self._manifest is not None:
+            self.config = (self._manifest.config, None)
+            self.annotations = dict(self._manifest.annotations)
+            self._layers = dict(_keyed(self._manifest))
+        self._before = dict(self._layers)
+
+    def copy(self) -> Draft:
+        """Return a copy that can be dropped if an operation fails."""
+        twin = copy.copy(self)
+        twin.__dict__ |= {"annotations": dict(self.annotations), "_layers": dict(self._layers)}
+        return twin
+
+    def get(self, title: str) -> Descriptor | None:
+        """Return the descriptor of a file, or None."""
+        return self._layers.get(title)
+
+    def files(self) -> dict[str, Descriptor]:
+        """Return the files by title."""
+        return {key: layer for key, layer in self._layers.items() if not key.startswith("\0")}
+
+    def put(self, title: str, layer: Descriptor) -> None:
+        """Add or replace a file; a replaced one keeps its place.
+
+        Raises:
+            Conflict: The title is that of a folder, or a part of it is that of a file.
+        """
+        if title not in self._layers:
+            self._check_place(title)
+        self._layers[title] = layer
+
+    def drop(self, title: str) -> None:
+        """Remove a file if it exists."""
+        self._layers.pop(title, None)
+
+    def _check_place(self, title: str) -> None:
+        folder = title.rpartition("/")[0]
+        while folder:
+            if folder in self._layers:
+                raise _place_taken(folder, title)
+            folder = folder.rpartition("/")[0]
+        below = next((other for other in self._layers if other.startswith(f"{title}/")), None)
+        if below is not None:
+            raise _place_taken(title, below)
+
+    def build(self) -> Manifest:
+        """Return the manifest; the one before if nothing has changed.
+
+        Raises:
+            ContentError: There are too many files for one manifest.
+            InvalidDocument: The config lists the files, and only the files have changed.
+        """
+        before = self._manifest
+        layers = tuple(self._layers.values()) or (EMPTY_DESCRIPTOR,)
+        if before is None:
+            artifact_type = FILES_ARTIFACT_TYPE if self.config[0].media_type == media_types.EMPTY else None
+            manifest = Manifest(
+                artifact_type=artifact_type,
+                config=self.config[0],
+                layers=layers,
+                annotations=Annotations(self.annotations),
+            )
+            check_manifest_size(manifest)
+            return manifest
+        has_new_files = self._layers != self._before
+        has_new_config = self.config[0] != before.config
+        if not has_new_files and not has_new_config and before.annotations == self.annotations:
+            return before
+        if has_new_files and not has_new_config and before.config.media_type.startswith(_LISTING_CONFIGS):
+            raise InvalidDocument(
+                f"the config {before.config.media_type} lists the files, so they can't be changed alone",
+                hint="set e.config in the same edit, or push the files again with the tool that made the artifact",
+            )
+        manifest = attrs.evolve(
+            before,
+            config=self.config[0],
+            layers=layers if has_new_files else before.layers,
+            annotations=Annotations(self.annotations),
+        )
+        check_manifest_size(manifest)
+        return manifest
+
+
+def _keyed(manifest: Manifest) -> Iterator[tuple[str, Descriptor]]:
+    """Yield the layers by title, in order. A layer without a usable title has a key that cannot be a title."""
+    named = manifest.named
+    paths = {id(layer): path for path, layer in named.files.items()}
+    unusable = {id(layer) for layer, _ in named.unusable}
+    for number, layer in enumerate(manifest.layers):
+        if (path := paths.get(id(layer))) is not None:
+            yield path, layer
+        elif id(layer) in unusable:
+            yield f"\0{number}", layer
+
+
+def _check_editable(manifest: Manifest | Index) -> Manifest:
+    if isinstance(manifest, Index):
+        raise InvalidDocument(
+            "an index has manifests, not files, so it can't be edited",
+            hint="edit one of its manifests by its digest, with to=…",
+        )
+    if manifest.is_image:
+        raise InvalidDocument(
+            "a container image can't be edited: its config lists the layers (rootfs.diff_ids)",
+            hint="build the image again, or attach the files to it: ocikit.attach(ref, …)",
+        )
+    if isinstance(manifest, ArtifactManifest):
+        raise InvalidDocument(
+            "an artifact manifest of 2022 can't be edited: registries no longer accept it",
+            hint="pull it, and push the files again",
+        )
+    return manifest
+
+
+def _place_taken(file: str, other: str) -> Conflict:
+    return Conflict(
+        f"the title {display.quoted(file)} is a file, but a folder in {display.quoted(other)}",
+        hint="remove or rename one of them first",
+        titles=(file, other),
+    )
+
+
+class Operation(ABC):
+    """A change of a manifest. It can be applied again, on top of what other writers have pushed."""
+
+    @property
+    def titles(self) -> tuple[str, ...]:
+        """The files that it changes."""
+        return ()
+
+    @abstractmethod
+    def apply(self, draft: Draft) -> None:
+        """Change a draft."""
+
+
+@frozen(kw_only=True)
+class Put(Operation):
+    """Add or replace a file whose content is in the store."""
+
+    layer: Descriptor
+    new: bool = False
+    """Whether there must be no such file yet."""
+
+    @property
+    def titles(self) -> tuple[str, ...]:
+        """The file."""
+        return (self.layer.annotations[TITLE],)
+
+    def apply(self, draft: Draft) -> None:
+        """Set the file.
+
+        Raises:
+            FileExistsError: There is such a file with other content, and `new` is set.
+        """
+        title = self.layer.annotations[TITLE]
+        current = draft.get(title)
+        if self.new and current is not None and current.digest != self.layer.digest:
+            raise FileExistsError(f"there is a file {display.quoted(title)} already")
+        draft.put(title, self.layer)
+
+
+@frozen(kw_only=True)
+class Drop(Operation):
+    """Remove a file, if it is there."""
+
+    title: str
+
+    @property
+    def titles(self) -> tuple[str, ...]:
+        """The file."""
+        return (self.title,)
+
+    def apply(self, draft: Draft) -> None:
+        """Remove the file."""
+        draft.drop(self.title)
+
+
+@define(kw_only=True)
+class Rename(Operation):
+    """Give a file another name; a file of that name is replaced."""
+
+    before: str
+    after: str
+    _moved: Descriptor | None = field(default=None, init=False)
+    """What was renamed when the operation was applied first."""
+
+    @property
+    def titles(self) -> tuple[str, ...]:
+        """The two names."""
+        return self.before, self.after
+
+    def apply(self, draft: Draft) -> None:
+        """Rename the file, unless an earlier try has been successful.
+
+        Raises:
+            FileNotInArtifact: There is no such file.
+        """
+        present = draft.get(self.after)
+        if self._moved is not None and present is not None and present.digest == self._moved.digest:
+            return
+        layer = draft.get(self.before)
+        if layer is None:
+            raise FileNotInArtifact(f"there is no file {display.quoted(self.before)} to rename")
+        self._moved = layer
+        draft.drop(self.before)
+        draft.put(self.after, titled(layer, self.after))
+
+
+@frozen(kw_only=True)
+class Annotate(Operation):
+    """Set an annotation of the manifest; None removes it."""
+
+    key: str
+    value: str | None
+
+    def apply(self, draft: Draft) -> None:
+        """Set or remove the annotation."""
+        if self.value is None:
+            draft.annotations.pop(self.key, None)
+        else:
+            draft.annotations[self.key] = self.value
+
+
+@frozen(kw_only=True)
+class SetConfig(Operation):
+    """Replace the config, whose content is in the store."""
+
+    config: Descriptor
+
+    def apply(self, draft: Draft) -> None:
+        """Set the config."""
+        draft.config = (self.config, None)
+
+
+@frozen(kw_only=True)
+class Guard(Operation):
+    """A condition on what the tag names when the commit is made.
+
+    A manifest that the same commit has pushed before meets all conditions.
+    """
+
+    digest: Digest | None = None
+    """What the tag must name; None if any manifest will do, or `absent` is set."""
+    absent: bool = False
+    """Whether there must be no such tag."""
+    base: Digest | None = None
+    """What the changes were made for."""
+    files: Mapping[str, tuple[Digest | None, Digest | None]] = field(factory=dict)
+    """The digests of changed files before and after the change; None for no file. Others must not have changed them."""
+
+    def apply(self, draft: Draft) -> None:
+        """Check the condition.
+
+        Raises:
+            Conflict: Another writer has changed the tag, or one of the files.
+        """
+        if draft.digest is not None and draft.digest in draft.own:
+            return
+        theirs = str(draft.digest or "")
+        if self.digest is not None or self.absent:
+            expected = None if self.absent else self.digest
+            if draft.digest != expected or draft.joined:
+                raise Conflict(
+                    f"the tag names {draft.digest.short if draft.digest else 'nothing'} now, not"
+                    f" {expected.short if expected else 'nothing'}",
+                    hint="look at what has changed, and edit that version; the tag was not moved",
+                    base=str(expected or ""),
+                    theirs=theirs,
+                )
+        changed = []
+        for title, states in self.files.items():
+            layer = draft.get(title)
+            if (None if layer is None else layer.digest) not in states:
+                changed.append(title)
+        if changed:
+            raise Conflict(
+                f"another writer has changed {display.join_limited(changed, _SHOWN)} meanwhile",
+                hint="look at the new version, and edit it again; the tag was not moved",
+                base=str(self.base or ""),
+                theirs=theirs,
+                titles=changed,
+            )
+
+
+def titled(layer: Descriptor, title: str) -> Descriptor:
+    """Return a descriptor with another title.
+
+    Raises:
+        UnsafeArchive: The title cannot be the name of a file.
+    """
+    return layer.annotated(**{TITLE: safe_title(title).as_posix()})
+
+
+@frozen(kw_only=True)
+class Base:
+    """What a tag named when it was read."""
+
+    descriptor: Descriptor | None
+    manifest: Manifest | Index | None
+    read_at: float = field(factory=time.monotonic)
+
+    @property
+    def digest(self) -> Digest | None:
+        """The digest; None without such a tag."""
+        return None if self.descriptor is None else self.descriptor.digest
+
+    @property
+    def is_fresh(self) -> bool:
+        """Whether it was read a moment ago, so that a commit need not read it again."""
+        return time.monotonic() - self.read_at < _FRESH
+
+
+def read_base(store: Store, target: str) -> Base:
+    """Return the manifest of a tag or digest, without the cache.
+
+    Raises:
+        DigestMismatch: The bytes do not match the requested digest.
+        InvalidDocument: The bytes are not a manifest.
+    """
+    started = time.monotonic()
+    try:
+        descriptor, raw = store.raw_document(target)
+    except NotFound:
+        return Base(descriptor=None, manifest=None, read_at=started)
+    descriptor.digest.verify(raw, "the manifest to edit")
+    document = parse_document(raw, descriptor.media_type)
+    return Base(
+        descriptor=attrs.evolve(document.descriptor, digest=descriptor.digest), manifest=document, read_at=started
+    )
+
+
+@frozen(kw_only=True)
+class Committed:
+    """The result of a commit."""
+
+    descriptor: Descriptor
+    manifest: Manifest
+    before: Digest | None
+    """The digest that the tag named before; None for a new tag."""
+
+
+@define(eq=False)
+class _Request:
+    """The operations of one writer, and what became of them."""
+
+    operations: Sequence[Operation]
+    error: Exception | None = None
+    group: _Group | None = None
+    own: frozenset[Digest] = frozenset()
+    """The manifests that were pushed with these operations."""
+
+
+@define(eq=False)
+class _Group:
+    """Requests that one manifest has committed."""
+
+    requests: Sequence[_Request]
+    committed: Committed
+    is_certain: bool
+    """Whether no other writer can have replaced the manifest without having read it."""
+    took: float
+    """Seconds from reading the manifest to the end of the push."""
+    stored_at: float = field(factory=time.monotonic)
+    lock: threading.Lock = field(factory=threading.Lock)
+
+
+@define(eq=False)
+class _Queue:
+    """The writers of a reference in this process."""
+
+    turn: threading.Lock = field(factory=threading.Lock)
+    guard: threading.Lock = field(factory=threading.Lock)
+    waiting: list[_Request] = field(factory=list)
+    users: int = 0
+    line: list[Digest] = field(factory=list)
+    """Manifests of the last commits here, each made on top of the one before."""
+
+    def note(self, before: Digest | None, after: Digest) -> None:
+        """Record a commit."""
+        if before is None or before not in self.line[-1:]:
+            self.line = []
+        self.line = [*self.line[-_LINE:], after]
+
+    def follows(self, current: Digest, earlier: Digest) -> bool:
+        """Return True if a manifest was made here on top of an earlier one."""
+        return earlier in self.line and current in self.line[self.line.index(earlier) :]
+
+
+#: By the count of forks, the owner of the credentials, and the reference: writers with other credentials do not share a
+#: commit, and a forked child has no writers of its parent.
+_queues: dict[tuple[int, int, str], _Queue] = {}
+_queues_lock = ForkSafeLock()
+
+
+def commit(
+    store: Store,
+    tag: str,
+    operations: Iterable[Operation],
+    *,
+    name: str,
+    owner: object,
+    locks: Path,
+    base: Base | None = None,
+) -> Committed:
+    """Apply operations to what a tag names, and move the tag.
+
+    The content that the operations name must be in the store.
+
+    Args:
+        store: The repository or layout.
+        tag: The tag to move.
+        operations: The changes, in order.
+        name: The reference of the tag, the same for all writers.
+        owner: The owner of the store's credentials. Only writers with the same owner share a commit.
+        locks: Folder for the locks that exclude other processes.
+        base: What the tag has just been read as.
+
+    Raises:
+        Conflict: Another writer has changed what a guard protects, or the tag moved during all tries.
+        ContentError: There are too many files for one manifest, or another process holds the lock for too long.
+        InvalidDocument: The tag names an image or an index.
+    """
+    key = (fork_count(), id(owner), name)
+    with _queues_lock:
+        queue = _queues.setdefault(key, _Queue())
+        queue.users += 1
+    try:
+        writer = _Writer(store=store, tag=tag, name=name, locks=locks, queue=queue)
+        return writer.commit(_Request(tuple(operations)), base)
+    finally:
+        with _queues_lock:
+            queue.users -= 1
+            if not queue.users:
+                del _queues[key]
+
+
+@frozen(kw_only=True)
+class _Writer:
+    """One writer of a tag. It commits for all that wait, if it is the first in the queue."""
+
+    store: Store
+    tag: str
+    name: str
+    locks: Path
+    queue: _Queue
+
+    def commit(self, request: _Request, base: Base | None) -> Committed:
+        """Commit a request, again if another writer has replaced the manifest."""
+        with self.queue.guard:
+            self.queue.waiting.append(request)
+        for _ in range(_TRIES):
+            self._take_turn(request, base)
+            group = request.group
+            if group is not None:
+                self._look(group)
+            if request.error is not None:
+                raise request.error
+            if group is not None and request.group is group:
+                return group.committed
+            base = None
+        raise self._replaced_too_often()
+
+    def _take_turn(self, request: _Request, base: Base | None) -> None:
+        """Wait for the queue, and commit all that wait in it, unless another writer has committed the request."""
+        try:
+            with self.queue.turn:
+                if request.group is not None or request.error is not None:
+                    return
+                with self.queue.guard:
+                    group, self.queue.waiting = self.queue.waiting, []
+                try:
+                    with self._locked():
+                        self._store(group, base)
+                except Exception as error:
+                    log.debug("a commit of %s failed", self.name, exc_info=True)
+                    for one in group:
+                        one.error = one.error or error
+                except BaseException:  # Ctrl-C is for this writer only
+                    with self.queue.guard:
+                        self.queue.waiting += [one for one in group if one.group is None and one.error is None]
+                    raise
+        except BaseException:
+            with self.queue.guard:
+                if request in self.queue.waiting:
+                    self.queue.waiting.remove(request)
+            raise
+
+    @contextlib.contextmanager
+    def _locked(self) -> Iterator[None]:
+        """Exclude the writers of other processes on this machine, where the cache folder can be written."""
+        path = self.locks / hashlib.sha256(self.name.encode()).hexdigest()[:32]
+        with contextlib.ExitStack() as stack:
+            try:
+                self.locks.mkdir(parents=True, exist_ok=True)
+                stack.enter_context(exclusive(path, _LOCKED))
+            except (OSError, NotImplementedError) as error:
+                log.info("commits of other processes are not excluded: %s", error)
+            yield
+
+    def _store(self, requests: Sequence[_Request], base: Base | None) -> None:
+        """Push a manifest with the operations of all requests, except those that fail."""
+        base = base if base is not None and base.is_fresh else None
+        for attempt in range(_TRIES):
+            base = base or read_base(self.store, self.tag)
+            draft = Draft(base.manifest, base.digest)
+            applied = []
+            for request in requests:
+                trial = draft.copy()
+                trial.own = request.own
+                try:
+                    for operation in request.operations:
+                        operation.apply(trial)
+                except (OcikitError, OSError) as error:
+                    request.error = error
+                    continue
+                draft = trial
+                draft.joined = True
+                applied.append(request)
+                request.error = None
+            if not applied:
+                return
+            manifest = draft.build()
+            if base.descriptor is not None and manifest is base.manifest:
+                self._note(applied, base, base.descriptor, manifest, is_certain=True)
+                return
+            self._push_empty(manifest, base)
+            for request in applied:
+                request.own |= {manifest.digest}
+            outcome = self.store.swap(manifest.descriptor, manifest.raw, self.tag, base.digest)
+            if outcome != "moved":
+                self._note(applied, base, manifest.descriptor, manifest, is_certain=outcome == "done")
+                return
+            base = None
+            time.sleep(random.uniform(0, _PAUSE * 2**attempt))  # noqa: S311 - no secret
+        raise self._replaced_too_often()
+
+    def _note(
+        self, requests: Sequence[_Request], base: Base, descriptor: Descriptor, manifest: Manifest, *, is_certain: bool
+    ) -> None:
+        committed = Committed(descriptor=descriptor, manifest=manifest, before=base.digest)
+        took = time.monotonic() - base.read_at
+        group = _Group(requests, committed, is_certain, took)
+        if base.digest != descriptor.digest:
+            self.queue.note(base.digest, descriptor.digest)
+        for request in requests:
+            request.group = group
+
+    def _push_empty(self, manifest: Manifest, base: Base) -> None:
+        """Push the empty blob if the manifest names it and the one before did not."""
+        known = base.manifest.children if base.manifest is not None else ()
+        if EMPTY_DESCRIPTOR.digest in {blob.digest for blob in manifest.blobs} - {blob.digest for blob in known}:
+            push_blob(self.store, EMPTY_DESCRIPTOR, lambda: io.BytesIO(b"{}"))
+
+    def _look(self, group: _Group) -> None:
+        """Find out whether another writer has replaced a manifest without having read it.
+
+        If so, its requests are put back into the queue. The first writer of the group does it for all.
+        """
+        with group.lock:
+            if group.is_certain:
+                return
+            # Another writer needs about as long as this one from its read to its push
+            time.sleep(max(0.0, group.stored_at + max(_LOOK, 2 * group.took) - time.monotonic()))
+            ours = group.committed.descriptor.digest
+            if self._is_kept(group):
+                group.is_certain = True
+                return
+            log.warning("%s: another writer has replaced %s; its files are merged again", self.name, ours)
+            for request in group.requests:
+                request.group = None
+            with self.queue.guard:
+                self.queue.waiting += group.requests
+            group.is_certain = True  # for the other writers, who find their requests in the queue
+
+    def _is_kept(self, group: _Group) -> bool:
+        """Return True if the tag names the manifest of a group, or one with all of its changes."""
+        ours = group.committed.descriptor.digest
+        try:
+            current = self.store.resolve(self.tag).digest
+        except NotFound:
+            return True  # deleted since: a merge would create it again
+        if current == ours or self.queue.follows(current, ours):
+            return True
+        base = read_base(self.store, self.tag)
+        draft = Draft(base.manifest, base.digest)
+        try:
+            for request in group.requests:
+                for operation in request.operations:
+                    if not isinstance(operation, Guard):
+                        operation.apply(draft)
+        except (OcikitError, OSError):
+            return False
+        return draft.build() is base.manifest
+
+    def _replaced_too_often(self) -> Conflict:
+        return Conflict(
+            f"{self.name} was replaced by other writers {_TRIES} times during the commit",
+            hint="some of them may not merge; wait for them, or write to another tag",
+        )
+
+
+class _OneBlob(Source):
+    """A source with one blob."""
+
+    def __init__(self, descriptor: Descriptor, content: Callable[[], ByteStream]) -> None:
+        self._descriptor = descriptor
+        self._content = content
+
+    def resolve(self, reference: str) -> Descriptor:
+        return self._descriptor
+
+    def open(self, descriptor: Descriptor) -> ByteStream:
+        return self._content()
+
+
+def push_blob(
+    store: Store,
+    descriptor: Descriptor,
+    content: Callable[[], ByteStream],
+    *,
+    progress: Progress = SILENT,
+    stop: threading.Event | None = None,
+) -> None:
+    """Push a blob, unless the store has it.
+
+    Args:
+        store: The repository or layout.
+        descriptor: Of the blob.
+        content: Opens the content.
+        progress: The listener for progress events.
+        stop: Set when the push should stop.
+    """
+    copy_blob(store, descriptor, _OneBlob(descriptor, content), progress=progress, stop=stop)
+
+
+def copy_blob(
+    store: Store,
+    descriptor: Descriptor,
+    source: Source,
+    *,
+    progress: Progress = SILENT,
+    stop: threading.Event | None = None,
+) -> None:
+    """Copy a blob from another store, unless the store has it or can mount it; arguments are those of `push_blob`."""
+    copies = BlobCopies(source=source, target=store, progress=progress)
+    try:
+        copies.copy(descriptor, stop or threading.Event())
+        return
+    except CopyError as error:
+        cause = push_error(error)
+    raise cause from cause.__cause__  # outside the `except` block, as in `push_files`
