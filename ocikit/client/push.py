@@ -26,6 +26,7 @@ from ocikit.errors import (
 from ocikit.forks import ForkSafeLock
 from ocikit.layers.pack import WORKERS as HASHERS
 from ocikit.layers.pack import Packed, PackTask, Selection, UnhashedFile, select
+from ocikit.layers.states import KnownHashes
 from ocikit.progress.base import Progress, progress_scope
 from ocikit.spec import media_types as types
 from ocikit.spec.annotations import Annotations
@@ -103,6 +104,7 @@ def select_files(
     links: Links,
     hidden: bool,
     secrets: bool,
+    known: KnownHashes | None = None,
 ) -> Selection:
     """Find the files and folders to push; nothing is read."""
     if not paths:
@@ -116,6 +118,7 @@ def select_files(
         links=links,
         hidden=hidden,
         secrets=secrets,
+        known=known,
     )
 
 
@@ -330,9 +333,11 @@ class _Pipeline(Source):
             if task is None:
                 copies.copy(self.config, stop)
                 return
-            content, stored = None, False
+            content, stored, unhashed = None, False, None
             if streaming and task.size >= _STREAMED_SIZE and task.open_unhashed is not None:
-                layer, stored = self._push_unhashed(task.open_unhashed(), stop)
+                unhashed = task.open_unhashed()
+            if unhashed is not None:
+                layer, stored = self._push_unhashed(unhashed, stop)
             else:
                 layer, content = self._pack(task, stop)
             digest = layer.descriptor.digest
@@ -414,6 +419,7 @@ class _Pipeline(Source):
                 raise
         if not stored:
             self.progress.advance(unknown, -reported)
+        file.record(digest)
         return file.packed(digest), stored
 
     def _pack(self, task: PackTask, stop: threading.Event) -> tuple[Packed, bytes | None]:

@@ -432,37 +432,39 @@ class Session(display.Displayable):
         workers = self._workers(workers)
         types = {"artifact_type": artifact_type, "config_type": config_type}
         content = check_push(paths, archive, links, config, annotations, types)
-        selection = select_files(
-            paths,
-            archive=archive,
-            include=include,
-            exclude=exclude,
-            media_types=media_types,
-            links=links,
-            hidden=hidden,
-            secrets=secrets,
-        )
-        with self._backends.open_store(reference) as target:
-            build = partial(
-                build_artifact,
-                artifact_type=artifact_type,
-                config=content,
-                config_type=config_type,
-                annotations=annotations,
-                subject=None if subject is None else resolve_subject(target, reference, parse_reference(subject)),
+        with self.cache.hashes() as known:
+            selection = select_files(
+                paths,
+                archive=archive,
+                include=include,
+                exclude=exclude,
+                media_types=media_types,
+                links=links,
+                hidden=hidden,
+                secrets=secrets,
+                known=known,
             )
-            if dry_run:
-                with closing(selection.pack(workers)) as packed:
-                    built = build(packed)
-                    work = plan_push(built, target, reference, tags=tags, check=True, workers=workers)
-                return Artifact(self._reader, reference, work.root, built.manifest, plan=work)
-            stats = TransferStats(self._reader.listener(progress))
-            title = transfer_title("push", reference)
-            built = push_files(
-                selection, build, target, reference, tags=tags, workers=workers, progress=stats, title=title
-            )
-            artifact = Artifact(self._reader, reference, built.manifest.descriptor, built.manifest)
-            summarize(artifact, stats, "pushed", str(artifact.reference), describe_selection(selection))
+            with self._backends.open_store(reference) as target:
+                build = partial(
+                    build_artifact,
+                    artifact_type=artifact_type,
+                    config=content,
+                    config_type=config_type,
+                    annotations=annotations,
+                    subject=None if subject is None else resolve_subject(target, reference, parse_reference(subject)),
+                )
+                if dry_run:
+                    with closing(selection.pack(workers)) as packed:
+                        built = build(packed)
+                        work = plan_push(built, target, reference, tags=tags, check=True, workers=workers)
+                    return Artifact(self._reader, reference, work.root, built.manifest, plan=work)
+                stats = TransferStats(self._reader.listener(progress))
+                title = transfer_title("push", reference)
+                built = push_files(
+                    selection, build, target, reference, tags=tags, workers=workers, progress=stats, title=title
+                )
+                artifact = Artifact(self._reader, reference, built.manifest.descriptor, built.manifest)
+                summarize(artifact, stats, "pushed", str(artifact.reference), describe_selection(selection))
         return artifact
 
     def attach(

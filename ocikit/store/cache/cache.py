@@ -34,6 +34,7 @@ from ocikit.errors import (
     NotFound,
     SizeMismatch,
     UnverifiableDigest,
+    UploadInvalid,
 )
 from ocikit.spec.descriptor import Descriptor
 from ocikit.spec.digest import Digest
@@ -50,6 +51,7 @@ from ocikit.store.reflink import LinkMethod, link
 from ocikit.store.streams import ByteStream
 
 if TYPE_CHECKING:
+    from ocikit.store.cache.hashes import HashCache
     from ocikit.store.cache.prune import PrunePlan
     from ocikit.store.cache.scan import CacheInfo
     from ocikit.store.results import GCResult, VerifyResult
@@ -456,6 +458,23 @@ class Cache(display.Displayable, Store):
                 else:
                     os.unlink(note.path)
         return found
+
+    # Digests of pushed files
+
+    @contextlib.contextmanager
+    def hashes(self) -> Iterator[HashCache]:
+        """Yield the digests of files that pushes have hashed; save new ones after the block."""
+        from ocikit.store.cache.hashes import HashCache  # noqa: PLC0415 - import time; only pushes need it
+
+        known = HashCache(self.root / "hashes", prepare=self._create_root)
+        try:
+            yield known
+        except (UploadInvalid, DigestMismatch, SizeMismatch):
+            known.distrust()  # a digest may be that of earlier content
+            raise
+        finally:
+            with self.optional_write():
+                known.save()
 
     # Housekeeping
 
