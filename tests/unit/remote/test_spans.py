@@ -1,4 +1,4 @@
-"""Parallel ranges of one large blob: right bytes and few requests, whatever the registry answers."""
+"""Parallel ranges of one large blob: right bytes and few requests for every answer of the registry."""
 
 import gzip
 import os
