@@ -7,6 +7,8 @@ from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime
 from typing import Any
 
+import attrs
+
 from ocikit import display
 from ocikit.client.artifact import Artifact, File
 from ocikit.client.reader import ContentReader
@@ -20,6 +22,7 @@ from ocikit.spec.annotations import CREATED
 from ocikit.spec.digest import Digest
 from ocikit.transfer.pool import WORKERS
 
+_CONNECTIONS = 32  # kept open per host: file systems read in many threads
 _NEAREST = 3  # similar names in the hint for a missing file
 #: The time of artifacts that do not state when they were created.
 UNKNOWN_TIME = datetime(1970, 1, 1, tzinfo=UTC)
@@ -231,7 +234,9 @@ def shared_view(
     with _views_lock:
         view = _views.get(key)
         if view is None:
-            network = Network() if timeout is None else Network(read_timeout=timeout)
+            network = Network(connections=_CONNECTIONS)
+            if timeout is not None:
+                network = attrs.evolve(network, read_timeout=timeout)
             session = Session(insecure=insecure, mirrors=mirrors, network=network, workers=workers or WORKERS)
             view = _views[key] = View(session.reader)
     for root, digest in (pins or {}).items():

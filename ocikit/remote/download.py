@@ -222,6 +222,7 @@ class BlobReader(io.RawIOBase):
         response = self._get(f"bytes={start}-{'' if self.whole else self._end - 1}")
         usable = response.status_code == 206 and has_range(response, start, size, self._end)
         usable = usable and not is_encoded(response)  # a range of the encoded bytes
+        self._transport.has_sent_range = usable
         if not usable and response.status_code != 200:
             # After 400, 416 or another range only the whole body is certainly correct
             drain(response)

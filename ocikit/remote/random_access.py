@@ -24,7 +24,6 @@ MAX_WINDOW: Final = 8 << 20
 
 _GAP = 1 << 16  # bytes between two spans that cost less than another request
 _BLOCK = 16 << 20  # bytes of the largest range of `read_spans`
-_PARALLEL = 8  # requests of `read_spans` at once
 _SCRATCH = 1 << 18  # bytes that are discarded at once
 _NOTHING = memoryview(b"")
 
@@ -173,27 +172,33 @@ class RangeReader(io.RawIOBase):
             reader.close()
 
 
-def read_spans(spans: Sequence[Span], open_span: Callable[[Span], BlobReader]) -> list[bytes]:
+def read_spans(
+    spans: Sequence[Span], open_span: Callable[[Span], BlobReader], *, probe_first: bool, parallel: int
+) -> list[bytes]:
     """Return parts of a blob, unverified; requests near parts together, and several ranges at once.
-
-    The first range is requested alone. If the registry ignores ranges, its response has all parts.
 
     Args:
         spans: The parts, in any order.
         open_span: Opens a part of the blob.
+        probe_first: Request the first range alone. If the registry ignores ranges, its response has all parts.
+        parallel: Number of requests at once.
     """
     ranges = _merged(spans)
     if not ranges:
         return [b""] * len(spans)
     received = [memoryview(bytearray(end - start)) for start, end in ranges]
-    with open_span(ranges[0]) as probe:
-        fill(probe, received[0])
-        if probe.whole:
-            for (start, _), view in zip(ranges[1:], received[1:], strict=True):
-                _move(probe, start)
-                fill(probe, view)
-        else:
-            finish(probe)
+    missing = range(len(ranges))
+    if probe_first:
+        with open_span(ranges[0]) as probe:
+            fill(probe, received[0])
+            missing = missing[1:]
+            if probe.whole:
+                for i in missing:
+                    _move(probe, ranges[i][0])
+                    fill(probe, received[i])
+                missing = missing[:0]
+            else:
+                finish(probe)
 
     def request(index: int, _: threading.Event) -> None:
         with open_span(ranges[index]) as reader:
@@ -201,8 +206,8 @@ def read_spans(spans: Sequence[Span], open_span: Callable[[Span], BlobReader]) -
             if not reader.whole:
                 finish(reader)
 
-    if not probe.whole and len(ranges) > 1:
-        run_parallel(range(1, len(ranges)), request, workers=min(_PARALLEL, len(ranges) - 1))
+    if missing:
+        run_parallel(missing, request, workers=min(parallel, len(missing)))
     return [b"".join(_cut(span, ranges, received)) for span in spans]
 
 

@@ -54,6 +54,7 @@ log = logging.getLogger("ocikit")
 PAGE_SIZE = 1000
 
 _SMALL_BLOB = 128 * 1024  # bytes that are sent in about the time of one request over a common line
+_RANGES_AT_ONCE = 16  # small ones, which wait for the line most of the time
 _NEAREST_TAGS = 3  # in the hint for a missing tag
 _IMPOSSIBLE = Digest(f"sha256:{'0' * 64}")  # no manifest has this digest
 _NOTED_HEADS = 1000  # descriptors of which ManifestHints remembers the origin
@@ -250,8 +251,8 @@ class Repository(Endpoints, Store, display.Displayable):
     def ranges(self, descriptor: Descriptor, spans: Sequence[tuple[int, int]]) -> list[bytes]:
         """Return parts of a blob, not verified, with few requests.
 
-        Parts with up to 64 KiB between them are requested together. Ranges have at most 16 MiB, and eight are requested
-        at once. A registry without ranges sends the blob once.
+        Parts with up to 64 KiB between them are requested together. Ranges have at most 16 MiB. As many are requested at
+        once as the settings of the network keep connections, up to 16. A registry without ranges sends the blob once.
 
         Args:
             descriptor: Of the blob.
@@ -263,7 +264,12 @@ class Repository(Endpoints, Store, display.Displayable):
         """
         if descriptor.is_document or descriptor.embedded is not None:
             return super().ranges(descriptor, spans)
-        return read_spans(check_spans(descriptor, spans), functools.partial(self._blob_reader, descriptor))
+        return read_spans(
+            check_spans(descriptor, spans),
+            functools.partial(self._blob_reader, descriptor),
+            probe_first=not self.transport.has_sent_range,
+            parallel=min(self.transport.network.connections, _RANGES_AT_ONCE),
+        )
 
     def signed_url(self, descriptor: Descriptor) -> str:
         """Return the URL of the storage that the registry redirects to. It has a signature and expires.

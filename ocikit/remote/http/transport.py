@@ -74,6 +74,8 @@ class Transport(display.Displayable):
         """Whether ranges of a blob may be requested in parallel; False once the host did not answer with a range."""
         self.conditional: bool | None = None
         """Whether the host rejects a PUT whose `If-Match` does not match; None until a PUT has shown it."""
+        self.has_sent_range = False
+        """Whether the host answered the latest request for a range with that range."""
         self._api_host = api_host
         self._keychain = keychain or Keychain()
         self._connections = Connections(host, lambda: self.base, self.network)

@@ -289,6 +289,29 @@ def test_spans_are_requested_eight_at_once(server, repository):
     assert len(server.requests) == 17 and server.connections <= 9
 
 
+def test_first_span_is_not_awaited_after_a_range(server, repository):
+    assert repository.ranges(BLOB, [(0, 10)]) == [CONTENT[:10]]
+    together = threading.Barrier(3)
+
+    def change(request, response):
+        together.wait(10)
+        return response
+
+    server.on("GET", BLOBS, change=change, times=None)
+    spans = [(n * 300_000, 10) for n in range(3)]
+    assert repository.ranges(BLOB, spans) == [CONTENT[o : o + n] for o, n in spans]
+
+
+def test_registry_that_stops_honouring_ranges_gives_right_bytes(server, repository):
+    assert repository.ranges(BLOB, [(0, 10)]) == [CONTENT[:10]]
+    ignore_ranges(server)
+    spans = [(n * 300_000, 10) for n in range(5)]
+    assert repository.ranges(BLOB, spans) == [CONTENT[o : o + n] for o, n in spans]
+    server.requests.clear()
+    assert repository.ranges(BLOB, spans) == [CONTENT[o : o + n] for o, n in spans]
+    assert len(server.requests) == 1
+
+
 def test_registry_without_ranges_sends_spans_in_one_response(server, repository):
     ignore_ranges(server)
     spans = [(n * 300_000, 10) for n in reversed(range(17))]
