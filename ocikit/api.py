@@ -15,6 +15,10 @@ from ocikit.errors import OcikitError
 from ocikit.spec.reference import AnyReference
 
 if TYPE_CHECKING:
+    import duckdb
+    import polars as pl
+
+    from ocikit.data.queries import TableLike
     from ocikit.filesystem.filesystem import OcikitFileSystem
     from ocikit.notebook.explorer import Explorer
 
@@ -67,6 +71,45 @@ def fs(session: Session | None = None) -> OcikitFileSystem:
     if session is None:
         return OcikitFileSystem()
     return OcikitFileSystem(reader=session.reader, skip_instance_cache=True)
+
+
+def scan(ref: str | AnyReference | Artifact, name: str) -> pl.LazyFrame:
+    """Return tables as one lazy frame of polars, which reads the columns and row groups that a query needs.
+
+    Formats are Parquet, Arrow, CSV and JSON lines. Folders named like `year=2024` become columns if `name` is not a file.
+
+    Args:
+        ref: A reference, or an artifact, such as one that another session has opened.
+        name: A file, a folder, or a pattern such as "2024/*.parquet".
+
+    Raises:
+        FileNotInArtifact: There is no such file.
+        InvalidArgument: The files have different or unknown formats.
+        OcikitError: polars or pyarrow is not installed.
+    """
+    from ocikit.data import queries  # noqa: PLC0415 - only queries need it
+
+    return queries.scan(ref if isinstance(ref, Artifact) else inspect(ref), name)
+
+
+def sql(query: str, /, **tables: TableLike) -> duckdb.DuckDBPyRelation:
+    """Return the result of a query over files as a lazy relation of duckdb: `.df()`, `.pl()`, `.fetchall()`.
+
+    Columns and row groups are read as the query needs them. Formats are those of `scan`.
+
+    Args:
+        query: SQL, with the names of the tables.
+        tables: Files by the name of their table: "reference::pattern", a pair of a reference or an artifact and a
+            pattern, or a file of an artifact.
+
+    Raises:
+        FileNotInArtifact: There is no such file.
+        InvalidArgument: A table is none of these, or its files have different or unknown formats.
+        OcikitError: duckdb or fsspec is not installed.
+    """
+    from ocikit.data import queries  # noqa: PLC0415 - only queries need it
+
+    return queries.sql(inspect, query, tables)
 
 
 def _function(verb: Callable[Concatenate[Session, P], R]) -> Callable[P, R]:

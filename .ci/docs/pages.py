@@ -22,7 +22,7 @@ VERBS = re.findall(r"^(\w+) = _function\(", (ROOT / "ocikit" / "api.py").read_te
 REFERENCE: Mapping[str, tuple[str, Sequence[str]]] = {
     "verbs": (
         "Each call opens a new session. The methods of a [Session](session.md) do the same with your settings.",
-        [*(f"verb {name}" for name in VERBS), "ocikit.api:explore", "ocikit.auth"],
+        [*(f"verb {name}" for name in VERBS), "ocikit.api:explore fs scan sql", "ocikit.auth"],
     ),
     "session": (
         "The [verbs](verbs.md) as methods, with settings, one pool of connections and one cache.",

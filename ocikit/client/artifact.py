@@ -59,6 +59,11 @@ class File(display.Displayable, io.BufferedIOBase, os.PathLike[str]):
         self._stream: ContentStream | None = None
 
     @property
+    def artifact(self) -> Artifact:
+        """The artifact that has the file."""
+        return self._artifact
+
+    @property
     def size(self) -> int:
         """Size in bytes."""
         return self.descriptor.size

@@ -20,6 +20,7 @@ from ocikit.client.reader import ContentReader
 from ocikit.errors import FileNotInArtifact, InvalidArgument
 from ocikit.filesystem.paths import PROTOCOL, Location, parse_path, path_of, strip_protocol
 from ocikit.filesystem.views import UNKNOWN_TIME, Info, View, shared_view
+from ocikit.forks import ForkSafeLock
 from ocikit.transfer.pool import run_parallel
 
 _PARALLEL = 8  # files that are read at once
@@ -69,7 +70,7 @@ class OcikitFileSystem(AbstractFileSystem):  # type: ignore[misc]  # fsspec has 
         self._whole_files = cache == "files"
         if artifact is not None:
             self.view = View(artifact.reader, pins)
-            self.view.adopt(parse_path(path_of(artifact.reference)), artifact)
+            self.adopt(artifact)
         elif reader is not None:
             self.view = View(reader, pins)
         else:
@@ -83,6 +84,10 @@ class OcikitFileSystem(AbstractFileSystem):  # type: ignore[misc]  # fsspec has 
     def root_of(artifact: Artifact) -> str:
         """Return the path of an artifact."""
         return path_of(artifact.reference)
+
+    def adopt(self, artifact: Artifact) -> None:
+        """Use an artifact as it is for its path, `root_of(artifact)`; also one of another session."""
+        self.view.adopt(parse_path(self.root_of(artifact)), artifact)
 
     @property
     def fsid(self) -> str:
@@ -354,7 +359,7 @@ class OcikitFile(AbstractBufferedFile):  # type: ignore[misc]  # fsspec has no t
     ) -> None:
         self._stream: BinaryIO | None = None
         self._file = file
-        self._lock = threading.Lock()
+        self._lock = ForkSafeLock()
         super().__init__(
             fs, path, "rb", block_size or "default", cache_type=cache_type, cache_options=cache_options, size=file.size
         )
@@ -362,10 +367,20 @@ class OcikitFile(AbstractBufferedFile):  # type: ignore[misc]  # fsspec has no t
     def _fetch_range(self, start: int, end: int) -> bytes:
         """Return bytes from `start` to before `end`."""
         with self._lock:
-            if self._stream is None:
-                self._stream = self._file.open()
-            self._stream.seek(start)
-            return self._stream.read(end - start)
+            return self._at(start).read(end - start)
+
+    def readline(self, size: int | None = -1, /) -> bytes:
+        """Return bytes up to the next newline. The stream looks for it: fsspec would read 5 MiB for each line."""
+        with self._lock:
+            line = self._at(self.loc).readline(-1 if size is None else size)
+        self.loc += len(line)
+        return line
+
+    def _at(self, position: int) -> BinaryIO:
+        if self._stream is None:
+            self._stream = self._file.open()
+        self._stream.seek(position)
+        return self._stream
 
     def close(self) -> None:
         """Release the connection."""
