@@ -19,7 +19,7 @@ from benchmarks.counting import CountingProxy
 
 _ROWS = 625_000
 _GROUPS = 10
-_FLOATS = 13  # columns c0 to c12, beside k
+_FLOATS = 13  # columns c0 to c12, next to k
 
 
 def _write(folder: Path) -> None:

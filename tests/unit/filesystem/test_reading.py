@@ -86,6 +86,20 @@ def test_ranges_of_files_have_errors_in_place(fs, ref):
         fs.cat_ranges(paths, 0, 5, on_error="raise")
 
 
+def test_lines_are_read_by_few_requests(fs, session, server, home):
+    """fsspec looks for the end of each line in a block of 5 MiB, and then seeks back."""
+    lines = [b"%060d\n" % n for n in range(100_000)]
+    write(home, {"lines.txt": b"".join(lines)})
+    session.push(f"{server.host}/lines:v1", "lines.txt")
+    with fs.open(f"{server.host}/lines:v1/lines.txt") as stream:
+        server.requests.clear()
+        assert [stream.readline(), stream.readline(7), stream.readline()] == [lines[0], lines[1][:7], lines[1][7:]]
+        assert [r.headers["Range"] for r in server.seen("GET", "/v2/lines/blobs/.*")] == ["bytes=0-65535"]
+        assert stream.tell() == 122 and next(stream) == lines[2]
+        assert list(stream) == lines[3:]
+    assert len(server.requests) <= 10
+
+
 def test_tag_stays_pinned_until_refresh(fs, ref, session, home):
     assert fs.cat_file(f"{ref}/a.csv") == FILES["a.csv"]
     write(home, {"a.csv": "new"})
