@@ -16,6 +16,7 @@ from ocikit.api import (
     copy,
     delete,
     download,
+    edit,
     explore,
     fs,
     inspect,
@@ -34,7 +35,7 @@ from ocikit.api import (
 from ocikit.auth import login, login_form, logout
 from ocikit.client.artifact import Artifact, File, Files
 from ocikit.client.listing import Listing
-from ocikit.client.plans import DeletePlan, TagPlan
+from ocikit.client.plans import DeletePlan, EditPlan, TagPlan
 from ocikit.client.session import Session
 from ocikit.errors import (
     BlobUnknown,
@@ -92,6 +93,7 @@ from ocikit.store.cache.cache import Cache
 from ocikit.transfer.run import Plan
 
 if _TYPE_CHECKING:
+    from ocikit.client.edit import Edit
     from ocikit.client.validate import ValidationReport
     from ocikit.folder.plan import FolderPlan
     from ocikit.layers.layer import LayerLimits
@@ -126,6 +128,8 @@ __all__ = [
     "Descriptor",
     "Digest",
     "DigestMismatch",
+    "Edit",
+    "EditPlan",
     "Explanation",
     "File",
     "FileNotInArtifact",
@@ -194,6 +198,7 @@ __all__ = [
     "copy",
     "delete",
     "download",
+    "edit",
     "explore",
     "fs",
     "inspect",
@@ -219,6 +224,7 @@ __all__ = [
 _ON_USE = {
     "CacheInfo": "ocikit.store.cache.scan",
     "CorruptBlob": "ocikit.store.results",
+    "Edit": "ocikit.client.edit",
     "FolderPlan": "ocikit.folder.plan",
     "GCResult": "ocikit.store.results",
     "LayerLimits": "ocikit.layers.layer",

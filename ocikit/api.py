@@ -136,6 +136,7 @@ catalog = _function(Session.catalog)
 copy = _function(Session.copy)
 delete = _function(Session.delete)
 download = _function(Session.download)
+edit = _function(Session.edit)
 inspect = _function(Session.inspect)
 open = _function(Session.open)  # noqa: A001 - ocikit.open reads as it does
 pin = _function(Session.pin)

@@ -8,7 +8,7 @@ import io
 import json
 import os
 import shutil
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any, BinaryIO, Literal, TextIO, overload
 
@@ -35,6 +35,7 @@ from ocikit.store.cache.cache import Cache
 from ocikit.store.files import atomic_writer
 
 if TYPE_CHECKING:
+    from ocikit.client.plans import EditPlan
     from ocikit.folder.plan import FolderPlan
     from ocikit.layers.layer import LayerLimits
     from ocikit.layers.tar import TarEntry
@@ -350,7 +351,7 @@ class Artifact(display.Displayable):
         document: Manifest | Index | None,
         *,
         path: Path | None = None,
-        plan: Plan | FolderPlan | None = None,
+        plan: Plan | FolderPlan | EditPlan | None = None,
     ) -> None:
         self.reader = reader
         self.reference = reference.pinned(descriptor.digest)
@@ -359,12 +360,22 @@ class Artifact(display.Displayable):
         self._document = document
         self.path = path
         """The folder on disk, or None."""
-        self.summary = ""
-        """One line about what the call that returned the artifact did."""
+        self._summary: str | Callable[[], str] = ""
         self.plan = plan
         """After a dry run, what the call would do."""
         self._files: Files | None = None
         self._cached = _cached_manifests(reader.cache, document) if isinstance(document, Index) else {}
+
+    @property
+    def summary(self) -> str:
+        """One line about what the call that returned the artifact did."""
+        if not isinstance(self._summary, str):
+            self._summary = self._summary()
+        return self._summary
+
+    def summarize(self, summary: str | Callable[[], str]) -> None:
+        """Set the summary, or a function that returns it on first use."""
+        self._summary = summary
 
     @property
     def document(self) -> Manifest | Index:
@@ -678,7 +689,8 @@ class Artifact(display.Displayable):
 
     def __reduce__(self) -> tuple[Any, ...]:
         raw = None if self._document is None or self._document.size > _MAX_SHOWN else self._document.raw
-        return _restore, (self.reader, self.reference, self.descriptor, raw, self.path, self.summary, self.plan)
+        summary = self._summary if isinstance(self._summary, str) else ""  # a pickle costs no request
+        return _restore, (self.reader, self.reference, self.descriptor, raw, self.path, summary, self.plan)
 
     def __deepcopy__(self, memo: object) -> Artifact:
         return copy.copy(self)
@@ -687,7 +699,7 @@ class Artifact(display.Displayable):
         artifact = Artifact(
             self.reader, self.reference, self.descriptor, self._document, path=self.path, plan=self.plan
         )
-        artifact.summary = self.summary
+        artifact.summarize(self._summary)
         return artifact
 
     def __iter__(self) -> Iterator[str]:
@@ -805,12 +817,12 @@ def _restore(
     raw: bytes | None,
     path: Path | None,
     summary: str,
-    plan: Plan | FolderPlan | None,
+    plan: Plan | FolderPlan | EditPlan | None,
 ) -> Artifact:
     """Return an artifact from its pickle."""
     document = None if raw is None else parse_document(raw, descriptor.media_type)
     artifact = Artifact(reader, reference, descriptor, document, path=path, plan=plan)
-    artifact.summary = summary
+    artifact.summarize(summary)
     return artifact
 
 
@@ -887,5 +899,5 @@ def summarize(artifact: Artifact, stats: TransferStats, verb: str, target: str, 
         target: Where the content is.
         note: The end of the summary.
     """
-    artifact.summary = stats.describe(verb, target) + note
+    artifact.summarize(stats.describe(verb, target) + note)
     stats.summary(artifact.summary)

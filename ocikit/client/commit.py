@@ -89,15 +89,25 @@ class Draft:
         self.own = own
         self.joined = False
         """Whether operations of another writer have been applied, whose commit this is, too."""
-        self.config: tuple[Descriptor, bytes | None] = (EMPTY_DESCRIPTOR, b"{}")
-        """The config, and its content if it is new."""
+        self.config = EMPTY_DESCRIPTOR
         self.annotations: dict[str, str] = {}
         self._layers: dict[str, Descriptor] = {}
         if self._manifest is not None:
-            self.config = (self._manifest.config, None)
+            self.config = self._manifest.config
             self.annotations = dict(self._manifest.annotations)
             self._layers = dict(_keyed(self._manifest))
         self._before = dict(self._layers)
+
+    @property
+    def before(self) -> Mapping[str, Descriptor]:
+        """The files before all changes, by title."""
+        return {key: layer for key, layer in self._before.items() if not key.startswith("\0")}
+
+    def restart(self, manifest: Manifest | None) -> None:
+        """Change to the content of another manifest, or of none."""
+        fresh = Draft(manifest)
+        fresh.digest, fresh.own, fresh.joined = self.digest, self.own, self.joined
+        self.__dict__ = fresh.__dict__
 
     def copy(self) -> Draft:
         """Return a copy that can be dropped if an operation fails."""
@@ -147,17 +157,17 @@ class Draft:
         before = self._manifest
         layers = tuple(self._layers.values()) or (EMPTY_DESCRIPTOR,)
         if before is None:
-            artifact_type = FILES_ARTIFACT_TYPE if self.config[0].media_type == media_types.EMPTY else None
+            artifact_type = FILES_ARTIFACT_TYPE if self.config.media_type == media_types.EMPTY else None
             manifest = Manifest(
                 artifact_type=artifact_type,
-                config=self.config[0],
+                config=self.config,
                 layers=layers,
                 annotations=Annotations(self.annotations),
             )
             check_manifest_size(manifest)
             return manifest
         has_new_files = self._layers != self._before
-        has_new_config = self.config[0] != before.config
+        has_new_config = self.config != before.config
         if not has_new_files and not has_new_config and before.annotations == self.annotations:
             return before
         if has_new_files and not has_new_config and before.config.media_type.startswith(_LISTING_CONFIGS):
@@ -167,7 +177,7 @@ class Draft:
             )
         manifest = attrs.evolve(
             before,
-            config=self.config[0],
+            config=self.config,
             layers=layers if has_new_files else before.layers,
             annotations=Annotations(self.annotations),
         )
@@ -323,7 +333,19 @@ class SetConfig(Operation):
 
     def apply(self, draft: Draft) -> None:
         """Set the config."""
-        draft.config = (self.config, None)
+        draft.config = self.config
+
+
+@frozen(kw_only=True)
+class Restart(Operation):
+    """Replace all content by that of another manifest, which further operations change."""
+
+    manifest: Manifest | None
+    """None starts with an artifact without files."""
+
+    def apply(self, draft: Draft) -> None:
+        """Replace the content."""
+        draft.restart(self.manifest)
 
 
 @frozen(kw_only=True)
@@ -404,7 +426,7 @@ class Base:
         return time.monotonic() - self.read_at < _FRESH
 
 
-def read_base(store: Store, target: str) -> Base:
+def read_base(store: Source, target: str) -> Base:
     """Return the manifest of a tag or digest, without the cache.
 
     Raises:
@@ -614,7 +636,7 @@ class _Writer:
             if not applied:
                 return
             manifest = draft.build()
-            if base.descriptor is not None and manifest is base.manifest:
+            if base.descriptor is not None and (manifest is base.manifest or manifest.digest == base.digest):
                 self._note(applied, base, base.descriptor, manifest, is_certain=True)
                 return
             self._push_empty(manifest, base)
@@ -680,11 +702,12 @@ class _Writer:
         try:
             for request in group.requests:
                 for operation in request.operations:
-                    if not isinstance(operation, Guard):
+                    if not isinstance(operation, Guard | Restart):
                         operation.apply(draft)
         except (OcikitError, OSError):
             return False
-        return draft.build() is base.manifest
+        built = draft.build()
+        return built is base.manifest or built.digest == base.digest
 
     def _replaced_too_often(self) -> Conflict:
         return Conflict(

@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping
 from attrs import frozen
 
 from ocikit import display
+from ocikit.spec.descriptor import Descriptor
 from ocikit.spec.digest import Digest
 from ocikit.spec.reference import AnyReference
 
@@ -29,6 +30,67 @@ class DeletePlan(display.Displayable):
         yield "reference", str(self.reference)
         yield "digest", display.DigestCell(self.digest)
         yield "deletes", f"the tag {self.reference.tag}" if self.keeps_manifest else "the manifest and all its tags"
+
+
+@frozen(kw_only=True, repr=False)
+class EditPlan(display.Displayable):
+    """What an edit changes."""
+
+    reference: AnyReference
+    """The tag that it moves."""
+    base: Digest | None
+    """The manifest that is edited; None for a new artifact."""
+    added: Mapping[str, Descriptor]
+    """New files by name."""
+    changed: Mapping[str, Descriptor]
+    """Files with other content than before, by name."""
+    removed: Mapping[str, Descriptor]
+    renamed: Mapping[str, str]
+    """New names by the name before; the content is the same."""
+    annotations: Mapping[str, str | None]
+    """Changed annotations; None removes one."""
+    config: bool
+    """Whether the config is replaced."""
+
+    def __bool__(self) -> bool:
+        return any((self.added, self.changed, self.removed, self.renamed, self.annotations, self.config))
+
+    @property
+    def size(self) -> int:
+        """Bytes of added and changed files, each digest once."""
+        layers = (*self.added.values(), *self.changed.values())
+        return sum({layer.digest: layer.size for layer in layers}.values())
+
+    def __str__(self) -> str:
+        counts = {
+            "added": len(self.added),
+            "replaced": len(self.changed),
+            "removed": len(self.removed),
+            "renamed": len(self.renamed),
+        }
+        parts = [f"{count} {name}" for name, count in counts.items() if count]
+        parts += ["annotations set"] if self.annotations else []
+        parts += ["config replaced"] if self.config else []
+        return ", ".join(parts) or "nothing changed"
+
+    def __rich_repr__(self) -> display.Description:
+        yield "reference", str(self.reference)
+        yield "changes", str(self)
+        yield "size", display.Size(self.size)
+
+    def _sections(self) -> Iterator[display.Section]:
+        rows = [
+            *(("+", name, display.Size(layer.size)) for name, layer in self.added.items()),
+            *(("~", name, display.Size(layer.size)) for name, layer in self.changed.items()),
+            *(("-", name, display.Size(layer.size)) for name, layer in self.removed.items()),
+            *(("→", f"{before} → {after}", "") for before, after in self.renamed.items()),
+        ]
+        if rows:
+            yield display.Section(
+                title="files", headers=("", "name", "size"), rows=rows, count=len(rows), unfolded=True
+            )
+        set_now = {key: value for key, value in self.annotations.items() if value is not None}
+        yield from display.annotations_section(set_now)
 
 
 @frozen(kw_only=True, repr=False)

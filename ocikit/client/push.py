@@ -105,8 +105,9 @@ def select_files(
     hidden: bool,
     secrets: bool,
     known: KnownHashes | None = None,
+    title: str | None = None,
 ) -> Selection:
-    """Find the files and folders to push; nothing is read."""
+    """Find the files and folders to push; nothing is read. With `title`, the only path has that title."""
     if not paths:
         return Selection()
     return select(
@@ -119,6 +120,7 @@ def select_files(
         hidden=hidden,
         secrets=secrets,
         known=known,
+        title=title,
     )
 
 

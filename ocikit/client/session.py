@@ -60,6 +60,7 @@ from ocikit.transfer.pool import WORKERS
 from ocikit.transfer.run import Plan
 
 if TYPE_CHECKING:
+    from ocikit.client.edit import Edit
     from ocikit.client.validate import ValidationReport
 
 
@@ -522,6 +523,47 @@ class Session(display.Displayable):
             workers=workers,
             progress=progress,
             dry_run=dry_run,
+        )
+
+    def edit(
+        self,
+        ref: ReferenceLike,
+        *,
+        to: ReferenceLike | None = None,
+        expect: str | Artifact | None = None,
+        tags: Iterable[str] = (),
+        dry_run: bool = False,
+        workers: int | None = None,
+    ) -> Edit:
+        """Edit an artifact in a `with` block, without downloading what stays.
+
+        New content is uploaded at once, and the tag moves at the end of the block. After an exception in the block it names
+        what it named before. Changes of other writers meanwhile are merged, unless both sides changed one file.
+
+        Args:
+            ref: Artifact to edit, with a tag; a new one starts without files.
+            to: Reference of the result, if the tag of `ref` must not move; its repository may be another one.
+            expect: Digest that the tag must name, or an artifact with it.
+            tags: More tags of the result.
+            dry_run: Upload nothing and leave the tag; `.plan` shows what would change.
+            workers: Number of parallel transfers; None uses the session's setting.
+
+        Raises:
+            InvalidReference: There is no tag to move.
+            Conflict: At the end of the block: another writer has changed a file that the block changed, or the tag names
+                something else than expected. The tag was not moved.
+            InvalidDocument: The artifact is an image or an index.
+        """
+        from ocikit.client.edit import Edit  # noqa: PLC0415 - 15 ms of import time that pulls do not need
+
+        return Edit(
+            self._reader,
+            parse_reference(ref),
+            to=None if to is None else parse_reference(to),
+            expect=expect,
+            tags=tags,
+            dry_run=dry_run,
+            workers=self._workers(workers),
         )
 
     def copy(

@@ -319,10 +319,12 @@ def select(
     level: int | None = None,
     spool: str | os.PathLike[str] | None = None,
     known: KnownHashes | None = None,
+    title: str | None = None,
 ) -> Selection:
     """Find the files and folders that `pack` would pack, without reading their content.
 
-    Arguments and errors are those of `pack`; `known` has the digests of large files that were hashed before.
+    Arguments and errors are those of `pack`; `known` has the digests of large files that were hashed before. With
+    `title`, the only path is packed under that title.
     """
     known = known or NoHashes()
     include, exclude = tuple(include), tuple(exclude)
@@ -331,14 +333,14 @@ def select(
     tasks: list[PackTask] = []
     empty: list[str] = []
     for path in paths:
-        title = title_of(path)
+        name = title_of(path) if title is None else title
         if archive is not None and os.path.isdir(path):  # Path.is_dir raises for an unreadable parent
-            title = title or Path(os.path.abspath(path)).name
-            items = _archived(walker.walk(path, title, keep_links=True), walker)
-            write = partial(_pack_archive, Path(path), title, archive, items, level, spool)
-            tasks.append(PackTask(title=title, size=0, make=write))
+            name = name or Path(os.path.abspath(path)).name
+            items = _archived(walker.walk(path, name, keep_links=True), walker)
+            write = partial(_pack_archive, Path(path), name, archive, items, level, spool)
+            tasks.append(PackTask(title=name, size=0, make=write))
             continue
-        items = list(walker.walk(path, title))
+        items = list(walker.walk(path, name))
         files = [file for file in items if not file.is_folder]
         empty += _empty_folders(items, walker)
         if not files:

@@ -16,7 +16,7 @@ from pathlib import Path
 import ocikit
 from ocikit.client.artifact import Artifact
 from ocikit.client.listing import Listing
-from ocikit.client.plans import DeletePlan, TagPlan
+from ocikit.client.plans import DeletePlan, EditPlan, TagPlan
 from ocikit.client.validate import DocumentViolation, ValidationReport
 from ocikit.errors import Violation
 from ocikit.folder.folder import Folder
@@ -383,6 +383,17 @@ CARDS: dict[str, Callable[[], object]] = {
     "plan_copy_step": lambda: copy_plan().items[0],
     "plan_folder": folder_plan,
     "plan_delete": lambda: DeletePlan(reference=ocikit.Reference.parse(f"{DATA}:v2.1"), digest=data_manifest().digest),
+    "edit": lambda: session().edit(f"{DATA}:v2.1"),
+    "plan_edit": lambda: EditPlan(
+        reference=ocikit.Reference.parse(f"{DATA}:v2.1"),
+        base=data_manifest().digest,
+        added={"2026.parquet": layer("2026.parquet", 76_002_026)},
+        changed={"README.md": layer("README.md", 2_401, "text/markdown")},
+        removed={"2019.parquet": layer("2019.parquet", 69_002_019)},
+        renamed={"stations.csv": "places.csv"},
+        annotations={f"{OCI}version": "2.2.0"},
+        config=False,
+    ),
     "plan_tag": lambda: TagPlan(
         reference=ocikit.Reference.parse(f"{DATA}:v2.1").pinned(data_manifest().digest),
         tags=("latest", "v2.1", "v2"),

@@ -1,0 +1,572 @@
+"""Edits of artifacts: files are added, replaced, removed and renamed without downloading what stays."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import json
+import os
+import secrets
+import threading
+import weakref
+from collections.abc import Callable, Iterable, Iterator, Mapping, MutableMapping
+from functools import partial
+from types import TracebackType
+from typing import Any, Final, Self
+
+from ocikit import display
+from ocikit.client.arguments import StrPath, tags_of
+from ocikit.client.artifact import Artifact, File
+from ocikit.client.commit import (
+    Annotate,
+    Base,
+    Draft,
+    Drop,
+    Guard,
+    Operation,
+    Put,
+    Rename,
+    Restart,
+    SetConfig,
+    commit,
+    copy_blob,
+    push_blob,
+    read_base,
+    titled,
+)
+from ocikit.client.plans import EditPlan
+from ocikit.client.push import describe_selection, select_files
+from ocikit.client.reader import ContentReader
+from ocikit.errors import Conflict, FileNotInArtifact, InvalidArgument, InvalidReference, OcikitError
+from ocikit.layers.pack import PackTask, Selection
+from ocikit.progress.base import SILENT, TransferStats, progress_scope
+from ocikit.spec import media_types as types
+from ocikit.spec.descriptor import Descriptor
+from ocikit.spec.digest import Digest
+from ocikit.spec.manifest import Manifest
+from ocikit.spec.reference import AnyReference
+from ocikit.spec.titles import Links, is_selected, safe_title
+from ocikit.store.base import Source, Store
+from ocikit.store.streams import ByteStream
+from ocikit.transfer.pool import Cancelled, run_parallel
+
+#: The edits of this process that have not ended, by token. File systems find them by the URL of an edit.
+open_edits: Final[weakref.WeakValueDictionary[str, Edit]] = weakref.WeakValueDictionary()
+
+_NEAREST = 3  # similar names in the hint for a missing file
+
+
+class Edit(MutableMapping[str, Any], display.Displayable):
+    """An artifact that is being edited: a mapping from names to files, which takes paths and bytes.
+
+    New content is uploaded at once, what stays is not moved, and the tag moves at the end of the block. After an exception
+    in the block the tag names what it named before. Safe in threads.
+
+    Args:
+        reader: Reads and writes the content.
+        reference: The artifact to edit; it need not exist.
+        to: Where the result gets its tag; None moves the tag of `reference`.
+        expect: The digest that the tag must name, or an artifact with it.
+        tags: More tags of the result.
+        dry_run: Upload nothing, and leave the tag.
+        workers: Number of parallel transfers.
+    """
+
+    def __init__(
+        self,
+        reader: ContentReader,
+        reference: AnyReference,
+        *,
+        to: AnyReference | None = None,
+        expect: str | Artifact | None = None,
+        tags: Iterable[str] = (),
+        dry_run: bool = False,
+        workers: int | None = None,
+    ) -> None:
+        if to is None and reference.tag is None and reference.digest is not None:
+            raise InvalidReference(
+                f"{reference} names no tag that an edit could move", hint='name one: edit(ref, to="…:v2")'
+            )
+        self.reader = reader
+        self.token = secrets.token_hex(4)
+        """Identifies the edit within this process; a part of its URL."""
+        self._source_reference = reference
+        target = reference if to is None else to
+        if to is not None and to.digest is not None:
+            raise InvalidReference(f"{to} is pinned, so it can't be the target of an edit", hint="name a tag")
+        self._tag = target.tag or "latest"
+        self.reference = target.tagged(self._tag)
+        """The tag that the edit moves."""
+        self._moves = to is not None and to != reference
+        expected = expect.digest if isinstance(expect, Artifact) else expect
+        self._expect = Digest(expected) if expected is not None else reference.digest
+        self._tags = tags_of(self.reference, tags, default=False)[1:]
+        self._dry_run = dry_run
+        self._workers = reader.workers if workers is None else workers
+        self._stats = TransferStats(reader.listener(None))
+        self._stack = contextlib.ExitStack()
+        self._source: Source | None = None
+        self._store: Store | None = None
+        self._lock = threading.RLock()
+        self._base: Base | None = None
+        self._target_base: Base | None = None
+        self._draft: Draft | None = None
+        self._operations: list[Operation] = []
+        self._notes = ""
+        self._has_ended = False
+        self.artifact: Artifact | None = None
+        """After the block: the result."""
+        self.plan: EditPlan | None = None
+        """After the block: what has changed, or with `dry_run` what would change."""
+
+    # The block
+
+    def __enter__(self) -> Self:
+        backends = self.reader.backends
+        self._store = self._stack.enter_context(backends.open_store(self.reference))
+        self._source = self._store
+        if self._source_reference.name != self.reference.name:
+            self._source = self._stack.enter_context(backends.open_source(self._source_reference, mirrors=False))
+        open_edits[self.token] = self
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        try:
+            if kind is None:
+                self._finish()
+        finally:
+            self._has_ended = True
+            open_edits.pop(self.token, None)
+            self._stack.close()
+
+    def _finish(self) -> None:
+        draft, base = self.draft, self._base
+        self.plan = self._describe(draft)
+        if self._dry_run:
+            manifest = draft.build()
+            self.artifact = Artifact(self.reader, self.reference, manifest.descriptor, manifest, plan=self.plan)
+            return
+        operations = [*self._guards(draft), *self._operations]
+        store = self.store
+        if self._moves:
+            self._copy_rest(draft)
+            operations.insert(1, Restart(manifest=self._base_manifest))
+            base = self._target_base
+        done = commit(
+            store,
+            self._tag,
+            operations,
+            name=str(self.reference),
+            owner=self.reader.backends,
+            locks=self.reader.cache.root / "locks",
+            base=base,
+        )
+        if self._tags:
+            store.push_document(done.descriptor, done.manifest.raw, self._tags)
+        self.artifact = Artifact(self.reader, self.reference, done.descriptor, done.manifest)
+        self.artifact.summarize(partial(self._summary, self.artifact))
+        if self.reader.listener(None) is not SILENT:
+            self._stats.summary(self.artifact.summary)
+
+    def _guards(self, draft: Draft) -> list[Operation]:
+        """Return the conditions of the commit: what others must not have changed since the edit has read it."""
+        if self._moves:
+            target = self._target_base
+            theirs = None if target is None else target.digest
+            return [Guard(digest=theirs, absent=theirs is None, base=theirs)]
+        if self._expect is not None:
+            return [Guard(digest=self._expect, base=self._expect)]
+        titles = {title for operation in self._operations for title in operation.titles}
+        before, after = draft.before, draft.files()
+        files = {title: (_digest(before.get(title)), _digest(after.get(title))) for title in titles}
+        return [Guard(files=files, base=draft.digest)]
+
+    def _copy_rest(self, draft: Draft) -> None:
+        """Mount or copy what stays to another repository."""
+        if self._source is None or self._source is self._store or self._base_manifest is None:
+            return
+        source, store = self._source, self.store
+        mine = {op.layer.digest for op in self._operations if isinstance(op, Put)}
+        manifest = draft.build()
+        rest = {blob.digest: blob for blob in manifest.blobs if blob.digest not in mine}
+        blobs = [blob for blob in rest.values() if not types.is_foreign(blob.media_type) and blob.embedded is None]
+        with progress_scope(self._stats, "edit", size=sum(blob.size for blob in blobs), count=len(blobs)):
+            run_parallel(
+                blobs,
+                lambda blob, stop: copy_blob(store, blob, source, progress=self._stats, stop=stop),
+                workers=self._workers,
+            )
+
+    def _describe(self, draft: Draft) -> EditPlan:
+        before, after = draft.before, draft.files()
+        renamed = {
+            op.before: op.after
+            for op in self._operations
+            if isinstance(op, Rename)
+            and op.before in before
+            and op.before not in after
+            and op.after not in before
+            and _digest(after.get(op.after)) == before[op.before].digest
+        }
+        new = {title: layer for title, layer in after.items() if title not in before}
+        config = any(isinstance(operation, SetConfig) for operation in self._operations)
+        return EditPlan(
+            reference=self.reference,
+            base=draft.digest,
+            added={title: layer for title, layer in new.items() if title not in renamed.values()},
+            changed={t: layer for t, layer in after.items() if t in before and before[t].digest != layer.digest},
+            removed={t: layer for t, layer in before.items() if t not in after and t not in renamed},
+            renamed=renamed,
+            annotations={op.key: op.value for op in self._operations if isinstance(op, Annotate)},
+            config=config,
+        )
+
+    def _summary(self, artifact: Artifact) -> str:
+        """Return the summary; it names the attachments of the version before, which stay there."""
+        text = f"edited: {self.plan}{self._notes} -> {artifact.reference}"
+        before = self._base.descriptor if self._base is not None else None
+        if before is None or before.digest == artifact.digest:
+            return text
+        with contextlib.suppress(OcikitError):
+            with self.reader.backends.open_source(self._source_reference, mirrors=False) as source:
+                found = source.referrers(before)
+            if found:
+                kinds = display.join_limited(sorted({d.artifact_type or d.media_type for d in found}))
+                about = display.pluralize(len(found), "attachment")
+                text += f"; {about} of the version before ({kinds}) stay with {before.digest.short}"
+        return text
+
+    # What is edited
+
+    @property
+    def store(self) -> Store:
+        """The repository or layout that is written to.
+
+        Raises:
+            InvalidArgument: The edit is not open.
+        """
+        if self._store is None or self._has_ended:
+            raise InvalidArgument(
+                "the edit has ended" if self._has_ended else "the edit has not begun",
+                hint="use it as a context manager: with ocikit.edit(ref) as e: …",
+            )
+        return self._store
+
+    @property
+    def draft(self) -> Draft:
+        """The artifact with all changes so far; it is read on first use."""
+        store = self.store
+        with self._lock:
+            if self._draft is None:
+                reference = self._source_reference
+                self._base = read_base(self._source or store, reference.digest or reference.tag or "latest")
+                if self._moves:
+                    self._target_base = read_base(store, self._tag)
+                if self._expect is not None and self._base.digest != self._expect:
+                    raise Conflict(
+                        f"{reference} names {self._base.digest.short if self._base.digest else 'nothing'} now, not"
+                        f" {self._expect.short}",
+                        hint="look at what has changed, and edit that version; the tag was not moved",
+                        base=str(self._expect),
+                        theirs=str(self._base.digest or ""),
+                    )
+                self._draft = Draft(self._base.manifest, self._base.digest)
+            return self._draft
+
+    @property
+    def _base_manifest(self) -> Manifest | None:
+        manifest = self._base.manifest if self._base is not None else None
+        return manifest if isinstance(manifest, Manifest) else None
+
+    def stage(self, operation: Operation) -> None:
+        """Apply an operation whose content has been uploaded.
+
+        Raises:
+            Conflict: A title is that of a folder and of a file.
+        """
+        with self._lock:
+            operation.apply(self.draft)
+            self._operations.append(operation)
+
+    def upload(self, layer: Descriptor, content: Callable[[], ByteStream]) -> None:
+        """Upload content that an operation will name."""
+        if not self._dry_run:
+            push_blob(self.store, layer, content, progress=self._stats)
+
+    def file(self, title: str) -> File:
+        """Return a file as it will be.
+
+        Raises:
+            FileNotInArtifact: There is no such file; the hint has the nearest names.
+        """
+        draft = self.draft
+        layer = draft.get(title)
+        if layer is None or title.startswith("\0"):
+            near = display.nearest(title, draft.files(), _NEAREST)
+            raise FileNotInArtifact(
+                f"{self.reference} has no file {display.quoted(title)}",
+                hint=f"nearest: {display.join_limited(near)}" if near else "list(edit) has the names of all",
+            )
+        is_new = layer.digest not in {before.digest for before in draft.before.values()}
+        return File(self._view(self.reference if is_new else self._source_reference), title, layer)
+
+    def _view(self, reference: AnyReference) -> Artifact:
+        """Return an artifact that reads the content of a repository."""
+        manifest = self._base_manifest or Draft(None).build()
+        return Artifact(self.reader, reference, manifest.descriptor, manifest)
+
+    # The mapping
+
+    def __getitem__(self, title: str) -> File:
+        return self.file(title)
+
+    def __setitem__(self, title: str, content: bytes | StrPath) -> None:
+        """Add or replace a file.
+
+        Args:
+            title: Its name.
+            content: Bytes, or the path of a file; a folder gives its files below the name.
+        """
+        title = safe_title(title).as_posix()
+        if isinstance(content, bytes | bytearray | memoryview):
+            raw = bytes(content)
+            layer = titled(Descriptor.of(raw, types.media_type_of(title)), title)
+            self.upload(layer, lambda: io.BytesIO(raw))
+            self.stage(Put(layer=layer))
+        elif isinstance(content, str | os.PathLike):
+            self._push((content,), title=title)
+        else:
+            raise InvalidArgument(
+                f"a file can't be a {type(content).__name__}", hint="pass bytes, or the path of a file"
+            )
+
+    def __delitem__(self, title: str) -> None:
+        self.file(title)
+        self.stage(Drop(title=title))
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.draft.files())
+
+    def __len__(self) -> int:
+        return len(self.draft.files())
+
+    def __contains__(self, title: object) -> bool:
+        return isinstance(title, str) and not title.startswith("\0") and self.draft.get(title) is not None
+
+    __hash__ = None  # type: ignore[assignment]  # as of any mapping
+
+    def __eq__(self, other: object) -> bool:
+        return self is other
+
+    def add(
+        self,
+        *paths: StrPath,
+        include: str | Iterable[str] = (),
+        exclude: str | Iterable[str] = (),
+        media_types: Mapping[str, str] | None = None,
+        links: Links = "inside",
+        hidden: bool = False,
+        secrets: bool = False,
+    ) -> tuple[str, ...]:
+        """Add or replace files and folders under the names that `push` gives them.
+
+        Args:
+            paths: Files and folders. "folder/." leaves the folder's name out.
+            include: Glob patterns of file names; none selects all.
+            exclude: Glob patterns of file names to skip.
+            media_types: Media types by file name; others are guessed.
+            links: How to handle symlinks, as in `push`.
+            hidden: Add all files, as in `push`.
+            secrets: Add files that look like secrets.
+
+        Returns:
+            The names.
+        """
+        return self._push(
+            paths,
+            include=include,
+            exclude=exclude,
+            media_types=media_types,
+            links=links,
+            hidden=hidden,
+            secrets=secrets,
+        )
+
+    def _push(
+        self,
+        paths: tuple[StrPath, ...],
+        *,
+        title: str | None = None,
+        include: str | Iterable[str] = (),
+        exclude: str | Iterable[str] = (),
+        media_types: Mapping[str, str] | None = None,
+        links: Links = "inside",
+        hidden: bool = False,
+        secrets: bool = False,
+    ) -> tuple[str, ...]:
+        """Upload files in parallel, then stage them in the order of their names."""
+        selection = select_files(
+            paths,
+            archive=None,
+            include=include,
+            exclude=exclude,
+            media_types=media_types,
+            links=links,
+            hidden=hidden,
+            secrets=secrets,
+            title=title,
+        )
+        layers = self._upload_all(selection)
+        for task in selection.tasks:
+            self.stage(Put(layer=layers[task.title]))
+        self._notes += describe_selection(selection)
+        return tuple(layers)
+
+    def _upload_all(self, selection: Selection) -> dict[str, Descriptor]:
+        layers: dict[str, Descriptor] = {task.title: None for task in selection.tasks}  # type: ignore[misc]  # set below
+
+        def check(stop: threading.Event) -> Callable[[], None]:
+            def raise_if_stopped() -> None:
+                if stop.is_set():
+                    raise Cancelled
+
+            return raise_if_stopped
+
+        def push(task: PackTask, stop: threading.Event) -> None:
+            packed, _ = task.run(check(stop))
+            layers[task.title] = packed.descriptor
+            if not self._dry_run:
+                push_blob(self.store, packed.descriptor, packed.open, progress=self._stats, stop=stop)
+
+        self.store  # noqa: B018 - raises if the edit is not open
+        size = sum(task.size for task in selection.tasks)
+        with progress_scope(self._stats, "edit", size=size, count=len(selection.tasks)):
+            run_parallel(selection.tasks, push, workers=self._workers)
+        return layers
+
+    def rename(self, before: str, after: str) -> None:
+        """Give a file another name; a file of that name is replaced.
+
+        Raises:
+            FileNotInArtifact: There is no such file; the hint has the nearest names.
+        """
+        self.file(before)
+        self.stage(Rename(before=before, after=safe_title(after).as_posix()))
+
+    def remove(self, *patterns: str) -> tuple[str, ...]:
+        """Remove the files whose names match glob patterns; "logs/" are all below a folder.
+
+        Returns:
+            The names that were removed; none if no name matches.
+        """
+        removed = tuple(title for title in self if is_selected(title, patterns)) if patterns else ()
+        for title in removed:
+            self.stage(Drop(title=title))
+        return removed
+
+    @property
+    def annotations(self) -> MutableMapping[str, str]:
+        """The annotations of the manifest, which can be changed in place."""
+        return _EditedAnnotations(self)
+
+    @property
+    def config(self) -> Any:
+        """The config: a mapping for JSON, else bytes. Set it to bytes or to a mapping; its media type stays."""
+        config = self.draft.config
+        artifact = self._view(self.reference if config in self._new_configs() else self._source_reference)
+        raw = self.reader.read(artifact.reference, config)
+        try:
+            return json.loads(raw)
+        except (ValueError, RecursionError):
+            return raw
+
+    @config.setter
+    def config(self, content: bytes | Mapping[str, Any]) -> None:
+        raw = content if isinstance(content, bytes) else json.dumps(dict(content)).encode()
+        kind = self.draft.config.media_type
+        config = Descriptor.of(raw, "application/json" if kind == types.EMPTY else kind)
+        self.upload(config, lambda: io.BytesIO(raw))
+        self.stage(SetConfig(config=config))
+
+    def _new_configs(self) -> list[Descriptor]:
+        return [operation.config for operation in self._operations if isinstance(operation, SetConfig)]
+
+    # File systems
+
+    @property
+    def fs(self) -> Any:
+        """A writable file system of this edit for libraries that use fsspec; its paths are the names of files.
+
+        Raises:
+            OcikitError: fsspec is not installed.
+        """
+        files = self._file_system()
+        from fsspec.implementations.dirfs import DirFileSystem  # noqa: PLC0415 - an optional package
+
+        return DirFileSystem(files.edit_root(self), files)
+
+    @property
+    def url(self) -> str:
+        """The URL of this edit for libraries that use fsspec, in any thread of this process while the block runs.
+
+        Raises:
+            OcikitError: fsspec is not installed.
+        """
+        files = self._file_system()
+        url: str = files.unstrip_protocol(files.edit_root(self))
+        return url
+
+    def _file_system(self) -> Any:
+        if self._dry_run:
+            raise InvalidArgument("a dry run has no writable file system", hint="leave dry_run out")
+        self.store  # noqa: B018 - raises if the edit is not open
+        try:
+            from fsspec import get_filesystem_class  # noqa: PLC0415 - an optional package
+        except ImportError as error:
+            raise OcikitError("an edit by URL needs fsspec", hint="pip install 'ocikit[data]'") from error
+        # By its protocol, because the file system is built on this module
+        return get_filesystem_class("ocikit")(reader=self.reader, skip_instance_cache=True)
+
+    # Views
+
+    def __repr__(self) -> str:
+        return display.Displayable.__repr__(self)
+
+    def __rich_repr__(self) -> display.Description:
+        yield "reference", str(self.reference)
+        changes = str(self.plan) if self.plan is not None else display.pluralize(len(self._operations), "change")
+        yield "changes", changes
+
+
+class _EditedAnnotations(MutableMapping[str, str]):
+    """The annotations of an edit."""
+
+    def __init__(self, edit: Edit) -> None:
+        self._edit = edit
+
+    def __getitem__(self, key: str) -> str:
+        return self._edit.draft.annotations[key]
+
+    def __setitem__(self, key: str, value: str) -> None:
+        if not isinstance(key, str) or not isinstance(value, str):
+            raise InvalidArgument(
+                f"the annotation {display.quoted(key)} is not text: {display.quoted(value)}",
+                hint="convert the value with str(…)",
+            )
+        self._edit.stage(Annotate(key=key, value=value))
+
+    def __delitem__(self, key: str) -> None:
+        self._edit.draft.annotations[key]  # raises KeyError
+        self._edit.stage(Annotate(key=key, value=None))
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(dict(self._edit.draft.annotations))
+
+    def __len__(self) -> int:
+        return len(self._edit.draft.annotations)
+
+
+def _digest(layer: Descriptor | None) -> Digest | None:
+    return None if layer is None else layer.digest
