@@ -44,7 +44,9 @@ def environment(folder: Path, *, certificate: Path | None = None, sha: bool = Tr
     """
     own = {"OCIKIT_CACHE": str(folder / "cache"), "OCIKIT_PROGRESS": "none"}
     trust = dict.fromkeys(("SSL_CERT_FILE", "REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE"), str(certificate))
-    return os.environ | peers.isolated(folder) | own | (trust if certificate else {}) | ({} if sha else WITHOUT_SHA)
+    # An installed package has its bytecode
+    inherited = {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
+    return inherited | peers.isolated(folder) | own | (trust if certificate else {}) | ({} if sha else WITHOUT_SHA)
 
 
 def ocikit(*arguments: str, checkout: Path | None = None) -> list[str]:
