@@ -482,7 +482,7 @@ class Metadata(ABC):
 class _VerifiedFiles:
     """The manifests whose files were verified, with the state of the file at that time.
 
-    A write to a file changes its `ctime`, which programs cannot set. Another file has another inode. Content that is no local
+    A write to a file changes its `ctime`, which programs cannot set. Another file has another inode. Content that is not a local
     file is never remembered.
     """
 

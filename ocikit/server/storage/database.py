@@ -125,7 +125,7 @@ class _Readers:
 
     def __init__(self, engine: sa.Engine) -> None:
         self._engine = engine
-        # Without the limit, readers could hold all connections and the writer would wait for ever
+        # Without the limit, readers could hold all connections and the writer would wait indefinitely
         self._free = threading.Semaphore(_CONNECTIONS - 1)
         self._idle: list[sa.Connection] = []
 
