@@ -15,6 +15,7 @@ from ocikit.api import (
     catalog,
     copy,
     delete,
+    diff,
     download,
     edit,
     explore,
@@ -95,6 +96,7 @@ from ocikit.transfer.run import Plan
 if _TYPE_CHECKING:
     from ocikit.client.edit import Edit
     from ocikit.client.validate import ValidationReport
+    from ocikit.data.diff import Diff
     from ocikit.folder.plan import FolderPlan
     from ocikit.layers.layer import LayerLimits
     from ocikit.layers.tar import TarEntry
@@ -126,6 +128,7 @@ __all__ = [
     "DeletePlan",
     "Denied",
     "Descriptor",
+    "Diff",
     "Digest",
     "DigestMismatch",
     "Edit",
@@ -197,6 +200,7 @@ __all__ = [
     "catalog",
     "copy",
     "delete",
+    "diff",
     "download",
     "edit",
     "explore",
@@ -224,6 +228,7 @@ __all__ = [
 _ON_USE = {
     "CacheInfo": "ocikit.store.cache.scan",
     "CorruptBlob": "ocikit.store.results",
+    "Diff": "ocikit.data.diff",
     "Edit": "ocikit.client.edit",
     "FolderPlan": "ocikit.folder.plan",
     "GCResult": "ocikit.store.results",

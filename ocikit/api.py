@@ -4,20 +4,23 @@ from __future__ import annotations
 
 import functools
 import inspect as introspection
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Concatenate, ParamSpec, Protocol, TypeVar
 
+from ocikit.client.arguments import StrPath
 from ocikit.client.artifact import Artifact
 from ocikit.client.session import Session
 from ocikit.client.shared import shared_session
 from ocikit.display.tracebacks import hide_internal_frames
 from ocikit.errors import OcikitError
-from ocikit.spec.reference import AnyReference
+from ocikit.spec.manifest import PlatformLike
+from ocikit.spec.reference import AnyReference, ReferenceLike
 
 if TYPE_CHECKING:
     import duckdb
     import polars as pl
 
+    from ocikit.data.diff import Diff
     from ocikit.data.queries import TableLike
     from ocikit.filesystem.filesystem import OcikitFileSystem
     from ocikit.notebook.explorer import Explorer
@@ -110,6 +113,48 @@ def sql(query: str, /, **tables: TableLike) -> duckdb.DuckDBPyRelation:
     from ocikit.data import queries  # noqa: PLC0415 - only queries need it
 
     return queries.sql(inspect, query, tables)
+
+
+def diff(
+    a: ReferenceLike | Artifact,
+    b: ReferenceLike | Artifact | StrPath,
+    *,
+    include: str | Iterable[str] = (),
+    exclude: str | Iterable[str] = (),
+    tables: bool = False,
+    platform: PlatformLike | None = None,
+    session: Session | None = None,
+) -> Diff:
+    """Return what differs between two versions of an artifact, or between an artifact and a folder.
+
+    Only manifests are requested, no content. Files of a folder are hashed, except those that a pull wrote and that are
+    unedited. Their titles are those that a push would give them: "waves/" gives `waves/sine.csv`, "waves/." gives `sine.csv`.
+    A folder that was pulled to is compared with the titles that the pull wrote.
+
+    Args:
+        a: Reference of the first version, or an artifact.
+        b: Reference of the second version, an artifact, or a folder or file on disk. A `Path` is always on disk. Text is,
+            if it begins with ".", "/" or "~", ends with "/", or exists as a path.
+        include: Glob patterns of file names; none selects all.
+        exclude: Glob patterns of file names to skip.
+        tables: Compare columns and row counts of changed Parquet and Arrow files by their footers. It needs pyarrow.
+        platform: Platform to select from an index, such as "linux/arm64"; None selects this machine's.
+        session: Session that reads; None uses the one that functions share.
+
+    Returns:
+        The differences. It is False if there are none.
+
+    Raises:
+        NotFound: There is no such artifact or path.
+        ContentError: A file of the folder cannot be read.
+        OcikitError: pyarrow is not installed.
+    """
+    from ocikit.data.diff import diff as compare  # noqa: PLC0415 - import time that few calls need
+
+    if session is not None:
+        return compare(session.reader, a, b, include=include, exclude=exclude, tables=tables, platform=platform)
+    with shared_session.use() as shared:
+        return compare(shared.reader, a, b, include=include, exclude=exclude, tables=tables, platform=platform)
 
 
 def _function(verb: Callable[Concatenate[Session, P], R]) -> Callable[P, R]:

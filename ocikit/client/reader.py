@@ -105,8 +105,17 @@ class ContentReader:
         descriptor: Descriptor,
         spans: Sequence[tuple[int, int]],
         file: Path | None = None,
+        *,
+        whole: bool = True,
     ) -> list[bytes]:
         """Return ranges of content, each given by offset and length.
+
+        Args:
+            reference: The artifact that names the content.
+            descriptor: The content.
+            spans: Pairs of offset and length, in bytes.
+            file: A file that holds the content, if there is one.
+            whole: Request small content as a whole, to verify and cache it.
 
         Raises:
             InvalidArgument: A range is not within the content.
@@ -116,7 +125,7 @@ class ContentReader:
             with io.BufferedReader(raw, _BUFFER) as stream:
                 return read_parts(stream, parts)
         with self.backends.open_source(reference) as source:
-            if source.cacheable and descriptor.size <= _WHOLE:
+            if whole and source.cacheable and descriptor.size <= _WHOLE:
                 content = self.read(reference, descriptor)
                 return [content[start:end] for start, end in parts]
             return source.ranges(descriptor, spans)

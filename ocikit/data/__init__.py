@@ -1,1 +1,1 @@
-"""What is built on files by URL: differences between versions, and tables by their footers."""
+"""What is built on artifacts as data: queries, differences between versions, and tables by their footers."""

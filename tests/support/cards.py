@@ -18,6 +18,8 @@ from ocikit.client.artifact import Artifact
 from ocikit.client.listing import Listing
 from ocikit.client.plans import DeletePlan, EditPlan, TagPlan
 from ocikit.client.validate import DocumentViolation, ValidationReport
+from ocikit.data.diff import Change, Diff, Rename
+from ocikit.data.tables import TableChange
 from ocikit.errors import Violation
 from ocikit.folder.folder import Folder
 from ocikit.layers.pack import pack
@@ -354,6 +356,26 @@ def memory():
     return store
 
 
+def difference():
+    """Return two versions that differ in every way, and in more files than a table shows."""
+    before, after = (layer("2024.parquet", size) for size in (75_002_024, 75_400_118))
+    table = TableChange(
+        added={"humidity": "double"}, retyped={"station": ("int32", "int64")}, rows=(1_750_400, 1_752_116)
+    )
+    photos = [layer(f"photos/{i:03}.jpeg", 20_000 + i) for i in range(25)]
+    return Diff(
+        a=f"{DATA}:v2.0@{data_manifest().digest}",
+        b=f"{DATA}:v2.1@{image_manifest().digest}",
+        added={d.title: Change(title=d.title, after=d) for d in (layer("2025.parquet", 75_002_025), *photos)},
+        removed={"notes.txt": Change(title="notes.txt", before=layer("notes.txt", 812))},
+        changed={"2024.parquet": Change(title="2024.parquet", before=before, after=after, table=table)},
+        renamed=(Rename(before="readme.md", after="README.md", descriptor=layer("README.md", 2_318)),),
+        same=6,
+        annotations={f"{OCI}version": ("2.0.0", "2.1.0"), f"{OCI}licenses": (None, "CC-BY-4.0")},
+        bytes_to_fetch=150_902_443,
+    )
+
+
 CARDS: dict[str, Callable[[], object]] = {
     "reference": lambda: ocikit.Reference.parse(f"{DATA}:v2.1").pinned(data_manifest().digest),
     "reference_layout": lambda: ocikit.LayoutReference.parse("oci:backup/stations:v2.1"),
@@ -440,6 +462,11 @@ CARDS: dict[str, Callable[[], object]] = {
             ),
         ),
     ),
+    "diff": difference,
+    "diff_none": lambda: Diff(a=f"{DATA}:v2.1", b="stations/", same=9),
+    "diff_change": lambda: difference().changed["2024.parquet"],
+    "diff_rename": lambda: difference().renamed[0],
+    "diff_table": lambda: difference().changed["2024.parquet"].table,
     "explanation": explanation,
     "explanation_anonymous": lambda: Keychain(environ={}, home=folder() / "keep").explain(HOST),
     "ping": lambda: Ping(host=HOST, reachable=True, authenticated=True, url=f"https://{HOST}", version="registry/2.0"),

@@ -31,11 +31,11 @@ ROOMS: dict[str, set[str]] = {
     "notebook": {"client", "layers", "progress", "spec", "errors", "display"},
     "server": {"spec", "errors", "display", "forks", "store.files", "store.locks", "store.reflink", "store.streams", "store.results"},
     "auth": {"client", "notebook", "remote", "errors"},
-    "data": {"client", "filesystem", "spec", "errors", "display"},
+    "data": {"client", "filesystem", "folder", "layers", "transfer", "store", "spec", "errors", "display"},
     "api": {"client", "filesystem", "data", "notebook", "auth", "spec", "errors", "display"},
     "cli": {"ocikit", "api", "auth", "client", "server", "transfer", "progress", "spec", "errors", "display"},
     "__main__": {"cli"},
-    "ocikit": {"api", "auth", "client", "notebook", "server", "remote", "folder", "transfer", "store", "layers", "progress",
+    "ocikit": {"api", "auth", "client", "data", "notebook", "server", "remote", "folder", "transfer", "store", "layers", "progress",
                "spec", "errors", "display"},
 }  # fmt: skip
 
