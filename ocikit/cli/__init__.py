@@ -138,6 +138,9 @@ def _add_push(parser: argparse.ArgumentParser) -> None:
     )
     archive = "push each folder as one archive of this format"
     parser.add_argument("--archive", choices=("tar", "tar+gzip", "tar+zstd"), help=archive)
+    shards = "push the files of each folder in archives without compression, for very many files"
+    parser.add_argument("--shards", choices=tuple(media_types.SHARDS), help=shards)
+    parser.add_argument("--shard-size", default="256MiB", metavar="SIZE", help="size of the largest shard (256MiB)")
     parser.add_argument("--subject", metavar="REFERENCE", help="artifact that the new one refers to")
     parser.add_argument("--include", action="append", default=[], metavar="PATTERN", help="push only these files")
     parser.add_argument("--exclude", action="append", default=[], metavar="PATTERN", help="do not push these files")
@@ -184,6 +187,8 @@ def _push(options: argparse.Namespace) -> None:
             *options.paths,
             artifact_type=options.artifact_type,
             archive=options.archive,
+            shards=options.shards,
+            shard_size=options.shard_size,
             annotations=dict(options.annotation),
             subject=options.subject,
             include=options.include,

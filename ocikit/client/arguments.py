@@ -13,7 +13,7 @@ from ocikit.errors import InvalidArgument, InvalidReference
 from ocikit.progress.base import Progress
 from ocikit.spec.arguments import check_mapping, to_texts
 from ocikit.spec.descriptor import Descriptor
-from ocikit.spec.media_types import ARCHIVES
+from ocikit.spec.media_types import ARCHIVES, SHARDS
 from ocikit.spec.reference import AnyReference, RegistryHost
 from ocikit.spec.titles import LINKS
 
@@ -24,6 +24,8 @@ ProgressLike: TypeAlias = "bool | str | Progress | None"
 
 #: RFC 6838 section 4.2; image-spec manifest.md requires it of artifact types.
 _MEDIA_TYPE = re.compile(r"[A-Za-z0-9][A-Za-z0-9!#$&^_.+-]{0,126}/[A-Za-z0-9][A-Za-z0-9!#$&^_.+-]{0,126}")
+
+_SIZE = re.compile(r"\s*(\d{1,15}(?:\.\d{1,9})?)\s*(?:([KMGT])(i)?)?B?\s*", re.IGNORECASE)
 
 _SHOWN = 60  # characters of an invalid value in a message
 
@@ -39,6 +41,32 @@ def check_workers(workers: int) -> int:
             f"workers={workers!r} is invalid", hint="pass the number of parallel transfers, 1 or more"
         )
     return workers
+
+
+def to_bytes(size: int | str, name: str) -> int:
+    """Return a number of bytes, from a number or a text such as "256MiB".
+
+    Args:
+        size: The number or text.
+        name: The argument, for the message.
+
+    >>> to_bytes("256MiB", "shard_size"), to_bytes("1.5 GB", "shard_size")
+    (268435456, 1500000000)
+
+    Raises:
+        InvalidArgument: It is neither, or not above 0.
+    """
+    match = _SIZE.fullmatch(size) if isinstance(size, str) else None
+    if match is not None:
+        number = float(match[1]) * (1024 if match[3] else 1000) ** " KMGT".index((match[2] or " ").upper())
+    else:
+        number = size if isinstance(size, int) and not isinstance(size, bool) else 0
+    if number < 1:
+        raise InvalidArgument(
+            f"{name}={display.quoted(size, _SHOWN)} is not a size",
+            hint='write it like "256MiB", or as a number of bytes',
+        )
+    return int(number)
 
 
 def check_login_key(host: str) -> str:
@@ -97,6 +125,7 @@ def check_digest(reference: AnyReference, root: Descriptor) -> None:
 def check_push(
     paths: Sequence[Any],
     archive: str | None,
+    shards: str | None,
     links: str,
     config: Any,
     annotations: Any,
@@ -107,6 +136,7 @@ def check_push(
     Args:
         paths: Files and folders.
         archive: Kind of archive for folders.
+        shards: Kind of shards for folders.
         links: How to handle symlinks.
         config: Bytes, or a mapping to write as JSON.
         annotations: Annotations of the manifest.
@@ -125,6 +155,10 @@ def check_push(
             )
     if archive is not None and archive not in ARCHIVES:
         raise InvalidArgument(f"archive={archive!r} is unknown", hint=f"use one of {display.join_limited(ARCHIVES)}")
+    if shards is not None and shards not in SHARDS:
+        raise InvalidArgument(f"shards={shards!r} is unknown", hint=f"use one of {display.join_limited(SHARDS)}")
+    if shards is not None and archive is not None:
+        raise InvalidArgument("archive= and shards= exclude each other", hint="use one of them")
     if links not in LINKS:
         raise InvalidArgument(f"links={links!r} is unknown", hint=f"use one of {display.join_limited(LINKS)}")
     if annotations is not None and not isinstance(annotations, Mapping):

@@ -529,7 +529,7 @@ class Artifact(display.Displayable):
             platform: Platform to select from an index, such as "linux/arm64"; None selects this machine's.
             force: Overwrite edited files in `to`.
             archive: True unpacks every tar layer into `to`, such as a Helm chart. False keeps archives as files. None
-                unpacks folders that were pushed as archives.
+                unpacks folders that were pushed as archives or shards.
             workers: Number of parallel transfers; None uses the session's setting.
             progress: True, False or a `Progress`; None uses the session's setting.
             dry_run: Fetch nothing; the artifact's `.plan` shows what would be fetched.

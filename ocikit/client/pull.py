@@ -23,8 +23,8 @@ from ocikit.spec.manifest import Manifest
 from ocikit.spec.reference import AnyReference, Reference
 from ocikit.spec.titles import (
     is_archive,
-    is_packed_folder,
     is_selected,
+    is_unpacked_by_pull,
     layer_name,
     layer_path,
     layers_by_path,
@@ -216,7 +216,7 @@ def plan_pull(
         include: Glob patterns of file names; none selects all.
         exclude: Glob patterns of file names to skip.
         force: Overwrite edited files.
-        archive: Unpack all tar layers (True), none (False), or those that were pushed as folders (None).
+        archive: Unpack all tar layers (True), none (False), or folders that were pushed as archives or shards (None).
 
     Raises:
         FileNotInArtifact: The patterns select no file.
@@ -259,7 +259,7 @@ def select_archives(
         )
     if folder is None or archive is False:
         return ()
-    unique = {layer.digest: layer for layer in layers if (is_archive if archive else is_packed_folder)(layer)}
+    unique = {layer.digest: layer for layer in layers if (is_archive if archive else is_unpacked_by_pull)(layer)}
     return tuple(unique.values())
 
 
@@ -315,7 +315,7 @@ def describe_nesting(folder: Path, layers: Iterable[Descriptor]) -> str:
     """
     folder = folder.expanduser().absolute()
     titles = [
-        f"{packed_prefix(layer)}/" if is_packed_folder(layer) else layer_path(layer)
+        f"{packed_prefix(layer)}/" if is_unpacked_by_pull(layer) else layer_path(layer)
         for layer in layers
         if layer.media_type != media_types.EMPTY
     ]

@@ -25,7 +25,9 @@ from ocikit.errors import (
 )
 from ocikit.forks import ForkSafeLock
 from ocikit.layers.pack import WORKERS as HASHERS
-from ocikit.layers.pack import Packed, PackTask, Selection, UnhashedFile, select
+from ocikit.layers.pack import PackTask, Selection, UnhashedFile, select
+from ocikit.layers.packed import Packed
+from ocikit.layers.shards import SHARD_SIZE
 from ocikit.layers.states import KnownHashes
 from ocikit.progress.base import Progress, progress_scope
 from ocikit.spec import media_types as types
@@ -34,7 +36,7 @@ from ocikit.spec.descriptor import EMPTY_DESCRIPTOR, Descriptor
 from ocikit.spec.digest import Digest
 from ocikit.spec.document import DOCUMENT_LIMIT
 from ocikit.spec.manifest import Index, Manifest, parse_document
-from ocikit.spec.media_types import Archive
+from ocikit.spec.media_types import Archive, Shards
 from ocikit.spec.reference import AnyReference
 from ocikit.spec.titles import Links
 from ocikit.store.base import Source, Store, blob_not_found
@@ -106,6 +108,8 @@ def select_files(
     secrets: bool,
     known: KnownHashes | None = None,
     title: str | None = None,
+    shards: Shards | None = None,
+    shard_size: int = SHARD_SIZE,
 ) -> Selection:
     """Find the files and folders to push; nothing is read. With `title`, the only path has that title."""
     if not paths:
@@ -121,6 +125,8 @@ def select_files(
         secrets=secrets,
         known=known,
         title=title,
+        shards=shards,
+        shard_size=shard_size,
     )
 
 
@@ -186,7 +192,7 @@ def check_manifest_size(manifest: Manifest) -> None:
         raise ContentError(
             f"the manifest of {len(manifest.layers):,} files has {len(manifest.raw) / _MIB:.1f} MiB; registries accept"
             f" {DOCUMENT_LIMIT // _MIB} MiB, and nothing was sent",
-            hint='pack folders with archive="tar+gzip", group the files into shards, or push several artifacts',
+            hint='group the files with shards="zip", pack folders with archive="tar+gzip", or push several artifacts',
         )
 
 
@@ -354,12 +360,14 @@ class _Pipeline(Source):
                 self.progress.finish(layer.descriptor, "moved")
                 return
             if repeated:
+                layer.release()
                 self.progress.finish(layer.descriptor, "present")
                 return
             try:
                 copies.copy(layer.descriptor, stop)
             finally:
                 self._kept.pop(digest, None)
+                layer.release()
 
         size = len(self.content) + sum(task.size for task in tasks)
         try:

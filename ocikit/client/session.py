@@ -19,6 +19,7 @@ from ocikit.client.arguments import (
     check_push,
     check_workers,
     tags_of,
+    to_bytes,
 )
 from ocikit.client.artifact import Artifact, pull_artifact, summarize
 from ocikit.client.backends import Backends
@@ -50,7 +51,7 @@ from ocikit.remote.repository import Repository
 from ocikit.spec.arguments import to_texts
 from ocikit.spec.descriptor import Descriptor
 from ocikit.spec.manifest import Index, PlatformLike, parse_document
-from ocikit.spec.media_types import Archive
+from ocikit.spec.media_types import Archive, Shards
 from ocikit.spec.platform import Platform
 from ocikit.spec.reference import AnyReference, LayoutReference, Reference, ReferenceLike, default_tag, parse_reference
 from ocikit.spec.titles import Links
@@ -200,7 +201,7 @@ class Session(display.Displayable):
             platform: Platform to select from an index, such as "linux/arm64"; None selects this machine's.
             force: Overwrite edited files in `to`.
             archive: True unpacks every tar layer into `to`, such as a Helm chart. False keeps archives as files. None
-                unpacks folders that were pushed as archives.
+                unpacks folders that were pushed as archives or shards.
             workers: Number of parallel transfers; None uses the session's setting.
             progress: True, False or a `Progress`; None uses the session's setting.
             dry_run: Fetch nothing; the artifact's `.plan` shows what would be fetched.
@@ -374,6 +375,8 @@ class Session(display.Displayable):
         config: bytes | Mapping[str, Any] | None = None,
         config_type: str | None = None,
         archive: Archive | None = None,
+        shards: Shards | None = None,
+        shard_size: int | str = "256MiB",
         include: str | Iterable[str] = (),
         exclude: str | Iterable[str] = (),
         media_types: Mapping[str, str] | None = None,
@@ -399,6 +402,9 @@ class Session(display.Displayable):
             config: JSON or bytes that describe the artifact.
             config_type: Media type of the config.
             archive: "tar", "tar+gzip" or "tar+zstd" makes one layer of each folder; None makes one of each file.
+            shards: "zip" or "tar" puts the files of each folder into archives without compression, for very many files. A pull
+                writes the files. `fs` reads files of a zip by ranges; a tar is in the order of WebDataset.
+            shard_size: Bytes of the largest shard, such as "256MiB".
             include: Glob patterns of file names; none selects all.
             exclude: Glob patterns of file names to skip.
             media_types: Media types by file name; others are guessed.
@@ -432,7 +438,7 @@ class Session(display.Displayable):
             raise ContentError("nothing to push", hint='name files or folders: push("host/name:tag", "data/")')
         workers = self._workers(workers)
         types = {"artifact_type": artifact_type, "config_type": config_type}
-        content = check_push(paths, archive, links, config, annotations, types)
+        content = check_push(paths, archive, shards, links, config, annotations, types)
         with self.cache.hashes() as known:
             selection = select_files(
                 paths,
@@ -444,6 +450,8 @@ class Session(display.Displayable):
                 hidden=hidden,
                 secrets=secrets,
                 known=known,
+                shards=shards,
+                shard_size=to_bytes(shard_size, "shard_size"),
             )
             with self._backends.open_store(reference) as target:
                 build = partial(

@@ -17,21 +17,21 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
-from typing import Final, TypeAlias, overload
+from typing import Final, overload
 
 from attrs import define, field, frozen
 
 from ocikit import display
 from ocikit.errors import ContentError, InvalidDigest
-from ocikit.forks import finalize
 from ocikit.layers import compression
-from ocikit.layers.compression import Writable
 from ocikit.layers.header import END, encode_header, padding
 from ocikit.layers.ignore import IGNORE_FILE
+from ocikit.layers.packed import Check, HashingWriter, Packed, TemporaryFile, changed, reading, source_date, stamp_of
+from ocikit.layers.shards import SHARD_SIZE, Shard, check_names, split
 from ocikit.layers.states import KnownHashes, NoHashes, is_settled, state_key
 from ocikit.layers.tar import CHUNK
 from ocikit.layers.tree import WHITEOUT
-from ocikit.layers.walk import FileWalker, FoundFile, title_of, unreadable
+from ocikit.layers.walk import FileWalker, FoundFile, title_of
 from ocikit.spec import media_types as types
 from ocikit.spec.annotations import MODE, TITLE, UNPACK, UNPACKED_DIGEST, Annotations
 from ocikit.spec.descriptor import Descriptor
@@ -42,76 +42,6 @@ WORKERS: Final = 4  # hashing runs at 0.5 to 2 GB/s per core; four threads satur
 
 #: Bytes of a file whose digest is recorded. Hashing a smaller one takes no longer than finding its record.
 _REMEMBERED: Final = 1 << 17
-
-Check: TypeAlias = Callable[[], object]
-"""Called between blocks while a file is read; it raises an error to stop."""
-
-_Stamp: TypeAlias = tuple[int, int, int]
-"""Size, modification time and inode, to detect that a file was changed or replaced."""
-
-
-@define(eq=False)
-class _TemporaryFile:
-    """A temporary file that is deleted with its last reference."""
-
-    path: Path
-    remove: Callable[[], object] = field(init=False)
-
-    def __attrs_post_init__(self) -> None:
-        self.remove = finalize(self, partial(self.path.unlink, missing_ok=True))
-
-
-@frozen(kw_only=True, repr=False)
-class Packed(display.Displayable):
-    """A layer that is ready to be pushed."""
-
-    descriptor: Descriptor
-    source: Path
-    """The file or folder."""
-    diff_id: Digest | None = None
-    """The digest of the uncompressed tar of an archive. image-spec config.md#layer-diffid."""
-    _content: Path = field(repr=False)
-    _stamp: _Stamp = field(repr=False)
-    _temporary: _TemporaryFile | None = field(default=None, repr=False, eq=False)
-
-    @property
-    def title(self) -> str:
-        """The relative path in the artifact."""
-        return self.descriptor.annotations[TITLE]
-
-    @property
-    def size(self) -> int:
-        """Bytes."""
-        return self.descriptor.size
-
-    def open(self) -> io.BufferedReader:
-        """Open the content as a seekable file.
-
-        Raises:
-            ContentError: The file has changed since it was hashed.
-        """
-        try:
-            file = self._content.open("rb")
-        except FileNotFoundError as error:
-            raise _changed(self._content) from error
-        except OSError as error:
-            raise unreadable(self._content, self.title, error) from error
-        if _stamp(os.fstat(file.fileno())) != self._stamp:
-            file.close()
-            raise _changed(self._content)
-        return file
-
-    def close(self) -> None:
-        """Delete the temporary file of an archive before this object is deleted."""
-        if self._temporary is not None:
-            self._temporary.remove()
-
-    def __rich_repr__(self) -> display.Description:
-        yield "title", self.title
-        yield "media_type", self.descriptor.media_type
-        yield "digest", display.DigestCell(self.descriptor.digest)
-        yield "size", display.Size(self.size)
-        yield "diff_id", display.DigestCell(self.diff_id) if self.diff_id else None, None
 
 
 @define(eq=False, kw_only=True)
@@ -137,8 +67,8 @@ class UnhashedFile:
         Raises:
             ContentError: The file has changed.
         """
-        if _stamp(os.fstat(self.stream.fileno())) != _stamp(self._info):
-            raise _changed(self._file.path)
+        if stamp_of(os.fstat(self.stream.fileno())) != stamp_of(self._info):
+            raise changed(self._file.path)
 
     def record(self, digest: Digest) -> None:
         """Record the digest, so that the next push does not hash the file."""
@@ -150,7 +80,7 @@ class UnhashedFile:
         annotations = Annotations({TITLE: self._file.title, **_mode_annotation(self._info)})
         descriptor = Descriptor(media_type=self._media_type, digest=digest, size=self.size, annotations=annotations)
         path = self._file.path
-        return Packed(descriptor=descriptor, source=path, content=path, stamp=_stamp(self._info))
+        return Packed(descriptor=descriptor, source=path, content=path, stamp=stamp_of(self._info))
 
 
 @frozen(kw_only=True)
@@ -319,12 +249,15 @@ def select(
     level: int | None = None,
     spool: str | os.PathLike[str] | None = None,
     known: KnownHashes | None = None,
+    shards: types.Shards | None = None,
+    shard_size: int = SHARD_SIZE,
     title: str | None = None,
 ) -> Selection:
     """Find the files and folders that `pack` would pack, without reading their content.
 
-    Arguments and errors are those of `pack`; `known` has the digests of large files that were hashed before. With
-    `title`, the only path is packed under that title.
+    Arguments and errors are those of `pack`. `known` has the digests of large files that were hashed before. With `title`,
+    the only path is packed under that title. `shards` puts the files of each folder into archives of at most `shard_size`
+    bytes.
     """
     known = known or NoHashes()
     include, exclude = tuple(include), tuple(exclude)
@@ -332,6 +265,7 @@ def select(
     unused_types = dict(media_types or {})
     tasks: list[PackTask] = []
     empty: list[str] = []
+    members: list[str] = []
     for path in paths:
         name = title_of(path) if title is None else title
         if archive is not None and os.path.isdir(path):  # Path.is_dir raises for an unreadable parent
@@ -345,6 +279,11 @@ def select(
         empty += _empty_folders(items, walker)
         if not files:
             raise _no_files(path, walker)
+        if shards is not None and os.path.isdir(path):
+            check_names(files)
+            members += [file.title for file in files]
+            tasks += _shard_tasks(Path(path), name, shards, split(files, shards, shard_size), known, spool)
+            continue
         for file in files:
             kind = unused_types.pop(file.title, None)
             tasks.append(
@@ -356,7 +295,7 @@ def select(
                 )
             )
     titles = [task.title for task in tasks]
-    check_titles(titles)
+    check_titles([*titles, *members])
     if unused_types:
         raise ContentError(
             f"media_types has titles that are not pushed: {display.join_limited(unused_types)}",
@@ -374,6 +313,27 @@ def select(
         empty_folders=tuple(empty),
         secrets=tuple(walker.secrets),
     )
+
+
+def _shard_tasks(
+    folder: Path,
+    title: str,
+    kind: types.Shards,
+    shards: Iterable[tuple[FoundFile, ...]],
+    known: KnownHashes,
+    spool: str | os.PathLike[str] | None,
+) -> Iterator[PackTask]:
+    for index, files in enumerate(shards):
+        shard = Shard(
+            title=f"{title or 'files'}-{index:05}.{kind}",
+            prefix=f"{title}/" if title else "",
+            kind=kind,
+            folder=folder,
+            files=files,
+            known=known,
+            spool=spool,
+        )
+        yield PackTask(title=shard.title, size=shard.size, make=shard.pack)
 
 
 def _empty_folders(items: Iterable[FoundFile], walker: FileWalker) -> list[str]:
@@ -406,11 +366,16 @@ def _archived(items: Iterable[FoundFile], walker: FileWalker) -> list[FoundFile]
 
 
 def _run_tasks(tasks: Sequence[PackTask], workers: int) -> tuple[Packed, ...]:
+    def run(task: PackTask) -> Packed:
+        packed = task.run()[0]
+        packed.release()  # all shards together may not fit on the disk
+        return packed
+
     if len(tasks) < 2 or workers < 2:
-        return tuple(task.run()[0] for task in tasks)
+        return tuple(map(run, tasks))
     pool = ThreadPoolExecutor(min(workers, len(tasks)), thread_name_prefix="ocikit-pack")
     try:
-        return tuple(pool.map(lambda task: task.run()[0], tasks))
+        return tuple(pool.map(run, tasks))
     finally:
         pool.shutdown(cancel_futures=True)  # after a failure, do not start the remaining tasks
 
@@ -419,8 +384,8 @@ def _pack_file(
     file: FoundFile, media_type: str | None, known: KnownHashes, check: Check, keep: int
 ) -> tuple[Packed, bytes | None]:
     # Not hash_file: the stamp has to be that of the open file, and the size that of the bytes read
-    with _reading(file), file.path.open("rb", buffering=0) as stream:
-        stamp = _stamp(info := os.fstat(stream.fileno()))
+    with reading(file), file.path.open("rb", buffering=0) as stream:
+        stamp = stamp_of(info := os.fstat(stream.fileno()))
         if kept := 0 < stamp[0] <= keep:
             content = stream.read(stamp[0] + 1)
             while len(content) < stamp[0] and (more := stream.read(stamp[0] + 1 - len(content))):
@@ -438,8 +403,8 @@ def _pack_file(
             digest = Digest(f"sha256:{hasher.hexdigest()}")
             if stamp[0] >= _REMEMBERED and is_settled(info, now):
                 known.put(_key(file, info), digest)
-        if size != stamp[0] or _stamp(os.fstat(stream.fileno())) != stamp:
-            raise _changed(file.path)
+        if size != stamp[0] or stamp_of(os.fstat(stream.fileno())) != stamp:
+            raise changed(file.path)
     descriptor = Descriptor(
         media_type=media_type or types.media_type_of(file.title),
         digest=digest,
@@ -452,7 +417,7 @@ def _pack_file(
 
 def _open_unhashed(file: FoundFile, media_type: str | None, known: KnownHashes) -> UnhashedFile | None:
     now = time.time_ns()
-    with _reading(file):
+    with reading(file):
         stream = file.path.open("rb", buffering=0)
     info = os.fstat(stream.fileno())
     if _recorded(file, info, known) is not None:
@@ -478,53 +443,6 @@ def _mode_annotation(info: os.stat_result) -> dict[str, str]:
     return {MODE: "0755"} if info.st_mode & stat.S_IXUSR and os.name == "posix" else {}
 
 
-@contextlib.contextmanager
-def _reading(file: FoundFile) -> Iterator[None]:
-    """Turn errors of the operating system while a file is read into errors with the next step."""
-    try:
-        yield
-    except FileNotFoundError as error:
-        raise _changed(file.path) from error
-    except OSError as error:
-        raise unreadable(file.path, file.title, error) from error
-
-
-def _stamp(info: os.stat_result) -> _Stamp:
-    return info.st_size, info.st_mtime_ns, info.st_ino
-
-
-def _changed(path: Path) -> ContentError:
-    return ContentError(f"{str(path)!r} changed while it was pushed", hint="push again when no program writes to it")
-
-
-class _HashingWriter:
-    """A file for writing that hashes the written bytes.
-
-    Args:
-        file: The file.
-        check: Called before each write; it raises an error to stop.
-    """
-
-    def __init__(self, file: Writable, check: Check = bool) -> None:
-        self._file = file
-        self._check = check
-        self._hasher = new_hasher("sha256")
-
-    def write(self, data: bytes | memoryview, /) -> int:
-        """Hash and write bytes."""
-        self._check()
-        self._hasher.update(data)
-        return self._file.write(data)
-
-    def flush(self) -> None:
-        """Write buffered bytes."""
-        self._file.flush()
-
-    def digest(self) -> Digest:
-        """Return the digest of the written bytes."""
-        return Digest(f"sha256:{self._hasher.hexdigest()}")
-
-
 def _pack_archive(
     folder: Path,
     title: str,
@@ -538,18 +456,18 @@ def _pack_archive(
     safe_title(title)
     try:
         handle, name = tempfile.mkstemp(prefix="ocikit-", suffix=f".{kind}", dir=spool)
-        temporary = _TemporaryFile(Path(name))
+        temporary = TemporaryFile(Path(name))
         with os.fdopen(handle, "wb") as file:
-            blob = _HashingWriter(file, check)
+            blob = HashingWriter(file, check)
             if kind == "tar":
                 tar = blob
                 _write_tar(tar, title, items)
             else:
                 with compression.open_encoder(kind.partition("+")[2], blob, level) as encoder:
-                    tar = _HashingWriter(encoder)
+                    tar = HashingWriter(encoder)
                     _write_tar(tar, title, items)
             file.flush()
-            stamp = _stamp(os.fstat(file.fileno()))
+            stamp = stamp_of(os.fstat(file.fileno()))
     except OSError as error:
         raise ContentError(
             f"writing the archive of {str(folder)!r} failed: {error.strerror or error}",
@@ -572,9 +490,9 @@ def _pack_archive(
     return packed, None
 
 
-def _write_tar(tar: _HashingWriter, title: str, items: Iterable[FoundFile]) -> None:
+def _write_tar(tar: HashingWriter, title: str, items: Iterable[FoundFile]) -> None:
     """Write a folder as a tar. All paths start with the title, as oras expects."""
-    mtime = _source_date()
+    mtime = source_date()
     tar.write(encode_header(f"{title}/", "directory", mode=0o755, mtime=mtime))
     for item in items:
         safe_title(item.title)
@@ -592,30 +510,22 @@ def _write_tar(tar: _HashingWriter, title: str, items: Iterable[FoundFile]) -> N
     tar.write(END)
 
 
-def _write_file(tar: _HashingWriter, item: FoundFile, mtime: int) -> None:
-    with _reading(item):
+def _write_file(tar: HashingWriter, item: FoundFile, mtime: int) -> None:
+    with reading(item):
         file = item.path.open("rb", buffering=0)
     with file:
-        with _reading(item):
-            stamp = _stamp(info := os.fstat(file.fileno()))
+        with reading(item):
+            stamp = stamp_of(info := os.fstat(file.fileno()))
         mode = 0o755 if info.st_mode & stat.S_IXUSR else 0o644
         tar.write(encode_header(item.title, "file", size=stamp[0], mode=mode, mtime=mtime))
         size = 0
         while size < stamp[0]:
-            with _reading(item):
+            with reading(item):
                 data = file.read(min(CHUNK, stamp[0] - size))
             if not data:
                 break
             tar.write(data)
             size += len(data)
-        if size != stamp[0] or _stamp(os.fstat(file.fileno())) != stamp:
-            raise _changed(item.path)
+        if size != stamp[0] or stamp_of(os.fstat(file.fileno())) != stamp:
+            raise changed(item.path)
     tar.write(bytes(padding(size)))
-
-
-def _source_date() -> int:
-    """Return the time of all entries in seconds since 1970: SOURCE_DATE_EPOCH or 0."""
-    text = os.environ.get("SOURCE_DATE_EPOCH", "0")
-    if not text.isdecimal():
-        raise ContentError(f"SOURCE_DATE_EPOCH is {text!r}", hint="it must be a number of seconds since 1970")
-    return int(text)

@@ -116,7 +116,7 @@ def clean_names(path: str) -> tuple[str, ...]:
     return tuple(names)
 
 
-class _ChunkReader:
+class ChunkReader:
     """A stream that is read in large chunks and returned in small ones."""
 
     def __init__(self, stream: Readable) -> None:
@@ -235,7 +235,7 @@ class EntryBody:
         segments: (offset, length) of each run of stored bytes within the file; the rest are holes.
     """
 
-    def __init__(self, reader: _ChunkReader, path: str, stored: int, segments: tuple[tuple[int, int], ...]) -> None:
+    def __init__(self, reader: ChunkReader, path: str, stored: int, segments: tuple[tuple[int, int], ...]) -> None:
         self._reader = reader
         self._path = path
         self._left = stored
@@ -274,7 +274,7 @@ def members(stream: Readable, media_type: str = "") -> Iterator[tuple[TarEntry, 
         ContentError: The archive is damaged or truncated.
         UnsafeArchive: The archive has malicious or unsupported headers.
     """
-    reader = _ChunkReader(stream)
+    reader = ChunkReader(stream)
     reader.check_format(media_type)
     records: dict[str, bytes] = {}
     name: bytes | None = None
@@ -299,7 +299,7 @@ def members(stream: Readable, media_type: str = "") -> Iterator[tuple[TarEntry, 
 
 
 def _parse_entry(
-    reader: _ChunkReader, block: bytes, records: dict[str, bytes], name: bytes | None, target: bytes | None
+    reader: ChunkReader, block: bytes, records: dict[str, bytes], name: bytes | None, target: bytes | None
 ) -> tuple[TarEntry, EntryBody]:
     if name is None:
         name = records.get("GNU.sparse.name") or records.get("path") or ustar_name(block)
@@ -339,7 +339,7 @@ def _parse_entry(
     return entry, EntryBody(reader, path, stored, segments)
 
 
-def _read_gnu_sparse_map(reader: _ChunkReader, block: bytes) -> tuple[list[int], int]:
+def _read_gnu_sparse_map(reader: ChunkReader, block: bytes) -> tuple[list[int], int]:
     """Return sparse map and file size of GNU tar's old sparse format."""
     size, more = check_size(parse_number(block[483:495])), block[482]
     table, map_bytes = block[386:482], bytearray()
@@ -358,7 +358,7 @@ def _read_gnu_sparse_map(reader: _ChunkReader, block: bytes) -> tuple[list[int],
 
 
 def _read_pax_sparse_map(
-    reader: _ChunkReader, records: dict[str, bytes], stored: int, path: str
+    reader: ChunkReader, records: dict[str, bytes], stored: int, path: str
 ) -> tuple[list[int], int, int]:
     """Return sparse map, file size and stored bytes of GNU formats 0.0 to 1.0."""
     size = check_size(

@@ -16,7 +16,9 @@ from ocikit import display
 from ocikit.errors import ContentError, UnsafeArchive
 from ocikit.layers.layer import Budget, LayerLimits, check_path, escapes, open_layer, resolve_path
 from ocikit.layers.tar import EntryBody, Readable, TarEntry, members
+from ocikit.layers.zip import zip_members
 from ocikit.spec.digest import Digest, new_hasher
+from ocikit.spec.media_types import ZIP
 from ocikit.spec.titles import OWN_FOLDER
 
 WHITEOUT: Final = ".wh."
@@ -107,7 +109,8 @@ class Tree(ABC):
             self.layer += 1
             expected = diff_ids[self.layer] if diff_ids is not None and self.layer < len(diff_ids) else None
             hasher = None if expected is None else new_hasher(expected.algorithm)
-            for entry, body in members(open_layer(stream, budget=self._budget, hasher=hasher), media_type):
+            content = open_layer(stream, budget=self._budget, hasher=hasher)
+            for entry, body in zip_members(content) if media_type == ZIP else members(content, media_type):
                 self._budget.count_entry(entry, body)
                 self.add(entry, body)
             if hasher is not None and expected is not None and hasher.hexdigest() != expected.encoded:

@@ -20,6 +20,12 @@ OCI_LAYER_ZSTD: Final = "application/vnd.oci.image.layer.v1.tar+zstd"
 Archive: TypeAlias = Literal["tar", "tar+gzip", "tar+zstd"]
 ARCHIVES: Final[Mapping[Archive, str]] = {"tar": OCI_LAYER, "tar+gzip": OCI_LAYER_GZIP, "tar+zstd": OCI_LAYER_ZSTD}
 
+ZIP: Final = "application/zip"
+TAR: Final = "application/x-tar"
+#: The formats of shards: archives without compression that hold the files of a folder together.
+Shards: TypeAlias = Literal["zip", "tar"]
+SHARDS: Final[Mapping[Shards, str]] = {"zip": ZIP, "tar": TAR}
+
 #: The content `{}`, for an empty config or layer. image-spec manifest.md#guidance-for-an-empty-descriptor
 EMPTY: Final = "application/vnd.oci.empty.v1+json"
 

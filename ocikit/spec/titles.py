@@ -16,7 +16,7 @@ from attrs import frozen
 from ocikit.display import quoted
 from ocikit.errors import InvalidDigest, UnsafeArchive
 from ocikit.spec import media_types
-from ocikit.spec.annotations import UNPACK, UNPACKED_DIGEST
+from ocikit.spec.annotations import SHARD, UNPACK, UNPACKED_DIGEST
 from ocikit.spec.descriptor import Descriptor
 from ocikit.spec.digest import Digest
 
@@ -248,14 +248,28 @@ def is_packed_folder(layer: Descriptor) -> bool:
     return layer.title is not None and layer.annotations.get(UNPACK) == "true"
 
 
+def is_shard(layer: Descriptor) -> bool:
+    """Return True for an archive with some of the files of a folder."""
+    return SHARD in layer.annotations and layer.media_type in media_types.SHARDS.values()
+
+
+def is_unpacked_by_pull(layer: Descriptor) -> bool:
+    """Return True for a layer that a pull unpacks by default: a packed folder, or a shard."""
+    return is_packed_folder(layer) or is_shard(layer)
+
+
 def packed_prefix(layer: Descriptor) -> str:
     """Return the folder that holds all files of an archive; empty for the top folder.
 
     It is the title of a packed folder, which all paths in its archive start with. `oras push .` writes the title ".".
+    A shard has it in an annotation.
 
     Raises:
         UnsafeArchive: The title is unsafe.
     """
+    if is_shard(layer):
+        prefix = layer.annotations[SHARD].removesuffix("/")
+        return safe_title(prefix).as_posix() if prefix else ""
     if not is_packed_folder(layer) or layer.title is None or set(layer.title.split("/")) <= {"", "."}:
         return ""
     return safe_title(layer.title).as_posix()
@@ -276,7 +290,7 @@ def is_archive(layer: Descriptor) -> bool:
     True
     """
     return (
-        is_packed_folder(layer)
+        is_unpacked_by_pull(layer)
         or _TAR_TYPE.search(layer.media_type) is not None
         or _TAR_NAME.search(layer.title or "") is not None
     )

@@ -56,7 +56,7 @@ def test_old_values_are_dropped(path, monkeypatch):
     assert HashCache(path).get("used") == "1"
 
 
-def test_distrusted_values_are_dropped(path):
+def test_rejected_values_are_dropped(path):
     known = HashCache(path)
     known.put("a", "1")
     known.put("b", "1")
