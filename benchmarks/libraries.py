@@ -140,7 +140,7 @@ def _datasets(url: str) -> object:
     import datasets  # noqa: PLC0415 - an optional package
 
     # The first chunk is read twice. Its size is the library's option; the default is 10 MiB
-    options = {"streaming": True, "split": "train", "chunksize": 128 * _KB}
+    options = {"streaming": True, "split": "train", "chunksize": 32 * _KB}
     streamed = datasets.load_dataset("json", data_files=f"{url}/lines.jsonl", **options)
     return next(iter(streamed))["k"]
 
