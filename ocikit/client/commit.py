@@ -20,6 +20,7 @@ import contextlib
 import copy
 import hashlib
 import io
+import itertools
 import logging
 import random
 import threading
@@ -453,6 +454,8 @@ class Committed:
     manifest: Manifest
     before: Digest | None
     """The digest that the tag named before; None for a new tag."""
+    number: int = field(factory=itertools.count(1).__next__)
+    """Later commits of this process have higher numbers."""
 
 
 @define(eq=False)

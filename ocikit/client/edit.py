@@ -15,7 +15,7 @@ from types import TracebackType
 from typing import Any, Final, Self
 
 from ocikit import display
-from ocikit.client.arguments import StrPath, tags_of
+from ocikit.client.arguments import ProgressLike, StrPath, tags_of
 from ocikit.client.artifact import Artifact, File
 from ocikit.client.commit import (
     Annotate,
@@ -70,6 +70,7 @@ class Edit(MutableMapping[str, Any], display.Displayable):
         tags: More tags of the result.
         dry_run: Upload nothing, and leave the tag.
         workers: Number of parallel transfers.
+        progress: True, False or a `Progress`; None uses the session's setting.
     """
 
     def __init__(
@@ -82,6 +83,7 @@ class Edit(MutableMapping[str, Any], display.Displayable):
         tags: Iterable[str] = (),
         dry_run: bool = False,
         workers: int | None = None,
+        progress: ProgressLike = None,
     ) -> None:
         if to is None and reference.tag is None and reference.digest is not None:
             raise InvalidReference(
@@ -103,17 +105,21 @@ class Edit(MutableMapping[str, Any], display.Displayable):
         self._tags = tags_of(self.reference, tags, default=False)[1:]
         self._dry_run = dry_run
         self._workers = reader.workers if workers is None else workers
-        self._stats = TransferStats(reader.listener(None))
+        self._listener = reader.listener(progress)
+        self._stats = TransferStats(self._listener)
         self._stack = contextlib.ExitStack()
         self._source: Source | None = None
         self._store: Store | None = None
-        self._lock = threading.RLock()
+        self.lock = threading.RLock()
+        """Held while the edit is changed."""
         self._base: Base | None = None
         self._target_base: Base | None = None
         self._draft: Draft | None = None
         self._operations: list[Operation] = []
         self._notes = ""
         self._has_ended = False
+        self.number = 0
+        """After the block: the number of the commit."""
         self.artifact: Artifact | None = None
         """After the block: the result."""
         self.plan: EditPlan | None = None
@@ -163,11 +169,12 @@ class Edit(MutableMapping[str, Any], display.Displayable):
             locks=self.reader.cache.root / "locks",
             base=base,
         )
+        self.number = done.number
         if self._tags:
             store.push_document(done.descriptor, done.manifest.raw, self._tags)
         self.artifact = Artifact(self.reader, self.reference, done.descriptor, done.manifest)
         self.artifact.summarize(partial(self._summary, self.artifact))
-        if self.reader.listener(None) is not SILENT:
+        if self._listener is not SILENT:
             self._stats.summary(self.artifact.summary)
 
     def _guards(self, draft: Draft) -> list[Operation]:
@@ -258,7 +265,7 @@ class Edit(MutableMapping[str, Any], display.Displayable):
     def draft(self) -> Draft:
         """The artifact with all changes so far; it is read on first use."""
         store = self.store
-        with self._lock:
+        with self.lock:
             if self._draft is None:
                 reference = self._source_reference
                 self._base = read_base(self._source or store, reference.digest or reference.tag or "latest")
@@ -286,9 +293,26 @@ class Edit(MutableMapping[str, Any], display.Displayable):
         Raises:
             Conflict: A title is that of a folder and of a file.
         """
-        with self._lock:
+        with self.lock:
             operation.apply(self.draft)
             self._operations.append(operation)
+
+    @property
+    def count(self) -> int:
+        """The number of changes so far."""
+        return len(self._operations)
+
+    def changes(self, start: int) -> list[tuple[str, Descriptor | None]]:
+        """Return the files that have changed since a count, as they are now; None for a removed one."""
+        with self.lock:
+            titles = dict.fromkeys(title for operation in self._operations[start:] for title in operation.titles)
+            return [(title, self.draft.get(title)) for title in titles]
+
+    @property
+    def base_artifact(self) -> Artifact:
+        """The artifact before all changes; one without files if the tag is new."""
+        _ = self.draft
+        return self._view(self._source_reference)
 
     def upload(self, layer: Descriptor, content: Callable[[], ByteStream]) -> None:
         """Upload content that an operation will name."""
@@ -355,7 +379,8 @@ class Edit(MutableMapping[str, Any], display.Displayable):
     def __contains__(self, title: object) -> bool:
         return isinstance(title, str) and not title.startswith("\0") and self.draft.get(title) is not None
 
-    __hash__ = None  # type: ignore[assignment]  # as of any mapping
+    def __hash__(self) -> int:
+        return id(self)  # an edit is equal to itself only
 
     def __eq__(self, other: object) -> bool:
         return self is other

@@ -7,20 +7,32 @@ that their driver saw.
 
 from __future__ import annotations
 
+import contextlib
+import errno
+import io
 import os
 import threading
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from datetime import datetime
+from functools import partial
 from typing import Any, BinaryIO
 
 from fsspec.spec import AbstractBufferedFile, AbstractFileSystem
 
 from ocikit.client.artifact import Artifact, File
+from ocikit.client.commit import Drop, Operation, Put, commit, copy_blob, push_blob, titled
+from ocikit.client.edit import Edit
 from ocikit.client.reader import ContentReader
-from ocikit.errors import FileNotInArtifact, InvalidArgument
+from ocikit.errors import FileNotInArtifact, InvalidArgument, InvalidReference
 from ocikit.filesystem.paths import PROTOCOL, Location, parse_path, path_of, strip_protocol
-from ocikit.filesystem.views import UNKNOWN_TIME, Info, View, shared_view
+from ocikit.filesystem.views import UNKNOWN_TIME, Info, Tree, View, shared_view
+from ocikit.filesystem.writing import Edits, OcikitTransaction, OcikitWriter, TextWriter, collected, edit_of, edit_tree
 from ocikit.forks import ForkSafeLock
+from ocikit.layers.pack import select
+from ocikit.spec import media_types
+from ocikit.spec.descriptor import Descriptor
+from ocikit.store.base import Store
+from ocikit.store.streams import ByteStream
 from ocikit.transfer.pool import run_parallel
 
 _PARALLEL = 8  # files that are read at once
@@ -68,6 +80,8 @@ class OcikitFileSystem(AbstractFileSystem):  # type: ignore[misc]  # fsspec has 
         if cache not in {"blocks", "files"}:
             raise InvalidArgument(f"cache={cache!r} is unknown", hint='use "blocks" or "files"')
         self._whole_files = cache == "files"
+        self._transaction_edits: Edits | None = None
+        self._calls = threading.local()  # with the edits of a call that writes several files
         if artifact is not None:
             self.view = View(artifact.reader, pins)
             self.adopt(artifact)
@@ -79,6 +93,11 @@ class OcikitFileSystem(AbstractFileSystem):  # type: ignore[misc]  # fsspec has 
     def __reduce__(self) -> tuple[Any, ...]:
         options = {name: value for name, value in self.storage_options.items() if name != "pins"}
         return _restore, (type(self), options, self.view.pins())
+
+    @staticmethod
+    def edit_root(edit: Edit) -> str:
+        """Return the path of an edit in this process."""
+        return f"{path_of(edit.reference)}~{edit.token}"
 
     @staticmethod
     def root_of(artifact: Artifact) -> str:
@@ -117,6 +136,20 @@ class OcikitFileSystem(AbstractFileSystem):  # type: ignore[misc]  # fsspec has 
         self.view.forget(None if path is None else parse_path(path))
         super().invalidate_cache(path)
 
+    def _tree(self, location: Location) -> Tree:
+        """Return the files of an artifact, with the writes of a transaction or an edit."""
+        edit = self._edit(location)
+        return self.view.tree(location) if edit is None else edit_tree(location.root, edit)
+
+    def _edit(self, location: Location, *, create: bool = False) -> Edit | None:
+        """Return the edit that writes to an artifact are collected in, or None."""
+        if (edit := edit_of(location)) is not None:
+            return edit
+        edits: Edits | None = self._transaction_edits or getattr(self._calls, "edits", None)
+        if edits is None or not location.suffix:
+            return None
+        return edits.open(location) if create else edits.get(location)
+
     # Listings
 
     def ls(self, path: str, detail: bool = True, refresh: bool = False, **kwargs: Any) -> list[Any]:
@@ -134,7 +167,7 @@ class OcikitFileSystem(AbstractFileSystem):  # type: ignore[misc]  # fsspec has 
         location = parse_path(path)
         if refresh:
             self.view.forget(location)
-        entries = self.view.tree(location).entries(location.name) if location.suffix else self._listing(location)
+        entries = self._tree(location).entries(location.name) if location.suffix else self._listing(location)
         return [dict(entry) for entry in entries] if detail else [entry["name"] for entry in entries]
 
     def _listing(self, location: Location) -> list[Info]:
@@ -164,7 +197,7 @@ class OcikitFileSystem(AbstractFileSystem):  # type: ignore[misc]  # fsspec has 
             return _directory(location.root)
         if refresh:
             self.view.forget(location)
-        return dict(self.view.tree(location).info(location.name))
+        return dict(self._tree(location).info(location.name))
 
     def exists(self, path: str, **kwargs: Any) -> bool:
         """Return True if there is such a file, folder or artifact. Failures of the network are raised."""
@@ -209,7 +242,7 @@ class OcikitFileSystem(AbstractFileSystem):  # type: ignore[misc]  # fsspec has 
 
     def _file(self, path: str) -> File:
         location = parse_path(path)
-        return self.view.tree(location).file(location.name)
+        return self._tree(location).file(location.name)
 
     def _open(
         self,
@@ -223,6 +256,8 @@ class OcikitFileSystem(AbstractFileSystem):  # type: ignore[misc]  # fsspec has 
         size: int | None = None,
         **kwargs: Any,
     ) -> Any:
+        if mode != "rb":
+            return self._open_writer(path, mode)
         file = self._file(path)
         if self._whole_files:
             file.download(progress=False)
@@ -317,6 +352,279 @@ class OcikitFileSystem(AbstractFileSystem):  # type: ignore[misc]  # fsspec has 
             file.save(lpath)
         if callback is not None:
             callback.absolute_update(file.size)
+
+    # Writing
+
+    transaction_type = OcikitTransaction
+
+    def open(self, path: str, mode: str = "rb", *args: Any, **kwargs: Any) -> Any:
+        """Return an open file.
+
+        A file that is written appears when it is closed: its content is uploaded, and its artifact gets a new manifest. If
+        the `with` block raises, nothing appears.
+
+        Args:
+            path: The file.
+            mode: "rb" or "r" to read, "wb" or "w" to write, "xb" or "x" to write a new file.
+            args: As other file systems have them.
+            kwargs: As other file systems have them.
+
+        Raises:
+            FileExistsError: There is such a file, and the mode is "x".
+            InvalidArgument: The mode is for appending or for changes in place.
+        """
+        if "b" in mode or not set(mode) & set("wxa+"):
+            return super().open(path, mode, *args, **kwargs)
+        text = {key: kwargs.pop(key) for key in ("encoding", "errors", "newline") if key in kwargs}
+        return TextWriter(self.open(path, f"{mode.replace('t', '')}b", *args, **kwargs), **text)
+
+    def _open_writer(self, path: str, mode: str) -> OcikitWriter:
+        if mode not in {"wb", "xb"}:
+            raise InvalidArgument(
+                f"open(mode={mode!r}) failed: files of artifacts are not changed in place",
+                hint='read the file and write it again, with "wb"',
+            )
+        location = self._writable(path)
+        if mode == "xb" and self.exists(path):
+            raise FileExistsError(f"there is a file {location.path} already")
+        return OcikitWriter(partial(self._put, location, new=mode == "xb"), location.path, mode)
+
+    def _writable(self, path: str) -> Location:
+        """Return a path that files can be written to.
+
+        Raises:
+            InvalidReference: The path has no tag, or it is pinned.
+            IsADirectoryError: The path is that of an artifact.
+            InvalidArgument: The path is that of an edit that has ended.
+        """
+        location = parse_path(path)
+        edit_of(location)  # raises before anything is written
+        if not location.suffix:
+            self.view.tree(location)  # raises
+        if "@" in location.suffix:
+            raise InvalidReference(
+                f"{location.root} is pinned by its digest, so it can't be written to",
+                hint="name a tag; each write gives it a new manifest",
+            )
+        if not location.name:
+            raise IsADirectoryError(f"{location.path} is an artifact, not a file")
+        return location
+
+    def _put(
+        self, location: Location, layer: Descriptor, content: Callable[[], ByteStream], *, new: bool = False
+    ) -> None:
+        """Upload content and commit it as a file."""
+        layer = titled(layer, location.name)
+        edit = self._edit(location, create=True)
+        if edit is not None:
+            edit.upload(layer, content)
+            edit.stage(Put(layer=layer, new=new))
+            return
+        with self.view.reader.backends.open_store(location.reference) as store:
+            push_blob(store, layer, content)
+            self._commit(store, location, Put(layer=layer, new=new))
+
+    def _commit(self, store: Store, location: Location, operation: Operation) -> None:
+        reader, reference = self.view.reader, location.reference
+        done = commit(
+            store,
+            location.suffix.removeprefix(":"),
+            [operation],
+            name=str(reference),
+            owner=reader.backends,
+            locks=reader.cache.root / "locks",
+        )
+        artifact = Artifact(reader, reference, done.descriptor, done.manifest)
+        self.view.adopt(location, artifact, done.number)
+
+    def _adopt(self, location: Location, edit: Edit) -> None:
+        if edit.artifact is not None:
+            self.view.adopt(location, edit.artifact, edit.number)
+
+    def begin(self) -> None:
+        """Start to collect writes for a transaction."""
+        self._transaction_edits = Edits(self.view.reader)
+
+    def end(self, *, commit: bool) -> None:
+        """End a transaction: one manifest for each artifact that was written to, or no change at all."""
+        edits, self._transaction_edits = self._transaction_edits, None
+        if edits is None:
+            return
+        if commit:
+            edits.commit(self._adopt)
+        else:
+            edits.discard()
+
+    @contextlib.contextmanager
+    def _one_commit(self) -> Iterator[None]:
+        """Make one commit for each artifact that the block writes to in this thread."""
+        if self._transaction_edits is not None or getattr(self._calls, "edits", None) is not None:
+            yield
+            return
+        with collected(Edits(self.view.reader), self._adopt) as edits:
+            self._calls.edits = edits
+            try:
+                yield
+            finally:
+                self._calls.edits = None
+
+    def pipe_file(self, path: str, value: bytes, mode: str = "overwrite", **kwargs: Any) -> None:
+        """Write a file.
+
+        Args:
+            path: The file.
+            value: Its content.
+            mode: "create" refuses to replace a file.
+            kwargs: Ignored; other file systems have further options.
+
+        Raises:
+            FileExistsError: There is such a file, and the mode is "create".
+        """
+        location = self._writable(path)
+        if mode == "create" and self.exists(path):
+            raise FileExistsError(f"there is a file {location.path} already")
+        value = bytes(value)
+        layer = Descriptor.of(value, media_types.media_type_of(location.name))
+        self._put(location, layer, lambda: io.BytesIO(value), new=mode == "create")
+
+    def pipe(self, path: Any, value: Any = None, **kwargs: Any) -> None:
+        """Write one file, or several by a dictionary, with one manifest."""
+        with self._one_commit():
+            super().pipe(path, value, **kwargs)
+
+    def put_file(self, lpath: Any, rpath: str, callback: Any = None, mode: str = "overwrite", **kwargs: Any) -> None:
+        """Write a file from disk.
+
+        Args:
+            lpath: The file on disk.
+            rpath: The path to write.
+            callback: Informed of the size and the progress.
+            mode: "create" refuses to replace a file.
+            kwargs: Ignored; other file systems have further options.
+
+        Raises:
+            FileExistsError: There is such a file, and the mode is "create".
+        """
+        if os.path.isdir(lpath):
+            return  # folders have no representation
+        location = self._writable(rpath)
+        if mode == "create" and self.exists(rpath):
+            raise FileExistsError(f"there is a file {location.path} already")
+        size = os.stat(lpath).st_size
+        if callback is not None:
+            callback.set_size(size)
+        (task,) = select([lpath], title=location.name, hidden=True).tasks
+        packed, _ = task.run()
+        self._put(location, packed.descriptor, packed.open, new=mode == "create")
+        if callback is not None:
+            callback.absolute_update(size)
+
+    def put(self, *args: Any, **kwargs: Any) -> None:
+        """Write files and folders from disk, with one manifest."""
+        with self._one_commit():
+            super().put(*args, **kwargs)
+
+    def cp_file(self, path1: str, path2: str, **kwargs: Any) -> None:
+        """Copy a file; within a repository, and between repositories that can mount, no content is moved.
+
+        Args:
+            path1: The file.
+            path2: The copy.
+            kwargs: Ignored; other file systems have further options.
+        """
+        if self.isdir(path1):
+            return  # folders have no representation
+        file, source, target = self._file(path1), parse_path(path1), self._writable(path2)
+        layer = titled(file.descriptor, target.name)
+        edit = self._edit(target, create=True)
+        reference = file.artifact.reference
+        with contextlib.ExitStack() as stack:
+            backends = self.view.reader.backends
+            store = stack.enter_context(backends.open_store(target.reference)) if edit is None else edit.store
+            if (source.host, source.repository) != (target.host, target.repository):
+                copy_blob(store, layer, stack.enter_context(backends.open_source(reference, mirrors=False)))
+            if edit is None:
+                self._commit(store, target, Put(layer=layer))
+            else:
+                edit.stage(Put(layer=layer))
+
+    def copy(self, *args: Any, **kwargs: Any) -> None:
+        """Copy files and folders, with one manifest."""
+        with self._one_commit():
+            super().copy(*args, **kwargs)
+
+    def mv(self, *args: Any, **kwargs: Any) -> None:
+        """Rename files and folders: one manifest, and no content is moved within a repository."""
+        with self._one_commit():
+            super().mv(*args, **kwargs)
+
+    def rm_file(self, path: str) -> None:
+        """Remove a file. An artifact without files remains after the last one.
+
+        Raises:
+            FileNotFoundError: There is no such file.
+        """
+        location = self._writable(path)
+        self._file(path)
+        edit = self._edit(location, create=True)
+        if edit is not None:
+            edit.stage(Drop(title=location.name))
+            return
+        with self.view.reader.backends.open_store(location.reference) as store:
+            self._commit(store, location, Drop(title=location.name))
+
+    def _rm(self, path: str) -> None:
+        self.rm_file(path)
+
+    def rm(self, path: Any, recursive: bool = False, maxdepth: int | None = None) -> None:
+        """Remove files and, with `recursive`, folders, with one manifest. The path of an artifact deletes its tag.
+
+        Raises:
+            FileNotFoundError: There is no such file or folder.
+            IsADirectoryError: A path is a folder, and not `recursive`.
+        """
+        paths = self.expand_path(path, recursive=recursive, maxdepth=maxdepth)
+        roots = [one for one in paths if not parse_path(one).name]
+        if roots and not recursive:
+            raise IsADirectoryError(f"{roots[0]} is an artifact; recursive=True deletes its tag")
+        with self._one_commit():
+            for one in paths:
+                if parse_path(one).root in roots:
+                    continue
+                if not self.isdir(one):
+                    self.rm_file(one)
+                elif not recursive:
+                    raise IsADirectoryError(f"{one} is a folder; recursive=True removes its files")
+        for root in roots:
+            self._untag(parse_path(root))
+
+    def _untag(self, location: Location) -> None:
+        if not location.suffix.startswith(":") or location.token:
+            raise InvalidReference(
+                f"{location.root} is not a tag, so it can't be removed", hint="see ocikit.delete(reference)"
+            )
+        with self.view.reader.backends.open_store(location.reference, create=False) as store:
+            store.untag(location.suffix.removeprefix(":"))
+        self.view.forget(location)
+
+    def mkdir(self, path: str, create_parents: bool = True, **kwargs: Any) -> None:
+        """Do nothing: a folder exists while it has files."""
+
+    def makedirs(self, path: str, exist_ok: bool = False) -> None:
+        """Do nothing: a folder exists while it has files."""
+
+    def rmdir(self, path: str) -> None:
+        """Check that a folder has no files.
+
+        Raises:
+            NotADirectoryError: The path is a file.
+            OSError: The folder has files.
+        """
+        kind = self._type(path)
+        if kind == "file":
+            raise NotADirectoryError(f"{path} is a file")
+        if kind and self.ls(path):
+            raise OSError(errno.ENOTEMPTY, f"{path} has files", path)
 
     def url(self, path: str, **kwargs: Any) -> str:
         """Return the URL of a file at its registry; clients need a token there unless the repository is public.

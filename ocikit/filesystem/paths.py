@@ -42,6 +42,11 @@ class Location:
         return f"{self.root}/{self.name}" if self.name else self.root
 
     @property
+    def token(self) -> str:
+        """The token of an edit, after "~" in the tag; empty for other paths. Tags have no "~"."""
+        return self.suffix.partition("~")[2]
+
+    @property
     def reference(self) -> AnyReference:
         """The reference of the artifact.
 

@@ -19,6 +19,7 @@ from ocikit.filesystem.paths import PROTOCOL, Location
 from ocikit.forks import ForkSafeLock
 from ocikit.remote.config.network import Network
 from ocikit.spec.annotations import CREATED
+from ocikit.spec.descriptor import Descriptor
 from ocikit.spec.digest import Digest
 from ocikit.transfer.pool import WORKERS
 
@@ -46,20 +47,33 @@ class Tree:
         """When the artifact was created, else 1970."""
         self._folders: dict[str, dict[str, Info]] = {"": {}}
         for name, layer in artifact.manifest.named.files.items():
-            self._add(
-                name,
-                {
-                    "name": f"{root}/{name}",
-                    "size": layer.size,
-                    "type": "file",
-                    "digest": str(layer.digest),
-                    "media_type": layer.media_type,
-                    "ETag": f'"{layer.digest}"',
-                    "reference": str(artifact.reference),
-                    "annotations": dict(layer.annotations),
-                    "created": self.created,
-                },
-            )
+            self.put(name, layer)
+
+    def put(self, name: str, layer: Descriptor) -> None:
+        """Add or replace a file."""
+        self._add(
+            name,
+            {
+                "name": f"{self.root}/{name}",
+                "size": layer.size,
+                "type": "file",
+                "digest": str(layer.digest),
+                "media_type": layer.media_type,
+                "ETag": f'"{layer.digest}"',
+                "reference": str(self.artifact.reference),
+                "annotations": dict(layer.annotations),
+                "created": self.created,
+            },
+        )
+
+    def drop(self, name: str) -> None:
+        """Remove a file, and the folders that are empty without it."""
+        folder, _, last = name.rpartition("/")
+        files = self._folders.get(folder, {})
+        files.pop(last, None)
+        if folder and not files:
+            self._folders.pop(folder, None)
+            self.drop(folder)
 
     def _add(self, name: str, info: Info) -> None:
         folder, _, last = name.rpartition("/")
@@ -136,6 +150,7 @@ class View:
         self.reader = reader
         self._trees: dict[str, Tree] = {}
         self._pins = dict(pins or {})
+        self._numbers: dict[str, int] = {}
         self._lock = ForkSafeLock()
 
     def tree(self, location: Location) -> Tree:
@@ -172,10 +187,19 @@ class View:
             raise FileNotInArtifact(error.message, hint=error.hint) from error
         return Artifact(self.reader, reference, *found)
 
-    def adopt(self, location: Location, artifact: Artifact) -> None:
-        """Pin a path to an artifact, as after a commit of its own."""
+    def adopt(self, location: Location, artifact: Artifact, number: int = 0) -> None:
+        """Pin a path to an artifact, as after a commit of its own.
+
+        Args:
+            location: The path.
+            artifact: The artifact.
+            number: Number of the commit. Threads may learn of their commits in another order.
+        """
         tree = Tree(location.root, artifact)
         with self._lock:
+            if number < self._numbers.get(location.root, 0):
+                return
+            self._numbers[location.root] = number
             self._pins[location.root] = str(artifact.digest)
             self._trees[location.root] = tree
 

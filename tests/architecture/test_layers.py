@@ -34,6 +34,7 @@ HEAVY = {
 OPENED_ON_USE = {
     "ocikit.filesystem.filesystem",
     "ocikit.filesystem.path",
+    "ocikit.filesystem.writing",
     "ocikit.notebook.column",
     "ocikit.notebook.explorer",
     "ocikit.notebook.login",

@@ -27,7 +27,7 @@ ROOMS: dict[str, set[str]] = {
     "folder": {"transfer", "store", "layers", "progress", "spec", "errors", "display"},
     "remote": {"forks", "transfer", "store", "progress", "spec", "errors", "display"},
     "client": {"forks", "folder", "remote", "transfer", "store", "layers", "progress", "spec", "errors", "display"},
-    "filesystem": {"client", "forks", "remote", "transfer", "spec", "errors", "display"},
+    "filesystem": {"client", "forks", "layers", "remote", "store", "transfer", "spec", "errors", "display"},
     "notebook": {"client", "layers", "progress", "spec", "errors", "display"},
     "server": {"spec", "errors", "display", "forks", "store.files", "store.locks", "store.reflink", "store.streams", "store.results"},
     "auth": {"client", "notebook", "remote", "errors"},
