@@ -157,6 +157,8 @@ def _add_copy(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--referrers", action="store_true", help="copy the referrers, too")
     parser.add_argument("--cosign", action="store_true", help="copy the tags of cosign's signatures, too")
     parser.add_argument("--platform", metavar=_PLATFORM, help="platform of the only manifest of an index to copy")
+    convert = "write Docker's manifests and lists as OCI ones; their digests change"
+    parser.add_argument("--convert", choices=("oci",), help=convert)
 
 
 def _session(options: argparse.Namespace) -> ocikit.Session:
@@ -209,6 +211,7 @@ def _copy(options: argparse.Namespace) -> None:
             referrers=options.referrers,
             cosign=options.cosign,
             platform=options.platform,
+            convert=options.convert,
         )
     _print_summary(artifact)
     print(artifact.reference)

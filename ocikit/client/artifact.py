@@ -363,6 +363,8 @@ class Artifact(display.Displayable):
         self._summary: str | Callable[[], str] = ""
         self.plan = plan
         """After a dry run, what the call would do."""
+        self.converted: Mapping[Digest, Digest] = {}
+        """After `copy(convert="oci")`, the digests of converted documents by those before."""
         self._files: Files | None = None
         self._cached = _cached_manifests(reader.cache, document) if isinstance(document, Index) else {}
 
@@ -690,7 +692,8 @@ class Artifact(display.Displayable):
     def __reduce__(self) -> tuple[Any, ...]:
         raw = None if self._document is None or self._document.size > _MAX_SHOWN else self._document.raw
         summary = self._summary if isinstance(self._summary, str) else ""  # a pickle costs no request
-        return _restore, (self.reader, self.reference, self.descriptor, raw, self.path, summary, self.plan)
+        state = self.path, summary, self.plan, self.converted
+        return _restore, (self.reader, self.reference, self.descriptor, raw, *state)
 
     def __deepcopy__(self, memo: object) -> Artifact:
         return copy.copy(self)
@@ -700,6 +703,7 @@ class Artifact(display.Displayable):
             self.reader, self.reference, self.descriptor, self._document, path=self.path, plan=self.plan
         )
         artifact.summarize(self._summary)
+        artifact.converted = self.converted
         return artifact
 
     def __iter__(self) -> Iterator[str]:
@@ -818,11 +822,13 @@ def _restore(
     path: Path | None,
     summary: str,
     plan: Plan | FolderPlan | EditPlan | None,
+    converted: Mapping[Digest, Digest],
 ) -> Artifact:
     """Return an artifact from its pickle."""
     document = None if raw is None else parse_document(raw, descriptor.media_type)
     artifact = Artifact(reader, reference, descriptor, document, path=path, plan=plan)
     artifact.summarize(summary)
+    artifact.converted = converted
     return artifact
 
 

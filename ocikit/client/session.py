@@ -23,6 +23,7 @@ from ocikit.client.arguments import (
 )
 from ocikit.client.artifact import Artifact, pull_artifact, summarize
 from ocikit.client.backends import Backends
+from ocikit.client.convert import check_convert, convert_plan, describe_conversion
 from ocikit.client.cosign import cosign_tags, describe_cosign_tags
 from ocikit.client.listing import Listing
 from ocikit.client.login import ask_credentials, login_host
@@ -582,6 +583,7 @@ class Session(display.Displayable):
         referrers: bool = False,
         cosign: bool = False,
         platform: PlatformLike | None = None,
+        convert: Literal["oci"] | None = None,
         tags: Iterable[str] = (),
         workers: int | None = None,
         progress: ProgressLike = None,
@@ -596,6 +598,9 @@ class Session(display.Displayable):
             cosign: Also copy the tags `sha256-….sig`, `.att` and `.sbom` of cosign, which are not referrers. They are not
                 part of the plan of a dry run.
             platform: Platform to select from an index; the copy has the digest of that manifest.
+            convert: "oci" writes Docker's manifests and lists as OCI manifests and indexes. Their digests change: the
+                artifact's `.converted` has the new ones by the old ones, and `.summary` names them. Blobs stay the same,
+                and referrers and signatures stay about the old digests. None copies the documents as they are.
             tags: More tags at the target.
             workers: Number of parallel transfers; None uses the session's setting.
             progress: True, False or a `Progress`; None uses the session's setting.
@@ -604,6 +609,7 @@ class Session(display.Displayable):
         Raises:
             CopyError: One side failed; the error names the side and the content, and its cause is the reason.
         """
+        check_convert(convert)
         here, there = parse_reference(source), parse_reference(target)
         if there.tag is None and there.digest is None and (name := default_tag(here, there)):
             there = there.tagged(name)
@@ -626,9 +632,12 @@ class Session(display.Displayable):
                 workers=workers,
             )
             work = _with_actual_sizes(work)
+            originals, root_digest = work.documents, work.root.digest
+            work = work if convert is None else convert_plan(work)
             check_digest(there, work.root)
             document = parse_document(dict(work.documents)[work.root], work.root.media_type)
             artifact = Artifact(self._reader, there, work.root, document, plan=work if dry_run else None)
+            artifact.converted = work.converted
             if dry_run:
                 return artifact
 
@@ -642,11 +651,13 @@ class Session(display.Displayable):
 
             signatures: tuple[str, ...] = ()
             if cosign:
-                signatures = cosign_tags(origin, (d.digest for d, _ in work.documents), workers=workers)
+                signatures = cosign_tags(origin, (d.digest for d, _ in originals), workers=workers)
             stats, note = retry_without_bad_mirrors(origin, run), describe_foreign(work.foreign)
+            if convert is not None:
+                note += describe_conversion(work, referrers=referrers or cosign)
             if referrers and not cosign:
                 with suppress(OcikitError):  # only the summary needs them
-                    note += describe_cosign_tags(cosign_tags(origin, [work.root.digest], workers=workers))
+                    note += describe_cosign_tags(cosign_tags(origin, [root_digest], workers=workers))
             summarize(artifact, stats, "copied", str(artifact.reference), note)
         return artifact
 

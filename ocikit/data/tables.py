@@ -60,7 +60,7 @@ class TableChange(display.Displayable):
     added: Mapping[str, str] = field(factory=dict, converter=_texts)
     """Types of new columns by name."""
     removed: Mapping[str, str] = field(factory=dict, converter=_texts)
-    """Types of columns that are gone, by name."""
+    """Types by name of columns that only the first version has."""
     retyped: Mapping[str, tuple[str, str]] = field(factory=dict, converter=_pairs)
     """Types before and after of columns by name."""
     rows: tuple[int | None, int | None] = (None, None)
@@ -252,7 +252,7 @@ class _Ending:
         if len(self._end) < trailer or not self._end.endswith(magic):
             raise ContentError(
                 f"the file does not end with {magic.decode()!r}",
-                hint="its name or media type says that it is a table; it may be cut short or encrypted",
+                hint="its name or media type is that of a table, but it may be cut short or encrypted",
             )
         length = int.from_bytes(self._end[-trailer : 4 - trailer], "little") + trailer
         if length > min(self._size, _LARGEST):

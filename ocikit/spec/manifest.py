@@ -19,7 +19,7 @@ from ocikit.spec.platform import Platform
 from ocikit.spec.titles import NamedLayers, name_layers
 
 #: Annotation of buildkit with the digest of the manifest that an attestation is about.
-_ATTESTED_DIGEST = "vnd.docker.reference.digest"
+ATTESTED_DIGEST = "vnd.docker.reference.digest"
 
 #: A requested platform: text, a value, or a predicate of descriptors.
 PlatformLike: TypeAlias = "str | Platform | Callable[[Descriptor], bool]"
@@ -283,7 +283,7 @@ def index_sections(index: Index, card: Callable[[Descriptor], display.Card]) -> 
             (
                 display.DigestCell(m.digest),
                 display.Size(m.size),
-                display.DigestCell(m.annotations.get(_ATTESTED_DIGEST, "")),
+                display.DigestCell(m.annotations.get(ATTESTED_DIGEST, "")),
             )
             for m in attestations
         )

@@ -5,13 +5,14 @@ from __future__ import annotations
 import io
 import logging
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 from attrs import field, frozen
 
 from ocikit import display
 from ocikit.errors import CopyError, DigestMismatch, ManifestBlobUnknown, OcikitError, SizeMismatch
 from ocikit.progress.base import SILENT, Outcome, Progress, progress_scope
+from ocikit.spec.annotations import FrozenMap
 from ocikit.spec.descriptor import Descriptor
 from ocikit.spec.digest import Digest
 from ocikit.spec.manifest import parse_document
@@ -53,6 +54,8 @@ class Plan(display.Displayable):
     """Blobs that the target already has; empty unless `checked`."""
     checked: bool = False
     """Whether the target was asked which blobs it has."""
+    converted: Mapping[Digest, Digest] = field(factory=FrozenMap)
+    """The digests after, by those before, of documents that are copied in another format."""
 
     @property
     def size(self) -> int:
@@ -77,6 +80,7 @@ class Plan(display.Displayable):
         yield "to_move", display.Size(self.size)
         yield "present", len(self.present) if self.checked else "not checked"
         yield "skipped", len(self.foreign), 0
+        yield "converted", len(self.converted), 0
 
     def _sections(self) -> Iterator[display.Section]:
         def section(title: str, items: Sequence[Descriptor], *, unfolded: bool) -> Iterator[display.Section]:
@@ -100,6 +104,14 @@ class Plan(display.Displayable):
         yield from section("already present", present, unfolded=False)
         yield from section("skipped: may not be redistributed", self.foreign, unfolded=True)
         yield from section("documents", [d for d, _ in self.documents], unfolded=False)
+        if self.converted:
+            yield display.Section(
+                title="converted documents",
+                headers=("before", "after"),
+                rows=((display.DigestCell(old), display.DigestCell(new)) for old, new in self.converted.items()),
+                count=len(self.converted),
+                unfolded=True,
+            )
 
     def run(self, *, workers: int = WORKERS, progress: Progress = SILENT, title: str = "copy") -> Descriptor:
         """Copy the content and return the root.
