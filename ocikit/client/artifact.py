@@ -35,6 +35,7 @@ from ocikit.store.cache.cache import Cache
 from ocikit.store.files import atomic_writer
 
 if TYPE_CHECKING:
+    from ocikit.client.members import Members
     from ocikit.client.plans import EditPlan
     from ocikit.folder.plan import FolderPlan
     from ocikit.layers.layer import LayerLimits
@@ -366,6 +367,7 @@ class Artifact(display.Displayable):
         self.converted: Mapping[Digest, Digest] = {}
         """After `copy(convert="oci")`, the digests of converted documents by those before."""
         self._files: Files | None = None
+        self._members: Members | None = None
         self._cached = _cached_manifests(reader.cache, document) if isinstance(document, Index) else {}
 
     @property
@@ -469,6 +471,18 @@ class Artifact(display.Displayable):
         if self._files is None:
             self._files = Files(self, self.manifest.named.files)
         return self._files
+
+    @property
+    def members(self) -> Members:
+        """Files in shards by name. The directory of a shard is fetched when a file of it is first used.
+
+        A whole member is checked by its CRC-32. Ranges of it are not verified; `files` has the shards, whose digests are.
+        """
+        if self._members is None:
+            from ocikit.client.members import Members  # noqa: PLC0415 - only shards need zip and tar
+
+            self._members = Members(self.reader, self.reference, self.manifest)
+        return self._members
 
     @property
     def unnamed(self) -> Files:

@@ -15,6 +15,7 @@ import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from datetime import datetime
 from functools import partial
+from pathlib import Path
 from typing import Any, BinaryIO
 
 from fsspec.spec import AbstractBufferedFile, AbstractFileSystem
@@ -22,8 +23,9 @@ from fsspec.spec import AbstractBufferedFile, AbstractFileSystem
 from ocikit.client.artifact import Artifact, File
 from ocikit.client.commit import Drop, Operation, Put, commit, copy_blob, push_blob, titled
 from ocikit.client.edit import Edit
+from ocikit.client.members import Member
 from ocikit.client.reader import ContentReader
-from ocikit.errors import FileNotInArtifact, InvalidArgument, InvalidReference
+from ocikit.errors import FileNotInArtifact, InvalidArgument, InvalidReference, Unsupported
 from ocikit.filesystem.paths import PROTOCOL, Location, parse_path, path_of, strip_protocol
 from ocikit.filesystem.views import UNKNOWN_TIME, Info, Tree, View, shared_view
 from ocikit.filesystem.writing import Edits, OcikitTransaction, OcikitWriter, TextWriter, collected, edit_of, edit_tree
@@ -31,6 +33,7 @@ from ocikit.forks import ForkSafeLock
 from ocikit.layers.pack import select
 from ocikit.spec import media_types
 from ocikit.spec.descriptor import Descriptor
+from ocikit.spec.digest import Digest
 from ocikit.store.base import Store
 from ocikit.store.streams import ByteStream
 from ocikit.transfer.pool import run_parallel
@@ -231,18 +234,26 @@ class OcikitFileSystem(AbstractFileSystem):  # type: ignore[misc]  # fsspec has 
         return self.created(path)
 
     def ukey(self, path: str) -> str:
-        """Return the digest of a file, which identifies its content."""
-        return str(self._file(path).digest)
+        """Return what identifies the content of a file: its digest, or that of its shard with the place in it."""
+        file = self._file(path)
+        return file.key if isinstance(file, Member) else str(file.digest)
 
     def checksum(self, path: str) -> int:
-        """Return the digest of a file as a number."""
-        return int(self._file(path).digest.encoded, 16)
+        """Return what identifies the content of a file as a number."""
+        file = self._file(path)
+        return int((Digest.of(file.key.encode()) if isinstance(file, Member) else file.digest).encoded, 16)
 
     # Reading
 
-    def _file(self, path: str) -> File:
+    def _file(self, path: str) -> File | Member:
         location = parse_path(path)
         return self._tree(location).file(location.name)
+
+    def _whole(self, path: str, file: File | Member) -> File:
+        """Return a file, or the shard that holds it."""
+        if isinstance(file, Member):
+            return self.view.tree(parse_path(path)).artifact.files[str(file.layer.title)]
+        return file
 
     def _open(
         self,
@@ -260,7 +271,7 @@ class OcikitFileSystem(AbstractFileSystem):  # type: ignore[misc]  # fsspec has 
             return self._open_writer(path, mode)
         file = self._file(path)
         if self._whole_files:
-            file.download(progress=False)
+            self._whole(path, file).download(progress=False)
         return OcikitFile(self, path, file, block_size=block_size, cache_type=cache_type, cache_options=cache_options)
 
     def cat_file(self, path: str, start: int | None = None, end: int | None = None, **kwargs: Any) -> bytes:
@@ -349,7 +360,7 @@ class OcikitFileSystem(AbstractFileSystem):  # type: ignore[misc]  # fsspec has 
                     target.write(chunk)
         else:
             os.makedirs(os.path.dirname(os.path.abspath(lpath)), exist_ok=True)
-            file.save(lpath)
+            file.save(Path(lpath))
         if callback is not None:
             callback.absolute_update(file.size)
 
@@ -535,6 +546,9 @@ class OcikitFileSystem(AbstractFileSystem):  # type: ignore[misc]  # fsspec has 
         if self.isdir(path1):
             return  # folders have no representation
         file, source, target = self._file(path1), parse_path(path1), self._writable(path2)
+        if isinstance(file, Member):
+            self.pipe_file(path2, file.read_bytes())
+            return
         layer = titled(file.descriptor, target.name)
         edit = self._edit(target, create=True)
         reference = file.artifact.reference
@@ -563,9 +577,14 @@ class OcikitFileSystem(AbstractFileSystem):  # type: ignore[misc]  # fsspec has 
 
         Raises:
             FileNotFoundError: There is no such file.
+            Unsupported: The file is in a shard.
         """
         location = self._writable(path)
-        self._file(path)
+        if isinstance(file := self._file(path), Member):
+            raise Unsupported(
+                f"{location.path} is a part of {file.layer.title}, so it can't be removed",
+                hint="push the folder again with shards=, without this file",
+            )
         edit = self._edit(location, create=True)
         if edit is not None:
             edit.stage(Drop(title=location.name))
@@ -659,7 +678,7 @@ class OcikitFile(AbstractBufferedFile):  # type: ignore[misc]  # fsspec has no t
         self,
         fs: OcikitFileSystem,
         path: str,
-        file: File,
+        file: File | Member,
         *,
         block_size: int | None = None,
         cache_type: str = "none",

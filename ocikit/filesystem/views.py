@@ -11,6 +11,7 @@ import attrs
 
 from ocikit import display
 from ocikit.client.artifact import Artifact, File
+from ocikit.client.members import Member
 from ocikit.client.reader import ContentReader
 from ocikit.client.resolver import Resolver
 from ocikit.client.session import Session
@@ -18,9 +19,10 @@ from ocikit.errors import FileNotInArtifact, InvalidArgument, InvalidReference, 
 from ocikit.filesystem.paths import PROTOCOL, Location
 from ocikit.forks import ForkSafeLock
 from ocikit.remote.config.network import Network
-from ocikit.spec.annotations import CREATED
+from ocikit.spec.annotations import CREATED, SHARD_FIRST, SHARD_LAST
 from ocikit.spec.descriptor import Descriptor
 from ocikit.spec.digest import Digest
+from ocikit.spec.titles import is_shard
 from ocikit.transfer.pool import WORKERS
 
 _CONNECTIONS = 32  # kept open per host: file systems read in many threads
@@ -45,47 +47,80 @@ class Tree:
         self.artifact = artifact
         self.created = _created(artifact)
         """When the artifact was created, else 1970."""
-        self._folders: dict[str, dict[str, Info]] = {"": {}}
+        self._members = artifact.members
+        self._loaded: set[Digest] = set()
+        self._lock = ForkSafeLock()
+        self._folders: dict[str, dict[str, Info | Member]] = {"": {}}
         for name, layer in artifact.manifest.named.files.items():
-            self.put(name, layer)
+            if is_shard(layer):
+                for title in (layer.annotations.get(SHARD_FIRST, ""), layer.annotations.get(SHARD_LAST, "")):
+                    self._add_folder(title.rpartition("/")[0])
+            else:
+                self.put(name, layer)
 
     def put(self, name: str, layer: Descriptor) -> None:
-        """Add or replace a file."""
-        self._add(
-            name,
-            {
-                "name": f"{self.root}/{name}",
-                "size": layer.size,
-                "type": "file",
-                "digest": str(layer.digest),
-                "media_type": layer.media_type,
-                "ETag": f'"{layer.digest}"',
-                "reference": str(self.artifact.reference),
-                "annotations": dict(layer.annotations),
-                "created": self.created,
-            },
-        )
+        """Add or replace a file. It hides a member of a shard with its name."""
+        folder, _, last = name.rpartition("/")
+        self._add_folder(folder)
+        self._folders[folder][last] = self._file_info(name, layer)
 
     def drop(self, name: str) -> None:
         """Remove a file, and the folders that are empty without it."""
         folder, _, last = name.rpartition("/")
         files = self._folders.get(folder, {})
         files.pop(last, None)
+        self._loaded.clear()  # a shard may have a member of this name
         if folder and not files:
             self._folders.pop(folder, None)
             self.drop(folder)
 
-    def _add(self, name: str, info: Info) -> None:
+    def _file_info(self, name: str, layer: Descriptor) -> Info:
+        return self._info(name, layer.size, layer.media_type, str(layer.digest)) | {
+            "digest": str(layer.digest),
+            "annotations": dict(layer.annotations),
+        }
+
+    def _info(self, name: str, size: int, media_type: str, key: str) -> Info:
+        return {
+            "name": f"{self.root}/{name}",
+            "size": size,
+            "type": "file",
+            "media_type": media_type,
+            "ETag": f'"{key}"',
+            "reference": str(self.artifact.reference),
+            "created": self.created,
+        }
+
+    def _load(self, name: str) -> None:
+        """Add the files of the shards that may have a file of this name, or files in the folder of this name."""
+        shards = [layer for layer in self._members.below(name) if layer.digest not in self._loaded]
+        if shards:
+            members = self._members.load(shards)
+            with self._lock:
+                for title, member in members.items():
+                    self._add(title, member)
+                self._loaded.update(layer.digest for layer in shards)
+
+    def _add(self, name: str, entry: Info | Member) -> None:
         folder, _, last = name.rpartition("/")
-        if folder not in self._folders:
-            self._add(folder, self._directory(folder))
-            self._folders[folder] = {}
-        self._folders[folder][last] = info
+        self._add_folder(folder)
+        self._folders[folder].setdefault(last, entry)
+
+    def _add_folder(self, name: str) -> None:
+        if name not in self._folders:
+            self._add(name, self._directory(name))
+            self._folders[name] = {}
 
     def _directory(self, name: str) -> Info:
         path = f"{self.root}/{name}" if name else self.root
         info = {"name": path, "size": 0, "type": "directory", "created": self.created}
         return info if name else info | {"digest": str(self.artifact.digest), "reference": str(self.artifact.reference)}
+
+    def _entry(self, entry: Info | Member) -> Info:
+        if isinstance(entry, dict):
+            return entry
+        info = self._info(entry.name, entry.size, entry.media_type, entry.key)
+        return info | {"shard": entry.layer.title, "shard_digest": str(entry.layer.digest)}
 
     def info(self, name: str) -> Info:
         """Return the entry of a file or folder.
@@ -93,10 +128,25 @@ class Tree:
         Raises:
             FileNotInArtifact: There is neither; the hint has the nearest names.
         """
+        found = self._find(name)
+        return self._directory(name) if found is None else self._entry(found)
+
+    def _find(self, name: str) -> Info | Member | None:
+        """Return the entry of a file; None for a folder.
+
+        Raises:
+            FileNotInArtifact: There is neither; the hint has the nearest names.
+        """
         if name in self._folders:
-            return self._directory(name)
+            return None
         folder, _, last = name.rpartition("/")
+        if last not in self._folders.get(folder, {}):
+            self._load(name)
+            if name in self._folders:
+                return None
         found = self._folders.get(folder, {}).get(last)
+        if found is None and name in self.artifact.files:
+            return self._file_info(name, self.artifact.files[name].descriptor)  # a shard itself
         if found is None:
             near = display.nearest(name, self.artifact.files, _NEAREST)
             hint = (
@@ -113,19 +163,25 @@ class Tree:
         Raises:
             FileNotInArtifact: There is neither.
         """
-        if name in self._folders:
-            return [self._folders[name][last] for last in sorted(self._folders[name])]
-        return [self.info(name)]
+        if self._find(name) is not None:
+            return [self.info(name)]
+        self._load(name)
+        folder = self._folders[name]
+        return [self._entry(folder[last]) for last in sorted(folder)]
 
-    def file(self, name: str) -> File:
+    def file(self, name: str) -> File | Member:
         """Return a file.
 
         Raises:
             IsADirectoryError: The name is that of a folder.
             FileNotInArtifact: There is no such file.
         """
-        if self.info(name)["type"] == "directory":
+        found = self._find(name)
+        if found is None or (isinstance(found, dict) and found["type"] == "directory"):
             raise IsADirectoryError(f"{self.root}/{name} is a folder")
+        return self._plain_file(name) if isinstance(found, dict) else found
+
+    def _plain_file(self, name: str) -> File:
         return self.artifact.files[name]
 
 
@@ -180,7 +236,7 @@ class View:
             reference = reference.pinned(Digest(pin))
         try:
             with self.reader.backends.open_source(reference) as source:
-                found = Resolver(source, self.reader.cache).resolve_manifest(reference)
+                found = Resolver(source, self.reader.cache, get_unknown=True).resolve_manifest(reference)
         except NotFound as error:
             if isinstance(error, FileNotFoundError):
                 raise

@@ -13,6 +13,7 @@ from typing import Any
 
 from fsspec.transaction import Transaction
 
+from ocikit.client.artifact import File
 from ocikit.client.edit import Edit, open_edits
 from ocikit.client.reader import ContentReader
 from ocikit.errors import InvalidArgument
@@ -52,15 +53,8 @@ class EditTree(Tree):
         self._applied = self._edit.count
         return self
 
-    def file(self, name: str) -> Any:
-        """Return a file as it will be.
-
-        Raises:
-            IsADirectoryError: The name is that of a folder.
-            FileNotInArtifact: There is no such file.
-        """
-        if self.info(name)["type"] == "directory":
-            raise IsADirectoryError(f"{self.root}/{name} is a folder")
+    def _plain_file(self, name: str) -> File:
+        """Return a file as it will be."""
         return self._edit.file(name)
 
 

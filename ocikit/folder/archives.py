@@ -13,12 +13,13 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import BinaryIO, cast
 
+import attrs
 from attrs import frozen
 
 from ocikit.spec import media_types
 from ocikit.spec.descriptor import Descriptor
 from ocikit.spec.digest import hash_file
-from ocikit.spec.titles import packed_prefix, unpacked_digest
+from ocikit.spec.titles import is_shard, packed_prefix, unpacked_digest
 
 #: Media type of a symlink from an archive, as in the shared MIME database.
 SYMLINK = "inode/symlink"
@@ -35,6 +36,8 @@ class Archive:
     """Empty folders by title."""
     content: Path | None = None
     """The folder that the archive is unpacked in, under its prefix; None if it is not unpacked."""
+    hidden: int = 0
+    """Number of files of a shard that files of the artifact replace."""
 
     @property
     def prefix(self) -> str:
@@ -44,6 +47,16 @@ class Archive:
     def contains(self, title: str) -> bool:
         """Return True if a file with this title could be from the archive."""
         return not self.prefix or title.startswith(f"{self.prefix}/")
+
+    def without(self, titles: Mapping[str, object]) -> Archive:
+        """Return the archive without the files that the artifact has under the same titles, if this is a shard.
+
+        A file that was written to an artifact replaces the one in its shard.
+        """
+        if not self.files or not is_shard(self.layer) or titles.keys().isdisjoint(self.files):
+            return self
+        files = {title: file for title, file in self.files.items() if title not in titles}
+        return attrs.evolve(self, files=files, hidden=len(self.files) - len(files))
 
     def path(self, title: str) -> Path:
         """Return the path of an unpacked file."""

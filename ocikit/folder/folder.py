@@ -129,6 +129,7 @@ class Folder(display.Displayable):
         record = self.record
         archives = tuple(archive if archive.files is not None else _recorded(archive, record) for archive in archives)
         if archives:
+            archives = tuple(archive.without(requested) for archive in archives)
             requested = _with_archives(requested, archives, fold_case=fold_case)
         unknown = [archive for archive in archives if archive.files is None]
         source = reference.name if reference is not None else ""
@@ -322,7 +323,8 @@ class Folder(display.Displayable):
                     is_link=planned.descriptor.media_type == SYMLINK,
                 )
         recorded = {file.archive for file in (*files.values(), *self._placed.values())}
-        counts = {archive.layer.digest: len(archive.files or ()) for archive in plan.archives}
+        # With hidden files, fewer are recorded than counted: the next pull unpacks the shard again, as they may be shown then
+        counts = {archive.layer.digest: len(archive.files or ()) + archive.hidden for archive in plan.archives}
         return FolderRecord(
             archives={
                 digest: count for digest, count in (before.archives | counts).items() if digest in recorded or not count

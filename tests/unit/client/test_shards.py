@@ -140,6 +140,20 @@ def test_invalid_options_are_refused(session, server, images, options):
     assert moved(server) == []
 
 
+def test_written_file_replaces_one_of_a_shard(session, server, images, tmp_path):
+    ref = f"{server.host}/ds:v1"
+    session.push(ref, "images", shards="zip", shard_size=64_000)
+    with session.edit(ref) as edit:
+        edit.fs.pipe_file("images/3/0003.bin", b"new")
+    for _ in range(2):
+        session.pull(ref, tmp_path / "out")
+        assert tree(tmp_path / "out") == files() | {"images/3/0003.bin": b"new"}
+    with session.edit(ref) as edit:
+        edit.remove("images/3/0003.bin")
+    session.pull(ref, tmp_path / "out")
+    assert tree(tmp_path / "out") == files()
+
+
 def test_shard_outside_its_folder_is_refused(session, server, images, tmp_path):
     """A shard writes below the folder that its annotation names, and nowhere else."""
     ref = f"{server.host}/ds:v1"
