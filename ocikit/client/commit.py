@@ -28,7 +28,7 @@ import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Final
+from typing import Final, Self
 
 import attrs
 from attrs import define, field, frozen
@@ -56,6 +56,7 @@ _PAUSE = 0.05  # seconds; the mean pause before the second try, and more before 
 _LOOK = 0.2  # seconds between a push without a condition and the look at what the tag names
 _FRESH = 0.1  # seconds during which a manifest that was read counts as the current one; less than `_LOOK`
 _LOCKED = 300.0  # seconds to wait for the lock of another process
+_GATHER = 0.2  # seconds to wait for writers that are uploading; a commit takes about as long over a common line
 _SHOWN = 5  # titles in a message
 _LINE = 64  # digests of the last commits that are remembered
 
@@ -488,8 +489,10 @@ class _Queue:
     """The writers of a reference in this process."""
 
     turn: threading.Lock = field(factory=threading.Lock)
-    guard: threading.Lock = field(factory=threading.Lock)
+    guard: threading.Condition = field(factory=threading.Condition)
     waiting: list[_Request] = field(factory=list)
+    uploading: int = 0
+    """Writers that will commit as soon as their content is uploaded."""
     users: int = 0
     line: list[Digest] = field(factory=list)
     """Manifests of the last commits here, each made on top of the one before."""
@@ -511,6 +514,57 @@ _queues: dict[tuple[int, int, str], _Queue] = {}
 _queues_lock = ForkSafeLock()
 
 
+class Upcoming:
+    """A writer that uploads content and will then commit.
+
+    Other writers wait for it a moment, so that one manifest has the files of all. Use it as a context manager.
+
+    Args:
+        name: The reference, as for `commit`.
+        owner: The owner of the credentials, as for `commit`.
+    """
+
+    def __init__(self, name: str, owner: object) -> None:
+        self._name = name
+        self._owner = owner
+        self._opened = contextlib.ExitStack()
+        self._queue: _Queue | None = None
+
+    def __enter__(self) -> Self:
+        queue = self._opened.enter_context(_opened_queue(self._name, self._owner))
+        with queue.guard:
+            queue.uploading += 1
+        self._queue = queue
+        return self
+
+    def arrive(self) -> None:
+        """End the wait of other writers."""
+        queue, self._queue = self._queue, None
+        if queue is not None:
+            with queue.guard:
+                queue.uploading -= 1
+                queue.guard.notify_all()
+
+    def __exit__(self, *_: object) -> None:
+        self.arrive()
+        self._opened.close()
+
+
+@contextlib.contextmanager
+def _opened_queue(name: str, owner: object) -> Iterator[_Queue]:
+    key = (fork_count(), id(owner), name)
+    with _queues_lock:
+        queue = _queues.setdefault(key, _Queue())
+        queue.users += 1
+    try:
+        yield queue
+    finally:
+        with _queues_lock:
+            queue.users -= 1
+            if not queue.users:
+                _queues.pop(key, None)
+
+
 def commit(
     store: Store,
     tag: str,
@@ -520,6 +574,7 @@ def commit(
     owner: object,
     locks: Path,
     base: Base | None = None,
+    upcoming: Upcoming | None = None,
 ) -> Committed:
     """Apply operations to what a tag names, and move the tag.
 
@@ -533,24 +588,16 @@ def commit(
         owner: The owner of the store's credentials. Only writers with the same owner share a commit.
         locks: Folder for the locks that exclude other processes.
         base: What the tag has just been read as.
+        upcoming: The writer, if other writers wait for it.
 
     Raises:
         Conflict: Another writer has changed what a guard protects, or the tag moved during all tries.
         ContentError: There are too many files for one manifest, or another process holds the lock for too long.
         InvalidDocument: The tag names an image or an index.
     """
-    key = (fork_count(), id(owner), name)
-    with _queues_lock:
-        queue = _queues.setdefault(key, _Queue())
-        queue.users += 1
-    try:
+    with _opened_queue(name, owner) as queue:
         writer = _Writer(store=store, tag=tag, name=name, locks=locks, queue=queue)
-        return writer.commit(_Request(tuple(operations)), base)
-    finally:
-        with _queues_lock:
-            queue.users -= 1
-            if not queue.users:
-                del _queues[key]
+        return writer.commit(_Request(tuple(operations)), base, upcoming)
 
 
 @frozen(kw_only=True)
@@ -563,10 +610,12 @@ class _Writer:
     locks: Path
     queue: _Queue
 
-    def commit(self, request: _Request, base: Base | None) -> Committed:
+    def commit(self, request: _Request, base: Base | None, upcoming: Upcoming | None) -> Committed:
         """Commit a request, again if another writer has replaced the manifest."""
         with self.queue.guard:
             self.queue.waiting.append(request)
+        if upcoming is not None:
+            upcoming.arrive()
         for _ in range(_TRIES):
             self._take_turn(request, base)
             group = request.group
@@ -586,6 +635,7 @@ class _Writer:
                 if request.group is not None or request.error is not None:
                     return
                 with self.queue.guard:
+                    self.queue.guard.wait_for(lambda: not self.queue.uploading, _GATHER)
                     group, self.queue.waiting = self.queue.waiting, []
                 try:
                     with self._locked():

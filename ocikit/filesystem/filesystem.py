@@ -21,7 +21,7 @@ from typing import Any, BinaryIO
 from fsspec.spec import AbstractBufferedFile, AbstractFileSystem
 
 from ocikit.client.artifact import Artifact, File
-from ocikit.client.commit import Drop, Operation, Put, commit, copy_blob, push_blob, titled
+from ocikit.client.commit import Drop, Operation, Put, Upcoming, commit, copy_blob, push_blob, titled
 from ocikit.client.edit import Edit
 from ocikit.client.members import Member
 from ocikit.client.reader import ContentReader
@@ -431,11 +431,12 @@ class OcikitFileSystem(AbstractFileSystem):  # type: ignore[misc]  # fsspec has 
             edit.upload(layer, content)
             edit.stage(Put(layer=layer, new=new))
             return
-        with self.view.reader.backends.open_store(location.reference) as store:
+        backends = self.view.reader.backends
+        with backends.open_store(location.reference) as store, Upcoming(str(location.reference), backends) as upcoming:
             push_blob(store, layer, content)
-            self._commit(store, location, Put(layer=layer, new=new))
+            self._commit(store, location, Put(layer=layer, new=new), upcoming)
 
-    def _commit(self, store: Store, location: Location, operation: Operation) -> None:
+    def _commit(self, store: Store, location: Location, operation: Operation, upcoming: Upcoming | None = None) -> None:
         reader, reference = self.view.reader, location.reference
         done = commit(
             store,
@@ -444,6 +445,7 @@ class OcikitFileSystem(AbstractFileSystem):  # type: ignore[misc]  # fsspec has 
             name=str(reference),
             owner=reader.backends,
             locks=reader.cache.root / "locks",
+            upcoming=upcoming,
         )
         artifact = Artifact(reader, reference, done.descriptor, done.manifest)
         self.view.adopt(location, artifact, done.number)
