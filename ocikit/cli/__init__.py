@@ -6,6 +6,7 @@ python -m ocikit push REFERENCE PATH…
 python -m ocikit inspect|tags|validate REFERENCE
 python -m ocikit catalog HOST
 python -m ocikit copy SOURCE TARGET
+python -m ocikit diff REFERENCE REFERENCE|FOLDER
 python -m ocikit serve|gc|verify FOLDER
 """
 
@@ -95,6 +96,7 @@ def _parser(arguments: Sequence[str]) -> argparse.ArgumentParser:
     command("tags", "list the tags of a repository", _tags).add_argument("reference")
     command("catalog", "list the repositories of a registry", _catalog).add_argument("host")
     _add_copy(command("copy", "copy between registries and layouts", _copy))
+    _add_diff(command("diff", "show what differs between two versions, or an artifact and a folder", _diff))
     server = {
         "serve": command("serve", "run a registry with its content in a folder"),
         "gc": command("gc", "delete unreferenced content from the folder of a registry, which may be running"),
@@ -161,6 +163,17 @@ def _add_copy(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--convert", choices=("oci",), help=convert)
 
 
+def _add_diff(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("before", metavar="reference")
+    parser.add_argument("after", metavar="reference|folder")
+    parser.add_argument("--include", action="append", default=[], metavar="PATTERN", help="compare only these files")
+    parser.add_argument("--exclude", action="append", default=[], metavar="PATTERN", help="do not compare these files")
+    parser.add_argument("--platform", metavar=_PLATFORM, help="platform of the manifest to compare from an index")
+    parser.add_argument("--tables", action="store_true", help="compare columns and row counts of tables")
+    parser.add_argument("--json", action="store_true", help="write JSON, with the keys of dvc diff")
+    parser.add_argument("--exit-code", action="store_true", help="exit with 1 if they differ")
+
+
 def _session(options: argparse.Namespace) -> ocikit.Session:
     return ocikit.Session(
         insecure=options.insecure, workers=options.workers, progress="none" if options.quiet else None
@@ -215,6 +228,21 @@ def _copy(options: argparse.Namespace) -> None:
         )
     _print_summary(artifact)
     print(artifact.reference)
+
+
+def _diff(options: argparse.Namespace) -> int:
+    with _session(options) as session:
+        found = ocikit.diff(
+            options.before,
+            options.after,
+            include=options.include,
+            exclude=options.exclude,
+            platform=options.platform,
+            tables=options.tables,
+            session=session,
+        )
+    print(found.to_json(indent=2) if options.json else found)
+    return 1 if options.exit_code and found else 0
 
 
 def _print_summary(artifact: ocikit.Artifact) -> None:

@@ -17,7 +17,7 @@ from ocikit.client.reader import ContentReader
 from ocikit.client.resolver import Resolver
 from ocikit.folder.archives import describe_link
 from ocikit.folder.folder import Folder
-from ocikit.folder.record import FolderRecord
+from ocikit.folder.record import FileRecord, FolderRecord
 from ocikit.layers.walk import FileWalker, FoundFile, title_of, unreadable
 from ocikit.spec.annotations import MODE
 from ocikit.spec.descriptor import Descriptor
@@ -25,7 +25,7 @@ from ocikit.spec.digest import Digest, hash_file
 from ocikit.spec.manifest import Manifest, PlatformLike
 from ocikit.spec.media_types import media_type_of
 from ocikit.spec.reference import AnyReference, ReferenceLike, parse_reference
-from ocikit.spec.titles import is_packed_folder, is_selected
+from ocikit.spec.titles import is_selected
 from ocikit.store.files import open_file
 from ocikit.transfer.pool import run_parallel
 
@@ -145,12 +145,19 @@ def _expand_archives(
     files: dict[str, Descriptor], record: FolderRecord, include: Iterable[str], exclude: Iterable[str]
 ) -> None:
     """Replace archives by the files that were unpacked from them, which the record names with their digests."""
+    if not record.archives:
+        return
+    members: dict[Digest, dict[str, FileRecord]] = {}
+    for name, member in record.files.items():
+        if member.archive is not None:
+            members.setdefault(member.archive, {})[name] = member
     for title, layer in list(files.items()):
-        members = record.unpacked(layer.digest) if is_packed_folder(layer) else None
-        if members:
+        found = members.get(layer.digest, {})
+        # If another pull has replaced some of the files, the record does not name all of them
+        if found and record.archives.get(layer.digest) == len(found):
             del files[title]
-            for name, member in members.items():
-                if is_selected(name, include, exclude):
+            for name, member in found.items():
+                if name not in files and is_selected(name, include, exclude):
                     files[name] = _descriptor(name, member.digest, member.size)
 
 

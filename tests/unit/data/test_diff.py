@@ -13,7 +13,7 @@ from ocikit.data.sides import Side
 
 from tests.support import images
 from tests.support.cards import harmless
-from tests.support.home import moved, write
+from tests.support.home import cli, moved, write
 
 TITLE = "org.opencontainers.image.title"
 
@@ -271,6 +271,15 @@ def test_unpacked_archive_is_compared_file_by_file(session, server, home):
     assert (list(found.changed), found.same) == (["waves/b.csv"], 3)
 
 
+def test_members_of_pulled_shards_are_compared(session, server, home):
+    write(home, {f"images/{i}.txt": f"{i}" for i in range(30)})
+    pushed = session.push(f"{server.host}/t/d:v1", "images", shards="zip")
+    session.pull(pushed, "out")
+    assert not ocikit.diff(pushed, "out", session=session)
+    (home / "out/images/7.txt").write_text("edited")
+    assert list(ocikit.diff(pushed, "out", session=session).changed) == ["images/7.txt"]
+
+
 def test_mode_of_a_file_on_disk_is_compared(session, server, home):
     write(home, {"run.sh": "#!/bin/sh"})
     pushed = session.push(f"{server.host}/t/d:v1", "run.sh")
@@ -293,3 +302,15 @@ def test_missing_folder_and_wrong_order_are_errors(session, server, home):
 def test_shared_session_is_used_without_one(versions, server):
     server.requests.clear()
     assert ocikit.diff(*versions).same == 37
+
+
+# The command line
+
+
+def test_command_line_shows_differences(server, versions, home):
+    run = cli("diff", *versions)
+    assert (run.returncode, run.stderr) == (0, "")
+    assert run.stdout.startswith("1 added, 1 removed, 1 changed, 1 renamed, 37 the same\n")
+    assert cli("diff", *versions, "--exit-code").returncode == 1
+    run = cli("diff", versions[0], versions[0], "--exit-code", "--json")
+    assert (run.returncode, json.loads(run.stdout)["added"]) == (0, [])
