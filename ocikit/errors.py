@@ -107,6 +107,16 @@ class OcikitError(Exception, Displayable):
         # Pass only the message: pickle calls the class with `args` and restores the other attributes itself
         super().__init__(self.message)
 
+    # Own methods, because libraries such as dask replace the default ones for all exceptions of a process: their copies
+    # share the attributes of the original
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(self), self.args, dict(self.__dict__)
+
+    def __copy__(self) -> Self:
+        twin = type(self)(*self.args)
+        twin.__dict__ |= self.__dict__
+        return twin
+
     def __str__(self) -> str:
         return f"{self.message}\n  -> {self.hint}" if self.hint else self.message
 

@@ -157,8 +157,8 @@ class MirroredRepository(Repository):
         path = super()._path(*parts)
         return f"{path}?ns={quote(self._upstream.registry, safe='')}" if self._mirror.ns else path
 
-    def _explain_not_found(self, target: str, error: NotFound) -> NotFound:
-        return error  # do not list the mirror's tags: the tags of the registry count
+    def _explain_not_found(self, target: str) -> NotFound | None:
+        return None  # do not list the mirror's tags: the tags of the registry count
 
 
 class Mirrored(Repository):

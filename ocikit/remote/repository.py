@@ -141,7 +141,9 @@ class Repository(Endpoints, Store, display.Displayable):
             response = self.head_manifest(reference)
             descriptor = descriptor_of(response, reference)
         except NotFound as error:
-            raise self._explain_not_found(reference, error) from error
+            if (explained := self._explain_not_found(reference)) is None:
+                raise
+            raise explained from error
         except (Unauthorized, Denied):
             raise
         except RegistryError as error:
@@ -189,7 +191,9 @@ class Repository(Endpoints, Store, display.Displayable):
         try:
             raw, kind, response = self.get_manifest(target)
         except NotFound as error:
-            raise self._explain_not_found(target, error) from error
+            if (explained := self._explain_not_found(target)) is None:
+                raise
+            raise explained from error
         if kind == "text/html":
             json_object(response, raw, f"pull {self._full_name}")  # raises with the page's title
         for digest in {Digest(target) if ":" in target else None, announced_digest(response)} - {None}:
@@ -197,10 +201,10 @@ class Repository(Endpoints, Store, display.Displayable):
                 digest.verify(raw, f"the manifest from {self._full_name}")
         return parse_document(raw, kind, limit=MANIFEST_LIMIT)
 
-    def _explain_not_found(self, target: str, error: NotFound) -> NotFound:
-        """Return an error that names the nearest tags, or the missing repository."""
+    def _explain_not_found(self, target: str) -> NotFound | None:
+        """Return an error that names the nearest tags, or the missing repository; None if there is nothing to add."""
         if ":" in target:
-            return error
+            return None
         host = self.transport.host
         try:
             tags = self.tags(limit=10 * PAGE_SIZE)
@@ -212,7 +216,7 @@ class Repository(Endpoints, Store, display.Displayable):
                 host=host,
             )
         except OcikitError:
-            return error
+            return None
         similar = display.nearest(target, tags, _NEAREST_TAGS) or list(reversed(tags))[:_NEAREST_TAGS]
         hint = "it has no tags at all"
         if similar:

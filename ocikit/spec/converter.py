@@ -57,8 +57,9 @@ def structure(value: Any, cls: type[T]) -> T:
         return _converter.structure(value, cls)
     except (BaseValidationError, ValueError, TypeError, KeyError, RecursionError) as error:
         problems = tuple(dict.fromkeys(_violations(error, "$", cls)))
-        # The message is complete; the tree of cattrs' errors would bury it.
-        raise InvalidDocument.from_problems(cls.__name__, problems) from None
+    # Outside the `except` block: the message is complete, and an error with the tree of cattrs' errors in its context
+    # cannot be pickled by dask
+    raise InvalidDocument.from_problems(cls.__name__, problems)
 
 
 def unstructure(model: Any) -> dict[str, Any]:

@@ -64,6 +64,8 @@ def run_parallel(items: Iterable[T], work: Callable[[T, threading.Event], object
     else:
         _run_threads(loop, threads, stop, done)
     if failures:
+        if isinstance(failures[0], KeyboardInterrupt):  # on the caller's thread
+            hide_internal_frames(failures[0])
         raise failures[0]
 
 

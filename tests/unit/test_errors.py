@@ -3,6 +3,8 @@
 import inspect
 import pickle
 import re
+import subprocess
+import sys
 import urllib.parse
 
 import ocikit
@@ -12,6 +14,8 @@ from hypothesis import strategies as st
 from ocikit import errors
 from ocikit.errors import OcikitError, RegistryError, redact
 from ocikit.spec.platform import Platform
+
+from tests.support.fake_registry import MANIFEST
 
 CLASSES = sorted(
     (c for c in vars(errors).values() if inspect.isclass(c) and issubclass(c, OcikitError)), key=lambda c: c.__name__
@@ -34,6 +38,9 @@ SAMPLES = {
     "descriptor": "sha256:00",
     "users": ("sha256:11",),
     "retry_after": 2.5,
+    "base": "sha256:22",
+    "theirs": "sha256:33",
+    "titles": ("a.csv",),
 } | REGISTRY_FIELDS
 
 
@@ -43,6 +50,29 @@ def build(cls):
     names = {p.name for p in parameters if p.kind is p.KEYWORD_ONLY and p.name != "hint"}
     fields = {name: SAMPLES[name] for name in names}
     return cls("it broke", hint="mend it", **fields), fields
+
+
+def test_errors_survive_the_pickling_of_dask(server, home):
+    """Dask replaces how all exceptions of a process are pickled and copied, with their causes and contexts."""
+    code = """
+import pickle, sys
+import tblib.pickling_support
+import ocikit
+tblib.pickling_support.install()
+for ref in sys.argv[1:]:
+    try:
+        ocikit.inspect(ref)
+    except ocikit.OcikitError as error:
+        assert str(pickle.loads(pickle.dumps(error))) == str(error)
+        assert error.reworded("other").message == "other" != error.message
+        print(type(error).__name__)
+"""
+    server.manifest("a", {"schemaVersion": 2, "mediaType": MANIFEST, "config": {"size": -1}}, "invalid")
+    host = server.host
+    refs = [f"{host}/a:invalid", f"{host}/a:v1", f"{host}/b:v1", f"{host}/a@sha256:{'0' * 64}"]
+    done = subprocess.run([sys.executable, "-c", code, *refs], capture_output=True, text=True, check=False)
+    assert done.stderr == ""
+    assert done.stdout.split() == ["InvalidDocument", "ManifestUnknown", "NameUnknown", "ManifestUnknown"]
 
 
 @pytest.mark.parametrize("cls", CLASSES)
