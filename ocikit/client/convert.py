@@ -37,13 +37,13 @@ OCI_TYPES: Final[Mapping[str, str]] = {
 _Parsed = TypeVar("_Parsed", Manifest, Index)
 
 
-def check_convert(convert: str | None) -> None:
+def check_convert(convert: str) -> None:
     """Check the format to convert to.
 
     Raises:
-        InvalidArgument: It is neither None nor "oci".
+        InvalidArgument: It is not "oci".
     """
-    if convert not in {None, "oci"}:
+    if convert != "oci":
         raise InvalidArgument(f"convert={display.quoted(convert)} is unknown", hint='use "oci", or None')
 
 

@@ -23,7 +23,6 @@ from ocikit.client.arguments import (
 )
 from ocikit.client.artifact import Artifact, pull_artifact, summarize
 from ocikit.client.backends import Backends
-from ocikit.client.convert import check_convert, convert_plan, describe_conversion
 from ocikit.client.cosign import cosign_tags, describe_cosign_tags
 from ocikit.client.listing import Listing
 from ocikit.client.login import ask_credentials, login_host
@@ -609,7 +608,10 @@ class Session(display.Displayable):
         Raises:
             CopyError: One side failed; the error names the side and the content, and its cause is the reason.
         """
-        check_convert(convert)
+        if convert is not None:
+            from ocikit.client import convert as conversion  # noqa: PLC0415 - 1 ms of import time that few copies need
+
+            conversion.check_convert(convert)
         here, there = parse_reference(source), parse_reference(target)
         if there.tag is None and there.digest is None and (name := default_tag(here, there)):
             there = there.tagged(name)
@@ -633,7 +635,7 @@ class Session(display.Displayable):
             )
             work = _with_actual_sizes(work)
             originals, root_digest = work.documents, work.root.digest
-            work = work if convert is None else convert_plan(work)
+            work = work if convert is None else conversion.convert_plan(work)
             check_digest(there, work.root)
             document = parse_document(dict(work.documents)[work.root], work.root.media_type)
             artifact = Artifact(self._reader, there, work.root, document, plan=work if dry_run else None)
@@ -654,7 +656,7 @@ class Session(display.Displayable):
                 signatures = cosign_tags(origin, (d.digest for d, _ in originals), workers=workers)
             stats, note = retry_without_bad_mirrors(origin, run), describe_foreign(work.foreign)
             if convert is not None:
-                note += describe_conversion(work, referrers=referrers or cosign)
+                note += conversion.describe_conversion(work, referrers=referrers or cosign)
             if referrers and not cosign:
                 with suppress(OcikitError):  # only the summary needs them
                     note += describe_cosign_tags(cosign_tags(origin, [root_digest], workers=workers))
