@@ -58,7 +58,6 @@ _FRESH = 0.1  # seconds during which a manifest that was read counts as the curr
 _LOCKED = 300.0  # seconds to wait for the lock of another process
 _GATHER = 0.2  # seconds to wait for writers that are uploading; a commit takes about as long over a common line
 _SHOWN = 5  # titles in a message
-_LINE = 64  # digests of the last commits that are remembered
 
 #: Configs that list the layers: a change of the files alone would make them wrong.
 _LISTING_CONFIGS: Final = (
@@ -465,23 +464,13 @@ class _Request:
 
     operations: Sequence[Operation]
     error: Exception | None = None
-    group: _Group | None = None
+    committed: Committed | None = None
     own: frozenset[Digest] = frozenset()
     """The manifests that were pushed with these operations."""
 
-
-@define(eq=False)
-class _Group:
-    """Requests that one manifest has committed."""
-
-    requests: Sequence[_Request]
-    committed: Committed
-    is_certain: bool
-    """Whether no other writer can have replaced the manifest without having read it."""
-    took: float
-    """Seconds from reading the manifest to the end of the push."""
-    stored_at: float = field(factory=time.monotonic)
-    lock: threading.Lock = field(factory=threading.Lock)
+    @property
+    def is_settled(self) -> bool:
+        return self.committed is not None or self.error is not None
 
 
 @define(eq=False)
@@ -494,18 +483,6 @@ class _Queue:
     uploading: int = 0
     """Writers that will commit as soon as their content is uploaded."""
     users: int = 0
-    line: list[Digest] = field(factory=list)
-    """Manifests of the last commits here, each made on top of the one before."""
-
-    def note(self, before: Digest | None, after: Digest) -> None:
-        """Record a commit."""
-        if before is None or before not in self.line[-1:]:
-            self.line = []
-        self.line = [*self.line[-_LINE:], after]
-
-    def follows(self, current: Digest, earlier: Digest) -> bool:
-        """Return True if a manifest was made here on top of an earlier one."""
-        return earlier in self.line and current in self.line[self.line.index(earlier) :]
 
 
 #: By the count of forks, the owner of the credentials, and the reference: writers with other credentials do not share a
@@ -600,6 +577,28 @@ def commit(
         return writer.commit(_Request(tuple(operations)), base, upcoming)
 
 
+@frozen
+class _Stored:
+    """A manifest that was pushed, or found to have all changes already."""
+
+    requests: Sequence[_Request]
+    committed: Committed
+    is_certain: bool
+    """Whether no other writer can replace the manifest without having read it."""
+    took: float
+    """Seconds from reading the manifest to the end of the push."""
+
+    @classmethod
+    def of(
+        cls, requests: Sequence[_Request], base: Base, descriptor: Descriptor, manifest: Manifest, *, is_certain: bool
+    ) -> _Stored:
+        """Record the result of requests."""
+        committed = Committed(descriptor=descriptor, manifest=manifest, before=base.digest)
+        for request in requests:
+            request.committed = committed
+        return cls(requests, committed, is_certain, time.monotonic() - base.read_at)
+
+
 @frozen(kw_only=True)
 class _Writer:
     """One writer of a tag. It commits for all that wait, if it is the first in the queue."""
@@ -611,47 +610,53 @@ class _Writer:
     queue: _Queue
 
     def commit(self, request: _Request, base: Base | None, upcoming: Upcoming | None) -> Committed:
-        """Commit a request, again if another writer has replaced the manifest."""
-        with self.queue.guard:
-            self.queue.waiting.append(request)
+        """Commit a request with those of all writers that wait, unless another writer does."""
+        queue = self.queue
+        with queue.guard:
+            queue.waiting.append(request)
         if upcoming is not None:
             upcoming.arrive()
-        for _ in range(_TRIES):
-            self._take_turn(request, base)
-            group = request.group
-            if group is not None:
-                self._look(group)
-            if request.error is not None:
-                raise request.error
-            if group is not None and request.group is group:
-                return group.committed
-            base = None
-        raise self._replaced_too_often()
-
-    def _take_turn(self, request: _Request, base: Base | None) -> None:
-        """Wait for the queue, and commit all that wait in it, unless another writer has committed the request."""
         try:
-            with self.queue.turn:
-                if request.group is not None or request.error is not None:
+            # The turn includes the look at the end. So the writers that arrive meanwhile share the next manifest
+            with queue.turn:
+                if not request.is_settled:
+                    self._commit_waiting(base)
+        except BaseException:  # Ctrl-C is for this writer only
+            with queue.guard:
+                if request in queue.waiting:
+                    queue.waiting.remove(request)
+            raise
+        if request.error is not None:
+            raise request.error
+        if request.committed is None:
+            raise self._replaced_too_often()
+        return request.committed
+
+    def _commit_waiting(self, base: Base | None) -> None:
+        """Commit all requests that wait, again if another writer has replaced the manifest."""
+        queue = self.queue
+        with queue.guard:
+            queue.guard.wait_for(lambda: not queue.uploading, _GATHER)
+            requests, queue.waiting = queue.waiting, []
+        try:
+            for _ in range(_TRIES):
+                with self._locked():
+                    stored = self._store([request for request in requests if request.error is None], base)
+                if stored is None or self._is_kept(stored):
                     return
-                with self.queue.guard:
-                    self.queue.guard.wait_for(lambda: not self.queue.uploading, _GATHER)
-                    group, self.queue.waiting = self.queue.waiting, []
-                try:
-                    with self._locked():
-                        self._store(group, base)
-                except Exception as error:
-                    log.debug("a commit of %s failed", self.name, exc_info=True)
-                    for one in group:
-                        one.error = one.error or error
-                except BaseException:  # Ctrl-C is for this writer only
-                    with self.queue.guard:
-                        self.queue.waiting += [one for one in group if one.group is None and one.error is None]
-                    raise
+                ours = stored.committed.descriptor.digest
+                log.warning("%s: another writer has replaced %s; its files are merged again", self.name, ours)
+                base = None
+            raise self._replaced_too_often()
+        except Exception as error:
+            log.debug("a commit of %s failed", self.name, exc_info=True)
+            for request in requests:
+                request.error = request.error or error
         except BaseException:
-            with self.queue.guard:
-                if request in self.queue.waiting:
-                    self.queue.waiting.remove(request)
+            for request in requests:
+                request.committed = None
+            with queue.guard:
+                queue.waiting += [request for request in requests if request.error is None]
             raise
 
     @contextlib.contextmanager
@@ -666,8 +671,12 @@ class _Writer:
                 log.info("commits of other processes are not excluded: %s", error)
             yield
 
-    def _store(self, requests: Sequence[_Request], base: Base | None) -> None:
-        """Push a manifest with the operations of all requests, except those that fail."""
+    def _store(self, requests: Sequence[_Request], base: Base | None) -> _Stored | None:
+        """Push a manifest with the operations of all requests, except those that fail.
+
+        Returns:
+            What was pushed; None if all have failed.
+        """
         base = base if base is not None and base.is_fresh else None
         for attempt in range(_TRIES):
             base = base or read_base(self.store, self.tag)
@@ -685,34 +694,20 @@ class _Writer:
                 draft = trial
                 draft.joined = True
                 applied.append(request)
-                request.error = None
             if not applied:
-                return
+                return None
             manifest = draft.build()
             if base.descriptor is not None and (manifest is base.manifest or manifest.digest == base.digest):
-                self._note(applied, base, base.descriptor, manifest, is_certain=True)
-                return
+                return _Stored.of(applied, base, base.descriptor, manifest, is_certain=True)
             self._push_empty(manifest, base)
             for request in applied:
                 request.own |= {manifest.digest}
             outcome = self.store.swap(manifest.descriptor, manifest.raw, self.tag, base.digest)
             if outcome != "moved":
-                self._note(applied, base, manifest.descriptor, manifest, is_certain=outcome == "done")
-                return
+                return _Stored.of(applied, base, manifest.descriptor, manifest, is_certain=outcome == "done")
             base = None
             time.sleep(random.uniform(0, _PAUSE * 2**attempt))  # noqa: S311 - no secret
         raise self._replaced_too_often()
-
-    def _note(
-        self, requests: Sequence[_Request], base: Base, descriptor: Descriptor, manifest: Manifest, *, is_certain: bool
-    ) -> None:
-        committed = Committed(descriptor=descriptor, manifest=manifest, before=base.digest)
-        took = time.monotonic() - base.read_at
-        group = _Group(requests, committed, is_certain, took)
-        if base.digest != descriptor.digest:
-            self.queue.note(base.digest, descriptor.digest)
-        for request in requests:
-            request.group = group
 
     def _push_empty(self, manifest: Manifest, base: Base) -> None:
         """Push the empty blob if the manifest names it and the one before did not."""
@@ -720,40 +715,25 @@ class _Writer:
         if EMPTY_DESCRIPTOR.digest in {blob.digest for blob in manifest.blobs} - {blob.digest for blob in known}:
             push_blob(self.store, EMPTY_DESCRIPTOR, lambda: io.BytesIO(b"{}"))
 
-    def _look(self, group: _Group) -> None:
-        """Find out whether another writer has replaced a manifest without having read it.
+    def _is_kept(self, stored: _Stored) -> bool:
+        """Return True if the tag names the manifest that was pushed, or one with all of its changes.
 
-        If so, its requests are put back into the queue. The first writer of the group does it for all.
+        Where the registry ignores conditions, another writer may replace it without having read it. That writer needs about
+        as long as this one from its read to its push.
         """
-        with group.lock:
-            if group.is_certain:
-                return
-            # Another writer needs about as long as this one from its read to its push
-            time.sleep(max(0.0, group.stored_at + max(_LOOK, 2 * group.took) - time.monotonic()))
-            ours = group.committed.descriptor.digest
-            if self._is_kept(group):
-                group.is_certain = True
-                return
-            log.warning("%s: another writer has replaced %s; its files are merged again", self.name, ours)
-            for request in group.requests:
-                request.group = None
-            with self.queue.guard:
-                self.queue.waiting += group.requests
-            group.is_certain = True  # for the other writers, who find their requests in the queue
-
-    def _is_kept(self, group: _Group) -> bool:
-        """Return True if the tag names the manifest of a group, or one with all of its changes."""
-        ours = group.committed.descriptor.digest
+        if stored.is_certain:
+            return True
+        time.sleep(max(_LOOK, 2 * stored.took))
         try:
             current = self.store.resolve(self.tag).digest
         except NotFound:
             return True  # deleted since: a merge would create it again
-        if current == ours or self.queue.follows(current, ours):
+        if current == stored.committed.descriptor.digest:
             return True
         base = read_base(self.store, self.tag)
         draft = Draft(base.manifest, base.digest)
         try:
-            for request in group.requests:
+            for request in stored.requests:
                 for operation in request.operations:
                     if not isinstance(operation, Guard | Restart):
                         operation.apply(draft)
