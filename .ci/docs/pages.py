@@ -22,13 +22,21 @@ VERBS = re.findall(r"^(\w+) = _function\(", (ROOT / "ocikit" / "api.py").read_te
 REFERENCE: Mapping[str, tuple[str, Sequence[str]]] = {
     "verbs": (
         "Each call opens a new session. The methods of a [Session](session.md) do the same with your settings.",
-        [*(f"verb {name}" for name in VERBS), "ocikit.api:explore fs scan sql", "ocikit.auth"],
+        [*(f"verb {name}" for name in VERBS), "ocikit.api:diff explore fs scan sql", "ocikit.auth"],
     ),
     "session": (
         "The [verbs](verbs.md) as methods, with settings, one pool of connections and one cache.",
         ["session", "ocikit.remote.config.network", "ocikit.remote.auth.keychain:Credentials Keychain"],
     ),
-    "artifacts": ("The results of the verbs.", ["ocikit.client.artifact:Artifact File Files", "ocikit.client.listing"]),
+    "artifacts": (
+        "The results of the verbs.",
+        [
+            "ocikit.client.artifact:Artifact File Files",
+            "ocikit.client.listing",
+            "ocikit.data.diff:Diff Change Rename",
+            "ocikit.data.tables:TableChange",
+        ],
+    ),
     "errors": ("All errors, as a tree.", ["ocikit.errors"]),
     "documents": (
         "The documents in a registry: values that keep the bytes they were parsed from.",
