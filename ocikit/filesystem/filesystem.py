@@ -7,11 +7,14 @@ that their driver saw.
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import errno
 import io
 import os
+import sys
 import threading
+import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from datetime import datetime
 from functools import partial
@@ -38,6 +41,8 @@ from ocikit.store.base import Store
 from ocikit.store.streams import ByteStream
 from ocikit.transfer.pool import run_parallel
 
+_RECENT = 1.0  # seconds since a read, whose bytes a thread of pyarrow may still hold
+_RELEASE = 0.05  # seconds for the release
 _PARALLEL = 8  # files that are read at once
 
 
@@ -696,7 +701,9 @@ class OcikitFile(AbstractBufferedFile):  # type: ignore[misc]  # fsspec has no t
     def _fetch_range(self, start: int, end: int) -> bytes:
         """Return bytes from `start` to before `end`."""
         with self._lock:
-            return self._at(start).read(end - start)
+            content = self._at(start).read(end - start)
+        _Exit.latest_read = time.monotonic()
+        return content
 
     def readline(self, size: int | None = -1, /) -> bytes:
         """Return bytes up to the next newline. The stream looks for it: fsspec would read 5 MiB for each line."""
@@ -720,6 +727,27 @@ class OcikitFile(AbstractBufferedFile):  # type: ignore[misc]  # fsspec has no t
 
     def __reduce__(self) -> tuple[Any, ...]:
         return _reopen, (self.fs, self.path, self.loc)
+
+
+class _Exit:
+    """A short wait at the end of a process that has just read a file through pyarrow.
+
+    pyarrow: threads of a scan release the bytes after the caller has its result. If the interpreter has ended by then, Python
+    before 3.14 ends these threads, and the process aborts: "terminate called without an active exception"
+    (apache/arrow#34314, apache/arrow#39162). The wait lets them finish.
+    """
+
+    latest_read = float("-inf")  # seconds of the monotonic clock
+
+    @classmethod
+    def wait(cls) -> None:
+        """Wait if pyarrow may still hold what was read."""
+        if "pyarrow" in sys.modules and time.monotonic() - cls.latest_read < _RECENT:
+            time.sleep(_RELEASE)
+
+
+if sys.version_info < (3, 14):
+    atexit.register(_Exit.wait)
 
 
 def _restore(kind: type[OcikitFileSystem], options: dict[str, Any], pins: dict[str, str]) -> OcikitFileSystem:

@@ -332,6 +332,24 @@ def test_pickles_have_no_secret(registry, pushed, home):
         assert "hunter2" not in json.dumps(getattr(value, "storage_options", {}), default=repr)
 
 
+SCAN = """
+import sys
+import ocikit, polars as pl
+print(ocikit.scan(sys.argv[1], sys.argv[2]).filter(pl.col("k") < 10).select("k").collect().height)
+"""
+
+
+@of_one_registry
+def test_script_exits_with_0_right_after_a_scan(ref):
+    """Threads of pyarrow that released bytes after the end of the interpreter aborted one script of four."""
+    for _ in range(4):
+        ran = subprocess.run(
+            [sys.executable, "-c", SCAN, ref, PARQUET],
+            env=os.environ | {"PYTHONPATH": str(ROOT)}, capture_output=True, text=True, timeout=100, check=False,
+        )  # fmt: skip
+        assert (ran.returncode, ran.stdout.strip()) == (0, "10"), ran.stderr
+
+
 CLUSTER = """
 import sys
 import ocikit
