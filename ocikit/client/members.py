@@ -9,12 +9,11 @@ from __future__ import annotations
 
 import io
 import shutil
-import tarfile
 import threading
 import zlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import BinaryIO, Final, NamedTuple, Never, cast
+from typing import BinaryIO, Final, NamedTuple, Never
 
 import attrs
 
@@ -22,6 +21,7 @@ from ocikit import display
 from ocikit.client.reader import ContentReader
 from ocikit.errors import ContentError, FileNotInArtifact, InvalidDigest, Unsupported
 from ocikit.forks import ForkSafeLock
+from ocikit.layers.tar import members
 from ocikit.layers.zip import encode_local, parse_directory
 from ocikit.spec import media_types
 from ocikit.spec.annotations import SHARD, SHARD_DIRECTORY, SHARD_DIRECTORY_SIZE, SHARD_FIRST, SHARD_LAST
@@ -296,20 +296,22 @@ class Members(Mapping[str, Member]):
 
     def _tar_places(self, layer: Descriptor) -> list[tuple[str, _Place]]:
         self._reader.fetch(self._reference, [layer], progress=False)
-        try:
-            with (
-                self._reader.open(self._reference, layer) as stream,
-                tarfile.open(fileobj=cast("BinaryIO", stream), mode="r:") as archive,
-            ):
-                return [
-                    (member.name, _Place(member.offset_data, member.size))
-                    for member in archive
-                    if member.isreg() and not member.issparse()
-                ]
-        except (tarfile.TarError, ValueError, UnicodeError) as error:
-            raise ContentError(
-                f"{layer.title} is not a tar archive, or is damaged: {error}", hint="fetch the shard again"
-            ) from error
+        with self._reader.open(self._reference, layer) as stream:
+            return [(name, _Place(offset, size)) for name, offset, size in tar_places(stream)]
+
+
+def tar_places(stream: BinaryIO) -> list[tuple[str, int, int]]:
+    """Return name, offset and size of each file in a tar.
+
+    Raises:
+        ContentError: The content is not a tar archive, or is damaged.
+        UnsafeArchive: The archive has malicious headers.
+    """
+    return [
+        (entry.path, body.offset, entry.size)
+        for entry, body in members(stream, media_types.TAR)
+        if entry.type == "file" and body.segments == ((0, entry.size),)
+    ]
 
 
 def _checked(layer: Descriptor, places: Iterable[tuple[str, _Place]]) -> Iterator[tuple[str, _Place]]:

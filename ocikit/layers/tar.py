@@ -122,6 +122,8 @@ class ChunkReader:
     def __init__(self, stream: Readable) -> None:
         self._stream = stream
         self._chunk = memoryview(b"")
+        self.position = 0
+        """Bytes that were returned."""
 
     def check_format(self, media_type: str) -> None:
         """Check that the stream begins with a header, or is empty.
@@ -147,6 +149,7 @@ class ChunkReader:
         if not self._chunk:
             self._chunk = memoryview(self._stream.read(CHUNK))
         data, self._chunk = self._chunk[:limit], self._chunk[limit:]
+        self.position += len(data)
         return data
 
     def read_exactly(self, count: int, description: str) -> bytes:
@@ -241,6 +244,8 @@ class EntryBody:
         self._left = stored
         self._stored = stored
         self.segments = segments
+        self.offset = reader.position
+        """Where the stored bytes begin in the archive."""
 
     def read(self, limit: int = CHUNK) -> memoryview:
         """Return at most `limit` stored bytes; empty at the end.

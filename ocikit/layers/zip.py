@@ -135,7 +135,7 @@ def parse_directory(raw: bytes, offset: int) -> list[ZipMember]:
             member = ZipMember(name, size, crc, bool(attributes >> 16 & 0o100), start)
             members.append(member)
             at = member.start + size
-    except (struct.error, UnicodeDecodeError, ValueError) as error:
+    except (struct.error, ValueError, IndexError) as error:
         raise _unsupported("its directory is damaged") from error
     if at != offset or raw != encode_directory(members, offset):
         raise _unsupported("its directory is not that of its members")
@@ -172,7 +172,7 @@ def zip_members(stream: Readable) -> Iterator[tuple[TarEntry, EntryBody]]:
             name, executable = raw[:name_size].decode(), raw[name_size:].endswith(_EXECUTABLE)
             if size == _MAX32:
                 stored = size = _large_numbers(raw[name_size:].removesuffix(_EXECUTABLE), size, 0)[0]
-        except (struct.error, UnicodeDecodeError, ValueError, IndexError) as error:
+        except (struct.error, ValueError, IndexError) as error:
             raise _unsupported("a header is damaged") from error
         if (
             method

@@ -10,9 +10,11 @@ import zlib
 from pathlib import Path
 
 from backports import zstd
+from ocikit.client.members import tar_places
 from ocikit.layers.compression import MAGIC_SIZE, detect_compression
 from ocikit.layers.layer import LayerLimits, entries, open_layer
 from ocikit.layers.listing import merged_tree
+from ocikit.layers.zip import ZipMember, encode_directory, encode_local, parse_directory
 from ocikit.spec.descriptor import Descriptor
 from ocikit.spec.digest import Digest
 from ocikit.store.layout.archive import open_archive
@@ -109,6 +111,37 @@ def compressed(data: bytes) -> None:
             assert ours.startswith((lzma if kind == "xz" else bz2).decompress(data))
     elif ours is not None and not data.startswith(b"\x28\xb5\x2f\xfd") and data[1:4] != b"\x2a\x4d\x18":
         assert ours == data
+
+
+def _zip(*files: tuple[str, bytes], executable: bool = False) -> bytes:
+    """Build a shard."""
+    raw, members = b"", []
+    for name, content in files:
+        members.append(ZipMember(name, len(content), zlib.crc32(content), executable, len(raw)))
+        raw += encode_local(name, len(content), members[-1].crc, executable=executable) + content
+    return raw + encode_directory(members, len(raw))
+
+
+@target(
+    _zip(("a", b"x"), ("d/b", b"y" * 700), ("n" * 150, b"z")), _zip(), _zip(("e", b""), executable=True),
+    encode_directory([ZipMember("a", 1 << 33, 7, False, 0), ZipMember("b", 5, 7, True, (1 << 33) + 51)], (1 << 33) + 87),
+    *TARS, words=(b"PK\1\2", b"PK\3\4", b"PK\5\6", b"PK\6\6", b"PK\6\7", b"\xff\xff\xff\xff", b"\1\0\x10\0", b"../", b"\0"),
+    text=False, examples=100,
+)  # fmt: skip
+def shard(data: bytes) -> None:
+    """Parse the directory of a shard, and unpack it while it is read."""
+    for offset in (0, data.find(b"PK\1\2"), (1 << 33) + 87):
+        members = typed(parse_directory, data[max(0, offset) if offset < len(data) else 0 :], max(0, offset))
+        end = 0
+        for member in members or ():
+            assert member.offset == end
+            end = member.start + member.size
+    merged = typed(merged_tree, [(io.BytesIO(data), "application/zip")], limits=LIMITS)
+    for path, entry in (merged or {}).items():
+        assert ".." not in path.split("/") and entry.size <= len(data)
+    for whole in (data, _sealed(data)):
+        for _, offset, size in typed(tar_places, io.BytesIO(whole)) or ():
+            assert offset >= 0 and size >= 0
 
 
 def _layout_files(parts: list[bytes]) -> dict[str, bytes]:
