@@ -372,6 +372,7 @@ if __name__ == "__main__":
 @of_one_registry
 def test_dask_workers_read_the_version_of_the_graph(registry, folder, session, home):
     """The tag moves between graph and compute."""
+    pytest.importorskip("distributed")
     ref = f"{registry.host}/t/cluster:v1"
     (home / "cluster.py").write_text(CLUSTER)
     session.push(ref, f"{folder}/.", include="*.parquet")
