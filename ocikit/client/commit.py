@@ -549,7 +549,7 @@ def commit(
     *,
     name: str,
     owner: object,
-    locks: Path,
+    locks: Path | None,
     base: Base | None = None,
     upcoming: Upcoming | None = None,
 ) -> Committed:
@@ -563,7 +563,7 @@ def commit(
         operations: The changes, in order.
         name: The reference of the tag, the same for all writers.
         owner: The owner of the store's credentials. Only writers with the same owner share a commit.
-        locks: Folder for the locks that exclude other processes.
+        locks: Folder for the locks that exclude other processes; None excludes none.
         base: What the tag has just been read as.
         upcoming: The writer, if other writers wait for it.
 
@@ -606,7 +606,7 @@ class _Writer:
     store: Store
     tag: str
     name: str
-    locks: Path
+    locks: Path | None
     queue: _Queue
 
     def commit(self, request: _Request, base: Base | None, upcoming: Upcoming | None) -> Committed:
@@ -662,13 +662,13 @@ class _Writer:
     @contextlib.contextmanager
     def _locked(self) -> Iterator[None]:
         """Exclude the writers of other processes on this machine, where the cache folder can be written."""
-        path = self.locks / hashlib.sha256(self.name.encode()).hexdigest()[:32]
         with contextlib.ExitStack() as stack:
-            try:
-                self.locks.mkdir(parents=True, exist_ok=True)
-                stack.enter_context(exclusive(path, _LOCKED))
-            except (OSError, NotImplementedError) as error:
-                log.info("commits of other processes are not excluded: %s", error)
+            if self.locks is not None:
+                path = self.locks / hashlib.sha256(self.name.encode()).hexdigest()[:32]
+                try:
+                    stack.enter_context(exclusive(path, _LOCKED))
+                except (OSError, NotImplementedError) as error:
+                    log.info("commits of other processes are not excluded: %s", error)
             yield
 
     def _store(self, requests: Sequence[_Request], base: Base | None) -> _Stored | None:

@@ -37,7 +37,8 @@ from ocikit.client.commit import (
 from ocikit.client.plans import EditPlan
 from ocikit.client.push import describe_selection, select_files
 from ocikit.client.reader import ContentReader
-from ocikit.errors import Conflict, FileNotInArtifact, InvalidArgument, InvalidReference, OcikitError
+from ocikit.errors import Conflict, FileNotInArtifact, InvalidArgument, InvalidReference, ManifestUnknown, OcikitError
+from ocikit.forks import fork_count
 from ocikit.layers.pack import PackTask, Selection
 from ocikit.progress.base import SILENT, TransferStats, progress_scope
 from ocikit.spec import media_types as types
@@ -116,6 +117,8 @@ class Edit(MutableMapping[str, Any], display.Displayable):
         self._target_base: Base | None = None
         self._draft: Draft | None = None
         self._operations: list[Operation] = []
+        self._uploaded: set[Digest] = set()
+        self._forks = fork_count()
         self._notes = ""
         self._has_ended = False
         self.number = 0
@@ -154,6 +157,11 @@ class Edit(MutableMapping[str, Any], display.Displayable):
             manifest = draft.build()
             self.artifact = Artifact(self.reader, self.reference, manifest.descriptor, manifest, plan=self.plan)
             return
+        if not self._operations and base is not None and base.descriptor is None:
+            raise ManifestUnknown(
+                f"{self._source_reference} does not exist, and the edit has no changes",
+                hint="check the tag; an edit that adds files creates the artifact",
+            )
         operations = [*self._guards(draft), *self._operations]
         store = self.store
         if self._moves:
@@ -166,7 +174,7 @@ class Edit(MutableMapping[str, Any], display.Displayable):
             operations,
             name=str(self.reference),
             owner=self.reader.backends,
-            locks=self.reader.cache.root / "locks",
+            locks=self.reader.cache.lock_folder(),
             base=base,
         )
         self.number = done.number
@@ -195,9 +203,8 @@ class Edit(MutableMapping[str, Any], display.Displayable):
         if self._source is None or self._source is self._store or self._base_manifest is None:
             return
         source, store = self._source, self.store
-        mine = {op.layer.digest for op in self._operations if isinstance(op, Put)}
         manifest = draft.build()
-        rest = {blob.digest: blob for blob in manifest.blobs if blob.digest not in mine}
+        rest = {blob.digest: blob for blob in manifest.blobs if blob.digest not in self._uploaded}
         blobs = [blob for blob in rest.values() if not types.is_foreign(blob.media_type) and blob.embedded is None]
         with progress_scope(self._stats, "edit", size=sum(blob.size for blob in blobs), count=len(blobs)):
             run_parallel(
@@ -252,8 +259,13 @@ class Edit(MutableMapping[str, Any], display.Displayable):
         """The repository or layout that is written to.
 
         Raises:
-            InvalidArgument: The edit is not open.
+            InvalidArgument: The edit is not open, or it belongs to the process that this one was forked from.
         """
+        if self._forks != fork_count():
+            raise InvalidArgument(
+                "the edit belongs to the parent of this process, which would not see the change",
+                hint="write in the parent, or by the URL of the tag",
+            )
         if self._store is None or self._has_ended:
             raise InvalidArgument(
                 "the edit has ended" if self._has_ended else "the edit has not begun",
@@ -318,6 +330,7 @@ class Edit(MutableMapping[str, Any], display.Displayable):
         """Upload content that an operation will name."""
         if not self._dry_run:
             push_blob(self.store, layer, content, progress=self._stats)
+            self._uploaded.add(layer.digest)
 
     def file(self, title: str) -> File:
         """Return a file as it will be.
@@ -464,6 +477,7 @@ class Edit(MutableMapping[str, Any], display.Displayable):
             layers[task.title] = packed.descriptor
             if not self._dry_run:
                 push_blob(self.store, packed.descriptor, packed.open, progress=self._stats, stop=stop)
+                self._uploaded.add(packed.descriptor.digest)
 
         self.store  # noqa: B018 - raises if the edit is not open
         size = sum(task.size for task in selection.tasks)

@@ -546,7 +546,8 @@ class Session(display.Displayable):
         """Edit an artifact in a `with` block, without downloading what stays.
 
         New content is uploaded at once, and the tag moves at the end of the block. After an exception in the block it names
-        what it named before. Changes of other writers meanwhile are merged, unless both sides changed one file.
+        what it named before. Changes of other writers meanwhile are merged, unless both sides changed one file. A client that
+        does not merge, such as a plain push, can replace the tag afterwards.
 
         Args:
             ref: Artifact to edit, with a tag; a new one starts without files.

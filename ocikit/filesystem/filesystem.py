@@ -449,7 +449,7 @@ class OcikitFileSystem(AbstractFileSystem):  # type: ignore[misc]  # fsspec has 
             [operation],
             name=str(reference),
             owner=reader.backends,
-            locks=reader.cache.root / "locks",
+            locks=reader.cache.lock_folder(),
             upcoming=upcoming,
         )
         artifact = Artifact(reader, reference, done.descriptor, done.manifest)

@@ -19,6 +19,7 @@ from ocikit.client.reader import ContentReader
 from ocikit.errors import InvalidArgument
 from ocikit.filesystem.paths import Location
 from ocikit.filesystem.views import Tree
+from ocikit.forks import ForkSafeLock
 from ocikit.spec import media_types
 from ocikit.spec.descriptor import Descriptor
 from ocikit.spec.digest import Digest, new_hasher
@@ -90,6 +91,7 @@ class Edits:
     def __init__(self, reader: ContentReader) -> None:
         self._reader = reader
         self._edits: dict[str, tuple[Location, Edit]] = {}
+        self._lock = ForkSafeLock()
 
     def get(self, location: Location) -> Edit | None:
         """Return the edit of an artifact, if it has been written to."""
@@ -98,12 +100,13 @@ class Edits:
 
     def open(self, location: Location) -> Edit:
         """Return the edit of an artifact; open one if necessary."""
-        edit = self.get(location)
-        if edit is None:
-            edit = Edit(self._reader, location.reference, progress=False)
-            edit.__enter__()
-            self._edits[location.root] = location, edit
-        return edit
+        with self._lock:  # the threads of a library share a transaction
+            edit = self.get(location)
+            if edit is None:
+                edit = Edit(self._reader, location.reference, progress=False)
+                edit.__enter__()
+                self._edits[location.root] = location, edit
+            return edit
 
     def commit(self, adopt: Callable[[Location, Edit], None]) -> None:
         """Make a manifest for each artifact. After a failure, the tags of the further ones stay."""

@@ -259,6 +259,15 @@ class Cache(display.Displayable, Store):
                 message = error.message if isinstance(error, ContentError) else str(error)
                 log.info("nothing is added to the cache: %s", message)
 
+    def lock_folder(self) -> Path | None:
+        """Return the folder for locks that exclude other processes; None if the cache cannot be written."""
+        try:
+            folder = self._create_root() / "locks"
+            folder.mkdir(exist_ok=True)
+        except (ContentError, OSError):
+            return None
+        return folder
+
     # References
 
     def remember(self, reference: Reference, descriptor: Descriptor) -> None:

@@ -1,5 +1,7 @@
 """Edits change artifacts in place of their tags without downloading what stays."""
 
+import os
+
 import ocikit
 import pytest
 from ocikit.client import commit as commits
@@ -204,3 +206,31 @@ def test_image_is_refused(session, server):
     server.manifest("a/b", image, "v1")
     with pytest.raises(ocikit.InvalidDocument, match="image"), session.edit(f"{server.host}/a/b:v1") as e:
         e["x"] = b"x"
+
+
+def test_edit_of_nothing_creates_no_artifact(session, server, home):
+    with pytest.raises(ocikit.ManifestUnknown), session.edit(f"{server.host}/ds:typo") as e:
+        assert e.remove("*.tmp") == ()
+    assert server.tags == {}
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+@pytest.mark.filterwarnings("ignore:This process")
+def test_forked_child_cannot_change_an_edit(session, ref):
+    """Its parent would not see the change: the file would be lost without an error."""
+    with session.edit(ref) as e:
+        child = os.fork()
+        if not child:
+            try:
+                e["x"] = b"x"
+            except ocikit.InvalidArgument:
+                os._exit(0)
+            os._exit(1)
+        assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+
+
+def test_cache_folder_of_a_commit_is_private(session, server, home):
+    with session.edit(f"{server.host}/new:v1") as e:
+        e["a"] = b"a"
+    assert session.cache.root.stat().st_mode & 0o077 == 0
+    assert (session.cache.root / "CACHEDIR.TAG").exists()

@@ -219,3 +219,24 @@ def test_file_system_with_writes_can_be_pickled(fs, root):
 def test_unsafe_path_is_refused(fs, root, title):
     with pytest.raises(ocikit.UnsafeArchive):
         fs.pipe_file(f"{root}/{title}", b"x")
+
+
+def test_threads_share_a_transaction(fs, root, session, server):
+    def put(n):
+        fs.pipe_file(f"{root}/{n}", b"%d" % n)
+
+    with fs.transaction:
+        threads = [threading.Thread(target=put, args=(n,)) for n in range(8)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+    assert len(content(session, root)) == 8
+
+
+def test_copy_in_an_edit_of_another_repository_is_complete(fs, root, session, server):
+    fs.pipe_file(f"{root}/a", b"content")
+    with session.edit(root, to=f"{server.host}/other:v1") as e:
+        e.fs.copy("a", "b")
+        e.fs.mv("a", "c")
+    assert content(session, f"{server.host}/other:v1") == {"b": b"content", "c": b"content"}
