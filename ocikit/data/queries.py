@@ -57,8 +57,9 @@ def scan(artifact: Artifact, name: str) -> pl.LazyFrame:
         import polars as pl  # noqa: PLC0415 - an optional package
     except ImportError as error:
         raise OcikitError("scan needs polars", hint="pip install 'ocikit[data]' polars") from error
-    names = _select(artifact, name)
-    return pl.scan_pyarrow_dataset(_dataset(_file_system(artifact), artifact, names, hive=[name] != names))
+    files = _file_system(artifact)
+    names = _select(files, artifact, name)
+    return pl.scan_pyarrow_dataset(_dataset(files, artifact, names, hive=[name] != names))
 
 
 def sql(inspect: Inspect, query: str, tables: Mapping[str, TableLike]) -> duckdb.DuckDBPyRelation:
@@ -91,11 +92,11 @@ def sql(inspect: Inspect, query: str, tables: Mapping[str, TableLike]) -> duckdb
     files: OcikitFileSystem | None = None
     for table, value in tables.items():
         artifact, name = _table(once, table, value)
-        names = _select(artifact, name)
         if files is None:
             files = _file_system(artifact)
             connection.register_filesystem(files)
         files.adopt(artifact)
+        names = _select(files, artifact, name)
         hive = [name] != names
         urls = [files.unstrip_protocol(f"{files.root_of(artifact)}/{each}") for each in names]
         match _format(names):
@@ -126,24 +127,29 @@ def _table(inspect: Inspect, table: str, value: TableLike) -> tuple[Artifact, st
     )
 
 
-def _select(artifact: Artifact, name: str) -> list[str]:
+def _select(files: OcikitFileSystem, artifact: Artifact, name: str) -> list[str]:
     """Return the names of files: that file, those of a folder, or those that match a pattern, in order.
+
+    Files in shards count, too.
 
     Raises:
         FileNotInArtifact: There is none.
     """
-    files = artifact.files
-    if name in files:
+    if name in artifact.files:
+        return [name]
+    root = f"{files.root_of(artifact)}/"
+    known = [path.removeprefix(root) for path in files.find(root)]
+    if name in known:
         return [name]
     if any(magic in name for magic in "*?["):
-        names = [each for each in files if fnmatch.fnmatchcase(each, name)]
+        names = [each for each in known if fnmatch.fnmatchcase(each, name)]
     else:
         folder = name.strip("/")
-        names = [each for each in files if not folder or each.startswith(f"{folder}/")]
+        names = [each for each in known if not folder or each.startswith(f"{folder}/")]
         names = [each for each in names if _format_of(each)]
     if not names:
-        near = display.nearest(name, files, 3)
-        hint = f"nearest: {display.join_limited(near)}" if near else f"there is {display.join_limited(files, 3)}"
+        near = display.nearest(name, known, 3)
+        hint = f"nearest: {display.join_limited(near)}" if near else f"there is {display.join_limited(known, 3)}"
         raise FileNotInArtifact(f"{artifact.reference} has no table {display.quoted(name)}", hint=hint)
     return sorted(names)
 

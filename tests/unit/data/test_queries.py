@@ -41,6 +41,17 @@ def test_scan_reads_a_folder(ref):
     assert ocikit.scan(ref, "year=2024/").collect().height == 100
 
 
+def test_tables_in_shards_are_read(session, server, home):
+    for year in (2023, 2024):
+        (home / f"shards/year={year}").mkdir(parents=True)
+        pl.DataFrame({"k": range(10)}).write_parquet(home / f"shards/year={year}/a.parquet")
+    session.push(f"{server.host}/s:v1", "shards", shards="zip")
+    ref = f"{server.host}/s:v1"
+    assert ocikit.scan(ref, "shards/year=2023/a.parquet").collect().height == 10
+    assert ocikit.scan(ref, "*.parquet").collect()["year"].unique().sort().to_list() == [2023, 2024]
+    assert ocikit.sql("select count(*) from t", t=(ref, "shards")).fetchall() == [(20,)]
+
+
 @pytest.mark.parametrize("name", ["names.csv", "lines.jsonl", "t.arrow"])
 def test_scan_reads_other_formats(ref, name):
     assert ocikit.scan(ref, name).select("k").collect()["k"].to_list() in ([1, 2], [5])
