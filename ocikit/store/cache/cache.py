@@ -479,7 +479,7 @@ class Cache(display.Displayable, Store):
         try:
             yield known
         except (UploadInvalid, DigestMismatch, SizeMismatch):
-            known.distrust()  # a digest may be that of earlier content
+            known.drop_used()  # a digest may be that of earlier content
             raise
         finally:
             with self.optional_write():

@@ -61,7 +61,7 @@ class HashCache:
             self._load()[key] = _today(), value
             self._added[key] = value
 
-    def distrust(self) -> None:
+    def drop_used(self) -> None:
         """Drop the values that were used, because a registry did not accept one of them."""
         for key in tuple(self._used):
             self.put(key, "")

@@ -1344,6 +1344,7 @@ VERBS = (
     "copy",
     "delete",
     "download",
+    "edit",
     "inspect",
     "open",
     "pin",

@@ -63,7 +63,7 @@ def test_rejected_values_are_dropped(path):
     known.save()
     known = HashCache(path)
     assert known.get("a") == "1"
-    known.distrust()
+    known.drop_used()
     known.save()
     assert HashCache(path).get("a") is None
     assert HashCache(path).get("b") == "1"
