@@ -332,5 +332,6 @@ def _checked(layer: Descriptor, places: Iterable[tuple[str, _Place]]) -> Iterato
 
 def _no_directory(layer: Descriptor) -> ContentError:
     return ContentError(
-        f"{layer.title} names no directory of its files", hint="open the whole shard with zipfile.ZipFile(file)"
+        f"{layer.title} names no directory of its files",
+        hint="pull the artifact to a folder, or open the whole shard as a zip file",
     )

@@ -29,6 +29,7 @@ from attrs import define, field, frozen
 
 from tests.browser.page import Browser, Seen
 from tests.support import peers
+from tests.support.http import free_port
 
 THEMES = {"light": "JupyterLab Light", "dark": "JupyterLab Dark"}
 
@@ -78,7 +79,7 @@ def lab() -> Iterator[Lab]:
             "JUPYTERLAB_SETTINGS_DIR": str(home / "settings"), "PYDEVD_DISABLE_FILE_VALIDATION": "1",
             "PYTHONPATH": str(peers.ROOT), "PYTHONWARNINGS": "default",
         }  # fmt: skip
-        port = peers.free_port()
+        port = free_port()
         command = [
             sys.executable, "-m", "jupyterlab", "--no-browser", "--allow-root", "--ip=127.0.0.1", f"--port={port}",
             "--ServerApp.port_retries=0", f"--IdentityProvider.token={token}", f"--ServerApp.root_dir={work}",

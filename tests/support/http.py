@@ -1,6 +1,8 @@
 """Requests to the fake registry: credentials, a guard, bodies."""
 
 import base64
+import contextlib
+import random
 import socket
 
 from ocikit.remote.http.responses import drain
@@ -27,11 +29,13 @@ def get(transport, target="/v2/", **options):
     return response, body
 
 
-def free_port():
-    """Return a port on which nothing listens."""
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        return listener.getsockname()[1]
+def free_port() -> int:
+    """Return a loopback port that is free at the moment, outside of the range that clients get their ports from."""
+    while True:
+        port = random.randrange(15000, 32000)
+        with socket.socket() as listener, contextlib.suppress(OSError):
+            listener.bind(("127.0.0.1", port))
+            return port
 
 
 class OneShotBody:

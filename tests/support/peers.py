@@ -25,7 +25,6 @@ import ipaddress
 import json
 import os
 import shutil
-import socket
 import ssl
 import subprocess
 import sys
@@ -46,6 +45,7 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
+from tests.support.http import free_port
 from tests.support.token_server import TokenServer
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -203,13 +203,6 @@ class Registry:
 
     def reference(self, repository: str, tag: str = "latest") -> str:
         return f"{self.host}/{repository}:{tag}"
-
-
-def free_port() -> int:
-    """Return a loopback port that is free at the moment."""
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        return listener.getsockname()[1]
 
 
 def htpasswd_line(user: str, password: str) -> str:

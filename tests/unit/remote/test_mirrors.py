@@ -22,6 +22,7 @@ from ocikit.spec.reference import Reference
 from tests.support import peers
 from tests.support.fake_registry import FakeRegistry, Response, error_response
 from tests.support.home import QUICK, moved, tree, write
+from tests.support.http import free_port
 
 MIB = 1 << 20
 FILES = {
@@ -502,7 +503,7 @@ def test_dead_mirror_is_tried_once(site, home, caplog):
 
 
 def test_unreachable_mirror_does_not_fail_pull(site, home):
-    port = peers.free_port()
+    port = free_port()
     site.session(f"127.0.0.1:{port}").pull(site.ref, home / "back")
     assert content(home / "back") == FILES
 

@@ -14,6 +14,7 @@ from ocikit.client.session import Session
 from ocikit.remote.auth.keychain import ANONYMOUS
 
 from tests.support import peers
+from tests.support.http import free_port
 
 #: Applications as users write them. Each has the registry twice: under a prefix, and at the standard path.
 APPLICATIONS = {
@@ -79,7 +80,7 @@ def site(request, tmp_path_factory):
     """Return the host of a running application."""
     folder = tmp_path_factory.mktemp(request.param)
     (folder / "site_of_tests.py").write_text(SETUP + textwrap.dedent(APPLICATIONS[request.param]))
-    port = peers.free_port()
+    port = free_port()
     # a2wsgi expects coroutines, but granian's ASGI passes futures
     program = ["uvicorn"] if request.param == "starlette" else ["granian", "--interface", "wsgi"]
     command = [sys.executable, "-m", *program, "--port", str(port), "site_of_tests:app"]

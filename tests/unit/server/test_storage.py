@@ -5,7 +5,6 @@ import http.client
 import io
 import os
 import signal
-import socket
 import subprocess
 import sys
 import threading
@@ -28,6 +27,7 @@ from ocikit.spec.digest import Digest
 
 from tests.support.example_storage import ObjectBlobs
 from tests.support.home import ROOT
+from tests.support.http import free_port
 from tests.support.wsgi import INDEX, Registry
 
 
@@ -131,8 +131,7 @@ class TestUploadsToObjects(UploadStoreContract):
 @contextlib.contextmanager
 def granian(target, **environment):
     """Run a WSGI application in a process and return its address."""
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        port = free.getsockname()[1]
+    port = free_port()
     command = [sys.executable, "-m", "granian", "--interface", "wsgi", "--factory", "--port", str(port), target]
     process = subprocess.Popen(
         command,

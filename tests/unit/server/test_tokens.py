@@ -5,7 +5,6 @@ import hashlib
 import hmac
 import json
 import os
-import socket
 import stat
 import subprocess
 import sys
@@ -25,6 +24,7 @@ from ocikit.server.auth.jwt import Signer, load_key
 from ocikit.spec.challenge import parse_challenges
 from ocikit.spec.digest import Digest
 
+from tests.support.http import free_port
 from tests.support.wsgi import call
 from tests.unit.server.test_access import ADA, EVE, FAR, RULES, basic, entry, push
 
@@ -715,8 +715,7 @@ def run_server(folder):
     (folder / "rules.toml").write_text(
         RULES + OPEN + '[[rule]]\nusers = ["ada"]\nrepositories = ["open/**"]\nactions = ["push"]\n'
     )
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        port = free.getsockname()[1]
+    port = free_port()
     command = [
         sys.executable,
         "-m",
