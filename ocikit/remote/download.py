@@ -20,7 +20,7 @@ from ocikit.remote.http.responses import body_of, drain, invalid_framing, is_enc
 from ocikit.remote.http.transport import Transport
 from ocikit.spec.challenge import Scope
 from ocikit.spec.descriptor import Descriptor
-from ocikit.store.streams import ReadableInto
+from ocikit.store.streams import PositionedStream, ReadableInto
 
 log = logging.getLogger("ocikit")
 
@@ -31,7 +31,7 @@ _CHUNK = 1 << 17  # bytes read from a socket at once: what a broken read had rec
 _COMPRESSED_TYPE = re.compile(r"[+.-](gzip|gz|zstd|zst|zip)$")  # media types of compressed blobs
 
 
-class BlobReader(io.RawIOBase):
+class BlobReader(PositionedStream):
     """A blob as a seekable stream.
 
     A broken or short response is resumed at the byte where it broke, at the registry's URL. A forked child requests the
@@ -61,6 +61,7 @@ class BlobReader(io.RawIOBase):
         span: tuple[int, int] | None = None,
         deadline: float | None = None,
     ) -> None:
+        super().__init__(descriptor.size)
         self._transport = transport
         self._path = path
         self._descriptor = descriptor
@@ -76,31 +77,6 @@ class BlobReader(io.RawIOBase):
         self._stalls = 0
         self.whole = span is None
         """Whether the stream reaches the end of the blob: there was no span, or the registry did not honour it."""
-
-    def readable(self) -> bool:
-        """Return True."""
-        return True
-
-    def seekable(self) -> bool:
-        """Return True; without range support of the server a seek reads from the start."""
-        return True
-
-    def tell(self) -> int:
-        """Return the position, in bytes."""
-        self._check_open()
-        return self._position
-
-    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
-        """Move to an offset and return the position; the next read requests a range."""
-        self._check_open()
-        bases = {io.SEEK_SET: 0, io.SEEK_CUR: self._position, io.SEEK_END: self._descriptor.size}
-        if whence not in bases or (whence == io.SEEK_SET and offset < 0):
-            raise ValueError(f"seek to {offset} with whence={whence}")
-        position = max(0, bases[whence] + offset)
-        if position != self._position:
-            self._release()
-            self._position = self._resumed_at = position
-        return position
 
     def readinto(self, buffer: memoryview) -> int:  # type: ignore[override]  # typeshed's WriteableBuffer is wider
         """Fill the buffer and return the number of bytes, 0 at the end.
@@ -152,9 +128,9 @@ class BlobReader(io.RawIOBase):
         self._release()
         super().close()
 
-    def _check_open(self) -> None:
-        if self.closed:
-            raise ValueError("the blob is closed")
+    def _move(self, position: int) -> None:
+        self._release()
+        self._position = self._resumed_at = position
 
     def _too_long(self) -> SizeMismatch:
         size = self._descriptor.size if self.whole else self._end - self._start

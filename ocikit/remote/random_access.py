@@ -6,14 +6,13 @@ A range cannot be verified, because a digest is that of a whole blob. Whole blob
 from __future__ import annotations
 
 import bisect
-import io
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from typing import Final
 
 from ocikit.forks import ForkSafeLock
 from ocikit.remote.download import BlobReader
-from ocikit.store.streams import ByteStream, Span
+from ocikit.store.streams import ByteStream, PositionedStream, Span
 from ocikit.transfer.pool import run_parallel
 
 #: Bytes of the smallest range that is requested.
@@ -28,7 +27,7 @@ _SCRATCH = 1 << 18  # bytes that are discarded at once
 _NOTHING = memoryview(b"")
 
 
-class RangeReader(io.RawIOBase):
+class RangeReader(PositionedStream):
     """A blob as a seekable stream that requests what is read, and little more.
 
     - A range begins with what was asked for, and has at least 64 KiB. While reads continue each other it doubles up to
@@ -48,39 +47,16 @@ class RangeReader(io.RawIOBase):
     """
 
     def __init__(self, size: int, open_span: Callable[[Span], BlobReader], open_rest: Callable[[], ByteStream]) -> None:
-        self._size = size
+        super().__init__(size)
         self._open_span = open_span
         self._open_rest = open_rest
         self._lock = ForkSafeLock()
-        self._position = 0
         self._window = MIN_WINDOW
         self._end = 0  # of the latest range
         self._ahead = 0, _NOTHING  # position and bytes of what was received beyond a read
         self._tail = size, _NOTHING  # as above, of the end of the blob
         self._rest: ByteStream | None = None
         self._whole: BlobReader | None = None  # the response of a registry that ignores ranges
-
-    def readable(self) -> bool:
-        """Return True."""
-        return True
-
-    def seekable(self) -> bool:
-        """Return True."""
-        return True
-
-    def tell(self) -> int:
-        """Return the position, in bytes."""
-        self._check_open()
-        return self._position
-
-    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
-        """Move to an offset and return the position, in bytes; nothing is requested."""
-        self._check_open()
-        bases = {io.SEEK_SET: 0, io.SEEK_CUR: self._position, io.SEEK_END: self._size}
-        if whence not in bases or (whence == io.SEEK_SET and offset < 0):
-            raise ValueError(f"seek to {offset} with whence={whence}")
-        self._position = max(0, bases[whence] + offset)
-        return self._position
 
     def readinto(self, buffer: memoryview) -> int:  # type: ignore[override]  # typeshed's WriteableBuffer is wider
         """Fill the buffer and return the number of bytes, 0 at the end.
@@ -103,10 +79,6 @@ class RangeReader(io.RawIOBase):
         self._rest = self._whole = None
         self._ahead = self._tail = 0, _NOTHING
         super().close()
-
-    def _check_open(self) -> None:
-        if self.closed:
-            raise ValueError("the blob is closed")
 
     def _read(self, view: memoryview) -> int:
         if not view:

@@ -12,7 +12,6 @@ Threads start only while the reader waits for a slow connection: on a fast netwo
 from __future__ import annotations
 
 import contextvars
-import io
 import logging
 import math
 import statistics
@@ -33,6 +32,7 @@ from ocikit.remote.http.responses import body_of, drain, is_encoded
 from ocikit.remote.http.transport import Transport
 from ocikit.spec.challenge import Scope
 from ocikit.spec.descriptor import Descriptor
+from ocikit.store.streams import PositionedStream
 from ocikit.transfer.slots import SLOTS, worker_limit
 
 log = logging.getLogger("ocikit")
@@ -118,7 +118,7 @@ class _PieceReader(BlobReader):
         super()._prepare_resume(error)
 
 
-class SpanReader(io.RawIOBase):
+class SpanReader(PositionedStream):
     """A blob as a seekable stream that idle workers of the transfer download ahead.
 
     It is meant for reading from front to back: a seek drops all that was begun. The bytes are not verified here. Nothing
@@ -133,15 +133,14 @@ class SpanReader(io.RawIOBase):
     """
 
     def __init__(self, transport: Transport, path: str, descriptor: Descriptor, scope: Scope, action: str) -> None:
+        super().__init__(descriptor.size)
         self._transport = transport
         self._action = action
-        self._size = descriptor.size
         self._make_piece = partial(_PieceReader, transport, path, descriptor, scope, action)
         self._make_direct = partial(BlobReader, transport, path, descriptor, scope, action)
         self._workers = worker_limit()
         self._most = _MAX_WORKERS
         self._forks = fork_count()
-        self._position = 0
         self._started = False
         self._deadline: float | None = None  # set by the first request
         self._direct: BlobReader | None = None  # read by the caller's thread
@@ -152,31 +151,6 @@ class SpanReader(io.RawIOBase):
         self._connecting = False  # the time of the next read is not that of receiving
         self._sampled, self._waited = 0, 0.0  # bytes and seconds
         self._trial: tuple[int, float, float] | None = None  # where and when threads started, and the rate before
-
-    def readable(self) -> bool:
-        """Return True."""
-        return True
-
-    def seekable(self) -> bool:
-        """Return True; without range support of the server a seek reads from the start."""
-        return True
-
-    def tell(self) -> int:
-        """Return the position, in bytes."""
-        self._check_open()
-        return self._position
-
-    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
-        """Move to an offset and return the position; the next read requests from there."""
-        self._check_open()
-        bases = {io.SEEK_SET: 0, io.SEEK_CUR: self._position, io.SEEK_END: self._size}
-        if whence not in bases or (whence == io.SEEK_SET and offset < 0):
-            raise ValueError(f"seek to {offset} with whence={whence}")
-        position = max(0, bases[whence] + offset)
-        if position != self._position:
-            self._drop()
-            self._position = position
-        return position
 
     def readinto(self, buffer: memoryview) -> int:  # type: ignore[override]  # typeshed's WriteableBuffer is wider
         """Fill the buffer and return the number of bytes, 0 at the end.
@@ -212,9 +186,9 @@ class SpanReader(io.RawIOBase):
         self._drop()
         super().close()
 
-    def _check_open(self) -> None:
-        if self.closed:
-            raise ValueError("the blob is closed")
+    def _move(self, position: int) -> None:
+        self._drop()
+        self._position = position
 
     def _drop_inherited(self) -> None:
         """Drop the window in a forked child, where its threads do not exist."""

@@ -118,6 +118,50 @@ class LocalFile(io.RawIOBase):
         super().close()
 
 
+class PositionedStream(io.RawIOBase):
+    """A readable stream of known size. Subclasses define `readinto`, and `_move` if a jump needs more than a position.
+
+    Args:
+        size: In bytes.
+    """
+
+    def __init__(self, size: int) -> None:
+        self._size = size
+        self._position = 0
+
+    def readable(self) -> bool:
+        """Return True."""
+        return True
+
+    def seekable(self) -> bool:
+        """Return True."""
+        return True
+
+    def tell(self) -> int:
+        """Return the position, in bytes."""
+        self._check_open()
+        return self._position
+
+    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
+        """Move to an offset and return the position, in bytes; nothing is requested."""
+        self._check_open()
+        bases = {io.SEEK_SET: 0, io.SEEK_CUR: self._position, io.SEEK_END: self._size}
+        if whence not in bases or (whence == io.SEEK_SET and offset < 0):
+            raise ValueError(f"seek to {offset} with whence={whence}")
+        position = max(0, bases[whence] + offset)
+        if position != self._position:
+            self._move(position)
+        return position
+
+    def _move(self, position: int) -> None:
+        """Change the position; the next read starts there."""
+        self._position = position
+
+    def _check_open(self) -> None:
+        if self.closed:
+            raise ValueError("the blob is closed")
+
+
 class StreamWrapper:
     """A stream that passes every call on to another one; subclasses override what they change.
 
