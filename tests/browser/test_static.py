@@ -52,11 +52,11 @@ def test_static_page_has_all_notebook_text(path, static, shots):
         assert len(facts) > 10
         assert seen.errors == []
         if static.styled:
-            # The page's own style gives code a grey background
+            # The page's own style gives code a grey background; a notebook may show no code in cards
             grounds = page.locator(".ocikit code").evaluate_all(
                 "all => all.map(c => getComputedStyle(c).backgroundColor)"
             )
-            assert set(grounds) == {"rgba(0, 0, 0, 0)"}
+            assert set(grounds) <= {"rgba(0, 0, 0, 0)"}
         look = "style" if static.styled else "bare"
         for width in (1280, 480):
             page.set_viewport_size({"width": width, "height": 900})
