@@ -29,9 +29,7 @@ from ocikit.store.streams import LocalFile, ReadableInto
 #: uses huge pages for written data, and a virtual machine that must get these from its host spends two seconds a GiB on it.
 BUFFER = 1 << 17
 _LARGE = 4 << 20  # bytes; below this, larger turns and a second thread cost more than they save
-_TURN = (
-    1 << 20
-)  # bytes of large content that are hashed at once: each pause of the copy costs the sender and the network
+_TURN = 1 << 20  # bytes of large content that are hashed at once; each pause of the copy costs the network, too
 _RING = 4  # buffers between reader and hasher
 _NAME_LIMIT = 200  # characters; file names are limited to 255 bytes, and part files have longer names than blobs
 
