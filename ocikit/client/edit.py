@@ -49,7 +49,7 @@ from ocikit.spec.reference import AnyReference
 from ocikit.spec.titles import Links, is_selected, safe_title
 from ocikit.store.base import Source, Store
 from ocikit.store.streams import ByteStream
-from ocikit.transfer.pool import Cancelled, run_parallel
+from ocikit.transfer.pool import raise_if_cancelled, run_parallel
 
 #: The edits of this process that have not ended, by token. File systems find them by the URL of an edit.
 open_edits: Final[weakref.WeakValueDictionary[str, Edit]] = weakref.WeakValueDictionary()
@@ -373,7 +373,7 @@ class Edit(MutableMapping[str, Any], display.Displayable):
             self.upload(layer, lambda: io.BytesIO(raw))
             self.stage(Put(layer=layer))
         elif isinstance(content, str | os.PathLike):
-            self._push((content,), title=title)
+            self._push(select_files((content,), title=title))
         else:
             raise InvalidArgument(
                 f"a file can't be a {type(content).__name__}", hint="pass bytes, or the path of a file"
@@ -423,39 +423,19 @@ class Edit(MutableMapping[str, Any], display.Displayable):
             The names.
         """
         return self._push(
-            paths,
-            include=include,
-            exclude=exclude,
-            media_types=media_types,
-            links=links,
-            hidden=hidden,
-            secrets=secrets,
+            select_files(
+                paths,
+                include=include,
+                exclude=exclude,
+                media_types=media_types,
+                links=links,
+                hidden=hidden,
+                secrets=secrets,
+            )
         )
 
-    def _push(
-        self,
-        paths: tuple[StrPath, ...],
-        *,
-        title: str | None = None,
-        include: str | Iterable[str] = (),
-        exclude: str | Iterable[str] = (),
-        media_types: Mapping[str, str] | None = None,
-        links: Links = "inside",
-        hidden: bool = False,
-        secrets: bool = False,
-    ) -> tuple[str, ...]:
+    def _push(self, selection: Selection) -> tuple[str, ...]:
         """Upload files in parallel, then stage them in the order of their names."""
-        selection = select_files(
-            paths,
-            archive=None,
-            include=include,
-            exclude=exclude,
-            media_types=media_types,
-            links=links,
-            hidden=hidden,
-            secrets=secrets,
-            title=title,
-        )
         layers = self._upload_all(selection)
         for task in selection.tasks:
             self.stage(Put(layer=layers[task.title]))
@@ -465,15 +445,8 @@ class Edit(MutableMapping[str, Any], display.Displayable):
     def _upload_all(self, selection: Selection) -> dict[str, Descriptor]:
         layers: dict[str, Descriptor] = {task.title: None for task in selection.tasks}  # type: ignore[misc]  # set below
 
-        def check(stop: threading.Event) -> Callable[[], None]:
-            def raise_if_stopped() -> None:
-                if stop.is_set():
-                    raise Cancelled
-
-            return raise_if_stopped
-
         def push(task: PackTask, stop: threading.Event) -> None:
-            packed, _ = task.run(check(stop))
+            packed, _ = task.run(partial(raise_if_cancelled, stop))
             layers[task.title] = packed.descriptor
             if not self._dry_run:
                 push_blob(self.store, packed.descriptor, packed.open, progress=self._stats, stop=stop)

@@ -34,7 +34,7 @@ from ocikit.store.base import Source
 from ocikit.store.cache.cache import Cache
 from ocikit.store.files import open_file
 from ocikit.store.streams import ByteStream, DeferredStream, ProgressReader, VerifiedReader
-from ocikit.transfer.pool import Cancelled, run_parallel
+from ocikit.transfer.pool import raise_if_cancelled, run_parallel
 from ocikit.transfer.run import Plan
 
 if TYPE_CHECKING:
@@ -398,8 +398,7 @@ def _download(
     """
 
     def advance(count: int) -> None:
-        if stop.is_set():
-            raise Cancelled
+        raise_if_cancelled(stop)
         progress.advance(blob, count)
 
     with DeferredStream(lambda: source.open(blob)) as stream:

@@ -7,6 +7,7 @@ import io
 import os
 import threading
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import partial
 
 import attrs
 from attrs import define, field, frozen
@@ -42,7 +43,7 @@ from ocikit.spec.titles import Links
 from ocikit.store.base import Source, Store, blob_not_found
 from ocikit.store.streams import ByteStream, ProgressReader
 from ocikit.transfer.plan import plan
-from ocikit.transfer.pool import Cancelled, run_parallel
+from ocikit.transfer.pool import raise_if_cancelled, run_parallel
 from ocikit.transfer.run import BlobCopies, Plan
 
 #: The artifact type of pushed files without another type.
@@ -99,13 +100,13 @@ class PackedArtifact(Source):
 def select_files(
     paths: Sequence[StrPath],
     *,
-    archive: Archive | None,
-    include: str | Iterable[str],
-    exclude: str | Iterable[str],
-    media_types: Mapping[str, str] | None,
-    links: Links,
-    hidden: bool,
-    secrets: bool,
+    archive: Archive | None = None,
+    include: str | Iterable[str] = (),
+    exclude: str | Iterable[str] = (),
+    media_types: Mapping[str, str] | None = None,
+    links: Links = "inside",
+    hidden: bool = False,
+    secrets: bool = False,
     known: KnownHashes | None = None,
     title: str | None = None,
     shards: Shards | None = None,
@@ -416,8 +417,7 @@ class _Pipeline(Source):
 
         def report(n: int) -> None:
             nonlocal reported
-            if stop.is_set():
-                raise Cancelled
+            raise_if_cancelled(stop)
             reported += n
             self.progress.advance(unknown, n)
 
@@ -434,11 +434,7 @@ class _Pipeline(Source):
 
     def _pack(self, task: PackTask, stop: threading.Event) -> tuple[Packed, bytes | None]:
         """Hash a file or write an archive; return the content of a small file, too."""
-
-        def check() -> None:
-            if stop.is_set():
-                raise Cancelled
-
+        check = partial(raise_if_cancelled, stop)
         if 0 < task.size <= _KEPT_SIZE:
             return task.run(check, keep=_KEPT_SIZE)
         while not self._hashing.acquire(timeout=_STOP_INTERVAL):

@@ -22,6 +22,19 @@ class Cancelled(Exception):
     """The work was cancelled: another item failed, or the user pressed Ctrl-C."""
 
 
+def raise_if_cancelled(stop: threading.Event) -> None:
+    """Check whether the work should stop.
+
+    Args:
+        stop: The event that `run_parallel` hands to the work.
+
+    Raises:
+        Cancelled: It is set.
+    """
+    if stop.is_set():
+        raise Cancelled
+
+
 def run_parallel(items: Iterable[T], work: Callable[[T, threading.Event], object], *, workers: int = WORKERS) -> None:
     """Call `work` for each item on several threads and raise the first failure.
 

@@ -18,7 +18,7 @@ from ocikit.spec.digest import Digest
 from ocikit.spec.manifest import parse_document
 from ocikit.store.base import Source, Store
 from ocikit.store.streams import ByteStream, ProgressReader, StreamWrapper
-from ocikit.transfer.pool import WORKERS, Cancelled, run_parallel
+from ocikit.transfer.pool import WORKERS, Cancelled, raise_if_cancelled, run_parallel
 
 log = logging.getLogger("ocikit")
 
@@ -191,8 +191,7 @@ class BlobCopies:
 
         def report(n: int) -> None:
             nonlocal reported
-            if stop.is_set():
-                raise Cancelled
+            raise_if_cancelled(stop)
             reported += n
             progress.advance(blob, n)
 
