@@ -25,19 +25,19 @@ MODE: Final = "io.ocikit.mode"
 
 #: The folder whose files a shard has, such as "images/"; empty for the top folder. A shard is one of several archives that
 #: hold the files of a folder in the order of their titles.
-SHARD: Final = "vnd.ocikit.shard"
+SHARD: Final = "io.ocikit.shard"
 
 #: The title of a shard's first file.
-SHARD_FIRST: Final = "vnd.ocikit.shard.first"
+SHARD_FIRST: Final = "io.ocikit.shard.first"
 
 #: The title of a shard's last file.
-SHARD_LAST: Final = "vnd.ocikit.shard.last"
+SHARD_LAST: Final = "io.ocikit.shard.last"
 
 #: The digest of a zip's directory, which is the end of the shard.
-SHARD_DIRECTORY: Final = "vnd.ocikit.shard.directory"
+SHARD_DIRECTORY: Final = "io.ocikit.shard.directory"
 
 #: The bytes of a zip's directory, as a decimal number.
-SHARD_DIRECTORY_SIZE: Final = "vnd.ocikit.shard.directory.size"
+SHARD_DIRECTORY_SIZE: Final = "io.ocikit.shard.directory.size"
 
 #: Levels of nested arrays and objects in unknown keys; real documents have three or four. Limit them because a hostile
 #: document would exceed Python's recursion limit when the value is hashed, compared or encoded.
