@@ -19,6 +19,8 @@ import threading
 import weakref
 from collections.abc import Callable
 
+from ocikit.waits import FOREVER
+
 _count = 0
 _locks: weakref.WeakSet[ForkSafeLock] = weakref.WeakSet()
 
@@ -40,7 +42,7 @@ class ForkSafeLock:
         _locks.add(self)
 
     def __enter__(self) -> None:
-        self._lock.acquire()
+        self._lock.acquire(timeout=FOREVER)
         self._owner = threading.get_ident()
 
     def __exit__(self, *_: object) -> None:

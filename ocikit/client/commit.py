@@ -477,7 +477,7 @@ class _Request:
 class _Queue:
     """The writers of a reference in this process."""
 
-    turn: threading.Lock = field(factory=threading.Lock)
+    turn: ForkSafeLock = field(factory=ForkSafeLock)
     guard: threading.Condition = field(factory=threading.Condition)
     waiting: list[_Request] = field(factory=list)
     uploading: int = 0

@@ -17,6 +17,7 @@ from ocikit import display
 from ocikit.errors import InvalidResponse, redact
 from ocikit.forks import ForkSafeLock, fork_count
 from ocikit.spec.challenge import Scope, merge_scopes
+from ocikit.waits import FOREVER
 
 TOKEN_LIMIT = 1 << 20  # bytes of a token response; containers/image allows the same, others less
 LIFETIME = 60.0  # seconds: the default without expires_in, and the minimum (token.md)
@@ -221,7 +222,7 @@ class TokenCache(display.Displayable):
             if is_first:
                 return self._fetch(key, future, fetch)
             try:
-                return future.result()
+                return future.result(FOREVER)
             except CancelledError:
                 continue  # the fetching thread was interrupted, so another one must fetch
 
