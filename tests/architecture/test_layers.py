@@ -22,6 +22,7 @@ HEAVY = {
     "duckdb": {"api", "data"},
     "polars": {"api", "data"},
     "pyarrow": {"data"},
+    "yaml": {"descriptions"},
     "granian": {"server"},
     "sqlalchemy": {"server"},
     "bcrypt": {"server"},
