@@ -34,15 +34,17 @@ import attrs
 from attrs import define, field, frozen
 
 from ocikit import display
+from ocikit.client.notes import write_inputs
 from ocikit.client.push import FILES_ARTIFACT_TYPE, check_manifest_size, push_error
 from ocikit.errors import Conflict, CopyError, FileNotInArtifact, InvalidDocument, NotFound, OcikitError
 from ocikit.forks import ForkSafeLock, fork_count
 from ocikit.progress.base import SILENT, Progress
 from ocikit.spec import media_types
-from ocikit.spec.annotations import TITLE, Annotations
+from ocikit.spec.annotations import BASE_DIGEST, BASE_NAME, MESSAGE, TITLE, Annotations
 from ocikit.spec.descriptor import EMPTY_DESCRIPTOR, Descriptor
 from ocikit.spec.digest import Digest
 from ocikit.spec.manifest import ArtifactManifest, Index, Manifest, parse_document
+from ocikit.spec.reference import Reference
 from ocikit.spec.titles import safe_title
 from ocikit.store.base import Source, Store
 from ocikit.store.locks import exclusive
@@ -92,6 +94,8 @@ class Draft:
         """Whether operations of another writer have been applied, whose commit this is, too."""
         self.config = EMPTY_DESCRIPTOR
         self.annotations: dict[str, str] = {}
+        self.notes: Mapping[str, str] | None = None
+        """Annotations of a new version, which replace those of the version before. They alone do not make a version."""
         self._layers: dict[str, Descriptor] = {}
         if self._manifest is not None:
             self.config = self._manifest.config
@@ -163,7 +167,7 @@ class Draft:
                 artifact_type=artifact_type,
                 config=self.config,
                 layers=layers,
-                annotations=Annotations(self.annotations),
+                annotations=Annotations({**self.annotations, **(self.notes or {})}),
             )
             check_manifest_size(manifest)
             return manifest
@@ -180,10 +184,22 @@ class Draft:
             before,
             config=self.config,
             layers=layers if has_new_files else before.layers,
-            annotations=Annotations(self.annotations),
+            annotations=Annotations(self._described(before)),
         )
         check_manifest_size(manifest)
         return manifest
+
+    def _described(self, before: Manifest) -> Mapping[str, str]:
+        """Return the annotations with the notes in place of those that are about the version before."""
+        if self.notes is None:
+            return self.annotations
+        stale = {key for key in (BASE_DIGEST, BASE_NAME, MESSAGE) if key in before.annotations}
+        kept = {
+            key: value
+            for key, value in self.annotations.items()
+            if key not in stale or value != before.annotations[key]
+        }
+        return {**kept, **self.notes}
 
 
 def _keyed(manifest: Manifest) -> Iterator[tuple[str, Descriptor]]:
@@ -335,6 +351,30 @@ class SetConfig(Operation):
     def apply(self, draft: Draft) -> None:
         """Set the config."""
         draft.config = self.config
+
+
+@frozen(kw_only=True)
+class Describe(Operation):
+    """Write the message and the inputs of the new version, and the version before. Only new inputs are a change."""
+
+    base_name: str
+    """The reference of the version before, with its tag."""
+    base: Digest | None = None
+    """The digest of the version before; None is what the tag names."""
+    message: str | None = None
+    inputs: tuple[Reference, ...] = ()
+    """They are added to those of the version before."""
+
+    def apply(self, draft: Draft) -> None:
+        """Set the annotations. Messages of writers that share a commit are joined."""
+        if self.inputs:
+            draft.annotations |= write_inputs(self.inputs, draft.annotations)
+        notes = dict(draft.notes or {})
+        if base := self.base or draft.digest:
+            notes |= {BASE_DIGEST: str(base), BASE_NAME: self.base_name}
+        if self.message:
+            notes[MESSAGE] = "\n".join(filter(None, (notes.get(MESSAGE), self.message)))
+        draft.notes = notes
 
 
 @frozen(kw_only=True)
@@ -528,6 +568,27 @@ class Upcoming:
 
 
 @contextlib.contextmanager
+def locked(locks: Path | None, name: str) -> Iterator[None]:
+    """Exclude the writers of other processes on this machine, where the cache folder can be written.
+
+    Args:
+        locks: Folder for the locks; None excludes none.
+        name: What is written, the same for all writers.
+
+    Raises:
+        ContentError: Another process holds the lock for too long.
+    """
+    with contextlib.ExitStack() as stack:
+        if locks is not None:
+            path = locks / hashlib.sha256(name.encode()).hexdigest()[:32]
+            try:
+                stack.enter_context(exclusive(path, _LOCKED))
+            except (OSError, NotImplementedError) as error:
+                log.info("writers of other processes are not excluded: %s", error)
+        yield
+
+
+@contextlib.contextmanager
 def _opened_queue(name: str, owner: object) -> Iterator[_Queue]:
     key = (fork_count(), id(owner), name)
     with _queues_lock:
@@ -640,7 +701,7 @@ class _Writer:
             requests, queue.waiting = queue.waiting, []
         try:
             for _ in range(_TRIES):
-                with self._locked():
+                with locked(self.locks, self.name):
                     stored = self._store([request for request in requests if request.error is None], base)
                 if stored is None or self._is_kept(stored):
                     return
@@ -658,18 +719,6 @@ class _Writer:
             with queue.guard:
                 queue.waiting += [request for request in requests if request.error is None]
             raise
-
-    @contextlib.contextmanager
-    def _locked(self) -> Iterator[None]:
-        """Exclude the writers of other processes on this machine, where the cache folder can be written."""
-        with contextlib.ExitStack() as stack:
-            if self.locks is not None:
-                path = self.locks / hashlib.sha256(self.name.encode()).hexdigest()[:32]
-                try:
-                    stack.enter_context(exclusive(path, _LOCKED))
-                except (OSError, NotImplementedError) as error:
-                    log.info("commits of other processes are not excluded: %s", error)
-            yield
 
     def _store(self, requests: Sequence[_Request], base: Base | None) -> _Stored | None:
         """Push a manifest with the operations of all requests, except those that fail.
@@ -735,7 +784,7 @@ class _Writer:
         try:
             for request in stored.requests:
                 for operation in request.operations:
-                    if not isinstance(operation, Guard | Restart):
+                    if not isinstance(operation, Guard | Restart | Describe):
                         operation.apply(draft)
         except (OcikitError, OSError):
             return False

@@ -14,12 +14,15 @@ from functools import partial
 from types import TracebackType
 from typing import Any, Final, Self
 
+import attrs
+
 from ocikit import display
 from ocikit.client.arguments import ProgressLike, StrPath, tags_of
 from ocikit.client.artifact import Artifact, File
 from ocikit.client.commit import (
     Annotate,
     Base,
+    Describe,
     Draft,
     Drop,
     Guard,
@@ -34,9 +37,11 @@ from ocikit.client.commit import (
     read_base,
     titled,
 )
+from ocikit.client.notes import check_message, pin_inputs, write_inputs
 from ocikit.client.plans import EditPlan
 from ocikit.client.push import describe_selection, select_files
 from ocikit.client.reader import ContentReader
+from ocikit.client.versions import NextVersion, Versions, check_version
 from ocikit.errors import Conflict, FileNotInArtifact, InvalidArgument, InvalidReference, ManifestUnknown, OcikitError
 from ocikit.forks import fork_count
 from ocikit.layers.pack import PackTask, Selection
@@ -45,7 +50,7 @@ from ocikit.spec import media_types as types
 from ocikit.spec.descriptor import Descriptor
 from ocikit.spec.digest import Digest
 from ocikit.spec.manifest import Manifest
-from ocikit.spec.reference import AnyReference
+from ocikit.spec.reference import AnyReference, Reference, ReferenceLike
 from ocikit.spec.titles import Links, is_selected, safe_title
 from ocikit.store.base import Source, Store
 from ocikit.store.streams import ByteStream
@@ -69,6 +74,9 @@ class Edit(MutableMapping[str, Any], display.Displayable):
         to: Where the result gets its tag; None moves the tag of `reference`.
         expect: The digest that the tag must name, or an artifact with it.
         tags: More tags of the result.
+        message: What the edit changes, for the history.
+        inputs: References of artifacts that new content was made from; they are added to those of the version before.
+        version: "next" gives the result the next free tag of v1, v2, …, too.
         dry_run: Upload nothing, and leave the tag.
         workers: Number of parallel transfers.
         progress: True, False or a `Progress`; None uses the session's setting.
@@ -82,10 +90,14 @@ class Edit(MutableMapping[str, Any], display.Displayable):
         to: AnyReference | None = None,
         expect: str | Artifact | None = None,
         tags: Iterable[str] = (),
+        message: str | None = None,
+        inputs: ReferenceLike | Iterable[ReferenceLike] = (),
+        version: NextVersion | None = None,
         dry_run: bool = False,
         workers: int | None = None,
         progress: ProgressLike = None,
     ) -> None:
+        check_message(message)
         if to is None and reference.tag is None and reference.digest is not None:
             raise InvalidReference(
                 f"{reference} names no tag that an edit could move", hint='name one: edit(ref, to="…:v2")'
@@ -97,6 +109,7 @@ class Edit(MutableMapping[str, Any], display.Displayable):
         target = reference if to is None else to
         if to is not None and to.digest is not None:
             raise InvalidReference(f"{to} is pinned, so it can't be the target of an edit", hint="name a tag")
+        check_version(version, attrs.evolve(target, digest=None))
         self._tag = target.tag or "latest"
         self.reference = target.tagged(self._tag)
         """The tag that the edit moves."""
@@ -104,6 +117,10 @@ class Edit(MutableMapping[str, Any], display.Displayable):
         expected = expect.digest if isinstance(expect, Artifact) else expect
         self._expect = Digest(expected) if expected is not None else reference.digest
         self._tags = tags_of(self.reference, tags, default=False)[1:]
+        self._message = message
+        self._inputs: ReferenceLike | Iterable[ReferenceLike] = inputs
+        self._pinned: tuple[Reference, ...] = ()
+        self._version = version
         self._dry_run = dry_run
         self._workers = reader.workers if workers is None else workers
         self._listener = reader.listener(progress)
@@ -132,6 +149,7 @@ class Edit(MutableMapping[str, Any], display.Displayable):
 
     def __enter__(self) -> Self:
         backends = self.reader.backends
+        self._pinned = pin_inputs(self.reader, self._inputs)
         self._store = self._stack.enter_context(backends.open_store(self.reference))
         self._source = self._store
         if self._source_reference.name != self.reference.name:
@@ -154,6 +172,7 @@ class Edit(MutableMapping[str, Any], display.Displayable):
         draft, base = self.draft, self._base
         self.plan = self._describe(draft)
         if self._dry_run:
+            self._describe_version().apply(draft)
             manifest = draft.build()
             self.artifact = Artifact(self.reader, self.reference, manifest.descriptor, manifest, plan=self.plan)
             return
@@ -162,7 +181,7 @@ class Edit(MutableMapping[str, Any], display.Displayable):
                 f"{self._source_reference} does not exist, and the edit has no changes",
                 hint="check the tag; an edit that adds files creates the artifact",
             )
-        operations = [*self._guards(draft), *self._operations]
+        operations = [*self._guards(draft), *self._operations, self._describe_version()]
         store = self.store
         if self._moves:
             self._copy_rest(draft)
@@ -180,7 +199,11 @@ class Edit(MutableMapping[str, Any], display.Displayable):
         self.number = done.number
         if self._tags:
             store.push_document(done.descriptor, done.manifest.raw, self._tags)
-        self.artifact = Artifact(self.reader, self.reference, done.descriptor, done.manifest)
+        reference = self.reference
+        if self._version is not None:
+            versions = Versions(store, reference.name, self.reader.cache.lock_folder())
+            reference = reference.tagged(versions.reserve(done.descriptor, done.manifest.raw))
+        self.artifact = Artifact(self.reader, reference, done.descriptor, done.manifest)
         self.artifact.summarize(partial(self._summary, self.artifact))
         if self._listener is not SILENT:
             self._stats.summary(self.artifact.summary)
@@ -197,6 +220,17 @@ class Edit(MutableMapping[str, Any], display.Displayable):
         before, after = draft.before, draft.files()
         files = {title: (_digest(before.get(title)), _digest(after.get(title))) for title in titles}
         return [Guard(files=files, base=draft.digest)]
+
+    def _describe_version(self) -> Describe:
+        """Return the operation that writes the annotations of the new version."""
+        source = self._source_reference
+        base = None if self._base is None else self._base.digest
+        return Describe(
+            base_name=str(source.tagged(source.tag)) if source.tag else source.name,
+            base=base if self._moves else None,
+            message=self._message,
+            inputs=self._pinned,
+        )
 
     def _copy_rest(self, draft: Draft) -> None:
         """Mount or copy what stays to another repository."""
@@ -233,7 +267,8 @@ class Edit(MutableMapping[str, Any], display.Displayable):
             changed={t: layer for t, layer in after.items() if t in before and before[t].digest != layer.digest},
             removed={t: layer for t, layer in before.items() if t not in after and t not in renamed},
             renamed=renamed,
-            annotations={op.key: op.value for op in self._operations if isinstance(op, Annotate)},
+            annotations={op.key: op.value for op in self._operations if isinstance(op, Annotate)}
+            | (write_inputs(self._pinned, draft.annotations) if self._pinned else {}),
             config=config,
         )
 

@@ -8,6 +8,7 @@ import os
 import threading
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
+from typing import TypeAlias
 
 import attrs
 from attrs import define, field, frozen
@@ -95,6 +96,10 @@ class PackedArtifact(Source):
         if packed is None:
             raise blob_not_found(descriptor, "the packed artifact")
         return packed.open()
+
+
+#: Pushes the manifest of an artifact whose content the target has, and returns the artifact.
+Publish: TypeAlias = Callable[[PackedArtifact], PackedArtifact]
 
 
 def select_files(
@@ -253,6 +258,7 @@ def push_files(
     workers: int,
     progress: Progress,
     title: str,
+    publish: Publish | None = None,
 ) -> PackedArtifact:
     """Push files with their manifest and return the artifact.
 
@@ -265,6 +271,7 @@ def push_files(
         workers: Number of parallel transfers.
         progress: The listener for progress events.
         title: The title of the progress bar.
+        publish: Pushes the manifest, whose content the target has, and returns the artifact; None pushes it with its tags.
 
     Raises:
         ContentError: A file cannot be read or has changed, or there are too many files for one manifest.
@@ -278,10 +285,12 @@ def push_files(
             with contextlib.closing(selection.pack(workers)) as packed:
                 artifact = build(packed)
                 work = plan_push(artifact, target, reference, tags=tags, check=False, workers=workers)
+                if publish is not None:
+                    work = attrs.evolve(work, tags=())
                 work.run(workers=workers, progress=progress, title=title)
-            return artifact
+                return artifact if publish is None else publish(artifact)
         pipeline = _Pipeline(target=target, config=draft.manifest.config, content=draft.config, progress=progress)
-        return pipeline.run(selection, build, names, workers=workers, title=title)
+        return pipeline.run(selection, build, names, workers=workers, title=title, publish=publish)
     except CopyError as error:
         cause = push_error(error)
     # Raise outside the `except` block. Otherwise the cause's context is the CopyError, whose own cause it is:
@@ -328,6 +337,7 @@ class _Pipeline(Source):
         *,
         workers: int,
         title: str,
+        publish: Publish | None,
     ) -> PackedArtifact:
         """Send the config and the layers, then the manifest with its tags."""
         tasks = selection.tasks
@@ -375,6 +385,10 @@ class _Pipeline(Source):
             with progress_scope(self.progress, title, size=size, count=len(tasks) + 2):
                 run_parallel((None, *tasks), push, workers=workers)
                 artifact = build([packed[task] for task in tasks])
+                if publish is not None:
+                    artifact = publish(artifact)
+                    self.progress.finish(artifact.manifest.descriptor, "moved")
+                    return artifact
                 work = plan(artifact, artifact.manifest.descriptor, self.target, tags=tags, workers=workers)
                 work.push_documents(workers=workers, progress=self.progress)
         finally:

@@ -372,6 +372,9 @@ class Session(display.Displayable):
         annotations: Mapping[str, str] | None = None,
         subject: ReferenceLike | None = None,
         tags: Iterable[str] = (),
+        message: str | None = None,
+        inputs: ReferenceLike | Iterable[ReferenceLike] = (),
+        version: Literal["next"] | None = None,
         config: bytes | Mapping[str, Any] | None = None,
         config_type: str | None = None,
         archive: Archive | None = None,
@@ -399,6 +402,10 @@ class Session(display.Displayable):
             annotations: Annotations of the manifest.
             subject: Artifact in the same repository that this one is attached to.
             tags: More tags.
+            message: What this version changes, for the history.
+            inputs: References of artifacts that this one was made from, such as the data of a model. They are pinned.
+            version: "next" gives the artifact the next free tag of v1, v2, …, too, and the manifest names the version before.
+                The same files and annotations again do not make a new version.
             config: JSON or bytes that describe the artifact.
             config_type: Media type of the config.
             archive: "tar", "tar+gzip" or "tar+zstd" makes one layer of each folder; None makes one of each file.
@@ -424,6 +431,7 @@ class Session(display.Displayable):
             Denied: The credentials do not allow the push.
             UploadInvalid: The registry rejects the content.
         """
+        from ocikit.client.notes import check_message, pin_inputs, write_notes  # noqa: PLC0415 - as below
         from ocikit.client.push import (  # noqa: PLC0415 - 15 ms of import time that pulls do not need
             build_artifact,
             describe_selection,
@@ -439,6 +447,11 @@ class Session(display.Displayable):
         workers = self._workers(workers)
         types = {"artifact_type": artifact_type, "config_type": config_type}
         content = check_push(paths, archive, shards, links, config, annotations, types)
+        check_message(message)
+        if version is not None:
+            from ocikit.client.versions import VersionPush, Versions, check_version  # noqa: PLC0415 - few pushes need it
+
+            check_version(version, reference, attached=subject is not None)
         with self.cache.hashes() as known:
             selection = select_files(
                 paths,
@@ -453,27 +466,48 @@ class Session(display.Displayable):
                 shards=shards,
                 shard_size=to_bytes(shard_size, "shard_size"),
             )
+            notes = write_notes(message, pin_inputs(self._reader, inputs))
             with self._backends.open_store(reference) as target:
                 build = partial(
                     build_artifact,
                     artifact_type=artifact_type,
                     config=content,
                     config_type=config_type,
-                    annotations=annotations,
+                    annotations={**(annotations or {}), **notes},
                     subject=None if subject is None else resolve_subject(target, reference, parse_reference(subject)),
                 )
+                publish = None
+                if version is not None:
+                    publish = VersionPush(
+                        versions=Versions(target, reference.name, self.cache.lock_folder()),
+                        tags=tags_of(reference, tags, default=True),
+                        workers=workers,
+                    )
                 if dry_run:
                     with closing(selection.pack(workers)) as packed:
-                        built = build(packed)
-                        work = plan_push(built, target, reference, tags=tags, check=True, workers=workers)
+                        built, names = build(packed), tags
+                        if publish is not None:
+                            built, names = publish.preview(built)
+                        work = plan_push(built, target, reference, tags=names, check=True, workers=workers)
                     return Artifact(self._reader, reference, work.root, built.manifest, plan=work)
                 stats = TransferStats(self._reader.listener(progress))
                 title = transfer_title("push", reference)
                 built = push_files(
-                    selection, build, target, reference, tags=tags, workers=workers, progress=stats, title=title
+                    selection,
+                    build,
+                    target,
+                    reference,
+                    tags=tags,
+                    workers=workers,
+                    progress=stats,
+                    title=title,
+                    publish=publish,
                 )
+                note = describe_selection(selection)
+                if publish is not None and publish.published is not None:
+                    reference, note = reference.tagged(publish.published.tag), note + publish.describe()
                 artifact = Artifact(self._reader, reference, built.manifest.descriptor, built.manifest)
-                summarize(artifact, stats, "pushed", str(artifact.reference), describe_selection(selection))
+                summarize(artifact, stats, "pushed", str(artifact.reference), note)
         return artifact
 
     def attach(
@@ -540,6 +574,9 @@ class Session(display.Displayable):
         to: ReferenceLike | None = None,
         expect: str | Artifact | None = None,
         tags: Iterable[str] = (),
+        message: str | None = None,
+        inputs: ReferenceLike | Iterable[ReferenceLike] = (),
+        version: Literal["next"] | None = None,
         dry_run: bool = False,
         workers: int | None = None,
     ) -> Edit:
@@ -554,6 +591,9 @@ class Session(display.Displayable):
             to: Reference of the result, if the tag of `ref` must not move; its repository may be another one.
             expect: Digest that the tag must name, or an artifact with it.
             tags: More tags of the result.
+            message: What the edit changes, for the history. The manifest also names the version before.
+            inputs: References of artifacts that new content was made from; they are added to those of the version before.
+            version: "next" gives the result the next free tag of v1, v2, …, too.
             dry_run: Upload nothing and leave the tag; `.plan` shows what would change.
             workers: Number of parallel transfers; None uses the session's setting.
 
@@ -571,6 +611,9 @@ class Session(display.Displayable):
             to=None if to is None else parse_reference(to),
             expect=expect,
             tags=tags,
+            message=message,
+            inputs=inputs,
+            version=version,
             dry_run=dry_run,
             workers=self._workers(workers),
         )

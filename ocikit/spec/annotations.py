@@ -8,6 +8,12 @@ from typing import TYPE_CHECKING, Any, Final, Generic, TypeVar
 from ocikit.display import quoted
 from ocikit.errors import InvalidArgument, InvalidDocument
 
+#: The digest of the version before. In a container image, it is that of the base image.
+BASE_DIGEST: Final = "org.opencontainers.image.base.digest"
+
+#: The reference of the version before, with a tag. In a container image, it is that of the base image.
+BASE_NAME: Final = "org.opencontainers.image.base.name"
+
 CREATED: Final = "org.opencontainers.image.created"
 DESCRIPTION: Final = "org.opencontainers.image.description"
 REF_NAME: Final = "org.opencontainers.image.ref.name"
@@ -22,6 +28,12 @@ UNPACKED_DIGEST: Final = "io.deis.oras.content.digest"
 
 #: The permission bits of an executable file, as an octal number. Other files have no such annotation.
 MODE: Final = "io.ocikit.mode"
+
+#: What has changed in a version, in the words of its writer.
+MESSAGE: Final = "io.ocikit.message"
+
+#: A JSON array with the pinned references of the artifacts that this one was made from, such as the data of a model.
+INPUTS: Final = "io.ocikit.inputs"
 
 #: The folder whose files a shard has, such as "images/"; empty for the top folder. A shard is one of several archives that
 #: hold the files of a folder in the order of their titles.

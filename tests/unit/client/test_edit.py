@@ -6,6 +6,7 @@ import ocikit
 import pytest
 from ocikit.client import commit as commits
 from ocikit.spec import media_types
+from ocikit.spec.annotations import BASE_DIGEST, BASE_NAME
 
 from tests.support.home import moved, write
 
@@ -28,6 +29,7 @@ def content(session, ref):
 
 def test_edit_adds_replaces_removes_renames_and_annotates(session, ref, home):
     write(home, {"n/x": "1", "n/y": "2", "local.csv": "local"})
+    before = session.pin(ref).digest
     with session.edit(ref) as e:
         e["a.csv"] = "local.csv"
         e["bytes"] = b"raw"
@@ -39,7 +41,7 @@ def test_edit_adds_replaces_removes_renames_and_annotates(session, ref, home):
         assert e["bytes"].read() == b"raw" and e["c.txt"].read() == b"b"
         assert "old.tmp" not in e and len(e) == 5
     assert content(session, ref) == {"a.csv": b"local", "c.txt": b"b", "bytes": b"raw", "n/x": b"1", "n/y": b"2"}
-    assert e.artifact.annotations == {"k": "new", "more": "m"}
+    assert e.artifact.annotations == {"k": "new", "more": "m", BASE_DIGEST: before, BASE_NAME: ref}
     assert e.artifact.digest == session.pin(ref).digest
     assert str(e.plan) == "3 added, 1 replaced, 1 removed, 1 renamed, annotations set"
     assert e.artifact.summary.startswith("edited: 3 added, 1 replaced")
