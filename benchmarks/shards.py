@@ -26,7 +26,8 @@ _FOLDERS = 100
 _SETTLED = 2.5  # seconds after which a file that was written counts as unchanged
 
 
-def _write(folder: Path, count: int) -> None:
+def write(folder: Path, count: int) -> None:
+    """Write files of 1 KiB in 100 folders, each with other content."""
     block = os.urandom(_SIZE * 1000)
     for n in range(count):
         path = folder / f"{n % _FOLDERS:02}" / f"{n:06}.bin"
@@ -86,7 +87,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as place, ocikit.serve() as server:
         folder = Path(place)
         begun = time.perf_counter()
-        _write(folder / "images", options.count)
+        write(folder / "images", options.count)
         print(f"{options.count:,} files of {_SIZE} bytes, written in {time.perf_counter() - begun:.1f} s")
         time.sleep(_SETTLED)
         os.chdir(folder)

@@ -1,4 +1,4 @@
-"""Data libraries open files by URL: right values, few bytes, few requests. `python -m benchmarks libraries` has larger files."""
+"""Data libraries open files by URL: right values, few bytes, few requests. `python -m benchmarks acceptance` has larger files."""
 
 import json
 import multiprocessing
