@@ -1,9 +1,12 @@
 """Fixtures for all tests: registries (ours first, then real ones), users, and unique repository names."""
 
+import faulthandler
 import itertools
 import os
 import re
 import signal
+import tempfile
+from pathlib import Path
 
 import ocikit
 import pytest
@@ -26,6 +29,31 @@ def pytest_configure():
     for number, handler in ((signal.SIGINT, signal.default_int_handler), (signal.SIGHUP, signal.SIG_DFL)):
         if signal.getsignal(number) is signal.SIG_IGN:
             signal.signal(number, handler)
+
+
+def pytest_sessionstart():
+    # pytest writes the stack of a crash between its dots; here `pytest_handlecrashitem` finds it
+    if worker := os.environ.get("PYTEST_XDIST_WORKER"):
+        faulthandler.enable(_crash_file(os.getppid(), worker).open("w"))
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_handlecrashitem(report):
+    """Say how a worker of xdist ended, and where it was."""
+    gateway = report.node.gateway
+    path = _crash_file(os.getpid(), gateway.id)
+    stack = path.read_text() if path.exists() else ""
+    path.unlink(missing_ok=True)
+    report.longrepr = f"{report.longrepr}\nexit status {gateway._io.popen.wait(10)}\n{stack}"
+
+
+def pytest_sessionfinish():
+    if worker := os.environ.get("PYTEST_XDIST_WORKER"):
+        _crash_file(os.getppid(), worker).unlink(missing_ok=True)
+
+
+def _crash_file(pid, worker):
+    return Path(tempfile.gettempdir(), f"ocikit-tests-{pid}-{worker}")
 
 
 def pytest_collection_modifyitems(items):
