@@ -97,6 +97,7 @@ if _TYPE_CHECKING:
     from ocikit.client.edit import Edit
     from ocikit.client.validate import ValidationReport
     from ocikit.data.diff import Diff
+    from ocikit.dialects.model import Model
     from ocikit.folder.plan import FolderPlan
     from ocikit.layers.layer import LayerLimits
     from ocikit.layers.tar import TarEntry
@@ -157,6 +158,7 @@ __all__ = [
     "ManifestUnknown",
     "MemoryStore",
     "Mirror",
+    "Model",
     "NameUnknown",
     "Network",
     "NoMatchingPlatform",
@@ -235,6 +237,7 @@ _ON_USE = {
     "LayerLimits": "ocikit.layers.layer",
     "Layout": "ocikit.store.layout.layout",
     "MemoryStore": "ocikit.store.memory",
+    "Model": "ocikit.dialects.model",
     "PrunePlan": "ocikit.store.cache.prune",
     "Server": "ocikit.server.process.serve",
     "ServerOptions": "ocikit.server.process.options",

@@ -21,9 +21,10 @@ import ocikit
 from ocikit import display
 from ocikit.cli.arguments import key_value, positive_int, with_options
 from ocikit.cli.streams import discard, prepare_streams, print_message
+from ocikit.dialects.recognise import AUTO
 from ocikit.progress.base import INTERRUPTED
 from ocikit.spec import media_types
-from ocikit.spec.titles import LINKS
+from ocikit.spec.titles import LINKS, layer_name
 from ocikit.transfer.pool import WORKERS
 
 _Run: TypeAlias = Callable[[argparse.Namespace], int | None]
@@ -90,6 +91,7 @@ def _parser(arguments: Sequence[str]) -> argparse.ArgumentParser:
     inspect = command("inspect", "show the documents of an artifact or image", _inspect)
     inspect.add_argument("reference")
     inspect.add_argument("--raw", action="store_true", help="write the exact bytes of the document")
+    _add_dialect(inspect)
     validate = command("validate", "check the documents of an artifact or image against the specification", _validate)
     validate.add_argument("reference")
     validate.add_argument("--platform", metavar=_PLATFORM, help="check only the manifest of this platform")
@@ -128,6 +130,16 @@ def _add_pull(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--force", action="store_true", help="overwrite edited files")
     archive = "unpack all tar layers, or none; by default, folders that were pushed as archives are unpacked"
     parser.add_argument("--archive", action=argparse.BooleanOptionalAction, default=None, help=archive)
+    _add_dialect(parser)
+
+
+def _add_dialect(parser: argparse.ArgumentParser) -> None:
+    dialect = "name the files of models as their own tools do, or show the layers as they are"
+    parser.add_argument("--dialect", choices=(AUTO, "none"), default=AUTO, help=dialect)
+
+
+def _dialect(options: argparse.Namespace) -> str | None:
+    return None if options.dialect == "none" else AUTO
 
 
 def _add_push(parser: argparse.ArgumentParser) -> None:
@@ -190,6 +202,7 @@ def _pull(options: argparse.Namespace) -> None:
             platform=options.platform,
             force=options.force,
             archive=options.archive,
+            dialect=_dialect(options),
         )
     _print_summary(artifact)
     print(artifact.path or artifact.reference)
@@ -253,7 +266,7 @@ def _print_summary(artifact: ocikit.Artifact) -> None:
 
 def _inspect(options: argparse.Namespace) -> None:
     with _session(options) as session:
-        artifact = session.inspect(options.reference)
+        artifact = session.inspect(options.reference, dialect=_dialect(options))
     if options.raw:
         sys.stdout.buffer.write(artifact.document.raw)
         return
@@ -266,9 +279,9 @@ def _inspect(options: argparse.Namespace) -> None:
     else:
         # Do not use .files: it omits layers whose title is not a valid file name
         unnamed = artifact.unnamed
-        for layer in artifact.manifest.layers:
+        for layer in artifact.layers:
             if layer.media_type != media_types.EMPTY:
-                name = layer.title if layer.title is not None else layer.media_type
+                name = layer_name(layer) if layer.title is not None else layer.media_type
                 # Unusable titles are shown with the whole digest, which is the only name of their content
                 digest = layer.digest if layer.digest in unnamed else layer.digest.short
                 print(f"  {display.size(layer.size):>10}  {digest}  {display.sanitize(name)}")

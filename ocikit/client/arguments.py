@@ -9,6 +9,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, TypeAlias
 
 from ocikit import display
+from ocikit.dialects.recognise import AUTO
 from ocikit.errors import InvalidArgument, InvalidReference
 from ocikit.progress.base import Progress
 from ocikit.spec.arguments import check_mapping, to_texts
@@ -191,3 +192,17 @@ def _config_bytes(config: Any) -> bytes | None:
         raise InvalidArgument(
             f"config can't be written as JSON: {error}", hint="pass bytes, or plain values"
         ) from error
+
+
+def check_dialect(dialect: str | None) -> str | None:
+    """Return the argument `dialect` of verbs.
+
+    Raises:
+        InvalidArgument: It is neither "auto" nor None.
+    """
+    if dialect not in {None, AUTO}:
+        raise InvalidArgument(
+            f"dialect={display.quoted(dialect)} is not a choice",
+            hint="leave it out, or pass dialect=None for the layers as they are",
+        )
+    return dialect

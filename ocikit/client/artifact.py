@@ -15,11 +15,13 @@ from typing import TYPE_CHECKING, Any, BinaryIO, Literal, TextIO, overload
 import attrs
 
 from ocikit import display
-from ocikit.client.arguments import ProgressLike, StrPath, check_workers
+from ocikit.client.arguments import ProgressLike, StrPath, check_dialect, check_workers
+from ocikit.client.content import ArtifactContent
 from ocikit.client.listing import Listing
 from ocikit.client.pull import describe_foreign, describe_nesting, open_folder, plan_pull
 from ocikit.client.reader import ContentReader, ContentStream
 from ocikit.client.resolver import Resolver
+from ocikit.dialects.recognise import AUTO, recognise
 from ocikit.errors import ContentError, FileNotInArtifact, InvalidArgument, InvalidDocument, NotFound, OcikitError
 from ocikit.progress.base import TransferStats
 from ocikit.spec import media_types
@@ -30,13 +32,23 @@ from ocikit.spec.digest import Digest
 from ocikit.spec.manifest import Index, Manifest, PlatformLike, index_sections, manifest_card, parse_document
 from ocikit.spec.platform import Platform
 from ocikit.spec.reference import AnyReference
-from ocikit.spec.titles import is_archive, layer_path, unpacked_digest, unusable_title
+from ocikit.spec.titles import (
+    NamedLayers,
+    is_archive,
+    is_unpacked_by_pull,
+    layer_name,
+    layer_path,
+    name_layers,
+    unpacked_digest,
+    unusable_title,
+)
 from ocikit.store.cache.cache import Cache
 from ocikit.store.files import atomic_writer
 
 if TYPE_CHECKING:
     from ocikit.client.members import Members
     from ocikit.client.plans import EditPlan
+    from ocikit.dialects.model import Model
     from ocikit.folder.plan import FolderPlan
     from ocikit.layers.layer import LayerLimits
     from ocikit.layers.tar import TarEntry
@@ -79,6 +91,11 @@ class File(display.Displayable, io.BufferedIOBase, os.PathLike[str]):
     def media_type(self) -> str:
         """Media type of the content."""
         return self.descriptor.media_type
+
+    @property
+    def archive(self) -> bool:
+        """Whether this is an archive that a pull unpacks into a folder."""
+        return is_unpacked_by_pull(self.descriptor)
 
     @property
     def path(self) -> Path:
@@ -199,7 +216,7 @@ class File(display.Displayable, io.BufferedIOBase, os.PathLike[str]):
         artifact = self._artifact
         layers = [self.descriptor]
         folder = artifact.reader.fetch_files(artifact.reference, artifact.manifest, layers, progress=progress)
-        return folder / self.name
+        return folder / layer_path(self.descriptor)
 
     def _front_to_back(self) -> BinaryIO:
         artifact = self._artifact
@@ -208,7 +225,7 @@ class File(display.Displayable, io.BufferedIOBase, os.PathLike[str]):
     def _pulled(self) -> Path | None:
         """Return the file in the folder that was pulled to, if it is unedited."""
         folder = self._artifact.path
-        return None if folder is None else open_folder(folder).unedited(self.name, self.descriptor)
+        return None if folder is None else open_folder(folder).unedited(layer_path(self.descriptor), self.descriptor)
 
     def __fspath__(self) -> str:
         return str(self.download())
@@ -353,6 +370,7 @@ class Artifact(display.Displayable):
         *,
         path: Path | None = None,
         plan: Plan | FolderPlan | EditPlan | None = None,
+        dialect: str | None = AUTO,
     ) -> None:
         self.reader = reader
         self.reference = reference.pinned(descriptor.digest)
@@ -366,6 +384,9 @@ class Artifact(display.Displayable):
         """After a dry run, what the call would do."""
         self.converted: Mapping[Digest, Digest] = {}
         """After `copy(convert="oci")`, the digests of converted documents by those before."""
+        self._chosen = check_dialect(dialect)
+        self._layers: tuple[Descriptor, ...] | None = None
+        self._named: NamedLayers | None = None
         self._files: Files | None = None
         self._members: Members | None = None
         self._cached = _cached_manifests(reader.cache, document) if isinstance(document, Index) else {}
@@ -434,6 +455,49 @@ class Artifact(display.Displayable):
         return self.document.kind
 
     @property
+    def dialect(self) -> str:
+        """Format of the artifact, such as "modelpack"; "files", "image" or "index" if it is no other one."""
+        return recognise(self.document).name
+
+    @property
+    def model(self) -> Model | None:
+        """What the config of a model states, fetched on demand; None if this is not a model.
+
+        Raises:
+            InvalidDocument: The config is not a JSON object.
+        """
+        dialect = recognise(self.document)
+        if not dialect.describes_model:
+            return None
+        return dialect.model(self.manifest, self._content().config())
+
+    @property
+    def layers(self) -> tuple[Descriptor, ...]:
+        """The layers, with the names that the dialect gives them as titles. Some dialects name them in the config.
+
+        Raises:
+            InvalidDocument: The config is not one of the dialect.
+        """
+        if self._layers is None:
+            manifest = self.manifest
+            layers = manifest.layers
+            if self._chosen is not None:
+                layers = tuple(recognise(manifest).layers(manifest, self._content()))
+            self._layers = layers
+        return self._layers
+
+    @property
+    def named(self) -> NamedLayers:
+        """The layers by name; their names are checked once."""
+        if self._named is None:
+            layers = self.layers
+            self._named = self.manifest.named if layers is self.manifest.layers else name_layers(layers)
+        return self._named
+
+    def _content(self) -> ArtifactContent:
+        return ArtifactContent(self.reader, self.reference, self.manifest)
+
+    @property
     def annotations(self) -> Annotations:
         """Annotations of the document."""
         return self.document.annotations
@@ -464,12 +528,12 @@ class Artifact(display.Displayable):
 
     @property
     def files(self) -> Files:
-        """Files by name: the titled layers. `unnamed` has the layers whose title cannot be the name of a file.
+        """Files by name: the layers. `unnamed` has the layers whose title cannot be the name of a file.
 
-        For an image each layer is a file; `tree()` lists their contents.
+        The names of archives that a pull unpacks for the artifact's dialect end with "/". For an image each layer is a file; `tree()` lists their contents.
         """
         if self._files is None:
-            self._files = Files(self, self.manifest.named.files)
+            self._files = Files(self, self.named.files)
         return self._files
 
     @property
@@ -487,7 +551,7 @@ class Artifact(display.Displayable):
     @property
     def unnamed(self) -> Files:
         """Files by digest whose title is unusable, such as an absolute path; `open(digest)` reads one."""
-        return Files(self, {layer.digest: layer for layer, _ in self.manifest.named.unusable})
+        return Files(self, {layer.digest: layer for layer, _ in self.named.unusable})
 
     def tree(self) -> Mapping[str, TarEntry]:
         """Return the file tree of an image with whiteouts applied, or of archives; read every layer.
@@ -532,6 +596,7 @@ class Artifact(display.Displayable):
         platform: PlatformLike | None = None,
         force: bool = False,
         archive: bool | None = None,
+        dialect: str | None = AUTO,
         workers: int | None = None,
         progress: ProgressLike = None,
         dry_run: bool = False,
@@ -545,7 +610,8 @@ class Artifact(display.Displayable):
             platform: Platform to select from an index, such as "linux/arm64"; None selects this machine's.
             force: Overwrite edited files in `to`.
             archive: True unpacks every tar layer into `to`, such as a Helm chart. False keeps archives as files. None
-                unpacks folders that were pushed as archives or shards.
+                unpacks folders that were pushed as archives or shards, and archives of models.
+            dialect: "auto" gives models the files that their own tools extract. None gives the layers as they are.
             workers: Number of parallel transfers; None uses the session's setting.
             progress: True, False or a `Progress`; None uses the session's setting.
             dry_run: Fetch nothing; the artifact's `.plan` shows what would be fetched.
@@ -565,6 +631,7 @@ class Artifact(display.Displayable):
             platform=platform,
             force=force,
             archive=archive,
+            dialect=dialect,
             workers=workers,
             progress=progress,
             dry_run=dry_run,
@@ -622,7 +689,7 @@ class Artifact(display.Displayable):
         Raises:
             ContentError: There are none.
         """
-        layers = self.manifest.layers
+        layers = self.layers
         if not self.is_image:
             layers = tuple(layer for layer in layers if is_archive(layer))
         if not layers:
@@ -676,10 +743,10 @@ class Artifact(display.Displayable):
         try:
             return self.files[name]
         except FileNotInArtifact:
-            for layer in self.manifest.layers:
+            for layer in self.layers:
                 if layer.digest == name:
                     return _file_by_digest(self, layer)
-            for layer, problem in self.manifest.named.unusable:
+            for layer, problem in self.named.unusable:
                 if layer.title == name:
                     raise unusable_title(layer, problem) from None
                 if (file := _file_by_digest(self, layer)).name == name:
@@ -706,7 +773,7 @@ class Artifact(display.Displayable):
     def __reduce__(self) -> tuple[Any, ...]:
         raw = None if self._document is None or self._document.size > _MAX_SHOWN else self._document.raw
         summary = self._summary if isinstance(self._summary, str) else ""  # a pickle costs no request
-        state = self.path, summary, self.plan, self.converted
+        state = self.path, summary, self.plan, self.converted, self._chosen
         return _restore, (self.reader, self.reference, self.descriptor, raw, *state)
 
     def __deepcopy__(self, memo: object) -> Artifact:
@@ -714,7 +781,13 @@ class Artifact(display.Displayable):
 
     def __copy__(self) -> Artifact:
         artifact = Artifact(
-            self.reader, self.reference, self.descriptor, self._document, path=self.path, plan=self.plan
+            self.reader,
+            self.reference,
+            self.descriptor,
+            self._document,
+            path=self.path,
+            plan=self.plan,
+            dialect=self._chosen,
         )
         artifact.summarize(self._summary)
         artifact.converted = self.converted
@@ -765,6 +838,8 @@ class Artifact(display.Displayable):
         yield "reference", display.Code(self.reference)
         yield "kind", self.kind
         if isinstance(self.document, Manifest):
+            if (dialect := self.dialect) not in {"files", "image"}:
+                yield "dialect", dialect
             yield "size", display.Size(self.size)
             if self.document.config.media_type != media_types.EMPTY:
                 yield "config", str(self.document.config)
@@ -791,11 +866,15 @@ class Artifact(display.Displayable):
         elif self.is_image:
             yield from display.card_of(self.document).sections
         else:
-            files = [layer for layer in self.document.layers if layer.media_type != media_types.EMPTY]
-            if unusable := self.manifest.named.unusable:
+            named = self._shown_names()
+            layers = self.document.layers if self._layers is None else self._layers
+            files = [layer for layer in layers if layer.media_type != media_types.EMPTY]
+            if unusable := named.unusable:
                 apart = {(layer.title, layer.digest) for layer, _ in unusable}
                 files = [layer for layer in files if (layer.title, layer.digest) not in apart]
-            rows = ((layer.title if layer.title is not None else f"({layer.media_type})", layer) for layer in files)
+            rows = (
+                (layer_name(layer) if layer.title is not None else f"({layer.media_type})", layer) for layer in files
+            )
             yield _table(rows, len(files), display.Size(self.size))
             if unusable:
                 yield display.Section(
@@ -809,6 +888,12 @@ class Artifact(display.Displayable):
                     unfolded=True,
                 )
             yield from display.annotations_section(self.annotations)
+
+    def _shown_names(self) -> NamedLayers:
+        """Return the layers by name for a card, which costs no request: a config with the names may not be cached."""
+        if self._layers is None and recognise(self.manifest).needs_config:
+            return self.manifest.named
+        return self.named
 
     def _child(self, descriptor: Descriptor) -> display.Card:
         """Return a manifest's card with its layers, or with the call to inspect it."""
@@ -837,10 +922,11 @@ def _restore(
     summary: str,
     plan: Plan | FolderPlan | EditPlan | None,
     converted: Mapping[Digest, Digest],
+    dialect: str | None = AUTO,
 ) -> Artifact:
     """Return an artifact from its pickle."""
     document = None if raw is None else parse_document(raw, descriptor.media_type)
-    artifact = Artifact(reader, reference, descriptor, document, path=path, plan=plan)
+    artifact = Artifact(reader, reference, descriptor, document, path=path, plan=plan, dialect=dialect)
     artifact.summarize(summary)
     artifact.converted = converted
     return artifact
@@ -880,6 +966,7 @@ def pull_artifact(
     platform: PlatformLike | None,
     force: bool,
     archive: bool | None,
+    dialect: str | None,
     workers: int | None,
     progress: ProgressLike,
     dry_run: bool,
@@ -888,21 +975,23 @@ def pull_artifact(
     workers = reader.workers if workers is None else check_workers(workers)
     with reader.backends.open_source(reference) as source:
         descriptor, manifest = Resolver(source, reader.cache).resolve_manifest(reference, platform)
+        layers = Artifact(reader, reference, descriptor, manifest, dialect=dialect).layers
         plan = plan_pull(
-            source,
+            reader.backends.with_others(source, layers),
             reader.cache,
             reference,
             manifest,
             to,
+            layers=layers,
             include=include,
             exclude=exclude,
             force=force,
             archive=archive,
         )
         if dry_run:
-            return Artifact(reader, reference, descriptor, manifest, plan=plan.steps)
+            return Artifact(reader, reference, descriptor, manifest, plan=plan.steps, dialect=dialect)
         path, stats = plan.run(workers=workers, progress=reader.listener(progress))
-    artifact = Artifact(reader, reference, descriptor, manifest, path=path)
+    artifact = Artifact(reader, reference, descriptor, manifest, path=path, dialect=dialect)
     target = display.display_path(artifact.path or reader.cache.root)
     note = describe_foreign(manifest.layers) + ("" if to is None else describe_nesting(Path(to), plan.layers))
     summarize(artifact, stats, "pulled", target, note)

@@ -147,6 +147,15 @@ class Backends:
         else:
             yield _Offline(reference) if offline() else self._mirrored_repository(reference)
 
+    def with_others(self, source: Source, blobs: Iterable[Descriptor]) -> Source:
+        """Return a source that reads each blob where its descriptor was listed; the same one if all are there.
+
+        Args:
+            source: The registry or layout of an artifact.
+            blobs: What is read. The layers of a model that the artifact extends have the reference of that model.
+        """
+        return source if all(blob.reference is None for blob in blobs) else _Several(source, self)
+
     @contextlib.contextmanager
     def open_store(self, reference: AnyReference, *, create: bool = True) -> Iterator[Store]:
         """Open the registry or layout of a reference for writing.
@@ -196,6 +205,28 @@ class Backends:
             transports = [*self._transports.values(), *(mirror.transport for mirror in self._mirrors.values())]
         for transport in transports:
             transport.close()
+
+
+class _Several(Source):
+    """A registry or layout, and those that descriptors were listed in."""
+
+    cacheable = True
+
+    def __init__(self, source: Source, backends: Backends) -> None:
+        self._source = source
+        self._backends = backends
+
+    def resolve(self, reference: str) -> Descriptor:
+        return self._source.resolve(reference)
+
+    def open(self, descriptor: Descriptor) -> ByteStream:
+        if descriptor.reference is None:
+            return self._source.open(descriptor)
+        with self._backends.open_source(descriptor.reference) as source:
+            return source.open(descriptor)
+
+    def referrers(self, descriptor: Descriptor, artifact_type: str | None = None) -> Sequence[Descriptor]:
+        return self._source.referrers(descriptor, artifact_type)
 
 
 class _Offline(Source):

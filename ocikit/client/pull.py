@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import io
 import logging
 import threading
 from collections.abc import Callable, Iterable, Sequence
@@ -64,6 +65,8 @@ class PullPlan:
     """The layers among them that are unpacked into the folder."""
     force: bool = False
     """Whether edited files in the folder are overwritten."""
+    partial: bool = False
+    """Whether the patterns leave layers out."""
 
     @property
     def steps(self) -> Plan | FolderPlan:
@@ -113,7 +116,7 @@ class PullPlan:
 
     def _plan_folder(self, folder: Folder, unpacked: Iterable[Archive] = ()) -> FolderPlan:
         return plan_folder(
-            folder, self.reference, self.manifest, self.layers, self.archives, unpacked, force=self.force
+            folder, self.reference, self.layers, self.archives, unpacked, force=self.force, partial=self.partial
         )
 
     def _unpack(
@@ -200,6 +203,7 @@ def plan_pull(
     manifest: Manifest,
     to: StrPath | None,
     *,
+    layers: Sequence[Descriptor] | None = None,
     include: str | Iterable[str] = (),
     exclude: str | Iterable[str] = (),
     force: bool = False,
@@ -213,6 +217,7 @@ def plan_pull(
         reference: The artifact.
         manifest: Its manifest.
         to: The folder for the files; None pulls into the cache.
+        layers: The layers with their names as titles; None are those of the manifest.
         include: Glob patterns of file names; none selects all.
         exclude: Glob patterns of file names to skip.
         force: Overwrite edited files.
@@ -223,13 +228,17 @@ def plan_pull(
         InvalidArgument: There is no folder to unpack to, or the artifact is an image.
         UnsafeArchive: A selected title leads out of the folder, or two selected layers claim one path.
     """
-    layers = select_layers(manifest, to_patterns(include), to_patterns(exclude))
+    named = manifest.layers if layers is None else layers
+    layers = select_layers(named, to_patterns(include), to_patterns(exclude))
+    complete = len(layers) == len(named)
     if to is None and not manifest.is_image:
         layers_by_path(layers)  # check the titles before anything is fetched
     # Files are synced no more than by cp or curl: after a power failure the next pull detects and repairs damage
     folder = None if to is None else open_folder(to, sync=False)
     archives = select_archives(manifest, layers, archive, folder)
-    steps = None if folder is None else plan_folder(folder, reference, manifest, layers, archives, force=force)
+    steps = (
+        None if folder is None else plan_folder(folder, reference, layers, archives, force=force, partial=not complete)
+    )
     return PullPlan(
         source=source,
         cache=cache,
@@ -240,6 +249,7 @@ def plan_pull(
         folder_plan=steps,
         force=force,
         archives=archives,
+        partial=not complete,
     )
 
 
@@ -266,28 +276,26 @@ def select_archives(
 def plan_folder(
     folder: Folder,
     reference: AnyReference,
-    manifest: Manifest,
     layers: Sequence[Descriptor],
     archives: Sequence[Descriptor] = (),
     unpacked: Iterable[Archive] = (),
     *,
     force: bool,
+    partial: bool,
 ) -> FolderPlan:
     """Return what a pull of all or some layers into a folder does.
 
     Args:
         folder: The folder.
         reference: The artifact.
-        manifest: Its manifest.
         layers: The layers to pull.
         archives: Those of them to unpack.
         unpacked: Archives whose content is unpacked already.
         force: Overwrite edited files.
+        partial: Whether the artifact has other layers. Then other files of earlier pulls are not deleted.
     """
-    complete = len(layers) == len(manifest.layers)
     if not archives:
-        files = manifest if complete else layers_by_path(layers)
-        return folder.plan(files, reference=reference, force=force, partial=not complete)
+        return folder.plan(layers, reference=reference, force=force, partial=partial)
     from ocikit.folder.archives import Archive  # noqa: PLC0415 - only archives need tar and decompression
 
     ready = {archive.layer.digest: archive for archive in unpacked}
@@ -297,7 +305,7 @@ def plan_folder(
         plain,
         reference=reference,
         force=force,
-        partial=not complete,
+        partial=partial,
         archives=[ready.get(layer.digest) or Archive(layer=layer) for layer in archives],
     )
 
@@ -342,13 +350,15 @@ def _cache_plan(cache: Cache, manifest: Manifest, layers: Sequence[Descriptor]) 
     )
 
 
-def select_layers(manifest: Manifest, include: Sequence[str], exclude: Sequence[str]) -> tuple[Descriptor, ...]:
+def select_layers(
+    layers: Iterable[Descriptor], include: Sequence[str], exclude: Sequence[str]
+) -> tuple[Descriptor, ...]:
     """Return the layers whose names match the patterns, without foreign layers.
 
     Raises:
         FileNotInArtifact: There are patterns, and no layer matches.
     """
-    layers = tuple(layer for layer in manifest.layers if not media_types.is_foreign(layer.media_type))
+    layers = tuple(layer for layer in layers if not media_types.is_foreign(layer.media_type))
     if not include and not exclude:
         return layers
     matches = tuple(layer for layer in layers if is_selected(layer_name(layer), include, exclude))
@@ -401,7 +411,10 @@ def _download(
         raise_if_cancelled(stop)
         progress.advance(blob, count)
 
-    with DeferredStream(lambda: source.open(blob)) as stream:
+    def open_blob() -> ByteStream:
+        return source.open(blob) if (embedded := blob.embedded) is None else io.BytesIO(embedded)
+
+    with DeferredStream(open_blob) as stream:
         reader = ProgressReader(stream, advance)
         written = write(reader)
     if written and reader.skipped:

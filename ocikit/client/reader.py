@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import io
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import AbstractContextManager
 from functools import partial
 from pathlib import Path
 from typing import Any, BinaryIO, SupportsIndex
@@ -22,6 +23,7 @@ from ocikit.spec.descriptor import Descriptor
 from ocikit.spec.document import DOCUMENT_LIMIT
 from ocikit.spec.manifest import Index, Manifest
 from ocikit.spec.reference import AnyReference, Reference
+from ocikit.store.base import Source
 from ocikit.store.cache.cache import Cache
 from ocikit.store.files import open_file
 from ocikit.store.streams import VerifiedReader, WholeReader, check_spans, read_parts
@@ -94,7 +96,7 @@ class ContentReader:
         if (raw := self._open_local(descriptor, file)) is not None:
             with io.BufferedReader(raw, _BUFFER) as stream:
                 return stream.read(size)
-        with self.backends.open_source(reference) as source:
+        with self._source(reference, descriptor) as source:
             if source.cacheable and descriptor.size <= min(max(size, _BUFFER), _WHOLE):
                 return self.read(reference, descriptor)[:size]
             return source.head(descriptor, size)
@@ -124,7 +126,7 @@ class ContentReader:
         if (raw := self._open_local(descriptor, file)) is not None:
             with io.BufferedReader(raw, _BUFFER) as stream:
                 return read_parts(stream, parts)
-        with self.backends.open_source(reference) as source:
+        with self._source(reference, descriptor) as source:
             if whole and source.cacheable and descriptor.size <= _WHOLE:
                 content = self.read(reference, descriptor)
                 return [content[start:end] for start, end in parts]
@@ -136,10 +138,15 @@ class ContentReader:
         Raises:
             Unsupported: The content is in a layout, or the registry does not redirect.
         """
+        reference = descriptor.reference or reference
         if not isinstance(reference, Reference):
             raise Unsupported(f"{reference} is on disk and has no URL", hint="use the path: file.path")
         repository = self.backends.repository(reference)
         return repository.signed_url(descriptor) if signed else repository.blob_url(descriptor.digest)
+
+    def _source(self, reference: AnyReference, descriptor: Descriptor) -> AbstractContextManager[Source]:
+        """Open the registry or layout that has the content of an artifact: perhaps that of the model that it extends."""
+        return self.backends.open_source(descriptor.reference or reference)
 
     def _open_local(self, descriptor: Descriptor, file: Path | None) -> io.RawIOBase | None:
         """Return a stream over content that is embedded, cached or in a file, or None."""
@@ -151,7 +158,7 @@ class ContentReader:
 
     def _open_remote(self, reference: AnyReference, descriptor: Descriptor, *, random: bool) -> io.RawIOBase:
         """Return a stream over content of a source; nothing is requested before the first read."""
-        with self.backends.open_source(reference) as source:
+        with self._source(reference, descriptor) as source:
             stream = source.open_random(descriptor) if random else source.open(descriptor)
             if source.cacheable and descriptor.size <= _WHOLE:
                 return WholeReader(descriptor.size, lambda: self.read(reference, descriptor))
@@ -174,7 +181,7 @@ class ContentReader:
         """Return a small blob, verified; store it in the cache."""
         if self.cache.exists(descriptor):
             return self.cache.fetch(descriptor)
-        with self.backends.open_source(reference) as source:
+        with self._source(reference, descriptor) as source:
             content = source.fetch(descriptor)
         with self.cache.optional_write():
             self.cache.push_bytes(descriptor, content)
@@ -185,8 +192,8 @@ class ContentReader:
         blobs = [blob for blob in blobs if not media_types.is_foreign(blob.media_type)]
         if all(map(self.cache.exists, blobs)):
             return
-        with self.backends.open_source(reference) as source:
-            listener = self.listener(progress)
+        with self.backends.open_source(reference) as opened:
+            source, listener = self.backends.with_others(opened, blobs), self.listener(progress)
             retry_without_bad_mirrors(
                 source,
                 lambda: fetch_to_cache(

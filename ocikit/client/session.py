@@ -30,6 +30,7 @@ from ocikit.client.plans import DeletePlan, TagPlan
 from ocikit.client.pull import describe_foreign, transfer_title
 from ocikit.client.reader import ContentReader
 from ocikit.client.resolver import Resolver, target_of
+from ocikit.dialects.recognise import AUTO
 from ocikit.errors import (
     ConnectionFailed,
     ContentError,
@@ -187,6 +188,7 @@ class Session(display.Displayable):
         platform: PlatformLike | None = None,
         force: bool = False,
         archive: bool | None = None,
+        dialect: str | None = AUTO,
         workers: int | None = None,
         progress: ProgressLike = None,
         dry_run: bool = False,
@@ -201,7 +203,8 @@ class Session(display.Displayable):
             platform: Platform to select from an index, such as "linux/arm64"; None selects this machine's.
             force: Overwrite edited files in `to`.
             archive: True unpacks every tar layer into `to`, such as a Helm chart. False keeps archives as files. None
-                unpacks folders that were pushed as archives or shards.
+                unpacks folders that were pushed as archives or shards, and archives of models.
+            dialect: "auto" gives models the files that their own tools extract. None gives the layers as they are.
             workers: Number of parallel transfers; None uses the session's setting.
             progress: True, False or a `Progress`; None uses the session's setting.
             dry_run: Fetch nothing; the artifact's `.plan` shows what would be fetched.
@@ -224,29 +227,34 @@ class Session(display.Displayable):
             platform=platform,
             force=force,
             archive=archive,
+            dialect=dialect,
             workers=workers,
             progress=progress,
             dry_run=dry_run,
         )
 
-    def inspect(self, ref: ReferenceLike, *, platform: PlatformLike | None = None) -> Artifact:
+    def inspect(
+        self, ref: ReferenceLike, *, platform: PlatformLike | None = None, dialect: str | None = AUTO
+    ) -> Artifact:
         """Return an artifact or image with its documents, without its content.
 
         Args:
             ref: Reference, such as "ghcr.io/org/name:tag".
             platform: Platform to select from an index; None returns the index.
+            dialect: "auto" names the files of models as their own tools do. None names the layers as they are.
         """
         reference = parse_reference(ref)
         if platform is not None:
-            return self._manifest(reference, platform)
+            return self._manifest(reference, platform, dialect)
         with self._backends.open_source(reference) as source:
-            return Artifact(self._reader, reference, *Resolver(source, self.cache).resolve_document(reference))
+            found = Resolver(source, self.cache).resolve_document(reference)
+            return Artifact(self._reader, reference, *found, dialect=dialect)
 
-    def _manifest(self, reference: AnyReference, platform: PlatformLike | None) -> Artifact:
+    def _manifest(self, reference: AnyReference, platform: PlatformLike | None, dialect: str | None = AUTO) -> Artifact:
         """Return the artifact for a platform; None selects this machine's."""
         with self._backends.open_source(reference) as source:
-            resolver = Resolver(source, self.cache, get_unknown=True)
-            return Artifact(self._reader, reference, *resolver.resolve_manifest(reference, platform))
+            found = Resolver(source, self.cache, get_unknown=True).resolve_manifest(reference, platform)
+            return Artifact(self._reader, reference, *found, dialect=dialect)
 
     def validate(self, ref: ReferenceLike, *, platform: PlatformLike | None = None) -> ValidationReport:
         """Check every document of an artifact against the specification.
@@ -283,6 +291,7 @@ class Session(display.Displayable):
         name: str,
         *,
         platform: PlatformLike | None = None,
+        dialect: str | None = AUTO,
         progress: ProgressLike = None,
     ) -> Path:
         """Return the path of one file in the cache; fetch it if necessary.
@@ -291,14 +300,17 @@ class Session(display.Displayable):
             ref: Reference of the artifact.
             name: Name of the file, as in `inspect(ref).files`, or its digest.
             platform: Platform to select from an index; None selects this machine's.
+            dialect: "auto" or None, as in `inspect`.
             progress: True, False or a `Progress`; None uses the session's setting.
 
         Raises:
             FileNotInArtifact: There is no such file; the hint has the nearest names.
         """
-        return self._manifest(parse_reference(ref), platform)[name].download(progress=progress)
+        return self._manifest(parse_reference(ref), platform, dialect)[name].download(progress=progress)
 
-    def open(self, ref: ReferenceLike, name: str, *, platform: PlatformLike | None = None) -> BinaryIO:
+    def open(
+        self, ref: ReferenceLike, name: str, *, platform: PlatformLike | None = None, dialect: str | None = AUTO
+    ) -> BinaryIO:
         """Return one file as a seekable stream from the cache, or by range requests.
 
         A range can't be verified, but reading from start to end verifies the file. Files up to 4 MiB are requested as a
@@ -308,11 +320,12 @@ class Session(display.Displayable):
             ref: Reference of the artifact.
             name: Name of the file, as in `inspect(ref).files`, or its digest.
             platform: Platform to select from an index; None selects this machine's.
+            dialect: "auto" or None, as in `inspect`.
 
         Raises:
             FileNotInArtifact: There is no such file; the hint has the nearest names.
         """
-        return self._manifest(parse_reference(ref), platform).open(name)
+        return self._manifest(parse_reference(ref), platform, dialect).open(name)
 
     def tags(self, ref: ReferenceLike) -> Listing[str]:
         """Return the tags of a repository or layout; pages are fetched on demand.

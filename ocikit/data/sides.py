@@ -85,20 +85,18 @@ def read_artifact(
         NotFound: There is no such artifact.
         NoMatchingPlatform: An index has no manifest for the platform.
     """
-    if isinstance(artifact, Artifact) and isinstance(artifact.document, Manifest) and platform is None:
-        reference, manifest = artifact.reference, artifact.document
-    else:
+    if not (isinstance(artifact, Artifact) and isinstance(artifact.document, Manifest) and platform is None):
         reference = artifact.reference if isinstance(artifact, Artifact) else parse_reference(artifact)
         with reader.backends.open_source(reference) as source:
             resolver = Resolver(source, reader.cache, get_unknown=True)
-            descriptor, manifest = resolver.resolve_manifest(reference, platform)
-        reference = reference.pinned(descriptor.digest)
-    layers: dict[str, Descriptor] = {**manifest.named.files}
-    for layer, _ in manifest.named.unusable:
+            artifact = Artifact(reader, reference, *resolver.resolve_manifest(reference, platform))
+    layers: dict[str, Descriptor] = {**artifact.named.files}
+    for layer, _ in artifact.named.unusable:
         layers[layer.digest] = layer
     if include or exclude:
         layers = {title: layer for title, layer in layers.items() if is_selected(title, include, exclude)}
-    return Side(name=str(reference), files=layers, manifest=manifest, reference=reference)
+    reference = artifact.reference
+    return Side(name=str(reference), files=layers, manifest=artifact.manifest, reference=reference)
 
 
 def read_folder(path: StrPath, other: Side, *, include: Sequence[str], exclude: Sequence[str], workers: int) -> Side:

@@ -22,7 +22,7 @@ from ocikit.remote.config.network import Network
 from ocikit.spec.annotations import CREATED, SHARD_FIRST, SHARD_LAST
 from ocikit.spec.descriptor import Descriptor
 from ocikit.spec.digest import Digest
-from ocikit.spec.titles import is_shard
+from ocikit.spec.titles import is_shard, layer_path
 from ocikit.transfer.pool import WORKERS
 
 _CONNECTIONS = 32  # kept open per host: file systems read in many threads
@@ -51,10 +51,14 @@ class Tree:
         self._loaded: set[Digest] = set()
         self._lock = ForkSafeLock()
         self._folders: dict[str, dict[str, Info | Member]] = {"": {}}
-        for name, layer in artifact.manifest.named.files.items():
+        self._archives: dict[str, str] = {}
+        for name, layer in artifact.named.files.items():
             if is_shard(layer):
                 for title in (layer.annotations.get(SHARD_FIRST, ""), layer.annotations.get(SHARD_LAST, "")):
                     self._add_folder(title.rpartition("/")[0])
+            elif name.endswith("/"):  # an archive of a dialect: a file here, as its members are not known
+                self._archives[layer_path(layer)] = name
+                self.put(layer_path(layer), layer)
             else:
                 self.put(name, layer)
 
@@ -182,7 +186,7 @@ class Tree:
         return self._plain_file(name) if isinstance(found, dict) else found
 
     def _plain_file(self, name: str) -> File:
-        return self.artifact.files[name]
+        return self.artifact.files[self._archives.get(name, name)]
 
 
 def _created(artifact: Artifact) -> datetime:

@@ -19,7 +19,7 @@ from attrs import frozen
 from ocikit.spec import media_types
 from ocikit.spec.descriptor import Descriptor
 from ocikit.spec.digest import hash_file
-from ocikit.spec.titles import is_shard, packed_prefix, unpacked_digest
+from ocikit.spec.titles import is_shard, packed_prefix, stripped_prefix, unpacked_digest
 
 #: Media type of a symlink from an archive, as in the shared MIME database.
 SYMLINK = "inode/symlink"
@@ -77,8 +77,8 @@ def unpack_archive(layer: Descriptor, stream: BinaryIO, folder: Path) -> Archive
     """
     from ocikit.layers.unpack import unpack  # noqa: PLC0415 - only archives need tar and decompression
 
-    prefix = packed_prefix(layer)
-    unpack([(stream, layer.media_type)], folder, diff_ids=[unpacked_digest(layer)], confined=True, strip=prefix)
+    prefix, strip = packed_prefix(layer), stripped_prefix(layer)
+    unpack([(stream, layer.media_type)], folder, diff_ids=[unpacked_digest(layer)], confined=True, strip=strip)
     files, folders = {}, []
     for name, path in _walk(folder):
         title = f"{prefix}/{name}" if prefix else name

@@ -14,7 +14,7 @@ import secrets
 import shutil
 import stat
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path, PurePosixPath
 from typing import BinaryIO, cast
 
@@ -96,7 +96,7 @@ class Folder(display.Displayable):
 
     def plan(
         self,
-        files: Manifest | Mapping[str, Descriptor],
+        files: Manifest | Sequence[Descriptor] | Mapping[str, Descriptor],
         *,
         reference: AnyReference | None = None,
         force: bool = False,
@@ -106,7 +106,7 @@ class Folder(display.Displayable):
         """Return the plan of a pull. Nothing is changed.
 
         Args:
-            files: A manifest, or the files by title.
+            files: A manifest, its layers, or the files by title.
             reference: Reference of the artifact. Files of other repositories are never deleted.
             force: Whether to overwrite files that a user edited.
             partial: Whether the files are a selection. Then files outside of it are not deleted.
@@ -121,8 +121,9 @@ class Folder(display.Displayable):
             raise ContentError(f"{self.path} is not a folder", hint="pass a folder to pull to")
         self._root = self.path.resolve()
         fold_case = self._ignores_case()
-        if isinstance(files, Manifest):
-            requested = layers_by_path(files.layers, fold_case=fold_case)
+        if not isinstance(files, Mapping):
+            layers = files.layers if isinstance(files, Manifest) else files
+            requested = layers_by_path(layers, fold_case=fold_case)
         else:
             paths = check_titles(files, fold_case=fold_case)
             requested = {path.as_posix(): descriptor for path, descriptor in zip(paths, files.values(), strict=True)}

@@ -35,6 +35,10 @@ MESSAGE: Final = "io.ocikit.message"
 #: A JSON array with the pinned references of the artifacts that this one was made from, such as the data of a model.
 INPUTS: Final = "io.ocikit.inputs"
 
+#: The folder that the members of an archive are unpacked into, with their whole paths; empty for the top folder. Dialects
+#: of models set it on the layers that they name, and it is in no manifest that ocikit writes.
+UNPACK_INTO: Final = "io.ocikit.unpack.into"
+
 #: The folder whose files a shard has, such as "images/"; empty for the top folder. A shard is one of several archives that
 #: hold the files of a folder in the order of their titles.
 SHARD: Final = "io.ocikit.shard"

@@ -86,8 +86,14 @@ class Manifest(_TypedDocument):
 
     @property
     def is_image(self) -> bool:
-        """True if the layers are a file system."""
-        return self.config.media_type in media_types.CONFIG_TYPES
+        """True if the layers are a file system.
+
+        Models of Ollama and signatures of cosign have the config of an image, but no such layers.
+        """
+        layers = self.layers
+        return self.config.media_type in media_types.CONFIG_TYPES and (
+            not layers or any(media_types.is_layer(layer.media_type) for layer in layers)
+        )
 
     @property
     def blobs(self) -> tuple[Descriptor, ...]:

@@ -16,7 +16,7 @@ from attrs import frozen
 from ocikit.display import quoted
 from ocikit.errors import InvalidDigest, UnsafeArchive
 from ocikit.spec import media_types
-from ocikit.spec.annotations import SHARD, UNPACK, UNPACKED_DIGEST
+from ocikit.spec.annotations import SHARD, UNPACK, UNPACK_INTO, UNPACKED_DIGEST
 from ocikit.spec.descriptor import Descriptor
 from ocikit.spec.digest import Digest
 
@@ -174,7 +174,7 @@ _EXTENSIONS = {
 
 
 def layer_path(layer: Descriptor) -> str:
-    """Return the layer's relative path, with "/" between its parts.
+    """Return the layer's relative path as a file, with "/" between its parts.
 
     >>> layer_path(Descriptor.of(b"", media_types.OCI_LAYER_GZIP))
     'sha256-e3b0c44298fc.tar.gz'
@@ -183,18 +183,29 @@ def layer_path(layer: Descriptor) -> str:
         UnsafeArchive: The title is unsafe.
     """
     if layer.title is not None:
+        extension = _extension(layer) if is_unpacked_into(layer) else ""
         if _PLAIN.fullmatch(layer.title):
-            return layer.title
+            return layer.title + extension
         if problem := _problem(layer.title):
             raise unusable_title(layer, problem)
-        return "/".join(part for part in layer.title.split("/") if part not in {"", "."})
-    extension = next((ext for suffix, ext in _EXTENSIONS.items() if layer.media_type.endswith(suffix)), "")
-    return f"{layer.digest.algorithm}-{layer.digest.encoded[:12]}{extension}"
+        return "/".join(part for part in layer.title.split("/") if part not in {"", "."}) + extension
+    return f"{layer.digest.algorithm}-{layer.digest.encoded[:12]}{_extension(layer)}"
+
+
+def _extension(layer: Descriptor) -> str:
+    return next((ext for suffix, ext in _EXTENSIONS.items() if layer.media_type.endswith(suffix)), "")
 
 
 def layer_name(layer: Descriptor) -> str:
-    """Return the layer's relative path, or its title if that is not a safe path; patterns are compared with it."""
-    return layer.title if layer.title is not None and _problem(layer.title) else layer_path(layer)
+    """Return the layer's name in listings; patterns are compared with it.
+
+    It is the relative path, or the title if that is not a safe path. The name of an archive that a dialect unpacks ends
+    with "/".
+    """
+    if layer.title is not None and _problem(layer.title):
+        return layer.title
+    path = layer_path(layer)
+    return f"{path.removesuffix(_extension(layer))}/" if layer.title is not None and is_unpacked_into(layer) else path
 
 
 def unusable_title(layer: Descriptor, problem: str) -> UnsafeArchive:
@@ -222,7 +233,7 @@ class NamedLayers:
 
 
 def name_layers(layers: Iterable[Descriptor]) -> NamedLayers:
-    """Return the layers by relative path; an unusable title does not affect the other layers.
+    """Return the layers by name; an unusable title does not affect the other layers.
 
     Empty descriptors are skipped. A layer that is listed twice is one file. If different layers have one title, the title
     is unusable.
@@ -235,7 +246,7 @@ def name_layers(layers: Iterable[Descriptor]) -> NamedLayers:
         if layer.title is not None and (problem := _problem(layer.title)):
             unusable.append((layer, problem))
         else:
-            by_path.setdefault(layer_path(layer), {}).setdefault(layer.digest, layer)
+            by_path.setdefault(layer_name(layer), {}).setdefault(layer.digest, layer)
     for same in by_path.values():
         if len(same) > 1:
             unusable += [(layer, f"is that of {len(same)} files") for layer in same.values()]
@@ -253,9 +264,14 @@ def is_shard(layer: Descriptor) -> bool:
     return SHARD in layer.annotations and layer.media_type in media_types.SHARDS.values()
 
 
+def is_unpacked_into(layer: Descriptor) -> bool:
+    """Return True for an archive of a dialect, whose members have their whole paths."""
+    return UNPACK_INTO in layer.annotations
+
+
 def is_unpacked_by_pull(layer: Descriptor) -> bool:
-    """Return True for a layer that a pull unpacks by default: a packed folder, or a shard."""
-    return is_packed_folder(layer) or is_shard(layer)
+    """Return True for a layer that a pull unpacks by default: a packed folder, a shard, or an archive of a dialect."""
+    return is_packed_folder(layer) or is_shard(layer) or is_unpacked_into(layer)
 
 
 def packed_prefix(layer: Descriptor) -> str:
@@ -270,9 +286,21 @@ def packed_prefix(layer: Descriptor) -> str:
     if is_shard(layer):
         prefix = layer.annotations[SHARD].removesuffix("/")
         return safe_title(prefix).as_posix() if prefix else ""
+    if is_unpacked_into(layer):
+        prefix = layer.annotations[UNPACK_INTO]
+        return safe_title(prefix).as_posix() if prefix else ""
     if not is_packed_folder(layer) or layer.title is None or set(layer.title.split("/")) <= {"", "."}:
         return ""
     return safe_title(layer.title).as_posix()
+
+
+def stripped_prefix(layer: Descriptor) -> str:
+    """Return the folder that the paths in an archive start with: `packed_prefix`, but not if members have whole paths.
+
+    Raises:
+        UnsafeArchive: The title is unsafe.
+    """
+    return "" if is_unpacked_into(layer) else packed_prefix(layer)
 
 
 def unpacked_digest(layer: Descriptor) -> Digest | None:

@@ -20,6 +20,7 @@ from ocikit.client.plans import DeletePlan, EditPlan, TagPlan
 from ocikit.client.validate import DocumentViolation, ValidationReport
 from ocikit.data.diff import Change, Diff, Rename
 from ocikit.data.tables import TableChange
+from ocikit.dialects.model import Model
 from ocikit.errors import Violation
 from ocikit.folder.folder import Folder
 from ocikit.layers.pack import pack
@@ -80,6 +81,38 @@ def data_manifest(**more):
     layers += [layer("README.md", 2_318, "text/markdown"), layer("stations.csv", 61_204, "text/csv")]
     fields = {"layers": layers, "config": ocikit.Descriptor.of(b"{}", media_types.EMPTY), "annotations": NOTES} | more
     return ocikit.Manifest(artifact_type="application/vnd.example.dataset", **fields)
+
+
+def model_manifest():
+    kind = "application/vnd.cncf.model."
+    layers = [
+        layer("", 2_200_119_864, f"{kind}weight.v1.raw", **{"org.cncf.model.filepath": "model.safetensors"}),
+        layer("", 661, f"{kind}weight.config.v1.raw", **{"org.cncf.model.filepath": "config.json"}),
+        layer("", 40_960, f"{kind}code.v1.tar", **{"org.cncf.model.filepath": "src"}),
+    ]
+    config = ocikit.Descriptor.of(b"{}", f"{kind}config.v1+json")
+    return ocikit.Manifest(artifact_type=f"{kind}manifest.v1+json", config=config, layers=layers)
+
+
+def model():
+    return Model(
+        dialect="modelpack",
+        name="tiny",
+        family="llama3",
+        parameters="1.1B",
+        license="Apache-2.0",
+        framework="pytorch",
+        format="safetensors",
+        precision="bfloat16",
+        context=131_072,
+        description="A small model for examples.",
+        authors=("Ada", "Grace"),
+        languages=("en", "de"),
+        inputs=("text",),
+        outputs=("text",),
+        created="2026-11-28T18:54:10Z",
+        source="https://git.example/models/tiny",
+    )
 
 
 def many_manifest(n=10_000):
@@ -467,6 +500,8 @@ CARDS: dict[str, Callable[[], object]] = {
     "diff_change": lambda: difference().changed["2024.parquet"],
     "diff_rename": lambda: difference().renamed[0],
     "diff_table": lambda: difference().changed["2024.parquet"].table,
+    "model": model,
+    "artifact_model": lambda: artifact(model_manifest(), f"{HOST}/models/tiny:v1"),
     "explanation": explanation,
     "explanation_anonymous": lambda: Keychain(environ={}, home=folder() / "keep").explain(HOST),
     "ping": lambda: Ping(host=HOST, reachable=True, authenticated=True, url=f"https://{HOST}", version="registry/2.0"),

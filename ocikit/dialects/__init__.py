@@ -1,0 +1,1 @@
+"""The formats of models in registries: what their layers are called, and what their configs state."""

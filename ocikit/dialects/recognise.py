@@ -1,0 +1,87 @@
+"""Which dialect an artifact has, by its artifact type, the type of its config, then the types of its layers."""
+
+from __future__ import annotations
+
+import functools
+from importlib import import_module
+from typing import Final, NamedTuple, cast
+
+from ocikit.dialects.base import Dialect
+from ocikit.spec.manifest import Index, Manifest
+
+#: How layers are named: by their dialect, or None for the layers as they are.
+AUTO: Final = "auto"
+
+
+class _Signs(NamedTuple):
+    """How to recognize a dialect."""
+
+    name: str
+    place: str = ""
+    """Module and class in this folder; empty if the titles of layers are the names of files."""
+    artifact: str = ""
+    """Artifact type, or the start of it."""
+    config: str = ""
+    """Media type of the config, or the start of it."""
+    layers: str = ""
+    """Start of the media types of layers."""
+
+
+#: The dialects, the more specific first. ModelPack's old form, Docker's and Ollama's have layers that only they have.
+_DIALECTS: Final = (
+    _Signs(
+        "modelpack",
+        "modelpack:ModelPack",
+        "application/vnd.cncf.model.manifest.",
+        "application/vnd.cncf.model.config.",
+        "application/vnd.cncf.model.",
+    ),
+    _Signs(
+        "cnai",
+        "modelpack:ModelPack",
+        "application/vnd.cnai.model.manifest.",
+        "application/vnd.cnai.model.config.",
+        "application/vnd.cnai.model.",
+    ),
+    _Signs("docker", "docker:DockerModel", "", "application/vnd.docker.ai.model.config.", "application/vnd.docker.ai."),
+    _Signs("helm", "", "", "application/vnd.cncf.helm.config."),
+    _Signs("flux", "", "", "application/vnd.cncf.flux.config."),
+)
+
+
+def recognise(document: Manifest | Index) -> Dialect:
+    """Return the dialect of an artifact.
+
+    That of an image is "image", that of an index is "index", and that of other artifacts is "files".
+
+    >>> from ocikit.spec.descriptor import Descriptor
+    >>> recognise(Manifest(config=Descriptor.of(b"{}", "application/vnd.cncf.model.config.v1+json"))).name
+    'modelpack'
+    """
+    if isinstance(document, Index):
+        return _plain("index")
+    config = document.config.media_type
+    for signs in _DIALECTS:
+        if signs.artifact and (document.artifact_type or "").startswith(signs.artifact):
+            return _dialect(signs)
+    for signs in _DIALECTS:
+        if signs.config and config.startswith(signs.config):
+            return _dialect(signs)
+    for signs in _DIALECTS:
+        if signs.layers and any(layer.media_type.startswith(signs.layers) for layer in document.layers):
+            return _dialect(signs)
+    return _plain("image" if document.is_image else "files")
+
+
+@functools.cache
+def _plain(name: str) -> Dialect:
+    return Dialect(name)
+
+
+@functools.cache
+def _dialect(signs: _Signs) -> Dialect:
+    if not signs.place:
+        return Dialect(signs.name)
+    # By name, because most processes read no model
+    module, _, name = signs.place.partition(":")
+    return cast("Dialect", getattr(import_module(f"ocikit.dialects.{module}"), name)(signs.name))
