@@ -97,6 +97,7 @@ if _TYPE_CHECKING:
     from ocikit.client.edit import Edit
     from ocikit.client.validate import ValidationReport
     from ocikit.data.diff import Diff
+    from ocikit.descriptions.model import Description
     from ocikit.dialects.model import Model
     from ocikit.folder.plan import FolderPlan
     from ocikit.layers.layer import LayerLimits
@@ -128,6 +129,7 @@ __all__ = [
     "CredentialsError",
     "DeletePlan",
     "Denied",
+    "Description",
     "Descriptor",
     "Diff",
     "Digest",
@@ -230,6 +232,7 @@ __all__ = [
 _ON_USE = {
     "CacheInfo": "ocikit.store.cache.scan",
     "CorruptBlob": "ocikit.store.results",
+    "Description": "ocikit.descriptions.model",
     "Diff": "ocikit.data.diff",
     "Edit": "ocikit.client.edit",
     "FolderPlan": "ocikit.folder.plan",

@@ -48,6 +48,8 @@ from ocikit.store.files import atomic_writer
 if TYPE_CHECKING:
     from ocikit.client.members import Members
     from ocikit.client.plans import EditPlan
+    from ocikit.descriptions.content import Ranges
+    from ocikit.descriptions.model import Description
     from ocikit.dialects.model import Model
     from ocikit.folder.plan import FolderPlan
     from ocikit.layers.layer import LayerLimits
@@ -162,6 +164,43 @@ class File(display.Displayable, io.BufferedIOBase, os.PathLike[str]):
         """
         artifact = self._artifact
         return artifact.reader.ranges(artifact.reference, self.descriptor, spans, self._pulled())
+
+    def describe(self, *, requests: int = 2) -> Description:
+        """Return what is in the file, from at most two requests and a few KiB of it.
+
+        Formats are recognised by their content: tables, tensors, arrays, archives, pictures and text. Files whose opening
+        runs code, such as pickles, are recognised and never parsed. The header of a GGUF file has its vocabulary, which
+        may need some MiB. A model in several safetensors files needs one more request for each of them.
+
+        Args:
+            requests: How many ranges may be requested. More of them find the types of all arrays in an npz file, and the
+                rows of an Arrow file with many batches.
+
+        Raises:
+            ContentError: The file is damaged, or its header exceeds a limit.
+            OcikitError: The format needs a package that is not installed. Only Parquet and Arrow do: pyarrow.
+        """
+        from ocikit.descriptions.describe import describe  # noqa: PLC0415 - import time that few calls need
+
+        def sibling(name: str) -> tuple[int, Ranges] | None:
+            file = self._artifact.files.get(name)
+            return None if file is None else (file.size, file._small_ranges)  # noqa: SLF001 - of this class
+
+        return describe(
+            self.name,
+            self.size,
+            self._small_ranges,
+            media_type=self.media_type,
+            requests=requests,
+            sibling=sibling,
+            verified=True,
+        )
+
+    def _small_ranges(self, spans: Sequence[tuple[int, int]]) -> list[bytes]:
+        """Return ranges of the content as `ranges` does, but request no more than them: only tiny files are read whole."""
+        artifact = self._artifact
+        whole = list(spans) == [(0, self.size)]
+        return artifact.reader.ranges(artifact.reference, self.descriptor, spans, self._pulled(), whole=whole)
 
     def url(self, *, signed: bool = False) -> str:
         """Return the URL of the content at its registry.

@@ -19,7 +19,8 @@ from ocikit.client.arguments import StrPath, to_patterns
 from ocikit.client.artifact import Artifact
 from ocikit.client.reader import ContentReader
 from ocikit.data.sides import Side, is_folder, read_artifact, read_folder
-from ocikit.data.tables import TableChange, TableFormat, compare_tables, read_table, require_pyarrow, table_format
+from ocikit.data.tables import TableChange, TableFormat, compare_tables, read_table, table_format
+from ocikit.descriptions.packages import require_pyarrow
 from ocikit.errors import ContentError, InvalidArgument
 from ocikit.spec.annotations import TITLE, FrozenMap
 from ocikit.spec.descriptor import Descriptor

@@ -20,6 +20,7 @@ from ocikit.client.plans import DeletePlan, EditPlan, TagPlan
 from ocikit.client.validate import DocumentViolation, ValidationReport
 from ocikit.data.diff import Change, Diff, Rename
 from ocikit.data.tables import TableChange
+from ocikit.descriptions.model import Column, Description, Tensor
 from ocikit.dialects.model import Model
 from ocikit.errors import Violation
 from ocikit.folder.folder import Folder
@@ -389,6 +390,55 @@ def memory():
     return store
 
 
+def table_description():
+    """Return a table with more columns than a card shows."""
+    columns = [Column(name=f"sensor_{i:02}", type="double", nulls=i, min="-40.5", max="61.2") for i in range(23)]
+    return Description(
+        name="2024.parquet",
+        kind="table",
+        format="parquet",
+        size=75_002_024,
+        rows=1_750_400,
+        columns=(
+            Column(name="time", type="timestamp[us, tz=UTC]", nulls=0, min="2024-01-01", max="2024-12-31"),
+            *columns,
+        ),
+        metadata={"row groups": "18", "written by": "parquet-cpp-arrow version 26.0.1"},
+        bytes_read=65_536,
+        requests=1,
+    )
+
+
+def tensor_description():
+    return Description(
+        name="model.gguf",
+        kind="tensors",
+        format="gguf",
+        size=4_920_739_232,
+        tensors={
+            "token_embd.weight": Tensor(dtype="Q4_K", shape=(4096, 128_256), size=295_501_824, offset=7_824_128),
+            "output_norm.weight": Tensor(dtype="F32", shape=(4096,), size=16_384, offset=303_325_952),
+        },
+        metadata={"general.architecture": "llama", "tokenizer.ggml.tokens": "128,256 strings"},
+        bytes_read=7_824_128,
+        requests=2,
+    )
+
+
+def pickle_description():
+    return Description(
+        name="scores.parquet",
+        kind="binary",
+        format="pickle",
+        size=1_204,
+        runs_code=True,
+        note="its name or media type is that of parquet",
+        bytes_read=1_204,
+        requests=1,
+        verified=True,
+    )
+
+
 def difference():
     """Return two versions that differ in every way, and in more files than a table shows."""
     before, after = (layer("2024.parquet", size) for size in (75_002_024, 75_400_118))
@@ -495,6 +545,9 @@ CARDS: dict[str, Callable[[], object]] = {
             ),
         ),
     ),
+    "description_pickle": pickle_description,
+    "description_table": table_description,
+    "description_tensors": tensor_description,
     "diff": difference,
     "diff_none": lambda: Diff(a=f"{DATA}:v2.1", b="stations/", same=9),
     "diff_change": lambda: difference().changed["2024.parquet"],
