@@ -15,7 +15,7 @@
     │  └─ FileNotInArtifact                                also KeyError, FileNotFoundError
     ├─ CopyError(side, descriptor)
     ├─ Conflict(base, theirs, titles)
-    ├─ CredentialsError, UnsafeArchive, OfflineError
+    ├─ CredentialsError, UnsafeArchive, UnsafeFormat, OfflineError
     ├─ RegistryError                                       also OSError
     │  ├─ Unauthorized, Denied                             also PermissionError
     │  ├─ RateLimited, Unsupported, TooLarge
@@ -321,6 +321,10 @@ class CredentialsError(OcikitError):
 
 class UnsafeArchive(OcikitError):
     """An archive or a file title would write outside its folder (path traversal) or exceeds a limit (zip bomb)."""
+
+
+class UnsafeFormat(OcikitError):
+    """A file could run code of its author when it is opened as an object, such as a pickle."""
 
 
 class OfflineError(OcikitError):

@@ -93,12 +93,14 @@ class Draft:
         self.joined = False
         """Whether operations of another writer have been applied, whose commit this is, too."""
         self.config = EMPTY_DESCRIPTOR
+        self.artifact_type: str | None = None
         self.annotations: dict[str, str] = {}
         self.notes: Mapping[str, str] | None = None
         """Annotations of a new version, which replace those of the version before. They alone do not make a version."""
         self._layers: dict[str, Descriptor] = {}
         if self._manifest is not None:
             self.config = self._manifest.config
+            self.artifact_type = self._manifest.artifact_type
             self.annotations = dict(self._manifest.annotations)
             self._layers = dict(_keyed(self._manifest))
         self._before = dict(self._layers)
@@ -162,7 +164,8 @@ class Draft:
         before = self._manifest
         layers = tuple(self._layers.values()) or (EMPTY_DESCRIPTOR,)
         if before is None:
-            artifact_type = FILES_ARTIFACT_TYPE if self.config.media_type == media_types.EMPTY else None
+            default = FILES_ARTIFACT_TYPE if self.config.media_type == media_types.EMPTY else None
+            artifact_type = self.artifact_type or default
             manifest = Manifest(
                 artifact_type=artifact_type,
                 config=self.config,
@@ -173,7 +176,8 @@ class Draft:
             return manifest
         has_new_files = self._layers != self._before
         has_new_config = self.config != before.config
-        if not has_new_files and not has_new_config and before.annotations == self.annotations:
+        has_new_type = self.artifact_type != before.artifact_type
+        if not (has_new_files or has_new_config or has_new_type) and before.annotations == self.annotations:
             return before
         if has_new_files and not has_new_config and before.config.media_type.startswith(_LISTING_CONFIGS):
             raise InvalidDocument(
@@ -182,6 +186,7 @@ class Draft:
             )
         manifest = attrs.evolve(
             before,
+            artifact_type=self.artifact_type,
             config=self.config,
             layers=layers if has_new_files else before.layers,
             annotations=Annotations(self._described(before)),
@@ -340,6 +345,17 @@ class Annotate(Operation):
             draft.annotations.pop(self.key, None)
         else:
             draft.annotations[self.key] = self.value
+
+
+@frozen(kw_only=True)
+class SetType(Operation):
+    """Set the artifact type."""
+
+    artifact_type: str
+
+    def apply(self, draft: Draft) -> None:
+        """Set the artifact type."""
+        draft.artifact_type = self.artifact_type
 
 
 @frozen(kw_only=True)

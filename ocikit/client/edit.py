@@ -11,7 +11,7 @@ import threading
 import weakref
 from collections.abc import Callable, Iterable, Iterator, Mapping, MutableMapping
 from functools import partial
-from types import TracebackType
+from types import MappingProxyType, TracebackType
 from typing import Any, Final, Self
 
 import attrs
@@ -31,6 +31,7 @@ from ocikit.client.commit import (
     Rename,
     Restart,
     SetConfig,
+    SetType,
     commit,
     copy_blob,
     push_blob,
@@ -47,6 +48,7 @@ from ocikit.forks import fork_count
 from ocikit.layers.pack import PackTask, Selection
 from ocikit.progress.base import SILENT, TransferStats, progress_scope
 from ocikit.spec import media_types as types
+from ocikit.spec.annotations import Annotations
 from ocikit.spec.descriptor import Descriptor
 from ocikit.spec.digest import Digest
 from ocikit.spec.manifest import Manifest
@@ -469,11 +471,28 @@ class Edit(MutableMapping[str, Any], display.Displayable):
             )
         )
 
-    def _push(self, selection: Selection) -> tuple[str, ...]:
+    def put(self, selection: Selection, annotations: Mapping[str, Mapping[str, str]]) -> tuple[str, ...]:
+        """Add or replace selected files, with annotations of their own.
+
+        Args:
+            selection: The files.
+            annotations: By the names of files.
+
+        Returns:
+            The names.
+        """
+        return self._push(selection, annotations)
+
+    def _push(
+        self, selection: Selection, annotations: Mapping[str, Mapping[str, str]] = MappingProxyType({})
+    ) -> tuple[str, ...]:
         """Upload files in parallel, then stage them in the order of their names."""
         layers = self._upload_all(selection)
         for task in selection.tasks:
-            self.stage(Put(layer=layers[task.title]))
+            layer = layers[task.title]
+            if more := annotations.get(task.title):
+                layer = attrs.evolve(layer, annotations=Annotations({**layer.annotations, **more}))
+            self.stage(Put(layer=layer))
         self._notes += describe_selection(selection)
         return tuple(layers)
 
@@ -536,6 +555,16 @@ class Edit(MutableMapping[str, Any], display.Displayable):
         config = Descriptor.of(raw, "application/json" if kind == types.EMPTY else kind)
         self.upload(config, lambda: io.BytesIO(raw))
         self.stage(SetConfig(config=config))
+
+    @property
+    def artifact_type(self) -> str | None:
+        """The artifact type, as a media type; it can be set."""
+        draft = self.draft
+        return draft.artifact_type or draft.build().artifact_type
+
+    @artifact_type.setter
+    def artifact_type(self, artifact_type: str) -> None:
+        self.stage(SetType(artifact_type=artifact_type))
 
     def _new_configs(self) -> list[Descriptor]:
         return [operation.config for operation in self._operations if isinstance(operation, SetConfig)]

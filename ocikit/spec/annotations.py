@@ -55,6 +55,9 @@ SHARD_DIRECTORY: Final = "io.ocikit.shard.directory"
 #: The bytes of a zip's directory, as a decimal number.
 SHARD_DIRECTORY_SIZE: Final = "io.ocikit.shard.directory.size"
 
+#: What a file was before it was saved, such as "pandas.DataFrame": a name from a list, which is never imported.
+TYPE: Final = "io.ocikit.type"
+
 #: Levels of nested arrays and objects in unknown keys; real documents have three or four. Limit them because a hostile
 #: document would exceed Python's recursion limit when the value is hashed, compared or encoded.
 _DEPTH_LIMIT = 64

@@ -115,7 +115,8 @@ def parameters(thing):
 @cache
 def keywords():
     """Return every parameter of the public functions, methods and classes."""
-    return set().union(*(parameters(thing) for thing in public().values()))
+    functions = [getattr(ocikit, name) for name in ocikit.__all__]  # a method of the same name does not hide one
+    return set().union(*(parameters(thing) for thing in [*functions, *public().values()]))
 
 
 @cache

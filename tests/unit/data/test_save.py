@@ -1,0 +1,459 @@
+"""Objects come back as they were, the same object gives the same digest, and others are refused before anything is sent."""
+
+import datetime
+import decimal
+import math
+import types
+from dataclasses import dataclass
+from pathlib import Path
+
+import attrs
+import numpy as np
+import ocikit
+import pandas as pd
+import polars as pl
+import polars.testing
+import pyarrow as pa
+import pyarrow.dataset
+import pytest
+import scipy.sparse
+from ocikit.errors import Conflict, InvalidArgument
+from ocikit.spec.annotations import MESSAGE, TITLE, TYPE
+
+from tests.support.home import write
+
+RNG = np.random.default_rng(7)
+
+
+@pytest.fixture
+def ref(home):
+    return "oci:store:v1"
+
+
+def digests(ref, obj, name=None, **options):
+    return {ocikit.save(ref.replace("v1", tag), obj, name, **options).digest for tag in ("v1", "v2")}
+
+
+# Tables of pandas
+
+FRAMES = {
+    "numbers": pd.DataFrame({"a": [1, 2], "b": [0.5, np.nan], "c": [True, False]}),
+    "widths": pd.DataFrame({"a": np.array([1, 2], "u1"), "b": np.array([1, 2], "f2"), "c": np.array([3, 4], "i2")}),
+    "text": pd.DataFrame({"a": ["x", "é"], "b": ["y", None]}),
+    "objects": pd.DataFrame({"a": pd.Series(["x", None], dtype=object), "b": pd.Series(["x", np.nan], dtype=object)}),
+    "flags": pd.DataFrame({"a": pd.Series([True, None], dtype=object)}),
+    "bytes": pd.DataFrame({"a": [b"x", b"\x00"]}),
+    "dates": pd.DataFrame({"a": pd.Series([datetime.date(2024, 1, 1)], dtype=object)}),
+    "decimals": pd.DataFrame({"a": pd.Series([decimal.Decimal("1.5"), decimal.Decimal("1.25")], dtype=object)}),
+    "nullable": pd.DataFrame(
+        {
+            "a": pd.array([1, None], dtype="Int8"),
+            "b": pd.array([True, None], dtype="boolean"),
+            "c": pd.array(["x", None], dtype="string"),
+            "d": pd.array([1.5, None], dtype="Float32"),
+        }
+    ),
+    "categories": pd.DataFrame({"a": pd.Categorical(["x", "y"], categories=["z", "y", "x"], ordered=True)}),
+    "categories of numbers": pd.DataFrame({"a": pd.Categorical([1, None, 2], categories=[3, 2, 1])}),
+    "categories of times": pd.DataFrame({"a": pd.Categorical(pd.to_datetime(["2024-02-01", "2023-01-01"]))}),
+    "periods": pd.DataFrame({"a": pd.period_range("2024", periods=2, freq="M"), "b": pd.interval_range(0, 2)}),
+    "times": pd.DataFrame(
+        {
+            "s": np.array(["2024"], "M8[s]"),
+            "ns": np.array(["2024"], "M8[ns]"),
+            "tz": pd.to_datetime(["2024"]).tz_localize("Europe/Berlin"),
+            "d": pd.to_timedelta([1], unit="ns"),
+        }
+    ),
+    "frequency": pd.DataFrame({"a": [1, 2]}, index=pd.date_range("2024", periods=2, freq="D", name="t")),
+    "zone": pd.DataFrame({"a": [1, 2]}, index=pd.date_range("2024", periods=2, freq="h", tz="UTC")),
+    "columns of numbers": pd.DataFrame(np.eye(2)),
+    "columns of times": pd.DataFrame(np.eye(2), columns=pd.date_range("2024", periods=2)),
+    "several indexes": pd.DataFrame(
+        np.eye(2),
+        index=pd.MultiIndex.from_tuples([(1, "a"), (2, "b")], names=["x", None]),
+        columns=pd.MultiIndex.from_tuples([("p", 1), ("q", 2)]),
+    ),
+    "index of categories": pd.DataFrame({"a": [1]}, index=pd.CategoricalIndex(["b"], categories=["c", "b"])),
+    "index with a column's name": pd.DataFrame({"a": [1]}, index=pd.Index([5], name="a")),
+    "range": pd.DataFrame({"a": [1, 2]}, index=pd.RangeIndex(5, 9, 2, name="i")),
+    "name of columns": pd.DataFrame({"a": [1]}).rename_axis(columns="k"),
+    "no rows": pd.DataFrame({"a": pd.Series([], dtype="i1")}),
+    "nothing": pd.DataFrame(),
+    "wide": pd.DataFrame({f"c{i}": RNG.random(300) for i in range(30)}),
+}
+
+
+@pytest.mark.parametrize("format", ["parquet", "arrow"])
+@pytest.mark.parametrize("name", FRAMES)
+def test_frame_of_pandas_comes_back(ref, name, format):
+    frame = FRAMES[name].copy()
+    frame.attrs = {"unit": "m", "by": ["a", {"b": 1}]}
+    assert len(digests(ref, frame, format=format)) == 1
+    back = ocikit.load(ref)
+    pd.testing.assert_frame_equal(back, frame, check_exact=True, check_freq=True)
+    assert back.attrs == frame.attrs
+    assert [*map(type, back.to_numpy().flat)] == [*map(type, frame.to_numpy().flat)]
+
+
+@pytest.mark.parametrize("name", [None, "x", 7])
+@pytest.mark.parametrize(
+    ("values", "dtype"), [([1, 2], "i1"), (["x", "y"], "str"), ([2, 1], "category"), ([1, None], "Int64")]
+)
+def test_series_of_pandas_comes_back(ref, values, dtype, name):
+    series = pd.Series(values, dtype=dtype, name=name, index=pd.date_range("2024", periods=2, freq="D"))
+    assert len(digests(ref, series)) == 1
+    pd.testing.assert_series_equal(ocikit.load(ref), series, check_exact=True, check_freq=True)
+
+
+INDEXES = {
+    "range": pd.RangeIndex(3, name="i"),
+    "text": pd.Index(["a", "b"]),
+    "times": pd.date_range("2024", periods=3, freq="D", tz="UTC"),
+    "several": pd.MultiIndex.from_product([[1, 2], ["a"]], names=["x", None]),
+    "categories": pd.CategoricalIndex(["a", "b"], categories=["b", "c", "a"]),
+}
+
+
+@pytest.mark.parametrize("name", INDEXES)
+def test_index_of_pandas_comes_back(ref, name):
+    index = INDEXES[name]
+    assert len(digests(ref, index)) == 1
+    pd.testing.assert_index_equal(ocikit.load(ref), index, exact=True)
+    assert getattr(ocikit.load(ref), "freq", None) == getattr(index, "freq", None)
+
+
+# Tables of polars and arrow
+
+LETTERS = pl.Enum(["a", "b", "c"])
+POLARS = pl.DataFrame(
+    {
+        "i": pl.Series([1, None], dtype=pl.Int16),
+        "e": pl.Series(["b", "a"], dtype=LETTERS),
+        "c": pl.Series(["x", "y"], dtype=pl.Categorical),
+        "d": pl.Series([decimal.Decimal("1.50"), None], dtype=pl.Decimal(10, 2)),
+        "s": [{"x": 1, "y": ["a"]}, {"x": None, "y": []}],
+        "t": pl.Series([datetime.datetime(2024, 1, 1), None], dtype=pl.Datetime("ms", "UTC")),
+        "w": pl.Series([datetime.timedelta(seconds=1), None], dtype=pl.Duration("ns")),
+        "a": pl.Series([[1.0, 2.0], [3.0, 4.0]], dtype=pl.Array(pl.Float32, 2)),
+    }
+)
+
+
+@pytest.mark.parametrize("format", ["parquet", "arrow"])
+def test_frame_of_polars_comes_back(ref, format):
+    assert len(digests(ref, POLARS, format=format)) == 1
+    pl.testing.assert_frame_equal(ocikit.load(ref), POLARS, check_exact=True)
+    lazy = POLARS.lazy().select("i", "s")
+    ocikit.save(ref, lazy, "lazy", format=format)
+    pl.testing.assert_frame_equal(ocikit.load(ref, "lazy"), lazy.collect(), check_exact=True)
+
+
+def test_series_of_polars_comes_back(ref):
+    series = pl.Series("x", ["a", None], dtype=LETTERS)
+    assert len(digests(ref, series)) == 1
+    pl.testing.assert_series_equal(ocikit.load(ref), series)
+
+
+TABLE = pa.table(
+    {
+        "i": pa.array([3, None, 1], pa.int8()),
+        "t": pa.array([1, 2, None], pa.timestamp("s", "UTC")),
+        "d": pa.DictionaryArray.from_arrays(pa.array([0, None, 1], pa.int8()), pa.array([20, 10, 30]), ordered=True),
+        "l": [[1], [], None],
+        "m": pa.array([{"a": 1}, None, {"a": None}]),
+    },
+    metadata={"by": "Ada"},
+)
+
+
+@pytest.mark.parametrize("format", ["parquet", "arrow"])
+def test_table_of_arrow_comes_back(ref, format):
+    assert len(digests(ref, TABLE, format=format)) == 1
+    back = ocikit.load(ref)
+    assert back.equals(TABLE) and back.schema == TABLE.schema and back.schema.metadata == TABLE.schema.metadata
+    back.validate(full=True)
+
+
+@pytest.mark.parametrize("format", ["parquet", "arrow"])
+@pytest.mark.parametrize("kind", ["batch", "reader", "dataset"])
+def test_stream_of_arrow_comes_back_as_table(ref, kind, format):
+    table = pa.table({"k": range(1000), "s": map(str, range(1000))})
+    streams = {
+        "batch": lambda: table.to_batches()[0],
+        "reader": lambda: table.to_reader(max_chunksize=10),
+        "dataset": lambda: pyarrow.dataset.dataset(table),
+    }
+    made = [ocikit.save(ref, streams[kind](), format=format) for _ in range(2)]
+    assert made[0].digest == made[1].digest
+    assert ocikit.load(ref).equals(table)
+
+
+def test_small_batches_become_one_row_group(ref):
+    ocikit.save(ref, pa.table({"k": range(1000)}).to_reader(max_chunksize=10))
+    assert pyarrow.parquet.ParquetFile(ocikit.download(ref, "data.parquet")).num_row_groups == 1
+
+
+# Arrays
+
+ARRAYS = {
+    "floats": RNG.random((3, 4)),
+    "transposed": np.arange(6).reshape(2, 3).T,
+    "every second": np.arange(10)[::2],
+    "one number": np.array(3.5),
+    "nothing": np.zeros((0, 3)),
+    "big endian": np.arange(3, dtype=">i4"),
+    "records": np.array([(1, "a")], dtype=[("x", "i4"), ("y", "U3")]),
+    "times": np.array(["2024-01-01", "NaT"], "M8[D]"),
+    "complex": np.array([1 + 2j]),
+    "text": np.array(["a", "éé"]),
+    "bytes": np.array([b"a", b""]),
+    "flags": np.array([True, False]),
+    "empty texts": np.array(["", ""]),
+}
+
+
+def same(back, array):
+    assert type(back) is np.ndarray and back.dtype == array.dtype and back.shape == array.shape
+    np.testing.assert_array_equal(back, array, strict=True)
+    assert back.flags.writeable
+
+
+@pytest.mark.parametrize("name", ARRAYS)
+def test_array_comes_back(ref, name):
+    array = ARRAYS[name]
+    assert len(digests(ref, array)) == 1
+    same(ocikit.load(ref), array)
+
+
+@pytest.mark.parametrize("name", ARRAYS)
+def test_mapping_of_arrays_comes_back(ref, name):
+    arrays = {"w": ARRAYS[name], "b/é.npy": RNG.random(3), "z": np.arange(6, dtype="f4").reshape(2, 3).T}
+    assert len({*digests(ref, arrays), *digests(ref, dict(reversed(arrays.items())))}) == 1
+    back = ocikit.load(ref)
+    assert set(back) == set(arrays)
+    for name in arrays:
+        same(back[name], arrays[name])
+
+
+def test_mapping_of_numbers_is_safetensors_and_others_npz(ref):
+    assert list(ocikit.save(ref, {"a": np.eye(2)})) == ["weights.safetensors"]
+    assert list(ocikit.save(ref, {"a": np.array([1j])}, replace="all")) == ["data.npz"]
+    assert list(ocikit.save(ref, {"a": np.eye(2)}, "x", format="npz", replace="all")) == ["x.npz"]
+    assert list(ocikit.save(ref, {"a": np.eye(2)}, "y.npz", replace="all")) == ["y.npz"]
+
+
+@pytest.mark.parametrize("kind", ["csr", "csc", "coo", "bsr", "dia"])
+@pytest.mark.parametrize("of", ["array", "matrix"])
+def test_sparse_matrix_comes_back(ref, kind, of):
+    matrix = getattr(scipy.sparse, f"{kind}_{of}")(np.diag([1.0, 0, 3]))
+    assert len(digests(ref, matrix)) == 1
+    back = ocikit.load(ref)
+    assert type(back) is type(matrix) and back.dtype == matrix.dtype
+    np.testing.assert_array_equal(back.toarray(), matrix.toarray())
+
+
+# Text, bytes, JSON
+
+
+@dataclass
+class Point:
+    x: float
+    names: tuple[str, ...] = ()
+
+
+@attrs.frozen
+class Run:
+    loss: float
+    at: Point
+
+
+VALUES = {"a": [1, 2.5, None, True, "é", {"b": []}], "10": 10**40, "9": -0.0}
+
+
+@pytest.mark.parametrize("value", ["", "x\r\nüß\n", b"", b"\x00\xff", VALUES, [VALUES], {}, [], 3, 0.1, True, None])
+def test_plain_value_comes_back(ref, value):
+    assert len(digests(ref, value)) == 1
+    back = ocikit.load(ref)
+    assert back == value and type(back) is type(value)
+
+
+def test_name_may_have_another_ending_for_text_and_bytes(ref):
+    ocikit.save(ref, {"notes.md": "# x", "model.onnx": b"\x01", "raw.pkl": b"\x80\x04."})
+    objects = ocikit.load(ref)
+    assert dict(objects) == {"notes.md": "# x", "model.onnx": b"\x01", "raw.pkl": b"\x80\x04."}
+    assert objects["notes"] == "# x"
+
+
+def test_record_is_json_and_comes_back_by_its_class(ref):
+    run = Run(loss=0.5, at=Point(1.5, ("a", "b")))
+    assert len(digests(ref, run)) == 1
+    assert ocikit.load(ref) == {"loss": 0.5, "at": {"x": 1.5, "names": ["a", "b"]}}
+    assert ocikit.load(ref, as_=Run) == run
+
+
+def test_path_is_saved_as_it_is(ref, home):
+    write(home, {"a/x.csv": "k\n1\n", "a/y/z.txt": "z"})
+    assert list(ocikit.save(ref, Path("a/x.csv"))) == ["x.csv"]
+    assert list(ocikit.save(ref, Path("a/x.csv"), "train", replace="all")) == ["train.csv"]
+    assert list(ocikit.save(ref, {"d": Path("a")}, replace="all")) == ["d/x.csv", "d/y/z.txt"]
+    assert TYPE not in ocikit.inspect(ref)["d/x.csv"].descriptor.annotations
+
+
+# What is refused
+
+
+class Frame(pd.DataFrame):
+    """A subclass, whose additions no file keeps."""
+
+
+REFUSED = {
+    "an object": (object(), "no pickles"),
+    "a function": (len, "no pickles"),
+    "a module": (types, "no pickles"),
+    "a class": (Point, "is a class"),
+    "a set": ({1}, "list"),
+    "a tuple": ((1, 2), "list"),
+    "masked array": (np.ma.array([1, 2], mask=[0, 1]), "mask"),
+    "array of objects": (np.array([{}, None], dtype=object), "only a pickle"),
+    "records of objects": (np.array([(1,)], dtype=[("x", "O")]), "only a pickle"),
+    "matrix of numpy": (np.matrix([1]), "subclass"),
+    "number of numpy": (np.int64(1), ".item()"),
+    "subclass of a frame": (Frame({"a": [1]}), "subclass"),
+    "column of mixed types": (pd.DataFrame({"a": [1, "x"]}), "column a"),
+    "column of lists": (pd.DataFrame({"a": [[1], [2]]}), "'a'"),
+    "column of mappings": (pd.DataFrame({"a": [{"x": 1}, {"y": 2}]}), "'a'"),
+    "complex column": (pd.DataFrame({"a": [1j]}), "complex"),
+    "sparse column": (pd.DataFrame({"a": pd.arrays.SparseArray([0, 1])}), "Sparse"),
+    "two columns of one name": (pd.DataFrame([[1, 2]], columns=["a", "a"]), "'a'"),
+    "mixed names of columns": (pd.DataFrame([[1, 2]], columns=["a", 1]), "several types"),
+    "attributes": (pd.DataFrame({"a": [1]}).pipe(lambda f: (f.attrs.update(x=object()), f)[1]), "JSON"),
+    "nan in JSON": ({"loss": [0.5, math.nan]}, "[1] is nan"),
+    "infinity in JSON": ([math.inf], "[0] is inf"),
+    "number as key": ({1: "a"}, "key 1"),
+    "tuple in JSON": ([(1, 2)], "tuple"),
+    "date in JSON": ([datetime.date(2024, 1, 1)], "date"),
+    "text that is not Unicode": ("\ud800", "surrogates"),
+    "matrix without a file format": (scipy.sparse.dok_array((2, 2)), ".tocsr()"),
+}
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_object_is_refused_before_anything_is_sent(server, session, name):
+    obj, message = REFUSED[name]
+    ref = f"{server.host}/t/d:v1"
+    for one in (obj, {"good": "text", "bad": obj}):
+        with pytest.raises(InvalidArgument) as error:
+            session.save(ref, one)
+        assert message in str(error.value) and error.value.hint
+    assert server.requests == []
+
+
+def test_place_of_a_value_that_json_lacks_is_named(ref):
+    with pytest.raises(InvalidArgument, match=r"\['run'\]\[1\]\['loss'\] is nan"):
+        ocikit.save(ref, {"run": [{}, {"loss": math.nan}]}, "metrics")
+
+
+def test_nested_value_is_refused(ref):
+    value = []
+    for _ in range(5000):
+        value = [value]
+    with pytest.raises(InvalidArgument, match="nested deeper"):
+        ocikit.save(ref, value)
+
+
+@pytest.mark.parametrize(
+    ("obj", "name", "message"),
+    [
+        ("text", "a.csv", "ending .csv"),
+        ("text", "a.pkl", "ending .pkl"),
+        ("array", "a.parquet", "ending .parquet"),
+        ("json", "a.yaml", "ending .yaml"),
+        ("text", "../a", '".."'),
+        ("two", None, "two files"),
+    ],
+)
+def test_name_that_does_not_fit_is_refused(ref, obj, name, message):
+    frame = FRAMES["text"]
+    obj = {"text": frame, "array": np.eye(2), "json": VALUES, "two": {"a": frame, "a.parquet": frame}}[obj]
+    with pytest.raises(ocikit.OcikitError, match=message.replace(".", r"\.")):
+        ocikit.save(ref, obj, name)
+
+
+def test_unknown_format_is_refused_with_those_that_fit(ref):
+    with pytest.raises(InvalidArgument, match="'parquet', 'arrow'"):
+        ocikit.save(ref, FRAMES["text"], format="csv")
+
+
+# Into an artifact
+
+
+def test_save_keeps_other_files(ref):
+    first = ocikit.save(ref, {"train": FRAMES["text"], "notes": "x"})
+    assert list(first) == ["train.parquet", "notes.txt"]
+    second = ocikit.save(ref, np.eye(2), "w")
+    assert list(second) == ["train.parquet", "notes.txt", "w.npy"]
+    third = ocikit.save(ref, "y", "notes", replace="all")
+    assert list(third) == ["notes.txt"]
+    assert ocikit.load(ref) == "y"
+
+
+def test_save_does_not_replace_if_told(ref):
+    ocikit.save(ref, "x", "notes")
+    with pytest.raises(Conflict, match=r"notes\.txt"):
+        ocikit.save(ref, "y", "notes", replace=False)
+    ocikit.save(ref, "y", "other", replace=False)
+    assert dict(ocikit.load(ref)) == {"notes.txt": "x", "other.txt": "y"}
+
+
+def test_save_records_type_message_annotations_and_tags(ref):
+    saved = ocikit.save(
+        ref,
+        {"a": FRAMES["text"], "b": np.eye(2)},
+        tags=["latest"],
+        message="first",
+        annotations={"org.example.k": "v"},
+        artifact_type="application/vnd.example.data.v1",
+    )
+    assert saved.annotations == {MESSAGE: "first", "org.example.k": "v"}
+    assert saved.manifest.artifact_type == "application/vnd.example.data.v1"
+    assert ocikit.pin("oci:store:latest").digest == saved.digest
+    assert [(f.name, f.media_type, f.descriptor.annotations) for f in saved.files.values()] == [
+        ("a.parquet", "application/vnd.apache.parquet", {TITLE: "a.parquet", TYPE: "pandas.DataFrame"}),
+        ("b.npy", "application/x-npy", {TITLE: "b.npy", TYPE: "numpy.ndarray"}),
+    ]
+    again = ocikit.save(ref, "x")
+    assert again.manifest.artifact_type == "application/vnd.example.data.v1"
+
+
+def test_dry_run_sends_nothing(server, session):
+    ref = f"{server.host}/t/d:v1"
+    plan = session.save(ref, FRAMES["text"], "a", dry_run=True).plan
+    assert list(plan.added) == ["a.parquet"]
+    assert {request.method for request in server.requests} <= {"GET", "HEAD"}
+
+
+def test_saving_what_is_there_moves_nothing(server, session):
+    ref = f"{server.host}/t/d:v1"
+    first = session.save(ref, FRAMES["wide"])
+    server.requests.clear()
+    assert session.save(ref, FRAMES["wide"]).digest == first.digest
+    assert {request.method for request in server.requests} <= {"GET", "HEAD"}
+
+
+def test_temporary_files_are_deleted(ref, tmp_path, monkeypatch):
+    folder = tmp_path / "temporary"
+    folder.mkdir()
+    monkeypatch.setattr("tempfile.tempdir", str(folder))
+    ocikit.save(ref, FRAMES["text"])
+    with pytest.raises(InvalidArgument):
+        ocikit.save(ref, {"a": FRAMES["text"], "b": object()})
+    assert list(folder.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    "wrong", [{"name": 1}, {"format": 1}, {"message": 1}, {"replace": "some"}, {"annotations": []}]
+)
+def test_wrong_argument_is_refused(ref, wrong):
+    with pytest.raises(ocikit.InvalidArgument):
+        ocikit.save(ref, "x", **wrong)
