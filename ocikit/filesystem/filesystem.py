@@ -21,6 +21,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, BinaryIO
 
+from fsspec.core import has_magic
 from fsspec.spec import AbstractBufferedFile, AbstractFileSystem
 
 from ocikit.client.artifact import Artifact, File
@@ -28,8 +29,8 @@ from ocikit.client.commit import Drop, Operation, Put, Upcoming, commit, copy_bl
 from ocikit.client.edit import Edit
 from ocikit.client.members import Member
 from ocikit.client.reader import ContentReader
-from ocikit.errors import FileNotInArtifact, InvalidArgument, InvalidReference, Unsupported
-from ocikit.filesystem.paths import PROTOCOL, Location, parse_path, path_of, strip_protocol
+from ocikit.errors import FileNotInArtifact, InvalidArgument, InvalidReference, NotFound, Unsupported
+from ocikit.filesystem.paths import PROTOCOL, Location, missing_tag, parse_path, path_of, strip_protocol
 from ocikit.filesystem.views import UNKNOWN_TIME, Info, Tree, View, shared_view
 from ocikit.filesystem.writing import Edits, OcikitTransaction, OcikitWriter, TextWriter, collected, edit_of, edit_tree
 from ocikit.forks import ForkSafeLock
@@ -181,13 +182,33 @@ class OcikitFileSystem(AbstractFileSystem):  # type: ignore[misc]  # fsspec has 
     def _listing(self, location: Location) -> list[Info]:
         """Return the tags of a repository, or the repositories of a registry."""
         if not location.host:
+            if location.repository:
+                raise missing_tag(location)
             raise FileNotInArtifact("the root has no list of registries", hint=f"name one: {PROTOCOL}://ghcr.io/")
-        registry = self.view.reader.backends.registry(location.host)
         if location.repository:
-            names = [f"{location.root}:{tag}" for tag in registry[location.repository].iter_tags()]
+            names = [f"{location.root}:{tag}" for tag in self._tags(location)]
         else:
-            names = [f"{location.host}/{name}" for name in registry.catalog()]
+            names = [f"{location.host}/{name}" for name in self.view.reader.backends.registry(location.host).catalog()]
         return [_directory(name) for name in sorted(names)]
+
+    def _tags(self, location: Location) -> Iterator[str]:
+        """Yield the tags of a repository.
+
+        Raises:
+            FileNotInArtifact: There is no such repository.
+            InvalidReference: The path can't be that of a repository.
+        """
+        try:
+            repository = self.view.reader.backends.registry(location.host)[location.repository]
+        except InvalidReference as error:
+            raise missing_tag(location) from error
+        try:
+            yield from repository.iter_tags()
+        except NotFound as error:
+            raise FileNotInArtifact(
+                f"{location.host} has no repository {location.repository}",
+                hint=f"check the name; ocikit.catalog({location.host!r}) lists those that the registry shows",
+            ) from error
 
     def info(self, path: str, refresh: bool = False, **kwargs: Any) -> Info:
         """Return the entry of a file or folder. A name that does not exist costs no request.
@@ -202,10 +223,46 @@ class OcikitFileSystem(AbstractFileSystem):  # type: ignore[misc]  # fsspec has 
         """
         location = parse_path(path)
         if not location.suffix:
+            if location.host and location.repository:
+                next(self._tags(location), None)  # raises if there is no such repository
             return _directory(location.root)
         if refresh:
             self.view.forget(location)
         return dict(self._tree(location).info(location.name))
+
+    def walk(
+        self, path: str, maxdepth: int | None = None, topdown: bool = True, on_error: Any = "omit", **kwargs: Any
+    ) -> Iterator[tuple[str, Any, Any]]:
+        """Yield path, folders and files of each folder. Failures of the network are raised.
+
+        Args:
+            path: The first folder.
+            maxdepth: Number of levels.
+            topdown: Yield a folder before those in it.
+            on_error: "omit" yields nothing for a missing folder, "raise" raises; or a function that takes the error.
+            kwargs: Options of `ls`.
+        """
+        missing = _raise_failure if on_error == "omit" else on_error
+        yield from super().walk(path, maxdepth=maxdepth, topdown=topdown, on_error=missing, **kwargs)
+
+    def expand_path(self, path: Any, *args: Any, **kwargs: Any) -> list[str]:
+        """Return the paths that a path, a pattern or a list of them stands for.
+
+        Args:
+            path: One or more paths.
+            args: As other file systems have them.
+            kwargs: As other file systems have them.
+
+        Raises:
+            FileNotFoundError: There are none; for one path, the hint has the nearest names.
+        """
+        try:
+            found: list[str] = super().expand_path(path, *args, **kwargs)
+        except FileNotFoundError as error:
+            if isinstance(path, str) and not has_magic(path):
+                self.info(path)  # raises with a hint
+            raise FileNotFoundError(errno.ENOENT, "no such file or folder", str(path)) from error
+        return found
 
     def exists(self, path: str, **kwargs: Any) -> bool:
         """Return True if there is such a file, folder or artifact. Failures of the network are raised."""
@@ -760,6 +817,12 @@ def _reopen(fs: OcikitFileSystem, path: str, position: int) -> OcikitFile:
     file: OcikitFile = fs.open(path)
     file.seek(position)
     return file
+
+
+def _raise_failure(error: OSError) -> None:
+    """Raise an error, unless it says that a folder is missing."""
+    if not isinstance(error, FileNotFoundError | NotADirectoryError):
+        raise error
 
 
 def _directory(path: str) -> Info:

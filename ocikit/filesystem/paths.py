@@ -8,6 +8,7 @@ on disk starts with "/": `/folder:tag/NAME`.
 from __future__ import annotations
 
 import os
+import re
 
 from attrs import frozen
 
@@ -16,6 +17,9 @@ from ocikit.errors import InvalidReference
 from ocikit.spec.reference import AnyReference, LayoutReference, Reference, RegistryHost
 
 PROTOCOL = "ocikit"
+
+#: A part of a path that is more likely one of a repository than the name of a file.
+_PART = re.compile(r"[a-z0-9]+(?:[_-]+[a-z0-9]+)*")
 
 
 @frozen(kw_only=True)
@@ -111,6 +115,17 @@ def path_of(reference: AnyReference) -> str:
         return str(reference)
     name = f"{os.path.abspath(reference.path)}:{reference.tag or ''}".removesuffix(":")
     return f"{name}@{reference.digest}" if reference.digest else name
+
+
+def missing_tag(location: Location) -> InvalidReference:
+    """Return the error for a path without a tag. Its hint shows where the tag is likely to be."""
+    parts = location.root.lstrip("/").split("/")
+    end = next((i for i, part in enumerate(parts) if i > 1 and not _PART.fullmatch(part)), len(parts))
+    start = "" if location.host else "/"
+    url = f"{PROTOCOL}://{start}{'/'.join(parts[:end])}:latest/{'/'.join(parts[end:])}"
+    return InvalidReference(
+        f"{quoted(location.root)} has no tag", hint=f"write it behind the repository, such as {quoted(url)}"
+    )
 
 
 def _check_host(host: str, path: str) -> str:

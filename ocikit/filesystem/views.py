@@ -15,8 +15,8 @@ from ocikit.client.members import Member
 from ocikit.client.reader import ContentReader
 from ocikit.client.resolver import Resolver
 from ocikit.client.session import Session
-from ocikit.errors import FileNotInArtifact, InvalidArgument, InvalidReference, NotFound
-from ocikit.filesystem.paths import PROTOCOL, Location
+from ocikit.errors import FileNotInArtifact, InvalidArgument, NotFound
+from ocikit.filesystem.paths import Location, missing_tag
 from ocikit.forks import ForkSafeLock
 from ocikit.remote.config.network import Network
 from ocikit.spec.annotations import CREATED, SHARD_FIRST, SHARD_LAST
@@ -182,7 +182,10 @@ class Tree:
         """
         found = self._find(name)
         if found is None or (isinstance(found, dict) and found["type"] == "directory"):
-            raise IsADirectoryError(f"{self.root}/{name} is a folder")
+            path = self._directory(name)["name"]
+            near = next((other for other in self.artifact.files if other.startswith(f"{name}/" if name else "")), None)
+            advice = f"; name a file in it, such as {display.quoted(near)}" if near else ""
+            raise IsADirectoryError(f"{path} is a folder{advice}")
         return self._plain_file(name) if isinstance(found, dict) else found
 
     def _plain_file(self, name: str) -> File:
@@ -221,10 +224,7 @@ class View:
             FileNotInArtifact: There is no such artifact.
         """
         if not location.suffix:
-            latest = f"{PROTOCOL}://{location.root}:latest/"
-            raise InvalidReference(
-                f"{display.quoted(location.root)} has no tag", hint=f"name one, such as {display.quoted(latest)}"
-            )
+            raise missing_tag(location)
         with self._lock:
             tree = self._trees.get(location.root)
         if tree is not None:

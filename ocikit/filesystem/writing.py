@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import io
+import logging
 import tempfile
 import weakref
 from collections import deque
@@ -24,6 +25,8 @@ from ocikit.spec import media_types
 from ocikit.spec.descriptor import Descriptor
 from ocikit.spec.digest import Digest, new_hasher
 from ocikit.store.streams import ByteStream, StreamWrapper
+
+log = logging.getLogger("ocikit")
 
 _SPOOLED = 4 << 20  # bytes of a file that is written in memory; larger ones are written to a temporary file
 
@@ -225,6 +228,8 @@ class OcikitWriter(io.BufferedIOBase):
         self.close()
 
     def __del__(self) -> None:
+        if not self.closed and self._size:
+            log.warning("%s was not closed, so it was not written; use: with fs.open(…) as file", self.path)
         self._is_discarded = True
         with contextlib.suppress(Exception):
             self.close()

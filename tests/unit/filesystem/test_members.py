@@ -47,6 +47,14 @@ def test_members_are_listed_as_files(fs, ref):
     assert (info["size"], info["type"], info["shard"][:7]) == (len(LARGE), "file", "images-")
 
 
+def test_listing_without_a_shard_fails(fs, ref, server):
+    """fsspec would leave out the files of a shard that cannot be read."""
+    server.on("GET", "/v2/ds/blobs/.*", status=403, times=99)
+    for call in (fs.find, fs.walk, fs.glob):
+        with pytest.raises(PermissionError):
+            list(call(f"{ref}/**" if call == fs.glob else ref))
+
+
 @pytest.mark.parametrize("kind", ["zip"], indirect=True)
 def test_one_member_costs_three_requests(fs, ref, server, session):
     assert fs.cat_file(f"{ref}/images/1/0001.bin") == FILES["images/1/0001.bin"]

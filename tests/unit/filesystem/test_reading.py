@@ -117,14 +117,47 @@ def test_pickle_has_pins_and_no_requests(fs, ref, session, home, server):
     assert copy.cat_file(f"{ref}/a.csv") == FILES["a.csv"]
 
 
-def test_path_without_tag_is_rejected_with_hint(fs, ref):
+@pytest.mark.parametrize(
+    ("call", "name"),
+    [("open", "a.csv"), *((call, name) for call in ("open", "ls", "info", "exists") for name in ("y=1/a.parquet", "Deep/b"))],
+)  # fmt: skip
+def test_path_without_tag_is_rejected_with_hint(fs, ref, server, call, name):
+    """The hint has the tag at the end of the repository, not at the end of the path."""
     with pytest.raises(ocikit.InvalidReference) as caught:
-        fs.open(f"{ref.removesuffix(':v1')}/a.csv")
-    assert ":latest/" in caught.value.hint
+        getattr(fs, call)(f"{server.host}/ds/{name}")
+    assert "has no tag" in caught.value.message
+    assert f"'ocikit://{server.host}/ds:latest/{name}'" in caught.value.hint
 
 
 def test_repository_lists_its_tags(fs, ref):
     assert fs.ls(ref.removesuffix(":v1"), detail=False) == [ref]
+
+
+def test_missing_repository_does_not_exist(fs, ref, server):
+    repository, absent = ref.removesuffix(":v1"), f"{server.host}/absent"
+    assert (fs.exists(repository), fs.isdir(repository), fs.isfile(repository)) == (True, True, False)
+    assert (fs.exists(absent), fs.isdir(absent)) == (False, False)
+    with pytest.raises(FileNotFoundError, match="has no repository absent"):
+        fs.ls(absent)
+
+
+def test_missing_path_to_copy_has_a_hint(fs, ref, home):
+    """fsspec's own message is a list with the path."""
+    for call in (lambda: fs.get(f"{ref}/a.cvs", "out"), lambda: fs.get(f"{ref}/a.cvs", "out", recursive=True)):
+        with pytest.raises(FileNotFoundError) as caught:
+            call()
+        assert "a.csv" in caught.value.hint
+
+
+def test_failure_of_the_network_is_no_empty_folder(fs, server):
+    """fsspec's walk leaves out a folder whose listing fails for any reason."""
+    server.on("GET|HEAD", "/v2/secret/.*", status=403, times=99)
+    for call in (fs.walk, fs.find, fs.glob, fs.du):
+        with pytest.raises(PermissionError):
+            list(call(f"{server.host}/secret:v1"))
+    assert list(fs.walk(f"{server.host}/absent:v1")) == []
+    with pytest.raises(FileNotFoundError):
+        list(fs.walk(f"{server.host}/absent:v1", on_error="raise"))
 
 
 def test_missing_tag_raises_file_not_found(fs, ref):
@@ -140,8 +173,10 @@ def test_rejected_credentials_are_a_permission_error(fs, server):
 
 
 def test_opened_folder_is_an_error(fs, ref):
-    with pytest.raises(IsADirectoryError):
-        fs.open(f"{ref}/deep")
+    for path, name in ((f"{ref}/deep", "deep/b.txt"), (ref, "a.csv")):
+        with pytest.raises(IsADirectoryError) as caught:
+            fs.open(path)
+        assert str(caught.value) == f"{path} is a folder; name a file in it, such as {name!r}"
 
 
 def test_files_are_copied_to_disk(fs, ref, home):

@@ -57,11 +57,25 @@ def test_failed_block_commits_nothing(fs, root, mode):
     assert not fs.exists(root)
 
 
-def test_file_that_is_never_closed_is_not_committed(fs, root):
+def test_file_that_is_never_closed_is_not_committed(fs, root, caplog):
+    """polars does not close the files that it is handed: `write_csv(fs.open(path, "wb"))` would be lost silently."""
     file = fs.open(f"{root}/a", "wb")
     file.write(b"half")
     del file
     assert not fs.exists(root)
+    assert [record.getMessage() for record in caplog.records if record.levelname == "WARNING"] == [
+        f"{root}/a was not closed, so it was not written; use: with fs.open(…) as file"
+    ]
+
+
+def test_closed_and_failed_files_warn_of_nothing(fs, root, caplog):
+    with fs.open(f"{root}/a", "wb") as file:
+        file.write(b"1")
+    with pytest.raises(RuntimeError), fs.open(f"{root}/b", "wb") as file:
+        raise RuntimeError
+    fs.open(f"{root}/c", "wb").discard()
+    del file
+    assert not [record for record in caplog.records if record.levelname == "WARNING"]
 
 
 def test_exclusive_mode_refuses_an_existing_file(fs, root):
