@@ -100,6 +100,7 @@ if _TYPE_CHECKING:
     from ocikit.client.edit import Edit
     from ocikit.client.validate import ValidationReport
     from ocikit.data.diff import Diff
+    from ocikit.descriptions.card import Card
     from ocikit.descriptions.model import Description
     from ocikit.dialects.model import Model
     from ocikit.folder.plan import FolderPlan
@@ -123,6 +124,7 @@ __all__ = [
     "BlobUnknown",
     "Cache",
     "CacheInfo",
+    "Card",
     "Conflict",
     "ConnectionFailed",
     "ContentError",
@@ -237,6 +239,7 @@ __all__ = [
 #: Names that are imported on first use, because pulls and pushes do not need them.
 _ON_USE = {
     "CacheInfo": "ocikit.store.cache.scan",
+    "Card": "ocikit.descriptions.card",
     "CorruptBlob": "ocikit.store.results",
     "Description": "ocikit.descriptions.model",
     "Diff": "ocikit.data.diff",

@@ -6,7 +6,7 @@ import json
 import os
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 from ocikit import display
 from ocikit.dialects.recognise import AUTO
@@ -18,7 +18,13 @@ from ocikit.spec.media_types import ARCHIVES, SHARDS
 from ocikit.spec.reference import AnyReference, RegistryHost
 from ocikit.spec.titles import LINKS
 
+if TYPE_CHECKING:
+    from ocikit.descriptions.card import Card
+
 StrPath: TypeAlias = "str | os.PathLike[str]"
+
+#: What is pushed: the path of a file or folder, or contents by name. A content is bytes, or a path.
+PushedPath: TypeAlias = "StrPath | Mapping[str, bytes | bytearray | memoryview | StrPath]"
 
 #: How a call shows progress: True or "auto" as fits the environment, False or "none" not at all, or a listener.
 ProgressLike: TypeAlias = "bool | str | Progress | None"
@@ -147,13 +153,7 @@ def check_push(
         InvalidArgument: An argument has the wrong type or value.
     """
     for path in paths:
-        if not isinstance(path, str | os.PathLike):
-            raise InvalidArgument(
-                f"a path is text, not {type(path).__name__}: {display.quoted(path, _SHOWN)}",
-                hint="unpack the list: push(ref, *paths)"
-                if isinstance(path, list | tuple | set)
-                else "pass a str or a Path",
-            )
+        _check_path(path)
     if archive is not None and archive not in ARCHIVES:
         raise InvalidArgument(f"archive={archive!r} is unknown", hint=f"use one of {display.join_limited(ARCHIVES)}")
     if shards is not None and shards not in SHARDS:
@@ -177,6 +177,51 @@ def check_push(
                 hint='write it like "application/vnd.example.report.v1+json"',
             )
     return _config_bytes(config)
+
+
+def _check_path(path: Any) -> None:
+    """Check a path, or a mapping from names to paths and bytes."""
+    if isinstance(path, Mapping):
+        for title, content in path.items():
+            if not isinstance(title, str):
+                raise InvalidArgument(
+                    f"the name of a file is text, not {type(title).__name__}: {display.quoted(title, _SHOWN)}",
+                    hint='write it like {"notes.txt": b"…"}',
+                )
+            if not isinstance(content, bytes | bytearray | memoryview | str | os.PathLike):
+                raise InvalidArgument(
+                    f"the content of {display.quoted(title, _SHOWN)} can't be a {type(content).__name__}",
+                    hint="pass bytes, or the path of a file",
+                )
+    elif not isinstance(path, str | os.PathLike):
+        raise InvalidArgument(
+            f"a path is text, not {type(path).__name__}: {display.quoted(path, _SHOWN)}",
+            hint="unpack the list: push(ref, *paths)"
+            if isinstance(path, list | tuple | set)
+            else 'pass a str or a Path, or bytes with their name: {"notes.txt": b"…"}',
+        )
+
+
+def to_readme(card: Card | StrPath) -> dict[str, bytes | StrPath]:
+    """Return the README of an artifact as a file to push.
+
+    Args:
+        card: A card, the text of one, or the path of a README. Text of one line that ends with ".md" is a path.
+
+    Raises:
+        InvalidArgument: It is none of these, or its front matter cannot be written.
+    """
+    from ocikit.descriptions.card import NAME, Card  # noqa: PLC0415 - 5 ms that few calls need
+
+    if isinstance(card, Card):
+        return {NAME: card.to_bytes()}
+    if isinstance(card, os.PathLike) or (isinstance(card, str) and card.lower().endswith(".md") and "\n" not in card):
+        return {NAME: card}
+    if isinstance(card, str):
+        return {NAME: card.encode()}
+    raise InvalidArgument(
+        f"card is a {type(card).__name__}, not a card", hint="pass text, the path of a README, or an ocikit.Card"
+    )
 
 
 def _config_bytes(config: Any) -> bytes | None:

@@ -25,7 +25,7 @@ from ocikit.dialects.recognise import AUTO, recognise
 from ocikit.errors import ContentError, FileNotInArtifact, InvalidArgument, InvalidDocument, NotFound, OcikitError
 from ocikit.progress.base import TransferStats
 from ocikit.spec import media_types
-from ocikit.spec.annotations import TITLE, Annotations, FrozenMap, freeze
+from ocikit.spec.annotations import DESCRIPTION, LICENSES, TITLE, Annotations, FrozenMap, freeze
 from ocikit.spec.config import ImageConfig
 from ocikit.spec.descriptor import Descriptor
 from ocikit.spec.digest import Digest
@@ -48,6 +48,7 @@ from ocikit.store.files import atomic_writer
 if TYPE_CHECKING:
     from ocikit.client.members import Members
     from ocikit.client.plans import EditPlan
+    from ocikit.descriptions.card import Card
     from ocikit.descriptions.content import Ranges
     from ocikit.descriptions.model import Description
     from ocikit.dialects.model import Model
@@ -428,6 +429,7 @@ class Artifact(display.Displayable):
         self._named: NamedLayers | None = None
         self._files: Files | None = None
         self._members: Members | None = None
+        self._readme: Card | None = None
         self._cached = _cached_manifests(reader.cache, document) if isinstance(document, Index) else {}
 
     @property
@@ -591,6 +593,28 @@ class Artifact(display.Displayable):
     def unnamed(self) -> Files:
         """Files by digest whose title is unusable, such as an absolute path; `open(digest)` reads one."""
         return Files(self, {layer.digest: layer for layer, _ in self.named.unusable})
+
+    @property
+    def card(self) -> Card | None:
+        """README.md with its front matter, fetched on first use; None if there is none.
+
+        It is at the top, in any case of letters. If all files are in one folder, it is there.
+
+        Raises:
+            ContentError: It is larger than 1 MiB.
+        """
+        from ocikit.descriptions.card import LIMIT, Card, card_name  # noqa: PLC0415 - 5 ms that few calls need
+
+        if self._readme is None and (name := card_name(self.files)) is not None:
+            file = self[name]
+            if file.size > LIMIT:
+                raise ContentError(
+                    f"{name} of {self.reference} has {display.size(file.size)}; a card has at most"
+                    f" {display.size(LIMIT)}",
+                    hint=f"read it as a file: artifact[{display.quoted(name)}].open()",
+                )
+            self._readme = Card.parse(file.read_bytes())
+        return self._readme
 
     def tree(self) -> Mapping[str, TarEntry]:
         """Return the file tree of an image with whiteouts applied, or of archives; read every layer.
@@ -884,6 +908,11 @@ class Artifact(display.Displayable):
                 yield "config", str(self.document.config)
             if self.document.subject is not None:
                 yield "about", display.Code(f"{self.reference.name}@{self.document.subject.digest}")
+            # A card that was fetched before; a view sends no request
+            if self._readme is not None and self._readme.license and LICENSES not in self.annotations:
+                yield "license", self._readme.license
+            if self._readme is not None and self._readme.title and DESCRIPTION not in self.annotations:
+                yield "card", self._readme.title
         if self.plan is not None:
             yield "plan", "dry run: nothing was moved"
         elif self.path is not None:

@@ -17,7 +17,7 @@ from typing import Any, Final, Self
 import attrs
 
 from ocikit import display
-from ocikit.client.arguments import ProgressLike, StrPath, tags_of
+from ocikit.client.arguments import ProgressLike, PushedPath, StrPath, tags_of
 from ocikit.client.artifact import Artifact, File
 from ocikit.client.commit import (
     Annotate,
@@ -410,7 +410,7 @@ class Edit(MutableMapping[str, Any], display.Displayable):
             self.upload(layer, lambda: io.BytesIO(raw))
             self.stage(Put(layer=layer))
         elif isinstance(content, str | os.PathLike):
-            self._push(select_files((content,), title=title))
+            self._push(select_files(({title: content},)))
         else:
             raise InvalidArgument(
                 f"a file can't be a {type(content).__name__}", hint="pass bytes, or the path of a file"
@@ -437,7 +437,7 @@ class Edit(MutableMapping[str, Any], display.Displayable):
 
     def add(
         self,
-        *paths: StrPath,
+        *paths: PushedPath,
         include: str | Iterable[str] = (),
         exclude: str | Iterable[str] = (),
         media_types: Mapping[str, str] | None = None,
@@ -448,7 +448,7 @@ class Edit(MutableMapping[str, Any], display.Displayable):
         """Add or replace files and folders under the names that `push` gives them.
 
         Args:
-            paths: Files and folders. "folder/." leaves the folder's name out.
+            paths: Files and folders, or contents by name as in `push`. "folder/." leaves the folder's name out.
             include: Glob patterns of file names; none selects all.
             exclude: Glob patterns of file names to skip.
             media_types: Media types by file name; others are guessed.

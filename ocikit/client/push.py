@@ -6,7 +6,7 @@ import contextlib
 import io
 import os
 import threading
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from typing import TypeAlias
 
@@ -14,7 +14,7 @@ import attrs
 from attrs import define, field, frozen
 
 from ocikit import display
-from ocikit.client.arguments import StrPath, check_digest, tags_of, to_patterns
+from ocikit.client.arguments import PushedPath, StrPath, check_digest, tags_of, to_patterns
 from ocikit.client.resolver import target_of
 from ocikit.errors import (
     ContentError,
@@ -27,7 +27,7 @@ from ocikit.errors import (
 )
 from ocikit.forks import ForkSafeLock
 from ocikit.layers.pack import WORKERS as HASHERS
-from ocikit.layers.pack import PackTask, Selection, UnhashedFile, select
+from ocikit.layers.pack import Named, PackTask, Selection, UnhashedFile, select
 from ocikit.layers.packed import Packed
 from ocikit.layers.shards import SHARD_SIZE
 from ocikit.layers.states import KnownHashes
@@ -103,7 +103,7 @@ Publish: TypeAlias = Callable[[PackedArtifact], PackedArtifact]
 
 
 def select_files(
-    paths: Sequence[StrPath],
+    paths: Sequence[PushedPath],
     *,
     archive: Archive | None = None,
     include: str | Iterable[str] = (),
@@ -113,15 +113,14 @@ def select_files(
     hidden: bool = False,
     secrets: bool = False,
     known: KnownHashes | None = None,
-    title: str | None = None,
     shards: Shards | None = None,
     shard_size: int = SHARD_SIZE,
 ) -> Selection:
-    """Find the files and folders to push; nothing is read. With `title`, the only path has that title."""
+    """Find the files and folders to push; nothing is read."""
     if not paths:
         return Selection()
     return select(
-        [os.path.expanduser(path) for path in paths],
+        list(_named(paths)),
         archive=archive,
         include=to_patterns(include),
         exclude=to_patterns(exclude),
@@ -130,10 +129,22 @@ def select_files(
         hidden=hidden,
         secrets=secrets,
         known=known,
-        title=title,
         shards=shards,
         shard_size=shard_size,
     )
+
+
+def _named(paths: Iterable[PushedPath]) -> Iterator[StrPath | Named]:
+    """Yield paths and the items of mappings, with `~` expanded."""
+    for path in paths:
+        if not isinstance(path, Mapping):
+            yield os.path.expanduser(path)
+            continue
+        for title, content in path.items():
+            if isinstance(content, bytes | bytearray | memoryview):
+                yield Named(title, bytes(content))
+            else:
+                yield Named(title, os.path.expanduser(content))
 
 
 def describe_selection(selection: Selection) -> str:

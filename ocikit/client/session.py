@@ -14,6 +14,7 @@ import attrs
 from ocikit import display
 from ocikit.client.arguments import (
     ProgressLike,
+    PushedPath,
     StrPath,
     check_digest,
     check_login_key,
@@ -21,6 +22,7 @@ from ocikit.client.arguments import (
     check_workers,
     tags_of,
     to_bytes,
+    to_readme,
 )
 from ocikit.client.artifact import Artifact, File, pull_artifact, summarize
 from ocikit.client.backends import Backends
@@ -65,6 +67,7 @@ from ocikit.transfer.run import Plan
 if TYPE_CHECKING:
     from ocikit.client.edit import Edit
     from ocikit.client.validate import ValidationReport
+    from ocikit.descriptions.card import Card
 
 
 class Session(display.Displayable):
@@ -381,7 +384,7 @@ class Session(display.Displayable):
     def push(
         self,
         ref: ReferenceLike,
-        *paths: StrPath,
+        *paths: PushedPath,
         artifact_type: str | None = None,
         annotations: Mapping[str, str] | None = None,
         subject: ReferenceLike | None = None,
@@ -400,6 +403,7 @@ class Session(display.Displayable):
         links: Links = "inside",
         hidden: bool = False,
         secrets: bool = False,
+        card: Card | StrPath | None = None,
         workers: int | None = None,
         progress: ProgressLike = None,
         dry_run: bool = False,
@@ -412,6 +416,7 @@ class Session(display.Displayable):
         Args:
             ref: Reference to push to, with a tag.
             paths: Files and folders; files in folders keep their relative paths. "folder/." leaves the folder's name out.
+                A mapping has contents by name: `{"notes.txt": b"…", "a.csv": "local.csv"}`, of bytes and paths.
             artifact_type: Type of the artifact, as a media type; None is the type of plain files.
             annotations: Annotations of the manifest.
             subject: Artifact in the same repository that this one is attached to.
@@ -433,6 +438,7 @@ class Session(display.Displayable):
                 skips all.
             hidden: Push all files: also what is left out by default or ignored, and what looks like a secret.
             secrets: Push files that look like secrets, such as `.env` and private keys. The summary names them.
+            card: README.md of the artifact: a `Card`, its text, or the path of a README. Text that ends with ".md" is a path.
             workers: Number of parallel transfers; None uses the session's setting.
             progress: True, False or a `Progress`; None uses the session's setting.
             dry_run: Push nothing; the artifact's `.plan` shows what would be pushed.
@@ -456,7 +462,9 @@ class Session(display.Displayable):
         )
 
         reference = parse_reference(ref)
-        if not paths and subject is None and config is None:
+        if card is not None:
+            paths = (*paths, to_readme(card))
+        if not any(path or not isinstance(path, Mapping) for path in paths) and subject is None and config is None:
             raise ContentError("nothing to push", hint='name files or folders: push("host/name:tag", "data/")')
         workers = self._workers(workers)
         types = {"artifact_type": artifact_type, "config_type": config_type}
@@ -527,7 +535,7 @@ class Session(display.Displayable):
     def attach(
         self,
         ref: ReferenceLike,
-        *paths: StrPath,
+        *paths: PushedPath,
         artifact_type: str,
         annotations: Mapping[str, str] | None = None,
         tags: Iterable[str] = (),

@@ -145,7 +145,7 @@ def _write(items: Iterable[_Item], folder: Path) -> Selection:
         if item.format is not None and item.format.media_type is not None:
             types = {item.title: item.format.media_type}
         # A folder that was written has no file to leave out
-        selection = select_files((path,), title=item.title, media_types=types, hidden=item.format is not None)
+        selection = select_files(({item.title: path},), media_types=types, hidden=item.format is not None)
         tasks += selection.tasks
     return Selection(tasks=tuple(tasks))
 

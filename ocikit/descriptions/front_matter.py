@@ -1,8 +1,8 @@
 """The front matter of a README: a YAML mapping between two lines of `---`, as the model cards of Hugging Face have it.
 
-Strangers write it. So it has limits on bytes, values and depth, and anchors, aliases and tags are refused: an alias expands
-(billion laughs), and a tag names a class. Front matter that is refused is ignored with a reason, because the text of the
-README can still be shown.
+Its publisher may be an attacker. So it has limits on bytes, values and depth, and anchors, aliases and tags are refused: an
+alias expands (billion laughs), and a tag names a class. Front matter that is refused is ignored with a reason, because the
+text of the README can still be shown.
 """
 
 from __future__ import annotations
@@ -211,7 +211,7 @@ def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 
 def _refuse(constant: str) -> Any:
-    raise _Refused(f"front matter has {constant}, which is no JSON value")
+    raise _Refused(f"front matter has {constant}, which JSON does not have")
 
 
 #: JSON as YAML reads it.

@@ -7,6 +7,7 @@ I/O and never raises.
 from ocikit.display.card import Card, Section, annotations_section
 from ocikit.display.cells import Cell, Code, DigestCell, Link, Safe, Size, Timestamp, code_call, escape
 from ocikit.display.html import HTML_LIMIT, table
+from ocikit.display.markdown import Markdown
 from ocikit.display.shown import Description, Displayable, card_of, non_default_fields
 from ocikit.display.text import (
     CELL,
@@ -35,6 +36,7 @@ __all__ = [
     "DigestCell",
     "Displayable",
     "Link",
+    "Markdown",
     "Safe",
     "Section",
     "Size",

@@ -8,7 +8,7 @@ from typing import Any
 
 from attrs import field, frozen
 
-from ocikit.display.cells import Link, Timestamp
+from ocikit.display.cells import Cell, Link, Timestamp
 from ocikit.display.text import ROWS
 
 _OPEN = 10  # sections with at most this many items are expanded at first
@@ -29,6 +29,8 @@ class Section:
     names: tuple[object, ...] = field(default=(), converter=_first)
     """Values in a row instead of a table, such as tags."""
     cards: tuple[Card, ...] = field(default=(), converter=_first)
+    body: Cell | None = None
+    """A text of several lines."""
     count: int | None = None
     """Total number of items; None is the number of stored items."""
     note: object = ""

@@ -175,12 +175,13 @@ class Link(Cell, str):
     def html(self, *, whole: bool = False, tooltip: int = TOOLTIP) -> Safe:
         """Return a link, or the text if it is not a URL."""
         shown = super().html(whole=whole, tooltip=tooltip)
-        if not _is_page(str(self)):
+        if not is_page(str(self)):
             return shown
         return Safe(f'<a href="{html.escape(self)}" rel="noopener noreferrer" target="_blank">{shown}</a>')
 
 
-def _is_page(text: str) -> bool:
+def is_page(text: str) -> bool:
+    """Return True for an http or https URL without user name, which may become a link."""
     if len(text) > _URL or not text.startswith(("https://", "http://")) or sanitize(text) != text or " " in text:
         return False
     try:

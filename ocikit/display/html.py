@@ -75,6 +75,8 @@ class _Page:
         count = f"{section.total:,}" if section.shown or section.total else ""
         note = " · ".join(filter(None, [count, self._value(section.note)]))
         content = "".join(self._items(section, limit, depth))
+        if section.body is not None and limit:
+            content += f'<div class="ocikit-text">{self._value(section.body)}</div>'
         if more > 0:
             content += f"<div><small>… {more:,} more</small></div>"
         if section.hint != "":

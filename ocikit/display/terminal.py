@@ -64,6 +64,8 @@ def _section(branch: Tree, section: Section) -> None:
         twig.add(Text("  ".join(shorten(text_of(name), CELL) for name in section.names)))
     for card in section.cards:
         twig.add(_head(card))
+    if section.body is not None:
+        twig.add(Text(section.body.text()))
     if (more := section.total - section.shown) > 0:
         twig.add(Text(f"… {more:,} more", style="dim"))
     if section.hint != "":

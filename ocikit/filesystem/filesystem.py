@@ -34,7 +34,7 @@ from ocikit.filesystem.paths import PROTOCOL, Location, missing_tag, parse_path,
 from ocikit.filesystem.views import UNKNOWN_TIME, Info, Tree, View, shared_view
 from ocikit.filesystem.writing import Edits, OcikitTransaction, OcikitWriter, TextWriter, collected, edit_of, edit_tree
 from ocikit.forks import ForkSafeLock
-from ocikit.layers.pack import select
+from ocikit.layers.pack import Named, select
 from ocikit.spec import media_types
 from ocikit.spec.descriptor import Descriptor
 from ocikit.spec.digest import Digest
@@ -588,7 +588,7 @@ class OcikitFileSystem(AbstractFileSystem):  # type: ignore[misc]  # fsspec has 
         size = os.stat(lpath).st_size
         if callback is not None:
             callback.set_size(size)
-        (task,) = select([lpath], title=location.name, hidden=True).tasks
+        (task,) = select([Named(location.name, lpath)], hidden=True).tasks
         packed, _ = task.run()
         self._put(location, packed.descriptor, packed.open, new=mode == "create")
         if callback is not None:

@@ -7,6 +7,7 @@ takes something back with "!". What looks like a secret is not left out: a calle
 
 from __future__ import annotations
 
+import io
 import os
 import re
 from collections.abc import Mapping
@@ -117,8 +118,10 @@ def is_left_out(name: str) -> bool:
     return name in LEFT_OUT or _LEFT_OUT_PATTERN.fullmatch(name) is not None
 
 
-def looks_secret(path: Path) -> bool:
+def looks_secret(path: Path, content: bytes | None = None) -> bool:
     """Return True if a file looks like a secret, by its name, or for `.pem` and `.key` by its first bytes.
+
+    The file is read, unless its content is given.
 
     >>> looks_secret(Path("a/.env")), looks_secret(Path("a/.env.example")), looks_secret(Path("id_rsa.pub"))
     (True, False, False)
@@ -132,10 +135,10 @@ def looks_secret(path: Path) -> bool:
         return not name.endswith(_EXAMPLES)
     if not name.endswith(_KEY_SUFFIXES):
         return False
-    if not path.is_file():
+    if content is None and not path.is_file():
         return False  # opening a FIFO would block; the walk refuses it
     try:
-        with path.open("rb") as file:
+        with path.open("rb") if content is None else io.BytesIO(content) as file:
             head = file.read(_KEY_HEAD)
     except OSError:
         return True  # unreadable: hashing reports it

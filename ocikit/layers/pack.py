@@ -19,13 +19,14 @@ from functools import partial
 from pathlib import Path
 from typing import Final, overload
 
+import attrs
 from attrs import define, field, frozen
 
 from ocikit import display
 from ocikit.errors import ContentError, InvalidDigest
 from ocikit.layers import compression
 from ocikit.layers.header import END, encode_header, padding
-from ocikit.layers.ignore import IGNORE_FILE
+from ocikit.layers.ignore import IGNORE_FILE, looks_secret
 from ocikit.layers.packed import Check, HashingWriter, Packed, TemporaryFile, changed, reading, source_date, stamp_of
 from ocikit.layers.shards import SHARD_SIZE, Shard, check_names, split
 from ocikit.layers.states import KnownHashes, NoHashes, is_settled, state_key
@@ -36,7 +37,7 @@ from ocikit.spec import media_types as types
 from ocikit.spec.annotations import MODE, TITLE, UNPACK, UNPACKED_DIGEST, Annotations
 from ocikit.spec.descriptor import Descriptor
 from ocikit.spec.digest import Digest, new_hasher
-from ocikit.spec.titles import Links, check_titles, safe_title
+from ocikit.spec.titles import Links, check_titles, is_selected, safe_title
 
 WORKERS: Final = 4  # hashing runs at 0.5 to 2 GB/s per core; four threads saturate a fast disk
 
@@ -81,6 +82,15 @@ class UnhashedFile:
         descriptor = Descriptor(media_type=self._media_type, digest=digest, size=self.size, annotations=annotations)
         path = self._file.path
         return Packed(descriptor=descriptor, source=path, content=path, stamp=stamp_of(self._info))
+
+
+@frozen
+class Named:
+    """Content that is packed under a title of its own."""
+
+    title: str
+    content: bytes | str | os.PathLike[str]
+    """Bytes, or the path of a file or folder; the files of a folder are below the title."""
 
 
 @frozen(kw_only=True)
@@ -237,7 +247,7 @@ def pack(
 
 
 def select(
-    paths: Iterable[str | os.PathLike[str]],
+    paths: Iterable[str | os.PathLike[str] | Named],
     *,
     archive: types.Archive | None = None,
     include: Iterable[str] = (),
@@ -251,13 +261,11 @@ def select(
     known: KnownHashes | None = None,
     shards: types.Shards | None = None,
     shard_size: int = SHARD_SIZE,
-    title: str | None = None,
 ) -> Selection:
     """Find the files and folders that `pack` would pack, without reading their content.
 
-    Arguments and errors are those of `pack`. `known` has the digests of large files that were hashed before. With `title`,
-    the only path is packed under that title. `shards` puts the files of each folder into archives of at most `shard_size`
-    bytes.
+    Arguments and errors are those of `pack`. `known` has the digests of large files that were hashed before. `shards` puts
+    the files of each folder into archives of at most `shard_size` bytes.
     """
     known = known or NoHashes()
     include, exclude = tuple(include), tuple(exclude)
@@ -266,8 +274,17 @@ def select(
     tasks: list[PackTask] = []
     empty: list[str] = []
     members: list[str] = []
-    for path in paths:
-        name = title_of(path) if title is None else title
+    for item in paths:
+        if isinstance(item, Named):
+            name, path = safe_title(item.title).as_posix(), item.content
+        else:
+            name, path = title_of(item), item
+        if isinstance(path, bytes):
+            if is_selected(name, include, exclude):
+                tasks.append(_memory_task(name, path, unused_types.pop(name, None)))
+                if looks_secret(Path(name), path):
+                    walker.secrets.append(name)
+            continue
         if archive is not None and os.path.isdir(path):  # Path.is_dir raises for an unreadable parent
             name = name or Path(os.path.abspath(path)).name
             items = _archived(walker.walk(path, name, keep_links=True), walker)
@@ -413,6 +430,15 @@ def _pack_file(
     )
     packed = Packed(descriptor=descriptor, source=file.path, content=file.path, stamp=stamp)
     return packed, content if kept else None
+
+
+def _memory_task(title: str, content: bytes, media_type: str | None) -> PackTask:
+    def make(_check: Check, _keep: int) -> tuple[Packed, None]:
+        descriptor = Descriptor.of(content, media_type or types.media_type_of(title))
+        named = attrs.evolve(descriptor, annotations=Annotations({TITLE: title}))
+        return Packed(descriptor=named, source=Path(title), content=Path(title), memory=content), None
+
+    return PackTask(title=title, size=len(content), make=make)
 
 
 def _open_unhashed(file: FoundFile, media_type: str | None, known: KnownHashes) -> UnhashedFile | None:

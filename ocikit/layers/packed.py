@@ -45,11 +45,13 @@ class Packed(display.Displayable):
 
     descriptor: Descriptor
     source: Path
-    """The file or folder."""
+    """The file or folder; the title of content in memory."""
     diff_id: Digest | None = None
     """The digest of the uncompressed tar of an archive. image-spec config.md#layer-diffid."""
     _content: Path = field(repr=False)
-    _stamp: Stamp = field(repr=False)
+    _stamp: Stamp = field(default=(0, 0, 0), repr=False)
+    _memory: bytes | None = field(default=None, repr=False)
+    """The content, if it is not in a file."""
     _temporary: TemporaryFile | None = field(default=None, repr=False, eq=False)
     _rewrite: Callable[[], Packed] | None = field(default=None, repr=False, eq=False)
     """Writes the content of a shard again, whose temporary file is deleted as soon as it was sent."""
@@ -64,7 +66,7 @@ class Packed(display.Displayable):
         """Bytes."""
         return self.descriptor.size
 
-    def open(self) -> io.BufferedReader:
+    def open(self) -> io.BufferedReader | io.BytesIO:
         """Open the content as a seekable file.
 
         Raises:
@@ -75,6 +77,8 @@ class Packed(display.Displayable):
             if again.descriptor.digest != self.descriptor.digest:
                 raise changed(self.source)
             return _ScratchReader(again)
+        if self._memory is not None:
+            return io.BytesIO(self._memory)
         return io.BufferedReader(self._open_file())
 
     def _open_file(self) -> io.FileIO:

@@ -16,6 +16,7 @@ BASE_NAME: Final = "org.opencontainers.image.base.name"
 
 CREATED: Final = "org.opencontainers.image.created"
 DESCRIPTION: Final = "org.opencontainers.image.description"
+LICENSES: Final = "org.opencontainers.image.licenses"
 REF_NAME: Final = "org.opencontainers.image.ref.name"
 TITLE: Final = "org.opencontainers.image.title"
 VERSION: Final = "org.opencontainers.image.version"

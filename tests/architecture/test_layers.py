@@ -17,6 +17,7 @@ HEAVY = {
     "IPython": {"notebook", "progress"},
     "ipywidgets": {"notebook", "progress"},
     "rich": {"display", "notebook"},
+    "markdown_it": {"display"},
     "fsspec": {"client", "filesystem"},
     "upath": {"filesystem"},
     "duckdb": {"api", "data"},

@@ -1,10 +1,13 @@
-"""READMEs of strangers: their front matter."""
+"""READMEs of other people: their front matter and their text."""
 
 import sys
 
+from ocikit.descriptions.card import Card
 from ocikit.descriptions.front_matter import read_front_matter, write_front_matter
+from ocikit.display import Markdown
 
 from tests.fuzz.target import UNSAFE, target, text_of
+from tests.support.cards import harmless
 
 YAML_WORDS = (
     b"---\n", b"\n---\n", b"...", b"&a ", b"*a", b"!!python/name:os.system ", b"!x ", b"|\n", b">\n", b"? ", b": ", b"- ", b"[", b"]", b"{", b"}",
@@ -42,3 +45,26 @@ def front_matter(data: bytes) -> None:
     if whole.data:
         again = read_front_matter(write_front_matter(whole.data, whole.text))
         assert again.ignored or again == whole
+
+
+MARKDOWN_WORDS = (
+    b"<", b">", b"<!--", b"-->", b"<script>", b"</", b"<img src=x onerror=alert(1)>", b"[a](", b"](https://a.example/", b"](javascript:alert(1))", b")",
+    b"![", b"`", b"```", b"~~", b"**", b"_", b"|", b"\n|---|\n", b"\n\n", b"- ", b"1. ", b"> ", b"# ", b"&lt;", b"&#106;", b'"', b"'", b"\\", b"  \n",
+    b"[x]: javascript:x\n", b"<https://a.example>", b"\x1b[31m", b"\x00", b"\xff", "\u202e".encode(), b"[" * 3000, b"> " * 3000, b"*a " * 3000,
+)  # fmt: skip
+
+
+@target(
+    b"---\nlicense: mit\n---\n# Title\n\nText *a* **b** [c](https://a.example/x) ![d](https://a.example/d.png)\n\n| a |\n|---|\n| b |\n",
+    b"<div align=center><img src=x></div>\n\n- a\n  1. b\n\n```py\nx\n```\n\n<!-- c -->\n> q\n\n[x]: https://a.example\n[x]",
+    words=(*MARKDOWN_WORDS, *YAML_WORDS[:8]),
+)
+def readme(data: bytes) -> None:
+    """Show a README in a notebook and in a terminal."""
+    card = Card.parse(data)
+    assert harmless(card._repr_html_())
+    assert not UNSAFE.search(repr(card)) and not UNSAFE.search(str(card))
+    assert not UNSAFE.search(Markdown(card.text).text())
+    if not card.ignored and not card.text.startswith("---"):
+        again = Card.parse(card.to_bytes())
+        assert again.ignored or (again.text, again.data) == (card.text, card.data)

@@ -5,6 +5,7 @@ import json
 from ocikit.spec import media_types
 
 from tests.security.attacks import ADA, attack, sha256
+from tests.support.cards import harmless
 
 CONTENT = b"content"
 WORDS = {"terminal codes": "\x1b[31mred\x1b]0;title\x07\x1b[2J", "C1 controls": "\x9b31m\x90\x9c", "turned text": "a\u202egpj.exe\u2066b\u2069",
@@ -176,6 +177,30 @@ def images_are_shown_as_text(scene, text):
     show(scene, lambda: scene.session.inspect(ref).config)
     show(scene, lambda: scene.session.inspect(ref).unpack("image"))
     show(scene, lambda: scene.session.pull(ref))
+
+
+READMES = {
+    "tags and handlers": "# <script>alert(1)</script>\n<img src=x onerror=alert(1)>\n\n<svg/onload=alert(1)>\n",
+    "links to scripts": "[a](javascript:alert(1)) [b](data:text/html,<script>) <javascript:alert(1)> [c](&#106;avascript:alert(1))",
+    "a remote image": "![p](https://track.example/p.png) [![q](//track.example/q.png)](https://a.example/)",
+    "YAML that names a class": "---\nlicense: !!python/object/apply:os.system ['id > stolen']\n---\ntext",
+    "YAML that expands": "---\na: &a [x, x]\nb: &b [*a, *a]\nc: [*b, *b]\n---\ntext",
+    "deep YAML": "---\na: " + "[" * 30_000 + "\n---\ntext",
+    "deep Markdown": "> - " * 10_000 + "[" * 30_000 + "*a " * 10_000,
+    **{name: f"---\nlicense: {json.dumps(text)}\ntags: [{json.dumps(text)}]\n{json.dumps(text)}: x\n---\n# {text}\n{text}" for name, text in WORDS.items()},
+}  # fmt: skip
+
+
+@attack("terminal and HTML injection, CVE-2020-14343", "a README with {}", each=READMES, ends="nothing")
+def a_readme_is_shown_as_text(scene, text):
+    ref = scene.artifact(scene.layer(text.encode("utf-8", "surrogatepass"), "README.md"))
+    card = scene.user(lambda: scene.session.inspect(ref).card)
+    page = card._repr_html_()
+    scene.seen += [str(card), page]
+    assert harmless(page) and "<img" not in page
+    assert card.data == {} or "python" not in text
+    assert not (scene.work / "stolen").exists()
+    show(scene, lambda: scene.session.inspect(ref))
 
 
 @attack("header injection", "a name that the user was given, with {}", each={n: WORDS[n] for n in ("terminal codes", "line breaks", "turned text", "NUL and DEL")},

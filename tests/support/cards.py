@@ -20,6 +20,7 @@ from ocikit.client.plans import DeletePlan, EditPlan, TagPlan
 from ocikit.client.validate import DocumentViolation, ValidationReport
 from ocikit.data.diff import Change, Diff, Rename
 from ocikit.data.tables import TableChange
+from ocikit.descriptions.card import Card
 from ocikit.descriptions.model import Column, Description, Tensor
 from ocikit.dialects.model import Model
 from ocikit.errors import Violation
@@ -51,6 +52,29 @@ NOTES = {
     f"{OCI}source": "https://git.example/weather/stations",
     f"{OCI}version": "2.1.0",
 }
+
+
+README = f"""---
+license: cc-by-4.0
+tags: [weather, hourly, tabular]
+language: en
+homepage: https://git.example/weather/stations
+---
+# Stations
+
+Hourly readings of **214 stations**, *cleaned*, 2019 to 2025. See [the code]({NOTES[f"{OCI}source"]}).
+
+| column | unit |
+|---|---|
+| `temperature` | °C |
+
+1. One Parquet file for each year
+2. `stations.csv` has the places
+
+```python
+ocikit.scan("{DATA}:v2.1", "2024.parquet")
+```
+"""
 
 
 @functools.cache
@@ -565,6 +589,8 @@ CARDS: dict[str, Callable[[], object]] = {
         url=f"https://{HOST}",
         problem=f"{HOST} could not be reached: no such host",
     ),
+    "readme": lambda: Card.parse(README),
+    "readme_ignored": lambda: Card.parse("---\na: &x [1]\nb: *x\n---\n# Stations"),
     "report": violations,
     "report_fine": lambda: ValidationReport(
         reference=ocikit.Reference.parse(f"{DATA}:v2.1"), documents=(data_manifest().descriptor,), violations=()
@@ -642,8 +668,9 @@ def harmless(shown: str) -> bool:
     """Return True; fail for HTML with a tag, attribute, link or character that cards do not use."""
     parsed = _Tags(shown)
     known = "style div span strong small table thead tbody tr th td code pre details summary a"
+    known += " h3 h4 h5 h6 p ul ol li blockquote em s hr br"  # of Markdown
     assert parsed.tags <= set(known.split()), parsed.tags
-    assert parsed.attributes <= {"class", "title", "open", "href", "rel", "target"}, parsed.attributes
+    assert parsed.attributes <= {"class", "title", "open", "href", "rel", "target", "start"}, parsed.attributes
     assert all(link.startswith(("http://", "https://")) for link in parsed.links), parsed.links
     assert not set("\x1b\u202e\r\x85") & set(shown)
     return True
