@@ -78,6 +78,11 @@ class Content:
         found = self._find(offset, length)
         return None if found is None else found[1][offset - found[0] :][:length]
 
+    def held_from(self, offset: int, limit: int) -> bytes:
+        """Return the bytes at an offset as far as they are held, at most `limit`."""
+        found = self._find(offset, 1)
+        return b"" if found is None else found[1][offset - found[0] :][:limit]
+
     def load(self, spans: Iterable[tuple[int, int]]) -> None:
         """Request parts of the file, near ones together, as far as requests and bytes for details are left.
 

@@ -161,10 +161,12 @@ class Description(display.Displayable):
             yield "parameters", _magnitude(self.parameters)
         if self.dtype:
             yield "", display.shorten(self.dtype, display.CELL)
-        if self.shape is not None:
+        if self.shape is not None and self.kind == "picture":
+            yield "pixels", _shape(self.shape[::-1])
+        elif self.shape is not None:
             yield "", _shape(self.shape) or "one value"
         if "members" in self.metadata:
-            yield "members", self.metadata["members"]
+            yield ("member" if self.metadata["members"] == "1" else "members"), self.metadata["members"]
         if self.runs_code:
             yield "", "opening it runs code"
 

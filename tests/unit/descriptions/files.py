@@ -2,12 +2,15 @@
 
 import io
 import tempfile
+import zipfile
 from pathlib import Path
 
 import gguf
+import h5py
 import numpy as np
 import pyarrow as pa
 from ocikit.descriptions.describe import describe
+from PIL import Image
 from pyarrow import feather, parquet
 from safetensors.numpy import save
 
@@ -79,3 +82,30 @@ def gguf_file(tokens=0, arrays=(), endian=gguf.GGUFEndian.LITTLE, merges=0):
         writer.write_tensors_to_file()
         writer.close()
         return path.read_bytes()
+
+
+def npz_file(*, packed=False, **arrays):
+    file = io.BytesIO()
+    (np.savez_compressed if packed else np.savez)(file, **arrays)
+    return file.getvalue()
+
+
+def zip_file(members):
+    file = io.BytesIO()
+    with zipfile.ZipFile(file, "w") as archive:
+        for name, content in members.items():
+            archive.writestr(name, content)
+    return file.getvalue()
+
+
+def hdf5_file(**options):
+    file = io.BytesIO()
+    with h5py.File(file, "w", **options) as root:
+        root["a"] = np.zeros((100, 100))
+    return file.getvalue()
+
+
+def picture_file(format, mode="RGB", **options):
+    file = io.BytesIO()
+    Image.new(mode, (320, 200)).save(file, format, **options)
+    return file.getvalue()
