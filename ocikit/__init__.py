@@ -20,6 +20,7 @@ from ocikit.api import (
     edit,
     explore,
     fs,
+    history,
     inspect,
     load,
     open,  # noqa: A004 - ocikit.open reads as it does
@@ -100,6 +101,7 @@ if _TYPE_CHECKING:
     from ocikit.client.edit import Edit
     from ocikit.client.validate import ValidationReport
     from ocikit.data.diff import Diff
+    from ocikit.data.history import History, Version
     from ocikit.descriptions.card import Card
     from ocikit.descriptions.model import Description
     from ocikit.dialects.model import Model
@@ -147,6 +149,7 @@ __all__ = [
     "Files",
     "FolderPlan",
     "GCResult",
+    "History",
     "ImageConfig",
     "InUse",
     "Index",
@@ -204,6 +207,7 @@ __all__ = [
     "UploadUnknown",
     "ValidationReport",
     "VerifyResult",
+    "Version",
     "attach",
     "auth",
     "cache",
@@ -215,6 +219,7 @@ __all__ = [
     "edit",
     "explore",
     "fs",
+    "history",
     "inspect",
     "load",
     "login",
@@ -246,6 +251,7 @@ _ON_USE = {
     "Edit": "ocikit.client.edit",
     "FolderPlan": "ocikit.folder.plan",
     "GCResult": "ocikit.store.results",
+    "History": "ocikit.data.history",
     "LayerLimits": "ocikit.layers.layer",
     "Layout": "ocikit.store.layout.layout",
     "MemoryStore": "ocikit.store.memory",
@@ -257,6 +263,7 @@ _ON_USE = {
     "Unpacked": "ocikit.layers.unpack",
     "ValidationReport": "ocikit.client.validate",
     "VerifyResult": "ocikit.store.results",
+    "Version": "ocikit.data.history",
     "serve": "ocikit.server.process.serve",
 }
 

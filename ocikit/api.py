@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     import polars as pl
 
     from ocikit.data.diff import Diff
+    from ocikit.data.history import History
     from ocikit.data.queries import TableLike
     from ocikit.filesystem.filesystem import OcikitFileSystem
     from ocikit.notebook.explorer import Explorer
@@ -155,6 +156,36 @@ def diff(
         return compare(session.reader, a, b, include=include, exclude=exclude, tables=tables, platform=platform)
     with shared_session.use() as shared:
         return compare(shared.reader, a, b, include=include, exclude=exclude, tables=tables, platform=platform)
+
+
+def history(
+    ref: ReferenceLike,
+    *,
+    limit: int = 20,
+    session: Session | None = None,
+) -> History:
+    """Return the versions of an artifact, the newest first, with their messages and what they change.
+
+    The manifest of an edit and of a numbered version names the version before. Where that chain ends, tags that look like
+    versions follow in their order. Only manifests are requested: one for each version, and the list of tags.
+
+    Args:
+        ref: Reference of the version to begin with.
+        limit: Number of versions.
+        session: Session that reads; None uses the one that functions share.
+
+    Returns:
+        The versions. `.end` is where the chain ends, and why.
+
+    Raises:
+        NotFound: There is no such artifact.
+    """
+    from ocikit.data.history import history as collect  # noqa: PLC0415 - import time that few calls need
+
+    if session is not None:
+        return collect(session.reader, ref, limit=limit)
+    with shared_session.use() as shared:
+        return collect(shared.reader, ref, limit=limit)
 
 
 def _function(verb: Callable[Concatenate[Session, P], R]) -> Callable[P, R]:

@@ -7,6 +7,8 @@ python -m ocikit inspect|tags|validate REFERENCE
 python -m ocikit catalog HOST
 python -m ocikit copy SOURCE TARGET
 python -m ocikit diff REFERENCE REFERENCE|FOLDER
+python -m ocikit edit REFERENCE --add PATH --remove PATTERN --rename NAME=NEW …
+python -m ocikit history REFERENCE
 python -m ocikit serve|gc|verify FOLDER
 """
 
@@ -20,6 +22,7 @@ from typing import TypeAlias
 import ocikit
 from ocikit import display
 from ocikit.cli.arguments import key_value, positive_int, with_options
+from ocikit.cli.edit import add_edit, edit, plan_lines
 from ocikit.cli.streams import discard, prepare_streams, print_message
 from ocikit.dialects.recognise import AUTO
 from ocikit.progress.base import INTERRUPTED
@@ -99,6 +102,10 @@ def _parser(arguments: Sequence[str]) -> argparse.ArgumentParser:
     command("catalog", "list the repositories of a registry", _catalog).add_argument("host")
     _add_copy(command("copy", "copy between registries and layouts", _copy))
     _add_diff(command("diff", "show what differs between two versions, or an artifact and a folder", _diff))
+    editing = command("edit", "change an artifact without downloading what stays", _edit)
+    add_edit(editing)
+    _add_notes(editing)
+    _add_history(command("history", "list the versions of an artifact, the newest first", _history))
     server = {
         "serve": command("serve", "run a registry with its content in a folder"),
         "gc": command("gc", "delete unreferenced content from the folder of a registry, which may be running"),
@@ -156,6 +163,7 @@ def _add_push(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--shards", choices=tuple(media_types.SHARDS), help=shards)
     parser.add_argument("--shard-size", default="256MiB", metavar="SIZE", help="size of the largest shard (256MiB)")
     parser.add_argument("--subject", metavar="REFERENCE", help="artifact that the new one refers to")
+    _add_notes(parser)
     parser.add_argument("--include", action="append", default=[], metavar="PATTERN", help="push only these files")
     parser.add_argument("--exclude", action="append", default=[], metavar="PATTERN", help="do not push these files")
     links = "follow symlinks that stay in their folder (the default), follow all, or skip all"
@@ -184,6 +192,20 @@ def _add_diff(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--tables", action="store_true", help="compare columns and row counts of tables")
     parser.add_argument("--json", action="store_true", help="write JSON, with the keys of dvc diff")
     parser.add_argument("--exit-code", action="store_true", help="exit with 1 if they differ")
+
+
+def _add_notes(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--message", metavar="TEXT", help="what this version changes, for its history")
+    inputs = "artifact that this one was made from; it is pinned"
+    parser.add_argument("--input", action="append", default=[], metavar="REFERENCE", help=inputs)
+    version = "give the artifact the next free tag of v1, v2, …, too"
+    parser.add_argument("--version", choices=("next",), help=version)
+
+
+def _add_history(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("reference")
+    parser.add_argument("--limit", type=positive_int, default=20, metavar="N", help="number of versions (20)")
+    parser.add_argument("--json", action="store_true", help="write JSON")
 
 
 def _session(options: argparse.Namespace) -> ocikit.Session:
@@ -219,6 +241,9 @@ def _push(options: argparse.Namespace) -> None:
             shard_size=options.shard_size,
             annotations=dict(options.annotation),
             subject=options.subject,
+            message=options.message,
+            inputs=options.input,
+            version=options.version,
             include=options.include,
             exclude=options.exclude,
             links=options.links,
@@ -256,6 +281,22 @@ def _diff(options: argparse.Namespace) -> int:
         )
     print(found.to_json(indent=2) if options.json else found)
     return 1 if options.exit_code and found else 0
+
+
+def _edit(options: argparse.Namespace) -> None:
+    with _session(options) as session:
+        done = edit(session, options)
+    if done.plan is not None and options.dry_run:
+        print("\n".join(plan_lines(done.plan)))
+    elif done.artifact is not None:
+        _print_summary(done.artifact)
+        print(done.artifact.reference)
+
+
+def _history(options: argparse.Namespace) -> None:
+    with _session(options) as session:
+        found = ocikit.history(options.reference, limit=options.limit, session=session)
+    print(found.to_json(indent=2) if options.json else found)
 
 
 def _print_summary(artifact: ocikit.Artifact) -> None:

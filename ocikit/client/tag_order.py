@@ -81,6 +81,17 @@ def newest_first(tags: Iterable[str]) -> list[str]:
     return [*names[:latest], *versions, *names[latest:], *sorted(groups.digests)]
 
 
+def versions_newest_first(tags: Iterable[str]) -> list[str]:
+    """Return the tags that are versions, newest first.
+
+    >>> versions_newest_first(["v1.9", "latest", "v1.10", "main", "2026-11"])
+    ['2026-11', 'v1.10', 'v1.9']
+    """
+    groups = _Groups()
+    groups.add(tags)
+    return [key[-1] for key in sorted(groups.versions, reverse=True)]
+
+
 @frozen(kw_only=True)
 class TagSummary:
     """The first `ROWS` tags of each kind, and the number of tags of each kind.

@@ -483,6 +483,35 @@ def difference():
     )
 
 
+def versions():
+    """Return three versions, of which the oldest names one that is no longer there."""
+    data = ocikit.Reference.parse(DATA)
+    notes = [
+        ("v3", "Readings of 2025; stations that moved have a new number", 7, 2_318, (1, 0, 2, 0)),
+        ("v2", "Corrected rain gauges", 6, -811, (0, 1, 1, 1)),
+        ("v1", "", 6, None, (None,) * 4),
+    ]
+    names = ("added", "removed", "changed", "renamed")
+    found = [
+        ocikit.Version(
+            reference=data.tagged(tag).pinned(ocikit.Digest.of(tag.encode())),
+            tags=(tag, "latest") if tag == "v3" else (tag,),
+            created="2026-11-03T14:05:00Z" if tag == "v3" else "",
+            message=message,
+            inputs=(f"{HOST}/weather/raw:v7@{ocikit.Digest.of(b'raw')}",) if tag == "v3" else (),
+            files=files,
+            size=503_412_998,
+            delta=delta,
+            gap=""
+            if tag != "v1"
+            else "the version before is no longer here: v0 was deleted, or collected without a tag",
+            **dict(zip(names, counts, strict=True)),
+        )
+        for tag, message, files, delta, counts in notes
+    ]
+    return ocikit.History(reference=data, versions=tuple(found), end=f"the chain ends at v1: {found[-1].gap}")
+
+
 CARDS: dict[str, Callable[[], object]] = {
     "reference": lambda: ocikit.Reference.parse(f"{DATA}:v2.1").pinned(data_manifest().digest),
     "reference_layout": lambda: ocikit.LayoutReference.parse("oci:backup/stations:v2.1"),
@@ -579,6 +608,8 @@ CARDS: dict[str, Callable[[], object]] = {
     "diff_table": lambda: difference().changed["2024.parquet"].table,
     "model": model,
     "artifact_model": lambda: artifact(model_manifest(), f"{HOST}/models/tiny:v1"),
+    "history": versions,
+    "history_version": lambda: versions()[0],
     "explanation": explanation,
     "explanation_anonymous": lambda: Keychain(environ={}, home=folder() / "keep").explain(HOST),
     "ping": lambda: Ping(host=HOST, reachable=True, authenticated=True, url=f"https://{HOST}", version="registry/2.0"),

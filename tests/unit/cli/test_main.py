@@ -101,6 +101,66 @@ def test_options_are_passed_to_session(run, data, server, home):
     assert code == 1 and "'beos' is not a platform" in err
 
 
+def test_edit_changes_files_and_prints_the_reference(run, data, server, home):
+    ref = f"{server.host}/t/d:v1"
+    write(home, {"new.csv": "new", "b=c.txt": "equals"})
+    before = ocikit.push(ref, "data", message="first")
+    changes = ("--remove", "data/b.bin", "--rename", "data/a.csv=a.csv", "--replace", "a.csv=new.csv")
+    more = ("--add", "new.csv=more/new.csv", "--add", "b=c.txt", "--annotate", "k=v", "--message", "second")
+    code, out, err = run("edit", ref, *changes, *more, "--expect", before.digest)
+    assert code == 0 and out.startswith(f"{ref}@sha256:") and err.startswith("edited: ")
+    found = ocikit.inspect(ref)
+    assert {name: file.read() for name, file in found.files.items()} == {
+        "a.csv": b"new",
+        "more/new.csv": b"new",
+        "b=c.txt": b"equals",
+    }
+    assert found.annotations["k"] == "v"
+    code, out, _ = run("edit", ref, "--remove", "more/", "--to", f"{server.host}/t/d:v2", "--tag", "v3")
+    assert code == 0 and set(ocikit.inspect(f"{server.host}/t/d:v3").files) == {"a.csv", "b=c.txt"}
+
+
+def test_edit_dry_run_prints_the_changes(run, data, server, home):
+    ref = f"{server.host}/t/d:v1"
+    before = ocikit.push(ref, "data")
+    code, out, err = run("edit", ref, "--remove", "data/b.bin", "--rename", "data/a.csv=a.csv", "--dry-run")
+    assert (code, err) == (0, "")
+    assert out.splitlines() == ["- data/b.bin  5.0 kB", "→ data/a.csv → a.csv", "1 removed, 1 renamed"]
+    assert ocikit.pin(ref).digest == before.digest
+
+
+def test_edit_that_cannot_be_made_exits_with_1(run, data, server, home):
+    ref = f"{server.host}/t/d:v1"
+    before = ocikit.push(ref, "data")
+    ocikit.push(ref, "data/a.csv")
+    for arguments, words in (
+        ((), "--add PATH"),
+        (("--remove", "none*"), "no file that matches"),
+        (("--replace", "none=data/a.csv"), "no file 'none'"),
+        (("--remove", "a.csv", "--expect", before.digest), "names"),
+    ):
+        now = ocikit.pin(ref)
+        code, out, err = run("edit", ref, *arguments)
+        assert (code, out) == (1, "") and words in err, err
+        assert ocikit.pin(ref) == now
+
+
+def test_history_is_printed_as_lines_or_json(run, data, server, home):
+    ref = f"{server.host}/t/d:latest"
+    for number in range(2):
+        write(home, {"data/a.csv": f"{number}"})
+        code, out, _ = run("push", ref, "data", "--version", "next", "--message", f"number {number}", "--input", ref)
+        if not number:
+            assert code == 1  # there is nothing to pin yet
+            code, out, _ = run("push", ref, "data", "--version", "next", "--message", f"number {number}")
+        assert code == 0 and out.startswith(f"{server.host}/t/d:v{number + 1}@sha256:")
+    code, out, _ = run("history", ref)
+    assert code == 0 and [line.rpartition("  ")[2] for line in out.splitlines()[:2]] == ["number 1", "number 0"]
+    code, out, _ = run("history", ref, "--json", "--limit", "1")
+    (version,) = json.loads(out)["versions"]
+    assert version["message"] == "number 1" and version["inputs"][0].startswith(f"{ref}@sha256:")
+
+
 def test_failure_prints_two_lines_and_exits_with_1(run, server, home):
     for arguments in (
         ("pull", f"{server.host}/t/nope:v1"),
