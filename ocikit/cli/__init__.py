@@ -162,6 +162,8 @@ def _add_push(parser: argparse.ArgumentParser) -> None:
     shards = "push the files of each folder in archives without compression, for very many files"
     parser.add_argument("--shards", choices=tuple(media_types.SHARDS), help=shards)
     parser.add_argument("--shard-size", default="256MiB", metavar="SIZE", help="size of the largest shard (256MiB)")
+    index = "list the files in several manifests, for more files than one manifest can list"
+    parser.add_argument("--index", action="store_true", help=index)
     parser.add_argument("--subject", metavar="REFERENCE", help="artifact that the new one refers to")
     _add_notes(parser)
     parser.add_argument("--include", action="append", default=[], metavar="PATTERN", help="push only these files")
@@ -239,6 +241,7 @@ def _push(options: argparse.Namespace) -> None:
             archive=options.archive,
             shards=options.shards,
             shard_size=options.shard_size,
+            index=options.index,
             annotations=dict(options.annotation),
             subject=options.subject,
             message=options.message,
@@ -314,7 +317,7 @@ def _inspect(options: argparse.Namespace) -> None:
     print(f"{display.sanitize(artifact.reference)}  {display.sanitize(artifact.kind)}  {display.size(artifact.size)}")
     for key, value in artifact.annotations.items():
         print(f"  {display.sanitize(key)}: {display.sanitize(value)}")
-    if artifact.is_index:
+    if artifact.is_index and not artifact.is_nested:
         for manifest in artifact.index.manifests:
             print(f"  {display.sanitize(manifest.platform or manifest.media_type):24}  {manifest.digest}")
     else:

@@ -137,6 +137,8 @@ def check_push(
     config: Any,
     annotations: Any,
     types: Mapping[str, str | None],
+    *,
+    index: bool = False,
 ) -> bytes | None:
     """Check the arguments of a push and return the bytes of the config.
 
@@ -148,6 +150,7 @@ def check_push(
         config: Bytes, or a mapping to write as JSON.
         annotations: Annotations of the manifest.
         types: Media types by the names of their arguments.
+        index: Whether to write a nested index.
 
     Raises:
         InvalidArgument: An argument has the wrong type or value.
@@ -160,6 +163,15 @@ def check_push(
         raise InvalidArgument(f"shards={shards!r} is unknown", hint=f"use one of {display.join_limited(SHARDS)}")
     if shards is not None and archive is not None:
         raise InvalidArgument("archive= and shards= exclude each other", hint="use one of them")
+    if index and (archive is not None or shards is not None):
+        raise InvalidArgument(
+            f"index= and {'archive' if archive is not None else 'shards'}= exclude each other", hint="use one of them"
+        )
+    if index and (config is not None or any(text is not None for text in types.values())):
+        raise InvalidArgument(
+            "index=True takes no config= and no artifact_type=: a nested index has a type of its own and no config",
+            hint="describe it with annotations=, or push without index=",
+        )
     if links not in LINKS:
         raise InvalidArgument(f"links={links!r} is unknown", hint=f"use one of {display.join_limited(LINKS)}")
     if annotations is not None and not isinstance(annotations, Mapping):

@@ -15,9 +15,10 @@ from typing import TYPE_CHECKING, Any, BinaryIO, Literal, TextIO, overload
 import attrs
 
 from ocikit import display
-from ocikit.client.arguments import ProgressLike, StrPath, check_dialect, check_workers
+from ocikit.client.arguments import ProgressLike, StrPath, check_dialect, check_workers, to_patterns
 from ocikit.client.content import ArtifactContent
 from ocikit.client.listing import Listing
+from ocikit.client.nested import NestedFiles
 from ocikit.client.pull import describe_foreign, describe_nesting, open_folder, plan_pull
 from ocikit.client.reader import ContentReader, ContentStream
 from ocikit.client.resolver import Resolver
@@ -25,7 +26,17 @@ from ocikit.dialects.recognise import AUTO, recognise
 from ocikit.errors import ContentError, FileNotInArtifact, InvalidArgument, InvalidDocument, NotFound, OcikitError
 from ocikit.progress.base import TransferStats
 from ocikit.spec import media_types
-from ocikit.spec.annotations import DESCRIPTION, LICENSES, TITLE, Annotations, FrozenMap, freeze
+from ocikit.spec.annotations import (
+    DESCRIPTION,
+    LICENSES,
+    PREFIX,
+    PREFIX_FIRST,
+    PREFIX_LAST,
+    TITLE,
+    Annotations,
+    FrozenMap,
+    freeze,
+)
 from ocikit.spec.config import ImageConfig
 from ocikit.spec.descriptor import Descriptor
 from ocikit.spec.digest import Digest
@@ -255,7 +266,7 @@ class File(display.Displayable, io.BufferedIOBase, os.PathLike[str]):
             return pulled
         artifact = self._artifact
         layers = [self.descriptor]
-        folder = artifact.reader.fetch_files(artifact.reference, artifact.manifest, layers, progress=progress)
+        folder = artifact.reader.fetch_files(artifact.reference, artifact.document, layers, progress=progress)
         return folder / layer_path(self.descriptor)
 
     def _front_to_back(self) -> BinaryIO:
@@ -347,20 +358,25 @@ class File(display.Displayable, io.BufferedIOBase, os.PathLike[str]):
 
 
 class Files(Mapping[str, File], display.Displayable):
-    """Files of an artifact by name, in its order."""
+    """Files of an artifact by name, in its order. Those of a nested index are requested as far as they are needed."""
 
     def __init__(self, artifact: Artifact, layers: Mapping[str, Descriptor]) -> None:
         self._artifact = artifact
         self._layers = layers
 
     def __getitem__(self, name: str) -> File:
-        layer = self._layers.get(name) if isinstance(name, str) else None
+        nested = isinstance(self._layers, NestedFiles)
+        layers = self._layers.near(str(name)) if isinstance(self._layers, NestedFiles) else self._layers
+        layer = layers.get(name) if isinstance(name, str) else None
         if layer is None:
-            near = display.nearest(str(name), self._layers, _NEAREST)
+            near = display.nearest(str(name), layers, _NEAREST)
             hint = f"nearest: {display.join_limited(near)}" if near else "this artifact has no files"
-            if self._layers and not near:
-                hint = f"there is {display.join_limited(self._layers, _NEAREST)}"
-            raise FileNotInArtifact(f"no file {display.quoted(name)} among {len(self._layers)}", hint=hint)
+            if layers and not near:
+                hint = f"there is {display.join_limited(layers, _NEAREST)}"
+            elif nested and not near:
+                hint = "list them with list(artifact.files)"
+            where = "in this artifact" if nested else f"among {len(layers)}"
+            raise FileNotInArtifact(f"no file {display.quoted(name)} {where}", hint=hint)
         return _file_by_digest(self._artifact, layer) if name == layer.digest else File(self._artifact, name, layer)
 
     def __contains__(self, name: object) -> bool:
@@ -383,6 +399,9 @@ class Files(Mapping[str, File], display.Displayable):
         return list(self._layers)
 
     def __rich_repr__(self) -> display.Description:
+        if isinstance(self._layers, NestedFiles):  # a view makes no requests
+            yield "manifests", len(self._layers.parts)
+            return
         yield "files", len(self)
         yield "size", display.Size(sum(layer.size for layer in self._layers.values()))
 
@@ -390,6 +409,9 @@ class Files(Mapping[str, File], display.Displayable):
         return iter(())
 
     def _sections(self) -> Iterator[display.Section]:
+        if isinstance(self._layers, NestedFiles):
+            yield _nested_section(self._layers.index)
+            return
         size = display.Size(sum(layer.size for layer in self._layers.values()))
         yield _table(self._layers.items(), len(self), size)
 
@@ -430,6 +452,7 @@ class Artifact(display.Displayable):
         self._files: Files | None = None
         self._members: Members | None = None
         self._readme: Card | None = None
+        self._nested: NestedFiles | None = None
         self._cached = _cached_manifests(reader.cache, document) if isinstance(document, Index) else {}
 
     @property
@@ -464,6 +487,11 @@ class Artifact(display.Displayable):
         """
         if isinstance(self.document, Manifest):
             return self.document
+        if self.is_nested:
+            raise InvalidDocument(
+                f"{self.reference} has a nested index, so it has no manifest of its own",
+                hint="its files are in .files; pull it, or look at .index",
+            )
         raise InvalidDocument(
             f"{self.reference} is an index, not a manifest",
             hint=f"choose with platform=…: {display.join_limited(self.platforms) or 'it names none'}; or look at .index",
@@ -484,6 +512,11 @@ class Artifact(display.Displayable):
     def is_index(self) -> bool:
         """Whether the document is an index."""
         return isinstance(self.document, Index)
+
+    @property
+    def is_nested(self) -> bool:
+        """Whether the document is a nested index: its manifests list the files of this one artifact."""
+        return isinstance(self.document, Index) and self.document.is_nested
 
     @property
     def is_image(self) -> bool:
@@ -519,6 +552,8 @@ class Artifact(display.Displayable):
         Raises:
             InvalidDocument: The config is not one of the dialect.
         """
+        if self._layers is None and self.nested_files is not None:
+            self._layers = self.nested_files.manifest()[0].layers
         if self._layers is None:
             manifest = self.manifest
             layers = manifest.layers
@@ -532,7 +567,8 @@ class Artifact(display.Displayable):
         """The layers by name; their names are checked once."""
         if self._named is None:
             layers = self.layers
-            self._named = self.manifest.named if layers is self.manifest.layers else name_layers(layers)
+            is_same = self.nested_files is None and layers is self.manifest.layers
+            self._named = self.manifest.named if is_same else name_layers(layers)
         return self._named
 
     def _content(self) -> ArtifactContent:
@@ -574,8 +610,16 @@ class Artifact(display.Displayable):
         The names of archives that a pull unpacks for the artifact's dialect end with "/". For an image each layer is a file; `tree()` lists their contents.
         """
         if self._files is None:
-            self._files = Files(self, self.named.files)
+            nested = self.nested_files
+            self._files = Files(self, self.named.files if nested is None else nested)
         return self._files
+
+    @property
+    def nested_files(self) -> NestedFiles | None:
+        """The layers of a nested index, which are requested as far as they are needed; None without one."""
+        if self._nested is None and isinstance(self.document, Index) and self.document.is_nested:
+            self._nested = NestedFiles(self.reader, self.reference, self.document)
+        return self._nested
 
     @property
     def members(self) -> Members:
@@ -586,7 +630,8 @@ class Artifact(display.Displayable):
         if self._members is None:
             from ocikit.client.members import Members  # noqa: PLC0415 - only shards need zip and tar
 
-            self._members = Members(self.reader, self.reference, self.manifest)
+            layers = () if self.is_nested else self.manifest.named.files.values()
+            self._members = Members(self.reader, self.reference, layers)
         return self._members
 
     @property
@@ -806,6 +851,8 @@ class Artifact(display.Displayable):
         try:
             return self.files[name]
         except FileNotInArtifact:
+            if self.is_nested and ":" not in str(name):
+                raise  # without a request for all manifests
             for layer in self.layers:
                 if layer.digest == name:
                     return _file_by_digest(self, layer)
@@ -929,6 +976,9 @@ class Artifact(display.Displayable):
         if self.plan is not None:
             yield from display.card_of(self.plan).sections
             yield from display.annotations_section(self.annotations)
+        elif isinstance(self.document, Index) and self.document.is_nested:
+            yield _nested_section(self.document)
+            yield from display.annotations_section(self.annotations)
         elif isinstance(self.document, Index):
             yield from index_sections(self.document, self._child)
         elif self.is_image:
@@ -1012,6 +1062,21 @@ def _table(files: Iterable[tuple[str, Descriptor]], count: int, size: object) ->
     )
 
 
+def _nested_section(index: Index) -> display.Section:
+    """Return a table of the manifests of a nested index; views request none of them."""
+    keys = (PREFIX, PREFIX_FIRST, PREFIX_LAST)
+    return display.Section(
+        title="manifests of files",
+        headers=("folder", "first", "last", "digest"),
+        rows=(
+            (*(child.annotations.get(key, "") for key in keys), display.DigestCell(child.digest))
+            for child in index.manifests
+        ),
+        count=len(index.manifests),
+        unfolded=True,
+    )
+
+
 def _cached_manifests(cache: Cache, index: Index) -> dict[Digest, Manifest]:
     """Return cached manifests that the index's card shows, so that it needs no request."""
     result = {}
@@ -1042,24 +1107,31 @@ def pull_artifact(
     """Pull an artifact; see `Session.pull`."""
     workers = reader.workers if workers is None else check_workers(workers)
     with reader.backends.open_source(reference) as source:
-        descriptor, manifest = Resolver(source, reader.cache).resolve_manifest(reference, platform)
-        layers = Artifact(reader, reference, descriptor, manifest, dialect=dialect).layers
+        descriptor, document = Resolver(source, reader.cache).resolve_files(reference, platform)
+        artifact = Artifact(reader, reference, descriptor, document, dialect=dialect)
+        if (nested := artifact.nested_files) is None:
+            manifest, layers, complete = artifact.manifest, artifact.layers, True
+        else:
+            manifest, complete = nested.manifest(to_patterns(include))
+            layers = manifest.layers
         plan = plan_pull(
             reader.backends.with_others(source, layers),
             reader.cache,
             reference,
+            document,
             manifest,
             to,
             layers=layers,
+            complete=complete,
             include=include,
             exclude=exclude,
             force=force,
             archive=archive,
         )
         if dry_run:
-            return Artifact(reader, reference, descriptor, manifest, plan=plan.steps, dialect=dialect)
+            return Artifact(reader, reference, descriptor, document, plan=plan.steps, dialect=dialect)
         path, stats = plan.run(workers=workers, progress=reader.listener(progress))
-    artifact = Artifact(reader, reference, descriptor, manifest, path=path, dialect=dialect)
+    artifact = Artifact(reader, reference, descriptor, document, path=path, dialect=dialect)
     target = display.display_path(artifact.path or reader.cache.root)
     note = describe_foreign(manifest.layers) + ("" if to is None else describe_nesting(Path(to), plan.layers))
     summarize(artifact, stats, "pulled", target, note)

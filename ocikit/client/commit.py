@@ -220,6 +220,11 @@ def _keyed(manifest: Manifest) -> Iterator[tuple[str, Descriptor]]:
 
 
 def _check_editable(manifest: Manifest | Index) -> Manifest:
+    if isinstance(manifest, Index) and manifest.is_nested:
+        raise InvalidDocument(
+            "an artifact with a nested index can't be edited: its files are listed by several manifests",
+            hint="change its folder and push it again with index=True, which sends only what has changed",
+        )
     if isinstance(manifest, Index):
         raise InvalidDocument(
             "an index has manifests, not files, so it can't be edited",

@@ -24,11 +24,11 @@ from ocikit.forks import ForkSafeLock
 from ocikit.layers.tar import members
 from ocikit.layers.zip import encode_local, parse_directory
 from ocikit.spec import media_types
-from ocikit.spec.annotations import SHARD, SHARD_DIRECTORY, SHARD_DIRECTORY_SIZE, SHARD_FIRST, SHARD_LAST
+from ocikit.spec.annotations import SHARD, SHARD_DIRECTORY, SHARD_DIRECTORY_SIZE
 from ocikit.spec.descriptor import Descriptor
 from ocikit.spec.digest import Digest
-from ocikit.spec.manifest import Manifest
 from ocikit.spec.reference import AnyReference
+from ocikit.spec.title_ranges import TitleRange
 from ocikit.spec.titles import is_shard, safe_title
 from ocikit.store.files import atomic_writer
 from ocikit.store.streams import WholeReader, check_spans
@@ -38,7 +38,6 @@ _DIRECTORY_LIMIT: Final = 256 << 20  # bytes; a member takes about 80
 _WHOLE: Final = 4 << 20  # bytes of a member that is read at once
 _PARALLEL = 8  # directories that are fetched at once
 _NEAREST = 3  # similar names in the hint for a missing file
-_AFTER_ALL = "/\U0010ffff"  # no title of a folder's files is after its name with this
 
 
 class _Place(NamedTuple):
@@ -199,18 +198,19 @@ class Members(Mapping[str, Member]):
     Args:
         reader: Reads the shards.
         reference: The artifact.
-        manifest: Its manifest.
+        layers: Its layers, of which only the shards are used.
     """
 
-    def __init__(self, reader: ContentReader, reference: AnyReference, manifest: Manifest) -> None:
+    def __init__(self, reader: ContentReader, reference: AnyReference, layers: Iterable[Descriptor]) -> None:
         self._reader = reader
         self._reference = reference
-        self.shards = tuple(layer for layer in manifest.named.files.values() if is_shard(layer))
+        self.parts = tuple((layer, TitleRange.of_shard(layer)) for layer in layers if is_shard(layer))
+        self.shards = tuple(layer for layer, _ in self.parts)
         self._loaded: dict[Digest, dict[str, Member]] = {}
         self._lock = ForkSafeLock()
 
     def __getitem__(self, name: str) -> Member:
-        for layer in self._around(name, name):
+        for layer in self._around(name):
             if (member := self._members(layer).get(name)) is not None:
                 return member
         raise FileNotInArtifact(
@@ -219,7 +219,7 @@ class Members(Mapping[str, Member]):
         )
 
     def __contains__(self, name: object) -> bool:
-        return isinstance(name, str) and any(name in self._members(layer) for layer in self._around(name, name))
+        return isinstance(name, str) and any(name in self._members(layer) for layer in self._around(name))
 
     def __iter__(self) -> Iterator[str]:
         return iter(self.load(self.shards))
@@ -230,16 +230,16 @@ class Members(Mapping[str, Member]):
     def __repr__(self) -> str:
         return f"Members({len(self.shards)} shards)"
 
-    def below(self, folder: str) -> tuple[Descriptor, ...]:
+    def below(self, name: str) -> tuple[Descriptor, ...]:
         """Return the shards that may have a file of this name, or files in the folder of this name."""
-        return self._around(folder, folder + _AFTER_ALL) if folder else self.shards
+        return tuple(layer for layer, titles in self.parts if titles.is_below(name))
 
-    def _around(self, first: str, last: str) -> tuple[Descriptor, ...]:
-        return tuple(
-            layer
-            for layer in self.shards
-            if layer.annotations.get(SHARD_FIRST, "") <= last and layer.annotations.get(SHARD_LAST, last) >= first
-        )
+    def listed_in(self, folder: str) -> tuple[Descriptor, ...]:
+        """Return the shards whose directories must be read to list a folder."""
+        return tuple(layer for layer, titles in self.parts if titles.is_listed_in(folder))
+
+    def _around(self, title: str) -> tuple[Descriptor, ...]:
+        return tuple(layer for layer, titles in self.parts if titles.holds(title))
 
     def load(self, shards: Iterable[Descriptor]) -> dict[str, Member]:
         """Return the files of some shards; fetch their directories in parallel.

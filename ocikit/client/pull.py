@@ -20,7 +20,7 @@ from ocikit.progress.base import Progress, TransferStats, progress_scope
 from ocikit.remote.mirrors import retry_without_bad_mirrors
 from ocikit.spec import media_types
 from ocikit.spec.descriptor import Descriptor
-from ocikit.spec.manifest import Manifest
+from ocikit.spec.manifest import Index, Manifest
 from ocikit.spec.reference import AnyReference, Reference
 from ocikit.spec.titles import (
     is_archive,
@@ -54,7 +54,10 @@ class PullPlan:
     source: Source
     cache: Cache
     reference: AnyReference
+    document: Manifest | Index
+    """The manifest, or the nested index."""
     manifest: Manifest
+    """The manifest, or one with all files of the nested index that may be selected."""
     layers: tuple[Descriptor, ...]
     """The layers that the patterns select."""
     folder: Folder | None
@@ -66,7 +69,7 @@ class PullPlan:
     force: bool = False
     """Whether edited files in the folder are overwritten."""
     partial: bool = False
-    """Whether the patterns leave layers out."""
+    """Whether the artifact has other layers."""
 
     @property
     def steps(self) -> Plan | FolderPlan:
@@ -86,7 +89,7 @@ class PullPlan:
             stats = retry_without_bad_mirrors(self.source, lambda: self._fetch_blobs(workers, progress))
             if self.manifest.is_image:
                 return None, stats
-            return snapshot(self.cache, self.reference, self.manifest, self.layers), stats
+            return snapshot(self.cache, self.reference, self.document, self.layers), stats
         folder, planned = self.folder, [self.folder_plan]
 
         def fetch_files() -> TransferStats:
@@ -192,7 +195,7 @@ class PullPlan:
                 progress.finish(layer, "present")
             run_parallel(steps.transfers, place, workers=workers)
             folder.place_unpacked()
-            folder.finish(self.manifest, self.reference)
+            folder.finish(self.document, self.reference)
         self.cache.note_folder(folder.path)
 
 
@@ -200,10 +203,12 @@ def plan_pull(
     source: Source,
     cache: Cache,
     reference: AnyReference,
+    document: Manifest | Index,
     manifest: Manifest,
     to: StrPath | None,
     *,
     layers: Sequence[Descriptor] | None = None,
+    complete: bool = True,
     include: str | Iterable[str] = (),
     exclude: str | Iterable[str] = (),
     force: bool = False,
@@ -215,9 +220,11 @@ def plan_pull(
         source: Where the content comes from.
         cache: Where content may be already, and goes if there is no folder.
         reference: The artifact.
-        manifest: Its manifest.
+        document: Its manifest, or its nested index.
+        manifest: The manifest, or one with the files of the nested index.
         to: The folder for the files; None pulls into the cache.
         layers: The layers with their names as titles; None are those of the manifest.
+        complete: Whether these are all layers of the artifact.
         include: Glob patterns of file names; none selects all.
         exclude: Glob patterns of file names to skip.
         force: Overwrite edited files.
@@ -230,7 +237,7 @@ def plan_pull(
     """
     named = manifest.layers if layers is None else layers
     layers = select_layers(named, to_patterns(include), to_patterns(exclude))
-    complete = len(layers) == len(named)
+    complete = complete and len(layers) == len(named)
     if to is None and not manifest.is_image:
         layers_by_path(layers)  # check the titles before anything is fetched
     # Files are synced no more than by cp or curl: after a power failure the next pull detects and repairs damage
@@ -243,6 +250,7 @@ def plan_pull(
         source=source,
         cache=cache,
         reference=reference,
+        document=document,
         manifest=manifest,
         layers=layers,
         folder=folder,
@@ -422,7 +430,7 @@ def _download(
     progress.finish(blob, "moved" if written else "present")
 
 
-def snapshot(cache: Cache, reference: AnyReference, manifest: Manifest, layers: Iterable[Descriptor]) -> Path:
+def snapshot(cache: Cache, reference: AnyReference, document: Manifest | Index, layers: Iterable[Descriptor]) -> Path:
     """Return a read-only folder in the cache with cached layers under their names.
 
     File names matter because readers choose a format by the suffix.
@@ -430,8 +438,8 @@ def snapshot(cache: Cache, reference: AnyReference, manifest: Manifest, layers: 
     if not isinstance(reference, Reference):
         # Layouts may be moved, so their snapshots are stored by digest alone
         reference = Reference(registry="oci", repository="layout")
-        cache.push_bytes(manifest.descriptor, manifest.raw)
-    return cache.snapshot(reference, manifest, layers)
+        cache.push_bytes(document.descriptor, document.raw)
+    return cache.snapshot(reference, document, layers)
 
 
 def folder_copies(cache: Cache) -> FolderCopies:

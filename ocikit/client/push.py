@@ -8,6 +8,7 @@ import os
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import partial
+from itertools import accumulate
 from typing import TypeAlias
 
 import attrs
@@ -26,6 +27,7 @@ from ocikit.errors import (
     SizeMismatch,
 )
 from ocikit.forks import ForkSafeLock
+from ocikit.layers.boundaries import ENTRY_SIZE, common_folder, cut, folder_ranks
 from ocikit.layers.pack import WORKERS as HASHERS
 from ocikit.layers.pack import Named, PackTask, Selection, UnhashedFile, select
 from ocikit.layers.packed import Packed
@@ -33,7 +35,7 @@ from ocikit.layers.shards import SHARD_SIZE
 from ocikit.layers.states import KnownHashes
 from ocikit.progress.base import Progress, progress_scope
 from ocikit.spec import media_types as types
-from ocikit.spec.annotations import Annotations
+from ocikit.spec.annotations import PREFIX, PREFIX_FIRST, PREFIX_LAST, Annotations
 from ocikit.spec.descriptor import EMPTY_DESCRIPTOR, Descriptor
 from ocikit.spec.digest import Digest
 from ocikit.spec.document import DOCUMENT_LIMIT
@@ -41,6 +43,7 @@ from ocikit.spec.manifest import Index, Manifest, parse_document
 from ocikit.spec.media_types import Archive, Shards
 from ocikit.spec.reference import AnyReference
 from ocikit.spec.titles import Links
+from ocikit.store.admission import available_cores
 from ocikit.store.base import Source, Store, blob_not_found
 from ocikit.store.streams import ByteStream, ProgressReader
 from ocikit.transfer.plan import plan
@@ -57,16 +60,25 @@ _STREAMED_SIZE = 8 << 20  # bytes of a file that is hashed while it is sent, if 
 _UNKNOWN = Digest(f"sha256:{'0' * 64}")  # in progress events of a file that is not hashed yet
 _STOP_INTERVAL = 0.2  # seconds between checks whether to stop
 _WORTH_A_MANIFEST = 2  # layers; for one, a request for the blob costs the same
+_NESTED_FILES = 10_000  # in a manifest of a nested index
+_NESTED_SIZE = DOCUMENT_LIMIT - (64 << 10)  # bytes of its entries
 _ENTRY_SIZE = 400  # bytes of a layer in a manifest, without its title; most have 160
 
 
 @frozen(kw_only=True)
 class PackedArtifact(Source):
-    """A manifest with its config and packed layers, as the source of a copy."""
+    """A manifest with its config and packed layers, as the source of a copy; or a nested index with its manifests."""
 
-    manifest: Manifest
+    manifest: Manifest | Index
     config: bytes
     layers: Mapping[Digest, Packed]
+    nested: Mapping[Digest, Manifest] = field(factory=dict)
+    """The manifests of a nested index, in its order."""
+
+    @property
+    def config_descriptor(self) -> Descriptor:
+        """The descriptor of the config."""
+        return self.manifest.config if isinstance(self.manifest, Manifest) else EMPTY_DESCRIPTOR
 
     def resolve(self, reference: str) -> Descriptor:
         """Return the manifest's descriptor for any tag, or for its digest.
@@ -80,7 +92,9 @@ class PackedArtifact(Source):
 
     def document(self, descriptor: Descriptor) -> Manifest | Index:
         """Return the manifest without parsing it again."""
-        return self.manifest if descriptor.digest == self.manifest.digest else Source.document(self, descriptor)
+        if descriptor.digest == self.manifest.digest:
+            return self.manifest
+        return self.nested.get(descriptor.digest) or Source.document(self, descriptor)
 
     def open(self, descriptor: Descriptor) -> ByteStream:
         """Return the stream of a layer, the config or the manifest.
@@ -88,9 +102,9 @@ class PackedArtifact(Source):
         Raises:
             ContentError: A file has changed since it was hashed.
         """
-        if descriptor.digest == self.manifest.digest:
-            return io.BytesIO(self.manifest.raw)
-        if descriptor.digest == self.manifest.config.digest:
+        if descriptor.digest == self.manifest.digest or descriptor.digest in self.nested:
+            return io.BytesIO(self.document(descriptor).raw)
+        if descriptor.digest == self.config_descriptor.digest:
             return io.BytesIO(self.config)
         packed = self.layers.get(descriptor.digest)
         if packed is None:
@@ -199,6 +213,58 @@ def build_artifact(
     )
 
 
+def build_nested(
+    packed: Sequence[Packed], *, annotations: Mapping[str, str] | None = None, subject: Descriptor | None = None
+) -> PackedArtifact:
+    """Return an artifact with a nested index over packed layers.
+
+    Its manifests are in the order of their titles, and are cut between folders where that is possible. The boundaries
+    depend on titles and media types only, so a change of one file's content changes one manifest.
+
+    Args:
+        packed: The layers.
+        annotations: Annotations of the index.
+        subject: What the index refers to.
+
+    Raises:
+        ContentError: There are too many files for one index.
+    """
+    layers = sorted((layer.descriptor for layer in packed), key=lambda layer: layer.title or "")
+    titles = [layer.title or "" for layer in layers]
+    sizes = [len(title.encode()) + title.count('"') for title in titles]
+    before = [
+        0,
+        *accumulate(ENTRY_SIZE + len(layer.media_type) + size for layer, size in zip(layers, sizes, strict=True)),
+    ]
+
+    def fits(start: int, end: int) -> bool:
+        return end - start <= _NESTED_FILES and before[end] - before[start] <= _NESTED_SIZE
+
+    nested: dict[Digest, Manifest] = {}
+    children = []
+    for start, end in cut(folder_ranks(titles), fits) if layers else ():
+        manifest = Manifest(artifact_type=FILES_ARTIFACT_TYPE, config=EMPTY_DESCRIPTOR, layers=layers[start:end])
+        nested[manifest.digest] = manifest
+        first, last = titles[start], titles[end - 1]
+        names = {PREFIX: common_folder(first, last), PREFIX_FIRST: first, PREFIX_LAST: last}
+        children.append(manifest.descriptor.annotated(**names))
+    index = Index(
+        artifact_type=types.FOLDER, manifests=children, subject=subject, annotations=Annotations(annotations or {})
+    )
+    if len(index.raw) > DOCUMENT_LIMIT:
+        raise ContentError(
+            f"the index of {len(layers):,} files has {len(index.raw) / _MIB:.1f} MiB; registries accept"
+            f" {DOCUMENT_LIMIT // _MIB} MiB, and nothing was sent",
+            hint='group the files with shards="zip", or push several artifacts',
+        )
+    return PackedArtifact(
+        manifest=index,
+        config=b"{}",
+        layers={layer.descriptor.digest: layer for layer in packed},
+        nested=nested,
+    )
+
+
 def check_manifest_size(manifest: Manifest) -> None:
     """Check that registries accept a manifest of this size.
 
@@ -209,7 +275,7 @@ def check_manifest_size(manifest: Manifest) -> None:
         raise ContentError(
             f"the manifest of {len(manifest.layers):,} files has {len(manifest.raw) / _MIB:.1f} MiB; registries accept"
             f" {DOCUMENT_LIMIT // _MIB} MiB, and nothing was sent",
-            hint='group the files with shards="zip", pack folders with archive="tar+gzip", or push several artifacts',
+            hint='group the files with shards="zip", or list them in several manifests with index=True',
         )
 
 
@@ -290,17 +356,31 @@ def push_files(
     """
     draft = build(())  # raises errors of all arguments before anything is sent
     names = tags_of(reference, tags, default=draft.manifest.subject is None)
+    nested = isinstance(draft.manifest, Index)
     try:
-        if reference.digest is not None or _may_exceed_limit(selection):
-            # Hash everything first, because the manifest may be refused
+        # Hash everything first if the manifest may be refused, and if most of a nested index may be there
+        hash_first = reference.digest is not None or (not nested and _may_exceed_limit(selection))
+        current = None
+        if not hash_first:
+            current = _current_document(target, draft.config_descriptor, names, len(selection.tasks))
+        before = current if nested and isinstance(current, Index) and current.is_nested else None
+        if hash_first or before is not None:
             with contextlib.closing(selection.pack(workers)) as packed:
                 artifact = build(packed)
                 work = plan_push(artifact, target, reference, tags=tags, check=False, workers=workers)
+                if before is not None:
+                    work = attrs.evolve(work, present=_present_in_nested(artifact, target, before, workers))
                 if publish is not None:
                     work = attrs.evolve(work, tags=())
                 work.run(workers=workers, progress=progress, title=title)
                 return artifact if publish is None else publish(artifact)
-        pipeline = _Pipeline(target=target, config=draft.manifest.config, content=draft.config, progress=progress)
+        pipeline = _Pipeline(
+            target=target,
+            config=draft.config_descriptor,
+            content=draft.config,
+            present=_named_blobs(current),
+            progress=progress,
+        )
         return pipeline.run(selection, build, names, workers=workers, title=title, publish=publish)
     except CopyError as error:
         cause = push_error(error)
@@ -319,6 +399,50 @@ def _may_exceed_limit(selection: Selection) -> bool:
     return sum(_ENTRY_SIZE + 2 * len(task.title.encode()) for task in selection.tasks) > DOCUMENT_LIMIT
 
 
+def _current_document(target: Store, config: Descriptor, tags: Sequence[str], count: int) -> Manifest | Index | None:
+    """Return the manifest that the tag names now, because a registry has the blobs that it names.
+
+    One request replaces one for each blob that did not change. If the registry has lost a blob, it rejects the manifest, and
+    the blob is pushed again.
+    """
+    if not tags or count < _WORTH_A_MANIFEST or not target.cacheable:
+        return None
+    try:
+        if target.cheaper_to_push(config):
+            return None  # a new repository has no tags
+        descriptor, raw = target.raw_document(tags[0])
+        return parse_document(raw, descriptor.media_type)
+    except OcikitError:
+        return None
+
+
+def _named_blobs(document: Manifest | Index | None) -> frozenset[Digest]:
+    """Return the content that a document names and its registry has."""
+    children = () if document is None else document.children
+    # Foreign layers and embedded content need not be in the repository
+    return frozenset(b.digest for b in children if not types.is_foreign(b.media_type) and b.data is None)
+
+
+def _present_in_nested(artifact: PackedArtifact, target: Store, current: Index, workers: int) -> frozenset[Digest]:
+    """Return what need not be pushed, because the nested index that the tag names now has it.
+
+    Manifests that did not change are present with their blobs. Only those that did are requested, for the blobs that they
+    name.
+    """
+    before = {child.digest for child in current.manifests}
+    present: set[Digest] = set()
+    for digest, manifest in artifact.nested.items():
+        if digest in before:
+            present |= {digest, *(blob.digest for blob in manifest.blobs)}
+
+    def read(child: Descriptor, _: threading.Event) -> None:
+        with contextlib.suppress(OcikitError):
+            present.update(_named_blobs(target.document(child)))
+
+    run_parallel([child for child in current.manifests if child.digest not in artifact.nested], read, workers=workers)
+    return frozenset(present)
+
+
 @define(eq=False, kw_only=True)
 class _Pipeline(Source):
     """A push that sends each layer as soon as its digest is known, while other files are hashed.
@@ -331,13 +455,15 @@ class _Pipeline(Source):
     config: Descriptor
     content: bytes
     """Of the config."""
+    present: frozenset[Digest]
+    """Blobs that the target has."""
     progress: Progress
     _lock: ForkSafeLock = field(factory=ForkSafeLock, init=False)
     _layers: dict[Digest, Packed] = field(factory=dict, init=False)
     _kept: dict[Digest, bytes] = field(factory=dict, init=False)
     """The content of small files that are being sent: at most one for each worker."""
     _hashing: threading.Semaphore = field(
-        factory=lambda: threading.Semaphore(min(HASHERS, os.cpu_count() or 1)), init=False
+        factory=lambda: threading.Semaphore(min(HASHERS, available_cores())), init=False
     )
 
     def run(
@@ -353,9 +479,7 @@ class _Pipeline(Source):
         """Send the config and the layers, then the manifest with its tags."""
         tasks = selection.tasks
         packed: dict[PackTask, Packed] = {}
-        copies = BlobCopies(
-            source=self, target=self.target, progress=self.progress, present=self._named_blobs(tags, len(tasks))
-        )
+        copies = BlobCopies(source=self, target=self.target, progress=self.progress, present=self.present)
 
         streaming = self._may_stream(tasks)
 
@@ -406,24 +530,6 @@ class _Pipeline(Source):
             for layer in packed.values():
                 layer.close()
         return artifact
-
-    def _named_blobs(self, tags: Sequence[str], count: int) -> frozenset[Digest]:
-        """Return the blobs that the current manifest of the tag names, because a registry keeps those.
-
-        One request replaces one for each blob that did not change. If the registry has lost a blob, it rejects the
-        manifest, and the blob is pushed again.
-        """
-        if not tags or count < _WORTH_A_MANIFEST or not self.target.cacheable:
-            return frozenset()
-        try:
-            if self.target.cheaper_to_push(self.config):
-                return frozenset()  # a new repository has no tags
-            descriptor, raw = self.target.raw_document(tags[0])
-            blobs = parse_document(raw, descriptor.media_type).children
-        except OcikitError:
-            return frozenset()
-        # Foreign layers and embedded content need not be in the repository
-        return frozenset(b.digest for b in blobs if not types.is_foreign(b.media_type) and b.data is None)
 
     def _may_stream(self, tasks: Sequence[PackTask]) -> bool:
         """Return True if large files are hashed while they are sent, in one pass over each.

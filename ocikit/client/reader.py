@@ -204,7 +204,7 @@ class ContentReader:
     def fetch_files(
         self,
         reference: AnyReference,
-        manifest: Manifest,
+        document: Manifest | Index,
         layers: Iterable[Descriptor],
         *,
         progress: ProgressLike = None,
@@ -212,7 +212,7 @@ class ContentReader:
         """Return a read-only folder in the cache with layers as files; fetch missing ones."""
         layers = list(layers)
         self.fetch(reference, layers, progress=progress)
-        return snapshot(self.cache, reference, manifest, layers)
+        return snapshot(self.cache, reference, document, layers)
 
     def referrers(self, reference: AnyReference, artifact_type: str | None = None) -> Listing[Descriptor]:
         """Return the descriptors of manifests whose subject is the reference."""

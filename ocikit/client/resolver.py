@@ -114,7 +114,20 @@ class Resolver:
             InvalidReference: The platform is invalid.
             InvalidDocument: Too many indexes are nested.
         """
+        return self._select(*self.resolve_document(reference), platform)
+
+    def resolve_files(
+        self, reference: AnyReference, platform: PlatformLike | None = None
+    ) -> tuple[Descriptor, Manifest | Index]:
+        """Return what `resolve_manifest` does, or a nested index, whose manifests list the files of one artifact."""
         root, document = self.resolve_document(reference)
+        if isinstance(document, Index) and document.is_nested and platform is None:
+            return root, document
+        return self._select(root, document, platform)
+
+    def _select(
+        self, root: Descriptor, document: Manifest | Index, platform: PlatformLike | None
+    ) -> tuple[Descriptor, Manifest]:
         return select_manifest(
             root,
             platform,

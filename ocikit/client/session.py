@@ -257,7 +257,7 @@ class Session(display.Displayable):
     def _manifest(self, reference: AnyReference, platform: PlatformLike | None, dialect: str | None = AUTO) -> Artifact:
         """Return the artifact for a platform; None selects this machine's."""
         with self._backends.open_source(reference) as source:
-            found = Resolver(source, self.cache, get_unknown=True).resolve_manifest(reference, platform)
+            found = Resolver(source, self.cache, get_unknown=True).resolve_files(reference, platform)
             return Artifact(self._reader, reference, *found, dialect=dialect)
 
     def validate(self, ref: ReferenceLike, *, platform: PlatformLike | None = None) -> ValidationReport:
@@ -397,6 +397,7 @@ class Session(display.Displayable):
         archive: Archive | None = None,
         shards: Shards | None = None,
         shard_size: int | str = "256MiB",
+        index: bool = False,
         include: str | Iterable[str] = (),
         exclude: str | Iterable[str] = (),
         media_types: Mapping[str, str] | None = None,
@@ -431,6 +432,8 @@ class Session(display.Displayable):
             shards: "zip" or "tar" puts the files of each folder into archives without compression, for very many files. A pull
                 writes the files. `fs` reads files of a zip by ranges; a tar is in the order of WebDataset.
             shard_size: Bytes of the largest shard, such as "256MiB".
+            index: List the files in several manifests of a nested index, for more files than one manifest can list. Each
+                file stays a blob of its own. Other clients pull the manifests one by one.
             include: Glob patterns of file names; none selects all.
             exclude: Glob patterns of file names to skip.
             media_types: Media types by file name; others are guessed.
@@ -454,6 +457,7 @@ class Session(display.Displayable):
         from ocikit.client.notes import check_message, pin_inputs, write_notes  # noqa: PLC0415 - as below
         from ocikit.client.push import (  # noqa: PLC0415 - 15 ms of import time that pulls do not need
             build_artifact,
+            build_nested,
             describe_selection,
             plan_push,
             push_files,
@@ -468,12 +472,12 @@ class Session(display.Displayable):
             raise ContentError("nothing to push", hint='name files or folders: push("host/name:tag", "data/")')
         workers = self._workers(workers)
         types = {"artifact_type": artifact_type, "config_type": config_type}
-        content = check_push(paths, archive, shards, links, config, annotations, types)
+        content = check_push(paths, archive, shards, links, config, annotations, types, index=index)
         check_message(message)
         if version is not None:
             from ocikit.client.versions import VersionPush, Versions, check_version  # noqa: PLC0415 - few pushes need it
 
-            check_version(version, reference, attached=subject is not None)
+            check_version(version, reference, attached=subject is not None, nested=index)
         with self.cache.hashes() as known:
             selection = select_files(
                 paths,
@@ -490,13 +494,19 @@ class Session(display.Displayable):
             )
             notes = write_notes(message, pin_inputs(self._reader, inputs))
             with self._backends.open_store(reference) as target:
-                build = partial(
-                    build_artifact,
-                    artifact_type=artifact_type,
-                    config=content,
-                    config_type=config_type,
-                    annotations={**(annotations or {}), **notes},
-                    subject=None if subject is None else resolve_subject(target, reference, parse_reference(subject)),
+                about = None if subject is None else resolve_subject(target, reference, parse_reference(subject))
+                notes = {**(annotations or {}), **notes}
+                build = (
+                    partial(build_nested, annotations=notes, subject=about)
+                    if index
+                    else partial(
+                        build_artifact,
+                        artifact_type=artifact_type,
+                        config=content,
+                        config_type=config_type,
+                        annotations=notes,
+                        subject=about,
+                    )
                 )
                 publish = None
                 if version is not None:

@@ -19,7 +19,7 @@ import time
 from collections.abc import Callable, Iterable, Mapping
 from functools import partial
 from pathlib import Path
-from typing import Final, Literal, TypeAlias
+from typing import Final, Literal, TypeAlias, cast
 
 import attrs
 from attrs import define, frozen
@@ -45,13 +45,16 @@ _LOOK = 0.2  # seconds between a push without a condition and the look at what t
 _SHOWN = 60  # characters of an invalid value in a message
 
 
-def check_version(version: str | None, reference: AnyReference, *, attached: bool = False) -> None:
+def check_version(
+    version: str | None, reference: AnyReference, *, attached: bool = False, nested: bool = False
+) -> None:
     """Check the `version` argument of a verb.
 
     Args:
         version: The argument.
         reference: The reference that is written to.
         attached: Whether the artifact has a subject.
+        nested: Whether it has a nested index.
 
     Raises:
         InvalidArgument: It is not "next", or the artifact cannot have a version.
@@ -62,6 +65,10 @@ def check_version(version: str | None, reference: AnyReference, *, attached: boo
         raise InvalidArgument(
             f"{'an attached artifact' if attached else reference} can't get a version",
             hint="leave version= out" if attached else "leave the digest out: it is not known before the push",
+        )
+    if nested:
+        raise InvalidArgument(
+            "version= and index= exclude each other", hint='group the files with shards="zip", or name a tag yourself'
         )
     if version != "next":
         raise InvalidArgument(
@@ -292,7 +299,7 @@ class VersionPush:
     def __call__(self, artifact: PackedArtifact) -> PackedArtifact:
         """Push the next version, and return the artifact with its manifest."""
         self.published = self.versions.push(
-            self.tags, partial(_with_notes, artifact.manifest), partial(self._repair, artifact)
+            self.tags, partial(_with_notes, _manifest_of(artifact)), partial(self._repair, artifact)
         )
         return attrs.evolve(artifact, manifest=self.published.manifest)
 
@@ -304,7 +311,7 @@ class VersionPush:
     def preview(self, artifact: PackedArtifact) -> tuple[PackedArtifact, tuple[str, ...]]:
         """Return the artifact and the tags that a push would have now."""
         before = self.versions.look(self.tags[0])
-        manifest = _with_notes(artifact.manifest, before.notes)
+        manifest = _with_notes(_manifest_of(artifact), before.notes)
         return attrs.evolve(artifact, manifest=manifest), (f"v{before.newest + 1}", *self.tags)
 
     def describe(self) -> str:
@@ -313,6 +320,10 @@ class VersionPush:
             return ""
         names = display.join_limited((self.published.tag, *self.tags))
         return f"; {names}" + ("" if self.published.is_new else ": the same as the version before")
+
+
+def _manifest_of(artifact: PackedArtifact) -> Manifest:
+    return cast("Manifest", artifact.manifest)  # check_version refuses nested indexes
 
 
 def _with_notes(manifest: Manifest, notes: Mapping[str, str]) -> Manifest:

@@ -85,18 +85,25 @@ def read_artifact(
         NotFound: There is no such artifact.
         NoMatchingPlatform: An index has no manifest for the platform.
     """
-    if not (isinstance(artifact, Artifact) and isinstance(artifact.document, Manifest) and platform is None):
+    if (
+        not isinstance(artifact, Artifact)
+        or platform is not None
+        or (artifact.is_index and artifact.nested_files is None)
+    ):
         reference = artifact.reference if isinstance(artifact, Artifact) else parse_reference(artifact)
         with reader.backends.open_source(reference) as source:
             resolver = Resolver(source, reader.cache, get_unknown=True)
-            artifact = Artifact(reader, reference, *resolver.resolve_manifest(reference, platform))
-    layers: dict[str, Descriptor] = {**artifact.named.files}
-    for layer, _ in artifact.named.unusable:
+            artifact = Artifact(reader, reference, *resolver.resolve_files(reference, platform))
+    nested = artifact.nested_files
+    manifest = artifact.manifest if nested is None else nested.manifest(include)[0]
+    named = artifact.named if nested is None else manifest.named
+    layers: dict[str, Descriptor] = {**named.files}
+    for layer, _ in named.unusable:
         layers[layer.digest] = layer
     if include or exclude:
         layers = {title: layer for title, layer in layers.items() if is_selected(title, include, exclude)}
     reference = artifact.reference
-    return Side(name=str(reference), files=layers, manifest=artifact.manifest, reference=reference)
+    return Side(name=str(reference), files=layers, manifest=manifest, reference=reference)
 
 
 def read_folder(path: StrPath, other: Side, *, include: Sequence[str], exclude: Sequence[str], workers: int) -> Side:

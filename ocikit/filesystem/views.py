@@ -19,7 +19,7 @@ from ocikit.errors import FileNotInArtifact, InvalidArgument, NotFound
 from ocikit.filesystem.paths import Location, missing_tag
 from ocikit.forks import ForkSafeLock
 from ocikit.remote.config.network import Network
-from ocikit.spec.annotations import CREATED, SHARD_FIRST, SHARD_LAST
+from ocikit.spec.annotations import CREATED
 from ocikit.spec.descriptor import Descriptor
 from ocikit.spec.digest import Digest
 from ocikit.spec.titles import is_shard, layer_path
@@ -50,23 +50,24 @@ class Tree:
         self._members = artifact.members
         self._loaded: set[Digest] = set()
         self._lock = ForkSafeLock()
-        self._folders: dict[str, dict[str, Info | Member]] = {"": {}}
+        self._folders: dict[str, dict[str, Info | Descriptor | Member]] = {"": {}}
         self._archives: dict[str, str] = {}
-        for name, layer in artifact.named.files.items():
-            if is_shard(layer):
-                for title in (layer.annotations.get(SHARD_FIRST, ""), layer.annotations.get(SHARD_LAST, "")):
-                    self._add_folder(title.rpartition("/")[0])
-            elif name.endswith("/"):  # an archive of a dialect: a file here, as its members are not known
+        self._nested = artifact.nested_files
+        for name, layer in artifact.named.files.items() if self._nested is None else ():
+            if name.endswith("/"):  # an archive of a dialect: a file here, as its members are not known
                 self._archives[layer_path(layer)] = name
                 self.put(layer_path(layer), layer)
-            else:
+            elif not is_shard(layer):
                 self.put(name, layer)
+        for _, titles in (*self._members.parts, *(self._nested.parts if self._nested is not None else ())):
+            for folder in titles.folders:
+                self._add_folder(folder)
 
     def put(self, name: str, layer: Descriptor) -> None:
         """Add or replace a file. It hides a member of a shard with its name."""
         folder, _, last = name.rpartition("/")
         self._add_folder(folder)
-        self._folders[folder][last] = self._file_info(name, layer)
+        self._folders[folder][last] = layer
 
     def drop(self, name: str) -> None:
         """Remove a file, and the folders that are empty without it."""
@@ -95,17 +96,26 @@ class Tree:
             "created": self.created,
         }
 
-    def _load(self, name: str) -> None:
-        """Add the files of the shards that may have a file of this name, or files in the folder of this name."""
-        shards = [layer for layer in self._members.below(name) if layer.digest not in self._loaded]
-        if shards:
-            members = self._members.load(shards)
-            with self._lock:
-                for title, member in members.items():
-                    self._add(title, member)
-                self._loaded.update(layer.digest for layer in shards)
+    def _load(self, name: str, *, listing: bool = False) -> None:
+        """Add files of the shards, or of the manifests of a nested index.
 
-    def _add(self, name: str, entry: Info | Member) -> None:
+        Args:
+            name: That of a file, or of a folder that has the files.
+            listing: Whether only the names in this folder are needed.
+        """
+        for parts in (self._members, self._nested):
+            if parts is None:
+                continue
+            needed = parts.listed_in(name) if listing else parts.below(name)
+            missing = [part for part in needed if part.digest not in self._loaded]
+            if missing:
+                found = parts.load(missing)
+                with self._lock:
+                    for title, entry in found.items():
+                        self._add(title, entry)
+                    self._loaded.update(part.digest for part in missing)
+
+    def _add(self, name: str, entry: Info | Descriptor | Member) -> None:
         folder, _, last = name.rpartition("/")
         self._add_folder(folder)
         self._folders[folder].setdefault(last, entry)
@@ -120,9 +130,11 @@ class Tree:
         info = {"name": path, "size": 0, "type": "directory", "created": self.created}
         return info if name else info | {"digest": str(self.artifact.digest), "reference": str(self.artifact.reference)}
 
-    def _entry(self, entry: Info | Member) -> Info:
+    def _entry(self, name: str, entry: Info | Descriptor | Member) -> Info:
         if isinstance(entry, dict):
             return entry
+        if isinstance(entry, Descriptor):
+            return self._file_info(name, entry)
         info = self._info(entry.name, entry.size, entry.media_type, entry.key)
         return info | {"shard": entry.layer.title, "shard_digest": str(entry.layer.digest)}
 
@@ -133,9 +145,9 @@ class Tree:
             FileNotInArtifact: There is neither; the hint has the nearest names.
         """
         found = self._find(name)
-        return self._directory(name) if found is None else self._entry(found)
+        return self._directory(name) if found is None else self._entry(name, found)
 
-    def _find(self, name: str) -> Info | Member | None:
+    def _find(self, name: str) -> Info | Descriptor | Member | None:
         """Return the entry of a file; None for a folder.
 
         Raises:
@@ -149,10 +161,11 @@ class Tree:
             if name in self._folders:
                 return None
         found = self._folders.get(folder, {}).get(last)
-        if found is None and name in self.artifact.files:
-            return self._file_info(name, self.artifact.files[name].descriptor)  # a shard itself
+        if found is None and self._nested is None and name in self.artifact.files:
+            return self.artifact.files[name].descriptor  # a shard itself
         if found is None:
-            near = display.nearest(name, self.artifact.files, _NEAREST)
+            names = self.artifact.files if self._nested is None else self._nested.near(name)
+            near = display.nearest(name, names, _NEAREST)
             hint = (
                 f"nearest: {display.join_limited(near)}"
                 if near
@@ -169,9 +182,9 @@ class Tree:
         """
         if self._find(name) is not None:
             return [self.info(name)]
-        self._load(name)
-        folder = self._folders[name]
-        return [self._entry(folder[last]) for last in sorted(folder)]
+        self._load(name, listing=True)
+        folder, start = self._folders[name], f"{name}/" if name else ""
+        return [self._entry(start + last, folder[last]) for last in sorted(folder)]
 
     def file(self, name: str) -> File | Member:
         """Return a file.
@@ -183,10 +196,12 @@ class Tree:
         found = self._find(name)
         if found is None or (isinstance(found, dict) and found["type"] == "directory"):
             path = self._directory(name)["name"]
-            near = next((other for other in self.artifact.files if other.startswith(f"{name}/" if name else "")), None)
+            nested, start = self._nested, f"{name}/" if name else ""
+            names = self.artifact.files if nested is None else [titles.first for _, titles in nested.parts]
+            near = next((other for other in names if other.startswith(start)), None)
             advice = f"; name a file in it, such as {display.quoted(near)}" if near else ""
             raise IsADirectoryError(f"{path} is a folder{advice}")
-        return self._plain_file(name) if isinstance(found, dict) else found
+        return found if isinstance(found, Member) else self._plain_file(name)
 
     def _plain_file(self, name: str) -> File:
         return self.artifact.files[self._archives.get(name, name)]
@@ -240,7 +255,7 @@ class View:
             reference = reference.pinned(Digest(pin))
         try:
             with self.reader.backends.open_source(reference) as source:
-                found = Resolver(source, self.reader.cache, get_unknown=True).resolve_manifest(reference)
+                found = Resolver(source, self.reader.cache, get_unknown=True).resolve_files(reference)
         except NotFound as error:
             if isinstance(error, FileNotFoundError):
                 raise

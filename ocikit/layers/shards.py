@@ -21,6 +21,7 @@ from typing import Final, Self
 from attrs import frozen
 
 from ocikit.errors import ContentError, InvalidDigest
+from ocikit.layers.boundaries import cut, rank_of
 from ocikit.layers.header import END, encode_header, padding
 from ocikit.layers.packed import Check, HashingWriter, Packed, TemporaryFile, changed, reading, source_date, stamp_of
 from ocikit.layers.states import KnownHashes, is_settled, state_key
@@ -52,9 +53,8 @@ _BUFFER = 1 << 18
 def split(files: Sequence[FoundFile], kind: Shards, size: int) -> list[tuple[FoundFile, ...]]:
     """Return the files of each shard, in the order of their titles.
 
-    A list that is too large is cut after the title with the smallest hash, and so are both parts, as in a treap. So the
-    boundaries depend on the files alone, and a change moves those next to it only. On average, a shard has half of `size`.
-    Files of a tar that differ in their suffix only stay together, as readers of WebDataset expect.
+    The boundaries depend on the files alone, see `boundaries.cut`. Files of a tar that differ in their suffix only stay
+    together, as readers of WebDataset expect.
 
     Args:
         files: The files.
@@ -62,21 +62,14 @@ def split(files: Sequence[FoundFile], kind: Shards, size: int) -> list[tuple[Fou
         size: Bytes of the largest shard; a larger file is a shard of its own.
     """
     files = sorted(files, key=lambda file: file.title)
-    ranks: list[str] = [Digest.of(file.title.encode()).encoded for file in files]
+    ranks = [rank_of(file.title) for file in files]
     if kind == "tar":
         last = [_sample(file.title) != _sample(after.title) for file, after in pairwise(files)]
         # A sample is cut only if it is too large itself
         ranks = [rank if is_last else f"within {rank}" for rank, is_last in zip(ranks, [*last, True], strict=True)]
     before = [0, *accumulate(file.info.st_size + _OVERHEAD[kind] + 2 * len(file.title.encode()) for file in files)]
-    shards, pending = [], [(0, len(files))]
-    while pending:
-        start, stop = pending.pop()
-        if stop - start < 2 or before[stop] - before[start] <= size:
-            shards.append(tuple(files[start:stop]))
-        else:
-            cut = min(range(start + 1, stop), key=lambda index: ranks[index - 1])
-            pending += [(cut, stop), (start, cut)]
-    return shards
+    parts = cut(ranks, lambda start, end: before[end] - before[start] <= size)
+    return [tuple(files[start:end]) for start, end in parts]
 
 
 def _sample(title: str) -> str:

@@ -59,6 +59,15 @@ SHARD_DIRECTORY_SIZE: Final = "io.ocikit.shard.directory.size"
 #: What a file was before it was saved, such as "pandas.DataFrame": a name from a list, which is never imported.
 TYPE: Final = "io.ocikit.type"
 
+#: The folder that all titles of a manifest in a nested index start with, such as "images/"; empty for the top folder.
+PREFIX: Final = "io.ocikit.prefix"
+
+#: The first title of a manifest in a nested index. Its manifests are in the order of their titles.
+PREFIX_FIRST: Final = "io.ocikit.prefix.first"
+
+#: The last title of a manifest in a nested index.
+PREFIX_LAST: Final = "io.ocikit.prefix.last"
+
 #: Levels of nested arrays and objects in unknown keys; real documents have three or four. Limit them because a hostile
 #: document would exceed Python's recursion limit when the value is hashed, compared or encoded.
 _DEPTH_LIMIT = 64

@@ -194,6 +194,11 @@ class Index(_TypedDocument):
         return self.artifact_type or self.media_type or media_types.OCI_INDEX
 
     @property
+    def is_nested(self) -> bool:
+        """True for a nested index, whose manifests list the files of one artifact."""
+        return self.artifact_type == media_types.FOLDER
+
+    @property
     def children(self) -> tuple[Descriptor, ...]:
         """The manifests, in order."""
         return self.manifests

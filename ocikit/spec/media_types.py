@@ -29,6 +29,9 @@ TAR: Final = "application/x-tar"
 Shards: TypeAlias = Literal["zip", "tar"]
 SHARDS: Final[Mapping[Shards, str]] = {"zip": ZIP, "tar": TAR}
 
+#: The artifact type of a nested index: an index whose manifests list the files of one artifact.
+FOLDER: Final = "application/vnd.ocikit.folder.v1"
+
 #: The content `{}`, for an empty config or layer. image-spec manifest.md#guidance-for-an-empty-descriptor
 EMPTY: Final = "application/vnd.oci.empty.v1+json"
 

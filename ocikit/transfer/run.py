@@ -51,7 +51,7 @@ class Plan(display.Displayable):
     foreign: tuple[Descriptor, ...] = ()
     """Non-distributable layers: manifests name them, copies skip them."""
     present: frozenset[Digest] = frozenset()
-    """Blobs that the target already has; empty unless `checked`."""
+    """Blobs that the target already has, and documents that need not be pushed; only some of them unless `checked`."""
     checked: bool = False
     """Whether the target was asked which blobs it has."""
     converted: Mapping[Digest, Digest] = field(factory=FrozenMap)
@@ -61,16 +61,19 @@ class Plan(display.Displayable):
     def size(self) -> int:
         """Bytes of blobs and documents to move, without those that are present."""
         blobs = sum(b.size for b in self.blobs if b.digest not in self.present)
-        return blobs + sum(len(raw) for _, raw in self.documents)
+        return blobs + sum(len(raw) for d, raw in self.documents if d.digest not in self.present)
 
     @property
     def items(self) -> tuple[PlannedItem, ...]:
         """All blobs and documents with their expected outcome, in order."""
-        blobs = [
-            PlannedItem(descriptor=b, outcome="present" if b.digest in self.present else "moved") for b in self.blobs
-        ]
+
+        def item(descriptor: Descriptor) -> PlannedItem:
+            return PlannedItem(
+                descriptor=descriptor, outcome="present" if descriptor.digest in self.present else "moved"
+            )
+
         foreign = [PlannedItem(descriptor=b, outcome="skipped") for b in self.foreign]
-        return (*blobs, *foreign, *(PlannedItem(descriptor=d, outcome="moved") for d, _ in self.documents))
+        return (*map(item, self.blobs), *foreign, *(item(d) for d, _ in self.documents))
 
     def __rich_repr__(self) -> display.Description:
         yield "root", display.DigestCell(self.root.digest)
@@ -173,8 +176,8 @@ class BlobCopies:
             Cancelled: The event was set.
         """
         try:
-            skip_check = self.checked or self.target.cheaper_to_push(blob)
-            if blob.digest in self.present or (not skip_check and self.target.exists(blob)):
+            known = blob.digest in self.present
+            if known or (not self.checked and not self.target.cheaper_to_push(blob) and self.target.exists(blob)):
                 self.progress.finish(blob, "present")
                 return
             if self.target.mount(blob, self.source):
@@ -232,6 +235,9 @@ class _DocumentPushes:
         plan = self.plan
         last = plan.documents[-1][0].digest
         for descriptor, raw in plan.documents:
+            if descriptor.digest in plan.present:
+                self.progress.finish(descriptor, "present")
+                continue
             # Push the root with its tags, unless its referrers must exist before the tags do
             self._push_document(descriptor, raw, plan.tags if descriptor.digest == plan.root.digest == last else ())
             self.progress.advance(descriptor, len(raw))

@@ -384,23 +384,26 @@ class Cache(display.Displayable, Store):
         """Return the folder of the files of a manifest, whether it exists or not."""
         return _repository_folder(self.root / "snapshots", reference) / f"{digest.algorithm}-{digest.encoded}"
 
-    def snapshot(self, reference: Reference, manifest: Manifest, layers: Iterable[Descriptor] | None = None) -> Path:
-        """Return a folder with read-only files of a manifest, linked to cached blobs.
+    def snapshot(
+        self, reference: Reference, document: Manifest | Index, layers: Iterable[Descriptor] | None = None
+    ) -> Path:
+        """Return a folder with read-only files of an artifact, linked to cached blobs.
 
         The folder appears atomically.
 
         Args:
-            reference: Reference that the manifest was pulled from.
-            manifest: The manifest.
-            layers: Layers to have as files; all by default. Files of earlier calls are not removed.
+            reference: Reference that the artifact was pulled from.
+            document: The manifest, or a nested index.
+            layers: Layers to have as files; by default all that the document lists. Files of earlier calls are not removed.
 
         Raises:
             BlobUnknown: A blob is not cached. Push it to the cache and call again.
             UnsafeArchive: A title leads out of the folder (path traversal), or two layers have the same path.
         """
         # Validate the titles of the requested layers only: another one must not make them unreadable
-        files = layers_by_path(manifest.layers if layers is None else layers)
-        folder, root = self.snapshot_path(reference, manifest.digest), self.root
+        listed = document.layers if isinstance(document, Manifest) else ()
+        files = layers_by_path(listed if layers is None else layers)
+        folder, root = self.snapshot_path(reference, document.digest), self.root
         missing = {
             name: layer for name, layer in files.items() if not self._verified.is_intact(root, folder / name, layer)
         }
