@@ -25,6 +25,7 @@ import logging
 import random
 import threading
 import time
+import weakref
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -44,7 +45,7 @@ from ocikit.spec.annotations import BASE_DIGEST, BASE_NAME, MESSAGE, TITLE, Anno
 from ocikit.spec.descriptor import EMPTY_DESCRIPTOR, Descriptor
 from ocikit.spec.digest import Digest
 from ocikit.spec.manifest import ArtifactManifest, Index, Manifest, parse_document
-from ocikit.spec.reference import Reference
+from ocikit.spec.reference import AnyReference, Reference
 from ocikit.spec.titles import safe_title
 from ocikit.store.base import Source, Store
 from ocikit.store.locks import exclusive
@@ -629,7 +630,7 @@ def commit(
     tag: str,
     operations: Iterable[Operation],
     *,
-    name: str,
+    reference: AnyReference,
     owner: object,
     locks: Path | None,
     base: Base | None = None,
@@ -643,7 +644,7 @@ def commit(
         store: The repository or layout.
         tag: The tag to move.
         operations: The changes, in order.
-        name: The reference of the tag, the same for all writers.
+        reference: The reference of the tag, the same for all writers.
         owner: The owner of the store's credentials. Only writers with the same owner share a commit.
         locks: Folder for the locks that exclude other processes; None excludes none.
         base: What the tag has just been read as.
@@ -654,9 +655,33 @@ def commit(
         ContentError: There are too many files for one manifest, or another process holds the lock for too long.
         InvalidDocument: The tag names an image or an index.
     """
+    name = str(reference)
     with _opened_queue(name, owner) as queue:
         writer = _Writer(store=store, tag=tag, name=name, locks=locks, queue=queue)
-        return writer.commit(_Request(tuple(operations)), base, upcoming)
+        committed = writer.commit(_Request(tuple(operations)), base, upcoming)
+    with _followers_lock:
+        followers = list(_followers)
+    for follower in followers:
+        follower.moved(reference, committed)
+    return committed
+
+
+class Follower(ABC):
+    """An object that is informed of the commits of this process, such as a file system that has pinned the tag."""
+
+    @abstractmethod
+    def moved(self, reference: AnyReference, committed: Committed) -> None:
+        """Take note of a commit."""
+
+
+_followers: weakref.WeakSet[Follower] = weakref.WeakSet()
+_followers_lock = ForkSafeLock()
+
+
+def follow(follower: Follower) -> None:
+    """Inform an object of all further commits of this process, for as long as it exists."""
+    with _followers_lock:
+        _followers.add(follower)
 
 
 @frozen

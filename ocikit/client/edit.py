@@ -193,7 +193,7 @@ class Edit(MutableMapping[str, Any], display.Displayable):
             store,
             self._tag,
             operations,
-            name=str(self.reference),
+            reference=self.reference,
             owner=self.reader.backends,
             locks=self.reader.cache.lock_folder(),
             base=base,

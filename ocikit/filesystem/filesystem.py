@@ -1,8 +1,8 @@
 """The file system `ocikit://` for fsspec.
 
 It is synchronous, because the session is. Threads work within `cat_ranges` and `get`. A tag is resolved once and stays
-pinned until `invalidate_cache()` or a listing with `refresh=True`. A pickle has the pins, so that workers read the version
-that their driver saw.
+pinned until `invalidate_cache()`, a listing with `refresh=True`, or a commit of this process. A pickle has the pins, so that
+workers read the version that their driver saw.
 """
 
 from __future__ import annotations
@@ -46,6 +46,9 @@ _RECENT = 1.0  # seconds since a read, whose bytes a thread of pyarrow may still
 _RELEASE = 0.05  # seconds for the release
 _PARALLEL = 8  # files that are read at once
 
+#: Options of other file systems and clients that have a secret. fsspec shows all options in JSON and pickles.
+_SECRETS = {"auth", "credentials", "identity_token", "key", "password", "secret", "token", "user", "username"}
+
 
 class OcikitFileSystem(AbstractFileSystem):  # type: ignore[misc]  # fsspec has no types
     """Files of artifacts in registries: `ocikit://HOST[:PORT]/REPOSITORY:TAG/PATH`, and `ocikit:///FOLDER:TAG/PATH` on disk.
@@ -65,6 +68,9 @@ class OcikitFileSystem(AbstractFileSystem):  # type: ignore[misc]  # fsspec has 
         artifact: Artifact whose files are known, with its reader.
         pins: Digests by the path of an artifact, instead of resolving its tag.
         options: Further options of fsspec.
+
+    Raises:
+        InvalidArgument: An option has an unknown value, or would have a secret.
     """
 
     protocol = PROTOCOL
@@ -85,6 +91,11 @@ class OcikitFileSystem(AbstractFileSystem):  # type: ignore[misc]  # fsspec has 
         pins: Mapping[str, str] | None = None,
         **options: Any,
     ) -> None:
+        if secret := next((name for name in options if name in _SECRETS), None):
+            raise InvalidArgument(
+                f"a file system takes no option {secret!r}: pickles and graphs of dask would contain it",
+                hint="log in: ocikit.login(host), or pass a session: ocikit.fs(session)",
+            )
         super().__init__(**options)
         if cache not in {"blocks", "files"}:
             raise InvalidArgument(f"cache={cache!r} is unknown", hint='use "blocks" or "files"')
@@ -504,7 +515,7 @@ class OcikitFileSystem(AbstractFileSystem):  # type: ignore[misc]  # fsspec has 
             store,
             location.suffix.removeprefix(":"),
             [operation],
-            name=str(reference),
+            reference=reference,
             owner=reader.backends,
             locks=reader.cache.lock_folder(),
             upcoming=upcoming,
@@ -820,7 +831,7 @@ def _reopen(fs: OcikitFileSystem, path: str, position: int) -> OcikitFile:
 
 
 def _raise_failure(error: OSError) -> None:
-    """Raise an error, unless it says that a folder is missing."""
+    """Raise an error, unless a folder is missing."""
     if not isinstance(error, FileNotFoundError | NotADirectoryError):
         raise error
 

@@ -11,17 +11,19 @@ import attrs
 
 from ocikit import display
 from ocikit.client.artifact import Artifact, File
+from ocikit.client.commit import Committed, Follower, follow
 from ocikit.client.members import Member
 from ocikit.client.reader import ContentReader
 from ocikit.client.resolver import Resolver
 from ocikit.client.session import Session
 from ocikit.errors import FileNotInArtifact, InvalidArgument, NotFound
-from ocikit.filesystem.paths import Location, missing_tag
+from ocikit.filesystem.paths import Location, missing_tag, path_of
 from ocikit.forks import ForkSafeLock
 from ocikit.remote.config.network import Network
 from ocikit.spec.annotations import CREATED
 from ocikit.spec.descriptor import Descriptor
 from ocikit.spec.digest import Digest
+from ocikit.spec.reference import AnyReference
 from ocikit.spec.titles import is_shard, layer_path
 from ocikit.transfer.pool import WORKERS
 
@@ -216,8 +218,10 @@ def _created(artifact: Artifact) -> datetime:
     return created if created.tzinfo else created.replace(tzinfo=UTC)
 
 
-class View:
+class View(Follower):
     """Artifacts by path, each pinned when it was resolved. Shared by the file systems of a process; safe in threads.
+
+    Commits of this process move the pin, also those of edits and of other file systems.
 
     Args:
         reader: Reads the content.
@@ -230,6 +234,16 @@ class View:
         self._pins = dict(pins or {})
         self._numbers: dict[str, int] = {}
         self._lock = ForkSafeLock()
+        follow(self)
+
+    def moved(self, reference: AnyReference, committed: Committed) -> None:
+        """Resolve an artifact again on its next use, after a commit of this process."""
+        root = path_of(reference)
+        with self._lock:
+            if committed.number > self._numbers.get(root, 0) and (root in self._trees or root in self._pins):
+                self._numbers[root] = committed.number
+                self._trees.pop(root, None)
+                self._pins.pop(root, None)
 
     def tree(self, location: Location) -> Tree:
         """Return the files of an artifact.
@@ -336,7 +350,9 @@ def shared_view(
             network = Network(connections=_CONNECTIONS)
             if timeout is not None:
                 network = attrs.evolve(network, read_timeout=timeout)
-            session = Session(insecure=insecure, mirrors=mirrors, network=network, workers=workers or WORKERS)
+            session = Session(
+                insecure=insecure, mirrors=mirrors, network=network, workers=WORKERS if workers is None else workers
+            )
             view = _views[key] = View(session.reader)
     for root, digest in (pins or {}).items():
         view.pin(root, digest)

@@ -192,6 +192,16 @@ class OcikitWriter(io.BufferedIOBase):
         """Return the number of bytes so far."""
         return self._size
 
+    def seek(self, offset: int, whence: int = io.SEEK_SET, /) -> int:
+        """Refuse to move: a file is hashed from start to end.
+
+        Raises:
+            UnsupportedOperation: In all cases. Libraries test `seekable()` first.
+        """
+        raise io.UnsupportedOperation(
+            f"{self.path} is written from start to end; write a local file instead, and copy it: fs.put_file(local, path)"
+        )
+
     def writable(self) -> bool:
         """Return True."""
         return True

@@ -34,7 +34,8 @@ def save(tmp_path):
 
     def saving(store, *operations, owner=None, tag="v1", **options):
         owner = store if owner is None else owner
-        return commit(store, tag, operations, name=f"h/{tag}", owner=owner, locks=tmp_path / "locks", **options)
+        reference = ocikit.Reference.parse(f"h.example/r:{tag}")
+        return commit(store, tag, operations, reference=reference, owner=owner, locks=tmp_path / "locks", **options)
 
     return saving
 

@@ -149,7 +149,7 @@ def test_missing_path_to_copy_has_a_hint(fs, ref, home):
         assert "a.csv" in caught.value.hint
 
 
-def test_failure_of_the_network_is_no_empty_folder(fs, server):
+def test_failed_listing_raises(fs, server):
     """fsspec's walk leaves out a folder whose listing fails for any reason."""
     server.on("GET|HEAD", "/v2/secret/.*", status=403, times=99)
     for call in (fs.walk, fs.find, fs.glob, fs.du):
@@ -170,6 +170,21 @@ def test_rejected_credentials_are_a_permission_error(fs, server):
     server.on("GET|HEAD", "/v2/secret/.*", status=403, times=9)
     with pytest.raises(PermissionError):
         fs.exists(f"{server.host}/secret:v1/a")
+
+
+@pytest.mark.parametrize("name", ["credentials", "username", "password", "token"])
+def test_option_with_a_secret_is_rejected(name):
+    """fsspec accepts any option, and shows all of them in JSON and in pickles."""
+    with pytest.raises(ocikit.InvalidArgument) as caught:
+        fsspec.filesystem("ocikit", **{name: "hunter2"})
+    assert "ocikit.login" in caught.value.hint
+    assert "hunter2" not in str(caught.value)
+
+
+def test_invalid_option_is_rejected():
+    for options in ({"workers": 0}, {"timeout": -1}, {"cache": "all"}, {"insecure": "localhost"}):
+        with pytest.raises(ocikit.InvalidArgument):
+            fsspec.filesystem("ocikit", **options)
 
 
 def test_opened_folder_is_an_error(fs, ref):

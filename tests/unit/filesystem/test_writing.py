@@ -1,5 +1,6 @@
 """The file system writes: each closed file is a commit, and transactions and edits make one of many files."""
 
+import io
 import os
 import pickle
 import threading
@@ -76,6 +77,14 @@ def test_closed_and_failed_files_warn_of_nothing(fs, root, caplog):
     fs.open(f"{root}/c", "wb").discard()
     del file
     assert not [record for record in caplog.records if record.levelname == "WARNING"]
+
+
+def test_seek_in_a_written_file_has_advice(fs, root):
+    """h5netcdf writes in place."""
+    with pytest.raises(io.UnsupportedOperation, match="put_file"), fs.open(f"{root}/a", "wb") as file:
+        assert not file.seekable()
+        file.seek(0)
+    assert not fs.exists(root)
 
 
 def test_exclusive_mode_refuses_an_existing_file(fs, root):
@@ -205,10 +214,29 @@ def test_edit_is_written_by_url_from_any_thread(fs, root, server, session):
         fsspec.open(f"{url}/late", "wb").open()
 
 
-def test_write_sees_the_files_of_other_writers(fs, root, session):
+def test_commits_of_the_process_are_seen_by_url(fs, root, session, server):
+    """The tag was pinned when it was read first. Edits, and writes through other file systems, move the pin."""
     fs.pipe_file(f"{root}/a", b"1")
-    with session.edit(root) as e:
-        e["theirs"] = b"2"
+    with ocikit.Session(progress=False) as other:
+        files = ocikit.fs(other)
+        assert [each.exists(f"{root}/a") for each in (fs, files)] == [True, True]
+        with session.edit(root) as edit:
+            edit["b"] = b"2"
+        assert [each.cat_file(f"{root}/b") for each in (fs, files)] == [b"2", b"2"]
+        with other.edit(f"{server.host}/other:v1", to=root) as edit:
+            edit["c"] = b"3"
+        assert [each.cat_file(f"{root}/c") for each in (fs, files)] == [b"3", b"3"]
+        files.pipe_file(f"{root}/d", b"4")
+        assert [each.cat_file(f"{root}/d") for each in (fs, files)] == [b"4", b"4"]
+        moved(server)
+        assert fs.exists(f"{root}/d")
+        assert moved(server) == []
+
+
+def test_write_sees_the_files_of_other_writers(fs, root, session, home):
+    fs.pipe_file(f"{root}/a", b"1")
+    write(home, {"a": b"1", "theirs": b"2"})
+    session.push(root, "a", "theirs")
     assert not fs.exists(f"{root}/theirs")  # the tag stays pinned
     fs.pipe_file(f"{root}/b", b"3")
     assert set(content(session, root)) == {"a", "theirs", "b"}
