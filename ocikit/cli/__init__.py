@@ -138,6 +138,8 @@ def _add_pull(parser: argparse.ArgumentParser) -> None:
     archive = "unpack all tar layers, or none; by default, folders that were pushed as archives are unpacked"
     parser.add_argument("--archive", action=argparse.BooleanOptionalAction, default=None, help=archive)
     _add_dialect(parser)
+    root = "write only what is below this folder of an image, such as models"
+    parser.add_argument("--root", metavar="FOLDER", help=root)
 
 
 def _add_dialect(parser: argparse.ArgumentParser) -> None:
@@ -227,6 +229,7 @@ def _pull(options: argparse.Namespace) -> None:
             force=options.force,
             archive=options.archive,
             dialect=_dialect(options),
+            root=options.root,
         )
     _print_summary(artifact)
     print(artifact.path or artifact.reference)

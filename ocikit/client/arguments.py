@@ -263,3 +263,23 @@ def check_dialect(dialect: str | None) -> str | None:
             hint="leave it out, or pass dialect=None for the layers as they are",
         )
     return dialect
+
+
+def check_root(
+    root: str, to: StrPath | None, include: str | Iterable[str], exclude: str | Iterable[str], archive: bool | None
+) -> None:
+    """Check the arguments of a pull with `root`.
+
+    Raises:
+        InvalidArgument: It is not a folder within an image, there is no folder to pull to, or another argument chooses
+            layers.
+    """
+    if not isinstance(root, str) or not root.strip("/.") or ".." in root.split("/"):
+        raise InvalidArgument(f"root={display.quoted(root)} is not a folder of an image", hint='such as root="models"')
+    if to is None:
+        raise InvalidArgument("root= needs a folder to write to", hint='pull(ref, "folder/", root="models")')
+    if include or exclude or archive is not None:
+        raise InvalidArgument(
+            "root= does not go with include=, exclude= or archive=",
+            hint="they choose layers, and root= a folder in them",
+        )

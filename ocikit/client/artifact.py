@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO, Literal, TextIO, overload
 import attrs
 
 from ocikit import display
-from ocikit.client.arguments import ProgressLike, StrPath, check_dialect, check_workers, to_patterns
+from ocikit.client.arguments import ProgressLike, StrPath, check_dialect, check_root, check_workers, to_patterns
 from ocikit.client.content import ArtifactContent
 from ocikit.client.listing import Listing
 from ocikit.client.nested import NestedFiles
@@ -530,7 +530,7 @@ class Artifact(display.Displayable):
 
     @property
     def dialect(self) -> str:
-        """Format of the artifact, such as "modelpack"; "files", "image" or "index" if it is no other one."""
+        """Format of the artifact, such as "modelpack"; "files", "image" or "index" without another one."""
         return recognise(self.document).name
 
     @property
@@ -705,6 +705,7 @@ class Artifact(display.Displayable):
         force: bool = False,
         archive: bool | None = None,
         dialect: str | None = AUTO,
+        root: str | None = None,
         workers: int | None = None,
         progress: ProgressLike = None,
         dry_run: bool = False,
@@ -720,6 +721,7 @@ class Artifact(display.Displayable):
             archive: True unpacks every tar layer into `to`, such as a Helm chart. False keeps archives as files. None
                 unpacks folders that were pushed as archives or shards, and archives of models.
             dialect: "auto" gives models the files that their own tools extract. None gives the layers as they are.
+            root: For an image: write only what is below this folder, such as "models" of a modelcar, as files into `to`.
             workers: Number of parallel transfers; None uses the session's setting.
             progress: True, False or a `Progress`; None uses the session's setting.
             dry_run: Fetch nothing; the artifact's `.plan` shows what would be fetched.
@@ -740,6 +742,7 @@ class Artifact(display.Displayable):
             force=force,
             archive=archive,
             dialect=dialect,
+            root=root,
             workers=workers,
             progress=progress,
             dry_run=dry_run,
@@ -749,6 +752,7 @@ class Artifact(display.Displayable):
         self,
         folder: StrPath,
         *,
+        root: str = "",
         limits: LayerLimits | None = None,
         overwrite: bool = False,
         owner: bool = False,
@@ -762,6 +766,7 @@ class Artifact(display.Displayable):
 
         Args:
             folder: Folder to create. It must be absent or empty.
+            root: Unpack only what is below this folder of an image, such as "models", as data: no link leads out of it.
             limits: Limits of all layers together, against zip bombs.
             overwrite: Replace a folder that is not empty, after everything is unpacked.
             owner: Set owner and group of files; needs root.
@@ -770,19 +775,24 @@ class Artifact(display.Displayable):
             xattrs: Set extended attributes, including file capabilities.
 
         Raises:
-            ContentError: There is no archive to unpack, a layer isn't the one that the image's config names, or `folder`
+            InvalidArgument: There is a `root`, and this is not an image.
+            ContentError: There is no archive to unpack, or no such `root`, a layer isn't the one that the image's config names, or `folder`
                 isn't empty.
             UnsafeArchive: An entry leads out of the folder, or a limit is exceeded; nothing is left behind.
         """
         from ocikit.layers.unpack import unpack  # noqa: PLC0415 - only images need tar and decompression
 
+        if root:
+            _check_image(self, root)
         layers, diff_ids = self._archives(), self._diff_ids()
         self.reader.fetch(self.reference, layers)
         return unpack(
             self._streams(layers),
             folder,
             diff_ids=diff_ids,
-            confined=not self.is_image,
+            confined=bool(root) or not self.is_image,
+            strip=root.strip("/"),
+            skip_others=bool(root),
             limits=limits,
             overwrite=overwrite,
             owner=owner,
@@ -1028,6 +1038,8 @@ def _file_by_digest(artifact: Artifact, layer: Descriptor) -> File:
     """Return a layer as a file that is named after its digest."""
     annotations = {key: value for key, value in layer.annotations.items() if key != TITLE}
     bare = attrs.evolve(layer, annotations=Annotations(annotations))
+    if layer.reference is not None:
+        bare = bare.located(layer.reference)
     return File(artifact, layer_path(bare), bare)
 
 
@@ -1100,15 +1112,22 @@ def pull_artifact(
     force: bool,
     archive: bool | None,
     dialect: str | None,
+    root: str | None,
     workers: int | None,
     progress: ProgressLike,
     dry_run: bool,
 ) -> Artifact:
     """Pull an artifact; see `Session.pull`."""
+    folder = to
+    if root is not None:
+        check_root(root, to, include, exclude, archive)
+        to = None  # the layers are fetched into the cache, and unpacked from there
     workers = reader.workers if workers is None else check_workers(workers)
     with reader.backends.open_source(reference) as source:
         descriptor, document = Resolver(source, reader.cache).resolve_files(reference, platform)
         artifact = Artifact(reader, reference, descriptor, document, dialect=dialect)
+        if root is not None:
+            _check_image(artifact, root)
         if (nested := artifact.nested_files) is None:
             manifest, layers, complete = artifact.manifest, artifact.layers, True
         else:
@@ -1132,10 +1151,21 @@ def pull_artifact(
             return Artifact(reader, reference, descriptor, document, plan=plan.steps, dialect=dialect)
         path, stats = plan.run(workers=workers, progress=reader.listener(progress))
     artifact = Artifact(reader, reference, descriptor, document, path=path, dialect=dialect)
+    if root is not None and folder is not None:
+        unpacked = artifact.unpack(folder, root=root, overwrite=force)
+        artifact.path, stats.unpacked = unpacked.path, unpacked.files
     target = display.display_path(artifact.path or reader.cache.root)
     note = describe_foreign(manifest.layers) + ("" if to is None else describe_nesting(Path(to), plan.layers))
     summarize(artifact, stats, "pulled", target, note)
     return artifact
+
+
+def _check_image(artifact: Artifact, root: str) -> None:
+    if not artifact.is_image:
+        raise InvalidArgument(
+            f"root={display.quoted(root)} is for images, and {artifact.reference} is not one",
+            hint="choose files with include=",
+        )
 
 
 def summarize(artifact: Artifact, stats: TransferStats, verb: str, target: str, note: str = "") -> None:

@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+import ipaddress
 from collections.abc import Mapping
+from contextlib import suppress
 from typing import Any
+from urllib.parse import urlsplit
 
 from attrs import field, frozen
 
+from ocikit import display
 from ocikit.client.reader import ContentReader
 from ocikit.client.resolver import Resolver
+from ocikit.errors import Denied, InvalidReference
+from ocikit.remote.http.urls import is_loopback
 from ocikit.spec.document import load_json
 from ocikit.spec.manifest import Manifest
-from ocikit.spec.reference import AnyReference, parse_reference
+from ocikit.spec.reference import AnyReference, Reference
 
 
 @frozen
@@ -40,11 +46,34 @@ class ArtifactContent:
     def parent(self, reference: str) -> tuple[str, Manifest, ArtifactContent]:
         """Return another artifact: its name with tag, its manifest, and its content.
 
+        The publisher of this artifact names it, so it is in a registry, and not one that only this machine reaches (SSRF).
+
         Raises:
-            InvalidReference: The reference is invalid.
+            InvalidReference: The reference is invalid, or names no registry.
+            Denied: The other artifact is in a registry on this machine or in a private network, and this one is not.
             NotFound: There is no such artifact.
         """
-        parsed = parse_reference(reference)
+        parsed = Reference.parse(reference)
+        host = reference.partition("/")[0]
+        if not ({".", ":"} & set(host) and "/" in reference):
+            raise InvalidReference(
+                f"{display.quoted(reference)} names no registry", hint="kit has it in its own storage on one machine"
+            )
+        own = self.reference.registry if isinstance(self.reference, Reference) else ""
+        if parsed.registry != own and _is_private(parsed.registry):
+            raise Denied(
+                f"{parsed.registry} is a registry on this machine or in a private network, and {self.reference} is not",
+                hint=f"pull {parsed} itself, if it is the right one",
+            )
         with self._reader.backends.open_source(parsed) as source:
             descriptor, manifest = Resolver(source, self._reader.cache, get_unknown=True).resolve_manifest(parsed)
         return str(parsed), manifest, ArtifactContent(self._reader, parsed.pinned(descriptor.digest), manifest)
+
+
+def _is_private(host: str) -> bool:
+    """Return True for this machine, and for addresses of private networks."""
+    if is_loopback(host):
+        return True
+    with suppress(ValueError):
+        return not ipaddress.ip_address(urlsplit(f"//{host}").hostname or "").is_global
+    return False

@@ -193,6 +193,7 @@ class Session(display.Displayable):
         force: bool = False,
         archive: bool | None = None,
         dialect: str | None = AUTO,
+        root: str | None = None,
         workers: int | None = None,
         progress: ProgressLike = None,
         dry_run: bool = False,
@@ -209,6 +210,7 @@ class Session(display.Displayable):
             archive: True unpacks every tar layer into `to`, such as a Helm chart. False keeps archives as files. None
                 unpacks folders that were pushed as archives or shards, and archives of models.
             dialect: "auto" gives models the files that their own tools extract. None gives the layers as they are.
+            root: For an image: write only what is below this folder, such as "models" of a modelcar, as files into `to`.
             workers: Number of parallel transfers; None uses the session's setting.
             progress: True, False or a `Progress`; None uses the session's setting.
             dry_run: Fetch nothing; the artifact's `.plan` shows what would be fetched.
@@ -232,6 +234,7 @@ class Session(display.Displayable):
             force=force,
             archive=archive,
             dialect=dialect,
+            root=root,
             workers=workers,
             progress=progress,
             dry_run=dry_run,

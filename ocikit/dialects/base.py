@@ -11,6 +11,7 @@ import attrs
 from ocikit.spec.annotations import TITLE, UNPACK_INTO, Annotations
 from ocikit.spec.descriptor import Descriptor
 from ocikit.spec.manifest import Manifest
+from ocikit.spec.reference import AnyReference
 from ocikit.spec.titles import is_archive
 
 if TYPE_CHECKING:
@@ -23,6 +24,10 @@ _TEXTS = 64  # values of a fact
 class Content(Protocol):
     """What the names of layers depend on, in some dialects."""
 
+    @property
+    def reference(self) -> AnyReference:
+        """The artifact."""
+
     def config(self) -> Mapping[str, Any]:
         """Return the JSON of the config.
 
@@ -31,9 +36,7 @@ class Content(Protocol):
         """
 
     def parent(self, reference: str) -> tuple[str, Manifest, Content]:
-        """Return another artifact: its canonical name, its manifest, and its content.
-
-        Descriptors of its layers have the reference that they are read from.
+        """Return another artifact: its name, its manifest, and its content.
 
         Raises:
             OcikitError: There is no such artifact.

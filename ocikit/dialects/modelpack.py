@@ -25,11 +25,14 @@ METADATA: Final = "org.cncf.model.file.metadata+json"
 #: "true" if the media type of a layer is a guess.
 UNTESTED: Final = "org.cncf.model.file.mediatype.untested"
 
+#: The Kitfile as JSON, on models that kit writes.
+KITFILE: Final = "ml.kitops.modelkit.kitfile"
+
 _OLD_FILEPATH: Final = "org.cnai.model.filepath"
 _OLD_TITLE: Final = "org.cnai.model.title"
 _OLD_METADATA: Final = "org.cnai.model.file.metadata+json"
 
-_METADATA_LIMIT = 4096  # characters
+_JSON_LIMIT = 1 << 16  # characters
 _PARENTS = re.compile(r"(?:\.{1,2}/+)*")
 
 
@@ -43,15 +46,17 @@ class ModelPack(Dialect):
         return [with_filepath(layer) for layer in manifest.layers]
 
     def model(self, manifest: Manifest, config: Mapping[str, Any]) -> Model:
-        """Return what the config states."""
+        """Return what the config states, and the framework of kit's annotation."""
         about, made = mapping(config.get("descriptor")), mapping(config.get("config"))
         abilities = mapping(made.get("capabilities"))
+        kitfile = mapping(_json(manifest.annotations.get(KITFILE, "")))
         return Model(
             dialect=self.name,
             name=text(about.get("name")),
             family=text(about.get("family")),
             parameters=text(made.get("paramSize")),
             license=", ".join(texts(about.get("licenses"))),
+            framework=text(mapping(kitfile.get("model")).get("framework")),
             format=text(made.get("format")),
             precision=text(made.get("precision")),
             quantization=text(made.get("quantization")),
@@ -95,8 +100,12 @@ def below_folder(path: str) -> str:
 
 def _runs(metadata: str) -> bool:
     """Return True if the metadata of a file permits its execution."""
+    mode = mapping(_json(metadata)).get("mode")
+    return isinstance(mode, int) and bool(mode & 0o100)
+
+
+def _json(annotation: str) -> object:
+    """Return the JSON value of an annotation; None if it is none, or too large."""
     with suppress(ValueError, RecursionError):
-        value = mapping(json.loads(metadata)) if len(metadata) <= _METADATA_LIMIT else {}
-        mode = value.get("mode")
-        return isinstance(mode, int) and bool(mode & 0o100)
-    return False
+        return json.loads(annotation) if len(annotation) <= _JSON_LIMIT else None
+    return None

@@ -27,7 +27,7 @@ class _Signs(NamedTuple):
     """Start of the media types of layers."""
 
 
-#: The dialects, the more specific first. ModelPack's old form, Docker's and Ollama's have layers that only they have.
+#: The dialects. An artifact type decides before the type of a config, and that before the types of layers.
 _DIALECTS: Final = (
     _Signs(
         "modelpack",
@@ -43,6 +43,15 @@ _DIALECTS: Final = (
         "application/vnd.cnai.model.config.",
         "application/vnd.cnai.model.",
     ),
+    _Signs(
+        "kitops",
+        "kitops:ModelKit",
+        "application/vnd.kitops.modelkit.manifest.",
+        "application/vnd.kitops.modelkit.config.",
+        "application/vnd.kitops.modelkit.",
+    ),
+    _Signs("kitops", "kitops:ModelKit", "", "application/vnd.jozu.model.config.", "application/vnd.jozu.model."),
+    _Signs("ollama", "ollama:OllamaModel", "", "", "application/vnd.ollama.image."),
     _Signs("docker", "docker:DockerModel", "", "application/vnd.docker.ai.model.config.", "application/vnd.docker.ai."),
     _Signs("helm", "", "", "application/vnd.cncf.helm.config."),
     _Signs("flux", "", "", "application/vnd.cncf.flux.config."),

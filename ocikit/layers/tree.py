@@ -85,14 +85,18 @@ class Tree(ABC):
         limits: The limits for all layers together.
         confined: For data folders: paths are relative, links must stay inside, and nothing is written through a link.
         strip: A folder that all paths start with, to be removed from them.
+        skip_others: Skip paths that do not start with `strip`, instead of refusing them.
     """
 
-    def __init__(self, *, limits: LayerLimits, confined: bool = False, strip: str = "") -> None:
+    def __init__(
+        self, *, limits: LayerLimits, confined: bool = False, strip: str = "", skip_others: bool = False
+    ) -> None:
         self.root = Folder("")
         self.layer = -1
         self._budget = Budget(limits)
         self._confined = confined
         self._strip = check_path(strip, limits) if strip else ()
+        self._skip_others = skip_others
 
     def apply(self, layers: Iterable[tuple[Readable, str]], diff_ids: Sequence[Digest | None] | None = None) -> None:
         """Apply the whiteouts and entries of layers.
@@ -128,6 +132,8 @@ class Tree(ABC):
         Raises:
             UnsafeArchive: The entry would write outside the root.
         """
+        if self._skip_others and not self._is_below(entry):
+            return
         parts = self._strip_path(entry.path)
         if not parts:
             if entry.type != "directory":
@@ -146,8 +152,20 @@ class Tree(ABC):
         else:
             self._write_entry(cast("Folder", self._find_folder(parents, entry, make=True)), name, entry, body)
 
+    def _is_below(self, entry: TarEntry) -> bool:
+        """Return True for an entry below `strip`; apply a whiteout of that folder, or of one above it."""
+        parts, root = resolve_path(entry.path, self._budget.limits), self._strip
+        if parts[: len(root)] == root:
+            return True
+        *parents, name = parts or ("",)
+        if parents == list(root[: len(parents)]) and name in {OPAQUE, f"{WHITEOUT}{root[len(parents)]}"} and self.layer:
+            self._hide_all(self.root)
+        return False
+
     def _strip_path(self, path: str) -> tuple[str, ...]:
-        parts = (check_path if self._confined else resolve_path)(path, self._budget.limits)
+        # A part of an image has the paths of the image, which may be absolute
+        check = check_path if self._confined and not self._skip_others else resolve_path
+        parts = check(path, self._budget.limits)
         if parts[: len(self._strip)] == self._strip:
             return parts[len(self._strip) :]
         if parts and parts != self._strip[: len(parts)]:

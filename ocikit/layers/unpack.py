@@ -85,6 +85,7 @@ def unpack(
     limits: LayerLimits | None = None,
     confined: bool = False,
     strip: str = "",
+    skip_others: bool = False,
     overwrite: bool = False,
     owner: bool = False,
     special: bool = False,
@@ -103,6 +104,7 @@ def unpack(
             after a chroot: they may point anywhere, but are never followed out of the target.
         strip: A folder that all paths start with, to be removed from them: the title of a folder packed by `pack` or
             oras.
+        skip_others: Unpack only what is below `strip`.
         overwrite: Replace a folder that is not empty, as a whole and only after everything is unpacked.
         owner: Set the owner and group of files; needs root.
         special: Make devices and FIFOs; devices need root. Without it they are skipped and listed in the result.
@@ -130,12 +132,17 @@ def unpack(
             limits=limits or LayerLimits(),
             confined=confined,
             strip=strip,
+            skip_others=skip_others,
             owner=owner,
             special=special,
             keep_setuid=keep_setuid,
             xattrs=xattrs,
         )
         tree.apply(layers, diff_ids)
+        if skip_others and tree.root.entry is None and not tree.files and not tree.root.folders:
+            raise ContentError(
+                f"there is no folder {strip!r} in the image", hint="list its content with artifact.tree()"
+            )
         tree.finish()
         _put_in_place(scratch, final, overwrite=overwrite)
     except BaseException:
@@ -201,12 +208,13 @@ class _DiskTree(Tree):
         limits: LayerLimits,
         confined: bool,
         strip: str,
+        skip_others: bool,
         owner: bool,
         special: bool,
         keep_setuid: bool,
         xattrs: bool,
     ) -> None:
-        super().__init__(limits=limits, confined=confined, strip=strip)
+        super().__init__(limits=limits, confined=confined, strip=strip, skip_others=skip_others)
         self._owner, self._special, self._keep_setuid, self._xattrs = owner, special, keep_setuid, xattrs
         self.files = 0
         self.size = 0
