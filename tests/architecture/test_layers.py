@@ -22,7 +22,7 @@ HEAVY = {
     "upath": {"filesystem"},
     "duckdb": {"api", "data"},
     "polars": {"api", "data"},
-    "yaml": {"descriptions"},
+    "yaml": {"descriptions", "dialects"},
     "pyarrow": {"data", "descriptions"},
     "granian": {"server"},
     "sqlalchemy": {"server"},
