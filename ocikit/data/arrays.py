@@ -14,7 +14,7 @@ from typing import IO, Any, Final
 
 from ocikit import display
 from ocikit.client.artifact import File
-from ocikit.data.format import Format, Part, invalid, is_a, refused
+from ocikit.data.format import Format, Part, absent, invalid, is_a, refused
 from ocikit.data.packages import package
 
 #: Types of numbers that safetensors has. Arrays of others are stored in an npz.
@@ -209,8 +209,7 @@ def _spans(file: File, path: Path, names: tuple[str, ...], length: int) -> list[
     spans = []
     for name in names:
         if name not in header or name == "__metadata__":
-            near = display.nearest(name, header, 3)
-            raise invalid(file, f"it has no tensor {display.quoted(name)}; nearest: {display.join_limited(near)}")
+            raise absent(file, "tensor", name, [each for each in header if each != "__metadata__"])
         start, end = header[name]["data_offsets"]
         spans.append((8 + length + start, end - start))
     return spans
@@ -253,8 +252,7 @@ def _load_npz(file: File, part: Part) -> Any:
         arrays = {}
         for name in names:
             if (info := known.get(name)) is None:
-                near = display.nearest(name, known, 3)
-                raise invalid(file, f"it has no array {display.quoted(name)}; nearest: {display.join_limited(near)}")
+                raise absent(file, "array", name, known)
             if not info.filename.endswith(".npy"):
                 raise invalid(file, f"its member {display.quoted(info.filename)} is no array")
             with archive.open(info) as member:

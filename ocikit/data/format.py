@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import sys
 import zipfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any, Final
 
@@ -22,6 +22,7 @@ _MEMBERS = 100_000  # files in a zip that is an object
 _RATIO = 200  # of a zip's content to its size; compressed arrays have up to 100
 _SMALL = 256 << 20  # bytes of a zip's content with any ratio
 _REFUSED_HINT = "convert what the message names, or save a file of your own by its Path"
+_NEAREST = 3  # similar names in a hint
 _CAUSE = 300  # characters of a library's message
 
 
@@ -118,12 +119,12 @@ class Format:
             UnsafeFormat: The content is a pickle.
             InvalidDocument: It has another format, or is a zip bomb.
         """
-        if not self.magic:
+        if self.any_ending:
             return
         head = file.head(_HEAD)
-        if not head.startswith(self.magic):
-            if head.startswith(_PICKLES):
-                raise runs_code(file, "is a pickle by its content")
+        if head.startswith(_PICKLES):
+            raise runs_code(file, "is a pickle by its content")
+        if self.magic and not head.startswith(self.magic):
             raise invalid(file, f"its content is not {self.name}")
         if self.is_zip:
             with file.open() as stream, zipfile.ZipFile(stream) as archive:
@@ -166,6 +167,23 @@ def invalid(file: File, why: str) -> InvalidDocument:
     return InvalidDocument(
         f"{display.quoted(file.name)} could not be loaded: {why}",
         hint='look at the file itself: as_="bytes" returns its bytes, as_="path" its path',
+    )
+
+
+def absent(file: File, what: str, name: str, known: Iterable[str]) -> InvalidArgument:
+    """Return the error for a part that a file does not have.
+
+    Args:
+        file: The file.
+        what: Kind of the part, such as "column".
+        name: Its name.
+        known: The names that it has.
+    """
+    known = list(known)
+    near = display.nearest(name, known, _NEAREST) or known[:_NEAREST]
+    return InvalidArgument(
+        f"{display.quoted(file.name)} has no {what} {display.quoted(name)} among {len(known):,}",
+        hint=f"nearest: {display.join_limited(near, _NEAREST)}" if near else f"it has no {what}s",
     )
 
 

@@ -190,6 +190,14 @@ def title_of(obj: Any, formats: list[Format], name: str | None) -> list[tuple[st
     return [(f"{name}{each.ending}", each) for each in together or [default]]
 
 
+def names_files(obj: Any) -> bool:
+    """Return True for a mapping whose keys are all names of files, such as "notes.md" and "config.json"."""
+    if type(obj) is not dict or not obj:
+        return False
+    endings = {each.ending for each in known()} | {".md"}
+    return all(isinstance(key, str) and ending_of(key) in endings for key in obj)
+
+
 def ending_of(name: str) -> str:
     """Return the last part of a name with its dot, in lower case; "" without one."""
     stem, dot, suffix = name.rpartition("/")[2].rpartition(".")

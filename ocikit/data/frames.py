@@ -11,14 +11,14 @@ import base64
 import contextlib
 import io
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any, BinaryIO, Final
 
 from ocikit import display
 from ocikit.client.artifact import File
-from ocikit.data.format import Format, Part, invalid, is_a, refused
+from ocikit.data.format import Format, Part, absent, invalid, is_a, refused
 from ocikit.data.packages import package
 
 _KEY: Final = b"ocikit"  # of the metadata
@@ -140,24 +140,26 @@ def _opened(file: File, part: Part) -> Iterator[BinaryIO | str]:
 def _read(file: File, part: Part, name: str, *, index: bool = False) -> Any:
     """Return a table of arrow, with the metadata of its file."""
     with _opened(file, part) as source:
-        table = _read_arrow(source, part) if name == "arrow" else _read_parquet(source, part, index=index)
+        table = _read_arrow(file, source, part) if name == "arrow" else _read_parquet(file, source, part, index=index)
     return _restored(table)
 
 
-def _read_parquet(source: BinaryIO | str, part: Part, *, index: bool) -> Any:
+def _read_parquet(file: File, source: BinaryIO | str, part: Part, *, index: bool) -> Any:
     pa, parquet = package("pyarrow", "a table"), package("pyarrow.parquet", "a table")
     limits = {"thrift_string_size_limit": _STRINGS, "thrift_container_size_limit": _CONTAINERS}
     columns = None if part.columns is None else list(part.columns)
     if part.rows is None or part.filters is not None:
-        metadata = parquet.ParquetFile(source, **limits).schema_arrow.metadata
+        schema = parquet.ParquetFile(source, **limits).schema_arrow
+        _check_columns(file, columns, schema)
         if not isinstance(source, str):
             source.seek(0)
         table = parquet.read_table(
             source, columns=columns, filters=part.filters, use_pandas_metadata=index, partitioning=None, **limits
         )
-        return table.replace_schema_metadata(metadata).slice(0, part.rows)
+        return table.replace_schema_metadata(schema.metadata).slice(0, part.rows)
     opened = parquet.ParquetFile(source, pre_buffer=False, **limits)
     schema = opened.schema_arrow
+    _check_columns(file, columns, schema)
     if columns is not None and index:
         columns += [name for name in _index_columns(schema) if name not in columns]
     batches, missing = [], part.rows
@@ -172,21 +174,30 @@ def _read_parquet(source: BinaryIO | str, part: Part, *, index: bool) -> Any:
     return pa.Table.from_batches(batches).slice(0, part.rows).replace_schema_metadata(schema.metadata)
 
 
+def _check_columns(file: File, columns: Iterable[str] | None, schema: Any) -> None:
+    """Check that a table has columns, because the library leaves out those that it does not find.
+
+    Raises:
+        InvalidArgument: There is no such column.
+    """
+    for name in columns or ():
+        if name not in schema.names and name.partition(".")[0] not in schema.names:  # "a.b" is a part of a struct
+            raise absent(file, "column", name, schema.names)
+
+
 def _index_columns(schema: Any) -> list[str]:
     """Return the columns that are the index of a frame."""
     names = (schema.pandas_metadata or {}).get("index_columns", [])
     return [name for name in names if isinstance(name, str) and name in schema.names]
 
 
-def _read_arrow(source: BinaryIO | str, part: Part) -> Any:
+def _read_arrow(file: File, source: BinaryIO | str, part: Part) -> Any:
     pa, dataset = package("pyarrow", "a table"), package("pyarrow.parquet", "a table")
     reader = pa.ipc.open_file(source)
     names = list(reader.schema.names)
     if part.columns is not None:
         wanted = [*part.columns, *(name for name in _index_columns(reader.schema) if name not in part.columns)]
-        missing = [name for name in wanted if name not in names]
-        if missing:
-            raise KeyError(f"there is no column {missing[0]!r}")
+        _check_columns(file, wanted, reader.schema)
         if part.filters is None:  # conditions need other columns, too
             options = pa.ipc.IpcReadOptions(included_fields=[names.index(name) for name in wanted])
             if not isinstance(source, str):

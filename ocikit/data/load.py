@@ -15,6 +15,7 @@ from ocikit.client.resolver import Resolver
 from ocikit.data.format import Part
 from ocikit.data.formats import load_file, main_title
 from ocikit.errors import FileNotInArtifact, InvalidArgument
+from ocikit.spec.annotations import TYPE
 from ocikit.spec.arguments import to_texts
 from ocikit.spec.reference import ReferenceLike, parse_reference
 
@@ -56,7 +57,24 @@ class Objects(Mapping[str, Any], display.Displayable):
 
     def __rich_repr__(self) -> display.Description:
         yield "reference", str(self.artifact.reference)
-        yield "names", list(self._files)
+        yield "objects", len(self)
+
+    def _facts(self) -> Iterator[tuple[str, object]]:
+        yield "of", display.Code(self.artifact.reference)
+        for name in list(self)[:1]:
+            yield "one", display.code_call("ocikit.load", self.artifact.reference, name)
+
+    def _sections(self) -> Iterator[display.Section]:
+        yield display.Section(
+            title="objects",
+            headers=("name", "saved from", "size"),
+            rows=(
+                (name, file.descriptor.annotations.get(TYPE, ""), display.Size(file.size))
+                for name, file in self._files.items()
+            ),
+            count=len(self),
+            unfolded=True,
+        )
 
 
 def load(

@@ -16,7 +16,7 @@ from ocikit.client.edit import Edit
 from ocikit.client.push import select_files
 from ocikit.client.reader import ContentReader
 from ocikit.data.format import Format, refused
-from ocikit.data.formats import ending_of, formats_of, title_of
+from ocikit.data.formats import ending_of, formats_of, names_files, title_of
 from ocikit.errors import Conflict, InvalidArgument
 from ocikit.layers.pack import PackTask, Selection
 from ocikit.spec.annotations import TYPE
@@ -116,7 +116,8 @@ def _items(obj: Any, name: str | None, format: str | None) -> list[_Item]:  # no
     except InvalidArgument:
         if not isinstance(obj, Mapping) or name is not None:
             raise
-    else:
+        formats = []
+    if formats and not (name is None and names_files(obj)):
         return [_Item(title=title, obj=obj, format=each) for title, each in title_of(obj, formats, name)]
     items = []
     for key, value in obj.items():

@@ -74,6 +74,26 @@ def test_push_and_pull_use_little_memory(kind, home, request, record_property):
 
 
 @pytest.mark.skipif(not os.path.exists("/proc/self/status"), reason="Linux reports the peak memory of a process")
+@pytest.mark.parametrize("format", ["parquet", "arrow"])
+def test_saved_stream_of_a_table_uses_little_memory(format, home, record_property):
+    code = """
+        import numpy as np, pyarrow as pa
+        ROWS = 1 << 17
+        schema = pa.schema([("a", pa.float64())])
+        def batches(count):
+            random = np.random.default_rng(1)
+            for _ in range(count):
+                yield pa.record_batch([random.random(ROWS)], schema)
+        def save(count):
+            reader = pa.RecordBatchReader.from_batches(schema, batches(count))
+            ocikit.save("oci:store:v1", reader, format=FORMAT)
+    """.replace("FORMAT", repr(format))
+    few, many = (peak(textwrap.dedent(code) + f"save({count})", home) for count in (8, 8 + SIZE // MIB))
+    record_property(f"{format} (MiB above a small one)", round((many - few) / MIB, 1))
+    assert many - few < LIMIT * 2, (few, many)  # a group of rows is collected, and encoded
+
+
+@pytest.mark.skipif(not os.path.exists("/proc/self/status"), reason="Linux reports the peak memory of a process")
 def test_measurement_sees_short_allocations(home):
     assert peak("x = b'x' * (200 << 20); del x", home) - peak("", home) > 190 * MIB
 

@@ -19,6 +19,7 @@ from ocikit.client.listing import Listing
 from ocikit.client.plans import DeletePlan, EditPlan, TagPlan
 from ocikit.client.validate import DocumentViolation, ValidationReport
 from ocikit.data.diff import Change, Diff, Rename
+from ocikit.data.load import Objects
 from ocikit.data.tables import TableChange
 from ocikit.descriptions.card import Card
 from ocikit.descriptions.model import Column, Description, Tensor
@@ -523,6 +524,7 @@ CARDS: dict[str, Callable[[], object]] = {
     "artifact_empty": lambda: artifact(ocikit.Manifest(config=ocikit.Descriptor.of(b"{}", media_types.EMPTY))),
     "file": lambda: artifact(data_manifest())["2024.parquet"],
     "files": lambda: artifact(data_manifest()).files,
+    "objects": lambda: Objects(artifact(data_manifest()), str),
     "manifest": data_manifest,
     "manifest_referrer": lambda: data_manifest(subject=image_manifest().descriptor, layers=()),
     "index": image_index,

@@ -2,6 +2,7 @@
 
 import datetime
 import decimal
+import json
 import math
 import types
 from dataclasses import dataclass
@@ -17,8 +18,16 @@ import pyarrow as pa
 import pyarrow.dataset
 import pytest
 import scipy.sparse
-from ocikit.errors import Conflict, InvalidArgument
+import xarray as xr
+from matplotlib.figure import Figure
+from ocikit.errors import Conflict, InvalidArgument, UnsafeFormat
 from ocikit.spec.annotations import MESSAGE, TITLE, TYPE
+from PIL import Image
+from sklearn.base import BaseEstimator
+from sklearn.ensemble import RandomForestClassifier
+from sklearn.linear_model import LogisticRegression
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import FunctionTransformer, StandardScaler
 
 from tests.support.home import write
 
@@ -298,6 +307,115 @@ def test_path_is_saved_as_it_is(ref, home):
     assert list(ocikit.save(ref, Path("a/x.csv"), "train", replace="all")) == ["train.csv"]
     assert list(ocikit.save(ref, {"d": Path("a")}, replace="all")) == ["d/x.csv", "d/y/z.txt"]
     assert TYPE not in ocikit.inspect(ref)["d/x.csv"].descriptor.annotations
+
+
+# Data sets of xarray
+
+GRID = xr.Dataset(
+    {"t": (("x", "y"), RNG.random((3, 4)), {"unit": "K"}), "n": ("x", np.array([1, 2, 3], "i2"))},
+    coords={
+        "x": [10.0, 20.0, 30.0],
+        "time": ("y", pd.date_range("2024", periods=4, freq="h")),
+        "s": ("x", ["a", "b", "é"]),
+    },
+    attrs={"title": "é", "level": 3},
+)
+GRIDS = {"dataset": GRID, "array": GRID.t, "array without a name": GRID.n.rename(None), "nothing": xr.Dataset()}
+
+
+@pytest.mark.parametrize("format", ["netcdf", "zarr", "zarr.zip"])
+@pytest.mark.parametrize("name", GRIDS)
+def test_grid_of_xarray_comes_back(ref, name, format):
+    grid = GRIDS[name]
+    if format != "netcdf":
+        grid = grid.drop_vars("s", errors="ignore")  # zarr warns that its format of text may change
+    assert len(digests(ref, grid, "grid", format=format)) == 1
+    for back in (ocikit.load(ref), ocikit.load(ref, "grid")):
+        xr.testing.assert_identical(back, grid)
+        assert type(back) is type(grid)
+
+
+def test_zarr_is_one_object_among_others(ref):
+    saved = ocikit.save(ref, {"notes": "x", "grid": GRID}, format=None)
+    assert list(saved) == ["notes.txt", "grid.nc"]
+    grid = GRID.drop_vars("s")
+    ocikit.save(ref, grid, "deep/w.zarr", replace="all")
+    ocikit.save(ref, "x", "notes")
+    objects = ocikit.load(ref)
+    assert list(objects) == ["deep/w.zarr", "notes.txt"]
+    xr.testing.assert_identical(objects["deep/w"], grid)
+
+
+# Models of scikit-learn
+
+
+def test_model_comes_back_if_its_types_are_trusted(ref):
+    data, target = RNG.random((30, 3)), RNG.integers(0, 2, 30)
+    linear = make_pipeline(StandardScaler(), LogisticRegression()).fit(data, target)
+    assert list(ocikit.save(ref, linear)) == ["model.skops"]
+    np.testing.assert_array_equal(ocikit.load(ref).predict_proba(data), linear.predict_proba(data))
+    forest = RandomForestClassifier(3, random_state=0).fit(data, target)
+    ocikit.save(ref, forest, "forest")
+    with pytest.raises(UnsafeFormat, match=r"sklearn\.tree\._tree\.Tree") as error:
+        ocikit.load(ref, "forest")
+    names = json.loads(error.value.hint.partition("trusted=")[2])
+    back = ocikit.load(ref, "forest", trusted=names)
+    np.testing.assert_array_equal(back.predict_proba(data), forest.predict_proba(data))
+
+
+class Own(BaseEstimator):
+    """A type of a script."""
+
+
+def test_model_with_types_of_a_script_is_refused(server, session):
+    for model in (Own(), make_pipeline(StandardScaler(), FunctionTransformer(lambda x: x))):
+        with pytest.raises(InvalidArgument, match="was not saved, and nothing was sent"):
+            session.save(f"{server.host}/t/d:v1", model)
+    assert server.requests == []
+
+
+# Pictures
+
+
+@pytest.mark.parametrize("mode", ["1", "L", "LA", "P", "RGB", "RGBA", "I;16"])
+def test_image_comes_back(ref, mode):
+    colors = Image.fromarray(RNG.integers(0, 256, (5, 7, 3), np.uint8))
+    image = colors.convert(mode) if mode != "I;16" else Image.fromarray(np.arange(35, dtype="u2").reshape(5, 7))
+    assert len(digests(ref, image)) == 1
+    back = ocikit.load(ref)
+    assert (back.mode, back.size, back.tobytes(), back.getpalette()) == (
+        image.mode,
+        image.size,
+        image.tobytes(),
+        image.getpalette(),
+    )
+
+
+@pytest.mark.parametrize("mode", ["CMYK", "F"])
+def test_image_that_png_does_not_keep_is_refused(ref, mode):
+    with pytest.raises(InvalidArgument, match="was not saved"):
+        ocikit.save(ref, Image.new(mode, (2, 2)))
+
+
+def test_figure_is_png_and_svg_with_the_same_bytes(ref):
+    def figure():
+        made = Figure()
+        axes = made.subplots()
+        axes.plot([1, 2, 3], label="a")
+        axes.legend()
+        axes.fill_between([0, 1, 2], [1, 1, 2], hatch="/")
+        return made
+
+    first = ocikit.save(ref, {"loss": figure()})
+    assert list(first) == ["loss.png", "loss.svg"]
+    assert ocikit.save("oci:store:v2", {"loss": figure()}).digest == first.digest
+    objects = ocikit.load(ref)
+    assert objects["loss.png"].size == (640, 480)
+    assert objects["loss.svg"].startswith("<?xml")
+    with pytest.raises(InvalidArgument, match=r"several files"):
+        objects["loss"]
+    assert list(ocikit.save(ref, figure(), "x.svg", replace="all")) == ["x.svg"]
+    assert list(ocikit.save(ref, figure(), format="png", replace="all")) == ["figure.png"]
 
 
 # What is refused
