@@ -29,7 +29,7 @@ import weakref
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Final, Self
+from typing import Self
 
 import attrs
 from attrs import define, field, frozen
@@ -37,6 +37,7 @@ from attrs import define, field, frozen
 from ocikit import display
 from ocikit.client.notes import write_inputs
 from ocikit.client.push import FILES_ARTIFACT_TYPE, check_manifest_size, push_error
+from ocikit.dialects.recognise import layers_without_config, recognise
 from ocikit.errors import Conflict, CopyError, FileNotInArtifact, InvalidDocument, NotFound, OcikitError
 from ocikit.forks import ForkSafeLock, fork_count
 from ocikit.progress.base import SILENT, Progress
@@ -46,7 +47,7 @@ from ocikit.spec.descriptor import EMPTY_DESCRIPTOR, Descriptor
 from ocikit.spec.digest import Digest
 from ocikit.spec.manifest import ArtifactManifest, Index, Manifest, parse_document
 from ocikit.spec.reference import AnyReference, Reference
-from ocikit.spec.titles import safe_title
+from ocikit.spec.titles import name_layers, safe_title
 from ocikit.store.base import Source, Store
 from ocikit.store.locks import exclusive
 from ocikit.store.streams import ByteStream
@@ -61,13 +62,6 @@ _FRESH = 0.1  # seconds during which a manifest that was read counts as the curr
 _LOCKED = 300.0  # seconds to wait for the lock of another process
 _GATHER = 0.2  # seconds to wait for writers that are uploading; a commit takes about as long over a common line
 _SHOWN = 5  # titles in a message
-
-#: Configs that list the layers: a change of the files alone would make them wrong.
-_LISTING_CONFIGS: Final = (
-    "application/vnd.cncf.model.config.",
-    "application/vnd.docker.ai.model.config.",
-    "application/vnd.kitops.modelkit.config.",
-)
 
 
 class Draft:
@@ -180,7 +174,7 @@ class Draft:
         has_new_type = self.artifact_type != before.artifact_type
         if not (has_new_files or has_new_config or has_new_type) and before.annotations == self.annotations:
             return before
-        if has_new_files and not has_new_config and before.config.media_type.startswith(_LISTING_CONFIGS):
+        if has_new_files and not has_new_config and _lists_layers(before):
             raise InvalidDocument(
                 f"the config {before.config.media_type} lists the files, so they can't be changed alone",
                 hint="set e.config in the same edit, or push the files again with the tool that made the artifact",
@@ -208,15 +202,21 @@ class Draft:
         return {**kept, **self.notes}
 
 
+def _lists_layers(manifest: Manifest) -> bool:
+    """Return True if the config lists the layers, as that of a model: a change of the files alone would make it wrong."""
+    return manifest.config.media_type != media_types.EMPTY and recognise(manifest).describes_model
+
+
 def _keyed(manifest: Manifest) -> Iterator[tuple[str, Descriptor]]:
-    """Yield the layers by title, in order. A layer without a usable title has a key that cannot be a title."""
-    named = manifest.named
+    """Yield the layers by name, in order. A layer without a usable name has a key that cannot be a title."""
+    layers = layers_without_config(manifest)
+    named = manifest.named if layers is manifest.layers else name_layers(layers)
     paths = {id(layer): path for path, layer in named.files.items()}
     unusable = {id(layer) for layer, _ in named.unusable}
-    for number, layer in enumerate(manifest.layers):
-        if (path := paths.get(id(layer))) is not None:
+    for number, (shown, layer) in enumerate(zip(layers, manifest.layers, strict=True)):
+        if (path := paths.get(id(shown))) is not None:
             yield path, layer
-        elif id(layer) in unusable:
+        elif id(shown) in unusable:
             yield f"\0{number}", layer
 
 

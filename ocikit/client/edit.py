@@ -384,7 +384,8 @@ class Edit(MutableMapping[str, Any], display.Displayable):
                 hint=f"nearest: {display.join_limited(near)}" if near else "list(edit) has the names of all",
             )
         is_new = layer.digest not in {before.digest for before in draft.before.values()}
-        return File(self._view(self.reference if is_new else self._source_reference), title, layer)
+        named = layer if layer.title == title else titled(layer, title)
+        return File(self._view(self.reference if is_new else self._source_reference), title, named)
 
     def _view(self, reference: AnyReference) -> Artifact:
         """Return an artifact that reads the content of a repository."""

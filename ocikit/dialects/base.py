@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import posixpath
 from collections.abc import Iterable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, ClassVar, Protocol
+from typing import TYPE_CHECKING, Any, ClassVar, Final, Protocol
 
 import attrs
 
@@ -41,6 +41,23 @@ class Content(Protocol):
         Raises:
             OcikitError: There is no such artifact.
         """
+
+
+class _NoContent:
+    """The content of an artifact for dialects that need none."""
+
+    @property
+    def reference(self) -> AnyReference:
+        raise NotImplementedError
+
+    def config(self) -> Mapping[str, Any]:
+        raise NotImplementedError
+
+    def parent(self, reference: str) -> tuple[str, Manifest, Content]:
+        raise NotImplementedError
+
+
+NO_CONTENT: Final[Content] = _NoContent()
 
 
 class Dialect:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import functools
+from collections.abc import Sequence
 from importlib import import_module
 from typing import Final, NamedTuple, cast
 
-from ocikit.dialects.base import Dialect
+from ocikit.dialects.base import NO_CONTENT, Dialect
+from ocikit.spec.descriptor import Descriptor
 from ocikit.spec.manifest import Index, Manifest
 
 #: How layers are named: by their dialect, or None for the layers as they are.
@@ -63,7 +65,6 @@ def recognise(document: Manifest | Index) -> Dialect:
 
     That of an image is "image", that of an index is "index", and that of other artifacts is "files".
 
-    >>> from ocikit.spec.descriptor import Descriptor
     >>> recognise(Manifest(config=Descriptor.of(b"{}", "application/vnd.cncf.model.config.v1+json"))).name
     'modelpack'
     """
@@ -80,6 +81,12 @@ def recognise(document: Manifest | Index) -> Dialect:
         if signs.layers and any(layer.media_type.startswith(signs.layers) for layer in document.layers):
             return _dialect(signs)
     return _plain("image" if document.is_image else "files")
+
+
+def layers_without_config(manifest: Manifest) -> Sequence[Descriptor]:
+    """Return the layers with the names that the manifest alone gives them, which costs no request."""
+    dialect = recognise(manifest)
+    return manifest.layers if dialect.needs_config else dialect.layers(manifest, NO_CONTENT)
 
 
 @functools.cache
