@@ -15,6 +15,7 @@ from ocikit.api import (
     catalog,
     copy,
     delete,
+    describe,
     diff,
     download,
     edit,
@@ -98,6 +99,7 @@ from ocikit.store.cache.cache import Cache
 from ocikit.transfer.run import Plan
 
 if _TYPE_CHECKING:
+    from ocikit.client.describe import Descriptions
     from ocikit.client.edit import Edit
     from ocikit.client.validate import ValidationReport
     from ocikit.data.diff import Diff
@@ -137,6 +139,7 @@ __all__ = [
     "DeletePlan",
     "Denied",
     "Description",
+    "Descriptions",
     "Descriptor",
     "Diff",
     "Digest",
@@ -214,6 +217,7 @@ __all__ = [
     "catalog",
     "copy",
     "delete",
+    "describe",
     "diff",
     "download",
     "edit",
@@ -247,6 +251,7 @@ _ON_USE = {
     "Card": "ocikit.descriptions.card",
     "CorruptBlob": "ocikit.store.results",
     "Description": "ocikit.descriptions.model",
+    "Descriptions": "ocikit.client.describe",
     "Diff": "ocikit.data.diff",
     "Edit": "ocikit.client.edit",
     "FolderPlan": "ocikit.folder.plan",

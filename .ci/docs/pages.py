@@ -34,6 +34,7 @@ REFERENCE: Mapping[str, tuple[str, Sequence[str]]] = {
             "ocikit.client.artifact:Artifact File Files",
             "ocikit.client.listing",
             "ocikit.data.diff:Diff Change Rename",
+            "ocikit.client.describe:Descriptions",
             "ocikit.descriptions.model:Description Column Tensor Entry",
             "ocikit.data.tables:TableChange",
         ],

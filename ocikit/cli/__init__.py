@@ -6,6 +6,7 @@ python -m ocikit push REFERENCE PATH…
 python -m ocikit inspect|tags|validate REFERENCE
 python -m ocikit catalog HOST
 python -m ocikit copy SOURCE TARGET
+python -m ocikit describe REFERENCE [FILE]
 python -m ocikit diff REFERENCE REFERENCE|FOLDER
 python -m ocikit edit REFERENCE --add PATH --remove PATTERN --rename NAME=NEW …
 python -m ocikit history REFERENCE
@@ -101,6 +102,7 @@ def _parser(arguments: Sequence[str]) -> argparse.ArgumentParser:
     command("tags", "list the tags of a repository", _tags).add_argument("reference")
     command("catalog", "list the repositories of a registry", _catalog).add_argument("host")
     _add_copy(command("copy", "copy between registries and layouts", _copy))
+    _add_describe(command("describe", "show what is in the files of an artifact: columns, tensors, members", _describe))
     _add_diff(command("diff", "show what differs between two versions, or an artifact and a folder", _diff))
     editing = command("edit", "change an artifact without downloading what stays", _edit)
     add_edit(editing)
@@ -185,6 +187,16 @@ def _add_copy(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--platform", metavar=_PLATFORM, help="platform of the only manifest of an index to copy")
     convert = "write Docker's manifests and lists as OCI ones; their digests change"
     parser.add_argument("--convert", choices=("oci",), help=convert)
+
+
+def _add_describe(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("reference")
+    parser.add_argument("file", nargs="?", help="name of one file")
+    parser.add_argument("--json", action="store_true", help="write JSON")
+    requests = "ranges of each file that may be requested (2)"
+    parser.add_argument("--requests", type=positive_int, default=2, metavar="N", help=requests)
+    parser.add_argument("--platform", metavar=_PLATFORM, help="platform of the manifest to describe from an index")
+    _add_dialect(parser)
 
 
 def _add_diff(parser: argparse.ArgumentParser) -> None:
@@ -272,6 +284,23 @@ def _copy(options: argparse.Namespace) -> None:
         )
     _print_summary(artifact)
     print(artifact.reference)
+
+
+def _describe(options: argparse.Namespace) -> int:
+    with _session(options) as session:
+        found = session.describe(
+            options.reference,
+            options.file,
+            requests=options.requests,
+            platform=options.platform,
+            dialect=_dialect(options),
+        )
+        if isinstance(found, ocikit.Descriptions):
+            found.load()
+            print(found.to_json(indent=2) if options.json else found)
+            return 1 if found.problems else 0
+    print(found.to_json(indent=2) if options.json else found.to_text())
+    return 0
 
 
 def _diff(options: argparse.Namespace) -> int:

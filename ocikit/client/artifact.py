@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import copy
 import io
+import itertools
 import json
 import os
 import shutil
@@ -194,11 +195,13 @@ class File(display.Displayable, io.BufferedIOBase, os.PathLike[str]):
         """
         from ocikit.descriptions.describe import describe  # noqa: PLC0415 - import time that few calls need
 
+        folder, slash, _ = self.name.rpartition("/")
+
         def sibling(name: str) -> tuple[int, Ranges] | None:
-            file = self._artifact.files.get(name)
+            file = self._artifact.files.get(f"{folder}{slash}{name}")
             return None if file is None else (file.size, file._small_ranges)  # noqa: SLF001 - of this class
 
-        return describe(
+        found = describe(
             self.name,
             self.size,
             self._small_ranges,
@@ -207,6 +210,8 @@ class File(display.Displayable, io.BufferedIOBase, os.PathLike[str]):
             sibling=sibling,
             verified=True,
         )
+        self._artifact.described[self.name] = found.summary
+        return found
 
     def _small_ranges(self, spans: Sequence[tuple[int, int]]) -> list[bytes]:
         """Return ranges of the content as `ranges` does, but request no more than them: only tiny files are read whole."""
@@ -413,7 +418,7 @@ class Files(Mapping[str, File], display.Displayable):
             yield _nested_section(self._layers.index)
             return
         size = display.Size(sum(layer.size for layer in self._layers.values()))
-        yield _table(self._layers.items(), len(self), size)
+        yield _table(self._layers.items(), len(self), size, self._artifact.described)
 
 
 class Artifact(display.Displayable):
@@ -453,6 +458,8 @@ class Artifact(display.Displayable):
         self._members: Members | None = None
         self._readme: Card | None = None
         self._nested: NestedFiles | None = None
+        self.described: dict[str, str] = {}
+        """Summaries by name of the files that were described; the card shows them."""
         self._cached = _cached_manifests(reader.cache, document) if isinstance(document, Index) else {}
 
     @property
@@ -1003,7 +1010,7 @@ class Artifact(display.Displayable):
             rows = (
                 (layer_name(layer) if layer.title is not None else f"({layer.media_type})", layer) for layer in files
             )
-            yield _table(rows, len(files), display.Size(self.size))
+            yield _table(rows, len(files), display.Size(self.size), self.described)
             if unusable:
                 yield display.Section(
                     title="titles that cannot be file names",
@@ -1062,12 +1069,20 @@ def _restore(
     return artifact
 
 
-def _table(files: Iterable[tuple[str, Descriptor]], count: int, size: object) -> display.Section:
-    """Return a table of files. Rows that are not displayed are not evaluated."""
+def _table(
+    files: Iterable[tuple[str, Descriptor]], count: int, size: object, described: Mapping[str, str]
+) -> display.Section:
+    """Return a table of files, with the content of those that were described. Rows beyond the shown are not evaluated."""
+
+    def row(name: str, layer: Descriptor) -> tuple[object, ...]:
+        start = (name, display.Size(layer.size), layer.media_type)
+        content = (described.get(name, ""),) if described else ()
+        return (*start, *content, display.DigestCell(layer.digest))
+
     return display.Section(
         title="files",
-        headers=("name", "size", "type", "digest"),
-        rows=((name, display.Size(d.size), d.media_type, display.DigestCell(d.digest)) for name, d in files),
+        headers=("name", "size", "type", *(["content"] if described else []), "digest"),
+        rows=itertools.starmap(row, files),
         count=count,
         note=size if count else "",
         unfolded=True,

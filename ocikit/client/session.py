@@ -65,9 +65,11 @@ from ocikit.transfer.pool import WORKERS
 from ocikit.transfer.run import Plan
 
 if TYPE_CHECKING:
+    from ocikit.client.describe import Descriptions
     from ocikit.client.edit import Edit
     from ocikit.client.validate import ValidationReport
     from ocikit.descriptions.card import Card
+    from ocikit.descriptions.model import Description
 
 
 class Session(display.Displayable):
@@ -262,6 +264,43 @@ class Session(display.Displayable):
         with self._backends.open_source(reference) as source:
             found = Resolver(source, self.cache, get_unknown=True).resolve_files(reference, platform)
             return Artifact(self._reader, reference, *found, dialect=dialect)
+
+    def describe(
+        self,
+        ref: ReferenceLike | Artifact,
+        name: str | None = None,
+        *,
+        requests: int = 2,
+        platform: PlatformLike | None = None,
+        dialect: str | None = AUTO,
+    ) -> Description | Descriptions:
+        """Return what is in the files of an artifact: columns, tensors, members and facts, from a few KiB of each.
+
+        Formats are recognised by their content. Files whose opening runs code, such as pickles, are never parsed. Each file
+        needs at most two requests and 128 KiB. The exceptions are the vocabulary of GGUF, the directory of a large zip,
+        and models in several files.
+
+        Args:
+            ref: Reference of the artifact, or an artifact.
+            name: Name of a file, or its digest; None describes all files.
+            requests: How many ranges of each file may be requested, see `File.describe`.
+            platform: Platform to select from an index; None selects this machine's.
+            dialect: "auto" or None, as in `inspect`.
+
+        Returns:
+            The description of the file, or of the only one. For several files a mapping by name, which is a table in a
+            notebook. The first files have been read, the others are read on use.
+
+        Raises:
+            FileNotInArtifact: There is no such file; the hint has the nearest names.
+            NotFound: The artifact has no files.
+            ContentError: The file is damaged, or its header exceeds a limit.
+            OcikitError: The format needs a package that is not installed. Only Parquet and Arrow do: pyarrow.
+        """
+        from ocikit.client.describe import describe  # noqa: PLC0415 - import time that few calls need
+
+        artifact = ref if isinstance(ref, Artifact) else self._manifest(parse_reference(ref), platform, dialect)
+        return describe(artifact, name, requests=requests)
 
     def validate(self, ref: ReferenceLike, *, platform: PlatformLike | None = None) -> ValidationReport:
         """Check every document of an artifact against the specification.

@@ -143,6 +143,7 @@ _KINDS: Final[Mapping[str, Kind]] = {
     "tar": "archive",
 }
 
+_PICTURES: Final = {"bmp", "gif", "jpeg", "png", "tiff", "webp"}
 _INDEX: Final = ".safetensors.index.json"
 _WHOLE = 2 * FIRST  # bytes of a JSON document that is parsed
 _TAR = 257  # offset of the magic number of a tar
@@ -255,6 +256,16 @@ def _contents(sibling: Sibling | None) -> Callable[[str], Content | None]:
         return None if found is None else Content(*found)
 
     return find
+
+
+def is_binary_format(name: str, media_type: str = "") -> bool:
+    """Return True if a file claims a format whose description tells more than its first bytes as text.
+
+    >>> is_binary_format("a.parquet"), is_binary_format("a.csv"), is_binary_format("a.png")
+    (True, False, False)
+    """
+    expected = _expected(name, media_type)
+    return expected in {*_CODE, *_READERS, "safetensors index"} - _PICTURES
 
 
 def _expected(name: str, media_type: str) -> str:

@@ -142,6 +142,22 @@ class Description(display.Displayable):
         """
         return json.dumps(self.to_dict(), indent=indent)
 
+    def to_text(self) -> str:
+        """Return the facts, and a line for each column, tensor and member, as the command line prints them."""
+        lines = [str(self), f"{display.size(self.size)}, read {display.size(self.bytes_read)}"]
+        lines += [f"note: {self.note}"] if self.note else []
+        for section in self._sections():
+            rows = [[display.shorten(cell, display.CELL) for cell in row] for row in section.rows]
+            widths = [max(map(len, cells)) for cells in zip(section.headers, *rows, strict=True)]
+            lines.append(f"\n{section.title} ({section.total:,})")
+            lines += [
+                "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
+                for row in [section.headers, *rows]
+            ]
+            if section.total > section.shown:
+                lines.append(f"\N{HORIZONTAL ELLIPSIS} {section.total - section.shown:,} more")
+        return "\n".join(lines)
+
     @property
     def summary(self) -> str:
         """One line without the name, such as "parquet, 500,000 rows, 14 columns"."""

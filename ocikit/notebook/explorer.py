@@ -17,6 +17,8 @@ import ipywidgets as w  # type: ignore[import-untyped]  # has no types
 
 from ocikit import display
 from ocikit.client.artifact import Artifact, File
+from ocikit.descriptions.describe import is_binary_format
+from ocikit.descriptions.model import Description
 from ocikit.display.html import page
 from ocikit.errors import OcikitError
 from ocikit.layers.tar import TarEntry
@@ -350,14 +352,22 @@ class Explorer:
             self._show_preview(artifact, selected[0])
 
     def _show_preview(self, artifact: Artifact, file: File) -> None:
-        self._show_code(f"ocikit.open({str(artifact.reference)!r}, {file.name!r})")
+        call = "describe" if is_binary_format(file.name, file.media_type) else "open"
+        self._show_code(f"ocikit.{call}({str(artifact.reference)!r}, {file.name!r})")
         self.preview_text.value = message("loading the preview …")
 
-        def work(is_stale: IsStale) -> bytes:
+        def work(is_stale: IsStale) -> bytes | Description:
             time.sleep(_DELAY)
-            return b"" if is_stale() else file.head(preview_size(file.name, file.size))
+            if is_stale():
+                return b""
+            if is_binary_format(file.name, file.media_type):
+                return file.describe()
+            return file.head(preview_size(file.name, file.size))
 
-        def then(head: bytes) -> None:
+        def then(head: bytes | Description) -> None:
+            if not isinstance(head, bytes):
+                self.preview_text.value = head._repr_html_()
+                return
             shown = preview(file.name, head, file.size)
             self.preview_text.value = f'<div class="ocikit">{shown.html}</div>'
             if shown.picture:

@@ -15,6 +15,7 @@ from pathlib import Path
 
 import ocikit
 from ocikit.client.artifact import Artifact
+from ocikit.client.describe import Descriptions
 from ocikit.client.listing import Listing
 from ocikit.client.plans import DeletePlan, EditPlan, TagPlan
 from ocikit.client.validate import DocumentViolation, ValidationReport
@@ -464,6 +465,14 @@ def pickle_description():
     )
 
 
+def descriptions():
+    """Return the files of an artifact of which one was read."""
+    found = Descriptions(artifact(data_manifest()), 2)
+    found._found["2019.parquet"] = table_description()
+    found._found["stations.csv"] = ocikit.ContentError("'stations.csv' is not a valid csv file: it is not text")
+    return found
+
+
 def difference():
     """Return two versions that differ in every way, and in more files than a table shows."""
     before, after = (layer("2024.parquet", size) for size in (75_002_024, 75_400_118))
@@ -603,6 +612,7 @@ CARDS: dict[str, Callable[[], object]] = {
     "description_pickle": pickle_description,
     "description_table": table_description,
     "description_tensors": tensor_description,
+    "descriptions": descriptions,
     "diff": difference,
     "diff_none": lambda: Diff(a=f"{DATA}:v2.1", b="stations/", same=9),
     "diff_change": lambda: difference().changed["2024.parquet"],

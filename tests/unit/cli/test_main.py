@@ -493,3 +493,21 @@ def test_closed_pipe_of_stderr_keeps_the_exit_code(home, server):
         done = subprocess.run(arguments, stdout=subprocess.PIPE, stderr=writer, env=env, check=False, timeout=60)
         os.close(writer)
         assert done.returncode == code
+
+
+def test_describe_prints_text_or_json(run, server, home):
+    write(home, {"data/a.csv": "a,b\n1,2\n", "data/b.npy": "nonsense", "one/c.json": "{}"})
+    ref, one = f"{server.host}/t/d:v1", f"{server.host}/t/one:v1"
+    ocikit.push(ref, "data/.")
+    ocikit.push(one, "one/.")
+    code, out, err = run("describe", ref)
+    assert (code, err) == (1, "")
+    assert "csv, 1 row, 2 columns" in out and "is not a valid npy file" in out
+    code, out, _ = run("describe", ref, "--json")
+    assert code == 1 and json.loads(out)["files"]["a.csv"]["rows"] == 1
+    code, out, _ = run("describe", ref, "a.csv")
+    assert code == 0 and out.startswith("a.csv: csv, 1 row, 2 columns\n") and "a     integer" in out
+    code, out, _ = run("describe", one, "--json", "--requests", "5")
+    assert code == 0 and json.loads(out)["format"] == "json"
+    code, out, err = run("describe", ref, "b.npy")
+    assert (code, out) == (1, "") and "fetch the file again" in err

@@ -1343,6 +1343,7 @@ VERBS = (
     "catalog",
     "copy",
     "delete",
+    "describe",
     "download",
     "edit",
     "inspect",
