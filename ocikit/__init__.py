@@ -27,6 +27,7 @@ from ocikit.api import (
     open,  # noqa: A004 - ocikit.open reads as it does
     pin,
     ping,
+    pooch,
     pull,
     push,
     referrers,
@@ -36,6 +37,7 @@ from ocikit.api import (
     tag,
     tags,
     validate,
+    watch,
 )
 from ocikit.auth import login, login_form, logout
 from ocikit.client.artifact import Artifact, File, Files
@@ -104,6 +106,7 @@ if _TYPE_CHECKING:
     from ocikit.client.validate import ValidationReport
     from ocikit.data.diff import Diff
     from ocikit.data.history import History, Version
+    from ocikit.data.watch import Watch
     from ocikit.descriptions.card import Card
     from ocikit.descriptions.model import Description
     from ocikit.dialects.model import Model
@@ -211,6 +214,7 @@ __all__ = [
     "ValidationReport",
     "VerifyResult",
     "Version",
+    "Watch",
     "attach",
     "auth",
     "cache",
@@ -232,6 +236,7 @@ __all__ = [
     "open",
     "pin",
     "ping",
+    "pooch",
     "pull",
     "push",
     "referrers",
@@ -242,6 +247,7 @@ __all__ = [
     "tag",
     "tags",
     "validate",
+    "watch",
 ]
 
 
@@ -269,6 +275,7 @@ _ON_USE = {
     "ValidationReport": "ocikit.client.validate",
     "VerifyResult": "ocikit.store.results",
     "Version": "ocikit.data.history",
+    "Watch": "ocikit.data.watch",
     "serve": "ocikit.server.process.serve",
 }
 

@@ -5,24 +5,28 @@ from __future__ import annotations
 import functools
 import inspect as introspection
 from collections.abc import Callable, Iterable
+from contextlib import AbstractContextManager, nullcontext
 from typing import TYPE_CHECKING, Concatenate, ParamSpec, Protocol, TypeVar
 
-from ocikit.client.arguments import StrPath
+from ocikit.client.arguments import ProgressLike, StrPath
 from ocikit.client.artifact import Artifact
 from ocikit.client.session import Session
 from ocikit.client.shared import shared_session
 from ocikit.display.tracebacks import hide_internal_frames
 from ocikit.errors import OcikitError
 from ocikit.spec.manifest import PlatformLike
-from ocikit.spec.reference import AnyReference, ReferenceLike
+from ocikit.spec.reference import AnyReference, ReferenceLike, parse_reference
+from ocikit.spec.titles import Links
 
 if TYPE_CHECKING:
     import duckdb
     import polars as pl
 
     from ocikit.data.diff import Diff
+    from ocikit.data.downloads import Downloader
     from ocikit.data.history import History
     from ocikit.data.queries import TableLike
+    from ocikit.data.watch import Watch
     from ocikit.filesystem.filesystem import OcikitFileSystem
     from ocikit.notebook.explorer import Explorer
 
@@ -186,6 +190,65 @@ def history(
         return collect(session.reader, ref, limit=limit)
     with shared_session.use() as shared:
         return collect(shared.reader, ref, limit=limit)
+
+
+def watch(
+    folder: StrPath,
+    ref: ReferenceLike,
+    *,
+    every: float = 300,
+    include: str | Iterable[str] = (),
+    exclude: str | Iterable[str] = (),
+    links: Links = "inside",
+    hidden: bool = False,
+    secrets: bool = False,
+    session: Session | None = None,
+) -> Watch:
+    """Push a folder again and again while another program writes to it, such as a training run.
+
+    It is pushed once before the function returns, then on a thread. Each round pushes the files that have changed. A file
+    that was changed a moment ago is left for the next round. The last push is at `stop()`, at the end of a `with` block, or
+    when the interpreter exits.
+
+    Args:
+        folder: Folder to push; titles are those of `push`: "run/" gives `run/log.txt`, "run/." gives `log.txt`.
+        ref: Reference to push to, with a tag. Files that are there stay.
+        every: Seconds between rounds.
+        include: Glob patterns of file names; none selects all.
+        exclude: Glob patterns of file names to skip.
+        links: How to handle symlinks, as in `push`.
+        hidden: Push all files, as in `push`.
+        secrets: Push files that look like secrets, as in `push`.
+        session: Session that writes; None uses the one that functions share.
+
+    Raises:
+        NotFound: There is no such folder.
+        InvalidArgument: `every` is not a number of seconds.
+        Unauthorized: The registry requires other credentials.
+    """
+    from ocikit.data.watch import Options, Watch  # noqa: PLC0415 - import time that few calls need
+
+    options = Options(include=include, exclude=exclude, links=links, hidden=hidden, secrets=secrets)
+    return Watch(folder, parse_reference(ref), use=_user(session), every=every, options=options).start()
+
+
+def pooch(*, progress: ProgressLike = None, session: Session | None = None) -> Downloader:
+    """Return a downloader for pooch: `pooch.retrieve("ocikit://…", known_hash=…, downloader=ocikit.pooch())`.
+
+    URLs are `ocikit://HOST/REPOSITORY:TAG/PATH`. Files are verified against their digest; pooch compares the hash, too.
+
+    Args:
+        progress: True, False or a `Progress`; None uses the session's setting.
+        session: Session that reads; None uses the one that functions share.
+    """
+    from ocikit.data.downloads import Downloader  # noqa: PLC0415 - import time that few calls need
+
+    return Downloader(_user(session), progress)
+
+
+def _user(session: Session | None) -> Callable[[], AbstractContextManager[Session]]:
+    """Return a function that opens a session for one call: the given one, or the one that functions share."""
+    return shared_session.use if session is None else lambda: nullcontext(session)
 
 
 def _function(verb: Callable[Concatenate[Session, P], R]) -> Callable[P, R]:

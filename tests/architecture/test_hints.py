@@ -27,7 +27,7 @@ REACHED = {"layers/walk.py": ("push", "attach"), "layers/pack.py": ("push", "att
 FOREIGN_OPTIONS = {"--repository-name"}
 
 #: Functions of other libraries in code spans.
-OTHERS = {"get_wsgi_application", "write", "read"}
+OTHERS = {"get_wsgi_application", "write", "read", "retrieve"}
 
 
 def text_of(node):

@@ -3,6 +3,7 @@
 python -m tests.support.cards FOLDER writes a page for each.
 """
 
+import contextlib
 import functools
 import html
 import html.parser
@@ -22,6 +23,7 @@ from ocikit.client.validate import DocumentViolation, ValidationReport
 from ocikit.data.diff import Change, Diff, Rename
 from ocikit.data.load import Objects
 from ocikit.data.tables import TableChange
+from ocikit.data.watch import Options, Watch
 from ocikit.descriptions.card import Card
 from ocikit.descriptions.model import Column, Description, Tensor
 from ocikit.dialects.model import Model
@@ -634,6 +636,14 @@ CARDS: dict[str, Callable[[], object]] = {
     ),
     "readme": lambda: Card.parse(README),
     "readme_ignored": lambda: Card.parse("---\na: &x [1]\nb: *x\n---\n# Stations"),
+    "pooch": lambda: ocikit.pooch(progress=False),
+    "watch": lambda: Watch(
+        "run",
+        ocikit.Reference.parse(f"{DATA}:live"),
+        use=contextlib.nullcontext,
+        every=300,
+        options=Options(),
+    ),
     "report": violations,
     "report_fine": lambda: ValidationReport(
         reference=ocikit.Reference.parse(f"{DATA}:v2.1"), documents=(data_manifest().descriptor,), violations=()

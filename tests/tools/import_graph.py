@@ -34,7 +34,7 @@ ROOMS: dict[str, set[str]] = {
     "notebook": {"descriptions", "client", "layers", "progress", "spec", "errors", "display"},
     "server": {"spec", "errors", "display", "forks", "store.files", "store.locks", "store.reflink", "store.streams", "store.results"},
     "auth": {"client", "notebook", "remote", "errors"},
-    "data": {"descriptions", "client", "filesystem", "folder", "layers", "transfer", "store", "spec", "errors", "display"},
+    "data": {"waits", "descriptions", "client", "filesystem", "folder", "layers", "transfer", "store", "spec", "errors", "display"},
     "api": {"descriptions", "client", "filesystem", "data", "notebook", "auth", "spec", "errors", "display"},
     "cli": {"ocikit", "api", "auth", "client", "descriptions", "dialects", "server", "transfer", "progress", "spec", "errors", "display"},
     "__main__": {"cli"},
