@@ -11,6 +11,7 @@ import functools
 import importlib.metadata
 import logging
 from collections.abc import Callable, Mapping
+from dataclasses import is_dataclass
 from pathlib import Path
 from typing import Any, Final
 
@@ -254,10 +255,9 @@ _READ_ONLY: Final[Mapping[str, str]] = {
 
 def main_title(title: str) -> str | None:
     """Return the name of the folder that is one object, if a title is that of its main file."""
-    for each in known():
-        if each.main is not None and title.endswith(f"{each.ending}/{each.main}"):
-            return title.removesuffix(f"/{each.main}")
-    return None
+    folder, _, name = title.rpartition("/")
+    mains = {each.ending for each in known() if each.main == name} if folder else ()
+    return folder if folder.endswith(tuple(mains)) else None
 
 
 def load_file(file: File, part: Part, as_: builtins.type | str | None = None, *, progress: ProgressLike = None) -> Any:
@@ -291,7 +291,7 @@ def load_file(file: File, part: Part, as_: builtins.type | str | None = None, *,
             hint='as_="bytes" returns its bytes, as_="path" its path, and ocikit.data.formats.register adds a format',
         )
     record = None
-    if isinstance(as_, builtins.type) and (attrs.has(as_) or hasattr(as_, "__dataclass_fields__")):
+    if isinstance(as_, builtins.type) and (attrs.has(as_) or is_dataclass(as_)) and ending == ".json":
         record, as_ = as_, "json"
     chosen = _choose(file, candidates, saved, as_)
     _check_part(file, part, chosen.parts, f"the format {chosen.name}")
@@ -304,9 +304,7 @@ def load_file(file: File, part: Part, as_: builtins.type | str | None = None, *,
 def _candidates(file: File, saved: str | None) -> list[Format]:
     """Return the formats of a file by the longest ending; those for any ending by the annotation."""
     name = file.name.lower()
-    if name.endswith(".safetensors.index.json"):
-        return []
-    formats = known()
+    formats = [*_BUILT_IN, *known()]  # those of ocikit are the defaults of their endings
     found = [each for each in formats if each.any_ending and each.kind == saved]
     if found:
         return found
@@ -327,19 +325,18 @@ def _choose(file: File, candidates: list[Format], saved: str | None, as_: builti
     if as_ is None:
         return next((each for each in candidates if each.kind == saved), candidates[0])
     if isinstance(as_, str):
-        wanted = _LIBRARIES.get(as_, as_)
-        found = [each for each in candidates if wanted in {each.library, each.kind}]
+        names = {_LIBRARIES.get(as_, as_)}
     else:
-        module, name = getattr(as_, "__module__", "").partition(".")[0], getattr(as_, "__name__", "")
-        wanted = f"{module}.{name}"
-        found = [each for each in candidates if wanted in {each.kind, f"builtins.{each.library}"}]
-        if as_ in {dict, list}:
-            found = [each for each in candidates if each.name in {"json", "npz", "safetensors"}]
+        module, name = getattr(as_, "__module__", ""), getattr(as_, "__qualname__", "")
+        names = {f"{module}.{name}", f"{module.partition('.')[0]}.{name}"}  # pandas.core.frame.DataFrame
+    found = [each for each in candidates if names & {each.kind, each.library}]
+    if as_ in {dict, list}:
+        found = [each for each in candidates if each.name in {"json", "npz", "safetensors"}]
     if not found:
-        names = dict.fromkeys([*(each.library for each in candidates), *_ANY])
+        known_names = dict.fromkeys([*(each.library for each in candidates), *_ANY])
         raise InvalidArgument(
-            f"{display.quoted(file.name)} cannot be loaded as {display.quoted(str(wanted))}",
-            hint=f"use as_= with one of {display.join_limited(map(repr, names), _SHOWN)}",
+            f"{display.quoted(file.name)} cannot be loaded as {display.join_limited(map(display.quoted, sorted(names)))}",
+            hint=f"use as_= with one of {display.join_limited(map(repr, known_names), _SHOWN)}",
         )
     return next((each for each in found if each.kind == saved), found[0])
 
