@@ -25,6 +25,7 @@ from ocikit import display
 from ocikit.cli.arguments import key_value, positive_int, with_options
 from ocikit.cli.edit import add_edit, edit, plan_lines
 from ocikit.cli.streams import discard, prepare_streams, print_message
+from ocikit.client.arguments import WRITTEN
 from ocikit.dialects.recognise import AUTO
 from ocikit.progress.base import INTERRUPTED
 from ocikit.spec import media_types
@@ -168,6 +169,13 @@ def _add_push(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--shard-size", default="256MiB", metavar="SIZE", help="size of the largest shard (256MiB)")
     index = "list the files in several manifests, for more files than one manifest can list"
     parser.add_argument("--index", action="store_true", help=index)
+    parser.add_argument("--as", dest="as_", choices=WRITTEN, help="write the model format of the CNCF or of KitOps")
+    fact = "with --as, a fact about the model, such as name=tiny or license=MIT"
+    parser.add_argument("--model", action="append", type=key_value, default=[], metavar="KEY=VALUE", help=fact)
+    kind = "with --as, the class of files: weights, config, doc, code or dataset"
+    parser.add_argument(
+        "--class", dest="classes", action="append", type=key_value, default=[], metavar="PATTERN=CLASS", help=kind
+    )
     parser.add_argument("--subject", metavar="REFERENCE", help="artifact that the new one refers to")
     _add_notes(parser)
     parser.add_argument("--include", action="append", default=[], metavar="PATTERN", help="push only these files")
@@ -258,6 +266,9 @@ def _push(options: argparse.Namespace) -> None:
             shard_size=options.shard_size,
             index=options.index,
             annotations=dict(options.annotation),
+            as_=options.as_,
+            model=dict(options.model) or None,
+            classes=dict(options.classes) or None,
             subject=options.subject,
             message=options.message,
             inputs=options.input,

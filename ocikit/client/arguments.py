@@ -6,7 +6,7 @@ import json
 import os
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import TYPE_CHECKING, Any, Final, Literal, TypeAlias, get_args
 
 from ocikit import display
 from ocikit.dialects.recognise import AUTO
@@ -33,6 +33,10 @@ ProgressLike: TypeAlias = "bool | str | Progress | None"
 _MEDIA_TYPE = re.compile(r"[A-Za-z0-9][A-Za-z0-9!#$&^_.+-]{0,126}/[A-Za-z0-9][A-Za-z0-9!#$&^_.+-]{0,126}")
 
 _SIZE = re.compile(r"\s*(\d{1,15}(?:\.\d{1,9})?)\s*(?:([KMGT])(i)?)?B?\s*", re.IGNORECASE)
+
+#: The formats of other tools' models that a push writes.
+Written: TypeAlias = Literal["modelpack", "kit"]
+WRITTEN: Final[tuple[Written, ...]] = get_args(Written)
 
 _SHOWN = 60  # characters of an invalid value in a message
 
@@ -234,6 +238,34 @@ def to_readme(card: Card | StrPath) -> dict[str, bytes | StrPath]:
     raise InvalidArgument(
         f"card is a {type(card).__name__}, not a card", hint="pass text, the path of a README, or an ocikit.Card"
     )
+
+
+def check_written(as_: str | None, only: Mapping[str, Any], excluded: Mapping[str, Any]) -> None:
+    """Check the arguments of a push that depend on its dialect.
+
+    Args:
+        as_: The dialect, or None.
+        only: Arguments that need a dialect.
+        excluded: Arguments that a dialect sets itself.
+
+    Raises:
+        InvalidArgument: The dialect is unknown, or an argument does not fit.
+    """
+    if as_ is not None and as_ not in WRITTEN:
+        raise InvalidArgument(
+            f"as_={display.quoted(as_, _SHOWN)} is unknown", hint=f"use one of {display.join_limited(WRITTEN)}"
+        )
+    for name, value in only.items():
+        if value is not None and as_ is None:
+            raise InvalidArgument(f"{name}= needs as_=", hint=f'name the format of the model: as_="{WRITTEN[0]}"')
+        if value is not None and not isinstance(value, Mapping):
+            check_mapping(value, name, '{"name": "tiny"}' if name == "model" else '{"*.csv": "dataset"}')
+    names = [f"{name}=" for name, value in excluded.items() if value is not None and as_ is not None]
+    if names:
+        raise InvalidArgument(
+            f"as_={as_!r} excludes {display.join_limited(names)}",
+            hint="leave them out: the format of the model decides about types, config and layers",
+        )
 
 
 def _config_bytes(config: Any) -> bytes | None:

@@ -9,7 +9,7 @@ import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from itertools import accumulate
-from typing import TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import attrs
 from attrs import define, field, frozen
@@ -49,6 +49,9 @@ from ocikit.store.streams import ByteStream, ProgressReader
 from ocikit.transfer.plan import plan
 from ocikit.transfer.pool import raise_if_cancelled, run_parallel
 from ocikit.transfer.run import BlobCopies, Plan
+
+if TYPE_CHECKING:
+    from ocikit.dialects.writing import Writer
 
 #: The artifact type of pushed files without another type.
 FILES_ARTIFACT_TYPE = "application/vnd.ocikit.files.v1"
@@ -161,6 +164,36 @@ def _named(paths: Iterable[PushedPath]) -> Iterator[StrPath | Named]:
                 yield Named(title, os.path.expanduser(content))
 
 
+def model_paths(paths: Sequence[PushedPath]) -> tuple[PushedPath, ...]:
+    """Return the paths of a model: the content of a folder that is the only path, without the folder's name.
+
+    Mappings name their files themselves, so they do not count.
+    """
+    plain = [path for path in paths if not isinstance(path, Mapping)]
+    if len(plain) == 1 and os.path.isdir(os.path.expanduser(plain[0])):
+        return tuple(path if isinstance(path, Mapping) else os.path.join(path, os.curdir) for path in paths)
+    return tuple(paths)
+
+
+def model_writer(
+    selection: Selection, as_: str | None, model: Mapping[str, Any] | None, classes: Mapping[str, str] | None
+) -> Writer | None:
+    """Return what writes the selected files as a model of another tool, or None without `as_`.
+
+    The headers of the files are read for the facts about the model.
+
+    Raises:
+        InvalidArgument: A fact or a class is invalid.
+        ContentError: A pattern of `classes` matches no file.
+    """
+    if as_ is None:
+        return None
+    from ocikit.dialects.writers import writer_for  # noqa: PLC0415 - most pushes need no reader of file headers
+
+    files = ((task.title, task.content, task.size) for task in selection.tasks if task.content is not None)
+    return writer_for(as_, files, model, classes)
+
+
 def describe_selection(selection: Selection) -> str:
     """Return the end of a push's summary: files that look like secrets, and titles that were left out."""
     text = ""
@@ -182,8 +215,11 @@ def build_artifact(
     config_type: str | None = None,
     annotations: Mapping[str, str] | None = None,
     subject: Descriptor | None = None,
+    writer: Writer | None = None,
 ) -> PackedArtifact:
     """Return an artifact with a manifest over packed layers.
+
+    A writer gives the layers the media types and annotations of another tool's models, and writes the config.
 
     Without a config, the artifact type is required and has a default. With a config, its media type identifies the
     artifact, and the artifact type is optional. An artifact without files has the empty layer.
@@ -198,11 +234,15 @@ def build_artifact(
             "a config and its media type are required together",
             hint="pass both config= and config_type=, or neither",
         )
+    layers = tuple(layer.descriptor for layer in packed)
+    if writer is not None:
+        layers, config = writer.write(layers)
+        artifact_type, config_type = writer.artifact_type, writer.config_type
     content = b"{}" if config is None else config
     manifest = Manifest(
         artifact_type=artifact_type or (FILES_ARTIFACT_TYPE if config is None else None),
         config=EMPTY_DESCRIPTOR if config is None else Descriptor.of(content, config_type or ""),
-        layers=tuple(layer.descriptor for layer in packed) or (EMPTY_DESCRIPTOR,),
+        layers=layers or (EMPTY_DESCRIPTOR,),
         subject=subject,
         annotations=Annotations(annotations or {}),
     )
@@ -336,6 +376,7 @@ def push_files(
     progress: Progress,
     title: str,
     publish: Publish | None = None,
+    config_last: bool = False,
 ) -> PackedArtifact:
     """Push files with their manifest and return the artifact.
 
@@ -349,6 +390,7 @@ def push_files(
         progress: The listener for progress events.
         title: The title of the progress bar.
         publish: Pushes the manifest, whose content the target has, and returns the artifact; None pushes it with its tags.
+        config_last: The config depends on the digests of the layers, so it is sent after them.
 
     Raises:
         ContentError: A file cannot be read or has changed, or there are too many files for one manifest.
@@ -378,6 +420,7 @@ def push_files(
             target=target,
             config=draft.config_descriptor,
             content=draft.config,
+            config_last=config_last,
             present=_named_blobs(current),
             progress=progress,
         )
@@ -457,6 +500,8 @@ class _Pipeline(Source):
     """Of the config."""
     present: frozenset[Digest]
     """Blobs that the target has."""
+    config_last: bool
+    """Whether the config is another one once the digests of the layers are known."""
     progress: Progress
     _lock: ForkSafeLock = field(factory=ForkSafeLock, init=False)
     _layers: dict[Digest, Packed] = field(factory=dict, init=False)
@@ -476,7 +521,10 @@ class _Pipeline(Source):
         title: str,
         publish: Publish | None,
     ) -> PackedArtifact:
-        """Send the config and the layers, then the manifest with its tags."""
+        """Send the config and the layers, then the manifest with its tags.
+
+        A config that names the layers follows them.
+        """
         tasks = selection.tasks
         packed: dict[PackTask, Packed] = {}
         copies = BlobCopies(source=self, target=self.target, progress=self.progress, present=self.present)
@@ -518,8 +566,11 @@ class _Pipeline(Source):
         size = len(self.content) + sum(task.size for task in tasks)
         try:
             with progress_scope(self.progress, title, size=size, count=len(tasks) + 2):
-                run_parallel((None, *tasks), push, workers=workers)
+                run_parallel(tasks if self.config_last else (None, *tasks), push, workers=workers)
                 artifact = build([packed[task] for task in tasks])
+                if self.config_last:
+                    self.config, self.content = artifact.config_descriptor, artifact.config
+                    run_parallel((None,), push, workers=1)
                 if publish is not None:
                     artifact = publish(artifact)
                     self.progress.finish(artifact.manifest.descriptor, "moved")
@@ -535,11 +586,12 @@ class _Pipeline(Source):
         """Return True if large files are hashed while they are sent, in one pass over each.
 
         Without a digest, the registry can't be asked whether it has the file. So the repository must be new to it. If it
-        has the config, an earlier push was interrupted, which may have sent large files.
+        has the config, an earlier push was interrupted, which may have sent large files. A config that follows the layers
+        can't show that; then only the recorded digests of files that were sent whole do.
         """
         if not any(task.size >= _STREAMED_SIZE and task.open_unhashed for task in tasks):
             return False
-        return self.target.takes_unhashed() and not self.target.exists(self.config)
+        return self.target.takes_unhashed() and (self.config_last or not self.target.exists(self.config))
 
     def _push_unhashed(self, file: UnhashedFile, stop: threading.Event) -> tuple[Packed, bool]:
         """Push a file in one pass; return its layer, and whether the target has stored it."""

@@ -16,10 +16,12 @@ from ocikit.client.arguments import (
     ProgressLike,
     PushedPath,
     StrPath,
+    Written,
     check_digest,
     check_login_key,
     check_push,
     check_workers,
+    check_written,
     tags_of,
     to_bytes,
     to_readme,
@@ -443,6 +445,9 @@ class Session(display.Displayable):
         include: str | Iterable[str] = (),
         exclude: str | Iterable[str] = (),
         media_types: Mapping[str, str] | None = None,
+        as_: Written | None = None,
+        model: Mapping[str, Any] | None = None,
+        classes: Mapping[str, str] | None = None,
         links: Links = "inside",
         hidden: bool = False,
         secrets: bool = False,
@@ -479,6 +484,13 @@ class Session(display.Displayable):
             include: Glob patterns of file names; none selects all.
             exclude: Glob patterns of file names to skip.
             media_types: Media types by file name; others are guessed.
+            as_: "modelpack" or "kit" writes the model format of the CNCF or of KitOps, which their tools read. If a folder is
+                the only path, its content is the model, without the folder's name.
+            model: With `as_`, facts about the model such as `{"name": "tiny", "license": "MIT"}`. Others are read from
+                `config.json`, the front matter of `README.md`, and the headers of safetensors and GGUF files. None as a value
+                leaves one out.
+            classes: With `as_`, classes of files by pattern, such as `{"*.csv": "doc"}`: "weights", "config", "doc", "code"
+                or "dataset". Others are chosen by name.
             links: "inside" follows symlinks that stay in their folder and rejects others, "follow" follows all, "skip"
                 skips all.
             hidden: Push all files: also what is left out by default or ignored, and what looks like a secret.
@@ -501,6 +513,8 @@ class Session(display.Displayable):
             build_artifact,
             build_nested,
             describe_selection,
+            model_paths,
+            model_writer,
             plan_push,
             push_files,
             resolve_subject,
@@ -510,7 +524,9 @@ class Session(display.Displayable):
         reference = parse_reference(ref)
         if card is not None:
             paths = (*paths, to_readme(card))
-        if not any(path or not isinstance(path, Mapping) for path in paths) and subject is None and config is None:
+        if not any(path or not isinstance(path, Mapping) for path in paths) and (
+            as_ is not None or (subject is None and config is None)
+        ):
             raise ContentError("nothing to push", hint='name files or folders: push("host/name:tag", "data/")')
         workers = self._workers(workers)
         types = {"artifact_type": artifact_type, "config_type": config_type}
@@ -520,9 +536,21 @@ class Session(display.Displayable):
             from ocikit.client.versions import VersionPush, Versions, check_version  # noqa: PLC0415 - few pushes need it
 
             check_version(version, reference, attached=subject is not None, nested=index)
+        check_written(
+            as_,
+            {"model": model, "classes": classes},
+            {
+                **types,
+                "config": config,
+                "archive": archive,
+                "shards": shards,
+                "index": index or None,
+                "media_types": media_types,
+            },
+        )
         with self.cache.hashes() as known:
             selection = select_files(
-                paths,
+                paths if as_ is None else model_paths(paths),
                 archive=archive,
                 include=include,
                 exclude=exclude,
@@ -535,6 +563,7 @@ class Session(display.Displayable):
                 shard_size=to_bytes(shard_size, "shard_size"),
             )
             notes = write_notes(message, pin_inputs(self._reader, inputs))
+            writer = model_writer(selection, as_, model, classes)
             with self._backends.open_store(reference) as target:
                 about = None if subject is None else resolve_subject(target, reference, parse_reference(subject))
                 notes = {**(annotations or {}), **notes}
@@ -548,6 +577,7 @@ class Session(display.Displayable):
                         config_type=config_type,
                         annotations=notes,
                         subject=about,
+                        writer=writer,
                     )
                 )
                 publish = None
@@ -576,6 +606,7 @@ class Session(display.Displayable):
                     progress=stats,
                     title=title,
                     publish=publish,
+                    config_last=writer is not None,
                 )
                 note = describe_selection(selection)
                 if publish is not None and publish.published is not None:

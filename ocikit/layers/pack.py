@@ -103,6 +103,8 @@ class PackTask:
     _make: Callable[[Check, int], tuple[Packed, bytes | None]] = field(repr=False, eq=False)
     open_unhashed: Callable[[], UnhashedFile | None] | None = field(default=None, repr=False, eq=False)
     """Opens the file to hash it while it is sent; returns None if its digest is known. None for an archive."""
+    content: Path | bytes | None = field(default=None, repr=False, eq=False)
+    """The path of the file, or its content in memory; None for an archive."""
 
     def run(self, check: Check = bool, *, keep: int = 0) -> tuple[Packed, bytes | None]:
         """Hash the file, or write the archive.
@@ -309,6 +311,7 @@ def select(
                     size=file.info.st_size,
                     make=partial(_pack_file, file, kind, known),
                     open_unhashed=partial(_open_unhashed, file, kind, known),
+                    content=file.path,
                 )
             )
     titles = [task.title for task in tasks]
@@ -438,7 +441,7 @@ def _memory_task(title: str, content: bytes, media_type: str | None) -> PackTask
         named = attrs.evolve(descriptor, annotations=Annotations({TITLE: title}))
         return Packed(descriptor=named, source=Path(title), content=Path(title), memory=content), None
 
-    return PackTask(title=title, size=len(content), make=make)
+    return PackTask(title=title, size=len(content), make=make, content=content)
 
 
 def _open_unhashed(file: FoundFile, media_type: str | None, known: KnownHashes) -> UnhashedFile | None:

@@ -28,7 +28,7 @@ ROOMS: dict[str, set[str]] = {
     "transfer": {"forks", "waits", "store", "progress", "spec", "errors", "display"},
     "folder": {"transfer", "store", "layers", "progress", "spec", "errors", "display"},
     "remote": {"forks", "waits", "transfer", "store", "progress", "spec", "errors", "display"},
-    "dialects": {"layers", "spec", "errors", "display"},
+    "dialects": {"descriptions", "layers", "spec", "errors", "display"},
     "client": {"dialects", "descriptions", "forks", "folder", "remote", "transfer", "store", "layers", "progress", "spec", "errors", "display"},
     "filesystem": {"client", "forks", "layers", "remote", "store", "transfer", "spec", "errors", "display"},
     "notebook": {"descriptions", "client", "layers", "progress", "spec", "errors", "display"},
