@@ -7,8 +7,10 @@ import re
 from collections.abc import Mapping
 from typing import Any, Final
 
-from ocikit.spec.annotations import thaw
+from ocikit.spec.annotations import freeze, thaw
 
+#: Bytes of JSON; the encoder takes seconds for each MiB (DoS).
+_YAML_LIMIT: Final = 1 << 18
 #: Keys that kit does not write: they are about the layers.
 _UNWRITTEN: Final = frozenset({"digest", "diffId"})
 #: Keys of lists that kit writes on one line.
@@ -28,12 +30,18 @@ def encode_kitfile(config: Mapping[str, Any]) -> tuple[str, bytes]:
 
     Args:
         config: The config of a ModelKit.
+
+    Raises:
+        InvalidDocument: The config is nested too deeply.
     """
-    value = _written(thaw(config))
+    value = _written(thaw(freeze(config)))
+    as_json = "Kitfile.json", json.dumps(value, indent=2, ensure_ascii=False).encode()
+    if len(as_json[1]) > _YAML_LIMIT:
+        return as_json
     try:
         import yaml  # type: ignore[import-untyped]  # noqa: PLC0415 - an optional package
     except ImportError:
-        return "Kitfile.json", json.dumps(value, indent=2, ensure_ascii=False).encode()
+        return as_json
     return "Kitfile", _encode_yaml(value, yaml)
 
 

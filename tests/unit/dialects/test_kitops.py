@@ -6,6 +6,7 @@ from pathlib import Path
 
 import ocikit
 import pytest
+from ocikit.dialects.kitfile import encode_kitfile
 
 from tests.support import models
 from tests.support.fake_registry import FakeRegistry
@@ -79,6 +80,63 @@ def test_kitfile_is_json_without_the_package_for_yaml(tmp_path, monkeypatch):
     ocikit.pull(f"oci:{STORE}:kit", tmp_path / "m")
     assert json.loads((tmp_path / "m" / "Kitfile.json").read_bytes())["model"]["framework"] == "pytorch"
     assert not (tmp_path / "m" / "Kitfile").exists()
+
+
+def test_large_kitfiles_are_json(tmp_path):
+    config = {"model": {"parameters": ["x"] * 100_000}}
+    assert list(ocikit.inspect(models.push(tmp_path / "s", CONFIG, config=config)).files) == ["Kitfile.json"]
+
+
+def test_deep_kitfiles_are_refused(tmp_path):
+    config = b'{"model": {"parameters":' + b"[" * 900 + b"]" * 900 + b"}}"
+    art = ocikit.inspect(models.push(tmp_path / "s", CONFIG, config=config))
+    with pytest.raises(ocikit.InvalidDocument, match="nested deeper"):
+        art.files  # noqa: B018 - the property is what is tested
+
+
+#: Texts whose style in YAML depends on the encoder, and how kit's encoder writes them.
+STYLES = {
+    "1.0": '"1.0"',
+    "1.0.0": "1.0.0",
+    "yes": '"yes"',
+    "~": '"~"',
+    "1e3": '"1e3"',
+    "0o7": '"0o7"',
+    "2020-01-01": '"2020-01-01"',
+    "a: b": "'a: b'",
+    "a #b": "'a #b'",
+    "@x": "'@x'",
+    "é": "é",
+    "😀": '"\\U0001F600"',
+    "=": "=",
+    "tab\tx": '"tab\\tx"',
+    "x" * 300 + " y": "x" * 300 + " y",
+    "two\nlines": "|-\n    two\n    lines",
+}
+
+
+@pytest.mark.parametrize("text", STYLES)
+def test_kitfile_has_the_style_of_kit(text):
+    name, raw = encode_kitfile({"package": {"description": text, "authors": [], "version": ""}})
+    assert (name, raw.decode()) == ("Kitfile", f"package:\n  description: {STYLES[text]}\n")
+
+
+def test_parameters_are_sorted():
+    raw = encode_kitfile(
+        {"model": {"path": "m", "parameters": {"b": "", "a": [1, {"d": 1, "c": True}]}, "digest": "x"}}
+    )[1]
+    assert (
+        raw
+        == b"""model:
+  path: m
+  parameters:
+    a:
+      - 1
+      - c: true
+        d: 1
+    b: ""
+"""
+    )
 
 
 def test_model_has_the_facts_of_the_kitfile():

@@ -1,5 +1,6 @@
 """ModelPack, its older form, and Docker's models: names, archives, facts."""
 
+import gzip
 import json
 import os
 import pickle
@@ -7,6 +8,7 @@ from pathlib import Path
 
 import ocikit
 import pytest
+from ocikit.layers.layer import RATIO_FLOOR
 
 from tests.support import models
 
@@ -208,6 +210,39 @@ def test_archives_stay_within_the_folder(members, tmp_path):
     with pytest.raises(ocikit.UnsafeArchive):
         ocikit.pull(ref, tmp_path / "m")
     assert not models.files(tmp_path / "m")
+
+
+def test_bombs_in_archives_are_refused(tmp_path):
+    raw = gzip.compress(models.tar({"x": bytes(RATIO_FLOOR + (8 << 20))}))
+    ref = models.push(tmp_path / "s", CONFIG, (raw, f"{MODELPACK}weight.v1.tar+gzip", at("x")))
+    with pytest.raises(ocikit.UnsafeArchive, match="grows more than"):
+        ocikit.pull(ref, tmp_path / "m")
+    assert not models.files(tmp_path / "m")
+
+
+def test_large_configs_are_refused(tmp_path):
+    ref = models.push(tmp_path / "s", CONFIG, config=b'{"descriptor": {"name": "' + b"x" * (5 << 20) + b'"}}')
+    with pytest.raises(ocikit.InvalidDocument, match="larger than the limit|limit"):
+        ocikit.inspect(ref).model  # noqa: B018 - the property is what is tested
+
+
+def test_file_systems_have_the_names_of_the_dialect():
+    art = ocikit.inspect(f"oci:{STORE}:modelpack")
+    assert sorted(art.fs.find("")) == list(models.RECORDED)
+    assert art.fs.cat_file("data/train.csv") == b"a,b\n1,2\n"
+    art = ocikit.inspect(f"oci:{STORE}:modelpack-tar")
+    assert art.fs.cat_file("config.json.tar") == art["config.json/"].read()
+
+
+def test_diffs_have_the_names_of_the_dialect(tmp_path):
+    kind = f"{MODELPACK}weight.v1.raw"
+    one = models.push(tmp_path / "s", CONFIG, (b"1", kind, at("a")), (b"2", kind, at("b")), tag="v1")
+    two = models.push(tmp_path / "s", CONFIG, (b"1", kind, at("c")), (b"3", kind, at("b")), tag="v2")
+    diff = ocikit.diff(one, two)
+    assert [(rename.before, rename.after) for rename in diff.renamed] == [("a", "c")]
+    assert list(diff.changed) == ["b"]
+    ocikit.pull(two, tmp_path / "m")
+    assert not ocikit.diff(two, tmp_path / "m")
 
 
 def test_docker_models_have_the_names_of_their_paths(tmp_path):
