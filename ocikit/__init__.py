@@ -23,6 +23,7 @@ from ocikit.api import (
     fs,
     history,
     inspect,
+    lineage,
     load,
     open,  # noqa: A004 - ocikit.open reads as it does
     pin,
@@ -106,6 +107,7 @@ if _TYPE_CHECKING:
     from ocikit.client.validate import ValidationReport
     from ocikit.data.diff import Diff
     from ocikit.data.history import History, Version
+    from ocikit.data.lineage import Lineage
     from ocikit.data.watch import Watch
     from ocikit.descriptions.card import Card
     from ocikit.descriptions.model import Description
@@ -168,6 +170,7 @@ __all__ = [
     "LayerLimits",
     "Layout",
     "LayoutReference",
+    "Lineage",
     "Listing",
     "Manifest",
     "ManifestBlobUnknown",
@@ -229,6 +232,7 @@ __all__ = [
     "fs",
     "history",
     "inspect",
+    "lineage",
     "load",
     "login",
     "login_form",
@@ -265,6 +269,7 @@ _ON_USE = {
     "History": "ocikit.data.history",
     "LayerLimits": "ocikit.layers.layer",
     "Layout": "ocikit.store.layout.layout",
+    "Lineage": "ocikit.data.lineage",
     "MemoryStore": "ocikit.store.memory",
     "Model": "ocikit.dialects.model",
     "PrunePlan": "ocikit.store.cache.prune",

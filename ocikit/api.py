@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from ocikit.data.diff import Diff
     from ocikit.data.downloads import Downloader
     from ocikit.data.history import History
+    from ocikit.data.lineage import Lineage
     from ocikit.data.queries import TableLike
     from ocikit.data.watch import Watch
     from ocikit.filesystem.filesystem import OcikitFileSystem
@@ -249,6 +250,35 @@ def pooch(*, progress: ProgressLike = None, session: Session | None = None) -> D
 def _user(session: Session | None) -> Callable[[], AbstractContextManager[Session]]:
     """Return a function that opens a session for one call: the given one, or the one that functions share."""
     return shared_session.use if session is None else lambda: nullcontext(session)
+
+
+def lineage(
+    ref: ReferenceLike,
+    *,
+    depth: int = 10,
+    claims: bool = True,
+    session: Session | None = None,
+) -> Lineage:
+    """Return what an artifact was made from: the `inputs` of pushes and edits, their inputs, and so on.
+
+    Only manifests are requested, one for each artifact that is not cached, on all registries that they name. An input that was
+    deleted, or that these credentials may not read, is listed with the reason. A notebook draws the graph.
+
+    Args:
+        ref: Reference of the artifact.
+        depth: Number of steps; inputs further away are named, but not read.
+        claims: Also read which base models and data sets the README, a GGUF file and the config of the artifact state.
+        session: Session that reads; None uses the one that functions share.
+
+    Raises:
+        NotFound: There is no such artifact.
+    """
+    from ocikit.data.lineage import lineage as collect  # noqa: PLC0415 - import time that few calls need
+
+    if session is not None:
+        return collect(session.reader, ref, depth=depth, claims=claims)
+    with shared_session.use() as shared:
+        return collect(shared.reader, ref, depth=depth, claims=claims)
 
 
 def _function(verb: Callable[Concatenate[Session, P], R]) -> Callable[P, R]:

@@ -9,7 +9,7 @@ python -m ocikit copy SOURCE TARGET
 python -m ocikit describe REFERENCE [FILE]
 python -m ocikit diff REFERENCE REFERENCE|FOLDER
 python -m ocikit edit REFERENCE --add PATH --remove PATTERN --rename NAME=NEW …
-python -m ocikit history REFERENCE
+python -m ocikit history|lineage REFERENCE
 python -m ocikit serve|gc|verify FOLDER
 """
 
@@ -109,6 +109,7 @@ def _parser(arguments: Sequence[str]) -> argparse.ArgumentParser:
     add_edit(editing)
     _add_notes(editing)
     _add_history(command("history", "list the versions of an artifact, the newest first", _history))
+    _add_lineage(command("lineage", "show which artifacts an artifact was made from", _lineage))
     server = {
         "serve": command("serve", "run a registry with its content in a folder"),
         "gc": command("gc", "delete unreferenced content from the folder of a registry, which may be running"),
@@ -232,6 +233,12 @@ def _add_history(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--json", action="store_true", help="write JSON")
 
 
+def _add_lineage(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("reference")
+    parser.add_argument("--depth", type=positive_int, default=10, metavar="N", help="number of steps (10)")
+    parser.add_argument("--json", action="store_true", help="write JSON")
+
+
 def _session(options: argparse.Namespace) -> ocikit.Session:
     return ocikit.Session(
         insecure=options.insecure, workers=options.workers, progress="none" if options.quiet else None
@@ -342,6 +349,12 @@ def _edit(options: argparse.Namespace) -> None:
 def _history(options: argparse.Namespace) -> None:
     with _session(options) as session:
         found = ocikit.history(options.reference, limit=options.limit, session=session)
+    print(found.to_json(indent=2) if options.json else found)
+
+
+def _lineage(options: argparse.Namespace) -> None:
+    with _session(options) as session:
+        found = ocikit.lineage(options.reference, depth=options.depth, session=session)
     print(found.to_json(indent=2) if options.json else found)
 
 

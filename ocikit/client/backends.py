@@ -14,6 +14,7 @@ from ocikit.remote.auth.tokens import TokenCache
 from ocikit.remote.config.mirror import Mirror
 from ocikit.remote.config.network import Network
 from ocikit.remote.http.transport import Transport
+from ocikit.remote.http.urls import is_loopback
 from ocikit.remote.mirrors import Mirrored, MirroredRepository, MirrorHost
 from ocikit.remote.registry import Registry, no_repositories
 from ocikit.remote.repository import Repository
@@ -44,6 +45,17 @@ class Backends:
         self._transports: dict[str, Transport] = {}
         self._mirrors: dict[tuple[str, bool, bool], MirrorHost] = {}
         self._lock = ForkSafeLock()
+
+    def for_named_hosts(self, root: AnyReference) -> Backends:
+        """Return the backends for references that the content of an artifact names, and not the user.
+
+        Against credential forwarding, a pair of user and password without a host is for the host of the artifact only.
+
+        Args:
+            root: The artifact that the user named.
+        """
+        keychain = self.keychain.for_named_hosts(root.registry if isinstance(root, Reference) else "")
+        return self if keychain is self.keychain else Backends(self.network, keychain)
 
     def registry(self, host: str, *, known: Callable[[str], Iterable[str]] = no_repositories) -> Registry:
         """Return the registry at a host.
@@ -245,6 +257,16 @@ class _Offline(Source):
 
     def referrers(self, descriptor: Descriptor, artifact_type: str | None = None) -> Sequence[Descriptor]:
         raise offline_error(f"the list of referrers of {descriptor.digest.short}")
+
+
+def enters_this_machine(root: AnyReference, named: Reference) -> bool:
+    """Return True if content of another host names a registry on this machine, which must not be contacted (SSRF).
+
+    Args:
+        root: The artifact that the user named.
+        named: A reference in its content.
+    """
+    return is_loopback(named.registry) and isinstance(root, Reference) and not is_loopback(root.registry)
 
 
 def blocked_error(name: str) -> Denied:

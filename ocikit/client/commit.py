@@ -92,6 +92,8 @@ class Draft:
         self.annotations: dict[str, str] = {}
         self.notes: Mapping[str, str] | None = None
         """Annotations of a new version, which replace those of the version before. They alone do not make a version."""
+        self.is_renewed = False
+        """Whether they do make one."""
         self._layers: dict[str, Descriptor] = {}
         if self._manifest is not None:
             self.config = self._manifest.config
@@ -172,7 +174,8 @@ class Draft:
         has_new_files = self._layers != self._before
         has_new_config = self.config != before.config
         has_new_type = self.artifact_type != before.artifact_type
-        if not (has_new_files or has_new_config or has_new_type) and before.annotations == self.annotations:
+        changed = has_new_files or has_new_config or has_new_type or self.is_renewed
+        if not changed and before.annotations == self.annotations:
             return before
         if has_new_files and not has_new_config and _lists_layers(before):
             raise InvalidDocument(
@@ -386,6 +389,8 @@ class Describe(Operation):
     message: str | None = None
     inputs: tuple[Reference, ...] = ()
     """They are added to those of the version before."""
+    numbered: bool = False
+    """Whether the result gets a number. Then another message makes a new version, as in a push."""
 
     def apply(self, draft: Draft) -> None:
         """Set the annotations. Messages of writers that share a commit are joined."""
@@ -395,6 +400,7 @@ class Describe(Operation):
         if base := self.base or draft.digest:
             notes |= {BASE_DIGEST: str(base), BASE_NAME: self.base_name}
         if self.message:
+            draft.is_renewed |= self.numbered and self.message != draft.annotations.get(MESSAGE)
             notes[MESSAGE] = "\n".join(filter(None, (notes.get(MESSAGE), self.message)))
         draft.notes = notes
 

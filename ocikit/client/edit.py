@@ -232,6 +232,7 @@ class Edit(MutableMapping[str, Any], display.Displayable):
             base=base if self._moves else None,
             message=self._message,
             inputs=self._pinned,
+            numbered=self._version is not None,
         )
 
     def _copy_rest(self, draft: Draft) -> None:

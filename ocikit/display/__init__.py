@@ -6,6 +6,7 @@ I/O and never raises.
 
 from ocikit.display.card import Card, Section, annotations_section
 from ocikit.display.cells import Cell, Code, DigestCell, Link, Safe, Size, Timestamp, code_call, escape
+from ocikit.display.graph import Graph, GraphNode
 from ocikit.display.html import HTML_LIMIT, table
 from ocikit.display.markdown import Markdown
 from ocikit.display.shown import Description, Displayable, card_of, non_default_fields
@@ -35,6 +36,8 @@ __all__ = [
     "Description",
     "DigestCell",
     "Displayable",
+    "Graph",
+    "GraphNode",
     "Link",
     "Markdown",
     "Safe",

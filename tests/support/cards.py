@@ -21,6 +21,7 @@ from ocikit.client.listing import Listing
 from ocikit.client.plans import DeletePlan, EditPlan, TagPlan
 from ocikit.client.validate import DocumentViolation, ValidationReport
 from ocikit.data.diff import Change, Diff, Rename
+from ocikit.data.lineage import Claim, Origin
 from ocikit.data.load import Objects
 from ocikit.data.tables import TableChange
 from ocikit.data.watch import Options, Watch
@@ -524,6 +525,28 @@ def versions():
     return ocikit.History(reference=data, versions=tuple(found), end=f"the chain ends at v1: {found[-1].gap}")
 
 
+def origins():
+    """Return a model with its data, of which one was deleted, and a base model that names the same data."""
+
+    def pinned(name):
+        return f"{HOST}/{name}@{ocikit.Digest.of(name.encode())}"
+
+    model, base, data, lost = map(
+        pinned, ("models/rain:v3", "models/base:v7", "weather/stations:v2.1", "weather/old:v1")
+    )
+    kind = "application/vnd.ocikit.files.v1"
+    return ocikit.Lineage(
+        reference=ocikit.Reference.parse(model),
+        artifacts=(
+            Origin(reference=model, inputs=(base, data, lost), artifact_type=kind, files=3, message="Trained on 2025"),
+            Origin(reference=base, inputs=(data,), depth=1, artifact_type=kind, files=2),
+            Origin(reference=data, depth=1, artifact_type=kind, files=9, message="Corrected rain gauges"),
+            Origin(reference=lost, depth=1, problem="missing: deleted, or never there"),
+        ),
+        claims=(Claim(file="README.md", kind="base_model", name="example/rain-base"),),
+    )
+
+
 CARDS: dict[str, Callable[[], object]] = {
     "reference": lambda: ocikit.Reference.parse(f"{DATA}:v2.1").pinned(data_manifest().digest),
     "reference_layout": lambda: ocikit.LayoutReference.parse("oci:backup/stations:v2.1"),
@@ -624,6 +647,8 @@ CARDS: dict[str, Callable[[], object]] = {
     "artifact_model": lambda: artifact(model_manifest(), f"{HOST}/models/tiny:v1"),
     "history": versions,
     "history_version": lambda: versions()[0],
+    "lineage": origins,
+    "lineage_origin": lambda: origins().artifacts[1],
     "explanation": explanation,
     "explanation_anonymous": lambda: Keychain(environ={}, home=folder() / "keep").explain(HOST),
     "ping": lambda: Ping(host=HOST, reachable=True, authenticated=True, url=f"https://{HOST}", version="registry/2.0"),
@@ -722,8 +747,11 @@ def harmless(shown: str) -> bool:
     parsed = _Tags(shown)
     known = "style div span strong small table thead tbody tr th td code pre details summary a"
     known += " h3 h4 h5 h6 p ul ol li blockquote em s hr br"  # of Markdown
+    known += " svg g rect path text title"  # of drawings
+    drawing = "width height viewbox role x y rx d fill stroke stroke-dasharray opacity font-size"
     assert parsed.tags <= set(known.split()), parsed.tags
-    assert parsed.attributes <= {"class", "title", "open", "href", "rel", "target", "start"}, parsed.attributes
+    known_attributes = {"class", "title", "open", "href", "rel", "target", "start", *drawing.split()}
+    assert parsed.attributes <= known_attributes, parsed.attributes
     assert all(link.startswith(("http://", "https://")) for link in parsed.links), parsed.links
     assert not set("\x1b\u202e\r\x85") & set(shown)
     return True

@@ -29,6 +29,7 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, NoReturn, TypeAlias
 
+import attrs
 from attrs import define, field, frozen
 
 from ocikit import display
@@ -41,6 +42,7 @@ from ocikit.spec.reference import DOCKER_HUB
 _IDENTITY_USER = "<token>"  # docker-credential-helpers: the secret of this user is an identity token
 _SENDABLE = re.compile(r"[\x21-\x7e]+")  # RFC 6750 section 2.1, with more characters
 _VARIABLES = ("OCIKIT_USERNAME", "OCIKIT_PASSWORD", "OCIKIT_TOKEN", "OCIKIT_REGISTRY", "DOCKER_AUTH_CONFIG", "PATH")
+_NO_HOST = "host.invalid"  # RFC 6761: no registry has this name
 _SECRET_FIELDS = ("auth", "username", "password", "identitytoken", "registrytoken")
 
 
@@ -227,6 +229,20 @@ class Keychain(display.Displayable):
             if (result := look_up(True)).credentials is not None:
                 return result.credentials
         return ANONYMOUS
+
+    def for_named_hosts(self, host: str) -> Keychain:
+        """Return a keychain for hosts that content names, not the user.
+
+        Against credential forwarding: a pair of user and password is for the first host that is looked up. That must be the
+        host that the user named, also if it needs no credentials.
+
+        Args:
+            host: The host that the user named, or "" for none. A pair is then for no host.
+        """
+        explicit = self.explicit
+        if not isinstance(explicit, tuple | Credentials) or self.registry or "host" in self._bound:
+            return self
+        return attrs.evolve(self, registry=host or _NO_HOST)
 
     def explain(self, host: str, repository: str = "") -> Explanation:
         """Return the sources of credentials, their content without secrets, and the one in use.

@@ -161,6 +161,16 @@ def test_history_is_printed_as_lines_or_json(run, data, server, home):
     assert version["message"] == "number 1" and version["inputs"][0].startswith(f"{ref}@sha256:")
 
 
+def test_lineage_is_printed_as_a_tree_or_json(run, data, server, home):
+    ref = f"{server.host}/t/model:v1"
+    raw = ocikit.push(f"{server.host}/t/raw:v1", "data/a.csv")
+    ocikit.push(ref, "data/b.bin", inputs=[raw])
+    code, out, _ = run("lineage", ref)
+    assert code == 0 and out.splitlines()[1].startswith(f"└── {server.host}/t/raw:v1")
+    code, out, _ = run("lineage", ref, "--json", "--depth", "1")
+    assert [artifact["depth"] for artifact in json.loads(out)["artifacts"]] == [0, 1]
+
+
 def test_failure_prints_two_lines_and_exits_with_1(run, server, home):
     for arguments in (
         ("pull", f"{server.host}/t/nope:v1"),

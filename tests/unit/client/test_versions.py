@@ -238,6 +238,15 @@ def test_edit_gets_the_next_version(session, ref, publish):
     assert unchanged.artifact.reference == e.artifact.reference
 
 
+def test_numbered_edit_with_another_message_is_a_version(session, ref, publish):
+    publish("one", message="first")
+    for message in ("second", "second", "third"):
+        with session.edit(ref, version="next", message=message) as e:
+            pass
+    assert e.artifact.reference.tag == "v3" and e.artifact.annotations[MESSAGE] == "third"
+    assert set(session.tags(ref)) == {"latest", "v1", "v2", "v3"}
+
+
 def test_dry_run_shows_the_next_version(session, ref, publish):
     publish("one")
     plan = publish("two", dry_run=True).plan
