@@ -1,8 +1,8 @@
 """The file system `ocikit://` for fsspec.
 
 It is synchronous, because the session is. Threads work within `cat_ranges` and `get`. A tag is resolved once and stays
-pinned until `invalidate_cache()`, a listing with `refresh=True`, or a commit of this process. A pickle has the pins, so that
-workers read the version that their driver saw.
+pinned until `invalidate_cache()`, a listing with `refresh=True`, or a commit of this process. A process that writes to a tag
+reads what the tag names at that time. A pickle has the pins, so that workers read the version that their driver saw.
 """
 
 from __future__ import annotations
@@ -702,10 +702,12 @@ class OcikitFileSystem(AbstractFileSystem):  # type: ignore[misc]  # fsspec has 
         self.view.forget(location)
 
     def mkdir(self, path: str, create_parents: bool = True, **kwargs: Any) -> None:
-        """Do nothing: a folder exists while it has files."""
+        """Expect files of other processes in the artifact. A folder exists while it has files."""
+        self.view.expect_writers(parse_path(path))
 
     def makedirs(self, path: str, exist_ok: bool = False) -> None:
-        """Do nothing: a folder exists while it has files."""
+        """Expect files of other processes in the artifact. A folder exists while it has files."""
+        self.view.expect_writers(parse_path(path))
 
     def rmdir(self, path: str) -> None:
         """Check that a folder has no files.
@@ -820,7 +822,7 @@ if sys.version_info < (3, 14):
 
 def _restore(kind: type[OcikitFileSystem], options: dict[str, Any], pins: dict[str, str]) -> OcikitFileSystem:
     """Return a file system from its pickle."""
-    return kind(**options, pins=pins)
+    return kind(**options, pins=pins, skip_instance_cache=True)
 
 
 def _reopen(fs: OcikitFileSystem, path: str, position: int) -> OcikitFile:

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import time
+import weakref
+from collections import deque
 from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime
 from typing import Any
@@ -28,6 +31,8 @@ from ocikit.spec.titles import is_shard, layer_path
 from ocikit.transfer.pool import WORKERS
 
 _CONNECTIONS = 32  # kept open per host: file systems read in many threads
+_CURRENT = 0.02  # seconds during which a tag counts as unchanged; a commit of another process takes longer
+_KEPT = 16  # views with the pins of another process that are kept between its tasks
 _NEAREST = 3  # similar names in the hint for a missing file
 #: The time of artifacts that do not state when they were created.
 UNKNOWN_TIME = datetime(1970, 1, 1, tzinfo=UTC)
@@ -221,7 +226,9 @@ def _created(artifact: Artifact) -> datetime:
 class View(Follower):
     """Artifacts by path, each pinned when it was resolved. Shared by the file systems of a process; safe in threads.
 
-    Commits of this process move the pin, also those of edits and of other file systems.
+    Commits of this process move the pin, also those of edits and of other file systems. Where files are written through the
+    view, or folders are made, other processes may write, too, such as the workers of dask. So these tags are looked up
+    before each use.
 
     Args:
         reader: Reads the content.
@@ -233,12 +240,16 @@ class View(Follower):
         self._trees: dict[str, Tree] = {}
         self._pins = dict(pins or {})
         self._numbers: dict[str, int] = {}
+        self._handed = set(self._pins)  # pins of another process, which its tasks rely on
+        self._written: dict[str, _Look] = {}
         self._lock = ForkSafeLock()
         follow(self)
 
     def moved(self, reference: AnyReference, committed: Committed) -> None:
         """Resolve an artifact again on its next use, after a commit of this process."""
         root = path_of(reference)
+        if root in self._handed:
+            return
         with self._lock:
             if committed.number > self._numbers.get(root, 0) and (root in self._trees or root in self._pins):
                 self._numbers[root] = committed.number
@@ -256,12 +267,42 @@ class View(Follower):
             raise missing_tag(location)
         with self._lock:
             tree = self._trees.get(location.root)
-        if tree is not None:
-            return tree
+            look = self._written.get(location.root)
+        if look is not None:
+            with look.turn:
+                return self._current(location, look)
+        return self._resolved(location) if tree is None else tree
+
+    def _resolved(self, location: Location) -> Tree:
         tree = Tree(location.root, self._resolve(location))
         with self._lock:
             self._pins[location.root] = str(tree.artifact.digest)
             return self._trees.setdefault(location.root, tree)
+
+    def _current(self, location: Location, look: _Look) -> Tree:
+        """Return the files of what a tag names now."""
+        with self._lock:
+            tree = self._trees.get(location.root)
+        now = time.monotonic()
+        if tree is None or now - look.at >= _CURRENT:
+            with self.reader.backends.open_source(location.reference, mirrors=False) as source:
+                try:
+                    digest = source.resolve(location.suffix.removeprefix(":")).digest
+                except NotFound:
+                    digest = None
+            if tree is None or tree.artifact.digest != digest:
+                with self._lock:
+                    self._trees.pop(location.root, None)
+                    self._pins.pop(location.root, None)
+                tree = self._resolved(location)
+            look.at = now
+        return tree
+
+    def expect_writers(self, location: Location) -> None:
+        """Look up a tag before each use from now on, because other processes may write to it."""
+        if location.suffix.startswith(":") and not location.token:
+            with self._lock:
+                self._written.setdefault(location.root, _Look())
 
     def _resolve(self, location: Location) -> Artifact:
         reference = location.reference
@@ -291,11 +332,8 @@ class View(Follower):
             self._numbers[location.root] = number
             self._pins[location.root] = str(artifact.digest)
             self._trees[location.root] = tree
-
-    def pin(self, root: str, digest: str) -> None:
-        """Use this digest for an artifact that has not been resolved yet."""
-        with self._lock:
-            self._pins.setdefault(root, digest)
+            if number:
+                self._written.setdefault(location.root, _Look()).at = time.monotonic()
 
     def pins(self) -> dict[str, str]:
         """Return the digests of the artifacts that were resolved, by path."""
@@ -305,15 +343,30 @@ class View(Follower):
     def forget(self, location: Location | None = None) -> None:
         """Resolve an artifact again on its next use, or all of them."""
         with self._lock:
-            for known in (self._trees, self._pins):
-                if location is None or not location.root:
+            if location is None or not location.root:
+                for known in (self._trees, self._pins, self._handed):
                     known.clear()
-                else:
-                    known.pop(location.root, None)
+                return
+            self._trees.pop(location.root, None)
+            self._pins.pop(location.root, None)
+            self._handed.discard(location.root)
 
 
-#: Views of this process by the options of their file systems: instances of a class in several threads share them.
+class _Look:
+    """When a tag was looked up."""
+
+    def __init__(self) -> None:
+        self.turn = ForkSafeLock()
+        self.at = float("-inf")  # seconds of the monotonic clock
+
+
+#: Sessions of this process by the options of their file systems.
+_sessions: dict[str, Session] = {}
+#: Views of this process by the options of their file systems, and by their pins: instances of a class in several threads
+#: share them. A worker gets tasks with the pins of several graphs.
 _views: dict[str, View] = {}
+_pinned: weakref.WeakValueDictionary[str, View] = weakref.WeakValueDictionary()
+_recent: deque[View] = deque(maxlen=_KEPT)
 _views_lock = ForkSafeLock()
 
 
@@ -325,14 +378,14 @@ def shared_view(
     timeout: float | None = None,
     pins: Mapping[str, str] | None = None,
 ) -> View:
-    """Return the view for these options; calls with equal options share one.
+    """Return the view for these options; calls with equal options and pins share one.
 
     Args:
         insecure: Hosts that may be contacted without TLS, or with an unverified certificate.
         mirrors: Mirrors to read from first, as in `Session`.
         workers: Number of parallel requests.
         timeout: Seconds without data.
-        pins: Digests by the path of an artifact, for artifacts that the view has not resolved.
+        pins: Digests by the path of an artifact, as another process saw them.
 
     Raises:
         InvalidArgument: An option is not JSON.
@@ -345,15 +398,22 @@ def shared_view(
             f"the options of a file system are JSON: {error}", hint="pass a session instead: ocikit.fs(session)"
         ) from error
     with _views_lock:
-        view = _views.get(key)
-        if view is None:
+        session = _sessions.get(key)
+        if session is None:
             network = Network(connections=_CONNECTIONS)
             if timeout is not None:
                 network = attrs.evolve(network, read_timeout=timeout)
-            session = Session(
+            session = _sessions[key] = Session(
                 insecure=insecure, mirrors=mirrors, network=network, workers=WORKERS if workers is None else workers
             )
-            view = _views[key] = View(session.reader)
-    for root, digest in (pins or {}).items():
-        view.pin(root, digest)
-    return view
+        if not pins:
+            if key not in _views:
+                _views[key] = View(session.reader)
+            return _views[key]
+        key += json.dumps(dict(pins), sort_keys=True)
+        view = _pinned.get(key)
+        if view is None:
+            view = _pinned[key] = View(session.reader, pins)
+        if view not in _recent:
+            _recent.append(view)
+        return view

@@ -1,5 +1,6 @@
 """Writers of one tag lose no file of each other: threads, processes, and the libraries that use them."""
 
+import os
 import subprocess
 import sys
 import threading
@@ -24,6 +25,34 @@ if __name__ == "__main__":
     for n in range(int(count)):
         with fsspec.open(f"{url}/{name}/{n}", "wb") as file:
             file.write(f"{name} {n}".encode())
+"""
+
+
+#: The driver has read and written the tag before, and so have the workers. They write it, and all of them read it.
+CLUSTER = """
+import sys, warnings
+import dask.dataframe as dd, numpy as np, pandas as pd, xarray as xr
+from distributed import Client, LocalCluster
+warnings.simplefilter("ignore")
+if __name__ == "__main__":
+    url = sys.argv[1]
+    with LocalCluster(n_workers=2, threads_per_worker=1, dashboard_address=None) as cluster, Client(cluster):
+        for n in range(2):
+            df = pd.DataFrame({"k": np.arange(100), "x": np.random.default_rng(n).random(100)})
+            df.to_parquet(f"{url}/pandas{n}.parquet")
+            assert pd.read_parquet(f"{url}/pandas{n}.parquet").equals(df)
+            parts = dd.from_pandas(df, npartitions=4)
+            parts.to_parquet(f"{url}/table{n}")
+            read = dd.read_parquet(f"{url}/table{n}").compute().sort_values("k").reset_index(drop=True)
+            assert read.equals(df), "to_parquet"
+            parts.to_csv(f"{url}/csv{n}/*.csv", index=False)
+            assert dd.read_csv(f"{url}/csv{n}/*.csv").compute().k.sort_values().tolist() == list(range(100)), "to_csv"
+            data = xr.Dataset({"t": (("x", "y"), np.random.default_rng(n).random((8, 8)))}).chunk({"x": 2, "y": 4})
+            for consolidated in (True, False):
+                place = f"{url}/{n}{consolidated}.zarr"
+                data.to_zarr(place, consolidated=consolidated)
+                xr.testing.assert_identical(xr.open_zarr(place, consolidated=consolidated).load(), data.load())
+    print("equal")
 """
 
 
@@ -129,6 +158,20 @@ def test_dask_reads_back_what_it_wrote(registry, repo, round):
     dask.from_pandas(frame, npartitions=4).to_parquet(url)
     read = dask.read_parquet(url).compute().sort_values("k").reset_index(drop=True)
     pd.testing.assert_frame_equal(read, frame)
+
+
+@pytest.mark.peers(of=["registry"])
+@pytest.mark.parametrize("registry", ["ocikit", "distribution3"], indirect=True)
+def test_cluster_reads_back_what_it_wrote(registry, repo, tmp_path):
+    """Pins of the driver and of the workers were older than the files: rows were missing, and chunks were NaN."""
+    for name in ("distributed", "dask.dataframe", "xarray", "zarr"):
+        pytest.importorskip(name)
+    (tmp_path / "cluster.py").write_text(CLUSTER)
+    ran = subprocess.run(
+        [sys.executable, "cluster.py", f"ocikit://{registry.reference(repo, 'v1')}"],
+        cwd=tmp_path, env=os.environ | {"PYTHONPATH": str(ROOT)}, capture_output=True, text=True, timeout=250, check=False,
+    )  # fmt: skip
+    assert ran.stdout.splitlines() == ["equal"], ran.stderr
 
 
 @pytest.mark.parametrize("registry", ["ocikit"], indirect=True)

@@ -117,6 +117,21 @@ def test_pickle_has_pins_and_no_requests(fs, ref, session, home, server):
     assert copy.cat_file(f"{ref}/a.csv") == FILES["a.csv"]
 
 
+def test_each_pickle_reads_its_own_version(ref, session, home):
+    """A worker has read one version, and gets the tasks of a graph that was made for another one."""
+    pickles = []
+    for content in (FILES["a.csv"], b"new"):
+        write(home, {"a.csv": content})
+        session.push(ref, "a.csv")
+        files = ocikit.fs()
+        files.invalidate_cache()
+        assert files.cat_file(f"{ref}/a.csv") == content
+        pickles.append((content, pickle.dumps(files)))
+    for content, pickled in (*pickles, *reversed(pickles)):
+        assert pickle.loads(pickled).cat_file(f"{ref}/a.csv") == content
+    assert pickle.loads(pickles[0][1]).view is pickle.loads(pickles[0][1]).view
+
+
 @pytest.mark.parametrize(
     ("call", "name"),
     [("open", "a.csv"), *((call, name) for call in ("open", "ls", "info", "exists") for name in ("y=1/a.parquet", "Deep/b"))],

@@ -9,6 +9,7 @@ import fsspec
 import ocikit
 import pytest
 from ocikit.client import commit as commits
+from ocikit.filesystem import views
 
 from tests.support.home import moved, write
 
@@ -228,19 +229,32 @@ def test_commits_of_the_process_are_seen_by_url(fs, root, session, server):
         assert [each.cat_file(f"{root}/c") for each in (fs, files)] == [b"3", b"3"]
         files.pipe_file(f"{root}/d", b"4")
         assert [each.cat_file(f"{root}/d") for each in (fs, files)] == [b"4", b"4"]
-        moved(server)
-        assert fs.exists(f"{root}/d")
-        assert moved(server) == []
 
 
-def test_write_sees_the_files_of_other_writers(fs, root, session, home):
+def test_writer_sees_the_files_of_other_writers(fs, root, session, home, monkeypatch):
+    """Workers of dask write to the tag that the driver has written to. The driver reads what they have written."""
+    monkeypatch.setattr(views, "_CURRENT", 0)
     fs.pipe_file(f"{root}/a", b"1")
     write(home, {"a": b"1", "theirs": b"2"})
     session.push(root, "a", "theirs")
-    assert not fs.exists(f"{root}/theirs")  # the tag stays pinned
+    assert fs.cat_file(f"{root}/theirs") == b"2"
     fs.pipe_file(f"{root}/b", b"3")
     assert set(content(session, root)) == {"a", "theirs", "b"}
+    session.delete(root)
+    assert not fs.exists(f"{root}/b")
+
+
+def test_made_folder_unpins_the_tag(fs, root, session, home, server):
+    """dask makes the folder in the driver, and the workers write the files."""
+    write(home, {"a": b"1", "theirs": b"2"})
+    session.push(root, "a")
+    assert not fs.exists(f"{root}/theirs")
+    fs.makedirs(f"{root}/folder", exist_ok=True)
+    session.push(root, "a", "theirs")
     assert fs.exists(f"{root}/theirs")
+    moved(server)
+    assert fs.exists(f"{root}/theirs")
+    assert moved(server) in ([], ["HEAD manifests"])
 
 
 def test_layout_on_disk_is_written(fs, session, home):
