@@ -21,20 +21,20 @@ from benchmarks.counting import CountingProxy
 from benchmarks.measure import measure
 from tests.support import peers
 
-_SIZE = 1024  # bytes of a file
+SIZE = 1024  # bytes of a file
 _FOLDERS = 100
-_SETTLED = 2.5  # seconds after which a file that was written counts as unchanged
+SETTLED = 2.5  # seconds after which a file that was written counts as unchanged
 
 
 def write(folder: Path, count: int) -> None:
     """Write files of 1 KiB in 100 folders, each with other content."""
-    block = os.urandom(_SIZE * 1000)
+    block = os.urandom(SIZE * 1000)
     for n in range(count):
         path = folder / f"{n % _FOLDERS:02}" / f"{n:06}.bin"
         if n < _FOLDERS:
             path.parent.mkdir(parents=True)
-        start = n % 1000 * _SIZE
-        path.write_bytes(b"%08d" % n + block[start + 8 : start + _SIZE])
+        start = n % 1000 * SIZE
+        path.write_bytes(b"%08d" % n + block[start + 8 : start + SIZE])
 
 
 def _disk_reads() -> int:
@@ -88,8 +88,8 @@ def main() -> None:
         folder = Path(place)
         begun = time.perf_counter()
         write(folder / "images", options.count)
-        print(f"{options.count:,} files of {_SIZE} bytes, written in {time.perf_counter() - begun:.1f} s")
-        time.sleep(_SETTLED)
+        print(f"{options.count:,} files of {SIZE} bytes, written in {time.perf_counter() - begun:.1f} s")
+        time.sleep(SETTLED)
         os.chdir(folder)
         _pushes(folder, server.host, options.shard_size, options.rounds)
         with CountingProxy(f"http://{server.host}") as proxy:
@@ -110,7 +110,7 @@ def _reads(folder: Path, proxy: CountingProxy, size: str, count: int) -> None:
 
         print(f"{'push, new':28}", _counted(proxy, push), flush=True)
         print(f"{'push again':28}", _counted(proxy, push), flush=True)
-        one.write_bytes(os.urandom(_SIZE))
+        one.write_bytes(os.urandom(SIZE))
         print(f"{'one changed, push again':28}", _counted(proxy, push), flush=True)
     with ocikit.Session(progress=False, cache=folder / "reader") as session:
         fs = ocikit.fs(session)
@@ -133,7 +133,7 @@ def _reads(folder: Path, proxy: CountingProxy, size: str, count: int) -> None:
         return "oras"
 
     print(f"{'tar and oras push, new':28}", _counted(proxy, oras_push), flush=True)
-    one.write_bytes(os.urandom(_SIZE))
+    one.write_bytes(os.urandom(SIZE))
     print(f"{'tar and oras push, one changed':28}", _counted(proxy, oras_push), flush=True)
 
 

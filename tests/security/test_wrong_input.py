@@ -18,6 +18,7 @@ from ocikit.spec import media_types
 
 from tests.support.fake_registry import error_response
 from tests.support.home import QUICK, ROOT, largest_file, state, tree, write
+from tests.support.http import free_port
 
 MIB = 1 << 20
 
@@ -301,12 +302,6 @@ def test_other_mistakes_are_explained(ref, data, session, server):
 
 
 # Broken registries
-
-
-def free_port():
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        return listener.getsockname()[1]
 
 
 def every_verb(session, ref):

@@ -19,6 +19,7 @@ from ocikit.server import Application, memory_storage
 from ocikit.server.http.transfer import SMALL_BODY
 from ocikit.server.process.slow_clients import SlowClients
 
+from tests.support.http import free_port
 from tests.support.wsgi import MANIFEST, call, digest_of
 
 pytestmark = [
@@ -278,12 +279,6 @@ def serve_command(tmp_path, limits):
         process.terminate()
         process.wait(30)
         process.stdout.close()
-
-
-def free_port():
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
 
 
 def workers_of(process):
