@@ -20,7 +20,7 @@ from ocikit.client.arguments import ProgressLike, StrPath, check_dialect, check_
 from ocikit.client.content import ArtifactContent
 from ocikit.client.listing import Listing
 from ocikit.client.nested import NestedFiles
-from ocikit.client.pull import describe_foreign, describe_nesting, open_folder, plan_pull
+from ocikit.client.pull import SelectedMembers, describe_foreign, describe_nesting, open_folder, plan_pull
 from ocikit.client.reader import ContentReader, ContentStream
 from ocikit.client.resolver import Resolver
 from ocikit.dialects.recognise import AUTO, recognise
@@ -47,6 +47,7 @@ from ocikit.spec.reference import AnyReference
 from ocikit.spec.titles import (
     NamedLayers,
     is_archive,
+    is_shard,
     is_unpacked_by_pull,
     layer_name,
     layer_path,
@@ -721,8 +722,9 @@ class Artifact(display.Displayable):
 
         Args:
             to: Folder for writable files; a second pull fetches only what has changed. None pulls into the cache.
-            include: Glob patterns of file names; none selects all.
-            exclude: Glob patterns of file names to skip.
+            include: Glob patterns of file names; none selects all. They also select files in shards: a few files of a
+                shard are read by ranges and checked by their CRC-32, of more the shard is fetched.
+            exclude: Glob patterns of file names to skip, also in shards.
             platform: Platform to select from an index, such as "linux/arm64"; None selects this machine's.
             force: Overwrite edited files in `to`.
             archive: True unpacks every tar layer into `to`, such as a Helm chart. False keeps archives as files. None
@@ -1157,6 +1159,7 @@ def pull_artifact(
             to,
             layers=layers,
             complete=complete,
+            members=_select_members(artifact, to_patterns(include), to_patterns(exclude)),
             include=include,
             exclude=exclude,
             force=force,
@@ -1181,6 +1184,15 @@ def _check_image(artifact: Artifact, root: str) -> None:
             f"root={display.quoted(root)} is for images, and {artifact.reference} is not one",
             hint="choose files with include=",
         )
+
+
+def _select_members(
+    artifact: Artifact, include: Sequence[str], exclude: Sequence[str]
+) -> Mapping[Digest, SelectedMembers]:
+    """Return which files of shards the patterns select."""
+    if not (include or exclude) or artifact.is_nested or not any(map(is_shard, artifact.manifest.layers)):
+        return {}
+    return artifact.members.select(include, exclude)
 
 
 def summarize(artifact: Artifact, stats: TransferStats, verb: str, target: str, note: str = "") -> None:

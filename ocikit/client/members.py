@@ -12,12 +12,14 @@ import shutil
 import threading
 import zlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import BinaryIO, Final, NamedTuple, Never
 
 import attrs
 
 from ocikit import display
+from ocikit.client.pull import SelectedMembers
 from ocikit.client.reader import ContentReader
 from ocikit.errors import ContentError, FileNotInArtifact, InvalidDigest, Unsupported
 from ocikit.forks import ForkSafeLock
@@ -29,13 +31,14 @@ from ocikit.spec.descriptor import Descriptor
 from ocikit.spec.digest import Digest
 from ocikit.spec.reference import AnyReference
 from ocikit.spec.title_ranges import TitleRange
-from ocikit.spec.titles import is_shard, safe_title
+from ocikit.spec.titles import is_selected, is_shard, layer_path, safe_title
 from ocikit.store.files import atomic_writer
 from ocikit.store.streams import WholeReader, check_spans
 from ocikit.transfer.pool import run_parallel
 
 _DIRECTORY_LIMIT: Final = 256 << 20  # bytes; a member takes about 80
 _WHOLE: Final = 4 << 20  # bytes of a member that is read at once
+_REQUEST: Final = 256 << 10  # bytes that are transferred in the time of a request
 _PARALLEL = 8  # directories that are fetched at once
 _NEAREST = 3  # similar names in the hint for a missing file
 
@@ -50,6 +53,7 @@ class _Place(NamedTuple):
     """Before the content, in a zip."""
     crc: int | None = None
     """None in a tar."""
+    executable: bool = False
 
 
 class Member:
@@ -125,7 +129,8 @@ class Member:
 
     def save(self, path: Path) -> None:
         """Write a copy, which appears when it is complete and checked."""
-        with self.open() as stream, atomic_writer(path, mode=0o666, sync=False) as file:
+        mode = 0o777 if self._place.executable else 0o666
+        with self.open() as stream, atomic_writer(path, mode=mode, sync=False) as file:
             shutil.copyfileobj(stream, file, 1 << 20)
 
     def url(self, *, signed: bool = False) -> Never:
@@ -241,6 +246,38 @@ class Members(Mapping[str, Member]):
     def _around(self, title: str) -> tuple[Descriptor, ...]:
         return tuple(layer for layer, titles in self.parts if titles.holds(title))
 
+    def select(self, include: Sequence[str], exclude: Sequence[str]) -> dict[Digest, SelectedMembers]:
+        """Return which files of each shard match the patterns, for the shards that are not selected as a whole.
+
+        Patterns are compared with the names of the files, and with that of the shard. Directories are requested where the
+        titles of a shard do not tell.
+
+        Args:
+            include: Glob patterns; none selects all.
+            exclude: Glob patterns to skip.
+        """
+        found: dict[Digest, SelectedMembers] = {}
+        unknown: dict[Digest, tuple[Descriptor, Sequence[str]]] = {}
+        for layer, titles in self.parts:
+            name = layer_path(layer)
+            wanted = () if include and is_selected(name, include) else include
+            if not is_selected(name, (), exclude) or not titles.may_match(wanted):
+                found[layer.digest] = SelectedMembers(titles=frozenset(), hidden=1)
+            elif wanted or (exclude and titles.may_match(exclude)):
+                unknown[layer.digest] = (layer, wanted)
+        self.load(layer for layer, _ in unknown.values())
+        for digest, (layer, wanted) in unknown.items():
+            members = self._members(layer)
+            chosen = frozenset(title for title in members if is_selected(title, wanted, exclude))
+            cost = sum(members[title].size + _REQUEST for title in chosen)
+            by_ranges = layer.media_type == media_types.ZIP and layer.size > _WHOLE and cost < layer.size
+            found[digest] = SelectedMembers(
+                titles=chosen,
+                hidden=len(members) - len(chosen),
+                save=partial(_save, members) if by_ranges else None,
+            )
+        return found
+
     def load(self, shards: Iterable[Descriptor]) -> dict[str, Member]:
         """Return the files of some shards; fetch their directories in parallel.
 
@@ -291,13 +328,19 @@ class Members(Mapping[str, Member]):
         places = []
         for member in parse_directory(raw, offset):
             header = encode_local(member.name, member.size, member.crc, executable=member.executable)
-            places.append((member.name, _Place(member.offset + len(header), member.size, header, member.crc)))
+            places.append(
+                (member.name, _Place(member.offset + len(header), member.size, header, member.crc, member.executable))
+            )
         return places
 
     def _tar_places(self, layer: Descriptor) -> list[tuple[str, _Place]]:
         self._reader.fetch(self._reference, [layer], progress=False)
         with self._reader.open(self._reference, layer) as stream:
             return [(name, _Place(offset, size)) for name, offset, size in tar_places(stream)]
+
+
+def _save(members: Mapping[str, Member], title: str, path: Path) -> None:
+    members[title].save(path)
 
 
 def tar_places(stream: BinaryIO) -> list[tuple[str, int, int]]:

@@ -6,12 +6,13 @@ import contextlib
 import io
 import logging
 import threading
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO, cast
 
-from attrs import frozen
+import attrs
+from attrs import field, frozen
 
 from ocikit import display
 from ocikit.client.arguments import StrPath, to_patterns
@@ -20,6 +21,7 @@ from ocikit.progress.base import Progress, TransferStats, progress_scope
 from ocikit.remote.mirrors import retry_without_bad_mirrors
 from ocikit.spec import media_types
 from ocikit.spec.descriptor import Descriptor
+from ocikit.spec.digest import Digest
 from ocikit.spec.manifest import Index, Manifest
 from ocikit.spec.reference import AnyReference, Reference
 from ocikit.spec.titles import (
@@ -48,6 +50,17 @@ log = logging.getLogger("ocikit")
 
 
 @frozen(kw_only=True)
+class SelectedMembers:
+    """The files of a shard that patterns select."""
+
+    titles: frozenset[str]
+    hidden: int
+    """Number of the other files."""
+    save: Callable[[str, Path], object] | None = field(default=None, repr=False)
+    """Writes one of them to a path, by a range. None if it is cheaper to fetch the shard."""
+
+
+@frozen(kw_only=True)
 class PullPlan:
     """The content that a pull moves, and where it goes."""
 
@@ -68,6 +81,8 @@ class PullPlan:
     """The layers among them that are unpacked into the folder."""
     force: bool = False
     """Whether edited files in the folder are overwritten."""
+    selected: Mapping[Digest, SelectedMembers] = field(factory=dict)
+    """The files of shards of which not all are selected."""
     partial: bool = False
     """Whether the artifact has other layers."""
 
@@ -99,8 +114,8 @@ class PullPlan:
             steps.check()
             with contextlib.closing(folder):
                 if steps.packed:
-                    with folder.unpacking() as unpack:
-                        steps = self._plan_folder(folder, self._unpack(steps, unpack, workers, stats))
+                    with folder.unpacking() as folder_of:
+                        steps = self._plan_folder(folder, self._unpack(steps, folder_of, workers, stats))
                         self._fetch_files(folder, steps, workers, stats)
                 else:
                     self._fetch_files(folder, steps, workers, stats)
@@ -119,33 +134,53 @@ class PullPlan:
 
     def _plan_folder(self, folder: Folder, unpacked: Iterable[Archive] = ()) -> FolderPlan:
         return plan_folder(
-            folder, self.reference, self.layers, self.archives, unpacked, force=self.force, partial=self.partial
+            folder,
+            self.reference,
+            self.layers,
+            self.archives,
+            unpacked,
+            selected=self.selected,
+            force=self.force,
+            partial=self.partial,
         )
 
     def _unpack(
         self,
         steps: FolderPlan,
-        unpack: Callable[[Descriptor, BinaryIO], Archive],
+        folder_of: Callable[[Descriptor], Path],
         workers: int,
         progress: Progress,
     ) -> list[Archive]:
         """Fetch archives and unpack them for the next plan.
 
         They are fetched into the cache, where an interrupted pull resumes. If it is not writable, they are unpacked while
-        they are downloaded.
+        they are downloaded. A few files of a shard are read by ranges.
         """
-        layers = [archive.layer for archive in steps.packed]
+        from ocikit.folder.archives import place_members, unpack_archive  # noqa: PLC0415 - only archives need tar
+
         title = transfer_title("pull", self.reference)
+        unpacked: list[Archive] = []
+        layers = []
+        for archive in steps.packed:
+            layer, chosen = archive.layer, self.selected.get(archive.layer.digest)
+            if chosen is None or chosen.save is None or self.cache.exists(layer):
+                layers.append(layer)
+                continue
+            with progress_scope(progress, title, size=layer.size, count=1):
+                unpacked.append(place_members(layer, chosen.titles, chosen.hidden, chosen.save, folder_of(layer)))
+                files = (unpacked[-1].files or {}).values()
+                progress.finish(attrs.evolve(layer, size=sum(file.size for file in files)), "moved")
         try:
             fetch_to_cache(self.source, self.cache, layers, workers=workers, progress=progress, title=title)
         except ContentError as error:
             if not isinstance(error.__cause__, OSError):
                 raise
             log.warning("unpacking without the cache: %s", error.message)
-        unpacked: list[Archive] = []
 
         def write(layer: Descriptor, stream: ByteStream) -> bool:
-            unpacked.append(unpack(layer, cast("BinaryIO", VerifiedReader(stream, layer))))
+            done = unpack_archive(layer, cast("BinaryIO", VerifiedReader(stream, layer)), folder_of(layer))
+            chosen = self.selected.get(layer.digest)
+            unpacked.append(done if chosen is None else done.select(chosen.titles))
             return True
 
         for layer in layers:
@@ -209,6 +244,7 @@ def plan_pull(
     *,
     layers: Sequence[Descriptor] | None = None,
     complete: bool = True,
+    members: Mapping[Digest, SelectedMembers] | None = None,
     include: str | Iterable[str] = (),
     exclude: str | Iterable[str] = (),
     force: bool = False,
@@ -225,6 +261,7 @@ def plan_pull(
         to: The folder for the files; None pulls into the cache.
         layers: The layers with their names as titles; None are those of the manifest.
         complete: Whether these are all layers of the artifact.
+        members: The files of shards that the patterns select, for the shards that are named.
         include: Glob patterns of file names; none selects all.
         exclude: Glob patterns of file names to skip.
         force: Overwrite edited files.
@@ -236,16 +273,19 @@ def plan_pull(
         UnsafeArchive: A selected title leads out of the folder, or two selected layers claim one path.
     """
     named = manifest.layers if layers is None else layers
-    layers = select_layers(named, to_patterns(include), to_patterns(exclude))
-    complete = complete and len(layers) == len(named)
+    members = members or {}
+    layers = select_layers(named, to_patterns(include), to_patterns(exclude), members)
+    complete = complete and len(layers) == len(named) and not any(chosen.hidden for chosen in members.values())
     if to is None and not manifest.is_image:
         layers_by_path(layers)  # check the titles before anything is fetched
     # Files are synced no more than by cp or curl: after a power failure the next pull detects and repairs damage
     folder = None if to is None else open_folder(to, sync=False)
     archives = select_archives(manifest, layers, archive, folder)
-    steps = (
-        None if folder is None else plan_folder(folder, reference, layers, archives, force=force, partial=not complete)
-    )
+    selected = {layer.digest: members[layer.digest] for layer in archives if layer.digest in members}
+    selected = {digest: chosen for digest, chosen in selected.items() if chosen.hidden}
+    steps = None
+    if folder is not None:
+        steps = plan_folder(folder, reference, layers, archives, selected=selected, force=force, partial=not complete)
     return PullPlan(
         source=source,
         cache=cache,
@@ -257,6 +297,7 @@ def plan_pull(
         folder_plan=steps,
         force=force,
         archives=archives,
+        selected=selected,
         partial=not complete,
     )
 
@@ -288,6 +329,7 @@ def plan_folder(
     archives: Sequence[Descriptor] = (),
     unpacked: Iterable[Archive] = (),
     *,
+    selected: Mapping[Digest, SelectedMembers],
     force: bool,
     partial: bool,
 ) -> FolderPlan:
@@ -299,12 +341,21 @@ def plan_folder(
         layers: The layers to pull.
         archives: Those of them to unpack.
         unpacked: Archives whose content is unpacked already.
+        selected: The files of shards of which not all are selected.
         force: Overwrite edited files.
         partial: Whether the artifact has other layers. Then other files of earlier pulls are not deleted.
     """
     if not archives:
         return folder.plan(layers, reference=reference, force=force, partial=partial)
     from ocikit.folder.archives import Archive  # noqa: PLC0415 - only archives need tar and decompression
+
+    def archive_of(layer: Descriptor) -> Archive:
+        chosen = selected.get(layer.digest)
+        return (
+            Archive(layer=layer)
+            if chosen is None
+            else Archive(layer=layer, selected=chosen.titles, hidden=chosen.hidden)
+        )
 
     ready = {archive.layer.digest: archive for archive in unpacked}
     packed = {layer.digest for layer in archives}
@@ -314,7 +365,7 @@ def plan_folder(
         reference=reference,
         force=force,
         partial=partial,
-        archives=[ready.get(layer.digest) or Archive(layer=layer) for layer in archives],
+        archives=[ready.get(layer.digest) or archive_of(layer) for layer in archives],
     )
 
 
@@ -359,9 +410,18 @@ def _cache_plan(cache: Cache, manifest: Manifest, layers: Sequence[Descriptor]) 
 
 
 def select_layers(
-    layers: Iterable[Descriptor], include: Sequence[str], exclude: Sequence[str]
+    layers: Iterable[Descriptor],
+    include: Sequence[str],
+    exclude: Sequence[str],
+    members: Mapping[Digest, SelectedMembers] | None = None,
 ) -> tuple[Descriptor, ...]:
     """Return the layers whose names match the patterns, without foreign layers.
+
+    Args:
+        layers: The layers.
+        include: Glob patterns of names; none selects all.
+        exclude: Glob patterns of names to skip.
+        members: The files of shards that the patterns select, which decide instead of the shard's name.
 
     Raises:
         FileNotInArtifact: There are patterns, and no layer matches.
@@ -369,7 +429,12 @@ def select_layers(
     layers = tuple(layer for layer in layers if not media_types.is_foreign(layer.media_type))
     if not include and not exclude:
         return layers
-    matches = tuple(layer for layer in layers if is_selected(layer_name(layer), include, exclude))
+
+    def matched(layer: Descriptor) -> bool:
+        files = (members or {}).get(layer.digest)
+        return is_selected(layer_name(layer), include, exclude) if files is None else bool(files.titles)
+
+    matches = tuple(layer for layer in layers if matched(layer))
     if not matches:
         names = display.join_limited([layer_name(layer) for layer in layers])
         raise FileNotInArtifact(

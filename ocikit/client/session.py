@@ -207,8 +207,9 @@ class Session(display.Displayable):
         Args:
             ref: Reference: "ghcr.io/org/name:tag", pinned "…@sha256:…", or "oci:folder:tag" of a layout on disk.
             to: Folder for writable files; a second pull fetches only what has changed. None pulls into the cache.
-            include: Glob patterns of file names; none selects all.
-            exclude: Glob patterns of file names to skip.
+            include: Glob patterns of file names; none selects all. They also select files in shards: a few files of a
+                shard are read by ranges and checked by their CRC-32, of more the shard is fetched.
+            exclude: Glob patterns of file names to skip, also in shards.
             platform: Platform to select from an index, such as "linux/arm64"; None selects this machine's.
             force: Overwrite edited files in `to`.
             archive: True unpacks every tar layer into `to`, such as a Helm chart. False keeps archives as files. None

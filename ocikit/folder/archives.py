@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 import stat
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import BinaryIO, cast
 
@@ -19,7 +19,8 @@ from attrs import frozen
 from ocikit.spec import media_types
 from ocikit.spec.descriptor import Descriptor
 from ocikit.spec.digest import hash_file
-from ocikit.spec.titles import is_shard, packed_prefix, stripped_prefix, unpacked_digest
+from ocikit.spec.titles import check_titles, is_shard, packed_prefix, stripped_prefix, unpacked_digest
+from ocikit.transfer.pool import run_parallel
 
 #: Media type of a symlink from an archive, as in the shared MIME database.
 SYMLINK = "inode/symlink"
@@ -37,7 +38,9 @@ class Archive:
     content: Path | None = None
     """The folder that the archive is unpacked in, under its prefix; None if it is not unpacked."""
     hidden: int = 0
-    """Number of files of a shard that files of the artifact replace."""
+    """Number of files of a shard that are left out: not selected, or replaced by files of the artifact."""
+    selected: frozenset[str] | None = None
+    """Titles of the files to unpack from a shard; None unpacks all."""
 
     @property
     def prefix(self) -> str:
@@ -56,7 +59,14 @@ class Archive:
         if not self.files or not is_shard(self.layer) or titles.keys().isdisjoint(self.files):
             return self
         files = {title: file for title, file in self.files.items() if title not in titles}
-        return attrs.evolve(self, files=files, hidden=len(self.files) - len(files))
+        return attrs.evolve(self, files=files, hidden=self.hidden + len(self.files) - len(files))
+
+    def select(self, titles: frozenset[str]) -> Archive:
+        """Return the unpacked archive with some of its files only."""
+        files = {title: file for title, file in (self.files or {}).items() if title in titles}
+        return attrs.evolve(
+            self, files=files, folders=(), selected=titles, hidden=self.hidden + len(self.files or ()) - len(files)
+        )
 
     def path(self, title: str) -> Path:
         """Return the path of an unpacked file."""
@@ -77,8 +87,39 @@ def unpack_archive(layer: Descriptor, stream: BinaryIO, folder: Path) -> Archive
     """
     from ocikit.layers.unpack import unpack  # noqa: PLC0415 - only archives need tar and decompression
 
-    prefix, strip = packed_prefix(layer), stripped_prefix(layer)
+    strip = stripped_prefix(layer)
     unpack([(stream, layer.media_type)], folder, diff_ids=[unpacked_digest(layer)], confined=True, strip=strip)
+    return _unpacked(layer, folder)
+
+
+def place_members(
+    layer: Descriptor, titles: frozenset[str], hidden: int, save: Callable[[str, Path], object], folder: Path
+) -> Archive:
+    """Write some files of a shard into a new folder and list them.
+
+    Args:
+        layer: The shard.
+        titles: Titles of the files.
+        hidden: Number of the other files.
+        save: Writes a file of this title to a path.
+        folder: The folder to make.
+
+    Raises:
+        ContentError: A file is damaged, or the disk is full.
+        UnsafeArchive: Two files cannot exist in one folder.
+    """
+    archive = Archive(layer=layer, content=folder)
+    paths = {title: archive.path(title) for title in titles}
+    check_titles(titles)
+    for parent in {path.parent for path in paths.values()}:
+        parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    run_parallel(paths.items(), lambda item, _: save(*item))
+    return attrs.evolve(_unpacked(layer, folder), selected=titles, hidden=hidden)
+
+
+def _unpacked(layer: Descriptor, folder: Path) -> Archive:
+    """Return an archive with the files in the folder that it was unpacked in."""
+    prefix = packed_prefix(layer)
     files, folders = {}, []
     for name, path in _walk(folder):
         title = f"{prefix}/{name}" if prefix else name

@@ -16,14 +16,14 @@ import stat
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path, PurePosixPath
-from typing import BinaryIO, cast
+from typing import cast
 
 import attrs
 from attrs import define, field
 
 from ocikit import display
 from ocikit.errors import ContentError, UnsafeArchive
-from ocikit.folder.archives import SYMLINK, Archive, delete_unpacked, unpack_archive
+from ocikit.folder.archives import SYMLINK, Archive, delete_unpacked
 from ocikit.folder.places import OpenFolder, Place, check_inside
 from ocikit.folder.plan import FolderPlan, PlannedFile, Transfer, make_plan, to_status
 from ocikit.folder.record import FileRecord, FolderRecord
@@ -174,8 +174,8 @@ class Folder(display.Displayable):
                 save(attrs.evolve(record, expected=expected))
 
     @contextlib.contextmanager
-    def unpacking(self) -> Iterator[Callable[[Descriptor, BinaryIO], Archive]]:
-        """Return a function that unpacks an archive for the next plan; delete its files after the block.
+    def unpacking(self) -> Iterator[Callable[[Descriptor], Path]]:
+        """Return a function that names a new folder to unpack an archive to, for the next plan; delete it after the block.
 
         Raises:
             ContentError: The folder cannot be written.
@@ -185,11 +185,8 @@ class Folder(display.Displayable):
         os.mkdir(parts.at(name), 0o700, dir_fd=parts.fd)
         scratch = parts.path / name
 
-        def unpack(layer: Descriptor, stream: BinaryIO) -> Archive:
-            return unpack_archive(layer, stream, scratch / layer.digest.encoded)
-
         try:
-            yield unpack
+            yield lambda layer: scratch / layer.digest.encoded
         finally:
             delete_unpacked(scratch)
 
@@ -554,7 +551,13 @@ def _copy_across(part: Part | Path, place: Place) -> os.stat_result:
 
 def _recorded(archive: Archive, record: FolderRecord) -> Archive:
     """Return an archive with the files that an earlier pull has unpacked from it, if it has."""
-    known = record.unpacked(archive.layer.digest)
+    if archive.selected is None:
+        known = record.unpacked(archive.layer.digest)
+    else:
+        named = {title: record.files[title] for title in archive.selected if title in record.files}
+        known = named if len(named) == len(archive.selected) else None
+        if any(file.archive != archive.layer.digest for file in named.values()):
+            known = None
     if known is None or not all(map(archive.contains, known)):
         return archive
     files = {

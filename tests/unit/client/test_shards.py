@@ -6,7 +6,7 @@ import time
 
 import ocikit
 import pytest
-from ocikit.errors import ContentError, InvalidArgument, UnsafeArchive
+from ocikit.errors import ContentError, FileNotInArtifact, InvalidArgument, UnsafeArchive
 from ocikit.spec.annotations import SHARD, TITLE
 
 from tests.support.home import cli, moved, tree, write
@@ -178,3 +178,100 @@ def test_command_line_pushes_shards(server, images):
     )
     assert run.returncode == 0, run.stderr
     assert len(ocikit.inspect(f"{server.host}/ds:v1").files) > 4
+
+
+LARGE = {f"images/{n % 7}/{n:04}.bin": random.Random(n).randbytes(20_000) for n in range(1500)}
+
+
+@pytest.fixture(params=["zip", "tar"])
+def shards(request, session, server, home):
+    """Four shards of 9 MB or fewer, and a plain file."""
+    write(home, LARGE | {"labels.csv": b"1,2"})
+    os.chmod(home / "images/3/0003.bin", 0o755)
+    ref = f"{server.host}/ds:v1"
+    session.push(ref, "images", "labels.csv", shards=request.param, shard_size="9MiB")
+    moved(server)
+    return ref
+
+
+@pytest.fixture
+def reader(home):
+    with ocikit.Session(progress=False, cache=home.parent / "reader") as session:
+        yield session
+
+
+def test_patterns_select_files_in_shards(reader, shards, tmp_path):
+    pulled = reader.pull(shards, tmp_path / "out", include=["images/3/*", "*.csv"], exclude="*0010.bin")
+    expected = {name: raw for name, raw in LARGE.items() if name.startswith("images/3/") and "0010" not in name}
+    assert tree(tmp_path / "out") == expected | {"labels.csv": b"1,2"}
+    assert os.access(tmp_path / "out/images/3/0003.bin", os.X_OK)
+    assert f"{len(expected)} files" in pulled.summary
+    assert set(tree(reader.pull(shards, tmp_path / "all").path)) == {*LARGE, "labels.csv"}
+    reader.pull(shards, tmp_path / "out")
+    assert tree(tmp_path / "out") == LARGE | {"labels.csv": b"1,2"}
+
+
+def test_excluded_files_of_shards_are_left_out(reader, shards, tmp_path):
+    reader.pull(shards, tmp_path / "out", exclude="images/[0-5]/*")
+    expected = {name: raw for name, raw in LARGE.items() if name.startswith("images/6/")}
+    assert tree(tmp_path / "out") == expected | {"labels.csv": b"1,2"}
+
+
+@pytest.mark.parametrize("shards", ["zip"], indirect=True)
+def test_few_files_are_read_by_ranges(reader, server, shards, tmp_path):
+    names = ["images/3/0003.bin", "images/3/0010.bin"]
+    for _ in range(2):
+        reader.pull(shards, tmp_path / "out", include=names)
+        assert tree(tmp_path / "out") == {name: LARGE[name] for name in names}
+        requests, got = list(server.requests), moved(server)
+    ranges = [request for request in requests if "/blobs/" in request.path]
+    assert ranges == []
+    assert got == ["HEAD manifests"]
+    assert os.access(tmp_path / "out/images/3/0003.bin", os.X_OK)
+    (tmp_path / "out/images/3/0010.bin").unlink()
+    reader.pull(shards, tmp_path / "out", include=names)
+    assert tree(tmp_path / "out") == {name: LARGE[name] for name in names}
+
+
+@pytest.mark.parametrize("shards", ["zip"], indirect=True)
+def test_shard_without_selected_file_is_not_fetched(reader, server, shards, tmp_path):
+    reader.pull(shards, tmp_path / "out", include="images/3/0003.bin")
+    assert moved(server).count("GET blobs") == 2  # a directory, and the file
+    reader.pull(shards, tmp_path / "one", include="*.csv")
+    art = reader.inspect(shards)
+    directories = len(art.members.shards) - 1
+    assert moved(server).count("GET blobs") == directories + 1
+    with pytest.raises(FileNotInArtifact):
+        reader.pull(shards, tmp_path / "out", include="images/none")
+
+
+@pytest.mark.parametrize("shards", ["zip"], indirect=True)
+def test_many_files_of_a_shard_fetch_it_whole(reader, server, shards, tmp_path):
+    shard = reader.inspect(shards).members.parts[0][1]
+    moved(server)
+    names = [name for name in sorted(LARGE) if shard.holds(name)][:-1]
+    reader.pull(shards, tmp_path / "out", include=names)
+    assert tree(tmp_path / "out") == {name: LARGE[name] for name in names}
+    assert moved(server).count("GET blobs") <= 2
+
+
+@pytest.mark.parametrize("shards", ["zip"], indirect=True)
+def test_name_of_a_shard_selects_all_its_files(reader, shards, tmp_path):
+    reader.pull(shards, tmp_path / "out", include="images-00000.zip")
+    layer, titles = reader.inspect(shards).members.parts[0]
+    assert layer.title == "images-00000.zip"
+    assert tree(tmp_path / "out") == {name: raw for name, raw in LARGE.items() if titles.holds(name)}
+    reader.pull(shards, tmp_path / "kept", include="images/3/0003.bin", archive=False)
+    assert [name[:7] for name in tree(tmp_path / "kept")] == ["images-"]
+
+
+@pytest.mark.parametrize("shards", ["zip"], indirect=True)
+def test_edited_file_stops_a_selected_pull(reader, shards, tmp_path):
+    write(tmp_path / "out", {"images/3/0003.bin": b"mine"})
+    with pytest.raises(ContentError, match="0003"):
+        reader.pull(shards, tmp_path / "out", include="images/3/*")
+    assert tree(tmp_path / "out") == {"images/3/0003.bin": b"mine"}
+    reader.pull(shards, tmp_path / "out", include="images/3/0003.bin", force=True)
+    assert tree(tmp_path / "out") == {"images/3/0003.bin": LARGE["images/3/0003.bin"]}
+    with pytest.raises(FileNotInArtifact):
+        reader.pull(shards, tmp_path / "out", exclude="*")
