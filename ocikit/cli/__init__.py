@@ -170,7 +170,9 @@ def _add_push(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--shard-size", default="256MiB", metavar="SIZE", help="size of the largest shard (256MiB)")
     index = "list the files in several manifests, for more files than one manifest can list"
     parser.add_argument("--index", action="store_true", help=index)
-    parser.add_argument("--as", dest="as_", choices=WRITTEN, help="write the model format of the CNCF or of KitOps")
+    parser.add_argument(
+        "--as", dest="as_", choices=WRITTEN, help="write the model format of the CNCF, KitOps or Docker"
+    )
     fact = "with --as, a fact about the model, such as name=tiny or license=MIT"
     parser.add_argument("--model", action="append", type=key_value, default=[], metavar="KEY=VALUE", help=fact)
     kind = "with --as, the class of files: weights, config, doc, code or dataset"

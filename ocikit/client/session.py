@@ -485,8 +485,8 @@ class Session(display.Displayable):
             include: Glob patterns of file names; none selects all.
             exclude: Glob patterns of file names to skip.
             media_types: Media types by file name; others are guessed.
-            as_: "modelpack" or "kit" writes the model format of the CNCF or of KitOps, which their tools read. If a folder is
-                the only path, its content is the model, without the folder's name.
+            as_: "modelpack", "kit" or "docker" writes the model format of the CNCF, of KitOps or of Docker, which their tools
+                read. If a folder is the only path, its content is the model, without the folder's name.
             model: With `as_`, facts about the model such as `{"name": "tiny", "license": "MIT"}`. Others are read from
                 `config.json`, the front matter of `README.md`, and the headers of safetensors and GGUF files. None as a value
                 leaves one out.

@@ -251,7 +251,8 @@ def _weight_facts(weights: Sequence[ModelFile], chosen: str) -> dict[str, Any]:
     """Return the facts in the headers of the weights of one format."""
     if chosen not in {"safetensors", "gguf"}:
         return {}
-    counted = [file for file in weights if file.format == chosen]
+    # The projector of a model that sees images has an architecture and a name of its own
+    counted = [file for file in weights if file.format == chosen and "mmproj" not in file.title.lower()]
     found = list(_described(counted))
     types: Counter[str] = Counter()
     for description in found:

@@ -8,11 +8,12 @@ from typing import Any, Final
 
 from ocikit.dialects.classes import classify
 from ocikit.dialects.facts import ModelFile, facts_of
+from ocikit.dialects.write_docker import DockerWriter
 from ocikit.dialects.write_kitops import KitWriter
 from ocikit.dialects.write_modelpack import ModelPackWriter
 from ocikit.dialects.writing import Writer
 
-_WRITERS: Final[Mapping[str, type[Writer]]] = {"modelpack": ModelPackWriter, "kit": KitWriter}
+_WRITERS: Final[Mapping[str, type[Writer]]] = {"modelpack": ModelPackWriter, "kit": KitWriter, "docker": DockerWriter}
 
 
 def writer_for(
@@ -31,7 +32,7 @@ def writer_for(
 
     Raises:
         InvalidArgument: A fact or a class is invalid.
-        ContentError: A pattern of classes matches no file.
+        ContentError: A pattern of classes matches no file, or the dialect does not take these files.
     """
     files = tuple(files)
     kinds = classify(((title, size) for title, _, size in files), classes)

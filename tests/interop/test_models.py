@@ -8,7 +8,7 @@ from tests.support import peers
 from tests.support.home import tree
 from tests.support.model_files import safetensors, write_model
 
-FORMATS = ["modelpack", "kit"]
+FORMATS = ["modelpack", "kit", "docker"]
 
 
 @pytest.fixture(scope="module", params=["ocikit", "distribution3"])

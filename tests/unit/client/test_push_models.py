@@ -10,9 +10,9 @@ import pytest
 from ocikit.errors import ContentError, InvalidArgument
 
 from tests.support.home import cli, moved, tree, write
-from tests.support.model_files import FILES, safetensors, write_model
+from tests.support.model_files import FILES, gguf, safetensors, write_model
 
-FORMATS = ["modelpack", "kit"]
+FORMATS = ["modelpack", "kit", "docker"]
 FILEPATH = "org.cncf.model.filepath"
 TITLE = "org.opencontainers.image.title"
 
@@ -174,6 +174,44 @@ def test_kit_model_is_not_taken_for_a_reference(session, server, home):
     write(home, {"m/ab:c.gguf": "x", "m/c.gguf": "y"})
     model = config_of(session.push(f"{server.host}/m:v1", "m", as_="kit"))["model"]
     assert (model["path"], [part["path"] for part in model["parts"]]) == ("c.gguf", ["ab:c.gguf"])
+
+
+def test_docker_model_has_a_type_for_each_kind_of_file(session, server, home):
+    names = {
+        "model.gguf": "gguf.v3",
+        "mmproj-model-f16.gguf": "mmproj",
+        "LICENSE": "license",
+        "chat_template.jinja": "chat.template.jinja",
+        "config.json": "model.file",
+        "deep/notes.txt": "model.file",
+    }
+    weights = {"model.gguf": gguf(general__architecture="llama", general__file_type=15, llama__context_length=4096)}
+    write(home / "m", dict.fromkeys(names, b"{}") | weights)
+    art = session.push(f"{server.host}/m:v1", "m", as_="docker", model={"name": "tiny"})
+    assert art.manifest.config.media_type == "application/vnd.docker.ai.model.config.v0.2+json"
+    kinds = {layer.annotations[FILEPATH]: layer.media_type for layer in art.manifest.layers}
+    assert kinds == {name: f"application/vnd.docker.ai.{kind}" for name, kind in names.items()}
+    assert config_of(art) == {
+        "config": {
+            "format": "gguf",
+            "quantization": "Q4_K_M",
+            "parameters": "2K",
+            "architecture": "llama",
+            "size": "0.00 MiB",
+            "gguf": {"general.name": "tiny", "general.architecture": "llama"},
+            "context_size": 4096,
+        },
+        "descriptor": {},
+        "rootfs": {"type": "rootfs", "diff_ids": [str(layer.digest) for layer in art.manifest.layers]},
+    }
+
+
+def test_docker_model_needs_weights(session, server, home):
+    write(home, {"m/model.onnx": "x"})
+    with pytest.raises(ContentError, match="needs weights") as caught:
+        session.push(f"{server.host}/m:v1", "m", as_="docker")
+    assert "modelpack" in caught.value.hint
+    assert moved(server) == []
 
 
 @pytest.mark.parametrize("as_", FORMATS)

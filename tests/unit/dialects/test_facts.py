@@ -54,6 +54,12 @@ def test_facts_come_from_gguf_metadata(tmp_path):
     )
 
 
+def test_projector_is_not_taken_for_the_model(tmp_path):
+    model, projector = gguf(general__architecture="llama"), gguf(general__architecture="clip")
+    found = facts(write(tmp_path, {"a.gguf": model, "Mmproj.gguf": projector}))
+    assert (found.architecture, found.parameters) == ("llama", "2K")
+
+
 def test_given_facts_come_first(tmp_path):
     given = {"name": "mine", "license": "MIT", "parameters": 8_030_000_000, "family": None, "reasoning": False}
     found = facts(write_model(tmp_path), given)
