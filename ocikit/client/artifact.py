@@ -23,7 +23,7 @@ from ocikit.client.nested import NestedFiles
 from ocikit.client.pull import SelectedMembers, describe_foreign, describe_nesting, open_folder, plan_pull
 from ocikit.client.reader import ContentReader, ContentStream
 from ocikit.client.resolver import Resolver
-from ocikit.dialects.recognise import AUTO, recognise
+from ocikit.dialects.recognise import AUTO, recognise, recognise_model
 from ocikit.errors import ContentError, FileNotInArtifact, InvalidArgument, InvalidDocument, NotFound, OcikitError
 from ocikit.progress.base import TransferStats
 from ocikit.spec import media_types
@@ -41,6 +41,7 @@ from ocikit.spec.annotations import (
 from ocikit.spec.config import ImageConfig
 from ocikit.spec.descriptor import Descriptor
 from ocikit.spec.digest import Digest
+from ocikit.spec.document import load_json
 from ocikit.spec.manifest import Index, Manifest, PlatformLike, index_sections, manifest_card, parse_document
 from ocikit.spec.platform import Platform
 from ocikit.spec.reference import AnyReference
@@ -539,19 +540,25 @@ class Artifact(display.Displayable):
     @property
     def dialect(self) -> str:
         """Format of the artifact, such as "modelpack"; "files", "image" or "index" without another one."""
-        return recognise(self.document).name
+        return recognise_model(self.document).name
 
     @property
     def model(self) -> Model | None:
         """What the config of a model states, fetched on demand; None if this is not a model.
 
+        It is the config of the manifest, or config.json of a folder as on the Hugging Face Hub.
+
         Raises:
             InvalidDocument: The config is not a JSON object.
         """
-        dialect = recognise(self.document)
+        dialect = recognise_model(self.document)
         if not dialect.describes_model:
             return None
-        return dialect.model(self.manifest, self._content().config())
+        raw = self.reader.read(self.reference, dialect.facts(self.manifest))
+        model = dialect.model(self.manifest, load_json(raw, f"the config of {self.reference}"))
+        if model is not None and dialect.name == "huggingface" and self.card is not None:
+            model = attrs.evolve(model, license=self.card.license)  # a folder of the Hub has it there only
+        return model
 
     @property
     def layers(self) -> tuple[Descriptor, ...]:

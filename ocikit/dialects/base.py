@@ -91,8 +91,12 @@ class Dialect:
         """
         return manifest.layers
 
+    def facts(self, manifest: Manifest) -> Descriptor:
+        """Return the blob that states facts about a model: JSON, usually the config."""
+        return manifest.config
+
     def model(self, manifest: Manifest, config: Mapping[str, Any]) -> Model | None:
-        """Return what the config states about a model; None for an artifact that is not a model."""
+        """Return what the blob of `facts` states about a model; None for an artifact that is not a model."""
         return None
 
 

@@ -19,8 +19,8 @@ class _Signs(NamedTuple):
     """How to recognize a dialect."""
 
     name: str
-    place: str = ""
-    """Module and class in this folder; empty if the titles of layers are the names of files."""
+    place: str
+    """Module and class in this folder."""
     artifact: str = ""
     """Artifact type, or the start of it."""
     config: str = ""
@@ -55,8 +55,8 @@ _DIALECTS: Final = (
     _Signs("kitops", "kitops:ModelKit", "", "application/vnd.jozu.model.config.", "application/vnd.jozu.model."),
     _Signs("ollama", "ollama:OllamaModel", "", "", "application/vnd.ollama.image."),
     _Signs("docker", "docker:DockerModel", "", "application/vnd.docker.ai.model.config.", "application/vnd.docker.ai."),
-    _Signs("helm", "", "", "application/vnd.cncf.helm.config."),
-    _Signs("flux", "", "", "application/vnd.cncf.flux.config."),
+    _Signs("helm", "helm:HelmChart", "", "application/vnd.cncf.helm.config."),
+    _Signs("flux", "flux:FluxArtifact", "", "application/vnd.cncf.flux.config."),
 )
 
 
@@ -77,10 +77,25 @@ def recognise(document: Manifest | Index) -> Dialect:
     for signs in _DIALECTS:
         if signs.config and config.startswith(signs.config):
             return _dialect(signs)
+    kinds = {layer.media_type for layer in document.layers}
     for signs in _DIALECTS:
-        if signs.layers and any(layer.media_type.startswith(signs.layers) for layer in document.layers):
+        if signs.layers and any(kind.startswith(signs.layers) for kind in kinds):
             return _dialect(signs)
     return _plain("image" if document.is_image else "files")
+
+
+def recognise_model(document: Manifest | Index) -> Dialect:
+    """Return the dialect that describes an artifact: `recognise`, or "huggingface" for files with the names of a model.
+
+    The files have their titles in both, so only facts about the artifact need the difference.
+    """
+    dialect = recognise(document)
+    if dialect.name == "files" and isinstance(document, Manifest):
+        from ocikit.dialects.huggingface import HuggingFaceFolder, is_folder  # noqa: PLC0415 - only facts need it
+
+        if is_folder(document):
+            return HuggingFaceFolder("huggingface")
+    return dialect
 
 
 def layers_without_config(manifest: Manifest) -> Sequence[Descriptor]:
@@ -96,8 +111,6 @@ def _plain(name: str) -> Dialect:
 
 @functools.cache
 def _dialect(signs: _Signs) -> Dialect:
-    if not signs.place:
-        return Dialect(signs.name)
     # By name, because most processes read no model
     module, _, name = signs.place.partition(":")
     return cast("Dialect", getattr(import_module(f"ocikit.dialects.{module}"), name)(signs.name))

@@ -5,6 +5,7 @@ Requests run in the background. The kernel stays responsive, and only the result
 
 from __future__ import annotations
 
+import contextlib
 import glob
 import re
 import threading
@@ -247,7 +248,12 @@ class Explorer:
 
         def work(is_stale: IsStale) -> Artifact | None:
             time.sleep(_DELAY)
-            return None if is_stale() else self._client.inspect(reference)
+            if is_stale():
+                return None
+            artifact = self._client.inspect(reference)
+            with contextlib.suppress(OcikitError):  # an error is shown with the files
+                _ = () if artifact.is_index else artifact.layers  # the names of some models are in their config
+            return artifact
 
         def then(artifact: Artifact | None) -> None:
             if artifact is not None:

@@ -4,11 +4,11 @@ import gzip
 import json
 import os
 import pickle
+import tarfile
 from pathlib import Path
 
 import ocikit
 import pytest
-from ocikit.layers.layer import RATIO_FLOOR
 
 from tests.support import models
 
@@ -213,9 +213,11 @@ def test_archives_stay_within_the_folder(members, tmp_path):
 
 
 def test_bombs_in_archives_are_refused(tmp_path):
-    raw = gzip.compress(models.tar({"x": bytes(RATIO_FLOOR + (8 << 20))}))
+    info = tarfile.TarInfo("x")
+    info.size = 2 << 40
+    raw = gzip.compress(info.tobuf(tarfile.GNU_FORMAT))
     ref = models.push(tmp_path / "s", CONFIG, (raw, f"{MODELPACK}weight.v1.tar+gzip", at("x")))
-    with pytest.raises(ocikit.UnsafeArchive, match="grows more than"):
+    with pytest.raises(ocikit.UnsafeArchive, match="limit"):
         ocikit.pull(ref, tmp_path / "m")
     assert not models.files(tmp_path / "m")
 
