@@ -57,7 +57,7 @@ def safetensors_file(arrays=None, metadata=None):
     return save(tensors() if arrays is None else arrays, metadata)
 
 
-def gguf_file(tokens=0, arrays=(), endian=gguf.GGUFEndian.LITTLE, merges=0):
+def gguf_file(tokens=0, arrays=None, endian=gguf.GGUFEndian.LITTLE, merges=0):
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder, "a.gguf")
         writer = gguf.GGUFWriter(path, "llama", endianess=endian)
@@ -73,9 +73,8 @@ def gguf_file(tokens=0, arrays=(), endian=gguf.GGUFEndian.LITTLE, merges=0):
             writer.add_token_types([1] * tokens)
         if merges:
             writer.add_token_merges([f"to{i} ken" for i in range(merges)])
-        for name, array in (
-            arrays or {"blk.0.w": np.zeros((64, 128), np.float32), "b": np.zeros(64, np.float16)}.items()
-        ):
+        arrays = arrays or {"blk.0.w": np.zeros((64, 128), np.float32), "b": np.zeros(64, np.float16)}
+        for name, array in arrays.items():
             writer.add_tensor(name, array)
         writer.write_header_to_file()
         writer.write_kv_data_to_file()
