@@ -180,7 +180,7 @@ def describe(
     try:
         facts = _read(content, found, name, sibling)
     except ContentError as error:
-        message = f"{display.quoted(name)} is not a valid {found} file: {error.message}"
+        message = f"describing {display.quoted(name)} as {found} failed: {error.message}"
         raise ContentError(message, hint=error.hint) from error
     except (OcikitError, MemoryError):
         raise
@@ -188,7 +188,7 @@ def describe(
         Exception
     ) as error:  # pyarrow raises ArrowException, OSError, ValueError, KeyError and others; zipfile as many
         raise ContentError(
-            f"{display.quoted(name)} is not a valid {found} file: {display.shorten(error, 200)}",
+            f"describing {display.quoted(name)} as {found} failed: {display.shorten(error, 200)}",
             hint=f"fetch the file again, or open it with a program for {found}",
         ) from error
     found = facts.pop("format", found)

@@ -224,7 +224,7 @@ def _row_count(rows: int, lines: Sequence[str], size: int | None, *, whole: bool
     if size is None or not read or not rows:
         return {}
     estimate = round(size / read * rows)
-    return {"rows": round(estimate, 3 - len(str(estimate))), "approximate": True}
+    return {"rows": round(estimate, 2 - len(str(estimate))), "approximate": True}
 
 
 def _json(text: str, what: str) -> Any:

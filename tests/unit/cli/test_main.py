@@ -512,7 +512,7 @@ def test_describe_prints_text_or_json(run, server, home):
     ocikit.push(one, "one/.")
     code, out, err = run("describe", ref)
     assert (code, err) == (1, "")
-    assert "csv, 1 row, 2 columns" in out and "is not a valid npy file" in out
+    assert "csv, 1 row, 2 columns" in out and "as npy failed" in out
     code, out, _ = run("describe", ref, "--json")
     assert code == 1 and json.loads(out)["files"]["a.csv"]["rows"] == 1
     code, out, _ = run("describe", ref, "a.csv")
