@@ -4,13 +4,21 @@ python -m ocikit quickstart [--registry HOST]
 python -m ocikit pull REFERENCE [FOLDER]
 python -m ocikit push REFERENCE PATH…
 python -m ocikit inspect|tags|validate REFERENCE
+python -m ocikit ls|card REFERENCE
+python -m ocikit cat REFERENCE FILE
 python -m ocikit catalog HOST
 python -m ocikit copy SOURCE TARGET
 python -m ocikit describe REFERENCE [FILE]
 python -m ocikit diff REFERENCE REFERENCE|FOLDER
 python -m ocikit edit REFERENCE --add PATH --remove PATTERN --rename NAME=NEW …
 python -m ocikit history|lineage REFERENCE
+python -m ocikit history REFERENCE
+python -m ocikit cache ls|verify|prune
 python -m ocikit serve|gc|verify FOLDER
+
+The exit code is 0 for success and 1 for an error, which is printed to stderr. `diff --exit-code` exits with 1 if there are
+differences, `validate` if there are violations, `describe` if a file cannot be described, and `cache verify` if content is
+damaged. It is 2 for invalid usage, and 130 after Ctrl-C.
 """
 
 from __future__ import annotations
@@ -23,6 +31,8 @@ from typing import TypeAlias
 import ocikit
 from ocikit import display
 from ocikit.cli.arguments import key_value, positive_int, with_options
+from ocikit.cli.cache import add_cache
+from ocikit.cli.content import add_content, list_files, print_card, print_file
 from ocikit.cli.edit import add_edit, edit, plan_lines
 from ocikit.cli.streams import discard, prepare_streams, print_message
 from ocikit.client.arguments import WRITTEN
@@ -78,7 +88,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _parser(arguments: Sequence[str]) -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="ocikit", description="Data sets, models and images in any OCI registry.")
+    codes = "Exit codes: 0 success, 1 an error, differences or violations, 2 invalid usage, 130 Ctrl-C."
+    description = "Data sets, models and images in any OCI registry."
+    parser = argparse.ArgumentParser(prog="ocikit", description=description, epilog=codes)
     parser.add_argument("--version", action="version", version=f"ocikit {ocikit.__version__}")
     commands = parser.add_subparsers(title="commands", metavar="COMMAND")
 
@@ -100,6 +112,15 @@ def _parser(arguments: Sequence[str]) -> argparse.ArgumentParser:
     validate = command("validate", "check the documents of an artifact or image against the specification", _validate)
     validate.add_argument("reference")
     validate.add_argument("--platform", metavar=_PLATFORM, help="check only the manifest of this platform")
+    for name, description, run in (
+        ("ls", "list the files of an artifact", _ls),
+        ("cat", "write a file of an artifact to stdout", _cat),
+        ("card", "show README.md of an artifact", _card),
+    ):
+        content = command(name, description, run)
+        add_content(content, _PLATFORM)
+        _add_dialect(content)
+    add_cache(command("cache", "list, verify or prune the cache"))
     command("tags", "list the tags of a repository", _tags).add_argument("reference")
     command("catalog", "list the repositories of a registry", _catalog).add_argument("host")
     _add_copy(command("copy", "copy between registries and layouts", _copy))
@@ -290,6 +311,25 @@ def _push(options: argparse.Namespace) -> None:
         )
     _print_summary(artifact)
     print(artifact.reference)
+
+
+def _opened(options: argparse.Namespace, session: ocikit.Session) -> ocikit.Artifact:
+    return session.inspect(options.reference, platform=options.platform, dialect=_dialect(options))
+
+
+def _ls(options: argparse.Namespace) -> None:
+    with _session(options) as session:
+        list_files(_opened(options, session), as_json=options.json)
+
+
+def _cat(options: argparse.Namespace) -> None:
+    with _session(options) as session:
+        print_file(_opened(options, session), options.file)
+
+
+def _card(options: argparse.Namespace) -> None:
+    with _session(options) as session:
+        print_card(_opened(options, session), as_json=options.json)
 
 
 def _copy(options: argparse.Namespace) -> None:

@@ -521,3 +521,113 @@ def test_describe_prints_text_or_json(run, server, home):
     assert code == 0 and json.loads(out)["format"] == "json"
     code, out, err = run("describe", ref, "b.npy")
     assert (code, out) == (1, "") and "fetch the file again" in err
+
+
+# Files, cards and the cache
+
+
+def test_ls_lists_files_as_lines_or_json(run, data, server):
+    ref = f"{server.host}/t/d:v1"
+    artifact = ocikit.push(ref, "data")
+    code, out, err = run("ls", ref)
+    assert (code, err) == (0, "")
+    assert [line.split()[-1] for line in out.splitlines()] == ["data/a.csv", "data/b.bin"]
+    code, out, _ = run("ls", ref, "--json")
+    listed = json.loads(out)
+    assert (code, listed["size"], listed["reference"]) == (0, 5004, str(artifact.reference))
+    assert listed["files"][1] == {
+        "name": "data/b.bin",
+        "size": 5000,
+        "digest": artifact["data/b.bin"].digest,
+        "media_type": "application/octet-stream",
+    }
+
+
+def test_cat_writes_the_exact_bytes(home, server):
+    content = bytes(range(256)) * 1000 + b"\r\n\x1b[31m"
+    ref = f"{server.host}/t/d:v1"
+    ocikit.push(ref, {"a.bin": content})
+    write(home, {f"many/{i}.txt": f"member {i}" for i in range(3)})
+    ocikit.push(f"{server.host}/t/s:v1", "many", shards="zip")
+    for name, expected in ((f"{ref} a.bin", content), (f"{server.host}/t/s:v1 many/2.txt", b"member 2")):
+        command = [sys.executable, "-m", "ocikit", "cat", *name.split()]
+        done = subprocess.run(
+            command, env=os.environ | {"PYTHONPATH": str(ROOT)}, capture_output=True, timeout=60, check=True
+        )
+        assert (done.stdout, done.stderr) == (expected, b"")
+
+
+def test_cat_writes_no_terminal_codes_to_a_terminal(home, server):
+    ref = f"{server.host}/t/d:v1"
+    ocikit.push(ref, {"a.txt": ANSI.encode() + b"\xff"})
+    outer, inner = pty.openpty()
+    command = [sys.executable, "-m", "ocikit", "cat", ref, "a.txt"]
+    subprocess.run(command, env=os.environ | {"PYTHONPATH": str(ROOT)}, stdout=inner, timeout=60, check=True)
+    os.close(inner)
+    shown = os.read(outer, 10_000)
+    os.close(outer)
+    assert b"\x1b" not in shown and b"\x07" not in shown
+    assert shown.startswith(b"redtxt\r\n  second")
+
+
+def test_card_is_printed_as_text_or_json(run, home, server):
+    ref = f"{server.host}/t/d:v1"
+    ocikit.push(ref, {"a": b"1"}, card="---\nlicense: mit\ntags: [tiny]\n---\n# Waves \x1b[31m\n")
+    code, out, err = run("card", ref)
+    assert (code, out, err) == (0, "# Waves \n\n", "")
+    code, out, _ = run("card", ref, "--json")
+    assert code == 0 and json.loads(out) == {
+        "title": "Waves \x1b[31m",
+        "license": "mit",
+        "tags": ["tiny"],
+        "data": {"license": "mit", "tags": ["tiny"]},
+        "text": "# Waves \x1b[31m\n",
+        "ignored": "",
+    }
+    ocikit.push(ref, {"a": b"1"})
+    code, out, err = run("card", ref)
+    assert (code, out) == (1, "") and "has no README.md" in err and "its files: a" in err
+
+
+def test_missing_file_and_index_exit_with_1(run, data, server):
+    ref = f"{server.host}/t/d:v1"
+    ocikit.push(ref, "data")
+    code, out, err = run("cat", ref, "data/c.csv")
+    assert (code, out) == (1, "") and "no file 'data/c.csv'" in err
+    server.manifest(
+        "t/d",
+        {"schemaVersion": 2, "mediaType": media_types.OCI_INDEX, "manifests": []},
+        "index",
+        media_type=media_types.OCI_INDEX,
+    )
+    for command in (("ls",), ("card",), ("cat", "x")):
+        code, out, err = run(command[0], f"{server.host}/t/d:index", *command[1:])
+        assert (code, out) == (1, "") and "is an index" in err
+
+
+def test_cache_is_listed_verified_and_pruned(run, data, server):
+    ref = f"{server.host}/t/d:v1"
+    ocikit.push(ref, "data")
+    ocikit.pull(ref)
+    code, out, err = run("cache", "ls")
+    assert (code, err) == (0, "") and f"{server.host}/t/d  v1" in out
+    listed = json.loads(run("cache", "ls", "--json")[1])
+    assert listed["repositories"][0]["name"] == f"{server.host}/t/d" and listed["blobs"] >= 2
+    assert json.loads(run("cache", "verify", "--json")[1])["corrupt"] == []
+    blob = next(path for path in ocikit.cache.root.rglob("*") if path.is_file() and path.stat().st_size == 5000)
+    blob.chmod(0o644)
+    blob.write_bytes(b"c" * 5000)
+    code, out, _ = run("cache", "verify")
+    assert code == 1 and out.startswith("sha256:") and "  digest  " in out
+    assert run("cache", "verify", "--remove", "--json")[0] == 0
+    assert json.loads(run("cache", "prune", "--json", "--older-than", "1", "--dry-run")[1]) == {
+        "dry_run": True,
+        "names": [],
+        "size": 0,
+    }
+    code, out, _ = run("cache", "prune")
+    assert code == 0 and out.endswith("freed\n")
+
+
+def test_help_names_the_exit_codes(run):
+    assert "Exit codes: 0 success, 1 an error" in " ".join(run("--help")[1].split())
