@@ -148,6 +148,26 @@ for n in range(20):
 print(n + 1, "rounds")
 """
 
+#: The driver has used the tag before. Two spawned workers write, and the driver and the workers read.
+_WORKERS = """
+import warnings
+import dask.dataframe as dd, numpy as np, pandas as pd, xarray as xr
+from distributed import Client, LocalCluster
+warnings.simplefilter("ignore")
+if __name__ == "__main__":
+    with LocalCluster(n_workers=2, threads_per_worker=1, dashboard_address=None) as cluster, Client(cluster):
+        for n in range(5):
+            url, df = "ocikit://HOST/t/workers:v1", pd.DataFrame({"k": np.arange(1000), "x": np.arange(1000) / 7})
+            df.to_parquet(f"{url}/{n}.parquet")
+            dd.from_pandas(df, npartitions=8).to_parquet(f"{url}/{n}")
+            read = dd.read_parquet(f"{url}/{n}").compute().sort_values("k").reset_index(drop=True)
+            pd.testing.assert_frame_equal(read, df)
+            ds = xr.Dataset({"t": (("x", "y"), np.random.default_rng(n).random((16, 16)))}).chunk({"x": 4, "y": 4})
+            ds.to_zarr(f"{url}/{n}.zarr", consolidated=False)
+            xr.testing.assert_identical(xr.open_zarr(f"{url}/{n}.zarr", consolidated=False).load(), ds.load())
+        print(n + 1, "rounds")
+"""
+
 _EDIT = """
 import warnings
 import numpy as np, ocikit, xarray as xr
@@ -370,6 +390,7 @@ CHECKS: Sequence[Check] = (
     Check(
         number=11, title="to_zarr and dask's to_parquet lose nothing", program=_WRITERS, prints="20 rounds"
     ),
+    Check(number=11, title="2 workers of dask's cluster write, and all read it back", program=_WORKERS, prints="5 rounds"),
     Check(
         number=12, title="xarray writes zarr within an edit", program=_EDIT, prints="['v1']", limits={"tagged": 1}
     ),

@@ -45,6 +45,7 @@ from ocikit.spec.document import load_json
 from ocikit.spec.manifest import Index, Manifest, PlatformLike, index_sections, manifest_card, parse_document
 from ocikit.spec.platform import Platform
 from ocikit.spec.reference import AnyReference
+from ocikit.spec.title_ranges import holds_title
 from ocikit.spec.titles import (
     NamedLayers,
     is_archive,
@@ -382,6 +383,8 @@ class Files(Mapping[str, File], display.Displayable):
                 hint = f"there is {display.join_limited(layers, _NEAREST)}"
             elif nested and not near:
                 hint = "list them with list(artifact.files)"
+            if not nested and any(holds_title(each, str(name)) for each in layers.values()):
+                hint = f"a shard may have it: artifact.members[{str(name)!r}]"
             where = "in this artifact" if nested else f"among {len(layers)}"
             raise FileNotInArtifact(f"no file {display.quoted(name)} {where}", hint=hint)
         return _file_by_digest(self._artifact, layer) if name == layer.digest else File(self._artifact, name, layer)

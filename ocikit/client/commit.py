@@ -459,7 +459,7 @@ class Guard(Operation):
                 changed.append(title)
         if changed:
             raise Conflict(
-                f"another writer has changed {display.join_limited(changed, _SHOWN)} meanwhile",
+                f"another writer has changed {display.join_limited(map(display.quoted, changed), _SHOWN)} meanwhile",
                 hint="look at the new version, and edit it again; the tag was not moved",
                 base=str(self.base or ""),
                 theirs=theirs,

@@ -53,6 +53,7 @@ from ocikit.spec.descriptor import Descriptor
 from ocikit.spec.digest import Digest
 from ocikit.spec.manifest import Manifest
 from ocikit.spec.reference import AnyReference, Reference, ReferenceLike
+from ocikit.spec.title_ranges import holds_title
 from ocikit.spec.titles import Links, is_selected, safe_title
 from ocikit.store.base import Source, Store
 from ocikit.store.streams import ByteStream
@@ -380,10 +381,10 @@ class Edit(MutableMapping[str, Any], display.Displayable):
         layer = draft.get(title)
         if layer is None or title.startswith("\0"):
             near = display.nearest(title, draft.files(), _NEAREST)
-            raise FileNotInArtifact(
-                f"{self.reference} has no file {display.quoted(title)}",
-                hint=f"nearest: {display.join_limited(near)}" if near else "list(edit) has the names of all",
-            )
+            hint = f"nearest: {display.join_limited(near)}" if near else "list(edit) has the names of all"
+            if shards := [shard for shard in draft.files().values() if holds_title(shard, title)]:
+                hint = f"{shards[0].title} may have it; push the folder again with shards= to change it"
+            raise FileNotInArtifact(f"{self.reference} has no file {display.quoted(title)}", hint=hint)
         is_new = layer.digest not in {before.digest for before in draft.before.values()}
         named = layer if layer.title == title else titled(layer, title)
         return File(self._view(self.reference if is_new else self._source_reference), title, named)
@@ -415,7 +416,8 @@ class Edit(MutableMapping[str, Any], display.Displayable):
             self._push(select_files(({title: content},)))
         else:
             raise InvalidArgument(
-                f"a file can't be a {type(content).__name__}", hint="pass bytes, or the path of a file"
+                f"content of type {type(content).__name__} is not a file",
+                hint="pass bytes, or the path of a file; ocikit.save keeps objects",
             )
 
     def __delitem__(self, title: str) -> None:

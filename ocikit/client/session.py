@@ -711,9 +711,14 @@ class Session(display.Displayable):
         """
         from ocikit.client.edit import Edit  # noqa: PLC0415 - 15 ms of import time that pulls do not need
 
+        reference = parse_reference(ref)
+        if isinstance(to, str) and not set(to) & set("/:@"):  # the name of an official image, which nobody can push
+            raise InvalidArgument(
+                f"to={to!r} is not the reference of the result", hint=f"write to={f'{reference.name}:{to}'!r}"
+            )
         return Edit(
             self._reader,
-            parse_reference(ref),
+            reference,
             to=None if to is None else parse_reference(to),
             expect=expect,
             tags=tags,

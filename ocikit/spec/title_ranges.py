@@ -8,9 +8,10 @@ from typing import Final, Self
 
 from attrs import frozen
 
+from ocikit.errors import UnsafeArchive
 from ocikit.spec.annotations import PREFIX, PREFIX_FIRST, PREFIX_LAST, SHARD, SHARD_FIRST, SHARD_LAST
 from ocikit.spec.descriptor import Descriptor
-from ocikit.spec.titles import safe_title
+from ocikit.spec.titles import is_shard, safe_title
 
 _LAST: Final = "\U0010ffff"  # no title is after it
 _WILDCARD = re.compile(r"[*?\[]")
@@ -90,3 +91,13 @@ class TitleRange:
         """
         starts = [_WILDCARD.split(pattern, maxsplit=1)[0] for pattern in patterns]
         return not starts or any(self.first <= start + _LAST and start <= self.last for start in starts)
+
+
+def holds_title(layer: Descriptor, title: str) -> bool:
+    """Return True if a layer is a shard that may have a file of this title."""
+    if not is_shard(layer):
+        return False
+    try:
+        return TitleRange.of_shard(layer).holds(title)
+    except UnsafeArchive:
+        return False

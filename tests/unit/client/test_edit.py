@@ -86,6 +86,14 @@ def test_same_file_changed_on_both_sides_is_a_conflict(session, ref):
     assert content(session, ref)["a.csv"] == b"theirs"
 
 
+def test_wrong_content_and_target_have_advice(session, ref, server):
+    with session.edit(ref, dry_run=True) as e, pytest.raises(ocikit.InvalidArgument, match="content of type int"):
+        e["a"] = 3
+    with pytest.raises(ocikit.InvalidArgument) as caught:
+        session.edit(ref, to="v2")
+    assert f"to='{server.host}/ds:v2'" in caught.value.hint
+
+
 def test_unexpected_digest_is_a_conflict(session, ref, server):
     old = session.inspect(ref)
     with session.edit(ref, expect=old) as e:

@@ -46,6 +46,22 @@ def test_pull_restores_the_files(session, server, images, tmp_path, kind, path):
     assert str(COUNT) in pulled.summary
 
 
+def test_name_of_a_member_leads_to_its_shard(session, server, images):
+    """`artifact.files` has the shards. The hint costs no request."""
+    art = session.push(f"{server.host}/ds:v1", "images", shards="zip")
+    moved(server)
+    with pytest.raises(FileNotInArtifact) as caught:
+        art["images/1/0001.bin"]
+    assert "artifact.members['images/1/0001.bin']" in caught.value.hint
+    assert moved(server) == []
+    with session.edit(f"{server.host}/ds:v1", dry_run=True) as e, pytest.raises(FileNotInArtifact) as caught:
+        del e["images/1/0001.bin"]
+    assert "shards=" in caught.value.hint
+    with pytest.raises(FileNotInArtifact) as caught:
+        art["other.bin"]
+    assert "members" not in caught.value.hint
+
+
 @pytest.mark.parametrize("kind", ["zip", "tar"])
 def test_second_pull_fetches_changed_shards(session, server, images, tmp_path, kind):
     ref = f"{server.host}/ds:v1"
