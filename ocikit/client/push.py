@@ -56,6 +56,9 @@ if TYPE_CHECKING:
 #: The artifact type of pushed files without another type.
 FILES_ARTIFACT_TYPE = "application/vnd.ocikit.files.v1"
 
+#: Names of files that a pull of a format writes from the config.
+_WRITTEN_BY_FORMAT = {"kit": ("Kitfile", "kitfile", ".kitfile")}
+
 _MIB = 1 << 20
 _SHOWN = 5  # titles in a summary
 _KEPT_SIZE = 128 << 10  # bytes of a file that is sent from memory after it was hashed
@@ -173,6 +176,11 @@ def model_paths(paths: Sequence[PushedPath]) -> tuple[PushedPath, ...]:
     if len(plain) == 1 and os.path.isdir(os.path.expanduser(plain[0])):
         return tuple(path if isinstance(path, Mapping) else os.path.join(path, os.curdir) for path in paths)
     return tuple(paths)
+
+
+def model_excluded(as_: str, exclude: str | Iterable[str]) -> tuple[str, ...]:
+    """Return the patterns of files to skip, with those that a format writes itself: a pull of a ModelKit has a Kitfile."""
+    return (*to_patterns(exclude), *_WRITTEN_BY_FORMAT.get(as_, ()))
 
 
 def model_writer(
@@ -315,7 +323,9 @@ def check_manifest_size(manifest: Manifest) -> None:
         raise ContentError(
             f"the manifest of {len(manifest.layers):,} files has {len(manifest.raw) / _MIB:.1f} MiB; registries accept"
             f" {DOCUMENT_LIMIT // _MIB} MiB, and nothing was sent",
-            hint='group the files with shards="zip", or list them in several manifests with index=True',
+            hint='group the files with shards="zip", or list them in several manifests with index=True'
+            if manifest.config.media_type == types.EMPTY
+            else "choose fewer files with include= or exclude=",
         )
 
 

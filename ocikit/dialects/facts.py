@@ -30,6 +30,7 @@ _TEXT_LIMIT: Final = 1 << 20  # bytes that are read of config.json and README.md
 _MINOR: Final = 100  # tensors of one type with less than this part of all bytes are ignored
 _MODALITIES: Final = ("text", "image", "audio", "video", "embedding", "other")
 _SIZE = re.compile(r"\d+(?:\.\d)?[KMBTQ]", re.IGNORECASE)
+_PART = re.compile(r"-\d{5}-of-\d{5}(?=\.)")  # of a file's name, if a model has several files
 _LANGUAGE = re.compile(r"[a-z]{2}")
 
 #: Formats by the suffix of a file with weights.
@@ -201,8 +202,11 @@ def _found(files: tuple[ModelFile, ...]) -> dict[str, Any]:
     by_title = {file.title: file for file in files}
     found |= _card_facts(by_title.get("README.md"))
     # The front matter is written by people, so it comes before what is derived from other files
-    for facts in (_weight_facts(weights, chosen), _config_facts(by_title.get("config.json"))):
+    config = _config_facts(by_title.get("config.json"))
+    for facts in (_weight_facts(weights, chosen), config):
         found |= {name: value for name, value in facts.items() if value and not found.get(name)}
+    if config["quantization"] and "int" in found.get("precision", ""):
+        found["parameters"] = ""  # several parameters are packed into one number
     return {name: value for name, value in found.items() if value}
 
 
@@ -251,8 +255,7 @@ def _weight_facts(weights: Sequence[ModelFile], chosen: str) -> dict[str, Any]:
     """Return the facts in the headers of the weights of one format."""
     if chosen not in {"safetensors", "gguf"}:
         return {}
-    # The projector of a model that sees images has an architecture and a name of its own
-    counted = [file for file in weights if file.format == chosen and "mmproj" not in file.title.lower()]
+    counted, is_only = _main_weights(file for file in weights if file.format == chosen)
     found = list(_described(counted))
     types: Counter[str] = Counter()
     for description in found:
@@ -282,11 +285,27 @@ def _weight_facts(weights: Sequence[ModelFile], chosen: str) -> dict[str, Any]:
         "vendor": metadata.get("general.organization", ""),
         "version": metadata.get("general.version", ""),
         "description": metadata.get("general.description", ""),
-        "quantization": _FILE_TYPES.get(file_type, ""),
-        "precision": {0: "float32", 1: "float16", 32: "bfloat16"}.get(file_type, ""),
+        "quantization": _FILE_TYPES.get(file_type, "") if is_only else "",
+        "precision": {0: "float32", 1: "float16", 32: "bfloat16"}.get(file_type, "") if is_only else "",
         "parameters": facts["parameters"] or (label if _SIZE.fullmatch(label) else ""),
         "context": int(size) if size.isdecimal() and len(size) < 10 else None,
     }
+
+
+def _main_weights(files: Iterable[ModelFile]) -> tuple[list[ModelFile], bool]:
+    """Return the files of one model, and whether there are no weights of others.
+
+    A folder may have the same model in several quantizations, or a second copy such as `consolidated.safetensors`. A
+    pipeline has several models in folders, of which none is the main one.
+    """
+    models: dict[str, list[ModelFile]] = {}
+    for file in files:
+        # The projector of a model that sees images has an architecture and a name of its own
+        if "mmproj" not in file.title.lower():
+            models.setdefault(_PART.sub("", file.title), []).append(file)
+    names = [name for name in models if "/" not in name] or (list(models) if len(models) == 1 else [])
+    chosen = next((name for name in names if name.startswith("model.")), next(iter(names), ""))
+    return models.get(chosen, []), len(models) == 1
 
 
 def _described(files: Iterable[ModelFile]) -> Iterator[Description]:

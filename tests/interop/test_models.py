@@ -55,7 +55,7 @@ def test_modctl_reads_our_config(session, registry, model, tmp_path, repo):
         "Family": "tiny",
         "Architecture": "TinyForCausalLM",
         "Format": "safetensors",
-        "ParamSize": "305K",
+        "ParamSize": "5K",
         "Precision": "float32",
     }
     assert {layer["Filepath"] for layer in shown["Layers"]} == set(tree(model))

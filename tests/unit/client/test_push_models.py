@@ -226,6 +226,13 @@ def test_pull_restores_the_model(session, server, model, tmp_path, as_):
 
 
 @pytest.mark.parametrize("as_", FORMATS)
+def test_pulled_model_can_be_pushed_again(session, server, model, tmp_path, as_):
+    first = session.push(f"{server.host}/m:v1", "model", as_=as_)
+    session.pull(f"{server.host}/m:v1", tmp_path / "out")
+    assert session.push(f"{server.host}/m:v2", tmp_path / "out", as_=as_).digest == first.digest
+
+
+@pytest.mark.parametrize("as_", FORMATS)
 def test_equal_models_have_one_digest(session, server, model, home, as_):
     first = session.push(f"{server.host}/m:v1", "model", as_=as_)
     copy = write_model(home / "elsewhere")

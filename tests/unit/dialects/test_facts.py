@@ -75,8 +75,35 @@ def test_given_facts_come_first(tmp_path):
 
 def test_shards_count_together(tmp_path):
     half = safetensors(weight=("BF16", (1000, 5)))
-    found = facts(write(tmp_path, {"model-1.safetensors": half, "model-2.safetensors": half}))
+    found = facts(write(tmp_path, {f"model-0000{n}-of-00002.safetensors": half for n in (1, 2)}))
     assert (found.parameters, found.precision) == ("10K", "bfloat16")
+
+
+def test_second_copy_of_a_model_is_not_counted(tmp_path):
+    whole, half = safetensors(weight=(1000, 10)), safetensors(weight=(1000, 5))
+    parts = {f"model-0000{n}-of-00002.safetensors": half for n in (1, 2)}
+    assert facts(write(tmp_path, {"consolidated.safetensors": whole} | parts)).parameters == "10K"
+
+
+def test_several_quantizations_are_not_summed(tmp_path):
+    files = {
+        f"tiny-{name}.gguf": gguf(general__architecture="llama", general__file_type=n)
+        for name, n in (("a", 15), ("b", 7))
+    }
+    found = facts(write(tmp_path, files))
+    assert (found.parameters, found.quantization, found.architecture) == ("2K", "", "llama")
+
+
+def test_pipeline_states_no_number_of_parameters(tmp_path):
+    files = {f"{name}/model.safetensors": safetensors(weight=(1000, 10)) for name in ("unet", "vae")}
+    assert facts(write(tmp_path, files)) == Facts(format="safetensors")
+
+
+def test_packed_weights_state_no_number_of_parameters(tmp_path):
+    packed = safetensors(weight=("I64", (1000, 10)), scale=("F16", (1000, 10)))
+    config = json.dumps({"quantization_config": {"quant_method": "gptq"}})
+    found = facts(write(tmp_path, {"model.safetensors": packed, "config.json": config}))
+    assert (found.parameters, found.quantization, found.precision) == ("", "gptq", "int64,float16")
 
 
 @pytest.mark.parametrize(
