@@ -6,14 +6,27 @@ https://parquet.apache.org/docs/file-format
 from __future__ import annotations
 
 import contextlib
-from typing import Any
+import decimal
+from typing import Any, Final, Literal
 
 from ocikit import display
 from ocikit.descriptions.content import Content
 from ocikit.descriptions.limits import COLUMNS, STATISTICS
 from ocikit.descriptions.model import Column
 from ocikit.descriptions.packages import require_pyarrow
+from ocikit.descriptions.thrift import parse_struct
 from ocikit.errors import ContentError
+
+#: Numbers of fields in parquet.thrift.
+_ROW_GROUPS = 4
+_COLUMNS = 1
+_META_DATA, _PATH, _TYPE, _STATISTICS = 3, 3, 1, 12
+_NULLS, _MAX, _MIN = 3, 5, 6
+
+#: Bytes of values by their physical type: BOOLEAN, INT32, INT64, INT96, FLOAT, DOUBLE.
+_SIZES: Final = {0: 1, 1: 4, 2: 8, 3: 12, 4: 4, 5: 8}
+_BYTE_ARRAY = 6
+_LONGEST = 1 << 12  # bytes of a value that is shown
 
 _VALUE = 80  # characters of a least or greatest value
 _STRING = 1 << 20  # bytes of a text in the footer, such as a name
@@ -53,7 +66,8 @@ def read_parquet(content: Content, *, statistics: bool = True) -> dict[str, Any]
         )
     found: dict[str, dict[str, Any]] = {}
     if statistics and footer.num_columns * footer.num_row_groups <= STATISTICS:
-        found = _statistics(footer)
+        with contextlib.suppress(ValueError):  # a damaged footer; the rest of it was read
+            found = _statistics(raw, schema)
     facts = {"row groups": f"{footer.num_row_groups:,}", "written by": display.shorten(footer.created_by or "", _VALUE)}
     return {
         "kind": "table",
@@ -63,26 +77,73 @@ def read_parquet(content: Content, *, statistics: bool = True) -> dict[str, Any]
     }
 
 
-def _statistics(footer: Any) -> dict[str, dict[str, Any]]:
-    """Return the number of missing values, least and greatest value of each column that is not nested."""
-    groups = [footer.row_group(i) for i in range(footer.num_row_groups)]
-    found = {}
-    for j in range(footer.num_columns):
-        chunks = [group.column(j) for group in groups]
-        if not chunks or footer.schema.column(j).max_repetition_level:
+def _statistics(raw: bytes, schema: Any) -> dict[str, dict[str, Any]]:
+    """Return the number of missing values, least and greatest value of each column that is not nested.
+
+    Args:
+        raw: The footer with its trailer.
+        schema: The schema of Arrow.
+
+    Raises:
+        ValueError: The footer is damaged.
+    """
+    kinds = {str(column.name): column.type for column in schema}
+    chunks: dict[str, list[tuple[int, dict[int, Any]]]] = {name: [] for name in kinds}
+    groups = parse_struct(raw[:-8]).get(_ROW_GROUPS, [])
+    for group in groups:
+        for chunk in group.get(_COLUMNS, []):
+            column = chunk.get(_META_DATA, {})  # an encrypted column has none
+            name = b".".join(column.get(_PATH, [])).decode("utf-8", "replace")
+            if name in chunks:
+                chunks[name].append((column.get(_TYPE, -1), column.get(_STATISTICS, {})))
+    found: dict[str, dict[str, Any]] = {}
+    for name, stated in chunks.items():
+        if not stated or len(stated) != len(groups):
             continue
-        path = chunks[0].path_in_schema
-        stated = [chunk.statistics for chunk in chunks]
         values: dict[str, Any] = {}
-        if all(each is not None and each.has_null_count for each in stated):
-            values["nulls"] = sum(each.null_count for each in stated)
-        if all(each is not None and each.has_min_max for each in stated):
-            # pyarrow cannot convert the statistics of some types. Values of damaged files cannot be compared
-            with contextlib.suppress(Exception):
-                least, most = min(each.min for each in stated), max(each.max for each in stated)
-                values |= {"min": _text(least), "max": _text(most)}
-        found[path] = values
+        if all(isinstance(each.get(_NULLS), int) and each[_NULLS] >= 0 for _, each in stated):
+            values["nulls"] = sum(each[_NULLS] for _, each in stated)
+        with contextlib.suppress(Exception):  # values of unknown types, and of damaged files
+            least = min(_value(each[_MIN], kinds[name], physical) for physical, each in stated)
+            most = max(_value(each[_MAX], kinds[name], physical) for physical, each in stated)
+            values |= {"min": _text(least), "max": _text(most)}
+        if values:
+            found[name] = values
     return found
+
+
+def _value(raw: bytes, kind: Any, physical: int) -> Any:
+    """Return the value of a statistic, in the plain encoding.
+
+    Args:
+        raw: The bytes.
+        kind: The type in Arrow.
+        physical: The type in Parquet.
+
+    Raises:
+        ValueError: The value has another size than its type.
+    """
+    import pyarrow as pa  # noqa: PLC0415 - a heavy package
+
+    if pa.types.is_dictionary(kind):
+        kind = kind.value_type
+    if len(raw) > _LONGEST:
+        raise ValueError("the value is too long")
+    if pa.types.is_decimal(kind):
+        order: Literal["little", "big"] = "little" if physical in _SIZES else "big"
+        return decimal.Decimal(int.from_bytes(raw, order, signed=True)).scaleb(-kind.scale)
+    if physical == _BYTE_ARRAY:
+        return raw
+    if physical in _SIZES and len(raw) != _SIZES[physical]:
+        raise ValueError("the value has another size")
+    if pa.types.is_boolean(kind):
+        return bool(raw[0])
+    width = kind.bit_width // 8
+    if physical not in _SIZES and not pa.types.is_float16(kind):
+        return raw
+    if len(raw) < width:
+        raise ValueError("the value is too short")
+    return pa.Array.from_buffers(kind, 1, [None, pa.py_buffer(raw[:width])])[0].as_py()
 
 
 def _text(value: Any) -> str:
