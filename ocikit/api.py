@@ -143,7 +143,8 @@ def diff(
             if it begins with ".", "/" or "~", ends with "/", or exists as a path.
         include: Glob patterns of file names; none selects all.
         exclude: Glob patterns of file names to skip.
-        tables: Compare columns and row counts of changed Parquet and Arrow files by their footers. It needs pyarrow.
+        tables: Compare columns and row counts of changed Parquet and Arrow files by their footers, and what writers of Parquet
+            state about columns: missing values, least and greatest value. It needs pyarrow.
         platform: Platform to select from an index, such as "linux/arm64"; None selects this machine's.
         session: Session that reads; None uses the one that functions share.
 

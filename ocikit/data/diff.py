@@ -312,6 +312,7 @@ def _table_values(change: TableChange) -> dict[str, Any]:
         "deleted": dict(change.removed),
         "retyped": {name: {"old": old, "new": new} for name, (old, new) in change.retyped.items()},
         "rows": {"old": change.rows[0], "new": change.rows[1]},
+        "stated_by_writer": {name: stated.to_dict() for name, stated in change.stated.items()},
     }
 
 

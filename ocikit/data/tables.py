@@ -7,17 +7,20 @@ its batches. So two small ranges describe a file of any size.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Final, Literal, TypeAlias
+from typing import Any, Final, Literal, TypeAlias, TypeVar
 
 from attrs import field, frozen
 
 from ocikit import display
 from ocikit.descriptions.arrow import read_arrow
 from ocikit.descriptions.content import Content, Ranges
+from ocikit.descriptions.model import Column
 from ocikit.descriptions.parquet import read_parquet
 from ocikit.errors import ContentError, OcikitError
 from ocikit.spec.annotations import FrozenMap
 from ocikit.spec.media_types import media_type_of
+
+T = TypeVar("T")
 
 #: The formats of table files with a footer.
 TableFormat: TypeAlias = Literal["parquet", "arrow"]
@@ -39,6 +42,14 @@ def _pairs(items: Mapping[str, tuple[str, str]]) -> FrozenMap[tuple[str, str]]:
     return FrozenMap(items)
 
 
+def _columns(items: Mapping[str, Column]) -> FrozenMap[Column]:
+    return FrozenMap(items)
+
+
+def _stated(items: Mapping[str, StatedChange]) -> FrozenMap[StatedChange]:
+    return FrozenMap(items)
+
+
 @frozen(kw_only=True)
 class Table:
     """The columns and the number of rows of a table file."""
@@ -47,6 +58,34 @@ class Table:
     """Types by name, in the order of the file."""
     rows: int | None = None
     """None if the footer does not have it."""
+    stated: Mapping[str, Column] = field(factory=dict, converter=_columns)
+    """What the writer of the file states about the values of columns, by name. Nothing checks it."""
+
+
+@frozen(kw_only=True)
+class StatedChange:
+    """What writers of two versions state about the values of a column; None where that is the same, or unknown."""
+
+    nulls: tuple[int, int] | None = None
+    """Numbers of missing values, before and after."""
+    min: tuple[str, str] | None = None
+    """Least values, likewise."""
+    max: tuple[str, str] | None = None
+    """Greatest values, likewise."""
+
+    def __bool__(self) -> bool:
+        return (self.nulls, self.min, self.max) != (None, None, None)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain values: for each statistic that differs, an object with `old` and `new`."""
+        pairs = {"nulls": self.nulls, "min": self.min, "max": self.max}
+        return {name: {"old": pair[0], "new": pair[1]} for name, pair in pairs.items() if pair is not None}
+
+    def __str__(self) -> str:
+        pairs = {"nulls": self.nulls, "min": self.min, "max": self.max}
+        return ", ".join(
+            f"{name} {pair[0]} \N{RIGHTWARDS ARROW} {pair[1]}" for name, pair in pairs.items() if pair is not None
+        )
 
 
 @frozen(kw_only=True, repr=False)
@@ -61,6 +100,8 @@ class TableChange(display.Displayable):
     """Types before and after of columns by name."""
     rows: tuple[int | None, int | None] = (None, None)
     """Numbers of rows before and after; None if a footer does not have it."""
+    stated: Mapping[str, StatedChange] = field(factory=dict, converter=_stated)
+    """What the writers of the files state about columns, where it differs, by name. Nothing checks it."""
     problem: str = ""
     """Why the tables could not be compared."""
 
@@ -70,18 +111,23 @@ class TableChange(display.Displayable):
         parts = [f"+ {name}: {kind}" for name, kind in self.added.items()]
         parts += [f"\N{MINUS SIGN} {name}" for name in self.removed]
         parts += [f"~ {name}: {old} \N{RIGHTWARDS ARROW} {new}" for name, (old, new) in self.retyped.items()]
-        text = display.join_limited(parts, _SHOWN)
+        texts = [display.join_limited(parts, _SHOWN)] if parts else []
         before, after = self.rows
-        if before is None or after is None:
-            return text or "the same columns"
-        rows = f"{after:,} rows" if before == after else f"{before:,} \N{RIGHTWARDS ARROW} {after:,} rows"
-        return f"{text}; {rows}" if text else rows
+        if before is not None and after is not None:
+            texts.append(f"{after:,} rows" if before == after else f"{before:,} \N{RIGHTWARDS ARROW} {after:,} rows")
+        elif not texts:
+            texts = ["the same columns"]
+        if self.stated:
+            stated = display.join_limited([f"{name} {change}" for name, change in self.stated.items()], _SHOWN)
+            texts.append(f"stated by the writer: {stated}")
+        return "; ".join(texts)
 
     def __rich_repr__(self) -> display.Description:
         yield "added", dict(self.added), {}
         yield "removed", dict(self.removed), {}
         yield "retyped", dict(self.retyped), {}
         yield "rows", self.rows, (None, None)
+        yield "stated", {name: str(change) for name, change in self.stated.items()}, {}
         yield "problem", self.problem, ""
 
 
@@ -111,7 +157,7 @@ def read_table(kind: TableFormat, size: int, ranges: Ranges) -> Table:
     """
     content = Content(size, ranges, requests=_REQUESTS)
     try:
-        facts = read_parquet(content, statistics=False) if kind == "parquet" else read_arrow(content)
+        facts = read_parquet(content) if kind == "parquet" else read_arrow(content)
     except (OcikitError, MemoryError):
         raise
     except Exception as error:  # pyarrow raises ArrowException, OSError, ValueError, KeyError and others
@@ -119,7 +165,12 @@ def read_table(kind: TableFormat, size: int, ranges: Ranges) -> Table:
             f"this is not a valid {kind} file: {display.shorten(error, 200)}",
             hint="read the file with pyarrow to see where it is damaged",
         ) from error
-    return Table(columns={column.name: column.type for column in facts["columns"]}, rows=facts["rows"])
+    columns: tuple[Column, ...] = facts["columns"]
+    return Table(
+        columns={column.name: column.type for column in columns},
+        rows=facts["rows"],
+        stated={column.name: column for column in columns if (column.nulls, column.min) != (None, None)},
+    )
 
 
 def compare_tables(before: Table, after: Table) -> TableChange:
@@ -134,4 +185,18 @@ def compare_tables(before: Table, after: Table) -> TableChange:
             if name in common and kind != after.columns[name]
         },
         rows=(before.rows, after.rows),
+        stated={
+            name: change
+            for name, column in before.stated.items()
+            if name in after.stated and (change := _compare_stated(column, after.stated[name]))
+        },
+    )
+
+
+def _compare_stated(before: Column, after: Column) -> StatedChange:
+    def pair(old: T | None, new: T | None) -> tuple[T, T] | None:
+        return None if old is None or new is None or old == new else (old, new)
+
+    return StatedChange(
+        nulls=pair(before.nulls, after.nulls), min=pair(before.min, after.min), max=pair(before.max, after.max)
     )

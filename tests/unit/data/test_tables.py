@@ -8,7 +8,7 @@ import sys
 import ocikit
 import pyarrow as pa
 import pytest
-from ocikit.data.tables import Table, compare_tables, read_table, table_format
+from ocikit.data.tables import StatedChange, Table, compare_tables, read_table, table_format
 from pyarrow import feather, parquet
 
 from tests.support.home import write
@@ -37,7 +37,11 @@ def ranges(content, requested=None):
 def test_parquet_is_described_by_one_small_range():
     content, requested = encoded("parquet"), []
     table = read_table("parquet", len(content), ranges(content, requested))
-    assert table == Table(columns={"k": "int32", "c": "double"}, rows=100_000)
+    assert (table.columns, table.rows) == ({"k": "int32", "c": "double"}, 100_000)
+    assert {name: (c.nulls, c.min, c.max) for name, c in table.stated.items()} == {
+        "k": (0, "0", "99999"),
+        "c": (0, "-0.0", "99999.0"),
+    }
     assert requested == [[(len(content) - 65_536, 65_536)]]
 
 
@@ -118,6 +122,18 @@ def test_columns_and_rows_of_tables_are_compared():
     assert change.retyped == {"a": ("int32", "int64")}
     assert str(change) == "+ d: bool, − b, ~ a: int32 → int64; 10 → 12 rows"
     assert str(compare_tables(before, before)) == "10 rows"
+
+
+def test_statistics_of_changed_columns_are_compared():
+    def table(values, **options):
+        content = encoded("parquet", pa.table({"k": values, "same": [1, 2, 3], "text": ["a", "b", "c"]}), **options)
+        return read_table("parquet", len(content), ranges(content))
+
+    change = compare_tables(table([1, 2, 3]), table([None, 2, 30]))
+    assert change.stated == {"k": StatedChange(nulls=(0, 1), min=("1", "2"), max=("3", "30"))}
+    assert str(change) == "3 rows; stated by the writer: k nulls 0 → 1, min 1 → 2, max 3 → 30"
+    assert not compare_tables(table([1, 2, 3]), table([1, 2, 4], write_statistics=False)).stated
+    assert not compare_tables(table([1, 2, 3]), table([1, 2, 3])).stated
 
 
 @pytest.fixture
