@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import re
 
-_KEYWORD = re.compile(r"""\b([a-z_]+)=(?:True|("[^"]*"|'[^']*')|(?![\w\["'(]))""")
+_KEYWORD = re.compile(r"""\b([a-z_]+)=(?:True|(None\b|"[^"]*"|'[^']*')|(?![\w\["'(]))""")
 
 
 def positive_int(text: str) -> int:
@@ -69,6 +69,7 @@ def with_options(text: str, options: argparse.Namespace) -> str:
     def option(match: re.Match[str]) -> str:
         if match[1] not in options:
             return match[0]
-        return f"--{match[1].replace('_', '-')}" + (f" {match[2]}" if match[2] else "")
+        value = "none" if match[2] == "None" else match[2]
+        return f"--{match[1].replace('_', '-')}" + (f" {value}" if value else "")
 
     return _KEYWORD.sub(option, text)

@@ -7,6 +7,7 @@ import re
 from collections.abc import Mapping
 from typing import Any, Final
 
+from ocikit.errors import InvalidDocument
 from ocikit.spec.annotations import freeze, thaw
 
 #: Bytes of JSON; the encoder takes seconds for each MiB (DoS).
@@ -34,7 +35,10 @@ def encode_kitfile(config: Mapping[str, Any]) -> tuple[str, bytes]:
     Raises:
         InvalidDocument: The config is nested too deeply.
     """
-    value = _written(thaw(freeze(config)))
+    try:
+        value = _written(thaw(freeze(config)))
+    except InvalidDocument as error:
+        raise error.reworded(f"the Kitfile is {error.message}", "dialect=None gives the layers as they are") from error
     as_json = "Kitfile.json", json.dumps(value, indent=2, ensure_ascii=False).encode()
     if len(as_json[1]) > _YAML_LIMIT:
         return as_json

@@ -395,9 +395,10 @@ def _document_class(value: dict[str, Any], kind: str, expected: type[Document] |
     if kind in media_types.MANIFEST_TYPES:
         return Manifest
     if kind:
-        raise InvalidDocument(
-            f"{display.quoted(kind)} is not a manifest or index type", hint="fetch it as a blob instead"
-        )
+        hint = "fetch it as a blob instead"
+        if kind == media_types.OLLAMA_LIST:
+            hint = "it lists forms of one model for several programs; name one of them by its digest: …@sha256:…"
+        raise InvalidDocument(f"{display.quoted(kind)} is not a manifest or index type", hint=hint)
     return Index if expected is Index or value.get("manifests") is not None else Manifest
 
 

@@ -44,6 +44,9 @@ DOCKER_LAYER_ZSTD: Final = "application/vnd.docker.image.rootfs.diff.tar.zstd"
 DOCKER_FOREIGN_LAYER_TAR: Final = "application/vnd.docker.image.rootfs.foreign.diff.tar"
 DOCKER_FOREIGN_LAYER: Final = "application/vnd.docker.image.rootfs.foreign.diff.tar.gzip"
 
+#: A list of Ollama's own, which is not an index.
+OLLAMA_LIST: Final = "application/vnd.ollama.manifest.list.v2+json"
+
 OCTET_STREAM: Final = "application/octet-stream"
 
 MANIFEST_TYPES: Final = frozenset({OCI_MANIFEST, DOCKER_MANIFEST})

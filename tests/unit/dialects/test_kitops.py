@@ -90,7 +90,7 @@ def test_large_kitfiles_are_json(tmp_path):
 def test_deep_kitfiles_are_refused(tmp_path):
     config = b'{"model": {"parameters":' + b"[" * 900 + b"]" * 900 + b"}}"
     art = ocikit.inspect(models.push(tmp_path / "s", CONFIG, config=config))
-    with pytest.raises(ocikit.InvalidDocument, match="nested deeper"):
+    with pytest.raises(ocikit.InvalidDocument, match="the Kitfile is nested deeper"):
         art.files  # noqa: B018 - the property is what is tested
 
 

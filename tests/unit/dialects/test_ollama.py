@@ -2,6 +2,7 @@
 
 import ocikit
 import pytest
+from ocikit.spec.manifest import parse_document
 
 from tests.support import models
 
@@ -75,3 +76,10 @@ def test_models_elsewhere_name_their_origin(tmp_path):
     assert ocikit.inspect(ref).dialect == "image"
     ref = push(tmp_path, (b"1", f"{OLLAMA}license"), remote_host="https://ollama.com", remote_model="big:120b")
     assert ocikit.inspect(ref).model.parent == "https://ollama.com/big:120b"
+
+
+def test_lists_of_ollama_name_the_way_to_a_model():
+    raw = b'{"schemaVersion": 2, "mediaType": "application/vnd.ollama.manifest.list.v2+json", "manifests": []}'
+    with pytest.raises(ocikit.InvalidDocument) as caught:
+        parse_document(raw)
+    assert "name one of them by its digest" in caught.value.hint
