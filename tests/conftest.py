@@ -52,6 +52,11 @@ def pytest_sessionfinish():
         _crash_file(os.getppid(), worker).unlink(missing_ok=True)
 
 
+def pytest_make_parametrize_id(val):
+    """Name long content by its size: an archive made during the collection differs between the workers of xdist."""
+    return f"{len(val)} bytes" if isinstance(val, bytes) and len(val) > 40 else None
+
+
 def _crash_file(pid, worker):
     return Path(tempfile.gettempdir(), f"ocikit-tests-{pid}-{worker}")
 
