@@ -770,7 +770,7 @@ class Session(display.Displayable):
             progress: True, False or a `Progress`; None uses the session's setting.
 
         Raises:
-            InvalidArgument: There is no format that keeps the object; the message says what would be lost.
+            InvalidArgument: There is no format that keeps the object; the message names what would be lost.
             Conflict: There is such a file and `replace` is False, or another writer has changed it meanwhile.
             InvalidDocument: The tag names an image or an index.
             OcikitError: A package that the format needs is not installed; the hint has the command.
@@ -804,7 +804,7 @@ class Session(display.Displayable):
         trusted: Sequence[str] = (),
         progress: ProgressLike = None,
     ) -> Any:
-        """Return the object of a file: what `save` has saved, or what the ending of the file's name says.
+        """Return the object of a file: what `save` has saved, or what the ending of the file's name stands for.
 
         The file is fetched and verified before a library parses it. With `columns`, `filters` or `rows` only these parts are
         requested, which cannot be verified. Nothing is imported or run because of a name in the artifact, and pickles are
@@ -827,7 +827,7 @@ class Session(display.Displayable):
         Raises:
             FileNotInArtifact: There is no such file; the hint has the nearest names.
             UnsafeFormat: Opening the file would run code, or create types that are not trusted.
-            InvalidDocument: The content is not what the name of the file says.
+            InvalidDocument: The content is not of the format that the name has.
             InvalidArgument: There is no format for the file, or it has no such part.
             OcikitError: A package that the format needs is not installed; the hint has the command.
         """

@@ -96,7 +96,7 @@ def _read_npy(file: File, stream: IO[bytes], size: int, rows: int | None = None)
         raise invalid(file, f"an array of the type {dtype} has objects, and reading them runs code")
     start = stream.tell()
     if math.prod(shape) * dtype.itemsize != size - start:
-        raise invalid(file, f"its header says {shape} of {dtype}, and the content has {size - start:,} bytes")
+        raise invalid(file, f"its header has {shape} of {dtype}, and the content has {size - start:,} bytes")
     if rows is not None and shape:
         if fortran:
             raise invalid(file, "its columns are stored one after the other, so rows= cannot select a part")
@@ -254,7 +254,7 @@ def _load_npz(file: File, part: Part) -> Any:
             if (info := known.get(name)) is None:
                 raise absent(file, "array", name, known)
             if not info.filename.endswith(".npy"):
-                raise invalid(file, f"its member {display.quoted(info.filename)} is no array")
+                raise invalid(file, f"its member {display.quoted(info.filename)} is not an array")
             with archive.open(info) as member:
                 arrays[name] = _read_npy(file, member, info.file_size)
         return arrays

@@ -168,7 +168,7 @@ FORMATS: Final = (
     ),
 )
 
-#: Endings of files that are text, whatever they are about.
+#: Endings of files that are loaded as text.
 TEXTS: Final = frozenset(
     [
         ".md",

@@ -56,11 +56,11 @@ class Format:
     """One way to write a kind of object to a file and to read it back."""
 
     name: str
-    """What `format=` says: "parquet"."""
+    """The value of `format=`: "parquet"."""
     kind: str
-    """What the file was, as its annotation says: "pandas.DataFrame"."""
+    """What the file was, in its annotation: "pandas.DataFrame"."""
     library: str
-    """What `as_=` says: "pandas"."""
+    """The value of `as_=`: "pandas"."""
     ending: str
     """Of the file's name: ".parquet"."""
     matches: Callable[[Any], bool]
@@ -101,7 +101,7 @@ class Format:
         """Return the object of a file.
 
         Raises:
-            InvalidDocument: The content is not what the name of the file says.
+            InvalidDocument: The content is not of the format that the name has.
             UnsafeFormat: Opening the content would run code.
             OcikitError: A package is not installed.
         """
@@ -110,7 +110,7 @@ class Format:
             return self.load(file, part)
 
     def check(self, file: File) -> None:
-        """Check that content is what the name of its file says, before a library parses it.
+        """Check that content has the format of its name, before a library parses it.
 
         Args:
             file: The file.
@@ -163,7 +163,7 @@ def runs_code(file: File, why: str) -> UnsafeFormat:
 
 
 def invalid(file: File, why: str) -> InvalidDocument:
-    """Return the error for a file that is not what its name says."""
+    """Return the error for a file whose content is invalid for its name."""
     return InvalidDocument(
         f"{display.quoted(file.name)} could not be loaded: {why}",
         hint='look at the file itself: as_="bytes" returns its bytes, as_="path" its path',
@@ -215,5 +215,6 @@ def translated(make: Callable[[str], OcikitError]) -> Iterator[None]:
         if not isinstance(error, Exception) and type(error).__name__ != "PanicException":
             raise
         cause = error
-    text = " ".join(str(cause).split()) or type(cause).__name__
+    parts = cause.args if len(cause.args) > 1 and all(isinstance(part, str) for part in cause.args) else [cause]
+    text = " ".join(" ".join(map(str, parts)).split()) or type(cause).__name__
     raise make(display.shorten(text, _CAUSE)) from cause

@@ -93,14 +93,14 @@ def register(
         type: Class of the objects, or its name such as "shapely.geometry.Point". A name is not imported.
         ending: How the names of files end, such as ".wkb".
         dump: Writes an object to a path. The same object should give the same bytes.
-        load: Returns the object of a path. Its content is verified, and its author may be a stranger.
+        load: Returns the object of a path. Its content is verified, and may be that of an attacker.
         media_type: Media type of the files.
 
     Raises:
         InvalidArgument: The ending does not begin with a dot.
     """
     if not ending.startswith(".") or len(ending) < 2:
-        raise InvalidArgument(f"ending={ending!r} is no ending of a file", hint='write it like ".wkb"')
+        raise InvalidArgument(f"ending={ending!r} is not the ending of a file", hint='write it like ".wkb"')
     kind = type if isinstance(type, str) else f"{type.__module__}.{type.__qualname__}"
     module, _, name = kind.rpartition(".")
     _registered.insert(
@@ -120,7 +120,7 @@ def register(
 
 @functools.cache
 def _load_entry_points() -> None:
-    """Let installed packages add their formats, once, whatever an artifact contains."""
+    """Let installed packages add their formats, once, for every artifact."""
     for entry in importlib.metadata.entry_points(group=GROUP):
         try:
             entry.load()(register)
@@ -145,7 +145,7 @@ def formats_of(obj: Any, format: str | None = None) -> list[Format]:  # noqa: A0
         format: The name of a format; None for all.
 
     Raises:
-        InvalidArgument: There is none; the message says what a file would not keep.
+        InvalidArgument: There is none; the message names what a file would not keep.
     """
     found = [each for each in known() if each.matches(obj)]
     if not found:
@@ -271,7 +271,7 @@ def load_file(file: File, part: Part, as_: builtins.type | str | None = None, *,
 
     Raises:
         UnsafeFormat: Opening the file would run code.
-        InvalidDocument: The content is not what the name says.
+        InvalidDocument: The content is not of the format that the name has.
         InvalidArgument: There is no format for the file, or none that returns `as_`.
     """
     convert = _ANY.get(_CLASSES.get(as_, "") if isinstance(as_, builtins.type) else as_ or "")

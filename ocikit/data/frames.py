@@ -290,7 +290,7 @@ def _dump_pandas(obj: Any, path: Path, name: str) -> None:
     own: dict[str, Any] = {}
     if isinstance(obj, pd.Series):
         if not (obj.name is None or type(obj.name) in {str, int}):
-            raise refused("the Series", f"its name {display.quoted(obj.name)} is no text", "use .rename(…)")
+            raise refused("the Series", f"its name {display.quoted(obj.name)} is not text", "use .rename(…)")
         own["name"] = obj.name
         frame = obj.to_frame("value")
         frame.attrs = dict(obj.attrs)
@@ -447,7 +447,7 @@ def _to_frame(table: Any) -> Any:
 
 
 def _to_range(pd: Any, value: Any) -> Any:
-    """Return the range of a file's metadata, or None if it is no range."""
+    """Return the range of a file's metadata, or None if it is not a range."""
     if isinstance(value, list) and len(value) == 3 and all(type(each) is int for each in value) and value[2]:
         return pd.RangeIndex(*value)
     return None

@@ -22,7 +22,7 @@ _PACKAGES: Final[Mapping[str, tuple[str, str]]] = {
     "scipy": ("scipy", "1.11"),
     "skops": ("skops", "0.13"),  # before, files could run code (CVE-2025-54412, CVE-2025-54413, CVE-2025-54886)
     "torch": ("torch", "2"),
-    "xarray": ("xarray", "2024.3"),
+    "xarray": ("xarray", "2024.11"),  # the first one for zarr 3
     "zarr": ("zarr", "3"),
 }
 

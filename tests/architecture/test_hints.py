@@ -272,8 +272,10 @@ def test_calls_in_readme_match_signatures():
         except SyntaxError:
             continue
         for call in [node for node in ast.walk(tree) if isinstance(node, ast.Call)]:
-            name = ast.unparse(call.func).rpartition(".")[2]
-            if (thing := public().get(name)) is None or not callable(thing):
+            owner, _, name = ast.unparse(call.func).rpartition(".")
+            if (
+                thing := getattr(ocikit, name, None) if owner == "ocikit" else public().get(name)
+            ) is None or not callable(thing):
                 continue
             taken = inspect.signature(thing).parameters
             if any(p.kind is p.VAR_KEYWORD for p in taken.values()):

@@ -1,4 +1,4 @@
-"""Objects of strangers: nothing is imported or run because of a name, an annotation or the content of a file."""
+"""Objects of attackers: nothing is imported or run because of a name, an annotation or the content of a file."""
 
 import base64
 import io
@@ -47,7 +47,7 @@ def publish(ref, name, content, kind=None):
     """Publish a file as another program would, with an annotation of the attacker."""
     write(Path(), {"in.bin": content})
     with ocikit.Session() as session, Edit(session.reader, ocikit.LayoutReference.parse(ref)) as edit:
-        edit.put(select_files(("in.bin",), title=name), {name: {} if kind is None else {TYPE: kind}})
+        edit.put(select_files(({name: "in.bin"},)), {name: {} if kind is None else {TYPE: kind}})
 
 
 def joblib_file():
@@ -240,7 +240,7 @@ METADATA = [
 
 
 @pytest.mark.parametrize("metadata", METADATA, ids=range(len(METADATA)))
-def test_own_metadata_of_a_stranger_is_harmless(ref, metadata):
+def test_own_metadata_of_an_attacker_is_harmless(ref, metadata):
     publish(ref, "a.parquet", table({"ocikit": metadata}))
     try:
         assert ocikit.load(ref)["a"].tolist() == [1, 2]

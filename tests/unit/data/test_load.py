@@ -1,4 +1,4 @@
-"""Files are loaded as objects: what the annotation or the ending says, whole and verified, or in parts."""
+"""Files are loaded as objects: by the annotation or the ending, whole and verified, or in parts."""
 
 import io
 from pathlib import Path

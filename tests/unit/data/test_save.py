@@ -301,7 +301,7 @@ def test_save_keeps_other_files(ref):
     assert ocikit.load(ref) == "y"
 
 
-def test_save_does_not_replace_if_told(ref):
+def test_save_without_replace_raises_conflict(ref):
     ocikit.save(ref, "x", "notes")
     with pytest.raises(Conflict, match=r"notes\.txt"):
         ocikit.save(ref, "y", "notes", replace=False)
