@@ -276,27 +276,32 @@ class View(Follower):
     def _resolved(self, location: Location) -> Tree:
         tree = Tree(location.root, self._resolve(location))
         with self._lock:
+            tree = self._trees.setdefault(location.root, tree)  # a commit of this process may have been faster
             self._pins[location.root] = str(tree.artifact.digest)
-            return self._trees.setdefault(location.root, tree)
+            return tree
 
     def _current(self, location: Location, look: _Look) -> Tree:
         """Return the files of what a tag names now."""
         with self._lock:
             tree = self._trees.get(location.root)
         now = time.monotonic()
-        if tree is None or now - look.at >= _CURRENT:
-            with self.reader.backends.open_source(location.reference, mirrors=False) as source:
-                try:
-                    digest = source.resolve(location.suffix.removeprefix(":")).digest
-                except NotFound:
-                    digest = None
-            if tree is None or tree.artifact.digest != digest:
-                with self._lock:
-                    self._trees.pop(location.root, None)
-                    self._pins.pop(location.root, None)
-                tree = self._resolved(location)
-            look.at = now
+        if tree is not None and now - look.at < _CURRENT:
+            return tree
+        if tree is None or self._digest(location) != tree.artifact.digest:
+            with self._lock:
+                self._trees.pop(location.root, None)
+                self._pins.pop(location.root, None)
+            tree = self._resolved(location)
+        look.at = now
         return tree
+
+    def _digest(self, location: Location) -> Digest | None:
+        """Return the digest that a tag names at the registry itself, not at a mirror; None without such a tag."""
+        with self.reader.backends.open_source(location.reference, mirrors=False) as source:
+            try:
+                return source.resolve(location.suffix.removeprefix(":")).digest
+            except NotFound:
+                return None
 
     def expect_writers(self, location: Location) -> None:
         """Look up a tag before each use from now on, because other processes may write to it."""

@@ -244,6 +244,20 @@ def test_writer_sees_the_files_of_other_writers(fs, root, session, home, monkeyp
     assert not fs.exists(f"{root}/b")
 
 
+def test_tag_that_is_written_costs_one_look(fs, root, server, monkeypatch):
+    fs.makedirs(f"{root}/folder")
+    assert not fs.exists(f"{root}/a")
+    assert moved(server) == ["GET manifests", "GET tags"]
+    fs.pipe_file(f"{root}/a", b"1")
+    moved(server)
+    monkeypatch.setattr(views, "_CURRENT", 60)
+    assert fs.exists(f"{root}/a") and fs.cat_file(f"{root}/a") == b"1"
+    assert "HEAD manifests" not in moved(server)
+    monkeypatch.setattr(views, "_CURRENT", 0)
+    assert fs.exists(f"{root}/a")
+    assert moved(server) == ["HEAD manifests"]
+
+
 def test_made_folder_unpins_the_tag(fs, root, session, home, server):
     """dask makes the folder in the driver, and the workers write the files."""
     write(home, {"a": b"1", "theirs": b"2"})
