@@ -12,7 +12,6 @@ python -m ocikit describe REFERENCE [FILE]
 python -m ocikit diff REFERENCE REFERENCE|FOLDER
 python -m ocikit edit REFERENCE --add PATH --remove PATTERN --rename NAME=NEW …
 python -m ocikit history|lineage REFERENCE
-python -m ocikit history REFERENCE
 python -m ocikit cache ls|verify|prune
 python -m ocikit serve|gc|verify FOLDER
 

@@ -20,7 +20,7 @@ from ocikit.errors import InvalidArgument, NotFound
 from ocikit.filesystem.paths import PROTOCOL, Location, missing_tag, parse_path
 
 
-@frozen
+@frozen(repr=False)
 class Downloader(display.Displayable):
     """A downloader of pooch for URLs such as `ocikit://ghcr.io/team/data:v1/train.csv`.
 

@@ -412,7 +412,7 @@ def test_unnamed_referrer_shows_digest_once():
     [
         (cards.CARDS["manifest_referrer"](), "no layers"),
         (ocikit.Index(manifests=[]), "no manifests"),
-        (Files(None, {}), "no files"),
+        (Files(cards.CARDS["artifact_empty"](), {}), "no files"),
     ],
 )
 def test_card_reports_empty_section(value, expected):
