@@ -34,8 +34,8 @@ _MEDIA_TYPE = re.compile(r"[A-Za-z0-9][A-Za-z0-9!#$&^_.+-]{0,126}/[A-Za-z0-9][A-
 
 _SIZE = re.compile(r"\s*(\d{1,15}(?:\.\d{1,9})?)\s*(?:([KMGT])(i)?)?B?\s*", re.IGNORECASE)
 
-#: The formats of other tools' models that a push writes.
-Written: TypeAlias = Literal["modelpack", "kit", "docker"]
+#: The formats of other tools' models that a push writes. "kitops" is "kit", by the name that artifacts have.
+Written: TypeAlias = Literal["modelpack", "kit", "kitops", "docker"]
 WRITTEN: Final[tuple[Written, ...]] = get_args(Written)
 
 _SHOWN = 60  # characters of an invalid value in a message

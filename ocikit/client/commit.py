@@ -35,6 +35,7 @@ import attrs
 from attrs import define, field, frozen
 
 from ocikit import display
+from ocikit.client.arguments import WRITTEN
 from ocikit.client.notes import write_inputs
 from ocikit.client.push import FILES_ARTIFACT_TYPE, check_manifest_size, push_error
 from ocikit.dialects.recognise import layers_without_config, recognise
@@ -178,9 +179,12 @@ class Draft:
         if not changed and before.annotations == self.annotations:
             return before
         if has_new_files and not has_new_config and _lists_layers(before):
+            name = recognise(before).name
             raise InvalidDocument(
                 f"the config {before.config.media_type} lists the files, so they can't be changed alone",
-                hint="set e.config in the same edit, or push the files again with the tool that made the artifact",
+                hint="pull the files, change them, and push all of them again"
+                + (f', with as_="{name}"' if name in WRITTEN else " with the tool that made the artifact")
+                + "; or set e.config in the same edit",
             )
         manifest = attrs.evolve(
             before,

@@ -13,7 +13,12 @@ from ocikit.dialects.write_kitops import KitWriter
 from ocikit.dialects.write_modelpack import ModelPackWriter
 from ocikit.dialects.writing import Writer
 
-_WRITERS: Final[Mapping[str, type[Writer]]] = {"modelpack": ModelPackWriter, "kit": KitWriter, "docker": DockerWriter}
+_WRITERS: Final[Mapping[str, type[Writer]]] = {
+    "modelpack": ModelPackWriter,
+    "kit": KitWriter,
+    "kitops": KitWriter,
+    "docker": DockerWriter,
+}
 
 
 def writer_for(

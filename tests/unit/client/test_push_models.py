@@ -7,7 +7,7 @@ from collections import Counter
 
 import ocikit
 import pytest
-from ocikit.errors import ContentError, InvalidArgument
+from ocikit.errors import ContentError, InvalidArgument, InvalidDocument
 
 from tests.support.home import cli, moved, tree, write
 from tests.support.model_files import FILES, gguf, safetensors, write_model
@@ -303,6 +303,16 @@ def test_pushed_model_is_recognised(session, server, model):
         "Apache-2.0",
         "5K",
     )
+
+
+@pytest.mark.parametrize("as_", FORMATS)
+def test_edit_names_the_push_that_keeps_the_format(session, server, model, as_):
+    art = session.push(f"{server.host}/m:v1", "model", as_=as_)
+    with pytest.raises(InvalidDocument, match="lists the files") as caught:
+        with session.edit(f"{server.host}/m:v1") as edit:
+            edit["new.txt"] = b"x"
+    assert f'as_="{art.dialect}"' in caught.value.hint
+    assert session.push(f"{server.host}/m:v1", "model", as_=art.dialect).digest == art.digest
 
 
 def test_model_can_be_a_numbered_version(session, server, model):
