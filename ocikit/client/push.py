@@ -57,7 +57,7 @@ if TYPE_CHECKING:
 FILES_ARTIFACT_TYPE = "application/vnd.ocikit.files.v1"
 
 #: Names of files that a pull of a format writes from the config.
-_WRITTEN_BY_FORMAT = dict.fromkeys(("kit", "kitops"), ("Kitfile", "kitfile", ".kitfile"))
+_WRITTEN_BY_FORMAT = dict.fromkeys(("kit", "kitops"), ("Kitfile", "Kitfile.json", "kitfile", ".kitfile"))
 
 _MIB = 1 << 20
 _SHOWN = 5  # titles in a summary

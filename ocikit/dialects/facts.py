@@ -13,7 +13,7 @@ import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, TypeGuard
 
 import attrs
 from attrs import frozen
@@ -316,7 +316,15 @@ def _described(files: Iterable[ModelFile]) -> Iterator[Description]:
 
 
 def _text(value: Any) -> str:
-    return value.strip() if isinstance(value, str) else ""
+    return value.strip() if _is_text(value) else ""
+
+
+def _is_text(value: Any) -> TypeGuard[str]:
+    """Return True for text that a config can have; JSON can have half of a surrogate pair."""
+    try:
+        return isinstance(value, str) and value.encode() is not None
+    except UnicodeEncodeError:
+        return False
 
 
 def _texts(value: Any) -> tuple[str, ...]:
@@ -344,7 +352,7 @@ def _checked(name: str, value: Any) -> Any:
         raise _wrong(name, value, 'a number, or a text such as "8B" or "1.5B"')
     if isinstance(known.default, tuple):
         items = (value,) if isinstance(value, str) else value
-        if isinstance(items, list | tuple) and all(isinstance(item, str) for item in items):
+        if isinstance(items, list | tuple) and all(map(_is_text, items)):
             _check_terms(name, items)
             return tuple(items)
         raise _wrong(name, value, "text, or a list of texts")
@@ -357,7 +365,7 @@ def _checked(name: str, value: Any) -> Any:
         if value not in (True, False, "true", "false"):
             raise _wrong(name, value, "True or False")
         return value in (True, "true")
-    if not isinstance(value, str):
+    if not _is_text(value):
         raise _wrong(name, value, "text")
     if name in {"created", "knowledge_cutoff"} and value:
         _check_time(name, value)

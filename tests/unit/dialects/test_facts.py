@@ -114,6 +114,7 @@ def test_packed_weights_state_no_number_of_parameters(tmp_path):
         {"config.json": "[1]", "model.pt": "x"},
         {"config.json": '{"architectures": 1, "model_type": ["a"], "n_ctx": true, "torch_dtype": "auto"}'},
         {"config.json": "{" * 100},
+        {"config.json": r'{"model_type": "\ud800", "architectures": ["\udfff"]}'},
         {"README.md": "---\nlicense: &a [*a]\n---\n"},
         {"README.md": "---\nlicense: !!python/object/apply:os.system [id]\n---\n"},
         {"README.md": b"\xff\xfe---"},
@@ -145,6 +146,8 @@ def test_text_model_in_a_config_is_found(tmp_path):
     [
         ({"nmae": "x"}, "name"),
         ({"name": 1}, "text"),
+        ({"name": "\ud800"}, "text"),
+        ({"authors": ["\ud800"]}, "texts"),
         ({"authors": [1]}, "texts"),
         ({"parameters": "many"}, "8B"),
         ({"parameters": True}, "8B"),
