@@ -16,10 +16,11 @@ import contextlib
 import os
 import time
 from collections.abc import Iterator
-from typing import Final
+from typing import Any, Final
 
 import urllib3.connectionpool
 
+from ocikit.client.reader import ContentReader
 from ocikit.client.session import Session
 from ocikit.errors import ConnectionFailed, Denied, Unauthorized
 from ocikit.forks import ForkSafeLock, fork_count
@@ -75,6 +76,12 @@ class SharedSession:
         finally:
             self._leave(held)
 
+    def current(self) -> Session:
+        """Return the session for a caller between two uses, such as a file system. It may be replaced before the next one."""
+        held = self._enter()
+        self._leave(held)
+        return held.session
+
     def drop(self) -> None:
         """Let the next call use a new session. The connections are closed when the running calls have ended."""
         with self._lock:
@@ -112,3 +119,15 @@ class SharedSession:
 #: The session of the functions in `ocikit` and `ocikit.auth`.
 shared_session: Final = SharedSession()
 atexit.register(shared_session.drop)
+
+
+class SharedReader(ContentReader):
+    """A reader of the shared session that follows its replacement. File systems keep it as long as the process lives."""
+
+    def __init__(self) -> None:
+        pass  # __getattr__ has the settings of the reader
+
+    def __getattr__(self, name: str) -> Any:
+        if name not in {"backends", "cache", "workers", "progress"}:
+            raise AttributeError(name)
+        return getattr(shared_session.current().reader, name)

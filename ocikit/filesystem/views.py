@@ -19,6 +19,7 @@ from ocikit.client.members import Member
 from ocikit.client.reader import ContentReader
 from ocikit.client.resolver import Resolver
 from ocikit.client.session import Session
+from ocikit.client.shared import SharedReader
 from ocikit.errors import FileNotInArtifact, InvalidArgument, NotFound
 from ocikit.filesystem.paths import Location, missing_tag, path_of
 from ocikit.forks import ForkSafeLock
@@ -365,8 +366,8 @@ class _Look:
         self.at = float("-inf")  # seconds of the monotonic clock
 
 
-#: Sessions of this process by the options of their file systems.
-_sessions: dict[str, Session] = {}
+#: Readers of this process by the options of their file systems. Without options, it is that of the one-line functions.
+_readers: dict[str, ContentReader] = {}
 #: Views of this process by the options of their file systems, and by their pins: instances of a class in several threads
 #: share them. A worker gets tasks with the pins of several graphs.
 _views: dict[str, View] = {}
@@ -403,22 +404,30 @@ def shared_view(
             f"the options of a file system are JSON: {error}", hint="pass a session instead: ocikit.fs(session)"
         ) from error
     with _views_lock:
-        session = _sessions.get(key)
-        if session is None:
-            network = Network(connections=_CONNECTIONS)
-            if timeout is not None:
-                network = attrs.evolve(network, read_timeout=timeout)
-            session = _sessions[key] = Session(
-                insecure=insecure, mirrors=mirrors, network=network, workers=WORKERS if workers is None else workers
-            )
+        reader = _readers.get(key)
+        if reader is None:
+            reader = _readers[key] = _new_reader(insecure, mirrors, workers, timeout)
         if not pins:
             if key not in _views:
-                _views[key] = View(session.reader)
+                _views[key] = View(reader)
             return _views[key]
         key += json.dumps(dict(pins), sort_keys=True)
         view = _pinned.get(key)
         if view is None:
-            view = _pinned[key] = View(session.reader, pins)
+            view = _pinned[key] = View(reader, pins)
         if view not in _recent:
             _recent.append(view)
         return view
+
+
+def _new_reader(
+    insecure: Iterable[str], mirrors: Mapping[str, Any] | None, workers: int | None, timeout: float | None
+) -> ContentReader:
+    """Return the reader of the session that the one-line functions share, or of a new session if there are options."""
+    if not insecure and not mirrors and workers is None and timeout is None:
+        return SharedReader()
+    network = Network(connections=_CONNECTIONS)
+    if timeout is not None:
+        network = attrs.evolve(network, read_timeout=timeout)
+    count = WORKERS if workers is None else workers
+    return Session(insecure=insecure, mirrors=mirrors, network=network, workers=count).reader

@@ -4,6 +4,7 @@ import base64
 import contextlib
 import json
 import os
+import pickle
 import subprocess
 import sys
 import threading
@@ -270,3 +271,19 @@ def test_ten_reads_of_a_file_use_one_connection(server, ref):
 def test_open_of_unknown_tag_costs_one_request_for_the_manifest(server, ref):
     ocikit.download(ref, "a.csv")
     assert moved(server) == ["GET manifests", "GET blobs"]
+
+
+def test_file_systems_use_the_shared_session(server, ref, home, monkeypatch):
+    pytest.importorskip("fsspec")
+    ocikit.inspect(ref)
+    fs = ocikit.fs()
+    assert fs.cat_file(f"{ref}/a.csv") == ocikit.inspect(ref).read("a.csv")
+    assert len(fs.ls(ref)) == len(ocikit.inspect(ref).files)
+    assert server.connections == 1
+    require(server, "ada", "secret")
+    docker_login(home / "docker", server.host, "ada", "secret")
+    monkeypatch.setenv("DOCKER_CONFIG", str(home / "docker"))
+    fs.invalidate_cache()
+    assert fs.exists(f"{ref}/a.csv")
+    copy = pickle.loads(pickle.dumps(fs))
+    assert copy.exists(f"{ref}/a.csv")
