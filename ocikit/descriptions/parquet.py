@@ -20,7 +20,7 @@ from ocikit.errors import ContentError
 #: Numbers of fields in parquet.thrift.
 _ROW_GROUPS = 4
 _COLUMNS = 1
-_META_DATA, _PATH, _TYPE, _STATISTICS = 3, 3, 1, 12
+_META_DATA, _PATH, _TYPE, _VALUES, _STATISTICS = 3, 3, 1, 5, 12
 _NULLS, _MAX, _MIN = 3, 5, 6
 
 #: Bytes of values by their physical type: BOOLEAN, INT32, INT64, INT96, FLOAT, DOUBLE.
@@ -66,7 +66,8 @@ def read_parquet(content: Content, *, statistics: bool = True) -> dict[str, Any]
         )
     found: dict[str, dict[str, Any]] = {}
     if statistics and footer.num_columns * footer.num_row_groups <= STATISTICS:
-        with contextlib.suppress(ValueError):  # a damaged footer; the rest of it was read
+        # A damaged footer, or one whose fields have other types; the rest of it was read
+        with contextlib.suppress(ValueError, TypeError, AttributeError):
             found = _statistics(raw, schema)
     facts = {"row groups": f"{footer.num_row_groups:,}", "written by": display.shorten(footer.created_by or "", _VALUE)}
     return {
@@ -88,24 +89,27 @@ def _statistics(raw: bytes, schema: Any) -> dict[str, dict[str, Any]]:
         ValueError: The footer is damaged.
     """
     kinds = {str(column.name): column.type for column in schema}
-    chunks: dict[str, list[tuple[int, dict[int, Any]]]] = {name: [] for name in kinds}
+    chunks: dict[str, list[tuple[int, dict[int, Any], bool]]] = {name: [] for name in kinds}
     groups = parse_struct(raw[:-8]).get(_ROW_GROUPS, [])
     for group in groups:
         for chunk in group.get(_COLUMNS, []):
             column = chunk.get(_META_DATA, {})  # an encrypted column has none
             name = b".".join(column.get(_PATH, [])).decode("utf-8", "replace")
             if name in chunks:
-                chunks[name].append((column.get(_TYPE, -1), column.get(_STATISTICS, {})))
+                stated = column.get(_STATISTICS, {})
+                empty = stated.get(_NULLS) == column.get(_VALUES)  # no value, so neither a least nor a greatest one
+                chunks[name].append((column.get(_TYPE, -1), stated, empty))
     found: dict[str, dict[str, Any]] = {}
-    for name, stated in chunks.items():
-        if not stated or len(stated) != len(groups):
+    for name, parts in chunks.items():
+        if not parts or len(parts) != len(groups):
             continue
         values: dict[str, Any] = {}
-        if all(isinstance(each.get(_NULLS), int) and each[_NULLS] >= 0 for _, each in stated):
-            values["nulls"] = sum(each[_NULLS] for _, each in stated)
+        if all(isinstance(each.get(_NULLS), int) and each[_NULLS] >= 0 for _, each, _ in parts):
+            values["nulls"] = sum(each[_NULLS] for _, each, _ in parts)
         with contextlib.suppress(Exception):  # values of unknown types, and of damaged files
-            least = min(_value(each[_MIN], kinds[name], physical) for physical, each in stated)
-            most = max(_value(each[_MAX], kinds[name], physical) for physical, each in stated)
+            filled = [(physical, each) for physical, each, empty in parts if not empty]
+            least = min(_value(each[_MIN], kinds[name], physical) for physical, each in filled)
+            most = max(_value(each[_MAX], kinds[name], physical) for physical, each in filled)
             values |= {"min": _text(least), "max": _text(most)}
         if values:
             found[name] = values

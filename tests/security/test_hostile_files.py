@@ -97,3 +97,37 @@ def test_length_of_a_footer_is_compared_with_the_file():
     with pytest.raises(ContentError, match="its footer would have"):
         describe("a.parquet", 1 << 40, ranges)
     assert requested == [((1 << 40) - 65_536, 65_536)]
+
+
+#: Describes a file with each byte of its footer changed to some values. pyarrow ends the process for some of them when it is
+#: asked for statistics: "terminate called after throwing an instance of 'parquet::ParquetException'".
+DAMAGE = """
+import sys
+from ocikit.descriptions.describe import describe
+from ocikit.errors import ContentError
+from tests.unit.descriptions.files import arrow_file, parquet_file
+import pyarrow as pa
+
+table = pa.table({"k": [1, 2, None], "s": ["a", "b", "c"], "l": [[1], [], None]})
+whole = parquet_file(table) if sys.argv[1] == "a.parquet" else arrow_file(table)
+trailer = 8 if sys.argv[1] == "a.parquet" else 10
+length = int.from_bytes(whole[-trailer : 4 - trailer], "little")
+for at in range(len(whole) - trailer - length, len(whole) - trailer):
+    for value in (0, 1, 2, 0x16, 0x19, 0xFF):
+        data = bytearray(whole)
+        data[at] = value
+        try:
+            describe(sys.argv[1], len(data), lambda spans: [bytes(data[o : o + n]) for o, n in spans])
+        except ContentError:
+            pass
+print(length)
+"""
+
+
+@pytest.mark.parametrize("name", ["a.parquet", "a.arrow"])
+def test_damaged_footer_does_not_end_the_process(name):
+    run = subprocess.run(
+        [sys.executable, "-c", DAMAGE, name], capture_output=True, text=True, cwd=ROOT, timeout=300, check=False
+    )
+    assert run.returncode == 0, run.stderr[-2000:]
+    assert int(run.stdout) > 200

@@ -1,6 +1,8 @@
 """Each format is recognised by its content and described by at most two requests and 128 KiB."""
 
+import datetime
 import gzip
+import io
 import json
 import pickle
 import struct
@@ -11,6 +13,7 @@ import ocikit
 import pyarrow as pa
 import pytest
 from ocikit.descriptions.describe import describe_path
+from pyarrow import parquet
 
 from tests.unit.descriptions.files import (
     TABLE,
@@ -291,3 +294,39 @@ def test_description_is_json_and_text():
     description = described("a.npy", npz_file(x=np.zeros(3)))
     assert json.loads(description.to_json())["tensors"]["x"]["shape"] == [3]
     assert str(description) == "a.npy: npz, 1 tensor, 3 parameters, 1 member"
+
+
+def test_statistics_of_parquet_have_the_values_of_their_type():
+    day, moment = datetime.date, datetime.datetime
+    table = pa.table({
+        "unsigned": pa.array([1, 2**32 - 1], pa.uint32()),
+        "date": [day(2024, 1, 1), day(1960, 1, 3)],
+        "moment": pa.array([moment(2024, 1, 1, 5), moment(2020, 1, 1)], pa.timestamp("us", tz="UTC")),
+        "flag": [True, False],
+        "float": pa.array([1.5, -2], pa.float32()),
+        "text": ["ü", "a"],
+        "decimal": pa.array([1, 2], pa.decimal128(9, 2)),
+        "nothing": pa.array([None, None], pa.int32()),
+    })  # fmt: skip
+    assert {c.name: (c.min, c.max) for c in described("a.parquet", parquet_file(table)).columns} == {
+        "unsigned": ("1", "4294967295"),
+        "date": ("1960-01-03", "2024-01-01"),
+        "moment": ("2020-01-01 00:00:00+00:00", "2024-01-01 05:00:00+00:00"),
+        "flag": ("False", "True"),
+        "float": ("-2.0", "1.5"),
+        "text": ("a", "ü"),
+        "decimal": ("1.00", "2.00"),
+        "nothing": (None, None),
+    }
+
+
+def test_statistics_of_parquet_equal_those_of_pyarrow():
+    content = parquet_file(row_group_size=7_000)
+    metadata = parquet.ParquetFile(io.BytesIO(content)).metadata
+    for i, column in enumerate(described("a.parquet", content).columns):
+        stated = [metadata.row_group(j).column(i).statistics for j in range(metadata.num_row_groups)]
+        assert (column.min, column.max) == (
+            str(min(each.min for each in stated)),
+            str(max(each.max for each in stated)),
+        )
+        assert column.nulls == sum(each.null_count for each in stated)
