@@ -96,6 +96,7 @@ FORMATS: Final = (
         kind="sklearn.BaseEstimator",
         library="sklearn",
         stem="model",
+        packages=("scikit-learn", "skops"),
         matches=_is_estimator,
         dump=_dump,
         load=_load,

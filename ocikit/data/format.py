@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import importlib.metadata
 import sys
 import zipfile
 from collections.abc import Callable, Iterable, Iterator
@@ -14,6 +15,7 @@ from attrs import frozen
 from ocikit import display
 from ocikit.client.artifact import File
 from ocikit.errors import InvalidArgument, InvalidDocument, OcikitError, UnsafeFormat
+from ocikit.spec.annotations import MADE_WITH, TYPE
 
 #: Content of a pickle begins with the protocol: PROTO and its number.
 _PICKLES: Final = tuple(bytes((0x80, protocol)) for protocol in range(2, 6))
@@ -83,6 +85,8 @@ class Format:
     """Of the file; None for the one that its name has."""
     main: str | None = None
     """If the object is a folder, the file in it that stands for all of them."""
+    packages: tuple[str, ...] = ()
+    """Distributions whose versions matter for reading the file, and are annotated."""
     is_zip: bool = False
     """Whether the content is a zip, whose members have limits."""
 
@@ -108,6 +112,12 @@ class Format:
         with translated(lambda text: invalid(file, text)):
             self.check(file)
             return self.load(file, part)
+
+    @property
+    def annotations(self) -> dict[str, str]:
+        """The annotations of a file that was just written."""
+        versions = ", ".join(f"{name} {importlib.metadata.version(name)}" for name in self.packages)
+        return {TYPE: self.kind, **({MADE_WITH: versions} if versions else {})}
 
     def check(self, file: File) -> None:
         """Check that content has the format of its name, before a library parses it.

@@ -19,7 +19,6 @@ from ocikit.data.format import Format, refused
 from ocikit.data.formats import ending_of, formats_of, names_files, title_of
 from ocikit.errors import Conflict, InvalidArgument
 from ocikit.layers.pack import PackTask, Selection
-from ocikit.spec.annotations import TYPE
 from ocikit.spec.reference import ReferenceLike, parse_reference
 from ocikit.spec.titles import check_titles
 
@@ -79,7 +78,7 @@ def save(
     check_titles(item.title for item in items)
     with tempfile.TemporaryDirectory(prefix="ocikit-") as folder:
         selection = _write(items, Path(folder))
-        kinds = {_main_title(item): {TYPE: item.format.kind} for item in items if item.format is not None}
+        kinds = {_main_title(item): item.format.annotations for item in items if item.format is not None}
         with edit:
             titles = [task.title for task in selection.tasks]
             if replace is not True:

@@ -59,6 +59,9 @@ SHARD_DIRECTORY_SIZE: Final = "io.ocikit.shard.directory.size"
 #: What a file was before it was saved, such as "pandas.DataFrame": a name from a list, which is never imported.
 TYPE: Final = "io.ocikit.type"
 
+#: The packages that have written a file which other versions of them may read differently: "scikit-learn 1.9.1, skops 0.16".
+MADE_WITH: Final = "io.ocikit.made-with"
+
 #: The folder that all titles of a manifest in a nested index start with, such as "images/"; empty for the top folder.
 PREFIX: Final = "io.ocikit.prefix"
 

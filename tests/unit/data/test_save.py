@@ -5,6 +5,7 @@ import json
 import math
 import types
 from dataclasses import dataclass
+from importlib.metadata import version
 from pathlib import Path
 
 import attrs
@@ -19,7 +20,7 @@ import pytest
 import scipy.sparse
 import xarray as xr
 from ocikit.errors import Conflict, InvalidArgument, UnsafeFormat
-from ocikit.spec.annotations import MESSAGE, TITLE, TYPE
+from ocikit.spec.annotations import MADE_WITH, MESSAGE, TITLE, TYPE
 from PIL import Image
 from sklearn.base import BaseEstimator
 from sklearn.ensemble import RandomForestClassifier
@@ -159,7 +160,10 @@ def test_zarr_is_one_object_among_others(ref):
 def test_model_comes_back_if_its_types_are_trusted(ref):
     data, target = RNG.random((30, 3)), RNG.integers(0, 2, 30)
     linear = make_pipeline(StandardScaler(), LogisticRegression()).fit(data, target)
-    assert list(ocikit.save(ref, linear)) == ["model.skops"]
+    saved = ocikit.save(ref, linear)
+    assert list(saved) == ["model.skops"]
+    made_with = f"scikit-learn {version('scikit-learn')}, skops {version('skops')}"
+    assert saved["model.skops"].descriptor.annotations[MADE_WITH] == made_with
     np.testing.assert_array_equal(ocikit.load(ref).predict_proba(data), linear.predict_proba(data))
     forest = RandomForestClassifier(3, random_state=0).fit(data, target)
     ocikit.save(ref, forest, "forest")
