@@ -224,6 +224,11 @@ class Edit(MutableMapping[str, Any], display.Displayable):
         files = {title: (_digest(before.get(title)), _digest(after.get(title))) for title in titles}
         return [Guard(files=files, base=draft.digest)]
 
+    def _new_inputs(self, draft: Draft) -> dict[str, str]:
+        """Return the annotation of inputs, if it changes."""
+        named = write_inputs(self._pinned, draft.annotations) if self._pinned else {}
+        return {key: value for key, value in named.items() if draft.annotations.get(key) != value}
+
     def _describe_version(self) -> Describe:
         """Return the operation that writes the annotations of the new version."""
         source = self._source_reference
@@ -272,7 +277,7 @@ class Edit(MutableMapping[str, Any], display.Displayable):
             removed={t: layer for t, layer in before.items() if t not in after and t not in renamed},
             renamed=renamed,
             annotations={op.key: op.value for op in self._operations if isinstance(op, Annotate)}
-            | (write_inputs(self._pinned, draft.annotations) if self._pinned else {}),
+            | self._new_inputs(draft),
             config=config,
         )
 

@@ -357,8 +357,15 @@ class _Walk:
             try:
                 self.by_digest[digest] = _Found(*self.resolver.resolve_document(pinned))
             except NotFound:
-                name = " ".join(filter(None, (current.document.annotations.get(BASE_NAME), digest.short)))
-                return None, f"the version before is no longer here: {name} was deleted, or collected without a tag"
+                name = current.document.annotations.get(BASE_NAME, "")
+                if name and not f"{name}:".startswith(
+                    (f"{self.reference.name}:", "oci:")
+                ):  # of an edit to another repository
+                    return None, f"the version before is not here: {digest.short} is one of {name}"
+                return (
+                    None,
+                    f"the version before is no longer here: {digest.short} was deleted, or collected without a tag",
+                )
             except OcikitError as error:
                 return None, f"the version before could not be read: {error.message}"
         return self.by_digest[digest], ""
