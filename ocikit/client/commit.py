@@ -43,7 +43,7 @@ from ocikit.errors import Conflict, CopyError, FileNotInArtifact, InvalidDocumen
 from ocikit.forks import ForkSafeLock, fork_count
 from ocikit.progress.base import SILENT, Progress
 from ocikit.spec import media_types
-from ocikit.spec.annotations import BASE_DIGEST, BASE_NAME, MESSAGE, TITLE, Annotations
+from ocikit.spec.annotations import BASE_DIGEST, BASE_NAME, INPUTS, MESSAGE, TITLE, Annotations
 from ocikit.spec.descriptor import EMPTY_DESCRIPTOR, Descriptor
 from ocikit.spec.digest import Digest
 from ocikit.spec.manifest import ArtifactManifest, Index, Manifest, parse_document
@@ -392,12 +392,16 @@ class Describe(Operation):
     """The digest of the version before; None is what the tag names."""
     message: str | None = None
     inputs: tuple[Reference, ...] = ()
-    """They are added to those of the version before."""
+    """They are added to those of the version before, unless `keeps_inputs` is False."""
+    keeps_inputs: bool = True
+    """Whether content of the version before stays, so that its inputs are inputs of the new one."""
     numbered: bool = False
     """Whether the result gets a number. Then another message makes a new version, as in a push."""
 
     def apply(self, draft: Draft) -> None:
         """Set the annotations. Messages of writers that share a commit are joined."""
+        if not self.keeps_inputs:
+            draft.annotations.pop(INPUTS, None)
         if self.inputs:
             draft.annotations |= write_inputs(self.inputs, draft.annotations)
         notes = dict(draft.notes or {})

@@ -124,6 +124,8 @@ class Edit(MutableMapping[str, Any], display.Displayable):
         self._inputs: ReferenceLike | Iterable[ReferenceLike] = inputs
         self._pinned: tuple[Reference, ...] = ()
         self._version = version
+        self.keeps_inputs = True
+        """Whether the inputs of the version before are inputs of the result, too."""
         self._dry_run = dry_run
         self._workers = reader.workers if workers is None else workers
         self._listener = reader.listener(progress)
@@ -226,18 +228,22 @@ class Edit(MutableMapping[str, Any], display.Displayable):
 
     def _new_inputs(self, draft: Draft) -> dict[str, str]:
         """Return the annotation of inputs, if it changes."""
-        named = write_inputs(self._pinned, draft.annotations) if self._pinned else {}
+        before = draft.annotations if self.keeps_inputs else {}
+        named = write_inputs(self._pinned, before) if self._pinned else {}
         return {key: value for key, value in named.items() if draft.annotations.get(key) != value}
 
     def _describe_version(self) -> Describe:
         """Return the operation that writes the annotations of the new version."""
         source = self._source_reference
         base = None if self._base is None else self._base.digest
+        # A pinned source may have no tag
+        name = source.tagged(source.tag or "latest") if source.tag or not source.digest else source.name
         return Describe(
-            base_name=str(source.tagged(source.tag)) if source.tag else source.name,
+            base_name=str(name),
             base=base if self._moves else None,
             message=self._message,
             inputs=self._pinned,
+            keeps_inputs=self.keeps_inputs,
             numbered=self._version is not None,
         )
 

@@ -763,7 +763,8 @@ class Session(display.Displayable):
             annotations: Annotations of the manifest.
             artifact_type: Type of the artifact, as a media type; None keeps the present one, or is the type of files.
             message: What this version changes, for the history.
-            inputs: References of artifacts that the object was made from; they are added to those of the version before.
+            inputs: References of artifacts that the object was made from. They are added to those of the version before, and
+                with `replace="all"` take their place.
             version: "next" gives the result the next free tag of v1, v2, …, too.
             replace: False raises an error if there is a file of that name, "all" removes all other files.
             dry_run: Send nothing; the artifact's `.plan` shows what would change.

@@ -202,9 +202,9 @@ class History(Sequence[Version], display.Displayable):
                 display.DigestCell(version.digest or ""),
                 *((display.Timestamp(version.created),) if dated else ()),
                 version.files,
-                version.difference,
+                display.Line(version.difference),
                 display.Size(version.size),
-                version.growth,
+                display.Line(version.growth),
                 version.message,
             )
             for version in self.versions

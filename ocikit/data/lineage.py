@@ -144,6 +144,11 @@ class Lineage(display.Displayable):
         lines = [str(self.graph), *(f"claims {claim}" for claim in self.claims)]
         return "\n".join([*lines, display.sanitize(self.note)] if self.note else lines)
 
+    def _line(self) -> str:
+        count = display.pluralize(len(self.artifacts), "artifact")
+        missing = f", {len(self.missing):,} missing" if self.missing else ""
+        return display.shorten(f"<{count} in the lineage of {self.artifacts[0].name}{missing}>", display.LINE)
+
     def __rich_repr__(self) -> display.Description:
         yield "reference", str(self.reference)
         yield "artifacts", len(self.artifacts)

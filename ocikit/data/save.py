@@ -83,6 +83,7 @@ def save(
             titles = [task.title for task in selection.tasks]
             if replace is not True:
                 _replace_all(edit, titles) if replace == "all" else _check_new(edit, titles)
+            edit.keeps_inputs = replace != "all"
             edit.put(selection, kinds)
             edit.annotations.update(annotations or {})
             if artifact_type is not None:

@@ -5,7 +5,7 @@ I/O and never raises.
 """
 
 from ocikit.display.card import Card, Section, annotations_section
-from ocikit.display.cells import Cell, Code, DigestCell, Link, Safe, Size, Timestamp, code_call, escape
+from ocikit.display.cells import Cell, Code, DigestCell, Line, Link, Safe, Size, Timestamp, code_call, escape
 from ocikit.display.graph import Graph, GraphNode
 from ocikit.display.html import HTML_LIMIT, table
 from ocikit.display.markdown import Markdown
@@ -38,6 +38,7 @@ __all__ = [
     "Displayable",
     "Graph",
     "GraphNode",
+    "Line",
     "Link",
     "Markdown",
     "Safe",

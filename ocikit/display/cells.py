@@ -163,6 +163,20 @@ def code_call(verb: str, *arguments: object) -> Code:
     return Code(f"{verb}({', '.join(json.dumps(sanitize(argument), ensure_ascii=False) for argument in arguments)})")
 
 
+class Line(Cell, str):
+    """Short text that stays on one line of a table, such as a number with a unit."""
+
+    __slots__ = ()
+
+    def text(self, *, whole: bool = False) -> str:
+        """Return the text."""
+        return sanitize(self)
+
+    def html(self, *, whole: bool = False, tooltip: int = TOOLTIP) -> Safe:
+        """Return the text in an element that does not wrap."""
+        return Safe(f'<span class="ocikit-t">{escape(self, CELL, tooltip)}</span>')
+
+
 class Link(Cell, str):
     """Text that becomes a link if it is an http or https URL without user name."""
 

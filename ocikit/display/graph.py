@@ -12,7 +12,7 @@ from ocikit.display.text import sanitize, shorten
 
 _DRAWN = 40  # nodes of a drawing; more would not fit into a page
 _LINES = 200  # of a tree
-_NAME = 30  # characters in a box
+_NAME = 27  # characters in a box
 _NOTE = 36
 _WIDTH, _HEIGHT = 220, 44  # of a box, in pixels
 _GAP_X, _GAP_Y = 48, 14
@@ -120,7 +120,9 @@ class Graph(Cell):
         for key, column in columns.items():
             row = rows.get(column, 0)
             rows[column] = row + 1
-            places[key] = (1 + (last - column) * (_WIDTH + _GAP_X), 1 + row * (_HEIGHT + _GAP_Y))
+            # Every second column is lower by half a row, so that an arrow over it passes between its boxes
+            shift = (_HEIGHT + _GAP_Y) // 2 * (column % 2)
+            places[key] = (1 + (last - column) * (_WIDTH + _GAP_X), 1 + row * (_HEIGHT + _GAP_Y) + shift)
         return places
 
     def _arrows(self, places: Mapping[str, tuple[int, int]]) -> Iterator[str]:

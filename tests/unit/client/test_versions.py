@@ -148,6 +148,20 @@ def test_edit_adds_inputs_to_those_before(session, server, home):
     assert str(e.plan) == "annotations set"
 
 
+def test_save_of_all_files_replaces_the_inputs(session, server, home):
+    write(home, {"a": "1"})
+    one, two = (session.push(f"{server.host}/t/{name}:v1", "a") for name in ("one", "two"))
+    ref = f"{server.host}/t/d"
+    session.save(ref, {"x": b"1"}, inputs=[one])
+    first = session.save(ref, {"y": b"2"}, inputs=[two])
+    assert first.annotations[BASE_NAME] == f"{ref}:latest"
+    assert json.loads(first.annotations[INPUTS]) == [str(one.reference), str(two.reference)]
+    second = session.save(ref, {"y": b"2"}, inputs=[two], replace="all")
+    assert json.loads(second.annotations[INPUTS]) == [str(two.reference)]
+    assert session.save(ref, {"y": b"2"}, inputs=[two], replace="all").digest == second.digest
+    assert INPUTS not in session.save(ref, {"y": b"2"}, replace="all").annotations
+
+
 def test_writers_of_one_commit_join_their_messages(session, server, home):
     ref = f"{server.host}/t/d:v1"
     edits = [session.edit(ref, message=f"add {name}") for name in "ab"]
