@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Final, Literal, TypeAlias, get_args
 
 from ocikit import display
 from ocikit.dialects.recognise import AUTO
-from ocikit.errors import InvalidArgument, InvalidReference
+from ocikit.errors import ContentError, InvalidArgument, InvalidReference, NotFound
 from ocikit.progress.base import Progress
 from ocikit.spec.arguments import check_mapping, to_texts
 from ocikit.spec.descriptor import Descriptor
@@ -218,26 +218,50 @@ def _check_path(path: Any) -> None:
         )
 
 
-def to_readme(card: Card | StrPath) -> dict[str, bytes | StrPath]:
-    """Return the README of an artifact as a file to push.
+def to_readme(card: Card | StrPath) -> bytes:
+    """Return the README of an artifact.
 
     Args:
         card: A card, the text of one, or the path of a README. Text of one line that ends with ".md" is a path.
 
     Raises:
         InvalidArgument: It is none of these, or its front matter cannot be written.
+        NotFound: There is no such file.
+        ContentError: It is larger than a card may be, or cannot be read.
     """
-    from ocikit.descriptions.card import NAME, Card  # noqa: PLC0415 - 5 ms that few calls need
+    from ocikit.descriptions.card import LIMIT, Card  # noqa: PLC0415 - 5 ms that few calls need
 
     if isinstance(card, Card):
-        return {NAME: card.to_bytes()}
-    if isinstance(card, os.PathLike) or (isinstance(card, str) and card.lower().endswith(".md") and "\n" not in card):
-        return {NAME: card}
-    if isinstance(card, str):
-        return {NAME: card.encode()}
-    raise InvalidArgument(
-        f"card is a {type(card).__name__}, not a card", hint="pass text, the path of a README, or an ocikit.Card"
-    )
+        content = card.to_bytes()
+    elif isinstance(card, os.PathLike) or (isinstance(card, str) and card.lower().endswith(".md") and "\n" not in card):
+        content = _read_start(os.path.expanduser(card), LIMIT + 1)
+    elif isinstance(card, str):
+        content = Card(card).to_bytes()
+    else:
+        raise InvalidArgument(
+            f"card is a {type(card).__name__}, not a card", hint="pass text, the path of a README, or an ocikit.Card"
+        )
+    if len(content) > LIMIT:
+        raise ContentError(
+            f"the card has more than {display.size(LIMIT)}, which is the limit",
+            hint='push it as a file of another name: {"notes.md": "README.md"}',
+        )
+    return content
+
+
+def _read_start(path: str, size: int) -> bytes:
+    try:
+        with open(path, "rb") as file:
+            return file.read(size)
+    except FileNotFoundError as error:
+        raise NotFound(
+            f"cannot read {path!r}: {error.strerror}",
+            hint='a card is text, or the path of a README such as "README.md"',
+        ) from error
+    except OSError as error:
+        raise ContentError(
+            f"reading {path!r} failed: {error.strerror or error}", hint="make it readable for this user"
+        ) from error
 
 
 def check_written(as_: str | None, only: Mapping[str, Any], excluded: Mapping[str, Any]) -> None:

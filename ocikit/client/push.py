@@ -135,12 +135,16 @@ def select_files(
     known: KnownHashes | None = None,
     shards: Shards | None = None,
     shard_size: int = SHARD_SIZE,
+    readme: bytes | None = None,
 ) -> Selection:
-    """Find the files and folders to push; nothing is read."""
-    if not paths:
+    """Find the files and folders to push, with the content of README.md; no file is read."""
+    contents = list(_named(paths))
+    if readme is not None:
+        contents.append(Named("README.md", readme, is_filtered=False))
+    if not contents:
         return Selection()
     return select(
-        list(_named(paths)),
+        contents,
         archive=archive,
         include=to_patterns(include),
         exclude=to_patterns(exclude),

@@ -497,6 +497,7 @@ class Session(display.Displayable):
             hidden: Push all files: also what is left out by default or ignored, and what looks like a secret.
             secrets: Push files that look like secrets, such as `.env` and private keys. The summary names them.
             card: README.md of the artifact: a `Card`, its text, or the path of a README. Text that ends with ".md" is a path.
+                Patterns do not apply to it.
             workers: Number of parallel transfers; None uses the session's setting.
             progress: True, False or a `Progress`; None uses the session's setting.
             dry_run: Push nothing; the artifact's `.plan` shows what would be pushed.
@@ -524,10 +525,9 @@ class Session(display.Displayable):
         )
 
         reference = parse_reference(ref)
-        if card is not None:
-            paths = (*paths, to_readme(card))
+        readme = None if card is None else to_readme(card)
         if not any(path or not isinstance(path, Mapping) for path in paths) and (
-            as_ is not None or (subject is None and config is None)
+            as_ is not None or (subject is None and config is None and readme is None)
         ):
             raise ContentError("nothing to push", hint='name files or folders: push("host/name:tag", "data/")')
         workers = self._workers(workers)
@@ -563,6 +563,7 @@ class Session(display.Displayable):
                 known=known,
                 shards=shards,
                 shard_size=to_bytes(shard_size, "shard_size"),
+                readme=readme,
             )
             notes = write_notes(message, pin_inputs(self._reader, inputs))
             writer = model_writer(selection, as_, model, classes)

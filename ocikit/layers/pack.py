@@ -91,6 +91,8 @@ class Named:
     title: str
     content: bytes | str | os.PathLike[str]
     """Bytes, or the path of a file or folder; the files of a folder are below the title."""
+    is_filtered: bool = True
+    """Whether patterns select it; bytes may be packed in any case."""
 
 
 @frozen(kw_only=True)
@@ -278,11 +280,11 @@ def select(
     members: list[str] = []
     for item in paths:
         if isinstance(item, Named):
-            name, path = safe_title(item.title).as_posix(), item.content
+            name, path, is_filtered = safe_title(item.title).as_posix(), item.content, item.is_filtered
         else:
-            name, path = title_of(item), item
+            name, path, is_filtered = title_of(item), item, True
         if isinstance(path, bytes):
-            if is_selected(name, include, exclude):
+            if not is_filtered or is_selected(name, include, exclude):
                 tasks.append(_memory_task(name, path, unused_types.pop(name, None)))
                 if looks_secret(Path(name), path):
                     walker.secrets.append(name)

@@ -101,12 +101,28 @@ def test_readme_over_1_mib_is_rejected_as_card(session, target):
         ("missing.md", NotFound, "cannot read 'missing.md'"),
         (Path("missing"), NotFound, "cannot read"),
         (ocikit.Card("", {"x": {1}}), InvalidArgument, "front matter can't be written"),
+        ("half a pair \ud800", InvalidArgument, "front matter can't be written"),
     ],
 )
 def test_wrong_card_is_refused_before_sending(session, server, card, error, message):
     with pytest.raises(error, match=message):
         session.push(f"{server.host}/t/d:v1", {"a": b"1"}, card=card)
     assert not [request for request in server.requests if request.method in {"POST", "PUT", "PATCH"}]
+
+
+def test_patterns_do_not_apply_to_the_card(session, target, home):
+    write(home, {"d/a.csv": "x\n", "d/README.md": "# Of the folder", "d/b.txt": "b"})
+    session.push(target, "d/.", card="# Given", include="*.csv", exclude=["*.md"])
+    assert list(session.inspect(target).files) == ["a.csv", "README.md"]
+    assert session.inspect(target).card.title == "Given"
+
+
+def test_card_over_1_mib_is_refused_before_sending(session, server, home):
+    write(home, {"big.md": b"x" * ((1 << 20) + 1)})
+    for card in ("big.md", "y\n" * (1 << 20)):
+        with pytest.raises(ContentError, match=r"the card has more than 1\.0 MB"):
+            session.push(f"{server.host}/t/d:v1", {"a": b"1"}, card=card)
+    assert not server.requests
 
 
 def test_second_readme_is_refused(session, target, home):
