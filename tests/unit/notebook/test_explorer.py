@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import pickle
 
 import ipywidgets as w
 import msgspec
@@ -13,6 +14,7 @@ from ocikit.store.cache.cache import Cache
 
 from tests.support.fake_registry import INDEX, MANIFEST, Response, error_response
 from tests.support.widgets import encode_strictly, tree
+from tests.unit.descriptions.files import parquet_file, safetensors_file
 
 EMPTY = {
     "mediaType": "application/vnd.oci.empty.v1+json",
@@ -146,6 +148,26 @@ def test_referrer_can_be_opened_and_left(server, explore):
     explorer.back.click()
     assert explorer.wait()
     assert options(explorer.files) == ["f  (1 B)"]
+
+
+def test_tensors_and_tables_are_described(server, explore):
+    files = {
+        "a.safetensors": safetensors_file(),
+        "b.parquet": parquet_file(),
+        "c.pkl": pickle.dumps([1]),
+        "d.npy": b"nonsense",
+    }
+    put(server, "t/model", files, "v1")
+    explorer = explore(f"{server.host}/t/model:v1")
+    shown = []
+    for i in range(len(files)):
+        select(explorer, explorer.files, (i,))
+        shown.append(explorer.preview_text.value)
+        assert explorer.code.value.startswith("ocikit.describe(")
+    assert "layer.0.weight" in shown[0]
+    assert "100,000 rows" in shown[1]
+    assert "opening it runs code" in shown[2]
+    assert "as npy failed" in shown[3]
 
 
 def test_layout_can_be_explored(server, session, explore, tmp_path):
