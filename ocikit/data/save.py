@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import tempfile
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Literal, TypeAlias
 
@@ -124,8 +125,18 @@ def _items(obj: Any, name: str | None, format: str | None) -> list[_Item]:  # no
         if not isinstance(key, str):
             why = f"its key {display.quoted(key, 60)} is not text, so it names no file"
             raise refused("the mapping", why, "use text")
-        items += _items(value, key, format)
+        with _named(key):
+            items += _items(value, key, format)
     return items
+
+
+@contextlib.contextmanager
+def _named(name: str) -> Iterator[None]:
+    """Name the object of several that an error is about."""
+    try:
+        yield
+    except InvalidArgument as error:
+        raise error.reworded(f"{display.quoted(name, 60)}: {error.message}") from error.__cause__
 
 
 def _main_title(item: _Item) -> str:
@@ -141,7 +152,8 @@ def _write(items: Iterable[_Item], folder: Path) -> Selection:
         path = item.obj
         if item.format is not None:
             path = folder / f"{number}{item.format.ending}"
-            item.format.write(item.obj, path)
+            with _named(item.title):
+                item.format.write(item.obj, path)
         types = None
         if item.format is not None and item.format.media_type is not None:
             types = {item.title: item.format.media_type}

@@ -256,6 +256,12 @@ def test_object_is_refused_before_anything_is_sent(server, session, name):
     assert server.requests == []
 
 
+def test_refused_object_of_several_is_named(ref):
+    for bad in (object(), pd.DataFrame({"a": [1, "x"]})):
+        with pytest.raises(InvalidArgument, match=r"^'bad(\.parquet)?': the "):
+            ocikit.save(ref, {"good": np.eye(2), "bad": bad})
+
+
 def test_place_of_a_value_that_json_lacks_is_named(ref):
     with pytest.raises(InvalidArgument, match=r"\['run'\]\[1\]\['loss'\] is nan"):
         ocikit.save(ref, {"run": [{}, {"loss": math.nan}]}, "metrics")
