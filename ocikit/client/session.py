@@ -626,6 +626,8 @@ class Session(display.Displayable):
         annotations: Mapping[str, str] | None = None,
         tags: Iterable[str] = (),
         archive: Archive | None = None,
+        shards: Shards | None = None,
+        shard_size: int | str = "256MiB",
         include: str | Iterable[str] = (),
         exclude: str | Iterable[str] = (),
         media_types: Mapping[str, str] | None = None,
@@ -645,6 +647,8 @@ class Session(display.Displayable):
             annotations: Annotations of the new manifest.
             tags: Tags of the new artifact; usually it has none.
             archive: Kind of archive for folders, as in `push`.
+            shards: Kind of shards for folders of very many files, as in `push`.
+            shard_size: Bytes of the largest shard, as in `push`.
             include: Glob patterns of file names; none selects all.
             exclude: Glob patterns of file names to skip.
             media_types: Media types by file name; others are guessed.
@@ -664,6 +668,8 @@ class Session(display.Displayable):
             subject=reference,
             tags=tags,
             archive=archive,
+            shards=shards,
+            shard_size=shard_size,
             include=include,
             exclude=exclude,
             media_types=media_types,

@@ -291,3 +291,12 @@ def test_edited_file_stops_a_selected_pull(reader, shards, tmp_path):
     assert tree(tmp_path / "out") == {"images/3/0003.bin": LARGE["images/3/0003.bin"]}
     with pytest.raises(FileNotInArtifact):
         reader.pull(shards, tmp_path / "out", exclude="*")
+
+
+def test_attached_folder_is_sharded(session, server, images, tmp_path):
+    ref = f"{server.host}/ds:v1"
+    session.push(ref, "images/0/0000.bin")
+    art = session.attach(ref, "images", artifact_type="application/x.masks", shards="zip", shard_size="64KB")
+    assert len(art.members.shards) > 4
+    (referrer,) = session.referrers(ref)
+    assert tree(session.pull(referrer.reference, tmp_path / "out").path) == files()
