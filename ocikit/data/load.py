@@ -114,7 +114,7 @@ def _opened(reader: ContentReader, ref: ReferenceLike) -> Artifact:
     reference = parse_reference(ref)
     with reader.backends.open_source(reference) as source:
         resolver = Resolver(source, reader.cache, get_unknown=True)
-        return Artifact(reader, reference, *resolver.resolve_manifest(reference, None))
+        return Artifact(reader, reference, *resolver.resolve_files(reference))
 
 
 def _check_rows(rows: int | None) -> int | None:

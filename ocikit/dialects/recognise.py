@@ -63,13 +63,13 @@ _DIALECTS: Final = (
 def recognise(document: Manifest | Index) -> Dialect:
     """Return the dialect of an artifact.
 
-    That of an image is "image", that of an index is "index", and that of other artifacts is "files".
+    That of an image is "image", that of an index is "index", and that of other artifacts is "files", also with a nested index.
 
     >>> recognise(Manifest(config=Descriptor.of(b"{}", "application/vnd.cncf.model.config.v1+json"))).name
     'modelpack'
     """
     if isinstance(document, Index):
-        return _plain("index")
+        return _plain("files" if document.is_nested else "index")
     config = document.config.media_type
     for signs in _DIALECTS:
         if signs.artifact and (document.artifact_type or "").startswith(signs.artifact):

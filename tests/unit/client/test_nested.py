@@ -56,6 +56,7 @@ def test_files_are_those_of_all_manifests(reader, ref):
     art = reader.inspect(ref)
     assert dict(art.files).keys() == FILES.keys()
     assert len(art) == len(FILES)
+    assert (art.dialect, art.model) == ("files", None)
     assert {name: art[name].read() for name in list(FILES)[:20]} == dict(list(FILES.items())[:20])
     assert art.files["images/1/0001.bin"].descriptor.is_executable
     assert list(art.unnamed) == []
@@ -311,3 +312,20 @@ def test_command_line_pushes_an_index(server, images):
     assert run.returncode == 0, run.stderr
     run = cli("inspect", f"{server.host}/ds:v1", "--insecure", server.host)
     assert run.stdout.count(".bin") == 300, run.stdout + run.stderr
+
+
+def test_objects_are_loaded(session, ref):
+    assert session.load(ref, "images/readme.md") == "# images"
+    assert session.describe(ref, "images/readme.md").kind == "text"
+
+
+def test_lost_manifest_is_pushed_again(session, images):
+    """The registry has lost a manifest that the tag's index names, and the next push does not send unchanged ones."""
+    with ocikit.serve() as server:
+        ref = f"{server.host}/ds:v1"
+        lost = session.push(ref, "images", index=True).index.manifests[5]
+        session.delete(f"{server.host}/ds@{lost.digest}")
+        (images / "images/0/0000.bin").write_bytes(b"new")
+        session.push(ref, "images", index=True)
+        with ocikit.Session(progress=False, cache=images.parent / "reader") as reader:
+            assert len(reader.inspect(ref).files) == len(FILES)
