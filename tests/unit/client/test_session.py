@@ -575,7 +575,7 @@ def test_push_of_too_many_files_names_limit_and_remedy(server, session, home, mo
     with pytest.raises(ocikit.errors.ContentError, match="manifest of 6,000 files has 1.1 MiB") as caught:
         session.push(f"{server.host}/t/d:v1", "many", dry_run=dry_run)
     assert "registries accept 1 MiB" in caught.value.message
-    assert 'archive="tar+gzip"' in caught.value.hint and "shards" in caught.value.hint
+    assert 'shards="zip"' in caught.value.hint and "index=True" in caught.value.hint
     assert not server.requests
 
 
