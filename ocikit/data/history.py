@@ -319,7 +319,8 @@ class _Walk:
         except OcikitError as error:
             self.problem = error.message
             return
-        start = tags.index(self.reference.tag) + 1 if self.reference.tag in tags else 0
+        # With a digest, the tag may name something else now
+        start = tags.index(self.reference.tag) + (not self.reference.digest) if self.reference.tag in tags else 0
         self.waiting = tags[start : start + self.limit + 1]
         found: dict[str, tuple[Descriptor, Manifest | Index]] = {}
 
@@ -378,7 +379,6 @@ class _Walk:
     def _version(self, item: _Found, older: _Found | None, gap: str) -> Version:
         document = item.document
         notes = document.annotations
-        blobs = document.blobs if isinstance(document, Manifest) else document.manifests
         version = Version(
             reference=attrs.evolve(
                 self.reference, tag=item.tags[0] if item.tags else None, digest=item.descriptor.digest
@@ -388,7 +388,7 @@ class _Walk:
             message=notes.get(MESSAGE, ""),
             inputs=read_inputs(notes),
             files=len(item.files),
-            size=_size(blobs),
+            size=_size(item.files.values()),
             gap=gap,
         )
         # What was before a missing version must not be taken for it

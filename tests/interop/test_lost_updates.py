@@ -28,6 +28,18 @@ if __name__ == "__main__":
 """
 
 
+PUBLISH = """
+import os, sys, tempfile, ocikit
+if __name__ == "__main__":
+    ref, name, count = sys.argv[1:]
+    os.chdir(tempfile.mkdtemp())
+    for n in range(int(count)):
+        with open("m.txt", "w") as file:
+            file.write(f"{name} {n}")
+        ocikit.push(ref, "m.txt", version="next", message=f"{name}{n}")
+"""
+
+
 #: The driver has read and written the tag before, and so have the workers. They write it, and all of them read it.
 CLUSTER = """
 import sys, warnings
@@ -115,6 +127,20 @@ def test_processes_lose_no_file(registry, repo, tmp_path):
     assert [process.wait(120) for process in running] == [0, 0]
     expected = {f"{name}/{n}": f"{name} {n}".encode() for name in "ab" for n in range(count)}
     assert content(registry.reference(repo, "v1")) == expected
+
+
+@pytest.mark.peers(of=["registry"])
+@pytest.mark.parametrize("registry", KINDS, indirect=True)
+def test_processes_get_different_versions(registry, repo, tmp_path):
+    script = tmp_path / "publish.py"
+    script.write_text(PUBLISH)
+    ref = registry.reference(repo, "latest")
+    running = [subprocess.Popen([sys.executable, str(script), ref, name, "3"], cwd=ROOT) for name in "abc"]
+    assert [process.wait(120) for process in running] == [0, 0, 0]
+    history = ocikit.history(ref)
+    assert [version.tags[0] for version in history] == [f"v{number}" for number in range(9, 0, -1)]
+    assert sorted(version.message for version in history) == [f"{name}{n}" for name in "abc" for n in range(3)]
+    assert [version.gap for version in history[:-1]] == [""] * 8
 
 
 @pytest.mark.filterwarnings("ignore:Consolidated metadata")

@@ -85,7 +85,8 @@ def test_history_begins_at_the_named_version(session, ref, publish):
     three(publish, ref)
     assert [version.tags for version in ocikit.history(tagged(ref, "v2"), session=session)] == [("v2",), ("v1",)]
     pinned = session.pin(tagged(ref, "v2"))
-    assert [v.message for v in ocikit.history(pinned, session=session)] == ["better", "first"]
+    found = ocikit.history(pinned, session=session)
+    assert [(v.message, v.tags) for v in found] == [("better", ("v2",)), ("first", ("v1",))]
 
 
 def test_history_follows_edits_without_tags(session, ref, publish):
