@@ -22,7 +22,7 @@ VERBS = re.findall(r"^(\w+) = _function\(", (ROOT / "ocikit" / "api.py").read_te
 REFERENCE: Mapping[str, tuple[str, Sequence[str]]] = {
     "verbs": (
         "Each call opens a new session. The methods of a [Session](session.md) do the same with your settings.",
-        [*(f"verb {name}" for name in VERBS), "ocikit.api:diff explore fs scan sql", "ocikit.auth"],
+        [*(f"verb {name}" for name in VERBS), "ocikit.api:diff explore fs pooch scan sql watch", "ocikit.auth"],
     ),
     "session": (
         "The [verbs](verbs.md) as methods, with settings, one pool of connections and one cache.",
@@ -34,6 +34,8 @@ REFERENCE: Mapping[str, tuple[str, Sequence[str]]] = {
             "ocikit.client.artifact:Artifact File Files",
             "ocikit.client.listing",
             "ocikit.data.diff:Diff Change Rename",
+            "ocikit.data.watch:Watch",
+            "ocikit.descriptions.card:Card",
             "ocikit.client.describe:Descriptions",
             "ocikit.descriptions.model:Description Column Tensor Entry",
             "ocikit.data.tables:TableChange",

@@ -12,6 +12,7 @@ python -m ocikit describe REFERENCE [FILE]
 python -m ocikit diff REFERENCE REFERENCE|FOLDER
 python -m ocikit edit REFERENCE --add PATH --remove PATTERN --rename NAME=NEW …
 python -m ocikit history|lineage REFERENCE
+python -m ocikit watch FOLDER REFERENCE
 python -m ocikit cache ls|verify|prune
 python -m ocikit serve|gc|verify FOLDER
 
@@ -25,11 +26,12 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from typing import TypeAlias
 
 import ocikit
 from ocikit import display
-from ocikit.cli.arguments import key_value, positive_int, with_options
+from ocikit.cli.arguments import key_value, positive_int, seconds, with_options
 from ocikit.cli.cache import add_cache
 from ocikit.cli.content import add_content, list_files, print_card, print_file
 from ocikit.cli.edit import add_edit, edit, plan_lines
@@ -119,6 +121,7 @@ def _parser(arguments: Sequence[str]) -> argparse.ArgumentParser:
         content = command(name, description, run)
         add_content(content, _PLATFORM)
         _add_dialect(content)
+    _add_watch(command("watch", "push a folder while another program writes to it, until Ctrl-C", _watch))
     add_cache(command("cache", "list, verify or prune the cache"))
     command("tags", "list the tags of a repository", _tags).add_argument("reference")
     command("catalog", "list the repositories of a registry", _catalog).add_argument("host")
@@ -247,6 +250,17 @@ def _add_notes(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--input", action="append", default=[], metavar="REFERENCE", help=inputs)
     version = "give the artifact the next free tag of v1, v2, …, too"
     parser.add_argument("--version", choices=("next",), help=version)
+
+
+def _add_watch(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("folder")
+    parser.add_argument("reference")
+    parser.add_argument("--every", type=seconds, default=300, metavar="SECONDS", help="time between pushes (300)")
+    parser.add_argument("--include", action="append", default=[], metavar="PATTERN", help="push only these files")
+    parser.add_argument("--exclude", action="append", default=[], metavar="PATTERN", help="do not push these files")
+    parser.add_argument("--links", choices=LINKS, default="inside", help="how to handle symlinks, as in push")
+    parser.add_argument("--hidden", action="store_true", help="push all files, as in push")
+    parser.add_argument("--secrets", action="store_true", help="push files that look like secrets, such as .env")
 
 
 def _add_history(parser: argparse.ArgumentParser) -> None:
@@ -385,6 +399,27 @@ def _edit(options: argparse.Namespace) -> None:
     elif done.artifact is not None:
         _print_summary(done.artifact)
         print(done.artifact.reference)
+
+
+def _watch(options: argparse.Namespace) -> None:
+    with (
+        _session(options) as session,
+        ocikit.watch(
+            options.folder,
+            options.reference,
+            every=options.every,
+            include=options.include,
+            exclude=options.exclude,
+            links=options.links,
+            hidden=options.hidden,
+            secrets=options.secrets,
+            session=session,
+        ) as watch,
+        suppress(KeyboardInterrupt),
+    ):
+        print_message(f"watching {display.display_path(watch.folder)}; Ctrl-C ends with a last push")
+        watch.block()
+    print(watch.artifact.reference if watch.artifact is not None else "nothing was pushed")
 
 
 def _history(options: argparse.Namespace) -> None:

@@ -123,6 +123,10 @@ class Watch(display.Displayable):
                 raise error
         return self.artifact
 
+    def block(self) -> None:
+        """Block until Ctrl-C, or until another thread calls `stop()`."""
+        self._stop.wait(FOREVER)
+
     def __enter__(self) -> Self:
         return self
 
@@ -171,14 +175,15 @@ class Watch(display.Displayable):
             return
         done: dict[str, Stamp] = {}
         # Python 3.12.0 and 3.12.1 start no thread when the main thread has ended (cpython#113964)
-        workers = None if threading.main_thread().is_alive() else 1
+        many = threading.main_thread().is_alive()
         with (
             suppress(_NothingToPush),
             self._use() as session,
-            session.edit(self.reference, workers=workers) as edit,
+            # Without progress, which would be within the output of the training run
+            Edit(session.reader, self.reference, workers=session.workers if many else 1, progress=False) as edit,
         ):
             work = partial(self._add, edit, done)
-            run_parallel(pushing, lambda file, _stop: work(file), workers=workers or session.workers)
+            run_parallel(pushing, lambda file, _stop: work(file), workers=session.workers if many else 1)
             for title in removed:
                 if title in edit:
                     del edit[title]

@@ -3,6 +3,7 @@
 import json
 import os
 import pty
+import signal
 import subprocess
 import sys
 
@@ -627,6 +628,20 @@ def test_cache_is_listed_verified_and_pruned(run, data, server):
     }
     code, out, _ = run("cache", "prune")
     assert code == 0 and out.endswith("freed\n")
+
+
+def test_watch_pushes_until_ctrl_c(home, server):
+    write(home, {"run/a.txt": "a"})
+    ref = f"{server.host}/t/run:live"
+    command = [sys.executable, "-m", "ocikit", "watch", "run", ref]
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+    with subprocess.Popen(command, env=os.environ | {"PYTHONPATH": str(ROOT)}, text=True, **pipes) as process:
+        assert process.stderr.readline() == "watching run; Ctrl-C ends with a last push\n"
+        write(home, {"run/b.txt": "b"})
+        process.send_signal(signal.SIGINT)
+        out, err = process.communicate(timeout=60)
+    assert (process.returncode, err) == (0, "") and out.startswith(f"{ref}@sha256:")
+    assert set(ocikit.inspect(ref).files) == {"run/a.txt", "run/b.txt"}
 
 
 def test_help_names_the_exit_codes(run):

@@ -148,6 +148,13 @@ def test_files_of_others_stay(session, ref, run):
     assert set(content(session, ref)) == {"a.txt", "deep/b.txt", "notes.md", "theirs"}
 
 
+def test_rounds_show_no_progress(home, ref, run, capfd):
+    settle(run)
+    with ocikit.Session(progress=True) as session, ocikit.watch("run/.", ref, every=LONG, session=session):
+        pass
+    assert capfd.readouterr() == ("", "")
+
+
 def test_failed_round_is_repeated(session, server, ref, run):
     settle(run)
     with ocikit.watch("run/.", ref, every=LONG, session=session) as watch:
