@@ -760,7 +760,7 @@ class Artifact(display.Displayable):
             platform=platform,
             force=force,
             archive=archive,
-            dialect=dialect,
+            dialect=self._chosen if dialect == AUTO else dialect,
             root=root,
             workers=workers,
             progress=progress,

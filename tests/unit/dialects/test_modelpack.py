@@ -63,6 +63,8 @@ def test_no_dialect_gives_the_layers_as_they_are(tmp_path):
     ocikit.pull(ref, tmp_path / "m", dialect=None)
     assert all(name.startswith("sha256-") for name in os.listdir(tmp_path / "m") if name != ".ocikit")
     assert ocikit.download(ref, next(iter(art.files)), dialect=None).exists()
+    art.pull(tmp_path / "n")
+    assert models.files(tmp_path / "n") == models.files(tmp_path / "m")
     with pytest.raises(ocikit.InvalidArgument, match="is not a choice"):
         ocikit.inspect(ref, dialect="docker")
 
