@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import posixpath
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar, Final, Protocol
 
@@ -17,6 +18,7 @@ from ocikit.spec.titles import is_archive
 if TYPE_CHECKING:
     from ocikit.dialects.model import Model
 
+_SURROGATES = re.compile("[\ud800-\udfff]")
 _TEXT = 4096  # characters of a fact; a longer one is not a fact, and cards must stay small
 _TEXTS = 64  # values of a fact
 
@@ -142,7 +144,12 @@ def text(value: object) -> str:
     """Return text or a number as text, limited in length; other values are empty."""
     if isinstance(value, bool):
         return ""
-    return str(value)[:_TEXT].strip() if isinstance(value, str | int | float) else ""
+    return valid(str(value)[:_TEXT]).strip() if isinstance(value, str | int | float) else ""
+
+
+def valid(value: str) -> str:
+    """Return text without lone surrogates, which JSON may have and no file or terminal takes."""
+    return _SURROGATES.sub("\ufffd", value)
 
 
 def texts(value: object) -> tuple[str, ...]:

@@ -7,6 +7,7 @@ import re
 from collections.abc import Mapping
 from typing import Any, Final
 
+from ocikit.dialects.base import valid
 from ocikit.errors import InvalidDocument
 from ocikit.spec.annotations import freeze, thaw
 
@@ -53,14 +54,18 @@ def _written(value: Any) -> Any:
     """Return a Kitfile without the digests of layers, and without empty values, which kit leaves out."""
     if isinstance(value, dict):
         kept = {key: item for key, item in value.items() if key not in _UNWRITTEN and item not in ("", None, [], {})}
-        return {key: _sorted(item) if key == _FREE else _written(item) for key, item in kept.items()}
+        return {valid(key): _sorted(item) if key == _FREE else _written(item) for key, item in kept.items()}
+    if isinstance(value, str):
+        return valid(value)
     return [_written(item) for item in value] if isinstance(value, list) else value
 
 
 def _sorted(value: Any) -> Any:
     """Return a value with the keys of its objects in order, as kit writes values that may be anything."""
     if isinstance(value, dict):
-        return {key: _sorted(value[key]) for key in sorted(value)}
+        return {valid(key): _sorted(value[key]) for key in sorted(value)}
+    if isinstance(value, str):
+        return valid(value)
     return [_sorted(item) for item in value] if isinstance(value, list) else value
 
 

@@ -63,6 +63,9 @@ _EXAMPLES = (
     ),
     _example(f"{_KIT}config.v1+json", [], {"model": {"path": "ghcr.io/a/b:v1"}}),
     _example(
+        f"{_KIT}config.v1+json", [], {"package": {"name": "\ud800"}, "model": {"parameters": {"\ud800": ["\udfff"]}}}
+    ),
+    _example(
         f"{_DOCKER}model.config.v0.1+json",
         [{"mediaType": f"{_DOCKER}gguf.v3"}, {"mediaType": f"{_DOCKER}dir.tar", "digest": _OTHER}],
         {"config": {"format": "gguf", "parameters": "8B", "context_size": 4096, "gguf": {"general.name": "x"}}},

@@ -87,6 +87,15 @@ def test_large_kitfiles_are_json(tmp_path):
     assert list(ocikit.inspect(models.push(tmp_path / "s", CONFIG, config=config)).files) == ["Kitfile.json"]
 
 
+def test_lone_surrogates_are_replaced(tmp_path):
+    config = (
+        b'{"package": {"name": "a\\ud800", "\\udfff": "\\ud800"}, "model": {"parameters": {"\\ud800": ["\\ud800"]}}}'
+    )
+    art = ocikit.inspect(models.push(tmp_path / "s", CONFIG, config=config))
+    assert art["Kitfile"].read_text().splitlines()[1] == "  name: a\ufffd"
+    assert art.model.name == "a\ufffd"
+
+
 def test_deep_kitfiles_are_refused(tmp_path):
     config = b'{"model": {"parameters":' + b"[" * 900 + b"]" * 900 + b"}}"
     art = ocikit.inspect(models.push(tmp_path / "s", CONFIG, config=config))
