@@ -6,12 +6,15 @@ and decide about formats that have no magic number, such as CSV.
 
 from __future__ import annotations
 
+import io
 import os
 import zlib
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any, Final
+
+import attrs
 
 from ocikit import display
 from ocikit.descriptions.arrays import MAGIC as NPY_MAGIC
@@ -29,8 +32,9 @@ from ocikit.descriptions.pictures import read_bmp, read_gif, read_jpeg, read_png
 from ocikit.descriptions.safetensors import read_safetensors, read_safetensors_index
 from ocikit.descriptions.text import decode, read_csv, read_json, read_json_lines, read_text
 from ocikit.descriptions.zip import read_zip
-from ocikit.errors import ContentError, OcikitError
-from ocikit.spec.media_types import media_type_of
+from ocikit.errors import ContentError, OcikitError, UnsafeArchive
+from ocikit.layers.tar import members
+from ocikit.spec.media_types import TAR, media_type_of
 
 #: Returns another file next to the described one, as size and ranges; None if there is none of this name.
 Sibling = Callable[[str], tuple[int, Ranges] | None]
@@ -147,6 +151,9 @@ _PICTURES: Final = {"bmp", "gif", "jpeg", "png", "tiff", "webp"}
 _INDEX: Final = ".safetensors.index.json"
 _WHOLE = 2 * FIRST  # bytes of a JSON document that is parsed
 _TAR = 257  # offset of the magic number of a tar
+_TAR_END = (
+    21 << 9
+)  # bytes after the only file of a tar: its padding, and the end of the archive in one block of 20 records
 
 
 def describe(
@@ -179,7 +186,7 @@ def describe(
     found = _recognise(content, expected)
     try:
         facts = _read(content, found, name, sibling)
-    except ContentError as error:
+    except (ContentError, UnsafeArchive) as error:
         message = f"describing {display.quoted(name)} as {found} failed: {error.message}"
         raise ContentError(message, hint=error.hint) from error
     except (OcikitError, MemoryError):
@@ -332,7 +339,34 @@ def _read(content: Content, found: str, name: str, sibling: Sibling | None) -> d
         return {"kind": "binary", "runs_code": True}
     if found == "gzip":
         return _read_gzip(content, name)
+    if found == "tar":
+        return _read_tar(content)
     return {"kind": _KINDS.get(found, "binary")}
+
+
+def _read_tar(content: Content) -> dict[str, Any]:
+    """Return what the only file of a tar has, as tools for models pack each file; other tars are only recognised."""
+    facts: dict[str, Any] = {"kind": "archive", "note": "it has no directory, so its members are not listed"}
+    entry, body = next(members(io.BytesIO(content.head()), TAR), (None, None))
+    if entry is None or body is None or entry.type != "file" or body.segments != ((0, entry.size),):
+        return facts
+    start, size = body.offset, entry.size
+    if not start + size <= content.size <= start + size + _TAR_END:
+        return facts
+
+    def ranges(spans: Sequence[tuple[int, int]]) -> list[bytes]:
+        return [content.read(start + offset, length) for offset, length in spans]
+
+    inner = Content(size, ranges, requests=content.requests_left)
+    found = _recognise(inner, _expected(entry.path, ""))
+    if found in {"tar", "binary", "safetensors index"}:
+        return facts
+    facts = _read(inner, found, entry.path, None)
+    tensors = {
+        name: tensor if tensor.offset is None else attrs.evolve(tensor, offset=start + tensor.offset)
+        for name, tensor in facts.pop("tensors", {}).items()
+    }
+    return {**facts, "tensors": tensors, "format": f"{facts.get('format', found)}, tar"}
 
 
 def _read_gzip(content: Content, name: str) -> dict[str, Any]:

@@ -11,6 +11,7 @@ import pyarrow as pa
 from ocikit.descriptions.describe import describe
 from ocikit.errors import ContentError
 
+from tests.fuzz.archives import archive
 from tests.fuzz.target import UNSAFE, message_is_safe, target
 from tests.unit.descriptions.files import (
     arrow_file,
@@ -171,12 +172,13 @@ def arrow(data: bytes) -> None:
     picture_file("WEBP", lossless=True),
     picture_file("JPEG", progressive=True),
     pickle.dumps({"a": [1, 2]}),
-    words=(*NUMBERS, *MAGICS, b"\xff\xd8\xff", b"\xff\xc0", b"II*\0", b"MM\0*", b"RIFF", b"VP8X", b"VP8L", b"BM", b"\x1f\x8b\x08"),
+    archive(("a.npy", npy_file(np.zeros(3)))),
+    words=(*NUMBERS, *MAGICS, b"\xff\xd8\xff", b"\xff\xc0", b"II*\0", b"MM\0*", b"RIFF", b"VP8X", b"VP8L", b"BM", b"\x1f\x8b\x08", b"ustar\0", b"0000077\0"),
     text=False,
 )  # fmt: skip
 def header(data: bytes) -> None:
     """Describe pictures and other files by their first bytes."""
-    _describe(data[:4096], "a", "a.h5", "a.jpeg", "a.tiff", "a.csv.gz")
+    _describe(data[:20_480], "a", "a.h5", "a.jpeg", "a.tiff", "a.csv.gz")
 
 
 @target(

@@ -7,6 +7,7 @@ import json
 import pickle
 import struct
 import sys
+import tarfile
 
 import numpy as np
 import ocikit
@@ -130,6 +131,40 @@ def test_zarr_in_a_zip_is_a_store():
 def test_zip_without_a_directory_is_a_typed_error(content):
     with pytest.raises(ocikit.ContentError) as caught:
         described("a.zip", content)
+    assert caught.value.hint
+
+
+def tar_file(**members):
+    file = io.BytesIO()
+    with tarfile.open(fileobj=file, mode="w") as archive:
+        for name, content in members.items():
+            info = tarfile.TarInfo(name)
+            info.size = len(content)
+            archive.addfile(info, io.BytesIO(content))
+    return file.getvalue()
+
+
+def test_only_file_of_a_tar_is_described():
+    inside = safetensors_file()
+    content = tar_file(model=inside)
+    description = described("sha256-abc", content)
+    assert (description.format, description.requests, description.size) == ("safetensors, tar", 2, len(content))
+    tensor = description.tensors["layer.7.weight"]
+    alone = described("model", inside).tensors["layer.7.weight"]
+    assert content[tensor.offset :][: tensor.size] == inside[alone.offset :][: alone.size]
+
+
+def test_tar_of_several_files_is_an_archive():
+    description = described("a.tar", tar_file(a=b"x" * 20_000, b=safetensors_file()))
+    assert (description.kind, description.format) == ("archive", "tar")
+    assert "has no directory" in description.note
+
+
+def test_damaged_tar_is_a_typed_error():
+    content = bytearray(tar_file(a=safetensors_file()))
+    content[10] ^= 1
+    with pytest.raises(ocikit.ContentError, match="as tar failed") as caught:
+        described("a.tar", bytes(content))
     assert caught.value.hint
 
 
