@@ -484,7 +484,7 @@ def _present_in_nested(artifact: PackedArtifact, target: Store, current: Index, 
     """Return what need not be pushed, because the nested index that the tag names now has it.
 
     Manifests that did not change are present with their blobs. Only those that did are requested, for the blobs that they
-    name.
+    name. If the registry has lost a manifest, it rejects the index, and the manifest is pushed again.
     """
     before = {child.digest for child in current.manifests}
     present: set[Digest] = set()
