@@ -33,7 +33,7 @@ from ocikit.spec.reference import AnyReference
 from ocikit.spec.title_ranges import TitleRange
 from ocikit.spec.titles import is_selected, is_shard, layer_path, safe_title
 from ocikit.store.files import atomic_writer
-from ocikit.store.streams import WholeReader, check_spans
+from ocikit.store.streams import PositionedStream, WholeReader, check_spans
 from ocikit.transfer.pool import run_parallel
 
 _DIRECTORY_LIMIT: Final = 256 << 20  # bytes; a member takes about 80
@@ -153,13 +153,14 @@ class Member:
         return f"Member({self.name!r}, {self.size} bytes in {self.layer.title!r})"
 
 
-class _Window(io.RawIOBase):
+class _Window(PositionedStream):
     """The part of a shard's stream that is one member; checks the CRC-32 when it is read from start to end."""
 
     def __init__(self, stream: BinaryIO, member: Member) -> None:
+        super().__init__(member.size)
         self._stream = stream
         self._member = member
-        self._position = self._checked = self._crc = 0
+        self._checked = self._crc = 0
 
     def readinto(self, buffer: memoryview) -> int:  # type: ignore[override]  # typeshed's WriteableBuffer is wider
         place = self._member._place  # noqa: SLF001 - a class of this module
@@ -175,22 +176,6 @@ class _Window(io.RawIOBase):
                 raise self._member._damaged()  # noqa: SLF001 - as above
         self._position += len(data)
         return len(data)
-
-    def readable(self) -> bool:
-        return True
-
-    def seekable(self) -> bool:
-        return True
-
-    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
-        base = {io.SEEK_SET: 0, io.SEEK_CUR: self._position, io.SEEK_END: self._member.size}[whence]
-        if base + offset < 0:
-            raise ValueError(f"seek to {offset}")
-        self._position = base + offset
-        return self._position
-
-    def tell(self) -> int:
-        return self._position
 
     def close(self) -> None:
         self._stream.close()

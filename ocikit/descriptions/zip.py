@@ -18,6 +18,7 @@ from ocikit.descriptions.content import Content
 from ocikit.descriptions.limits import ARRAY_HEADER, DIRECTORY, ENTRIES, TENSORS
 from ocikit.descriptions.model import Entry, Tensor
 from ocikit.errors import ContentError
+from ocikit.store.streams import PositionedStream
 
 _END: Final = struct.Struct("<4s4H2IH")
 _END64: Final = struct.Struct("<4sQ2H2I4Q")
@@ -99,7 +100,7 @@ def _directory(content: Content) -> tuple[int, int]:
     return int(count), int(size)
 
 
-class _Stream(io.RawIOBase):
+class _Stream(PositionedStream):
     """An archive as a stream of which parts are requested, as far as a directory may need them.
 
     Args:
@@ -107,32 +108,16 @@ class _Stream(io.RawIOBase):
     """
 
     def __init__(self, content: Content) -> None:
+        super().__init__(content.size)
         self._content = content
-        self._position = 0
 
     def readinto(self, buffer: memoryview) -> int:  # type: ignore[override]  # typeshed's WriteableBuffer is wider
-        length = max(0, min(len(buffer), self._content.size - self._position))
+        length = max(0, min(len(buffer), self._size - self._position))
         if length > DIRECTORY:
             raise ContentError(f"its directory has more than {DIRECTORY:,} bytes", hint="open the file with zipfile")
         buffer[:length] = self._content.read(self._position, length)
         self._position += length
         return length
-
-    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
-        base = {io.SEEK_SET: 0, io.SEEK_CUR: self._position, io.SEEK_END: self._content.size}[whence]
-        if base + offset < 0:
-            raise ValueError(f"seek to {offset}")
-        self._position = base + offset
-        return self._position
-
-    def tell(self) -> int:
-        return self._position
-
-    def readable(self) -> bool:
-        return True
-
-    def seekable(self) -> bool:
-        return True
 
 
 def _arrays(content: Content, members: Sequence[zipfile.ZipInfo]) -> dict[str, Any]:
