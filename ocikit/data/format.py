@@ -111,7 +111,10 @@ class Format:
         """
         with translated(lambda text: invalid(file, text)):
             self.check(file)
-            return self.load(file, part)
+            try:
+                return self.load(file, part)
+            except MemoryError as error:  # lengths in a file are those that its author has chosen
+                raise invalid(file, "it needs more memory than there is") from error
 
     @property
     def annotations(self) -> dict[str, str]:

@@ -102,6 +102,7 @@ def _restored(table: Any) -> Any:
     if not isinstance(types, str):
         return table
     template = pa.ipc.open_stream(base64.b64decode(types)).read_all()
+    template.validate(full=True)
     for field in template.schema:
         place = table.schema.get_field_index(field.name)
         if place < 0:
@@ -141,6 +142,8 @@ def _read(file: File, part: Part, name: str, *, index: bool = False) -> Any:
     """Return a table of arrow, with the metadata of its file."""
     with _opened(file, part) as source:
         table = _read_arrow(file, source, part) if name == "arrow" else _read_parquet(file, source, part, index=index)
+    # Arrow's readers do not check all offsets and indexes, and invalid ones would crash the interpreter
+    table.validate(full=True)
     return _restored(table)
 
 
@@ -499,6 +502,8 @@ def _load_polars(file: File, part: Part, name: str, kind: str) -> Any:
     pl = package("polars", "a table of polars")
     if part.is_whole:
         path = file.path
+        if name == "arrow":
+            _read(file, part, name)  # checks the content
         frame = pl.read_ipc(path) if name == "arrow" else pl.read_parquet(path, hive_partitioning=False)
     else:
         frame = pl.from_arrow(_without_own(_read(file, part, name)))

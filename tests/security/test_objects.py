@@ -225,6 +225,20 @@ def test_every_cut_of_a_file_is_a_typed_error(ref):
                 ocikit.load(ref)
 
 
+def test_index_beyond_a_dictionary_is_a_typed_error(ref):
+    """pyarrow does not check it while it reads, and the conversion to pandas crashed the interpreter."""
+    codes = pa.array([0, 1_000_000_000], pa.int32())
+    wrong = pa.DictionaryArray.from_arrays(codes, pa.array(["x"]), safe=False)
+    file = io.BytesIO()
+    table = pa.table({"a": wrong})
+    with pa.ipc.new_file(file, table.schema) as writer:
+        writer.write_table(table)
+    publish(ref, "a.arrow", file.getvalue())
+    for as_ in (None, "polars", "arrow"):
+        with pytest.raises(InvalidDocument):
+            ocikit.load(ref, as_=as_)
+
+
 METADATA = [
     b"[",
     b"[1]",
