@@ -266,7 +266,7 @@ def _contents(sibling: Sibling | None) -> Callable[[str], Content | None]:
 
 
 def is_binary_format(name: str, media_type: str = "") -> bool:
-    """Return True if a file claims a format whose description tells more than its first bytes as text.
+    """Return True if a file claims a format whose description has more than its first bytes as text.
 
     >>> is_binary_format("a.parquet"), is_binary_format("a.csv"), is_binary_format("a.png")
     (True, False, False)
