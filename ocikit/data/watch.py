@@ -8,7 +8,6 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, suppress
-from functools import partial
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -26,7 +25,6 @@ from ocikit.layers.states import is_settled
 from ocikit.layers.walk import FileWalker, FoundFile, title_of
 from ocikit.spec.reference import AnyReference
 from ocikit.spec.titles import Links
-from ocikit.transfer.pool import run_parallel
 from ocikit.waits import FOREVER
 
 log = logging.getLogger("ocikit")
@@ -182,8 +180,11 @@ class Watch(display.Displayable):
             # Without progress, which would be within the output of the training run
             Edit(session.reader, self.reference, workers=session.workers if many else 1, progress=False) as edit,
         ):
-            work = partial(self._add, edit, done)
-            run_parallel(pushing, lambda file, _stop: work(file), workers=session.workers if many else 1)
+            try:
+                self._add(edit, done, *pushing)  # in parallel, and in the order of their titles
+            except (ContentError, NotFound):
+                for file in pushing:
+                    self._try_to_add(edit, done, file)
             for title in removed:
                 if title in edit:
                     del edit[title]
@@ -195,18 +196,21 @@ class Watch(display.Displayable):
         self.pushes += 1
         self._pushed = {title: stamp for title, stamp in self._pushed.items() if title in found} | done
 
-    def _add(self, edit: Edit, done: dict[str, Stamp], file: FoundFile) -> None:
-        """Add a file to a version; keep the error of one that cannot be pushed."""
+    def _add(self, edit: Edit, done: dict[str, Stamp], *files: FoundFile) -> None:
         options = self._options
+        contents: dict[str, StrPath] = {file.title: file.path for file in files}
+        edit.add(contents, hidden=options.hidden, secrets=options.secrets)
+        done |= {file.title: stamp_of(file.info) for file in files}
+
+    def _try_to_add(self, edit: Edit, done: dict[str, Stamp], file: FoundFile) -> None:
+        """Add a file to a version; keep the error of one that cannot be pushed."""
         try:
-            edit.add({file.title: file.path}, hidden=options.hidden, secrets=options.secrets)
+            self._add(edit, done, file)
         except (ContentError, NotFound) as error:
             if _changed_since(file):
                 self._left.add(file.title)
             else:
                 self.error = error
-        else:
-            done[file.title] = stamp_of(file.info)
 
     def __rich_repr__(self) -> display.Description:
         yield "folder", display.display_path(self.folder)

@@ -137,7 +137,16 @@ def test_file_that_changes_while_it_is_read_is_left(session, ref, run, monkeypat
     assert watch.error is None
     monkeypatch.setattr(ocikit.Edit, "add", original)
     watch.stop()
-    assert content(session, ref)["a.txt"] == b"aa"
+    assert content(session, ref)["a.txt"] == (run / "a.txt").read_bytes()
+    assert "a.txt" in watch.artifact.files
+
+
+def test_equal_folders_give_one_digest(session, ref, run):
+    write(run, {f"{i}.txt": f"{i}" * i for i in range(20)})
+    digests = {
+        ocikit.watch("run/.", f"{ref}-{number}", every=LONG, session=session).stop().digest for number in range(3)
+    }
+    assert len(digests) == 1
 
 
 def test_files_of_others_stay(session, ref, run):
