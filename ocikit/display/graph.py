@@ -120,7 +120,7 @@ class Graph(Cell):
         for key, column in columns.items():
             row = rows.get(column, 0)
             rows[column] = row + 1
-            # Every second column is lower by half a row, so that an arrow over it passes between its boxes
+            # Every second column is lower by 50 % of a row, so that an arrow over it passes between its boxes
             shift = (_HEIGHT + _GAP_Y) // 2 * (column % 2)
             places[key] = (1 + (last - column) * (_WIDTH + _GAP_X), 1 + row * (_HEIGHT + _GAP_Y) + shift)
         return places
