@@ -19,7 +19,7 @@ import threading
 import weakref
 from collections.abc import Callable
 
-from ocikit.waits import FOREVER
+from ocikit.waits import UNLIMITED
 
 _count = 0
 _locks: weakref.WeakSet[ForkSafeLock] = weakref.WeakSet()
@@ -42,7 +42,7 @@ class ForkSafeLock:
         _locks.add(self)
 
     def __enter__(self) -> None:
-        self._lock.acquire(timeout=FOREVER)
+        self._lock.acquire(timeout=UNLIMITED)
         self._owner = threading.get_ident()
 
     def __exit__(self, *_: object) -> None:

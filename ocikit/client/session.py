@@ -720,7 +720,7 @@ class Session(display.Displayable):
         from ocikit.client.edit import Edit  # noqa: PLC0415 - 15 ms of import time that pulls do not need
 
         reference = parse_reference(ref)
-        if isinstance(to, str) and not set(to) & set("/:@"):  # the name of an official image, which nobody can push
+        if isinstance(to, str) and not set(to) & set("/:@"):  # the name of an official image, which is read-only
             raise InvalidArgument(
                 f"to={to!r} is not the reference of the result", hint=f"write to={f'{reference.name}:{to}'!r}"
             )

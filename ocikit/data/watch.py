@@ -25,7 +25,7 @@ from ocikit.layers.states import is_settled
 from ocikit.layers.walk import FileWalker, FoundFile, title_of
 from ocikit.spec.reference import AnyReference
 from ocikit.spec.titles import Links
-from ocikit.waits import FOREVER
+from ocikit.waits import UNLIMITED
 
 log = logging.getLogger("ocikit")
 
@@ -75,7 +75,7 @@ class Watch(display.Displayable):
         every: float,
         options: Options,
     ) -> None:
-        if not isinstance(every, int | float) or not 0 < every < FOREVER:
+        if not isinstance(every, int | float) or not 0 < every < UNLIMITED:
             raise InvalidArgument(f"every={every!r} is invalid", hint="pass the number of seconds between pushes")
         self.folder = Path(os.path.expanduser(folder))
         self.reference = reference
@@ -115,7 +115,7 @@ class Watch(display.Displayable):
         """
         if self._process == os.getpid():  # the thread does not exist in a forked child
             self._stop.set()
-            self._thread.join(FOREVER)
+            self._thread.join(UNLIMITED)
             error, self.error = self.error, None
             if error is not None:
                 raise error
@@ -123,7 +123,7 @@ class Watch(display.Displayable):
 
     def block(self) -> None:
         """Block until Ctrl-C, or until another thread calls `stop()`."""
-        self._stop.wait(FOREVER)
+        self._stop.wait(UNLIMITED)
 
     def __enter__(self) -> Self:
         return self

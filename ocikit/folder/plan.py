@@ -19,6 +19,7 @@ from ocikit.folder.archives import Archive, describe_link
 from ocikit.folder.record import FolderRecord
 from ocikit.spec.descriptor import Descriptor
 from ocikit.spec.digest import Digest, hash_file
+from ocikit.store.admission import available_cores
 
 #: What a pull does with a file: "present" leaves it; "fetch" adds it; "replace" replaces a file of an earlier pull;
 #: "overwrite" replaces a user's file with `force=True`; "edited" means that a user's file stops the pull.
@@ -317,7 +318,7 @@ def _inspect_files(
             continue  # a user's link replaced a folder of a pull: nothing behind it may be deleted
         local[title] = _LocalFile.inspect(path, title, record, blocker=blocker)
     unknown = [title for title, file in local.items() if file.needs_hash(requested.get(title))]
-    with ThreadPoolExecutor(min(8, os.cpu_count() or 1), "ocikit-hash") as pool:
+    with ThreadPoolExecutor(min(8, available_cores()), "ocikit-hash") as pool:
         list(pool.map(lambda title: local[title].hash(requested.get(title)), unknown))
     return local
 

@@ -24,7 +24,7 @@ from ocikit.errors import ContentError, UnverifiableDigest
 from ocikit.spec.digest import Digest, Hasher
 from ocikit.store.admission import available_cores
 from ocikit.store.streams import LocalFile, ReadableInto
-from ocikit.waits import FOREVER
+from ocikit.waits import UNLIMITED
 
 #: Bytes. With smaller buffers the cost of calls shows next to hashing. With buffers above 256 KiB, Linux 6.16 and newer
 #: uses huge pages for written data, and a virtual machine that must get these from its host spends two seconds a GiB on it.
@@ -228,7 +228,7 @@ class _Hashing:
         if self._free.empty() and self._buffers < _RING:
             self._buffers += 1
             return memoryview(bytearray(_TURN))
-        return self._free.get(timeout=FOREVER)
+        return self._free.get(timeout=UNLIMITED)
 
     def update(self, buffer: memoryview, n: int) -> None:
         """Hash the first `n` bytes of a buffer, now or on the second thread, and free it."""
@@ -238,7 +238,7 @@ class _Hashing:
                 self._thread.start()
             self._full.put((buffer, n))
             return
-        others = [self._free.get(timeout=FOREVER) for _ in range(self._buffers - 1)]  # the bytes before were hashed
+        others = [self._free.get(timeout=UNLIMITED) for _ in range(self._buffers - 1)]  # the bytes before were hashed
         self._update(buffer, n)
         for other in others:
             self._free.put(other)
@@ -247,7 +247,7 @@ class _Hashing:
         """Wait for the second thread, and raise its error."""
         if self._thread is not None:
             self._full.put(None)
-            self._thread.join(FOREVER)
+            self._thread.join(UNLIMITED)
         if self.error is not None:
             raise self.error
 

@@ -10,7 +10,7 @@ from typing import TypeVar
 
 from ocikit.display.tracebacks import hide_internal_frames
 from ocikit.transfer.slots import SLOTS
-from ocikit.waits import FOREVER
+from ocikit.waits import UNLIMITED
 
 WORKERS = 8  # as huggingface_hub; with fewer, the latency of the registry dominates for many small blobs
 
@@ -98,7 +98,7 @@ def _run_threads(loop: Callable[[], None], workers: int, stop: threading.Event, 
             running += 1
         while running:
             # Not join(): until Python 3.13, an interrupted join marks the thread as finished (cpython#90882)
-            done.acquire(timeout=FOREVER)
+            done.acquire(timeout=UNLIMITED)
             running -= 1
     except BaseException as error:
         if isinstance(error, KeyboardInterrupt):

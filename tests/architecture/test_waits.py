@@ -39,4 +39,4 @@ def test_waits_have_a_limit(path):
         and not node.args
         and not node.keywords
     }
-    assert found <= ALLOWED.get(name, set()), "give it `timeout=FOREVER` of ocikit.waits"
+    assert found <= ALLOWED.get(name, set()), "give it `timeout=UNLIMITED` of ocikit.waits"

@@ -17,7 +17,7 @@ from ocikit import display
 from ocikit.errors import InvalidResponse, redact
 from ocikit.forks import ForkSafeLock, fork_count
 from ocikit.spec.challenge import Scope, merge_scopes
-from ocikit.waits import FOREVER
+from ocikit.waits import UNLIMITED
 
 TOKEN_LIMIT = 1 << 20  # bytes of a token response; containers/image allows the same, others less
 LIFETIME = 60.0  # seconds: the default without expires_in, and the minimum (token.md)
@@ -222,7 +222,7 @@ class TokenCache(display.Displayable):
             if is_first:
                 return self._fetch(key, future, fetch)
             try:
-                return future.result(FOREVER)
+                return future.result(UNLIMITED)
             except CancelledError:
                 continue  # the fetching thread was interrupted, so another one must fetch
 

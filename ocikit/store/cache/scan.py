@@ -23,6 +23,7 @@ from ocikit.spec import media_types
 from ocikit.spec.digest import Digest
 from ocikit.spec.document import DOCUMENT_LIMIT
 from ocikit.spec.reference import Reference
+from ocikit.store.admission import available_cores
 from ocikit.store.files import blob_path, read_file
 from ocikit.store.graph import Graph, Link
 from ocikit.store.results import CorruptBlob, VerifyResult, check_blobs
@@ -271,7 +272,7 @@ def verify(root: Path, *, remove: bool = False) -> VerifyResult:
         remove: Whether to delete corrupt files.
     """
     blobs = list(blobs_in(root))
-    corrupt = check_blobs(((digest, path) for digest, path, _ in blobs), workers=min(8, os.cpu_count() or 1))
+    corrupt = check_blobs(((digest, path) for digest, path, _ in blobs), workers=min(8, available_cores()))
     if corrupt:
         corrupt += tuple(_links_to(corrupt, root / "snapshots"))
     if remove:
