@@ -20,8 +20,8 @@ from ocikit.client.artifact import Artifact
 from ocikit.client.reader import ContentReader
 from ocikit.data.sides import Side, is_folder, read_artifact, read_folder
 from ocikit.data.tables import TableChange, TableFormat, compare_tables, read_table, table_format
-from ocikit.descriptions.packages import require_pyarrow
 from ocikit.errors import ContentError, InvalidArgument
+from ocikit.packages import package
 from ocikit.spec.annotations import TITLE, FrozenMap
 from ocikit.spec.descriptor import Descriptor
 from ocikit.spec.digest import Digest
@@ -333,7 +333,7 @@ def diff(
             hint="write diff(reference, folder)",
         )
     if tables:
-        require_pyarrow("diff(tables=True)")
+        package("pyarrow", "diff(tables=True)")
     included, excluded = to_patterns(include), to_patterns(exclude)
     before = read_artifact(reader, a, include=included, exclude=excluded, platform=platform)
     if is_folder(b):

@@ -20,9 +20,9 @@ import attrs
 from ocikit import display
 from ocikit.client.arguments import ProgressLike
 from ocikit.client.artifact import File
-from ocikit.data import arrays, documents, estimators, frames, grids, pictures
-from ocikit.data.documents import json_problem
-from ocikit.data.format import Format, Part, is_a, refused, runs_code
+from ocikit.data.codecs import arrays, documents, estimators, frames, grids, pictures
+from ocikit.data.codecs.documents import json_problem
+from ocikit.data.codecs.format import Format, Part, is_a, refused, runs_code
 from ocikit.errors import InvalidArgument
 from ocikit.spec.annotations import TYPE
 from ocikit.spec.media_types import FILE_TYPES

@@ -12,7 +12,7 @@ from ocikit.client.arguments import ProgressLike
 from ocikit.client.artifact import Artifact, File
 from ocikit.client.reader import ContentReader
 from ocikit.client.resolver import Resolver
-from ocikit.data.format import Part
+from ocikit.data.codecs.format import Part
 from ocikit.data.formats import load_file, main_title
 from ocikit.errors import FileNotInArtifact, InvalidArgument
 from ocikit.spec.annotations import TYPE

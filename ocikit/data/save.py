@@ -16,7 +16,7 @@ from ocikit.client.artifact import Artifact
 from ocikit.client.edit import Edit
 from ocikit.client.push import select_files
 from ocikit.client.reader import ContentReader
-from ocikit.data.format import Format, refused
+from ocikit.data.codecs.format import Format, refused
 from ocikit.data.formats import ending_of, formats_of, names_files, title_of
 from ocikit.errors import Conflict, InvalidArgument
 from ocikit.layers.pack import PackTask, Selection

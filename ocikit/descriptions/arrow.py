@@ -12,8 +12,8 @@ from typing import Any, Final
 from ocikit.descriptions.content import Content
 from ocikit.descriptions.limits import BATCHES, COLUMNS, FIRST
 from ocikit.descriptions.model import Column
-from ocikit.descriptions.packages import require_pyarrow
 from ocikit.errors import ContentError
+from ocikit.packages import package
 
 _MAGIC: Final = b"ARROW1"
 _BLOCK: Final = struct.Struct("<qixxxxq")  # offset, length of the header, length of the body
@@ -27,7 +27,7 @@ def read_arrow(content: Content) -> dict[str, Any]:
         OcikitError: pyarrow is not installed.
     """
     footer = content.footer(10, _MAGIC)
-    require_pyarrow("reading the footer of an Arrow file")
+    package("pyarrow", "reading the footer of an Arrow file")
     import pyarrow as pa  # type: ignore[import-untyped]  # noqa: PLC0415 - a heavy package
     from pyarrow import ipc  # noqa: PLC0415 - as above
 
@@ -61,7 +61,7 @@ def read_arrow_stream(content: Content) -> dict[str, Any]:
         OcikitError: pyarrow is not installed.
     """
     head = content.head()
-    require_pyarrow("reading the schema of an Arrow stream")
+    package("pyarrow", "reading the schema of an Arrow stream")
     import pyarrow as pa  # noqa: PLC0415 - a heavy package
     from pyarrow import ipc  # noqa: PLC0415 - as above
 

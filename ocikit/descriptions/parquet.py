@@ -13,9 +13,9 @@ from ocikit import display
 from ocikit.descriptions.content import Content
 from ocikit.descriptions.limits import COLUMNS, STATISTICS
 from ocikit.descriptions.model import Column
-from ocikit.descriptions.packages import require_pyarrow
 from ocikit.descriptions.thrift import parse_struct
 from ocikit.errors import ContentError
+from ocikit.packages import package
 
 #: Numbers of fields in parquet.thrift.
 _ROW_GROUPS = 4
@@ -47,7 +47,7 @@ def read_parquet(content: Content, *, statistics: bool = True) -> dict[str, Any]
     if content.tail().endswith(b"PARE"):
         raise ContentError("its footer is encrypted", hint="open the file with pyarrow and the key")
     raw = content.footer(8, b"PAR1")
-    require_pyarrow("reading the footer of a Parquet file")
+    package("pyarrow", "reading the footer of a Parquet file")
     import pyarrow as pa  # type: ignore[import-untyped]  # noqa: PLC0415 - a heavy package
     from pyarrow import parquet  # noqa: PLC0415 - as above
 

@@ -9,7 +9,7 @@ import numpy as np
 import ocikit
 import pandas as pd
 from ocikit.client.artifact import Artifact, File
-from ocikit.data.format import Part
+from ocikit.data.codecs.format import Part
 from ocikit.data.formats import formats_of, load_file
 from ocikit.errors import OcikitError
 from PIL import Image

@@ -10,8 +10,8 @@ import ocikit
 import pytest
 from ocikit.data import formats
 from ocikit.data.formats import register
-from ocikit.data.packages import package
 from ocikit.errors import InvalidArgument, OcikitError
+from ocikit.packages import package
 from ocikit.spec.annotations import TYPE
 
 from tests.support.home import ROOT, write
@@ -127,7 +127,7 @@ def test_old_package_is_refused_with_the_version(monkeypatch):
     monkeypatch.setattr(pyarrow, "__version__", "14.0.0")
     with pytest.raises(OcikitError, match=r"pyarrow 15 or newer, and 14\.0\.0 is installed") as error:
         package("pyarrow.parquet", "a table")
-    assert error.value.hint == "pip install 'pyarrow>=15'"
+    assert error.value.hint == "pip install 'ocikit[data]'"
 
 
 def test_libraries_are_not_imported_by_objects_of_others(home):

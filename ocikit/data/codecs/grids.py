@@ -13,9 +13,9 @@ from typing import Any, Final
 
 from ocikit import display
 from ocikit.client.artifact import File
-from ocikit.data.arrays import write_zip
-from ocikit.data.format import Format, Part, invalid, is_a, refused
-from ocikit.data.packages import package
+from ocikit.data.codecs.arrays import write_zip
+from ocikit.data.codecs.format import Format, Part, invalid, is_a, refused
+from ocikit.packages import package
 
 #: The codecs of zarr that only compress or reorder.
 _CODECS: Final = frozenset(

@@ -14,8 +14,8 @@ from typing import IO, Any, Final
 
 from ocikit import display
 from ocikit.client.artifact import File
-from ocikit.data.format import Format, Part, absent, invalid, is_a, refused
-from ocikit.data.packages import package
+from ocikit.data.codecs.format import Format, Part, absent, invalid, is_a, refused
+from ocikit.packages import package
 
 #: Types of numbers that safetensors has. Arrays of others are stored in an npz.
 _TENSOR_TYPES: Final = frozenset(

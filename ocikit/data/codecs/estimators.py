@@ -14,9 +14,9 @@ from typing import Any, Final
 
 from ocikit import display
 from ocikit.client.artifact import File
-from ocikit.data.format import Format, Part, is_a, refused
-from ocikit.data.packages import package
+from ocikit.data.codecs.format import Format, Part, is_a, refused
 from ocikit.errors import UnsafeFormat
+from ocikit.packages import package
 
 #: The packages whose types are saved. Types of a notebook or a script cannot be found by the process that loads them.
 _PACKAGES: Final = frozenset(

@@ -18,8 +18,8 @@ from typing import Any, BinaryIO, Final
 
 from ocikit import display
 from ocikit.client.artifact import File
-from ocikit.data.format import Format, Part, absent, invalid, is_a, refused
-from ocikit.data.packages import package
+from ocikit.data.codecs.format import Format, Part, absent, invalid, is_a, refused
+from ocikit.packages import package
 
 _KEY: Final = b"ocikit"  # of the metadata
 _STRINGS: Final = 32 << 20  # bytes of a text in a footer

@@ -13,7 +13,7 @@ import attrs
 
 from ocikit import display
 from ocikit.client.artifact import File
-from ocikit.data.format import Format, Part, invalid, refused
+from ocikit.data.codecs.format import Format, Part, invalid, refused
 
 _DEPTH = 200  # levels of JSON, of which Python reads about a thousand
 

@@ -26,6 +26,9 @@ _PACKAGES: Final[Mapping[str, tuple[str, str]]] = {
     "zarr": ("zarr", "3"),
 }
 
+#: What to install instead of a distribution alone.
+_EXTRAS: Final[Mapping[str, str]] = {"pyarrow": "ocikit[data]"}
+
 
 def package(name: str, what: str) -> Any:
     """Return a module of an optional package.
@@ -39,7 +42,7 @@ def package(name: str, what: str) -> Any:
     """
     root = name.partition(".")[0]
     distribution, floor = _PACKAGES[root]
-    hint = f"pip install '{distribution}>={floor}'"
+    hint = f"pip install '{_EXTRAS.get(root, f'{distribution}>={floor}')}'"
     try:
         module = importlib.import_module(name)
         version = str(getattr(importlib.import_module(root), "__version__", floor))

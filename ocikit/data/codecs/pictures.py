@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any, Final
 
 from ocikit.client.artifact import File
-from ocikit.data.format import Format, Part, invalid, is_a, refused
-from ocikit.data.packages import package
+from ocikit.data.codecs.format import Format, Part, invalid, is_a, refused
+from ocikit.packages import package
 
 _PIXELS: Final = 178_956_970  # of an image that is decoded; the limit at which Pillow warns of a decompression bomb
 _DECODED: Final = ("PNG", "JPEG", "GIF", "WEBP", "TIFF", "BMP")  # no format that runs another program, such as EPS

@@ -1,0 +1,1 @@
+"""Objects of a family of libraries, as files."""
