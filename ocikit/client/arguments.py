@@ -206,7 +206,7 @@ def _check_path(path: Any) -> None:
                 )
             if not isinstance(content, bytes | bytearray | memoryview | str | os.PathLike):
                 raise InvalidArgument(
-                    f"the content of {display.quoted(title, _SHOWN)} can't be a {type(content).__name__}",
+                    f"the content of {display.quoted(title, _SHOWN)} is bytes or a path, not {type(content).__name__}",
                     hint="pass bytes, or the path of a file",
                 )
     elif not isinstance(path, str | os.PathLike):

@@ -420,7 +420,7 @@ class Keychain(display.Displayable):
             return _Result(credentials=Credentials.of(explicit[key]), key=key)
         if not callable(explicit):
             raise CredentialsError(
-                f"credentials can't be a {type(explicit).__name__}",
+                f"credentials are a pair, a mapping or a function, not {type(explicit).__name__}",
                 hint='pass ("user", "password"), a mapping of hosts to such pairs, or a function of host and repository',
             )
         login = explicit(host, repository)
