@@ -162,6 +162,17 @@ def test_duckdb_queries_a_glob(url, proxy, folder):
         assert blobs(proxy)[1] <= 2 * (column(folder, "k") + column(folder, "c0")) // 5 + 8 * BLOCK
 
 
+@pytest.mark.parametrize("registry", ["ocikit"], indirect=True)
+def test_duckdb_writes_folders_by_the_values_of_a_column(registry):
+    url = f"ocikit://{registry.host}/t/duckdb:v1/parts"
+    with duckdb.connect() as connection:
+        connection.register_filesystem(ocikit.fs())
+        connection.execute("create table t as select i as k, i % 3 as p from range(10) r(i)")
+        connection.execute(f"copy t to '{url}' (format parquet, partition_by (p), overwrite_or_ignore)")
+        query = f"select p, sum(k) from read_parquet('{url}/*/*.parquet', hive_partitioning=true) group by p order by p"
+        assert connection.execute(query).fetchall() == [(0, 18), (1, 12), (2, 15)]
+
+
 def test_polars_scans_rows_of_a_column(ref, proxy, folder):
     table = ds.dataset(f"{ref}/{PARQUET}", filesystem=ocikit.fs())
     found = pl.scan_pyarrow_dataset(table).filter(pl.col("k") < 10).select("k").collect()
