@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import functools
 import inspect as introspection
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from typing import TYPE_CHECKING, Concatenate, ParamSpec, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, Concatenate, Literal, ParamSpec, Protocol, TypeVar
 
 from ocikit.client.arguments import ProgressLike, StrPath
-from ocikit.client.artifact import Artifact
+from ocikit.client.artifact import Artifact, File
 from ocikit.client.session import Session
 from ocikit.client.shared import shared_session
 from ocikit.display.tracebacks import hide_internal_frames
@@ -158,10 +158,8 @@ def diff(
     """
     from ocikit.data.diff import diff as compare  # noqa: PLC0415 - import time that few calls need
 
-    if session is not None:
-        return compare(session.reader, a, b, include=include, exclude=exclude, tables=tables, platform=platform)
-    with shared_session.use() as shared:
-        return compare(shared.reader, a, b, include=include, exclude=exclude, tables=tables, platform=platform)
+    with _user(session)() as used:
+        return compare(used.reader, a, b, include=include, exclude=exclude, tables=tables, platform=platform)
 
 
 def history(
@@ -188,10 +186,132 @@ def history(
     """
     from ocikit.data.history import history as collect  # noqa: PLC0415 - import time that few calls need
 
-    if session is not None:
-        return collect(session.reader, ref, limit=limit)
-    with shared_session.use() as shared:
-        return collect(shared.reader, ref, limit=limit)
+    with _user(session)() as used:
+        return collect(used.reader, ref, limit=limit)
+
+
+def save(
+    ref: ReferenceLike,
+    obj: Any,
+    name: str | None = None,
+    *,
+    format: str | None = None,  # noqa: A002 - as it reads in a call
+    tags: Iterable[str] = (),
+    annotations: Mapping[str, str] | None = None,
+    artifact_type: str | None = None,
+    message: str | None = None,
+    inputs: ReferenceLike | Iterable[ReferenceLike] = (),
+    version: Literal["next"] | None = None,
+    replace: bool | Literal["all"] = True,
+    dry_run: bool = False,
+    progress: ProgressLike = None,
+    session: Session | None = None,
+) -> Artifact:
+    """Save an object as a file of an artifact, in a format that other programs read; `load` returns it.
+
+    Tables become Parquet, arrays npy, mappings of arrays safetensors, models of scikit-learn skops, plain values JSON.
+    A mapping of names to other objects becomes several files. The same object gives the same digest, except for skops.
+    No format is a pickle. An object that would not come back as it is is refused before anything is sent. The files
+    that an existing tag names stay, as in `edit`.
+
+    Args:
+        ref: Reference to save to, with a tag.
+        obj: The object, or a mapping of names to objects. A `Path` is a file or folder as it is.
+        name: Name of the file; its ending may be left out. None is the name that the kind of object has.
+        format: Name of another format, such as "arrow" for a table; None is the usual one.
+        tags: More tags.
+        annotations: Annotations of the manifest.
+        artifact_type: Type of the artifact, as a media type; None keeps the present one, or is the type of files.
+        message: What this version changes, for the history.
+        inputs: References of artifacts that the object was made from. They are added to those of the version before, and
+            with `replace="all"` take their place.
+        version: "next" gives the result the next free tag of v1, v2, …, too.
+        replace: False raises an error if there is a file of that name, "all" removes all other files.
+        dry_run: Send nothing; the artifact's `.plan` shows what would change.
+        progress: True, False or a `Progress`; None uses the session's setting.
+        session: Session that writes; None uses the one that functions share.
+
+    Raises:
+        InvalidArgument: There is no format that keeps the object; the message names what would be lost.
+        Conflict: There is such a file and `replace` is False, or another writer has changed it meanwhile.
+        InvalidDocument: The tag names an image or an index.
+        OcikitError: A package that the format needs is not installed; the hint has the command.
+    """
+    from ocikit.data.save import save as write  # noqa: PLC0415 - import time that few calls need
+
+    with _user(session)() as used:
+        return write(
+            used.reader,
+            ref,
+            obj,
+            name,
+            format=format,
+            tags=tags,
+            annotations=annotations,
+            artifact_type=artifact_type,
+            message=message,
+            inputs=inputs,
+            version=version,
+            replace=replace,
+            dry_run=dry_run,
+            progress=progress,
+        )
+
+
+def load(
+    ref: ReferenceLike | Artifact | File,
+    name: str | None = None,
+    *,
+    columns: Iterable[str] | None = None,
+    filters: Any = None,
+    rows: int | None = None,
+    as_: type | str | None = None,
+    trusted: Sequence[str] = (),
+    progress: ProgressLike = None,
+    session: Session | None = None,
+) -> Any:
+    """Return the object of a file: what `save` has saved, or what the ending of the file's name stands for.
+
+    The file is fetched and verified before a library parses it. With `columns`, `filters` or `rows` only these parts are
+    requested, which cannot be verified. Nothing is imported or run because of a name in the artifact, and pickles are
+    not opened.
+
+    Args:
+        ref: Reference of the artifact, an artifact, or a file of one.
+        name: Name of the file; its ending may be left out. None is the only file, or all of several as a mapping.
+        columns: Names of columns of a table, or of arrays in a file of several.
+        filters: Conditions for rows of a table, as pyarrow takes them: `[("k", "<", 10)]`.
+        rows: Number of rows from the start.
+        as_: What to return instead of what was saved: "pandas", "polars", "arrow", "numpy", "torch", "bytes", "text",
+            "path", or a class such as a dataclass.
+        trusted: Names of types that a skops file may create; the error for other types lists them.
+        progress: True, False or a `Progress`; None uses the session's setting.
+        session: Session that reads; None uses the one that functions share.
+
+    Returns:
+        The object, or a mapping of names to objects, each loaded when it is used.
+
+    Raises:
+        FileNotInArtifact: There is no such file; the hint has the nearest names.
+        UnsafeFormat: Opening the file would run code, or create types that are not trusted.
+        InvalidDocument: The content is not of the format that the name has.
+        InvalidArgument: There is no format for the file, or it has no such part.
+        OcikitError: A package that the format needs is not installed; the hint has the command.
+    """
+    from ocikit.data.load import load as read  # noqa: PLC0415 - import time that few calls need
+
+    with _user(session)() as used:
+        return read(
+            used.reader,
+            ref,
+            name,
+            columns=columns,
+            filters=filters,
+            rows=rows,
+            as_=as_,
+            trusted=trusted,
+            progress=progress,
+        )
 
 
 def watch(
@@ -248,11 +368,6 @@ def pooch(*, progress: ProgressLike = None, session: Session | None = None) -> D
     return Downloader(_user(session), progress)
 
 
-def _user(session: Session | None) -> Callable[[], AbstractContextManager[Session]]:
-    """Return a function that opens a session for one call: the given one, or the one that functions share."""
-    return shared_session.use if session is None else lambda: nullcontext(session)
-
-
 def lineage(
     ref: ReferenceLike,
     *,
@@ -276,10 +391,13 @@ def lineage(
     """
     from ocikit.data.lineage import lineage as collect  # noqa: PLC0415 - import time that few calls need
 
-    if session is not None:
-        return collect(session.reader, ref, depth=depth, claims=claims)
-    with shared_session.use() as shared:
-        return collect(shared.reader, ref, depth=depth, claims=claims)
+    with _user(session)() as used:
+        return collect(used.reader, ref, depth=depth, claims=claims)
+
+
+def _user(session: Session | None) -> Callable[[], AbstractContextManager[Session]]:
+    """Return a function that opens a session for one call: the given one, or the one that functions share."""
+    return shared_session.use if session is None else lambda: nullcontext(session)
 
 
 def _function(verb: Callable[Concatenate[Session, P], R]) -> Callable[P, R]:
@@ -309,14 +427,12 @@ describe = _function(Session.describe)
 download = _function(Session.download)
 edit = _function(Session.edit)
 inspect = _function(Session.inspect)
-load = _function(Session.load)
 open = _function(Session.open)  # noqa: A001 - ocikit.open reads as it does
 pin = _function(Session.pin)
 ping = _function(Session.ping)
 pull = _function(Session.pull)
 push = _function(Session.push)
 referrers = _function(Session.referrers)
-save = _function(Session.save)
 tag = _function(Session.tag)
 tags = _function(Session.tags)
 validate = _function(Session.validate)

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import closing, suppress
 from functools import partial
-from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO, Literal, Self, overload
 
@@ -26,7 +25,7 @@ from ocikit.client.arguments import (
     to_bytes,
     to_readme,
 )
-from ocikit.client.artifact import Artifact, File, pull_artifact, summarize
+from ocikit.client.artifact import Artifact, pull_artifact, summarize
 from ocikit.client.backends import Backends
 from ocikit.client.cosign import cosign_tags, describe_cosign_tags
 from ocikit.client.listing import Listing
@@ -737,120 +736,6 @@ class Session(display.Displayable):
             workers=self._workers(workers),
         )
 
-    def save(
-        self,
-        ref: ReferenceLike,
-        obj: Any,
-        name: str | None = None,
-        *,
-        format: str | None = None,  # noqa: A002 - as it reads in a call
-        tags: Iterable[str] = (),
-        annotations: Mapping[str, str] | None = None,
-        artifact_type: str | None = None,
-        message: str | None = None,
-        inputs: ReferenceLike | Iterable[ReferenceLike] = (),
-        version: Literal["next"] | None = None,
-        replace: bool | Literal["all"] = True,
-        dry_run: bool = False,
-        progress: ProgressLike = None,
-    ) -> Artifact:
-        """Save an object as a file of an artifact, in a format that other programs read; `load` returns it.
-
-        Tables become Parquet, arrays npy, mappings of arrays safetensors, models of scikit-learn skops, plain values JSON.
-        A mapping of names to other objects becomes several files. The same object gives the same digest, except for skops.
-        No format is a pickle. An object that would not come back as it is is refused before anything is sent. The files
-        that an existing tag names stay, as in `edit`.
-
-        Args:
-            ref: Reference to save to, with a tag.
-            obj: The object, or a mapping of names to objects. A `Path` is a file or folder as it is.
-            name: Name of the file; its ending may be left out. None is the name that the kind of object has.
-            format: Name of another format, such as "arrow" for a table; None is the usual one.
-            tags: More tags.
-            annotations: Annotations of the manifest.
-            artifact_type: Type of the artifact, as a media type; None keeps the present one, or is the type of files.
-            message: What this version changes, for the history.
-            inputs: References of artifacts that the object was made from. They are added to those of the version before, and
-                with `replace="all"` take their place.
-            version: "next" gives the result the next free tag of v1, v2, …, too.
-            replace: False raises an error if there is a file of that name, "all" removes all other files.
-            dry_run: Send nothing; the artifact's `.plan` shows what would change.
-            progress: True, False or a `Progress`; None uses the session's setting.
-
-        Raises:
-            InvalidArgument: There is no format that keeps the object; the message names what would be lost.
-            Conflict: There is such a file and `replace` is False, or another writer has changed it meanwhile.
-            InvalidDocument: The tag names an image or an index.
-            OcikitError: A package that the format needs is not installed; the hint has the command.
-        """
-        return _above("ocikit.data.save").save(  # type: ignore[no-any-return]  # an Artifact
-            self._reader,
-            ref,
-            obj,
-            name,
-            format=format,
-            tags=tags,
-            annotations=annotations,
-            artifact_type=artifact_type,
-            message=message,
-            inputs=inputs,
-            version=version,
-            replace=replace,
-            dry_run=dry_run,
-            progress=progress,
-        )
-
-    def load(
-        self,
-        ref: ReferenceLike | Artifact | File,
-        name: str | None = None,
-        *,
-        columns: Iterable[str] | None = None,
-        filters: Any = None,
-        rows: int | None = None,
-        as_: type | str | None = None,
-        trusted: Sequence[str] = (),
-        progress: ProgressLike = None,
-    ) -> Any:
-        """Return the object of a file: what `save` has saved, or what the ending of the file's name stands for.
-
-        The file is fetched and verified before a library parses it. With `columns`, `filters` or `rows` only these parts are
-        requested, which cannot be verified. Nothing is imported or run because of a name in the artifact, and pickles are
-        not opened.
-
-        Args:
-            ref: Reference of the artifact, an artifact, or a file of one.
-            name: Name of the file; its ending may be left out. None is the only file, or all of several as a mapping.
-            columns: Names of columns of a table, or of arrays in a file of several.
-            filters: Conditions for rows of a table, as pyarrow takes them: `[("k", "<", 10)]`.
-            rows: Number of rows from the start.
-            as_: What to return instead of what was saved: "pandas", "polars", "arrow", "numpy", "torch", "bytes", "text",
-                "path", or a class such as a dataclass.
-            trusted: Names of types that a skops file may create; the error for other types lists them.
-            progress: True, False or a `Progress`; None uses the session's setting.
-
-        Returns:
-            The object, or a mapping of names to objects, each loaded when it is used.
-
-        Raises:
-            FileNotInArtifact: There is no such file; the hint has the nearest names.
-            UnsafeFormat: Opening the file would run code, or create types that are not trusted.
-            InvalidDocument: The content is not of the format that the name has.
-            InvalidArgument: There is no format for the file, or it has no such part.
-            OcikitError: A package that the format needs is not installed; the hint has the command.
-        """
-        return _above("ocikit.data.load").load(
-            self._reader,
-            ref,
-            name,
-            columns=columns,
-            filters=filters,
-            rows=rows,
-            as_=as_,
-            trusted=trusted,
-            progress=progress,
-        )
-
     def copy(
         self,
         source: ReferenceLike,
@@ -1078,14 +963,6 @@ class Session(display.Displayable):
 
     def _workers(self, workers: int | None) -> int:
         return self.workers if workers is None else check_workers(workers)
-
-
-def _above(module: str) -> Any:
-    """Return a module of a room above this one, which implements a verb.
-
-    A session offers all verbs, also those that are built on it. The module is found by its name, as a plug-in is.
-    """
-    return import_module(module)
 
 
 def _restore(cls: type[Session], reader: ContentReader) -> Session:

@@ -89,7 +89,7 @@ def load(
     trusted: Sequence[str] = (),
     progress: ProgressLike = None,
 ) -> Any:
-    """Load an object; see `Session.load`."""
+    """Load an object; see `ocikit.load`."""
     part = Part(
         columns=None if columns is None else to_texts([columns] if isinstance(columns, str) else columns, "columns"),
         filters=filters,

@@ -56,7 +56,7 @@ def save(
     dry_run: bool = False,
     progress: ProgressLike = None,
 ) -> Artifact:
-    """Save an object; see `Session.save`.
+    """Save an object; see `ocikit.save`.
 
     All objects are written to temporary files before anything is sent. So one that cannot be saved changes nothing.
     """

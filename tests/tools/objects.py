@@ -19,11 +19,13 @@ def save(folder: Path) -> int:
     with ocikit.Session(cache=folder / "cache", progress=False) as session:
         for number, (name, (obj, form)) in enumerate(SAMPLES.items()):
             try:
-                print(session.save(f"oci:{folder}/layout:n{number}", obj, "x", format=form).digest, name)
+                print(
+                    ocikit.save(f"oci:{folder}/layout:n{number}", obj, "x", format=form, session=session).digest, name
+                )
             except ocikit.OcikitError as error:  # old libraries keep less
                 print("refused", name, error)
-        print(session.save(f"oci:{folder}/layout:figure", figure()).digest, "matplotlib Figure")
-        session.save(f"oci:{folder}/layout:model", model()[0])
+        print(ocikit.save(f"oci:{folder}/layout:figure", figure(), session=session).digest, "matplotlib Figure")
+        ocikit.save(f"oci:{folder}/layout:model", model()[0], session=session)
     return 0
 
 
@@ -33,7 +35,7 @@ def load(folder: Path) -> int:
     with ocikit.Session(cache=folder / f"cache-{sys.version_info[1]}", progress=False) as session:
         for number, (name, (obj, _)) in enumerate(SAMPLES.items()):
             try:
-                assert_same(session.load(f"oci:{folder}/layout:n{number}"), obj)
+                assert_same(ocikit.load(f"oci:{folder}/layout:n{number}", session=session), obj)
             except ocikit.NotFound:
                 print("absent", name)
             except (AssertionError, ocikit.OcikitError) as error:
@@ -43,7 +45,7 @@ def load(folder: Path) -> int:
                 print("equal", name)
         fitted, data = model()
         same = np.array_equal(
-            session.load(f"oci:{folder}/layout:model").predict_proba(data), fitted.predict_proba(data)
+            ocikit.load(f"oci:{folder}/layout:model", session=session).predict_proba(data), fitted.predict_proba(data)
         )
         print("equal" if same else "DIFFERENT", "scikit-learn LogisticRegression, by its predictions")
         wrong += not same

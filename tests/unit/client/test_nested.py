@@ -315,7 +315,7 @@ def test_command_line_pushes_an_index(server, images):
 
 
 def test_objects_are_loaded(session, ref):
-    assert session.load(ref, "images/readme.md") == "# images"
+    assert ocikit.load(ref, "images/readme.md", session=session) == "# images"
     assert session.describe(ref, "images/readme.md").kind == "text"
 
 

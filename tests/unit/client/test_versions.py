@@ -152,14 +152,14 @@ def test_save_of_all_files_replaces_the_inputs(session, server, home):
     write(home, {"a": "1"})
     one, two = (session.push(f"{server.host}/t/{name}:v1", "a") for name in ("one", "two"))
     ref = f"{server.host}/t/d"
-    session.save(ref, {"x": b"1"}, inputs=[one])
-    first = session.save(ref, {"y": b"2"}, inputs=[two])
+    ocikit.save(ref, {"x": b"1"}, inputs=[one], session=session)
+    first = ocikit.save(ref, {"y": b"2"}, inputs=[two], session=session)
     assert first.annotations[BASE_NAME] == f"{ref}:latest"
     assert json.loads(first.annotations[INPUTS]) == [str(one.reference), str(two.reference)]
-    second = session.save(ref, {"y": b"2"}, inputs=[two], replace="all")
+    second = ocikit.save(ref, {"y": b"2"}, inputs=[two], replace="all", session=session)
     assert json.loads(second.annotations[INPUTS]) == [str(two.reference)]
-    assert session.save(ref, {"y": b"2"}, inputs=[two], replace="all").digest == second.digest
-    assert INPUTS not in session.save(ref, {"y": b"2"}, replace="all").annotations
+    assert ocikit.save(ref, {"y": b"2"}, inputs=[two], replace="all", session=session).digest == second.digest
+    assert INPUTS not in ocikit.save(ref, {"y": b"2"}, replace="all", session=session).annotations
 
 
 def test_writers_of_one_commit_join_their_messages(session, server, home):

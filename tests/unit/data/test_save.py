@@ -181,7 +181,7 @@ class Own(BaseEstimator):
 def test_model_with_types_of_a_script_is_refused(server, session):
     for model in (Own(), make_pipeline(StandardScaler(), FunctionTransformer(lambda x: x))):
         with pytest.raises(InvalidArgument, match="was not saved, and nothing was sent"):
-            session.save(f"{server.host}/t/d:v1", model)
+            ocikit.save(f"{server.host}/t/d:v1", model, session=session)
     assert server.requests == []
 
 
@@ -251,7 +251,7 @@ def test_object_is_refused_before_anything_is_sent(server, session, name):
     ref = f"{server.host}/t/d:v1"
     for one in (obj, {"good": "text", "bad": obj}):
         with pytest.raises(InvalidArgument) as error:
-            session.save(ref, one)
+            ocikit.save(ref, one, session=session)
         assert message in str(error.value) and error.value.hint
     assert server.requests == []
 
@@ -341,16 +341,16 @@ def test_save_records_type_message_annotations_and_tags(ref):
 
 def test_dry_run_sends_nothing(server, session):
     ref = f"{server.host}/t/d:v1"
-    plan = session.save(ref, FRAMES["text"], "a", dry_run=True).plan
+    plan = ocikit.save(ref, FRAMES["text"], "a", dry_run=True, session=session).plan
     assert list(plan.added) == ["a.parquet"]
     assert {request.method for request in server.requests} <= {"GET", "HEAD"}
 
 
 def test_saving_what_is_there_moves_nothing(server, session):
     ref = f"{server.host}/t/d:v1"
-    first = session.save(ref, FRAMES["wide"])
+    first = ocikit.save(ref, FRAMES["wide"], session=session)
     server.requests.clear()
-    assert session.save(ref, FRAMES["wide"]).digest == first.digest
+    assert ocikit.save(ref, FRAMES["wide"], session=session).digest == first.digest
     assert {request.method for request in server.requests} <= {"GET", "HEAD"}
 
 
