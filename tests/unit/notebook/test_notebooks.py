@@ -1,6 +1,7 @@
 """Notebooks run from top to bottom, and their saved outputs are current and contain no private data."""
 
 import copy
+import itertools
 import re
 
 import nbformat
@@ -19,18 +20,32 @@ def read(path):
 
 
 def outputs(cell):
-    """Yield type and text of each output of a cell."""
-    for output in cell.get("outputs", ()):
-        if output.output_type == "stream":
-            yield output.name, output.text
-        elif output.output_type == "error":
-            yield "error", "\n".join(output.traceback)
-        else:
-            yield from sorted(output.data.items())
+    """Yield type and text of each output of a cell. Streams may arrive in any number of parts, which are joined."""
+    parts = itertools.groupby(cell.get("outputs", ()), key=lambda output: output.get("name"))
+    for stream, several in parts:
+        if stream is not None:
+            yield stream, "".join(output.text for output in several)
+            continue
+        for output in several:
+            yield from data_of(output)
 
 
-#: Text that differs between runs or library versions: times, ports, digests of compressed content.
-VARIABLE = {r"\bin \d+\.\d+ s\b": "in … s", r"127\.0\.0\.1:\d+": "127.0.0.1:…", r"sha256:[0-9a-f]{12,64}": "sha256:…"}
+def data_of(output):
+    """Yield type and text of an output that is not a stream."""
+    if output.output_type == "error":
+        yield "error", "\n".join(output.traceback)
+    else:
+        yield from sorted(output.data.items())
+
+
+#: Text that differs between runs or library versions: times, ports, digests of compressed content, and the bytes that the
+#: threads of duckdb request.
+VARIABLE = {
+    r"\bin \d+\.\d+ s\b": "in … s",
+    r"127\.0\.0\.1:\d+": "127.0.0.1:…",
+    r"sha256:[0-9a-f]{12,64}": "sha256:…",
+    r"\[\d+\.\d of (\d+ MB)\]": r"[… of \1]",
+}
 
 
 def stable_outputs(cell):
