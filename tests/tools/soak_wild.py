@@ -42,6 +42,7 @@ DEEDS = {
     "push": 4, "pull": 3, "pull_to": 3, "pull_layout": 2, "pull_others": 2, "copy": 2, "copy_to_layout": 2,
     "copy_from_layout": 2, "attach": 2, "referrers": 2, "delete": 2, "sweep": 0.5, "prune": 0.5,
 }  # fmt: skip
+_PATIENCE = 30  # seconds after the end for operations that have not succeeded once
 
 
 class Wrong(Exception):
@@ -122,8 +123,13 @@ class Process:
 
     def run(self, end: float, pause: float) -> None:
         tell = time.time()
-        while time.time() < end and len(self.wrong) < 5 and os.getppid() != 1:
-            self.one(self.dice.choices(list(DEEDS), list(DEEDS.values()))[0])
+        while len(self.wrong) < 5 and os.getppid() != 1:
+            deeds = DEEDS
+            if time.time() >= end:  # then only what has not succeeded once, because a short soak may not choose it
+                deeds = {deed: 1 for deed in DEEDS if not self.done[deed]}
+                if not deeds or time.time() >= end + _PATIENCE:
+                    break
+            self.one(self.dice.choices(list(deeds), list(deeds.values()))[0])
             time.sleep(self.dice.uniform(0, 2 * pause))
             if time.time() > tell:
                 self.tell()
