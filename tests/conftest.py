@@ -24,10 +24,6 @@ from tests.support.token_server import TokenServer
 INTEROP = {"registry", "htpasswd_registry", "token_registry", "debian"}
 
 
-#: What is known of each crash after which a test ran again, by the test.
-CRASHED: dict[str, str] = {}
-
-
 def pytest_configure():
     # A shell that starts us in the background ignores these signals for us and our children, which must end by them
     for number, handler in ((signal.SIGINT, signal.default_int_handler), (signal.SIGHUP, signal.SIG_DFL)):
@@ -42,29 +38,13 @@ def pytest_sessionstart():
 
 
 @pytest.hookimpl(optionalhook=True)
-def pytest_handlecrashitem(crashitem, report, sched):
-    """Say how a worker of xdist ended, and where it was; run the test again if no thread of Python caused the crash.
-
-    Now and then, an idle thread of a native library (arrow, polars, duckdb, h5py) ends the process by a segmentation fault,
-    minutes after its last use and in any test. A crash in a call from Python, or a second one in a test, fails.
-    """
+def pytest_handlecrashitem(report):
+    """Say how a worker of xdist ended, and where it was."""
     gateway = report.node.gateway
     path = _crash_file(os.getpid(), gateway.id)
     stack = path.read_text() if path.exists() else ""
     path.unlink(missing_ok=True)
-    status = gateway._io.popen.wait(10)
-    report.longrepr = f"{report.longrepr}\nexit status {status}\n{stack}"
-    is_foreign = status == -signal.SIGSEGV and stack and "Current thread" not in stack
-    if is_foreign and crashitem not in CRASHED:
-        sched.mark_test_pending(crashitem)
-        report.outcome = "rerun"
-        CRASHED[crashitem] = report.longrepr
-
-
-def pytest_terminal_summary(terminalreporter):
-    for text in CRASHED.values():
-        terminalreporter.section("a worker crashed, and the test ran again")
-        terminalreporter.write_line(text)
+    report.longrepr = f"{report.longrepr}\nexit status {gateway._io.popen.wait(10)}\n{stack}"
 
 
 def pytest_sessionfinish():
