@@ -567,6 +567,15 @@ _queues: dict[tuple[int, int, str], _Queue] = {}
 _queues_lock = ForkSafeLock()
 
 
+def wait_to_look(took: float) -> None:
+    """Wait until a writer that read the tag before this one's push has pushed, where a registry ignores conditions.
+
+    Args:
+        took: Seconds from the read to the push of this writer; another one needs about as long.
+    """
+    time.sleep(max(_LOOK, 2 * took))
+
+
 class Upcoming:
     """A writer that uploads content and will then commit.
 
@@ -832,7 +841,7 @@ class _Writer:
         """
         if stored.is_certain:
             return True
-        time.sleep(max(_LOOK, 2 * stored.took))
+        wait_to_look(stored.took)
         try:
             current = self.store.resolve(self.tag).digest
         except NotFound:

@@ -25,7 +25,7 @@ import attrs
 from attrs import define, frozen
 
 from ocikit import display
-from ocikit.client.commit import Base, locked, read_base
+from ocikit.client.commit import Base, locked, read_base, wait_to_look
 from ocikit.client.push import PackedArtifact
 from ocikit.errors import Conflict, InvalidArgument, ManifestBlobUnknown, NotFound, OcikitError
 from ocikit.spec.annotations import BASE_DIGEST, BASE_NAME, Annotations
@@ -41,7 +41,6 @@ NextVersion: TypeAlias = Literal["next"]
 
 _TAG: Final = re.compile(r"v([1-9]\d{0,17})")
 _TRIES = 20  # numbers that other writers take meanwhile
-_LOOK = 0.2  # seconds between a push without a condition and the look at what the tag names; as in `commit`
 _SHOWN = 60  # characters of an invalid value in a message
 
 
@@ -246,7 +245,7 @@ class Versions:
         if outcome == "done":
             return True
         if outcome == "unchecked":
-            time.sleep(max(_LOOK, 2 * (time.monotonic() - started)))
+            wait_to_look(time.monotonic() - started)
         # "moved" may be the answer to a request that was repeated after a lost response
         return self._digest(tag) == descriptor.digest
 

@@ -3,7 +3,6 @@
 import json
 import threading
 from contextlib import nullcontext
-from types import SimpleNamespace
 
 import ocikit
 import pytest
@@ -17,7 +16,6 @@ from tests.support.home import moved, write
 @pytest.fixture(autouse=True)
 def short_looks(monkeypatch):
     monkeypatch.setattr(commits, "_LOOK", 0.01)
-    monkeypatch.setattr(versions, "_LOOK", 0.01)
 
 
 @pytest.fixture(params=["registry", "without conditions", "layout"])
@@ -337,7 +335,7 @@ def test_number_overwritten_by_another_writer_is_left(session, server, home, mon
             server.manifest("t/d", theirs.raw, "v1", media_type=theirs.media_type)
         pauses.append(seconds)
 
-    monkeypatch.setattr(versions, "time", SimpleNamespace(sleep=overwritten, monotonic=lambda: 0.0))
+    monkeypatch.setattr(versions, "wait_to_look", overwritten)
     made = session.push(ref, "a", version="next")
     assert made.reference.tag == "v2"
     assert made.annotations[BASE_DIGEST] == session.pin(f"{server.host}/t/d:v1").digest

@@ -5,7 +5,6 @@ import json
 import ocikit
 import pytest
 from ocikit.client import commit as commits
-from ocikit.client import versions
 from ocikit.spec.annotations import BASE_DIGEST
 
 from tests.support.home import moved, write
@@ -14,7 +13,6 @@ from tests.support.home import moved, write
 @pytest.fixture(autouse=True)
 def short_looks(monkeypatch):
     monkeypatch.setattr(commits, "_LOOK", 0.01)
-    monkeypatch.setattr(versions, "_LOOK", 0.01)
 
 
 @pytest.fixture(params=["registry", "layout"])
