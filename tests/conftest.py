@@ -15,13 +15,16 @@ from ocikit.remote.config.network import Network
 from ocikit.remote.http.transport import Transport
 from ocikit.remote.registry import Registry
 
-from tests.support import images, peers
+from tests.support import images, peers, postgres, s3
 from tests.support.fake_registry import FakeRegistry
 from tests.support.home import QUICK
 from tests.support.token_server import TokenServer
 
 #: Fixtures that run real programs, unless they are our own registry.
-INTEROP = {"registry", "htpasswd_registry", "token_registry", "debian"}
+INTEROP = {"registry", "htpasswd_registry", "token_registry", "debian", "postgres_server", "s3_server"}
+
+#: The peer of each fixture that has one peer only.
+PEERS = {"debian": "debian", "postgres_server": "postgresql", "s3_server": "versitygw"}
 
 
 def pytest_configure():
@@ -78,8 +81,8 @@ def pytest_runtest_setup(item):
     for mark in item.iter_markers("peers"):
         peers.need(*mark.args, *(values[name] for name in mark.kwargs.get("of", ())))
     for name in INTEROP.intersection(getattr(item, "fixturenames", ())) - _parameters(item):
-        if name == "debian" or values.get(name) in peers.KINDS:
-            peers.need(values.get(name, name))
+        if name in PEERS or values.get(name) in peers.KINDS:
+            peers.need(values.get(name, PEERS.get(name)))
 
 
 def _parameters(item):
@@ -130,6 +133,45 @@ def token_registry(request, token_server):
 def debian():
     """A real Debian image in several forms; see tests/support/images.py."""
     return images.debian()
+
+
+# Servers of the registry's cluster storage
+
+
+@pytest.fixture(scope="session")
+def postgres_server():
+    """A PostgreSQL server of this process; see tests/support/postgres.py."""
+    with postgres.running() as server:
+        yield server
+
+
+@pytest.fixture
+def empty_database_url(postgres_server):
+    """The URL of a new, empty database."""
+    with postgres_server.database() as url:
+        yield url
+
+
+@pytest.fixture
+def database_url(postgres_server):
+    """The URL of a new database with the tables of the registry."""
+    with postgres_server.database(migrated=True) as url:
+        yield url
+
+
+@pytest.fixture(scope="session")
+def s3_server():
+    """An S3 server of this process; see tests/support/s3.py."""
+    with s3.running() as server:
+        yield server
+
+
+@pytest.fixture
+def objects_url(s3_server, monkeypatch):
+    """The URL of an empty object store on `s3_server`, with its credentials in the environment."""
+    for name, value in s3_server.environ.items():
+        monkeypatch.setenv(name, value)
+    return s3_server.url()
 
 
 # A user: home folder, session, fake registries

@@ -11,7 +11,8 @@ from tests.support import peers
 TESTS = Path(__file__).resolve().parents[1]
 
 #: Functions of tests that run one program, with its name.
-HELPERS = {"images.skopeo": "skopeo", "images.unpack": "umoci", "images.debian": "debian"}
+HELPERS = {"images.skopeo": "skopeo", "images.unpack": "umoci", "images.debian": "debian",
+           "postgres.running": "postgresql", "s3.running": "versitygw"}  # fmt: skip
 
 #: Functions of tests whose first argument is a program.
 RUNNERS = {"peers.run", "peers.find", "tool"}

@@ -63,7 +63,11 @@ PROGRAMS: Mapping[str, tuple[str, ...]] = {
     "distribution3": ("registry",),
     "ctr": ("containerd", "ctr"),
     "debian": ("debootstrap", "umoci", "skopeo"),
+    "postgresql": ("initdb", "postgres"),
 }
+
+#: Where Debian has the programs of PostgreSQL, those of the newest version first.
+_POSTGRESQL = sorted(Path("/usr/lib/postgresql").glob("*/bin"), key=lambda path: int(path.parent.name), reverse=True)
 
 START = 30.0  # seconds; zot takes a second on a busy machine
 
@@ -91,7 +95,7 @@ def where(name: str) -> Path | None:
     """Return the program from .peers/bin, PATH or GOPATH/bin, or None."""
     if not allowed(name):
         return None
-    folders = [FOLDER / "bin", *map(Path, os.get_exec_path()), Path("/usr/sbin")]
+    folders = [FOLDER / "bin", *map(Path, os.get_exec_path()), Path("/usr/sbin"), *_POSTGRESQL]
     for folder in folders:
         if found := shutil.which(name, path=str(folder)):
             return Path(found)
