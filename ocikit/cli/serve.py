@@ -17,7 +17,8 @@ from ocikit.cli.streams import print_message
 from ocikit.server.http.settings import Limits
 from ocikit.server.process.main import run
 from ocikit.server.process.options import ServerConfig, ServerOptions, option_descriptions
-from ocikit.server.storage.base import DISK_FULL, Storage
+from ocikit.server.storage.base import DISK_FULL
+from ocikit.server.storage.combined import Storage
 from ocikit.server.storage.files import file_storage
 from ocikit.server.storage.gc import GRACE, UPLOAD_EXPIRY, gc
 from ocikit.server.storage.verify import verify

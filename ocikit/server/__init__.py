@@ -13,7 +13,8 @@ from ocikit.server.http.app import AccessRecord, Application
 from ocikit.server.http.errors import ErrorResponse
 from ocikit.server.http.request import Request, Response
 from ocikit.server.http.settings import Limits, Settings
-from ocikit.server.storage.base import BlobStore, Metadata, Storage, UploadStore
+from ocikit.server.storage.base import BlobStore, Metadata, UploadStore
+from ocikit.server.storage.combined import Storage
 from ocikit.server.storage.files import file_storage
 from ocikit.server.storage.gc import gc
 from ocikit.server.storage.memory import memory_storage

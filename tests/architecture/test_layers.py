@@ -49,6 +49,8 @@ OPENED_ON_USE = {
     "ocikit.server.storage.database",
     "ocikit.server.storage.schema",
     "ocikit.server.storage.sql_gc",
+    "ocikit.server.storage.cluster.migrations.env",
+    "ocikit.server.storage.cluster.migrations.versions.r0001_tables",
 }
 
 #: Violations that are known and must go; the set only shrinks.

@@ -18,7 +18,8 @@ from ocikit.server.http.errors import ErrorResponse
 from ocikit.server.http.request import METHODS_WITH_BODY, Request, Response, host_name, json_response
 from ocikit.server.http.routes import READ_METHODS, dispatch, method_not_allowed
 from ocikit.server.http.settings import Settings
-from ocikit.server.storage.base import DISK_FULL, Storage
+from ocikit.server.storage.base import DISK_FULL
+from ocikit.server.storage.combined import Storage
 from ocikit.spec.document import DOCUMENT_LIMIT
 
 _log = logging.getLogger("ocikit.server")

@@ -13,7 +13,7 @@ from ocikit.server.auth.access import Permission
 from ocikit.server.http.context import RequestContext, parse_digest, parse_repository
 from ocikit.server.http.errors import ErrorResponse
 from ocikit.server.http.request import Response
-from ocikit.server.storage.base import BlobInUse
+from ocikit.server.storage.base import BlobInUse, StoredBlob
 from ocikit.spec.digest import Digest
 
 #: One range with an optional start or end.
@@ -33,9 +33,10 @@ def get(ctx: RequestContext, name: str, reference: str) -> Response:
     """
     name, digest = parse_repository(name), parse_digest(reference)
     ctx.require(Permission("pull", name))
-    size = ctx.storage.blob_size(name, digest)
-    if size is None:
+    blob = ctx.storage.find_blob(name, digest)
+    if blob is None:
         raise unknown_blob(name, digest)
+    size = blob.size
     etag = f'"{digest}"'
     headers = (
         ("Content-Type", "application/octet-stream"),
@@ -53,7 +54,7 @@ def get(ctx: RequestContext, name: str, reference: str) -> Response:
         return Response(200, (*headers, ("Content-Length", str(size))))
     byte_range = parse_range(request.header("Range"), size)
     if byte_range is None or request.header("If-Range") not in {"", etag}:
-        return Response(200, (*headers, ("Content-Length", str(size))), _open(ctx, name, digest, 0, size))
+        return Response(200, (*headers, ("Content-Length", str(size))), _open(ctx, name, digest, blob, 0, size))
     first, last = byte_range
     if first > last:
         raise ErrorResponse(
@@ -64,7 +65,7 @@ def get(ctx: RequestContext, name: str, reference: str) -> Response:
         )
     length = last - first + 1
     range_headers = (("Content-Length", str(length)), ("Content-Range", f"bytes {first}-{last}/{size}"))
-    return Response(206, (*headers, *range_headers), _open(ctx, name, digest, first, length))
+    return Response(206, (*headers, *range_headers), _open(ctx, name, digest, blob, first, length))
 
 
 def delete(ctx: RequestContext, name: str, reference: str) -> Response:
@@ -125,10 +126,10 @@ def parse_range(header: str, size: int) -> tuple[int, int] | None:
     return (first, min(last, size - 1)) if first < size else (1, 0)
 
 
-def _open(ctx: RequestContext, name: str, digest: Digest, first: int, length: int) -> FileBody:
+def _open(ctx: RequestContext, name: str, digest: Digest, blob: StoredBlob, first: int, length: int) -> FileBody:
     ctx.request.begin_transfer()
     try:
-        return FileBody(ctx.storage.blobs.open(digest), first, length)
+        return FileBody(blob.open(first, length), length)
     except KeyError as error:
         raise unknown_blob(name, digest) from error
 
@@ -137,16 +138,13 @@ class FileBody:
     """A response body that sends a part of a file and closes it at the end.
 
     Args:
-        file: Open file.
-        first: Offset of the first byte.
+        file: Open file, positioned at the first byte.
         length: Number of bytes.
     """
 
-    def __init__(self, file: BinaryIO, first: int, length: int) -> None:
+    def __init__(self, file: BinaryIO, length: int) -> None:
         self._file = file
         self._remaining = length
-        if first:
-            file.seek(first)
 
     def __iter__(self) -> Iterator[bytes]:
         return self

@@ -11,7 +11,7 @@ from ocikit.server.auth.access import Access, Identity, Permission
 from ocikit.server.http.errors import ErrorResponse, message_with_hint
 from ocikit.server.http.request import Request
 from ocikit.server.http.settings import Settings
-from ocikit.server.storage.base import Storage
+from ocikit.server.storage.combined import Storage
 from ocikit.spec.digest import Digest
 from ocikit.spec.reference import check_repository, check_tag
 

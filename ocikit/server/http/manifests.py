@@ -71,7 +71,7 @@ def get(ctx: RequestContext, name: str, reference: str) -> Response:
     if unchanged or ctx.request.method == "HEAD":
         file.close()
         return Response(304, validators) if unchanged else Response(200, headers)
-    body = FileBody(file, 0, row.size)
+    body = FileBody(file, row.size)
     if row.size <= CHUNK_SIZE:
         # The server sends a list without this thread
         return Response(200, headers, list(body))

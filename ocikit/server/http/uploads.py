@@ -8,7 +8,6 @@ from __future__ import annotations
 import contextlib
 import math
 import re
-import time
 from collections.abc import Iterator
 
 from ocikit.display import quoted
@@ -224,7 +223,7 @@ def _make_room(ctx: RequestContext) -> None:
         ErrorResponse: 429.
     """
     limits, uploads = ctx.settings.limits, ctx.storage.uploads
-    now, total = time.time(), uploads.count()
+    now, total = uploads.now(), uploads.count()
     holder = _holder(ctx)
     for limit, counted in ((limits.sessions_each, holder), (limits.sessions, None)):
         # Count the holder's uploads only if there are many in all, because each count lists all

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from ocikit.server.http.app import AccessRecord
 from ocikit.server.http.request import Response
-from ocikit.server.storage.base import Storage
+from ocikit.server.storage.combined import Storage
 
 if TYPE_CHECKING:
     from prometheus_client.metrics_core import Metric

@@ -30,7 +30,8 @@ from ocikit.server.process.connection_close import CloseUnreadConnection
 from ocikit.server.process.options import ServerConfig
 from ocikit.server.process.restarts import Restarts
 from ocikit.server.process.slow_clients import CHECK_INTERVAL, SlowClients
-from ocikit.server.storage.base import DISK_FULL, Storage
+from ocikit.server.storage.base import DISK_FULL
+from ocikit.server.storage.combined import Storage
 from ocikit.server.storage.files import file_storage
 from ocikit.server.storage.gc import expire_uploads, gc
 

@@ -37,7 +37,6 @@ from ocikit.server.storage.base import (
     BlobStore,
     LengthMismatch,
     OffsetMismatch,
-    Storage,
     UnknownUpload,
     Upload,
     UploadBody,
@@ -45,6 +44,7 @@ from ocikit.server.storage.base import (
     UploadState,
     UploadStore,
 )
+from ocikit.server.storage.combined import Storage
 from ocikit.spec.digest import VERIFIABLE, Digest, Hasher, new_hasher
 from ocikit.store.files import BUFFER, atomic_writer, blob_path, create_private_folder, fsync_folder
 

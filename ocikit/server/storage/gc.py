@@ -11,7 +11,7 @@ from collections.abc import Iterable, Iterator
 from itertools import groupby, islice
 from operator import itemgetter
 
-from ocikit.server.storage.base import Storage
+from ocikit.server.storage.combined import Storage
 from ocikit.spec.digest import Digest
 from ocikit.store.results import GCResult, RemovedBlob
 
@@ -51,11 +51,10 @@ def gc(
     Returns:
         The deleted content, and the manifests and blobs that were removed from repositories.
     """
-    now = time.time()
-    before = now - grace
+    before = storage.metadata.now() - grace
     # First what needs no transaction: on a full disk, the transactions use the space
     uploads = 0 if dry_run else expire_uploads(storage, expiry=expiry)
-    partial = 0 if dry_run else storage.blobs.remove_partial(now - max(grace, GRACE))
+    partial = 0 if dry_run else storage.blobs.remove_partial(time.time() - max(grace, GRACE))
     manifests = _manifests(storage, before, dry_run=dry_run) if untagged else ()
     unlinked = tuple(
         RemovedBlob(digest=digest, size=size, repository=repository)
@@ -92,7 +91,7 @@ def expire_uploads(storage: Storage, *, expiry: float = UPLOAD_EXPIRY) -> int:
         storage: Storage of a registry, which may be serving.
         expiry: See `gc`.
     """
-    now = time.time()
+    now = storage.uploads.now()
     return storage.uploads.expire(now - expiry, empty_before=now - min(expiry, EMPTY_UPLOAD_EXPIRY))
 
 

@@ -16,7 +16,6 @@ from ocikit.server.storage.base import (
     BlobStore,
     LengthMismatch,
     OffsetMismatch,
-    Storage,
     UnknownUpload,
     Upload,
     UploadBody,
@@ -24,6 +23,7 @@ from ocikit.server.storage.base import (
     UploadState,
     UploadStore,
 )
+from ocikit.server.storage.combined import Storage
 from ocikit.spec.digest import Digest
 
 

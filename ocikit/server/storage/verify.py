@@ -9,7 +9,8 @@ from itertools import groupby
 from operator import itemgetter
 
 from ocikit.errors import ContentError
-from ocikit.server.storage.base import BlobStore, Storage
+from ocikit.server.storage.base import BlobStore
+from ocikit.server.storage.combined import Storage
 from ocikit.spec.digest import Digest
 from ocikit.store.results import CorruptBlob, Problem, VerifyResult
 

@@ -17,7 +17,8 @@ from ocikit.errors import InvalidArgument
 from ocikit.server import Application
 from ocikit.server.http.request import RequestBody
 from ocikit.server.storage import schema as tables
-from ocikit.server.storage.base import ManifestRow, MissingChildren, Storage, UnknownUpload
+from ocikit.server.storage.base import ManifestRow, MissingChildren, UnknownUpload
+from ocikit.server.storage.combined import Storage
 from ocikit.server.storage.files import FileBlobs, FileUploads, file_storage
 from ocikit.server.storage.memory import MemoryBlobs, MemoryUploads
 from ocikit.server.storage.sql import SqlMetadata
