@@ -185,7 +185,8 @@ def parse_basic(header: str) -> tuple[str, bytes] | None:
         return None
     try:
         user, colon, password = base64.b64decode(match[1] + "=" * (-len(match[1]) % 4), validate=True).partition(b":")
-        return (user.decode(), password) if colon else None
+        # RFC 7617 2: a user name has no control characters
+        return (user.decode(), password) if colon and b"\0" not in user else None
     except (binascii.Error, UnicodeDecodeError):
         return None
 

@@ -295,6 +295,8 @@ def _parse_form(request: Request) -> dict[str, str]:
     except ValueError as error:
         raise ErrorResponse(400, "UNSUPPORTED", "the form is not UTF-8 or has too many fields") from error
     form = dict(pairs)
+    if "\0" in form.get("username", ""):
+        raise ErrorResponse(400, "UNSUPPORTED", "the user name has a NUL character")
     if len(form) != len(pairs):
         raise ErrorResponse(400, "UNSUPPORTED", "the form has a repeated field")
     return form

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import logging
+import math
+import random
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 from attrs import frozen
@@ -18,7 +20,7 @@ from ocikit.server.http.errors import ErrorResponse
 from ocikit.server.http.request import METHODS_WITH_BODY, Request, Response, host_name, json_response
 from ocikit.server.http.routes import READ_METHODS, dispatch, method_not_allowed
 from ocikit.server.http.settings import Settings
-from ocikit.server.storage.base import DISK_FULL
+from ocikit.server.storage.base import DISK_FULL, Unavailable
 from ocikit.server.storage.combined import Storage
 from ocikit.spec.document import DOCUMENT_LIMIT
 
@@ -35,6 +37,15 @@ _HEADERS = (("Docker-Distribution-Api-Version", "registry/2.0"), ("X-Content-Typ
 
 #: The code of a 5xx response. Clients retry it; the specification's codes are for 4xx. spec.md#error-codes
 _FAILED = "UNKNOWN"
+
+#: Code and seconds of a response while the database or the object store is away. Clients retry it, at different times.
+_AWAY, _RETRY_AFTER = "UNAVAILABLE", (1, 5)
+
+#: Seconds between two lines of the log about the same store that is away: each request of an outage fails.
+_LOG_INTERVAL = 1.0
+
+#: Causes of outages whose last line is remembered.
+_CAUSES = 100
 
 
 @frozen(kw_only=True)
@@ -66,6 +77,7 @@ class Application:
         settings: Settings and limits.
         on_request: Called with an `AccessRecord` after each request.
         extra_routes: Further exact paths and their handlers, such as "/metrics".
+        problems: Returns further problems for `/readyz`, such as a process that stops soon.
     """
 
     def __init__(
@@ -76,11 +88,14 @@ class Application:
         settings: Settings | None = None,
         on_request: Callable[[AccessRecord], None] | None = None,
         extra_routes: dict[str, Callable[[Request], Response]] | None = None,
+        problems: Callable[[], Sequence[Problem]] | None = None,
     ) -> None:
         self.storage = storage
         self.access = access or OpenAccess()
         self.settings = settings or Settings()
         self.on_request = on_request
+        self._problems = problems
+        self._outage = _Outage()
         self._extra_routes = {
             "/healthz": lambda _: json_response(200, json.loads(HEALTHY)),
             "/readyz": lambda _: self._readiness(),
@@ -105,6 +120,10 @@ class Application:
             if ctx is not None and _may_discard(ctx, error):
                 ctx.request.body.discard(_DISCARD_LIMIT)
             response = json_response(error.status, error.errors, error.headers)
+        except Unavailable as error:
+            code = _AWAY
+            self._outage.log(error, _operation(environ))
+            response = _unavailable(error)
         except Exception as error:  # noqa: BLE001 - clients must not see a traceback; it is logged
             code = _FAILED
             response = _internal_error(error, environ)
@@ -113,10 +132,10 @@ class Application:
             response = Response(response.status, response.headers)
         # PEP 3333 requires exactly `str`, and a digest is a subclass
         start_response(response.line, [*_HEADERS, *((key, str(value)) for key, value in response.headers)])
-        if self.on_request is None:
-            return response.body
 
-        def record(sent: int) -> None:
+        def record(sent: int, code: str = code) -> None:
+            if self.on_request is None:
+                return
             self._notify(
                 AccessRecord(
                     **_request_fields(environ, request),
@@ -131,7 +150,7 @@ class Application:
         if isinstance(response.body, list | tuple):
             record(sum(map(len, response.body)))
             return response.body
-        return _CountingBody(response.body, record)
+        return _CountingBody(response.body, record, lambda error: self._outage.log(error, _operation(environ)))
 
     def _notify(self, record: AccessRecord) -> None:
         """Call `on_request`; its errors are logged and do not fail the request."""
@@ -142,10 +161,13 @@ class Application:
             _log.exception("on_request failed")
 
     def _readiness(self) -> Response:
-        """Report whether requests can be answered: 503 while users, rules or metadata cannot be read."""
-        problems = [*self.access.problems()]
+        """Report whether requests can be answered: 503 while users, rules or a store cannot be read, and before the end."""
+        problems = [*self.access.problems(), *(self._problems() if self._problems else ())]
         try:
-            self.storage.metadata.repositories(limit=1)
+            self.storage.check()
+        except Unavailable as error:
+            self._outage.log(error, "GET /readyz")
+            problems.append(Problem(str(error)))
         except Exception:  # noqa: BLE001 - adapters may raise anything
             _log.exception("reading the metadata failed")
             problems.append(Problem("the metadata cannot be read; see the log"))
@@ -210,7 +232,7 @@ def _request_fields(environ: dict[str, Any], request: Request | None) -> dict[st
 
 def _internal_error(error: Exception, environ: dict[str, Any]) -> Response:
     """Log an error and return a response without its details."""
-    operation = f"{quoted(environ.get('REQUEST_METHOD', ''), 20)} {quoted(environ.get('PATH_INFO', ''))}"
+    operation = _operation(environ)
     cause = error.__cause__ if isinstance(error, ContentError) and isinstance(error.__cause__, OSError) else error
     if isinstance(cause, OSError) and cause.errno in DISK_FULL:
         _log.error("%s failed: %s", operation, cause)
@@ -219,8 +241,20 @@ def _internal_error(error: Exception, environ: dict[str, Any]) -> Response:
     return json_response(500, _error_body("the registry failed; see its log"))
 
 
-def _error_body(message: str) -> dict[str, Any]:
-    return {"errors": [{"code": _FAILED, "message": message}]}
+def _unavailable(error: Unavailable) -> Response:
+    """Return a response without the details of what is away: 503, to be repeated after seconds with jitter."""
+    first, last = _RETRY_AFTER
+    seconds = error.retry_after * random.uniform(0.5, 1.5)  # noqa: S311 - jitter: clients do not come back all at once
+    retry = ("Retry-After", str(min(max(math.ceil(seconds), first), last)))
+    return json_response(503, _error_body("the registry cannot reach its storage; try again", _AWAY), (retry,))
+
+
+def _operation(environ: dict[str, Any]) -> str:
+    return f"{quoted(environ.get('REQUEST_METHOD', ''), 20)} {quoted(environ.get('PATH_INFO', ''))}"
+
+
+def _error_body(message: str, code: str = _FAILED) -> dict[str, Any]:
+    return {"errors": [{"code": code, "message": message}]}
 
 
 def _close(body: Iterable[bytes]) -> None:
@@ -229,13 +263,37 @@ def _close(body: Iterable[bytes]) -> None:
         close()
 
 
-class _CountingBody:
-    """A response body that reports the number of sent bytes when it ends or is closed."""
+class _Outage:
+    """The log of an outage: one line a second for each cause, without a traceback."""
 
-    def __init__(self, body: Iterable[bytes], record: Callable[[int], None]) -> None:
+    def __init__(self) -> None:
+        self._logged: dict[str, float] = {}
+
+    def log(self, error: Unavailable, operation: str) -> None:
+        cause, now = str(error), time.monotonic()
+        if now - self._logged.get(cause, -math.inf) >= _LOG_INTERVAL:
+            if len(self._logged) >= _CAUSES:
+                self._logged.clear()
+            self._logged[cause] = now
+            _log.error("%s failed: %s; clients get 503 until it answers", operation, cause)
+
+
+class _CountingBody:
+    """A response body that reports the number of sent bytes when it ends or is closed.
+
+    Args:
+        body: Chunks.
+        record: Called once with the number of sent bytes, and with a code if the body failed.
+        failed: Called if a store is away in the middle of the body. The server cuts the connection then.
+    """
+
+    def __init__(
+        self, body: Iterable[bytes], record: Callable[..., None], failed: Callable[[Unavailable], None]
+    ) -> None:
         self._body = body
         self._chunks = iter(body)
-        self._record: Callable[[int], None] | None = record
+        self._record: Callable[..., None] | None = record
+        self._failed = failed
         self._sent = 0
 
     def __iter__(self) -> Iterator[bytes]:
@@ -244,15 +302,22 @@ class _CountingBody:
     def __next__(self) -> bytes:
         try:
             chunk = next(self._chunks)
+        except Unavailable as error:
+            self._failed(error)
+            self._end(_AWAY)
+            raise
         except BaseException:
-            self.close()
+            self._end()
             raise
         self._sent += len(chunk)
         return chunk
 
     def close(self) -> None:
         """Close the body and report once."""
+        self._end()
+
+    def _end(self, *code: str) -> None:
         record, self._record = self._record, None
         if record is not None:
             _close(self._body)
-            record(self._sent)
+            record(self._sent, *code)

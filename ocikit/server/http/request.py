@@ -295,8 +295,11 @@ def _decode_url(path: str, query: str) -> tuple[str, tuple[tuple[str, str], ...]
     """Return the path and the parameters of a query as text.
 
     Raises:
-        ErrorResponse: 400 for invalid UTF-8 or too many parameters.
+        ErrorResponse: 400 for invalid UTF-8, NUL, or too many parameters.
     """
+    if "\0" in path or "%00" in query or "\0" in query:
+        # No name has it, and PostgreSQL refuses it in text: each of these requests would fail there and fill the log
+        raise ErrorResponse(400, "UNSUPPORTED", "the URL has a NUL character, which no name contains")
     try:
         path = path.encode("latin-1").decode()
         if not query:

@@ -36,6 +36,7 @@ from attrs import define, field, frozen
 from ocikit.server.http.errors import ErrorResponse
 from ocikit.server.http.request import is_trusted
 from ocikit.server.http.transfer import TRANSFER, client_key
+from ocikit.server.storage.base import Unavailable
 
 #: Bytes a second that a blob's transfer must move on average.
 MINIMUM_RATE = 1024
@@ -352,6 +353,10 @@ class _TrackedOutput:
         self._call.enter("working")
         try:
             chunk = next(self._chunks)
+        except Unavailable as error:
+            # granian closes the connection of a body that is shorter than its Content-Length. It would log a traceback of
+            # any other exception, for each request of an outage; the application has logged a line
+            raise StopIteration from error
         finally:
             self._call.enter("writing")
         self._call.moved += len(chunk)
