@@ -1,4 +1,4 @@
-"""Database connections: pool, SQLite settings and transactions."""
+"""SQLite connections: pool, settings and transactions."""
 
 from __future__ import annotations
 
@@ -32,14 +32,11 @@ _LOCK_TIMEOUT = 60.0
 #: Free bytes below which an I/O error means a full disk.
 _NO_SPACE = 1 << 17
 
-#: Key of PostgreSQL's advisory lock for writers.
-_ADVISORY_LOCK = 7011
-
 
 class Database:
-    """A database with concurrent readers and one writer at a time.
+    """A SQLite database with concurrent readers and one writer at a time.
 
-    SQLite runs in WAL mode: readers never wait, and any number of processes share the file.
+    It runs in WAL mode: readers never wait, and any number of processes share the file.
 
     Args:
         url: SQLAlchemy URL.
@@ -116,8 +113,8 @@ class _Readers:
     """Connections for reading that stay checked out of the engine's pool.
 
     A request reads one row. SQLAlchemy needs three times as long as the database to check a connection out, begin a
-    transaction, roll it back and check the connection in. These connections commit automatically, so that they hold no
-    snapshot between two statements.
+    transaction, roll it back and check the connection in. SQLite's driver commits automatically, so that these connections
+    hold no snapshot between two statements.
 
     Args:
         engine: An engine with a pool of `_CONNECTIONS`.
@@ -131,17 +128,15 @@ class _Readers:
 
     @contextlib.contextmanager
     def connection(self) -> Iterator[sa.Connection]:
-        """Lend a connection. An error closes it, and a lost database closes the idle ones too."""
+        """Lend a connection. An error closes it."""
         with self._free:
             try:
                 connection = self._idle.pop()  # the last one has the most recent pages in its cache
             except IndexError:
-                connection = self._connect()
+                connection = self._engine.connect()
             try:
                 yield connection
             except BaseException:
-                if connection.invalidated:
-                    self._close_idle()
                 connection.close()
                 raise
             self._idle.append(connection)
@@ -151,12 +146,6 @@ class _Readers:
         self._close_idle()
         self._engine.dispose()
 
-    def _connect(self) -> sa.Connection:
-        connection = self._engine.connect()
-        if self._engine.dialect.name == "sqlite":
-            return connection  # its driver commits automatically
-        return connection.execution_options(isolation_level="AUTOCOMMIT")
-
     def _close_idle(self) -> None:
         with contextlib.suppress(IndexError):
             while True:
@@ -165,16 +154,13 @@ class _Readers:
 
 def _create_engine(url: str, *, in_memory: bool) -> sa.Engine:
     pool: dict[str, Any] = {"pool_size": _CONNECTIONS, "max_overflow": 0, "pool_timeout": _LOCK_TIMEOUT}
-    if not url.startswith("sqlite"):
-        engine = sa.create_engine(url, **pool)
-    else:
-        # A database in memory exists in one connection that all threads share
-        if in_memory:
-            pool = {"poolclass": sa.StaticPool}
-        arguments = {"check_same_thread": False, "timeout": _LOCK_TIMEOUT, "isolation_level": None}
-        engine = sa.create_engine(url, connect_args=arguments, **pool)
-        engine.dialect.statement_compiler = _HintCompiler
-        sa.event.listen(engine, "connect", _configure_sqlite)
+    if in_memory:
+        # The database exists in one connection that all threads share
+        pool = {"poolclass": sa.StaticPool}
+    arguments = {"check_same_thread": False, "timeout": _LOCK_TIMEOUT, "isolation_level": None}
+    engine = sa.create_engine(url, connect_args=arguments, **pool)
+    engine.dialect.statement_compiler = _HintCompiler
+    sa.event.listen(engine, "connect", _configure)
     return engine
 
 
@@ -222,7 +208,7 @@ class _HintCompiler(SQLiteCompiler):
         return text
 
 
-def _configure_sqlite(connection: Any, _: Any) -> None:
+def _configure(connection: Any, _: Any) -> None:
     cursor = connection.cursor()
     cursor.execute("PRAGMA journal_mode=WAL")
     cursor.execute("PRAGMA foreign_keys=ON")
@@ -236,10 +222,7 @@ def _lock_for_writing(connection: sa.Connection, durable: bool) -> None:
 
     SQLite cannot upgrade a read transaction while another writer is active.
     """
-    if connection.dialect.name == "sqlite":
-        if connection.info.get("durable") != durable:
-            connection.exec_driver_sql(f"PRAGMA synchronous={'FULL' if durable else 'NORMAL'}")
-            connection.info["durable"] = durable
-        connection.exec_driver_sql("BEGIN IMMEDIATE")
-    elif connection.dialect.name == "postgresql":
-        connection.exec_driver_sql(f"SELECT pg_advisory_xact_lock({_ADVISORY_LOCK})")
+    if connection.info.get("durable") != durable:
+        connection.exec_driver_sql(f"PRAGMA synchronous={'FULL' if durable else 'NORMAL'}")
+        connection.info["durable"] = durable
+    connection.exec_driver_sql("BEGIN IMMEDIATE")

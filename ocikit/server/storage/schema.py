@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import sqlalchemy as sa
+from sqlalchemy.dialects.sqlite import insert
 
 schema = sa.MetaData()
 
-#: Names and digests are compared byte by byte: SQLite's default, and PostgreSQL's collation "C".
-_Text = sa.String().with_variant(sa.String(collation="C"), "postgresql")
+#: SQLite compares names and digests byte by byte.
+_Text = sa.String()
 
 
 def _table(name: str, *columns: Any) -> sa.Table:
@@ -178,20 +179,14 @@ insert_manifest = sa.insert(manifests)
 insert_children = sa.insert(children)
 
 
-class Upserts:
-    """Statements that insert rows or update existing ones, in the database's dialect.
+def _upsert(table: sa.Table, key: Sequence[str], *updated: str) -> Any:
+    """Return a statement that inserts a row or updates the existing one."""
+    row = insert(table)
+    return row.on_conflict_do_update(index_elements=key, set_={name: row.excluded[name] for name in updated})
 
-    Args:
-        insert: The dialect's `insert` function.
-    """
 
-    def __init__(self, insert: Callable[[sa.Table], Any]) -> None:
-        def upsert(table: sa.Table, key: Sequence[str], *updated: str) -> Any:
-            row = insert(table)
-            return row.on_conflict_do_update(index_elements=key, set_={name: row.excluded[name] for name in updated})
-
-        self.repository = insert(repositories).on_conflict_do_nothing()
-        self.content = upsert(content, ["digest"], "size", "touched")
-        self.orphan = insert(content).on_conflict_do_nothing()
-        self.blob = upsert(blobs, ["repository", "digest"], "size", "touched")
-        self.tag = upsert(tags, ["repository", "name"], "digest")
+upsert_repository = insert(repositories).on_conflict_do_nothing()
+upsert_content = _upsert(content, ["digest"], "size", "touched")
+upsert_blob = _upsert(blobs, ["repository", "digest"], "size", "touched")
+upsert_tag = _upsert(tags, ["repository", "name"], "digest")
+insert_orphan = insert(content).on_conflict_do_nothing()

@@ -1,4 +1,4 @@
-"""Metadata in SQL, for SQLite and other databases of SQLAlchemy.
+"""Metadata in SQLite.
 
 Every list is an index seek. Its time depends on the page size, not on the size of the table.
 """
@@ -14,7 +14,6 @@ from typing import Any
 
 import sqlalchemy as sa
 from attrs import define, field
-from sqlalchemy.dialects import sqlite
 
 from ocikit.server.storage import schema as tables
 from ocikit.server.storage.base import BlobInUse, ManifestRow, MissingChildren, PreconditionFailed, QuotaExceeded
@@ -29,10 +28,10 @@ _STALE = 0.25
 
 @define(eq=False)
 class SqlMetadata(CollectorQueries):
-    """Metadata in a database.
+    """Metadata in a SQLite database.
 
     Args:
-        url: SQLAlchemy URL.
+        url: SQLAlchemy URL, "sqlite:///" with a path, or "sqlite://" for a database in memory.
         grace: Seconds that unreferenced content is kept; use the same value for the garbage collector.
         durable: Whether acknowledged changes survive a power cut, not only a crash of the process.
         reserve: Disk space for deletions on a full disk.
@@ -43,7 +42,6 @@ class SqlMetadata(CollectorQueries):
     durable: bool = True
     reserve: DiskReserve | None = field(default=None, repr=False)
     _database: Database = field(init=False, repr=False)
-    _upserts: tables.Upserts = field(init=False, repr=False)
 
     @classmethod
     def file(cls, path: Path, *, grace: float = 3600.0, durable: bool = True) -> SqlMetadata:
@@ -63,12 +61,6 @@ class SqlMetadata(CollectorQueries):
     def __attrs_post_init__(self) -> None:
         """Connect and create missing tables."""
         self._database = Database(self.url, durable=self.durable, reserve=self.reserve)
-        insert: Any = sqlite.insert
-        if self.engine.dialect.name == "postgresql":
-            from sqlalchemy.dialects import postgresql  # noqa: PLC0415 - 20 ms of import time that SQLite does not need
-
-            insert = postgresql.insert
-        self._upserts = tables.Upserts(insert)
         self._database.write(tables.schema.create_all, frees_space=True)
 
     @property
@@ -153,7 +145,7 @@ class SqlMetadata(CollectorQueries):
             now = time.time()
             self._add_content(connection, repository, digest, size, now)
             row = {"repository": repository, "digest": digest, "size": size, "touched": now}
-            connection.execute(self._upserts.blob, row)
+            connection.execute(tables.upsert_blob, row)
 
         self._database.write(work)
 
@@ -224,7 +216,7 @@ class SqlMetadata(CollectorQueries):
                     raise MissingChildren(missing)
             for tag in tags:
                 connection.execute(tables.touch_tagged, {**params, "tag": tag})
-                connection.execute(self._upserts.tag, {"repository": repository, "name": tag, "digest": row.digest})
+                connection.execute(tables.upsert_tag, {"repository": repository, "name": tag, "digest": row.digest})
 
         self._database.write(work)
 
@@ -287,8 +279,8 @@ class SqlMetadata(CollectorQueries):
 
     def _add_content(self, connection: sa.Connection, repository: str, digest: Digest, size: int, now: float) -> None:
         """Insert the rows of a repository and of content; renew the content's timestamp."""
-        connection.execute(self._upserts.repository, {"name": repository})
-        connection.execute(self._upserts.content, {"digest": digest, "size": size, "touched": now})
+        connection.execute(tables.upsert_repository, {"name": repository})
+        connection.execute(tables.upsert_content, {"digest": digest, "size": size, "touched": now})
 
 
 def _check_quota(connection: sa.Connection, repository: str, added: int, quota: int) -> None:

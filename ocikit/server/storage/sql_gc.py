@@ -31,7 +31,6 @@ class CollectorQueries(Metadata):
     """The part of `Metadata` that the garbage collector uses."""
 
     _database: Database
-    _upserts: tables.Upserts
 
     def iter_references(self) -> Iterator[tuple[Digest, str, int]]:
         """Yield digest, repository and size of all blobs and manifests."""
@@ -145,7 +144,7 @@ class CollectorQueries(Metadata):
         orphans, now = _orphans(connection, digests), time.time()
         if orphans:
             rows = [{"digest": digest, "size": 0, "touched": now} for digest in orphans]
-            connection.execute(self._upserts.orphan, rows)
+            connection.execute(tables.insert_orphan, rows)
         return len(orphans)
 
     def remove_blob_if_unused(self, repository: str, digest: Digest, before: float) -> bool:

@@ -16,7 +16,6 @@ import sqlalchemy as sa
 from ocikit.errors import InvalidArgument
 from ocikit.server import Application
 from ocikit.server.http.request import RequestBody
-from ocikit.server.storage import schema as tables
 from ocikit.server.storage.base import ManifestRow, MissingChildren, UnknownUpload
 from ocikit.server.storage.combined import Storage
 from ocikit.server.storage.files import FileBlobs, FileUploads, file_storage
@@ -94,22 +93,6 @@ class TestSqlMetadataInMemory(MetadataContract):
     @pytest.fixture
     def metadata(self):
         metadata = SqlMetadata.memory(grace=0)
-        yield metadata
-        metadata.close()
-
-
-POSTGRES = os.environ.get("OCIKIT_POSTGRES")
-_SKIP_REASON = "set OCIKIT_POSTGRES=postgresql+psycopg://… to a database that the tests may erase"
-
-
-@pytest.mark.timeout(300) if POSTGRES else pytest.mark.skip(reason=_SKIP_REASON)
-class TestSqlMetadataOnPostgreSQL(MetadataContract):
-    @pytest.fixture
-    def metadata(self):
-        engine = sa.create_engine(POSTGRES)
-        tables.schema.drop_all(engine)
-        engine.dispose()
-        metadata = SqlMetadata(POSTGRES, 0)
         yield metadata
         metadata.close()
 
