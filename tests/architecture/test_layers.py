@@ -49,6 +49,7 @@ OPENED_ON_USE = {
     "ocikit.server.storage.database",
     "ocikit.server.storage.schema",
     "ocikit.server.storage.sql_gc",
+    "ocikit.server.storage.cluster.connection",
     "ocikit.server.storage.cluster.migrations.env",
     "ocikit.server.storage.cluster.migrations.versions.r0001_tables",
 }

@@ -1,0 +1,260 @@
+"""Connections to PostgreSQL with a limit of time, and their pool."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import math
+import random
+import threading
+import time
+from collections.abc import Generator, Iterator
+from typing import Any, TypeVar
+
+import psycopg
+from attrs import define, field
+from psycopg.conninfo import conninfo_to_dict
+from psycopg.rows import namedtuple_row
+from sqlalchemy.pool import PoolProxiedConnection, QueuePool
+
+from ocikit.server.storage.base import Unavailable
+from ocikit.server.storage.cluster.sqlstates import reason
+
+R = TypeVar("R")
+
+_IDLE = psycopg.pq.TransactionStatus.IDLE
+
+_log = logging.getLogger("ocikit.server")
+
+#: Seconds that a request waits for a free connection.
+_POOL_TIMEOUT = 5.0
+
+#: Seconds after which a connection is replaced, so that connections spread over servers that were added.
+_RECYCLE = 1800
+
+#: Seconds between two attempts to connect while the database is away. More would keep clients waiting after its return; fewer
+#: would be a storm of logins.
+_PROBE_INTERVAL = 0.5
+
+#: Seconds in which a statement of this process must have succeeded, so that a thread waits for its connection when the server
+#: accepts no further one; and the pause between two looks.
+_RECENT, _PAUSE = 1.0, 0.03
+
+#: Parameters of libpq. `connect_timeout` includes TLS and authentication. The kernel ends connections whose data the peer does not
+#: acknowledge; `LimitedConnection` ends those whose peer acknowledges and is silent.
+_PARAMETERS: dict[str, Any] = {
+    "connect_timeout": 3,
+    "tcp_user_timeout": 10_000,
+    "keepalives_idle": 10,
+    "keepalives_interval": 3,
+    "keepalives_count": 3,
+    "application_name": "ocikit",
+}
+
+
+class LimitedConnection(psycopg.Connection[Any]):
+    """A connection whose statements fail at a deadline, also if the server is silent."""
+
+    deadline: float = math.inf
+    """Time of `time.monotonic` at which a statement fails and the connection is closed."""
+
+    def wait(self, gen: Any, interval: float = 0.1, timeout: float | None = None) -> Any:
+        """Run a step of the protocol.
+
+        Raises:
+            ConnectionTimeout: The deadline has passed; the connection is closed.
+        """
+        limited = _limited(gen, self.deadline)
+        try:
+            return super().wait(limited, interval)
+        except psycopg.errors.ConnectionTimeout:
+            limited.close()
+            self.close()
+            raise
+
+
+def _limited(steps: Generator[Any, Any, R], deadline: float) -> Generator[Any, Any, R]:
+    """Yield what a generator of the driver waits for, until a deadline.
+
+    The driver resumes it ten times a second at least.
+
+    Raises:
+        ConnectionTimeout: The deadline has passed.
+    """
+    try:
+        wanted = next(steps)
+        while True:
+            ready = yield wanted
+            if time.monotonic() > deadline:
+                raise psycopg.errors.ConnectionTimeout("no answer within the limit of time")
+            wanted = steps.send(ready)
+    except StopIteration as end:
+        result: R = end.value
+        return result
+
+
+@define(eq=False)
+class _Gate:
+    """Lets one thread at a time find out whether a database that was away is back; all others fail at once."""
+
+    since: float | None = None
+    """When the first of the failed attempts to connect ended."""
+    due: float = 0.0
+    """When the next attempt may begin."""
+    last: str = ""
+    """The reason of the last failure."""
+    lock: threading.Lock = field(factory=threading.Lock, repr=False)
+
+    @property
+    def closed(self) -> bool:
+        """True while the database is away and no attempt is due."""
+        return self.since is not None and time.monotonic() < self.due
+
+    def enter(self) -> None:
+        """Begin an attempt to connect.
+
+        Raises:
+            Unavailable: The database is away, and an attempt was made a moment ago.
+        """
+        with self.lock:
+            if self.closed:
+                raise away(self.last)
+            self.due = time.monotonic() + _PROBE_INTERVAL
+
+    def failed(self, why: str) -> None:
+        with self.lock:
+            first, self.last = self.since is None, why
+            now = time.monotonic()
+            self.since = now if self.since is None else self.since
+            self.due = now + _PROBE_INTERVAL
+        if first:
+            _log.error("the database cannot be reached: %s", why)
+
+    def passed(self) -> None:
+        if self.since is None:
+            return
+        with self.lock:
+            since, self.since = self.since, None
+        if since is not None:
+            _log.warning("the database was away for %.1f s and is back", time.monotonic() - since)
+
+
+def away(why: str) -> Unavailable:
+    """Return an error for clients, who try again at different times."""
+    retry_after = 1 + random.random() * 2  # noqa: S311 - jitter
+    return Unavailable(f"the database does not answer: {why}", retry_after=retry_after)
+
+
+class ConnectionPool:
+    """The connections of a process.
+
+    Args:
+        conninfo: Connection string or URL of libpq.
+        size: Connections at most.
+        options: Settings of the session, for the parameter `options`; "" for poolers that do not accept it.
+        prepare: Whether repeated statements are prepared.
+    """
+
+    def __init__(self, conninfo: str, *, size: int, options: str, prepare: bool) -> None:
+        self.size = size
+        self.in_use = 0
+        self._conninfo = conninfo
+        self._user = str(conninfo_to_dict(conninfo).get("user") or "")
+        self._parameters = _PARAMETERS | ({"options": options} if options else {})
+        self._threshold = 5 if prepare else None
+        self._gate = _Gate()
+        self._worked = -math.inf
+        self._lock = threading.Lock()
+        # Threads wait here and not in QueuePool, where a failure to connect wakes no other thread
+        self._slots = threading.Semaphore(size)
+        self._connections = QueuePool(
+            self._connect,  # type: ignore[arg-type]  # the pool takes connections of any driver
+            pool_size=size,
+            max_overflow=0,
+            timeout=_POOL_TIMEOUT,
+            recycle=_RECYCLE,
+            use_lifo=True,
+            reset_on_return=None,
+        )
+
+    @contextlib.contextmanager
+    def lend(self, deadline: float) -> Iterator[LimitedConnection]:
+        """Lend a connection until the end of the block; one that is not idle then is closed.
+
+        Args:
+            deadline: Time of `time.monotonic` at which its statements fail.
+
+        Raises:
+            Unavailable: All connections are in use, or the database cannot be reached.
+        """
+        if self._gate.closed and not self._works():
+            raise away(self._gate.last)
+        now = time.monotonic()
+        if not self._slots.acquire(timeout=max(0.0, min(_POOL_TIMEOUT, deadline - now))):
+            raise away("all connections of this process are in use")
+        with self._lock:
+            self.in_use += 1
+        try:
+            pool = self._connections
+            lent = self._check_out(pool, min(deadline, now + _POOL_TIMEOUT))
+            connection = lent.dbapi_connection
+            assert isinstance(connection, LimitedConnection)  # noqa: S101 - for the type checker
+            connection.deadline = deadline
+            try:
+                yield connection
+            finally:
+                idle = not connection.closed and connection.info.transaction_status == _IDLE
+                if idle and pool is self._connections:
+                    self._worked = time.monotonic()
+                else:
+                    lent.invalidate()
+                lent.close()
+        finally:
+            with self._lock:
+                self.in_use -= 1
+            self._slots.release()
+
+    def renew(self) -> None:
+        """Close the idle connections, and those in use when they are returned."""
+        with self._lock:
+            old, self._connections = self._connections, self._connections.recreate()
+        old.dispose()
+
+    def failure(self, error: psycopg.Error) -> Unavailable:
+        """Return an error for clients: its reason has no parameters and no user name."""
+        return away(self._reason(error))
+
+    def _reason(self, error: psycopg.Error) -> str:
+        return reason(error.sqlstate, str(error), user=self._user)
+
+    def _check_out(self, pool: QueuePool, until: float) -> PoolProxiedConnection:
+        while True:
+            try:
+                return pool.connect()
+            except psycopg.Error as error:
+                failure = self.failure(error)
+            except Unavailable as error:
+                failure = error
+            # The server accepts no further connection, but others of this process work: wait for one of them
+            if not self._works() or time.monotonic() + _PAUSE > until:
+                raise failure
+            time.sleep(_PAUSE)
+
+    def _works(self) -> bool:
+        return self._worked > time.monotonic() - _RECENT
+
+    def _connect(self) -> LimitedConnection:
+        self._gate.enter()
+        try:
+            connection = LimitedConnection.connect(
+                self._conninfo,
+                autocommit=True,
+                row_factory=namedtuple_row,
+                prepare_threshold=self._threshold,
+                **self._parameters,
+            )
+        except psycopg.Error as error:
+            self._gate.failed(self._reason(error))
+            raise
+        self._gate.passed()
+        return connection
