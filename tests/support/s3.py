@@ -16,6 +16,7 @@ import http.client
 import itertools
 import os
 import shutil
+import signal
 import sys
 import tempfile
 from collections.abc import Iterator
@@ -53,7 +54,8 @@ class S3Server:
         command = [peers.find("versitygw"), "--port", self.host, "--region", REGION, "--health", "/healthz"]
         command += ["--keep-alive", "--quiet", "posix", *_notes(folder), folder / "objects"]
         env = {"ROOT_ACCESS_KEY": ACCESS, "ROOT_SECRET_KEY": SECRET}
-        self.service = Service("versitygw", command, folder, self._ready, env=env)
+        # At SIGTERM, it waits for clients that keep their connections
+        self.service = Service("versitygw", command, folder, self._ready, env=env, ending=signal.SIGKILL)
         self._count = itertools.count(1)
 
     @property
@@ -86,16 +88,12 @@ class S3Server:
         return f"s3://{BUCKET}/{prefix}?{urlencode(query)}"
 
     def start(self) -> None:
-        """Start the server again after `stop` or `kill`."""
+        """Start the server again after `stop`."""
         self.service.start()
 
     def stop(self) -> None:
-        """Stop the server."""
+        """End the server at once."""
         self.service.stop()
-
-    def kill(self) -> None:
-        """End the server by SIGKILL."""
-        self.service.kill()
 
     def _ready(self) -> bool:
         connection = http.client.HTTPConnection(self.host, timeout=5)

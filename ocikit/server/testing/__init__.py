@@ -12,6 +12,7 @@ Each test has its own storage, and no test measures time.
 
 from ocikit.server.testing.blobs import BlobStoreContract
 from ocikit.server.testing.metadata import MetadataContract
+from ocikit.server.testing.objects import ObjectStoreContract
 from ocikit.server.testing.uploads import UploadStoreContract
 
-__all__ = ["BlobStoreContract", "MetadataContract", "UploadStoreContract"]
+__all__ = ["BlobStoreContract", "MetadataContract", "ObjectStoreContract", "UploadStoreContract"]
