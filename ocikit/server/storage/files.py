@@ -22,9 +22,7 @@ import os
 import re
 import secrets
 import stat
-import threading
 import time
-from collections import OrderedDict
 from collections.abc import Iterator
 from functools import lru_cache
 from pathlib import Path
@@ -45,11 +43,9 @@ from ocikit.server.storage.base import (
     UploadStore,
 )
 from ocikit.server.storage.combined import Storage
-from ocikit.spec.digest import VERIFIABLE, Digest, Hasher, new_hasher
+from ocikit.server.storage.hashes import HashCache, RunningHash
+from ocikit.spec.digest import VERIFIABLE, Digest
 from ocikit.store.files import BUFFER, atomic_writer, blob_path, create_private_folder, fsync_folder
-
-#: Running hashes that are cached, a few hundred bytes each.
-_HASH_CACHE_SIZE = 10_000
 
 #: Sessions above which listing is slow, and the share of time that is spent on listing at most.
 _MANY_SESSIONS, _LISTING_SHARE = 1000, 0.05
@@ -190,31 +186,6 @@ class FileBlobs(BlobStore):
             fsync_folder(path.parent)
 
 
-@define
-class _RunningHash:
-    """The hash of the first `count` bytes of an upload."""
-
-    algorithm: str
-    count: int = 0
-    _hasher: Hasher = field(init=False, repr=False)
-
-    def __attrs_post_init__(self) -> None:
-        self._hasher = new_hasher(self.algorithm)
-
-    def update(self, data: bytes | memoryview, /) -> None:
-        self._hasher.update(data)
-        self.count += len(data)
-
-    def hexdigest(self) -> str:
-        return self._hasher.hexdigest()
-
-    def hash_rest(self, file: BinaryIO) -> None:
-        """Hash the bytes of a file that are not hashed yet."""
-        file.seek(self.count)
-        while chunk := file.read(BUFFER):
-            self.update(chunk)
-
-
 @define(eq=False)
 class FileUploads(UploadStore):
     """Upload sessions as files.
@@ -228,9 +199,8 @@ class FileUploads(UploadStore):
 
     root: Path
     durable: bool = True
-    _hashes: OrderedDict[str, _RunningHash] = field(factory=OrderedDict, init=False, repr=False)
-    """Running hashes by session id, of bytes that this process received; the rest is hashed at the end."""
-    _lock: threading.Lock = field(factory=threading.Lock, init=False, repr=False)
+    _hashes: HashCache = field(factory=HashCache, init=False, repr=False)
+    """Hashes of bytes that this process received; the rest is hashed at the end."""
     _listing: tuple[float, list[str]] = field(default=(0.0, []), init=False, repr=False)
     """The time until which a cached listing of many sessions is used, and its file names."""
 
@@ -250,7 +220,7 @@ class FileUploads(UploadStore):
         valid_until, names = self._listing
         if valid_until:
             names.append(path.name)
-        self._cache_hash(upload, _RunningHash(algorithm))
+        self._hashes.keep(upload.id, RunningHash(algorithm))
         return upload
 
     def size(self, upload: Upload) -> int:
@@ -300,7 +270,7 @@ class FileUploads(UploadStore):
         path = self._path(upload)
         with self._open_locked(upload) as (file, before, cached_hash):
             same_algorithm = cached_hash.algorithm == digest.algorithm
-            running_hash = cached_hash if same_algorithm else _RunningHash(digest.algorithm)
+            running_hash = cached_hash if same_algorithm else RunningHash(digest.algorithm)
             size = _append(file, before, running_hash, body, offset, length)
             running_hash.hash_rest(file)
             if (actual := running_hash.hexdigest()) != digest.encoded:
@@ -316,7 +286,7 @@ class FileUploads(UploadStore):
                 if path.exists():
                     raise
                 raise UnknownUpload(upload.id) from error
-        self._drop_hash(upload)
+        self._hashes.take(upload.id)
         return size
 
     def abort(self, upload: Upload) -> None:
@@ -329,7 +299,7 @@ class FileUploads(UploadStore):
             self._path(upload).unlink()
         except OSError as error:
             raise UnknownUpload(upload.id) from error
-        self._drop_hash(upload)
+        self._hashes.take(upload.id)
 
     def count(self, holder: str | None = None) -> int:
         """Return the number of files of one holder, or in all."""
@@ -391,7 +361,7 @@ class FileUploads(UploadStore):
         return self.root / f"{upload.id}.{_name_hash(upload.repository)}.{_name_hash(upload.owner)}"
 
     @contextlib.contextmanager
-    def _open_locked(self, upload: Upload) -> Iterator[tuple[BinaryIO, int, _RunningHash]]:
+    def _open_locked(self, upload: Upload) -> Iterator[tuple[BinaryIO, int, RunningHash]]:
         """Open a session's file at its end, locked for one request.
 
         Yields:
@@ -413,29 +383,18 @@ class FileUploads(UploadStore):
                 # Another request finished or aborted the session before the lock was taken
                 raise UnknownUpload(upload.id)
             size = file.seek(0, os.SEEK_END)
-            with self._lock:
-                running_hash = self._hashes.pop(upload.id, None) or _RunningHash("sha256")
+            running_hash = self._hashes.take(upload.id) or RunningHash("sha256")
             try:
                 yield file, size, running_hash
             finally:
                 status = os.fstat(fd)
                 # A hash of bytes that were truncated again is useless
                 if status.st_nlink and running_hash.count <= status.st_size:
-                    self._cache_hash(upload, running_hash)
-
-    def _cache_hash(self, upload: Upload, running_hash: _RunningHash) -> None:
-        with self._lock:
-            self._hashes[upload.id] = running_hash
-            if len(self._hashes) > _HASH_CACHE_SIZE:
-                self._hashes.popitem(last=False)
-
-    def _drop_hash(self, upload: Upload) -> None:
-        with self._lock:
-            self._hashes.pop(upload.id, None)
+                    self._hashes.keep(upload.id, running_hash)
 
 
 def _append(
-    file: BinaryIO, size: int, running_hash: _RunningHash, body: UploadBody, offset: int | None, length: int | None
+    file: BinaryIO, size: int, running_hash: RunningHash, body: UploadBody, offset: int | None, length: int | None
 ) -> int:
     """Append a body to a file and return the new size.
 
@@ -458,7 +417,7 @@ def _append(
     return size + received
 
 
-def _receive(body: UploadBody, file: BinaryIO, hasher: _RunningHash | None, expected: int | None) -> int:
+def _receive(body: UploadBody, file: BinaryIO, hasher: RunningHash | None, expected: int | None) -> int:
     """Write a body to a file, hash it, and return its number of bytes.
 
     One thread writes and hashes. The HTTP server receives the next bytes meanwhile, on a thread of its own, so a third one

@@ -283,7 +283,7 @@ def test_count_of_many_sessions_uses_cached_listing(tmp_path, monkeypatch):
 
 
 def test_hash_cache_is_limited_to_latest_sessions(tmp_path, monkeypatch):
-    monkeypatch.setattr("ocikit.server.storage.files._HASH_CACHE_SIZE", 2)
+    monkeypatch.setattr("ocikit.server.storage.hashes.CACHE_SIZE", 2)
     blobs, uploads = FileBlobs(tmp_path), FileUploads(tmp_path / "uploads")
     created = [uploads.create("a") for _ in range(5)]
     for upload in created:
