@@ -22,6 +22,7 @@ import os
 import time
 from collections import OrderedDict
 from collections.abc import Sequence
+from itertools import islice
 from typing import BinaryIO
 
 from attrs import define, field, frozen
@@ -38,11 +39,15 @@ from ocikit.server.storage.base import (
     UploadStore,
 )
 from ocikit.spec.digest import Digest
+from ocikit.store.results import VerifyResult
 
 _log = logging.getLogger("ocikit.server")
 
 #: Bytes that are compared at once.
 _CHUNK_SIZE = 1 << 17
+
+#: Digests that are looked up at once.
+_BATCH = 500
 
 #: Manifests whose verified files are remembered, a few hundred bytes each.
 _REMEMBERED_FILES = 10_000
@@ -242,6 +247,27 @@ class Storage:
             Unavailable: The rows or the content cannot be read now.
         """
         self.metadata.repositories(limit=1)
+
+    def register_orphans(self) -> None:
+        """Add rows for stored content without a row, so that garbage collection deletes it after a grace period."""
+        stored = self.blobs.iterate()
+        while batch := list(islice(stored, _BATCH)):
+            self.metadata.register_orphans(batch)
+
+    def delete_garbage(self) -> None:
+        """Delete what was kept for some time after garbage collection had removed its rows. A storage of files keeps nothing."""
+
+    def verify(self, *, remove: bool, sizes: bool) -> VerifyResult | None:
+        """Verify the content in the storage's own way.
+
+        Args:
+            remove: Whether to remove corrupt content.
+            sizes: Whether to compare sizes only.
+
+        Returns:
+            The result. None for a storage that is verified through its interfaces.
+        """
+        return None
 
     def close(self) -> None:
         """Close all connections."""

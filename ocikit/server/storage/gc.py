@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterable, Iterator
-from itertools import groupby, islice
+from itertools import groupby
 from operator import itemgetter
 
 from ocikit.server.storage.combined import Storage
@@ -23,9 +23,6 @@ UPLOAD_EXPIRY = 24 * 3600.0
 
 #: Seconds that an upload without bytes is kept.
 EMPTY_UPLOAD_EXPIRY = 600.0
-
-#: Digests that are looked up at once.
-_BATCH = 500
 
 
 def gc(
@@ -71,12 +68,12 @@ def gc(
             unlinked=unlinked,
             run=lambda: gc(storage, grace=grace, expiry=expiry, untagged=untagged),
         )
-    stored = storage.blobs.iterate()
-    while batch := list(islice(stored, _BATCH)):
-        storage.metadata.register_orphans(batch)
+    storage.register_orphans()
+    blobs = tuple(_delete_content(storage, before))
+    storage.delete_garbage()
     return GCResult(
         dry_run=False,
-        blobs=tuple(_delete_content(storage, before)),
+        blobs=blobs,
         manifests=manifests,
         unlinked=unlinked,
         uploads=uploads,

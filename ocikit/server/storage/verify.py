@@ -21,7 +21,7 @@ _CHUNK_SIZE = 1 << 20
 _UNREADABLE = frozenset({errno.EIO, errno.EBADMSG, getattr(errno, "EUCLEAN", errno.EIO)})
 
 
-def verify(storage: Storage, *, remove: bool = False) -> VerifyResult:
+def verify(storage: Storage, *, remove: bool = False, sizes: bool = False) -> VerifyResult:
     """Hash all stored content and check that all referenced content is stored.
 
     The registry responds 404 for content of a wrong size, so clients push it again and repair it. Content of the right
@@ -30,13 +30,22 @@ def verify(storage: Storage, *, remove: bool = False) -> VerifyResult:
     Args:
         storage: Storage of a registry, which may be serving.
         remove: Whether to delete corrupt content. Repositories keep their references to it.
+        sizes: Whether to compare the sizes of referenced content only, and to read nothing. That finds missing and short
+            content.
 
     Returns:
-        The number of hashed blobs and manifests, and the corrupt ones.
+        The number of checked blobs and manifests, and the corrupt ones.
 
     Raises:
         ContentError: Content cannot be read for another reason than damage, such as a missing permission.
     """
+    own = storage.verify(remove=remove, sizes=sizes)
+    if own is not None:
+        return own
+    if sizes:
+        # The registry answers 404 for content of another size, so that there is nothing to remove
+        checked = sum(1 for _ in groupby(storage.metadata.iter_references(), key=itemgetter(0)))
+        return VerifyResult(checked=checked, size=0, corrupt=tuple(_corrupt_blobs(storage, {})))
     checked, size, damaged = _hash_content(storage, remove=remove)
     corrupt = tuple(_corrupt_blobs(storage, damaged))
     return VerifyResult(checked=checked, size=size, corrupt=corrupt, removed=remove)

@@ -558,6 +558,19 @@ def test_verify_finds_corrupt_and_missing_content(files, tmp_path):
     assert files.metadata.manifest("a", manifest)
 
 
+def test_comparison_of_sizes_reads_no_content(files, tmp_path):
+    folder = tmp_path / "store" / "blobs" / "sha256"
+    whole, short, rotten, gone = (push(files) for _ in range(4))
+    for digest, content in ((short, b"short"), (rotten, os.urandom(50))):
+        (folder / digest.encoded).chmod(0o644)
+        (folder / digest.encoded).write_bytes(content)
+    (folder / gone.encoded).unlink()
+    result = verify(files, sizes=True)
+    assert {(blob.digest, blob.problem) for blob in result.corrupt} == {(short, "size"), (gone, "missing")}
+    assert (result.checked, result.size) == (4, 0)
+    assert whole not in {blob.digest for blob in result.corrupt}
+
+
 def test_pushing_again_repairs_corrupt_content(files, tmp_path):
     contents = [os.urandom(50) for _ in range(3)]
     digests = [push(files, content) for content in contents]
