@@ -33,7 +33,7 @@ ROOMS: dict[str, set[str]] = {
     "client": {"dialects", "descriptions", "forks", "folder", "remote", "transfer", "store", "layers", "progress", "spec", "errors", "display"},
     "filesystem": {"client", "forks", "layers", "remote", "store", "transfer", "spec", "errors", "display"},
     "notebook": {"descriptions", "client", "layers", "progress", "spec", "errors", "display"},
-    "server": {"spec", "errors", "display", "forks", "store.files", "store.locks", "store.reflink", "store.streams", "store.results"},
+    "server": {"spec", "errors", "display", "forks", "waits", "store.files", "store.locks", "store.reflink", "store.streams", "store.results"},
     "auth": {"client", "notebook", "remote", "errors"},
     "data": {"packages", "waits", "descriptions", "client", "filesystem", "folder", "layers", "transfer", "store", "spec", "errors", "display"},
     "api": {"descriptions", "client", "filesystem", "data", "notebook", "auth", "spec", "errors", "display"},

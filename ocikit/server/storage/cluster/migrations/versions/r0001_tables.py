@@ -99,7 +99,7 @@ CREATE TABLE review (  -- what may have become unreferenced
     after timestamptz NOT NULL,
     PRIMARY KEY (kind, repository, digest)
 );
-CREATE INDEX review_by_after ON review (after);
+CREATE INDEX review_by_after ON review (kind, after);
 
 CREATE TABLE copies (  -- manifests and tags whose copies in the object store are outdated
     repository bigint NOT NULL,
