@@ -282,6 +282,7 @@ class Repository(Endpoints, Store, display.Displayable):
             Unsupported: The registry serves the blob itself.
             BlobUnknown: The repository does not have the blob.
         """
+        self.transport.forget_redirect(self.blob_url(descriptor.digest))  # an older URL would expire sooner
         response = self.get_blob(descriptor.digest, end=0)  # followed to its end: one byte
         drain(response)
         if self.transport.serves(str(response.url)):

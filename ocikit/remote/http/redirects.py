@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import re
+import time
 from collections.abc import Callable
 
 import requests
+from attrs import frozen
 
 from ocikit.errors import InvalidResponse, Unsupported, redact
 from ocikit.remote.config.network import Network
@@ -17,9 +20,26 @@ from ocikit.remote.http.urls import Origin, check_redirect, join
 _MAX_REDIRECTS = 10  # as in curl and browsers
 _REDIRECTING = frozenset({301, 302, 303, 307, 308})
 
+#: How long the URL of an object store is valid [seconds], as it says itself.
+_EXPIRES = re.compile(r"[?&]X-Amz-Expires=([0-9]{1,6})(?:&|\Z)")
+
+_MARGIN = 30  # seconds before the end of a URL in which it is not used again
+_MAX_KEPT = 1000  # URLs that are remembered
+
+
+@frozen
+class _Signed:
+    """The URL of an object store that a registry has redirected to."""
+
+    url: str
+    until: float
+    """Time of the monotonic clock."""
+
 
 class RedirectFollower:
     """Sends requests to one registry and follows its redirects.
+
+    Many ranges of one blob need one redirect: the signed URL of an object store is kept until it expires.
 
     Args:
         host: Registry, as in references.
@@ -35,6 +55,11 @@ class RedirectFollower:
         self._serves = serves
         self.rate_limit: RateLimit | None = None
         """The most recent rate limit that the registry reported."""
+        self._kept: dict[str, _Signed] = {}
+
+    def forget(self, url: str) -> None:
+        """Ask the registry again at the next range of a blob."""
+        self._kept.pop(url, None)
 
     def send(self, request: Request, authorization: str = "") -> tuple[requests.Response, bool]:
         """Send a request and follow redirects.
@@ -54,6 +79,8 @@ class RedirectFollower:
         """
         method, url = request.method, request.url
         trusted = self._serves(url)
+        if trusted and (ranged := self._send_to_kept(request)) is not None:
+            return ranged, False
         for _ in range(_MAX_REDIRECTS + 1):
             headers = {"User-Agent": self._network.user_agent, "Accept-Encoding": "identity", "Accept": "*/*"}
             headers.update(request.headers)
@@ -71,6 +98,8 @@ class RedirectFollower:
                 return response, trusted
             drain(response)
             url = self._next_url(request, response, url, location)
+            if trusted:
+                self._keep(request, url)
             request.body.rewind()
             # After one cross-origin redirect never send credentials again: the other host could redirect back to a URL
             # of its choice
@@ -78,6 +107,39 @@ class RedirectFollower:
         raise InvalidResponse(
             f"{self._host} redirects more than {_MAX_REDIRECTS} times", method=method, url=url, host=self._host
         )
+
+    def _send_to_kept(self, request: Request) -> requests.Response | None:
+        """Request a range at the object store that the registry redirected an earlier range of this blob to.
+
+        Returns:
+            The response. None if there is no such URL, or if it is not accepted any more.
+        """
+        kept = self._kept.get(request.url) if _is_range(request) else None
+        if kept is None:
+            return None
+        if time.monotonic() < kept.until:
+            headers = {"User-Agent": self._network.user_agent, "Accept-Encoding": "identity", "Accept": "*/*"}
+            try:
+                response = self._connections.send(
+                    "GET", kept.url, {**headers, **request.headers}, None, None, request.timeout
+                )
+            except BaseException:
+                self.forget(request.url)
+                raise
+            if response.status_code == 206:
+                return response
+            drain(response)
+        self.forget(request.url)
+        return None
+
+    def _keep(self, request: Request, target: str) -> None:
+        """Remember a signed URL of another origin, if it is that of a range."""
+        match = _EXPIRES.search(target)
+        if match is None or not _is_range(request) or self._serves(target):
+            return
+        if len(self._kept) >= _MAX_KEPT:
+            self._kept.clear()
+        self._kept[request.url] = _Signed(target, time.monotonic() + int(match[1]) - _MARGIN)
 
     def _next_url(self, request: Request, response: requests.Response, url: str, location: str) -> str:
         method, status = request.method, response.status_code
@@ -119,3 +181,7 @@ class RedirectFollower:
                 headers = {name: value for name, value in headers.items() if name != "Authorization"}
             url = target
         raise InvalidResponse(f"the token server of {self._host} redirects more than {_MAX_REDIRECTS} times")
+
+
+def _is_range(request: Request) -> bool:
+    return request.method == "GET" and "Range" in request.headers

@@ -128,6 +128,10 @@ class Transport(display.Displayable):
         """Close the connections; the next request opens new ones."""
         self._connections.close()
 
+    def forget_redirect(self, url: str) -> None:
+        """Ask the registry again at the next range of a blob, instead of the object store that it redirected to."""
+        self._redirects.forget(url)
+
     def deadline(self) -> float | None:
         """Return the deadline for an operation that starts now, or None without a limit.
 

@@ -168,3 +168,75 @@ def test_one_shot_body_cannot_follow_redirect(server, other, connect):
     with pytest.raises(errors.OcikitError, match="only once"):
         connect(server).request("PUT", "/x", "test", body=OneShotBody(b"content"), length=7)
     assert len(server.requests) == 1 and other.requests == []
+
+
+# Signed URLs of an object store
+
+
+@pytest.fixture
+def signed(server, other, open_repository):
+    """A repository whose registry redirects to signed URLs of another host, and the digest of its blob."""
+    digest = other.blob("a/b", bytes(range(256)))
+    target = f"{other.url}/v2/a/b/blobs/{digest}?X-Amz-Expires=600&X-Amz-Signature=0"
+    server.on("GET", "/v2/a/b/blobs/.*", status=307, headers={"Location": target}, times=None)
+    return open_repository(server, credentials=ADA), digest
+
+
+def read_range(repository, digest, start):
+    with repository.get_blob(digest, start=start, end=start + 4) as response:
+        return response.content
+
+
+def test_ranges_of_a_blob_need_one_redirect(server, other, signed):
+    repository, digest = signed
+    for start in (0, 5, 100):
+        assert read_range(repository, digest, start) == bytes(range(start, start + 5))
+    assert len(server.seen("GET", ".*blobs.*")) == 1
+    assert [r.headers["Range"] for r in other.requests] == ["bytes=0-4", "bytes=5-9", "bytes=100-104"]
+    assert not [r for r in other.requests if "Authorization" in r.headers]
+
+
+def test_expired_url_is_not_used_again(server, other, signed, monkeypatch):
+    from ocikit.remote.http import redirects
+
+    repository, digest = signed
+    read_range(repository, digest, 0)
+    now = redirects.time.monotonic()
+    monkeypatch.setattr(redirects.time, "monotonic", lambda: now + 571)
+    read_range(repository, digest, 5)
+    assert len(server.seen("GET", ".*blobs.*")) == 2
+
+
+def test_refused_url_is_asked_for_again(server, other, signed):
+    repository, digest = signed
+    read_range(repository, digest, 0)
+    other.on("GET", ".*", status=403, body=b"<Error><Code>AccessDenied</Code></Error>")
+    assert read_range(repository, digest, 5) == bytes(range(5, 10))
+    assert len(server.seen("GET", ".*blobs.*")) == 2
+
+
+def test_whole_blob_asks_the_registry(server, signed):
+    repository, digest = signed
+    read_range(repository, digest, 0)
+    with repository.get_blob(digest) as response:
+        assert response.content == bytes(range(256))
+    assert len(server.seen("GET", ".*blobs.*")) == 2
+
+
+def test_redirect_without_expiry_is_followed_each_time(server, other, open_repository):
+    digest = other.blob("a/b", bytes(range(256)))
+    server.on("GET", ".*", status=307, headers={"Location": f"{other.url}/v2/a/b/blobs/{digest}"}, times=None)
+    repository = open_repository(server)
+    for start in (0, 5):
+        read_range(repository, digest, start)
+    assert len(server.seen("GET", ".*blobs.*")) == 2
+
+
+def test_signed_url_is_a_new_one(server, other, signed):
+    from ocikit.spec.descriptor import Descriptor
+
+    repository, digest = signed
+    read_range(repository, digest, 0)
+    descriptor = Descriptor(media_type="application/octet-stream", digest=digest, size=256)
+    assert "X-Amz-Signature" in repository.signed_url(descriptor)
+    assert len(server.seen("GET", ".*blobs.*")) == 2
