@@ -24,6 +24,12 @@ _RANGE = re.compile(r"bytes=[ \t]*([0-9]{0,19})-([0-9]{0,19})[ \t]*", re.IGNOREC
 #: slow readers count.
 CHUNK_SIZE = 1 << 18
 
+#: Bytes above which a blob is worth a second request, to the object store.
+_REDIRECTED = 1 << 16
+
+#: Seconds that a URL of the object store is valid. It outlives a deletion of the blob and a lost permission by this time.
+LINK_SECONDS = 600
+
 
 def get(ctx: RequestContext, name: str, reference: str) -> Response:
     """Return a blob, or one range of it.
@@ -52,6 +58,12 @@ def get(ctx: RequestContext, name: str, reference: str) -> Response:
     if request.method == "HEAD":
         # RFC 9110 #14.2: ranges apply to GET only
         return Response(200, (*headers, ("Content-Length", str(size))))
+    if location := _redirect(ctx, blob):
+        # The URL is signed for this content only, with any range. The client may use it for further ranges
+        caching = ("Cache-Control", f"private, max-age={LINK_SECONDS * 9 // 10}")
+        return Response(
+            307, (("Location", location), ("Docker-Content-Digest", digest), caching, ("Content-Length", "0"))
+        )
     byte_range = parse_range(request.header("Range"), size)
     if byte_range is None or request.header("If-Range") not in {"", etag}:
         return Response(200, (*headers, ("Content-Length", str(size))), _open(ctx, name, digest, blob, 0, size))
@@ -124,6 +136,18 @@ def parse_range(header: str, size: int) -> tuple[int, int] | None:
         return (max(size - length, 0), size - 1) if length and size else (1, 0)
     first, last = int(match[1]), int(match[2]) if match[2] else size - 1
     return (first, min(last, size - 1)) if first < size else (1, 0)
+
+
+def _redirect(ctx: RequestContext, blob: StoredBlob) -> str | None:
+    """Return the URL of the object store that a client is sent to, or None.
+
+    A client that cannot reach the object store says so in a header.
+    """
+    if not ctx.settings.redirect or blob.size <= _REDIRECTED:
+        return None
+    if ctx.request.header("X-Ocikit-Redirect").strip().lower() == "no":
+        return None
+    return blob.link(seconds=LINK_SECONDS)
 
 
 def _open(ctx: RequestContext, name: str, digest: Digest, blob: StoredBlob, first: int, length: int) -> FileBody:

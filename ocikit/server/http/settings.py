@@ -116,6 +116,8 @@ class Settings:
     """Whether `/v2/_catalog` lists repositories."""
     metrics: bool = True
     """Whether `/metrics` serves metrics for Prometheus."""
+    redirect: bool = False
+    """Whether clients are sent to the object store for blobs above 64 KiB, if the storage has URLs for them."""
     limits: Limits = field(factory=Limits)
 
     def __attrs_post_init__(self) -> None:
