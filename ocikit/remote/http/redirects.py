@@ -20,7 +20,7 @@ from ocikit.remote.http.urls import Origin, check_redirect, join
 _MAX_REDIRECTS = 10  # as in curl and browsers
 _REDIRECTING = frozenset({301, 302, 303, 307, 308})
 
-#: How long the URL of an object store is valid [seconds], as it says itself.
+#: How long the URL of an object store is valid [seconds], as it states.
 _EXPIRES = re.compile(r"[?&]X-Amz-Expires=([0-9]{1,6})(?:&|\Z)")
 
 _MARGIN = 30  # seconds before the end of a URL in which it is not used again

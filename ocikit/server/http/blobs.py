@@ -141,7 +141,7 @@ def parse_range(header: str, size: int) -> tuple[int, int] | None:
 def _redirect(ctx: RequestContext, blob: StoredBlob) -> str | None:
     """Return the URL of the object store that a client is sent to, or None.
 
-    A client that cannot reach the object store says so in a header.
+    A client that cannot reach the object store states that in a header.
     """
     if not ctx.settings.redirect or blob.size <= _REDIRECTED:
         return None

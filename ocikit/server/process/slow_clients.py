@@ -183,6 +183,8 @@ class SlowClients:
         threads: Number of the worker's threads.
         connections: Connections of one address; further ones are closed.
         proxies: Addresses and networks of proxies, which may have any number of connections.
+        port: Port that the process listens on; None for connections of any port. The process has connections of its own too, such
+            as to a database on the machine of a client or proxy.
     """
 
     def __init__(
@@ -193,12 +195,14 @@ class SlowClients:
         threads: int = 512,
         connections: int = 2048,
         proxies: Sequence[str] = (),
+        port: int | None = None,
     ) -> None:
         self._application = application
         self._timeout = timeout
         self._threads = _Threads(threads)
         self._connections = connections
         self._proxies = tuple(proxies)
+        self._port = port
         self._calls: set[_Call] = set()
         self._lock = threading.Lock()
         self._sockets_configured = False
@@ -235,6 +239,17 @@ class SlowClients:
         """
         return self._close_slow_transfers() + self._close_surplus()
 
+    def close_all(self) -> int:
+        """Close the connections of all clients in the middle of a request; return their number.
+
+        Each request ends then as if its client had left.
+        """
+        with self._lock:
+            peers = {call.peer for call in self._calls}
+        return (
+            _close_connections({connection.peer for connection in _open_connections(peers, self._port)}) if peers else 0
+        )
+
     def _close_slow_transfers(self) -> int:
         """Close the slowest connections of each address, as many as it has slow transfers.
 
@@ -257,7 +272,7 @@ class SlowClients:
             self._samples.clear()
             return 0
         candidates: dict[str, list[tuple[float, _Connection]]] = {}
-        for connection in _open_connections(sampled):
+        for connection in _open_connections(sampled, self._port):
             rate = self._rate(connection, now, period)
             if rate is not None and rate < max(slow.get(connection.peer[0], ()), default=0):
                 candidates.setdefault(connection.peer[0], []).append((rate, connection))
@@ -286,7 +301,7 @@ class SlowClients:
         except OSError:
             return 0
         clients: dict[str, list[_Connection]] = {}
-        for connection in _open_connections(None):
+        for connection in _open_connections(None, self._port):
             if not is_trusted(connection.peer[0], self._proxies):
                 clients.setdefault(client_key(connection.peer[0]), []).append(connection)
         chosen: set[tuple[str, int]] = set()
@@ -369,10 +384,12 @@ class _TrackedOutput:
             close()
 
 
-def _open_connections(peers: Iterable[str] | None) -> Iterator[_Connection]:
-    """Yield the connections to some addresses; None for all."""
+def _open_connections(peers: Iterable[str] | None, port: int | None) -> Iterator[_Connection]:
+    """Yield the connections that some addresses have to a port; None for all."""
     for connection in _open_sockets():
         try:
+            if port is not None and connection.getsockname()[1] != port:
+                continue
             peer = connection.getpeername()[:2]
             if peers is not None and peer[0] not in peers:
                 continue

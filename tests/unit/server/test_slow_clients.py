@@ -326,3 +326,19 @@ def test_server_survives_worker_that_ends_three_times(tmp_path):
     log = (tmp_path / "log").read_text()
     found = re.findall(r"worker 1 ended unexpectedly and is started again (.*)", log)
     assert found == ["now", "in 0.5 s", "in 1 s"]
+
+
+def test_connections_of_the_process_itself_stay_open():
+    """The database may be on the machine of a client, such as a proxy: its connection has the same address."""
+    with contextlib.ExitStack() as stack:
+        listener, database = (stack.enter_context(socket.create_server(("127.0.0.1", 0))) for _ in range(2))
+        port = listener.getsockname()[1]
+        client = stack.enter_context(socket.create_connection(listener.getsockname()))
+        accepted = stack.enter_context(listener.accept()[0])
+        own = stack.enter_context(socket.create_connection(database.getsockname()))
+        served = stack.enter_context(database.accept()[0])
+        assert SlowClients(Application(memory_storage()), 60, connections=0, port=port).close_slow() == 1
+        client.settimeout(30)
+        assert client.recv(1) == b"" == accepted.recv(1)
+        own.sendall(b"x")
+        assert served.recv(1) == b"x"
