@@ -26,6 +26,9 @@ from ocikit.spec.digest import Digest
 #: Prefixes of the keys.
 MANIFESTS, TAGS = "m/", "t/"
 
+#: Limit of a statement over all manifests or tags [seconds].
+_SECONDS = 3600.0
+
 #: Rows of one step.
 _BATCH = 200
 
@@ -169,8 +172,8 @@ def split_key(key: str) -> tuple[str, str]:
 def queue_copies(database: Database) -> None:
     """Queue a copy of all manifests and tags, for a database that was restored or an object store that lost them."""
     for code, algorithm in ((1, "sha256:"), (2, "sha512:")):
-        database.change(_QUEUE_ALL, {"code": code, "algorithm": algorithm})
-    database.change(_QUEUE_TAGS)
+        database.change(_QUEUE_ALL, {"code": code, "algorithm": algorithm}, seconds=_SECONDS)
+    database.change(_QUEUE_TAGS, seconds=_SECONDS)
 
 
 def write_copies(database: Database, objects: ObjectStore, *, beat: Callable[[], None] = lambda: None) -> int:

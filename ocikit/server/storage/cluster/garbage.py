@@ -20,6 +20,9 @@ _BATCH = 1000
 #: Seconds in which this process deletes doomed objects. Another one tries after that.
 _CLAIM = 600.0
 
+#: Limit of a statement [seconds].
+_SECONDS = 60.0
+
 #: Characters of a reason that the table keeps.
 _REASON = 500
 
@@ -56,12 +59,12 @@ def delete_garbage(database: Database, objects: ObjectStore, *, beat: Callable[[
     """
     deleted = 0
     while True:
-        rows = database.change(_DOOM, {"batch": _BATCH, "claim": _CLAIM})
+        rows = database.change(_DOOM, {"batch": _BATCH, "claim": _CLAIM}, seconds=_SECONDS)
         if not rows:
             return deleted
         failed = _delete(objects, rows)
         if done := [row.key for row in rows if row.key not in failed]:
-            database.change(_FORGET, {"keys": done})
+            database.change(_FORGET, {"keys": done}, seconds=_SECONDS)
         if failed:
             reasons = [reason[:_REASON].replace("\0", "") for reason in failed.values()]
             database.change(_POSTPONE, {"keys": list(failed), "errors": reasons})

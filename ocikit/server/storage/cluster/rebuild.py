@@ -36,6 +36,9 @@ _log = logging.getLogger("ocikit.server")
 _BATCH = 200
 
 
+#: Limit of a statement [seconds].
+_SECONDS = 3600.0
+
 #: Bytes that are hashed at once.
 _CHUNK_SIZE = 1 << 20
 
@@ -96,7 +99,7 @@ JOIN manifests ON manifests.repository = repositories.id AND manifests.digest = 
 ON CONFLICT (repository, name) DO NOTHING
 """
 
-_LOSE = "UPDATE content SET key = NULL WHERE key = ANY(%(keys)s)"
+_LOSE = "UPDATE content SET key = NULL WHERE digest = ANY(%(digests)s)"
 
 #: What manifests name and no row has; blobs of repositories without an object first.
 _WANTED = """
@@ -192,7 +195,8 @@ class _Rebuild:
             )
         database.change(_BEGIN, {"name": _MARK})
         for batch in _batches(parallel_map(self._read_manifest, self._keys(MANIFESTS))):
-            database.transaction(partial(_insert_manifests, copies=[item for item in batch if item is not None]))
+            copies = [item for item in batch if item is not None]
+            database.transaction(partial(_insert_manifests, copies=copies), name="rebuild", seconds=_SECONDS)
         for tags in _batches(parallel_map(self._read_tag, self._keys(TAGS))):
             self._insert_tags([item for item in tags if item is not None])
         with list_content(self._objects, state) as listing:
@@ -203,7 +207,7 @@ class _Rebuild:
                 unused += len(keys)
                 database.change(_DISCARD, {"keys": [key for key, _ in keys], "keep": keep})
         database.change(_END, {"name": _MARK})
-        counts = database.row(_COUNTS)
+        counts = database.row(_COUNTS, seconds=_SECONDS)
         return Rebuilt(**counts._asdict(), damaged=tuple(self._damaged), missing=tuple(missing), unused=unused)
 
     def _keys(self, prefix: str) -> Iterator[str]:
@@ -249,16 +253,16 @@ class _Rebuild:
     def _claim(self, listing: Listing) -> None:
         """Take the objects of rows from the list, and the keys without an object from the rows."""
         for page in content_pages(self._database):
-            keys = {row.key: row.size for row in page if row.key is not None}
-            found = listing.sizes(keys)
-            if lost := [key for key, size in keys.items() if found.get(key) != size]:
-                self._database.change(_LOSE, {"keys": lost})
-            listing.discard(key for key, size in keys.items() if found.get(key) == size)
+            rows = [row for row in page if row.key is not None]
+            found = listing.sizes(row.key for row in rows)
+            if lost := [row.digest for row in rows if found.get(row.key) != row.size]:
+                self._database.change(_LOSE, {"digests": lost}, seconds=_SECONDS)
+            listing.discard(row.key for row in rows if found.get(row.key) == row.size)
 
     def _find_wanted(self, listing: Listing) -> list[Digest]:
         """Look for wanted content in the objects that no copy names; return what is not found."""
         wanted: dict[Digest, list[int]] = {}
-        for row in self._database.rows(_WANTED):
+        for row in self._database.rows(_WANTED, seconds=_SECONDS):
             wanted.setdefault(decode_digest(row.digest), []).append(row.repository)
         if not wanted:
             return []

@@ -26,6 +26,9 @@ if TYPE_CHECKING:
 #: Rows of one transaction.
 _BATCH = 100
 
+#: Limit of a transaction [seconds]: cold pages of a large database are slow.
+_SECONDS = 60.0
+
 #: Seconds after which a row that a request had locked is reviewed again.
 _BUSY = 5.0
 
@@ -155,7 +158,7 @@ def _review(
     database: Database, work: Callable[[psycopg.Connection[Any]], _Batch], beat: Callable[[], None]
 ) -> Iterator[RemovedBlob]:
     while True:
-        batch = database.transaction(work)
+        batch = database.transaction(work, name="review", seconds=_SECONDS)
         yield from batch.removed
         if batch.size < _BATCH:
             return

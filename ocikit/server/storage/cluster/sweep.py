@@ -83,7 +83,7 @@ def sweep(
     unlinked = tuple(review_blobs(storage.database, grace=grace, beat=beat))
     blobs = tuple(review_content(storage.database, grace=grace, keep_deleted=storage.keep_deleted, beat=beat))
     delete_garbage(storage.database, storage.objects, beat=beat)
-    storage.database.change(_DELETE_FAILURES, {"seconds": _FAILURES})
+    storage.database.change(_DELETE_FAILURES, {"seconds": _FAILURES}, seconds=60.0)
     return GCResult(dry_run=False, blobs=blobs, unlinked=unlinked, uploads=uploads)
 
 
