@@ -8,11 +8,12 @@ import threading
 import psycopg
 import pytest
 from ocikit.server.storage.base import Unavailable
+from ocikit.server.storage.cluster.digests import encode_digest
 from ocikit.server.storage.cluster.garbage import delete_garbage
 from ocikit.server.storage.cluster.leases import LeaseLost, lease
 from ocikit.server.storage.cluster.objects import new_key
 from ocikit.server.storage.cluster.strays import strays
-from ocikit.server.storage.cluster.sweep import run_due_sweeps, run_sweeps, sweep
+from ocikit.server.storage.cluster.sweep import collect, run_due_sweeps, run_sweeps, sweep
 from ocikit.server.storage.cluster.verify import verify_content
 
 from tests.support.cluster_rows import HOUR, Rows
@@ -258,6 +259,22 @@ def test_sweep_reports_what_it_deleted(rows):
     assert [(blob.digest, blob.size) for blob in result.blobs] == [(digest, 5)]
     assert result.uploads == 1
     assert rows.keys() == [] == rows.all("SELECT * FROM failures")
+
+
+def test_collection_finds_what_the_queue_has_lost(rows):
+    """It also deletes what a shorter grace period makes due."""
+    lost, waiting = rows.push(), rows.push()
+    kept = rows.manifest(rows.push())
+    rows.age()
+    rows.change("DELETE FROM review WHERE digest = %(d)s", d=encode_digest(lost))
+    rows.change("UPDATE review SET after = now() + interval '1 hour'")
+    assert sweep(rows, grace=HOUR).blobs == ()
+    young = rows.push()
+    assert set(collect(rows, grace=HOUR).digests) == {lost, waiting}
+    assert rows.all("SELECT digest FROM blobs WHERE digest = %(d)s", d=encode_digest(young))
+    rows.delete_manifest(kept)
+    rows.change("DELETE FROM review")
+    assert len(collect(rows, grace=0).digests) == 3
 
 
 def test_sweep_of_one_machine_is_not_due_at_another(rows):

@@ -22,7 +22,6 @@ import os
 import time
 from collections import OrderedDict
 from collections.abc import Sequence
-from itertools import islice
 from typing import BinaryIO
 
 from attrs import define, field, frozen
@@ -39,15 +38,12 @@ from ocikit.server.storage.base import (
     UploadStore,
 )
 from ocikit.spec.digest import Digest
-from ocikit.store.results import VerifyResult
+from ocikit.store.results import GCResult, VerifyResult
 
 _log = logging.getLogger("ocikit.server")
 
 #: Bytes that are compared at once.
 _CHUNK_SIZE = 1 << 17
-
-#: Digests that are looked up at once.
-_BATCH = 500
 
 #: Manifests whose verified files are remembered, a few hundred bytes each.
 _REMEMBERED_FILES = 10_000
@@ -248,14 +244,18 @@ class Storage:
         """
         self.metadata.repositories(limit=1)
 
-    def register_orphans(self) -> None:
-        """Add rows for stored content without a row, so that garbage collection deletes it after a grace period."""
-        stored = self.blobs.iterate()
-        while batch := list(islice(stored, _BATCH)):
-            self.metadata.register_orphans(batch)
+    def collect(self, *, grace: float, expiry: float, untagged: bool) -> GCResult | None:
+        """Delete unreferenced content in the storage's own way.
 
-    def delete_garbage(self) -> None:
-        """Delete what was kept for some time after garbage collection had removed its rows. A storage of files keeps nothing."""
+        Args:
+            grace: Seconds that unreferenced content is kept.
+            expiry: Seconds that an idle upload is kept.
+            untagged: Whether to delete untagged manifests too.
+
+        Returns:
+            The result. None for a storage that is collected through its interfaces.
+        """
+        return None
 
     def verify(self, *, remove: bool, sizes: bool) -> VerifyResult | None:
         """Verify the content in the storage's own way.

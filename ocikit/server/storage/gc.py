@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterable, Iterator
-from itertools import groupby
+from itertools import groupby, islice
 from operator import itemgetter
 
+from ocikit.server.storage.base import Metadata
 from ocikit.server.storage.combined import Storage
 from ocikit.spec.digest import Digest
 from ocikit.store.results import GCResult, RemovedBlob
@@ -23,6 +24,9 @@ UPLOAD_EXPIRY = 24 * 3600.0
 
 #: Seconds that an upload without bytes is kept.
 EMPTY_UPLOAD_EXPIRY = 600.0
+
+#: Digests that are looked up at once.
+_BATCH = 500
 
 
 def gc(
@@ -48,6 +52,10 @@ def gc(
     Returns:
         The deleted content, and the manifests and blobs that were removed from repositories.
     """
+    if not dry_run:
+        own = storage.collect(grace=grace, expiry=expiry, untagged=untagged)
+        if own is not None:
+            return own
     before = storage.metadata.now() - grace
     # First what needs no transaction: on a full disk, the transactions use the space
     uploads = 0 if dry_run else expire_uploads(storage, expiry=expiry)
@@ -68,12 +76,12 @@ def gc(
             unlinked=unlinked,
             run=lambda: gc(storage, grace=grace, expiry=expiry, untagged=untagged),
         )
-    storage.register_orphans()
-    blobs = tuple(_delete_content(storage, before))
-    storage.delete_garbage()
+    stored = storage.blobs.iterate()
+    while batch := list(islice(stored, _BATCH)):
+        storage.metadata.register_orphans(batch)
     return GCResult(
         dry_run=False,
-        blobs=blobs,
+        blobs=tuple(_delete_content(storage, before)),
         manifests=manifests,
         unlinked=unlinked,
         uploads=uploads,
@@ -92,17 +100,27 @@ def expire_uploads(storage: Storage, *, expiry: float = UPLOAD_EXPIRY) -> int:
     return storage.uploads.expire(now - expiry, empty_before=now - min(expiry, EMPTY_UPLOAD_EXPIRY))
 
 
-def _manifests(storage: Storage, before: float, *, dry_run: bool) -> tuple[RemovedBlob, ...]:
-    """Delete untagged manifests, or only list them."""
-    untagged = storage.metadata.untagged_manifests(before)
-    if dry_run:
-        return tuple(
-            RemovedBlob(digest=digest, size=size, repository=repository) for repository, digest, size in untagged
-        )
+def delete_untagged(metadata: Metadata, before: float) -> tuple[RemovedBlob, ...]:
+    """Delete the untagged manifests of all repositories, and return them.
+
+    Args:
+        metadata: Metadata of a registry, which may be serving.
+        before: See `Metadata.untagged_manifests`.
+    """
     return tuple(
         RemovedBlob(digest=digest, size=size, repository=repository)
-        for repository, _ in groupby(untagged, key=itemgetter(0))
-        for digest, size in storage.metadata.delete_untagged(repository, before)
+        for repository, _ in groupby(metadata.untagged_manifests(before), key=itemgetter(0))
+        for digest, size in metadata.delete_untagged(repository, before)
+    )
+
+
+def _manifests(storage: Storage, before: float, *, dry_run: bool) -> tuple[RemovedBlob, ...]:
+    """Delete untagged manifests, or only list them."""
+    if not dry_run:
+        return delete_untagged(storage.metadata, before)
+    return tuple(
+        RemovedBlob(digest=digest, size=size, repository=repository)
+        for repository, digest, size in storage.metadata.untagged_manifests(before)
     )
 
 

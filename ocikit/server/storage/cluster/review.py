@@ -26,6 +26,12 @@ if TYPE_CHECKING:
 #: Rows of one transaction.
 _BATCH = 100
 
+#: Rows that become due at once.
+_PAGE = 1000
+
+#: Limit of a statement that reads a whole table [seconds].
+_SCAN_SECONDS = 3600.0
+
 #: Limit of a transaction [seconds]: cold pages of a large database are slow.
 _SECONDS = 60.0
 
@@ -117,6 +123,50 @@ FROM unnest(%(repositories)s::bigint[], %(digests)s::bytea[], %(due)s::timestamp
 WHERE kind = %(kind)s AND review.repository = queued.repository AND review.digest = queued.digest
 """
 
+#: What a queue should have, if it ever lost a row. Rows of the queue that exist are not locked.
+_QUEUE_BLOBS = """
+INSERT INTO review (kind, repository, digest, after)
+SELECT 'b', repository, digest, now() FROM blobs WHERE touched < now() - %(grace)s * interval '1 second' AND NOT EXISTS (
+    SELECT FROM children WHERE children.repository = blobs.repository AND children.child = blobs.digest
+)
+ON CONFLICT (kind, repository, digest) DO NOTHING
+"""
+
+_QUEUE_CONTENT = """
+INSERT INTO review (kind, repository, digest, after)
+SELECT 'c', 0, digest, now() FROM content WHERE touched < now() - %(grace)s * interval '1 second'
+    AND NOT EXISTS (SELECT FROM blobs WHERE blobs.digest = content.digest)
+    AND NOT EXISTS (SELECT FROM manifests WHERE manifests.digest = content.digest)
+ON CONFLICT (kind, repository, digest) DO NOTHING
+"""
+
+_HASTEN_BLOBS = """
+WITH page AS (
+    SELECT queued.repository, queued.digest FROM review AS queued JOIN blobs USING (repository, digest)
+    WHERE queued.kind = 'b' AND queued.after > now() AND blobs.touched < now() - %(grace)s * interval '1 second'
+        AND (queued.repository, queued.digest) > (%(repository)s, %(digest)s)
+    ORDER BY queued.repository, queued.digest LIMIT %(page)s FOR UPDATE OF queued SKIP LOCKED
+), hastened AS (
+    UPDATE review SET after = now() FROM page
+    WHERE review.kind = 'b' AND review.repository = page.repository AND review.digest = page.digest
+)
+SELECT repository, digest FROM page ORDER BY repository, digest
+"""
+
+_HASTEN_CONTENT = """
+WITH page AS (
+    SELECT queued.repository, queued.digest FROM review AS queued JOIN content USING (digest)
+    WHERE queued.kind = 'c' AND queued.repository = 0 AND queued.after > now()
+        AND content.touched < now() - %(grace)s * interval '1 second'
+        AND (queued.repository, queued.digest) > (%(repository)s, %(digest)s)
+    ORDER BY queued.repository, queued.digest LIMIT %(page)s FOR UPDATE OF queued SKIP LOCKED
+), hastened AS (
+    UPDATE review SET after = now() FROM page
+    WHERE review.kind = 'c' AND review.repository = page.repository AND review.digest = page.digest
+)
+SELECT repository, digest FROM page ORDER BY repository, digest
+"""
+
 _Key = tuple[int, bytes]
 
 
@@ -152,6 +202,27 @@ def review_content(
         beat: Called after each batch.
     """
     yield from _review(database, partial(_review_content, grace=grace, keep=keep_deleted), beat)
+
+
+def queue_unreferenced(database: Database, *, grace: float) -> None:
+    """Queue everything that is unreferenced and old, and make it due now.
+
+    This reads whole tables. Sweeps do not need it: it is for a shorter grace period than that of the registry, and for a queue
+    that has lost rows.
+
+    Args:
+        database: Database of the registry.
+        grace: Seconds that unreferenced content is kept.
+    """
+    for queue, hasten in ((_QUEUE_BLOBS, _HASTEN_BLOBS), (_QUEUE_CONTENT, _HASTEN_CONTENT)):
+        database.change(queue, {"grace": grace}, seconds=_SCAN_SECONDS)
+        last: _Key = (-1, b"")
+        while True:
+            params = {"grace": grace, "page": _PAGE, "repository": last[0], "digest": last[1]}
+            rows = database.change(hasten, params, seconds=_SECONDS)
+            if len(rows) < _PAGE:
+                break
+            last = (rows[-1].repository, rows[-1].digest)
 
 
 def _review(

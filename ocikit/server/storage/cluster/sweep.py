@@ -19,7 +19,7 @@ from ocikit.server.storage.cluster.database import Database
 from ocikit.server.storage.cluster.garbage import delete_garbage
 from ocikit.server.storage.cluster.leases import LeaseLost, lease
 from ocikit.server.storage.cluster.object_store import ObjectStore
-from ocikit.server.storage.cluster.review import review_blobs, review_content
+from ocikit.server.storage.cluster.review import queue_unreferenced, review_blobs, review_content
 from ocikit.server.storage.gc import EMPTY_UPLOAD_EXPIRY, UPLOAD_EXPIRY
 from ocikit.store.results import GCResult
 
@@ -85,6 +85,24 @@ def sweep(
     delete_garbage(storage.database, storage.objects, beat=beat)
     storage.database.change(_DELETE_FAILURES, {"seconds": _FAILURES}, seconds=60.0)
     return GCResult(dry_run=False, blobs=blobs, unlinked=unlinked, uploads=uploads)
+
+
+def collect(storage: SweptStorage, *, grace: float, expiry: float = UPLOAD_EXPIRY) -> GCResult:
+    """Look for unreferenced content in all tables, then sweep.
+
+    Args:
+        storage: Storage of a registry, which may be serving.
+        grace: Seconds that unreferenced content is kept.
+        expiry: Seconds that an idle upload is kept.
+
+    Returns:
+        See `sweep`.
+
+    Raises:
+        Unavailable: The database or the object store cannot be reached.
+    """
+    queue_unreferenced(storage.database, grace=grace)
+    return sweep(storage, grace=grace, expiry=expiry)
 
 
 def run_sweeps(storage: SweptStorage, *, grace: float, every: float, stop: threading.Event) -> None:
