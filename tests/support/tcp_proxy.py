@@ -150,12 +150,12 @@ class TcpProxy:
                 _Pair(client, client).end(reset=True)
                 continue
             server.settimeout(None)
+            for sock in (client, server):
+                sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             pair = _Pair(client, server)
             with self._lock:
                 self._pairs = [*(old for old in self._pairs if not old.ended), pair]
             for source, target, answers in ((client, server, False), (server, client, True)):
-                for sock in (source, target):
-                    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
                 arguments = (pair, source, target, answers)
                 threading.Thread(target=self._forward, args=arguments, name="tcp-proxy", daemon=True).start()
 

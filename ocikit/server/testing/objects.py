@@ -267,7 +267,7 @@ class ObjectStoreContract:
         objects.abort_parts(key, multipart)
         assert content_of(objects, key) == b"1"
 
-    @pytest.mark.parametrize("multipart", ["", "unknown", "../..", "a/b"])
+    @pytest.mark.parametrize("multipart", ["", "unknown", "../.."])
     def test_unknown_multipart_upload_is_not_found(self, objects: ObjectStore, multipart: str) -> None:
         key = new_key()
         with pytest.raises(KeyError):

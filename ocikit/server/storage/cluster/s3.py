@@ -10,7 +10,6 @@ import contextlib
 import io
 import os
 import random
-import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from datetime import UTC, datetime, timedelta
@@ -71,6 +70,12 @@ _ANSWER = {
     "response-content-type": "application/octet-stream",
 }
 
+#: Operations whose answers take as long as the copy of a part or of a whole object.
+_SLOW = {"put_object", "upload_part", "complete_multipart_upload"}
+
+#: The number of forks at which this process used obstore first.
+_used: dict[str, int] = {}
+
 #: Connections that stay open for parts and large objects.
 _CONNECTIONS = 64
 
@@ -111,9 +116,9 @@ def s3_place(url: str) -> S3Place:
     try:
         parts = urlsplit(url)
         query = dict(parse_qsl(parts.query, keep_blank_values=True, strict_parsing=bool(parts.query)))
-        endpoints = {name: _endpoint(name, query.pop(name)) for name in ("endpoint_url", "public_url") if name in query}
     except ValueError:
         raise InvalidArgument("the URL of the object store is invalid", hint=_HINT) from None
+    endpoints = {name: _endpoint(name, query.pop(name)) for name in ("endpoint_url", "public_url") if name in query}
     if "@" in parts.netloc or any("key" in name or "secret" in name or "token" in name for name in query):
         raise InvalidArgument("the URL of the object store has credentials", hint=_CREDENTIALS_HINT)
     style = {"1": True, "true": True, "0": False, "false": False, None: None}.get(query.pop("path_style", None), "")
@@ -137,7 +142,10 @@ def _endpoint(name: str, text: str) -> str:
     Raises:
         InvalidArgument: It is not one, or has credentials.
     """
-    parts = urlsplit(text)
+    try:
+        parts = urlsplit(text)
+    except ValueError:
+        raise InvalidArgument(f"{name} of the object store is not a URL of a server", hint=_HINT) from None
     if "@" in parts.netloc:
         raise InvalidArgument(f"{name} of the object store has credentials", hint=_CREDENTIALS_HINT)
     if parts.scheme not in {"http", "https"} or not parts.hostname or parts.query or parts.fragment:
@@ -313,7 +321,7 @@ class _Clients:
             raise InvalidArgument(
                 "objects in S3 need obstore and boto3", hint="pip install 'ocikit[cluster]'"
             ) from error
-        self._obstore: Any = obstore
+        self._obstore_module: Any = obstore
         connect: Any = obstore.store.S3Store
         self._failures = BaseError
         self.place = place
@@ -353,8 +361,15 @@ class _Clients:
         self._store = connect(place.bucket, client_options={**limits, **http}, retry_config=retries, **config)
         quick = {**limits, **http, "connect_timeout": "1s", "read_timeout": "2s", "timeout": "2s"}
         self._quick = connect(place.bucket, client_options=quick, retry_config={"max_retries": 0}, **config)
-        self._lock = threading.Lock()
-        self._boto: Any = None
+        self._lock = ForkSafeLock()
+        self._botos: dict[int, Any] = {}
+
+    @property
+    def _obstore(self) -> Any:
+        """The package, of whose threads a forked process has no copies: there a request would never end."""
+        if _used.setdefault("forks", fork_count()) != fork_count():
+            raise RuntimeError("the object store was used before this process was forked; use it in the workers only")
+        return self._obstore_module
 
     def put(self, name: str, data: bytes, digest: Digest | None) -> None:
         """Store an object from memory."""
@@ -442,7 +457,7 @@ class _Clients:
         from botocore.exceptions import BotoCoreError, ClientError  # noqa: PLC0415 - optional package
 
         deadline = time.monotonic() + _WINDOW
-        method = getattr(self._large(), operation)
+        method = getattr(self._boto(_READ_LARGE if operation in _SLOW else _READ), operation)
         for attempt in range(_ATTEMPTS):
             if rewind is not None:
                 rewind()
@@ -472,32 +487,35 @@ class _Clients:
 
     def close(self) -> None:
         """Close the connections of both clients."""
-        boto, self._boto = self._boto, None
-        if boto is not None:
+        with self._lock:
+            botos, self._botos = self._botos, {}
+        for boto in botos.values():
             boto.close()
 
-    def _large(self) -> Any:
-        """Return the client for parts and large objects, made on its first use: it takes a second."""
-        if self._boto is None:
+    def _boto(self, seconds: int) -> Any:
+        """Return the client that waits some seconds for an answer, made on its first use: that takes half a second."""
+        boto = self._botos.get(seconds)
+        if boto is None:
             with self._lock:
-                if self._boto is None:
+                boto = self._botos.get(seconds)
+                if boto is None:
                     from botocore.config import Config  # noqa: PLC0415 - optional package
 
                     style = "path" if self.place.path_style else "virtual"
                     config = Config(
                         signature_version="s3v4",
                         connect_timeout=_CONNECT_LARGE,
-                        read_timeout=_READ_LARGE,
+                        read_timeout=seconds,
                         retries={"total_max_attempts": 1, "mode": "standard"},
                         max_pool_connections=_CONNECTIONS,
                         request_checksum_calculation="when_required",
                         response_checksum_validation="when_required",
                         s3={"addressing_style": style, "payload_signing_enabled": False},
                     )
-                    self._boto = self._session.create_client(
+                    boto = self._botos[seconds] = self._session.create_client(
                         "s3", region_name=self._region, endpoint_url=self.place.endpoint, config=config
                     )
-        return self._boto
+        return boto
 
     def _default_endpoint(self) -> str:
         given = os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL")
