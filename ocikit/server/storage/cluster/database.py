@@ -293,6 +293,8 @@ class Database:
             "statement_timeout": milliseconds,
             "lock_timeout": 3000,
             "idle_in_transaction_session_timeout": 15000,
+            # Statements look rows up by their keys. Planning one takes as long as running it
+            "plan_cache_mode": "force_generic_plan",
         }
         options = "" if self._pooled else " ".join(f"-c {name}={value}" for name, value in limits.items())
         self._forks = fork_count()
