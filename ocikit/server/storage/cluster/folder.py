@@ -179,8 +179,8 @@ class FolderObjects(ObjectStore):
     def put_part(self, key: str, multipart: str, number: int, file: BinaryIO, size: int) -> str:
         """See `ObjectStore`."""
         self._path(key)
-        if number < 1 or size > self.part_size:
-            raise ValueError(f"part {number} has {size} bytes")
+        if number < 1:
+            raise ValueError(f"{number} is not the number of a part")
         require_size(file, size)
         etag = f"{number}-{size}-{secrets.token_hex(16)}"
         self._write(self._upload(multipart) / etag, file, size, None, key=multipart)
@@ -195,8 +195,10 @@ class FolderObjects(ObjectStore):
             parts = [(etag, _part_size(etag, number)) for number, etag in enumerate(etags, start=1)]
             if not parts or not names.issuperset(etags):
                 raise InvalidPart(f"a part of {key} is missing")
-            if any(size != self.part_size for _, size in parts[:-1]):
-                raise InvalidPart(f"a part of {key} has another size than {self.part_size} bytes")
+            if any(size != parts[0][1] or size < self.part_size for _, size in parts[:-1]):
+                raise InvalidPart(
+                    f"a part of {key} has another size than its first one, or less than {self.part_size} bytes"
+                )
             for name in names.difference(etags, {"digest"}):
                 (upload / name).unlink(missing_ok=True)
             digest = (upload / "digest").read_text() if "digest" in names else None
