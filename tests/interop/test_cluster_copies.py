@@ -28,6 +28,13 @@ def rows(shared_url, tmp_path):
     rows.database.close()
 
 
+@pytest.fixture
+def new_url(postgres_server):
+    """The URL of another migrated database."""
+    with postgres_server.database(migrated=True) as url:
+        yield url
+
+
 def test_copies_follow_manifests_and_tags(rows):
     manifest = rows.manifest(rows.push(), repository="team/app", tags=["v1", "latest"], raw=b"{}")
     assert write_copies(rows.database, rows.objects) == 3
@@ -72,10 +79,30 @@ def test_copy_of_a_damaged_manifest_stays(rows):
     manifest = rows.manifest(raw=b"{}")
     write_copies(rows.database, rows.objects)
     rows.change("UPDATE content SET inline = NULL")
-    queue_copies(rows.database)
+    queue_copies(rows.database, rows.objects)
     write_copies(rows.database, rows.objects)
     with rows.objects.open(manifest_key("a", manifest)) as file:
         assert file.read().endswith(b"\n{}")
+
+
+def test_copies_of_a_restored_database_are_written_again(rows, new_url):
+    """Copies of what it does not have are deleted, also those of repositories that it does not have."""
+    kept = rows.manifest(tags=["v1"])
+    lost = rows.manifest(tags=["later"])
+    rows.manifest(repository="later", tags=["v1"])
+    write_copies(rows.database, rows.objects)
+    rows.objects.delete([manifest_key("a", kept), tag_key("a", "v1")])
+    strange = ["m/a@/sha256:00", "m/a@/x:00", "m/notes", "t/notes", "t/a@/x:y"]
+    for key in strange:
+        rows.objects.put(key, io.BytesIO(b"?"), 1)
+    rows.change("DELETE FROM manifests WHERE digest <> %(d)s", d=encode_digest(kept))
+    rows.change("DELETE FROM repositories WHERE name = 'later'")
+    queue_copies(rows.database, rows.objects)
+    write_copies(rows.database, rows.objects)
+    keys = [key for prefix in ("m/", "t/") for key, _, _ in rows.objects.iterate(prefix)]
+    assert sorted(keys) == sorted([manifest_key("a", kept), tag_key("a", "v1"), *strange])
+    assert lost not in str(keys)
+    assert set(rebuild(new_url, rows.objects_url, keep_deleted=HOUR).damaged) == set(strange)
 
 
 _TABLES = {
@@ -100,13 +127,6 @@ def dump(database):
         )
         for table, columns in _TABLES.items()
     }
-
-
-@pytest.fixture
-def new_url(postgres_server):
-    """The URL of another migrated database."""
-    with postgres_server.database(migrated=True) as url:
-        yield url
 
 
 def restored(rows, new_url):

@@ -11,7 +11,7 @@ from __future__ import annotations
 import io
 import json
 from collections.abc import Callable, Iterator, Sequence
-from itertools import groupby
+from itertools import groupby, islice
 from typing import Any
 
 from attrs import define, field, frozen
@@ -73,6 +73,18 @@ ON CONFLICT (repository, reference) DO UPDATE SET after = EXCLUDED.after
 _QUEUE_TAGS = """
 INSERT INTO copies (repository, reference) SELECT repository, name FROM tags
 ON CONFLICT (repository, reference) DO UPDATE SET after = EXCLUDED.after
+"""
+
+#: The copier deletes the copy of a reference that has no row.
+_QUEUE_KEYS = """
+INSERT INTO copies (repository, reference)
+SELECT id, reference FROM unnest(%(names)s::text[], %(references)s::text[]) AS copied (name, reference)
+JOIN repositories USING (name) ORDER BY id, reference
+ON CONFLICT (repository, reference) DO NOTHING
+"""
+
+_UNKNOWN = """
+SELECT name FROM unnest(%(names)s::text[]) AS name WHERE NOT EXISTS (SELECT FROM repositories WHERE repositories.name = name.name)
 """
 
 
@@ -169,11 +181,30 @@ def split_key(key: str) -> tuple[str, str]:
     return folder.replace("@/", "/"), name
 
 
-def queue_copies(database: Database) -> None:
-    """Queue a copy of all manifests and tags, for a database that was restored or an object store that lost them."""
+def queue_copies(database: Database, objects: ObjectStore) -> None:
+    """Queue a copy of all manifests and tags, and delete copies of what the database does not have.
+
+    This is for a database that was restored from a backup, and for an object store that lost copies.
+
+    Args:
+        database: Database of the registry.
+        objects: Object store of the registry.
+
+    Raises:
+        Unavailable: The database or the object store cannot be reached.
+    """
     for code, algorithm in ((1, "sha256:"), (2, "sha512:")):
         database.change(_QUEUE_ALL, {"code": code, "algorithm": algorithm}, seconds=_SECONDS)
     database.change(_QUEUE_TAGS, seconds=_SECONDS)
+    for prefix in (MANIFESTS, TAGS):
+        keys = (key for key, _, _ in objects.iterate(prefix) if _is_copy(key))
+        while batch := list(islice(keys, _BATCH)):
+            references = [split_key(key) for key in batch]
+            names = [name for name, _ in references]
+            database.change(_QUEUE_KEYS, {"names": names, "references": [reference for _, reference in references]})
+            unknown = {row.name for row in database.rows(_UNKNOWN, {"names": names})}
+            if strange := [key for key, name in zip(batch, names, strict=True) if name in unknown]:
+                objects.delete(strange)
 
 
 def write_copies(database: Database, objects: ObjectStore, *, beat: Callable[[], None] = lambda: None) -> int:
@@ -270,6 +301,20 @@ class _Copier:
 def _key(row: Any) -> str:
     digest = ":" in row.reference
     return manifest_key(row.name, Digest(row.reference)) if digest else tag_key(row.name, row.reference)
+
+
+def _is_copy(key: str) -> bool:
+    """Return True if a key is one of a copy: other programs may have put objects there."""
+    repository, reference = split_key(key)
+    if not repository or ":" not in reference:
+        return bool(repository) and key.startswith(TAGS)
+    try:
+        return key == manifest_key(repository, Digest(reference)) and Digest(reference).algorithm in {
+            "sha256",
+            "sha512",
+        }
+    except InvalidDigest:
+        return False
 
 
 def _folder(repository: str) -> str:
