@@ -8,6 +8,7 @@ import math
 import random
 import threading
 import time
+from collections import deque
 from collections.abc import Generator, Iterator
 from typing import Any, TypeVar
 
@@ -145,6 +146,54 @@ def away(why: str) -> Unavailable:
     return Unavailable(f"the database does not answer: {why}", retry_after=retry_after)
 
 
+class _Slots:
+    """A count of connections that threads get in the order of their requests.
+
+    A semaphore wakes a thread and lets another one be faster: under load, threads would wait until their limit of time.
+
+    Args:
+        size: The count.
+    """
+
+    def __init__(self, size: int) -> None:
+        self.free = size
+        self._lock = threading.Lock()
+        self._waiting: deque[threading.Lock] = deque()
+
+    def take(self, seconds: float) -> bool:
+        """Wait for a slot; return False if none became free in time."""
+        turn = threading.Lock()
+        with self._lock:
+            if self.free:
+                self.free -= 1
+                return True
+            turn.acquire(blocking=False)
+            self._waiting.append(turn)
+        try:
+            if turn.acquire(timeout=max(0.0, seconds)):
+                return True
+        except BaseException:  # Ctrl-C
+            if not self._leave(turn):
+                self.give()
+            raise
+        return not self._leave(turn)
+
+    def give(self) -> None:
+        """Give a slot to the thread that waits longest."""
+        with self._lock:
+            if self._waiting:
+                self._waiting.popleft().release()
+            else:
+                self.free += 1
+
+    def _leave(self, turn: threading.Lock) -> bool:
+        """Stop to wait; return False if the slot was given a moment ago."""
+        with self._lock, contextlib.suppress(ValueError):
+            self._waiting.remove(turn)
+            return True
+        return False
+
+
 class ConnectionPool:
     """The connections of a process.
 
@@ -157,7 +206,6 @@ class ConnectionPool:
 
     def __init__(self, conninfo: str, *, size: int, options: str, prepare: bool) -> None:
         self.size = size
-        self.in_use = 0
         self._conninfo = conninfo
         self._user = str(conninfo_to_dict(conninfo).get("user") or "")
         self._parameters = _PARAMETERS | ({"options": options} if options else {})
@@ -166,7 +214,7 @@ class ConnectionPool:
         self._worked = -math.inf
         self._lock = threading.Lock()
         # Threads wait here and not in QueuePool, where a failure to connect wakes no other thread
-        self._slots = threading.Semaphore(size)
+        self._slots = _Slots(size)
         self._connections = QueuePool(
             self._connect,  # type: ignore[arg-type]  # the pool takes connections of any driver
             pool_size=size,
@@ -176,6 +224,11 @@ class ConnectionPool:
             use_lifo=True,
             reset_on_return=None,
         )
+
+    @property
+    def in_use(self) -> int:
+        """The number of connections that threads use or make now."""
+        return self.size - self._slots.free
 
     @contextlib.contextmanager
     def lend(self, deadline: float) -> Iterator[LimitedConnection]:
@@ -190,10 +243,8 @@ class ConnectionPool:
         if self._gate.closed and not self._works():
             raise away(self._gate.last)
         now = time.monotonic()
-        if not self._slots.acquire(timeout=max(0.0, min(_POOL_TIMEOUT, deadline - now))):
+        if not self._slots.take(min(_POOL_TIMEOUT, deadline - now)):
             raise away("all connections of this process are in use")
-        with self._lock:
-            self.in_use += 1
         try:
             pool = self._connections
             lent = self._check_out(pool, min(deadline, now + _POOL_TIMEOUT))
@@ -210,9 +261,7 @@ class ConnectionPool:
                     lent.invalidate()
                 lent.close()
         finally:
-            with self._lock:
-                self.in_use -= 1
-            self._slots.release()
+            self._slots.give()
 
     def renew(self) -> None:
         """Close the idle connections, and those in use when they are returned."""

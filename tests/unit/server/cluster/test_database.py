@@ -188,6 +188,25 @@ def test_use_of_all_connections_is_unavailable(empty_database_url):
     database.close()
 
 
+def test_waiting_call_gets_its_turn_under_load(empty_database_url):
+    database = Database(empty_database_url, pool=2)
+    ended = threading.Event()
+
+    def load():
+        while not ended.is_set():
+            database.row(ONE)
+
+    with ThreadPoolExecutor(4) as threads:
+        busy = [threads.submit(load) for _ in range(4)]
+        try:
+            assert {database.row(ONE).one for _ in range(200)} == {1}
+        finally:
+            ended.set()
+        for thread in busy:
+            thread.result(END)
+    database.close()
+
+
 def test_slow_statement_is_unavailable_at_the_server_first(database):
     started = time.monotonic()
     with pytest.raises(Unavailable, match="57014"):
