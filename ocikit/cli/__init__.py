@@ -15,10 +15,11 @@ python -m ocikit history|lineage REFERENCE
 python -m ocikit watch FOLDER REFERENCE
 python -m ocikit cache ls|verify|prune
 python -m ocikit serve|gc|verify FOLDER
+python -m ocikit migrate --metadata URL
 
 The exit code is 0 for success and 1 for an error, which is printed to stderr. `diff --exit-code` exits with 1 if there are
-differences, `validate` if there are violations, `describe` if a file cannot be described, and `cache verify` if content is
-damaged. It is 2 for invalid usage, and 130 after Ctrl-C.
+differences, `validate` if there are violations, `describe` if a file cannot be described, `cache verify` if content is damaged, and
+`migrate --check` if there are changes to make. It is 2 for invalid usage, and 130 after Ctrl-C.
 """
 
 from __future__ import annotations
@@ -144,6 +145,11 @@ def _parser(arguments: Sequence[str]) -> argparse.ArgumentParser:
         add_serve(server["serve"])
         add_gc(server["gc"])
         add_verify(server["verify"])
+    migrate = command("migrate", "make or change the tables of a registry in PostgreSQL, which may be running")
+    if "migrate" in arguments:
+        from ocikit.cli.migrate import add_migrate  # noqa: PLC0415 - imports the server
+
+        add_migrate(migrate)
     return parser
 
 
