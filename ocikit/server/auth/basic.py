@@ -16,7 +16,7 @@ from ocikit.server.auth.access import ANONYMOUS, Access, Identity, Permission, P
 from ocikit.server.auth.htpasswd import Htpasswd
 from ocikit.server.auth.reloading import ReloadingFile
 from ocikit.server.auth.rules import Rules
-from ocikit.server.auth.throttle import FAILURES
+from ocikit.server.auth.throttle import FAILURES, FailureLog
 from ocikit.server.http.errors import ErrorResponse
 from ocikit.server.http.request import Request
 from ocikit.spec.annotations import FrozenMap
@@ -43,8 +43,9 @@ class PasswordAccess(Access):
         realm: str,
         allow_plain_http: bool,
         failures: int,
+        failure_log: FailureLog | None = None,
     ) -> None:
-        self._htpasswd = Htpasswd(path, failures=failures)
+        self._htpasswd = Htpasswd(path, failures=failures, log=failure_log)
         self._rules_file = _rules_file(rules, allow_anonymous_pull=allow_anonymous_pull)
         self._basic_challenge = basic_challenge(realm)
         self._allow_plain_http = allow_plain_http
@@ -108,6 +109,7 @@ class HtpasswdAccess(PasswordAccess):
         allow_plain_http: Accept passwords over plain http from other machines, where an attacker on the network can read
             them. Otherwise such clients get no challenge either.
         failures: Failed logins of one user from one address in five minutes before further ones are rejected.
+        failure_log: The failed logins of all processes; None counts those of each process.
 
     Raises:
         InvalidArgument: A file cannot be read or is invalid.
@@ -122,6 +124,7 @@ class HtpasswdAccess(PasswordAccess):
         realm: str = "ocikit",
         allow_plain_http: bool = False,
         failures: int = FAILURES,
+        failure_log: FailureLog | None = None,
     ) -> None:
         super().__init__(
             path,
@@ -130,6 +133,7 @@ class HtpasswdAccess(PasswordAccess):
             realm=realm,
             allow_plain_http=allow_plain_http,
             failures=failures,
+            failure_log=failure_log,
         )
 
     def identify(self, request: Request) -> Identity:

@@ -8,7 +8,7 @@ from pathlib import Path
 from ocikit.errors import InvalidArgument
 from ocikit.server.auth.access import Access, OpenAccess
 from ocikit.server.auth.basic import HtpasswdAccess
-from ocikit.server.auth.throttle import FAILURES
+from ocikit.server.auth.throttle import FAILURES, FailureLog
 from ocikit.server.auth.tokens import TokenAccess
 
 
@@ -17,10 +17,12 @@ def access_from(
     htpasswd: str | os.PathLike[str] | None = None,
     token: bool = False,
     folder: str | os.PathLike[str] | None = None,
+    key: bytes | None = None,
     rules: str | os.PathLike[str] | None = None,
     allow_anonymous_pull: bool = False,
     allow_plain_http: bool = False,
     failures: int = FAILURES,
+    failure_log: FailureLog | None = None,
 ) -> Access:
     """Return the access adapter for some options.
 
@@ -28,10 +30,12 @@ def access_from(
         htpasswd: File with users; None disables authentication.
         token: Issue bearer tokens for passwords.
         folder: Folder of the registry; the signing key of the tokens is `token.key` in it.
+        key: The signing key itself, in place of the file.
         rules: File with access rules; None allows everything for users and nothing for others.
         allow_anonymous_pull: Allow pulls without a login. This overrides the rules.
         allow_plain_http: Accept passwords from other machines over plain http.
         failures: Failed logins of one user from one address in five minutes before further ones are rejected.
+        failure_log: The failed logins of all processes; None counts those of each process.
 
     Returns:
         The adapter.
@@ -51,14 +55,16 @@ def access_from(
             allow_anonymous_pull=allow_anonymous_pull,
             allow_plain_http=allow_plain_http,
             failures=failures,
+            failure_log=failure_log,
         )
-    if folder is None:
+    if key is None and folder is None:
         raise InvalidArgument("token requires a folder for the signing key", hint="pass folder=")
     return TokenAccess(
         htpasswd,
-        Path(folder) / "token.key",
+        key if key is not None else Path(folder or "") / "token.key",
         rules,
         allow_anonymous_pull=allow_anonymous_pull,
         allow_plain_http=allow_plain_http,
         failures=failures,
+        failure_log=failure_log,
     )

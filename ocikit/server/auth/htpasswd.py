@@ -19,7 +19,7 @@ from ocikit.display import quoted
 from ocikit.errors import ContentError, InvalidArgument
 from ocikit.server.auth.access import Problem
 from ocikit.server.auth.reloading import ReloadingFile
-from ocikit.server.auth.throttle import FAILURES, LoginThrottle
+from ocikit.server.auth.throttle import FAILURES, FailureLog, LoginThrottle
 from ocikit.store.files import read_file
 
 #: The variants of bcrypt that differ in name only; `$2x$` is a broken one.
@@ -134,16 +134,22 @@ class Htpasswd:
         path: The file.
         clock: Function that returns the time in seconds.
         failures: Failed logins of one user from one address in five minutes before further ones are rejected.
+        log: The failed logins of all processes; None counts those of this process.
 
     Raises:
         InvalidArgument: The file cannot be read, or an entry is invalid.
     """
 
     def __init__(
-        self, path: str | os.PathLike[str], clock: Callable[[], float] = time.monotonic, *, failures: int = FAILURES
+        self,
+        path: str | os.PathLike[str],
+        clock: Callable[[], float] = time.monotonic,
+        *,
+        failures: int = FAILURES,
+        log: FailureLog | None = None,
     ) -> None:
         self._entries = ReloadingFile(path, HtpasswdEntries.load, content="users", clock=clock)
-        self._throttle = LoginThrottle(clock, failures)
+        self._throttle = LoginThrottle(clock, failures, log)
         self._clock = clock
         self._key = secrets.token_bytes(32)
         self._lock = threading.Lock()

@@ -77,6 +77,17 @@ def load_key(path: str | os.PathLike[str]) -> bytes:
     return key
 
 
+def check_key(key: bytes) -> bytes:
+    """Return a signing key that is long enough.
+
+    Raises:
+        InvalidArgument: The key is too short.
+    """
+    if len(key) < _KEY_SIZE:
+        raise InvalidArgument(f"the signing key has {len(key)} bytes", hint=f"it needs {_KEY_SIZE}, of random bits")
+    return key
+
+
 def _create_key(path: Path) -> None:
     """Write a new key, unless another process writes one first."""
     create_private_folder(path.parent)

@@ -20,8 +20,9 @@ import time
 from collections import OrderedDict, deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import Protocol
 
-from attrs import define, field
+from attrs import define, field, frozen
 
 from ocikit.server.http.errors import ErrorResponse
 
@@ -50,6 +51,40 @@ _MAX_ENTRIES = 10_000
 _NAME_LIMIT = 100
 
 
+#: Seconds for which an answer of the other processes holds for a client without failures.
+_SHARED_SECONDS = 5.0
+
+
+@frozen
+class SharedFailures:
+    """Failed logins that all processes of a registry have counted."""
+
+    ages: tuple[float, ...]
+    """Seconds since the failures of a user name from a network, the newest first."""
+    network: int
+    """Failures of the network, of any names."""
+
+
+class FailureLog(Protocol):
+    """Failed logins of all processes of a registry.
+
+    Both methods return None if the log cannot be reached: then each process counts its own.
+    """
+
+    def recent(self, network: str, user: str, *, window: float, limit: int) -> SharedFailures | None:
+        """Return the recent failures.
+
+        Args:
+            network: Network of the client.
+            user: Name of the user.
+            window: Seconds of which failures count.
+            limit: Failures of the name that are returned at most; ten times as many of the network.
+        """
+
+    def add(self, network: str, user: str, *, window: float, limit: int) -> SharedFailures | None:
+        """Count a failure, and return the recent ones with it; see `recent`."""
+
+
 @define(eq=False)
 class _Queue:
     """The attempts of one network that are checked one at a time."""
@@ -58,19 +93,30 @@ class _Queue:
     waiting: int = 0
 
 
+_NO_FAILURES = SharedFailures((), 0)
+
+
 class LoginThrottle:
     """Failed logins of the last minutes, per address and user.
 
-    Each process counts its own.
+    Each process counts its own, and those of the others if there is a log of all.
 
     Args:
         clock: Function that returns the time in seconds.
         failures: Failures of one user name from one address.
+        log: The failures of all processes.
     """
 
-    def __init__(self, clock: Callable[[], float] = time.monotonic, failures: int = FAILURES) -> None:
+    def __init__(
+        self,
+        clock: Callable[[], float] = time.monotonic,
+        failures: int = FAILURES,
+        log: FailureLog | None = None,
+    ) -> None:
         self._clock = clock
         self._limit = failures
+        self._log = log
+        self._shared: OrderedDict[tuple[str, str], tuple[float, SharedFailures]] = OrderedDict()
         self._lock = threading.Lock()
         self._failures: OrderedDict[tuple[str, ...], deque[float]] = OrderedDict()
         self._known: OrderedDict[tuple[str, str], float] = OrderedDict()
@@ -107,10 +153,12 @@ class LoginThrottle:
         network = _network(remote)
         pair = network, user[:_NAME_LIMIT]
         keys = pair, (network,)
+        self._ask_others(pair)
+        passed = False
         with self._lock:
             self._check(pair)
             now = self._clock()
-            many = len(self._recent((network,))) >= self._limit * _ADDRESS_FACTOR
+            many = self._network_failures(pair) >= self._limit * _ADDRESS_FACTOR
             is_known = self._known.get(pair, -math.inf) > now - _KNOWN
             for key in keys:
                 self._failures.setdefault(key, deque()).append(now)
@@ -124,6 +172,8 @@ class LoginThrottle:
                     times.remove(now)
 
         def succeeded() -> None:
+            nonlocal passed
+            passed = True
             with self._lock:
                 revoke()
                 self._known[pair] = self._clock()
@@ -133,6 +183,8 @@ class LoginThrottle:
 
         if not many or is_known:
             yield succeeded
+            if not passed:
+                self._tell_others(pair)
             return
         try:
             self._wait_for_turn(network)
@@ -142,6 +194,8 @@ class LoginThrottle:
             raise
         try:
             yield succeeded
+            if not passed:
+                self._tell_others(pair)
         finally:
             self._end_turn(network)
 
@@ -198,6 +252,41 @@ class LoginThrottle:
         times = self._recent(pair)
         if len(times) >= self._limit:
             raise _too_many(times[-self._limit] + _WINDOW - self._clock())
+        at, shared = self._shared.get(pair, (0.0, _NO_FAILURES))
+        if len(shared.ages) >= self._limit:
+            wait = at - shared.ages[self._limit - 1] + _WINDOW - self._clock()
+            if wait > 0:
+                raise _too_many(wait)
+
+    def _network_failures(self, pair: tuple[str, str]) -> int:
+        at, shared = self._shared.get(pair, (-math.inf, _NO_FAILURES))
+        others = shared.network if at > self._clock() - _WINDOW else 0
+        return max(len(self._recent(pair[:1])), others)
+
+    def _ask_others(self, pair: tuple[str, str]) -> None:
+        """Ask for the failures of all processes, unless a client without failures was asked for a moment ago."""
+        if self._log is None:
+            return
+        with self._lock:
+            at, shared = self._shared.get(pair, (-math.inf, _NO_FAILURES))
+            suspect = self._recent(pair[:1]) or shared.network
+            if not suspect and at > self._clock() - _SHARED_SECONDS:
+                return
+        self._keep(pair, self._log.recent(*pair, window=_WINDOW, limit=self._limit))
+
+    def _tell_others(self, pair: tuple[str, str]) -> None:
+        """Count a failure for all processes."""
+        if self._log is not None:
+            self._keep(pair, self._log.add(*pair, window=_WINDOW, limit=self._limit))
+
+    def _keep(self, pair: tuple[str, str], shared: SharedFailures | None) -> None:
+        if shared is None:
+            return
+        with self._lock:
+            self._shared[pair] = self._clock(), shared
+            self._shared.move_to_end(pair)
+            while len(self._shared) > _MAX_ENTRIES:
+                self._shared.popitem(last=False)
 
 
 def _too_many(wait: float) -> ErrorResponse:

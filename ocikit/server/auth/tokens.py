@@ -12,9 +12,9 @@ from urllib.parse import parse_qsl
 from ocikit.errors import InvalidArgument, InvalidReference
 from ocikit.server.auth.access import ANONYMOUS, Identity, Permission
 from ocikit.server.auth.basic import PasswordAccess, check_quotable, plain_http_error
-from ocikit.server.auth.jwt import InvalidToken, Signer, load_key
+from ocikit.server.auth.jwt import InvalidToken, Signer, check_key, load_key
 from ocikit.server.auth.rules import Rules
-from ocikit.server.auth.throttle import FAILURES
+from ocikit.server.auth.throttle import FAILURES, FailureLog
 from ocikit.server.http.errors import ErrorResponse
 from ocikit.server.http.request import Request, Response, json_response
 from ocikit.server.http.transfer import SMALL_BODY
@@ -47,8 +47,8 @@ class TokenAccess(PasswordAccess):
 
     Args:
         path: File with users; see `HtpasswdAccess`.
-        key: File with the signing key, created if it is missing. All processes of a registry need the same key. A process
-            that can read it can impersonate any user.
+        key: File with the signing key, created if it is missing; or the key itself, as bytes. All processes of a registry need the
+            same key. A process that can read it can impersonate any user.
         rules: Access rules or a file with them; None allows everything for users and nothing for others.
         allow_anonymous_pull: Allow pulls without a login. This overrides the rules.
         service: Name of the registry in challenges and tokens.
@@ -58,6 +58,7 @@ class TokenAccess(PasswordAccess):
         realm: URL of the token endpoint for clients; derived from the request's host by default.
         allow_plain_http: Accept passwords over plain http; see `HtpasswdAccess`.
         failures: Failed logins of one user from one address in five minutes before further ones are rejected.
+        failure_log: The failed logins of all processes; None counts those of each process.
         clock: Function that returns the seconds since the epoch.
 
     Raises:
@@ -67,7 +68,7 @@ class TokenAccess(PasswordAccess):
     def __init__(
         self,
         path: str | os.PathLike[str],
-        key: str | os.PathLike[str],
+        key: str | os.PathLike[str] | bytes,
         rules: Rules | str | os.PathLike[str] | None = None,
         *,
         allow_anonymous_pull: bool = False,
@@ -78,6 +79,7 @@ class TokenAccess(PasswordAccess):
         realm: str = "",
         allow_plain_http: bool = False,
         failures: int = FAILURES,
+        failure_log: FailureLog | None = None,
         clock: Callable[[], float] = time.time,
     ) -> None:
         self._service = check_quotable("service", service)
@@ -88,10 +90,12 @@ class TokenAccess(PasswordAccess):
             realm=service,
             allow_plain_http=allow_plain_http,
             failures=failures,
+            failure_log=failure_log,
         )
         if ttl < _MIN_TTL:
             raise InvalidArgument(f"ttl={ttl} is too short", hint=f"use at least {_MIN_TTL} seconds")
-        self._signer = Signer(load_key(key), service=service, issuer=issuer or service, clock=clock)
+        secret = check_key(key) if isinstance(key, bytes) else load_key(key)
+        self._signer = Signer(secret, service=service, issuer=issuer or service, clock=clock)
         self._ttl = ttl
         self._refresh_ttl = refresh_ttl
         self._realm = realm and check_quotable("realm", realm)
