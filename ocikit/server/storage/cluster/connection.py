@@ -16,7 +16,6 @@ import psycopg
 from attrs import define, field
 from psycopg.conninfo import conninfo_to_dict
 from psycopg.rows import namedtuple_row
-from sqlalchemy.pool import PoolProxiedConnection, QueuePool
 
 from ocikit.server.storage.base import Unavailable
 from ocikit.server.storage.cluster.sqlstates import reason
@@ -30,8 +29,9 @@ _log = logging.getLogger("ocikit.server")
 #: Seconds that a request waits for a free connection.
 _POOL_TIMEOUT = 5.0
 
-#: Seconds after which a connection is replaced, so that connections spread over servers that were added.
-_RECYCLE = 1800
+#: Seconds after which a connection is replaced: connections spread over servers that were added, and the memory of a session that has
+#: prepared many statements is freed.
+_LIFETIME = 1800.0
 
 #: Seconds between two attempts to connect while the database is away. More would keep clients waiting after its return; fewer
 #: would be a storm of logins.
@@ -41,10 +41,12 @@ _PROBE_INTERVAL = 0.5
 #: accepts no further one; and the pause between two looks.
 _RECENT, _PAUSE = 1.0, 0.03
 
-#: Parameters of libpq. `connect_timeout` includes TLS and authentication. The kernel ends connections whose data the peer does not
+#: Seconds to connect, at most.
+_CONNECT_TIMEOUT = 3
+
+#: Parameters of libpq. The kernel ends connections whose data the peer does not
 #: acknowledge; `LimitedConnection` ends those whose peer acknowledges and is silent.
 _PARAMETERS: dict[str, Any] = {
-    "connect_timeout": 3,
     "tcp_user_timeout": 10_000,
     "keepalives_idle": 10,
     "keepalives_interval": 3,
@@ -58,6 +60,10 @@ class LimitedConnection(psycopg.Connection[Any]):
 
     deadline: float = math.inf
     """Time of `time.monotonic` at which a statement fails and the connection is closed."""
+    generation: int = 0
+    """The generation of its pool."""
+    expires: float = math.inf
+    """Time of `time.monotonic` at which it is replaced."""
 
     def wait(self, gen: Any, interval: float = 0.1, timeout: float | None = None) -> Any:
         """Run a step of the protocol.
@@ -195,7 +201,7 @@ class _Slots:
 
 
 class ConnectionPool:
-    """The connections of a process.
+    """The connections of a process; the one that was returned last is lent first.
 
     Args:
         conninfo: Connection string or URL of libpq.
@@ -212,18 +218,10 @@ class ConnectionPool:
         self._threshold = 5 if prepare else None
         self._gate = _Gate()
         self._worked = -math.inf
-        self._lock = threading.Lock()
-        # Threads wait here and not in QueuePool, where a failure to connect wakes no other thread
         self._slots = _Slots(size)
-        self._connections = QueuePool(
-            self._connect,  # type: ignore[arg-type]  # the pool takes connections of any driver
-            pool_size=size,
-            max_overflow=0,
-            timeout=_POOL_TIMEOUT,
-            recycle=_RECYCLE,
-            use_lifo=True,
-            reset_on_return=None,
-        )
+        self._lock = threading.Lock()
+        self._idle: list[LimitedConnection] = []
+        self._generation = 0
 
     @property
     def in_use(self) -> int:
@@ -246,28 +244,22 @@ class ConnectionPool:
         if not self._slots.take(min(_POOL_TIMEOUT, deadline - now)):
             raise away("all connections of this process are in use")
         try:
-            pool = self._connections
-            lent = self._check_out(pool, min(deadline, now + _POOL_TIMEOUT))
-            connection = lent.dbapi_connection
-            assert isinstance(connection, LimitedConnection)  # noqa: S101 - for the type checker
+            connection = self._take(deadline, min(deadline, now + _POOL_TIMEOUT))
             connection.deadline = deadline
             try:
                 yield connection
             finally:
-                idle = not connection.closed and connection.info.transaction_status == _IDLE
-                if idle and pool is self._connections:
-                    self._worked = time.monotonic()
-                else:
-                    lent.invalidate()
-                lent.close()
+                self._return(connection)
         finally:
             self._slots.give()
 
     def renew(self) -> None:
         """Close the idle connections, and those in use when they are returned."""
         with self._lock:
-            old, self._connections = self._connections, self._connections.recreate()
-        old.dispose()
+            self._generation += 1
+            old, self._idle = self._idle, []
+        for connection in old:
+            connection.close()
 
     def failure(self, error: psycopg.Error) -> Unavailable:
         """Return an error for clients: its reason has no parameters and no user name."""
@@ -276,10 +268,12 @@ class ConnectionPool:
     def _reason(self, error: psycopg.Error) -> str:
         return reason(error.sqlstate, str(error), user=self._user)
 
-    def _check_out(self, pool: QueuePool, until: float) -> PoolProxiedConnection:
+    def _take(self, deadline: float, until: float) -> LimitedConnection:
         while True:
+            with contextlib.suppress(IndexError):
+                return self._idle.pop()
             try:
-                return pool.connect()
+                return self._connect(deadline)
             except psycopg.Error as error:
                 failure = self.failure(error)
             except Unavailable as error:
@@ -289,21 +283,35 @@ class ConnectionPool:
                 raise failure
             time.sleep(_PAUSE)
 
+    def _return(self, connection: LimitedConnection) -> None:
+        now = time.monotonic()
+        if not connection.closed and connection.pgconn.transaction_status == _IDLE:
+            self._worked = now
+            with self._lock:
+                if connection.generation == self._generation and now < connection.expires:
+                    self._idle.append(connection)
+                    return
+        connection.close()
+
     def _works(self) -> bool:
         return self._worked > time.monotonic() - _RECENT
 
-    def _connect(self) -> LimitedConnection:
+    def _connect(self, deadline: float) -> LimitedConnection:
         self._gate.enter()
+        generation, now = self._generation, time.monotonic()
         try:
             connection = LimitedConnection.connect(
                 self._conninfo,
                 autocommit=True,
                 row_factory=namedtuple_row,
                 prepare_threshold=self._threshold,
+                # Includes TLS and authentication; the driver accepts whole seconds from 2 on
+                connect_timeout=max(2, min(_CONNECT_TIMEOUT, int(deadline - now))),
                 **self._parameters,
             )
         except psycopg.Error as error:
             self._gate.failed(self._reason(error))
             raise
         self._gate.passed()
+        connection.generation, connection.expires = generation, now + _LIFETIME
         return connection
