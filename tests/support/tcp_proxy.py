@@ -151,7 +151,8 @@ class TcpProxy:
                 continue
             server.settimeout(None)
             for sock in (client, server):
-                sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+                with contextlib.suppress(OSError):
+                    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             pair = _Pair(client, server)
             with self._lock:
                 self._pairs = [*(old for old in self._pairs if not old.ended), pair]

@@ -1,4 +1,4 @@
-"""What all machines of a registry share besides its content: secrets, and the failed logins of the last minutes."""
+"""What all machines of a registry share in the database: secrets, and the failed logins of the last minutes."""
 
 from __future__ import annotations
 
@@ -137,8 +137,8 @@ _ADD = f"WITH added AS (INSERT INTO failures (client, name) VALUES (%(client)s, 
 _DELETE = """
 WITH old AS (
     SELECT ctid FROM failures WHERE at < now() - make_interval(secs => %(age)s) LIMIT %(batch)s FOR UPDATE SKIP LOCKED
-), gone AS (
+), deleted AS (
     DELETE FROM failures USING old WHERE failures.ctid = old.ctid RETURNING 1
 )
-SELECT count(*) AS deleted FROM gone
+SELECT count(*) AS deleted FROM deleted
 """

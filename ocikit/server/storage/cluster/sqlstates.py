@@ -85,6 +85,8 @@ def reason(sqlstate: str | None, message: str, *, user: str = "") -> str:
         return f"{_NAMES.get(sqlstate, 'an error of the server')} ({sqlstate})"
     line = next((line for line in message.splitlines() if "failed: " in line), message.partition("\n")[0])
     line = re.sub(r"^.*failed: (?:FATAL: +)?", "", line).strip()
+    if "unsupported startup parameter" in line:
+        line += ' (for PgBouncer, add "?pgbouncer=1" to the URL)'
     return line.replace(f'"{user}"', "…") if user else line
 
 

@@ -270,6 +270,41 @@ def test_commit_that_did_not_arrive_is_repeated(database, proxy):
     assert count(database) == 1
 
 
+def test_acknowledged_changes_are_made_once_under_faults(database, proxy):
+    acknowledged, ended = [], threading.Event()
+
+    def push(number):
+        for name in (f"{number}-{i}" for i in range(100)):
+
+            def work(connection, name=name):
+                connection.execute("INSERT INTO entries VALUES (%(name)s)", {"name": name})
+
+            try:
+                database.transaction(work, idempotent=False)
+            except Unavailable:
+                continue
+            acknowledged.append(name)
+
+    def disturb():
+        while not ended.wait(0.2):
+            proxy.lose_answer(b"COMMIT", reset=True)
+            proxy.cut()
+
+    proxy.resets = 0.01
+    thread = threading.Thread(target=disturb)
+    thread.start()
+    with ThreadPoolExecutor(8) as threads:
+        list(threads.map(push, range(8)))
+    ended.set()
+    thread.join(END)
+    proxy.resets = 0.0
+    assert recovers(database)
+    rows = database.rows("SELECT name, count(*) AS n FROM entries GROUP BY name")
+    assert {row.n for row in rows} == {1}
+    assert set(acknowledged) <= {row.name for row in rows}
+    assert len(acknowledged) > 400
+
+
 def test_idempotent_change_is_repeated_after_a_lost_commit(database, proxy):
     proxy.lose_answer(b"COMMIT")
     assert database.transaction(insert) == "inserted"
@@ -347,6 +382,13 @@ def test_pooled_database_has_no_settings_of_the_session(empty_database_url, post
     for _ in range(10):
         assert database.row("SHOW statement_timeout").statement_timeout == "0"
     assert database.row("SELECT count(*) AS n FROM pg_prepared_statements").n == 0
+    database.close()
+
+
+def test_connection_is_replaced_at_the_end_of_its_life(empty_database_url):
+    database = Database(empty_database_url, pool=1)
+    before = database.transaction(lambda connection: setattr(connection, "expires", 0) or connection.info.backend_pid)
+    assert database.row("SELECT pg_backend_pid() AS pid").pid != before
     database.close()
 
 
