@@ -105,7 +105,7 @@ class _Gate:
     """Lets one thread at a time find out whether a database that was away is back; all others fail at once."""
 
     since: float | None = None
-    """When the first of the failed attempts to connect ended."""
+    """When the database has answered last, or when the first attempt to connect failed."""
     due: float = 0.0
     """When the next attempt may begin."""
     last: str = ""
@@ -128,11 +128,12 @@ class _Gate:
                 raise away(self.last)
             self.due = time.monotonic() + _PROBE_INTERVAL
 
-    def failed(self, why: str) -> None:
+    def failed(self, why: str, *, worked: float) -> None:
         with self.lock:
             first, self.last = self.since is None, why
             now = time.monotonic()
-            self.since = now if self.since is None else self.since
+            if self.since is None:
+                self.since = now if math.isinf(worked) else worked
             self.due = now + _PROBE_INTERVAL
         if first:
             _log.error("the database cannot be reached: %s", why)
@@ -143,7 +144,7 @@ class _Gate:
         with self.lock:
             since, self.since = self.since, None
         if since is not None:
-            _log.warning("the database was away for %.1f s and is back", time.monotonic() - since)
+            _log.warning("the database is back; its last answer was %.1f s ago", time.monotonic() - since)
 
 
 def away(why: str) -> Unavailable:
@@ -310,7 +311,7 @@ class ConnectionPool:
                 **self._parameters,
             )
         except psycopg.Error as error:
-            self._gate.failed(self._reason(error))
+            self._gate.failed(self._reason(error), worked=self._worked)
             raise
         self._gate.passed()
         connection.generation, connection.expires = generation, now + _LIFETIME

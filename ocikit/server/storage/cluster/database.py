@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import logging
 import random
-import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Mapping
@@ -17,7 +16,7 @@ from urllib.parse import parse_qsl, quote, urlencode, urlsplit
 from attrs import define, field
 
 from ocikit.errors import InvalidArgument
-from ocikit.forks import finalize, fork_count
+from ocikit.forks import ForkSafeLock, finalize, fork_count
 from ocikit.server.storage.base import Unavailable
 from ocikit.server.storage.cluster.sqlstates import Fault, classify, operation, safe_message
 
@@ -73,7 +72,7 @@ class DatabaseStatistics:
     """Further attempts by SQLSTATE; "connection" for those without one."""
     failures: Counter[str] = field(factory=Counter)
     """Calls that ended with `Unavailable`, by SQLSTATE; "connection" for those without one."""
-    _lock: threading.Lock = field(factory=threading.Lock, repr=False)
+    _lock: ForkSafeLock = field(factory=ForkSafeLock, repr=False)
 
     def add_call(self, name: str, seconds: float) -> None:
         """Count a call."""
@@ -143,7 +142,7 @@ class Database:
         _check_conninfo(self._conninfo)
         self._size = pool
         self._inherited: list[object] = []
-        self._lock = threading.Lock()
+        self._lock = ForkSafeLock()
         self._budget = _Budget(max(10, 2 * pool))
         self._names: dict[str, str] = {}
         self.statistics = DatabaseStatistics()

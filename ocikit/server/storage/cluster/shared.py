@@ -23,12 +23,6 @@ _NETWORK_FACTOR = 10
 #: Characters of a hashed user name.
 _NAME_SIZE = 32
 
-#: Rows that one statement deletes at most.
-_BATCH = 10_000
-
-#: Seconds after which failures are deleted: longer than they count.
-_AGE = 900.0
-
 
 def shared_secret(database: Database, name: str, size: int = 32) -> bytes:
     """Return a secret of random bytes that all machines share. The first one that asks makes it.
@@ -61,7 +55,7 @@ def shared_secret(database: Database, name: str, size: int = 32) -> bytes:
 class DatabaseFailures:
     """Failed logins that all machines of a registry count together.
 
-    User names are hashed: users type passwords into the wrong field.
+    User names are hashed: users type passwords into the wrong field. The sweep deletes old rows.
 
     Args:
         database: The database.
@@ -79,20 +73,6 @@ class DatabaseFailures:
         shared = self._ask(_ADD, _parameters(network, user, window, limit), "add failure")
         # The statement does not see the row that it inserts
         return shared and SharedFailures((0.0, *shared.ages)[:limit], shared.network + 1)
-
-    def delete_old(self) -> int:
-        """Delete failures that do not count any more; return their number.
-
-        Raises:
-            Unavailable: The database cannot be reached.
-        """
-        deleted = 0
-        while True:
-            row = self._database.change(_DELETE, {"age": _AGE, "batch": _BATCH}, name="delete failures")[0]
-            batch = int(row.deleted)
-            deleted += batch
-            if batch < _BATCH:
-                return deleted
 
     def _ask(self, sql: str, parameters: Mapping[str, Any], name: str) -> SharedFailures | None:
         try:
@@ -133,12 +113,3 @@ SELECT (SELECT count(*) FROM (
 """
 
 _ADD = f"WITH added AS (INSERT INTO failures (client, name) VALUES (%(client)s, %(name)s)) {_RECENT}"
-
-_DELETE = """
-WITH old AS (
-    SELECT ctid FROM failures WHERE at < now() - make_interval(secs => %(age)s) LIMIT %(batch)s FOR UPDATE SKIP LOCKED
-), deleted AS (
-    DELETE FROM failures USING old WHERE failures.ctid = old.ctid RETURNING 1
-)
-SELECT count(*) AS deleted FROM deleted
-"""
