@@ -145,6 +145,16 @@ def test_migration_ends_after_its_wait(database_url, folder):
             migrate(database_url, folders=[folder], wait=0)
 
 
+def test_older_release_leaves_newer_tables(database_url, folder):
+    migrate(database_url, folders=[folder])
+    result = migrate(database_url)
+    assert (result.before, result.after, result.steps) == ("0002", "0002", ())
+    assert pending(database_url) == ()
+    with pytest.raises(ServerFailed, match="0002") as caught:
+        migrate(database_url, "0001")
+    assert "newer ocikit" in caught.value.hint
+
+
 def test_unknown_revision_is_refused(database_url):
     for revision in ("0009", "base", "-1"):
         with pytest.raises(InvalidArgument, match="unknown revision"):

@@ -74,7 +74,7 @@ def migrate(url: str, revision: str = "head", *, folders: Sequence[Path] = (), w
 
     Args:
         url: URL of the database.
-        revision: Number of a revision; "head" is the newest.
+        revision: Number of a revision; "head" is the newest, and leaves the tables of a newer release as they are.
         folders: Folders with further revisions.
         wait: Seconds to wait for another migration, and for transactions that use a table.
 
@@ -83,13 +83,23 @@ def migrate(url: str, revision: str = "head", *, folders: Sequence[Path] = (), w
 
     Raises:
         InvalidArgument: The URL is invalid, or the revision is unknown.
-        ServerFailed: The database cannot be reached, the role may not change it, or the wait was too long.
+        ServerFailed: The database cannot be reached, the role may not change it, the wait was too long, or a revision that this
+            code does not know must be taken back.
     """
     config = _config(url, folders)
     target = _number(config, revision)
     end = time.monotonic() + wait
     with _failures(), _exclusive(url, end):
         before = _revision(url)
+        newest = _number(config, "head")
+        if before > newest:
+            # An older release, after an upgrade or on the way back: it cannot take back what it does not know
+            if revision == "head":
+                return MigrateResult(before, before, ())
+            raise ServerFailed(
+                f"the migration of the database failed: it has the revision {before}, and this ocikit knows {newest} at most",
+                hint="use the newer ocikit to take its changes back",
+            )
         steps = _steps(config, before, target)
         _apply(config, before, target, end)
         return MigrateResult(before, target, steps)
