@@ -141,6 +141,17 @@ def test_outage_of_the_server_ends_with_its_return(database, postgres_server):
     assert recovers(database)
 
 
+def test_retries_do_not_double_the_load_of_an_outage(database, proxy):
+    for _ in range(100):
+        proxy.lose_answer(ONE.encode())
+    for _ in range(40):
+        with pytest.raises(Unavailable):
+            database.row(ONE)
+    statistics = database.statistics
+    assert statistics.failures == {"connection": 40}
+    assert statistics.retries["connection"] <= 10
+
+
 def test_outage_is_logged_once(database, proxy, caplog):
     proxy.refuse = True
     proxy.cut()
