@@ -7,10 +7,10 @@ import secrets
 
 import pytest
 from ocikit.server.http.errors import ErrorResponse
-from ocikit.server.http.request import RequestBody
 from ocikit.server.storage.base import (
     LengthMismatch,
     OffsetMismatch,
+    QuotaExceeded,
     Unavailable,
     UnknownUpload,
     UploadDigestMismatch,
@@ -18,7 +18,9 @@ from ocikit.server.storage.base import (
 from ocikit.server.storage.cluster.blobs import ClusterBlobs
 from ocikit.server.storage.cluster.database import Database
 from ocikit.server.storage.cluster.garbage import delete_garbage
+from ocikit.server.storage.cluster.metadata import PostgresMetadata
 from ocikit.server.storage.cluster.objects import open_objects
+from ocikit.server.storage.cluster.storage import ClusterStorage
 from ocikit.server.storage.cluster.uploads import SqlUploads
 from ocikit.server.testing import BlobStoreContract, UploadStoreContract
 from ocikit.server.testing.bodies import broken_body, chunked_body, interrupted_body, random_content, sized_body
@@ -430,51 +432,100 @@ class Steps:
         self.taken += 1
 
 
-def push(store, blobs, content, digest, upload):
+class Away:
+    """A database that does not answer."""
+
+    def __getattr__(self, name):
+        def fail(*arguments, **options):
+            raise Unavailable("the database does not answer")
+
+        return fail
+
+
+def storage_of(database, objects, state):
+    return ClusterStorage(
+        blobs=ClusterBlobs(database, objects, state),
+        uploads=SqlUploads(database, objects, state),
+        metadata=PostgresMetadata(database),
+        database=database,
+        objects=objects,
+        state=state,
+        grace=3600.0,
+        keep_deleted=0.0,
+    )
+
+
+def push(storage, content, digest, upload):
     """Push in three requests from where the session is."""
     half = len(content) // 2
-    size = store.size(upload)
+    size = storage.uploads.size(upload)
     if size < half:
-        store.append(upload, sized_body(content[size:half]), offset=size)
-        size = half
+        size = storage.uploads.append(upload, sized_body(content[size:half]), offset=size)
     if size < len(content) - 10:
-        size = store.append(upload, RequestBody(io.BytesIO(content[size:-10]), length=None), offset=size)
-    store.finish(upload, digest, sized_body(content[size:]), blobs, offset=size)
+        size = storage.uploads.append(upload, chunked_body(content[size:-10]), offset=size)
+    assert storage.finish(upload, digest, sized_body(content[size:]), offset=size) == len(content)
 
 
 @pytest.mark.parametrize("size", [1000, 2 * PART + 1000])
 @pytest.mark.parametrize("retried", [True, False])
 def test_crash_at_every_step_loses_no_byte(database, objects, tmp_path, small_parts, size, retried):
     """A process ends at a step; then another one continues, or the session expires. The sweep leaves what is named."""
-    steps = Steps()
-    stop = 0
-    while True:
+    stop, crashed = 0, True
+    storage = storage_of(database, objects, tmp_path)
+    while crashed:
         content = secrets.token_bytes(size)
         digest = Digest.of(content)
-        upload = SqlUploads(database, objects, tmp_path).create("a")
+        upload = storage.uploads.create("a")
         steps = Steps(stop)
-        first = SqlUploads(Crashing(database, steps), Crashing(objects, steps), tmp_path)
-        own = ClusterBlobs(first.database, first.objects, tmp_path)
         try:
-            push(first, own, content, digest, upload)
+            push(storage_of(Crashing(database, steps), Crashing(objects, steps), tmp_path), content, digest, upload)
             crashed = False
         except Crashed:
-            crashed = True
+            pass
         end_leases(database)
-        second = SqlUploads(database, objects, tmp_path)
-        blobs = ClusterBlobs(database, objects, tmp_path)
-        if blobs.stat(digest) is not None:
+        pushed = storage.find_blob("a", digest)
+        if pushed is not None:
             with pytest.raises(UnknownUpload):
-                second.size(upload)
+                storage.uploads.size(upload)
         elif retried:
-            push(second, blobs, content, digest, upload)
-        if retried or blobs.stat(digest) is not None:
-            assert read(blobs, digest) == content
-        second.expire(second.now() + 60)
-        left = swept(database, objects)
-        assert left == named(database), (stop, steps.taken)
-        if not crashed:
-            break
-        blobs.delete(digest)
+            push(storage, content, digest, upload)
+            pushed = storage.find_blob("a", digest)
+        assert crashed or pushed is not None
+        if pushed is not None:
+            with pushed.open(0, size) as file:
+                assert file.read() == content
+        storage.uploads.expire(storage.uploads.now() + 60)
+        assert swept(database, objects) == named(database), (stop, steps.taken)
+        storage.blobs.delete(digest)
         stop += 1 if size < PART else 3
     assert stop > 10
+
+
+def test_blob_above_the_quota_deletes_its_session(database, objects, tmp_path):
+    storage = storage_of(database, objects, tmp_path)
+    digest, content = random_content()
+    upload = storage.uploads.create("a")
+    storage.uploads.append(upload, sized_body(content[:50]))
+    with pytest.raises(QuotaExceeded):
+        storage.finish(upload, digest, sized_body(content[50:]), quota=99)
+    with pytest.raises(UnknownUpload):
+        storage.uploads.size(upload)
+    assert storage.uploads.leased() == 0
+    assert swept(database, objects) == set()
+
+
+def test_database_away_at_the_end_keeps_the_session(database, objects, tmp_path):
+    storage = storage_of(database, objects, tmp_path)
+    digest, content = random_content()
+    upload = storage.uploads.create("a")
+    storage.uploads.append(upload, sized_body(content[:50]))
+
+    storage.metadata = PostgresMetadata(Away())
+    with pytest.raises(Unavailable):
+        storage.finish(upload, digest, sized_body(content[50:]))
+    assert storage.uploads.size(upload) == 50
+    storage.metadata = PostgresMetadata(database)
+    # The lease has ended, so that the client may try again at once
+    assert storage.finish(upload, digest, sized_body(content[50:]), offset=50) == len(content)
+    assert read(storage.blobs, digest) == content
+    assert swept(database, objects) == named(database)
