@@ -28,9 +28,13 @@ from ocikit.server.storage.cluster.blobs import ClusterBlobs, open_content
 from ocikit.server.storage.cluster.database import Database
 from ocikit.server.storage.cluster.metadata import PostgresMetadata
 from ocikit.server.storage.cluster.objects import ObjectStore, open_objects
+from ocikit.server.storage.cluster.sweep import collect
 from ocikit.server.storage.cluster.uploads import SqlUploads
+from ocikit.server.storage.cluster.verify import verify_content
 from ocikit.server.storage.combined import Storage
+from ocikit.server.storage.gc import delete_untagged
 from ocikit.spec.digest import Digest
+from ocikit.store.results import GCResult, VerifyResult
 
 _log = logging.getLogger("ocikit.server")
 
@@ -189,6 +193,30 @@ class ClusterStorage(Storage):
                 self._checked = (time.monotonic(), error)
         if error is not None:
             raise Unavailable(str(error), retry_after=error.retry_after)
+
+    def collect(self, *, grace: float, expiry: float, untagged: bool) -> GCResult:
+        """Delete unreferenced content, and the objects whose time is over.
+
+        Raises:
+            Unavailable: The database or the object store cannot be reached.
+        """
+        manifests = delete_untagged(self.metadata, self.metadata.now() - grace) if untagged else ()
+        return evolve(collect(self, grace=grace, expiry=expiry), manifests=manifests)
+
+    def verify(self, *, remove: bool, sizes: bool) -> VerifyResult:
+        """Verify the content by its keys.
+
+        Raises:
+            Unavailable: The database or the object store cannot be reached.
+        """
+        return verify_content(
+            self.database,
+            self.objects,
+            state=self.state,
+            keep_deleted=self.keep_deleted,
+            remove=remove,
+            sizes=sizes,
+        )
 
     def close(self) -> None:
         """Close all connections."""
