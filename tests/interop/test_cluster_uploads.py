@@ -276,6 +276,27 @@ def test_failed_object_store_keeps_session(stores, blobs, objects):
     assert read(blobs, digest) == content
 
 
+@pytest.mark.parametrize("finish", [True, False])
+def test_object_whose_answer_is_lost_becomes_garbage(stores, blobs, database, objects, finish):
+    """The object store has the object, and the request fails: only the intent names the object."""
+    digest, content = random_content()
+    upload = stores[0].create("a")
+
+    def fail():
+        raise Unavailable("the object store does not answer")
+
+    stores[0].objects = Interrupted(objects, "put", fail, after=True)
+    with pytest.raises(Unavailable):
+        if finish:
+            stores[0].finish(upload, digest, sized_body(content), blobs)
+        else:
+            stores[0].append(upload, sized_body(content))
+    stores[1].finish(upload, digest, sized_body(content), blobs, offset=0)
+    assert len(keys(objects)) == 2
+    assert swept(database, objects) == named(database)
+    assert read(blobs, digest) == content
+
+
 # Stopped processes
 
 

@@ -368,18 +368,15 @@ class _Writer:
         elif len(session.pieces) == 1 and not self._spooled:
             key = session.pieces[0].key
         else:
-            if self._key is None:
-                self._key = new_key()
-                self._sessions.intend(self._key)
-            key = self._key
             file, _ = self._joined(session.pieces)
             with file:
                 if actual is None:
                     actual = _hash_of(file, digest.algorithm)
                     file.seek(0)
                 self._verify(digest, actual)
+                # The intent stays if the store fails: it may have the object, whose answer was lost
+                key = self._take_key()
                 self._objects.put(key, file, size, digest=digest)
-            self._key = None
         if actual is None:
             self._verify(digest, self._read_hash(key, digest.algorithm, size))
         return Received(session.id, session.epoch, key, size)
