@@ -265,7 +265,7 @@ REMOVALS = {
 def test_manifest_keeps_blob_that_is_being_removed_later(race, metadata, removal):
     blob = random_digest()
     metadata.add_blob("a", blob, 3)
-    one, two = race(put_index(blob), REMOVALS[removal](blob))
+    one, two = race(put_index(blob), REMOVALS[removal](blob), waits=removal == "remove")
     assert one is None
     assert two in (BlobInUse, False)
     assert metadata.blob_size("a", blob) == 3
@@ -298,7 +298,7 @@ def test_index_misses_manifest_that_is_being_deleted(race, metadata, removal):
 def test_index_keeps_manifest_that_is_being_collected(race, metadata):
     child = manifest_row()
     metadata.put_manifest("a", child)
-    assert race(put_index(child.digest), MANIFEST_REMOVALS["collect"](child.digest)) == (None, False)
+    assert race(put_index(child.digest), MANIFEST_REMOVALS["collect"](child.digest), waits=False) == (None, False)
     assert metadata.manifest("a", child.digest) is not None
 
 
@@ -306,7 +306,7 @@ def test_tag_keeps_manifest_that_is_being_collected(race, metadata):
     row = manifest_row()
     metadata.put_manifest("a", row)
     tag = lambda metadata: metadata.put_manifest("a", row, ["v1"])  # noqa: E731
-    assert race(tag, MANIFEST_REMOVALS["collect"](row.digest)) == (None, False)
+    assert race(tag, MANIFEST_REMOVALS["collect"](row.digest), waits=False) == (None, False)
     assert metadata.manifest("a", "v1") == row
 
 

@@ -23,13 +23,11 @@ if TYPE_CHECKING:
 _DELETE_BATCH = 1000
 
 _LOCK_CONTENT = """
-SELECT digest FROM content WHERE digest = ANY(%(digests)s::bytea[]) ORDER BY digest FOR NO KEY UPDATE
-"""
+SELECT digest FROM content WHERE digest = ANY(%(digests)s::bytea[]) ORDER BY digest FOR NO KEY UPDATE"""
 
 _LOCK_BLOB = """
 SELECT 1 FROM blobs WHERE repository = %(repository)s AND digest = %(digest)s
-    AND touched < coalesce(to_timestamp(%(before)s), 'infinity') FOR UPDATE
-"""
+    AND touched < coalesce(to_timestamp(%(before)s), 'infinity') FOR UPDATE"""
 
 _IS_REFERENCED = "SELECT 1 FROM children WHERE repository = %(repository)s AND child = %(digest)s LIMIT 1"
 
@@ -56,45 +54,55 @@ SELECT digest FROM removed
 #: Deletions of manifests wait for each other, and for nothing else, in each repository.
 _ONE_DELETION = "SELECT pg_advisory_xact_lock(7011, hashint8(%(repository)s))"
 
+_LOCK_MANIFESTS = """
+SELECT digest FROM manifests WHERE repository = %(repository)s AND digest = ANY(%(digests)s::bytea[])
+ORDER BY digest FOR UPDATE"""
+
+#: Tags are locked after manifests, as a push does.
 _LOCK_TAGS = """
 SELECT t.name FROM (
     SELECT t.name FROM unnest(%(digests)s::bytea[]) AS k (digest), LATERAL (
         SELECT name FROM tags WHERE repository = %(repository)s AND digest = k.digest OFFSET 0
     ) AS t ORDER BY t.name
 ) AS k, LATERAL (
-    SELECT t.name FROM tags t WHERE t.repository = %(repository)s AND t.name = k.name LIMIT 1 FOR UPDATE OF t
+    SELECT t.name FROM tags t WHERE t.repository = %(repository)s AND t.name = k.name LIMIT 1 FOR UPDATE
 ) AS t
 """
 
-_LOCK_MANIFESTS = """
-SELECT digest FROM manifests WHERE repository = %(repository)s AND digest = ANY(%(digests)s::bytea[])
-ORDER BY digest FOR UPDATE
-"""
-
-#: The grace period of children and referrers starts again. Their rows are locked in order.
+#: The grace period of children and referrers starts again. What another change has locked is renewed or deleted by it.
 _RELEASE_BLOBS = """
-WITH released AS (
-    SELECT b.digest FROM blobs b WHERE b.repository = %(repository)s AND b.digest IN (
-        SELECT child FROM children WHERE repository = %(repository)s AND manifest = ANY(%(digests)s::bytea[])
-    ) ORDER BY b.digest FOR NO KEY UPDATE OF b
+WITH children AS (
+    SELECT DISTINCT child FROM children WHERE repository = %(repository)s AND manifest = ANY(%(digests)s::bytea[])
+), blobs_of AS (
+    SELECT b.digest FROM children, LATERAL (
+        SELECT b.digest FROM blobs b WHERE b.repository = %(repository)s AND b.digest = children.child LIMIT 1
+    ) AS b
 ), reviewed AS (
     INSERT INTO review (kind, repository, digest, after)
-    SELECT 'b', %(repository)s, digest, clock_timestamp() + %(grace)s * interval '1 second' FROM released ORDER BY digest
+    SELECT 'b', %(repository)s, digest, clock_timestamp() + %(grace)s * interval '1 second' FROM blobs_of ORDER BY digest
     ON CONFLICT (kind, repository, digest) DO UPDATE SET after = EXCLUDED.after
 )
-UPDATE blobs b SET touched = clock_timestamp() FROM released WHERE b.repository = %(repository)s AND b.digest = released.digest
+UPDATE blobs b SET touched = clock_timestamp() FROM (
+    SELECT b.digest FROM blobs_of, LATERAL (
+        SELECT b.digest FROM blobs b WHERE b.repository = %(repository)s AND b.digest = blobs_of.digest
+        LIMIT 1 FOR NO KEY UPDATE OF b SKIP LOCKED
+    ) AS b
+) AS k WHERE b.repository = %(repository)s AND b.digest = k.digest
 """
 
 _RELEASE_MANIFESTS = """
-WITH released AS (
-    SELECT m.digest FROM manifests m WHERE m.repository = %(repository)s AND m.digest <> ALL(%(digests)s::bytea[])
-        AND (m.digest = ANY(ARRAY(
-            SELECT child FROM children WHERE repository = %(repository)s AND manifest = ANY(%(digests)s::bytea[])
-        )) OR (m.subject IS NOT NULL AND m.subject = ANY(%(digests)s::bytea[])))
-    ORDER BY m.digest FOR NO KEY UPDATE OF m
-)
-UPDATE manifests m SET touched = clock_timestamp() FROM released
-WHERE m.repository = %(repository)s AND m.digest = released.digest
+UPDATE manifests m SET touched = clock_timestamp() FROM (
+    SELECT m.digest FROM (
+        SELECT child AS digest FROM children WHERE repository = %(repository)s AND manifest = ANY(%(digests)s::bytea[])
+        UNION
+        SELECT m.digest FROM unnest(%(digests)s::bytea[]) AS k (subject), LATERAL (
+            SELECT m.digest FROM manifests m WHERE m.repository = %(repository)s AND m.subject = k.subject OFFSET 0
+        ) AS m
+    ) AS k, LATERAL (
+        SELECT m.digest FROM manifests m WHERE m.repository = %(repository)s AND m.digest = k.digest
+            AND m.digest <> ALL(%(digests)s::bytea[]) LIMIT 1 FOR NO KEY UPDATE OF m SKIP LOCKED
+    ) AS m
+) AS k WHERE m.repository = %(repository)s AND m.digest = k.digest
 """
 
 _DELETE_MANIFESTS = f"""
@@ -115,8 +123,12 @@ _DELETE_TAG = """
 WITH removed AS (
     DELETE FROM tags WHERE repository = %(repository)s AND name = %(tag)s RETURNING digest
 ), abandoned AS (
-    UPDATE manifests m SET touched = clock_timestamp() FROM removed
-    WHERE m.repository = %(repository)s AND m.digest = removed.digest
+    UPDATE manifests m SET touched = clock_timestamp() FROM (
+        SELECT m.digest FROM removed, LATERAL (
+            SELECT m.digest FROM manifests m WHERE m.repository = %(repository)s AND m.digest = removed.digest
+            LIMIT 1 FOR NO KEY UPDATE OF m SKIP LOCKED
+        ) AS m
+    ) AS k WHERE m.repository = %(repository)s AND m.digest = k.digest
 ), copied AS (
     INSERT INTO copies (repository, reference) SELECT %(repository)s, %(tag)s FROM removed
     ON CONFLICT (repository, reference) DO UPDATE SET after = clock_timestamp()
@@ -194,8 +206,10 @@ def remove_blob(
     encoded = encode_digest(digest)
     params = {"repository": repository, "digest": encoded, "digests": [encoded], "before": before, "grace": grace}
     connection.execute(LOCK, params)
-    connection.execute(_LOCK_CONTENT, params)
-    if connection.execute(_LOCK_BLOB, params).fetchone() is None:
+    # The collector does not wait for requests: what they have locked is in use
+    skip = "" if before is None else " SKIP LOCKED"
+    locked = connection.execute(_LOCK_CONTENT + skip, params).fetchall()
+    if not locked or connection.execute(_LOCK_BLOB + skip, params).fetchone() is None:
         return False
     if not force and connection.execute(_IS_REFERENCED, params).fetchone() is not None:
         raise BlobInUse(digest)
@@ -232,15 +246,14 @@ def delete_untagged(
         batch = [digest for digest in batch if digest not in children][:_DELETE_BATCH]
     if not batch:
         return [], False
-    params["digests"] = batch
     connection.execute(LOCK, params)
-    connection.execute(_LOCK_CONTENT, params)
-    connection.execute(_LOCK_TAGS, params)
-    connection.execute(_LOCK_MANIFESTS, params)
-    # What was put meanwhile is seen now, and what comes later waits for the locks
+    # The collector does not wait for requests: what they have locked is in use
+    for lock in (_LOCK_CONTENT, _LOCK_MANIFESTS):
+        batch = [row.digest for row in connection.execute(f"{lock} SKIP LOCKED", {**params, "digests": batch})]
+    # What was put before the locks is seen now, and what comes later waits for them
     unused = {row.digest for row in connection.execute(UNTAGGED, params)}
-    kept = [digest for digest in batch if digest in unused]
-    return _delete(connection, repository, kept, grace=grace) if kept else [], not last
+    deleted = _delete(connection, repository, [digest for digest in batch if digest in unused], grace=grace)
+    return deleted, bool(deleted) and not last
 
 
 def delete_content(connection: Connection, digest: Digest, before: float, *, keep: float) -> bool:
@@ -258,10 +271,10 @@ def _delete(
     params = {"repository": repository, "digests": list(digests), "references": references, "grace": grace}
     connection.execute(LOCK, params)
     connection.execute(_LOCK_CONTENT, params)
-    connection.execute(_LOCK_TAGS, params)
     locked = [row.digest for row in connection.execute(_LOCK_MANIFESTS, params)]
     if not locked:
         return []
+    connection.execute(_LOCK_TAGS, params)
     connection.execute(_RELEASE_BLOBS, params)
     connection.execute(_RELEASE_MANIFESTS, params)
     return [(decode_digest(row.digest), int(row.size)) for row in connection.execute(_DELETE_MANIFESTS, params)]
