@@ -26,6 +26,8 @@ from ocikit.server.testing import BlobStoreContract, UploadStoreContract
 from ocikit.server.testing.bodies import broken_body, chunked_body, interrupted_body, random_content, sized_body
 from ocikit.spec.digest import Digest
 
+from tests.support.tcp_proxy import TcpProxy
+
 #: The smallest part that S3 accepts.
 PART = 5 << 20
 
@@ -550,3 +552,53 @@ def test_database_away_at_the_end_keeps_the_session(database, objects, tmp_path)
     assert storage.finish(upload, digest, sized_body(content[50:]), offset=50) == len(content)
     assert read(storage.blobs, digest) == content
     assert swept(database, objects) == named(database)
+
+
+# Answers that are lost
+
+
+@pytest.mark.parametrize("lose", ["lose_answer", "lose_request"])
+@pytest.mark.parametrize(
+    "words",
+    [
+        b"INSERT INTO uploads",
+        b"WITH leased AS",
+        b"WITH mine AS",
+        b"INSERT INTO garbage (key, after) VALUES",
+        b"ended AS",
+    ],
+)
+def test_lost_answer_of_the_database_is_asked_again(
+    database, database_url, postgres_server, tmp_path, monkeypatch, lose, words
+):
+    """Each statement of a push may run twice. The push succeeds, and the sweep leaves its object only."""
+    (tmp_path / "objects").mkdir()
+    objects = open_objects(f"file://{tmp_path}/objects", state=tmp_path)
+    monkeypatch.setattr(type(objects), "part_size", PART)
+    digest, content = random_content(PART + 1000)
+    with TcpProxy(postgres_server.port) as proxy:
+        behind = Database(proxy.url(database_url))
+        storage = storage_of(behind, objects, tmp_path)
+        behind.check()
+        getattr(proxy, lose)(words)
+        push(storage, content, digest, storage.uploads.create("a"))
+        assert sum(behind.statistics.retries.values()) == 1
+        behind.close()
+    assert read(ClusterBlobs(database, objects, tmp_path), digest) == content
+    assert database.rows("SELECT id FROM uploads") == []
+    assert swept(database, objects) == named(database)
+
+
+def test_lost_answer_of_an_expiry_is_asked_again(database, database_url, postgres_server, tmp_path):
+    (tmp_path / "objects").mkdir()
+    objects = open_objects(f"file://{tmp_path}/objects", state=tmp_path)
+    with TcpProxy(postgres_server.port) as proxy:
+        behind = Database(proxy.url(database_url))
+        uploads = SqlUploads(behind, objects, tmp_path)
+        upload = uploads.create("a")
+        uploads.append(upload, sized_body(b"abandoned"))
+        proxy.lose_answer(b"DELETE FROM uploads")
+        uploads.expire(uploads.now() + 60)
+        behind.close()
+    assert database.rows("SELECT id FROM uploads") == []
+    assert swept(database, objects) == set()
