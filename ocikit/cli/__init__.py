@@ -16,6 +16,7 @@ python -m ocikit watch FOLDER REFERENCE
 python -m ocikit cache ls|verify|prune
 python -m ocikit serve|gc|verify FOLDER
 python -m ocikit migrate --metadata URL
+python -m ocikit rebuild --metadata URL --blobs URL
 
 The exit code is 0 for success and 1 for an error, which is printed to stderr. `diff --exit-code` exits with 1 if there are
 differences, `validate` if there are violations, `describe` if a file cannot be described, `cache verify` if content is damaged, and
@@ -135,16 +136,18 @@ def _parser(arguments: Sequence[str]) -> argparse.ArgumentParser:
     _add_history(command("history", "list the versions of an artifact, the newest first", _history))
     _add_lineage(command("lineage", "show which artifacts an artifact was made from", _lineage))
     server = {
-        "serve": command("serve", "run a registry with its content in a folder"),
-        "gc": command("gc", "delete unreferenced content from the folder of a registry, which may be running"),
-        "verify": command("verify", "hash all content in the folder of a registry, which may be running"),
+        "serve": command("serve", "run a registry with its content in a folder, or in a database and an object store"),
+        "gc": command("gc", "delete unreferenced content from a registry, which may be running"),
+        "verify": command("verify", "hash all content of a registry, which may be running"),
+        "rebuild": command("rebuild", "fill an empty database with what the object store of a registry has"),
     }
     if not server.keys().isdisjoint(arguments):
-        from ocikit.cli.serve import add_gc, add_serve, add_verify  # noqa: PLC0415 - imports the server
+        from ocikit.cli.serve import add_gc, add_rebuild, add_serve, add_verify  # noqa: PLC0415 - imports the server
 
         add_serve(server["serve"])
         add_gc(server["gc"])
         add_verify(server["verify"])
+        add_rebuild(server["rebuild"])
     migrate = command("migrate", "make or change the tables of a registry in PostgreSQL, which may be running")
     if "migrate" in arguments:
         from ocikit.cli.migrate import add_migrate  # noqa: PLC0415 - imports the server

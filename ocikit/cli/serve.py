@@ -1,27 +1,26 @@
-"""Subcommands `serve`, `gc` and `verify`; the options of `serve` are made from the fields of `ServerOptions`."""
+"""Subcommands `serve`, `gc`, `verify` and `rebuild`; the options of `serve` are made from the fields of `ServerOptions`."""
 
 from __future__ import annotations
 
 import argparse
-import contextlib
-import os
-from collections.abc import Iterator
-from typing import Any, Literal, get_args, get_origin
+from types import NoneType
+from typing import TYPE_CHECKING, Any, Literal, get_args, get_origin
 
 import attrs
 
-import ocikit
 from ocikit import display
 from ocikit.cli.arguments import positive_int, seconds
 from ocikit.cli.streams import print_message
+from ocikit.errors import InvalidArgument
 from ocikit.server.http.settings import Limits
-from ocikit.server.process.main import run
+from ocikit.server.process.main import inspect_stores, run
 from ocikit.server.process.options import ServerConfig, ServerOptions, option_descriptions
-from ocikit.server.storage.base import DISK_FULL
-from ocikit.server.storage.combined import Storage
-from ocikit.server.storage.files import file_storage
-from ocikit.server.storage.gc import GRACE, UPLOAD_EXPIRY, gc
+from ocikit.server.process.stores import as_cluster, opened, reachable
+from ocikit.server.storage.gc import UPLOAD_EXPIRY, gc
 from ocikit.server.storage.verify import verify
+
+if TYPE_CHECKING:
+    from ocikit.server.storage.cluster.storage import ClusterStorage
 
 
 def _limit(text: str) -> tuple[str, int]:
@@ -46,7 +45,14 @@ _KEYWORDS: dict[Any, dict[str, Any]] = {
 
 def add_serve(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of `serve`."""
-    parser.add_argument("path", metavar="FOLDER", help="folder of the registry")
+    parser.add_argument("path", metavar="FOLDER", nargs="?", help="folder of the registry")
+    parser.add_argument(
+        "--metadata", metavar="URL", help="instead of a folder: a database, postgresql://user@host/name"
+    )
+    parser.add_argument("--blobs", metavar="URL", help="its object store: s3://bucket/prefix or file:///folder")
+    parser.add_argument(
+        "--check", action="store_true", help="only open the stores, users and rules, and print what is found"
+    )
     parser.add_argument("--port", type=int, default=5000, metavar="N", help="port; 0 selects a free port (5000)")
     parser.add_argument("--htpasswd", metavar="FILE", help="users, from htpasswd -B; without it everything is allowed")
     parser.add_argument("--rules", metavar="FILE", help="access rules, in TOML")
@@ -56,6 +62,39 @@ def add_serve(parser: argparse.ArgumentParser) -> None:
     parser.set_defaults(run=run_serve)
 
 
+def _add_stores(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("path", metavar="FOLDER", nargs="?", help="folder of the registry")
+    _add_urls(parser, required=False)
+
+
+def _add_urls(parser: argparse.ArgumentParser, *, required: bool) -> None:
+    place = "database" if required else "instead of a folder: a database"
+    parser.add_argument("--metadata", metavar="URL", required=required, help=f"{place}, postgresql://user@host/name")
+    store = "its object store: s3://bucket/prefix or file:///folder"
+    parser.add_argument("--blobs", metavar="URL", required=required, help=store)
+
+
+def _add_keep_deleted(parser: argparse.ArgumentParser) -> None:
+    default = ServerOptions().keep_deleted
+    keeping = f"keep the objects of deleted content for this time; only in an object store ({default:g})"
+    parser.add_argument("--keep-deleted", type=seconds, default=default, metavar="SECONDS", help=keeping)
+
+
+def _stores(arguments: argparse.Namespace, **options: float) -> ServerConfig:
+    """Return the stores that a command names.
+
+    Raises:
+        InvalidArgument: None, or too many are named.
+    """
+    config = ServerConfig(
+        path=arguments.path,
+        metadata=arguments.metadata,
+        blobs=arguments.blobs,
+        options=ServerOptions(**options),  # type: ignore[arg-type]  # all of them are numbers of seconds
+    )
+    return config.require_store()
+
+
 def _add_option(parser: argparse.ArgumentParser, option: attrs.Attribute[Any], description: str) -> None:
     flag = "--" + (
         option.metadata.get("flag") or ("no-" if option.default is True else "") + option.name.replace("_", "-")
@@ -63,7 +102,9 @@ def _add_option(parser: argparse.ArgumentParser, option: attrs.Attribute[Any], d
     text = description.partition(". ")[0].removesuffix(".").replace("%", "%%")
     text = text[:1].lower() + text[1:]
     default = _DEFAULTS.get(option.name, option.default)
-    kind = get_origin(option.type) or option.type
+    (kind,) = [kind for kind in get_args(option.type) or [option.type] if kind is not NoneType][:1]
+    if get_origin(option.type) in {Literal, tuple}:
+        kind = get_origin(option.type)
     if kind is bool:
         action = "store_false" if default else "store_true"
         parser.add_argument(flag, dest=option.name, action=action, help=f"do not {text}" if default else text)
@@ -75,7 +116,9 @@ def _add_option(parser: argparse.ArgumentParser, option: attrs.Attribute[Any], d
     if kind is Literal:
         parser.add_argument(flag, dest=option.name, choices=get_args(option.type), default=default, help=text)
     else:
-        keywords = {"default": default, **_KEYWORDS.get(kind, {"metavar": "FILE"})}
+        keywords = {"default": default, **_KEYWORDS[kind]}
+        if option.default is None and kind is str:
+            keywords["metavar"] = option.metadata.get("metavar", "FILE")
         parser.add_argument(flag, dest=option.name, help=text, **keywords)
 
 
@@ -96,20 +139,29 @@ def server_options(arguments: argparse.Namespace) -> ServerOptions:
 
 
 def run_serve(arguments: argparse.Namespace) -> int:
-    """Serve a folder until a signal arrives, and return the exit code."""
+    """Serve a registry until a signal arrives, or only check it, and return the exit code."""
     config = ServerConfig(
         path=arguments.path,
+        metadata=arguments.metadata,
+        blobs=arguments.blobs,
         port=arguments.port,
         htpasswd=arguments.htpasswd,
         rules=arguments.rules,
         options=server_options(arguments),
     )
-    return run(config)
+    if not arguments.check:
+        return run(config)
+    found = inspect_stores(config)
+    for fact in found.facts:
+        print(fact)
+    for warning in found.warnings:
+        print_message(f"warning: {warning}")
+    return 0
 
 
 def add_gc(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of `gc`."""
-    parser.add_argument("path", metavar="FOLDER", help="folder of the registry")
+    _add_stores(parser)
     parser.add_argument("--dry-run", action="store_true", help="only list the content that would be deleted")
     parser.add_argument(
         "--grace",
@@ -126,12 +178,24 @@ def add_gc(parser: argparse.ArgumentParser) -> None:
         help=f"keep uploads in progress that were written within this time ({UPLOAD_EXPIRY:g}); "
         "those without bytes are kept for ten minutes at most",
     )
+    parser.add_argument(
+        "--strays", action="store_true", help="also delete old objects that no row names; lists the whole object store"
+    )
+    _add_keep_deleted(parser)
     parser.set_defaults(run=run_gc)
 
 
 def run_gc(arguments: argparse.Namespace) -> None:
-    """Delete unreferenced content from a registry's folder, which may be in use."""
-    with _registry(arguments.path, "garbage collection", grace=arguments.grace) as storage:
+    """Delete unreferenced content from a registry, which may be in use."""
+    config = _stores(arguments, grace=arguments.grace, keep_deleted=arguments.keep_deleted)
+    if arguments.strays and not config.clustered:
+        raise InvalidArgument(
+            "strays is for a registry in a database and an object store",
+            hint="leave it out: gc finds all files of a folder",
+        )
+    with opened(config, "garbage collection") as storage:
+        if arguments.strays:
+            _print_strays(as_cluster(storage), dry_run=arguments.dry_run)
         result = gc(storage, grace=arguments.grace, expiry=arguments.expiry, dry_run=arguments.dry_run)
     for blob in result.unlinked:
         print(f"{display.size(blob.size):>10}  {blob.digest}  {display.sanitize(blob.repository)}")
@@ -144,16 +208,65 @@ def run_gc(arguments: argparse.Namespace) -> None:
     )
 
 
+def _print_strays(storage: ClusterStorage, *, dry_run: bool) -> None:
+    from ocikit.server.storage.cluster.strays import strays  # noqa: PLC0415 - needs optional packages
+
+    found = strays(
+        storage.database, storage.objects, state=storage.state, keep_deleted=storage.keep_deleted, dry_run=dry_run
+    )
+    effect = "would be deleted" if dry_run else "will be deleted with the next garbage"
+    print_message(f"{display.pluralize(found.count, 'object')} without a row, {display.size(found.size)}, {effect}")
+
+
+def add_rebuild(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments of `rebuild`."""
+    _add_urls(parser, required=True)
+    _add_keep_deleted(parser)
+    parser.set_defaults(run=run_rebuild, path=None)
+
+
+def run_rebuild(arguments: argparse.Namespace) -> int:
+    """Fill an empty database with what an object store has.
+
+    Args:
+        arguments: Arguments of `rebuild`.
+
+    Returns:
+        0 if everything is restored, else 1.
+    """
+    from ocikit.server.storage.cluster.rebuild import rebuild  # noqa: PLC0415 - needs optional packages
+
+    config = _stores(arguments, keep_deleted=arguments.keep_deleted)
+    with reachable(config, "rebuild"):
+        rebuilt = rebuild(arguments.metadata, arguments.blobs, keep_deleted=arguments.keep_deleted)
+    for digest in rebuilt.missing:
+        print(f"   missing  {digest}")
+    for key in rebuilt.damaged:
+        print(f"   damaged  {display.sanitize(key)}")
+    restored = ", ".join(
+        display.pluralize(number, *words)
+        for number, *words in (
+            (rebuilt.repositories, "repository", "repositories"),
+            (rebuilt.manifests, "manifest"),
+            (rebuilt.tags, "tag"),
+            (rebuilt.blobs, "blob"),
+        )
+    )
+    print_message(f"{restored} were restored; {display.pluralize(rebuilt.unused, 'object')} without a manifest")
+    return 1 if rebuilt.missing or rebuilt.damaged else 0
+
+
 def add_verify(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of `verify`."""
-    parser.add_argument("path", metavar="FOLDER", help="folder of the registry")
+    _add_stores(parser)
     repair = "delete corrupt content: it counts as absent until a client pushes it again"
     parser.add_argument("--repair", action="store_true", help=repair)
+    parser.add_argument("--sizes", action="store_true", help="compare sizes only, and read no content")
     parser.set_defaults(run=run_verify)
 
 
 def run_verify(arguments: argparse.Namespace) -> int:
-    """Hash all content of a registry's folder, which may be in use.
+    """Hash all content of a registry, which may be in use.
 
     Args:
         arguments: Arguments of `verify`.
@@ -161,11 +274,11 @@ def run_verify(arguments: argparse.Namespace) -> int:
     Returns:
         0 if all content is intact, else 1.
     """
-    with _registry(arguments.path, "verification") as storage:
-        result = verify(storage, remove=arguments.repair)
+    with opened(_stores(arguments), "verification") as storage:
+        result = verify(storage, remove=arguments.repair, sizes=arguments.sizes)
     for blob in result.corrupt:
         print(f"{blob.problem:>10}  {blob.digest}  {display.sanitize(', '.join(blob.repositories))}".rstrip())
-    checked = f"{display.pluralize(result.checked, 'blob')}, {display.size(result.size)}, hashed"
+    checked = f"{display.pluralize(result.checked, 'blob')}, {display.size(result.size)}, {'compared' if arguments.sizes else 'hashed'}"
     if result.ok:
         print_message(f"{checked}: all intact")
         return 0
@@ -176,25 +289,3 @@ def run_verify(arguments: argparse.Namespace) -> int:
     )
     print_message(f"{checked}: {len(result.corrupt)} corrupt or missing; {effect}")
     return 1
-
-
-@contextlib.contextmanager
-def _registry(folder: str, operation: str, *, grace: float = GRACE) -> Iterator[Storage]:
-    """Open the storage of an existing registry for an operation.
-
-    Raises:
-        NotFound: The folder holds no registry.
-        ContentError: The disk is full.
-    """
-    if not os.path.exists(os.path.join(folder, "registry.db")):
-        raise ocikit.NotFound(f"{folder} is not the folder of a registry", hint="give the folder that is served")
-    try:
-        with contextlib.closing(file_storage(folder, grace=grace)) as storage:
-            yield storage
-    except OSError as error:
-        if error.errno not in DISK_FULL:
-            raise
-        raise ocikit.ContentError(
-            f"{operation} of {folder} failed: the disk is full",
-            hint="free a megabyte on this disk, then run the command again",
-        ) from error

@@ -22,8 +22,8 @@ from ocikit.server.process.options import ServerConfig
 #: Seconds until the first response; a cold disk or a busy machine can need many.
 _START_TIMEOUT = 60.0
 
-#: Seconds for the process to stop by itself; it gives requests in progress 0.3 s.
-_STOP_TIMEOUT = 0.8
+#: Seconds for the process to stop by itself, after those that it gives requests in progress.
+_STOP_TIMEOUT = 0.5
 
 #: Seconds between checks whether the process has stopped.
 _POLL_INTERVAL = 0.003
@@ -54,6 +54,8 @@ class Child:
     """Folder deleted with the child: its log, the files shared by its workers, and a temporary store."""
     address: tuple[str, int]
     """The host and port that were requested."""
+    drain: float
+    """Seconds that requests in progress have to finish at a stop."""
     owner: int = field(factory=os.getpid)
     """Id of the process that may stop the child; a forked copy of it may not."""
     _stopped: bool = False
@@ -95,7 +97,8 @@ class Child:
         finally:
             os.close(stdin)
             os.close(child_stdout)
-        child = cls(process, lifeline, stdout, scratch, (config.options.host, config.port))
+        drain = config.drain + config.options.drain_delay
+        child = cls(process, lifeline, stdout, scratch, (config.options.host, config.port), drain)
         _children.add(child)
         # A child that has already ended is reported by wait_until_ready
         with contextlib.suppress(BrokenPipeError):
@@ -164,7 +167,7 @@ class Child:
         _children.discard(self)
         try:
             self.process.terminate()
-            deadline = time.monotonic() + _STOP_TIMEOUT
+            deadline = time.monotonic() + self.drain + _STOP_TIMEOUT
             # Not wait(timeout): it sleeps up to 50 ms between checks
             while self.process.poll() is None and time.monotonic() < deadline:
                 time.sleep(_POLL_INTERVAL)

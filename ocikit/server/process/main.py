@@ -30,6 +30,10 @@ from ocikit.errors import OcikitError, ServerFailed
 from ocikit.server.process import access_log, worker
 from ocikit.server.process.options import INSTALL_COMMAND, ServerConfig, ServerOptions, bracketed
 from ocikit.server.process.restarts import Restarts
+from ocikit.server.process.stop import Stop
+from ocikit.server.process.stores import Inspection, check
+
+_log = logging.getLogger("ocikit.server")
 
 #: Concurrent requests of each worker: a request holds a thread while its body is transferred. Threads start on demand and
 #: cost 80 KB each, so hundreds of clients that stall in a body do not block other requests.
@@ -40,9 +44,6 @@ _CONNECTIONS = 4096
 
 #: Descriptors of a worker that are neither connections nor files of requests.
 _OTHER_DESCRIPTORS = 128
-
-#: Seconds that requests in progress have to finish at a stop: in a terminal, and when a notebook waits for it.
-_DRAIN, _DRAIN_ATTACHED = 5.0, 0.3
 
 #: Seconds for the headers of a request, and for an idle connection before its next request.
 _HEADER_TIMEOUT = 30.0
@@ -77,19 +78,18 @@ def run(config: ServerConfig) -> int:
 
     Raises:
         ServerFailed: The server cannot start.
-        InvalidArgument: The access options or a file that they name are invalid.
+        InvalidArgument: The stores are not named, or the access options or a file that they name are invalid.
     """
     granian = _load_granian()
-    # Each request may use a connection and a file
-    connections = max(min((_raise_descriptor_limit() - _OTHER_DESCRIPTORS) // 2, _CONNECTIONS), 32)
-    config = evolve(config, connections=connections, threads=min(_THREADS, connections))
+    config = _sized(config)
     with contextlib.ExitStack() as stack:
         address, port = stack.enter_context(_reserved_port(config.options.host, config.port))
         options = evolve(config.options, host=address, hosts=_allowed_hosts(config.options, address))
         config = evolve(config, port=port, options=options)
-        worker.check(config)
         scratch = config.attached or stack.enter_context(tempfile.TemporaryDirectory(prefix="ocikit-serve-"))
         config = evolve(config, scratch=scratch)
+        inspection = check(config)
+        config = evolve(config, token_secret=inspection.token_secret)
         worker.prepare(config)
         try:
             server = granian(**_granian_settings(config))
@@ -98,17 +98,52 @@ def run(config: ServerConfig) -> int:
                 f"invalid certificate {options.tls_cert} or key {options.tls_key}: {error}",
                 hint="give each as a PEM file",
             ) from error
+        for warning in inspection.warnings:
+            _log.warning("%s", warning)
         return _serve(server, config)
+
+
+def inspect_stores(config: ServerConfig) -> Inspection:
+    """Open the stores, users and rules as a server would, and close them again.
+
+    Args:
+        config: Configuration of the server.
+
+    Returns:
+        What was found.
+
+    Raises:
+        ServerFailed: A store cannot be used, or a package is missing.
+        InvalidArgument: The access options or a file that they name are invalid.
+    """
+    _load_granian()
+    with tempfile.TemporaryDirectory(prefix="ocikit-check-") as scratch:
+        return check(evolve(_sized(config), scratch=scratch))
+
+
+def _sized(config: ServerConfig) -> ServerConfig:
+    """Return the configuration with the numbers that this machine allows.
+
+    Raises:
+        InvalidArgument: No store is named.
+    """
+    config.require_store()
+    # Each request may use a connection and a file
+    connections = max(min((_raise_descriptor_limit() - _OTHER_DESCRIPTORS) // 2, _CONNECTIONS), 32)
+    return evolve(config, connections=connections, threads=min(_THREADS, connections))
 
 
 def _serve(server: Any, config: ServerConfig) -> int:
     parent_ended = threading.Event()
     hangup = signal.getsignal(signal.SIGHUP)
+    stop = Stop(server, config)
     logging.getLogger("_granian").addFilter(lambda _: not server.interrupt_signal)
 
     def started() -> None:
+        signal.signal(signal.SIGTERM, stop)
+        signal.signal(signal.SIGINT, stop)
         # granian reloads on SIGHUP. A closed terminal must stop the server instead, except under nohup
-        signal.signal(signal.SIGHUP, hangup if hangup == signal.SIG_IGN else signal.getsignal(signal.SIGTERM))
+        signal.signal(signal.SIGHUP, hangup if hangup == signal.SIG_IGN else stop)
         if config.attached:
             threading.Thread(target=_stop_with_parent, args=(parent_ended,), daemon=True).start()
 
@@ -118,9 +153,9 @@ def _serve(server: Any, config: ServerConfig) -> int:
     code = 0
     try:
         server.serve(target_loader=partial(worker.load, config, restarts), wrap_loader=False)
-    except SystemExit as stop:
+    except SystemExit as end:
         # A worker that handles Ctrl-C before granian stops it counts as crashed
-        code = 0 if server.interrupt_signal else int(stop.code or 0)
+        code = 0 if server.interrupt_signal else int(end.code or 0)
     if parent_ended.is_set() and config.attached:
         shutil.rmtree(config.attached, ignore_errors=True)
     return code
@@ -200,7 +235,7 @@ def _granian_settings(config: ServerConfig) -> dict[str, Any]:
         "ssl_key": Path(options.tls_key) if options.tls_key else None,
         "ssl_protocol_min": SSLProtocols.tls12,  # granian's default is 1.3; proxies and older clients lack it
         "respawn_failed_workers": True,
-        "workers_kill_timeout": _DRAIN_ATTACHED if config.attached else _DRAIN,
+        "workers_kill_timeout": config.drain,
     }
 
 

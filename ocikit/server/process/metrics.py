@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import secrets
 import shutil
@@ -11,12 +12,18 @@ from typing import TYPE_CHECKING
 
 from ocikit.server.http.app import AccessRecord
 from ocikit.server.http.request import Response
+from ocikit.server.storage.base import Unavailable
 from ocikit.server.storage.combined import Storage
 
 if TYPE_CHECKING:
     from prometheus_client.metrics_core import Metric
 
+    from ocikit.server.process.cluster_metrics import ClusterMetrics
+    from ocikit.server.storage.cluster.storage import ClusterStorage
+
 _CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
+
+_REDIRECT = 307
 
 _METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE"})
 
@@ -32,10 +39,10 @@ class Metrics:
     Args:
         folder: Folder that the processes share; each writes its counters there.
         storage: Storage whose uploads are counted.
-        store: Folder of the storage, whose free disk space is measured.
+        store: Folder of the storage, whose free disk space is measured; None for a storage without one.
     """
 
-    def __init__(self, folder: Path, storage: Storage, store: Path) -> None:
+    def __init__(self, folder: Path, storage: Storage, store: Path | None) -> None:
         from prometheus_client import CollectorRegistry, Counter, Histogram, values  # noqa: PLC0415 - optional package
         from prometheus_client.multiprocess import MultiProcessCollector  # noqa: PLC0415 - optional package
 
@@ -50,9 +57,26 @@ class Metrics:
         )
         self._received = Counter("ocikit_received_bytes", "Bytes of request bodies.", registry=own)
         self._sent = Counter("ocikit_sent_bytes", "Bytes of response bodies.", registry=own)
+        self._redirects = Counter(
+            "ocikit_redirects", "Blobs that clients were sent to the object store for.", registry=own
+        )
+        self._own = own
+        self._cluster: ClusterMetrics | None = None
         self._all = CollectorRegistry()
         MultiProcessCollector(self._all, str(folder))
         self._all.register(_StorageCollector(storage, store))
+
+    def add_cluster(self, storage: ClusterStorage) -> None:
+        """Add the metrics of a registry in a database and an object store."""
+        from ocikit.server.process.cluster_metrics import ClusterMetrics  # noqa: PLC0415 - not for a folder
+
+        self._cluster = ClusterMetrics(storage, self._own)
+        self._all.register(self._cluster)
+
+    def update(self) -> None:
+        """Add what the stores of this process have counted, so that the pages of other processes have it."""
+        if self._cluster is not None:
+            self._cluster.update()
 
     def count(self, record: AccessRecord) -> None:
         """Count a request."""
@@ -63,11 +87,14 @@ class Metrics:
         self._seconds.labels(endpoint).observe(record.seconds)
         self._received.inc(record.received)
         self._sent.inc(record.sent)
+        if record.status == _REDIRECT:
+            self._redirects.inc()
 
     def page(self) -> Response:
         """Return the metrics of all processes in the Prometheus text format."""
         from prometheus_client import generate_latest  # noqa: PLC0415 - optional package
 
+        self.update()
         text = generate_latest(self._all)
         headers = (("Content-Type", _CONTENT_TYPE), ("Content-Length", str(len(text))), ("Cache-Control", "no-store"))
         return Response(200, headers, [text])
@@ -76,16 +103,18 @@ class Metrics:
 class _StorageCollector:
     """Gauges of the storage, measured when the page is requested."""
 
-    def __init__(self, storage: Storage, store: Path) -> None:
+    def __init__(self, storage: Storage, store: Path | None) -> None:
         self._storage = storage
         self._store = store
 
     def collect(self) -> Iterator[Metric]:
         from prometheus_client.metrics_core import GaugeMetricFamily  # noqa: PLC0415 - optional package
 
-        yield GaugeMetricFamily("ocikit_uploads", "Uploads in progress.", self._storage.uploads.count())
-        free = shutil.disk_usage(self._store).free
-        yield GaugeMetricFamily("ocikit_disk_free_bytes", "Free bytes on the disk of the storage.", free)
+        with contextlib.suppress(Unavailable):
+            yield GaugeMetricFamily("ocikit_uploads", "Uploads in progress.", self._storage.uploads.count())
+        if self._store is not None:
+            free = shutil.disk_usage(self._store).free
+            yield GaugeMetricFamily("ocikit_disk_free_bytes", "Free bytes on the disk of the storage.", free)
 
 
 def _endpoint(path: str) -> str:

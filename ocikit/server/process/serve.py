@@ -31,13 +31,16 @@ class Server(display.Displayable):
     Attributes:
         host: Host and port for references, such as "127.0.0.1:41234".
         url: Base URL, such as "http://127.0.0.1:41234".
-        path: Folder of the registry.
+        path: Folder of the registry; None for one in a database and an object store.
     """
 
-    def __init__(self, child: Child, *, host: str, url: str, path: Path, read_only: bool = False) -> None:
+    def __init__(
+        self, child: Child, *, host: str, url: str, path: Path | None, store: str = "", read_only: bool = False
+    ) -> None:
         self.host = host
         self.url = url
         self.path = path
+        self._store = store
         self._verb = "pull" if read_only else "push"
         self._child = child
         self._finalize = finalize(self, child.stop)
@@ -75,20 +78,26 @@ class Server(display.Displayable):
             yield self._verb, display.code_call(f"ocikit.{self._verb}", f"{self.host}/name:v1", "folder/")
         else:
             yield "running", False
-        yield "path", display.display_path(self.path)
+        yield from self._place()
+
+    def _place(self) -> Iterator[tuple[str, object]]:
+        """Yield the folder, or the stores without user names."""
+        yield ("path", display.display_path(self.path)) if self.path else ("stores", self._store)
 
     def _facts(self) -> Iterator[tuple[str, object]]:
-        yield from display.non_default_fields(self.__rich_repr__(), "path")
+        yield from display.non_default_fields(self.__rich_repr__(), "path", "stores")
         if self.running:
             yield "repositories", display.code_call("ocikit.catalog", self.host)
             yield "url", display.Link(self.url)
-        yield "path", display.display_path(self.path)
+        yield from self._place()
 
 
 def serve(
     path: str | os.PathLike[str] | None = None,
     port: int = 0,
     *,
+    metadata: str | None = None,
+    blobs: str | None = None,
     htpasswd: str | os.PathLike[str] | Mapping[str, str] | None = None,
     rules: str | os.PathLike[str] | None = None,
     options: ServerOptions | None = None,
@@ -101,6 +110,10 @@ def serve(
     Args:
         path: Folder of the registry, on a local disk; None uses a temporary folder, deleted when the server stops.
         port: Port to listen on; 0 selects a free port.
+        metadata: PostgreSQL database of a registry that any number of machines serve, such as "postgresql://user@host/database".
+            Its password is in `~/.pgpass`. Needs `blobs`, and no `path`.
+        blobs: Object store of such a registry: "s3://bucket/prefix?endpoint_url=https://s3.lab", or "file:///folder". The
+            credentials are in the environment or in `~/.aws`.
         htpasswd: File with users and bcrypt hashes from `htpasswd -B`, or a mapping of users to passwords; None disables
             authentication.
         rules: TOML file with access rules; None allows everything for users and nothing for others.
@@ -111,7 +124,7 @@ def serve(
 
     Raises:
         ServerFailed: The server did not start.
-        InvalidArgument: An option is invalid.
+        InvalidArgument: An option is invalid, or the options contradict each other.
 
     >>> import ocikit
     >>> with ocikit.serve() as server:
@@ -120,12 +133,14 @@ def serve(
     """
     options = options or ServerOptions()
     config = ServerConfig(
-        path="" if path is None else str(Path(path).expanduser().absolute()),
+        path=None if path is None else str(Path(path).expanduser().absolute()),
+        metadata=metadata,
+        blobs=blobs,
         port=port,
         htpasswd=None if htpasswd is None or isinstance(htpasswd, Mapping) else os.fspath(htpasswd),
         rules=None if rules is None else os.fspath(rules),
         # A temporary store does not outlive a power failure anyway
-        options=options if path is not None else evolve(options, sync=False),
+        options=evolve(options, sync=False) if path is None and metadata is None else options,
     )
     for package in ("granian", "sqlalchemy", "bcrypt"):
         if find_spec(package) is None:
@@ -137,11 +152,19 @@ def serve(
     if users is not None:
         config = evolve(config, htpasswd=str(scratch / "users"))
         write_atomically(scratch / "users", users.encode(), mode=0o600, sync=False)
-    config = evolve(config, attached=str(scratch), path=config.path or str(scratch / "store"))
+    folder = None if config.clustered else config.path or str(scratch / "store")
+    config = evolve(config, attached=str(scratch), path=folder)
     child = Child.start(config, scratch)
     try:
         address = child.wait_until_ready()
     except BaseException:
         child.stop()
         raise
-    return Server(child, host=address["name"], url=address["url"], path=Path(config.path), read_only=options.read_only)
+    return Server(
+        child,
+        host=address["name"],
+        url=address["url"],
+        path=None if config.path is None else Path(config.path),
+        store=config.store,
+        read_only=options.read_only,
+    )

@@ -19,9 +19,7 @@ from importlib.util import find_spec
 from multiprocessing import connection
 from pathlib import Path
 
-from ocikit.errors import InvalidArgument, ServerFailed
-from ocikit.server.auth.access import Access, Permission
-from ocikit.server.auth.factory import access_from
+from ocikit.server.auth.access import Permission
 from ocikit.server.http.app import HEALTHY, AccessRecord, Application
 from ocikit.server.http.context import RequestContext
 from ocikit.server.http.request import Request, Response
@@ -30,9 +28,10 @@ from ocikit.server.process.connection_close import CloseUnreadConnection
 from ocikit.server.process.options import ServerConfig
 from ocikit.server.process.restarts import Restarts
 from ocikit.server.process.slow_clients import CHECK_INTERVAL, SlowClients
+from ocikit.server.process.stop import StopWatch
+from ocikit.server.process.stores import as_cluster, open_access, open_storage
 from ocikit.server.storage.base import DISK_FULL
 from ocikit.server.storage.combined import Storage
-from ocikit.server.storage.files import file_storage
 from ocikit.server.storage.gc import expire_uploads, gc
 
 _log = logging.getLogger("ocikit.server")
@@ -48,51 +47,6 @@ UNREPORTED = "unreported"
 
 #: Folder with the response of /healthz, which the HTTP server sends without a thread for requests.
 HEALTH, HEALTH_FILE = "health", "status.json"
-
-
-def open_storage(config: ServerConfig) -> Storage:
-    """Open the storage in the server's folder.
-
-    Args:
-        config: Configuration of the server.
-
-    Returns:
-        The storage.
-
-    Raises:
-        ServerFailed: The folder cannot hold a registry.
-    """
-    from sqlalchemy.exc import SQLAlchemyError  # noqa: PLC0415 - optional package
-
-    try:
-        return file_storage(config.path, grace=config.options.grace, durable=config.options.sync)
-    except (OSError, SQLAlchemyError) as error:
-        reason = getattr(error, "strerror", None) or getattr(error, "orig", None) or error
-        full = isinstance(error, OSError) and error.errno in DISK_FULL
-        raise ServerFailed(
-            f"cannot open a registry in {config.path}: {reason}",
-            hint="free a megabyte on this disk" if full else "choose a folder on a local disk with write permission",
-        ) from error
-
-
-def check(config: ServerConfig) -> None:
-    """Check the folder, users and rules before the workers start.
-
-    This also creates missing files, once for all workers.
-
-    Args:
-        config: Configuration of the server.
-
-    Raises:
-        ServerFailed: The folder cannot hold a registry.
-        InvalidArgument: The access options or a file that they name are invalid.
-    """
-    storage = open_storage(config)
-    storage.close()
-    uploads = Path(config.path) / "uploads"
-    if not os.access(uploads, os.W_OK):
-        raise ServerFailed(f"cannot write to {config.path}", hint="choose a folder with write permission")
-    _open_access(config)
 
 
 def prepare(config: ServerConfig) -> None:
@@ -117,14 +71,19 @@ def load(config: ServerConfig, restarts: Restarts | None = None) -> SlowClients:
     for name in [name for name in os.environ if name.startswith("HTTP_")]:
         del os.environ[name]
     options, settings = config.options, config.options.settings()
-    storage, access = open_storage(config), _open_access(config)
+    storage = open_storage(config)
+    access, stop = open_access(config, storage), StopWatch(config)
     callbacks = [callback for callback in (access_log(options.log_format),) if callback]
     routes: dict[str, Callable[[Request], Response]] = {}
+    update: Callable[[], None] | None = None
     if options.metrics and find_spec("prometheus_client"):
         from ocikit.server.process.metrics import Metrics  # noqa: PLC0415 - optional package
 
-        metrics = Metrics(Path(config.scratch), storage, Path(config.path))
+        metrics = Metrics(Path(config.scratch), storage, None if config.path is None else Path(config.path))
+        if config.clustered:
+            metrics.add_cluster(as_cluster(storage))
         callbacks.append(metrics.count)
+        update = metrics.update
 
         def page(request: Request) -> Response:
             # Metrics cover all users, so they need the permission for the catalog. The client's address
@@ -135,7 +94,12 @@ def load(config: ServerConfig, restarts: Restarts | None = None) -> SlowClients:
 
         routes["/metrics"] = page
     registry = Application(
-        storage, access=access, settings=settings, on_request=partial(_notify, callbacks), extra_routes=routes
+        storage,
+        access=access,
+        settings=settings,
+        on_request=partial(_notify, callbacks),
+        extra_routes=routes,
+        problems=stop.problems,
     )
     application = SlowClients(
         CloseUnreadConnection(registry),
@@ -143,10 +107,12 @@ def load(config: ServerConfig, restarts: Restarts | None = None) -> SlowClients:
         threads=config.threads,
         connections=max(config.connections // 2, 1),
         proxies=options.trusted_proxies,
+        port=config.port,
     )
-    threading.Thread(target=_watch, args=(config, application), name="ocikit-watch", daemon=True).start()
+    threading.Thread(target=_watch, args=(config, application, stop, update), name="ocikit-watch", daemon=True).start()
     if options.collect_every > 0 and not options.read_only:
-        threading.Thread(target=_collect_periodically, args=(config, storage), name="ocikit-gc", daemon=True).start()
+        collect = partial(_sweep, stop=stop) if config.clustered else _collect_periodically
+        threading.Thread(target=collect, args=(config, storage), name="ocikit-gc", daemon=True).start()
     return application
 
 
@@ -174,24 +140,8 @@ def _notify(callbacks: Sequence[Callable[[AccessRecord], None]], record: AccessR
         callback(record)
 
 
-def _open_access(config: ServerConfig) -> Access:
-    options = config.options
-    try:
-        return access_from(
-            htpasswd=config.htpasswd,
-            token=options.token,
-            folder=config.path,
-            rules=config.rules,
-            allow_anonymous_pull=options.allow_anonymous_pull,
-            allow_plain_http=options.allow_plain_http,
-            failures=options.limits.failures,
-        )
-    except OSError as error:
-        raise InvalidArgument(f"{error.filename}: {error.strerror}") from error
-
-
-def _watch(config: ServerConfig, application: SlowClients) -> None:
-    """Report readiness, close slow connections, and end with the main process."""
+def _watch(config: ServerConfig, application: SlowClients, stop: StopWatch, update: Callable[[], None] | None) -> None:
+    """Report readiness, close slow connections and those that outlast a stop, and end with the main process."""
     main = multiprocessing.parent_process()
 
     def alive(seconds: float) -> bool:
@@ -201,9 +151,13 @@ def _watch(config: ServerConfig, application: SlowClients) -> None:
         return True
 
     _report_ready(config, alive)
-    while alive(min(config.options.timeout / 4, CHECK_INTERVAL)):
+    while alive(min(config.options.timeout / 4, CHECK_INTERVAL, config.cut_after)):
         try:
             application.close_slow()
+            if stop.must_cut():
+                application.close_all()
+            if update is not None:
+                update()
         except OSError:
             _log.exception("closing slow connections failed")
 
@@ -221,7 +175,7 @@ def _report_ready(config: ServerConfig, alive: Callable[[float], bool]) -> None:
         return
     with contextlib.suppress(OSError):
         sys.stdout.write(
-            f"serving {config.path} at {config.url}; press Ctrl-C to stop\n"
+            f"serving {config.store} at {config.url}; press Ctrl-C to stop\n"
             f"  python -m ocikit push {config.name}/name:v1 folder/\n"
         )
         sys.stdout.flush()
@@ -253,6 +207,14 @@ def _unverified_context() -> ssl.SSLContext:
     return context
 
 
+def _sweep(config: ServerConfig, storage: Storage, *, stop: StopWatch) -> None:
+    """Run the sweeps of a registry that several machines share, each of them in one process at a time."""
+    from ocikit.server.storage.cluster.sweep import run_sweeps  # noqa: PLC0415 - needs optional packages
+
+    options = config.options
+    run_sweeps(as_cluster(storage), grace=options.grace, every=options.collect_every, stop=stop.begun)
+
+
 def _collect_periodically(config: ServerConfig, storage: Storage) -> None:
     """Run garbage collection at the interval, in one of the processes of a folder."""
     options = config.options
@@ -260,7 +222,7 @@ def _collect_periodically(config: ServerConfig, storage: Storage) -> None:
         time.sleep(min(_COLLECT_INTERVAL, options.collect_every))
         try:
             expire_uploads(storage)
-            with _claim_turn(Path(config.path) / "collected", options.collect_every) as claimed:
+            with _claim_turn(Path(config.path or "") / "collected", options.collect_every) as claimed:
                 if claimed:
                     gc(storage, grace=options.grace)
         except Exception:  # noqa: BLE001 - such as a full disk; the next turn may succeed

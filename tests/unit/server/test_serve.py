@@ -479,6 +479,12 @@ def test_start_failure_names_the_cause(home, tmp_path):
         {"workers": 0},
         {"timeout": -1},
         {"grace": float("nan")},
+        {"drain": 0},
+        {"drain_delay": -1},
+        {"keep_deleted": float("inf")},
+        {"pool": 0},
+        {"redirect": "always"},
+        {"token_key": "database"},
     ):
         with pytest.raises(ocikit.InvalidArgument, match=next(iter(wrong)).removeprefix("tls_")):
             ocikit.ServerOptions(**wrong)
@@ -550,6 +556,8 @@ def test_command_line_sets_every_option():
             "3",
             "--no-sync",
         ),
+        *("--drain", "4", "--drain-delay", "5", "--state", "s", "--redirect", "blobs", "--token-key", "t"),
+        *("--keep-deleted", "6", "--pool", "7"),
     )
     assert options == ocikit.ServerOptions(
         host="::1",
@@ -572,6 +580,13 @@ def test_command_line_sets_every_option():
         grace=2,
         timeout=3,
         sync=False,
+        drain=4,
+        drain_delay=5,
+        state="s",
+        redirect="blobs",
+        token_key="t",
+        keep_deleted=6,
+        pool=7,
     )
     default = ocikit.ServerOptions()
     assert not [name for name in attrs.asdict(default) if getattr(options, name) == getattr(default, name)]
@@ -581,6 +596,55 @@ def test_configuration_survives_json():
     options = ocikit.ServerOptions(hosts="hub.lab", limits=Limits(blob=5), references="sparse", sync=False)
     config = ServerConfig(path="store", port=1, htpasswd="users", options=options, attached="scratch")
     assert cattrs.Converter().structure(json.loads(json.dumps(attrs.asdict(config))), ServerConfig) == config
+
+
+DATABASE, OBJECTS = (
+    "postgresql://byron@db.lab/registry?sslmode=require",
+    "s3://bucket/prefix?endpoint_url=https://s3.lab",
+)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        ({"path": "store", "metadata": DATABASE, "blobs": OBJECTS}, "leave out the folder"),
+        ({"path": "store", "blobs": OBJECTS}, "leave out the folder"),
+        ({"metadata": DATABASE}, "blobs is missing"),
+        ({"blobs": OBJECTS}, "metadata is missing"),
+        ({"path": "store", "options": ocikit.ServerOptions(redirect="blobs")}, "redirect is for"),
+        ({"path": "store", "options": ocikit.ServerOptions(state="x")}, "state is for"),
+        ({"path": "store", "options": ocikit.ServerOptions(pool=2)}, "pool is for"),
+        ({"path": "store", "options": ocikit.ServerOptions(keep_deleted=2)}, "keep_deleted is for"),
+        ({"path": "store", "options": ocikit.ServerOptions(token=True, token_key="database")}, "token_key='database'"),
+        ({"metadata": DATABASE, "blobs": OBJECTS, "options": ocikit.ServerOptions(sync=False)}, "sync=False"),
+    ],
+)
+def test_stores_and_options_that_contradict_are_rejected(arguments, words):
+    with pytest.raises(ocikit.InvalidArgument, match=words) as caught:
+        ocikit.serve(**arguments)
+    assert caught.value.hint
+    assert "byron" not in f"{caught.value.message} {caught.value.hint}"
+
+
+def test_command_without_a_registry_is_rejected(home):
+    done = cli("serve")
+    assert done.returncode == 1 and "no registry is named" in done.stderr and "give a folder" in done.stderr
+
+
+def test_configuration_shows_stores_without_user_names():
+    config = ServerConfig(
+        metadata="postgresql://byron:lovelace@db/registry?user=mallory", blobs=OBJECTS, token_secret=b"secret"
+    )
+    shown = f"{config!r} {config} {config.store}"
+    assert "postgresql://db/registry and s3://bucket/prefix" in shown
+    assert not [word for word in ("byron", "lovelace", "mallory", "b'secret'") if word in shown]
+
+
+def test_check_option_prints_what_is_found(home):
+    done = cli("serve", "store", "--check")
+    assert (done.returncode, done.stdout) == (0, "a registry in store\n")
+    write(home, {"file": ""})
+    assert cli("serve", "file", "--check").returncode == 1
 
 
 # Serving

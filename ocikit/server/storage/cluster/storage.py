@@ -25,8 +25,10 @@ from ocikit.server.storage.base import (
     UploadBody,
 )
 from ocikit.server.storage.cluster.blobs import ClusterBlobs, open_content
+from ocikit.server.storage.cluster.counted import CountedObjects
 from ocikit.server.storage.cluster.database import Database
 from ocikit.server.storage.cluster.metadata import PostgresMetadata
+from ocikit.server.storage.cluster.migrations import check_version
 from ocikit.server.storage.cluster.objects import ObjectStore, open_objects
 from ocikit.server.storage.cluster.sweep import collect
 from ocikit.server.storage.cluster.uploads import SqlUploads
@@ -74,7 +76,7 @@ class ClusterStorage(Storage):
     uploads: SqlUploads
     metadata: PostgresMetadata
     database: Database
-    objects: ObjectStore
+    objects: CountedObjects
     state: Path
     """A folder of this machine for the bytes of requests in progress."""
     grace: float
@@ -260,7 +262,7 @@ def cluster_storage(
         Unavailable: The database or the object store does not answer.
     """
     state.mkdir(mode=0o700, parents=True, exist_ok=True)
-    objects = open_objects(blobs, state=state)
+    objects = CountedObjects(open_objects(blobs, state=state))
     database = Database(metadata, pool=pool)
     storage = ClusterStorage(
         blobs=ClusterBlobs(database, objects, state, grace, keep_deleted),
@@ -274,6 +276,7 @@ def cluster_storage(
     )
     if check:
         try:
+            check_version(database)
             storage.check()
         except BaseException:
             storage.close()
