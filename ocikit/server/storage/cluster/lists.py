@@ -61,18 +61,23 @@ SELECT r.id, r.name FROM repositories r, LATERAL (
 #: All unreferenced blobs are in the queue of reviews, so that no table of all blobs is read.
 _UNREFERENCED_BLOBS = """
 SELECT q.repository, q.digest, r.name, c.size
-FROM review q JOIN blobs b ON b.repository = q.repository AND b.digest = q.digest
-    JOIN repositories r ON r.id = q.repository JOIN content c ON c.digest = q.digest
-WHERE q.kind = 'b' AND (q.repository, q.digest) > (%(repository)s, %(digest)s) AND b.touched < to_timestamp(%(before)s)
-    AND NOT EXISTS (SELECT FROM children k WHERE k.repository = q.repository AND k.child = q.digest)
+FROM review q, LATERAL (
+    SELECT FROM blobs b WHERE b.repository = q.repository AND b.digest = q.digest AND b.touched < to_timestamp(%(before)s)
+        AND NOT EXISTS (SELECT FROM children k WHERE k.repository = q.repository AND k.child = q.digest) LIMIT 1
+) AS unused, LATERAL (SELECT size FROM content WHERE digest = q.digest LIMIT 1) AS c, LATERAL (
+    SELECT name FROM repositories WHERE id = q.repository LIMIT 1
+) AS r
+WHERE q.kind = 'b' AND (q.repository, q.digest) > (%(repository)s, %(digest)s)
 ORDER BY q.repository, q.digest LIMIT %(limit)s
 """
 
 _UNREFERENCED_CONTENT = """
-SELECT q.digest, c.size FROM review q JOIN content c ON c.digest = q.digest
-WHERE q.kind = 'c' AND q.repository = 0 AND q.digest > %(digest)s AND c.touched < to_timestamp(%(before)s)
-    AND NOT EXISTS (SELECT FROM blobs b WHERE b.digest = q.digest)
-    AND NOT EXISTS (SELECT FROM manifests m WHERE m.digest = q.digest)
+SELECT q.digest, c.size FROM review q, LATERAL (
+    SELECT c.size FROM content c WHERE c.digest = q.digest AND c.touched < to_timestamp(%(before)s)
+        AND NOT EXISTS (SELECT FROM blobs b WHERE b.digest = q.digest)
+        AND NOT EXISTS (SELECT FROM manifests m WHERE m.digest = q.digest) LIMIT 1
+) AS c
+WHERE q.kind = 'c' AND q.repository = 0 AND q.digest > %(digest)s
 ORDER BY q.digest LIMIT %(limit)s
 """
 
@@ -118,9 +123,9 @@ def references(database: Database) -> Iterator[tuple[Digest, str, int]]:
 def untagged(database: Database, before: float) -> Iterator[tuple[str, Digest, int]]:
     """Yield old manifests that no tag and no recent manifest reaches."""
     params: dict[str, Any] = {"last": "", "before": before}
-    while candidates := database.rows(_CANDIDATES, params):
+    while candidates := database.rows(_CANDIDATES, params, seconds=300):
         for candidate in candidates:
-            for row in database.rows(UNTAGGED, {"repository": candidate.id, "before": before}):
+            for row in database.rows(UNTAGGED, {"repository": candidate.id, "before": before}, seconds=300):
                 yield candidate.name, decode_digest(row.digest), int(row.size)
         params["last"] = candidates[-1].name
 
@@ -153,7 +158,7 @@ def manifest_row(row: Any, raw: bytes | None = None) -> ManifestRow:
 def _pages(database: Database, sql: str, params: dict[str, Any]) -> Iterator[Any]:
     params = {**params, "digest": b"", "repository": 0, "limit": _PAGE_SIZE}
     while True:
-        rows = database.rows(sql, params)
+        rows = database.rows(sql, params, seconds=60)
         yield from rows
         if len(rows) < _PAGE_SIZE:
             return

@@ -333,6 +333,7 @@ class PostgresMetadata(Metadata):
             batch, more = self.database.transaction(
                 lambda connection: removals.delete_untagged(connection, found, before, grace=self.grace),  # type: ignore[arg-type]  # not None here
                 idempotent=False,
+                seconds=300,
             )
             deleted += batch
         return deleted

@@ -83,7 +83,6 @@ class Repositories:
         params: dict[str, Any] = {"repository": repository}
 
         def work(connection: psycopg.Connection[Any]) -> int:
-            connection.execute("SET LOCAL statement_timeout = '60s'")
             row = connection.execute(_LOCK_ALONE, params).fetchone()
             if row.used is None:  # type: ignore[union-attr]  # rows of repositories are never deleted
                 # A statement of its own: it sees what was committed before the lock was granted
@@ -91,4 +90,4 @@ class Repositories:
                 connection.execute(_SET_USED, {**params, "used": row.used})  # type: ignore[union-attr]  # a sum
             return int(row.used)  # type: ignore[union-attr]  # as above
 
-        return self._database.transaction(work)
+        return self._database.transaction(work, seconds=60)
