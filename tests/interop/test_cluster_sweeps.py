@@ -286,6 +286,14 @@ def test_sweep_of_one_machine_is_not_due_at_another(rows):
     assert len(rows.keys()) == 1
 
 
+def test_copies_are_written_where_collection_is_disabled(rows):
+    rows.manifest(tags=["v1"])
+    garbage(rows)
+    run_due_sweeps(rows, grace=HOUR, every=0)
+    assert len(rows.keys()) == 1
+    assert len(list(rows.objects.iterate("t/"))) == 1
+
+
 def test_sweep_without_an_object_store_is_logged_in_one_line(rows, monkeypatch, caplog):
     def fail(_):
         raise Unavailable("the object store does not answer")

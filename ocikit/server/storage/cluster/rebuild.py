@@ -191,7 +191,7 @@ class _Rebuild:
         if database.row(_IS_USED, {"name": _MARK}).used:
             raise InvalidArgument(
                 "the database has repositories",
-                hint="rebuild into a new database",
+                hint="make a new database with `python -m ocikit migrate`, and rebuild into that one",
             )
         database.change(_BEGIN, {"name": _MARK})
         for batch in _batches(parallel_map(self._read_manifest, self._keys(MANIFESTS))):

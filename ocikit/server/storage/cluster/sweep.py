@@ -111,10 +111,10 @@ def run_sweeps(storage: SweptStorage, *, grace: float, every: float, stop: threa
     Args:
         storage: Storage of the registry.
         grace: Seconds that unreferenced content is kept.
-        every: Seconds between sweeps of all machines together.
+        every: Seconds between sweeps of all machines together; 0 only writes copies.
         stop: Ends this function when it is set, at the next step.
     """
-    while not stop.wait(min(every, _COPY_EVERY) * random.uniform(0.5, 1)):  # noqa: S311 - jitter
+    while not stop.wait(_pause(every) * random.uniform(0.5, 1)):  # noqa: S311 - jitter
         run_due_sweeps(storage, grace=grace, every=every, stop=stop)
 
 
@@ -124,16 +124,18 @@ def run_due_sweeps(storage: SweptStorage, *, grace: float, every: float, stop: t
     Args:
         storage: Storage of the registry.
         grace: Seconds that unreferenced content is kept.
-        every: Seconds between sweeps of all machines together.
+        every: Seconds between sweeps of all machines together; 0 only writes copies.
         stop: Ends this function when it is set, at the next step.
     """
     work: dict[str, tuple[float, Callable[[Callable[[], None]], object]]] = {
         "copies": (
-            min(every, _COPY_EVERY) / 2,
+            _pause(every) / 2,
             lambda beat: write_copies(storage.database, storage.objects, beat=beat),
         ),
         "sweep": (every, lambda beat: sweep(storage, grace=grace, beat=beat)),
     }
+    if not every:
+        del work["sweep"]
     for name, (seconds, run) in work.items():
         try:
             with lease(storage.database, name, every=seconds) as taken:
@@ -145,6 +147,10 @@ def run_due_sweeps(storage: SweptStorage, *, grace: float, every: float, stop: t
             _log.warning("%s were not swept: %s", name, error)
         except Exception:  # noqa: BLE001 - such as a full disk; the next turn may succeed
             _log.exception("the sweep of %s failed", name)
+
+
+def _pause(every: float) -> float:
+    return min(every, _COPY_EVERY) if every else _COPY_EVERY
 
 
 class _Stopped(Exception):
