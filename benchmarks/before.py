@@ -80,7 +80,7 @@ def processes(checkouts: Mapping[str, Path], rounds: int) -> None:
                     value = measure(env, Path(name))
                     if turn:  # the first round compiles
                         results.setdefault((what, which), []).append(value)
-    print("\n| | before | after | after : before |\n|---|---|---|---|")
+    print("\n| | before | after | least before | least after | after : before |\n|---|---|---|---|---|---|")
     for what in _MEASURES:
         one, other = results[what, BEFORE], results[what, AFTER]
         ratios = [second / first for first, second in zip(one, other, strict=True)]
