@@ -602,3 +602,15 @@ def test_lost_answer_of_an_expiry_is_asked_again(database, database_url, postgre
         behind.close()
     assert database.rows("SELECT id FROM uploads") == []
     assert swept(database, objects) == set()
+
+
+def test_many_requests_share_a_count_of_many_sessions(uploads, database):
+    """Each POST of an upload counted all sessions, and PostgreSQL read the whole table."""
+    database.change(
+        "INSERT INTO uploads (id, repository, owner, holder, algorithm) SELECT n, 'a', '', 'b', 'sha256' "
+        "FROM generate_series(1, 501) n"
+    )
+    calls = sum(database.statistics.calls.values())
+    assert {uploads.count() for _ in range(200)} == {501}
+    assert sum(database.statistics.calls.values()) - calls < 100
+    assert uploads.count("b") == 501

@@ -223,12 +223,13 @@ def _make_room(ctx: RequestContext) -> None:
         ErrorResponse: 429.
     """
     limits, uploads = ctx.settings.limits, ctx.storage.uploads
-    now, total = uploads.now(), uploads.count()
+    total = uploads.count()
     holder = _holder(ctx)
     for limit, counted in ((limits.sessions_each, holder), (limits.sessions, None)):
         # Count the holder's uploads only if there are many in all, because each count lists all
         if total < limit or uploads.count(counted) < limit:
             continue
+        now = uploads.now()
         if uploads.expire(now - _GIVES_WAY, empty_before=now - _EMPTY_GIVES_WAY, holder=counted):
             continue
         waits = [

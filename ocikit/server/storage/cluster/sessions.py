@@ -13,6 +13,7 @@ from __future__ import annotations
 import json
 import re
 import secrets
+import time
 from collections.abc import Iterator, Sequence
 
 from attrs import define, field, frozen
@@ -34,6 +35,9 @@ _UPLOAD_ID = re.compile(r"[A-Za-z0-9_-]{22,64}")
 
 #: An offset that no session reaches, within the range of a bigint.
 _BEYOND = (1 << 63) - 1
+
+#: Above this number of sessions, a count of all is used again for some seconds.
+_MANY_SESSIONS, _COUNTED = 500, 1.0
 
 #: Sessions that `Sessions.states` reads at once.
 _PAGE = 1000
@@ -142,6 +146,8 @@ class Sessions:
     """The rows of upload sessions."""
 
     _database: Database
+    _total: tuple[float, int] = field(default=(0.0, 0), init=False, repr=False)
+    """The time until which a large number of all sessions is used again, and the number."""
 
     def create(self, repository: str, owner: str, *, algorithm: str, holder: str) -> Upload:
         """Insert a session."""
@@ -375,13 +381,18 @@ class Sessions:
             raise UnknownUpload(upload.id)
 
     def count(self, holder: str | None) -> int:
-        """Return the number of sessions of one holder, or of all."""
-        where = "" if holder is None else "WHERE holder = %(holder)s"
-        row = self._database.row(
-            f"SELECT count(*) AS number FROM uploads {where}",
-            {"holder": None if holder is None else _storable(holder)},
-        )
-        return int(row.number)
+        """Return the number of sessions of one holder, or of all.
+
+        A large number of all sessions is used again for a second: PostgreSQL reads the whole table to count it.
+        """
+        if holder is not None:
+            query = "SELECT count(*) AS number FROM uploads WHERE holder = %(holder)s"
+            return int(self._database.row(query, {"holder": _storable(holder)}).number)
+        valid_until, number = self._total
+        if time.monotonic() >= valid_until:
+            number = int(self._database.row("SELECT count(*) AS number FROM uploads").number)
+            self._total = (time.monotonic() + _COUNTED if number > _MANY_SESSIONS else 0.0, number)
+        return number
 
     def used_bytes(self, repository: str) -> int:
         """Return the number of bytes that the sessions of a repository have received."""

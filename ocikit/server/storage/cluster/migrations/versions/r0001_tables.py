@@ -80,7 +80,7 @@ CREATE TABLE uploads (
     written timestamptz NOT NULL DEFAULT clock_timestamp()
 );
 CREATE INDEX uploads_by_holder ON uploads (holder);
-CREATE INDEX uploads_by_repository ON uploads (repository);
+CREATE INDEX uploads_by_repository ON uploads (repository, id);
 CREATE INDEX uploads_by_written ON uploads (written);
 
 CREATE TABLE garbage (
