@@ -61,7 +61,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """
     prepare_streams()
     arguments = sys.argv[1:] if arguments is None else arguments
-    parser, options = _parser(arguments), argparse.Namespace()
+    parser, options = command_line(arguments), argparse.Namespace()
     try:
         try:
             parser.parse_args(arguments, options)
@@ -90,7 +90,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return int(status or 0)
 
 
-def _parser(arguments: Sequence[str]) -> argparse.ArgumentParser:
+def command_line(arguments: Sequence[str]) -> argparse.ArgumentParser:
     codes = "Exit codes: 0 success, 1 an error, differences or violations, 2 invalid usage, 130 Ctrl-C."
     description = "Data sets, models and images in any OCI registry."
     parser = argparse.ArgumentParser(prog="ocikit", description=description, epilog=codes)

@@ -1,0 +1,86 @@
+"""The commands of the documentation and of the deployment files are those of the program."""
+
+import re
+import shlex
+from pathlib import Path
+
+import pytest
+import yaml
+
+from ocikit import cli
+
+ROOT = Path(__file__).parents[3]
+PAGES = sorted([ROOT / "README.md", *(ROOT / ".ci/docs/pages").glob("*.md")])
+DEPLOY = ROOT / "docs/deploy"
+
+_CONSOLE = re.compile(r"```console\n(.*?)```", re.DOTALL)
+
+
+def commands_of(page):
+    for block in _CONSOLE.findall(page.read_text()):
+        for line in re.findall(r"^\$ (.*(?:\\\n.*)*)", block, re.MULTILINE):
+            words = shlex.split(line.replace("\\\n", " "), comments=True)
+            if words[:3] == ["python", "-m", "ocikit"]:
+                yield words[3:]
+            elif words[:1] == ["ocikit"]:
+                yield words[1:]
+
+
+def deployed_commands():
+    services = yaml.safe_load((DEPLOY / "compose.yaml").read_text())["services"]
+    for name, service in services.items():
+        if "ocikit" in service.get("image", "") and "entrypoint" not in service:
+            yield f"compose {name}", service["command"]
+    for document in yaml.safe_load_all((DEPLOY / "kubernetes.yaml").read_text()):
+        template = document.get("spec", {}).get("template", {}).get("spec", {})
+        for container in template.get("containers", ()):
+            yield f"kubernetes {container['name']}", container["args"]
+
+
+def parse(words):
+    """Parse a command without running it; an unknown option or a missing argument ends in SystemExit."""
+    return cli.command_line(words).parse_args(words)
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_documented_commands_are_valid(page):
+    for words in commands_of(page):
+        assert parse(words).run, words
+
+
+def test_pages_with_commands_are_found():
+    assert {page.name for page in PAGES if list(commands_of(page))} >= {"operate.md"}
+
+
+@pytest.mark.parametrize(("name", "words"), list(deployed_commands()), ids=[name for name, _ in deployed_commands()])
+def test_deployed_commands_are_valid(name, words):
+    assert parse(words).run
+
+
+def test_deployment_keeps_secrets_out_of_commands():
+    for name, words in deployed_commands():
+        assert not re.search(r"://[^/@\s]*:[^/@\s]*@|password=|secret", " ".join(words)), name
+
+
+def test_pods_have_probes_limits_and_no_privileges():
+    documents = list(yaml.safe_load_all((DEPLOY / "kubernetes.yaml").read_text()))
+    (deployment,) = (document for document in documents if document["kind"] == "Deployment")
+    pod = deployment["spec"]["template"]["spec"]
+    (container,) = pod["containers"]
+    assert container["readinessProbe"]["httpGet"]["path"] == "/readyz"
+    assert container["livenessProbe"]["httpGet"]["path"] == "/healthz"
+    assert container["resources"]["limits"].keys() >= {"memory", "ephemeral-storage"}
+    assert container["securityContext"]["allowPrivilegeEscalation"] is False
+    assert pod["securityContext"]["runAsNonRoot"]
+    mounted = {mount["name"] for mount in container["volumeMounts"]}
+    assert mounted == {volume["name"] for volume in pod["volumes"]}
+    options = dict(word.removeprefix("--").split("=", 1) for word in container["args"] if "=" in word)
+    drain = float(options["drain"]) + float(options["drain-delay"])
+    assert pod["terminationGracePeriodSeconds"] > drain
+
+
+def test_services_start_after_the_migration():
+    services = yaml.safe_load((DEPLOY / "compose.yaml").read_text())["services"]
+    assert services["registry"]["depends_on"]["migrate"] == {"condition": "service_completed_successfully"}
+    assert "--drain" not in " ".join(services["registry"]["command"])
+    assert int(services["registry"]["stop_grace_period"].removesuffix("s")) > 60
