@@ -91,6 +91,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def command_line(arguments: Sequence[str]) -> argparse.ArgumentParser:
+    """Return the parser of the command line.
+
+    Args:
+        arguments: The arguments that it will parse: a command's own arguments are added only if they name it.
+    """
     codes = "Exit codes: 0 success, 1 an error, differences or violations, 2 invalid usage, 130 Ctrl-C."
     description = "Data sets, models and images in any OCI registry."
     parser = argparse.ArgumentParser(prog="ocikit", description=description, epilog=codes)

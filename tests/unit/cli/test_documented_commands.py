@@ -6,7 +6,6 @@ from pathlib import Path
 
 import pytest
 import yaml
-
 from ocikit import cli
 
 ROOT = Path(__file__).parents[3]
