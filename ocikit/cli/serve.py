@@ -181,6 +181,11 @@ def add_gc(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--strays", action="store_true", help="also delete old objects that no row names; lists the whole object store"
     )
+    parser.add_argument(
+        "--copies",
+        action="store_true",
+        help="write the copies of all manifests and tags again, after a database was restored from a backup",
+    )
     _add_keep_deleted(parser)
     parser.set_defaults(run=run_gc)
 
@@ -188,14 +193,16 @@ def add_gc(parser: argparse.ArgumentParser) -> None:
 def run_gc(arguments: argparse.Namespace) -> None:
     """Delete unreferenced content from a registry, which may be in use."""
     config = _stores(arguments, grace=arguments.grace, keep_deleted=arguments.keep_deleted)
-    if arguments.strays and not config.clustered:
+    if (arguments.strays or arguments.copies) and not config.clustered:
         raise InvalidArgument(
-            "strays is for a registry in a database and an object store",
-            hint="leave it out: gc finds all files of a folder",
+            f"{'strays' if arguments.strays else 'copies'} is for a registry in a database and an object store",
+            hint="leave it out: a folder has all of a registry, and gc finds all of its files",
         )
     with opened(config, "garbage collection") as storage:
         if arguments.strays:
             _print_strays(as_cluster(storage), dry_run=arguments.dry_run)
+        if arguments.copies and not arguments.dry_run:
+            _write_copies(as_cluster(storage))
         result = gc(storage, grace=arguments.grace, expiry=arguments.expiry, dry_run=arguments.dry_run)
     for blob in result.unlinked:
         print(f"{display.size(blob.size):>10}  {blob.digest}  {display.sanitize(blob.repository)}")
@@ -216,6 +223,14 @@ def _print_strays(storage: ClusterStorage, *, dry_run: bool) -> None:
     )
     effect = "would be deleted" if dry_run else "will be deleted with the next garbage"
     print_message(f"{display.pluralize(found.count, 'object')} without a row, {display.size(found.size)}, {effect}")
+
+
+def _write_copies(storage: ClusterStorage) -> None:
+    from ocikit.server.storage.cluster.copies import queue_copies, write_copies  # noqa: PLC0415 - optional packages
+
+    queue_copies(storage.database, storage.objects)
+    written = write_copies(storage.database, storage.objects)
+    print_message(f"{display.pluralize(written, 'manifest or tag', 'manifests and tags')} copied")
 
 
 def add_rebuild(parser: argparse.ArgumentParser) -> None:

@@ -369,6 +369,8 @@ def test_gc_and_verify_commands_work_on_both_stores(stores):
     assert done.returncode == 0 and "1 blob, 5.0 kB, hashed: all intact" in done.stderr, done.stderr
     done = command("verify", *where, "--sizes")
     assert done.returncode == 0 and "compared: all intact" in done.stderr, done.stderr
+    done = command("gc", *where, "--copies")
+    assert done.returncode == 0 and "manifests and tags copied" in done.stderr, done.stderr
     done = command("gc", *where, "--grace", "0", "--strays")
     assert done.returncode == 0 and "0 objects without a row" in done.stderr and "deleted" in done.stderr, done.stderr
     assert command("verify", "--metadata", metadata).returncode == 1
