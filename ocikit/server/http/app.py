@@ -6,6 +6,7 @@ import json
 import logging
 import math
 import random
+import re
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
@@ -31,6 +32,9 @@ _DISCARD_LIMIT = DOCUMENT_LIMIT
 
 #: The response of /healthz, which a process may also send without the application.
 HEALTHY = b'{"status":"ok"}'
+
+#: The id of an upload, after its first characters.
+_UPLOAD = re.compile(r"(/blobs/uploads/[^/]{6})[^/]+\Z")
 
 #: Headers of every response. "nosniff" prevents XSS: browsers must not interpret untrusted blobs as pages.
 _HEADERS = (("Docker-Distribution-Api-Version", "registry/2.0"), ("X-Content-Type-Options", "nosniff"))
@@ -249,8 +253,18 @@ def _unavailable(error: Unavailable) -> Response:
     return json_response(503, _error_body("the registry cannot reach its storage; try again", _AWAY), (retry,))
 
 
+def masked_path(path: str) -> str:
+    """Return a path for logs: the id of an upload is the only credential that continuing an anonymous upload needs.
+
+    >>> masked_path("/v2/ada/data/blobs/uploads/kWfZ0r1vQ")
+    '/v2/ada/data/blobs/uploads/kWfZ0r…'
+    """
+    return _UPLOAD.sub(r"\1…", path)
+
+
 def _operation(environ: dict[str, Any]) -> str:
-    return f"{quoted(environ.get('REQUEST_METHOD', ''), 20)} {quoted(environ.get('PATH_INFO', ''))}"
+    path = masked_path(str(environ.get("PATH_INFO", "")))
+    return f"{quoted(environ.get('REQUEST_METHOD', ''), 20)} {quoted(path)}"
 
 
 def _error_body(message: str, code: str = _FAILED) -> dict[str, Any]:

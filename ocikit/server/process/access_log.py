@@ -7,13 +7,12 @@ from __future__ import annotations
 
 import json
 import logging
-import re
 import time
 from collections.abc import Callable
 from typing import Any
 
 from ocikit.display import shorten
-from ocikit.server.http.app import AccessRecord
+from ocikit.server.http.app import AccessRecord, masked_path
 
 #: Characters of a value from a client. Repository names can have 255 characters, digests 135.
 _LONG, _SHORT = 600, 120
@@ -44,8 +43,7 @@ def _fields(record: AccessRecord) -> dict[str, str | int | float]:
         "remote": shorten(record.remote, _SHORT),
         "user": shorten(record.user, _SHORT),
         "method": shorten(record.method, _SHORT),
-        # The id of an upload is a secret: it is the only credential that continuing the upload needs
-        "path": shorten(re.sub(r"(/blobs/uploads/[^/]{6})[^/]+\Z", r"\1…", record.path), _LONG),
+        "path": shorten(masked_path(record.path), _LONG),
         "query": shorten("&".join(f"{k}={v if k in _PUBLIC_KEYS else '***'}" for k, v in record.query), _LONG),
         "status": record.status,
         "code": shorten(record.code, _SHORT),

@@ -105,6 +105,15 @@ def test_outage_logs_one_line_without_traceback(registry, outage, caplog):
     assert MESSAGE in record.getMessage() and "/v2/_catalog" in record.getMessage()
 
 
+def test_log_of_a_failure_masks_the_id_of_an_upload(registry, outage, caplog):
+    location = registry("POST", f"/v2/{NAME}/blobs/uploads/").headers["location"]
+    outage.away = True
+    registry("PUT", f"{location}?digest={digest_of(b'y')}", {}, b"y")
+    (record,) = caplog.records
+    assert "/blobs/uploads/" in record.getMessage()
+    assert location.rpartition("/")[2] not in record.getMessage()
+
+
 class BreakingBlob(StoredBlob):
     """A blob of 1 MiB whose store goes away after 256 KiB."""
 

@@ -144,7 +144,7 @@ def run_due_sweeps(storage: SweptStorage, *, grace: float, every: float, stop: t
         except _Stopped:
             return
         except (Unavailable, LeaseLost) as error:
-            _log.warning("%s were not swept: %s", name, error)
+            _log.warning("the work %r of the sweeps is delayed: %s", name, error)
         except Exception:  # noqa: BLE001 - such as a full disk; the next turn may succeed
             _log.exception("the sweep of %s failed", name)
 
