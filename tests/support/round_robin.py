@@ -116,12 +116,12 @@ async def _open(server: str) -> _Socket:
 
 async def _head(reader: _Reader) -> _Head | None:
     """Read a head; None if the connection ends before it."""
-    try:
-        return _Head(await reader.readuntil(b"\r\n\r\n"))
-    except asyncio.IncompleteReadError as error:
-        if error.partial:
-            raise _Closed from error
+    first = await reader.read(1)
+    if not first:
         return None
+    if not first.isalpha():
+        raise _Closed  # a client that tries TLS first waits for an end
+    return _Head(first + await reader.readuntil(b"\r\n\r\n"))
 
 
 async def _sized(reader: _Reader, size: int) -> AsyncIterator[bytes]:
