@@ -26,6 +26,7 @@ from tests.support.postgres import PostgresServer
 from tests.support.round_robin import RoundRobin
 from tests.support.s3 import S3Server
 from tests.support.service import Service
+from tests.support.tcp_proxy import TcpProxy
 
 _GONE = 10.0  # seconds
 
@@ -162,6 +163,10 @@ class Whole:
     """The URL of the database."""
     blobs: str
     """The URL of the object store."""
+    database_proxy: TcpProxy | None = None
+    """The proxy between the machines and PostgreSQL."""
+    objects_proxy: TcpProxy | None = None
+    """The proxy between the machines and the S3 server."""
 
 
 @contextmanager
@@ -172,6 +177,7 @@ def whole(
     options: Sequence[str | Path] = (),
     durable: bool = False,
     folder: Path | None = None,
+    proxied: bool = False,
 ) -> Iterator[Whole]:
     """Start PostgreSQL, an S3 server and machines, and remove all of them at the end.
 
@@ -181,16 +187,23 @@ def whole(
         options: More options of `ocikit serve`.
         durable: Whether commits wait for the disk.
         folder: The parent of the S3 server's folder.
+        proxied: Whether proxies are between the machines and the two servers.
     """
     with (
         postgres.running(durable=durable) as database,
         s3.running(folder) as store,
         database.database(migrated=True) as metadata,
     ):
-        blobs = store.url()
-        env = store.environ
-        with running(metadata, blobs, machines=machines, workers=workers, options=options, env=env) as started:
-            yield Whole(started, database, store, metadata, blobs)
+        blobs, env = store.url(), store.environ
+        with contextlib.ExitStack() as stack:
+            proxies: list[TcpProxy] = []
+            urls = [metadata, blobs]
+            if proxied:
+                ports = (database.port, int(store.host.rpartition(":")[2]))
+                proxies = [stack.enter_context(TcpProxy(port)) for port in ports]
+                urls = [proxies[0].url(metadata), blobs.replace(f"%3A{ports[1]}", f"%3A{proxies[1].port}")]
+            started = stack.enter_context(running(*urls, machines=machines, workers=workers, options=options, env=env))
+            yield Whole(started, database, store, metadata, blobs, *proxies)
 
 
 def _kill(pid: int) -> None:
