@@ -132,7 +132,8 @@ class Client(soak_crash.Client):
     """When a request failed last."""
     large: float = 0.003
     """Share of large uploads."""
-    expected: tuple[int, ...] = ()
+    restarted: int = 0
+    """Uploads that the S3 server has lost before they were acknowledged."""
 
     def connect(self, host):
         for connection in self.connections.values():
@@ -255,6 +256,11 @@ class Client(soak_crash.Client):
             self.expect({201}, answer)
         self.finishing.pop(0)
         if self.expect({201, 404}, answer)[0] == 404:
+            if len(upload.content) == LARGE and self.ask("HEAD", f"/v2/{self.name}/blobs/{digest}")[0] == 404:
+                # versitygw renames a multipart upload while it completes it (posix.go), and loses it if it is killed then: the
+                # registry answers that the upload is unknown, and clients push again
+                self.restarted += 1
+                return
             self.look(digest)
         self.blobs[digest] = time.monotonic()
 
@@ -474,7 +480,8 @@ def soak(
             "acknowledged": sum(n for status, n in statuses.items() if status in (201, 202)),
             "statuses": {str(status): n for status, n in sorted(statuses.items())},
             "blobs": sum(len(client.blobs) for client in crowd), "manifests": sum(len(client.manifests) for client in crowd),
-            "resumed": sum(client.resumed for client in crowd), "objects": objects, "outages": tally(outages),
+            "resumed": sum(client.resumed for client in crowd),
+            "restarted": sum(client.restarted for client in crowd), "objects": objects, "outages": tally(outages),
             "slowest": round(max(asked.seconds for asked in report.asked), 2), "wrong": wrong,
         }  # fmt: skip
 
