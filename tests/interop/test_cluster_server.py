@@ -13,7 +13,7 @@ import requests
 
 from tests.interop import test_interop
 from tests.interop.test_interop import flat, reachable
-from tests.support import cluster, images, peers
+from tests.support import cluster, deployment, images, peers
 from tests.support.home import tree, write
 from tests.support.tcp_proxy import TcpProxy
 
@@ -358,6 +358,18 @@ def test_server_of_a_notebook_has_the_same_words(stores, home):
         assert b"postgresql" not in arguments
     with ocikit.serve(metadata=metadata, blobs=blobs) as server:
         assert list(ocikit.tags(f"{server.host}/t/a")) == ["v1"]
+
+
+@pytest.mark.parametrize(
+    "words",
+    [pytest.param(words, id=name.replace(" ", "-")) for name, words in deployment.commands() if words[0] == "serve"],
+)
+def test_deployed_servers_pass_their_check(stores, users, tmp_path, words):
+    metadata, blobs = stores
+    words = deployment.changed(words, metadata=metadata, blobs=blobs, htpasswd=str(users), state=str(tmp_path))
+    done = command(*words, "--check")
+    assert done.returncode == 0, done.stderr
+    assert PASSWORD not in done.stdout + done.stderr
 
 
 def test_gc_and_verify_commands_work_on_both_stores(stores):

@@ -5,12 +5,13 @@ import shlex
 from pathlib import Path
 
 import pytest
-import yaml
 from ocikit import cli
+
+from tests.support import deployment
 
 ROOT = Path(__file__).parents[3]
 PAGES = sorted([ROOT / "README.md", *(ROOT / ".ci/docs/pages").glob("*.md")])
-DEPLOY = ROOT / "docs/deploy"
+DEPLOYED = list(deployment.commands())
 
 _CONSOLE = re.compile(r"```console\n(.*?)```", re.DOTALL)
 
@@ -23,17 +24,6 @@ def commands_of(page):
                 yield words[3:]
             elif words[:1] == ["ocikit"]:
                 yield words[1:]
-
-
-def deployed_commands():
-    services = yaml.safe_load((DEPLOY / "compose.yaml").read_text())["services"]
-    for name, service in services.items():
-        if "ocikit" in service.get("image", "") and "entrypoint" not in service:
-            yield f"compose {name}", service["command"]
-    for document in yaml.safe_load_all((DEPLOY / "kubernetes.yaml").read_text()):
-        template = document.get("spec", {}).get("template", {}).get("spec", {})
-        for container in template.get("containers", ()):
-            yield f"kubernetes {container['name']}", container["args"]
 
 
 def parse(words):
@@ -51,20 +41,19 @@ def test_pages_with_commands_are_found():
     assert {page.name for page in PAGES if list(commands_of(page))} >= {"operate.md"}
 
 
-@pytest.mark.parametrize(("name", "words"), list(deployed_commands()), ids=[name for name, _ in deployed_commands()])
+@pytest.mark.parametrize(("name", "words"), DEPLOYED, ids=[name for name, _ in DEPLOYED])
 def test_deployed_commands_are_valid(name, words):
     assert parse(words).run
 
 
 def test_deployment_keeps_secrets_out_of_commands():
-    for name, words in deployed_commands():
+    for name, words in DEPLOYED:
         assert not re.search(r"://[^/@\s]*:[^/@\s]*@|password=|secret_access|secret=", " ".join(words)), name
 
 
 def test_pods_have_probes_limits_and_no_privileges():
-    documents = list(yaml.safe_load_all((DEPLOY / "kubernetes.yaml").read_text()))
-    (deployment,) = (document for document in documents if document["kind"] == "Deployment")
-    pod = deployment["spec"]["template"]["spec"]
+    (resource,) = (resource for resource in deployment.resources() if resource["kind"] == "Deployment")
+    pod = resource["spec"]["template"]["spec"]
     (container,) = pod["containers"]
     assert container["readinessProbe"]["httpGet"]["path"] == "/readyz"
     assert container["livenessProbe"]["httpGet"]["path"] == "/healthz"
@@ -79,7 +68,7 @@ def test_pods_have_probes_limits_and_no_privileges():
 
 
 def test_services_start_after_the_migration():
-    services = yaml.safe_load((DEPLOY / "compose.yaml").read_text())["services"]
+    services = deployment.services()
     assert services["registry"]["depends_on"]["migrate"] == {"condition": "service_completed_successfully"}
     assert "--drain" not in " ".join(services["registry"]["command"])
     assert int(services["registry"]["stop_grace_period"].removesuffix("s")) > 60
