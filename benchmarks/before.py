@@ -84,9 +84,8 @@ def processes(checkouts: Mapping[str, Path], rounds: int) -> None:
     for what in _MEASURES:
         one, other = results[what, BEFORE], results[what, AFTER]
         ratios = [second / first for first, second in zip(one, other, strict=True)]
-        print(
-            f"| {what} | {statistics.median(one):.0f} | {statistics.median(other):.0f} | {spread(ratios)} |", flush=True
-        )
+        cells = f"{statistics.median(one):.0f} | {statistics.median(other):.0f} | {min(one):.0f} | {min(other):.0f}"
+        print(f"| {what} | {cells} | {spread(ratios)} |", flush=True)
 
 
 def main() -> None:
