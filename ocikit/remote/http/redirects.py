@@ -82,8 +82,7 @@ class RedirectFollower:
         if trusted and (ranged := self._send_to_kept(request)) is not None:
             return ranged, False
         for _ in range(_MAX_REDIRECTS + 1):
-            headers = {"User-Agent": self._network.user_agent, "Accept-Encoding": "identity", "Accept": "*/*"}
-            headers.update(request.headers)
+            headers = self._headers(request)
             if trusted:
                 headers.update(self._network.headers)
                 if authorization:
@@ -108,6 +107,15 @@ class RedirectFollower:
             f"{self._host} redirects more than {_MAX_REDIRECTS} times", method=method, url=url, host=self._host
         )
 
+    def _headers(self, request: Request) -> dict[str, str]:
+        """Return the headers that any host gets: they contain no credential."""
+        return {
+            "User-Agent": self._network.user_agent,
+            "Accept-Encoding": "identity",
+            "Accept": "*/*",
+            **request.headers,
+        }
+
     def _send_to_kept(self, request: Request) -> requests.Response | None:
         """Request a range at the object store that the registry redirected an earlier range of this blob to.
 
@@ -118,11 +126,8 @@ class RedirectFollower:
         if kept is None:
             return None
         if time.monotonic() < kept.until:
-            headers = {"User-Agent": self._network.user_agent, "Accept-Encoding": "identity", "Accept": "*/*"}
             try:
-                response = self._connections.send(
-                    "GET", kept.url, {**headers, **request.headers}, None, None, request.timeout
-                )
+                response = self._connections.send("GET", kept.url, self._headers(request), None, None, request.timeout)
             except BaseException:
                 self.forget(request.url)
                 raise
