@@ -221,7 +221,7 @@ def _collect_periodically(config: ServerConfig, storage: Storage) -> None:
     while True:
         time.sleep(min(_COLLECT_INTERVAL, options.collect_every))
         try:
-            expire_uploads(storage)
+            expire_uploads(storage.uploads)
             with _claim_turn(Path(config.path or "") / "collected", options.collect_every) as claimed:
                 if claimed:
                     gc(storage, grace=options.grace)

@@ -11,7 +11,7 @@ from collections.abc import Iterable, Iterator
 from itertools import groupby, islice
 from operator import itemgetter
 
-from ocikit.server.storage.base import Metadata
+from ocikit.server.storage.base import Metadata, UploadStore
 from ocikit.server.storage.combined import Storage
 from ocikit.spec.digest import Digest
 from ocikit.store.results import GCResult, RemovedBlob
@@ -58,7 +58,7 @@ def gc(
             return own
     before = storage.metadata.now() - grace
     # First what needs no transaction: on a full disk, the transactions use the space
-    uploads = 0 if dry_run else expire_uploads(storage, expiry=expiry)
+    uploads = 0 if dry_run else expire_uploads(storage.uploads, expiry=expiry)
     partial = 0 if dry_run else storage.blobs.remove_partial(time.time() - max(grace, GRACE))
     manifests = _manifests(storage, before, dry_run=dry_run) if untagged else ()
     unlinked = tuple(
@@ -89,15 +89,15 @@ def gc(
     )
 
 
-def expire_uploads(storage: Storage, *, expiry: float = UPLOAD_EXPIRY) -> int:
+def expire_uploads(uploads: UploadStore, *, expiry: float = UPLOAD_EXPIRY) -> int:
     """Delete idle uploads; return their number.
 
     Args:
-        storage: Storage of a registry, which may be serving.
+        uploads: Upload sessions of a registry, which may be serving.
         expiry: See `gc`.
     """
-    now = storage.uploads.now()
-    return storage.uploads.expire(now - expiry, empty_before=now - min(expiry, EMPTY_UPLOAD_EXPIRY))
+    now = uploads.now()
+    return uploads.expire(now - expiry, empty_before=now - min(expiry, EMPTY_UPLOAD_EXPIRY))
 
 
 def delete_untagged(metadata: Metadata, before: float) -> tuple[RemovedBlob, ...]:

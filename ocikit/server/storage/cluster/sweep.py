@@ -20,7 +20,7 @@ from ocikit.server.storage.cluster.garbage import delete_garbage
 from ocikit.server.storage.cluster.leases import LeaseLost, lease
 from ocikit.server.storage.cluster.object_store import ObjectStore
 from ocikit.server.storage.cluster.review import queue_unreferenced, review_blobs, review_content
-from ocikit.server.storage.gc import EMPTY_UPLOAD_EXPIRY, UPLOAD_EXPIRY
+from ocikit.server.storage.gc import UPLOAD_EXPIRY, expire_uploads
 from ocikit.store.results import GCResult
 
 _log = logging.getLogger("ocikit.server")
@@ -77,8 +77,7 @@ def sweep(
     Raises:
         Unavailable: The database or the object store cannot be reached.
     """
-    now = storage.uploads.now()
-    uploads = storage.uploads.expire(now - expiry, empty_before=now - min(expiry, EMPTY_UPLOAD_EXPIRY))
+    uploads = expire_uploads(storage.uploads, expiry=expiry)
     beat()
     unlinked = tuple(review_blobs(storage.database, grace=grace, beat=beat))
     blobs = tuple(review_content(storage.database, grace=grace, keep_deleted=storage.keep_deleted, beat=beat))
