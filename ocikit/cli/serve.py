@@ -102,9 +102,9 @@ def _add_option(parser: argparse.ArgumentParser, option: attrs.Attribute[Any], d
     text = description.partition(". ")[0].removesuffix(".").replace("%", "%%")
     text = text[:1].lower() + text[1:]
     default = _DEFAULTS.get(option.name, option.default)
-    (kind,) = [kind for kind in get_args(option.type) or [option.type] if kind is not NoneType][:1]
-    if get_origin(option.type) in {Literal, tuple}:
-        kind = get_origin(option.type)
+    kind = get_origin(option.type)
+    if kind not in {Literal, tuple}:
+        kind = next(kind for kind in get_args(option.type) or [option.type] if kind is not NoneType)
     if kind is bool:
         action = "store_false" if default else "store_true"
         parser.add_argument(flag, dest=option.name, action=action, help=f"do not {text}" if default else text)
