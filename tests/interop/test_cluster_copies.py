@@ -11,21 +11,7 @@ from ocikit.server.storage.cluster.database import Database
 from ocikit.server.storage.cluster.digests import encode_digest
 from ocikit.server.storage.cluster.rebuild import rebuild
 
-from tests.support.cluster_rows import HOUR, Rows
-
-
-@pytest.fixture(scope="module")
-def shared_url(postgres_server):
-    """The URL of a database for all tests of this module: emptying it is faster than making one."""
-    with postgres_server.database(migrated=True) as url:
-        yield url
-
-
-@pytest.fixture
-def rows(shared_url, tmp_path):
-    rows = Rows(shared_url, tmp_path / "objects")
-    yield rows
-    rows.database.close()
+from tests.support.cluster_rows import HOUR
 
 
 @pytest.fixture

@@ -16,21 +16,7 @@ from ocikit.server.storage.cluster.strays import strays
 from ocikit.server.storage.cluster.sweep import collect, run_due_sweeps, run_sweeps, sweep
 from ocikit.server.storage.cluster.verify import verify_content
 
-from tests.support.cluster_rows import HOUR, Rows
-
-
-@pytest.fixture(scope="module")
-def shared_url(postgres_server):
-    """The URL of a database for all tests of this module: emptying it is faster than making one."""
-    with postgres_server.database(migrated=True) as url:
-        yield url
-
-
-@pytest.fixture
-def rows(shared_url, tmp_path):
-    rows = Rows(shared_url, tmp_path / "objects")
-    yield rows
-    rows.database.close()
+from tests.support.cluster_rows import HOUR
 
 
 @pytest.fixture
