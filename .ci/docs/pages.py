@@ -1,6 +1,6 @@
 """Pages of the site, built from the project's files, so that no text exists twice.
 
-A hook of mkdocs: it adds README, changelog, notebooks, and a reference page for each room.
+A hook of mkdocs: it adds README, changelog, notebooks, and the reference pages of the Python interface to those in `pages/`.
 """
 
 import json
@@ -18,11 +18,30 @@ ROOT = Path(__file__).resolve().parent.parent.parent
 #: Names that `ocikit.api` builds from a session's methods, where they are documented.
 VERBS = re.findall(r"^(\w+) = _function\(", (ROOT / "ocikit" / "api.py").read_text(), re.MULTILINE)
 
+#: The most common verbs, in the order in which a newcomer needs them; the others follow by name.
+FIRST = ("pull", "push", "inspect", "open", "tags", "copy", "edit", "attach")
+
+#: The notebooks, in the order in which a newcomer needs them.
+TUTORIALS = (
+    "quickstart",
+    "datasets_and_models",
+    "tables_by_url",
+    "models",
+    "explore_an_image",
+    "your_own_registry",
+    "when_things_go_wrong",
+)
+
 #: Reference pages: title, summary, and content; "module:name name" selects names of a module.
 REFERENCE: Mapping[str, tuple[str, Sequence[str]]] = {
     "verbs": (
-        "Each call opens a new session. The methods of a [Session](session.md) do the same with your settings.",
-        [*(f"verb {name}" for name in VERBS), "ocikit.api:diff explore fs pooch scan sql watch", "ocikit.auth"],
+        "The functions share connections, tokens and the [cache](cache.md). The methods of a [Session](session.md) do the same with your settings.",
+        [
+            *(f"verb {name}" for name in [*FIRST, *sorted(set(VERBS) - set(FIRST))]),
+            "ocikit.api:save load scan sql diff history lineage watch explore fs pooch",
+            "ocikit.auth:login login_form logout explain",
+            "ocikit.server.process.serve:serve Server",
+        ],
     ),
     "session": (
         "The [verbs](verbs.md) as methods, with settings, one pool of connections and one cache.",
@@ -39,6 +58,14 @@ REFERENCE: Mapping[str, tuple[str, Sequence[str]]] = {
             "ocikit.client.describe:Descriptions",
             "ocikit.descriptions.model:Description Column Tensor Entry",
             "ocikit.data.tables:TableChange",
+        ],
+    ),
+    "cache": (
+        "`ocikit.cache` is the cache of the [verbs](verbs.md): a `Cache` in the folder of the user, or in that of `OCIKIT_CACHE`.",
+        [
+            "ocikit.store.cache.cache:Cache",
+            "ocikit.store.cache.scan:CacheInfo",
+            "ocikit.store.cache.prune:PrunePlan",
         ],
     ),
     "errors": ("All errors, as a tree.", ["ocikit.errors"]),
@@ -61,7 +88,6 @@ REFERENCE: Mapping[str, tuple[str, Sequence[str]]] = {
             "ocikit.transfer.plan:plan copy",
             "ocikit.transfer.run:Plan",
             "ocikit.store.layout.layout:Layout",
-            "ocikit.store.cache.cache:Cache",
             "ocikit.store.memory:MemoryStore",
             "ocikit.progress.base:Progress",
             "ocikit.layers.unpack:unpack Unpacked",
@@ -76,9 +102,8 @@ REFERENCE: Mapping[str, tuple[str, Sequence[str]]] = {
         ],
     ),
     "server": (
-        "A registry of your own.",
+        "The parts of a registry of your own. [`ocikit.serve`](verbs.md#ocikit.server.process.serve.serve) starts one.",
         [
-            "ocikit.server.process.serve",
             "ocikit.server.process.options:ServerOptions",
             "ocikit.server.http.app:Application",
             "ocikit.server.storage.base",
@@ -93,21 +118,29 @@ REFERENCE: Mapping[str, tuple[str, Sequence[str]]] = {
 }
 
 
-def _titles() -> dict[str, Path]:
-    return {path.stem: path for path in sorted((ROOT / "notebooks").glob("*.ipynb"))}
-
-
 def on_config(config: MkDocsConfig) -> MkDocsConfig:
     """Fill in the parts of the navigation that follow from existing files."""
-    places: dict[str, list[Any]] = {
-        "NOTEBOOKS": [{_heading(path): f"notebooks/{name}.ipynb"} for name, path in _titles().items()],
-        "REFERENCE": [{name.capitalize(): f"reference/{name}.md"} for name in REFERENCE],
-    }
-    config.nav = [
-        {title: places.get(value, value) if isinstance(value, str) else value for title, value in entry.items()}
-        for entry in config.nav or ()
-    ]
+    config.nav = _filled(
+        config.nav,
+        {
+            "NOTEBOOKS": [{_heading(_notebook(name)): f"notebooks/{name}.ipynb"} for name in TUTORIALS],
+            "PYTHON": [{name.capitalize(): f"reference/{name}.md"} for name in REFERENCE if name != "errors"],
+        },
+    )
     return config
+
+
+def _filled(nav: Any, parts: Mapping[str, Any]) -> Any:
+    """Return a navigation with its placeholders replaced."""
+    if isinstance(nav, list):
+        return [_filled(entry, parts) for entry in nav]
+    if isinstance(nav, dict):
+        return {title: _filled(entry, parts) for title, entry in nav.items()}
+    return parts.get(nav, nav)
+
+
+def _notebook(name: str) -> Path:
+    return ROOT / "notebooks" / f"{name}.ipynb"
 
 
 @event_priority(100)  # before the plugin that renders notebooks
@@ -122,8 +155,8 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
         pages[f"reference/{name}.md"] = f"# {name.capitalize()}\n\n{about}\n\n" + "\n\n".join(map(_block, parts)) + "\n"
     for uri, content in pages.items():
         files.append(File.generated(config, uri, content=content))
-    for path in _titles().values():
-        files.append(_as_it_is(f"notebooks/{path.name}", config))
+    for name in TUTORIALS:
+        files.append(_as_it_is(f"notebooks/{name}.ipynb", config))
     for picture in sorted((ROOT / "notebooks").glob("*.png")):
         files.append(_as_it_is(f"notebooks/{picture.name}", config))
     return files
@@ -155,4 +188,5 @@ def _heading(path: Path) -> str:
 
 def _linked(text: str) -> str:
     """Return the README with links to files of the project as links to pages."""
-    return text.replace("](CONTRIBUTING.md)", "](contributing.md)").replace("](CHANGELOG.md)", "](changelog.md)")
+    text = text.replace("](CONTRIBUTING.md)", "](contributing.md)").replace("](CHANGELOG.md)", "](changelog.md)")
+    return text.replace("](.ci/docs/pages/", "](")

@@ -10,7 +10,7 @@ from ocikit import cli
 from tests.support import deployment
 
 ROOT = Path(__file__).parents[3]
-PAGES = sorted([ROOT / "README.md", *(ROOT / ".ci/docs/pages").glob("*.md")])
+PAGES = sorted([ROOT / "README.md", *(ROOT / ".ci/docs/pages").rglob("*.md")])
 DEPLOYED = list(deployment.commands())
 
 _CONSOLE = re.compile(r"```console\n(.*?)```", re.DOTALL)
