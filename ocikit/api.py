@@ -17,6 +17,7 @@ from ocikit.errors import OcikitError
 from ocikit.spec.manifest import PlatformLike
 from ocikit.spec.reference import AnyReference, ReferenceLike, parse_reference
 from ocikit.spec.titles import Links
+from ocikit.store.cache.cache import Cache
 
 if TYPE_CHECKING:
     import duckdb
@@ -33,6 +34,9 @@ if TYPE_CHECKING:
 
 P = ParamSpec("P")
 R = TypeVar("R")
+
+#: The cache of the functions in this module: `OCIKIT_CACHE`, or the platform's cache folder, read on each use.
+cache = Cache()
 
 
 class HasHost(Protocol):

@@ -1,10 +1,14 @@
 """Architecture: imports point down, public names are complete, imports are cheap."""
 
 import ast
+import builtins
 import importlib
 import json
+import pickle
+import re
 import subprocess
 import sys
+import traceback
 
 import ocikit
 import pytest
@@ -36,6 +40,9 @@ HEAVY = {
     "jsonschema": {"spec"},
     "pathspec": {"layers"},
 }
+
+#: Packages that `import ocikit` does not import; the first use of a name does.
+ON_USE = {"attr", "attrs", "cattrs", "certifi", "click", "requests", "tqdm", "urllib3"}
 
 #: Modules that import a heavy package at their top. Others import these modules on use.
 OPENED_ON_USE = {
@@ -148,7 +155,89 @@ def test_public_names_are_complete_and_sorted():
         for n, value in vars(ocikit).items()
         if not n.startswith("_") and n != "annotations" and not (n in submodules and isinstance(value, type(sys)))
     }
-    assert public <= set(names), f"export or begin with _: {sorted(public - set(names))}"
+    assert public <= {*names, "open"}, f"export or begin with _: {sorted(public - set(names))}"
+
+
+def test_names_for_type_checkers_are_those_that_are_imported_on_use():
+    """One list is for `__getattr__`, one for type checkers, one for `*` and the reference: they must agree."""
+    on_use = ocikit._MODULES
+    typed = {what: module for module, what, _ in imports("ocikit") if what and module.startswith("ocikit")}
+    assert typed == on_use
+    modules = {module for module, what, _ in imports("ocikit") if not what and module in MODULES}
+    assert set(ocikit.__all__) == {*on_use, *map(inner, modules)} - {"open", "__version__"}
+
+
+def test_star_import_replaces_no_builtin_function():
+    assert set(ocikit.__all__).isdisjoint(dir(builtins))
+
+
+def test_completion_has_every_name_except_single_errors():
+    errors = {name for name, module in ocikit._MODULES.items() if module == "ocikit.errors"}
+    assert set(dir(ocikit)) == {*ocikit.__all__, "open", "__version__"} - errors
+    assert errors <= set(dir(ocikit.errors))
+
+
+@pytest.mark.parametrize("name", ["errors", "display", "spec", "auth"])
+def test_modules_of_the_package_need_no_import_of_their_own(name):
+    assert fresh(f"import ocikit, json; print(json.dumps(ocikit.{name}.__name__))") == f"ocikit.{name}"
+
+
+@pytest.mark.parametrize(
+    ("name", "hint"),
+    [("pul", "ocikit.pull"), ("ls", "ocikit.inspect(ref).files"), ("NotFuond", "ocikit.NotFound")],
+)
+def test_unknown_name_raises_an_error_with_the_nearest(name, hint):
+    with pytest.raises(AttributeError, match=f"no attribute '{name}'; use {re.escape(hint)}") as caught:
+        getattr(ocikit, name)
+    assert "Did you mean" not in "".join(traceback.format_exception(caught.value)), "one suggestion is enough"
+
+
+@pytest.mark.parametrize("name", ["__wrapped__", "_private", "zzzzzz", "errors.zzz"])
+def test_unknown_name_without_a_near_one_raises_attribute_error(name):
+    with pytest.raises(AttributeError, match=r"no attribute '[\w.]+'$"):
+        getattr(ocikit, name)
+
+
+def test_guessed_names_do_not_exist():
+    """A guess is never shown if there is such a name."""
+    assert ocikit._GUESSES.keys().isdisjoint({*ocikit._MODULES, *map(inner, MODULES)})
+
+
+def test_missing_package_is_reported_as_such():
+    """It must not look like a spelling mistake of the caller."""
+    code = """
+import json, sys
+sys.modules["requests"] = None
+import ocikit
+try: ocikit.api
+except ModuleNotFoundError as error: print(json.dumps(error.name))
+"""
+    assert fresh(code) == "requests"
+
+
+def test_threads_import_the_same_objects():
+    code = """
+import json, random, threading
+import ocikit
+names, results, barrier = dir(ocikit), [], threading.Barrier(8)
+def use():
+    mine = random.sample(names, len(names))
+    barrier.wait(60)
+    results.append({name: id(getattr(ocikit, name)) for name in mine})
+threads = [threading.Thread(target=use) for _ in range(8)]
+for thread in threads: thread.start()
+for thread in threads: thread.join(120)
+print(json.dumps([len(results), all(each == results[0] for each in results)]))
+"""
+    assert fresh(code) == [8, True]
+
+
+@pytest.mark.parametrize("name", ["pull", "Session", "NotFound", "Reference"])
+def test_names_survive_a_pickle(name):
+    thing = getattr(ocikit, name)
+    assert pickle.loads(pickle.dumps(thing)) is thing
+    loaded = f"import json, pickle; print(json.dumps(repr(pickle.loads({pickle.dumps(thing)!r}))))"
+    assert name in fresh(loaded)
 
 
 # Import cost
@@ -160,8 +249,26 @@ def fresh(code):
     return json.loads(run.stdout)
 
 
-def test_import_loads_nothing_heavy():
+def test_import_loads_nothing_of_its_own():
     loaded = fresh("import ocikit, sys, json; print(json.dumps(list(sys.modules)))")
+    assert [m for m in loaded if m.startswith("ocikit")] == ["ocikit"]
+    assert {m.partition(".")[0] for m in loaded}.isdisjoint(ON_USE)
+
+
+def test_help_of_the_command_line_loads_no_client():
+    code = """
+import contextlib, io, json, sys
+from ocikit.cli import main
+with contextlib.redirect_stdout(io.StringIO()) as printed, contextlib.suppress(SystemExit): main(["--help"])
+print(json.dumps([printed.getvalue(), list(sys.modules)]))
+"""
+    printed, loaded = fresh(code)
+    assert "push" in printed
+    assert {m.partition(".")[0] for m in loaded}.isdisjoint(ON_USE - {"click", "attr", "attrs"})
+
+
+def test_first_use_loads_nothing_heavy():
+    loaded = fresh("import ocikit, sys, json; ocikit.pull; print(json.dumps(list(sys.modules)))")
     assert {m.partition(".")[0] for m in loaded}.isdisjoint(
         {*HEAVY, "cattrs", "hypothesis", "pytest", "numpy", "pandas"}
     )

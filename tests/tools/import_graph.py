@@ -36,7 +36,7 @@ ROOMS: dict[str, set[str]] = {
     "server": {"spec", "errors", "display", "forks", "waits", "store.files", "store.locks", "store.reflink", "store.streams", "store.results"},
     "auth": {"client", "notebook", "remote", "errors"},
     "data": {"packages", "waits", "descriptions", "client", "filesystem", "folder", "layers", "transfer", "store", "spec", "errors", "display"},
-    "api": {"descriptions", "client", "filesystem", "data", "notebook", "auth", "spec", "errors", "display"},
+    "api": {"descriptions", "client", "filesystem", "data", "notebook", "auth", "store", "spec", "errors", "display"},
     "cli": {"ocikit", "api", "auth", "client", "descriptions", "dialects", "server", "transfer", "progress", "spec", "errors", "display"},
     "__main__": {"cli"},
     "ocikit": {"api", "auth", "client", "data", "descriptions", "dialects", "notebook", "server", "remote", "folder", "transfer", "store", "layers", "progress",
