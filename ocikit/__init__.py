@@ -23,6 +23,7 @@ if _TYPE_CHECKING:
         diff,
         download,
         edit,
+        exists,
         explore,
         fs,
         history,
@@ -50,7 +51,7 @@ if _TYPE_CHECKING:
     from ocikit.client.artifact import Artifact, File, Files
     from ocikit.client.describe import Descriptions
     from ocikit.client.edit import Edit
-    from ocikit.client.listing import Listing
+    from ocikit.client.listing import Listing, Tags
     from ocikit.client.plans import DeletePlan, EditPlan, TagPlan
     from ocikit.client.session import Session
     from ocikit.client.validate import ValidationReport
@@ -204,6 +205,7 @@ __all__ = [
     "Session",
     "SizeMismatch",
     "TagPlan",
+    "Tags",
     "TarEntry",
     "TimedOut",
     "TooLarge",
@@ -231,6 +233,7 @@ __all__ = [
     "download",
     "edit",
     "errors",
+    "exists",
     "explore",
     "fs",
     "history",
@@ -332,6 +335,7 @@ _MODULES = {
     "Session": "ocikit.client.session",
     "SizeMismatch": "ocikit.errors",
     "TagPlan": "ocikit.client.plans",
+    "Tags": "ocikit.client.listing",
     "TarEntry": "ocikit.layers.tar",
     "TimedOut": "ocikit.errors",
     "TooLarge": "ocikit.errors",
@@ -358,6 +362,7 @@ _MODULES = {
     "diff": "ocikit.api",
     "download": "ocikit.api",
     "edit": "ocikit.api",
+    "exists": "ocikit.api",
     "explore": "ocikit.api",
     "fs": "ocikit.api",
     "history": "ocikit.api",

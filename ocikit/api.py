@@ -430,6 +430,7 @@ delete = _function(Session.delete)
 describe = _function(Session.describe)
 download = _function(Session.download)
 edit = _function(Session.edit)
+exists = _function(Session.exists)
 inspect = _function(Session.inspect)
 open = _function(Session.open)  # noqa: A001 - ocikit.open reads as it does
 pin = _function(Session.pin)

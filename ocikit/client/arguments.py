@@ -89,8 +89,12 @@ def check_login_key(host: str) -> str:
     return host if isinstance(host, str) and host.strip() else RegistryHost.parse(host).name
 
 
-def to_patterns(patterns: str | Iterable[str]) -> tuple[str, ...]:
+def to_patterns(patterns: str | Iterable[str], example: str = "*.csv") -> tuple[str, ...]:
     """Return one or several patterns as a tuple.
+
+    Args:
+        patterns: The argument.
+        example: A pattern, for the message.
 
     Raises:
         InvalidArgument: A pattern is not a string.
@@ -102,7 +106,7 @@ def to_patterns(patterns: str | Iterable[str]) -> tuple[str, ...]:
         if not isinstance(pattern, str):
             raise InvalidArgument(
                 f"a pattern is text, not {type(pattern).__name__}: {display.quoted(pattern, _SHOWN)}",
-                hint='write it like "*.csv" or "data/"; pass several as a list',
+                hint=f'write it like "{example}"; pass several as a list',
             )
     return result
 

@@ -10,6 +10,7 @@ import json
 import os
 import shutil
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from datetime import datetime
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any, BinaryIO, Literal, TextIO, overload
 
@@ -28,6 +29,7 @@ from ocikit.errors import ContentError, FileNotInArtifact, InvalidArgument, Inva
 from ocikit.progress.base import TransferStats
 from ocikit.spec import media_types
 from ocikit.spec.annotations import (
+    CREATED,
     DESCRIPTION,
     LICENSES,
     PREFIX,
@@ -37,6 +39,7 @@ from ocikit.spec.annotations import (
     Annotations,
     FrozenMap,
     freeze,
+    parse_time,
 )
 from ocikit.spec.config import ImageConfig
 from ocikit.spec.descriptor import Descriptor
@@ -489,6 +492,26 @@ class Artifact(display.Displayable):
     def digest(self) -> Digest:
         """Digest of the document."""
         return self.descriptor.digest
+
+    @property
+    def name(self) -> str:
+        """The repository or layout that has it, such as "ghcr.io/org/name", without tag and digest."""
+        return self.reference.name
+
+    @property
+    def tag(self) -> str | None:
+        """The tag that it was resolved by or pushed to, or None."""
+        return self.reference.tag
+
+    @property
+    def created(self) -> datetime | None:
+        """When it was created, as it states itself; None if it does not.
+
+        It is the annotation `org.opencontainers.image.created`. An image without it has the time in its config, which is
+        fetched on demand.
+        """
+        config = self.config if self.is_image and CREATED not in self.annotations else None
+        return parse_time(config.created if isinstance(config, ImageConfig) else self.annotations.get(CREATED))
 
     @property
     def manifest(self) -> Manifest:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import fnmatch
 import heapq
 import itertools
 import re
@@ -10,7 +11,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any, Generic, Literal, TypeAlias, TypeVar, overload
 
 from ocikit import display
-from ocikit.client.tag_order import TagSummary
+from ocikit.client.tag_order import TagSummary, versions_newest_first
 from ocikit.errors import OcikitError
 from ocikit.forks import ForkSafeLock
 from ocikit.spec.annotations import CREATED, DESCRIPTION, TITLE
@@ -174,11 +175,56 @@ class Listing(Sequence[T], display.Displayable, Generic[T]):
             yield display.Section(title=self._kind, names=self._known, count=len(self._known), unfolded=True)
 
 
+class Tags(Listing[str]):
+    """Tags of a repository or layout in its order, with the versions among them.
+
+    >>> tags = Tags(iter(["latest", "v1.10", "v1.2", "v2.0-rc1"]), "localhost:5000/data")
+    >>> tags.newest, tags.versions
+    ('v1.10', ['v2.0-rc1', 'v1.10', 'v1.2'])
+    """
+
+    def __init__(self, items: Iterator[str], origin: str) -> None:
+        super().__init__(items, "tags", origin)
+
+    @property
+    def newest(self) -> str:
+        """The newest version that is not a pre-release, else the newest version, else the first name; "" without tags.
+
+        All pages are fetched.
+        """
+        return TagSummary().with_more(self).newest
+
+    @property
+    def versions(self) -> list[str]:
+        """The tags that are versions, such as "v1.2" and "2026-11-20", newest first; all pages are fetched."""
+        return versions_newest_first(self)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _restore_tags, (list(self), self._origin)
+
+    def __deepcopy__(self, memo: dict[int, object]) -> Tags:
+        return Tags(iter(list(self)), self._origin)
+
+
+def select_tags(tags: Iterator[str], patterns: Sequence[str]) -> Iterator[str]:
+    """Return the tags that match one of the patterns, in their order."""
+    if "*" in patterns:
+        return tags
+    return (tag for tag in tags if any(fnmatch.fnmatchcase(tag, pattern) for pattern in patterns))
+
+
 def _restore(items: list[T], kind: Kind, origin: str) -> Listing[T]:
     """Return a complete listing from its pickle."""
     listing = Listing(iter(items), kind, origin)
     len(listing)
     return listing
+
+
+def _restore_tags(items: list[str], origin: str) -> Tags:
+    """Return complete tags from their pickle."""
+    tags = Tags(iter(items), origin)
+    len(tags)
+    return tags
 
 
 def _by_type(referrers: Sequence[Descriptor], origin: str) -> Iterator[display.Section]:

@@ -23,12 +23,13 @@ from ocikit.client.arguments import (
     check_written,
     tags_of,
     to_bytes,
+    to_patterns,
     to_readme,
 )
 from ocikit.client.artifact import Artifact, pull_artifact, summarize
 from ocikit.client.backends import Backends
 from ocikit.client.cosign import cosign_tags, describe_cosign_tags
-from ocikit.client.listing import Listing
+from ocikit.client.listing import Listing, Tags, select_tags
 from ocikit.client.login import ask_credentials, login_host
 from ocikit.client.plans import DeletePlan, TagPlan
 from ocikit.client.pull import describe_foreign, transfer_title
@@ -333,6 +334,32 @@ class Session(display.Displayable):
         with self._backends.open_source(reference) as source:
             return reference.pinned(Resolver(source, self.cache).resolve(reference).digest)
 
+    def exists(self, ref: ReferenceLike) -> bool:
+        """Return True if a registry or layout has an artifact.
+
+        It is one request, which is not answered from the cache. Offline, the cache answers for what it has.
+
+        Args:
+            ref: Reference, such as "ghcr.io/org/name:tag"; without a tag it is that of "latest".
+
+        Returns:
+            False if there is no such tag, digest, repository or layout.
+
+        Raises:
+            Unauthorized: The registry requires other credentials. Many registries answer so for unknown repositories, too.
+            ConnectionFailed: The registry cannot be reached.
+            OfflineError: The artifact is not cached, and registries must not be contacted.
+        """
+        reference = parse_reference(ref)
+        try:
+            with self._backends.open_source(reference) as source:
+                if offline():
+                    Resolver(source, self.cache).resolve(reference)
+                    return True
+                return source.has(target_of(source, reference))
+        except NotFound:
+            return False
+
     def download(
         self,
         ref: ReferenceLike,
@@ -375,20 +402,25 @@ class Session(display.Displayable):
         """
         return self._manifest(parse_reference(ref), platform, dialect).open(name)
 
-    def tags(self, ref: ReferenceLike) -> Listing[str]:
+    def tags(self, ref: ReferenceLike, pattern: str | Iterable[str] = "*") -> Tags:
         """Return the tags of a repository or layout; pages are fetched on demand.
+
+        They are in the order of the registry, which is often that of letters: v1.10 before v1.2. The result's `.newest` is
+        the newest version, and `.versions` are all versions, newest first.
 
         Args:
             ref: Repository, such as "ghcr.io/org/name"; a tag or digest is ignored.
+            pattern: Glob pattern of the tags to return, such as "v1.*", or several.
 
         Raises:
             NameUnknown: There is no such repository.
+            InvalidArgument: A pattern is not text.
         """
-        reference = parse_reference(ref)
+        reference, patterns = parse_reference(ref), to_patterns(pattern, "v1.*")
         try:
             # A mirror may have old tags, or only some of them
             with self._backends.open_source(reference, mirrors=False) as source:
-                return Listing(source.iter_tags(), "tags", reference.name)
+                return Tags(select_tags(source.iter_tags(), patterns), reference.name)
         except NameUnknown as error:
             if isinstance(reference, Reference) and not error.hint:
                 error.hint = (

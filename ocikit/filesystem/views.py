@@ -24,7 +24,7 @@ from ocikit.errors import FileNotInArtifact, InvalidArgument, NotFound
 from ocikit.filesystem.paths import Location, missing_tag, path_of
 from ocikit.forks import ForkSafeLock
 from ocikit.remote.config.network import Network
-from ocikit.spec.annotations import CREATED
+from ocikit.spec.annotations import CREATED, parse_time
 from ocikit.spec.descriptor import Descriptor
 from ocikit.spec.digest import Digest
 from ocikit.spec.reference import AnyReference
@@ -53,7 +53,7 @@ class Tree:
     def __init__(self, root: str, artifact: Artifact) -> None:
         self.root = root
         self.artifact = artifact
-        self.created = _created(artifact)
+        self.created = parse_time(artifact.annotations.get(CREATED)) or UNKNOWN_TIME
         """When the artifact was created, else 1970."""
         self._members = artifact.members
         self._loaded: set[Digest] = set()
@@ -213,15 +213,6 @@ class Tree:
 
     def _plain_file(self, name: str) -> File:
         return self.artifact.files[self._archives.get(name, name)]
-
-
-def _created(artifact: Artifact) -> datetime:
-    text = artifact.annotations.get(CREATED, "")
-    try:
-        created = datetime.fromisoformat(text)
-    except ValueError:
-        return UNKNOWN_TIME
-    return created if created.tzinfo else created.replace(tzinfo=UTC)
 
 
 class View(Follower):

@@ -196,6 +196,10 @@ class Mirrored(Repository):
         """
         return self.resolve(reference)
 
+    def has(self, reference: str) -> bool:
+        """Return True if there is such a tag or digest."""
+        return Source.has(self, reference)
+
     def fetch(self, descriptor: Descriptor, *, limit: int = DOCUMENT_LIMIT) -> bytes:
         """Return the verified content of a document or another small blob, as `Source.fetch`."""
         if descriptor.embedded is not None or descriptor.size > limit or not descriptor.digest.verifiable:

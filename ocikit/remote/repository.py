@@ -54,6 +54,7 @@ log = logging.getLogger("ocikit")
 PAGE_SIZE = 1000
 
 _SMALL_BLOB = 128 * 1024  # bytes that are sent in about the time of one request over a common line
+_NO_HEAD = frozenset({400, 405, 406, 501})  # statuses of registries that do not answer HEAD of a manifest
 _RANGES_AT_ONCE = 16  # small ones, which wait for the line most of the time
 _NEAREST_TAGS = 3  # in the hint for a missing tag
 _IMPOSSIBLE = Digest(f"sha256:{'0' * 64}")  # no manifest has this digest
@@ -147,7 +148,7 @@ class Repository(Endpoints, Store, display.Displayable):
         except (Unauthorized, Denied):
             raise
         except RegistryError as error:
-            if error.status not in {400, 405, 406, 501}:
+            if error.status not in _NO_HEAD:
                 raise
             descriptor = None
         # Old registries send no Docker-Content-Digest, so the digest comes from the body
@@ -155,6 +156,21 @@ class Repository(Endpoints, Store, display.Displayable):
             return self.resolve_verified(reference)
         self.hints.note_head(descriptor)
         return descriptor
+
+    def has(self, reference: str) -> bool:
+        """Return True if there is such a tag or digest, by one HEAD request."""
+        if ":" in reference:
+            Digest(reference)
+        else:
+            check_tag(reference)
+        try:
+            return self.head_manifest(reference, ok_statuses=(404,)).status_code == 200
+        except (Unauthorized, Denied):
+            raise
+        except RegistryError as error:
+            if error.status not in _NO_HEAD:
+                raise
+        return super().has(reference)
 
     def resolve_verified(self, reference: str) -> Descriptor:
         """Return the descriptor of a tag or digest with the actual size, by GET.

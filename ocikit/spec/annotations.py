@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, Final, Generic, TypeVar
 
 from ocikit.display import quoted
@@ -76,6 +77,19 @@ PREFIX_LAST: Final = "io.ocikit.prefix.last"
 _DEPTH_LIMIT = 64
 
 V = TypeVar("V")
+
+
+def parse_time(text: str | None) -> datetime | None:
+    """Return the time of RFC 3339 text, in UTC if it has no zone; None for other text.
+
+    >>> parse_time("2026-11-20T10:00:00Z"), parse_time("yesterday")
+    (datetime.datetime(2026, 11, 20, 10, 0, tzinfo=datetime.timezone.utc), None)
+    """
+    try:
+        time = datetime.fromisoformat(text or "")
+    except ValueError:
+        return None
+    return time if time.tzinfo else time.replace(tzinfo=UTC)
 
 
 class FrozenMap(Mapping[str, V], Generic[V]):

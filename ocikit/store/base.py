@@ -43,6 +43,14 @@ class Source(ABC):
             NotFound: The source does not have the content.
         """
 
+    def has(self, reference: str) -> bool:
+        """Return True if there is such a tag or digest."""
+        try:
+            self.resolve(reference)
+        except NotFound:
+            return False
+        return True
+
     def open_random(self, descriptor: Descriptor) -> ByteStream:
         """Open the content as a stream that is cheap to seek in.
 

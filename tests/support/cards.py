@@ -240,7 +240,7 @@ def tags(n=500):
     names = [f"v{major}.{minor}.{patch}" for major in range(1, 4) for minor in range(12) for patch in range(11)]
     names += ["latest", "main", "nightly-2026-11-20", "v3.12.0-rc1", "edge"]
     names += [f"sha256-{ocikit.Digest.of(str(i).encode()).encoded}.sig" for i in range(n - len(names))]
-    return Listing(iter(sorted(names)), "tags", DATA)
+    return ocikit.Tags(iter(sorted(names)), DATA)
 
 
 def read_all(listing):
@@ -570,7 +570,7 @@ CARDS: dict[str, Callable[[], object]] = {
     "config_rootfs": lambda: image_config().rootfs,
     "tags": lambda: read_all(tags()),
     "tags_first_page": tags,
-    "tags_none": lambda: Listing(iter(()), "tags", DATA),
+    "tags_none": lambda: ocikit.Tags(iter(()), DATA),
     "catalog": lambda: read_all(Listing((f"team-{i % 7}/project-{i}" for i in range(120)), "repositories", HOST)),
     "referrers": referrers,
     "plan_copy": copy_plan,

@@ -2,7 +2,9 @@
 
 import json
 import time
+from datetime import UTC, datetime
 
+import attrs
 import ocikit
 import pytest
 from ocikit.client.artifact import Artifact, Files
@@ -43,6 +45,35 @@ def hostile(session):
         annotations={HOSTILE: HOSTILE},
     )
     return artifact(session, manifest)
+
+
+def test_artifact_has_name_tag_and_creation_time(session):
+    created = "2026-11-20T10:00:00Z"
+    document = ocikit.Manifest(config=BARE, annotations={"org.opencontainers.image.created": created})
+    found = artifact(session, document)
+    assert (found.name, found.tag) == ("localhost:5000/team/data", "v1")
+    assert found.created == datetime(2026, 11, 20, 10, tzinfo=UTC)
+    by_digest = artifact(
+        session, ocikit.Manifest(config=BARE), f"localhost:5000/team/data@{ocikit.Manifest(config=BARE).digest}"
+    )
+    assert by_digest.tag is None and by_digest.created is None
+    assert (
+        artifact(session, attrs.evolve(document, annotations={"org.opencontainers.image.created": "soon"})).created
+        is None
+    )
+
+
+def test_image_states_creation_time_in_its_config(session, server, home):
+    config = ocikit.Descriptor.of(
+        raw := b'{"os":"linux","architecture":"amd64","created":"2026-11-20T10:00:00Z"}', media_types.OCI_CONFIG
+    )
+    layer = ocikit.Descriptor.of(b"", media_types.OCI_LAYER)
+    document = ocikit.Manifest(config=config, layers=(layer,))
+    repository = session.repository(f"{server.host}/t/i", push=True)
+    repository.push_bytes(config, raw)
+    repository.push_bytes(layer, b"")
+    repository.push_bytes(document.descriptor, document.raw, tag="v1")
+    assert session.inspect(f"{server.host}/t/i:v1").created == datetime(2026, 11, 20, 10, tzinfo=UTC)
 
 
 def test_reprs_are_one_short_line(hostile, session):

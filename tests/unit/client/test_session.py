@@ -1,5 +1,6 @@
 """End-to-end tests of the verbs: arguments, files on disk and requests."""
 
+import copy
 import inspect
 import json
 import logging
@@ -1181,6 +1182,76 @@ def test_tags_fetch_pages_on_demand(session, server, home):
     assert len(repr(tags)) <= 100
 
 
+def test_tags_have_newest_version_and_versions(session, server, home):
+    for tag in ("latest", "main", "v1.10", "v1.2", "v2.0-rc1"):
+        server.manifest("t/d", b'{"schemaVersion":2}', tag)
+    tags = session.tags(f"{server.host}/t/d")
+    assert tags[-1] == "v2.0-rc1" and tags.newest == "v1.10" and tags.versions == ["v2.0-rc1", "v1.10", "v1.2"]
+    for twin in (pickle.loads(pickle.dumps(tags)), copy.deepcopy(tags)):
+        assert type(twin) is ocikit.Tags and twin == tags and twin.newest == "v1.10"
+
+
+def test_pattern_selects_tags(session, server, home):
+    for i in range(120):
+        server.manifest("t/d", b'{"schemaVersion":2}', f"v1.{i:03}")
+    server.manifest("t/d", b'{"schemaVersion":2}', "latest")
+    server.page = 50
+    ref = f"{server.host}/t/d"
+    assert session.tags(ref, "v1.01?") == [f"v1.{i:03}" for i in range(10, 20)]
+    assert session.tags(ref, ["latest", "v1.000"]) == ["latest", "v1.000"]
+    assert len(session.tags(ref, "v1.*")) == 120 and len(session.tags(ref)) == 121
+    nothing = session.tags(ref, "v2.*")
+    assert nothing == [] and nothing.newest == "" and nothing.versions == []
+    with pytest.raises(ocikit.InvalidArgument, match="a pattern is text, not int") as caught:
+        session.tags(ref, 5)
+    assert "v1.*" in caught.value.hint
+
+
+def test_exists_answers_with_one_request(target, art, session, server, home):
+    pushed = session.push(f"{target}:v1", "data")
+    server.requests.clear()
+    for name in (":v1", f"@{pushed.digest}", f":v1@{pushed.digest}"):
+        assert session.exists(target + name) is True
+        assert set(moved(server)) <= {"HEAD manifests"}
+    for name in (":v2", "", f"@sha256:{'0' * 64}"):
+        assert session.exists(target + name) is (name == "" and not target.startswith(server.host)), name
+        assert set(moved(server)) <= {"HEAD manifests"}
+    assert session.exists(pushed) is True
+
+
+def test_exists_is_false_for_absent_repository_and_layout(session, server, home):
+    assert session.exists(f"{server.host}/no/thing:v1") is False
+    assert session.exists("oci:nowhere:v1") is session.exists("oci-archive:nowhere.tar:v1") is False
+    with pytest.raises(ocikit.InvalidReference):
+        session.exists("no thing")
+
+
+@pytest.mark.parametrize("status", [405, 501])
+def test_exists_uses_get_where_head_is_not_answered(art, session, server, status):
+    server.on("HEAD", ".*/manifests/.*", times=None, status=status)
+    assert session.exists(f"{server.host}/t/d:v1") is True
+    assert session.exists(f"{server.host}/t/d:v2") is False
+
+
+@pytest.mark.parametrize(
+    ("status", "error"), [(401, ocikit.Unauthorized), (403, ocikit.Denied), (500, ocikit.RegistryError)]
+)
+def test_exists_raises_if_registry_does_not_answer_the_question(session, server, home, status, error):
+    server.on("HEAD", ".*/manifests/.*", times=None, status=status)
+    with pytest.raises(error):
+        session.exists(f"{server.host}/t/d:v1")
+
+
+def test_exists_asks_the_cache_only_offline(art, session, server, monkeypatch):
+    ref, absent = str(session.inspect(art.reference).reference), f"{server.host}/t/d:v2"
+    server.manifests.clear()
+    assert session.exists(ref) is False
+    monkeypatch.setenv("OCIKIT_OFFLINE", "1")
+    assert session.exists(ref) is True
+    with pytest.raises(ocikit.OfflineError):
+        session.exists(absent)
+
+
 def test_failed_page_is_not_end_of_listing(session, server):
     for i in range(150):
         server.manifest("t/d", b'{"schemaVersion":2}', f"v{i:03}")
@@ -1346,6 +1417,7 @@ VERBS = (
     "describe",
     "download",
     "edit",
+    "exists",
     "inspect",
     "open",
     "pin",
