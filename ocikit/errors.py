@@ -64,6 +64,7 @@ def redact(url: str) -> str:
 
     The result has no user, password or fragment. Values of query keys outside the specification become `***`.
 
+    >>> from ocikit.errors import redact
     >>> redact("https://u:p@cdn.example/b?X-Amz-Signature=abc&digest=sha256:00")
     'https://cdn.example/b?X-Amz-Signature=***&digest=sha256:00'
     """

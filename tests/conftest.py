@@ -17,7 +17,7 @@ from ocikit.remote.registry import Registry
 
 from tests.support import images, peers, postgres, s3
 from tests.support.fake_registry import FakeRegistry
-from tests.support.home import QUICK
+from tests.support.home import QUICK, enter_home
 from tests.support.token_server import TokenServer
 
 #: Fixtures that run real programs, unless they are our own registry.
@@ -180,16 +180,7 @@ def objects_url(s3_server, monkeypatch):
 @pytest.fixture
 def home(tmp_path, monkeypatch):
     """The working folder of a user: no credentials, an empty cache, no settings in the environment."""
-    for name in [n for n in os.environ if n.startswith(("OCIKIT_", "DOCKER_", "REGISTRY_"))]:
-        monkeypatch.delenv(name)
-    house = tmp_path / "house"
-    (house / "work").mkdir(parents=True)
-    for name, folder in {"HOME": "", "DOCKER_CONFIG": ".docker", "XDG_CONFIG_HOME": ".config", "XDG_RUNTIME_DIR": "run",
-                         "OCIKIT_CACHE": "cache"}.items():  # fmt: skip
-        monkeypatch.setenv(name, str(house / folder))
-    monkeypatch.setenv("OCIKIT_PROGRESS", "none")
-    monkeypatch.chdir(house / "work")
-    return house / "work"
+    return enter_home(tmp_path / "house", monkeypatch)
 
 
 @pytest.fixture

@@ -70,7 +70,7 @@ class Draft:
 
     Args:
         manifest: What the tag names; None for a new artifact.
-        digest: Its digest.
+        digest: Digest of the content.
         own: Digests of manifests that the same commit has pushed before.
 
     Raises:
@@ -893,7 +893,7 @@ def push_blob(
 
     Args:
         store: The repository or layout.
-        descriptor: Of the blob.
+        descriptor: Descriptor of the blob.
         content: Opens the content.
         progress: The listener for progress events.
         stop: Set when the push should stop.

@@ -27,7 +27,7 @@ class ArtifactContent:
     Args:
         reader: Reads it.
         reference: The artifact.
-        manifest: Its manifest.
+        manifest: Manifest of the artifact.
     """
 
     _reader: ContentReader = field(repr=False)

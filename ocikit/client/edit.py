@@ -414,7 +414,7 @@ class Edit(MutableMapping[str, Any], display.Displayable):
         """Add or replace a file.
 
         Args:
-            title: Its name.
+            title: Name of the file.
             content: Bytes, or the path of a file; a folder gives its files below the name.
         """
         title = safe_title(title).as_posix()
@@ -491,7 +491,7 @@ class Edit(MutableMapping[str, Any], display.Displayable):
 
         Args:
             selection: The files.
-            annotations: By the names of files.
+            annotations: Annotations by the names of files.
 
         Returns:
             The names.

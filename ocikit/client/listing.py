@@ -34,10 +34,10 @@ class Listing(Sequence[T], display.Displayable, Generic[T]):
         kind: Noun of the items in the display.
         origin: The repository, registry or reference that the items belong to.
 
-    >>> tags = Listing(iter(["a", "b", "c"]), "tags", "localhost:5000/data")
+    >>> tags = ocikit.Listing(iter(["a", "b", "c"]), "tags", "localhost:5000/data")
     >>> tags[1], "c" in tags, len(tags)
     ('b', True, 3)
-    >>> tags, Listing(iter(["team/data"]), "repositories", "localhost:5000")
+    >>> tags, ocikit.Listing(iter(["team/data"]), "repositories", "localhost:5000")
     (<3 tags of localhost:5000/data: 'a', 'b', 'c'>, <1 repository of localhost:5000: 'team/data'>)
     """
 

@@ -137,7 +137,7 @@ class Member:
         """Raise an error, because a member has no URL.
 
         Raises:
-            Unsupported: Always.
+            Unsupported: In all cases.
         """
         raise Unsupported(
             f"{display.quoted(self.name)} is a part of a blob and has no URL", hint=f"use that of {self.layer.title}"
@@ -188,7 +188,7 @@ class Members(Mapping[str, Member]):
     Args:
         reader: Reads the shards.
         reference: The artifact.
-        layers: Its layers, of which only the shards are used.
+        layers: Layers of the artifact, of which only the shards are used.
     """
 
     def __init__(self, reader: ContentReader, reference: AnyReference, layers: Iterable[Descriptor]) -> None:

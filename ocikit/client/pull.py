@@ -256,7 +256,7 @@ def plan_pull(
         source: Where the content comes from.
         cache: Where content may be already, and goes if there is no folder.
         reference: The artifact.
-        document: Its manifest, or its nested index.
+        document: Manifest of the artifact, or its nested index.
         manifest: The manifest, or one with the files of the nested index.
         to: The folder for the files; None pulls into the cache.
         layers: The layers with their names as titles; None are those of the manifest.

@@ -645,7 +645,7 @@ class _Pipeline(Source):
         """Raise an error, because the manifest does not exist yet.
 
         Raises:
-            ManifestUnknown: Always.
+            ManifestUnknown: In all cases.
         """
         raise ManifestUnknown(f"{reference} is not pushed yet")
 

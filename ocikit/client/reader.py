@@ -242,7 +242,7 @@ class ContentStream(io.BufferedReader):
     Args:
         raw: The content.
         reopen: Opens the content again, at a position; can be pickled.
-        size: Of the content, in bytes.
+        size: Size of the content, in bytes.
     """
 
     def __init__(self, raw: io.RawIOBase, reopen: Callable[[int], ContentStream], size: int) -> None:

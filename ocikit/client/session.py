@@ -90,7 +90,7 @@ class Session(display.Displayable):
         workers: Number of parallel transfers.
         progress: Bars for long calls: True, False, "auto", "none", or a `Progress`. None uses `OCIKIT_PROGRESS`.
 
-    >>> with Session(progress=False) as session:
+    >>> with ocikit.Session(progress=False) as session:
     ...     session.registry("localhost:5000")
     Registry(host='localhost:5000', base='http://localhost:5000')
     """

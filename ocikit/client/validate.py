@@ -64,7 +64,7 @@ class ValidationReport(display.Displayable):
     """Result of `validate`.
 
     >>> from ocikit.spec.reference import LayoutReference
-    >>> report = ValidationReport(reference=LayoutReference.parse("oci:data:v1"), documents=(), violations=())
+    >>> report = ocikit.ValidationReport(reference=ocikit.LayoutReference.parse("oci:data:v1"), documents=(), violations=())
     >>> report.ok, report.violations, report.summary
     (True, (), 'oci:data:v1: 0 documents, no violations')
     """

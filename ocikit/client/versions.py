@@ -118,7 +118,7 @@ class Versions:
 
     Args:
         store: The repository or layout.
-        name: Its name, the same for all writers.
+        name: Name of the artifact, the same for all writers.
         locks: Folder for the locks that exclude other processes; None excludes none.
     """
 

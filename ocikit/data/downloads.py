@@ -42,7 +42,7 @@ class Downloader(display.Displayable):
         """Write a file, verified against its digest.
 
         Args:
-            url: `ocikit://HOST/REPOSITORY:TAG/PATH`.
+            url: URL of the form `ocikit://HOST/REPOSITORY:TAG/PATH`.
             output_file: A path, or an open file.
             pooch: The caller; it is not used.
             check_only: Write nothing, and return whether there is such a file.

@@ -165,7 +165,7 @@ def title_of(obj: Any, formats: list[Format], name: str | None) -> list[tuple[st
 
     Args:
         obj: The object.
-        formats: Its formats, the default first.
+        formats: Formats of the object, the default first.
         name: The name that the caller gave; the ending may be missing.
 
     Raises:

@@ -148,7 +148,7 @@ def read_table(kind: TableFormat, size: int, ranges: Ranges) -> Table:
 
     Args:
         kind: The format of the file.
-        size: Of the file, in bytes.
+        size: Size of the file, in bytes.
         ranges: Reads parts of the file. Its errors are raised as they are.
 
     Raises:

@@ -38,7 +38,7 @@ def card_name(titles: Iterable[str]) -> str | None:
 class Card(display.Displayable):
     r"""A README with its front matter: what the files are, for people.
 
-    >>> Card("# Waves\n\nSines.", {"license": "mit", "tags": ["tiny"]})
+    >>> ocikit.Card("# Waves\n\nSines.", {"license": "mit", "tags": ["tiny"]})
     Card(title='Waves', license='mit', tags=('tiny',))
     """
 

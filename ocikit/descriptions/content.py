@@ -16,7 +16,7 @@ class Content:
     """The content of a file, of which parts are requested and kept.
 
     Args:
-        size: Of the file, in bytes.
+        size: Size of the file, in bytes.
         ranges: Reads parts of it. Its errors are raised as they are.
         requests: How many ranges may be requested for details. What a format needs first is always requested.
     """

@@ -170,7 +170,7 @@ def describe(
 
     Args:
         name: Name of the file.
-        size: Of the file, in bytes.
+        size: Size of the file, in bytes.
         ranges: Reads parts of it. Its errors are raised as they are.
         media_type: Media type of the file, if it is known.
         requests: How many ranges may be requested for details, such as the types of all arrays in an npz file.
@@ -220,7 +220,7 @@ def describe_path(path: str | os.PathLike[str], name: str = "") -> Description:
 
     Args:
         path: The file.
-        name: Its name in the description; "" is that of the path.
+        name: Name of the file in the description; "" is that of the path.
 
     Raises:
         ContentError: The file cannot be read, is damaged, or a part of it exceeds a limit.

@@ -33,7 +33,7 @@ def decode(head: bytes, size: int | None) -> tuple[str, str] | None:
 
     Args:
         head: The first bytes of a file.
-        size: Of the file, in bytes; None if it is unknown. The last character of a part may be incomplete.
+        size: Size of the file, in bytes; None if it is unknown. The last character of a part may be incomplete.
     """
     if head.startswith((b"\xff\xfe", b"\xfe\xff")):
         return head[: len(head) & ~1].decode("utf-16", "replace"), "UTF-16"
@@ -53,7 +53,7 @@ def read_csv(head: bytes, size: int | None, *, delimiter: str = "") -> dict[str,
 
     Args:
         head: The first bytes of the file.
-        size: Of the file, in bytes; None if it is unknown.
+        size: Size of the file, in bytes; None if it is unknown.
         delimiter: Between values; "" chooses the most likely one.
 
     Raises:

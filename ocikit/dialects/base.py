@@ -68,7 +68,7 @@ class Dialect:
     This class is that of artifacts whose layers have titles, as oras and ocikit push them.
 
     Args:
-        name: Its name, such as "modelpack".
+        name: Name of the dialect, such as "modelpack".
     """
 
     #: Whether the names of layers are in the config.
@@ -112,7 +112,7 @@ def unpacked(layer: Descriptor, title: str, into: str = "") -> Descriptor:
 
     Args:
         layer: The archive.
-        title: Its name in listings.
+        title: Name of the layer in listings.
         into: The folder that its members are below; they have their whole paths if it is empty.
     """
     return attrs.evolve(layer, annotations=Annotations({**layer.annotations, TITLE: title, UNPACK_INTO: into}))

@@ -17,7 +17,7 @@ class Model(display.Displayable):
 
     The publisher wrote all of it, and nothing verifies it.
 
-    >>> Model(dialect="modelpack", name="tiny", parameters="8B", license="MIT").parameters
+    >>> ocikit.Model(dialect="modelpack", name="tiny", parameters="8B", license="MIT").parameters
     '8B'
     """
 

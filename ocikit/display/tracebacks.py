@@ -24,7 +24,7 @@ def short_traceback(error: BaseException, causes: Sequence[BaseException] = ()) 
 
     Args:
         error: The uncaught error.
-        causes: Its causes, nearest first, each shown in one line.
+        causes: Causes of the error, nearest first, each shown in one line.
     """
     shell = getattr(sys.modules.get("IPython"), "get_ipython", lambda: None)()
     if shell is None:

@@ -261,8 +261,8 @@ class OcikitFileSystem(AbstractFileSystem):  # type: ignore[misc]  # fsspec has 
 
         Args:
             path: One or more paths.
-            args: As other file systems have them.
-            kwargs: As other file systems have them.
+            args: Further arguments, as other file systems have them.
+            kwargs: Further arguments, as other file systems have them.
 
         Raises:
             FileNotFoundError: There are none; for one path, the hint has the nearest names.
@@ -375,7 +375,7 @@ class OcikitFileSystem(AbstractFileSystem):  # type: ignore[misc]  # fsspec has 
         """Return ranges of files: those of one file are joined where the gaps are small, and fetched in parallel.
 
         Args:
-            paths: Files.
+            paths: Paths of files.
             starts: First byte of each, or of all.
             ends: Byte after the last of each, or of all.
             max_gap: Ignored; gaps up to 64 KiB are read.
@@ -450,8 +450,8 @@ class OcikitFileSystem(AbstractFileSystem):  # type: ignore[misc]  # fsspec has 
         Args:
             path: The file.
             mode: "rb" or "r" to read, "wb" or "w" to write, "xb" or "x" to write a new file.
-            args: As other file systems have them.
-            kwargs: As other file systems have them.
+            args: Further arguments, as other file systems have them.
+            kwargs: Further arguments, as other file systems have them.
 
         Raises:
             FileExistsError: There is such a file, and the mode is "x".
@@ -559,7 +559,7 @@ class OcikitFileSystem(AbstractFileSystem):  # type: ignore[misc]  # fsspec has 
 
         Args:
             path: The file.
-            value: Its content.
+            value: Content of the file.
             mode: "create" refuses to replace a file.
             kwargs: Ignored; other file systems have further options.
 

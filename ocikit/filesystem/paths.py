@@ -78,7 +78,7 @@ def parse_path(path: str) -> Location:
     """Return the parts of a path.
 
     Args:
-        path: With or without the scheme.
+        path: A path with or without the scheme.
 
     Raises:
         InvalidReference: The host is invalid, or has a user in it.

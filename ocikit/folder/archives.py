@@ -78,7 +78,7 @@ def unpack_archive(layer: Descriptor, stream: BinaryIO, folder: Path) -> Archive
 
     Args:
         layer: The archive.
-        stream: Its content.
+        stream: Content of the archive.
         folder: The folder to make.
 
     Raises:

@@ -151,7 +151,7 @@ class IgnoreFile:
 
     Args:
         folder: The title of its folder; "" for the root.
-        patterns: Its patterns.
+        patterns: Patterns of the file.
     """
 
     folder: str

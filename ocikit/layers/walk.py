@@ -214,7 +214,7 @@ def unreadable(path: Path, title: str, error: OSError, *, is_folder: bool = Fals
 
     Args:
         path: The file or folder.
-        title: Its title, for the pattern in the hint; "" for the root.
+        title: Title of the file, for the pattern in the hint; "" for the root.
         error: The error of the operating system.
         is_folder: Whether it is a folder.
     """

@@ -43,7 +43,7 @@ def preview(name: str, head: bytes, size: int) -> Preview:
 
     Args:
         name: Name of the file.
-        head: Its first bytes, see `preview_size`.
+        head: First bytes of the file, see `preview_size`.
         size: Size of the whole file, in bytes.
     """
     whole = len(head) >= size

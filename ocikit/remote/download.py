@@ -42,8 +42,8 @@ class BlobReader(PositionedStream):
 
     Args:
         transport: The registry.
-        path: Of the blob.
-        descriptor: Of the blob; its size is the end of the stream.
+        path: Path of the blob.
+        descriptor: Descriptor of the blob; its size is the end of the stream.
         scope: Right to pull.
         action: Operation, as named in error messages.
         span: First byte, and the one after the last; None reads the whole blob.
@@ -256,7 +256,7 @@ def has_range(response: requests.Response, start: int, size: int, end: int | Non
     """Return True if Content-Range is exactly what was requested. RFC 9110 section 14.4.
 
     Args:
-        response: To a range request.
+        response: Response to a range request.
         start: Requested first byte.
         size: Bytes of the blob.
         end: The byte after the requested last one; None for the rest of the blob.

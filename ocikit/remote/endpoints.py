@@ -128,7 +128,7 @@ class Endpoints:
         """end-2: HEAD a blob.
 
         Args:
-            digest: Of the blob.
+            digest: Digest of the blob.
             push: Request the rights for the upload that may follow.
             ok_statuses: Statuses above 399 that are returned instead of raised.
             retry: Retry after temporary failures.
@@ -151,7 +151,7 @@ class Endpoints:
         """end-2: GET a blob and return its unread response.
 
         Args:
-            digest: Of the blob.
+            digest: Digest of the blob.
             start: First byte.
             end: Last byte, included; None for the end of the blob.
 
@@ -183,7 +183,7 @@ class Endpoints:
         """end-4a, end-4c: Open an upload session.
 
         Args:
-            digest: Of the blob, if known: error messages name it, and an algorithm other than sha256 is announced.
+            digest: Digest of the blob, if known: error messages name it, and an algorithm other than sha256 is announced.
         """
         algorithm = "sha256" if digest is None else digest.algorithm
         query = "" if algorithm == "sha256" else f"?digest-algorithm={quote(algorithm)}"
@@ -195,7 +195,7 @@ class Endpoints:
         """end-4b: Push a blob in a single POST.
 
         Args:
-            digest: Of the blob.
+            digest: Digest of the blob.
             content: The blob.
             retry: Retry after temporary failures.
 
@@ -219,7 +219,7 @@ class Endpoints:
         """end-11: Mount a blob from another repository.
 
         Args:
-            digest: Of the blob.
+            digest: Digest of the blob.
             source: Repository of the same registry.
 
         Returns:
@@ -241,8 +241,8 @@ class Endpoints:
         """end-5: Send a chunk that starts at byte `offset`.
 
         Args:
-            session: From the request before.
-            offset: Of the chunk's first byte in the blob.
+            session: Session as the request before returned it.
+            offset: Offset of the chunk's first byte in the blob.
             chunk: Bytes or a stream.
             length: Bytes of the stream.
 
@@ -267,11 +267,11 @@ class Endpoints:
         """end-6: Close a session.
 
         Args:
-            session: From the request before.
-            digest: Of the whole blob.
+            session: Session as the request before returned it.
+            digest: Digest of the whole blob.
             content: The whole blob or its last chunk.
             length: Bytes of the content, if it is a stream.
-            offset: Of the last chunk in the blob.
+            offset: Offset of the last chunk in the blob.
             timeout: Seconds without data, if not the network's.
 
         Returns:
@@ -349,7 +349,7 @@ class Endpoints:
 
         Args:
             target: Tag or digest.
-            limit: Bytes.
+            limit: Greatest length of the manifest, in bytes.
 
         Returns:
             The unverified bytes, the media type and the response.
@@ -383,7 +383,7 @@ class Endpoints:
         Args:
             target: Tag or digest.
             raw: Bytes of the manifest.
-            media_type: Of the manifest.
+            media_type: Media type of the manifest.
             tags: With a digest, further tags that the registry may set in the same request.
             if_match: ETag of the manifest that may be replaced.
             if_none_match: Replace no manifest. Many registries ignore both conditions.
@@ -450,7 +450,7 @@ class Endpoints:
         Each page is the bytes of an index, and whether the registry filtered it.
 
         Args:
-            digest: Of the subject.
+            digest: Digest of the subject.
             artifact_type: Requests referrers of this type only; many registries ignore it.
 
         Raises:
@@ -529,7 +529,7 @@ def descriptor_of(response: requests.Response, target: str) -> Descriptor | None
     """Return the descriptor from a manifest's headers, or None if they are incomplete.
 
     Args:
-        response: To a HEAD or GET request.
+        response: Response to a HEAD or GET request.
         target: The requested tag or digest.
     """
     digest = Digest(target) if ":" in target else announced_digest(response)

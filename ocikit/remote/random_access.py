@@ -41,7 +41,7 @@ class RangeReader(PositionedStream):
     Reads are safe in threads. The bytes are not verified.
 
     Args:
-        size: Of the blob, in bytes.
+        size: Size of the blob, in bytes.
         open_span: Opens a part of the blob.
         open_rest: Opens the blob for a sequential read.
     """
@@ -62,7 +62,7 @@ class RangeReader(PositionedStream):
         """Fill the buffer and return the number of bytes, 0 at the end.
 
         Raises:
-            OcikitError: As `BlobReader.readinto`.
+            OcikitError: The errors of `BlobReader.readinto`.
         """
         view = memoryview(buffer).cast("B")
         with self._lock:

@@ -47,9 +47,8 @@ class Manifests(Protocol):
 def fallback_tag(digest: Digest) -> str:
     """Return the tag that lists the referrers of a digest if the registry has no API.
 
-    Example:
-        >>> fallback_tag(Digest("sha256:" + "a" * 64)) == "sha256-" + "a" * 64
-        True
+    >>> fallback_tag(Digest("sha256:" + "a" * 64)) == "sha256-" + "a" * 64
+    True
     """
     return re.sub(r"[^A-Za-z0-9._-]", "-", f"{digest.algorithm[:32]}-{digest.encoded[:64]}")
 
@@ -60,8 +59,8 @@ def find(
     """Return all referrers of a digest, and whether they came from the API.
 
     Args:
-        manifests: Repository.
-        digest: Of the subject.
+        manifests: Repository of the subject.
+        digest: Digest of the subject.
         artifact_type: Return referrers of this type only.
         api: False if the registry is known to have no API.
 

@@ -275,7 +275,7 @@ class Repository(Endpoints, Store, display.Displayable):
         once as the settings of the network keep connections, up to 16. A registry without ranges sends the blob once.
 
         Args:
-            descriptor: Of the blob.
+            descriptor: Descriptor of the blob.
             spans: Pairs of offset and length [bytes], in any order.
 
         Raises:
@@ -360,7 +360,7 @@ class Repository(Endpoints, Store, display.Displayable):
         """Return the referrers of a manifest, by the API or the fallback tag.
 
         Args:
-            descriptor: Of the subject.
+            descriptor: Descriptor of the subject.
             artifact_type: Return referrers of this type only.
         """
         found, self._referrers_api = referrers.find(self, descriptor.digest, artifact_type, api=self._referrers_api)
@@ -414,9 +414,9 @@ class Repository(Endpoints, Store, display.Displayable):
         """Push a blob, or a manifest with its tag.
 
         Args:
-            descriptor: Of the content.
+            descriptor: Descriptor of the content.
             stream: Content; a seekable stream can be sent again.
-            tag: For manifests.
+            tag: A tag for a manifest, set in the same request.
             chunk_size: Bytes; a blob is then sent in chunks from the start.
 
         Raises:
@@ -439,7 +439,7 @@ class Repository(Endpoints, Store, display.Displayable):
 
         Args:
             stream: Content, seekable.
-            size: Bytes.
+            size: Size of the content, in bytes.
             check: Called before the last request; it raises an error if the content has changed.
 
         Returns:

@@ -126,8 +126,8 @@ class SpanReader(PositionedStream):
 
     Args:
         transport: The registry.
-        path: Of the blob.
-        descriptor: Of the blob; its size is the end of the stream.
+        path: Path of the blob.
+        descriptor: Descriptor of the blob; its size is the end of the stream.
         scope: Right to pull.
         action: Operation, as named in error messages.
     """
@@ -210,7 +210,7 @@ class SpanReader(PositionedStream):
         """Return True if idle workers may request the rest of the blob.
 
         Args:
-            rest: Bytes.
+            rest: Number of bytes that are missing.
         """
         if self._single or not self._transport.ranges or rest < _MIN_REST or self._most < MIN_IDLE:
             return False

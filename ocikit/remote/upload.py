@@ -59,7 +59,7 @@ def upload(
 
     Args:
         endpoints: Repository to push to.
-        descriptor: Of the content.
+        descriptor: Descriptor of the content.
         stream: Read from its current position to its end; a seekable stream can be sent again after a failure.
         session: Open upload session, as a mount that was not granted leaves one.
         chunk_size: Bytes; None sends the whole blob in one request, and chunks of 4 MiB only if that is rejected.

@@ -19,7 +19,7 @@ def to_texts(value: Iterable[str], name: str) -> tuple[str, ...]:
 
     Args:
         value: The argument.
-        name: Its name, for messages.
+        name: Name of the argument, for messages.
 
     Raises:
         InvalidArgument: The value is a single text, not a collection, or has other elements.
@@ -42,7 +42,7 @@ def check_mapping(value: Any, name: str, example: str) -> None:
 
     Args:
         value: The argument.
-        name: Its name, for messages.
+        name: Name of the argument, for messages.
         example: How to write it.
 
     Raises:
@@ -57,7 +57,7 @@ def check_number(value: Any, name: str, *, least: float, whole: bool = False) ->
 
     Args:
         value: The argument.
-        name: Its name, for messages.
+        name: Name of the argument, for messages.
         least: The smallest number.
         whole: Whether it must be an integer.
 

@@ -22,7 +22,13 @@ def _digests(items: Iterable[Digest]) -> tuple[Digest, ...]:
 
 @frozen(kw_only=True, repr=False)
 class RootFS(display.Displayable):
-    """The digests of the uncompressed layers, lowest first."""
+    """The digests of the uncompressed layers, lowest first.
+
+    >>> from ocikit.spec.config import RootFS
+    >>> layer = ocikit.Digest.of(b"the uncompressed tar")
+    >>> RootFS(diff_ids=[layer]).diff_ids[0] == layer
+    True
+    """
 
     type: str = field(default="layers", metadata={"always": True})
     diff_ids: tuple[Digest, ...] = field(default=(), converter=_digests, metadata={"wire": "diff_ids", "always": True})
@@ -42,7 +48,12 @@ class RootFS(display.Displayable):
 
 @frozen(kw_only=True, repr=False)
 class History(display.Displayable):
-    """The origin of one layer."""
+    """The origin of one layer.
+
+    >>> from ocikit.spec.config import History
+    >>> History(created_by="RUN make install", empty_layer=True).created_by
+    'RUN make install'
+    """
 
     created: str | None = field(default=None, metadata={"show": display.Timestamp})
     """RFC 3339."""
@@ -62,6 +73,11 @@ class ImageConfig(Document):
     """The settings to run an image, and the digests of its unpacked layers.
 
     It has no mediaType field.
+
+    >>> raw = b'{"os": "linux", "architecture": "amd64", "config": {"Cmd": ["sh"]}, "rootfs": {"type": "layers", "diff_ids": []}}'
+    >>> config = ocikit.ImageConfig.parse(raw)
+    >>> config.platform, config.config["Cmd"]
+    (Platform(os='linux', architecture='amd64'), ('sh',))
     """
 
     media_type: str | None = field(default=None, init=False)

@@ -28,7 +28,7 @@ def _platform(platform: Platform | None) -> Platform | None:
 class Descriptor(display.Displayable):
     """The media type, digest and size of content, and its metadata.
 
-    >>> Descriptor.of(b"{}", "application/json").size
+    >>> ocikit.Descriptor.of(b"{}", "application/json").size
     2
     """
 
@@ -51,7 +51,11 @@ class Descriptor(display.Displayable):
 
     @classmethod
     def of(cls, content: bytes, media_type: str, *, algorithm: str = "sha256", **fields: Any) -> Descriptor:
-        """Return the descriptor of the bytes, with further fields as keywords."""
+        """Return the descriptor of the bytes, with further fields as keywords.
+
+        >>> ocikit.Descriptor.of(b"hello", "text/plain", annotations={"org.opencontainers.image.title": "note.txt"})
+        Descriptor(media_type='text/plain', digest='sha256:2cf24dba5fb0', size=5 B, title='note.txt')
+        """
         return cls(media_type=media_type, digest=Digest.of(content, algorithm), size=len(content), **fields)
 
     @property
@@ -88,17 +92,33 @@ class Descriptor(display.Displayable):
         return self.digest, self.size
 
     def bare(self) -> Descriptor:
-        """Return a copy with media type, digest, size and artifact type only."""
+        """Return a copy with media type, digest, size and artifact type only.
+
+        >>> descriptor = ocikit.Descriptor.of(b"{}", "application/json", annotations={"org.example.lot": "7"})
+        >>> descriptor.bare()
+        Descriptor(media_type='application/json', digest='sha256:44136fa355b3', size=2 B)
+        """
         return Descriptor(
             media_type=self.media_type, digest=self.digest, size=self.size, artifact_type=self.artifact_type
         )
 
     def annotated(self, **annotations: str) -> Descriptor:
-        """Return a copy with more annotations."""
+        """Return a copy with more annotations.
+
+        >>> descriptor = ocikit.Descriptor.of(b"{}", "application/json")
+        >>> dict(descriptor.annotated(**{"org.example.lot": "7"}).annotations)
+        {'org.example.lot': '7'}
+        """
         return attrs.evolve(self, annotations=Annotations({**self.annotations, **annotations}))
 
     def located(self, repository: AnyReference) -> Descriptor:
-        """Return a copy with its reference in a repository or layout, so that verbs take it."""
+        """Return a copy with its reference in a repository or layout, so that verbs take it.
+
+        >>> descriptor = ocikit.Descriptor.of(b"{}", "application/json")
+        >>> place = ocikit.Reference.parse("ghcr.io/org/data:v1")
+        >>> descriptor.located(place).reference.name
+        'ghcr.io/org/data'
+        """
         copy = attrs.evolve(self)
         object.__setattr__(copy, "reference", attrs.evolve(repository, tag=None, digest=self.digest))
         return copy

@@ -23,7 +23,15 @@ _CHUNK = 256 * 1024  # bytes per read
 
 
 class Hasher(Protocol):
-    """A hash object of hashlib."""
+    """A hash object of hashlib.
+
+    >>> from ocikit.spec.digest import new_hasher
+    >>> hasher = new_hasher("sha256")
+    >>> hasher.update(b"hello ")
+    >>> hasher.update(b"world")
+    >>> hasher.hexdigest()[:12]
+    'b94d27b9934d'
+    """
 
     def update(self, data: Any, /) -> None:
         """Hash more bytes."""
@@ -37,7 +45,7 @@ class Digest(str):
 
     Every digest of the grammar is accepted; sha256 and sha512 can be computed and verified.
 
-    >>> d = Digest.of(b"{}")
+    >>> d = ocikit.Digest.of(b"{}")
     >>> d.algorithm, d.encoded[:12]
     ('sha256', '44136fa355b3')
 
@@ -76,6 +84,14 @@ class Digest(str):
 
         Raises:
             InvalidDigest: The text is not a digest.
+
+        >>> ocikit.Digest.parse("sha256:" + "0" * 64).short
+        'sha256:000000000000'
+        >>> ocikit.Digest.parse("sha256:0")
+        Traceback (most recent call last):
+            ...
+        ocikit.errors.InvalidDigest: 'sha256:0' has 1 characters after 'sha256'
+          -> sha256 has exactly 64 lower-case hex digits
         """
         return cls(text)
 
@@ -85,6 +101,11 @@ class Digest(str):
 
         Raises:
             UnverifiableDigest: The algorithm can't be computed.
+
+        >>> ocikit.Digest.of(b"hello").short
+        'sha256:2cf24dba5fb0'
+        >>> ocikit.Digest.of(b"hello", "sha512").algorithm
+        'sha512'
         """
         hasher = new_hasher(algorithm)
         hasher.update(content)
@@ -115,6 +136,12 @@ class Digest(str):
 
         Raises:
             UnverifiableDigest: The algorithm can't be computed.
+
+        >>> digest = ocikit.Digest.of(b"hello")
+        >>> hasher = digest.hasher()
+        >>> hasher.update(b"hello")
+        >>> hasher.hexdigest() == digest.encoded
+        True
         """
         return new_hasher(self.algorithm)
 
@@ -127,6 +154,13 @@ class Digest(str):
 
         Raises:
             DigestMismatch: The digests differ.
+
+        >>> digest = ocikit.Digest.of(b"hello")
+        >>> digest.check("0" * 64, "note.txt")
+        Traceback (most recent call last):
+            ...
+        ocikit.errors.DigestMismatch: note.txt has digest sha256:000..., expected sha256:2cf24dba...
+          -> the content was corrupted or replaced in transit and has been discarded
         """
         if actual != self.encoded:
             raise DigestMismatch(
@@ -146,6 +180,14 @@ class Digest(str):
         Raises:
             DigestMismatch: The bytes have another digest.
             UnverifiableDigest: The algorithm can't be computed.
+
+        >>> digest = ocikit.Digest.of(b"hello")
+        >>> digest.verify(b"hello")
+        >>> digest.verify(b"jello")
+        Traceback (most recent call last):
+            ...
+        ocikit.errors.DigestMismatch: content has digest sha256:187c9bce..., expected sha256:2cf24dba...
+          -> the content was corrupted or replaced in transit and has been discarded
         """
         hasher = self.hasher()
         hasher.update(content)
@@ -163,6 +205,12 @@ def new_hasher(algorithm: str) -> Hasher:
 
     Raises:
         UnverifiableDigest: The algorithm can't be computed.
+
+    >>> from ocikit.spec.digest import new_hasher
+    >>> hasher = new_hasher("sha512")
+    >>> hasher.update(b"hello")
+    >>> hasher.hexdigest()[:12]
+    '9b71d224bd62'
     """
     if algorithm not in VERIFIABLE:
         raise UnverifiableDigest(
@@ -181,6 +229,12 @@ def hash_file(path: int | str | os.PathLike[str], algorithm: str = "sha256") -> 
     Raises:
         UnverifiableDigest: The algorithm can't be computed.
         OSError: The file can't be read.
+
+    >>> from pathlib import Path
+    >>> from ocikit.spec.digest import hash_file
+    >>> size = Path("note.txt").write_text("hello")
+    >>> hash_file("note.txt").short
+    'sha256:2cf24dba5fb0'
     """
     hasher = new_hasher(algorithm)
     with open(path, "rb", buffering=0, closefd=not isinstance(path, int)) as file:

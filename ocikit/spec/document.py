@@ -49,6 +49,10 @@ class Document(display.Displayable):
 
         Raises:
             InvalidDocument: The bytes are not such a document; `problems` has each violation.
+
+        >>> config = ocikit.ImageConfig.parse(b'{"os": "linux", "architecture": "arm64", "rootfs": {"type": "layers", "diff_ids": []}}')
+        >>> config.platform
+        Platform(os='linux', architecture='arm64')
         """
         document = structure(load_json(raw, cls.__name__, limit=limit), cls)
         object.__setattr__(document, "_raw", bytes(raw))
@@ -92,7 +96,12 @@ class Document(display.Displayable):
         )
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the document as plain JSON values, unknown keys included."""
+        """Return the document as plain JSON values, unknown keys included.
+
+        >>> index = ocikit.Index(manifests=[])
+        >>> index.to_dict()
+        {'schemaVersion': 2, 'mediaType': 'application/vnd.oci.image.index.v1+json', 'manifests': []}
+        """
         value: dict[str, Any] = json.loads(self.raw)
         return value
 

@@ -45,6 +45,15 @@ class _TypedDocument(Document):
         Raises:
             UnsupportedSchema1: The document is a Docker schema 1 manifest.
             InvalidDocument: The document is not of this type; `problems` has each violation.
+
+        >>> raw = b'{"schemaVersion": 2, "mediaType": "application/vnd.oci.image.index.v1+json", "manifests": []}'
+        >>> ocikit.Index.parse(raw)
+        Index(kind='application/vnd.oci.image.index.v1+json', digest='sha256:0de3ff5142db', manifests=0)
+        >>> ocikit.Manifest.parse(raw)
+        Traceback (most recent call last):
+            ...
+        ocikit.errors.InvalidDocument: the document is of type application/vnd.oci.image.index.v1+json, expected application/vnd.oci.image.manifest.v1+json
+          -> parse_document accepts either
         """
         return cast("Self", _parse(raw, None, limit, cls))
 
@@ -53,8 +62,8 @@ class _TypedDocument(Document):
 class Manifest(_TypedDocument):
     """A config and layers: one image or one artifact.
 
-    >>> m = Manifest(config=Descriptor.of(b"{}", "application/vnd.oci.empty.v1+json"), layers=())
-    >>> Manifest.parse(m.raw).digest == m.digest
+    >>> m = ocikit.Manifest(config=ocikit.Descriptor.of(b"{}", "application/vnd.oci.empty.v1+json"), layers=())
+    >>> ocikit.Manifest.parse(m.raw).digest == m.digest
     True
     """
 
@@ -117,6 +126,12 @@ class Manifest(_TypedDocument):
 
         Args:
             digest: The digest that the manifest was pushed with, if that is not its sha256 digest.
+
+        >>> subject = ocikit.Descriptor.of(b"{}", "application/vnd.oci.image.manifest.v1+json")
+        >>> config = ocikit.Descriptor.of(b"{}", "application/vnd.oci.empty.v1+json")
+        >>> manifest = ocikit.Manifest(artifact_type="application/vnd.example.sbom", config=config, layers=[], subject=subject)
+        >>> manifest.as_referrer().artifact_type
+        'application/vnd.example.sbom'
         """
         return _referrer(self, digest, self.kind)
 
@@ -177,7 +192,14 @@ class ArtifactManifest(Manifest):
 
 @frozen(kw_only=True, repr=False)
 class Index(_TypedDocument):
-    """A list of manifests, usually one per platform. It may contain indexes."""
+    """A list of manifests, usually one per platform. It may contain indexes.
+
+    >>> platform = ocikit.Platform.parse("linux/arm64")
+    >>> manifest = ocikit.Descriptor.of(b"{}", "application/vnd.oci.image.manifest.v1+json", platform=platform)
+    >>> index = ocikit.Index(manifests=[manifest])
+    >>> index.platforms
+    (Platform(os='linux', architecture='arm64'),)
+    """
 
     schema_version: int = field(default=2, metadata={"always": True, "order": 0})
     media_type: str | None = field(default=media_types.OCI_INDEX, metadata={"always": True, "order": 1})
@@ -221,6 +243,11 @@ class Index(_TypedDocument):
 
         Args:
             digest: The digest that the index was pushed with, if that is not its sha256 digest.
+
+        >>> subject = ocikit.Descriptor.of(b"{}", "application/vnd.oci.image.manifest.v1+json")
+        >>> index = ocikit.Index(artifact_type="application/vnd.example.results", manifests=[], subject=subject)
+        >>> index.as_referrer().artifact_type
+        'application/vnd.example.results'
         """
         return _referrer(self, digest, self.artifact_type)
 
@@ -236,6 +263,17 @@ class Index(_TypedDocument):
 
         Raises:
             NoMatchingPlatform: No manifest suits; `available` has the platforms of the index.
+
+        >>> platforms = [ocikit.Platform.parse(name) for name in ("linux/amd64", "linux/arm64")]
+        >>> kind = "application/vnd.oci.image.manifest.v1+json"
+        >>> index = ocikit.Index(manifests=[ocikit.Descriptor.of(b"{}", kind, platform=platform) for platform in platforms])
+        >>> index.select("linux/arm64").platform
+        Platform(os='linux', architecture='arm64')
+        >>> index.select("linux/s390x")
+        Traceback (most recent call last):
+            ...
+        ocikit.errors.NoMatchingPlatform: No linux/s390x in this index. It has linux/amd64, linux/arm64.
+          -> pass platform=… with one of these
         """
         descriptors = [d for d in self.manifests if d.platform is None or d.platform.known]
         if callable(platform):
@@ -343,6 +381,12 @@ def parse_document(raw: bytes, media_type: str | None = None, *, limit: int = DO
     Raises:
         UnsupportedSchema1: The document is a Docker schema 1 manifest; `raw` has its bytes.
         InvalidDocument: The document is neither manifest nor index, or has another type than announced.
+
+    >>> from ocikit.spec.manifest import parse_document
+    >>> raw = b'{"schemaVersion": 2, "mediaType": "application/vnd.oci.image.index.v1+json", "manifests": []}'
+    >>> document = parse_document(raw)
+    >>> type(document).__name__, document.raw == raw
+    ('Index', True)
     """
     return _parse(raw, media_type, limit, None)
 

@@ -46,9 +46,9 @@ _LAST_RANK = 1_000_000
 class Platform(display.Displayable):
     """An operating system, an architecture and an optional variant: `os/architecture[/variant][:os.version]`.
 
-    >>> Platform.parse("linux/arm64/v8")
+    >>> ocikit.Platform.parse("linux/arm64/v8")
     Platform(os='linux', architecture='arm64', variant='v8')
-    >>> str(Platform.parse("linux/arm/v7"))
+    >>> str(ocikit.Platform.parse("linux/arm/v7"))
     'linux/arm/v7'
     """
 
@@ -66,6 +66,11 @@ class Platform(display.Displayable):
 
         Raises:
             InvalidReference: The text is not a platform.
+
+        >>> ocikit.Platform.parse("linux/arm64")
+        Platform(os='linux', architecture='arm64')
+        >>> str(ocikit.Platform.parse("linux/arm64/v8"))
+        'linux/arm64/v8'
         """
         if isinstance(text, Platform):
             return text
@@ -87,6 +92,9 @@ class Platform(display.Displayable):
         """Return the platform of this machine.
 
         Linux on macOS, because containers run in a Linux VM there.
+
+        >>> ocikit.Platform.host().os
+        'linux'
         """
         machine = host_platform.machine().lower()
         system = "windows" if host_platform.system() == "Windows" else "linux"
@@ -105,6 +113,11 @@ class Platform(display.Displayable):
         variant accepts that variant and lower ones, the nearest first. An offered "arm" without variant may be v5 or
         higher, so it comes last. A requested `os_version` must be equal in its first three parts (Windows' build
         number), and all requested `os_features` must be offered.
+
+        >>> requested = ocikit.Platform.parse("linux/arm/v7")
+        >>> offers = ["linux/arm/v6", "linux/arm/v7", "linux/amd64"]
+        >>> [requested.rank(ocikit.Platform.parse(offer)) for offer in offers]
+        [1000, 0, None]
         """
         if (self.os, self.architecture) != (offered.os, offered.architecture):
             return None

@@ -193,7 +193,12 @@ class _Target(Displayable):
         return self.digest or self.tag or "latest"
 
     def pinned(self, digest: str) -> Self:
-        """Return the reference with this digest and the same tag."""
+        """Return the reference with this digest and the same tag.
+
+        >>> reference = ocikit.Reference.parse("ghcr.io/org/model:v1")
+        >>> str(reference.pinned("sha256:" + "0" * 64))
+        'ghcr.io/org/model:v1@sha256:0000000000000000000000000000000000000000000000000000000000000000'
+        """
         return attrs.evolve(self, digest=Digest(digest))
 
     @property
@@ -225,9 +230,9 @@ class _Target(Displayable):
 class Reference(_Target):
     """A reference to content in a registry: `[registry/]name[:tag][@digest]`.
 
-    >>> Reference.parse("alpine:3.20")
+    >>> ocikit.Reference.parse("alpine:3.20")
     Reference('docker.io/library/alpine:3.20')
-    >>> Reference.parse("localhost:5000/team/data").target
+    >>> ocikit.Reference.parse("localhost:5000/team/data").target
     'latest'
     """
 
@@ -243,6 +248,12 @@ class Reference(_Target):
         Raises:
             InvalidReference: The text is not a registry reference; the message has the invalid part.
             InvalidDigest: The digest is invalid.
+
+        >>> reference = ocikit.Reference.parse("ghcr.io/org/model:v1")
+        >>> reference.registry, reference.repository, reference.tag
+        ('ghcr.io', 'org/model', 'v1')
+        >>> str(ocikit.Reference.parse("alpine"))
+        'docker.io/library/alpine'
         """
         if isinstance(text, Reference):
             return text
@@ -309,6 +320,9 @@ class Reference(_Target):
 
         Raises:
             InvalidReference: The tag is invalid.
+
+        >>> str(ocikit.Reference.parse("ghcr.io/org/model:v1").tagged("v2"))
+        'ghcr.io/org/model:v2'
         """
         return attrs.evolve(self, tag=check_tag(tag), digest=None)
 
@@ -329,7 +343,7 @@ class LayoutReference(_Target):
 
     The path ends at its first colon, as in skopeo; a Windows drive letter is part of it.
 
-    >>> LayoutReference.parse("oci:images:v1")
+    >>> ocikit.LayoutReference.parse("oci:images:v1")
     LayoutReference('oci:images:v1')
     """
 
@@ -343,6 +357,10 @@ class LayoutReference(_Target):
         Raises:
             InvalidReference: The text is not a layout reference.
             InvalidDigest: The digest is invalid.
+
+        >>> reference = ocikit.LayoutReference.parse("oci:images/waves:v1")
+        >>> str(reference.path), reference.tag
+        ('images/waves', 'v1')
         """
         if isinstance(text, LayoutReference):
             return text
@@ -385,6 +403,9 @@ class LayoutReference(_Target):
 
         Raises:
             InvalidReference: The tag is invalid.
+
+        >>> str(ocikit.LayoutReference.parse("oci:waves:v1").tagged("v2"))
+        'oci:waves:v2'
         """
         return attrs.evolve(self, tag=check_ref_name(tag), digest=None)
 
@@ -441,6 +462,7 @@ def parse_reference(text: ReferenceLike) -> AnyReference:
 
     The text is a registry reference, or a layout scheme and a path.
 
+    >>> from ocikit.spec.reference import parse_reference
     >>> parse_reference("ghcr.io/org/model:v1").target
     'v1'
 

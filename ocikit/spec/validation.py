@@ -51,6 +51,7 @@ _VAGUE: Final = frozenset({"", "application/json", "text/plain", media_types.OCT
 def find_violations(raw: bytes, media_type: str | None = None, *, limit: int = DOCUMENT_LIMIT) -> tuple[Violation, ...]:
     """Return the violations of a document's JSON schema, in the order of the schema.
 
+    >>> from ocikit.spec.validation import find_violations
     >>> find_violations(b'{"schemaVersion": 2, "manifests": [{"size": "7"}]}')[0]
     Violation(path='$.manifests[0].mediaType', message='required field missing')
 
@@ -84,6 +85,7 @@ def find_violations(raw: bytes, media_type: str | None = None, *, limit: int = D
 def json_path(steps: Iterable[str | int]) -> str:
     """Return the JSON path of keys and indexes.
 
+    >>> from ocikit.spec.validation import json_path
     >>> json_path(["layers", 2, "annotations", "org.example.key"])
     "$.layers[2].annotations['org.example.key']"
     """

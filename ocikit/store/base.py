@@ -240,8 +240,8 @@ class Store(Source):
         """Push a manifest under a tag if the tag names what the caller has read.
 
         Args:
-            descriptor: Of the manifest.
-            raw: Its bytes.
+            descriptor: Descriptor of the manifest.
+            raw: Bytes of the manifest.
             tag: The tag to set.
             expected: What the tag must name; None if there must be no such tag.
 

@@ -24,8 +24,8 @@ _PLACE = "the memory store"
 class MemoryStore(display.Displayable, Store):
     """Content and tags in dictionaries; thread-safe.
 
-    >>> store = MemoryStore()
-    >>> blob = Descriptor.of(b"hello", "text/plain")
+    >>> store = ocikit.MemoryStore()
+    >>> blob = ocikit.Descriptor.of(b"hello", "text/plain")
     >>> store.push_bytes(blob, b"hello")
     >>> store.fetch(blob)
     b'hello'

@@ -122,7 +122,7 @@ class PositionedStream(io.RawIOBase):
     """A readable stream of known size. Subclasses define `readinto`, and `_move` if a jump needs more than a position.
 
     Args:
-        size: In bytes.
+        size: Size of the stream, in bytes.
     """
 
     def __init__(self, size: int) -> None:
@@ -322,7 +322,7 @@ class WholeReader(io.RawIOBase):
     """A stream over content that its first read loads as a whole.
 
     Args:
-        size: Of the content, in bytes.
+        size: Size of the content, in bytes.
         load: Returns the content, verified.
     """
 

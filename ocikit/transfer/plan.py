@@ -105,10 +105,10 @@ def copy(
 
     Arguments and errors are those of `plan` and `Plan.run`.
 
-    >>> from ocikit.store.memory import MemoryStore
     >>> from ocikit.spec.descriptor import EMPTY_DESCRIPTOR
-    >>> here, there = MemoryStore(), MemoryStore()
-    >>> manifest = Manifest(config=EMPTY_DESCRIPTOR, layers=(EMPTY_DESCRIPTOR,))
+    >>> from ocikit.transfer.plan import copy
+    >>> here, there = ocikit.MemoryStore(), ocikit.MemoryStore()
+    >>> manifest = ocikit.Manifest(config=EMPTY_DESCRIPTOR, layers=(EMPTY_DESCRIPTOR,))
     >>> here.push_bytes(EMPTY_DESCRIPTOR, b"{}")
     >>> here.push_bytes(manifest.descriptor, manifest.raw, tag="v1")
     >>> copy(here, "v1", there, tags=["v1"]).digest == there.resolve("v1").digest

@@ -8,11 +8,26 @@ import sys
 from pathlib import Path
 
 import ocikit
+import pytest
 
 from tests.support.fake_registry import FakeRegistry
 
 ROOT = Path(__file__).resolve().parents[2]
 QUICK = ocikit.Network(retries=1, connect_timeout=2, read_timeout=2, max_wait=2)
+
+
+def enter_home(house: Path, patch: pytest.MonkeyPatch) -> Path:
+    """Move the process to a new home folder and return its working folder: no credentials, no settings, an empty cache."""
+    for name in [n for n in os.environ if n.startswith(("OCIKIT_", "DOCKER_", "REGISTRY_"))]:
+        patch.delenv(name)
+    work = house / "work"
+    work.mkdir(parents=True)
+    for name, folder in {"HOME": "", "DOCKER_CONFIG": ".docker", "XDG_CONFIG_HOME": ".config", "XDG_RUNTIME_DIR": "run",
+                         "OCIKIT_CACHE": "cache"}.items():  # fmt: skip
+        patch.setenv(name, str(house / folder))
+    patch.setenv("OCIKIT_PROGRESS", "none")
+    patch.chdir(work)
+    return work
 
 
 def write(folder: Path, files: dict[str, bytes | str]) -> Path:

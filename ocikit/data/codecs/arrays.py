@@ -52,7 +52,7 @@ def check_array(obj: Any, what: str) -> Any:
 
     Args:
         obj: The array.
-        what: Its name in the message.
+        what: Name of the array in the message.
 
     Raises:
         InvalidArgument: It has objects, which only a pickle would keep.
@@ -220,7 +220,7 @@ def write_zip(path: Path, members: Mapping[str, Any]) -> None:
 
     Args:
         path: The file to write.
-        members: By name, functions that write to a stream, or paths of files.
+        members: Functions that write to a stream, or paths of files, by name.
     """
     with zipfile.ZipFile(path, "w", zipfile.ZIP_STORED) as archive:
         for name, content in sorted(members.items()):

@@ -57,8 +57,8 @@ def json_problem(obj: Any, path: str = "", depth: int = 0, *, is_exact: bool = T
 
     Args:
         obj: The value.
-        path: Its place, such as "['a'][0]".
-        depth: Levels above it.
+        path: Place of the value, such as "['a'][0]".
+        depth: Number of levels above the value.
         is_exact: Whether a tuple, which becomes a list, is a problem.
 
     >>> json_problem({"loss": [0.5, float("nan")]})

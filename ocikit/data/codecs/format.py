@@ -153,7 +153,7 @@ def is_a(obj: Any, module: str, *names: str, exact: bool = True) -> bool:
     Args:
         obj: The object.
         module: Name of the module. If it is not imported, no object has its classes.
-        names: Of the classes.
+        names: Names of the classes.
         exact: Whether subclasses do not count: a file does not keep what they add.
     """
     there = sys.modules.get(module)
@@ -189,7 +189,7 @@ def absent(file: File, what: str, name: str, known: Iterable[str]) -> InvalidArg
     Args:
         file: The file.
         what: Kind of the part, such as "column".
-        name: Its name.
+        name: Name of the part.
         known: The names that it has.
     """
     known = list(known)

@@ -79,7 +79,7 @@ def malformed(where: str, problem: str) -> NoReturn:
         problem: The rest of the message.
 
     Raises:
-        CredentialsError: Always.
+        CredentialsError: In all cases.
     """
     raise CredentialsError(f"{where} {problem}", hint="correct it, or rename it and log in again; nothing was changed")
 

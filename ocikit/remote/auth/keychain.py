@@ -55,7 +55,7 @@ def _salt() -> bytes:
 class Credentials(display.Displayable):
     """A user name and a password, or a token. It is a secret and can't be pickled.
 
-    >>> Credentials(username="ada", password="not shown")
+    >>> ocikit.Credentials(username="ada", password="not shown")
     Credentials(username='ada', kind='password')
 
     Raises:
@@ -196,7 +196,8 @@ class Keychain(display.Displayable):
 
     It is pickled without credentials: the other process reads its own files.
 
-    >>> keys = Keychain({"ghcr.io": ("ada", "not shown")}, environ={}, home=Path("/nonexistent"))
+    >>> from pathlib import Path
+    >>> keys = ocikit.Keychain({"ghcr.io": ("ada", "not shown")}, environ={}, home=Path("/nonexistent"))
     >>> keys.for_reference("ghcr.io", "org/model")
     Credentials(username='ada', kind='password')
     >>> keys.for_reference("quay.io").anonymous

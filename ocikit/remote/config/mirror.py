@@ -69,7 +69,7 @@ class Mirror:
         insecure: Connect without TLS, or accept any certificate.
         final: The content has moved there: neither later mirrors nor the registry itself are used.
 
-    >>> Mirror("cache.example/hub", pull="digest-only").location
+    >>> ocikit.Mirror("cache.example/hub", pull="digest-only").location
     'cache.example/hub'
     """
 

@@ -77,7 +77,7 @@ class Network:
             registry itself, as does `Session.repository`.
         blocked: Registries or first parts of names that must not be used. Longer prefixes in `mirrors` are exceptions.
 
-    >>> Network(total_timeout=600, mirrors={"docker.io": Mirror("mirror.example:5000")}).retries
+    >>> ocikit.Network(total_timeout=600, mirrors={"docker.io": ocikit.Mirror("mirror.example:5000")}).retries
     4
     """
 

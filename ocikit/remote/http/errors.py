@@ -214,7 +214,7 @@ def error_without_response(
         action: Operation, as named in error messages.
         method: HTTP method.
         url: Absolute URL.
-        network: For the timeouts that the hint names.
+        network: Settings with the timeouts that the hint names.
     """
     origin = Origin.of(url)
     address = f"{origin.host}:{origin.port}"

@@ -166,7 +166,7 @@ class Exchanging:
         Args:
             request: The request, with Content-Length if it has a body.
             target: Path and query.
-            connect_timeout: Seconds.
+            connect_timeout: Seconds to connect.
             read_timeout: Seconds without data.
 
         Returns:

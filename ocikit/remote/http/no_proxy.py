@@ -27,11 +27,10 @@ def is_excluded(host: str, port: int, no_proxy: str) -> bool:
         port: Port of the request.
         no_proxy: Value of NO_PROXY.
 
-    Example:
-        >>> is_excluded("ghcr.io", 443, "*.io"), is_excluded("io", 443, "*.io")
-        (True, False)
-        >>> is_excluded("fd00::7", 5000, "[fd00::]/8"), is_excluded("10.1.2.3", 443, "10.0.0.0/8")
-        (True, True)
+    >>> is_excluded("ghcr.io", 443, "*.io"), is_excluded("io", 443, "*.io")
+    (True, False)
+    >>> is_excluded("fd00::7", 5000, "[fd00::]/8"), is_excluded("10.1.2.3", 443, "10.0.0.0/8")
+    (True, True)
     """
     name = host.lower().rstrip(".")
     address = _address(name)

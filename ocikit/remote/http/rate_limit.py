@@ -19,10 +19,9 @@ _WINDOW = re.compile(r";\s*w=([0-9]{1,9})(?![0-9])")
 class RateLimit:
     """The limit on requests in a time window, and the rest of it.
 
-    Example:
-        >>> limit = RateLimit.of({"ratelimit-limit": "100;w=21600", "ratelimit-remaining": "76;w=21600"})
-        >>> str(limit), limit.window
-        ('76 of 100 left in 6 h', 21600)
+    >>> limit = ocikit.RateLimit.of({"ratelimit-limit": "100;w=21600", "ratelimit-remaining": "76;w=21600"})
+    >>> str(limit), limit.window
+    ('76 of 100 left in 6 h', 21600)
     """
 
     limit: int
@@ -39,7 +38,7 @@ class RateLimit:
         Docker Hub reports the window in a parameter `w`, as drafts of draft-ietf-httpapi-ratelimit-headers did.
 
         Args:
-            headers: Of a response, case-insensitive.
+            headers: Headers of a response, case-insensitive.
 
         Returns:
             The limit, or None if the headers are missing or invalid.

@@ -67,7 +67,7 @@ class RedirectFollower:
         The credential and the network's own headers are sent to the first origin only.
 
         Args:
-            request: To the registry or to a URL that it returned.
+            request: Request to the registry or to a URL that it returned.
             authorization: Value of the header, if any.
 
         Returns:

@@ -79,8 +79,8 @@ def buffer_body(response: requests.Response, limit: int = ERROR_BODY_LIMIT) -> b
     An error message may need it.
 
     Args:
-        response: Unread.
-        limit: Bytes.
+        response: A response whose body is unread.
+        limit: Greatest length of the body, in bytes.
 
     Returns:
         The buffered bytes, which can be read from the response again.
@@ -102,8 +102,8 @@ def read_limited(response: requests.Response, limit: int, action: str, *, digest
     The limit holds before and after a Content-Encoding is removed.
 
     Args:
-        response: Unread.
-        limit: Bytes.
+        response: A response whose body is unread.
+        limit: Greatest length of the body, in bytes.
         action: Operation, as named in error messages.
         digest: Expected digest, if known. It is not verified, but decides whether the body is really encoded.
 
@@ -151,8 +151,8 @@ def decode_body(response: requests.Response, body: bytes, limit: int, digest: Di
     ocikit requests no encoding. Some proxies compress nevertheless, others decompress and keep the header.
 
     Args:
-        response: With the headers of the body.
-        body: As received.
+        response: Response with the headers of the body.
+        body: Body as it was received.
         limit: Bytes to decode, to stop zip bombs; the result is not much longer.
         digest: Expected digest, if known.
 

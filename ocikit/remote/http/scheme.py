@@ -25,7 +25,7 @@ class Scheme:
         host: Registry, as in references.
         api_host: Host and port of its API.
         network: Configured schemes and insecure hosts.
-        connections: For the probe of a port.
+        connections: Connections for the probe of a port.
     """
 
     def __init__(self, host: str, api_host: str, network: Network, connections: Connections) -> None:

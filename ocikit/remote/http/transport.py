@@ -55,7 +55,7 @@ class Transport(display.Displayable):
         host: Registry, as in references.
         api_host: Host of its API, if another, as with Docker Hub.
         network: Timeouts, proxies, certificates.
-        keychain: Credentials.
+        keychain: Credentials for the host.
         tokens: Token cache that a session's hosts share.
     """
 
@@ -259,7 +259,7 @@ class Transport(display.Displayable):
         Args:
             target: Path or absolute URL.
             action: Operation, as named in error messages.
-            limit: Bytes.
+            limit: Greatest length of the body, in bytes.
             scopes: Rights that the request needs.
             headers: Additional headers.
             ok_statuses: Statuses above 399 that are returned instead of raised.

@@ -81,9 +81,8 @@ class Origin:
 def is_loopback(host: str) -> bool:
     """Return True if a host, with or without port, is this machine.
 
-    Example:
-        >>> is_loopback("localhost:5000"), is_loopback("[::1]:5000"), is_loopback("10.0.0.1")
-        (True, True, False)
+    >>> is_loopback("localhost:5000"), is_loopback("[::1]:5000"), is_loopback("10.0.0.1")
+    (True, True, False)
     """
     return _loopback(urlsplit(f"//{host}").hostname or "")
 

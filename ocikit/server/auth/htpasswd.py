@@ -73,7 +73,7 @@ class HtpasswdEntries:
             path: The file.
 
         Returns:
-            Its entries.
+            Entries of the file.
 
         Raises:
             InvalidArgument: The file is not UTF-8, or an entry has no bcrypt hash.
@@ -96,7 +96,7 @@ class HtpasswdEntries:
             text: The content.
 
         Returns:
-            Its entries.
+            Entries of the file.
 
         Raises:
             InvalidArgument: An entry is invalid or has no bcrypt hash. The message contains no hash.

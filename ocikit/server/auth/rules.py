@@ -121,7 +121,7 @@ class Rules:
             path: The file.
 
         Returns:
-            Its rules.
+            Rules of the file.
 
         Raises:
             InvalidArgument: The file is invalid.

@@ -184,7 +184,7 @@ class Application:
         """Reject requests for other host names, which prevents DNS rebinding.
 
         Raises:
-            ErrorResponse: 421.
+            ErrorResponse: 421 if the host is another one.
         """
         hosts = self.settings.hosts
         if hosts and (name := host_name(request.host)) not in hosts:
@@ -296,7 +296,7 @@ class _CountingBody:
     """A response body that reports the number of sent bytes when it ends or is closed.
 
     Args:
-        body: Chunks.
+        body: Chunks of the body.
         record: Called once with the number of sent bytes, and with a code if the body failed.
         failed: Called if a store is away in the middle of the body. The server cuts the connection then.
     """

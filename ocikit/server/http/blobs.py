@@ -124,9 +124,8 @@ def parse_range(header: str, size: int) -> tuple[int, int] | None:
         None for the whole content: without a header, for several ranges, and for other units. The first byte is
         above the last if the range cannot be satisfied.
 
-    Example:
-        >>> parse_range("bytes=2-", 10), parse_range("bytes=-3", 10), parse_range("bytes=0-1,4-5", 10)
-        ((2, 9), (7, 9), None)
+    >>> parse_range("bytes=2-", 10), parse_range("bytes=-3", 10), parse_range("bytes=0-1,4-5", 10)
+    ((2, 9), (7, 9), None)
     """
     match = _RANGE.fullmatch(header) if header else None
     if match is None or not (match[1] or match[2]):

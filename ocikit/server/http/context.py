@@ -138,7 +138,7 @@ def parse_digest(text: str, *, verifiable: bool = True) -> Digest:
     """Return a valid digest.
 
     Args:
-        text: Digest.
+        text: Text of the digest.
         verifiable: Whether to reject algorithms that cannot be verified.
 
     Raises:

@@ -81,7 +81,7 @@ def referrers(ctx: RequestContext, name: str, reference: str) -> Response:
     """Return the referrers of a digest as an index. spec.md#listing-referrers.
 
     Raises:
-        ErrorResponse: 400.
+        ErrorResponse: 400 if a parameter is invalid.
     """
     name, subject = parse_repository(name), parse_digest(reference, verifiable=False)
     ctx.require(Permission("pull", name))
@@ -133,7 +133,7 @@ def _page_parameters(ctx: RequestContext) -> tuple[int, str]:
     """Return the page size and the last name of the previous page.
 
     Raises:
-        ErrorResponse: 400.
+        ErrorResponse: 400 if a parameter is invalid.
     """
     limit = ctx.settings.limits.page
     text = ctx.request.parameter("n")

@@ -56,7 +56,7 @@ def get(ctx: RequestContext, name: str, reference: str) -> Response:
     """Return a manifest's exact bytes.
 
     Raises:
-        ErrorResponse: 404.
+        ErrorResponse: 404 if there is no such manifest.
     """
     name = parse_repository(name)
     ctx.require(Permission("pull", name))

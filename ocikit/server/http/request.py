@@ -54,10 +54,9 @@ class RequestBody:
         begin: Called before the first wait for the client; it may reject the request.
         transfer: Limits of waits for the client.
 
-    Example:
-        >>> import io
-        >>> RequestBody(io.BytesIO(b"hello world"), length=5).read()
-        b'hello'
+    >>> import io
+    >>> RequestBody(io.BytesIO(b"hello world"), length=5).read()
+    b'hello'
     """
 
     def __init__(

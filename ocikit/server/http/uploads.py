@@ -116,7 +116,7 @@ def status(ctx: RequestContext, name: str, session: str) -> Response:
     """Return the number of bytes received.
 
     Raises:
-        ErrorResponse: 404.
+        ErrorResponse: 404 if there is no such session.
     """
     upload = _upload(ctx, name, session, writing=False)
     return Response(204, _progress_headers(ctx, upload, _upload_size(ctx, upload)))
@@ -126,7 +126,7 @@ def cancel(ctx: RequestContext, name: str, session: str) -> Response:
     """Delete an upload.
 
     Raises:
-        ErrorResponse: 404.
+        ErrorResponse: 404 if there is no such session.
     """
     upload = _upload(ctx, name, session)
     with _storage_errors(ctx, upload):
@@ -220,7 +220,7 @@ def _make_room(ctx: RequestContext) -> None:
     DoS: a client may abandon any number of uploads. They must not prevent uploads of others, or later ones of the client.
 
     Raises:
-        ErrorResponse: 429.
+        ErrorResponse: 429 if the holder has too many sessions.
     """
     limits, uploads = ctx.settings.limits, ctx.storage.uploads
     total = uploads.count()
@@ -248,7 +248,7 @@ def _limit_body(ctx: RequestContext, name: str, size: int) -> None:
     """Limit the body by the blob limit and the quota, after `size` bytes.
 
     Raises:
-        ErrorResponse: 413.
+        ErrorResponse: 413 if the announced length is above the limit.
     """
     limits, body = ctx.settings.limits, ctx.request.body
     limit = None if limits.blob is None else max(limits.blob - size, 0)

@@ -87,7 +87,7 @@ class ServerOptions:
             its content.
         pool: Connections of each worker to the database. None means one for 8 threads, 16 at most.
 
-    >>> ServerOptions(workers=2).workers
+    >>> ocikit.ServerOptions(workers=2).workers
     2
     """
 

@@ -30,7 +30,7 @@ class Stop:
     """The handler of SIGTERM, SIGINT and SIGHUP in the main process.
 
     Args:
-        server: granian's server.
+        server: The server of granian.
         config: Configuration of the server.
     """
 

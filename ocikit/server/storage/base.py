@@ -244,7 +244,7 @@ class UploadStore(ABC):
         Bytes received before a broken connection or a full disk are kept.
 
         Args:
-            upload: Session.
+            upload: Session of the upload.
             body: Bytes to append; its errors pass through.
             offset: Offset that the client expects in bytes; None for the end.
             length: Length that the client announced in bytes; on a mismatch the whole body is dropped.
@@ -306,7 +306,7 @@ class UploadStore(ABC):
 
         Args:
             before: Time in seconds since the epoch.
-            empty_before: The same for sessions without bytes; None for the same time.
+            empty_before: Time for sessions without bytes; None uses that of other sessions.
             holder: Delete sessions of this holder only; None for all.
         """
 
@@ -411,7 +411,7 @@ class Metadata(ABC):
 
         Args:
             repository: Repository name.
-            row: Manifest.
+            row: Row of the manifest.
             tags: Tags to set.
             require_children: Reject the manifest if a child is missing.
             if_match: The tags must now point to one of these digests; without tags, the manifest must be one of them.

@@ -104,7 +104,7 @@ class FullBlobStore(BlobStore):
         """Raise an error.
 
         Raises:
-            KeyError: Always.
+            KeyError: In all cases.
         """
         raise KeyError(digest)
 
@@ -112,7 +112,7 @@ class FullBlobStore(BlobStore):
         """Raise an error.
 
         Raises:
-            OSError: Always.
+            OSError: In all cases.
         """
         raise OSError(28, "no space")
 

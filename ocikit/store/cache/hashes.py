@@ -71,7 +71,7 @@ class HashCache:
 
         Raises:
             ContentError: The disk is full, or the folder cannot be written.
-            OSError: As above.
+            OSError: The file cannot be written.
         """
         with self._lock:
             added, self._added = self._added, {}

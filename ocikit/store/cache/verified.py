@@ -45,7 +45,7 @@ class VerifiedFiles:
         Args:
             root: The cache.
             path: The file.
-            digest: Its digest.
+            digest: Digest of the content.
         """
         with contextlib.suppress(OSError):
             self._record(root, path, digest, os.stat(path))
@@ -56,7 +56,7 @@ class VerifiedFiles:
         Args:
             root: The cache.
             path: The file.
-            descriptor: Its content.
+            descriptor: Descriptor of the content.
             quick: Return False instead of hashing a large file.
         """
         try:

@@ -54,11 +54,9 @@ class Layout(display.Displayable, Store):
         NotFound: There is no layout and `create` is False.
         InvalidDocument: `oci-layout` or `index.json` is invalid.
 
-    Example:
-        >>> import tempfile
-        >>> layout = Layout(tempfile.mkdtemp())
-        >>> layout.tags()
-        []
+    >>> layout = ocikit.Layout("waves")
+    >>> layout.tags()
+    []
     """
 
     path: Path = field(converter=Path)

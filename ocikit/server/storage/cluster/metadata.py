@@ -400,7 +400,7 @@ class PostgresMetadata(Metadata):
 
         Args:
             repository: Name of the repository, which may not exist.
-            statement: Statement.
+            statement: Statement that changes rows.
             params: Parameters of the statement.
             check: Raises an error if the result is not allowed; the change is undone then.
             quota: Maximum of the bytes that the repository uses, or None.

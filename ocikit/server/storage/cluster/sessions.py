@@ -179,7 +179,7 @@ class Sessions:
         """Take the lease of a session.
 
         Args:
-            upload: Session.
+            upload: Session of the upload.
             offset: The size that the session must have in bytes.
             key: Key of an object that the request may write; its intent is inserted.
 
@@ -425,7 +425,7 @@ class Sessions:
 
         Args:
             before: Time in seconds since the epoch.
-            empty_before: The same for sessions without bytes.
+            empty_before: Time for sessions without bytes.
             holder: Delete sessions of this holder only; None for all.
         """
         where = "" if holder is None else "AND holder = %(holder)s"

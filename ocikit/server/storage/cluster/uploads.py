@@ -225,7 +225,7 @@ class SqlUploads(UploadStore):
         """Lease a session for one request.
 
         Args:
-            upload: Session.
+            upload: Session of the upload.
             body: The body; without bytes it needs no key.
             offset: The size that the session must have in bytes.
             algorithm: Algorithm of the digest, if known.
