@@ -64,7 +64,13 @@ class Transfer:
 
 @frozen(kw_only=True, repr=False)
 class FolderPlan(display.Displayable):
-    """The plan of a pull into a folder."""
+    """The plan of a pull into a folder.
+
+    >>> artifact = ocikit.push("oci:waves:v1", {"note.txt": b"hello"})
+    >>> plan = ocikit.pull("oci:waves:v1", "data", dry_run=True).plan
+    >>> plan
+    FolderPlan(fetch=1, size=5 B, path='data')
+    """
 
     path: Path
     files: tuple[PlannedFile, ...]
@@ -126,6 +132,10 @@ class FolderPlan(display.Displayable):
 
         Raises:
             ContentError: Files that a user created or edited are in the way; the message lists them.
+
+        >>> artifact = ocikit.push("oci:waves:v1", {"note.txt": b"hello"})
+        >>> plan = ocikit.pull("oci:waves:v1", "data", dry_run=True).plan
+        >>> plan.check()
         """
         if not self.edited:
             return

@@ -22,7 +22,11 @@ _COMPRESSED_CHUNK = 1 << 18  # bytes read at once; smaller than CHUNK because th
 
 @frozen(kw_only=True)
 class LayerLimits:
-    """Limits against zip bombs. All layers of one call count together, except for `ratio`."""
+    """Limits against zip bombs. All layers of one call count together, except for `ratio`.
+
+    >>> ocikit.LayerLimits(entries=1000, size=1 << 30).ratio
+    1000
+    """
 
     size: int = 1 << 40
     """Bytes, unpacked. 1 TiB is more than any image and most data sets, and less than fills a storage system."""

@@ -63,7 +63,11 @@ class Readable(Protocol):
 
 @frozen(kw_only=True, repr=False)
 class TarEntry(display.Displayable):
-    """One entry of an archive, or one path of a merged tree."""
+    """One entry of an archive, or one path of a merged tree.
+
+    >>> ocikit.TarEntry(path="data/waves.csv", type="file", size=12).path
+    'data/waves.csv'
+    """
 
     path: str
     """Relative, with "/" between names; invalid UTF-8 is surrogates, as in `os.fsdecode`."""

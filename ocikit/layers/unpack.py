@@ -51,7 +51,12 @@ class SkippedEntry:
 
 @frozen(kw_only=True, repr=False)
 class Unpacked(display.Displayable):
-    """The result of `unpack`."""
+    """The result of `unpack`.
+
+    >>> from pathlib import Path
+    >>> ocikit.Unpacked(path=Path("folder"), files=3, size=1200)
+    Unpacked(path='folder', files=3, size=1.2 kB)
+    """
 
     path: Path
     """The folder, with symlinks resolved."""
@@ -115,6 +120,15 @@ def unpack(
         ContentError: A layer is damaged or not the one of its diff_id, the target is not empty, or the disk is full or not writable.
         UnsafeArchive: An entry would write outside the target, or a limit is exceeded; nothing is unpacked.
         OcikitError: The operating system is not supported.
+
+    >>> import io, tarfile
+    >>> from ocikit.layers.unpack import unpack
+    >>> archive = io.BytesIO()
+    >>> with tarfile.open(fileobj=archive, mode="w") as tar:
+    ...     tar.addfile(tarfile.TarInfo("empty.txt"))
+    >>> layer = (io.BytesIO(archive.getvalue()), "application/vnd.oci.image.layer.v1.tar")
+    >>> unpack([layer], "folder").files
+    1
     """
     if not HAS_DIR_FD:
         raise OcikitError(

@@ -22,31 +22,91 @@ INTERRUPTED = "stopped; received data is stored, the next call resumes"
 
 
 class Progress:
-    """A listener for progress events that ignores them; subclass it. Events come from several threads."""
+    """A listener for progress events that ignores them; subclass it. Events come from several threads.
+
+    >>> class Names(ocikit.Progress):
+    ...     def finish(self, descriptor, outcome):
+    ...         print(descriptor.title or descriptor.media_type, outcome)
+    >>> artifact = ocikit.push("oci:waves:v1", {"note.txt": b"hello"}, progress=Names())
+    application/vnd.oci.empty.v1+json moved
+    note.txt moved
+    application/vnd.oci.image.manifest.v1+json moved
+    """
 
     def begin(self, title: str, *, size: int, count: int) -> None:
-        """Handle the start of a transfer of `count` items with `size` bytes in all."""
+        """Handle the start of a transfer of `count` items with `size` bytes in all.
+
+        >>> class Totals(ocikit.Progress):
+        ...     def begin(self, title, *, size, count):
+        ...         print(f"{count} items")
+        >>> artifact = ocikit.push("oci:waves:v1", {"note.txt": b"hello"}, progress=Totals())
+        3 items
+        """
 
     def advance(self, descriptor: Descriptor, n: int) -> None:
         """Handle `n` more transferred bytes; negative before bytes are sent again.
 
         The digest of a file that is hashed while it is sent has only zeros here, until `finish`.
+
+        >>> class Bytes(ocikit.Progress):
+        ...     def advance(self, descriptor, n):
+        ...         if descriptor.title:
+        ...             print(descriptor.title, n)
+        >>> artifact = ocikit.push("oci:waves:v1", {"note.txt": b"hello"}, progress=Bytes())
+        note.txt 5
+        note.txt 0
         """
 
     def resume(self, descriptor: Descriptor, n: int) -> None:
-        """Handle `n` bytes that an earlier call received; `advance` has reported them, too."""
+        """Handle `n` bytes that an earlier call received; `advance` has reported them, too.
+
+        >>> class Resumed(ocikit.Progress):
+        ...     def resume(self, descriptor, n):
+        ...         print(f"{n} bytes of {descriptor.title} were here")
+        >>> Resumed().resume(ocikit.Descriptor.of(b"hello", "text/plain").annotated(**{"org.opencontainers.image.title": "a.txt"}), 3)
+        3 bytes of a.txt were here
+        """
 
     def finish(self, descriptor: Descriptor, outcome: Outcome) -> None:
-        """Handle the end of one blob or document; "present" and "mounted" moved no bytes."""
+        """Handle the end of one blob or document; "present" and "mounted" moved no bytes.
+
+        >>> class Outcomes(ocikit.Progress):
+        ...     def finish(self, descriptor, outcome):
+        ...         if descriptor.title:
+        ...             print(descriptor.title, outcome)
+        >>> artifact = ocikit.push("oci:waves:v1", {"note.txt": b"hello"}, progress=Outcomes())
+        note.txt moved
+        """
 
     def note(self, message: str) -> None:
-        """Handle a message for the user: a retry, a resumption, a skipped layer."""
+        """Handle a message for the user: a retry, a resumption, a skipped layer.
+
+        >>> class Notes(ocikit.Progress):
+        ...     def note(self, message):
+        ...         print(message)
+        >>> Notes().note("retrying in 2 s")
+        retrying in 2 s
+        """
 
     def end(self, *, failed: bool = False) -> None:
-        """Handle the end of the transfer."""
+        """Handle the end of the transfer.
+
+        >>> class End(ocikit.Progress):
+        ...     def end(self, *, failed=False):
+        ...         print("failed" if failed else "complete")
+        >>> artifact = ocikit.push("oci:waves:v1", {"note.txt": b"hello"}, progress=End())
+        complete
+        """
 
     def summary(self, line: str) -> None:
-        """Handle the one-line summary of the whole call."""
+        """Handle the one-line summary of the whole call.
+
+        >>> class Summary(ocikit.Progress):
+        ...     def summary(self, line):
+        ...         print(line)
+        >>> artifact = ocikit.push("oci:waves:v1", {"note.txt": b"hello"}, progress=Summary())
+        pushed 1 file, 5 B in ...
+        """
 
 
 SILENT = Progress()

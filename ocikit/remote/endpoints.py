@@ -93,6 +93,12 @@ class Endpoints:
         transport: The registry.
         name: Repository, such as "library/alpine".
         actions: Rights to request for every call: a push requests all that it needs in its first token.
+
+    >>> repository = ocikit.Session().repository("localhost:5000/ada/waves", push=True)
+    >>> upload = repository.post_upload()
+    >>> response = repository.put_upload(upload, ocikit.Digest.of(b"hello"), b"hello")
+    >>> repository.get_blob(ocikit.Digest.of(b"hello")).content
+    b'hello'
     """
 
     def __init__(self, transport: Transport, name: str, *, actions: Sequence[str] = ("pull",)) -> None:
@@ -105,6 +111,10 @@ class Endpoints:
         """Return the scope for these actions and all earlier ones.
 
         That way one token serves all requests.
+
+        >>> repository = ocikit.Session().repository("localhost:5000/ada/waves")
+        >>> str(repository.scope("pull", "push"))
+        'repository:ada/waves:pull,push'
         """
         if not set(actions).issubset(self._actions):
             merged = tuple(dict.fromkeys((*self._actions, *actions)))
@@ -116,7 +126,12 @@ class Endpoints:
         return "/".join((f"/v2/{self.name}", *parts))
 
     def action_name(self, verb: str, target: str = "") -> str:
-        """Return the name of an operation for error messages, such as "pull ghcr.io/team/data:v1"."""
+        """Return the name of an operation for error messages, such as "pull ghcr.io/team/data:v1".
+
+        >>> repository = ocikit.Session().repository("ghcr.io/org/data")
+        >>> repository.action_name("pull", "v1")
+        'pull ghcr.io/org/data:v1'
+        """
         separator = "" if not target else "@" if ":" in target else ":"
         return f"{verb} {self.transport.host}/{self.name}{separator}{target}"
 
@@ -135,6 +150,11 @@ class Endpoints:
 
         Raises:
             BlobUnknown: The repository does not have the blob.
+
+        >>> repository = ocikit.Session().repository("localhost:5000/ada/waves", push=True)
+        >>> repository.push_bytes(ocikit.Descriptor.of(b"hello", "text/plain"), b"hello")
+        >>> repository.head_blob(ocikit.Digest.of(b"hello")).headers["Content-Length"]
+        '5'
         """
         response = self.transport.request(
             "HEAD",
@@ -157,6 +177,11 @@ class Endpoints:
 
         Raises:
             BlobUnknown: The repository does not have the blob.
+
+        >>> repository = ocikit.Session().repository("localhost:5000/ada/waves", push=True)
+        >>> repository.push_bytes(ocikit.Descriptor.of(b"hello", "text/plain"), b"hello")
+        >>> repository.get_blob(ocikit.Digest.of(b"hello"), start=1).content
+        b'ello'
         """
         headers = {"Range": f"bytes={start}-{'' if end is None else end}"} if start or end is not None else {}
         action = self.action_name("pull", digest)
@@ -165,7 +190,12 @@ class Endpoints:
         )
 
     def blob_url(self, digest: Digest) -> str:
-        """Return the URL of a blob. Nothing is requested."""
+        """Return the URL of a blob. Nothing is requested.
+
+        >>> repository = ocikit.Session().repository("localhost:5000/ada/waves")
+        >>> repository.blob_url(ocikit.Digest.of(b"hello"))
+        'http://localhost:5000/v2/ada/waves/blobs/sha256:2cf24dba...'
+        """
         return self.transport.base + self._path("blobs", digest)
 
     def delete_blob(self, digest: Digest, *, absent_ok: bool = False) -> None:
@@ -174,6 +204,13 @@ class Endpoints:
         Raises:
             BlobUnknown: The repository does not have the blob, and not `absent_ok`.
             Unsupported: The registry does not delete blobs.
+
+        >>> repository = ocikit.Session().repository("localhost:5000/ada/waves", push=True)
+        >>> blob = ocikit.Descriptor.of(b"hello", "text/plain")
+        >>> repository.push_bytes(blob, b"hello")
+        >>> repository.delete_blob(blob.digest)
+        >>> repository.exists(blob)
+        False
         """
         self._delete("blobs", digest, absent_ok=absent_ok)
 
@@ -184,6 +221,11 @@ class Endpoints:
 
         Args:
             digest: Digest of the blob, if known: error messages name it, and an algorithm other than sha256 is announced.
+
+        >>> repository = ocikit.Session().repository("localhost:5000/ada/waves", push=True)
+        >>> upload = repository.post_upload()
+        >>> upload.complete
+        False
         """
         algorithm = "sha256" if digest is None else digest.algorithm
         query = "" if algorithm == "sha256" else f"?digest-algorithm={quote(algorithm)}"
@@ -204,6 +246,13 @@ class Endpoints:
 
         Raises:
             UploadInvalid: The registry rejects the content or stored another blob.
+
+        >>> repository = ocikit.Session().repository("localhost:5000/ada/waves", push=True)
+        >>> digest = ocikit.Digest.of(b"hello")
+        >>> if upload := repository.post_blob(digest, b"hello"):
+        ...     response = repository.put_upload(upload, digest, b"hello")
+        >>> repository.get_blob(digest).content
+        b'hello'
         """
         path = self._path("blobs", "uploads", f"?digest={quote(digest, safe='')}")
         action = self.action_name("push to", digest.short)
@@ -227,6 +276,12 @@ class Endpoints:
 
         Raises:
             RegistryError: The registry rejects the mount; an upload may still be possible.
+
+        >>> session, blob = ocikit.Session(), ocikit.Descriptor.of(b"hello", "text/plain")
+        >>> session.repository("localhost:5000/ada/waves", push=True).push_bytes(blob, b"hello")
+        >>> repository = session.repository("localhost:5000/bob/waves", push=True)
+        >>> repository.mount_blob(blob.digest, "ada/waves") is None
+        True
         """
         path = self._path("blobs", "uploads", f"?{urlencode({'mount': digest, 'from': source})}")
         scopes = (self.scope("pull", "push"), Scope.repository(source, "pull"))
@@ -248,6 +303,13 @@ class Endpoints:
 
         Raises:
             RangeInvalid: The registry expects another offset.
+
+        >>> repository = ocikit.Session().repository("localhost:5000/ada/waves", push=True)
+        >>> upload = repository.post_upload()
+        >>> upload = repository.patch_upload(upload, 0, b"hel")
+        >>> upload = repository.patch_upload(upload, 3, b"lo")
+        >>> repository.put_upload(upload, ocikit.Digest.of(b"hello")).status_code
+        201
         """
         size = len(chunk) if isinstance(chunk, bytes) else length or 0
         headers = {**_OCTETS, "Content-Range": f"{offset}-{offset + size - 1}"}
@@ -279,6 +341,11 @@ class Endpoints:
 
         Raises:
             UploadInvalid: The content does not have the digest.
+
+        >>> repository = ocikit.Session().repository("localhost:5000/ada/waves", push=True)
+        >>> upload = repository.post_upload()
+        >>> repository.put_upload(upload, ocikit.Digest.of(b"hello"), b"hello").status_code
+        201
         """
         size = len(content) if isinstance(content, bytes) else length
         headers = dict(_OCTETS) if content is not None else {}
@@ -305,6 +372,12 @@ class Endpoints:
 
         Raises:
             UploadUnknown: The session does not exist.
+
+        >>> repository = ocikit.Session().repository("localhost:5000/ada/waves", push=True)
+        >>> upload = repository.patch_upload(repository.post_upload(), 0, b"hello")
+        >>> upload, size = repository.get_upload(upload)
+        >>> size
+        5
         """
         response = self._write("GET", session.location, session.action, retry=True)
         match = re.fullmatch(r"(?:bytes=)?0-([0-9]{1,18})", response.headers.get("Range", ""))
@@ -317,6 +390,9 @@ class Endpoints:
 
         Raises:
             RegistryError: The registry rejects it; the specification recommends to ignore that.
+
+        >>> repository = ocikit.Session().repository("localhost:5000/ada/waves", push=True)
+        >>> repository.delete_upload(repository.post_upload())
         """
         self._write("DELETE", session.location, session.action)
 
@@ -332,6 +408,11 @@ class Endpoints:
         Raises:
             ManifestUnknown: The repository does not have the manifest.
             NameUnknown: The registry does not have the repository.
+
+        >>> artifact = ocikit.push("localhost:5000/ada/waves:v1", {"note.txt": b"hello"})
+        >>> repository = ocikit.Session().repository("localhost:5000/ada/waves")
+        >>> repository.head_manifest("v1").headers["Content-Type"]
+        'application/vnd.oci.image.manifest.v1+json'
         """
         response = self.transport.request(
             "HEAD",
@@ -357,6 +438,12 @@ class Endpoints:
         Raises:
             ManifestUnknown: The repository does not have the manifest.
             TooLarge: The manifest exceeds the limit.
+
+        >>> artifact = ocikit.push("localhost:5000/ada/waves:v1", {"note.txt": b"hello"})
+        >>> repository = ocikit.Session().repository("localhost:5000/ada/waves")
+        >>> raw, media_type, response = repository.get_manifest("v1")
+        >>> ocikit.Digest.of(raw) == artifact.digest
+        True
         """
         raw, response = self.transport.read(
             self._path("manifests", target),
@@ -393,6 +480,12 @@ class Endpoints:
 
         Raises:
             UploadInvalid: The registry rejects the manifest.
+
+        >>> repository = ocikit.Session().repository("localhost:5000/ada/waves", push=True)
+        >>> index = ocikit.Index(manifests=[])
+        >>> response = repository.put_manifest("v1", index.raw, index.media_type)
+        >>> repository.tags()
+        ['v1']
         """
         query = f"?{urlencode([('tag', tag) for tag in tags])}" if tags else ""
         headers = {"Content-Type": media_type} | ({"If-Match": if_match} if if_match else {})
@@ -407,6 +500,12 @@ class Endpoints:
         Raises:
             ManifestUnknown: The repository does not have the manifest, and not `absent_ok`.
             Unsupported: The registry does not delete it.
+
+        >>> artifact = ocikit.push("localhost:5000/ada/waves:v1", {"note.txt": b"hello"})
+        >>> repository = ocikit.Session().repository("localhost:5000/ada/waves")
+        >>> repository.delete_manifest(artifact.digest)
+        >>> repository.tags()
+        []
         """
         self._delete("manifests", target, absent_ok=absent_ok)
 
@@ -423,6 +522,11 @@ class Endpoints:
 
         Raises:
             NameUnknown: The registry does not have the repository.
+
+        >>> artifact = ocikit.push("localhost:5000/ada/waves:v1", {"note.txt": b"hello"}, tags=["v2", "v3"])
+        >>> repository = ocikit.Session().repository("localhost:5000/ada/waves")
+        >>> list(repository.list_tags(n=2))
+        [['v1', 'v2'], ['v3']]
         """
         query = urlencode({key: value for key, value in (("n", n), ("last", last)) if value is not None})
         path = self._path("tags", "list") + (f"?{query}" if query else "")
@@ -457,6 +561,12 @@ class Endpoints:
             ManifestUnknown: The registry does not have this endpoint (404).
             NameUnknown: The registry does not have this endpoint (404).
             InvalidResponse: The response is not an index.
+
+        >>> artifact = ocikit.push("localhost:5000/ada/waves:v1", {"note.txt": b"hello"})
+        >>> report = ocikit.attach("localhost:5000/ada/waves:v1", {"report.json": b"{}"}, artifact_type="application/vnd.example.report")
+        >>> repository = ocikit.Session().repository("localhost:5000/ada/waves")
+        >>> [ocikit.Index.parse(raw).manifests[0].artifact_type for raw, is_filtered in repository.list_referrers(artifact.digest)]
+        ['application/vnd.example.report']
         """
         query = f"?{urlencode({'artifactType': artifact_type})}" if artifact_type else ""
         path, action = self._path("referrers", digest) + query, self.action_name("list the referrers of", digest)

@@ -25,7 +25,12 @@ _PING_PROBLEMS = {
 
 @attrs.frozen(kw_only=True, repr=False)
 class Ping(display.Displayable):
-    """The result of a first request to a registry."""
+    """The result of a first request to a registry.
+
+    >>> ping = ocikit.ping("localhost:5000")
+    >>> ping.reachable, ping.authenticated
+    (True, True)
+    """
 
     host: str
     reachable: bool
@@ -62,6 +67,11 @@ class Registry(display.Displayable):
     Args:
         transport: Connections to the host.
         known: Returns the names of a host's repositories for completion in notebooks, without a request.
+
+    >>> artifact = ocikit.push("localhost:5000/ada/waves:v1", {"note.txt": b"hello"})
+    >>> registry = ocikit.Session().registry("localhost:5000")
+    >>> registry["ada/waves"].tags()
+    ['v1']
     """
 
     def __init__(self, transport: Transport, *, known: Callable[[str], Iterable[str]] = no_repositories) -> None:
@@ -105,6 +115,10 @@ class Registry(display.Displayable):
 
         Raises:
             InvalidReference: The name is invalid.
+
+        >>> registry = ocikit.Session().registry("localhost:5000")
+        >>> registry.repository("ada/waves", push=True).name
+        'ada/waves'
         """
         return Repository(self.transport, name, actions=("pull", "push") if push else ("pull",))
 
@@ -115,6 +129,10 @@ class Registry(display.Displayable):
 
         Returns:
             The result; errors are reported in it, not raised.
+
+        >>> registry = ocikit.Session().registry("localhost:5000")
+        >>> bool(registry.ping())
+        True
         """
         try:
             response = self.transport.request("GET", "/v2/", f"reach {self.host}", ok_statuses=(401, 403, 404))
@@ -147,6 +165,10 @@ class Registry(display.Displayable):
             Unauthorized: The registry requires other credentials.
             Denied: The account may not list the repositories.
             Unsupported: The registry does not list its repositories.
+
+        >>> artifact = ocikit.push("localhost:5000/ada/waves:v1", {"note.txt": b"hello"})
+        >>> list(ocikit.Session().registry("localhost:5000").catalog())
+        ['ada/waves']
         """
         path, action = f"/v2/_catalog?n={PAGE_SIZE}", f"list the repositories of {self.host}"
         try:

@@ -95,7 +95,13 @@ class ManifestHints:
 
 
 class Repository(Endpoints, Store, display.Displayable):
-    """A repository as a store of manifests and blobs."""
+    """A repository as a store of manifests and blobs.
+
+    >>> artifact = ocikit.push("localhost:5000/ada/waves:v1", {"note.txt": b"hello"})
+    >>> repository = ocikit.Session().repository("localhost:5000/ada/waves")
+    >>> repository.resolve("v1").digest == artifact.digest
+    True
+    """
 
     cacheable = True
 
@@ -158,7 +164,13 @@ class Repository(Endpoints, Store, display.Displayable):
         return descriptor
 
     def has(self, reference: str) -> bool:
-        """Return True if there is such a tag or digest, by one HEAD request."""
+        """Return True if there is such a tag or digest, by one HEAD request.
+
+        >>> artifact = ocikit.push("localhost:5000/ada/waves:v1", {"note.txt": b"hello"})
+        >>> repository = ocikit.Session().repository("localhost:5000/ada/waves")
+        >>> repository.has("v1"), repository.has("v2")
+        (True, False)
+        """
         if ":" in reference:
             Digest(reference)
         else:
@@ -297,6 +309,15 @@ class Repository(Endpoints, Store, display.Displayable):
         Raises:
             Unsupported: The registry serves the blob itself.
             BlobUnknown: The repository does not have the blob.
+
+        >>> repository = ocikit.Session().repository("localhost:5000/ada/waves", push=True)
+        >>> blob = ocikit.Descriptor.of(b"hello", "text/plain")
+        >>> repository.push_bytes(blob, b"hello")
+        >>> repository.signed_url(blob)
+        Traceback (most recent call last):
+            ...
+        ocikit.errors.Unsupported: localhost:5000 serves blobs itself and signs no URLs
+          -> use the URL of the blob, with a token where the registry requires one
         """
         self.transport.forget_redirect(self.blob_url(descriptor.digest))  # an older URL would expire sooner
         response = self.get_blob(descriptor.digest, end=0)  # followed to its end: one byte
@@ -677,6 +698,9 @@ class Repository(Endpoints, Store, display.Displayable):
         """Return True if the credentials may push here.
 
         The check opens an upload session and cancels it.
+
+        >>> ocikit.Session().repository("localhost:5000/ada/waves").can_push()
+        True
         """
         try:
             session = self.post_upload()

@@ -20,7 +20,14 @@ Swap: TypeAlias = Literal["done", "moved", "unchecked"]
 
 
 class Source(ABC):
-    """A place that content can be read from."""
+    """A place that content can be read from.
+
+    >>> artifact = ocikit.push("oci:waves:v1", {"note.txt": b"hello"})
+    >>> source = ocikit.Layout("waves")
+    >>> manifest = source.document(source.resolve("v1"))
+    >>> [source.fetch(layer) for layer in manifest.layers]
+    [b'hello']
+    """
 
     cacheable: ClassVar[bool] = False
     """Whether documents belong in the cache because each read costs requests."""
@@ -31,6 +38,10 @@ class Source(ABC):
 
         Raises:
             NotFound: The source has no such tag or digest.
+
+        >>> artifact = ocikit.push("oci:waves:v1", {"note.txt": b"hello"})
+        >>> ocikit.Layout("waves").resolve("v1").digest == artifact.digest
+        True
         """
 
     @abstractmethod
@@ -41,6 +52,12 @@ class Source(ABC):
 
         Raises:
             NotFound: The source does not have the content.
+
+        >>> store, blob = ocikit.MemoryStore(), ocikit.Descriptor.of(b"hello", "text/plain")
+        >>> store.push_bytes(blob, b"hello")
+        >>> with store.open(blob) as stream:
+        ...     stream.read(4)
+        b'hell'
         """
 
     def has(self, reference: str) -> bool:
@@ -58,6 +75,12 @@ class Source(ABC):
 
         Raises:
             NotFound: The source does not have the content.
+
+        >>> store, blob = ocikit.MemoryStore(), ocikit.Descriptor.of(b"hello", "text/plain")
+        >>> store.push_bytes(blob, b"hello")
+        >>> with store.open_random(blob) as stream:
+        ...     stream.seek(3), stream.read()
+        (3, b'lo')
         """
         return self.open(descriptor)
 
@@ -71,6 +94,11 @@ class Source(ABC):
         Raises:
             InvalidArgument: A span is not within the content.
             NotFound: The source does not have the content.
+
+        >>> store, blob = ocikit.MemoryStore(), ocikit.Descriptor.of(b"hello world", "text/plain")
+        >>> store.push_bytes(blob, b"hello world")
+        >>> store.ranges(blob, [(0, 2), (6, 5)])
+        [b'he', b'world']
         """
         with self.open_random(descriptor) as stream:
             return read_parts(stream, check_spans(descriptor, spans))
@@ -87,6 +115,11 @@ class Source(ABC):
             SizeMismatch: The content has another size.
             DigestMismatch: The content has another digest.
             InvalidDocument: The descriptor's size is above `limit`.
+
+        >>> store, blob = ocikit.MemoryStore(), ocikit.Descriptor.of(b"hello", "text/plain")
+        >>> store.push_bytes(blob, b"hello")
+        >>> store.fetch(blob)
+        b'hello'
         """
         if (embedded := descriptor.embedded) is not None:
             return embedded
@@ -98,6 +131,11 @@ class Source(ABC):
 
         Raises:
             NotFound: There is no such document.
+
+        >>> artifact = ocikit.push("oci:waves:v1", {"note.txt": b"hello"})
+        >>> descriptor, raw = ocikit.Layout("waves").raw_document("v1")
+        >>> ocikit.Digest.of(raw) == descriptor.digest
+        True
         """
         descriptor = self.resolve(reference)
         return descriptor, self.fetch(descriptor)
@@ -107,6 +145,11 @@ class Source(ABC):
 
         Raises:
             NotFound: The source does not have the content.
+
+        >>> store, blob = ocikit.MemoryStore(), ocikit.Descriptor.of(b"hello world", "text/plain")
+        >>> store.push_bytes(blob, b"hello world")
+        >>> store.head(blob, 5)
+        b'hello'
         """
         prefix = b""
         with self.open_random(descriptor) as stream:
@@ -121,11 +164,20 @@ class Source(ABC):
             NotFound: The source does not have the document.
             ContentError: The bytes do not match the descriptor.
             InvalidDocument: The bytes are not a valid manifest or index.
+
+        >>> artifact = ocikit.push("oci:waves:v1", {"note.txt": b"hello"})
+        >>> layout = ocikit.Layout("waves")
+        >>> [layer.title for layer in layout.document(layout.resolve("v1")).layers]
+        ['note.txt']
         """
         return parse_document(self.fetch(descriptor), descriptor.media_type)
 
     def default_reference(self) -> str:
-        """Return the tag or digest that a reference without either means."""
+        """Return the tag or digest that a reference without either means.
+
+        >>> ocikit.MemoryStore().default_reference()
+        'latest'
+        """
         return "latest"
 
     def resolve_verified(self, reference: str) -> Descriptor:
@@ -133,31 +185,69 @@ class Source(ABC):
 
         Raises:
             NotFound: There is no such document.
+
+        >>> artifact = ocikit.push("oci:waves:v1", {"note.txt": b"hello"})
+        >>> descriptor = ocikit.Layout("waves").resolve_verified("v1")
+        >>> descriptor.size == len(artifact.manifest.raw)
+        True
         """
         return self.resolve(reference)
 
     def tags(self) -> Sequence[str]:
-        """Return all tags."""
+        """Return all tags.
+
+        >>> artifact = ocikit.push("oci:waves:v1", {"note.txt": b"hello"}, tags=["latest"])
+        >>> ocikit.Layout("waves").tags()
+        ['latest', 'v1']
+        """
         return ()
 
     def iter_tags(self) -> Iterator[str]:
-        """Yield all tags, fetching pages on demand."""
+        """Yield all tags, fetching pages on demand.
+
+        >>> artifact = ocikit.push("oci:waves:v1", {"note.txt": b"hello"}, tags=["v2"])
+        >>> next(ocikit.Layout("waves").iter_tags())
+        'v1'
+        """
         yield from self.tags()
 
     def referrers(self, descriptor: Descriptor, artifact_type: str | None = None) -> Sequence[Descriptor]:
-        """Return the manifests with this subject, with their annotations."""
+        """Return the manifests with this subject, with their annotations.
+
+        >>> artifact = ocikit.push("oci:waves:v1", {"note.txt": b"hello"})
+        >>> report = ocikit.attach("oci:waves:v1", {"report.json": b"{}"}, artifact_type="application/vnd.example.report")
+        >>> layout = ocikit.Layout("waves")
+        >>> [referrer.artifact_type for referrer in layout.referrers(layout.resolve("v1"))]
+        ['application/vnd.example.report']
+        """
         return ()
 
 
 class Store(Source):
-    """A place that content can be written to. Everything pushed is verified before it can be read."""
+    """A place that content can be written to. Everything pushed is verified before it can be read.
+
+    >>> store = ocikit.MemoryStore()
+    >>> blob = ocikit.Descriptor.of(b"hello", "text/plain")
+    >>> store.push_bytes(blob, b"hello")
+    >>> store.exists(blob)
+    True
+    """
 
     @abstractmethod
     def exists(self, descriptor: Descriptor) -> bool:
-        """Return True if the store has the content."""
+        """Return True if the store has the content.
+
+        >>> store, blob = ocikit.MemoryStore(), ocikit.Descriptor.of(b"hello", "text/plain")
+        >>> store.exists(blob)
+        False
+        """
 
     def cheaper_to_push(self, descriptor: Descriptor) -> bool:
-        """Return True if transfers should push without calling `exists` first."""
+        """Return True if transfers should push without calling `exists` first.
+
+        >>> ocikit.MemoryStore().cheaper_to_push(ocikit.Descriptor.of(b"hello", "text/plain"))
+        False
+        """
         return False
 
     @abstractmethod
@@ -172,10 +262,24 @@ class Store(Source):
         Raises:
             SizeMismatch: The content has another size; nothing is stored.
             DigestMismatch: The content has another digest; nothing is stored.
+
+        >>> import io
+        >>> store, blob = ocikit.MemoryStore(), ocikit.Descriptor.of(b"hello", "text/plain")
+        >>> store.push(blob, io.BytesIO(b"jello"))
+        Traceback (most recent call last):
+            ...
+        ocikit.errors.DigestMismatch: ...
+        >>> store.push(blob, io.BytesIO(b"hello"))
+        >>> store.fetch(blob)
+        b'hello'
         """
 
     def takes_unhashed(self) -> bool:
-        """Return True if a large file should be pushed by `push_unhashed`, without a digest."""
+        """Return True if a large file should be pushed by `push_unhashed`, without a digest.
+
+        >>> ocikit.MemoryStore().takes_unhashed()
+        False
+        """
         return False
 
     def push_unhashed(self, stream: ByteStream, size: int, check: Callable[[], object]) -> tuple[Digest, bool]:
@@ -191,11 +295,23 @@ class Store(Source):
 
         Raises:
             SizeMismatch: The content has another size; nothing is stored.
+
+        >>> import io
+        >>> with ocikit.Session() as session:
+        ...     repository = session.repository("localhost:5000/ada/waves", push=True)
+        ...     digest, is_stored = repository.push_unhashed(io.BytesIO(b"hello"), 5, lambda: None)
+        >>> digest == ocikit.Digest.of(b"hello"), is_stored
+        (True, True)
         """
         raise NotImplementedError
 
     def mount(self, descriptor: Descriptor, source: Source) -> bool:
-        """Take over content from a store on the same host; return False if impossible."""
+        """Take over content from a store on the same host; return False if impossible.
+
+        >>> a, b = ocikit.MemoryStore(), ocikit.MemoryStore()
+        >>> b.mount(ocikit.Descriptor.of(b"hello", "text/plain"), a)
+        False
+        """
         return False
 
     @abstractmethod
@@ -204,6 +320,12 @@ class Store(Source):
 
         Raises:
             NotFound: The store does not have the manifest.
+
+        >>> artifact = ocikit.push("oci:waves:v1", {"note.txt": b"hello"})
+        >>> layout = ocikit.Layout("waves")
+        >>> layout.tag(layout.resolve("v1"), "latest")
+        >>> layout.tags()
+        ['latest', 'v1']
         """
 
     @abstractmethod
@@ -212,6 +334,12 @@ class Store(Source):
 
         Raises:
             NotFound: The store has no such tag.
+
+        >>> artifact = ocikit.push("oci:waves:v1", {"note.txt": b"hello"}, tags=["latest"])
+        >>> layout = ocikit.Layout("waves")
+        >>> layout.untag("latest")
+        >>> layout.tags()
+        ['v1']
         """
 
     @abstractmethod
@@ -220,6 +348,12 @@ class Store(Source):
 
         Raises:
             NotFound: The store does not have the content.
+
+        >>> artifact = ocikit.push("oci:waves:v1", {"note.txt": b"hello"}, tags=["latest"])
+        >>> layout = ocikit.Layout("waves")
+        >>> layout.delete(layout.resolve("v1"))
+        >>> layout.tags()
+        []
         """
 
     def keep(self, descriptor: Descriptor) -> None:
@@ -227,10 +361,22 @@ class Store(Source):
 
         Raises:
             NotFound: The store does not have the manifest.
+
+        >>> layout, index = ocikit.Layout("waves"), ocikit.Index(manifests=[])
+        >>> layout.push_bytes(index.descriptor, index.raw)
+        >>> layout.keep(index.descriptor)
+        >>> layout.gc(grace=0).blobs
+        ()
         """
 
     def push_document(self, descriptor: Descriptor, raw: bytes, tags: Sequence[str] = ()) -> None:
-        """Push a manifest or index with all of its tags."""
+        """Push a manifest or index with all of its tags.
+
+        >>> store, index = ocikit.MemoryStore(), ocikit.Index(manifests=[])
+        >>> store.push_document(index.descriptor, index.raw, tags=["v1", "latest"])
+        >>> store.tags()
+        ['latest', 'v1']
+        """
         tags = to_texts(tags, "tags")
         self.push_bytes(descriptor, raw, tag=tags[0] if tags else None)
         for name in tags[1:]:
@@ -248,6 +394,12 @@ class Store(Source):
         Returns:
             "done" if the tag was set in one step with the check, and "moved" if it names something else: nothing was
             changed. "unchecked" if the tag was set, but the store cannot tell whether it replaced another writer's.
+
+        >>> store, index = ocikit.MemoryStore(), ocikit.Index(manifests=[])
+        >>> store.swap(index.descriptor, index.raw, "v1", None)
+        'unchecked'
+        >>> store.swap(index.descriptor, index.raw, "v1", None)
+        'moved'
         """
         try:
             current = self.resolve(tag).digest
@@ -259,7 +411,13 @@ class Store(Source):
         return "unchecked"
 
     def push_bytes(self, descriptor: Descriptor, content: bytes, *, tag: str | None = None) -> None:
-        """Push content that is in memory."""
+        """Push content that is in memory.
+
+        >>> store, blob = ocikit.MemoryStore(), ocikit.Descriptor.of(b"hello", "text/plain")
+        >>> store.push_bytes(blob, b"hello")
+        >>> store.fetch(blob)
+        b'hello'
+        """
         self.push(descriptor, io.BytesIO(content), tag=tag)
 
 

@@ -41,6 +41,11 @@ class MemoryStore(display.Displayable, Store):
 
         Raises:
             ManifestUnknown: There is no such tag or digest; the hint has the nearest tags.
+
+        >>> store, index = ocikit.MemoryStore(), ocikit.Index(manifests=[])
+        >>> store.push_document(index.descriptor, index.raw, tags=["v1"])
+        >>> store.resolve("v1") == index.descriptor
+        True
         """
         with self._lock:
             digest = parse_digest(reference) or self._tags.get(reference)

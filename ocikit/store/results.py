@@ -30,7 +30,13 @@ class RemovedBlob:
 
 @frozen(kw_only=True, repr=False)
 class GCResult(display.Displayable):
-    """Result of a garbage collection, or of its dry run."""
+    """Result of a garbage collection, or of its dry run.
+
+    >>> artifact = ocikit.push("oci:waves:v1", {"note.txt": b"hello"})
+    >>> ocikit.delete("oci:waves:v1")
+    >>> ocikit.Layout("waves").gc(dry_run=True, grace=0)
+    GCResult(dry_run=True, blobs=3, size=487 B)
+    """
 
     dry_run: bool
     blobs: tuple[RemovedBlob, ...] = ()
@@ -61,6 +67,12 @@ class GCResult(display.Displayable):
         """Run the garbage collection after a dry run; return itself if it has run already.
 
         The store is scanned again, because it may have changed since the dry run.
+
+        >>> artifact = ocikit.push("oci:waves:v1", {"note.txt": b"hello"})
+        >>> ocikit.delete("oci:waves:v1")
+        >>> result = ocikit.Layout("waves").gc(dry_run=True, grace=0)
+        >>> result.run().dry_run
+        False
         """
         return self._run() if self.dry_run and self._run is not None else self
 
@@ -93,7 +105,14 @@ class GCResult(display.Displayable):
 
 @frozen(kw_only=True)
 class CorruptBlob:
-    """A blob that is missing or does not match its digest."""
+    """A blob that is missing or does not match its digest.
+
+    >>> artifact = ocikit.push("oci:waves:v1", {"note.txt": b"hello"})
+    >>> layout = ocikit.Layout("waves")
+    >>> size = layout.blob(ocikit.Digest.of(b"hello")).write_bytes(b"jello")
+    >>> [(blob.problem, blob.digest.short) for blob in layout.verify().corrupt]
+    [('digest', 'sha256:2cf24dba5fb0')]
+    """
 
     digest: Digest
     problem: Problem
@@ -111,7 +130,12 @@ class CorruptBlob:
 
 @frozen(kw_only=True, repr=False)
 class VerifyResult(display.Displayable):
-    """Result of hashing all stored content."""
+    """Result of hashing all stored content.
+
+    >>> artifact = ocikit.push("oci:waves:v1", {"note.txt": b"hello"})
+    >>> ocikit.Layout("waves").verify()
+    VerifyResult(ok=True, checked=3, size=487 B)
+    """
 
     checked: int
     """Number of blobs that were hashed."""

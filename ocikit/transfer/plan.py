@@ -58,6 +58,12 @@ def plan(
         CopyError: The source cannot be read; the reason is the error's cause.
         NoMatchingPlatform: The index has no manifest for `platform`, or a single image has another platform.
         InvalidDocument: Indexes or referrers are nested too deep, or there are too many documents.
+
+    >>> from ocikit.transfer.plan import plan
+    >>> artifact = ocikit.push("oci:waves:v1", {"note.txt": b"hello"})
+    >>> planned = plan(ocikit.Layout("waves"), "v1", ocikit.MemoryStore(), tags=["v1"])
+    >>> [blob.title for blob in planned.blobs if blob.title]
+    ['note.txt']
     """
     names = to_texts(tags, "tags")
     root = source.resolve(reference) if isinstance(reference, str) else reference

@@ -38,7 +38,13 @@ class PlannedItem(display.Displayable):
 
 @frozen(kw_only=True, repr=False)
 class Plan(display.Displayable):
-    """A planned copy; `run()` carries it out."""
+    """A planned copy; `run()` carries it out.
+
+    >>> artifact = ocikit.push("oci:waves:v1", {"note.txt": b"hello"})
+    >>> plan = ocikit.copy("oci:waves:v1", "oci:copy:v1", dry_run=True).plan
+    >>> [(item.descriptor.title, item.outcome) for item in plan.items if item.descriptor.title]
+    [('note.txt', 'moved')]
+    """
 
     source: Source
     target: Store
@@ -126,6 +132,11 @@ class Plan(display.Displayable):
 
         Raises:
             CopyError: Source or target failed; the error has the side and the descriptor, the reason is its cause.
+
+        >>> artifact = ocikit.push("oci:waves:v1", {"note.txt": b"hello"})
+        >>> plan = ocikit.copy("oci:waves:v1", "oci:copy:v1", dry_run=True).plan
+        >>> plan.run().digest == artifact.digest
+        True
         """
         total = sum(b.size for b in (*self.blobs, *self.foreign))
         total += sum(len(raw) for _, raw in self.documents)
@@ -149,6 +160,13 @@ class Plan(display.Displayable):
 
         Raises:
             CopyError: The target failed; the reason is its cause.
+
+        >>> index, target = ocikit.Index(manifests=[]), ocikit.MemoryStore()
+        >>> documents = ((index.descriptor, index.raw),)
+        >>> plan = ocikit.Plan(source=target, target=target, root=index.descriptor, tags=("v1",), documents=documents, blobs=())
+        >>> plan.push_documents()
+        >>> target.tags()
+        ['v1']
         """
         _DocumentPushes(plan=self, progress=progress, workers=workers).run()
 

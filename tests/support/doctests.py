@@ -44,3 +44,4 @@ def move_registry(test: doctest.DocTest, host: str) -> None:
     """Let examples and their output name another host."""
     for example in test.examples:
         example.source, example.want = (text.replace(HOST, host) for text in (example.source, example.want))
+        example.exc_msg = example.exc_msg and example.exc_msg.replace(HOST, host)

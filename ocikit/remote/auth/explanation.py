@@ -39,6 +39,9 @@ class Explanation(display.Displayable):
     """The sources of credentials for a registry in order, and the one in use.
 
     `print` shows all of them.
+
+    >>> ocikit.auth.explain("ghcr.io")
+    Explanation(host='ghcr.io', kind='anonymous')
     """
 
     host: str

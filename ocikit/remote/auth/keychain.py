@@ -89,6 +89,9 @@ class Credentials(display.Displayable):
 
         Raises:
             CredentialsError: The value has another type.
+
+        >>> ocikit.Credentials.of(("ada", "not shown"))
+        Credentials(username='ada', kind='password')
         """
         if value is None:
             return ANONYMOUS
@@ -222,6 +225,10 @@ class Keychain(display.Displayable):
 
         Raises:
             CredentialsError: A file is malformed or unreadable, or a helper failed.
+
+        >>> keychain = ocikit.Keychain({"ghcr.io": ("ada", "not shown")})
+        >>> keychain.for_reference("ghcr.io", "org/data")
+        Credentials(username='ada', kind='password')
         """
         keys = docker_config.lookup_keys(host, repository)
         if isinstance(self.explicit, tuple | Credentials) and not Credentials.of(self.explicit).anonymous:
@@ -239,6 +246,10 @@ class Keychain(display.Displayable):
 
         Args:
             host: The host that the user named, or "" for none. A pair is then for no host.
+
+        >>> keychain = ocikit.Keychain(("ada", "not shown")).for_named_hosts("ghcr.io")
+        >>> keychain.for_reference("ghcr.io"), keychain.for_reference("other.example").anonymous
+        (Credentials(username='ada', kind='password'), True)
         """
         explicit = self.explicit
         if not isinstance(explicit, tuple | Credentials) or self.registry or "host" in self._bound:
@@ -249,6 +260,9 @@ class Keychain(display.Displayable):
         """Return the sources of credentials, their content without secrets, and the one in use.
 
         Sources after the one in use are listed too, but their helpers are not run.
+
+        >>> ocikit.Keychain({"ghcr.io": ("ada", "not shown")}).explain("ghcr.io")
+        Explanation(host='ghcr.io', username='ada', kind='password', place='passed credentials')
         """
         steps: list[ExplanationStep] = []
         decided = False
@@ -303,6 +317,9 @@ class Keychain(display.Displayable):
 
         Raises:
             CredentialsError: The file can't be read or written, or the helper failed. The old file is unchanged.
+
+        >>> ocikit.Keychain().login("ghcr.io", "ada", "not shown")
+        '~/.docker/config.json'
         """
         credentials = _from_login(username, password)
         if identity_token:
@@ -351,6 +368,11 @@ class Keychain(display.Displayable):
 
         Raises:
             CredentialsError: The file can't be read or written, or the helper failed.
+
+        >>> keychain = ocikit.Keychain()
+        >>> place = keychain.login("ghcr.io", "ada", "not shown")
+        >>> keychain.logout("ghcr.io"), keychain.logout("ghcr.io")
+        (True, False)
         """
         path = self._primary_file()
         where = self._short(path)
@@ -376,6 +398,12 @@ class Keychain(display.Displayable):
         """Return a number that changes with the variables and files that a lookup reads; it has no secrets.
 
         A change of what a credential helper stores does not change it.
+
+        >>> keychain = ocikit.Keychain()
+        >>> before = keychain.state()
+        >>> place = keychain.login("ghcr.io", "ada", "not shown")
+        >>> keychain.state() == before
+        False
         """
         files: list[object] = []
         for path in self._files():

@@ -35,7 +35,12 @@ def _hosts(names: Iterable[str]) -> frozenset[str]:
 
 @frozen
 class Route:
-    """The result of looking up a repository in the mirror settings."""
+    """The result of looking up a repository in the mirror settings.
+
+    >>> network = ocikit.Network(blocked=["docker.io"])
+    >>> network.route(ocikit.Reference.parse("alpine:3.20"))
+    Route(blocked=True, mirrors=())
+    """
 
     blocked: bool
     """True if the repository must not be used."""
@@ -138,6 +143,15 @@ class Network:
             NotFound: The file does not exist.
             InvalidDocument: The file is invalid; the message has the path in it.
             InvalidArgument: A setting has the wrong type.
+
+        >>> from pathlib import Path
+        >>> size = Path("registries.conf").write_text('''
+        ... [[registry]]
+        ... location = "docker.io"
+        ... blocked = true
+        ... ''')
+        >>> ocikit.Network.from_registries_conf("registries.conf").blocked
+        frozenset({'docker.io'})
         """
         from ocikit.remote.config.registries_conf import (  # noqa: PLC0415 - 3 ms of import time, mostly tomllib
             load_registries_conf,
@@ -162,11 +176,22 @@ class Network:
         return self
 
     def is_blocked(self, name: str) -> bool:
-        """Return True if a registry, or a repository with its registry, must not be used."""
+        """Return True if a registry, or a repository with its registry, must not be used.
+
+        >>> network = ocikit.Network(blocked=["docker.io"])
+        >>> network.is_blocked("docker.io/library/alpine"), network.is_blocked("ghcr.io/org/data")
+        (True, False)
+        """
         return bool(self.blocked) and longest_match(name, (*self.mirrors, *self.blocked))[0] in self.blocked
 
     def route(self, reference: Reference) -> Route:
-        """Return whether a reference's repository is blocked, and its mirrors."""
+        """Return whether a reference's repository is blocked, and its mirrors.
+
+        >>> network = ocikit.Network(mirrors={"docker.io": ["mirror.example:5000"]})
+        >>> route = network.route(ocikit.Reference.parse("alpine:3.20"))
+        >>> [(mirror.location, name) for mirror, name in route.mirrors]
+        [('mirror.example:5000', 'library/alpine')]
+        """
         if not (self.mirrors or self.blocked):
             return Route(blocked=False)
         prefix, length = longest_match(reference.name, (*self.mirrors, *self.blocked))

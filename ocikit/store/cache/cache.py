@@ -125,6 +125,13 @@ class Cache(display.Displayable, Store):
         root: Folder of the cache; by default `OCIKIT_CACHE`, else the platform's folder for caches. The default is
             evaluated on each use. The first write creates the folder, and other users cannot read it. To share a cache
             between users, create the folder with their permissions first.
+
+    >>> cache = ocikit.Cache("cache")
+    >>> with ocikit.Session(cache=cache) as session:
+    ...     artifact = session.push("localhost:5000/ada/waves:v1", {"note.txt": b"hello"})
+    ...     artifact = session.pull("localhost:5000/ada/waves:v1")
+    >>> cache.resolve("localhost:5000/ada/waves:v1").digest == artifact.digest
+    True
     """
 
     _root: Path | None = field(default=None, converter=_absolute)
@@ -142,7 +149,12 @@ class Cache(display.Displayable, Store):
     # Blobs
 
     def path(self, digest: str) -> Path:
-        """Return the path of a blob, whether it exists or not."""
+        """Return the path of a blob, whether it exists or not.
+
+        >>> cache = ocikit.Cache("cache")
+        >>> cache.path(ocikit.Digest.of(b"hello")).relative_to(cache.root).parts[:2]
+        ('blobs', 'sha256')
+        """
         return blob_path(self.root, Digest(digest))
 
     def exists(self, descriptor: Descriptor, *, quick: bool = False) -> bool:
@@ -158,7 +170,14 @@ class Cache(display.Displayable, Store):
         return self._verified.is_intact(root, blob_path(root, descriptor.digest), descriptor, quick=quick)
 
     def discard(self, descriptor: Descriptor) -> None:
-        """Delete a blob that has proved damaged; it is fetched again when it is needed."""
+        """Delete a blob that has proved damaged; it is fetched again when it is needed.
+
+        >>> cache, blob = ocikit.Cache("cache"), ocikit.Descriptor.of(b"hello", "text/plain")
+        >>> cache.push_bytes(blob, b"hello")
+        >>> cache.discard(blob)
+        >>> cache.exists(blob)
+        False
+        """
         discard(self.path(descriptor.digest))
 
     def open(self, descriptor: Descriptor) -> ByteStream:
@@ -217,7 +236,13 @@ class Cache(display.Displayable, Store):
             self.tag(descriptor, tag)
 
     def add(self, descriptor: Descriptor, stream: ByteStream) -> bool:
-        """Store a verified blob; return False if the cache has it, or another process stores it meanwhile."""
+        """Store a verified blob; return False if the cache has it, or another process stores it meanwhile.
+
+        >>> import io
+        >>> cache, blob = ocikit.Cache("cache"), ocikit.Descriptor.of(b"hello", "text/plain")
+        >>> cache.add(blob, io.BytesIO(b"hello")), cache.add(blob, io.BytesIO(b"hello"))
+        (True, False)
+        """
         if self.exists(descriptor):
             return False
         parts, path = self._create_root() / "partial", self.path(descriptor.digest)
@@ -248,6 +273,12 @@ class Cache(display.Displayable, Store):
         """Let a write of the block fail if it only saves work next time.
 
         The cache may be read-only, full, or belong to another user. The first failure of a process is logged.
+
+        >>> from pathlib import Path
+        >>> cache, blob = ocikit.Cache("cache"), ocikit.Descriptor.of(b"hello", "text/plain")
+        >>> Path("cache").touch()
+        >>> with cache.optional_write():
+        ...     cache.push_bytes(blob, b"hello")
         """
         try:
             yield
@@ -260,7 +291,11 @@ class Cache(display.Displayable, Store):
                 log.info("nothing is added to the cache: %s", message)
 
     def lock_folder(self) -> Path | None:
-        """Return the folder for locks that exclude other processes; None if the cache cannot be written."""
+        """Return the folder for locks that exclude other processes; None if the cache cannot be written.
+
+        >>> ocikit.Cache("cache").lock_folder().name
+        'locks'
+        """
         try:
             folder = self._create_root() / "locks"
             folder.mkdir(exist_ok=True)
@@ -274,6 +309,12 @@ class Cache(display.Displayable, Store):
         """Record what a registry has just returned for a tag, if the cache can be written.
 
         Ignore references with a digest.
+
+        >>> cache, blob = ocikit.Cache("cache"), ocikit.Descriptor.of(b"hello", "text/plain")
+        >>> reference = ocikit.Reference.parse("ghcr.io/org/data:v1")
+        >>> cache.remember(reference, blob)
+        >>> cache.recall(reference).descriptor == blob
+        True
         """
         if reference.digest is None:
             with self.optional_write():
@@ -301,7 +342,11 @@ class Cache(display.Displayable, Store):
                     raise
 
     def recall(self, reference: Reference) -> Remembered | None:
-        """Return the record of a tag; None without a record or for a digest."""
+        """Return the record of a tag; None without a record or for a digest.
+
+        >>> print(ocikit.cache.recall(ocikit.Reference.parse("ghcr.io/org/data:v1")))
+        None
+        """
         if reference.digest is not None:
             return None
         reference = reference.tagged(reference.target)
@@ -318,7 +363,14 @@ class Cache(display.Displayable, Store):
             return None
 
     def lookup(self, reference: Reference) -> Descriptor | None:
-        """Return the descriptor of a pinned manifest or index; None if it is not cached."""
+        """Return the descriptor of a pinned manifest or index; None if it is not cached.
+
+        >>> cache, index = ocikit.Cache("cache"), ocikit.Index(manifests=[])
+        >>> cache.push_bytes(index.descriptor, index.raw)
+        >>> reference = ocikit.Reference.parse("ghcr.io/org/data:v1")
+        >>> cache.lookup(reference.pinned(index.digest)) == index.descriptor
+        True
+        """
         return None if reference.digest is None else self._document(reference.digest)
 
     def _document(self, digest: Digest) -> Descriptor | None:
@@ -375,13 +427,25 @@ class Cache(display.Displayable, Store):
             raise NotFound(f"the cache at {self.root} does not have {reference}") from None
 
     def reference_path(self, reference: Reference) -> Path:
-        """Return the path of the record of a tag: `refs/<host>/<repository>/<tag>.json`."""
+        """Return the path of the record of a tag: `refs/<host>/<repository>/<tag>.json`.
+
+        >>> cache = ocikit.Cache("cache")
+        >>> path = cache.reference_path(ocikit.Reference.parse("ghcr.io/org/data:v1"))
+        >>> str(path.relative_to(cache.root))
+        'refs/ghcr.io/org/data/v1.json'
+        """
         return _repository_folder(self.root / "refs", reference) / f"{reference.tag or 'latest'}.json"
 
     # Snapshots
 
     def snapshot_path(self, reference: Reference, digest: Digest) -> Path:
-        """Return the folder of the files of a manifest, whether it exists or not."""
+        """Return the folder of the files of a manifest, whether it exists or not.
+
+        >>> cache = ocikit.Cache("cache")
+        >>> path = cache.snapshot_path(ocikit.Reference.parse("ghcr.io/org/data:v1"), ocikit.Digest.of(b"{}"))
+        >>> path.parent.relative_to(cache.root).parts
+        ('snapshots', 'ghcr.io', 'org', 'data')
+        """
         return _repository_folder(self.root / "snapshots", reference) / f"{digest.algorithm}-{digest.encoded}"
 
     def snapshot(
@@ -399,6 +463,12 @@ class Cache(display.Displayable, Store):
         Raises:
             BlobUnknown: A blob is not cached. Push it to the cache and call again.
             UnsafeArchive: A title leads out of the folder (path traversal), or two layers have the same path.
+
+        >>> artifact = ocikit.push("localhost:5000/ada/waves:v1", {"note.txt": b"hello"})
+        >>> artifact = ocikit.pull("localhost:5000/ada/waves:v1")
+        >>> folder = ocikit.cache.snapshot(artifact.reference, artifact.manifest)
+        >>> (folder / "note.txt").read_text()
+        'hello'
         """
         # Validate the titles of the requested layers only: another one must not make them unreadable
         listed = document.layers if isinstance(document, Manifest) else ()
@@ -450,14 +520,27 @@ class Cache(display.Displayable, Store):
     # Folders that pulls have written
 
     def note_folder(self, folder: Path) -> None:
-        """Record a folder with files of a pull. Later pulls copy content from there, see `ocikit.folder.copies`."""
+        """Record a folder with files of a pull. Later pulls copy content from there, see `ocikit.folder.copies`.
+
+        >>> from pathlib import Path
+        >>> cache = ocikit.Cache("cache")
+        >>> cache.note_folder(Path.cwd())
+        >>> cache.folders() == [Path.cwd()]
+        True
+        """
         with self.optional_write():
             note = self._create_root() / "folders" / Digest.of(os.fsencode(folder)).encoded[:32]
             note.parent.mkdir(exist_ok=True)
             write_atomically(note, os.fsencode(folder), sync=False)
 
     def folders(self) -> list[Path]:
-        """Return the recorded folders that exist, the most recently written first."""
+        """Return the recorded folders that exist, the most recently written first.
+
+        >>> artifact = ocikit.push("oci:waves:v1", {"note.txt": b"hello"})
+        >>> artifact = ocikit.pull("oci:waves:v1", "data")
+        >>> [folder.name for folder in ocikit.cache.folders()]
+        ['data']
+        """
         notes = []
         with contextlib.suppress(OSError), os.scandir(self.root / "folders") as listing:
             notes = sorted(listing, key=lambda entry: -entry.stat().st_mtime)
@@ -475,7 +558,12 @@ class Cache(display.Displayable, Store):
 
     @contextlib.contextmanager
     def hashes(self) -> Iterator[HashCache]:
-        """Yield the digests of files that pushes have hashed; save new ones after the block."""
+        """Yield the digests of files that pushes have hashed; save new ones after the block.
+
+        >>> with ocikit.Cache("cache").hashes() as known:
+        ...     type(known).__name__
+        'HashCache'
+        """
         from ocikit.store.cache.hashes import HashCache  # noqa: PLC0415 - import time; only pushes need it
 
         known = HashCache(self.root / "hashes", prepare=self._create_root)
@@ -494,13 +582,24 @@ class Cache(display.Displayable, Store):
         """Return cached repositories of a registry, for completion.
 
         A large cache is searched partially; see `scan`.
+
+        >>> artifact = ocikit.push("localhost:5000/ada/waves:v1", {"note.txt": b"hello"})
+        >>> artifact = ocikit.pull("localhost:5000/ada/waves:v1")
+        >>> ocikit.cache.repositories("localhost:5000")
+        ['ada/waves']
         """
         from ocikit.store.cache.scan import repositories  # noqa: PLC0415 - import time; most sessions don't need it
 
         return repositories(self.root, host)
 
     def scan(self) -> CacheInfo:
-        """Walk the cache and return its repositories with their sizes."""
+        """Walk the cache and return its repositories with their sizes.
+
+        >>> artifact = ocikit.push("localhost:5000/ada/waves:v1", {"note.txt": b"hello"})
+        >>> artifact = ocikit.pull("localhost:5000/ada/waves:v1")
+        >>> [(repository.name, repository.tags) for repository in ocikit.cache.scan().repositories]
+        [('localhost:5000/ada/waves', ('v1',))]
+        """
         from ocikit.store.cache.scan import scan  # noqa: PLC0415 - import time; most sessions don't need it
 
         return scan(self.root)
@@ -511,6 +610,11 @@ class Cache(display.Displayable, Store):
         Args:
             remove: Whether to delete corrupt blobs and the snapshot files that are links to them. They are downloaded
                 again when they are needed.
+
+        >>> cache, blob = ocikit.Cache("cache"), ocikit.Descriptor.of(b"hello", "text/plain")
+        >>> cache.push_bytes(blob, b"hello")
+        >>> cache.verify()
+        VerifyResult(ok=True, checked=1, size=5 B)
         """
         from ocikit.store.cache.scan import verify  # noqa: PLC0415 - import time; most sessions don't need it
 
@@ -523,6 +627,11 @@ class Cache(display.Displayable, Store):
             dry_run: Whether to delete nothing; `run()` of the result then deletes.
             grace: Seconds since the last change for which a file is not deleted. A pull in progress writes blobs
                 before their tag.
+
+        >>> cache, blob = ocikit.Cache("cache"), ocikit.Descriptor.of(b"hello", "text/plain")
+        >>> cache.push_bytes(blob, b"hello")
+        >>> cache.gc(dry_run=True, grace=0)
+        GCResult(dry_run=True, blobs=1, size=5 B)
         """
         from ocikit.store.cache.prune import collect  # noqa: PLC0415 - import time; most sessions don't need it
 
@@ -546,6 +655,11 @@ class Cache(display.Displayable, Store):
             unreferenced: Whether to delete blobs that no tag or snapshot references, and unfinished transfers.
             grace: Seconds since the last change for which unreferenced blobs are not deleted. A pull in progress
                 writes blobs before their tag.
+
+        >>> from datetime import timedelta
+        >>> plan = ocikit.cache.prune(older_than=timedelta(days=30), keep=["ghcr.io/org/*"])
+        >>> plan.bytes, plan.run()
+        (0, 0)
         """
         from ocikit.store.cache.prune import plan_prune  # noqa: PLC0415 - import time; most sessions don't need it
 

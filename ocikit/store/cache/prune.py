@@ -23,7 +23,14 @@ from ocikit.store.results import GCResult, RemovedBlob
 
 @frozen(kw_only=True, repr=False)
 class PrunePlan(display.Displayable):
-    """Files of a cache that `run` deletes."""
+    """Files of a cache that `run` deletes.
+
+    >>> artifact = ocikit.push("localhost:5000/ada/waves:v1", {"note.txt": b"hello"})
+    >>> artifact = ocikit.pull("localhost:5000/ada/waves:v1")
+    >>> plan = ocikit.cache.prune(reference="localhost:5000/ada/waves", grace=0)
+    >>> [str(name) for name in plan.names if name.tag]
+    ['localhost:5000/ada/waves:v1']
+    """
 
     root: Path
     names: tuple[CachedName, ...]
@@ -42,6 +49,12 @@ class PrunePlan(display.Displayable):
 
         Files that were used, fetched or tagged after the plan are not deleted. Open files remain readable;
         deleted content is downloaded again when it is needed.
+
+        >>> cache, blob = ocikit.Cache("cache"), ocikit.Descriptor.of(b"hello", "text/plain")
+        >>> cache.push_bytes(blob, b"hello")
+        >>> freed = cache.prune(grace=0).run()
+        >>> cache.exists(blob)
+        False
         """
         freed = 0
         for name in self.names:
@@ -51,14 +64,24 @@ class PrunePlan(display.Displayable):
         return freed + sum(freed for _, freed in self.delete_blobs()) + sum(self.delete_partial())
 
     def delete_blobs(self) -> Iterator[tuple[RemovedBlob, int]]:
-        """Delete blobs that are still unreferenced; yield each with the freed bytes."""
+        """Delete blobs that are still unreferenced; yield each with the freed bytes.
+
+        >>> cache, blob = ocikit.Cache("cache"), ocikit.Descriptor.of(b"hello", "text/plain")
+        >>> cache.push_bytes(blob, b"hello")
+        >>> [removed.digest.short for removed, freed in cache.prune(grace=0).delete_blobs()]
+        ['sha256:2cf24dba5fb0']
+        """
         referenced = CacheGraph(self.root).reach(name.digest for name in read_names(self.root))
         for digest, path, status in self.blobs:
             if digest not in referenced and _unchanged(path, status.st_mtime) and (freed := _remove(path)) is not None:
                 yield RemovedBlob(digest=digest, size=status.st_size), freed
 
     def delete_partial(self) -> Iterator[int]:
-        """Delete the unfinished transfers; iterate over the bytes that each one frees."""
+        """Delete the unfinished transfers; iterate over the bytes that each one frees.
+
+        >>> list(ocikit.cache.prune().delete_partial())
+        []
+        """
         for path, changed in self.partial:
             if _unchanged(path, changed):
                 yield _remove_snapshot(self.root, path) if path.is_dir() else _remove_part(path)

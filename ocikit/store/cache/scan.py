@@ -84,7 +84,12 @@ class CachedRepository(display.Displayable):
 
 @frozen(kw_only=True, repr=False)
 class CacheInfo(display.Displayable):
-    """Contents of a cache at the time of `Cache.scan`."""
+    """Contents of a cache at the time of `Cache.scan`.
+
+    >>> info = ocikit.cache.scan()
+    >>> info.size, info.repositories
+    (0, ())
+    """
 
     root: Path
     repositories: tuple[CachedRepository, ...]

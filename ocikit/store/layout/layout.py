@@ -114,6 +114,10 @@ class Layout(display.Displayable, Store):
 
         Raises:
             NotFound: There is no image, or there are several; the hint lists their names.
+
+        >>> artifact = ocikit.push("oci:waves:v1", {"note.txt": b"hello"})
+        >>> ocikit.Layout("waves").only().digest == artifact.digest
+        True
         """
         images: dict[str, Descriptor] = {}
         for entry in self._disk.entries():
@@ -172,6 +176,10 @@ class Layout(display.Displayable, Store):
 
         Raises:
             InvalidDocument: An entry is not a descriptor.
+
+        >>> artifact = ocikit.push("oci:waves:v1", {"note.txt": b"hello"})
+        >>> [dict(entry.annotations) for entry in ocikit.Layout("waves").entries()]
+        [{'org.opencontainers.image.ref.name': 'v1'}]
         """
         return tuple(map(to_descriptor, self._disk.entries()))
 
@@ -195,7 +203,12 @@ class Layout(display.Displayable, Store):
         return list(matches.values())
 
     def blob(self, digest: Digest) -> Path:
-        """Return the path of a blob, whether it exists or not."""
+        """Return the path of a blob, whether it exists or not.
+
+        >>> artifact = ocikit.push("oci:waves:v1", {"note.txt": b"hello"})
+        >>> ocikit.Layout("waves").blob(ocikit.Digest.of(b"hello")).read_bytes()
+        b'hello'
+        """
         return self._disk.blob(digest)
 
     # Writing
@@ -329,6 +342,13 @@ class Layout(display.Displayable, Store):
         Raises:
             InvalidDocument: A document is unreadable, so the content that it references is unknown. Nothing is
                 deleted.
+
+        >>> artifact = ocikit.push("oci:waves:v1", {"note.txt": b"hello"})
+        >>> layout = ocikit.Layout("waves")
+        >>> layout.untag("v1")
+        >>> result = layout.gc(dry_run=True, grace=0)
+        >>> len(result.blobs), result.size > 0
+        (3, True)
         """
         lease = self._lease.lock_file if self._lease else None
         run = functools.partial(self.gc, grace=grace)
@@ -340,11 +360,21 @@ class Layout(display.Displayable, Store):
 
         Args:
             workers: Number of threads. Hashing one blob uses one processor core.
+
+        >>> artifact = ocikit.push("oci:waves:v1", {"note.txt": b"hello"})
+        >>> result = ocikit.Layout("waves").verify()
+        >>> result.checked, result.ok
+        (3, True)
         """
         return gc.verify(self._disk, workers=workers)
 
     def close(self) -> None:
-        """End the protection of pushed content from sweeps in other processes."""
+        """End the protection of pushed content from sweeps in other processes.
+
+        >>> layout = ocikit.Layout("waves")
+        >>> layout.push_bytes(ocikit.Descriptor.of(b"hello", "text/plain"), b"hello")
+        >>> layout.close()
+        """
         lease, self._lease, self._first_check = self._lease, None, None
         if lease is not None:
             with contextlib.suppress(OSError):
