@@ -100,6 +100,14 @@ class OcikitError(Exception, Displayable):
     Attributes:
         message: What failed and why.
         hint: The next step; may be empty.
+
+    >>> try:
+    ...     ocikit.inspect("oci:waves:v1")
+    ... except ocikit.OcikitError as error:
+    ...     print(error.message)
+    ...     print(error.hint)
+    waves is not a folder, or does not exist
+    to create a layout there, push with Layout(path), or write to "oci:path:tag"
     """
 
     def __init__(self, message: str = "", *, hint: str = "") -> None:
@@ -129,6 +137,10 @@ class OcikitError(Exception, Displayable):
         Args:
             message: The new message.
             hint: The new next step; None keeps the present one.
+
+        >>> error = ocikit.NotFound("no such file", hint="list the files")
+        >>> error.reworded("no file sine.csv")
+        NotFound('no file sine.csv', hint='list the files')
         """
         error = copy.copy(self)
         error.message = sanitize(message, newlines=True)
@@ -186,7 +198,12 @@ class InvalidArgument(OcikitError, ValueError):
 
 @frozen(kw_only=True, repr=False)
 class Violation(Displayable):
-    """A violation of the specification at one place of a document."""
+    """A violation of the specification at one place of a document.
+
+    >>> from ocikit.errors import Violation
+    >>> Violation(path="$.config", message="required field missing").path
+    '$.config'
+    """
 
     path: str
     """JSON path, such as "$.layers[2].digest"; "$" is the whole document."""

@@ -21,6 +21,11 @@ class Descriptions(Mapping[str, Description], display.Displayable):
     Args:
         artifact: Has the files.
         requests: How many ranges of each file may be requested.
+
+    >>> artifact = ocikit.push("oci:waves:v1", {"a.txt": b"hello", "b.json": b"{}"})
+    >>> descriptions = ocikit.describe("oci:waves:v1")
+    >>> {name: description.format for name, description in descriptions.items()}
+    {'a.txt': 'text', 'b.json': 'json'}
     """
 
     def __init__(self, artifact: Artifact, requests: int) -> None:
@@ -34,6 +39,10 @@ class Descriptions(Mapping[str, Description], display.Displayable):
 
         Args:
             limit: How many files to read; None reads all.
+
+        >>> artifact = ocikit.push("oci:waves:v1", {"a.txt": b"hello", "b.json": b"{}"})
+        >>> len(ocikit.describe("oci:waves:v1").load())
+        2
         """
         names = [name for name in list(self.artifact.files)[:limit] if name not in self._found]
 
@@ -78,7 +87,12 @@ class Descriptions(Mapping[str, Description], display.Displayable):
         return len(self.artifact.files)
 
     def to_dict(self) -> dict[str, Any]:
-        """Return plain values by name; read all files. One that cannot be described has its problem."""
+        """Return plain values by name; read all files. One that cannot be described has its problem.
+
+        >>> artifact = ocikit.push("oci:waves:v1", {"a.txt": b"hello", "b.json": b"{}"})
+        >>> list(ocikit.describe("oci:waves:v1").to_dict())
+        ['reference', 'files']
+        """
         self.load()
         values: dict[str, Any] = {}
         for name in self:
@@ -91,6 +105,11 @@ class Descriptions(Mapping[str, Description], display.Displayable):
 
         Args:
             indent: Spaces of each level; None writes one line.
+
+        >>> import json
+        >>> artifact = ocikit.push("oci:waves:v1", {"a.txt": b"hello", "b.json": b"{}"})
+        >>> list(json.loads(ocikit.describe("oci:waves:v1").to_json()))
+        ['reference', 'files']
         """
         return json.dumps(self.to_dict(), indent=indent)
 

@@ -83,6 +83,12 @@ class Edit(MutableMapping[str, Any], display.Displayable):
         dry_run: Upload nothing, and leave the tag.
         workers: Number of parallel transfers.
         progress: True, False or a `Progress`; None uses the session's setting.
+
+    >>> with ocikit.edit("oci:waves:v1") as edit:
+    ...     edit["a.txt"] = b"hello"
+    ...     edit.annotations["org.opencontainers.image.description"] = "Waves"
+    >>> ocikit.inspect("oci:waves:v1")["a.txt"].read_text()
+    'hello'
     """
 
     def __init__(
@@ -354,6 +360,13 @@ class Edit(MutableMapping[str, Any], display.Displayable):
 
         Raises:
             Conflict: A title is that of a folder and of a file.
+
+        >>> from ocikit.client.commit import SetType
+        >>> with ocikit.edit("oci:waves:v1") as edit:
+        ...     edit["a.txt"] = b"hello"
+        ...     edit.stage(SetType(artifact_type="application/vnd.example.waves"))
+        >>> ocikit.inspect("oci:waves:v1").manifest.artifact_type
+        'application/vnd.example.waves'
         """
         with self.lock:
             operation.apply(self.draft)
@@ -365,7 +378,13 @@ class Edit(MutableMapping[str, Any], display.Displayable):
         return len(self._operations)
 
     def changes(self, start: int) -> list[tuple[str, Descriptor | None]]:
-        """Return the files that have changed since a count, as they are now; None for a removed one."""
+        """Return the files that have changed since a count, as they are now; None for a removed one.
+
+        >>> with ocikit.edit("oci:waves:v1") as edit:
+        ...     edit["a.txt"] = b"hello"
+        ...     [title for title, descriptor in edit.changes(0)]
+        ['a.txt']
+        """
         with self.lock:
             titles = dict.fromkeys(title for operation in self._operations[start:] for title in operation.titles)
             return [(title, self.draft.get(title)) for title in titles]
@@ -377,7 +396,13 @@ class Edit(MutableMapping[str, Any], display.Displayable):
         return self._view(self._source_reference)
 
     def upload(self, layer: Descriptor, content: Callable[[], ByteStream]) -> None:
-        """Upload content that an operation will name."""
+        """Upload content that an operation will name.
+
+        >>> import io
+        >>> with ocikit.edit("oci:waves:v1") as edit:
+        ...     edit["a.txt"] = b"hello"
+        ...     edit.upload(ocikit.Descriptor.of(b"world", "text/plain"), lambda: io.BytesIO(b"world"))
+        """
         if not self._dry_run:
             push_blob(self.store, layer, content, progress=self._stats)
             self._uploaded.add(layer.digest)
@@ -387,6 +412,11 @@ class Edit(MutableMapping[str, Any], display.Displayable):
 
         Raises:
             FileNotInArtifact: There is no such file; the hint has the nearest names.
+
+        >>> with ocikit.edit("oci:waves:v1") as edit:
+        ...     edit["a.txt"] = b"hello"
+        ...     edit.file("a.txt").read_text()
+        'hello'
         """
         draft = self.draft
         layer = draft.get(title)
@@ -473,6 +503,12 @@ class Edit(MutableMapping[str, Any], display.Displayable):
 
         Returns:
             The names.
+
+        >>> from pathlib import Path
+        >>> size = Path("sine.csv").write_text("x,y")
+        >>> with ocikit.edit("oci:waves:v1") as edit:
+        ...     edit.add("sine.csv")
+        ('sine.csv',)
         """
         return self._push(
             select_files(
@@ -495,6 +531,13 @@ class Edit(MutableMapping[str, Any], display.Displayable):
 
         Returns:
             The names.
+
+        >>> from pathlib import Path
+        >>> from ocikit.client.push import select_files
+        >>> size = Path("sine.csv").write_text("x,y")
+        >>> with ocikit.edit("oci:waves:v1") as edit:
+        ...     edit.put(select_files(["sine.csv"]), {"sine.csv": {"org.example.lot": "7"}})
+        ('sine.csv',)
         """
         return self._push(selection, annotations)
 
@@ -532,6 +575,12 @@ class Edit(MutableMapping[str, Any], display.Displayable):
 
         Raises:
             FileNotInArtifact: There is no such file; the hint has the nearest names.
+
+        >>> artifact = ocikit.push("oci:waves:v1", {"a.txt": b"hello"})
+        >>> with ocikit.edit("oci:waves:v1") as edit:
+        ...     edit.rename("a.txt", "b.txt")
+        >>> ocikit.inspect("oci:waves:v1")["b.txt"].read_text()
+        'hello'
         """
         self.file(before)
         self.stage(Rename(before=before, after=safe_title(after).as_posix()))
@@ -541,6 +590,11 @@ class Edit(MutableMapping[str, Any], display.Displayable):
 
         Returns:
             The names that were removed; none if no name matches.
+
+        >>> artifact = ocikit.push("oci:waves:v1", {"a.txt": b"hello", "logs/1.txt": b"", "logs/2.txt": b""})
+        >>> with ocikit.edit("oci:waves:v1") as edit:
+        ...     edit.remove("logs/")
+        ('logs/1.txt', 'logs/2.txt')
         """
         removed = tuple(title for title in self if is_selected(title, patterns)) if patterns else ()
         for title in removed:

@@ -14,7 +14,13 @@ from ocikit.spec.reference import AnyReference
 
 @frozen(kw_only=True, repr=False)
 class DeletePlan(display.Displayable):
-    """What a deletion removes: a tag, or a manifest with all its tags."""
+    """What a deletion removes: a tag, or a manifest with all its tags.
+
+    >>> artifact = ocikit.push("oci:waves:v1", {"a.txt": b"hello"})
+    >>> plan = ocikit.delete("oci:waves:v1", dry_run=True)
+    >>> plan.digest == artifact.digest, plan.keeps_manifest
+    (True, True)
+    """
 
     reference: AnyReference
     """The deleted tag or digest."""
@@ -34,7 +40,14 @@ class DeletePlan(display.Displayable):
 
 @frozen(kw_only=True, repr=False)
 class EditPlan(display.Displayable):
-    """What an edit changes."""
+    """What an edit changes.
+
+    >>> artifact = ocikit.push("oci:waves:v1", {"a.txt": b"hello"})
+    >>> with ocikit.edit("oci:waves:v1", dry_run=True) as edit:
+    ...     edit["b.txt"] = b"new"
+    >>> list(edit.plan.added), list(edit.plan.changed)
+    (['b.txt'], [])
+    """
 
     reference: AnyReference
     """The tag that it moves."""
@@ -95,7 +108,13 @@ class EditPlan(display.Displayable):
 
 @frozen(kw_only=True, repr=False)
 class TagPlan(display.Displayable):
-    """The tags that a call gives to a manifest."""
+    """The tags that a call gives to a manifest.
+
+    >>> artifact = ocikit.push("oci:waves:v1", {"a.txt": b"hello"})
+    >>> plan = ocikit.tag("oci:waves:v1", "latest", dry_run=True)
+    >>> plan.tags, dict(plan.current)
+    (('latest',), {})
+    """
 
     reference: AnyReference
     """The manifest, pinned by digest."""

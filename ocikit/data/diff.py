@@ -40,7 +40,14 @@ _DEPTH = 8  # levels of folders that views sum up; a title may have thousands
 
 @frozen(kw_only=True, repr=False)
 class Change(display.Displayable):
-    """A file that only one side has, or that differs between them."""
+    """A file that only one side has, or that differs between them.
+
+    >>> artifact = ocikit.push("oci:waves:v1", {"note.txt": b"hello"})
+    >>> artifact = ocikit.push("oci:waves:v2", {"note.txt": b"hello world"})
+    >>> change = ocikit.diff("oci:waves:v1", "oci:waves:v2").changed["note.txt"]
+    >>> change.before.size, change.after.size, change.delta
+    (5, 11, 6)
+    """
 
     title: str
     before: Descriptor | None = None
@@ -69,7 +76,13 @@ class Change(display.Displayable):
 
 @frozen(kw_only=True, repr=False)
 class Rename(display.Displayable):
-    """A file with the same content under another title."""
+    """A file with the same content under another title.
+
+    >>> artifact = ocikit.push("oci:waves:v1", {"note.txt": b"hello"})
+    >>> artifact = ocikit.push("oci:waves:v2", {"greeting.txt": b"hello"})
+    >>> ocikit.diff("oci:waves:v1", "oci:waves:v2").renamed[0].after
+    'greeting.txt'
+    """
 
     before: str
     after: str
@@ -92,7 +105,14 @@ def _pairs(items: Mapping[str, tuple[str | None, str | None]]) -> FrozenMap[tupl
 
 @frozen(kw_only=True, repr=False)
 class Diff(display.Displayable):
-    """What differs between two versions; False if nothing does."""
+    """What differs between two versions; False if nothing does.
+
+    >>> artifact = ocikit.push("oci:waves:v1", {"a.txt": b"hello"})
+    >>> artifact = ocikit.push("oci:waves:v2", {"a.txt": b"jello", "b.txt": b""})
+    >>> diff = ocikit.diff("oci:waves:v1", "oci:waves:v2")
+    >>> list(diff.added), list(diff.changed), bool(diff)
+    (['b.txt'], ['a.txt'], True)
+    """
 
     a: str
     """The reference of the first version, pinned by digest."""
@@ -128,6 +148,11 @@ class Diff(display.Displayable):
 
         These are `added`, `deleted`, `modified` and `renamed`, each a list of files with `path` and `hash`. Two values
         before and after are an object with `old` and `new`.
+
+        >>> artifact = ocikit.push("oci:waves:v1", {"a.txt": b"hello"})
+        >>> artifact = ocikit.push("oci:waves:v2", {"a.txt": b"jello"})
+        >>> [file["path"] for file in ocikit.diff("oci:waves:v1", "oci:waves:v2").to_dict()["modified"]]
+        ['a.txt']
         """
 
         def entry(title: str, descriptor: Descriptor | None) -> dict[str, Any]:
@@ -170,6 +195,11 @@ class Diff(display.Displayable):
 
         Args:
             indent: Spaces of each level; None writes one line.
+
+        >>> import json
+        >>> artifact = ocikit.push("oci:waves:v1", {"a.txt": b"hello"})
+        >>> json.loads(ocikit.diff("oci:waves:v1", "oci:waves:v1").to_json())["added"]
+        []
         """
         return json.dumps(self.to_dict(), indent=indent)
 

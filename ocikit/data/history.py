@@ -35,7 +35,13 @@ _MESSAGE = 120  # characters of a message in a line of text
 
 @frozen(kw_only=True, repr=False)
 class Version(display.Displayable):
-    """One version of an artifact. Verbs take it as a reference."""
+    """One version of an artifact. Verbs take it as a reference.
+
+    >>> artifact = ocikit.push("oci:waves:v1", {"a.txt": b"hello"})
+    >>> version = ocikit.history("oci:waves:v1")[0]
+    >>> version.tags, version.files, version.size
+    (('v1',), 1, 5)
+    """
 
     reference: AnyReference
     """The version, pinned by digest; with one of its tags if it has any."""
@@ -66,7 +72,12 @@ class Version(display.Displayable):
         return self.reference.digest
 
     def to_dict(self) -> dict[str, Any]:
-        """Return plain values."""
+        """Return plain values.
+
+        >>> artifact = ocikit.push("oci:waves:v1", {"a.txt": b"hello"})
+        >>> ocikit.history("oci:waves:v1")[0].to_dict()["tags"]
+        ['v1']
+        """
         value = {"reference": str(self.reference), "digest": str(self.digest), "tags": list(self.tags)}
         names = ("created", "message", "files", "size", "added", "removed", "changed", "renamed", "delta", "gap")
         return {**value, **{name: getattr(self, name) for name in names}, "inputs": list(self.inputs)}
@@ -109,7 +120,15 @@ class Version(display.Displayable):
 
 @frozen(kw_only=True, repr=False, eq=False)
 class History(Sequence[Version], display.Displayable):
-    """The versions of an artifact, the newest first."""
+    """The versions of an artifact, the newest first.
+
+    >>> with ocikit.edit("oci:waves:v1", message="first waves") as edit:
+    ...     edit["a.txt"] = b"hello"
+    >>> with ocikit.edit("oci:waves:v1", message="louder") as edit:
+    ...     edit["a.txt"] = b"HELLO"
+    >>> [version.message for version in ocikit.history("oci:waves:v1")]
+    ['louder', 'first waves']
+    """
 
     reference: AnyReference
     """What the history was asked for."""
@@ -141,7 +160,12 @@ class History(Sequence[Version], display.Displayable):
     __hash__ = None  # type: ignore[assignment]  # as of other sequences that compare with lists
 
     def to_dict(self) -> dict[str, Any]:
-        """Return plain values."""
+        """Return plain values.
+
+        >>> artifact = ocikit.push("oci:waves:v1", {"a.txt": b"hello"})
+        >>> len(ocikit.history("oci:waves:v1").to_dict()["versions"])
+        1
+        """
         versions = [version.to_dict() for version in self.versions]
         return {"reference": str(self.reference), "versions": versions, "end": self.end}
 
@@ -150,6 +174,11 @@ class History(Sequence[Version], display.Displayable):
 
         Args:
             indent: Spaces of each level; None writes one line.
+
+        >>> import json
+        >>> artifact = ocikit.push("oci:waves:v1", {"a.txt": b"hello"})
+        >>> json.loads(ocikit.history("oci:waves:v1").to_json())["reference"]
+        'oci:waves:v1'
         """
         return json.dumps(self.to_dict(), indent=indent)
 

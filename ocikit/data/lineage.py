@@ -99,7 +99,13 @@ class Origin(display.Displayable):
 
 @frozen(kw_only=True, repr=False)
 class Lineage(display.Displayable):
-    """What an artifact was made from: a graph of artifacts, as their manifests name them."""
+    """What an artifact was made from: a graph of artifacts, as their manifests name them.
+
+    >>> artifact = ocikit.push("localhost:5000/ada/waves:v1", {"a.txt": b"hello"})
+    >>> artifact = ocikit.push("localhost:5000/ada/mean:v1", {"mean.txt": b"0"}, inputs="localhost:5000/ada/waves:v1")
+    >>> [origin.name for origin in ocikit.lineage("localhost:5000/ada/mean:v1")]
+    ['localhost:5000/ada/mean:v1', 'localhost:5000/ada/waves:v1']
+    """
 
     reference: AnyReference
     """The artifact, pinned by digest."""
@@ -122,7 +128,12 @@ class Lineage(display.Displayable):
         return tuple(artifact for artifact in self.artifacts if artifact.problem)
 
     def to_dict(self) -> dict[str, Any]:
-        """Return plain values."""
+        """Return plain values.
+
+        >>> artifact = ocikit.push("localhost:5000/ada/waves:v1", {"a.txt": b"hello"})
+        >>> list(ocikit.lineage("localhost:5000/ada/waves:v1").to_dict())
+        ['reference', 'artifacts', 'claims', 'note']
+        """
         claims = [{"file": claim.file, "kind": claim.kind, "name": claim.name} for claim in self.claims]
         artifacts = [artifact.to_dict() for artifact in self.artifacts]
         return {"reference": str(self.reference), "artifacts": artifacts, "claims": claims, "note": self.note}
@@ -132,6 +143,11 @@ class Lineage(display.Displayable):
 
         Args:
             indent: Spaces of each level; None writes one line.
+
+        >>> import json
+        >>> artifact = ocikit.push("localhost:5000/ada/waves:v1", {"a.txt": b"hello"})
+        >>> json.loads(ocikit.lineage("localhost:5000/ada/waves:v1").to_json())["claims"]
+        []
         """
         return json.dumps(self.to_dict(), indent=indent)
 

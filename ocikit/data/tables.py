@@ -90,7 +90,13 @@ class StatedChange:
 
 @frozen(kw_only=True, repr=False)
 class TableChange(display.Displayable):
-    """What differs between two versions of a table."""
+    """What differs between two versions of a table.
+
+    >>> from ocikit.data.tables import TableChange
+    >>> change = TableChange(added={"z": "double"}, rows=(100, 120))
+    >>> dict(change.added), change.rows
+    ({'z': 'double'}, (100, 120))
+    """
 
     added: Mapping[str, str] = field(factory=dict, converter=_texts)
     """Types of new columns by name."""

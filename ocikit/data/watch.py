@@ -64,6 +64,13 @@ class Watch(display.Displayable):
         use: Opens the session for one round.
         every: Seconds between rounds.
         options: Which files are pushed.
+
+    >>> from pathlib import Path
+    >>> Path("run").mkdir()
+    >>> with ocikit.watch("run/.", "oci:run:latest", every=60) as watch:
+    ...     size = Path("run/log.txt").write_text("loss 0.5")
+    >>> watch.artifact["log.txt"].read_text()
+    'loss 0.5'
     """
 
     def __init__(
@@ -96,7 +103,17 @@ class Watch(display.Displayable):
         self._thread = threading.Thread(target=self._run, name="ocikit-watch")
 
     def start(self) -> Self:
-        """Push once, so that wrong arguments and credentials are errors at once, and start the thread."""
+        """Push once, so that wrong arguments and credentials are errors at once, and start the thread.
+
+        >>> from pathlib import Path
+        >>> from ocikit.client.shared import shared_session
+        >>> from ocikit.data.watch import Options
+        >>> size = Path("log.txt").write_text("loss 0.5")
+        >>> reference = ocikit.LayoutReference.parse("oci:run:latest")
+        >>> watch = ocikit.Watch("log.txt", reference, use=shared_session.use, every=60, options=Options())
+        >>> watch.start().stop().digest == ocikit.inspect("oci:run:latest").digest
+        True
+        """
         self._push(is_last=False)
         if self.error is not None:
             raise self.error
@@ -112,6 +129,13 @@ class Watch(display.Displayable):
 
         Raises:
             OcikitError: The last push failed.
+
+        >>> from pathlib import Path
+        >>> size = Path("log.txt").write_text("loss 0.5")
+        >>> watch = ocikit.watch("log.txt", "oci:run:latest")
+        >>> artifact = watch.stop()
+        >>> watch.pushes
+        1
         """
         if self._process == os.getpid():  # the thread does not exist in a forked child
             self._stop.set()
@@ -122,7 +146,15 @@ class Watch(display.Displayable):
         return self.artifact
 
     def block(self) -> None:
-        """Block until Ctrl-C, or until another thread calls `stop()`."""
+        """Block until Ctrl-C, or until another thread calls `stop()`.
+
+        >>> import threading
+        >>> from pathlib import Path
+        >>> size = Path("log.txt").write_text("loss 0.5")
+        >>> with ocikit.watch("log.txt", "oci:run:latest") as watch:
+        ...     threading.Timer(0.05, watch.stop).start()
+        ...     watch.block()
+        """
         self._stop.wait(UNLIMITED)
 
     def __enter__(self) -> Self:

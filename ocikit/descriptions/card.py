@@ -51,7 +51,16 @@ class Card(display.Displayable):
 
     @classmethod
     def parse(cls, readme: str | bytes) -> Card:
-        """Return the card of a README. Invalid front matter is ignored, with the reason in `ignored`."""
+        """Return the card of a README. Invalid front matter is ignored, with the reason in `ignored`.
+
+        >>> card = ocikit.Card.parse('''---
+        ... license: mit
+        ... ---
+        ... # Waves
+        ... ''')
+        >>> card.title, card.license
+        ('Waves', 'mit')
+        """
         found = read_front_matter(readme if isinstance(readme, str) else readme.decode("utf-8", "replace"))
         return cls(found.text, found.data, ignored=found.ignored)
 
@@ -79,6 +88,12 @@ class Card(display.Displayable):
 
         Raises:
             InvalidArgument: The front matter has a value that is not text, a number, a list or a mapping.
+
+        >>> print(ocikit.Card("# Waves", {"license": "mit"}).to_bytes().decode())
+        ---
+        license: mit
+        ---
+        # Waves
         """
         try:
             return write_front_matter(self.data, self.text).encode()

@@ -21,7 +21,12 @@ _SHOWN = 200  # characters of a value in a card
 
 @frozen(kw_only=True)
 class Column:
-    """A column of a table."""
+    """A column of a table.
+
+    >>> from ocikit.descriptions.model import Column
+    >>> Column(name="x", type="double", nulls=0).type
+    'double'
+    """
 
     name: str
     type: str
@@ -35,7 +40,12 @@ class Column:
 
 @frozen(kw_only=True)
 class Tensor:
-    """A named array in a file."""
+    """A named array in a file.
+
+    >>> from ocikit.descriptions.model import Tensor
+    >>> Tensor(dtype="F32", shape=(2, 3)).shape
+    (2, 3)
+    """
 
     dtype: str = ""
     """The type of the elements, as the format calls it; "" if it was not read."""
@@ -56,7 +66,12 @@ class Tensor:
 
 @frozen(kw_only=True)
 class Entry:
-    """A member of an archive."""
+    """A member of an archive.
+
+    >>> from ocikit.descriptions.model import Entry
+    >>> Entry(name="waves/sine.csv", size=1200, packed=300).name
+    'waves/sine.csv'
+    """
 
     name: str
     size: int
@@ -79,6 +94,11 @@ class Description(display.Displayable):
 
     All of it is what the file states about itself. Parts of a file cannot be verified, because a digest is that of the
     whole file: see `verified`.
+
+    >>> artifact = ocikit.push("oci:waves:v1", {"waves.jsonl": b'{"x": 0, "y": 1.5}'})
+    >>> description = ocikit.describe("oci:waves:v1", "waves.jsonl")
+    >>> description.kind, [(column.name, column.type) for column in description.columns]
+    ('table', [('x', 'integer'), ('y', 'number')])
     """
 
     name: str
@@ -123,7 +143,13 @@ class Description(display.Displayable):
         return sum(count for count in counts if count is not None) if counts and None not in counts else None
 
     def to_dict(self) -> dict[str, Any]:
-        """Return plain values for JSON. What is unknown or empty is absent."""
+        """Return plain values for JSON. What is unknown or empty is absent.
+
+        >>> artifact = ocikit.push("oci:waves:v1", {"note.txt": b"hello"})
+        >>> description = ocikit.describe("oci:waves:v1", "note.txt").to_dict()
+        >>> description["name"], description["kind"], description["size"]
+        ('note.txt', 'text', 5)
+        """
         value: dict[str, Any] = {"name": self.name, "kind": self.kind, "format": self.format, "size": self.size}
         value |= {"rows": self.rows, "approximate": self.approximate or None, "dtype": self.dtype}
         value |= {"shape": self.shape, "parameters": self.parameters}
@@ -139,11 +165,27 @@ class Description(display.Displayable):
 
         Args:
             indent: Spaces of each level; None writes one line.
+
+        >>> import json
+        >>> artifact = ocikit.push("oci:waves:v1", {"note.txt": b"hello"})
+        >>> json.loads(ocikit.describe("oci:waves:v1", "note.txt").to_json())["format"]
+        'text'
         """
         return json.dumps(self.to_dict(), indent=indent)
 
     def to_text(self) -> str:
-        """Return the facts, and a line for each column, tensor and member, as the command line prints them."""
+        """Return the facts, and a line for each column, tensor and member, as the command line prints them.
+
+        >>> artifact = ocikit.push("oci:waves:v1", {"note.txt": b"hello"})
+        >>> print(ocikit.describe("oci:waves:v1", "note.txt").to_text())
+        note.txt: text
+        5 B, read 5 B
+        <BLANKLINE>
+        metadata (2)
+        key       value
+        encoding  UTF-8
+        lines     1
+        """
         lines = [str(self), f"{display.size(self.size)}, read {display.size(self.bytes_read)}"]
         lines += [f"note: {self.note}"] if self.note else []
         for section in self._sections():
