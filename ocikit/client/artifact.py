@@ -28,9 +28,9 @@ from ocikit.dialects.recognise import AUTO, recognise, recognise_model
 from ocikit.errors import ContentError, FileNotInArtifact, InvalidArgument, InvalidDocument, NotFound, OcikitError
 from ocikit.progress.base import TransferStats
 from ocikit.spec import media_types
+from ocikit.spec.about import ABOUT, about_facts, lead_of
 from ocikit.spec.annotations import (
     CREATED,
-    DESCRIPTION,
     LICENSES,
     PREFIX,
     PREFIX_FIRST,
@@ -45,7 +45,16 @@ from ocikit.spec.config import ImageConfig
 from ocikit.spec.descriptor import Descriptor
 from ocikit.spec.digest import Digest
 from ocikit.spec.document import load_json
-from ocikit.spec.manifest import Index, Manifest, PlatformLike, index_sections, manifest_card, parse_document
+from ocikit.spec.kinds import artifact_kind, file_kind
+from ocikit.spec.manifest import (
+    Index,
+    Manifest,
+    PlatformLike,
+    layers_section,
+    manifest_card,
+    manifest_sections,
+    parse_document,
+)
 from ocikit.spec.platform import Platform
 from ocikit.spec.reference import AnyReference
 from ocikit.spec.title_ranges import holds_title
@@ -356,15 +365,34 @@ class File(display.Displayable, io.BufferedIOBase, os.PathLike[str]):
         yield "media_type", self.media_type
         yield "digest", display.DigestCell(self.digest)
 
+    def _line(self) -> str:
+        return display.shorten(f"File({self.name!r}, {display.size(self.size)})", display.LINE)
+
+    def _card_title(self) -> object:
+        return display.Name.of_path(self.name)
+
+    def _card_notes(self) -> Iterator[object]:
+        yield file_kind(self.media_type, self.name)
+        yield display.Size(self.size)
+
     def _facts(self) -> Iterator[tuple[str, object]]:
-        yield from display.non_default_fields(self.__rich_repr__())
-        yield "of", display.Code(self._artifact.reference)
-        yield "path", display.code_call("ocikit.download", self._artifact.reference, self.name)
-        yield "stream", display.code_call("ocikit.open", self._artifact.reference, self.name)
+        yield "artifact", display.title_of(self._artifact)
+        if (content := self._artifact.described.get(self.name)) is not None:
+            yield "content", content
+        yield "read", display.Code(".open()")
+        yield "path", display.Code(".path")
+        yield "save", display.Code('.save("folder/")')
 
     def _sections(self) -> Iterator[display.Section]:
         yield from display.annotations_section(
             {key: value for key, value in self.descriptor.annotations.items() if key != TITLE}
+        )
+        yield from display.details_section(
+            (
+                ("digest", display.DigestCell(self.digest)),
+                ("media type", self.media_type),
+                ("size", display.Size(self.size)),
+            )
         )
 
 
@@ -418,15 +446,26 @@ class Files(Mapping[str, File], display.Displayable):
         yield "files", len(self)
         yield "size", display.Size(sum(layer.size for layer in self._layers.values()))
 
+    def _line(self) -> str:
+        return display.plain_text(self._card())
+
+    def _card_title(self) -> object:
+        return "files" if isinstance(self._layers, NestedFiles) else display.pluralize(len(self), "file")
+
+    def _card_notes(self) -> Iterator[object]:
+        if not isinstance(self._layers, NestedFiles):
+            yield _total(self._layers.values())
+        yield display.title_of(self._artifact)
+
     def _facts(self) -> Iterator[tuple[str, object]]:
         return iter(())
 
     def _sections(self) -> Iterator[display.Section]:
         if isinstance(self._layers, NestedFiles):
             yield _nested_section(self._layers.index)
-            return
-        size = display.Size(sum(layer.size for layer in self._layers.values()))
-        yield _table(self._layers.items(), len(self), size, self._artifact.described)
+        else:
+            section = _table(self._layers.items(), len(self), self._artifact)
+            yield attrs.evolve(section, title="", note="") if self._layers else section
 
 
 class Artifact(display.Displayable):
@@ -468,6 +507,8 @@ class Artifact(display.Displayable):
         self._nested: NestedFiles | None = None
         self.described: dict[str, str] = {}
         """Summaries by name of the files that were described; the card shows them."""
+        self.pulled: frozenset[tuple[str | None, Digest]] | None = None
+        """Titles and digests of the layers in `path`, if a pull selected some of them; None is all."""
         self._cached = _cached_manifests(reader.cache, document) if isinstance(document, Index) else {}
 
     @property
@@ -935,7 +976,7 @@ class Artifact(display.Displayable):
     def __reduce__(self) -> tuple[Any, ...]:
         raw = None if self._document is None or self._document.size > _MAX_SHOWN else self._document.raw
         summary = self._summary if isinstance(self._summary, str) else ""  # a pickle costs no request
-        state = self.path, summary, self.plan, self.converted, self._chosen
+        state = self.path, summary, self.plan, self.converted, self._chosen, self.pulled
         return _restore, (self.reader, self.reference, self.descriptor, raw, *state)
 
     def __deepcopy__(self, memo: object) -> Artifact:
@@ -953,6 +994,7 @@ class Artifact(display.Displayable):
         )
         artifact.summarize(self._summary)
         artifact.converted = self.converted
+        artifact.pulled = self.pulled
         return artifact
 
     def __iter__(self) -> Iterator[str]:
@@ -996,68 +1038,87 @@ class Artifact(display.Displayable):
         )
         return display.shorten(f"Artifact({short!r}, {held})", display.LINE)
 
+    def _card_title(self) -> object:
+        return display.title_of(self.reference)
+
+    def _card_notes(self) -> Iterator[object]:
+        if not self.reference.tag:
+            yield display.DigestCell(self.digest)
+        if isinstance(self.document, Index):
+            yield "files" if self.is_nested else "image index" if self.platforms else "index"
+            return
+        dialect = recognise_model(self.document)
+        yield f"model ({dialect.name})" if dialect.describes_model else artifact_kind(self.kind)
+        yield display.Size(self.size)
+
+    def _card_lead(self) -> str:
+        # A README that was fetched before; a view sends no request
+        title = "" if self._readme is None else self._readme.title
+        return lead_of(self.annotations) or title
+
     def _facts(self) -> Iterator[tuple[str, object]]:
-        yield "reference", display.Code(self.reference)
-        yield "kind", self.kind
-        if isinstance(self.document, Manifest):
-            if (dialect := self.dialect) not in {"files", "image"}:
-                yield "dialect", dialect
-            yield "size", display.Size(self.size)
-            if self.document.config.media_type != media_types.EMPTY:
-                yield "config", str(self.document.config)
-            if self.document.subject is not None:
-                yield "about", display.Code(f"{self.reference.name}@{self.document.subject.digest}")
-            # A card that was fetched before; a view sends no request
-            if self._readme is not None and self._readme.license and LICENSES not in self.annotations:
-                yield "license", self._readme.license
-            if self._readme is not None and self._readme.title and DESCRIPTION not in self.annotations:
-                yield "card", self._readme.title
+        yield from about_facts(self.annotations)
+        if self._readme is not None and self._readme.license and LICENSES not in self.annotations:
+            yield "license", self._readme.license
+        if self.document.subject is not None:
+            yield "attached to", display.DigestCell(self.document.subject.digest)
         if self.plan is not None:
             yield "plan", "dry run: nothing was moved"
         elif self.path is not None:
-            yield "path", display.display_path(self.path)
+            yield "on disk", "in the cache" if self._is_cached() else display.Code(display.display_path(self.path))
+        elif self.is_image or self.platforms:
+            yield "unpack", display.Code('.unpack("rootfs/")' if self.is_image else '.pull().unpack("rootfs/")')
         else:
-            # Show the tag, which is short; the pinned reference is the first fact
-            tag = f"{self.reference.name}:{self.reference.tag}" if self.reference.tag else self.reference
-            if self.is_image:
-                yield "unpack", display.Code(f'{display.code_call("ocikit.pull", tag)}.unpack("rootfs/")')
-            else:
-                yield "fetch", display.code_call("ocikit.pull", tag, "folder/")
+            yield "fetch", display.Code('.pull("folder/")')
+
+    def _is_cached(self) -> bool:
+        return self.path is not None and self.path.is_relative_to(self.reader.cache.root)
+
+    def _details(self) -> Iterator[tuple[str, object]]:
+        yield "reference", display.Code(self.reference)
+        yield "type", self.kind
+        if isinstance(self.document, Manifest):
+            yield "size", display.Size(self.size)
+            if self.document.config.media_type != media_types.EMPTY:
+                yield "config", str(self.document.config)
+        yield "media type", self.document.media_type
+        if self._is_cached():
+            yield "path", display.Code(display.display_path(self.path or ""))
 
     def _sections(self) -> Iterator[display.Section]:
         if self.plan is not None:
             yield from display.card_of(self.plan).sections
-            yield from display.annotations_section(self.annotations)
         elif isinstance(self.document, Index) and self.document.is_nested:
             yield _nested_section(self.document)
-            yield from display.annotations_section(self.annotations)
         elif isinstance(self.document, Index):
-            yield from index_sections(self.document, self._child)
+            yield from manifest_sections(self.document, self._child)
         elif self.is_image:
-            yield from display.card_of(self.document).sections
+            yield layers_section(self.document)
         else:
-            named = self._shown_names()
-            layers = self.document.layers if self._layers is None else self._layers
-            files = [layer for layer in layers if layer.media_type != media_types.EMPTY]
-            if unusable := named.unusable:
-                apart = {(layer.title, layer.digest) for layer, _ in unusable}
-                files = [layer for layer in files if (layer.title, layer.digest) not in apart]
-            rows = (
-                (layer_name(layer) if layer.title is not None else f"({layer.media_type})", layer) for layer in files
+            yield from self._file_sections(self.document)
+        yield from display.annotations_section(self.annotations, without=ABOUT)
+        yield from display.details_section(self._details())
+
+    def _file_sections(self, manifest: Manifest) -> Iterator[display.Section]:
+        named = self._shown_names()
+        layers = manifest.layers if self._layers is None else self._layers
+        files = [layer for layer in layers if layer.media_type != media_types.EMPTY]
+        if unusable := named.unusable:
+            apart = {(layer.title, layer.digest) for layer, _ in unusable}
+            files = [layer for layer in files if (layer.title, layer.digest) not in apart]
+        rows = ((layer_name(layer) if layer.title is not None else f"({layer.media_type})", layer) for layer in files)
+        yield _table(rows, len(files), self, _total(files))
+        if unusable:
+            yield display.Section(
+                title="titles that cannot be file names",
+                headers=("title", "reason", "read"),
+                rows=(
+                    (layer.title, problem, display.code_call("ocikit.open", self.reference, layer.digest))
+                    for layer, problem in unusable
+                ),
+                count=len(unusable),
+                unfolded=True,
             )
-            yield _table(rows, len(files), display.Size(self.size), self.described)
-            if unusable:
-                yield display.Section(
-                    title="titles that cannot be file names",
-                    headers=("title", "reason", "stream"),
-                    rows=(
-                        (layer.title, problem, display.code_call("ocikit.open", self.reference, layer.digest))
-                        for layer, problem in unusable
-                    ),
-                    count=len(unusable),
-                    unfolded=True,
-                )
-            yield from display.annotations_section(self.annotations)
 
     def _shown_names(self) -> NamedLayers:
         """Return the layers by name for a card, which costs no request: a config with the names may not be cached."""
@@ -1070,10 +1131,10 @@ class Artifact(display.Displayable):
         card = manifest_card(descriptor)
         if (manifest := self._cached.get(descriptor.digest)) is not None:
             size = display.Size(sum(layer.size for layer in manifest.layers))
-            notes = (*card.notes, display.pluralize(len(manifest.layers), "layer"), size)
-            return attrs.evolve(card, notes=notes, sections=display.card_of(manifest).sections)
-        look = display.code_call("ocikit.inspect", f"{self.reference.name}@{descriptor.digest}")
-        return attrs.evolve(card, facts=(("look", look),))
+            notes = (display.pluralize(len(manifest.layers), "layer"), size)
+            return attrs.evolve(card, notes=notes, sections=(layers_section(manifest),))
+        show = display.code_call("ocikit.inspect", f"{self.reference.name}@{descriptor.digest}")
+        return attrs.evolve(card, facts=(("show", show),))
 
 
 def _file_by_digest(artifact: Artifact, layer: Descriptor) -> File:
@@ -1095,31 +1156,48 @@ def _restore(
     plan: Plan | FolderPlan | EditPlan | None,
     converted: Mapping[Digest, Digest],
     dialect: str | None = AUTO,
+    pulled: frozenset[tuple[str | None, Digest]] | None = None,
 ) -> Artifact:
     """Return an artifact from its pickle."""
     document = None if raw is None else parse_document(raw, descriptor.media_type)
     artifact = Artifact(reader, reference, descriptor, document, path=path, plan=plan, dialect=dialect)
     artifact.summarize(summary)
     artifact.converted = converted
+    artifact.pulled = pulled
     return artifact
 
 
+def _total(layers: Iterable[Descriptor]) -> object:
+    """Return the size of files; equal files, which are stored once, are counted once."""
+    layers = tuple(layers)
+    total = sum(layer.size for layer in layers)
+    unique = sum({layer.digest: layer.size for layer in layers}.values())
+    return display.Size(total) if total == unique else f"{display.size(unique)}, {display.size(total)} with duplicates"
+
+
 def _table(
-    files: Iterable[tuple[str, Descriptor]], count: int, size: object, described: Mapping[str, str]
+    files: Iterable[tuple[str, Descriptor]], count: int, artifact: Artifact, total: object = ""
 ) -> display.Section:
     """Return a table of files, with the content of those that were described. Rows beyond the shown are not evaluated."""
+    described, pulled = artifact.described, artifact.pulled
+    partial = pulled is not None and len(pulled) < count
 
     def row(name: str, layer: Descriptor) -> tuple[object, ...]:
-        start = (name, display.Size(layer.size), layer.media_type)
-        content = (described.get(name, ""),) if described else ()
-        return (*start, *content, display.DigestCell(layer.digest))
+        values: list[object] = [name, display.Size(layer.size), file_kind(layer.media_type, name)]
+        if described:
+            values.append(described.get(name, ""))
+        if partial:
+            values.append("✓" if (layer.title, layer.digest) in (pulled or ()) else "")
+        return tuple(values)
 
+    headers = ["name", "size", "kind"] + ["content"] * bool(described) + ["on disk"] * partial
+    note = f"{display.text_of(total)} · {len(pulled or ()):,} on disk" if partial else total
     return display.Section(
         title="files",
-        headers=("name", "size", "type", *(["content"] if described else []), "digest"),
+        headers=tuple(headers),
         rows=itertools.starmap(row, files),
         count=count,
-        note=size if count else "",
+        note=note if count else "",
         unfolded=True,
     )
 
@@ -1202,10 +1280,12 @@ def pull_artifact(
             return Artifact(reader, reference, descriptor, document, plan=plan.steps, dialect=dialect)
         path, stats = plan.run(workers=workers, progress=reader.listener(progress))
     artifact = Artifact(reader, reference, descriptor, document, path=path, dialect=dialect)
+    if plan.partial:
+        artifact.pulled = frozenset((layer.title, layer.digest) for layer in plan.layers)
     if root is not None and folder is not None:
         unpacked = artifact.unpack(folder, root=root, overwrite=force)
         artifact.path, stats.unpacked = unpacked.path, unpacked.files
-    target = display.display_path(artifact.path or reader.cache.root)
+    target = "cache" if folder is None else display.display_path(artifact.path or folder)
     note = describe_foreign(manifest.layers) + ("" if to is None else describe_nesting(Path(to), plan.layers))
     summarize(artifact, stats, "pulled", target, note)
     return artifact

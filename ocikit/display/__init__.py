@@ -4,12 +4,26 @@ A class derives from `Displayable` and describes itself with `__rich_repr__`, `_
 I/O and never raises.
 """
 
-from ocikit.display.card import Card, Section, annotations_section
-from ocikit.display.cells import Cell, Code, DigestCell, Line, Link, Safe, Size, Timestamp, code_call, escape
+from ocikit.display.card import Card, Section, annotations_section, details_section
+from ocikit.display.cells import (
+    Cell,
+    Code,
+    DigestCell,
+    Line,
+    Link,
+    Name,
+    Safe,
+    Size,
+    Timestamp,
+    code_call,
+    escape,
+    text_of,
+)
 from ocikit.display.graph import Graph, GraphNode
 from ocikit.display.html import HTML_LIMIT, table
 from ocikit.display.markdown import Markdown
-from ocikit.display.shown import Description, Displayable, card_of, non_default_fields
+from ocikit.display.plain import plain_text
+from ocikit.display.shown import Description, Displayable, card_of, non_default_fields, title_of
 from ocikit.display.text import (
     CELL,
     LINE,
@@ -41,6 +55,7 @@ __all__ = [
     "Line",
     "Link",
     "Markdown",
+    "Name",
     "Safe",
     "Section",
     "Size",
@@ -48,16 +63,20 @@ __all__ = [
     "annotations_section",
     "card_of",
     "code_call",
+    "details_section",
     "display_path",
     "duration",
     "escape",
     "join_limited",
     "nearest",
     "non_default_fields",
+    "plain_text",
     "pluralize",
     "quoted",
     "sanitize",
     "shorten",
     "size",
     "table",
+    "text_of",
+    "title_of",
 ]

@@ -9,6 +9,8 @@ from datetime import UTC, datetime
 from typing import Self
 from urllib.parse import urlsplit
 
+from attrs import frozen
+
 from ocikit.display.text import CELL, join_limited, sanitize, shorten, size
 
 _DIGITS = 12  # shown digits of a digest, as in docker
@@ -96,9 +98,14 @@ class DigestCell(Cell, str):
         return sanitize(self) if whole else sanitize(f"{algorithm}:{encoded[:_DIGITS]}")
 
     def html(self, *, whole: bool = False, tooltip: int = TOOLTIP) -> Safe:
-        """Return the text, with the full digest in the tooltip."""
-        if whole or not tooltip:
-            return Safe(f"<code>{escape(self.text(whole=whole), _WHOLE, 0)}</code>")
+        """Return the first digits with the full digest in the tooltip; in full, one click selects all digits.
+
+        The style sheet cuts a full digest after its first digits. Copied text has all of them.
+        """
+        if whole:
+            return Safe(f'<code class="ocikit-copy ocikit-cut">{escape(self.text(whole=True), _WHOLE, 0)}</code>')
+        if not tooltip:
+            return Safe(f"<code>{escape(self.text(), CELL, 0)}</code>")
         return Safe(f'<code title="{html.escape(shorten(self, 200))}">{html.escape(shorten(self.text(), CELL))}</code>')
 
 
@@ -152,6 +159,37 @@ class Code(Cell, str):
     def html(self, *, whole: bool = False, tooltip: int = TOOLTIP) -> Safe:
         """Return the full text, because a shortened one could not be run."""
         return Safe(f'<code class="ocikit-copy">{escape(self, _WHOLE, 0)}</code>')
+
+
+@frozen
+class Name(Cell):
+    """The name of a thing after the place where it is; one click selects both.
+
+    >>> Name("registry.example/", "ada/waves:v1").text()
+    'registry.example/ada/waves:v1'
+    """
+
+    place: str
+    name: str
+
+    @classmethod
+    def of_path(cls, path: str) -> Self:
+        """Return the name of a path, whose place is its folder.
+
+        >>> Name.of_path("data/train.csv")
+        Name(place='data/', name='train.csv')
+        """
+        folder, slash, name = path.rpartition("/")
+        return cls(f"{folder}{slash}", name)
+
+    def text(self, *, whole: bool = False) -> str:
+        """Return place and name as one text."""
+        return sanitize(f"{self.place}{self.name}")
+
+    def html(self, *, whole: bool = False, tooltip: int = TOOLTIP) -> Safe:
+        """Return the name with its place in a lighter type."""
+        place = f"<small>{escape(self.place, _WHOLE, 0)}</small>" if self.place else ""
+        return Safe(f'<span class="ocikit-all">{place}{escape(self.name, _WHOLE, 0)}</span>')
 
 
 def code_call(verb: str, *arguments: object) -> Code:

@@ -18,6 +18,7 @@ from ocikit.display.text import ROWS
 HTML_LIMIT = 100_000  # bytes; a larger page is rendered again with less detail
 
 _DEPTH = 4  # levels of nested cards
+_LEAD = 400  # characters of a description
 
 
 @functools.cache
@@ -50,22 +51,24 @@ class _Page:
         self.rows = rows
 
     def card(self, card: Card, depth: int = 0) -> str:
-        head = f"<div>{self._head(card)}</div>" if depth == 0 else ""
-        return head + self._facts(card) + "".join(self._section(s, depth) for s in card.sections)
+        head = f'<div class="ocikit-head">{self._head(card)}</div>' if depth == 0 else ""
+        lead = f'<div class="ocikit-lead">{escape(card.lead, _LEAD, self.tooltip)}</div>' if card.lead else ""
+        return head + lead + self._facts(card.facts) + "".join(self._section(s, depth) for s in card.sections)
 
     def _head(self, card: Card) -> str:
-        notes = " ".join(self._value(note) for note in card.notes if note != "")
-        return f"<strong>{escape(card.title)}</strong>" + (f" <small>{notes}</small>" if notes else "")
+        notes = " · ".join(self._value(note) for note in card.notes if note != "")
+        title = html_of(card.title, tooltip=self.tooltip)
+        return f"<strong>{title}</strong>" + (f" <small>{notes}</small>" if notes else "")
 
     def _value(self, value: object, *, whole: bool = False) -> str:
         return html_of(value, whole=whole, tooltip=self.tooltip)
 
-    def _facts(self, card: Card) -> str:
-        if not card.facts:
+    def _facts(self, facts: Sequence[tuple[str, object]]) -> str:
+        if not facts:
             return ""
         rows = "".join(
             f"<tr><th>{escape(name.replace('_', ' '), tooltip=self.tooltip)}</th><td>{self._value(value, whole=True)}</td></tr>"
-            for name, value in card.facts
+            for name, value in facts
         )
         return f'<table class="ocikit-facts"><tbody>{rows}</tbody></table>'
 
@@ -74,7 +77,7 @@ class _Page:
         more = section.total - min(section.shown, limit)
         count = f"{section.total:,}" if section.shown or section.total else ""
         note = " · ".join(filter(None, [count, self._value(section.note)]))
-        content = "".join(self._items(section, limit, depth))
+        content = (self._facts(section.facts) if limit else "") + "".join(self._items(section, limit, depth))
         if section.body is not None and limit:
             content += f'<div class="ocikit-text">{self._value(section.body)}</div>'
         if more > 0:
@@ -82,6 +85,8 @@ class _Page:
         if section.hint != "":
             content += f"<div><small>{self._value(section.hint, whole=True)}</small></div>"
         unfolded = " open" if section.open and depth == 0 else ""
+        if not section.title:
+            return content
         title = f"{escape(section.heading)} <small>{note}</small>" if note else escape(section.heading)
         return f"<details{unfolded}><summary>{title}</summary>{content}</details>" if content else f"<div>{title}</div>"
 
@@ -98,17 +103,23 @@ class _Page:
 
 
 def table(headers: Sequence[str], rows: Sequence[Sequence[object]], limit: int = ROWS) -> str:
-    """Return a table without a card; every cell is escaped. The page needs another card for the style."""
+    """Return a table of data without a card; every cell is escaped. The page needs another card for the style.
+
+    Its columns stay columns in a narrow page, where it scrolls sideways.
+    """
     more = len(rows) - limit
     below = f"<div><small>… {more:,} more</small></div>" if more > 0 else ""
-    return f'<div class="ocikit">{_table(headers, rows[:limit])}{below}</div>'
+    return f'<div class="ocikit"><div class="ocikit-data">{_table(headers, rows[:limit], style="")}</div>{below}</div>'
 
 
-def _table(headers: Sequence[str], rows: Iterable[Sequence[object]], tooltip: int = TOOLTIP) -> str:
+def _table(
+    headers: Sequence[str], rows: Iterable[Sequence[object]], tooltip: int = TOOLTIP, style: str = "ocikit-rows"
+) -> str:
     head = "".join(f"<th>{escape(name)}</th>" for name in headers)
     body = "".join(f"<tr>{''.join(_cell(value, tooltip) for value in row)}</tr>" for row in rows)
     head = f"<thead><tr>{head}</tr></thead>" if head else ""
-    return f'<table class="ocikit-rows">{head}<tbody>{body}</tbody></table>'
+    marked = f' class="{style}"' if style else ""
+    return f"<table{marked}>{head}<tbody>{body}</tbody></table>"
 
 
 def _cell(value: object, tooltip: int) -> str:

@@ -10,6 +10,7 @@ import attrs
 
 from ocikit.display.card import Card, Section
 from ocikit.display.html import page
+from ocikit.display.plain import plain_text
 from ocikit.display.terminal import tree
 from ocikit.display.text import LINE, ROWS, sanitize, shorten
 
@@ -20,9 +21,10 @@ Description: TypeAlias = Iterator[tuple[str, Any] | tuple[str, Any, Any]]
 
 
 class Displayable:
-    """Mixin with `__repr__`, `_repr_html_` and `__rich__`, which never raise.
+    """Mixin with `__repr__`, `_repr_html_`, `_repr_pretty_` and `__rich__`, which never raise.
 
-    A subclass may override `__rich_repr__` (fields of the repr), `_facts` (facts of the card) and `_sections`.
+    A subclass may override `__rich_repr__` (fields of the repr), and the parts of the card: `_card_title`, `_card_notes`, `_card_lead`,
+    `_facts` and `_sections`.
     """
 
     __slots__ = ()
@@ -46,8 +48,26 @@ class Displayable:
         """Return the sections of the card."""
         return ()
 
+    def _card_title(self) -> object:
+        """Return the title of the card: the name of the object, or its class for an object without a name."""
+        return type(self).__name__
+
+    def _card_notes(self) -> Iterable[object]:
+        """Return what the card shows next to its title, such as kind and size."""
+        return ()
+
+    def _card_lead(self) -> str:
+        """Return a description of the object in words."""
+        return ""
+
     def _card(self) -> Card:
-        return Card(title=type(self).__name__, facts=tuple(self._facts()), sections=tuple(self._sections()))
+        return Card(
+            title=self._card_title(),
+            notes=tuple(self._card_notes()),
+            lead=self._card_lead(),
+            facts=tuple(self._facts()),
+            sections=tuple(self._sections()),
+        )
 
     def _line(self) -> str:
         """Return the repr."""
@@ -66,6 +86,16 @@ class Displayable:
         except Exception as error:  # noqa: BLE001 - a repr must never raise
             return f"<pre>{html.escape(_failed(self, error))}</pre>"
 
+    def _repr_pretty_(self, printer: Any, cycle: bool) -> None:
+        """Print the card in IPython, or one line within another object and for objects without a table."""
+        try:
+            nested = cycle or len(getattr(printer, "stack", ())) > 1
+            card = None if nested or isinstance(self, BaseException) else self._card()
+            text = repr(self) if card is None or not card.sections else plain_text(card)
+        except Exception:  # noqa: BLE001 - a repr must never raise
+            text = repr(self)
+        printer.text(text)
+
     def __rich__(self) -> RenderableType:
         try:
             return tree(self._card())
@@ -80,6 +110,11 @@ def _failed(value: Displayable, error: Exception) -> str:
 def card_of(value: Displayable) -> Card:
     """Return the card of an object, to nest it within another card."""
     return value._card()  # noqa: SLF001 - subclasses override it, callers use this function
+
+
+def title_of(value: Displayable) -> object:
+    """Return the title of an object's card."""
+    return value._card_title()  # noqa: SLF001 - as for `card_of`
 
 
 def non_default_fields(description: Description, *without: str) -> Iterator[tuple[str, Any]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from ocikit.display.card import Card, Section
@@ -16,11 +17,14 @@ if TYPE_CHECKING:
 
 def tree(card: Card) -> RenderableType:
     """Return the card as a tree of rich; its text is never parsed as markup."""
+    from rich.text import Text  # noqa: PLC0415 - rich is optional
     from rich.tree import Tree  # noqa: PLC0415 - rich is optional
 
     root = Tree(_head(card), guide_style="dim")
+    if card.lead:
+        root.add(Text(sanitize(card.lead)))
     if card.facts:
-        root.add(_facts(card))
+        root.add(_facts(card.facts))
     for section in card.sections:
         _section(root, section)
     return root
@@ -29,21 +33,20 @@ def tree(card: Card) -> RenderableType:
 def _head(card: Card) -> RenderableType:
     from rich.text import Text  # noqa: PLC0415 - rich is optional
 
-    head = Text(sanitize(card.title), style="bold")
-    for note in card.notes:
-        if note != "":
-            head.append(f"  {shorten(text_of(note), CELL)}", style="not bold dim")
+    head = Text(text_of(card.title), style="bold")
+    if notes := " · ".join(shorten(text_of(note), CELL) for note in card.notes if note != ""):
+        head.append(f"  {notes}", style="not bold dim")
     return head
 
 
-def _facts(card: Card) -> Table:
+def _facts(facts: Sequence[tuple[str, object]]) -> Table:
     from rich.table import Table  # noqa: PLC0415 - rich is optional
     from rich.text import Text  # noqa: PLC0415 - rich is optional
 
     grid = Table.grid(padding=(0, 2))
     grid.add_column(style="dim", no_wrap=True)
     grid.add_column(overflow="fold")
-    for name, value in card.facts:
+    for name, value in facts:
         grid.add_row(Text(shorten(name.replace("_", " "), CELL)), Text(text_of(value, whole=True)))
     return grid
 
@@ -51,13 +54,15 @@ def _facts(card: Card) -> Table:
 def _section(branch: Tree, section: Section) -> None:
     from rich.text import Text  # noqa: PLC0415 - rich is optional
 
-    title = Text(sanitize(section.heading), style="bold")
+    title = Text(sanitize(section.heading or "items"), style="bold")
     for note in (f"{section.total:,}" if section.total else "", text_of(section.note)):
         if note:
             title.append(f"  {shorten(note, CELL)}", style="not bold dim")
     twig = branch.add(title)
     if not section.open:
         return
+    if section.facts:
+        twig.add(_facts(section.facts))
     if section.rows:
         twig.add(_table(section))
     if section.names:

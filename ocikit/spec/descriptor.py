@@ -11,8 +11,10 @@ from attrs import field, frozen
 
 from ocikit import display
 from ocikit.spec import media_types
+from ocikit.spec.about import ABOUT, about_facts, lead_of
 from ocikit.spec.annotations import MODE, TITLE, Annotations, FrozenMap, to_annotations, to_frozen, to_strings
 from ocikit.spec.digest import Digest
+from ocikit.spec.kinds import artifact_kind, file_kind
 from ocikit.spec.platform import Platform
 from ocikit.spec.reference import AnyReference
 
@@ -136,8 +138,31 @@ class Descriptor(display.Displayable):
         yield "platform", str(self.platform) if self.platform else None, None
         yield "urls", self.urls, ()
 
+    def _kind(self) -> str:
+        return artifact_kind(self.artifact_type) if self.artifact_type else file_kind(self.media_type, self.title or "")
+
+    def _card_title(self) -> object:
+        return display.Name.of_path(self.title) if self.title else str(self.platform or self._kind())
+
+    def _card_notes(self) -> Iterator[object]:
+        if self.title or self.platform:
+            yield self._kind()
+        yield display.Size(self.size)
+
+    def _card_lead(self) -> str:
+        return lead_of({key: value for key, value in self.annotations.items() if key != TITLE})
+
+    def _facts(self) -> Iterator[tuple[str, object]]:
+        yield from about_facts(self.annotations)
+        yield "digest", display.DigestCell(self.digest)
+        if self.urls:
+            yield "urls", self.urls
+
     def _sections(self) -> Iterator[display.Section]:
-        yield from display.annotations_section(self.annotations)
+        yield from display.annotations_section(self.annotations, without={*ABOUT, TITLE})
+        types = (("artifact type", self.artifact_type), ("media type", self.media_type))
+        facts = [(name, value) for name, value in types if value]
+        yield from display.details_section((*facts, ("size", display.Size(self.size))))
 
 
 EMPTY_DESCRIPTOR = Descriptor.of(b"{}", media_types.EMPTY, data=b"{}")

@@ -11,10 +11,12 @@ from attrs import field, frozen
 from ocikit import display
 from ocikit.errors import InvalidDocument, NoMatchingPlatform, UnsupportedSchema1, Violation
 from ocikit.spec import media_types
+from ocikit.spec.about import ABOUT, about_facts, lead_of
 from ocikit.spec.annotations import REF_NAME, Annotations, to_annotations
 from ocikit.spec.descriptor import EMPTY_DESCRIPTOR, Descriptor
 from ocikit.spec.digest import Digest
 from ocikit.spec.document import DOCUMENT_LIMIT, Document, load_json, structure
+from ocikit.spec.kinds import artifact_kind, file_kind
 from ocikit.spec.platform import Platform
 from ocikit.spec.titles import NamedLayers, name_layers
 
@@ -143,26 +145,21 @@ class Manifest(_TypedDocument):
         yield "subject", display.DigestCell(self.subject.digest) if self.subject else None, None
         yield "annotations", dict(self.annotations), {}
 
+    def _card_notes(self) -> Iterator[object]:
+        yield artifact_kind(self.kind)
+        yield display.Size(sum(layer.size for layer in self.layers))
+
+    def _card_lead(self) -> str:
+        return lead_of(self.annotations)
+
     def _facts(self) -> Iterator[tuple[str, object]]:
         yield from _facts(self)
-        if self.config.media_type != media_types.EMPTY:
-            yield "config", str(self.config)
-        if self.subject is not None:
-            yield "subject", display.DigestCell(self.subject.digest)
 
     def _sections(self) -> Iterator[display.Section]:
-        layers, size = self.layers, display.Size(sum(layer.size for layer in self.layers))
-        headers: tuple[str, ...] = ("size", "type", "digest")
-        rows: Iterable[tuple[object, ...]] = (
-            (display.Size(layer.size), layer.media_type, display.DigestCell(layer.digest)) for layer in layers
-        )
-        if any(layer.title is not None for layer in layers[: display.ROWS]):
-            headers = ("title", *headers)
-            rows = ((layer.title, *row) for layer, row in zip(layers, rows, strict=False))
-        yield display.Section(
-            title="layers", headers=headers, rows=rows, count=len(layers), note=size if layers else "", unfolded=True
-        )
-        yield from display.annotations_section(self.annotations)
+        yield layers_section(self)
+        yield from display.annotations_section(self.annotations, without=ABOUT)
+        config = () if self.config.media_type == media_types.EMPTY else (("config", str(self.config)),)
+        yield from display.details_section((("type", self.kind), *config, ("media type", self.media_type)))
 
 
 @frozen(kw_only=True, repr=False)
@@ -300,13 +297,20 @@ class Index(_TypedDocument):
         yield "subject", display.DigestCell(self.subject.digest) if self.subject else None, None
         yield "annotations", dict(self.annotations), {}
 
+    def _card_notes(self) -> Iterator[object]:
+        yield artifact_kind(self.kind)
+        yield display.pluralize(len(self.manifests), "manifest")
+
+    def _card_lead(self) -> str:
+        return lead_of(self.annotations)
+
     def _facts(self) -> Iterator[tuple[str, object]]:
         yield from _facts(self)
-        if self.subject is not None:
-            yield "subject", display.DigestCell(self.subject.digest)
 
     def _sections(self) -> Iterator[display.Section]:
-        return index_sections(self, manifest_card)
+        yield from manifest_sections(self, manifest_card)
+        yield from display.annotations_section(self.annotations, without=ABOUT)
+        yield from display.details_section((("type", self.kind), ("media type", self.media_type)))
 
 
 def _best_match(descriptors: list[Descriptor], requested: Platform) -> Descriptor | None:
@@ -323,7 +327,23 @@ def _best_match(descriptors: list[Descriptor], requested: Platform) -> Descripto
     return next(iter(nested or (without_platform if len(descriptors) == 1 else ())), None)
 
 
-def index_sections(index: Index, card: Callable[[Descriptor], display.Card]) -> Iterator[display.Section]:
+def layers_section(manifest: Manifest) -> display.Section:
+    """Return a table of the layers."""
+    layers, size = manifest.layers, display.Size(sum(layer.size for layer in manifest.layers))
+    headers: tuple[str, ...] = ("size", "kind", "digest")
+    rows: Iterable[tuple[object, ...]] = (
+        (display.Size(layer.size), file_kind(layer.media_type, layer.title or ""), display.DigestCell(layer.digest))
+        for layer in layers
+    )
+    if any(layer.title is not None for layer in layers[: display.ROWS]):
+        headers = ("title", *headers)
+        rows = ((layer.title, *row) for layer, row in zip(layers, rows, strict=False))
+    return display.Section(
+        title="layers", headers=headers, rows=rows, count=len(layers), note=size if layers else "", unfolded=True
+    )
+
+
+def manifest_sections(index: Index, card: Callable[[Descriptor], display.Card]) -> Iterator[display.Section]:
     """Return the sections of an index: a card for each manifest, and the attestations in a collapsed table."""
     manifests = [m for m in index.manifests if m.platform is None or m.platform.known]
     yield display.Section(title="manifests", cards=map(card, manifests), count=len(manifests), unfolded=True)
@@ -338,27 +358,28 @@ def index_sections(index: Index, card: Callable[[Descriptor], display.Card]) -> 
         )
         yield display.Section(
             title="attestations",
-            headers=("digest", "size", "about"),
+            headers=("digest", "size", "subject"),
             rows=rows,
             count=len(attestations),
             unfolded=False,
         )
-    yield from display.annotations_section(index.annotations)
 
 
 def manifest_card(descriptor: Descriptor) -> display.Card:
     """Return the card of a manifest of which only the descriptor is known."""
-    name = descriptor.platform or descriptor.annotations.get(REF_NAME) or descriptor.artifact_type
+    name = descriptor.platform or descriptor.annotations.get(REF_NAME)
+    kind = artifact_kind(descriptor.artifact_type or descriptor.media_type)
     return display.Card(
-        title=display.shorten(name or descriptor.media_type, display.CELL),
+        title=display.shorten(name or kind, display.CELL),
         notes=(display.DigestCell(descriptor.digest),),
     )
 
 
 def _facts(document: Manifest | Index) -> Iterator[tuple[str, object]]:
-    yield "kind", document.kind
+    yield from about_facts(document.annotations)
     yield "digest", display.DigestCell(document.digest)
-    yield "media type", document.media_type
+    if document.subject is not None:
+        yield "attached to", display.DigestCell(document.subject.digest)
 
 
 def _referrer(document: Manifest | Index, digest: Digest | None, artifact_type: str | None) -> Descriptor:

@@ -10,7 +10,7 @@ from typing import Literal, Protocol, Self, TypeAlias, TypeGuard, get_args
 import attrs
 from attrs import frozen
 
-from ocikit.display import Code, Description, DigestCell, Displayable, code_call, non_default_fields, quoted, sanitize
+from ocikit.display import Code, Description, DigestCell, Displayable, Name, code_call, quoted, sanitize
 from ocikit.errors import InvalidReference
 from ocikit.spec.digest import Digest
 
@@ -219,11 +219,20 @@ class _Target(Displayable):
         yield "tag", self.tag, None
         yield "digest", self.digest and DigestCell(self.digest), None
 
+    def _place(self) -> str:
+        """Return the beginning of `name` that is the registry or the folder."""
+        raise NotImplementedError
+
+    def _card_title(self) -> object:
+        place = self._place()
+        return Name(place, f"{self.name.removeprefix(place)}{f':{self.tag}' if self.tag else ''}")
+
     def _facts(self) -> Iterator[tuple[str, object]]:
-        yield "reference", Code(self)
-        yield from non_default_fields(self.__rich_repr__())
-        yield "look", code_call("ocikit.inspect", self)
-        yield "fetch", code_call("ocikit.pull", self, "folder/")
+        short = attrs.evolve(self, digest=None) if self.tag else self
+        yield "show", code_call("ocikit.inspect", short)
+        yield "fetch", code_call("ocikit.pull", short, "folder/")
+        if self.digest:
+            yield "pinned", Code(self)
 
 
 @frozen(kw_only=True, repr=False)
@@ -315,6 +324,9 @@ class Reference(_Target):
         """The registry and repository, without tag and digest."""
         return f"{self.registry}/{self.repository}"
 
+    def _place(self) -> str:
+        return f"{self.registry}/"
+
     def tagged(self, tag: str) -> Reference:
         """Return the reference with this tag and without digest.
 
@@ -397,6 +409,9 @@ class LayoutReference(_Target):
     def name(self) -> str:
         """The scheme and the path, without tag and digest."""
         return f"{self.scheme}:{self.path}"
+
+    def _place(self) -> str:
+        return self.name[: self.name.rfind("/") + 1] or f"{self.scheme}:"
 
     def tagged(self, tag: str) -> LayoutReference:
         """Return the reference with this tag and without digest.

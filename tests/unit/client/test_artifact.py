@@ -79,7 +79,6 @@ def test_image_states_creation_time_in_its_config(session, server, home):
 def test_reprs_are_one_short_line(hostile, session):
     for shown in (
         hostile,
-        hostile.files,
         next(iter(hostile.files.values())),
         hostile.manifest,
         session,
@@ -94,11 +93,18 @@ def test_repr_of_artifact_names_reference_and_size(session):
     one = artifact(session, ocikit.Manifest(config=BARE, layers=layers(["a.csv"])))
     assert repr(one) == f"Artifact('localhost:5000/team/data:v1@{one.digest.short}', 1 B)"
     assert str(one) == f"localhost:5000/team/data:v1@{one.digest}"
-    assert (
-        repr(one["a.csv"])
-        == f"File(name='a.csv', size=1 B, media_type='text/csv', digest='{one['a.csv'].digest.short}')"
-    )
-    assert repr(one.files) == "Files(files=1, size=1 B)"
+    assert repr(one["a.csv"]) == "File('a.csv', 1 B)"
+    assert str(one["a.csv"]) == "a.csv"
+
+
+def test_repr_of_files_is_a_table(session):
+    one = artifact(session, ocikit.Manifest(config=BARE, layers=layers(["a.csv", "b/plot.png"])))
+    assert repr(one.files).splitlines() == [
+        "2 files  2 B · localhost:5000/team/data:v1",
+        "name        size  kind",
+        "a.csv        1 B  CSV table",
+        "b/plot.png   1 B  CSV table",
+    ]
 
 
 def test_html_of_artifact_is_escaped(hostile):
@@ -136,11 +142,11 @@ def test_html_shows_next_calls(session):
         "application/x.set",
         "a.csv",
         "b/c.csv",
-        "text/csv",
+        "CSV table",
         "<td>k</td><td>v</td>",
-        "ocikit.pull(",
+        '.pull("folder/")',
     ):
-        assert words in shown.replace("&#x27;", "'"), words
+        assert words in shown.replace("&quot;", '"'), words
 
 
 @pytest.mark.timeout(60)
