@@ -44,7 +44,12 @@ REFERENCE: Mapping[str, tuple[str, Sequence[str]]] = {
         ],
     ),
     "session": (
-        "The [verbs](verbs.md) as methods, with settings, one pool of connections and one cache.",
+        (
+            "The [verbs](verbs.md) as methods, with settings, one pool of connections and one cache.\n\n"
+            "The functions of `ocikit` share one session. It is dropped when the environment or a file with credentials changes, after "
+            "`login` and `logout`, after a fork, and after a minute without calls. `session.registry(host).repository(name)` has "
+            "every endpoint of the specification."
+        ),
         ["session", "ocikit.remote.config.network", "ocikit.remote.auth.keychain:Credentials Keychain"],
     ),
     "artifacts": (
