@@ -38,6 +38,8 @@ _FORMATS: Mapping[str, str] = {
     "jsonl": "json",
     "ndjson": "json",
 }
+_CODECS = {"gz": "gzip", "bz2": "bz2", "zst": "zstd"}  # those that pyarrow decompresses
+_CHUNK = 64 << 10  # bytes per read of the first line of a file
 _COMPRESSED = {"gz", "bz2", "zst", "xz"}  # a further suffix of text, which libraries decompress
 
 
@@ -188,8 +190,34 @@ def _dataset(files: OcikitFileSystem, artifact: Artifact, names: Iterable[str], 
         raise OcikitError("tables need pyarrow", hint="pip install 'ocikit[data]'") from error
     names = list(names)
     root = files.root_of(artifact)
-    paths = [f"{root}/{name}" for name in names]
-    return ds.dataset(paths, filesystem=files, format=_format(names), partitioning="hive" if hive else None)
+    paths, kind = [f"{root}/{name}" for name in names], _format(names)
+    source = _with_line_endings(files) if kind == "json" else files
+    return ds.dataset(paths, filesystem=source, format=kind, partitioning="hive" if hive else None)
+
+
+def _with_line_endings(files: OcikitFileSystem) -> Any:
+    """Return a file system of pyarrow that ends the only line of a file.
+
+    pyarrow reads nulls from a file of one JSON line without a line ending (apache/arrow#45394).
+    """
+    import pyarrow as pa  # noqa: PLC0415 - an optional package
+    from pyarrow.fs import FSSpecHandler, PyFileSystem  # type: ignore[import-untyped]  # noqa: PLC0415 - likewise
+
+    class Handler(FSSpecHandler):  # type: ignore[misc]  # pyarrow has no types
+        def open_input_file(self, path: str) -> Any:
+            codec = _CODECS.get(path.lower().rpartition(".")[2])
+            line = b""
+            with pa.input_stream(files.open(path, "rb"), compression=codec) as stream:
+                while b"\n" not in line and (chunk := stream.read(_CHUNK)):
+                    line += chunk
+            if not line or b"\n" in line:
+                return super().open_input_file(path)
+            ended = pa.BufferOutputStream()
+            with pa.output_stream(ended, compression=codec) as stream:
+                stream.write(line + b"\n")
+            return pa.BufferReader(ended.getvalue())
+
+    return PyFileSystem(Handler(files))
 
 
 def _file_system(artifact: Artifact) -> OcikitFileSystem:

@@ -1,5 +1,6 @@
 """Queries over tables by polars and duckdb: `ocikit.scan` and `ocikit.sql`."""
 
+import gzip
 import sys
 
 import ocikit
@@ -55,6 +56,20 @@ def test_tables_in_shards_are_read(session, server, home):
 @pytest.mark.parametrize("name", ["names.csv", "lines.jsonl", "t.arrow"])
 def test_scan_reads_other_formats(ref, name):
     assert ocikit.scan(ref, name).select("k").collect()["k"].to_list() in ([1, 2], [5])
+
+
+@pytest.mark.parametrize("name", ["one.jsonl", "one.jsonl.gz"])
+@pytest.mark.parametrize("end", [b"", b"\n"])
+def test_scan_reads_only_line_without_line_ending(name, end, home):
+    """Pyarrow reads nulls from such a file (apache/arrow#45394)."""
+    line = b'{"k": 7, "name": "seven"}' + end
+    ocikit.push("oci:lines:v1", {name: gzip.compress(line) if name.endswith(".gz") else line})
+    assert ocikit.scan("oci:lines:v1", name).collect().to_dicts() == [{"k": 7, "name": "seven"}]
+
+
+def test_scan_reads_long_only_line(home):
+    ocikit.push("oci:lines:v1", {"one.jsonl": b'{"name": "%s"}' % (b"a" * 200_000)})
+    assert ocikit.scan("oci:lines:v1", "one.jsonl").collect()["name"].str.len_bytes().to_list() == [200_000]
 
 
 def test_scan_stays_at_the_version_it_resolved(ref, session, home):
