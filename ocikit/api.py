@@ -57,6 +57,10 @@ def explore(start: str | AnyReference | Artifact | HasHost = "", session: Sessio
     Raises:
         InvalidReference: `start` is none of these.
         OcikitError: ipywidgets is not installed.
+
+    >>> artifact = ocikit.push("oci:waves:v1", {"sine.csv": b"x,y"})
+    >>> ocikit.explore("oci:waves:v1")
+    <ocikit explorer at oci:waves:v1>
     """
     try:
         from ocikit.notebook.explorer import Explorer  # noqa: PLC0415 - needs ipywidgets
@@ -76,6 +80,10 @@ def fs(session: Session | None = None) -> OcikitFileSystem:
 
     Raises:
         OcikitError: fsspec is not installed.
+
+    >>> artifact = ocikit.push("localhost:5000/ada/waves:v1", {"sine.csv": b"x,y"})
+    >>> ocikit.fs().ls("ocikit://localhost:5000/ada/waves:v1", detail=False)
+    ['localhost:5000/ada/waves:v1/sine.csv']
     """
     try:
         from ocikit.filesystem.filesystem import OcikitFileSystem  # noqa: PLC0415 - needs fsspec
@@ -99,6 +107,10 @@ def scan(ref: str | AnyReference | Artifact, name: str) -> pl.LazyFrame:
         FileNotInArtifact: There is no such file.
         InvalidArgument: The files have different or unknown formats.
         OcikitError: polars or pyarrow is not installed.
+
+    >>> artifact = ocikit.push("localhost:5000/ada/waves:v1", {"waves.jsonl": b'{"x": 0, "y": 1.5}'})
+    >>> ocikit.scan("localhost:5000/ada/waves:v1", "waves.jsonl").collect().to_dicts()
+    [{'x': 0, 'y': 1.5}]
     """
     from ocikit.data import queries  # noqa: PLC0415 - only queries need it
 
@@ -119,6 +131,10 @@ def sql(query: str, /, **tables: TableLike) -> duckdb.DuckDBPyRelation:
         FileNotInArtifact: There is no such file.
         InvalidArgument: A table is none of these, or its files have different or unknown formats.
         OcikitError: duckdb or fsspec is not installed.
+
+    >>> artifact = ocikit.push("localhost:5000/ada/waves:v1", {"waves.jsonl": b'{"x": 0, "y": 1.5}'})
+    >>> ocikit.sql("select max(y) from waves", waves="localhost:5000/ada/waves:v1::waves.jsonl").fetchall()
+    [(1.5,)]
     """
     from ocikit.data import queries  # noqa: PLC0415 - only queries need it
 
@@ -159,6 +175,12 @@ def diff(
         NotFound: There is no such artifact or path.
         ContentError: A file of the folder cannot be read.
         OcikitError: pyarrow is not installed.
+
+    >>> artifact = ocikit.push("oci:waves:v1", {"sine.csv": b"x,y"})
+    >>> artifact = ocikit.push("oci:waves:v2", {"sine.csv": b"x,y,z", "note.txt": b""})
+    >>> diff = ocikit.diff("oci:waves:v1", "oci:waves:v2")
+    >>> list(diff.added), list(diff.changed), list(diff.removed)
+    (['note.txt'], ['sine.csv'], [])
     """
     from ocikit.data.diff import diff as compare  # noqa: PLC0415 - import time that few calls need
 
@@ -187,6 +209,11 @@ def history(
 
     Raises:
         NotFound: There is no such artifact.
+
+    >>> with ocikit.edit("oci:waves:v1", message="first waves") as edit:
+    ...     edit["sine.csv"] = b"x,y"
+    >>> [version.message for version in ocikit.history("oci:waves:v1")]
+    ['first waves']
     """
     from ocikit.data.history import history as collect  # noqa: PLC0415 - import time that few calls need
 
@@ -240,6 +267,12 @@ def save(
         Conflict: There is such a file and `replace` is False, or another writer has changed it meanwhile.
         InvalidDocument: The tag names an image or an index.
         OcikitError: A package that the format needs is not installed; the hint has the command.
+
+    >>> artifact = ocikit.save("oci:results:v1", {"accuracy": 0.9}, "scores")
+    >>> list(artifact.files)
+    ['scores.json']
+    >>> ocikit.load("oci:results:v1", "scores")
+    {'accuracy': 0.9}
     """
     from ocikit.data.save import save as write  # noqa: PLC0415 - import time that few calls need
 
@@ -301,6 +334,10 @@ def load(
         InvalidDocument: The content is not of the format that the name has.
         InvalidArgument: There is no format for the file, or it has no such part.
         OcikitError: A package that the format needs is not installed; the hint has the command.
+
+    >>> artifact = ocikit.save("oci:results:v1", [1, 2, 3], "counts")
+    >>> ocikit.load("oci:results:v1")
+    [1, 2, 3]
     """
     from ocikit.data.load import load as read  # noqa: PLC0415 - import time that few calls need
 
@@ -351,6 +388,13 @@ def watch(
         NotFound: There is no such folder.
         InvalidArgument: `every` is not a number of seconds.
         Unauthorized: The registry requires other credentials.
+
+    >>> from pathlib import Path
+    >>> Path("run").mkdir()
+    >>> with ocikit.watch("run/.", "oci:run:latest", every=60):
+    ...     size = Path("run/log.txt").write_text("loss 0.5")
+    >>> list(ocikit.inspect("oci:run:latest").files)
+    ['log.txt']
     """
     from ocikit.data.watch import Options, Watch  # noqa: PLC0415 - import time that few calls need
 
@@ -366,6 +410,13 @@ def pooch(*, progress: ProgressLike = None, session: Session | None = None) -> D
     Args:
         progress: True, False or a `Progress`; None uses the session's setting.
         session: Session that reads; None uses the one that functions share.
+
+    >>> from pathlib import Path
+    >>> artifact = ocikit.push("localhost:5000/ada/waves:v1", {"sine.csv": b"x,y"})
+    >>> download = ocikit.pooch()
+    >>> download("ocikit://localhost:5000/ada/waves:v1/sine.csv", "sine.csv", None)
+    >>> Path("sine.csv").read_text()
+    'x,y'
     """
     from ocikit.data.downloads import Downloader  # noqa: PLC0415 - import time that few calls need
 
@@ -392,6 +443,11 @@ def lineage(
 
     Raises:
         NotFound: There is no such artifact.
+
+    >>> artifact = ocikit.push("localhost:5000/ada/waves:v1", {"sine.csv": b"x,y"})
+    >>> artifact = ocikit.push("localhost:5000/ada/mean:v1", {"mean.txt": b"0"}, inputs="localhost:5000/ada/waves:v1")
+    >>> [origin.name for origin in ocikit.lineage("localhost:5000/ada/mean:v1")]
+    ['localhost:5000/ada/mean:v1', 'localhost:5000/ada/waves:v1']
     """
     from ocikit.data.lineage import lineage as collect  # noqa: PLC0415 - import time that few calls need
 

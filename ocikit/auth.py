@@ -20,6 +20,9 @@ def explain(host: str, repository: str = "") -> Explanation:
     Args:
         host: Host of the registry, such as "ghcr.io".
         repository: Name of a repository, for credentials that apply to a path.
+
+    >>> ocikit.auth.explain("ghcr.io")
+    Explanation(host='ghcr.io', kind='anonymous')
     """
     with shared_session.use() as session:
         return session.explain(host, repository)
@@ -41,6 +44,9 @@ def login(host: str, username: str = "", password: str | None = None) -> str:
     Raises:
         Unauthorized: The credentials are invalid; nothing is stored.
         CredentialsError: A prompt is not possible here.
+
+    >>> ocikit.auth.login("localhost:5000", "ada", "not shown")
+    '~/.docker/config.json'
     """
     try:
         with shared_session.use() as session:
@@ -60,6 +66,9 @@ def login_form(host: str, username: str = "", session: Session | None = None) ->
     Raises:
         InvalidReference: `host` is not a registry host.
         OcikitError: ipywidgets is not installed.
+
+    >>> ocikit.auth.login_form("ghcr.io")
+    <login form for ghcr.io>
     """
     try:
         from ocikit.notebook.login import LoginForm  # noqa: PLC0415 - needs ipywidgets
@@ -73,6 +82,10 @@ def logout(host: str) -> bool:
 
     Returns:
         True if there were any.
+
+    >>> place = ocikit.auth.login("localhost:5000", "ada", "not shown")
+    >>> ocikit.auth.logout("localhost:5000")
+    True
     """
     try:
         with shared_session.use() as session:

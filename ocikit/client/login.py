@@ -15,6 +15,10 @@ def login_host(host: str) -> str:
 
     Raises:
         InvalidReference: The text does not name a registry host.
+
+    >>> from ocikit.client.login import login_host
+    >>> login_host("docker.io")
+    'docker.io'
     """
     name = normalize_key(check_login_key(host)).partition("/")[0]
     RegistryHost.parse(name)

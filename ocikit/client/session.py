@@ -128,7 +128,12 @@ class Session(display.Displayable):
         self.close()
 
     def close(self) -> None:
-        """Close the connections. Artifacts of this session open new ones on demand."""
+        """Close the connections. Artifacts of this session open new ones on demand.
+
+        >>> session = ocikit.Session()
+        >>> artifact = session.push("localhost:5000/ada/waves:v1", {"note.txt": b"hello"})
+        >>> session.close()
+        """
         self._backends.close()
 
     def __reduce__(self) -> tuple[Any, ...]:
@@ -168,6 +173,10 @@ class Session(display.Displayable):
         """Return the registry at a host.
 
         `registry["team/data"]` has every endpoint of the specification.
+
+        >>> with ocikit.Session() as session:
+        ...     session.registry("localhost:5000")["ada/waves"].name
+        'ada/waves'
         """
         return self._backends.registry(host, known=self._known_repositories)
 
@@ -181,6 +190,10 @@ class Session(display.Displayable):
         Args:
             reference: A reference in a registry.
             push: Request the permission to push with the first token.
+
+        >>> with ocikit.Session() as session:
+        ...     repository = session.repository("localhost:5000/ada/waves", push=True)
+        ...     repository.push_bytes(ocikit.Descriptor.of(b"hello", "text/plain"), b"hello")
         """
         return self._backends.repository(Reference.parse(reference), push=push)
 
@@ -228,6 +241,13 @@ class Session(display.Displayable):
                 platforms.
             ContentError: Files in `to` were edited, or the disk is full.
             OfflineError: The artifact is not cached, and registries must not be contacted.
+
+        >>> artifact = ocikit.push("oci:waves:v1", {"sine.csv": b"x,y"})
+        >>> artifact = ocikit.pull("oci:waves:v1", "data")
+        >>> artifact.path.name
+        'data'
+        >>> (artifact.path / "sine.csv").read_text()
+        'x,y'
         """
         return pull_artifact(
             self._reader,
@@ -254,6 +274,11 @@ class Session(display.Displayable):
             ref: Reference, such as "ghcr.io/org/name:tag".
             platform: Platform to select from an index; None returns the index.
             dialect: "auto" names the files of models as their own tools do. None names the layers as they are.
+
+        >>> artifact = ocikit.push("oci:waves:v1", {"sine.csv": b"x,y", "readme.md": b"# Waves"})
+        >>> artifact = ocikit.inspect("oci:waves:v1")
+        >>> list(artifact.files), artifact.size
+        (['sine.csv', 'readme.md'], 10)
         """
         reference = parse_reference(ref)
         if platform is not None:
@@ -299,6 +324,10 @@ class Session(display.Displayable):
             NotFound: The artifact has no files.
             ContentError: The file is damaged, or its header exceeds a limit.
             OcikitError: The format needs a package that is not installed. Only Parquet and Arrow do: pyarrow.
+
+        >>> artifact = ocikit.push("oci:waves:v1", {"waves.jsonl": b'{"x": 0, "y": 1.5}'})
+        >>> [column.name for column in ocikit.describe("oci:waves:v1", "waves.jsonl").columns]
+        ['x', 'y']
         """
         from ocikit.client.describe import describe  # noqa: PLC0415 - import time that few calls need
 
@@ -319,6 +348,10 @@ class Session(display.Displayable):
             NotFound: There is no such reference.
             NoMatchingPlatform: The index lacks the platform.
             OcikitError: jsonschema is not installed.
+
+        >>> artifact = ocikit.push("oci:waves:v1", {"sine.csv": b"x,y"})
+        >>> ocikit.validate("oci:waves:v1").violations
+        ()
         """
         from ocikit.client.validate import validate  # noqa: PLC0415 - 4 ms of import time that few sessions need
 
@@ -329,6 +362,10 @@ class Session(display.Displayable):
 
         Raises:
             ManifestUnknown: There is no such tag; the hint has the nearest tags.
+
+        >>> artifact = ocikit.push("oci:waves:v1", {"sine.csv": b"x,y"})
+        >>> ocikit.pin("oci:waves:v1").digest == artifact.digest
+        True
         """
         reference = parse_reference(ref)
         with self._backends.open_source(reference) as source:
@@ -349,6 +386,10 @@ class Session(display.Displayable):
             Unauthorized: The registry requires other credentials. Many registries answer so for unknown repositories, too.
             ConnectionFailed: The registry cannot be reached.
             OfflineError: The artifact is not cached, and registries must not be contacted.
+
+        >>> artifact = ocikit.push("oci:waves:v1", {"sine.csv": b"x,y"})
+        >>> ocikit.exists("oci:waves:v1"), ocikit.exists("oci:waves:v2")
+        (True, False)
         """
         reference = parse_reference(ref)
         try:
@@ -380,6 +421,10 @@ class Session(display.Displayable):
 
         Raises:
             FileNotInArtifact: There is no such file; the hint has the nearest names.
+
+        >>> artifact = ocikit.push("oci:waves:v1", {"sine.csv": b"x,y"})
+        >>> ocikit.download("oci:waves:v1", "sine.csv").read_text()
+        'x,y'
         """
         return self._manifest(parse_reference(ref), platform, dialect)[name].download(progress=progress)
 
@@ -399,6 +444,11 @@ class Session(display.Displayable):
 
         Raises:
             FileNotInArtifact: There is no such file; the hint has the nearest names.
+
+        >>> artifact = ocikit.push("oci:waves:v1", {"sine.csv": b"x,y"})
+        >>> with ocikit.open("oci:waves:v1", "sine.csv") as file:
+        ...     file.read()
+        b'x,y'
         """
         return self._manifest(parse_reference(ref), platform, dialect).open(name)
 
@@ -415,6 +465,10 @@ class Session(display.Displayable):
         Raises:
             NameUnknown: There is no such repository.
             InvalidArgument: A pattern is not text.
+
+        >>> artifact = ocikit.push("oci:waves:v1.2", {"sine.csv": b"x,y"}, tags=["v1.10", "latest"])
+        >>> list(ocikit.tags("oci:waves", "v1.*"))
+        ['v1.10', 'v1.2']
         """
         reference, patterns = parse_reference(ref), to_patterns(pattern, "v1.*")
         try:
@@ -437,6 +491,10 @@ class Session(display.Displayable):
         Raises:
             Unauthorized: The registry requires other credentials; log in.
             Unsupported: The registry does not list its repositories; many don't.
+
+        >>> artifact = ocikit.push("localhost:5000/ada/waves:v1", {"sine.csv": b"x,y"})
+        >>> list(ocikit.catalog("localhost:5000"))
+        ['ada/waves']
         """
         registry = self.registry(host)
         listing = self._catalogs[registry.host] = Listing(registry.catalog(), "repositories", host)
@@ -448,11 +506,20 @@ class Session(display.Displayable):
         Args:
             ref: Reference of the subject.
             artifact_type: Type to select, such as "application/spdx+json"; None selects all.
+
+        >>> artifact = ocikit.push("oci:waves:v1", {"sine.csv": b"x,y"})
+        >>> report = ocikit.attach("oci:waves:v1", {"report.json": b"{}"}, artifact_type="application/vnd.example.report")
+        >>> [referrer.artifact_type for referrer in ocikit.referrers("oci:waves:v1")]
+        ['application/vnd.example.report']
         """
         return self._reader.referrers(parse_reference(ref), artifact_type)
 
     def ping(self, host: str) -> Ping:
-        """Return whether a registry is reachable and accepts the credentials."""
+        """Return whether a registry is reachable and accepts the credentials.
+
+        >>> bool(ocikit.ping("localhost:5000"))
+        True
+        """
         return self.registry(host).ping()
 
     # Writing
@@ -540,6 +607,13 @@ class Session(display.Displayable):
             Unauthorized: The registry requires other credentials.
             Denied: The credentials do not allow the push.
             UploadInvalid: The registry rejects the content.
+
+        >>> from pathlib import Path
+        >>> Path("waves").mkdir()
+        >>> size = Path("waves/sine.csv").write_text("x,y")
+        >>> artifact = ocikit.push("oci:data:v1", "waves/.", {"readme.md": b"# Waves"})
+        >>> list(artifact.files)
+        ['sine.csv', 'readme.md']
         """
         from ocikit.client.notes import check_message, pin_inputs, write_notes  # noqa: PLC0415 - as below
         from ocikit.client.push import (  # noqa: PLC0415 - 15 ms of import time that pulls do not need
@@ -689,6 +763,11 @@ class Session(display.Displayable):
             workers: Number of parallel transfers; None uses the session's setting.
             progress: True, False or a `Progress`; None uses the session's setting.
             dry_run: Push nothing; the artifact's `.plan` shows what would be pushed.
+
+        >>> artifact = ocikit.push("oci:waves:v1", {"sine.csv": b"x,y"})
+        >>> report = ocikit.attach("oci:waves:v1", {"report.json": b"{}"}, artifact_type="application/vnd.example.report")
+        >>> report.manifest.subject.digest == artifact.digest
+        True
         """
         reference = parse_reference(ref)
         return self.push(
@@ -747,6 +826,12 @@ class Session(display.Displayable):
             Conflict: At the end of the block: another writer has changed a file that the block changed, or the tag names
                 something else than expected. The tag was not moved.
             InvalidDocument: The artifact is an image or an index.
+
+        >>> artifact = ocikit.push("oci:waves:v1", {"sine.csv": b"x,y"})
+        >>> with ocikit.edit("oci:waves:v1", message="add a note") as edit:
+        ...     edit["note.txt"] = b"hello"
+        >>> list(ocikit.inspect("oci:waves:v1").files)
+        ['sine.csv', 'note.txt']
         """
         from ocikit.client.edit import Edit  # noqa: PLC0415 - 15 ms of import time that pulls do not need
 
@@ -801,6 +886,11 @@ class Session(display.Displayable):
 
         Raises:
             CopyError: One side failed; the error names the side and the content, and its cause is the reason.
+
+        >>> artifact = ocikit.push("oci:waves:v1", {"sine.csv": b"x,y"})
+        >>> copied = ocikit.copy("oci:waves:v1", "localhost:5000/ada/waves")
+        >>> copied.digest == artifact.digest, copied.reference.tag
+        (True, 'v1')
         """
         if convert is not None:
             from ocikit.client import convert as conversion  # noqa: PLC0415 - 1 ms of import time that few copies need
@@ -876,6 +966,11 @@ class Session(display.Displayable):
 
         Raises:
             ManifestUnknown: There is no such artifact.
+
+        >>> artifact = ocikit.push("oci:waves:v1", {"sine.csv": b"x,y"})
+        >>> pinned = ocikit.tag("oci:waves:v1", "v1.0", "latest")
+        >>> list(ocikit.tags("oci:waves"))
+        ['latest', 'v1', 'v1.0']
         """
         reference = parse_reference(ref)
         if not tags:
@@ -921,6 +1016,11 @@ class Session(display.Displayable):
             InvalidReference: The reference has neither tag nor digest.
             ManifestUnknown: There is no such tag or manifest.
             Unsupported: The registry does not delete; the hint has what it offers instead.
+
+        >>> artifact = ocikit.push("oci:waves:v1", {"sine.csv": b"x,y"}, tags=["v2"])
+        >>> ocikit.delete("oci:waves:v1")
+        >>> list(ocikit.tags("oci:waves"))
+        ['v2']
         """
         reference = parse_reference(ref)
         if reference.tag is None and reference.digest is None:
@@ -955,6 +1055,10 @@ class Session(display.Displayable):
         Raises:
             Unauthorized: The credentials are invalid; nothing is stored.
             CredentialsError: A prompt is not possible here.
+
+        >>> with ocikit.Session() as session:
+        ...     session.login("localhost:5000", "ada", "not shown")
+        '~/.docker/config.json'
         """
         registry = login_host(host)
         if password is None:
@@ -981,6 +1085,10 @@ class Session(display.Displayable):
 
         Returns:
             True if there were any.
+
+        >>> with ocikit.Session() as session:
+        ...     session.logout("ghcr.io")
+        False
         """
         return self._keychain.logout(check_login_key(host))
 
@@ -990,6 +1098,10 @@ class Session(display.Displayable):
         Args:
             host: Host of the registry, such as "ghcr.io".
             repository: Name of a repository, for credentials that apply to a path.
+
+        >>> with ocikit.Session(credentials={"ghcr.io": ("ada", "not shown")}) as session:
+        ...     session.explain("ghcr.io")
+        Explanation(host='ghcr.io', username='ada', kind='password', place='passed credentials')
         """
         return self._keychain.explain(check_login_key(host), repository)
 
