@@ -6,7 +6,7 @@ from typing import Any
 
 from attrs import define, field, frozen
 
-from tests.support.proxy import Proxy
+from ocikit.testing.proxy import Proxy
 
 
 @frozen

@@ -22,8 +22,8 @@ from benchmarks.counting import CountingProxy
 from benchmarks.data import Shape, digests, make
 from benchmarks.measure import MIB, Cost, machine, measure
 from benchmarks.tools import environment, ocikit, pulls
+from ocikit.testing.messages import Request
 from tests.support import peers
-from tests.support.fake_registry import Request
 
 #: Pulls with one connection for each blob.
 SINGLE = """

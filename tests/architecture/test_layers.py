@@ -36,7 +36,7 @@ HEAVY = {
     "botocore": {"server"},
     "obstore": {"server"},
     "psycopg": {"server"},
-    "jwt": {"server"},
+    "jwt": {"server", "testing"},
     "jsonschema": {"spec"},
     "pathspec": {"layers"},
 }

@@ -8,10 +8,10 @@ from hashlib import sha256
 from typing import Any
 
 import requests
+from ocikit.testing.proxy import Proxy
 
 from tests.support import peers
 from tests.support.fake_registry import Response
-from tests.support.proxy import Proxy
 
 #: As markup it would run a script, load a picture from another host and open a dialog. In a terminal it would clear the
 #: screen, change the title, move up, and reverse the rest of the line.

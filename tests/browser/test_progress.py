@@ -4,9 +4,9 @@ import re
 
 import ocikit
 import pytest
+from ocikit.testing.proxy import Proxy
 
 from tests.support import peers
-from tests.support.proxy import Proxy
 
 SIZE = 4_000_000  # bytes
 PACE = 2_000_000  # bytes a second: slow enough for two looks by a browser

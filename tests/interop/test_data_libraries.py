@@ -13,11 +13,11 @@ import fsspec
 import numpy as np
 import ocikit
 import pytest
+from ocikit.testing.proxy import Proxy
 from ocikit.transfer.pool import run_parallel
 
 from tests.support import peers
 from tests.support.home import ROOT, write
-from tests.support.proxy import Proxy
 
 dask = pytest.importorskip("dask")
 duckdb = pytest.importorskip("duckdb")

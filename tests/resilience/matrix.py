@@ -27,10 +27,10 @@ from attrs import evolve, frozen
 from ocikit.errors import OcikitError
 from ocikit.remote.auth.keychain import ANONYMOUS
 from ocikit.remote.config.network import Network
+from ocikit.testing.proxy import Proxy
 
 from tests.support import images, peers
 from tests.support.fake_registry import Request
-from tests.support.proxy import Proxy
 
 MIB = 1 << 20
 READ_TIMEOUT = 1.0  # seconds, for ocikit

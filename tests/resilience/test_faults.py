@@ -22,12 +22,12 @@ from ocikit.remote.http.responses import drain
 from ocikit.remote.http.transport import Transport
 from ocikit.remote.registry import Registry
 from ocikit.spec.descriptor import Descriptor
+from ocikit.testing.proxy import Proxy
 
 from tests.resilience import matrix
 from tests.resilience.matrix import FORMS, MIB, Cell, Image
 from tests.support import images, peers
 from tests.support.home import largest_file
-from tests.support.proxy import Proxy
 
 SIZE = 16 * MIB
 BLOB, UPLOAD = r"/v2/.+/blobs/sha256:.+", r"/v2/.+/blobs/uploads/.+"

@@ -13,10 +13,10 @@ from pathlib import Path
 import pytest
 from ocikit import Session
 from ocikit.remote.config.mirror import Mirror
+from ocikit.testing.proxy import Proxy
 
 from tests.support import peers
 from tests.support.home import ROOT, largest_file
-from tests.support.proxy import Proxy
 
 MIB = 1 << 20
 SIZE = 64 * MIB

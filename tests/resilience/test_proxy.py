@@ -11,10 +11,11 @@ from ocikit.remote.config.network import Network
 from ocikit.remote.http.transport import Transport
 from ocikit.remote.registry import Registry
 from ocikit.spec.descriptor import Descriptor
+from ocikit.testing.proxy import SMALL, Proxy
 
 from tests.support import peers
 from tests.support.fake_registry import Response
-from tests.support.proxy import SMALL, Proxy, Scatter
+from tests.support.proxy import Scatter
 
 BIG = bytes(range(256)) * 4096 * 5  # 5 MiB: streamed
 BLOBS = r"/v2/.*/blobs/sha256:.*"

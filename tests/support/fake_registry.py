@@ -8,12 +8,11 @@
         assert [r.method for r in server.requests] == ["GET", "GET"]
 
 The registry follows the specification and nothing else, so that a test names what is special about its case. A second
-instance is another host: every origin has its own port. `tests.support.proxy` puts the same faults in front of a real
-registry.
+instance is another host: every origin has its own port. `ocikit.testing.proxy` puts the same faults in front of a
+real registry.
 """
 
 import datetime
-import gzip as gzip_module
 import hashlib
 import ipaddress
 import itertools
@@ -21,51 +20,20 @@ import json
 import re
 import socket
 import ssl
-import struct
-import threading
-import time
-import urllib.parse
-from collections.abc import Callable, Mapping
 from contextlib import suppress
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from typing import Any, Self
+from typing import Any
 
-from attrs import define, field, frozen
+from attrs import define, field
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
+from ocikit.testing.faults import Fault, Handler, Listener, Script
+from ocikit.testing.messages import Request, Response, error_response
 
 INDEX = "application/vnd.oci.image.index.v1+json"
 MANIFEST = "application/vnd.oci.image.manifest.v1+json"
-
-
-@frozen
-class Request:
-    """A request that the fake registry received, with its body."""
-
-    method: str
-    target: str
-    headers: Any = field(repr=False)
-    body: bytes = field(repr=False)
-
-    @property
-    def path(self) -> str:
-        return self.target.partition("?")[0]
-
-    @property
-    def query(self) -> dict[str, list[str]]:
-        return urllib.parse.parse_qs(self.target.partition("?")[2], keep_blank_values=True)
-
-
-@define
-class Response:
-    """A response to send."""
-
-    status: int = 200
-    headers: dict[str, Any] = field(factory=dict)  # a list is a repeated header
-    body: bytes = b""
 
 
 @define(eq=False)
@@ -228,123 +196,6 @@ class RegistryContent:
         return f"{algorithm}:{hashlib.new(algorithm, content).hexdigest()}"
 
 
-def error_response(status: int, code: str, message: str = "", **headers: str) -> Response:
-    body = json.dumps({"errors": [{"code": code, "message": message or code.lower(), "detail": None}]}).encode()
-    return Response(status, {"Content-Type": "application/json", **headers}, body)
-
-
-@define(kw_only=True)
-class Fault:
-    """One scripted fault; see `Script.on`."""
-
-    method: str
-    path: str
-    times: int | None = 1
-    fired: int = 0
-    when: Callable[[Request], bool] | None = None
-    status: int | None = None
-    headers: Mapping[str, Any] = field(factory=dict)
-    without: tuple[str, ...] = ()
-    body: bytes | None = None
-    change: Callable[[Request, Response], Response | None] | None = None
-    cut: int | None = None
-    cut_request: int | None = None
-    drop: str = ""
-    reset: bool = False
-    stall: float = 0.0
-    delay: float = 0.0
-    length: int | None = None
-    chunked: bool = False
-    gzip: bool = False
-    throttle: float = 0.0
-
-    def suits(self, request: Request) -> bool:
-        named = re.fullmatch(self.method, request.method) and re.fullmatch(self.path, request.path)
-        return bool(self.times != 0 and named and (self.when is None or self.when(request)))
-
-    def fire(self) -> None:
-        self.fired += 1
-        self.times = None if self.times is None else self.times - 1
-
-
-class Listener(ThreadingHTTPServer):
-    daemon_threads = True
-    request_queue_size = 128
-
-
-@define(eq=False, slots=False)
-class Script:
-    """A server on a free loopback port with scripted faults, which records its requests. Subclasses implement `listen`."""
-
-    #: Called first. A `Response` from it is sent instead, such as a 401
-    guard: Callable[[Request], Response | None] | None = field(default=None, init=False, repr=False)
-
-    requests: list[Request] = field(factory=list, init=False, repr=False)
-    faults: list[Fault] = field(factory=list, init=False, repr=False)
-    _lock: threading.RLock = field(factory=threading.RLock, init=False, repr=False)
-    _server: ThreadingHTTPServer = field(init=False, repr=False)
-
-    def listen(self) -> ThreadingHTTPServer:
-        raise NotImplementedError
-
-    def __enter__(self) -> Self:
-        self._server = self.listen()
-        threading.Thread(target=self._server.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True).start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._server.shutdown()
-        self._server.server_close()
-
-    @property
-    def port(self) -> int:
-        return self._server.server_port
-
-    @property
-    def host(self) -> str:
-        return f"127.0.0.1:{self.port}"
-
-    @property
-    def url(self) -> str:
-        return f"http://{self.host}"
-
-    def on(self, method: str, path: str, **fault: Any) -> Fault:
-        """Script a fault for the next request that matches. The newest fault is tried first.
-
-        Args:
-            method, path: Regular expressions for the whole method and the whole path without the query.
-            times: Number of requests; None is all.
-            when: Another condition on the request.
-            status: Send this status with `headers` and `body`, without calling the registry.
-            headers, without, body: Without `status`, these change the registry's response. `change` is called with both.
-            cut: Bytes of the response body after which the connection ends, after `stall` seconds.
-            cut_request: Bytes of the request body that are read or forwarded before the connection ends.
-            drop: "before" closes the connection without processing, "after" instead of a response.
-            reset: Close connections with a TCP reset.
-            delay: Seconds before the response.
-            throttle: Bytes a second, for `tests.support.proxy` only.
-            length: The `Content-Length` to claim.
-            chunked, gzip: The framing of the body.
-        """
-        made = Fault(method=method, path=path, **fault)
-        self.faults.insert(0, made)
-        return made
-
-    def seen(self, method: str = ".*", path: str = ".*") -> list[Request]:
-        """Return the recorded requests that match regular expressions for method and path."""
-        return [r for r in self.requests if re.fullmatch(method, r.method) and re.fullmatch(path, r.path)]
-
-    def pick(self, request: Request) -> Fault:
-        """Record a request and return its fault, or a fault without effect."""
-        with self._lock:
-            self.requests.append(request)
-            fault = next((f for f in self.faults if f.suits(request)), None)
-            if fault is None:
-                return Fault(method="", path="")
-            fault.fire()
-            return fault
-
-
 @define(eq=False)
 class FakeRegistry(Script, RegistryContent):
     """The fake registry on a free loopback port, a context manager. Its fields may change while it runs."""
@@ -356,7 +207,7 @@ class FakeRegistry(Script, RegistryContent):
 
     connections: int = field(default=0, init=False)
 
-    def listen(self) -> ThreadingHTTPServer:
+    def listen(self) -> Listener:
         listener = _Listener(("127.0.0.1", 0), _handler(self))
         listener.fault_server = self
         return listener
@@ -367,7 +218,7 @@ class FakeRegistry(Script, RegistryContent):
 
     def _answer(self, request: Request) -> tuple[Response | None, Fault]:
         fault = self.pick(request)
-        time.sleep(fault.delay)
+        self._server.closing.wait(fault.delay)
         if fault.drop == "before":
             return None, fault
         if fault.status is not None:
@@ -407,78 +258,23 @@ class _Listener(Listener):
             super().finish_request(request, client_address)
 
 
-class Handler(BaseHTTPRequestHandler):
-    """A connection with faults. Subclasses implement `serve`."""
-
-    protocol_version = "HTTP/1.1"
-    timeout = 60
-    disable_nagle_algorithm = True
-
-    def serve(self) -> None:
-        raise NotImplementedError
-
-    def send_head(self, answer: Response) -> None:
-        self.send_response(answer.status)
-        for name, value in answer.headers.items():
-            for one in value if isinstance(value, list) else [value]:
-                self.send_header(name, one)
-
-    def send_answer(self, answer: Response, fault: Fault) -> None:
-        body = answer.body
-        self.send_head(answer)
-        if fault.gzip:
-            body = gzip_module.compress(body)
-            self.send_header("Content-Encoding", "gzip")
-        if fault.chunked:
-            self.send_header("Transfer-Encoding", "chunked")
-            pieces = [body[i : i + 1000] for i in range(0, len(body), 1000)]
-            body = b"".join(f"{len(p):x}\r\n".encode() + p + b"\r\n" for p in pieces) + b"0\r\n\r\n"
-        elif not any(name.lower() == "content-length" for name in answer.headers) and answer.status != 204:
-            self.send_header("Content-Length", str(len(body) if fault.length is None else fault.length))
-        self.end_headers()
-        if self.command == "HEAD":
-            return
-        self.wfile.write(body if fault.cut is None else body[: fault.cut])
-        if fault.cut is not None:
-            self.wfile.flush()
-            time.sleep(fault.stall)
-            self.end(fault.reset)
-
-    def end(self, reset: bool) -> None:
-        self.close_connection = True
-        if reset:
-            self.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
-            self.connection.close()
-        else:
-            with suppress(OSError):
-                self.connection.shutdown(socket.SHUT_RDWR)
-
-    def _serve(self) -> None:
-        self.serve()
-
-    do_GET = do_HEAD = do_POST = do_PUT = do_PATCH = do_DELETE = do_CONNECT = _serve
-
-    def log_message(self, *_: object) -> None:
-        """Log nothing: tests read `requests`."""
-
-
 def _handler(server: FakeRegistry) -> type[Handler]:
     class FaultHandler(Handler):
         def serve(self) -> None:
             early = next((f for f in server.faults if f.cut_request is not None and f.suits(
                 Request(self.command, self.path, self.headers, b""))), None)  # fmt: skip
             if early is not None:
-                early.fire()
+                early.claim(Request(self.command, self.path, self.headers, b""))
                 server.requests.append(
                     Request(self.command, self.path, self.headers, self.rfile.read(early.cut_request))
                 )
-                return self.end(early.reset)
+                return self.end(reset=early.reset)
             body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
             if len(body) < int(self.headers.get("Content-Length") or 0):
                 return self.end(reset=False)  # the client closed the connection
             answer, fault = server._answer(Request(self.command, self.path, self.headers, body))
             if answer is None:
-                return self.end(fault.reset)
+                return self.end(reset=fault.reset)
             with suppress(ConnectionError, ssl.SSLError):
                 self.send_answer(answer, fault)
 

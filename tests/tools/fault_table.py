@@ -9,9 +9,10 @@ import tempfile
 from collections.abc import Iterable
 from pathlib import Path
 
+from ocikit.testing.proxy import Proxy
+
 from tests.resilience.matrix import CLIENTS, MIB, PULLS, PUSHES, Cell, Image, Outcome, cells, pull, push
 from tests.support import peers
-from tests.support.proxy import Proxy
 
 REGISTRIES = ("ocikit", "distribution3")
 

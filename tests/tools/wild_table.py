@@ -5,9 +5,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from ocikit.testing.profiles import PROFILES
+from ocikit.testing.quirks import QUIRKS
 
-from tests.resilience.profiles import PROFILES
-from tests.resilience.quirks import QUIRKS
 from tests.resilience.suite import OPERATIONS
 from tests.resilience.test_quirks import TESTS
 

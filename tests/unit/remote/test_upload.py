@@ -14,9 +14,9 @@ from ocikit.remote.registry import Registry
 from ocikit.spec.descriptor import Descriptor
 from ocikit.spec.digest import Digest
 from ocikit.store.streams import ProgressReader
+from ocikit.testing.proxy import Proxy
 
 from tests.support.fake_registry import FakeRegistry, certificate
-from tests.support.proxy import Proxy
 
 MIB = 1 << 20
 SIZE = 9 * MIB + 17
