@@ -40,6 +40,7 @@ def run(notebook: Any, folder: Path) -> Any:
         "IPYTHONDIR": str(home / "ipython"),
         "JUPYTER_RUNTIME_DIR": str(home / "runtime"),
         "PYDEVD_DISABLE_FILE_VALIDATION": "1",
+        "PYTHONPATH": str(FOLDER),  # modules next to the notebooks, which run in another folder
         "TMPDIR": str(home),
     }
     if "OCIKIT_REGISTRY" in os.environ:
