@@ -2,41 +2,30 @@
 
 from __future__ import annotations
 
-import argparse
 import json
 from datetime import timedelta
 
 import ocikit
 from ocikit import display
-from ocikit.cli.arguments import positive_int
+from ocikit.cli.command import Group, command
+from ocikit.cli.options import dry_run_option, flag, json_option, number_option, repeated_option
 
 
-def add_cache(parser: argparse.ArgumentParser) -> None:
-    """Add `ls`, `verify` and `prune`."""
-    actions = parser.add_subparsers(title="actions", metavar="ACTION", required=True)
+@command(
+    name="ls",
+    examples=(
+        ("Repositories with sizes, tags and last use", "ocikit cache ls"),
+        ("The size of all of it", "ocikit cache ls --json | jq .size"),
+    ),
+)
+@json_option
+def _ls(*, as_json: bool) -> None:
+    """List the repositories in the cache, with sizes.
 
-    def action(name: str, description: str) -> argparse.ArgumentParser:
-        subparser = actions.add_parser(name, help=description, description=description)
-        subparser.add_argument("--json", action="store_true", help="write JSON")
-        return subparser
-
-    action("ls", "list the repositories in the cache, with sizes").set_defaults(run=_list)
-    verify = action("verify", "hash all content of the cache")
-    verify.add_argument("--remove", action="store_true", help="delete what is damaged; it is fetched again on use")
-    verify.set_defaults(run=_verify)
-    prune = action("prune", "delete content that was not used for some days, and what no tag references")
-    prune.add_argument(
-        "--older-than", type=positive_int, metavar="DAYS", help="delete tags and files that were last used longer ago"
-    )
-    keep = "references that are not deleted, such as 'ghcr.io/org/*'"
-    prune.add_argument("--keep", action="append", default=[], metavar="PATTERN", help=keep)
-    prune.add_argument("--dry-run", action="store_true", help="show what would be deleted")
-    prune.set_defaults(run=_prune)
-
-
-def _list(options: argparse.Namespace) -> None:
+    The last line has the size of the whole cache, and its folder.
+    """
     found = ocikit.cache.scan()
-    if options.json:
+    if as_json:
         repositories = [
             {
                 "name": each.name,
@@ -58,9 +47,22 @@ def _list(options: argparse.Namespace) -> None:
     print(f"{display.size(found.size):>10}  {blobs} in {display.display_path(found.root)}")
 
 
-def _verify(options: argparse.Namespace) -> int:
-    result = ocikit.cache.verify(remove=options.remove)
-    if options.json:
+@command(
+    name="verify",
+    examples=(
+        ("Look for damage", "ocikit cache verify"),
+        ("Delete what is damaged", "ocikit cache verify --remove"),
+    ),
+)
+@flag("--remove", help="Delete what is damaged; it is fetched again on use.")
+@json_option
+def _verify(*, remove: bool, as_json: bool) -> int:
+    """Hash all content of the cache.
+
+    The exit code is 1 if content is damaged and not removed.
+    """
+    result = ocikit.cache.verify(remove=remove)
+    if as_json:
         corrupt = [{"digest": str(each.digest), "problem": each.problem} for each in result.corrupt]
         value = {"checked": result.checked, "size": result.size, "corrupt": corrupt, "removed": result.removed}
         print(json.dumps(value, indent=2))
@@ -74,14 +76,36 @@ def _verify(options: argparse.Namespace) -> int:
     return 1 if result.corrupt and not result.removed else 0
 
 
-def _prune(options: argparse.Namespace) -> None:
-    older_than = None if options.older_than is None else timedelta(days=options.older_than)
-    plan = ocikit.cache.prune(older_than=older_than, keep=options.keep)
-    freed = plan.bytes if options.dry_run else plan.run()
-    if options.json:
+@command(
+    name="prune",
+    examples=(
+        ("What no tag references", "ocikit cache prune"),
+        (
+            "Also what was not used for a month, except one group",
+            "ocikit cache prune --older-than 30 --keep 'ghcr.io/ada/*'",
+        ),
+    ),
+)
+@number_option("--older-than", help="Delete tags and files that were last used more than N days ago.")
+@repeated_option("--keep", metavar="PATTERN", help="References that are not deleted, such as 'ghcr.io/ada/*'.")
+@dry_run_option
+@json_option
+def _prune(*, older_than: int | None, keep: tuple[str, ...], dry_run: bool, as_json: bool) -> None:
+    """Delete content that was not used for some days, and what no tag references."""
+    age = None if older_than is None else timedelta(days=older_than)
+    plan = ocikit.cache.prune(older_than=age, keep=keep)
+    freed = plan.bytes if dry_run else plan.run()
+    if as_json:
         names = [str(name) for name in plan.names]
-        print(json.dumps({"dry_run": options.dry_run, "names": names, "size": freed}, indent=2))
+        print(json.dumps({"dry_run": dry_run, "names": names, "size": freed}, indent=2))
         return
     for name in plan.names:
         print(display.sanitize(name))
-    print(f"{display.size(freed)} {'would be freed' if options.dry_run else 'freed'}")
+    print(f"{display.size(freed)} {'would be freed' if dry_run else 'freed'}")
+
+
+cache = Group(
+    name="cache",
+    help="List, verify or prune the cache.\n\nThe variable OCIKIT_CACHE names another folder.",
+    commands=[_ls, _verify, _prune],
+)

@@ -1,8 +1,7 @@
-"""The commands that show an artifact's files: `ls`, `cat`, `card`."""
+"""The commands that show an artifact's files: `ls`, `cat`, `card`, `describe`."""
 
 from __future__ import annotations
 
-import argparse
 import io
 import json
 import shutil
@@ -11,23 +10,39 @@ from typing import Any
 
 import ocikit
 from ocikit import display
+from ocikit.cli.command import argument, command
+from ocikit.cli.options import (
+    dialect_option,
+    joined,
+    json_option,
+    number_option,
+    platform_option,
+    reference,
+    with_session,
+)
 from ocikit.spec.annotations import thaw
 
 _BLOCK = 1 << 16  # bytes or characters
 
-
-def add_content(parser: argparse.ArgumentParser, platform: str) -> None:
-    """Add the arguments that these commands share."""
-    parser.add_argument("reference")
-    if parser.prog.endswith(" cat"):
-        parser.add_argument("file", help="name of the file, or its digest")
-    else:
-        parser.add_argument("--json", action="store_true", help="write JSON")
-    parser.add_argument("--platform", metavar=platform, help="platform of the manifest to select from an index")
+_selection = joined(platform_option("select"), dialect_option)
 
 
-def list_files(artifact: ocikit.Artifact, *, as_json: bool) -> None:
-    """Print the files of an artifact, with sizes and digests."""
+@command(
+    examples=(
+        ("Sizes, digests and names", "ocikit ls ghcr.io/ada/waves:v1"),
+        ("Names only", "ocikit ls ghcr.io/ada/waves:v1 --json | jq -r '.files[].name'"),
+    )
+)
+@reference()
+@json_option
+@_selection
+@with_session
+def ls(session: ocikit.Session, ref: str, *, as_json: bool, **settings: Any) -> None:
+    """List the files of an artifact.
+
+    Each line has size, digest and name.
+    """
+    artifact = session.inspect(ref, **settings)
     files = [(file.name, file) for file in (*artifact.files.values(), *artifact.unnamed.values())]
     if as_json:
         entries = [
@@ -41,11 +56,22 @@ def list_files(artifact: ocikit.Artifact, *, as_json: bool) -> None:
         print(f"{display.size(file.size):>10}  {file.digest.short}  {display.sanitize(name)}")
 
 
-def print_file(artifact: ocikit.Artifact, name: str) -> None:
-    """Write a file to stdout: its exact bytes, or in a terminal its text without terminal escapes.
+@command(
+    examples=(
+        ("The first lines of a table", "ocikit cat ghcr.io/ada/waves:v1 sine.csv | head -3"),
+        ("One file, under another name", "ocikit cat ghcr.io/ada/waves:v1 sine.csv > wave.csv"),
+    )
+)
+@reference()
+@argument("name", "FILE", "Name of the file, or its digest.")
+@_selection
+@with_session
+def cat(session: ocikit.Session, ref: str, name: str, **settings: Any) -> None:
+    """Write a file of an artifact to stdout.
 
-    The content is verified at its end.
+    A pipe receives the exact bytes. A terminal shows text without terminal escapes. The content is verified at its end.
     """
+    artifact = session.inspect(ref, **settings)
     inside = name not in artifact.files and name in artifact.members
     with artifact.members[name].open() if inside else artifact.open(name) as stream:
         if not sys.stdout.isatty():
@@ -56,21 +82,58 @@ def print_file(artifact: ocikit.Artifact, name: str) -> None:
             sys.stdout.write(display.sanitize(block, newlines=True))
 
 
-def print_card(artifact: ocikit.Artifact, *, as_json: bool) -> None:
-    """Print README.md, or its text and front matter as JSON.
+@command(
+    examples=(
+        ("Read it", "ocikit card ghcr.io/ada/waves:v1"),
+        ("Its license", "ocikit card ghcr.io/ada/waves:v1 --json | jq -r .license"),
+    )
+)
+@reference()
+@json_option
+@_selection
+@with_session
+def card(session: ocikit.Session, ref: str, *, as_json: bool, **settings: Any) -> None:
+    """Show README.md of an artifact.
 
-    Raises:
-        NotFound: There is no README.
+    With --json, its text and its front matter.
     """
-    card = artifact.card
-    if card is None:
+    artifact = session.inspect(ref, **settings)
+    found = artifact.card
+    if found is None:
         raise ocikit.NotFound(
             f"{artifact.reference} has no README.md",
             hint=f"its files: {display.join_limited(artifact.files, 5) or 'it has none'}",
         )
     if as_json:
-        value: dict[str, Any] = {"title": card.title, "license": card.license, "tags": list(card.tags)}
-        value |= {"data": thaw(card.data), "text": card.text, "ignored": card.ignored}
+        value: dict[str, Any] = {"title": found.title, "license": found.license, "tags": list(found.tags)}
+        value |= {"data": thaw(found.data), "text": found.text, "ignored": found.ignored}
         print(json.dumps(value, indent=2))
     else:
-        print(card)
+        print(found)
+
+
+@command(
+    examples=(
+        ("All files, a line each", "ocikit describe ghcr.io/ada/waves:v1"),
+        ("The columns of one table", "ocikit describe ghcr.io/ada/waves:v1 sine.parquet"),
+    )
+)
+@reference()
+@argument("name", "[FILE]", "Name of one file, which is described in full.")
+@json_option
+@number_option("--requests", default=2, help="Ranges of each file that may be requested (2).")
+@platform_option("describe")
+@dialect_option
+@with_session
+def describe(session: ocikit.Session, ref: str, name: str | None, *, as_json: bool, **settings: Any) -> int:
+    """Show what is in files: columns, tensors, members.
+
+    Only the headers of files are requested. The exit code is 1 if a file cannot be described.
+    """
+    found = session.describe(ref, name, **settings)
+    if isinstance(found, ocikit.Descriptions):
+        found.load()
+        print(found.to_json(indent=2) if as_json else found)
+        return 1 if found.problems else 0
+    print(found.to_json(indent=2) if as_json else found.to_text())
+    return 0

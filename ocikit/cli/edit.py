@@ -2,94 +2,102 @@
 
 from __future__ import annotations
 
-import argparse
 import os
 from collections.abc import Iterator
+from typing import Literal
 
 import ocikit
 from ocikit import display
-from ocikit.cli.arguments import key_value
-
-_ORDER = "Files are removed, renamed, replaced and added in this order."
-
-
-def add_edit(parser: argparse.ArgumentParser) -> None:
-    """Add the arguments of the command."""
-    parser.description = f"{parser.description}. {_ORDER}"
-    parser.add_argument("reference", help="artifact with a tag, which moves to the result")
-    add = "add files and folders under the names that push gives them, or one under another name"
-    parser.add_argument("--add", action="append", default=[], metavar="PATH[=NAME]", help=add)
-    remove = "remove the files whose names match; logs/ are all below a folder"
-    parser.add_argument("--remove", action="append", default=[], metavar="PATTERN", help=remove)
-    rename = "give a file another name"
-    parser.add_argument("--rename", action="append", type=key_value, default=[], metavar="NAME=NEW", help=rename)
-    replace = "replace the content of a file"
-    parser.add_argument("--replace", action="append", type=key_value, default=[], metavar="NAME=PATH", help=replace)
-    annotate = "set an annotation of the manifest"
-    parser.add_argument("--annotate", action="append", type=key_value, default=[], metavar="KEY=VALUE", help=annotate)
-    to = "reference of the result, if the tag must not move; its repository may be another one"
-    parser.add_argument("--to", metavar="REFERENCE", help=to)
-    expect = "fail if the tag does not name this digest"
-    parser.add_argument("--expect", metavar="DIGEST", help=expect)
-    parser.add_argument("--tag", action="append", default=[], metavar="TAG", help="another tag of the result")
-    parser.add_argument("--secrets", action="store_true", help="add files that look like secrets, such as .env")
-    parser.add_argument("--dry-run", action="store_true", help="change nothing, and print what would change")
+from ocikit.cli.command import command
+from ocikit.cli.options import (
+    dry_run_option,
+    flag,
+    key_value,
+    notes_options,
+    option,
+    reference,
+    repeated_option,
+    with_session,
+)
+from ocikit.cli.output import print_summary
 
 
-def edit(session: ocikit.Session, options: argparse.Namespace) -> ocikit.Edit:
-    """Edit an artifact.
-
-    Args:
-        session: Session that writes.
-        options: Options of the command.
-
-    Returns:
-        The edit, which has ended.
-
-    Raises:
-        FileNotInArtifact: There is no file to remove, rename or replace.
-        Conflict: Another writer has changed a file that the edit changes, or the tag has another digest than expected.
-    """
-    changes = (
-        options.add,
-        options.remove,
-        options.rename,
-        options.replace,
-        options.annotate,
-        options.input,
-        options.to,
+@command(
+    examples=(
+        ("Add a file and remove the logs", "ocikit edit ghcr.io/ada/waves:v1 --add new.csv --remove 'logs/'"),
+        ("Rename a file, and see what would change", "ocikit edit ghcr.io/ada/waves:v1 --rename a.csv=b.csv --dry-run"),
+        (
+            "Write the result to another tag",
+            "ocikit edit ghcr.io/ada/waves:v1 --annotate rows=300 --to ghcr.io/ada/waves:v2",
+        ),
     )
-    if not any(changes):
+)
+@reference("Artifact with a tag, which moves to the result.")
+@repeated_option(
+    "--add", metavar="PATH[=NAME]", help="Add files and folders as push names them, or a file under another name."
+)
+@repeated_option("--remove", metavar="PATTERN", help="Remove the files that match; logs/ are all below a folder.")
+@repeated_option("--rename", metavar="NAME=NEW", type=key_value, help="Give a file another name.")
+@repeated_option("--replace", metavar="NAME=PATH", type=key_value, help="Replace the content of a file.")
+@repeated_option("--annotate", metavar="KEY=VALUE", type=key_value, help="Set an annotation of the manifest.")
+@option("--to", metavar="REFERENCE", help="Reference of the result; without it, the tag moves.")
+@option("--expect", metavar="DIGEST", help="Fail if the tag does not name this digest.")
+@repeated_option("--tag", "tags", metavar="TAG", help="Another tag of the result.")
+@flag("--secrets", help="Add files that look like secrets, such as .env.")
+@notes_options
+@dry_run_option
+@with_session
+def edit(
+    session: ocikit.Session,
+    ref: str,
+    *,
+    add: tuple[str, ...],
+    remove: tuple[str, ...],
+    rename: tuple[tuple[str, str], ...],
+    replace: tuple[tuple[str, str], ...],
+    annotate: tuple[tuple[str, str], ...],
+    to: str | None,
+    expect: str | None,
+    tags: tuple[str, ...],
+    secrets: bool,
+    message: str | None,
+    inputs: tuple[str, ...],
+    version: Literal["next"] | None,
+    dry_run: bool,
+) -> None:
+    """Change an artifact without downloading what stays.
+
+    Files are removed, renamed, replaced and added in this order. Changes of other writers are merged, unless both change
+    one file.
+    """
+    if not any((add, remove, rename, replace, annotate, inputs, to)):
         raise ocikit.InvalidArgument("nothing to edit", hint="name a change, such as --add PATH or --remove PATTERN")
     with session.edit(
-        options.reference,
-        to=options.to,
-        expect=options.expect,
-        tags=options.tag,
-        message=options.message,
-        inputs=options.input,
-        version=options.version,
-        dry_run=options.dry_run,
+        ref, to=to, expect=expect, tags=tags, message=message, inputs=inputs, version=version, dry_run=dry_run
     ) as e:
-        for pattern in options.remove:
+        for pattern in remove:
             if not e.remove(pattern):
                 raise ocikit.FileNotInArtifact(
                     f"{e.reference} has no file that matches {display.quoted(pattern)}",
                     hint=f"it has {display.join_limited(e)}" if len(e) else "it has no files",
                 )
-        for before, after in options.rename:
+        for before, after in rename:
             e.rename(before, after)
-        for name, path in options.replace:
+        for name, path in replace:
             e.file(name)  # raises if there is no such file
             e[name] = path
-        for path, name in map(_path_and_name, options.add):
+        for path, name in map(_path_and_name, add):
             if name:
                 e[name] = path
             else:
-                e.add(path, secrets=options.secrets)
-        for key, value in options.annotate:
+                e.add(path, secrets=secrets)
+        for key, value in annotate:
             e.annotations[key] = value
-    return e
+    if e.plan is not None and dry_run:
+        print("\n".join(_plan_lines(e.plan)))
+    elif e.artifact is not None:
+        print_summary(e.artifact)
+        print(e.artifact.reference)
 
 
 def _path_and_name(text: str) -> tuple[str, str]:
@@ -98,7 +106,7 @@ def _path_and_name(text: str) -> tuple[str, str]:
     return (text, "") if not equals or os.path.exists(os.path.expanduser(text)) else (path, name)
 
 
-def plan_lines(plan: ocikit.EditPlan) -> Iterator[str]:
+def _plan_lines(plan: ocikit.EditPlan) -> Iterator[str]:
     """Yield a line for each change of a plan."""
     sizes = {"+": plan.added, "~": plan.changed, "-": plan.removed}
     for mark, files in sizes.items():

@@ -1,4 +1,4 @@
-"""Guided tour: `python -m ocikit quickstart`."""
+"""The command `quickstart`: a guided tour."""
 
 from __future__ import annotations
 
@@ -11,6 +11,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from ocikit import display
+from ocikit.cli.command import command
+from ocikit.cli.options import option, with_session
 from ocikit.client.session import Session
 from ocikit.errors import ContentError
 from ocikit.spec.annotations import DESCRIPTION
@@ -18,7 +20,24 @@ from ocikit.spec.annotations import DESCRIPTION
 _REPORT = "application/vnd.example.evaluation.v1+json"
 
 
-def quickstart(session: Session, registry: str | None = None) -> Iterator[str]:
+@command(
+    examples=(
+        ("With a temporary registry", "ocikit quickstart"),
+        ("With a registry that you can push to", "ocikit quickstart --registry localhost:5000"),
+    )
+)
+@option("--registry", metavar="HOST", help="Registry to use; without it, a temporary one is started.")
+@with_session
+def quickstart(session: Session, *, registry: str | None) -> None:
+    """Push, list, attach and pull a small data set.
+
+    Each step is printed, and nothing but a repository of a given registry remains.
+    """
+    for line in tour(session, registry):
+        print(display.sanitize(line))
+
+
+def tour(session: Session, registry: str | None = None) -> Iterator[str]:
     """Push, list, inspect, attach and pull a small data set; yield one line per step.
 
     Args:

@@ -2,19 +2,19 @@
 
 import ast
 import builtins
-import contextlib
 import importlib
 import importlib.util
 import inspect
-import io
 import re
 import tomllib
 from functools import cache
 from pathlib import Path
 
+import click
 import ocikit
 import pytest
-from ocikit import cli
+from ocikit.cli.command import Program
+from ocikit.cli.table import ALIASES, COMMANDS
 
 ROOT = Path(__file__).resolve().parents[2]
 SOURCES = sorted((ROOT / "ocikit").rglob("*.py"))
@@ -126,24 +126,20 @@ def defined():
     return {node.name for node in nodes if isinstance(node, ast.FunctionDef | ast.ClassDef)}
 
 
-def help_of(*arguments):
-    """Return what the command line prints for its own help."""
-    with contextlib.redirect_stdout(io.StringIO()) as printed, contextlib.suppress(SystemExit):
-        cli.main(arguments)
-    return printed.getvalue()
-
-
 @cache
 def commands():
     """Return the commands of the command line."""
-    return set(re.findall(r"^    ([a-z]+)(?:  |$)", help_of("--help"), re.M))
+    return {*COMMANDS, *ALIASES}
 
 
 @cache
 def options():
-    """Return the options of all commands."""
-    texts = [help_of("--help"), *(help_of(command, "--help") for command in commands())]
-    return {option for text in texts for option in re.findall(r"--[a-z][a-z-]*", text)}
+    """Return the options of all commands and of their actions."""
+    program = Program()
+    ctx = click.Context(program, info_name="ocikit")
+    found = [program, *(program.get_command(ctx, name) for name in COMMANDS)]
+    found += [action for each in found[1:] if isinstance(each, click.Group) for action in each.commands.values()]
+    return {option for each in found for p in each.get_params(ctx) for option in [*p.opts, *p.secondary_opts]}
 
 
 def resolves(dotted):

@@ -4,8 +4,9 @@ import re
 import shlex
 from pathlib import Path
 
+import click
 import pytest
-from ocikit import cli
+from ocikit.cli.command import Program
 
 from tests.support import deployment
 
@@ -27,14 +28,19 @@ def commands_of(page):
 
 
 def parse(words):
-    """Parse a command without running it; an unknown option or a missing argument ends in SystemExit."""
-    return cli.command_line(words).parse_args(words)
+    """Parse a command without running it; an unknown option or a missing argument raises UsageError."""
+    command, rest = Program(), list(words)
+    ctx = click.Context(command, info_name="ocikit")
+    while isinstance(command, click.Group):
+        name, command, rest = command.resolve_command(ctx, rest)
+        ctx = click.Context(command, info_name=name, parent=ctx)
+    return command.make_context(name, rest, parent=ctx.parent)
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_documented_commands_are_valid(page):
     for words in commands_of(page):
-        assert parse(words).run, words
+        assert parse(words).command.callback, words
 
 
 def test_pages_with_commands_are_found():
@@ -43,7 +49,7 @@ def test_pages_with_commands_are_found():
 
 @pytest.mark.parametrize(("name", "words"), DEPLOYED, ids=[name for name, _ in DEPLOYED])
 def test_deployed_commands_are_valid(name, words):
-    assert parse(words).run
+    assert parse(words).command.callback
 
 
 def test_deployment_keeps_secrets_out_of_commands():

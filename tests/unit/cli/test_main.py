@@ -95,11 +95,11 @@ def test_options_are_passed_to_session(run, data, server, home):
     assert set(tree(home / "some")) == {"data/b.bin"}
     (home / "out/data/a.csv").write_text("mine")
     code, out, err = run("pull", ref, "out")
-    assert (code, out) == (1, "") and "data/a.csv" in err
+    assert (code, out) == (6, "") and "data/a.csv" in err
     assert (home / "out/data/a.csv").read_text() == "mine"
     assert run("pull", ref, "out", "--force")[0] == 0
     code, _, err = run("pull", ref, "else", "--platform", "beos")
-    assert code == 1 and "'beos' is not a platform" in err
+    assert code == 2 and "'beos' is not a platform" in err
 
 
 def test_edit_changes_files_and_prints_the_reference(run, data, server, home):
@@ -130,19 +130,19 @@ def test_edit_dry_run_prints_the_changes(run, data, server, home):
     assert ocikit.pin(ref).digest == before.digest
 
 
-def test_edit_that_cannot_be_made_exits_with_1(run, data, server, home):
+def test_edit_that_cannot_be_made_exits_with_the_kind_of_error(run, data, server, home):
     ref = f"{server.host}/t/d:v1"
     before = ocikit.push(ref, "data")
     ocikit.push(ref, "data/a.csv")
-    for arguments, words in (
-        ((), "--add PATH"),
-        (("--remove", "none*"), "no file that matches"),
-        (("--replace", "none=data/a.csv"), "no file 'none'"),
-        (("--remove", "a.csv", "--expect", before.digest), "names"),
+    for arguments, expected, words in (
+        ((), 2, "--add PATH"),
+        (("--remove", "none*"), 3, "no file that matches"),
+        (("--replace", "none=data/a.csv"), 3, "no file 'none'"),
+        (("--remove", "a.csv", "--expect", before.digest), 7, "names"),
     ):
         now = ocikit.pin(ref)
         code, out, err = run("edit", ref, *arguments)
-        assert (code, out) == (1, "") and words in err, err
+        assert (code, out) == (expected, "") and words in err, err
         assert ocikit.pin(ref) == now
 
 
@@ -152,7 +152,7 @@ def test_history_is_printed_as_lines_or_json(run, data, server, home):
         write(home, {"data/a.csv": f"{number}"})
         code, out, _ = run("push", ref, "data", "--version", "next", "--message", f"number {number}", "--input", ref)
         if not number:
-            assert code == 1  # there is nothing to pin yet
+            assert code == 3  # there is nothing to pin yet
             code, out, _ = run("push", ref, "data", "--version", "next", "--message", f"number {number}")
         assert code == 0 and out.startswith(f"{server.host}/t/d:v{number + 1}@sha256:")
     code, out, _ = run("history", ref)
@@ -172,17 +172,17 @@ def test_lineage_is_printed_as_a_tree_or_json(run, data, server, home):
     assert [artifact["depth"] for artifact in json.loads(out)["artifacts"]] == [0, 1]
 
 
-def test_failure_prints_two_lines_and_exits_with_1(run, server, home):
-    for arguments in (
-        ("pull", f"{server.host}/t/nope:v1"),
-        ("push", f"{server.host}/t/d:v1", "nothere"),
-        ("inspect", "Bad"),
-        ("tags", "oci:nope"),
-        ("copy", "oci:nope:v1", "oci:out"),
-        ("quickstart", "--registry", "127.0.0.1:1"),
+def test_failure_prints_two_lines_and_exits_with_its_kind(run, server, home):
+    for expected, *arguments in (
+        (3, "pull", f"{server.host}/t/nope:v1"),
+        (3, "push", f"{server.host}/t/d:v1", "nothere"),
+        (2, "inspect", "Bad"),
+        (3, "tags", "oci:nope"),
+        (3, "copy", "oci:nope:v1", "oci:out"),
+        (5, "quickstart", "--registry", "127.0.0.1:1"),
     ):
         code, out, err = run(*arguments)
-        assert code == 1 and out == "", (arguments, out)
+        assert (code, out) == (expected, ""), (arguments, out)
         assert err.startswith("ocikit: ") and "Traceback" not in err and "\n  -> " in err, err
         assert len(err.splitlines()) == 2
 
@@ -201,7 +201,7 @@ def test_invalid_usage_exits_with_2(run, home):
     ):
         code, out, err = run(*arguments)
         assert code == 2, arguments
-        assert "usage: ocikit" in out + err and "Traceback" not in err
+        assert "usage: ocikit" in (out + err).lower() and "Traceback" not in err
 
 
 def test_help_and_version_are_printed(run):
@@ -209,9 +209,8 @@ def test_help_and_version_are_printed(run):
     assert code == 0 and err == "" and all(c in out for c in COMMANDS)
     assert run("--version")[1] == f"ocikit {ocikit.__version__}\n"
     for command in COMMANDS:
-        code, out, _ = run(command, "--help")
+        code, out, _ = run(command, "-h")
         assert code == 0 and f"ocikit {command}" in out
-        assert max(map(len, out.splitlines())) <= 100
 
 
 def test_quickstart_starts_temporary_registry(run, home):
@@ -342,9 +341,9 @@ def test_hostile_registry_text_is_sanitized(run, server, home):
         (("inspect", f"{ref}:v1"), 0),
         (("inspect", f"{ref}:index"), 0),
         (("tags", ref), 0),
-        (("pull", f"{ref}:v1", "out"), 1),
-        (("pull", f"{ref}:index"), 1),
-        (("pull", f"{ref}:nope"), 1),
+        (("pull", f"{ref}:v1", "out"), 6),
+        (("pull", f"{ref}:index"), 3),
+        (("pull", f"{ref}:nope"), 3),
     ):
         got, out, err = run(*arguments)
         assert got == code, (arguments, out, err)
@@ -353,7 +352,7 @@ def test_hostile_registry_text_is_sanitized(run, server, home):
     server.on(".*", "/v2/t/.*", times=None, status=403, body=body, headers=warning)
     for arguments in (("inspect", f"{ref}:v1"), ("tags", ref), ("push", f"{ref}:v9", str(ROOT / "pyproject.toml"))):
         code, out, err = run(*arguments)
-        assert code == 1 and is_clean(out) and is_clean(err), err
+        assert code == 4 and is_clean(out) and is_clean(err), err
 
 
 def run_in_terminal(*arguments):
@@ -416,7 +415,7 @@ def test_verify_repairs_registry_by_pushing_again(run, home):
 
 def test_verify_of_other_folder_fails(run, home):
     code, out, err = run("verify", home)
-    assert (code, out) == (1, "") and "is not the folder of a registry" in err
+    assert (code, out) == (3, "") and "is not the folder of a registry" in err
     assert not (home / "registry.db").exists()
 
 
@@ -426,9 +425,9 @@ def test_push_has_options_for_links_hidden_and_secret_files(run, data, server, h
     (home / "elsewhere.csv").write_text("1")
     ref = f"{server.host}/t/d:v1"
     code, out, err = run("push", ref, "data")
-    assert (code, out) == (1, "") and '--links "follow"' in err
+    assert (code, out) == (6, "") and '--links "follow"' in err
     code, out, err = run("push", ref, "data", "--links", "follow")
-    assert (code, out) == (1, "") and "data/.env" in err and "--exclude 'data/.env'" in err and "with --secrets" in err
+    assert (code, out) == (6, "") and "data/.env" in err and "--exclude 'data/.env'" in err and "with --secrets" in err
     code, out, err = run("push", ref, "data", "--links", "skip", "--exclude", "data/.env")
     assert code == 0 and err.endswith("; left out: data/.git/\n")
     assert list(ocikit.inspect(ref).files) == ["data/a.csv", "data/b.bin"]
@@ -472,11 +471,11 @@ def test_text_outside_the_encoding_is_escaped(home, server, encoding):
     assert (home / "to 日本" / "日本.txt").exists()
     assert shell("ocikit --help", env=env).returncode == 0
     failed = shell("ocikit pull 'localhost:1/日本'", env=env)
-    assert failed.returncode == 1 and b"Traceback" not in failed.stderr
+    assert failed.returncode == 2 and b"Traceback" not in failed.stderr
 
 
 @pytest.mark.parametrize(
-    ("streams", "code"), [(">&-", 0), ("2>&-", 0), (">&- 2>&-", 0), (">/dev/full", 1), ("2>/dev/full", 0)]
+    ("streams", "code"), [(">&-", 0), ("2>&-", 0), (">&- 2>&-", 0), (">/dev/full", 6), ("2>/dev/full", 0)]
 )
 def test_missing_or_full_stream_keeps_the_exit_code(home, server, streams, code):
     write(home, {"a.txt": "content"})
@@ -485,7 +484,7 @@ def test_missing_or_full_stream_keeps_the_exit_code(home, server, streams, code)
         (f"push {ref} a.txt", code),
         (f"pull {ref} out", code),
         (f"inspect --raw {ref}", code),
-        (f"inspect {server.host}/t/none:v1", 1),
+        (f"inspect {server.host}/t/none:v1", 3),
         ("tags", 2),
     ):
         done = shell(f"ocikit {command} {streams}")
@@ -496,7 +495,7 @@ def test_missing_or_full_stream_keeps_the_exit_code(home, server, streams, code)
 def test_closed_pipe_of_stderr_keeps_the_exit_code(home, server):
     write(home, {"a.txt": "content"})
     ref = f"{server.host}/t/d:v1"
-    for command, code in ((f"push {ref} a.txt", 0), (f"pull {ref} out", 0), (f"inspect {server.host}/t/none:v1", 1)):
+    for command, code in ((f"push {ref} a.txt", 0), (f"pull {ref} out", 0), (f"inspect {server.host}/t/none:v1", 3)):
         reader, writer = os.pipe()
         os.close(reader)
         arguments = [sys.executable, "-m", "ocikit", *command.split()]
@@ -521,7 +520,7 @@ def test_describe_prints_text_or_json(run, server, home):
     code, out, _ = run("describe", one, "--json", "--requests", "5")
     assert code == 0 and json.loads(out)["format"] == "json"
     code, out, err = run("describe", ref, "b.npy")
-    assert (code, out) == (1, "") and "fetch the file again" in err
+    assert (code, out) == (6, "") and "fetch the file again" in err
 
 
 # Files, cards and the cache
@@ -587,14 +586,14 @@ def test_card_is_printed_as_text_or_json(run, home, server):
     }
     ocikit.push(ref, {"a": b"1"})
     code, out, err = run("card", ref)
-    assert (code, out) == (1, "") and "has no README.md" in err and "its files: a" in err
+    assert (code, out) == (3, "") and "has no README.md" in err and "its files: a" in err
 
 
-def test_missing_file_and_index_exit_with_1(run, data, server):
+def test_missing_file_and_index_are_errors(run, data, server):
     ref = f"{server.host}/t/d:v1"
     ocikit.push(ref, "data")
     code, out, err = run("cat", ref, "data/c.csv")
-    assert (code, out) == (1, "") and "no file 'data/c.csv'" in err
+    assert (code, out) == (3, "") and "no file 'data/c.csv'" in err
     server.manifest(
         "t/d",
         {"schemaVersion": 2, "mediaType": media_types.OCI_INDEX, "manifests": []},
@@ -603,7 +602,7 @@ def test_missing_file_and_index_exit_with_1(run, data, server):
     )
     for command in (("ls",), ("card",), ("cat", "x")):
         code, out, err = run(command[0], f"{server.host}/t/d:index", *command[1:])
-        assert (code, out) == (1, "") and "is an index" in err
+        assert (code, out) == (6, "") and "is an index" in err
 
 
 def test_cache_is_listed_verified_and_pruned(run, data, server):
@@ -645,4 +644,5 @@ def test_watch_pushes_until_ctrl_c(home, server):
 
 
 def test_help_names_the_exit_codes(run):
-    assert "Exit codes: 0 success, 1 an error" in " ".join(run("--help")[1].split())
+    lines = {" ".join(line.split()) for line in run("--help")[1].splitlines()}
+    assert {"0 success", "3 not found", "7 a conflict with other changes"} <= lines

@@ -36,7 +36,7 @@ def test_dialect_none_gives_the_layers_as_they_are(model, home, capsys):
 
 def test_hints_name_the_option_for_the_dialect(home, capsys):
     ref = models.push(home / "store", f"{KIT}config.v1+json", config={"model": {"path": "org/base:v1"}})
-    assert main(["pull", ref, "out"]) == 1
+    assert main(["pull", ref, "out"]) == 2
     assert "--dialect none gives its own layers" in capsys.readouterr().err
 
 
@@ -44,12 +44,12 @@ def test_root_writes_the_folder_of_an_image(home, capsys):
     layout = images.layered(home / "image", models.tar({"bin/sh": b"sh", "models/m.gguf": b"1"}))
     assert main(["pull", "--root", "models", f"oci:{layout}:latest", "out"]) == 0
     assert tree(home / "out") == {"m.gguf": b"1"}
-    assert main(["pull", "--root", "models", f"oci:{layout}:latest"]) == 1
+    assert main(["pull", "--root", "models", f"oci:{layout}:latest"]) == 2
     assert "--root needs a folder" in capsys.readouterr().err
 
 
 def test_files_of_a_wrong_model_are_refused(home, capsys):
     ref = models.push(home / "store", f"{KIT}config.v1+json", config=b"[]")
-    assert main(["inspect", ref]) == 1
+    assert main(["inspect", ref]) == 6
     assert "expected an object" in capsys.readouterr().err
     assert ocikit.inspect(ref, dialect=None).dialect == "kitops"

@@ -427,7 +427,7 @@ def test_command_prints_violations_and_exits_with_1(home, capfd):
     assert len(out.splitlines()) == 2
     assert "\x1b" not in out
     assert err.endswith("2 documents, 2 violations\n")
-    assert main(["validate", "oci:layout:none"]) == 1
+    assert main(["validate", "oci:layout:none"]) == 3
     out, err = capfd.readouterr()
     assert out == ""
     assert err.startswith("ocikit: ")

@@ -1,6 +1,5 @@
 """`ocikit.serve` and the `serve` and `gc` commands: start, stop, options, logs and metrics."""
 
-import argparse
 import contextlib
 import gc
 import http.client
@@ -22,7 +21,7 @@ import cattrs
 import ocikit
 import pytest
 import requests
-from ocikit.cli.serve import add_serve, server_options
+from ocikit.cli import serve as commands
 from ocikit.server.http.settings import Limits
 from ocikit.server.process.options import ServerConfig, option_descriptions
 
@@ -451,7 +450,7 @@ def test_one_of_many_servers_gets_the_port(home):
     winner.terminate()
     for server in servers:
         _, stderr = server.communicate()
-        assert server.returncode == (0 if server is winner else 1)
+        assert server.returncode == (0 if server is winner else 5)
         assert ("in use" in stderr) != (server is winner)
 
 
@@ -505,9 +504,7 @@ def test_missing_extra_error_shows_install_command(home, monkeypatch):
 
 def parse_options(*arguments):
     """Return the options of a command line."""
-    parser = argparse.ArgumentParser()
-    add_serve(parser)
-    return server_options(parser.parse_args(["store", *arguments]))
+    return commands.server_options(commands.serve.make_context("serve", ["store", *arguments]).params)
 
 
 def test_every_option_has_a_description():
@@ -628,7 +625,7 @@ def test_stores_and_options_that_contradict_are_rejected(arguments, words):
 
 def test_command_without_a_registry_is_rejected(home):
     done = cli("serve")
-    assert done.returncode == 1 and "no registry is named" in done.stderr and "give a folder" in done.stderr
+    assert done.returncode == 2 and "no registry is named" in done.stderr and "give a folder" in done.stderr
 
 
 def test_configuration_shows_stores_without_user_names():
@@ -644,7 +641,7 @@ def test_check_option_prints_what_is_found(home):
     done = cli("serve", "store", "--check")
     assert (done.returncode, done.stdout) == (0, "a registry in store\n")
     write(home, {"file": ""})
-    assert cli("serve", "file", "--check").returncode == 1
+    assert cli("serve", "file", "--check").returncode == 5
 
 
 # Serving
@@ -822,7 +819,7 @@ def start_command(*arguments, **options):
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
-def test_serve_command_prints_url_and_stops_at_signal(home, number):
+def test_commands_prints_url_and_stops_at_signal(home, number):
     process = start_command(
         "serve", "store", "--port", "0", "--log-format", "json", "--workers", "2", start_new_session=True
     )
@@ -838,10 +835,10 @@ def test_serve_command_prints_url_and_stops_at_signal(home, number):
     assert not session_members(process.pid)
 
 
-def test_serve_command_fails_with_two_lines(home):
+def test_commands_fails_with_two_lines(home):
     write(home, {"file": ""})
     done = cli("serve", "file", "--port", "0")
-    assert done.returncode == 1 and done.stdout == ""
+    assert done.returncode == 5 and done.stdout == ""
     assert done.stderr.startswith("ocikit: ") and len(done.stderr.splitlines()) == 2
     for wrong in (
         ("--workers", "0"),
@@ -864,7 +861,7 @@ def test_gc_command_lists_and_deletes_unreferenced_blobs(home):
         assert cli("gc", "store", "--grace", "0").returncode == 0
     assert not list((home / "store/blobs/sha256").iterdir())
     done = cli("gc", "nothere")
-    assert done.returncode == 1 and len(done.stderr.splitlines()) == 2
+    assert done.returncode == 3 and len(done.stderr.splitlines()) == 2
 
 
 def test_gc_command_deletes_idle_uploads(home):

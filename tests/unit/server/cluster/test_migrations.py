@@ -181,7 +181,7 @@ def test_command_makes_and_checks_the_tables(empty_database_url, capsys):
 
 
 def test_command_reports_a_missing_database(capsys):
-    assert main(["migrate", "--metadata", "postgresql://ada@127.0.0.1:1/registry"]) == 1
+    assert main(["migrate", "--metadata", "postgresql://ada@127.0.0.1:1/registry"]) == 5
     assert "Connection refused" in capsys.readouterr().err
 
 

@@ -1,0 +1,106 @@
+"""The commands that show documents and lists of a registry: `inspect`, `validate`, `tags`, `catalog`."""
+
+from __future__ import annotations
+
+import sys
+from typing import Any
+
+import ocikit
+from ocikit import display
+from ocikit.cli.command import argument, command
+from ocikit.cli.options import dialect_option, flag, option, reference, with_session
+from ocikit.cli.output import print_note
+from ocikit.spec import media_types
+from ocikit.spec.titles import layer_name
+
+
+@command(
+    examples=(
+        ("Kind, size, annotations and layers", "ocikit inspect ghcr.io/ada/waves:v1"),
+        ("The manifest", "ocikit inspect ghcr.io/ada/waves:v1 --raw | jq ."),
+    )
+)
+@reference()
+@flag("--raw", help="Write the exact bytes of the document.")
+@dialect_option
+@with_session
+def inspect(session: ocikit.Session, ref: str, *, raw: bool, **settings: Any) -> None:
+    """Show the documents of an artifact or image.
+
+    Layers are not fetched.
+    """
+    artifact = session.inspect(ref, **settings)
+    if raw:
+        sys.stdout.buffer.write(artifact.document.raw)
+        return
+    print(f"{display.sanitize(artifact.reference)}  {display.sanitize(artifact.kind)}  {display.size(artifact.size)}")
+    for key, value in artifact.annotations.items():
+        print(f"  {display.sanitize(key)}: {display.sanitize(value)}")
+    if artifact.is_index and not artifact.is_nested:
+        for manifest in artifact.index.manifests:
+            print(f"  {display.sanitize(manifest.platform or manifest.media_type):24}  {manifest.digest}")
+    else:
+        # Do not use .files: it omits layers whose title is not a valid file name
+        unnamed = artifact.unnamed
+        for layer in artifact.layers:
+            if layer.media_type != media_types.EMPTY:
+                name = layer_name(layer) if layer.title is not None else layer.media_type
+                # Unusable titles are shown with the whole digest, which is the only name of their content
+                digest = layer.digest if layer.digest in unnamed else layer.digest.short
+                print(f"  {display.size(layer.size):>10}  {digest}  {display.sanitize(name)}")
+
+
+@command(
+    examples=(
+        ("All manifests and configs", "ocikit validate ghcr.io/ada/waves:v1"),
+        ("One platform of an image in a layout", "ocikit validate oci:image:latest --platform linux/arm64"),
+    )
+)
+@reference()
+@option("--platform", metavar="OS/ARCH[/VARIANT]", help="Check only the manifest of this platform.")
+@with_session
+def validate(session: ocikit.Session, ref: str, **settings: Any) -> int:
+    """Check documents against the specification.
+
+    These are indexes, manifests and configs of images; layers are not fetched. Each violation is printed with its place.
+    The exit code is 1 if there are violations.
+    """
+    report = session.validate(ref, **settings)
+    for violation in report.violations:
+        print(display.sanitize(violation))
+    print_note(report.summary)
+    return 0 if report.ok else 1
+
+
+@command(
+    examples=(
+        ("All tags", "ocikit tags ghcr.io/ada/waves"),
+        ("The newest version", "ocikit tags ghcr.io/ada/waves | sort -V | tail -1"),
+    )
+)
+@reference("Repository, such as ghcr.io/ada/waves, or layout.")
+@with_session
+def tags(session: ocikit.Session, ref: str) -> None:
+    """List the tags of a repository.
+
+    They are printed as their pages arrive.
+    """
+    for tag in session.tags(ref):
+        print(display.sanitize(tag))
+
+
+@command(
+    examples=(
+        ("All repositories", "ocikit catalog registry.example.com"),
+        ("Those of one group", "ocikit catalog localhost:5000 | grep ^ada/"),
+    )
+)
+@argument("host", "HOST", "Registry, such as registry.example.com or localhost:5000.")
+@with_session
+def catalog(session: ocikit.Session, host: str) -> None:
+    """List the repositories of a registry.
+
+    Many public registries do not list theirs.
+    """
+    for name in session.catalog(host):
+        print(display.sanitize(name))
