@@ -122,9 +122,18 @@ class Descriptions(Mapping[str, Description], display.Displayable):
         yield "reference", str(self.artifact.reference)
         yield "files", len(self)
 
+    def _card_title(self) -> object:
+        return display.pluralize(len(self), "file")
+
+    def _card_notes(self) -> Iterator[object]:
+        yield display.title_of(self.artifact)
+
+    def _facts(self) -> Iterator[tuple[str, object]]:
+        return iter(())
+
     def _sections(self) -> Iterator[display.Section]:
         yield display.Section(
-            title="files", headers=("name", "size", "content"), rows=self._rows(), count=len(self), unfolded=True
+            title="", headers=("name", "size", "content"), rows=self._rows(), count=len(self), unfolded=True
         )
 
     def _rows(self) -> Iterator[tuple[str, display.Size, str]]:

@@ -684,6 +684,15 @@ class Edit(MutableMapping[str, Any], display.Displayable):
         changes = str(self.plan) if self.plan is not None else display.pluralize(len(self._operations), "change")
         yield "changes", changes
 
+    def _card_title(self) -> object:
+        return display.title_of(self.reference)
+
+    def _card_notes(self) -> Iterator[object]:
+        yield "edit"
+
+    def _facts(self) -> Iterator[tuple[str, object]]:
+        yield from display.non_default_fields(self.__rich_repr__(), "reference")
+
 
 class _EditedAnnotations(MutableMapping[str, str]):
     """The annotations of an edit."""

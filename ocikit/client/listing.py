@@ -16,12 +16,15 @@ from ocikit.errors import OcikitError
 from ocikit.forks import ForkSafeLock
 from ocikit.spec.annotations import CREATED, DESCRIPTION, TITLE
 from ocikit.spec.descriptor import Descriptor
+from ocikit.spec.kinds import artifact_kind
 from ocikit.spec.reference import parse_reference
 
 T = TypeVar("T")
 
 Kind: TypeAlias = Literal["tags", "repositories", "referrers"]
 
+_STANDARD = "org.opencontainers.image."  # annotations that the specification defines
+_VALUES = 3  # annotations of a referrer that its line shows
 _BATCH = 1000  # tags per sorting step; sorting while reading keeps the display of very long lists fast
 _FIRST = 100  # items fetched at first: errors are raised by the call, and the display has content
 
@@ -149,15 +152,15 @@ class Listing(Sequence[T], display.Displayable, Generic[T]):
         """Yield a call for one of the items."""
         first = self._known[0]
         if self._kind == "repositories":
-            yield "look", display.code_call("ocikit.tags", f"{self._origin}/{first}")
+            yield "show", display.code_call("ocikit.tags", f"{self._origin}/{first}")
         elif self._kind == "tags" and (newest := self._summarize().newest):
-            yield "look", display.code_call("ocikit.inspect", f"{self._origin}:{newest}")
+            yield "show", display.code_call("ocikit.inspect", f"{self._origin}:{newest}")
 
-    def _card(self) -> display.Card:
-        title = f"{self._count()} {self._noun()}"
-        return display.Card(
-            title=title, notes=(f"of {self._origin}",), facts=tuple(self._facts()), sections=tuple(self._sections())
-        )
+    def _card_title(self) -> object:
+        return f"{self._count()} {self._noun()}"
+
+    def _card_notes(self) -> Iterator[object]:
+        yield f"of {self._origin}"
 
     def _summarize(self) -> TagSummary:
         """Return the summary of all known tags: the one made while reading, and the tags read since then."""
@@ -238,23 +241,34 @@ def _by_type(referrers: Sequence[Descriptor], origin: str) -> Iterator[display.S
     for artifact_type, members in itertools.islice(types.items(), display.ROWS):
         newest = heapq.nlargest(display.ROWS, members, key=lambda d: str(d.annotations.get(CREATED, "")))
         cards = (_referrer_card(referrer, repository) for referrer in newest)
+        title = artifact_kind(artifact_type)
         yield display.Section(
-            title=artifact_type, cards=cards, count=len(members), unfolded=len(types) <= display.ROWS // 2
+            title=title,
+            cards=cards,
+            count=len(members),
+            note="" if title == artifact_type else artifact_type,
+            unfolded=len(types) <= display.ROWS // 2,
         )
     if len(types) > display.ROWS:
         yield display.Section(title=f"… {len(types) - display.ROWS:,} more types")
 
 
 def _referrer_card(descriptor: Descriptor, repository: str) -> display.Card:
+    """Return the card of a referrer: its title shows its name, or else annotations such as "auc=0.93"."""
     created = descriptor.annotations.get(CREATED)
     name = descriptor.title or descriptor.annotations.get(DESCRIPTION)
-    digest = display.DigestCell(descriptor.digest)
-    notes = (display.Timestamp(created) if created else "", display.Size(descriptor.size), digest if name else "")
-    look = display.code_call("ocikit.inspect", f"{repository}@{descriptor.digest}")
-    rest = {key: value for key, value in descriptor.annotations.items() if key not in {CREATED, TITLE}}
+    own = {key: value for key, value in descriptor.annotations.items() if not key.startswith(_STANDARD)}
+    values = display.join_limited((f"{key}={value}" for key, value in own.items()), _VALUES, of=len(own))
+    title = name or values or display.DigestCell(descriptor.digest).text()
+    notes = (
+        values if name else "",
+        display.Timestamp(created) if created else "",
+        display.Size(descriptor.size),
+    )
+    show = display.code_call("ocikit.inspect", f"{repository}@{descriptor.digest}")
     return display.Card(
-        title=display.shorten(name or digest.text(), display.CELL),
+        title=display.shorten(title, display.CELL),
         notes=notes,
-        facts=(("look", look),),
-        sections=tuple(display.annotations_section(rest)),
+        facts=(("show", show),),
+        sections=tuple(display.annotations_section(descriptor.annotations, without={CREATED, TITLE})),
     )

@@ -37,6 +37,15 @@ class DeletePlan(display.Displayable):
         yield "digest", display.DigestCell(self.digest)
         yield "deletes", f"the tag {self.reference.tag}" if self.keeps_manifest else "the manifest and all its tags"
 
+    def _card_title(self) -> object:
+        return display.title_of(self.reference)
+
+    def _card_notes(self) -> Iterator[object]:
+        yield "plan of a deletion"
+
+    def _facts(self) -> Iterator[tuple[str, object]]:
+        yield from display.non_default_fields(self.__rich_repr__(), "reference")
+
 
 @frozen(kw_only=True, repr=False)
 class EditPlan(display.Displayable):
@@ -91,6 +100,17 @@ class EditPlan(display.Displayable):
         yield "changes", str(self)
         yield "size", display.Size(self.size)
 
+    def _card_title(self) -> object:
+        return display.title_of(self.reference)
+
+    def _card_notes(self) -> Iterator[object]:
+        yield "plan of an edit"
+        yield str(self)
+        yield display.Size(self.size)
+
+    def _facts(self) -> Iterator[tuple[str, object]]:
+        return iter(())
+
     def _sections(self) -> Iterator[display.Section]:
         rows = [
             *(("+", name, display.Size(layer.size)) for name, layer in self.added.items()),
@@ -126,8 +146,14 @@ class TagPlan(display.Displayable):
         yield "reference", str(self.reference)
         yield "tags", list(self.tags)
 
+    def _card_title(self) -> object:
+        return display.title_of(self.reference)
+
+    def _card_notes(self) -> Iterator[object]:
+        yield "plan of tags"
+
     def _facts(self) -> Iterator[tuple[str, object]]:
-        yield "reference", display.Code(self.reference)
+        yield "pinned", display.Code(self.reference)
 
     def _sections(self) -> Iterator[display.Section]:
         rows = tuple((tag, *self._change(tag)) for tag in self.tags)

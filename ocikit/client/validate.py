@@ -96,9 +96,15 @@ class ValidationReport(display.Displayable):
         yield "documents", len(self.documents)
         yield "violations", len(self.violations), 0
 
+    def _card_title(self) -> object:
+        return display.title_of(self.reference)
+
+    def _card_notes(self) -> Iterator[object]:
+        yield self._result()
+
     def _facts(self) -> Iterator[tuple[str, object]]:
-        yield "reference", display.Code(self.reference)
-        yield "result", self._result()
+        if self.reference.digest:
+            yield "pinned", display.Code(self.reference)
 
     def _sections(self) -> Iterator[display.Section]:
         if self.violations:

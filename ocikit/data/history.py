@@ -89,15 +89,28 @@ class Version(display.Displayable):
         yield "files", f"{self.files:,}{self.difference and f' ({self.difference})'}"
         yield "size", display.Size(self.size)
 
+    def _card_title(self) -> object:
+        return display.title_of(self.reference)
+
+    def _card_notes(self) -> Iterator[object]:
+        yield display.pluralize(self.files, "file")
+        yield display.Size(self.size)
+
+    def _card_lead(self) -> str:
+        return self.message
+
     def _facts(self) -> Iterator[tuple[str, object]]:
-        yield "reference", display.Code(self.reference)
-        yield from display.non_default_fields(self.__rich_repr__(), "reference")
         if self.created:
             yield "created", display.Timestamp(self.created)
+        if len(self.tags) > 1:
+            yield "tags", list(self.tags)
+        if self.difference:
+            yield "difference", self.difference
         if self.inputs:
             yield "inputs", list(self.inputs)
         if self.gap:
             yield "before", self.gap
+        yield "pinned", display.Code(self.reference)
 
     @property
     def difference(self) -> str:
@@ -209,13 +222,11 @@ class History(Sequence[Version], display.Displayable):
         yield "versions", len(self.versions)
         yield "end", self.end, ""
 
-    def _card(self) -> display.Card:
-        return display.Card(
-            title=display.pluralize(len(self.versions), "version"),
-            notes=(f"of {self.reference.name}",),
-            facts=tuple(self._facts()),
-            sections=tuple(self._sections()),
-        )
+    def _card_title(self) -> object:
+        return display.pluralize(len(self.versions), "version")
+
+    def _card_notes(self) -> Iterator[object]:
+        yield f"of {self.reference.name}"
 
     def _facts(self) -> Iterator[tuple[str, object]]:
         if len(self.versions) > 1:

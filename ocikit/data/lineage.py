@@ -171,8 +171,16 @@ class Lineage(display.Displayable):
         yield "missing", len(self.missing), 0
         yield "claims", len(self.claims), 0
 
+    def _card_title(self) -> object:
+        return "lineage"
+
+    def _card_notes(self) -> Iterator[object]:
+        yield display.title_of(self.reference)
+        yield display.pluralize(len(self.artifacts), "artifact")
+        if self.missing:
+            yield f"{len(self.missing):,} missing"
+
     def _facts(self) -> Iterator[tuple[str, object]]:
-        yield "of", display.Code(self.reference)
         if self.note:
             yield "note", self.note
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import builtins
+import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from typing import Any
@@ -59,14 +60,19 @@ class Objects(Mapping[str, Any], display.Displayable):
         yield "reference", str(self.artifact.reference)
         yield "objects", len(self)
 
+    def _card_title(self) -> object:
+        return display.pluralize(len(self), "object")
+
+    def _card_notes(self) -> Iterator[object]:
+        yield display.title_of(self.artifact)
+
     def _facts(self) -> Iterator[tuple[str, object]]:
-        yield "of", display.Code(self.artifact.reference)
         for name in list(self)[:1]:
-            yield "one", display.code_call("ocikit.load", self.artifact.reference, name)
+            yield "load one", display.Code(f"[{json.dumps(display.sanitize(name), ensure_ascii=False)}]")
 
     def _sections(self) -> Iterator[display.Section]:
         yield display.Section(
-            title="objects",
+            title="",
             headers=("name", "saved from", "size"),
             rows=(
                 (name, file.descriptor.annotations.get(TYPE, ""), display.Size(file.size))

@@ -111,6 +111,9 @@ class Card(display.Displayable):
         yield "tags", self.tags, ()
         yield "ignored", self.ignored, ""
 
+    def _card_title(self) -> object:
+        return self.title or "README.md"
+
     def _facts(self) -> Iterator[tuple[str, object]]:
         if self.license:
             yield "license", self.license

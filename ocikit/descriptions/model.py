@@ -243,10 +243,15 @@ class Description(display.Displayable):
         yield "shape", self.shape, None
         yield "runs_code", self.runs_code, False
 
+    def _card_title(self) -> object:
+        return display.Name.of_path(self.name)
+
+    def _card_notes(self) -> Iterator[object]:
+        yield self.format
+        yield display.Size(self.size)
+
     def _facts(self) -> Iterator[tuple[str, object]]:
-        yield "name", self.name
         yield "content", self.summary
-        yield "size", display.Size(self.size)
         if self.runs_code:
             yield "warning", "opening it runs code of its publisher: only open files of people you trust"
         if self.note:

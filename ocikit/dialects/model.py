@@ -68,9 +68,20 @@ class Model(display.Displayable):
         yield "dialect", self.dialect
         yield from self._stated()
 
+    def _card_title(self) -> object:
+        return self.name or "model"
+
+    def _card_notes(self) -> Iterator[object]:
+        yield f"model ({self.dialect})"
+        yield self.parameters
+
+    def _card_lead(self) -> str:
+        return self.description
+
     def _facts(self) -> Iterator[tuple[str, object]]:
-        yield "dialect", self.dialect
         for name, value in self._stated():
+            if name in {"name", "parameters", "description"}:
+                continue
             yield name, ", ".join(value) if isinstance(value, tuple) else value
 
     def _stated(self) -> Iterator[tuple[str, object]]:

@@ -153,9 +153,14 @@ class FolderPlan(display.Displayable):
         yield "size", display.Size(self.size)
         yield "path", display.display_path(self.path)
 
+    def _card_title(self) -> object:
+        return display.Name.of_path(display.display_path(self.path))
+
+    def _card_notes(self) -> Iterator[object]:
+        yield "plan of a pull"
+
     def _facts(self) -> Iterator[tuple[str, object]]:
-        yield "path", display.display_path(self.path)
-        yield "to get", display.Size(self.size)
+        yield "to fetch", display.Size(self.size)
 
     def _sections(self) -> Iterator[display.Section]:
         for decision, title in _TITLES.items():

@@ -104,6 +104,17 @@ class TarEntry(display.Displayable):
         yield "device", self.device, None
         yield "layer", self.layer, 0
 
+    def _card_title(self) -> object:
+        return display.Name.of_path(self.path)
+
+    def _card_notes(self) -> Iterator[object]:
+        yield self.type
+        if self.type == "file":
+            yield display.Size(self.size)
+
+    def _facts(self) -> Iterator[tuple[str, object]]:
+        yield from display.non_default_fields(self.__rich_repr__(), "path", "type", "size")
+
 
 def clean_names(path: str) -> tuple[str, ...]:
     """Return the names of a path from the root, with ".." resolved and never above the root.

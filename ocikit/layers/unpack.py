@@ -73,8 +73,15 @@ class Unpacked(display.Displayable):
         yield "size", display.Size(self.size)
         yield "skipped", len(self.skipped), 0
 
+    def _card_title(self) -> object:
+        return display.Name.of_path(display.display_path(self.path))
+
+    def _card_notes(self) -> Iterator[object]:
+        yield display.pluralize(self.files, "file")
+        yield display.Size(self.size)
+
     def _facts(self) -> Iterator[tuple[str, object]]:
-        yield from display.non_default_fields(self.__rich_repr__(), "skipped")
+        return iter(())
 
     def _sections(self) -> Iterator[display.Section]:
         if self.skipped:

@@ -47,8 +47,14 @@ class Ping(display.Displayable):
     def __bool__(self) -> bool:
         return self.reachable and self.authenticated
 
+    def _card_title(self) -> object:
+        return display.Name("", self.host)
+
+    def _card_notes(self) -> Iterator[object]:
+        yield "ready" if self else "not authorized" if self.reachable else "not reachable"
+
     def _facts(self) -> Iterator[tuple[str, object]]:
-        yield from display.non_default_fields(self.__rich_repr__())
+        yield from display.non_default_fields(self.__rich_repr__(), "host", "reachable", "authenticated")
         if self.reachable and not self.authenticated:
             yield "log in", display.code_call("ocikit.login", self.host)
             yield "who am I", display.code_call("ocikit.auth.explain", self.host)
@@ -93,10 +99,16 @@ class Registry(display.Displayable):
     def __rich_repr__(self) -> display.Description:
         yield from self.transport.__rich_repr__()
 
+    def _card_title(self) -> object:
+        return display.Name("", self.transport.host)
+
+    def _card_notes(self) -> Iterator[object]:
+        yield "registry"
+
     def _facts(self) -> Iterator[tuple[str, object]]:
-        yield from display.non_default_fields(self.__rich_repr__())
         yield "repositories", display.Code(".catalog()")
-        yield "one of them", display.Code('["team/data"]')
+        yield "open one", display.Code('["team/data"]')
+        yield from display.non_default_fields(self.transport.__rich_repr__(), "host")
 
     @property
     def rate_limit(self) -> RateLimit | None:

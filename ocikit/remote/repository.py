@@ -119,8 +119,14 @@ class Repository(Endpoints, Store, display.Displayable):
         yield "name", self._full_name
         yield "insecure", self.transport.insecure, False
 
+    def _card_title(self) -> object:
+        return display.Name(f"{self.transport.host}/", self.name)
+
+    def _card_notes(self) -> Iterator[object]:
+        yield "repository"
+
     def _facts(self) -> Iterator[tuple[str, object]]:
-        yield from display.non_default_fields(self.__rich_repr__())
+        yield from display.non_default_fields(self.__rich_repr__(), "name")
         yield "tags", display.code_call("ocikit.tags", self._full_name)
 
     @property

@@ -114,8 +114,13 @@ class ImageConfig(Document):
         yield "layers", len(self.rootfs.diff_ids)
         yield "config", dict(self.config), {}
 
+    def _card_title(self) -> object:
+        return "image config"
+
+    def _card_notes(self) -> Iterator[object]:
+        yield str(self.platform)
+
     def _facts(self) -> Iterator[tuple[str, object]]:
-        yield "platform", str(self.platform)
         if self.created:
             yield "created", display.Timestamp(self.created)
         if self.author:

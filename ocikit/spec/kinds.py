@@ -174,11 +174,13 @@ def file_kind(media_type: str, name: str = "") -> str:
     >>> file_kind("image/png"), file_kind("application/octet-stream", "weights.bin"), file_kind("application/vnd.example.x")
     ('PNG image', 'binary', 'application/vnd.example.x')
     """
-    if media_type in {media_types.OCTET_STREAM, ""}:
-        media_type = media_type_of(name)
-        if media_type == media_types.OCTET_STREAM:
-            return "binary"
-    return _FILES.get(media_type) or _by_family(media_type) or shorten(media_type, _LONGEST)
+    by_name = media_type_of(name)
+    if media_type in {media_types.OCTET_STREAM, ""} and by_name == media_types.OCTET_STREAM:
+        return "binary"
+    for known in (media_type, by_name):
+        if kind := _FILES.get(known) or _by_family(known):
+            return kind
+    return shorten(media_type, _LONGEST)
 
 
 def artifact_kind(kind: str) -> str:

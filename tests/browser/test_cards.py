@@ -13,7 +13,7 @@ LOOKS = list(itertools.product(["light", "dark"], [1280, 480]))
 
 #: Expected text by card.
 FACTS = {
-    "artifact": ["2025.parquet", "README.md", "registry.example/weather/stations"],
+    "artifact": ["2025.parquet", "Parquet table", "registry.example/weather/stations:v2.1", "Hourly readings"],
     "artifact_index": ["linux/amd64", "linux/arm64/v8"],
     "artifact_many_files": ["10,000", "images/000/00000.jpeg", "more"],
     "config": ["/entrypoint.sh", "C.UTF-8"],

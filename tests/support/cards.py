@@ -691,6 +691,9 @@ CARDS: dict[str, Callable[[], object]] = {
     "error_copy": copy_error,
     "error_plain": lambda: error(ocikit.InvalidReference, "'Data:v1' has capitals in its name", hint="write 'data:v1'"),
     "session": session,
+    "network": lambda: ocikit.Network(
+        total_timeout=600, mirrors={"docker.io": ["mirror.example:5000"]}, blocked=["quay.io/old"]
+    ),
     "registry": lambda: session().registry(HOST),
     "repository": lambda: session().registry(HOST).repository("weather/stations"),
     "transport": lambda: session().registry(HOST).transport,

@@ -77,6 +77,19 @@ class Explanation(display.Displayable):
         where = f"{self.host}/{self.repository}" if self.repository else self.host
         return "\n".join([f"credentials for {display.sanitize(where)}:", *map(str, self.steps)])
 
+    def _card_title(self) -> object:
+        return f"credentials for {self.host}{self.repository and f'/{self.repository}'}"
+
+    def _card_notes(self) -> Iterator[object]:
+        yield self.winner.kind if self.winner else "failure" if self.failure else "anonymous"
+
+    def _facts(self) -> Iterator[tuple[str, object]]:
+        if step := self.winner or self.failure:
+            yield "user", step.username
+            yield "place", step.place
+        if not self.winner:
+            yield "log in", display.code_call("ocikit.login", self.host)
+
     def _sections(self) -> Iterator[display.Section]:
         rows = (
             (

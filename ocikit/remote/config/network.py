@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import platform
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, Final, Self
 
 import attrs
@@ -12,6 +12,7 @@ import requests
 import requests.adapters
 from attrs import field, frozen
 
+from ocikit import display
 from ocikit._version import __version__
 from ocikit.errors import InvalidArgument
 from ocikit.remote.config.mirror import Mirror, longest_match, parse_mirrors, parse_prefixes
@@ -20,6 +21,9 @@ from ocikit.spec.reference import Reference
 
 USER_AGENT: Final = f"ocikit/{__version__} (python {platform.python_version()}; requests {requests.__version__})"
 
+
+#: Fields that are not shown: they may contain secrets, or are functions.
+_SECRET: Final = frozenset({"certificate", "proxies", "headers", "adapter"})
 
 #: Fields that pickles do not have.
 _UNPICKLED: Final = frozenset({"headers", "proxies", "adapter"})
@@ -48,8 +52,8 @@ class Route:
     """The mirrors in order, each with the repository's name on it."""
 
 
-@frozen(kw_only=True)
-class Network:
+@frozen(kw_only=True, repr=False)
+class Network(display.Displayable):
     """Network settings of a session.
 
     A pickle has neither `headers`, `proxies` nor `adapter`: the first two may contain secrets.
@@ -125,6 +129,34 @@ class Network:
                     if name == "certificate"
                     else 'write it like ca="ca.pem"',
                 )
+
+    def __rich_repr__(self) -> display.Description:
+        defaults = Network()
+        for item in attrs.fields(Network):
+            if item.name not in _SECRET:
+                yield item.name, getattr(self, item.name), getattr(defaults, item.name)
+
+    def _card_title(self) -> object:
+        return "network settings"
+
+    def _facts(self) -> Iterator[tuple[str, object]]:
+        yield "timeouts", f"{self.connect_timeout:g} s to connect, {self.read_timeout:g} s without data"
+        if self.total_timeout is not None:
+            yield "total", f"{self.total_timeout:g} s for a request with its retries"
+        yield "retries", f"{self.retries}, after at most {self.max_wait:g} s of waiting"
+        yield "connections", f"{self.connections} for each host"
+        if self.ca is not None:
+            yield "certificates", self.ca
+        for name in ("insecure", "blocked"):
+            if hosts := getattr(self, name):
+                yield name, sorted(hosts)
+        if self.schemes:
+            yield "schemes", self.schemes
+
+    def _sections(self) -> Iterator[display.Section]:
+        if self.mirrors:
+            rows = ((name, ", ".join(m.location for m in mirrors)) for name, mirrors in self.mirrors.items())
+            yield display.Section(title="mirrors", headers=("name", "mirrors"), rows=rows, count=len(self.mirrors))
 
     @classmethod
     def from_registries_conf(cls, path: str | os.PathLike[str] | None = None, **settings: Any) -> Self:

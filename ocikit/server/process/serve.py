@@ -84,10 +84,18 @@ class Server(display.Displayable):
         """Yield the folder, or the stores without user names."""
         yield ("path", display.display_path(self.path)) if self.path else ("stores", self._store)
 
+    def _card_title(self) -> object:
+        return display.Name("", self.host)
+
+    def _card_notes(self) -> Iterator[object]:
+        yield "registry"
+        yield "running" if self.running else "stopped"
+
     def _facts(self) -> Iterator[tuple[str, object]]:
-        yield from display.non_default_fields(self.__rich_repr__(), "path", "stores")
         if self.running:
+            yield self._verb, display.code_call(f"ocikit.{self._verb}", f"{self.host}/name:v1", "folder/")
             yield "repositories", display.code_call("ocikit.catalog", self.host)
+            yield "stop", display.Code(".stop()")
             yield "url", display.Link(self.url)
         yield from self._place()
 

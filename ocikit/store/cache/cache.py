@@ -676,7 +676,7 @@ class Cache(display.Displayable, Store):
         yield "root", display.display_path(self.root)
 
     def _facts(self) -> Iterator[tuple[str, object]]:
-        yield "root", display.display_path(self.root)
+        yield "folder", display.Code(display.display_path(self.root))
         yield "contents", display.Code(".scan()")
         yield "check", display.Code(".verify()")
         yield "free space", display.Code(".prune(older_than=timedelta(days=30))")

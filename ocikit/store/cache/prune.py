@@ -91,9 +91,13 @@ class PrunePlan(display.Displayable):
         yield "bytes", display.Size(self.bytes)
         yield "names", tuple(map(str, self.names[: display.ROWS])), ()
 
+    def _card_title(self) -> object:
+        return f"{display.pluralize(len(self.files), 'file')} to delete" if self.files else "nothing to delete"
+
+    def _card_notes(self) -> Iterator[object]:
+        yield display.Size(self.bytes)
+
     def _facts(self) -> Iterator[tuple[str, object]]:
-        yield "frees", display.Size(self.bytes)
-        yield "files", len(self.files)
         yield "cache", display.display_path(self.root)
         yield "run", display.Code(".run()")
 

@@ -75,8 +75,15 @@ class CachedRepository(display.Displayable):
         yield "snapshots", self.snapshots, 0
         yield "last_used", display.Timestamp.of(self.last_used)
 
+    def _card_title(self) -> object:
+        host, slash, name = self.name.partition("/")
+        return display.Name(f"{host}{slash}", name)
+
+    def _card_notes(self) -> Iterator[object]:
+        yield display.Size(self.size)
+
     def _facts(self) -> Iterator[tuple[str, object]]:
-        yield from display.non_default_fields(self.__rich_repr__(), "tags")
+        yield from display.non_default_fields(self.__rich_repr__(), "name", "size", "tags")
 
     def _sections(self) -> Iterator[display.Section]:
         yield display.Section(title="tags", names=self.tags, count=len(self.tags))
@@ -108,8 +115,17 @@ class CacheInfo(display.Displayable):
         yield "size", display.Size(self.size)
         yield "partial", display.Size(self.partial), 0
 
+    def _card_title(self) -> object:
+        return "cache"
+
+    def _card_notes(self) -> Iterator[object]:
+        yield display.Size(self.size)
+
     def _facts(self) -> Iterator[tuple[str, object]]:
-        yield from display.non_default_fields(self.__rich_repr__(), "repositories")
+        yield "folder", display.Code(display.display_path(self.root))
+        yield "blobs", self.blobs
+        if self.partial:
+            yield "unfinished transfers", display.Size(self.partial)
         yield "free space", display.Code("ocikit.cache.prune(older_than=…)")
 
     def _sections(self) -> Iterator[display.Section]:

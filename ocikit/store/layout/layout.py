@@ -394,10 +394,10 @@ class Layout(display.Displayable, Store):
         yield "path", display.display_path(self.path)
 
     def _facts(self) -> Iterator[tuple[str, object]]:
-        yield "path", display.display_path(self.path)
+        yield "folder", display.Code(display.display_path(self.path))
         yield "tags", display.Code(".tags()")
         yield "check", display.Code(".verify()")
-        yield "sweep", display.Code(".gc(dry_run=True)")
+        yield "free space", display.Code(".gc(dry_run=True)")
 
     # Internals
 

@@ -414,6 +414,55 @@ def test_unnamed_referrer_shows_digest_once():
     assert terminal_output(referrers).count(digest.encoded[:12]) == 1
 
 
+def test_referrer_shows_its_annotations_on_its_line():
+    digest = ocikit.Digest.of(b"metrics")
+    notes = {"auc": "0.93", "rows": "3", "org.opencontainers.image.created": "2026-11-04T10:00:00Z"}
+    referrer = ocikit.Descriptor(
+        media_type="application/vnd.oci.image.manifest.v1+json", digest=digest, size=700, annotations=notes
+    )
+    shown = text(Listing(iter([referrer]), "referrers", cards.DATA))
+    assert "auc=0.93, rows=3 2026-11-04 10:00 UTC · 700 B" in shown
+    named = attrs.evolve(referrer, annotations=Annotations(notes | {"org.opencontainers.image.title": "metrics.json"}))
+    shown = text(Listing(iter([named]), "referrers", cards.DATA))
+    assert "metrics.json auc=0.93, rows=3 · 2026-11-04 10:00 UTC · 700 B" in shown
+
+
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        ("artifact_image", ['.unpack("rootfs/")']),
+        ("artifact_index", ['.pull().unpack("rootfs/")', "image index"]),
+        ("server", [".stop()", "registry · running"]),
+        ("server_stopped", ["registry · stopped"]),
+        ("explanation_anonymous", ['ocikit.login("registry.example")', "anonymous"]),
+        ("explanation", ["password", "ada"]),
+        ("network", ["600 s for a request", "mirror.example:5000", "quay.io/old"]),
+        ("tags", ["show ocikit.inspect("]),
+        ("plan_prune", ["files to delete", ".run()"]),
+        ("file", ["2024.parquet", "Parquet table · 74.0 MB", ".open()", ".path", ".save("]),
+    ],
+)
+def test_card_names_the_thing_and_the_next_call(name, words, objects_shown):
+    shown = text(objects_shown[name]).replace("&quot;", '"')
+    assert [word for word in words if word not in shown] == []
+
+
+def test_network_shows_no_secret():
+    network = ocikit.Network(
+        proxies={"https": "http://u:hunter2@p"}, headers={"X-Key": "hunter2"}, certificate="hunter2"
+    )
+    assert repr(ocikit.Network()) == "Network()"
+    assert "hunter2" not in repr(network) + network._repr_html_() + terminal_output(network)
+
+
+@pytest.mark.parametrize("name", CARDS)
+def test_reference_is_in_a_card_at_most_twice(name, objects_shown):
+    """Once in the title, and once pinned."""
+    page = objects_shown[name]._repr_html_().removeprefix(css())
+    digests = re.findall(r"(?<![\w:])[\w./:-]+@(sha256:[0-9a-f]{64})", re.sub(r'title="[^"]*"', "", page))
+    assert all(digests.count(digest) == 1 for digest in digests)
+
+
 @pytest.mark.parametrize(
     ("value", "expected"),
     [
