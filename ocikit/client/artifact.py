@@ -94,6 +94,11 @@ class File(display.Displayable, io.BufferedIOBase, os.PathLike[str]):
 
     Libraries that take a path get a file on disk, those that take a stream read it. `read()` returns the whole content;
     after `seek` or `read(n)` it returns the rest, as with any stream.
+
+    >>> artifact = ocikit.push("oci:waves:v1", {"sine.csv": b"x,y"})
+    >>> file = artifact["sine.csv"]
+    >>> file.size, file.read()
+    (3, b'x,y')
     """
 
     def __init__(self, artifact: Artifact, name: str, descriptor: Descriptor) -> None:
@@ -150,6 +155,11 @@ class File(display.Displayable, io.BufferedIOBase, os.PathLike[str]):
 
         Raises:
             InvalidArgument: The mode is for writing.
+
+        >>> artifact = ocikit.push("oci:waves:v1", {"sine.csv": b"x,y"})
+        >>> with artifact["sine.csv"].open("r") as stream:
+        ...     stream.read()
+        'x,y'
         """
         if mode not in {"rb", "r", "rt"}:
             raise InvalidArgument(
@@ -163,22 +173,42 @@ class File(display.Displayable, io.BufferedIOBase, os.PathLike[str]):
         """Return the next `size` bytes; without a size the rest, which is the whole content at first.
 
         The whole content is verified.
+
+        >>> artifact = ocikit.push("oci:waves:v1", {"sine.csv": b"x,y"})
+        >>> file = artifact["sine.csv"]
+        >>> file.read(1), file.read()
+        (b'x', b',y')
         """
         if self._stream is None and (size is None or size < 0):
             return self.read_bytes()
         return self._opened().read(-1 if size is None else size)
 
     def read_bytes(self) -> bytes:
-        """Return the whole content, verified."""
+        """Return the whole content, verified.
+
+        >>> artifact = ocikit.push("oci:waves:v1", {"sine.csv": b"x,y"})
+        >>> artifact["sine.csv"].read_bytes()
+        b'x,y'
+        """
         artifact = self._artifact
         return artifact.reader.read_all(artifact.reference, self.descriptor, self._pulled())
 
     def read_text(self, encoding: str = "utf-8") -> str:
-        """Return the whole content as text."""
+        """Return the whole content as text.
+
+        >>> artifact = ocikit.push("oci:waves:v1", {"sine.csv": b"x,y"})
+        >>> artifact["sine.csv"].read_text()
+        'x,y'
+        """
         return self.read_bytes().decode(encoding)
 
     def head(self, size: int) -> bytes:
-        """Return the first `size` bytes, unverified, without fetching the rest; a file up to 64 KiB is verified."""
+        """Return the first `size` bytes, unverified, without fetching the rest; a file up to 64 KiB is verified.
+
+        >>> artifact = ocikit.push("oci:waves:v1", {"sine.csv": b"x,y"})
+        >>> artifact["sine.csv"].head(2)
+        b'x,'
+        """
         artifact = self._artifact
         return artifact.reader.head(artifact.reference, self.descriptor, size, self._pulled())
 
@@ -189,6 +219,10 @@ class File(display.Displayable, io.BufferedIOBase, os.PathLike[str]):
 
         Args:
             spans: Offset and length of each range, in bytes.
+
+        >>> artifact = ocikit.push("oci:waves:v1", {"note.txt": b"hello world"})
+        >>> artifact["note.txt"].ranges([(0, 2), (6, 5)])
+        [b'he', b'world']
         """
         artifact = self._artifact
         return artifact.reader.ranges(artifact.reference, self.descriptor, spans, self._pulled())
@@ -207,6 +241,10 @@ class File(display.Displayable, io.BufferedIOBase, os.PathLike[str]):
         Raises:
             ContentError: The file is damaged, or its header exceeds a limit.
             OcikitError: The format needs a package that is not installed. Only Parquet and Arrow do: pyarrow.
+
+        >>> artifact = ocikit.push("oci:waves:v1", {"waves.jsonl": b'{"x": 0, "y": 1.5}'})
+        >>> [column.name for column in artifact["waves.jsonl"].describe().columns]
+        ['x', 'y']
         """
         from ocikit.descriptions.describe import describe  # noqa: PLC0415 - import time that few calls need
 
@@ -245,6 +283,10 @@ class File(display.Displayable, io.BufferedIOBase, os.PathLike[str]):
 
         Raises:
             Unsupported: The file is in a layout on disk, or the registry does not redirect.
+
+        >>> artifact = ocikit.push("localhost:5000/ada/waves:v1", {"sine.csv": b"x,y"})
+        >>> artifact["sine.csv"].url()
+        'http://localhost:5000/v2/ada/waves/blobs/sha256:...'
         """
         artifact = self._artifact
         return artifact.reader.url(artifact.reference, self.descriptor, signed=signed)
@@ -257,6 +299,10 @@ class File(display.Displayable, io.BufferedIOBase, os.PathLike[str]):
 
         Raises:
             ContentError: The file cannot be written.
+
+        >>> artifact = ocikit.push("oci:waves:v1", {"sine.csv": b"x,y"})
+        >>> artifact["sine.csv"].save("copy.csv").read_text()
+        'x,y'
         """
         target = Path(path).expanduser()
         if target.is_dir():
@@ -281,6 +327,10 @@ class File(display.Displayable, io.BufferedIOBase, os.PathLike[str]):
 
         Args:
             progress: True, False or a `Progress`; None uses the session's setting.
+
+        >>> artifact = ocikit.push("localhost:5000/ada/waves:v1", {"sine.csv": b"x,y"})
+        >>> artifact["sine.csv"].download().read_text()
+        'x,y'
         """
         if (pulled := self._pulled()) is not None:
             return pulled
@@ -397,7 +447,12 @@ class File(display.Displayable, io.BufferedIOBase, os.PathLike[str]):
 
 
 class Files(Mapping[str, File], display.Displayable):
-    """Files of an artifact by name, in its order. Those of a nested index are requested as far as they are needed."""
+    """Files of an artifact by name, in its order. Those of a nested index are requested as far as they are needed.
+
+    >>> artifact = ocikit.push("oci:waves:v1", {"sine.csv": b"x,y", "logs/1.txt": b""})
+    >>> list(artifact.files), "sine.csv" in artifact.files
+    (['sine.csv', 'logs/1.txt'], True)
+    """
 
     def __init__(self, artifact: Artifact, layers: Mapping[str, Descriptor]) -> None:
         self._artifact = artifact
@@ -473,6 +528,12 @@ class Artifact(display.Displayable):
 
     `artifact["train.csv"]` is a `File`; `os.fspath(artifact)` is the folder of a pull. A pickle has the settings of the
     session and the pinned reference; the other process fetches the document on first use, from its cache if possible.
+
+    >>> artifact = ocikit.push("oci:waves:v1", {"sine.csv": b"x,y"}, annotations={"org.opencontainers.image.licenses": "MIT"})
+    >>> list(artifact.files), artifact.annotations["org.opencontainers.image.licenses"]
+    (['sine.csv'], 'MIT')
+    >>> artifact["sine.csv"].read_text()
+    'x,y'
     """
 
     def __init__(
@@ -519,7 +580,13 @@ class Artifact(display.Displayable):
         return self._summary
 
     def summarize(self, summary: str | Callable[[], str]) -> None:
-        """Set the summary, or a function that returns it on first use."""
+        """Set the summary, or a function that returns it on first use.
+
+        >>> artifact = ocikit.push("oci:waves:v1", {"sine.csv": b"x,y"})
+        >>> artifact.summarize("pushed by the nightly job")
+        >>> artifact.summary
+        'pushed by the nightly job'
+        """
         self._summary = summary
 
     @property
@@ -748,6 +815,13 @@ class Artifact(display.Displayable):
 
         Raises:
             ContentError: The artifact has plain files only, or a layer isn't the one that the image's config names.
+
+        >>> from pathlib import Path
+        >>> Path("logs").mkdir()
+        >>> size = Path("logs/1.txt").write_text("loss 0.5")
+        >>> artifact = ocikit.push("oci:run:v1", "logs", archive="tar+gzip")
+        >>> sorted(artifact.tree())
+        ['logs', 'logs/1.txt']
         """
         from ocikit.layers.listing import merged_tree  # noqa: PLC0415 - only images need tar and decompression
 
@@ -762,6 +836,11 @@ class Artifact(display.Displayable):
         Raises:
             FileNotInArtifact: There is no such file; the hint has the nearest names.
             UnsafeArchive: The title cannot be the name of a file; the hint has the digest.
+
+        >>> artifact = ocikit.push("oci:waves:v1", {"sine.csv": b"x,y"})
+        >>> with artifact.open("sine.csv") as stream:
+        ...     stream.read()
+        b'x,y'
         """
         return self[name].open()
 
@@ -774,6 +853,10 @@ class Artifact(display.Displayable):
         Raises:
             FileNotInArtifact: There is no such file; the hint has the nearest names.
             UnsafeArchive: The title cannot be the name of a file; the hint has the digest.
+
+        >>> artifact = ocikit.push("oci:waves:v1", {"sine.csv": b"x,y"})
+        >>> artifact.read("sine.csv")
+        b'x,y'
         """
         return self[name].read()
 
@@ -814,6 +897,11 @@ class Artifact(display.Displayable):
 
         Raises:
             ContentError: Files in `to` were edited, or the disk is full.
+
+        >>> artifact = ocikit.push("oci:waves:v1", {"sine.csv": b"x,y", "note.txt": b"hello"})
+        >>> pulled = ocikit.inspect("oci:waves:v1").pull("data", include="*.csv")
+        >>> [path.name for path in pulled.path.glob("[a-z]*")]
+        ['sine.csv']
         """
         return pull_artifact(
             self.reader,
@@ -862,6 +950,13 @@ class Artifact(display.Displayable):
             ContentError: There is no archive to unpack, or no such `root`, a layer isn't the one that the image's config names, or `folder`
                 isn't empty.
             UnsafeArchive: An entry leads out of the folder, or a limit is exceeded; nothing is left behind.
+
+        >>> from pathlib import Path
+        >>> Path("logs").mkdir()
+        >>> size = Path("logs/1.txt").write_text("loss 0.5")
+        >>> artifact = ocikit.push("oci:run:v1", "logs", archive="tar+gzip")
+        >>> artifact.unpack("unpacked").files
+        1
         """
         from ocikit.layers.unpack import unpack  # noqa: PLC0415 - only images need tar and decompression
 
@@ -937,7 +1032,13 @@ class Artifact(display.Displayable):
         return DirFileSystem(files.root_of(self), files)
 
     def referrers(self, artifact_type: str | None = None) -> Listing[Descriptor]:
-        """Return the descriptors of artifacts that are attached to this one."""
+        """Return the descriptors of artifacts that are attached to this one.
+
+        >>> artifact = ocikit.push("oci:waves:v1", {"sine.csv": b"x,y"})
+        >>> report = ocikit.attach("oci:waves:v1", {"report.json": b"{}"}, artifact_type="application/vnd.example.report")
+        >>> [referrer.artifact_type for referrer in artifact.referrers()]
+        ['application/vnd.example.report']
+        """
         return self.reader.referrers(self.reference, artifact_type)
 
     def __getitem__(self, name: str) -> File:
