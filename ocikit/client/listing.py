@@ -181,6 +181,7 @@ class Listing(Sequence[T], display.Displayable, Generic[T]):
 class Tags(Listing[str]):
     """Tags of a repository or layout in its order, with the versions among them.
 
+    >>> from ocikit.client.listing import Tags
     >>> tags = Tags(iter(["latest", "v1.10", "v1.2", "v2.0-rc1"]), "localhost:5000/data")
     >>> tags.newest, tags.versions
     ('v1.10', ['v2.0-rc1', 'v1.10', 'v1.2'])
@@ -210,7 +211,12 @@ class Tags(Listing[str]):
 
 
 def select_tags(tags: Iterator[str], patterns: Sequence[str]) -> Iterator[str]:
-    """Return the tags that match one of the patterns, in their order."""
+    """Return the tags that match one of the patterns, in their order.
+
+    >>> from ocikit.client.listing import select_tags
+    >>> list(select_tags(iter(["latest", "v1.2", "v1.10"]), ["v1.*"]))
+    ['v1.2', 'v1.10']
+    """
     if "*" in patterns:
         return tags
     return (tag for tag in tags if any(fnmatch.fnmatchcase(tag, pattern) for pattern in patterns))

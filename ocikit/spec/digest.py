@@ -34,10 +34,20 @@ class Hasher(Protocol):
     """
 
     def update(self, data: Any, /) -> None:
-        """Hash more bytes."""
+        """Hash more bytes.
+
+        >>> from ocikit.spec.digest import new_hasher
+        >>> hasher = new_hasher("sha256")
+        >>> hasher.update(b"hello")
+        """
 
     def hexdigest(self) -> str:
-        """Return the digest of all bytes so far in lower-case hex."""
+        """Return the digest of all bytes so far in lower-case hex.
+
+        >>> from ocikit.spec.digest import new_hasher
+        >>> new_hasher("sha256").hexdigest()[:12]
+        'e3b0c44298fc'
+        """
 
 
 class Digest(str):

@@ -61,7 +61,13 @@ class Source(ABC):
         """
 
     def has(self, reference: str) -> bool:
-        """Return True if there is such a tag or digest."""
+        """Return True if there is such a tag or digest.
+
+        >>> artifact = ocikit.push("oci:waves:v1", {"note.txt": b"hello"})
+        >>> layout = ocikit.Layout("waves")
+        >>> layout.has("v1"), layout.has("v2")
+        (True, False)
+        """
         try:
             self.resolve(reference)
         except NotFound:

@@ -88,7 +88,7 @@ def without_example():
     """Yield the names of public callables without an example, each once: inherited methods are shown by a base class."""
     seen = set()
     for name, value in public():
-        if isinstance(value, type) and issubclass(value, OcikitError) and value is not OcikitError:
+        if isinstance(value, type) and issubclass(value, BaseException) and value is not OcikitError:
             continue  # an error is raised, not called
         if not has_example(value):
             yield name
@@ -99,6 +99,11 @@ def without_example():
                 if id(method) not in seen:
                     seen.add(id(method))
                     yield f"{method.__module__}.{method.__qualname__}"
+
+
+def test_every_public_callable_has_an_example():
+    missing = list(without_example())
+    assert not missing, f"{len(missing)} callables have no example:\n" + "\n".join(missing)
 
 
 # Sections
@@ -188,6 +193,7 @@ def unknown_names(examples):
         nodes = list(ast.walk(ast.parse(example.source)))
         known |= {n.id for n in nodes if isinstance(n, ast.Name) and isinstance(n.ctx, ast.Store)}
         known |= {n.arg for n in nodes if isinstance(n, ast.arg)}
+        known |= {n.name for n in nodes if isinstance(n, ast.ExceptHandler) and n.name}
         known |= {n.name for n in nodes if isinstance(n, ast.FunctionDef | ast.ClassDef)}
         known |= {
             (a.asname or a.name).split(".")[0]

@@ -42,6 +42,9 @@ class RateLimit:
 
         Returns:
             The limit, or None if the headers are missing or invalid.
+
+        >>> ocikit.RateLimit.of({"ratelimit-limit": "100;w=21600", "ratelimit-remaining": "76;w=21600"}).remaining
+        76
         """
         for prefix in _PREFIXES:
             remaining = headers.get(f"{prefix}-remaining")

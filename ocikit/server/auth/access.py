@@ -121,6 +121,10 @@ class Access(ABC):
         """Return True if the user may pull, regardless of the token's scopes.
 
         The catalog uses it, and a mount with a source, to choose between a challenge and an upload. It never allows access.
+
+        >>> from ocikit.server import ANONYMOUS, OpenAccess
+        >>> OpenAccess().can_pull(ANONYMOUS, "ada/waves")
+        True
         """
         return self.allows(identity, Permission("pull", repository))
 
@@ -137,6 +141,13 @@ class Access(ABC):
 
         Raises:
             ErrorResponse: A more specific response, such as 403 over plain http.
+
+        >>> from wsgiref.util import setup_testing_defaults
+        >>> from ocikit.server import OpenAccess, Request
+        >>> environ = {"PATH_INFO": "/v2/"}
+        >>> setup_testing_defaults(environ)
+        >>> OpenAccess().challenge(Request.from_environ(environ), ())
+        ''
         """
         return ""
 
@@ -144,17 +155,36 @@ class Access(ABC):
         """Return True if `/v2/` responds without credentials.
 
         Clients decide there whether to log in.
+
+        >>> from wsgiref.util import setup_testing_defaults
+        >>> from ocikit.server import OpenAccess, Request
+        >>> environ = {"PATH_INFO": "/v2/"}
+        >>> setup_testing_defaults(environ)
+        >>> OpenAccess().allows_anonymous_ping(Request.from_environ(environ))
+        True
         """
         return False
 
     def problems(self) -> Sequence[Problem]:
-        """Return the current problems, such as a file of users that cannot be loaded."""
+        """Return the current problems, such as a file of users that cannot be loaded.
+
+        >>> from ocikit.server import OpenAccess
+        >>> OpenAccess().problems()
+        ()
+        """
         return ()
 
     def respond(self, request: Request) -> Response | None:
         """Return the response at a path of the adapter, such as a token endpoint.
 
         At other paths the result is None.
+
+        >>> from wsgiref.util import setup_testing_defaults
+        >>> from ocikit.server import OpenAccess, Request
+        >>> environ = {"PATH_INFO": "/token"}
+        >>> setup_testing_defaults(environ)
+        >>> print(OpenAccess().respond(Request.from_environ(environ)))
+        None
         """
         return None
 

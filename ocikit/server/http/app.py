@@ -82,6 +82,14 @@ class Application:
         on_request: Called with an `AccessRecord` after each request.
         extra_routes: Further exact paths and their handlers, such as "/metrics".
         problems: Returns further problems for `/readyz`, such as a process that stops soon.
+
+    >>> from wsgiref.util import setup_testing_defaults
+    >>> from ocikit.server import Application, memory_storage
+    >>> application, environ = Application(memory_storage()), {"PATH_INFO": "/v2/"}
+    >>> setup_testing_defaults(environ)
+    >>> list(application(environ, lambda status, headers: print(status)))
+    200 OK
+    [b'{}']
     """
 
     def __init__(

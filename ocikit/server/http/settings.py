@@ -23,7 +23,12 @@ _DELETABLE = frozenset({"manifests", "blobs", "tags"})
 
 @frozen(kw_only=True)
 class Limits:
-    """Maximum sizes and numbers; None means unlimited."""
+    """Maximum sizes and numbers; None means unlimited.
+
+    >>> from ocikit.server import Limits
+    >>> Limits(blob=10_000_000_000).sessions
+    10000
+    """
 
     manifest: int = DOCUMENT_LIMIT
     """Bytes of a manifest; the specification requires 4 MiB. spec.md#pushing-manifests"""
@@ -91,7 +96,11 @@ def _deletable(names: Iterable[str]) -> frozenset[str]:
 
 @frozen(kw_only=True)
 class Settings:
-    """Behaviour of a registry."""
+    """Behaviour of a registry.
+
+    >>> from ocikit.server import Application, Limits, Settings, memory_storage
+    >>> application = Application(memory_storage(), settings=Settings(read_only=True, limits=Limits(page=100)))
+    """
 
     references: References = "strict"
     """ "strict": manifests are accepted only if their children exist. "sparse": children may be missing."""

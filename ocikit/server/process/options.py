@@ -152,6 +152,9 @@ class ServerOptions:
 
         Raises:
             InvalidArgument: A setting is invalid.
+
+        >>> ocikit.ServerOptions(read_only=True).settings().read_only
+        True
         """
         return Settings(
             references=self.references,

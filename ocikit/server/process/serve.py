@@ -32,6 +32,11 @@ class Server(display.Displayable):
         host: Host and port for references, such as "127.0.0.1:41234".
         url: Base URL, such as "http://127.0.0.1:41234".
         path: Folder of the registry; None for one in a database and an object store.
+
+    >>> with ocikit.serve("registry") as server:
+    ...     artifact = ocikit.push(f"{server.host}/ada/waves:v1", {"sine.csv": b"x,y"})
+    ...     list(ocikit.catalog(server.host))
+    ['ada/waves']
     """
 
     def __init__(
@@ -59,11 +64,22 @@ class Server(display.Displayable):
         """Stop the server within a second; further calls do nothing.
 
         A folder that was given remains, a temporary one is deleted. A forked copy of this process cannot stop the server.
+
+        >>> server = ocikit.serve()
+        >>> server.stop()
+        >>> server.running
+        False
         """
         self._finalize()
 
     def close(self) -> None:
-        """Stop the server; the same as `stop`, for `contextlib.closing`."""
+        """Stop the server; the same as `stop`, for `contextlib.closing`.
+
+        >>> from contextlib import closing
+        >>> with closing(ocikit.serve()) as server:
+        ...     server.running
+        True
+        """
         self.stop()
 
     def __enter__(self) -> Server:

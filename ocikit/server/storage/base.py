@@ -98,6 +98,12 @@ class UploadBody(Protocol):
 
     Reading raises the error that the HTTP layer reports to the client, for example for a broken connection. Adapters
     must not catch it.
+
+    >>> from ocikit.server.http.request import RequestBody
+    >>> import io
+    >>> body = RequestBody(io.BytesIO(b"hello"), length=5)
+    >>> body.length, body.read_chunk(2), body.read_chunk(9)
+    (5, b'he', b'llo')
     """
 
     @property
@@ -105,11 +111,29 @@ class UploadBody(Protocol):
         """The announced length in bytes, or None for a chunked body."""
 
     def read_chunk(self, size: int = ...) -> bytes:
-        """Return at most `size` bytes, and no bytes at the end."""
+        """Return at most `size` bytes, and no bytes at the end.
+
+        >>> import io
+        >>> from ocikit.server.http.request import RequestBody
+        >>> body = RequestBody(io.BytesIO(b"hello"), length=5)
+        >>> body.read_chunk(3), body.read_chunk(3), body.read_chunk(3)
+        (b'hel', b'lo', b'')
+        """
 
 
 class StoredBlob(ABC):
-    """A blob of a repository, ready to be read."""
+    """A blob of a repository, ready to be read.
+
+    >>> import io
+    >>> from ocikit.server import memory_storage
+    >>> storage, digest = memory_storage(), ocikit.Digest.of(b"hello")
+    >>> storage.blobs.put(digest, io.BytesIO(b"hello"))
+    >>> storage.metadata.add_blob("ada/waves", digest, 5)
+    >>> with storage.find_blob("ada/waves", digest).open(1, 3) as file:
+    ...     file.read(3)
+    b'ell'
+    >>> storage.close()
+    """
 
     size: int
     """Bytes."""
@@ -131,6 +155,15 @@ class StoredBlob(ABC):
 
         Args:
             seconds: How long the URL is valid.
+
+        >>> import io
+        >>> from ocikit.server import memory_storage
+        >>> storage, digest = memory_storage(), ocikit.Digest.of(b"hello")
+        >>> storage.blobs.put(digest, io.BytesIO(b"hello"))
+        >>> storage.metadata.add_blob("ada/waves", digest, 5)
+        >>> print(storage.find_blob("ada/waves", digest).link(seconds=60))
+        None
+        >>> storage.close()
         """
         return None
 
@@ -139,6 +172,14 @@ class BlobStore(ABC):
     """Content by digest, stored once for all repositories.
 
     Many threads and processes use it at once.
+
+    >>> import io
+    >>> from ocikit.server import memory_storage
+    >>> blobs, digest = memory_storage().blobs, ocikit.Digest.of(b"hello")
+    >>> blobs.put(digest, io.BytesIO(b"hello"))
+    >>> blobs.stat(digest), blobs.open(digest).read(), list(blobs.iterate()) == [digest]
+    (5, b'hello', True)
+    >>> blobs.delete(digest)
     """
 
     @abstractmethod
@@ -164,6 +205,14 @@ class BlobStore(ABC):
         """Store a verified, synced file and remove it; move it where possible.
 
         The file stays unchanged if this fails.
+
+        >>> from pathlib import Path
+        >>> from ocikit.server import memory_storage
+        >>> size = Path("upload").write_bytes(b"hello")
+        >>> blobs, digest = memory_storage().blobs, ocikit.Digest.of(b"hello")
+        >>> blobs.put_file(digest, Path("upload"))
+        >>> blobs.stat(digest), Path("upload").exists()
+        (5, False)
         """
         with path.open("rb") as stream:
             self.put(digest, stream)
@@ -182,13 +231,24 @@ class BlobStore(ABC):
 
         Args:
             before: Time in seconds since the epoch; newer files are kept.
+
+        >>> import time
+        >>> from ocikit.server import memory_storage
+        >>> memory_storage().blobs.remove_partial(time.time() - 3600)
+        0
         """
         return 0
 
 
 @frozen
 class Upload:
-    """An upload session, valid for one repository and one user."""
+    """An upload session, valid for one repository and one user.
+
+    >>> from ocikit.server import memory_storage
+    >>> upload = memory_storage().uploads.create("ada/waves", "ada")
+    >>> upload.repository, upload.owner
+    ('ada/waves', 'ada')
+    """
 
     id: str
     """At least 128 random bits in URL-safe characters."""
@@ -199,7 +259,14 @@ class Upload:
 
 @frozen
 class UploadState:
-    """How long an upload session is idle, and whether it is empty."""
+    """How long an upload session is idle, and whether it is empty.
+
+    >>> from ocikit.server import memory_storage
+    >>> uploads = memory_storage().uploads
+    >>> upload = uploads.create("ada/waves")
+    >>> [state.size for state in uploads.states()]
+    [0]
+    """
 
     written: float
     """Time in seconds since the epoch when it was created or last written."""
@@ -212,10 +279,28 @@ class UploadStore(ABC):
 
     Sessions are counted by holder: the user, or the network of an anonymous client. The address of a client may change
     between two requests, so it does not decide the ownership.
+
+    >>> import io
+    >>> from ocikit.server import memory_storage
+    >>> from ocikit.server.http.request import RequestBody
+    >>> storage, digest = memory_storage(), ocikit.Digest.of(b"hello")
+    >>> upload = storage.uploads.create("ada/waves", "ada")
+    >>> storage.uploads.append(upload, RequestBody(io.BytesIO(b"hel"), length=3))
+    3
+    >>> storage.uploads.finish(upload, digest, RequestBody(io.BytesIO(b"lo"), length=2), storage.blobs)
+    5
+    >>> storage.blobs.stat(digest), storage.uploads.count()
+    (5, 0)
     """
 
     def now(self) -> float:
-        """Return the time of the store's clock in seconds since the epoch; all its times are by it."""
+        """Return the time of the store's clock in seconds since the epoch; all its times are by it.
+
+        >>> import time
+        >>> from ocikit.server import memory_storage
+        >>> memory_storage().uploads.now() <= time.time()
+        True
+        """
         return time.time()
 
     @abstractmethod
@@ -313,7 +398,13 @@ class UploadStore(ABC):
 
 @frozen(kw_only=True)
 class ManifestRow:
-    """The metadata of a manifest in a repository."""
+    """The metadata of a manifest in a repository.
+
+    >>> from ocikit.server.storage.base import ManifestRow
+    >>> index = ocikit.Index(manifests=[])
+    >>> ManifestRow(digest=index.digest, media_type=index.media_type, size=index.size).size
+    88
+    """
 
     digest: Digest
     media_type: str
@@ -333,10 +424,28 @@ class Metadata(ABC):
     """Repositories, tags and references.
 
     Each change is one transaction. Lists are sorted byte by byte.
+
+    >>> from ocikit.server import memory_storage
+    >>> from ocikit.server.storage.base import ManifestRow
+    >>> metadata, index = memory_storage().metadata, ocikit.Index(manifests=[])
+    >>> metadata.add_blob("ada/waves", ocikit.Digest.of(b"hello"), 5)
+    >>> row = ManifestRow(digest=index.digest, media_type=index.media_type, size=index.size)
+    >>> metadata.put_manifest("ada/waves", row, ["v1", "latest"])
+    >>> metadata.tags("ada/waves", limit=10), metadata.repositories(limit=10)
+    (['latest', 'v1'], ['ada/waves'])
+    >>> metadata.close()
     """
 
     def now(self) -> float:
-        """Return the time of the store's clock in seconds since the epoch; all its times are by it."""
+        """Return the time of the store's clock in seconds since the epoch; all its times are by it.
+
+        >>> import time
+        >>> from ocikit.server import memory_storage
+        >>> metadata = memory_storage().metadata
+        >>> metadata.now() <= time.time()
+        True
+        >>> metadata.close()
+        """
         return time.time()
 
     @abstractmethod

@@ -65,6 +65,11 @@ def file_storage(folder: str | os.PathLike[str], *, grace: float = 3600.0, durab
 
     Raises:
         InvalidArgument: A subfolder is a symbolic link.
+
+    >>> from ocikit.server import Application, file_storage
+    >>> storage = file_storage("registry")
+    >>> application = Application(storage)
+    >>> storage.close()
     """
     from ocikit.server.storage.sql import SqlMetadata  # noqa: PLC0415 - SQLAlchemy is heavy
 

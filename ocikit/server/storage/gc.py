@@ -51,6 +51,12 @@ def gc(
 
     Returns:
         The deleted content, and the manifests and blobs that were removed from repositories.
+
+    >>> from ocikit.server import file_storage, gc
+    >>> storage = file_storage("registry")
+    >>> gc(storage, dry_run=True)
+    GCResult(dry_run=True, blobs=0, size=0 B)
+    >>> storage.close()
     """
     if not dry_run:
         own = storage.collect(grace=grace, expiry=expiry, untagged=untagged)
@@ -95,6 +101,13 @@ def expire_uploads(uploads: UploadStore, *, expiry: float = UPLOAD_EXPIRY) -> in
     Args:
         uploads: Upload sessions of a registry, which may be serving.
         expiry: See `gc`.
+
+    >>> from ocikit.server import memory_storage
+    >>> from ocikit.server.storage.gc import expire_uploads
+    >>> storage = memory_storage()
+    >>> upload = storage.uploads.create("ada/waves")
+    >>> expire_uploads(storage.uploads), expire_uploads(storage.uploads, expiry=-1)
+    (0, 1)
     """
     now = uploads.now()
     return uploads.expire(now - expiry, empty_before=now - min(expiry, EMPTY_UPLOAD_EXPIRY))
@@ -106,6 +119,15 @@ def delete_untagged(metadata: Metadata, before: float) -> tuple[RemovedBlob, ...
     Args:
         metadata: Metadata of a registry, which may be serving.
         before: See `Metadata.untagged_manifests`.
+
+    >>> from ocikit.server import memory_storage
+    >>> from ocikit.server.storage.base import ManifestRow
+    >>> from ocikit.server.storage.gc import delete_untagged
+    >>> metadata, index = memory_storage().metadata, ocikit.Index(manifests=[])
+    >>> metadata.put_manifest("ada/waves", ManifestRow(digest=index.digest, media_type=index.media_type, size=index.size))
+    >>> [removed.repository for removed in delete_untagged(metadata, metadata.now() + 1)]
+    ['ada/waves']
+    >>> metadata.close()
     """
     return tuple(
         RemovedBlob(digest=digest, size=size, repository=repository)

@@ -38,6 +38,12 @@ def verify(storage: Storage, *, remove: bool = False, sizes: bool = False) -> Ve
 
     Raises:
         ContentError: Content cannot be read for another reason than damage, such as a missing permission.
+
+    >>> from ocikit.server import file_storage, verify
+    >>> storage = file_storage("registry")
+    >>> verify(storage)
+    VerifyResult(ok=True, checked=0, size=0 B)
+    >>> storage.close()
     """
     own = storage.verify(remove=remove, sizes=sizes)
     if own is not None:

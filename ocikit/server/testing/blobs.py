@@ -18,6 +18,14 @@ class BlobStoreContract:
     """The contract of `BlobStore`.
 
     Override the fixture `blobs` to return an empty store.
+
+    >>> import pytest
+    >>> from ocikit.server import memory_storage
+    >>> from ocikit.server.testing import BlobStoreContract
+    >>> class TestMyBlobs(BlobStoreContract):
+    ...     @pytest.fixture
+    ...     def blobs(self):
+    ...         return memory_storage().blobs
     """
 
     #: Whether open content stays readable after a deletion. Set it to False for a store that reads ranges of remote

@@ -26,6 +26,14 @@ class MetadataContract:
 
     Override the fixture `metadata` to return empty metadata with a grace period of 0 seconds, so that each request renews
     timestamps at once.
+
+    >>> import pytest
+    >>> from ocikit.server import memory_storage
+    >>> from ocikit.server.testing import MetadataContract
+    >>> class TestMyMetadata(MetadataContract):
+    ...     @pytest.fixture
+    ...     def metadata(self):
+    ...         return memory_storage(grace=0).metadata
     """
 
     #: Whether content is deleted by its digest, while no row can be inserted. Otherwise objects have keys that are written once,

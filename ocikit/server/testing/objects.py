@@ -17,6 +17,14 @@ class ObjectStoreContract:
     """The contract of `ObjectStore`.
 
     Override the fixture `objects` to return an empty store. Its `part_size` may be smaller than usual.
+
+    >>> import pytest
+    >>> from ocikit.server.storage.cluster.folder import FolderObjects
+    >>> from ocikit.server.testing import ObjectStoreContract
+    >>> class TestMyObjects(ObjectStoreContract):
+    ...     @pytest.fixture
+    ...     def objects(self, tmp_path):
+    ...         return FolderObjects(tmp_path)
     """
 
     @pytest.fixture

@@ -41,6 +41,24 @@ class UploadStoreContract:
     """The contract of `UploadStore`.
 
     Override the fixtures `uploads`, which returns a store without sessions, and `blobs`, which returns its `BlobStore`.
+
+    >>> import pytest
+    >>> from ocikit.server import memory_storage
+    >>> from ocikit.server.testing import UploadStoreContract
+    >>> class TestMyUploads(UploadStoreContract):
+    ...     persistent = False
+    ...
+    ...     @pytest.fixture
+    ...     def storage(self):
+    ...         return memory_storage()
+    ...
+    ...     @pytest.fixture
+    ...     def uploads(self, storage):
+    ...         return storage.uploads
+    ...
+    ...     @pytest.fixture
+    ...     def blobs(self, storage):
+    ...         return storage.blobs
     """
 
     #: Whether sessions survive a restart. If so, override `reopen`.
