@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import inspect as introspection
+import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from typing import TYPE_CHECKING, Any, Concatenate, Literal, ParamSpec, Protocol, TypeVar
@@ -50,6 +51,9 @@ class HasHost(Protocol):
 def explore(start: str | AnyReference | Artifact | HasHost = "", session: Session | None = None) -> Explorer:
     """Return a browser of repositories, tags and files for a notebook.
 
+    Without `start` it offers what this computer knows: registries that this process serves, registries with a login, and
+    repositories in the cache. Nothing is requested before one of them is chosen.
+
     Args:
         start: A reference, a registry host, a layout such as "oci:folder", an artifact, or a running registry.
         session: Session that reads; None uses a new one.
@@ -63,11 +67,17 @@ def explore(start: str | AnyReference | Artifact | HasHost = "", session: Sessio
     <ocikit explorer at oci:waves:v1>
     """
     try:
+        from ocikit.client.places import known_places  # noqa: PLC0415 - as above
         from ocikit.notebook.explorer import Explorer  # noqa: PLC0415 - needs ipywidgets
     except ImportError as error:
         raise OcikitError("explore needs ipywidgets", hint="pip install 'ocikit[notebook]'") from error
     where = getattr(start, "reference", None) or getattr(start, "host", None) or start
-    return Explorer(session or Session(), str(where))
+    client = session or Session()
+    if where:
+        return Explorer(client, str(where))
+    # Only a process that has loaded the server runs one
+    running: list[str] = getattr(sys.modules.get("ocikit.server.process.serve"), "running_hosts", list)()
+    return Explorer(client, places=known_places(client.cache, client.reader.backends.keychain, running))
 
 
 def fs(session: Session | None = None) -> OcikitFileSystem:

@@ -6,7 +6,10 @@ Every field and list has a label, for screen readers: `named` hides it where a p
 
 from __future__ import annotations
 
+import functools
 import itertools
+import re
+import time
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
@@ -15,23 +18,27 @@ import ipywidgets as w  # type: ignore[import-untyped]  # has no types
 from ocikit import display
 from ocikit.client.tag_order import newest_first
 from ocikit.errors import OcikitError
+from ocikit.notebook.assist import read_text
 from ocikit.notebook.jobs import IsStale, Jobs
 
 PAGE = 200  # names per page: a browser scrolls them smoothly, and the filter finds the others
+SORTED = 1000  # names that are read to sort them by version; the rest of a longer list is read on demand
+FEW = 8  # names that need no filter
+DELAY = 0.2  # seconds before a request: moving through a list with the arrow keys must not fetch every item
+
+_ROWS = 6  # visible names of a list
+_NEWEST = "newest first"
+_LISTED = "as listed"
 
 
 def message(text: str, *, problem: bool = False) -> str:
     """Return a message as escaped HTML; problems are marked in light and dark themes."""
-    style = "border-left:3px solid #d9534f;padding-left:.5em" if problem else "opacity:.75"
     lines = "<br>".join(display.escape(line, 400) for line in display.sanitize(text, newlines=True).split("\n"))
-    return f'<div style="line-height:1.35;white-space:normal;{style}">{lines}</div>'
+    return f'<div class="ocikit-message{" ocikit-problem" if problem else ""}">{lines}</div>'
 
 
 def on_enter(field: Any, act: Callable[[], None]) -> None:
-    """Call `act` when Enter is pressed in a text field.
-
-    JupyterLab intercepts the arrow keys of lists to move between cells, but passes all keys of text fields.
-    """
+    """Call `act` when Enter is pressed in a text field."""
 
     def receive(_: Any, content: Any, __: Any) -> None:
         if isinstance(content, dict) and content.get("event") == "submit":
@@ -40,17 +47,23 @@ def on_enter(field: Any, act: Callable[[], None]) -> None:
     field.on_msg(receive)
 
 
-_CSS = (
-    ".jupyter-widgets.ocikit-list{flex-direction:column;align-items:stretch}"
-    ".jupyter-widgets.ocikit-list>.widget-label{text-align:left;width:auto;font-weight:bold}"
-    ".jupyter-widgets.ocikit-list>select{flex:none}"
-    ".jupyter-widgets.ocikit-named>.widget-label{position:absolute;width:1px;height:1px;overflow:hidden;clip-path:inset(50%)}"
-)
+@functools.cache
+def css() -> str:
+    """Return the style of explorer, forms and previews as a `<style>` element."""
+    lines = re.sub(r"/[*].*?[*]/", "", read_text("style.css"), flags=re.DOTALL).splitlines()
+    return f"<style>{''.join(map(str.strip, lines))}</style>"
 
 
 def styles() -> Any:
-    """Return an invisible widget with the CSS of lists and named fields."""
-    return w.HTML(f"<style>{_CSS}</style>", layout=w.Layout(display="none"))
+    """Return an invisible widget with the style of lists and named fields."""
+    return w.HTML(css(), layout=w.Layout(display="none"))
+
+
+def status() -> Any:
+    """Return a widget for messages, which screen readers announce."""
+    area = w.HTML()
+    area.add_class("ocikit-status")
+    return area
 
 
 def named(field: Any, name: str) -> Any:
@@ -87,42 +100,57 @@ def set_options(choice: Any, options: Sequence[Any], value: Any, *, rows: int | 
 
 
 class Column:
-    """A list of names: a click selects one, or Enter after typing a part of it.
+    """A list of names: a click or an arrow key selects one, or Enter after typing a part of it.
 
     Args:
         title: Plural noun of the names.
+        one: Its singular.
         jobs: Jobs that read the names.
         on_select: Called with the selected name.
-        sortable: True offers sorting by version.
+        on_change: Called after the names have changed.
+        sortable: True sorts by version, newest first. A list of more than `SORTED` names offers it.
     """
 
-    def __init__(self, title: str, jobs: Jobs, on_select: Callable[[str], None], *, sortable: bool = False) -> None:
+    def __init__(
+        self,
+        title: str,
+        one: str,
+        jobs: Jobs,
+        on_select: Callable[[str], None],
+        on_change: Callable[[], None],
+        *,
+        sortable: bool = False,
+    ) -> None:
         self._title = title
+        self._one = one
         self._jobs = jobs
         self._on_select = on_select
+        self._on_change = on_change
+        self._sortable = sortable
         self._names: Sequence[str] = ()
         self._limit = PAGE
         self._filling = False
-        self.filter = w.Text(
-            placeholder=f"filter {title}, Enter opens the first", layout=w.Layout(width="auto"), continuous_update=True
-        )
+        hidden = w.Layout(width="auto", display="none")
+        self.filter = w.Text(placeholder=f"filter {title}, Enter opens the first", layout=hidden)
         named(self.filter, f"filter {title}")
-        self.order = w.Dropdown(options=["as listed", "newest first"], layout=w.Layout(width="auto"))
+        self.order = w.Dropdown(options=[_NEWEST, _LISTED], layout=w.Layout(width="auto", display="none"))
         named(self.order, f"order of {title}")
-        self.list = w.Select(options=[], rows=12, layout=w.Layout(width="auto"), description_allow_html=False)
+        self.list = w.Select(options=[], rows=_ROWS, layout=w.Layout(width="auto"), description_allow_html=False)
         titled(self.list, title)
-        self.more = w.Button(description="more", layout=w.Layout(width="auto", display="none"))
-        self.status = w.HTML()
-        self.order.layout.display = None if sortable else "none"
-        self.widget = w.VBox(
-            [self.filter, self.order, self.list, self.more, self.status],
-            layout=w.Layout(flex="1 1 200px", min_width="180px", max_width="100%", display="none"),
-        )
-        self.filter.observe(lambda _: self._update(PAGE), "value")
-        self.order.observe(lambda _: self._update(PAGE), "value")
+        self.more = w.Button(description=f"more {title}", layout=w.Layout(width="auto", display="none"))
+        self.status = status()
+        parts = [self.list, self.filter, self.order, self.more, self.status]
+        self.widget = w.VBox(parts, layout=w.Layout(display="none"))
+        self.filter.observe(lambda _: self._refresh(), "value")
+        self.order.observe(lambda _: self._refresh(), "value")
         on_enter(self.filter, self._update_and_select)
         self.more.on_click(lambda _: self._update(self._limit + PAGE))
         self.list.observe(self._pick, "value")
+
+    @property
+    def shown(self) -> tuple[str, ...]:
+        """The names on the page; empty if the column is hidden."""
+        return () if self.widget.layout.display == "none" else tuple(name for _, name in self.list.options)
 
     def show(self, load: Callable[[], Sequence[str]], selected: str = "") -> None:
         """Show the column and load its names.
@@ -134,14 +162,26 @@ class Column:
         self._names = ()
         self.widget.layout.display = None
         self._set([], selected)
-        self.filter.value = ""
+        self._reset(_NEWEST)
+        self.filter.layout.display = self.order.layout.display = self.more.layout.display = "none"
         self.status.value = message(f"loading {self._title} …")
 
-        def then(names: Sequence[str]) -> None:
-            self._names = names
+        def work(is_stale: IsStale) -> tuple[Sequence[str], int]:
+            time.sleep(DELAY)
+            if is_stale():
+                return (), 0
+            names = load()
+            return names, len(names[: SORTED + 1]) if self._sortable else len(names[: FEW + 1])
+
+        def then(result: tuple[Sequence[str], int]) -> None:
+            self._names, count = result
+            self.filter.layout.display = None if count > FEW else "none"
+            if self._sortable and count > SORTED:
+                self._reset(_LISTED)
+                self.order.layout.display = None
             self._update(PAGE, selected)
 
-        self._jobs.run(self._title, lambda _: load(), then, self._show_error)
+        self._jobs.run(self._title, work, then, self._show_error)
 
     def hide(self) -> None:
         """Hide the column and cancel its job."""
@@ -149,15 +189,36 @@ class Column:
         self._names = ()
         self.widget.layout.display = "none"
 
+    def select(self, name: str) -> None:
+        """Mark a name as selected if it is shown, without a call of `on_select`."""
+        self._filling = True
+        try:
+            self.list.value = name if name in [option for _, option in self.list.options] else None
+        finally:
+            self._filling = False
+
+    def _reset(self, order: str) -> None:
+        self._filling = True
+        try:
+            self.filter.value, self.order.value = "", order
+        finally:
+            self._filling = False
+
     def _show_error(self, error: OcikitError) -> None:
         self.status.value = message(str(error), problem=True)
+        self._on_change()
+
+    def _refresh(self) -> None:
+        if not self._filling:
+            self._update(PAGE)
 
     def _update_and_select(self) -> None:
         self._update(PAGE, select_first=True)
 
     def _update(self, limit: int, selected: str = "", *, select_first: bool = False) -> None:
         self._limit = limit
-        names, text, newest = self._names, self.filter.value.strip().lower(), self.order.value == "newest first"
+        names, text = self._names, self.filter.value.strip().lower()
+        newest = self._sortable and self.order.value == _NEWEST
         selected = selected or self.list.value or ""
 
         def work(is_stale: IsStale) -> tuple[list[str], int, bool]:
@@ -179,21 +240,31 @@ class Column:
             matches, checked, more = result
             self._set(matches, selected)
             self.more.layout.display = None if more else "none"
-            condition = f" with {self.filter.value.strip()!r}" if text else ""
-            total = f" of {checked:,}" if text and not more else ""
-            count = f"the first {len(matches):,}" if more else f"{len(matches):,}" if matches else "no"
-            self.status.value = message(f"{count} {self._title}{condition}{total}")
+            self.status.value = self._count(len(matches), checked, more=more)
+            self._on_change()
             if select_first and matches:
                 self.list.value = matches[0]
 
         self._jobs.run(f"{self._title} list", work, then, self._show_error)
+
+    def _count(self, matches: int, checked: int, *, more: bool) -> str:
+        """Return how many names are shown, unless the list shows all of them."""
+        text = self.filter.value.strip()
+        if matches and not text and not more and matches <= _ROWS:
+            return ""
+        condition = f" with {text!r}" if text else ""
+        total = f" of {checked:,}" if text and not more else ""
+        count = f"the first {matches:,} {self._title}" if more else f"no {self._title}"
+        if matches and not more:
+            count = display.pluralize(matches, self._one, self._title)
+        return message(f"{count}{condition}{total}")
 
     def _set(self, names: Sequence[str], selected: str) -> None:
         self._filling = True
         try:
             options = [(display.shorten(name, 200), name) for name in names]
             value = selected if selected in names else None
-            set_options(self.list, options, value, rows=min(12, max(3, len(names) + 1)))
+            set_options(self.list, options, value, rows=min(_ROWS, max(2, len(names))))
         finally:
             self._filling = False
 

@@ -1,16 +1,20 @@
 """Explorer widget: from a registry to the bytes of a file, with the equivalent code for each step.
 
-Requests run in the background. The kernel stays responsive, and only the result of the latest click is shown.
+Requests run in the background. The kernel stays responsive, and only the result of the latest click is shown. All lists share
+a column, and the rest of the width is for the selected artifact and the preview of a file. On narrow pages they are stacked.
 """
 
 from __future__ import annotations
 
 import contextlib
 import glob
+import json
 import re
+import secrets
 import threading
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
 from typing import Any, Protocol
 
 import attrs
@@ -18,24 +22,40 @@ import ipywidgets as w  # type: ignore[import-untyped]  # has no types
 
 from ocikit import display
 from ocikit.client.artifact import Artifact, File
+from ocikit.client.places import Place
 from ocikit.descriptions.describe import is_binary_format
-from ocikit.descriptions.model import Description
 from ocikit.display.html import page
 from ocikit.errors import OcikitError
 from ocikit.layers.tar import TarEntry
-from ocikit.notebook.column import Column, message, named, on_enter, set_options, styles, titled
+from ocikit.notebook.assist import assistant
+from ocikit.notebook.column import (
+    DELAY,
+    FEW,
+    Column,
+    css,
+    message,
+    named,
+    on_enter,
+    set_options,
+    status,
+    styles,
+    titled,
+)
 from ocikit.notebook.jobs import IsStale, Jobs
-from ocikit.notebook.previews import preview, preview_size
+from ocikit.notebook.previews import load_preview
 from ocikit.progress.base import Progress
 from ocikit.spec.annotations import CREATED
 from ocikit.spec.descriptor import Descriptor
 from ocikit.spec.manifest import Index
 from ocikit.spec.reference import AnyReference, LayoutReference, parse_reference
 
-_DELAY = 0.2  # seconds before a request: moving through a list with the arrow keys must not fetch every item
 _ITEMS = 500  # shown files, manifests or referrers; the filter finds the others
+_ROWS = 12  # visible files of a list
+_NAME = 30  # characters of a name; a column has room for them and a size
 _REDRAW = 0.1  # seconds between two updates of the progress bar
 _TREE_LIMIT = 300_000_000  # bytes of layers that are read to list their files
+_SEEN = 50  # names in the view that a saved notebook shows
+_SAVED = 200_000  # bytes of that view; a larger one is saved without its preview
 
 #: A registry host without a repository: a name with a dot, "localhost", or any name with a port.
 _HOST = re.compile(r"(localhost|[^/:@\s]+\.[^/:@\s]*|\[[0-9A-Fa-f:.]+\])(:\d+)?|[^/:@\s]+:\d{4,5}")
@@ -70,12 +90,13 @@ class Explorer:
     Args:
         client: Session that reads.
         start: A reference, a registry host, or a layout such as "oci:folder".
+        places: Addresses that are offered without a start.
 
     Raises:
         InvalidReference: `start` is none of these.
     """
 
-    def __init__(self, client: ExplorerClient, start: str = "") -> None:
+    def __init__(self, client: ExplorerClient, start: str = "", places: Sequence[Place] = ()) -> None:
         self._client = client
         self._jobs = Jobs()
         self._artifact: Artifact | None = None
@@ -85,8 +106,11 @@ class Explorer:
         self._history: list[str] = []
         self._host = ""
         self._repository = ""
-        self._inspect_code = ""
-        self._build_navigation()
+        self._reference = ""
+        self._problem = ""
+        self._id = f"ocikit-seen-{secrets.token_hex(4)}"
+        self._handles: list[Any] = []
+        self._build_navigation(places)
         self._build_documents()
         self._build_files()
         self._build_layout()
@@ -94,21 +118,31 @@ class Explorer:
         if start:
             _parse_address(start)  # raise for an invalid start instead of showing it in the widget
             self.address.value = start
+        else:
+            self.open_start()
 
-    def _build_navigation(self) -> None:
+    def _build_navigation(self, places: Sequence[Place]) -> None:
         self.address = w.Text(
             placeholder="ghcr.io/org/model:v1, localhost:5000, oci:folder",
             continuous_update=False,
-            layout=w.Layout(flex="1 1 240px", width="auto"),
+            layout=w.Layout(flex="1 1 200px", width="auto"),
         )
-        self.go = w.Button(description="Open", layout=w.Layout(width="80px"))
-        self.back = w.Button(description="Back", layout=w.Layout(width="70px"), disabled=True)
-        self.status = w.HTML()
-        self.repositories = Column("repositories", self._jobs, self._open_repository)
-        self.tags = Column("tags", self._jobs, self._open_tag, sortable=True)
         named(self.address, "address")
-        self.code = named(w.Text(value="", layout=w.Layout(width="auto")), "in code")
-        self.code.tooltip = "code for the current view, to copy"
+        self.go = w.Button(description="Open", layout=w.Layout(width="70px"))
+        self.back = w.Button(description="Back", layout=w.Layout(width="70px"), disabled=True)
+        self.crumbs = w.HBox([], layout=w.Layout(display="none"))
+        self.crumbs.add_class("ocikit-crumbs")
+        self.status = status()
+        self.places = titled(w.Select(rows=min(12, max(2, len(places))), layout=w.Layout(width="auto")), "start with")
+        set_options(self.places, [(_aligned(place.address, place.note), place.address) for place in places], None)
+        self.places_box = w.VBox([self.places], layout=w.Layout(display="none"))
+        self.repositories = Column(
+            "repositories", "repository", self._jobs, self._open_repository, self._remember, sortable=False
+        )
+        self.tags = Column("tags", "tag", self._jobs, self._open_tag, self._remember, sortable=True)
+        self.code = named(w.Text(value="", layout=w.Layout(width="auto", flex="1 1 auto")), "in code")
+        self.copy = w.Button(description="Copy", layout=w.Layout(width="80px"), tooltip="copy the code")
+        self.copy.add_class("ocikit-copy-code")
 
     def _build_documents(self) -> None:
         self.card = w.HTML()
@@ -121,42 +155,47 @@ class Explorer:
         self.filter = w.Text(placeholder="filter files, Enter shows the first", layout=w.Layout(width="auto"))
         named(self.filter, "filter files")
         self.files = titled(w.SelectMultiple(options=[], rows=8, layout=w.Layout(width="auto")), "files")
-        self.files_status = w.HTML()
+        self.files_status = status()
+        self.files_box = w.VBox([self.files, self.filter, self.files_status], layout=w.Layout(display="none"))
         self.tree = w.Button(description="List the files in its layers", layout=w.Layout(width="auto", display="none"))
-        folder = w.Layout(flex="1 1 160px", width="auto")
+        folder = w.Layout(flex="0 1 220px", width="auto")
         self.folder = w.Text(value="downloads", description="to folder", layout=folder)
-        self.download = w.Button(description="Download", layout=w.Layout(width="110px"))
+        self.download = w.Button(description="Save here", layout=w.Layout(width="100px"))
         self.stop = w.Button(description="Stop", layout=w.Layout(width="70px", display="none"))
-        self.bar = w.FloatProgress(layout=w.Layout(width="auto", display="none"))
-        self.preview_text = w.HTML()
-        self.preview_picture = w.Image(layout=w.Layout(display="none", max_width="100%"))
-        downloads = w.HBox([self.folder, self.download, self.stop], layout=w.Layout(flex_flow="row wrap"))
-        files = [self.filter, self.files, self.files_status, self.tree]
-        previews = [self.bar, self.preview_text, self.preview_picture]
-        self.files_box = w.VBox([*files, downloads, *previews], layout=w.Layout(display="none"))
+        self.bar = w.HTML(layout=w.Layout(display="none"))
+        self.saving = status()
+        row = w.HBox([self.folder, self.download, self.stop])
+        row.add_class("ocikit-row")
+        self.save_box = w.VBox([row, self.saving, self.bar], layout=w.Layout(display="none"))
+        self.preview = w.HTML()
 
     def _build_layout(self) -> None:
-        self.details = w.VBox(
-            [self.card, self.manifests_box, self.files_box, self.referrers_box],
-            layout=w.Layout(flex="3 1 360px", min_width="240px", max_width="100%"),
-        )
-        navigation = w.HBox([self.back, self.address, self.go], layout=w.Layout(flex_flow="row wrap"))
-        columns = w.HBox(
-            [self.repositories.widget, self.tags.widget, self.details],
-            layout=w.Layout(flex_flow="row wrap", align_items="flex-start"),
-        )
-        code = [w.HTML("<small>in code</small>"), self.code]
-        self.widget = w.VBox([styles(), navigation, self.status, columns, *code])
+        names = [self.places_box, self.repositories.widget, self.tags.widget, self.manifests_box, self.files_box]
+        lists = w.VBox([*names, self.referrers_box])
+        details = w.VBox([self.card, self.tree, self.save_box, self.preview])
+        self.body = w.HBox([lists, details])
+        self.body.add_class("ocikit-body")
+        navigation = w.HBox([self.back, self.address, self.go])
+        self.code_box = w.HBox([self.code, self.copy])
+        for row in (navigation, self.code_box):
+            row.add_class("ocikit-row")
+        self.code_box.add_class("ocikit-code")
+        seen = f"<style>.{self._id},.jp-OutputArea-child:has(.{self._id}){{display:none}}</style>"
+        hidden = w.Box([styles(), w.HTML(seen), *assistant()], layout=w.Layout(display="none"))
+        self.widget = w.VBox([hidden, navigation, self.crumbs, self.status, self.body, self.code_box])
+        self.widget.add_class("ocikit-explorer")
 
     def _connect(self) -> None:
         self.address.observe(lambda change: self.open(change["new"]), "value")
         self.go.on_click(lambda _: self.open(self.address.value))
         self.back.on_click(lambda _: self._go_back())
+        self.places.observe(self._on_place, "value")
         self.manifests.observe(self._on_manifest, "value")
         self.referrers.observe(self._on_referrer, "value")
         self.filter.observe(lambda _: self._list_files(), "value")
         self.files.observe(lambda _: self._on_files(), "value")
         on_enter(self.filter, self._select_first_file)
+        self.folder.observe(lambda _: self._show_target(), "value")
         self.download.on_click(lambda _: self._download())
         self.stop.on_click(lambda _: self._stop.set())
         self.tree.on_click(lambda _: self._list_tree())
@@ -164,13 +203,48 @@ class Explorer:
     def __repr__(self) -> str:
         return f"<ocikit explorer at {display.shorten(self.address.value or '(no address)', 60)}>"
 
+    # Display protocols
+
     def _repr_mimebundle_(self, **kwargs: Any) -> Any:
-        """Return the widget, and the current view as HTML for saved pages without widgets."""
-        bundle = self.widget._repr_mimebundle_(**kwargs)
-        data = bundle[0] if isinstance(bundle, tuple) else bundle
-        data["text/plain"] = f"{self!r}: {self.code.value}"
-        data["text/html"] = f"{self.card.value}<pre>{display.escape(self.code.value, 400)}</pre>"
+        """Return the widget, and the present view as HTML for pages without widgets."""
+        data = self._bundle(**kwargs)
+        data["text/html"] = self.seen()
         return data
+
+    def _bundle(self, **kwargs: Any) -> dict[str, Any]:
+        bundle = self.widget._repr_mimebundle_(**kwargs)
+        data: dict[str, Any] = bundle[0] if isinstance(bundle, tuple) else bundle
+        data["text/plain"] = f"{self!r}: {self.code.value}"
+        return data
+
+    def _ipython_display_(self) -> None:
+        """Show the widget, and below it the view that a saved notebook shows. The widget hides it while it lives."""
+        from IPython.display import display as show  # noqa: PLC0415 - a kernel has it loaded
+
+        show(self._bundle(), raw=True)  # type: ignore[no-untyped-call]
+        self._handles.append(show(self._seen_bundle(), raw=True, display_id=True))  # type: ignore[no-untyped-call]
+
+    def _seen_bundle(self) -> dict[str, str]:
+        return {"text/plain": f"{self!r}: {self.code.value}", "text/html": self.seen()}
+
+    def seen(self) -> str:
+        """Return the present view as HTML: names or the artifact, the preview of a file, and the code."""
+        names = [] if self._artifact is not None else [*(self.tags.shown or self.repositories.shown)]
+        noun = "tags" if self.tags.shown else "repositories"
+        more = f"<small>… {len(names) - _SEEN:,} more</small>" if len(names) > _SEEN else ""
+        listed = " ".join(f"<code>{display.escape(name)}</code>" for name in names[:_SEEN])
+        parts = [f"<div><small>{noun}</small> {listed} {more}</div>" if names else "", self._problem]
+        parts += [self.card.value, self.preview.value]
+        if sum(map(len, parts)) > _SAVED:
+            parts[-1] = message("the preview is too large for a saved notebook")
+        head = "<div><small>ocikit explorer, as it was last seen; run the cell to explore</small></div>"
+        code = f"<pre>{display.escape(self.code.value, 2000)}</pre>" if self.code.value else ""
+        return f'<div class="{self._id}">{css()}<div class="ocikit-preview">{head}{code}</div>{"".join(parts)}</div>'
+
+    def _remember(self) -> None:
+        """Update the view that a saved notebook shows."""
+        for handle in self._handles:
+            handle.update(self._seen_bundle(), raw=True)
 
     def wait(self, timeout: float = 30.0) -> bool:
         """Wait until all requests have finished; meant for scripts.
@@ -185,6 +259,22 @@ class Explorer:
 
     # Navigation
 
+    def open_start(self) -> None:
+        """Show the known addresses."""
+        self._visit("")
+        self._host = self._repository = ""
+        self.repositories.hide()
+        self.tags.hide()
+        self._clear()
+        self.address.value = ""
+        self.crumbs.layout.display = "none"
+        self._show_code("")
+        known = bool(self.places.options)
+        set_options(self.places, self.places.options, None)
+        self.places_box.layout.display = None if known else "none"
+        choose = ", or choose a registry or a repository that this computer knows" if known else ""
+        self._show_status(f"enter a registry, a repository or a reference{choose}")
+
     def open(self, address: str) -> None:
         """Show a host, a repository, a reference or a layout; errors are shown, not raised."""
         address = address.strip()
@@ -198,31 +288,57 @@ class Explorer:
         if self.address.value != address:
             self.address.value = address  # calls this method again
             return
-        if not self._history or self._history[-1] != address:
-            self._history.append(address)
-        self.back.disabled = len(self._history) < 2
+        self._visit(address)
+        self.places_box.layout.display = "none"
         self._show_status("")
+        self._show_crumbs(host, repository, reference)
         if host and not repository:
             self._host = host
             self._repository = ""
             self.tags.hide()
             self._clear()
-            self._show_code(f'ocikit.catalog("{host}")')
+            self._show_code(_call("ocikit.catalog", host))
             self.repositories.show(lambda: self._client.catalog(host))
             return
         if host != self._host:
             self.repositories.hide()
             self._host = host
+        self.repositories.select(repository.removeprefix(f"{host}/"))
         self._show_repository(repository, tag)
         if reference:
             self._load(reference)
         else:
             self._clear()
 
+    def _visit(self, address: str) -> None:
+        if not self._history or self._history[-1] != address:
+            self._history.append(address)
+        self.back.disabled = len(self._history) < 2
+
     def _go_back(self) -> None:
         if len(self._history) > 1:
             self._history.pop()
-            self.open(self._history[-1])
+            previous = self._history[-1]
+            self.open(previous) if previous else self.open_start()
+
+    def _show_crumbs(self, host: str, repository: str, reference: str) -> None:
+        """Show the parts of an address as buttons; the last one is where we are."""
+        short = repository.removeprefix(f"{host}/") if host else repository
+        parts = [(host, host), (short, repository), (_target(reference), reference)]
+        crumbs = []
+        shown = [(label, address) for label, address in parts if label]
+        for label, address in shown:
+            crumb = w.Button(description=display.shorten(label, 60), disabled=address == shown[-1][1])
+            crumb.on_click(lambda _, address=address: self.open(address))
+            crumbs.append(crumb)
+        for old in self.crumbs.children:
+            old.close()
+        self.crumbs.children = tuple(crumbs)
+        self.crumbs.layout.display = None
+
+    def _on_place(self, change: Mapping[str, Any]) -> None:
+        if change["new"]:
+            self.open(change["new"])
 
     def _open_repository(self, name: str) -> None:
         self.open(f"{self._host}/{name}")
@@ -234,7 +350,9 @@ class Explorer:
         if repository != self._repository:
             self._repository = repository
             self.tags.show(lambda: self._client.tags(repository), tag)
-        self._show_code(f'ocikit.tags("{repository}")')
+        else:
+            self.tags.select(tag)
+        self._show_code(_call("ocikit.tags", repository))
 
     # Documents
 
@@ -242,12 +360,12 @@ class Explorer:
         """Load and show an artifact; with `from_index`, the list of its siblings stays visible."""
         if not from_index:
             self._clear()
-        self._inspect_code = f'ocikit.inspect("{reference}")'
-        self._show_code(self._inspect_code)
+        self._reference = reference
+        self._show_code(_call("ocikit.inspect", reference))
         self._show_status(f"loading {reference} …")
 
         def work(is_stale: IsStale) -> Artifact | None:
-            time.sleep(_DELAY)
+            time.sleep(DELAY)
             if is_stale():
                 return None
             artifact = self._client.inspect(reference)
@@ -259,24 +377,36 @@ class Explorer:
             if artifact is not None:
                 self._show_status("")
                 self._show(artifact, keep_manifests=from_index)
+                self._remember()
 
         self._jobs.run("artifact", work, then, self._show_error)
 
     def _show(self, artifact: Artifact, *, keep_manifests: bool) -> None:
         self._artifact = artifact
-        # Collapse all sections: files and manifests are listed below, where they can be selected
-        card = display.card_of(artifact)
-        collapsed = attrs.evolve(card, sections=tuple(attrs.evolve(s, unfolded=False) for s in card.sections))
-        self.card.value = page(collapsed) or message(str(artifact))
+        self._show_card()
         if isinstance(artifact.document, Index):
             set_options(self.manifests, _options(artifact.document.manifests, _manifest_label), None)
             self.manifests_box.layout.display = None
-            self.files_box.layout.display = "none"
+            self.files_box.layout.display = self.save_box.layout.display = "none"
         else:
             if not keep_manifests:
                 self.manifests_box.layout.display = "none"
             self._show_files(artifact)
         self._show_referrers(artifact)
+
+    def _show_card(self) -> None:
+        """Show the card of the artifact, folded if the preview of a file is shown."""
+        artifact = self._artifact
+        if artifact is None:
+            return
+        # Collapse all sections: files and manifests are in the lists, where they can be selected
+        card = display.card_of(artifact)
+        collapsed = attrs.evolve(card, sections=tuple(attrs.evolve(s, unfolded=False) for s in card.sections))
+        shown = page(collapsed) or message(str(artifact))
+        if self.files.value:
+            name = display.escape(self._reference, 200)
+            shown = f'<details class="ocikit-preview"><summary>{name}</summary>{shown}</details>'
+        self.card.value = shown
 
     def _show_files(self, artifact: Artifact) -> None:
         self.files.value = ()
@@ -285,17 +415,20 @@ class Explorer:
         except OcikitError as error:
             self._files = []
             self._show_error(error)
-        self.files_box.layout.display = None if self._files else "none"
+        visible = None if self._files else "none"
+        self.files_box.layout.display = self.save_box.layout.display = visible
+        self.filter.layout.display = None if len(self._files) > FEW else "none"
         self.tree.layout.display = None if artifact.is_image else "none"
         self.filter.value = ""
         self._list_files()
+        self._show_target()
 
     def _show_referrers(self, artifact: Artifact) -> None:
         def work(is_stale: IsStale) -> list[Descriptor]:
             return [] if is_stale() else list(self._client.referrers(artifact.reference))
 
         def then(referrers: list[Descriptor]) -> None:
-            set_options(self.referrers, _options(referrers, _referrer_label), None)
+            set_options(self.referrers, _options(referrers, _referrer_label), None, rows=min(6, 1 + len(referrers)))
             self.referrers_box.layout.display = None if referrers else "none"
 
         self._jobs.run("referrers", work, then, lambda _: None)  # an error leaves the box hidden
@@ -319,18 +452,19 @@ class Explorer:
         self._filling = True
         try:
             options = [(self._label(self._files[i]), i) for i in shown]
-            set_options(self.files, options, selected, rows=min(10, max(3, len(shown) + 1)))
+            set_options(self.files, options, selected, rows=min(_ROWS, max(2, len(shown))))
         finally:
             self._filling = False
         if selected != before:
             self._on_files()
         more = len(matches) - _ITEMS
+        count = f"{len(matches):,} of {display.pluralize(len(self._files), 'file')}" if text or more > 0 else ""
         omitted = f"; {more:,} more not shown" if more > 0 else ""
-        self.files_status.value = message(f"{len(matches):,} of {len(self._files):,}{omitted}")
+        self.files_status.value = message(f"{count}{omitted}") if count else ""
 
     def _label(self, name: str) -> str:
-        size = f"  ({display.size(self._artifact[name].size)})" if self._artifact is not None else ""
-        return f"{display.shorten(name, 120)}{size}"
+        size = display.size(self._artifact[name].size) if self._artifact is not None else ""
+        return _aligned(name, size)
 
     def _select_first_file(self) -> None:
         self.files.value = tuple(index for _, index in self.files.options[:1])
@@ -343,151 +477,168 @@ class Explorer:
         if self._filling:
             return
         selected, artifact = self._selected(), self._artifact
-        self.preview_picture.layout.display = "none"
-        self.preview_text.value = ""
-        if artifact is None:
+        self.preview.value = ""
+        self._show_card()
+        self._show_target()
+        if len(selected) == 1:
+            self._show_preview(selected[0])
             return
-        if not selected:
-            self._jobs.cancel("preview")
-            self._show_code(self._inspect_code)
-            return
-        if len(selected) > 1:
-            self._jobs.cancel("preview")
-            self._show_code(self._pull_code(artifact, selected))
-        else:
-            self._show_preview(artifact, selected[0])
+        self._jobs.cancel("preview")
+        if artifact is not None:
+            self._show_code(self._pull_code(selected) if selected else _call("ocikit.inspect", self._reference))
+            self._remember()
 
-    def _show_preview(self, artifact: Artifact, file: File) -> None:
-        call = "describe" if is_binary_format(file.name, file.media_type) else "open"
-        self._show_code(f"ocikit.{call}({str(artifact.reference)!r}, {file.name!r})")
-        self.preview_text.value = message("loading the preview …")
+    def _show_preview(self, file: File) -> None:
+        call = "ocikit.describe" if is_binary_format(file.name, file.media_type) else "ocikit.open"
+        self._show_code(_call(call, self._reference, file.name))
+        self.preview.value = message("loading the preview …")
 
-        def work(is_stale: IsStale) -> bytes | Description:
-            time.sleep(_DELAY)
-            if is_stale():
-                return b""
-            if is_binary_format(file.name, file.media_type):
-                return file.describe()
-            return file.head(preview_size(file.name, file.size))
+        def work(is_stale: IsStale) -> str:
+            time.sleep(DELAY)
+            return "" if is_stale() else load_preview(file)
 
-        def then(head: bytes | Description) -> None:
-            if not isinstance(head, bytes):
-                self.preview_text.value = head._repr_html_()
-                return
-            shown = preview(file.name, head, file.size)
-            self.preview_text.value = f'<div class="ocikit">{shown.html}</div>'
-            if shown.picture:
-                self.preview_picture.value, self.preview_picture.format = shown.picture, shown.format
-                self.preview_picture.layout.display = None
+        self._jobs.run("preview", work, self._show_page, self._show_preview_error)
 
-        self._jobs.run("preview", work, then, self._show_preview_error)
+    def _show_page(self, html: str) -> None:
+        self.preview.value = html
+        self._remember()
 
     def _list_tree(self) -> None:
         artifact = self._artifact
         if artifact is None:
             return
-        self._show_code(f"ocikit.inspect({str(artifact.reference)!r}).tree()")
+        self._show_code(f"{_call('ocikit.inspect', self._reference)}.tree()")
         if artifact.size > _TREE_LIMIT:
             size = display.size(artifact.size)
             text = f"listing {size} of layers would take long here\nrun the code below in a cell of its own"
-            self.preview_text.value = message(text, problem=True)
+            self.preview.value = message(text, problem=True)
             return
-        self.preview_text.value = message(f"reading {display.size(artifact.size)} of layers …")
+        self.preview.value = message(f"reading {display.size(artifact.size)} of layers …")
 
         def then(tree: Mapping[str, TarEntry]) -> None:
             rows = [(path, entry.type, display.Size(entry.size)) for path, entry in tree.items()]
-            self.preview_text.value = f'<div class="ocikit">{display.table(("path", "type", "size"), rows, 200)}</div>'
+            self._show_page(f'<div class="ocikit">{display.table(("path", "type", "size"), rows, 200)}</div>')
 
         self._jobs.run("preview", lambda _: artifact.tree(), then, self._show_preview_error)
 
     def _show_preview_error(self, error: OcikitError) -> None:
-        self.preview_text.value = message(str(error), problem=True)
+        self._show_page(message(str(error), problem=True))
 
     # Downloads
 
-    def _pull_code(self, artifact: Artifact, selected: Sequence[File]) -> str:
-        include = f", include={[glob.escape(f.name) for f in selected]!r}" if selected else ""
-        return f"ocikit.pull({str(artifact.reference)!r}, {self.folder.value!r}{include})"
+    def _pull_code(self, selected: Sequence[File]) -> str:
+        include = [glob.escape(file.name) for file in selected]
+        return _call(
+            "ocikit.pull", self._reference, self.folder.value.strip(), **({"include": include} if include else {})
+        )
+
+    def _show_target(self) -> None:
+        """Show what a download saves, and where."""
+        if self._artifact is None or self.download.disabled:
+            return
+        files = self._selected() or [self._artifact[name] for name in self._files]
+        size = display.size(sum(file.size for file in files))
+        every = "all " if len(files) > 1 and not self.files.value else ""
+        what = f"{every}{display.pluralize(len(files), 'file')} ({size})"
+        self.saving.value = message(f"saves {what} to {_absolute(self.folder.value)}")
 
     def _download(self) -> None:
         artifact, selected, folder = self._artifact, self._selected(), self.folder.value.strip()
         if artifact is None:
             return
         if not folder:
-            self.files_status.value = message("enter a folder first", problem=True)
+            self.saving.value = message("enter a folder first", problem=True)
             return
-        self._show_code(self._pull_code(artifact, selected))
+        self._show_code(self._pull_code(selected))
         self._stop.clear()
         self.download.disabled = True
         self.stop.layout.display = self.bar.layout.display = None
-        self.bar.value, self.bar.bar_style = 0.0, ""
+        self.saving.value = message(f"saving to {_absolute(folder)} …")
         include = [glob.escape(f.name) for f in selected]
-        progress = _WidgetProgress(self.bar, self.files_status, self._stop)
+        progress = _WidgetProgress(self.bar, self.saving, self._stop)
 
         def work(_: IsStale) -> Artifact:
             return self._client.pull(artifact.reference, folder, include=include, progress=progress)
 
         def then(pulled: Artifact) -> None:
-            self._end_download(message(pulled.summary), "success")
-            self.bar.value = self.bar.max
+            done = pulled.summary.rpartition(" -> ")[0] or pulled.summary
+            self._end_download(message(f"{done}: saved in {_absolute(folder)}"))
 
         def failed(error: OcikitError) -> None:
             if self._stop.is_set():
-                self._end_download(message("stopped; received data is stored, the next download resumes"), "warning")
+                self._end_download(message("stopped; received data is stored, the next download resumes"))
             else:
-                self._end_download(message(str(error), problem=True), "danger")
+                self._end_download(message(str(error), problem=True))
 
         self._jobs.run("download", work, then, failed)
 
-    def _end_download(self, status: str, style: str) -> None:
+    def _end_download(self, text: str) -> None:
         self.download.disabled = False
-        self.stop.layout.display = "none"
-        self.files_status.value = status
-        self.bar.bar_style = style
+        self.stop.layout.display = self.bar.layout.display = "none"
+        self.bar.value = ""
+        self.saving.value = text
 
     # Display
 
     def _clear(self) -> None:
         for slot in ("artifact", "referrers", "preview"):
             self._jobs.cancel(slot)
-        self._artifact, self._files = None, []
-        self.card.value = self.preview_text.value = ""
-        for box in (self.manifests_box, self.files_box, self.referrers_box, self.preview_picture):
+        self._artifact, self._files, self._reference = None, [], ""
+        self.card.value = self.preview.value = self._problem = ""
+        for box in (self.manifests_box, self.files_box, self.referrers_box, self.save_box, self.tree):
             box.layout.display = "none"
 
     def _show_code(self, line: str) -> None:
         self.code.value = display.sanitize(line)
+        self.code_box.layout.display = None if line else "none"
 
     def _show_status(self, text: str) -> None:
         self.status.value = message(text) if text else ""
 
     def _show_error(self, error: OcikitError) -> None:
-        self.status.value = message(str(error), problem=True)
+        self._problem = self.status.value = message(str(error), problem=True)
+        self._remember()
 
 
 class _WidgetProgress(Progress):
-    """Progress shown by a bar widget; an event stops the transfer."""
+    """Progress shown by a bar with its numbers; an event stops the transfer."""
 
-    def __init__(self, bar: w.FloatProgress, status: w.HTML, stop: threading.Event) -> None:
+    def __init__(self, bar: w.HTML, status: w.HTML, stop: threading.Event) -> None:
         self._bar = bar
         self._status = status
         self._stop = stop
         self._done = 0
-        self._drawn = 0.0
+        self._size = 1
+        self._started = self._drawn = time.monotonic()
+        self._resumed = 0
+        self._draw()
 
     def begin(self, title: str, *, size: int, count: int) -> None:
-        self._bar.max = float(max(1, size))
+        self._size = max(1, size)
+        self._started = time.monotonic()
+        self._draw()
+
+    def resume(self, descriptor: Descriptor, n: int) -> None:
+        self._resumed += n
 
     def advance(self, descriptor: Descriptor, n: int) -> None:
         if self._stop.is_set():
             raise _Stopped("stopped")
         self._done += n
         if time.monotonic() - self._drawn > _REDRAW:
-            self._drawn = time.monotonic()
-            self._bar.value = float(self._done)
+            self._draw()
 
     def note(self, text: str) -> None:
         self._status.value = message(text)
+
+    def _draw(self) -> None:
+        self._drawn = time.monotonic()
+        done = min(max(0, self._done), self._size)
+        rate = max(0, self._done - self._resumed) / max(0.001, self._drawn - self._started)
+        text = f"{done * 100 // self._size} %, {display.size(done)} of {display.size(self._size)}, {display.size(int(rate))}/s"
+        self._bar.value = (
+            f'<progress aria-label="saved" max="{self._size}" value="{done}"></progress> <small>{text}</small>'
+        )
 
 
 def _parse_address(address: str) -> tuple[str, str, str, str]:
@@ -505,11 +656,44 @@ def _parse_address(address: str) -> tuple[str, str, str, str]:
     return host, reference.name, reference.tag or "", full
 
 
+def _target(reference: str) -> str:
+    """Return the tag of a reference, or its short digest."""
+    if not reference:
+        return ""
+    parsed = parse_reference(reference)
+    return parsed.tag or (parsed.digest.short if parsed.digest else "")
+
+
+def _absolute(folder: str) -> str:
+    """Return the absolute path of a folder, in which the home folder is `~`."""
+    path = Path(folder.strip() or ".").expanduser().absolute()
+    with contextlib.suppress(RuntimeError):  # a user without a home folder
+        home = Path.home()
+        if home != Path(home.anchor) and path.is_relative_to(home):
+            return f"~/{path.relative_to(home).as_posix()}".removesuffix("/.")
+    return str(path)
+
+
+def _call(verb: str, *arguments: object, **options: object) -> str:
+    """Return the source text of a call, with the same quotes everywhere."""
+    texts = [json.dumps(value, ensure_ascii=False) for value in arguments]
+    texts += [f"{name}={json.dumps(value, ensure_ascii=False)}" for name, value in options.items()]
+    return f"{verb}({', '.join(texts)})"
+
+
+def _aligned(name: str, note: str) -> str:
+    """Return a label in two columns: options of a list have one font and keep only spaces that do not break."""
+    shown = display.sanitize(name)
+    if len(shown) > _NAME:  # the end of a path identifies it better than its middle
+        shown = f"{shown[: _NAME // 3]}…{shown[1 + _NAME // 3 - _NAME :]}"
+    return f"{shown.ljust(_NAME)} {note.rjust(8)}".replace(" ", "\N{NO-BREAK SPACE}")
+
+
 def _options(descriptors: Sequence[Descriptor], label: Callable[[Descriptor], str]) -> list[tuple[str, str | None]]:
-    """Return the options of a selection list: a prompt, then the first `_ITEMS` descriptors."""
+    """Return the options of a selection list: the first `_ITEMS` descriptors, and a line about the others."""
     more = len(descriptors) - _ITEMS
-    prompt = f"select one … ({more:,} more are not shown)" if more > 0 else "select one …"
-    return [(prompt, None), *((label(d), str(d.digest)) for d in descriptors[:_ITEMS])]
+    rest: list[tuple[str, str | None]] = [(f"… {more:,} more are not shown", None)] if more > 0 else []
+    return [*((label(d), str(d.digest)) for d in descriptors[:_ITEMS]), *rest]
 
 
 def _manifest_label(descriptor: Descriptor) -> str:

@@ -9,7 +9,7 @@ from typing import Any
 import ipywidgets as w  # type: ignore[import-untyped]  # has no types
 
 from ocikit.errors import OcikitError
-from ocikit.notebook.column import message, named, on_enter, styles
+from ocikit.notebook.column import message, named, on_enter, status, styles
 from ocikit.notebook.jobs import Jobs
 
 #: Seconds after Enter in which the browser sends the new value of the field.
@@ -33,7 +33,8 @@ class LoginForm:
         # Without continuous_update, the value is sent once, when the field loses focus
         self.password = w.Password(placeholder="password or token", continuous_update=False)
         self.button = w.Button(description="Log in", button_style="primary")
-        self.status = w.HTML(message(f"log in to {host}"))
+        self.status = status()
+        self.status.value = message(f"log in to {host}")
         self.button.on_click(lambda _: self._submit())
         self._entered = False
         on_enter(self.password, self._enter)
@@ -42,6 +43,7 @@ class LoginForm:
         named(self.password, "password or token")
         row = w.HBox([self.username, self.password, self.button], layout=w.Layout(flex_flow="row wrap"))
         self.widget = w.VBox([styles(), self.status, row])
+        self.widget.add_class("ocikit-form")
 
     def __repr__(self) -> str:
         return f"<login form for {self._host}>"

@@ -19,6 +19,7 @@ from tests.tools.import_graph import MODULES, ROOT, imports, inner, room, tree
 #: Packages that are imported on use only, and the rooms that use them.
 HEAVY = {
     "IPython": {"notebook", "progress"},
+    "anywidget": {"notebook"},
     "ipywidgets": {"notebook", "progress"},
     "rich": {"display", "notebook"},
     "markdown_it": {"display"},

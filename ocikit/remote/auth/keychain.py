@@ -394,6 +394,22 @@ class Keychain(display.Displayable):
             config["auths"] = {name: entry for name, entry in auths.items() if name not in stale}
         return erased or bool(stale)
 
+    def stored_hosts(self) -> list[str]:
+        """Return the registries for which the files have credentials or a helper of their own; no helper is run.
+
+        Raises:
+            CredentialsError: A file is malformed or unreadable.
+        """
+        found: dict[str, None] = {}
+        for path in self._files():
+            where = self._short(path)
+            config = docker_config.read(path, where) or {}
+            config = {"auths": config} if path.name == ".dockercfg" else config
+            for name in ("auths", "credHelpers"):
+                keys = map(docker_config.normalize_key, docker_config.section(config, name, where))
+                found |= dict.fromkeys(key.partition("/")[0] for key in keys)
+        return sorted(filter(None, found))
+
     def state(self) -> int:
         """Return a number that changes with the variables and files that a lookup reads; it has no secrets.
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import tempfile
+import weakref
 from collections.abc import Iterator, Mapping
 from importlib.util import find_spec
 from pathlib import Path
@@ -21,6 +22,13 @@ from ocikit.server.auth.htpasswd import format_htpasswd
 from ocikit.server.process.child import Child, running_children
 from ocikit.server.process.options import INSTALL_COMMAND, ServerConfig, ServerOptions
 from ocikit.store.files import write_atomically
+
+_servers: weakref.WeakSet[Server] = weakref.WeakSet()
+
+
+def running_hosts() -> list[str]:
+    """Return the hosts of the registries that this process runs."""
+    return sorted(server.host for server in _servers if server.running)
 
 
 class Server(display.Displayable):
@@ -49,6 +57,7 @@ class Server(display.Displayable):
         self._verb = "pull" if read_only else "push"
         self._child = child
         self._finalize = finalize(self, child.stop)
+        _servers.add(self)
 
     @property
     def running(self) -> bool:

@@ -592,6 +592,12 @@ class Cache(display.Displayable, Store):
 
         return repositories(self.root, host)
 
+    def hosts(self) -> list[str]:
+        """Return the registries whose tags are cached."""
+        from ocikit.store.cache.scan import hosts  # noqa: PLC0415 - import time; most sessions don't need it
+
+        return hosts(self.root)
+
     def scan(self) -> CacheInfo:
         """Walk the cache and return its repositories with their sizes.
 

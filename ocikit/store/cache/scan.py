@@ -191,6 +191,11 @@ def list_folder(folder: Path) -> list[os.DirEntry[str]]:
         return []
 
 
+def hosts(root: Path) -> list[str]:
+    """Return the registries whose tags a cache has."""
+    return sorted(unquote(entry.name) for entry in list_folder(root / "refs") if entry.is_dir(follow_symlinks=False))
+
+
 def repositories(root: Path, host: str) -> list[str]:
     """Return repositories of a registry that have tags in a cache.
 
