@@ -25,6 +25,9 @@ SYSTEM_FOLDER = Path("/etc/containers")
 
 _FILE_LIMIT = 4 << 20  # bytes; the largest real file has a few KiB
 _PULL_MODES: Mapping[str, Pull] = {"": "all", "all": "all", "digest-only": "digest-only", "tag-only": "tag-only"}
+#: Keys about short names such as "alpine". They change no reference that has a registry, and each installation of podman has them.
+_SHORT_NAME_KEYS = frozenset({"aliases", "short-name-mode", "unqualified-search-registries"})
+
 _REGISTRY_KEYS = frozenset({"prefix", "location", "insecure", "blocked", "mirror", "mirror-by-digest-only"})
 _MIRROR_KEYS = frozenset({"location", "insecure", "pull-from-mirror"})
 _TYPE_NAMES: Mapping[type, str] = {str: "a string", bool: "true or false", list: "an array"}
@@ -112,7 +115,8 @@ def _parse(content: bytes, where: str) -> dict[str, RegistriesConf]:
     parser.ignored |= set(document) - {"registry"}
     if parser.ignored:
         keys = [display.sanitize(key) for key in sorted(parser.ignored)]
-        log.warning("%s: ignored unsupported keys: %s", where, display.join_limited(keys))
+        level = logging.INFO if parser.ignored <= _SHORT_NAME_KEYS else logging.WARNING
+        log.log(level, "%s: ignored unsupported keys: %s", where, display.join_limited(keys))
     return tables
 
 

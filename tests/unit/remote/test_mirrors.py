@@ -732,11 +732,19 @@ insecure = true
 """
 
 
+def test_unknown_key_is_a_warning(tmp_path, caplog):
+    with caplog.at_level(logging.INFO, "ocikit"):
+        Network.from_registries_conf(conf(tmp_path / "registries.conf", "credential-helpers = []\n[aliases]\n"))
+    (record,) = caplog.records
+    assert record.levelno == logging.WARNING and "aliases, credential-helpers" in record.getMessage()
+
+
 def test_example_of_manual_is_parsed(tmp_path, caplog):
-    with caplog.at_level(logging.WARNING, "ocikit"):
+    with caplog.at_level(logging.INFO, "ocikit"):
         network = Network.from_registries_conf(conf(tmp_path / "registries.conf", EXAMPLE))
-    (warning,) = caplog.records
-    assert "ignored unsupported keys: unqualified-search-registries" in warning.getMessage()
+    (record,) = caplog.records
+    assert "ignored unsupported keys: unqualified-search-registries" in record.getMessage()
+    assert record.levelno == logging.INFO, "each installation of podman has these keys"
     assert network == Network(
         insecure=["localhost:5000"],
         blocked=["*.evil.example"],
