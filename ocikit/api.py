@@ -15,6 +15,7 @@ from ocikit.client.session import Session
 from ocikit.client.shared import shared_session
 from ocikit.display.tracebacks import hide_internal_frames
 from ocikit.errors import OcikitError
+from ocikit.spec.calls import describe_mistake, explain_call, wrong_call
 from ocikit.spec.manifest import PlatformLike
 from ocikit.spec.reference import AnyReference, ReferenceLike, parse_reference
 from ocikit.spec.titles import Links
@@ -48,6 +49,7 @@ class HasHost(Protocol):
         """Host of the registry, with its port."""
 
 
+@explain_call
 def explore(start: str | AnyReference | Artifact | HasHost = "", session: Session | None = None) -> Explorer:
     """Return a browser of repositories, tags and files for a notebook.
 
@@ -80,6 +82,7 @@ def explore(start: str | AnyReference | Artifact | HasHost = "", session: Sessio
     return Explorer(client, places=known_places(client.cache, client.reader.backends.keychain, running))
 
 
+@explain_call
 def fs(session: Session | None = None) -> OcikitFileSystem:
     """Return the file system of `ocikit://HOST/REPOSITORY:TAG/PATH` for data libraries.
 
@@ -104,6 +107,7 @@ def fs(session: Session | None = None) -> OcikitFileSystem:
     return OcikitFileSystem(reader=session.reader, skip_instance_cache=True)
 
 
+@explain_call
 def scan(ref: str | AnyReference | Artifact, name: str) -> pl.LazyFrame:
     """Return tables as one lazy frame of polars, which reads the columns and row groups that a query needs.
 
@@ -127,6 +131,7 @@ def scan(ref: str | AnyReference | Artifact, name: str) -> pl.LazyFrame:
     return queries.scan(ref if isinstance(ref, Artifact) else inspect(ref), name)
 
 
+@explain_call
 def sql(query: str, /, **tables: TableLike) -> duckdb.DuckDBPyRelation:
     """Return the result of a query over files as a lazy relation of duckdb: `.df()`, `.pl()`, `.fetchall()`.
 
@@ -151,6 +156,7 @@ def sql(query: str, /, **tables: TableLike) -> duckdb.DuckDBPyRelation:
     return queries.sql(inspect, query, tables)
 
 
+@explain_call
 def diff(
     a: ReferenceLike | Artifact,
     b: ReferenceLike | Artifact | StrPath,
@@ -198,6 +204,7 @@ def diff(
         return compare(used.reader, a, b, include=include, exclude=exclude, tables=tables, platform=platform)
 
 
+@explain_call
 def history(
     ref: ReferenceLike,
     *,
@@ -231,6 +238,7 @@ def history(
         return collect(used.reader, ref, limit=limit)
 
 
+@explain_call
 def save(
     ref: ReferenceLike,
     obj: Any,
@@ -305,6 +313,7 @@ def save(
         )
 
 
+@explain_call
 def load(
     ref: ReferenceLike | Artifact | File,
     name: str | None = None,
@@ -365,6 +374,7 @@ def load(
         )
 
 
+@explain_call
 def watch(
     folder: StrPath,
     ref: ReferenceLike,
@@ -412,6 +422,7 @@ def watch(
     return Watch(folder, parse_reference(ref), use=_user(session), every=every, options=options).start()
 
 
+@explain_call
 def pooch(*, progress: ProgressLike = None, session: Session | None = None) -> Downloader:
     """Return a downloader for pooch: `pooch.retrieve("ocikit://…", known_hash=…, downloader=ocikit.pooch())`.
 
@@ -433,6 +444,7 @@ def pooch(*, progress: ProgressLike = None, session: Session | None = None) -> D
     return Downloader(_user(session), progress)
 
 
+@explain_call
 def lineage(
     ref: ReferenceLike,
     *,
@@ -477,11 +489,18 @@ def _function(verb: Callable[Concatenate[Session, P], R]) -> Callable[P, R]:
     def call(*args: P.args, **kwargs: P.kwargs) -> R:
         with shared_session.use() as session:
             try:
-                return verb(session, *args, **kwargs)
+                return plain(session, *args, **kwargs)
             except KeyboardInterrupt as interrupt:
                 hide_internal_frames(interrupt)
                 raise
+            except TypeError as error:
+                if (
+                    text := describe_mistake(error, plain, f"ocikit.{verb.__name__}", args, kwargs, bound=True)
+                ) is None:
+                    raise
+                raise wrong_call(text) from None
 
+    plain: Callable[Concatenate[Session, P], R] = introspection.unwrap(verb)  # its own errors name the method
     signature = introspection.signature(verb)
     call.__signature__ = signature.replace(parameters=list(signature.parameters.values())[1:])  # type: ignore[attr-defined]  # for Shift-Tab
     call.__qualname__ = verb.__name__

@@ -9,11 +9,13 @@ from ocikit.client.session import Session
 from ocikit.client.shared import shared_session
 from ocikit.errors import OcikitError
 from ocikit.remote.auth.explanation import Explanation
+from ocikit.spec.calls import explain_call
 
 if TYPE_CHECKING:
     from ocikit.notebook.login import LoginForm
 
 
+@explain_call
 def explain(host: str, repository: str = "") -> Explanation:
     """Return where credentials for a registry come from, without secrets.
 
@@ -28,6 +30,7 @@ def explain(host: str, repository: str = "") -> Explanation:
         return session.explain(host, repository)
 
 
+@explain_call
 def login(host: str, username: str = "", password: str | None = None) -> str:
     """Check credentials with a registry and store them.
 
@@ -39,7 +42,7 @@ def login(host: str, username: str = "", password: str | None = None) -> str:
         password: Password or token; None prompts for it.
 
     Returns:
-        Where the credentials are stored.
+        Where the credentials are stored. A note follows if the registry requires no login and did not check them.
 
     Raises:
         Unauthorized: The credentials are invalid; nothing is stored.
@@ -55,6 +58,7 @@ def login(host: str, username: str = "", password: str | None = None) -> str:
         shared_session.drop()
 
 
+@explain_call
 def login_form(host: str, username: str = "", session: Session | None = None) -> LoginForm:
     """Return a login form for a notebook; its button does what `login` does.
 
@@ -77,6 +81,7 @@ def login_form(host: str, username: str = "", session: Session | None = None) ->
     return LoginForm(login_host(host), username, session.login if session else login)
 
 
+@explain_call
 def logout(host: str) -> bool:
     """Delete the credentials that `login` stored for a registry.
 

@@ -6,16 +6,17 @@ import json
 import os
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Final, Literal, TypeAlias, get_args
+from pathlib import PurePath
+from typing import TYPE_CHECKING, Any, BinaryIO, Final, Literal, TypeAlias, get_args
 
 from ocikit import display
 from ocikit.dialects.recognise import AUTO
-from ocikit.errors import ContentError, InvalidArgument, InvalidReference, NotFound
+from ocikit.errors import ContentError, InvalidArgument, InvalidReference, NotFound, OcikitError
 from ocikit.progress.base import Progress
 from ocikit.spec.arguments import check_mapping, to_texts
 from ocikit.spec.descriptor import Descriptor
 from ocikit.spec.media_types import ARCHIVES, SHARDS
-from ocikit.spec.reference import AnyReference, RegistryHost
+from ocikit.spec.reference import AnyReference, RegistryHost, parse_reference
 from ocikit.spec.titles import LINKS
 
 if TYPE_CHECKING:
@@ -23,8 +24,8 @@ if TYPE_CHECKING:
 
 StrPath: TypeAlias = "str | os.PathLike[str]"
 
-#: What is pushed: the path of a file or folder, or contents by name. A content is bytes, or a path.
-PushedPath: TypeAlias = "StrPath | Mapping[str, bytes | bytearray | memoryview | StrPath]"
+#: What is pushed: the path of a file or folder, or contents by name. A content is bytes, a path, or a file object.
+PushedPath: TypeAlias = "StrPath | Mapping[str, bytes | bytearray | memoryview | StrPath | BinaryIO]"
 
 #: How a call shows progress: True or "auto" as fits the environment, False or "none" not at all, or a listener.
 ProgressLike: TypeAlias = "bool | str | Progress | None"
@@ -37,6 +38,9 @@ _SIZE = re.compile(r"\s*(\d{1,15}(?:\.\d{1,9})?)\s*(?:([KMGT])(i)?)?B?\s*", re.I
 #: The formats of other tools' models that a push writes. "kitops" is "kit", by the name that artifacts have.
 Written: TypeAlias = Literal["modelpack", "kit", "kitops", "docker"]
 WRITTEN: Final[tuple[Written, ...]] = get_args(Written)
+
+#: Settings of `progress` as text.
+_PROGRESS: Final = ("auto", "text", "none")
 
 _SHOWN = 60  # characters of an invalid value in a message
 
@@ -78,6 +82,38 @@ def to_bytes(size: int | str, name: str) -> int:
             hint='write it like "256MiB", or as a number of bytes',
         )
     return int(number)
+
+
+def check_progress(progress: ProgressLike) -> ProgressLike:
+    """Return the argument `progress` of sessions and verbs.
+
+    Raises:
+        InvalidArgument: It is not a setting of bars.
+    """
+    if (
+        progress is None
+        or isinstance(progress, bool | Progress)
+        or (isinstance(progress, str) and progress in _PROGRESS)
+    ):
+        return progress
+    raise InvalidArgument(
+        f"progress={display.quoted(progress, _SHOWN)} is unknown",
+        hint=f"use True, False, {display.join_limited(map(repr, _PROGRESS))} or a Progress",
+    )
+
+
+def check_artifact_type(artifact_type: str | None) -> str | None:
+    """Return the argument `artifact_type` of a selection.
+
+    Raises:
+        InvalidArgument: It is not text.
+    """
+    if artifact_type is not None and not isinstance(artifact_type, str):
+        raise InvalidArgument(
+            f"artifact_type={display.quoted(artifact_type, _SHOWN)} is not a media type",
+            hint='write it like "application/spdx+json"',
+        )
+    return artifact_type
 
 
 def check_login_key(host: str) -> str:
@@ -208,17 +244,65 @@ def _check_path(path: Any) -> None:
                     f"the name of a file is text, not {type(title).__name__}: {display.quoted(title, _SHOWN)}",
                     hint='write it like {"notes.txt": b"…"}',
                 )
-            if not isinstance(content, bytes | bytearray | memoryview | str | os.PathLike):
-                raise InvalidArgument(
-                    f"the content of {display.quoted(title, _SHOWN)} is bytes or a path, not {type(content).__name__}",
-                    hint="pass bytes, or the path of a file",
-                )
+            _check_content(title, content)
     elif not isinstance(path, str | os.PathLike):
+        kind = type(path).__name__
+        # The repr of other objects, such as tables, has many lines
+        shown = (
+            f": {display.quoted(path, _SHOWN)}"
+            if isinstance(path, int | float | bytes | list | tuple | set | None)
+            else ""
+        )
+        if isinstance(path, list | tuple | set):
+            hint = "unpack the list: push(ref, *paths)"
+        elif isinstance(path, int | float | bytes | bytearray | None) or hasattr(path, "read"):
+            hint = 'pass a str or a Path, or content with its name: {"notes.txt": b"…"}'
+        else:
+            hint = f"save it in a format for its kind: ocikit.save(ref, {kind.lower()})"
+        raise InvalidArgument(f"a path is text, not {kind}{shown}", hint=hint)
+    elif getattr(path, "path", "") is None and isinstance(getattr(path, "reference", None), AnyReference):
         raise InvalidArgument(
-            f"a path is text, not {type(path).__name__}: {display.quoted(path, _SHOWN)}",
-            hint="unpack the list: push(ref, *paths)"
-            if isinstance(path, list | tuple | set)
-            else 'pass a str or a Path, or bytes with their name: {"notes.txt": b"…"}',
+            f"{path} is an artifact that is not in a folder",
+            hint="copy it: ocikit.copy(artifact, ref); or name files of it: push(ref, artifact[name])",
+        )
+
+
+def _check_content(title: str, content: Any) -> None:
+    """Check the content of a file that a mapping names."""
+    if isinstance(content, bytes | bytearray | memoryview | str | os.PathLike) or callable(
+        getattr(content, "read", None)
+    ):
+        return
+    plain = isinstance(content, int | float | list | tuple | dict | set | None)
+    raise InvalidArgument(
+        f"the content of {display.quoted(title, _SHOWN)} is a {type(content).__name__}, not bytes or a path",
+        hint="pass bytes, the path of a file, or a file that is open for reading"
+        if plain
+        else f"save it in a format for its kind: ocikit.save(ref, {{{display.quoted(title, _SHOWN)}: …}})",
+    )
+
+
+def check_order(ref: Any, paths: Sequence[Any]) -> None:
+    """Check that the arguments of a push are not swapped: a path first, and then the reference.
+
+    Raises:
+        InvalidReference: They are.
+    """
+    path, other = ref, paths[-1] if paths else None
+    if (
+        not isinstance(path, str | PurePath)
+        or not isinstance(other, str)
+        or not os.path.exists(os.path.expanduser(path))
+    ):
+        return
+    try:
+        is_swapped = str(parse_reference(other)).startswith(other) and not os.path.exists(os.path.expanduser(other))
+    except OcikitError:
+        return
+    if is_swapped:
+        raise InvalidReference(
+            f"{display.quoted(str(path), _SHOWN)} is a path, not a reference",
+            hint=f"the reference comes first: push({other!r}, {display.quoted(str(path), _SHOWN)})",
         )
 
 

@@ -17,7 +17,15 @@ from typing import TYPE_CHECKING, Any, BinaryIO, Literal, TextIO, overload
 import attrs
 
 from ocikit import display
-from ocikit.client.arguments import ProgressLike, StrPath, check_dialect, check_root, check_workers, to_patterns
+from ocikit.client.arguments import (
+    ProgressLike,
+    StrPath,
+    check_artifact_type,
+    check_dialect,
+    check_root,
+    check_workers,
+    to_patterns,
+)
 from ocikit.client.content import ArtifactContent
 from ocikit.client.listing import Listing
 from ocikit.client.nested import NestedFiles
@@ -41,6 +49,7 @@ from ocikit.spec.annotations import (
     freeze,
     parse_time,
 )
+from ocikit.spec.calls import explain_methods
 from ocikit.spec.config import ImageConfig
 from ocikit.spec.descriptor import Descriptor
 from ocikit.spec.digest import Digest
@@ -523,6 +532,7 @@ class Files(Mapping[str, File], display.Displayable):
             yield attrs.evolve(section, title="", note="") if self._layers else section
 
 
+@explain_methods
 class Artifact(display.Displayable):
     """A manifest or an index, and access to the content that it names.
 
@@ -1039,7 +1049,7 @@ class Artifact(display.Displayable):
         >>> [referrer.artifact_type for referrer in artifact.referrers()]
         ['application/vnd.example.report']
         """
-        return self.reader.referrers(self.reference, artifact_type)
+        return self.reader.referrers(self.reference, check_artifact_type(artifact_type))
 
     def __getitem__(self, name: str) -> File:
         try:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -16,8 +16,8 @@ from ocikit.remote.config.network import Network
 from ocikit.remote.http.transport import Transport
 from ocikit.remote.http.urls import is_loopback
 from ocikit.remote.mirrors import Mirrored, MirroredRepository, MirrorHost
-from ocikit.remote.registry import Registry, no_repositories
-from ocikit.remote.repository import Repository
+from ocikit.remote.registry import Registry
+from ocikit.remote.repository import KnownNames, Repository, no_names
 from ocikit.spec.descriptor import Descriptor
 from ocikit.spec.reference import DOCKER_HUB, AnyReference, LayoutReference, Reference, RegistryHost
 from ocikit.store.base import Source, Store
@@ -36,11 +36,13 @@ class Backends:
     Args:
         network: How to reach registries.
         keychain: Credentials for registries.
+        known: Returns the names of a host's repositories for hints and completion, without a request.
     """
 
-    def __init__(self, network: Network, keychain: Keychain) -> None:
+    def __init__(self, network: Network, keychain: Keychain, *, known: KnownNames = no_names) -> None:
         self.network = network
         self.keychain = keychain
+        self._known = known
         self._tokens = TokenCache()
         self._transports: dict[str, Transport] = {}
         self._mirrors: dict[tuple[str, bool, bool], MirrorHost] = {}
@@ -55,14 +57,13 @@ class Backends:
             root: The artifact that the user named.
         """
         keychain = self.keychain.for_named_hosts(root.registry if isinstance(root, Reference) else "")
-        return self if keychain is self.keychain else Backends(self.network, keychain)
+        return self if keychain is self.keychain else Backends(self.network, keychain, known=self._known)
 
-    def registry(self, host: str, *, known: Callable[[str], Iterable[str]] = no_repositories) -> Registry:
+    def registry(self, host: str) -> Registry:
         """Return the registry at a host.
 
         Args:
             host: The host, with or without port.
-            known: Returns the names of a host's repositories for completion in notebooks, without a request.
 
         Raises:
             InvalidReference: The host is invalid.
@@ -71,7 +72,7 @@ class Backends:
         """
         parsed = RegistryHost.parse(host)
         self._check_allowed(parsed.name)
-        return Registry(self._transport(parsed), known=known)
+        return Registry(self._transport(parsed), known=self._known)
 
     def _transport(self, host: RegistryHost) -> Transport:
         if offline():
@@ -112,7 +113,8 @@ class Backends:
         return self._unchecked_repository(reference, push=push)
 
     def _unchecked_repository(self, reference: Reference, *, push: bool = False) -> Repository:
-        return Registry(self._transport(RegistryHost(reference.registry))).repository(reference.repository, push=push)
+        registry = Registry(self._transport(RegistryHost(reference.registry)), known=self._known)
+        return registry.repository(reference.repository, push=push)
 
     def _mirrored_repository(self, reference: Reference) -> Repository:
         """Return the repository of a reference, read from its mirrors first."""

@@ -12,7 +12,7 @@ import weakref
 from collections.abc import Callable, Iterable, Iterator, Mapping, MutableMapping
 from functools import partial
 from types import MappingProxyType, TracebackType
-from typing import Any, Final, Self
+from typing import Any, BinaryIO, Final, Self
 
 import attrs
 
@@ -40,7 +40,7 @@ from ocikit.client.commit import (
 )
 from ocikit.client.notes import check_message, pin_inputs, write_inputs
 from ocikit.client.plans import EditPlan
-from ocikit.client.push import describe_selection, select_files
+from ocikit.client.push import describe_selection, select_files, spooled_files
 from ocikit.client.reader import ContentReader
 from ocikit.client.versions import NextVersion, Versions, check_version
 from ocikit.errors import Conflict, FileNotInArtifact, InvalidArgument, InvalidReference, ManifestUnknown, OcikitError
@@ -440,12 +440,12 @@ class Edit(MutableMapping[str, Any], display.Displayable):
     def __getitem__(self, title: str) -> File:
         return self.file(title)
 
-    def __setitem__(self, title: str, content: bytes | StrPath) -> None:
+    def __setitem__(self, title: str, content: bytes | StrPath | BinaryIO) -> None:
         """Add or replace a file.
 
         Args:
             title: Name of the file.
-            content: Bytes, or the path of a file; a folder gives its files below the name.
+            content: Bytes, a file that is open for reading, or the path of a file; a folder gives its files below the name.
         """
         title = safe_title(title).as_posix()
         if isinstance(content, bytes | bytearray | memoryview):
@@ -455,6 +455,9 @@ class Edit(MutableMapping[str, Any], display.Displayable):
             self.stage(Put(layer=layer))
         elif isinstance(content, str | os.PathLike):
             self._push(select_files(({title: content},)))
+        elif callable(getattr(content, "read", None)):
+            with spooled_files(({title: content},)) as paths:
+                self._push(select_files(paths))
         else:
             raise InvalidArgument(
                 f"content of type {type(content).__name__} is not a file",

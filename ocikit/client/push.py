@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import io
 import os
+import tempfile
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import partial
@@ -20,6 +21,7 @@ from ocikit.client.resolver import target_of
 from ocikit.errors import (
     ContentError,
     CopyError,
+    InvalidArgument,
     InvalidDocument,
     InvalidReference,
     ManifestUnknown,
@@ -158,6 +160,45 @@ def select_files(
     )
 
 
+@contextlib.contextmanager
+def spooled_files(paths: Sequence[PushedPath]) -> Iterator[tuple[PushedPath, ...]]:
+    """Return paths with the content of file objects in temporary files, which have no limit of size.
+
+    Raises:
+        InvalidArgument: A file object is open for text.
+        ContentError: The disk is full.
+    """
+    spooled: list[PushedPath] = []
+    with contextlib.ExitStack() as stack:
+        for path in paths:
+            if isinstance(path, Mapping):
+                path = {title: _spooled(title, content, stack) for title, content in path.items()}  # noqa: PLW2901 - the same
+            spooled.append(path)
+        yield tuple(spooled)
+
+
+def _spooled(title: str, content: Any, stack: contextlib.ExitStack) -> Any:
+    """Return the path of a temporary file with what a file object has from its position on; other content as it is."""
+    if isinstance(content, bytes | bytearray | memoryview | str | os.PathLike):
+        return content
+    file = stack.enter_context(tempfile.NamedTemporaryFile(prefix="ocikit-push-"))  # noqa: SIM115 - the stack closes it
+    while chunk := content.read(_MIB):
+        if not isinstance(chunk, bytes | bytearray | memoryview):
+            raise InvalidArgument(
+                f"the content of {display.quoted(title)} is text, not bytes",
+                hint='open the file with "rb", or pass text.encode()',
+            )
+        try:
+            file.write(chunk)
+        except OSError as error:
+            raise ContentError(
+                f"storing the content of {display.quoted(title)} failed: {error.strerror or error}",
+                hint="free space in the folder for temporary files, or set TMPDIR",
+            ) from error
+    file.flush()
+    return file.name
+
+
 def _named(paths: Iterable[PushedPath]) -> Iterator[StrPath | Named]:
     """Yield paths and the items of mappings, with `~` expanded."""
     for path in paths:
@@ -167,7 +208,7 @@ def _named(paths: Iterable[PushedPath]) -> Iterator[StrPath | Named]:
         for title, content in path.items():
             if isinstance(content, bytes | bytearray | memoryview):
                 yield Named(title, bytes(content))
-            else:
+            elif isinstance(content, str | os.PathLike):  # file objects are spooled before
                 yield Named(title, os.path.expanduser(content))
 
 

@@ -10,7 +10,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, BinaryIO, SupportsIndex
 
-from ocikit.client.arguments import ProgressLike
+from ocikit.client.arguments import ProgressLike, check_progress
 from ocikit.client.backends import Backends
 from ocikit.client.listing import Listing
 from ocikit.client.pull import fetch_to_cache, snapshot
@@ -47,11 +47,11 @@ class ContentReader:
         self.backends = backends
         self.cache = cache
         self.workers = workers
-        self.progress = progress
+        self.progress = check_progress(progress)
 
     def listener(self, progress: ProgressLike) -> Progress:
         """Return the listener for a call's `progress` argument."""
-        choice = self.progress if progress is None else progress
+        choice = self.progress if progress is None else check_progress(progress)
         if isinstance(choice, Progress):
             return choice
         from ocikit.progress.bars import bars  # noqa: PLC0415 - only calls that move content need tqdm

@@ -16,8 +16,10 @@ from ocikit.client.arguments import (
     PushedPath,
     StrPath,
     Written,
+    check_artifact_type,
     check_digest,
     check_login_key,
+    check_order,
     check_push,
     check_workers,
     check_written,
@@ -41,7 +43,6 @@ from ocikit.errors import (
     ContentError,
     InvalidArgument,
     InvalidReference,
-    NameUnknown,
     NotFound,
     OcikitError,
     Unauthorized,
@@ -55,6 +56,7 @@ from ocikit.remote.mirrors import retry_without_bad_mirrors
 from ocikit.remote.registry import Ping, Registry
 from ocikit.remote.repository import Repository
 from ocikit.spec.arguments import to_texts
+from ocikit.spec.calls import explain_methods
 from ocikit.spec.descriptor import Descriptor
 from ocikit.spec.manifest import Index, PlatformLike, parse_document
 from ocikit.spec.media_types import Archive, Shards
@@ -74,6 +76,7 @@ if TYPE_CHECKING:
     from ocikit.descriptions.model import Description
 
 
+@explain_methods
 class Session(display.Displayable):
     """Connections, credentials and a cache, with the verbs as methods; thread-safe.
 
@@ -116,10 +119,12 @@ class Session(display.Displayable):
         )
         self.cache = cache if isinstance(cache, Cache) else Cache(cache)
         self.workers = workers
-        self._keychain = credentials if isinstance(credentials, Keychain) else Keychain(credentials)
-        self._backends = Backends(network, self._keychain)
-        self._reader = ContentReader(self._backends, self.cache, workers=workers, progress=progress)
         self._catalogs: dict[str, Listing[str]] = {}
+        self._keychain = credentials if isinstance(credentials, Keychain) else Keychain(credentials)
+        self._backends = Backends(
+            network, self._keychain, known=partial(_known_repositories, self.cache, self._catalogs)
+        )
+        self._reader = ContentReader(self._backends, self.cache, workers=workers, progress=progress)
 
     def __enter__(self) -> Self:
         return self
@@ -178,11 +183,7 @@ class Session(display.Displayable):
         ...     session.registry("localhost:5000")["ada/waves"].name
         'ada/waves'
         """
-        return self._backends.registry(host, known=self._known_repositories)
-
-    def _known_repositories(self, host: str) -> set[str]:
-        """Return repository names from the cache and listings, without a request."""
-        return {*self.cache.repositories(host), *(self._catalogs[host].known if host in self._catalogs else ())}
+        return self._backends.registry(host)
 
     def repository(self, reference: ReferenceLike, *, push: bool = False) -> Repository:
         """Return the repository of a reference.
@@ -471,16 +472,9 @@ class Session(display.Displayable):
         ['v1.10', 'v1.2']
         """
         reference, patterns = parse_reference(ref), to_patterns(pattern, "v1.*")
-        try:
-            # A mirror may have old tags, or only some of them
-            with self._backends.open_source(reference, mirrors=False) as source:
-                return Tags(select_tags(source.iter_tags(), patterns), reference.name)
-        except NameUnknown as error:
-            if isinstance(reference, Reference) and not error.hint:
-                error.hint = (
-                    f"check the name; ocikit.catalog({reference.registry!r}) lists those that the registry shows"
-                )
-            raise
+        # A mirror may have old tags, or only some of them
+        with self._backends.open_source(reference, mirrors=False) as source:
+            return Tags(select_tags(source.iter_tags(), patterns), reference.name)
 
     def catalog(self, host: str) -> Listing[str]:
         """Return the names of a registry's repositories; pages are fetched on demand.
@@ -512,7 +506,7 @@ class Session(display.Displayable):
         >>> [referrer.artifact_type for referrer in ocikit.referrers("oci:waves:v1")]
         ['application/vnd.example.report']
         """
-        return self._reader.referrers(parse_reference(ref), artifact_type)
+        return self._reader.referrers(parse_reference(ref), check_artifact_type(artifact_type))
 
     def ping(self, host: str) -> Ping:
         """Return whether a registry is reachable and accepts the credentials.
@@ -563,7 +557,8 @@ class Session(display.Displayable):
         Args:
             ref: Reference to push to, with a tag.
             paths: Files and folders; files in folders keep their relative paths. "folder/." leaves the folder's name out.
-                A mapping has contents by name: `{"notes.txt": b"…", "a.csv": "local.csv"}`, of bytes and paths.
+                A mapping has contents by name: `{"notes.txt": b"…", "a.csv": "local.csv"}`, of bytes, paths and files that
+                are open for reading.
             artifact_type: Type of the artifact, as a media type; None is the type of plain files.
             annotations: Annotations of the manifest.
             subject: Artifact in the same repository that this one is attached to.
@@ -627,11 +622,13 @@ class Session(display.Displayable):
             push_files,
             resolve_subject,
             select_files,
+            spooled_files,
         )
 
+        check_order(ref, paths)
         reference = parse_reference(ref)
         readme = None if card is None else to_readme(card)
-        if not any(path or not isinstance(path, Mapping) for path in paths) and (
+        if all(isinstance(path, Mapping) and not path for path in paths) and (
             as_ is not None or (subject is None and config is None and readme is None)
         ):
             raise ContentError("nothing to push", hint='name files or folders: push("host/name:tag", "data/")')
@@ -655,9 +652,9 @@ class Session(display.Displayable):
                 "media_types": media_types,
             },
         )
-        with self.cache.hashes() as known:
+        with self.cache.hashes() as known, spooled_files(paths) as files:
             selection = select_files(
-                paths if as_ is None else model_paths(paths),
+                files if as_ is None else model_paths(files),
                 archive=archive,
                 include=include,
                 exclude=exclude if as_ is None else model_excluded(as_, exclude),
@@ -1050,7 +1047,7 @@ class Session(display.Displayable):
             password: Password or token; None prompts for it.
 
         Returns:
-            Where the credentials are stored.
+            Where the credentials are stored. A note follows if the registry requires no login and did not check them.
 
         Raises:
             Unauthorized: The credentials are invalid; nothing is stored.
@@ -1060,11 +1057,12 @@ class Session(display.Displayable):
         ...     session.login("localhost:5000", "ada", "not shown")
         '~/.docker/config.json'
         """
-        registry = login_host(host)
+        registry, unchecked = login_host(host), False
         if password is None:
             username, password = ask_credentials(registry, username)
 
         def verify(credentials: Credentials) -> None:
+            nonlocal unchecked
             with Session(credentials={registry: credentials}, network=self._backends.network) as session:
                 ping = session.ping(registry)
             if not ping.reachable:
@@ -1077,8 +1075,10 @@ class Session(display.Displayable):
                     f"{registry} rejects the credentials{f' of {username}' if username else ''}: {ping.problem}",
                     hint="check user and password; nothing was stored",
                 )
+            unchecked = not ping.requires_login
 
-        return self._keychain.login(host, username, password, verify=verify)
+        where = self._keychain.login(host, username, password, verify=verify)
+        return f"{where}; they were not checked, because {registry} requires no login" if unchecked else where
 
     def logout(self, host: str) -> bool:
         """Delete the credentials that `login` stored for a registry.
@@ -1107,6 +1107,14 @@ class Session(display.Displayable):
 
     def _workers(self, workers: int | None) -> int:
         return self.workers if workers is None else check_workers(workers)
+
+
+def _known_repositories(cache: Cache, catalogs: Mapping[str, Listing[str]], host: str) -> set[str]:
+    """Return repository names of a host from the cache and listings, without a request."""
+    listed = catalogs[host].known if host in catalogs else ()
+    with suppress(OSError, OcikitError):
+        return {*cache.repositories(host), *listed}
+    return set(listed)
 
 
 def _restore(cls: type[Session], reader: ContentReader) -> Session:

@@ -42,9 +42,9 @@ def short_traceback(error: BaseException, causes: Sequence[BaseException] = ()) 
     return [*lines, *cause_lines, note]
 
 
-def hide_internal_frames(interrupt: KeyboardInterrupt) -> None:
-    """Hide the internal frames of a Ctrl-C in IPython, as for errors of this library."""
-    interrupt._render_traceback_ = functools.partial(short_traceback, interrupt)  # type: ignore[attr-defined]  # read by IPython
+def hide_internal_frames(error: KeyboardInterrupt | TypeError) -> None:
+    """Hide the internal frames of a Ctrl-C, or of a call with wrong arguments, in IPython, as for errors of this library."""
+    error._render_traceback_ = functools.partial(short_traceback, error)  # type: ignore[union-attr]  # read by IPython
 
 
 def _frames(traceback_: TracebackType | None) -> list[TracebackType]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import glob
+import itertools
 import os
 import stat
 from collections.abc import Iterator, Sequence
@@ -16,6 +17,9 @@ from ocikit.errors import ContentError, NotFound
 from ocikit.layers.ignore import IGNORE_FILE, IgnoreFile, is_left_out, looks_secret
 from ocikit.layers.layer import escapes
 from ocikit.spec.titles import OWN_FOLDER, Links, excludes_folder, is_selected
+
+_NAMES = 1000  # entries of a folder that are compared with a name that is not there
+_NEAREST = 3  # similar names in the hint
 
 _KINDS = {
     stat.S_IFCHR: "character device",
@@ -96,7 +100,7 @@ class FileWalker:
             raise unreadable(path, "", error) from error
         except (OSError, ValueError) as error:  # ValueError: a null character
             problem = error.strerror if isinstance(error, OSError) else error
-            raise NotFound(f"cannot read {str(path)!r}: {problem}", hint=_start_of_relative_paths()) from error
+            raise NotFound(f"cannot read {str(path)!r}: {problem}", hint=_advice(path)) from error
         if stat.S_ISDIR(info.st_mode):
             root = os.path.realpath(path)
             yield from self._walk_folder(path, title, (root,), (), keep_links=keep_links)
@@ -200,6 +204,20 @@ class FileWalker:
         if self.links == "inside" and os.path.commonpath([real, parents[0]]) != parents[0]:
             raise _outside(path, real)
         return info
+
+
+def _advice(path: Path) -> str:
+    """Return the next step for a path that does not exist: patterns, near names, or where relative paths start."""
+    if set(path.name) & set("*?["):
+        return f'patterns are for include=: push(ref, "{display.sanitize(path.parent)}", include="{display.sanitize(path.name)}")'
+    try:
+        with os.scandir(path.parent) as entries:
+            names = [entry.name for entry in itertools.islice(entries, _NAMES)]
+    except (OSError, ValueError):
+        return _start_of_relative_paths()
+    near = display.nearest(path.name, names, _NEAREST)
+    start = _start_of_relative_paths()
+    return f"nearest: {display.join_limited(str(path.parent / name) for name in near)}; {start}" if near else start
 
 
 def _start_of_relative_paths() -> str:

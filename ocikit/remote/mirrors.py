@@ -157,8 +157,8 @@ class MirroredRepository(Repository):
         path = super()._path(*parts)
         return f"{path}?ns={quote(self._upstream.registry, safe='')}" if self._mirror.ns else path
 
-    def _explain_not_found(self, target: str) -> NotFound | None:
-        return None  # do not list the mirror's tags: the tags of the registry count
+    def _explain_not_found(self, error: NotFound, target: str) -> NotFound:
+        return error  # do not list the mirror's tags: the tags of the registry count
 
 
 class Mirrored(Repository):
@@ -172,7 +172,7 @@ class Mirrored(Repository):
     """
 
     def __init__(self, primary: Repository, mirrors: Sequence[MirroredRepository]) -> None:
-        super().__init__(primary.transport, primary.name)
+        super().__init__(primary.transport, primary.name, known=primary.known)
         self._primary = primary
         self._mirrors = tuple(mirrors)
         # Share the hints: the size of a document is valid wherever its content is then read.

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterator
 
 import attrs
 
@@ -12,7 +12,7 @@ from ocikit.remote.http.rate_limit import RateLimit
 from ocikit.remote.http.responses import drain
 from ocikit.remote.http.transport import Transport
 from ocikit.remote.pagination import iter_pages
-from ocikit.remote.repository import PAGE_SIZE, Repository
+from ocikit.remote.repository import PAGE_SIZE, KnownNames, Repository, no_names
 from ocikit.spec.challenge import Scope
 
 _PING_PROBLEMS = {
@@ -36,6 +36,8 @@ class Ping(display.Displayable):
     reachable: bool
     authenticated: bool
     """Whether the API accepted the request, with credentials or without."""
+    requires_login: bool = False
+    """Whether the registry asked for credentials, so that it checked them if there are any."""
     problem: str = ""
     """Error message, or an empty string."""
     url: str
@@ -62,17 +64,12 @@ class Ping(display.Displayable):
             yield "repositories", display.code_call("ocikit.catalog", self.host)
 
 
-def no_repositories(_host: str) -> tuple[str, ...]:
-    """Return no names for completion."""
-    return ()
-
-
 class Registry(display.Displayable):
     """A registry. `registry["team/data"]` opens one of its repositories.
 
     Args:
         transport: Connections to the host.
-        known: Returns the names of a host's repositories for completion in notebooks, without a request.
+        known: Returns the names of a host's repositories for hints and completion, without a request.
 
     >>> artifact = ocikit.push("localhost:5000/ada/waves:v1", {"note.txt": b"hello"})
     >>> registry = ocikit.Session().registry("localhost:5000")
@@ -80,7 +77,7 @@ class Registry(display.Displayable):
     ['v1']
     """
 
-    def __init__(self, transport: Transport, *, known: Callable[[str], Iterable[str]] = no_repositories) -> None:
+    def __init__(self, transport: Transport, *, known: KnownNames = no_names) -> None:
         self.transport = transport
         self.host = transport.host
         self._known = known
@@ -132,7 +129,8 @@ class Registry(display.Displayable):
         >>> registry.repository("ada/waves", push=True).name
         'ada/waves'
         """
-        return Repository(self.transport, name, actions=("pull", "push") if push else ("pull",))
+        actions = ("pull", "push") if push else ("pull",)
+        return Repository(self.transport, name, actions=actions, known=self._known)
 
     def ping(self) -> Ping:
         """end-1: Check that the registry is reachable.
@@ -162,6 +160,7 @@ class Registry(display.Displayable):
             host=self.host,
             reachable=True,
             authenticated=status == 200,
+            requires_login=self.transport.challenged,
             url=self.transport.base,
             version=response.headers.get("Docker-Distribution-API-Version", ""),
             problem=_PING_PROBLEMS.get(status, f"unexpected status {status}"),

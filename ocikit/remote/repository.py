@@ -6,7 +6,8 @@ import contextlib
 import functools
 import io
 import logging
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import TypeAlias
 
 import attrs
 import requests
@@ -56,7 +57,7 @@ PAGE_SIZE = 1000
 _SMALL_BLOB = 128 * 1024  # bytes that are sent in about the time of one request over a common line
 _NO_HEAD = frozenset({400, 405, 406, 501})  # statuses of registries that do not answer HEAD of a manifest
 _RANGES_AT_ONCE = 16  # small ones, which wait for the line most of the time
-_NEAREST_TAGS = 3  # in the hint for a missing tag
+_NEAREST = 3  # names in the hint for a missing tag or repository
 _IMPOSSIBLE = Digest(f"sha256:{'0' * 64}")  # no manifest has this digest
 _NOTED_HEADS = 1000  # descriptors of which ManifestHints remembers the origin
 
@@ -94,8 +95,23 @@ class ManifestHints:
         return stored[1]
 
 
+#: Returns the names of a host's repositories that the client has seen, without a request.
+KnownNames: TypeAlias = Callable[[str], Iterable[str]]
+
+
+def no_names(_host: str) -> tuple[str, ...]:
+    """Return no names."""
+    return ()
+
+
 class Repository(Endpoints, Store, display.Displayable):
     """A repository as a store of manifests and blobs.
+
+    Args:
+        transport: Connections to the host.
+        name: Such as "team/data".
+        actions: What tokens are requested for.
+        known: Returns the names of the host's repositories for hints and completion, without a request.
 
     >>> artifact = ocikit.push("localhost:5000/ada/waves:v1", {"note.txt": b"hello"})
     >>> repository = ocikit.Session().repository("localhost:5000/ada/waves")
@@ -105,8 +121,11 @@ class Repository(Endpoints, Store, display.Displayable):
 
     cacheable = True
 
-    def __init__(self, transport: Transport, name: str, *, actions: Sequence[str] = ("pull",)) -> None:
+    def __init__(
+        self, transport: Transport, name: str, *, actions: Sequence[str] = ("pull",), known: KnownNames = no_names
+    ) -> None:
         super().__init__(transport, name, actions=actions)
+        self.known = known
         self._referrers_api: bool | None = None  # None until it was tried
         self._is_new: bool | None = None  # None until it was requested
         self._is_new_lock = ForkSafeLock()
@@ -154,9 +173,7 @@ class Repository(Endpoints, Store, display.Displayable):
             response = self.head_manifest(reference)
             descriptor = descriptor_of(response, reference)
         except NotFound as error:
-            if (explained := self._explain_not_found(reference)) is None:
-                raise
-            raise explained from error
+            raise self._explain_not_found(error, reference) from None
         except (Unauthorized, Denied):
             raise
         except RegistryError as error:
@@ -225,9 +242,7 @@ class Repository(Endpoints, Store, display.Displayable):
         try:
             raw, kind, response = self.get_manifest(target)
         except NotFound as error:
-            if (explained := self._explain_not_found(target)) is None:
-                raise
-            raise explained from error
+            raise self._explain_not_found(error, target) from None
         if kind == "text/html":
             json_object(response, raw, f"pull {self._full_name}")  # raises with the page's title
         for digest in {Digest(target) if ":" in target else None, announced_digest(response)} - {None}:
@@ -235,27 +250,32 @@ class Repository(Endpoints, Store, display.Displayable):
                 digest.verify(raw, f"the manifest from {self._full_name}")
         return parse_document(raw, kind, limit=MANIFEST_LIMIT)
 
-    def _explain_not_found(self, target: str) -> NotFound | None:
-        """Return an error that names the nearest tags, or the missing repository; None if there is nothing to add."""
-        if ":" in target:
-            return None
-        host = self.transport.host
+    def _explain_not_found(self, error: NotFound, target: str) -> NotFound:
+        """Return the error of a missing tag with the nearest tags, or with the missing repository."""
+        if ":" in target or not isinstance(error, RegistryError):
+            return error
         try:
             tags = self.tags(limit=10 * PAGE_SIZE)
         except NameUnknown:
-            return NameUnknown(
-                f"{host} has no repository {self.name}",
-                hint=f"check the name; ocikit.catalog({host!r}) lists those that the registry shows",
-                status=404,
-                host=host,
-            )
+            return self._name_unknown(error)
         except OcikitError:
-            return None
-        similar = display.nearest(target, tags, _NEAREST_TAGS) or list(reversed(tags))[:_NEAREST_TAGS]
+            return error
+        similar = display.nearest(target, tags, _NEAREST) or list(reversed(tags))[:_NEAREST]
         hint = "it has no tags at all"
         if similar:
             hint = f"nearest: {display.join_limited(similar)}; ocikit.tags({self._full_name!r}) lists all {len(tags)}"
-        return ManifestUnknown(f"{self._full_name} has no tag {target!r}", hint=hint, status=404, host=host)
+        return error.reworded(f"{self._full_name} has no tag {target!r}", hint, kind=ManifestUnknown)
+
+    def _name_unknown(self, error: RegistryError) -> NameUnknown:
+        """Return the error of a missing repository with the nearest names that the client knows, without a request."""
+        host = self.transport.host
+        near = display.nearest(self.name, self.known(host), _NEAREST)
+        first = f"nearest: {display.join_limited(near)}" if near else "check the name"
+        return error.reworded(
+            f"{host} has no repository {self.name}",
+            f"{first}; ocikit.catalog({host!r}) lists those that the registry shows",
+            kind=NameUnknown,
+        )
 
     def open(self, descriptor: Descriptor) -> ByteStream:
         """Return a seekable stream over a blob that resumes by itself.
@@ -697,8 +717,11 @@ class Repository(Endpoints, Store, display.Displayable):
         Raises:
             NameUnknown: There is no such repository.
         """
-        for page in self.list_tags(n=PAGE_SIZE):
-            yield from page
+        try:
+            for page in self.list_tags(n=PAGE_SIZE):
+                yield from page
+        except NameUnknown as error:
+            raise self._name_unknown(error) from None
 
     def can_push(self) -> bool:
         """Return True if the credentials may push here.

@@ -5,11 +5,16 @@ A text is also a collection, of its letters, so a text in place of a list would 
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping
-from typing import Any
+from datetime import timedelta
+from typing import Any, Final
 
 from ocikit.display import quoted
 from ocikit.errors import InvalidArgument
+
+_DURATION: Final = re.compile(r"(\d{1,9}(?:\.\d{1,9})?)\s*([smhdw])")
+_UNITS: Final = {"s": 1, "m": 60, "h": 3600, "d": 86_400, "w": 604_800}
 
 _SHOWN = 80  # characters of an invalid value in a message
 
@@ -65,8 +70,34 @@ def check_number(value: Any, name: str, *, least: float, whole: bool = False) ->
         InvalidArgument: It is not such a number.
     """
     kind: Any = int if whole else int | float
-    if not isinstance(value, kind) or isinstance(value, bool) or not value >= least:
+    if not isinstance(value, kind) or isinstance(value, bool) or not least <= value < float("inf"):
         raise InvalidArgument(
             f"{name}={quoted(value, _SHOWN)} is invalid",
             hint=f"pass {'a whole number' if whole else 'a number'} of at least {least:g}",
         )
+
+
+def to_seconds(value: timedelta | float | str, name: str) -> float:
+    """Return a number of seconds, from a number, a `timedelta` or a text such as "7d".
+
+    Args:
+        value: The argument.
+        name: Its name, for messages.
+
+    >>> to_seconds("7d", "older_than"), to_seconds("1.5 h", "older_than")
+    (604800.0, 5400.0)
+
+    Raises:
+        InvalidArgument: It is none of these.
+    """
+    if isinstance(value, timedelta):
+        return value.total_seconds()
+    if isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < float("inf"):
+        return value
+    match = _DURATION.fullmatch(value.strip()) if isinstance(value, str) else None
+    if match is None:
+        raise InvalidArgument(
+            f"{name}={quoted(value, _SHOWN)} is not a length of time",
+            hint='write it like "7d", "12h" or "30m", or as a timedelta or a number of seconds',
+        )
+    return float(match[1]) * _UNITS[match[2]]

@@ -235,13 +235,16 @@ class _Target(Displayable):
             yield "pinned", Code(self)
 
 
-@frozen(kw_only=True, repr=False)
+@frozen(kw_only=True, repr=False, init=False)
 class Reference(_Target):
     """A reference to content in a registry: `[registry/]name[:tag][@digest]`.
 
-    >>> ocikit.Reference.parse("alpine:3.20")
+    Args:
+        text: The reference, parsed as `parse` does. Without it, the parts are given by name, and are not checked.
+
+    >>> ocikit.Reference("alpine:3.20")
     Reference('docker.io/library/alpine:3.20')
-    >>> ocikit.Reference.parse("localhost:5000/team/data").target
+    >>> ocikit.Reference(registry="localhost:5000", repository="team/data").target
     'latest'
     """
 
@@ -249,6 +252,22 @@ class Reference(_Target):
     """The host and optional port, such as `docker.io` or `localhost:5000`."""
     repository: str
     """The name on the registry, such as `library/alpine`."""
+
+    def __init__(
+        self,
+        text: str | None = None,
+        *,
+        registry: str | None = None,
+        repository: str | None = None,
+        tag: str | None = None,
+        digest: Digest | None = None,
+    ) -> None:
+        if text is not None:
+            found = type(self).parse(text)
+            registry, repository, tag, digest = found.registry, found.repository, found.tag, found.digest
+        if registry is None or repository is None:
+            raise TypeError('Reference() needs a text such as "ghcr.io/org/name:tag", or registry= and repository=')
+        self.__attrs_init__(registry=registry, repository=repository, tag=tag, digest=digest)
 
     @classmethod
     def parse(cls, text: ReferenceLike) -> Reference:

@@ -35,7 +35,7 @@ ROOMS: dict[str, set[str]] = {
     "notebook": {"descriptions", "client", "layers", "progress", "spec", "errors", "display"},
     "server": {"spec", "errors", "display", "forks", "waits", "store.files", "store.locks", "store.reflink", "store.streams", "store.results"},
     "testing": {"server", "spec", "errors"},
-    "auth": {"client", "notebook", "remote", "errors"},
+    "auth": {"client", "notebook", "remote", "spec", "errors"},
     "data": {"packages", "waits", "descriptions", "client", "filesystem", "folder", "layers", "transfer", "store", "spec", "errors", "display"},
     "api": {"descriptions", "client", "filesystem", "data", "notebook", "auth", "store", "spec", "errors", "display"},
     "cli": {"ocikit", "api", "auth", "client", "descriptions", "dialects", "server", "transfer", "progress", "spec", "errors", "display"},

@@ -35,7 +35,8 @@ def references(text: str) -> None:
     assert_type(parse_reference(text), Reference | LayoutReference)
     either: AnyReference = ref
     assert_type(either.name, str)
-    Reference("ghcr.io", "x")  # type: ignore[call-arg, arg-type]  # keywords only
+    assert_type(Reference(text), Reference)
+    Reference("ghcr.io", "x")  # type: ignore[call-arg]  # the parts are given by name
     ref.tag = "v2"  # type: ignore[misc]  # frozen
 
 

@@ -81,6 +81,11 @@ class Authenticator:
     def __repr__(self) -> str:
         return f"Authenticator({self._host!r}, {self._challenge.scheme if self._challenge else 'not asked yet'})"
 
+    @property
+    def challenged(self) -> bool:
+        """Whether the registry has asked for credentials."""
+        return self._challenge is not None
+
     def header(self, scopes: Sequence[Scope]) -> Authorization | None:
         """Return the authorization for a request.
 

@@ -100,7 +100,8 @@ class Credentials(display.Displayable):
         if isinstance(value, tuple) and len(value) == 2 and all(isinstance(part, str) for part in value):
             return _from_login(*value)
         raise CredentialsError(
-            f"credentials can't be a {type(value).__name__} of this shape", hint='pass ("user", "password")'
+            f"credentials can't be a {type(value).__name__} of this shape",
+            hint='pass ("user", "password"), or such pairs by host: {"ghcr.io": ("user", "password")}',
         )
 
     @property
@@ -193,6 +194,16 @@ def _from_entry(entry: Any, key: str, where: str) -> Credentials:
     return docker_config.malformed(where, f"is malformed: in the entry {key!r}, {problem}")
 
 
+def _check_explicit(_keychain: Keychain, _field: object, value: Explicit) -> None:
+    """Check what a user passes as credentials. The message does not show it, because it may be a secret.
+
+    Raises:
+        CredentialsError: It is something else.
+    """
+    if not (callable(value) or isinstance(value, Mapping)):
+        Credentials.of(value)
+
+
 @define(eq=False, repr=False)
 class Keychain(display.Displayable):
     """Finds, stores and deletes credentials.
@@ -207,7 +218,7 @@ class Keychain(display.Displayable):
     True
     """
 
-    explicit: Explicit = field(default=None)
+    explicit: Explicit = field(default=None, validator=_check_explicit)
     """The first source. `ANONYMOUS` disables all other sources. A mapping has keys like those of `auths`. A callable
     gets host and repository, and returns None to continue with the next source. A pair is for one registry only."""
     registry: str = ""

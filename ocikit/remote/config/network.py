@@ -17,6 +17,7 @@ from ocikit._version import __version__
 from ocikit.errors import InvalidArgument
 from ocikit.remote.config.mirror import Mirror, longest_match, parse_mirrors, parse_prefixes
 from ocikit.spec.arguments import check_mapping, check_number, to_texts
+from ocikit.spec.calls import explain_methods
 from ocikit.spec.reference import Reference
 
 USER_AGENT: Final = f"ocikit/{__version__} (python {platform.python_version()}; requests {requests.__version__})"
@@ -52,6 +53,7 @@ class Route:
     """The mirrors in order, each with the repository's name on it."""
 
 
+@explain_methods
 @frozen(kw_only=True, repr=False)
 class Network(display.Displayable):
     """Network settings of a session.

@@ -48,6 +48,9 @@ from ocikit.remote.http.responses import (
 )
 from ocikit.remote.http.urls import Origin
 
+#: The keys of a detail that names a repository and an action on it. distribution errors of access control.
+_SCOPE_KEYS = frozenset({"type", "name", "action"})
+
 _MESSAGE_LENGTH = 300  # characters of a registry's own message
 
 _BY_CODE: Mapping[str, type[RegistryError]] = {
@@ -198,10 +201,31 @@ def _read_error_body(response: requests.Response) -> tuple[list[dict[str, Any]],
 
 def _message_of(error: Mapping[str, Any]) -> str:
     message = str(error.get("message") or "")
-    detail = error.get("detail")
-    if detail:
-        message += f" ({shorten(detail if isinstance(detail, str) else json.dumps(detail), 160)})"
-    return message
+    detail = shorten(_detail_of(error.get("detail"), message), 160)
+    return f"{message} ({detail})" if message and detail else message or detail
+
+
+def _detail_of(detail: Any, message: str) -> str:
+    """Return what a detail adds to the message, as text. The error list has the whole detail.
+
+    A scope, which is the detail of a 401, and values that the message already has add nothing.
+    """
+    parts = []
+    for item in detail if isinstance(detail, list) else [detail]:
+        if isinstance(item, dict) and not {str(key).lower() for key in item} >= _SCOPE_KEYS:
+            parts += [f"{key}: {value}" for key, value in item.items() if _adds(value, message)]
+        elif _adds(item, message):
+            parts.append(str(item))
+    return ", ".join(parts)
+
+
+def _adds(value: Any, message: str) -> bool:
+    return (
+        isinstance(value, str | int | float)
+        and not isinstance(value, bool)
+        and str(value) not in {"", message}
+        and str(value) not in message
+    )
 
 
 def error_without_response(

@@ -105,6 +105,11 @@ class Transport(display.Displayable):
         return self.host in self.network.insecure
 
     @property
+    def challenged(self) -> bool:
+        """Whether the registry has asked for credentials in this session."""
+        return self._auth.challenged
+
+    @property
     def rate_limit(self) -> RateLimit | None:
         """The most recent rate limit that the registry reported."""
         return self._redirects.rate_limit

@@ -11,8 +11,10 @@ from urllib.parse import urlsplit
 
 from attrs import field, frozen
 
+from ocikit.display import quoted
 from ocikit.errors import InvalidArgument
 from ocikit.server.http.settings import Limits, Settings
+from ocikit.spec.arguments import check_number
 
 #: The command that installs the packages of the server.
 INSTALL_COMMAND = "pip install 'ocikit[server]'"
@@ -121,8 +123,7 @@ class ServerOptions:
 
     def __attrs_post_init__(self) -> None:
         """Check the values."""
-        if self.workers < 1:
-            raise InvalidArgument(f"workers={self.workers} is invalid", hint="use at least 1")
+        check_number(self.workers, "workers", least=1, whole=True)
         for name, minimum in (
             ("collect_every", 0.0),
             ("grace", 0.0),
@@ -131,14 +132,12 @@ class ServerOptions:
             ("drain_delay", 0.0),
             ("keep_deleted", 0.0),
         ):
-            if (value := getattr(self, name)) is not None and not minimum <= value < float("inf"):
-                raise InvalidArgument(
-                    f"{name}={getattr(self, name)} is invalid", hint=f"use a number of seconds, at least {minimum:g}"
-                )
+            if (value := getattr(self, name)) is not None:
+                check_number(value, name, least=minimum)
         if self.log_format not in {"json", "text", "none"}:
             raise InvalidArgument(f"unknown log_format={self.log_format!r}", hint="choose from json, text, none")
-        if self.pool is not None and self.pool < 1:
-            raise InvalidArgument(f"pool={self.pool} is invalid", hint="use at least 1")
+        if self.pool is not None:
+            check_number(self.pool, "pool", least=1, whole=True)
         if self.redirect not in {"never", "blobs"}:
             raise InvalidArgument(f"unknown redirect={self.redirect!r}", hint="choose from never, blobs")
         if self.token_key is not None and not self.token:
@@ -210,9 +209,9 @@ class ServerConfig:
         Raises:
             InvalidArgument: They do not.
         """
-        if not 0 <= self.port < 65536:
+        if not isinstance(self.port, int) or not 0 <= self.port < 65536:
             raise InvalidArgument(
-                f"port={self.port} is invalid", hint="use a port from 1 to 65535, or 0 for a free port"
+                f"port={quoted(self.port)} is invalid", hint="use a port from 1 to 65535, or 0 for a free port"
             )
         if self.path is not None and (self.metadata is not None or self.blobs is not None):
             raise InvalidArgument(

@@ -21,6 +21,7 @@ from ocikit.forks import finalize
 from ocikit.server.auth.htpasswd import format_htpasswd
 from ocikit.server.process.child import Child, running_children
 from ocikit.server.process.options import INSTALL_COMMAND, ServerConfig, ServerOptions
+from ocikit.spec.calls import explain_call
 from ocikit.store.files import write_atomically
 
 _servers: weakref.WeakSet[Server] = weakref.WeakSet()
@@ -125,6 +126,7 @@ class Server(display.Displayable):
         yield from self._place()
 
 
+@explain_call
 def serve(
     path: str | os.PathLike[str] | None = None,
     port: int = 0,

@@ -36,6 +36,8 @@ from ocikit.errors import (
     UnverifiableDigest,
     UploadInvalid,
 )
+from ocikit.spec.arguments import to_seconds
+from ocikit.spec.calls import explain_call
 from ocikit.spec.descriptor import Descriptor
 from ocikit.spec.digest import Digest
 from ocikit.spec.document import DOCUMENT_LIMIT
@@ -598,6 +600,7 @@ class Cache(display.Displayable, Store):
 
         return hosts(self.root)
 
+    @explain_call
     def scan(self) -> CacheInfo:
         """Walk the cache and return its repositories with their sizes.
 
@@ -610,6 +613,7 @@ class Cache(display.Displayable, Store):
 
         return scan(self.root)
 
+    @explain_call
     def verify(self, *, remove: bool = False) -> VerifyResult:
         """Hash all blobs.
 
@@ -626,6 +630,7 @@ class Cache(display.Displayable, Store):
 
         return verify(self.root, remove=remove)
 
+    @explain_call
     def gc(self, *, dry_run: bool = False, grace: float = 3600.0) -> GCResult:
         """Delete the blobs that no tag or snapshot references, and unfinished transfers.
 
@@ -643,40 +648,49 @@ class Cache(display.Displayable, Store):
 
         return collect(self.root, dry_run=dry_run, grace=grace, run=functools.partial(self.gc, grace=grace))
 
+    @explain_call
     def prune(
         self,
         *,
-        older_than: timedelta | float | None = None,
+        older_than: timedelta | float | str | None = None,
         reference: str | Reference | None = None,
         keep: Iterable[str | Reference] = (),
         unreferenced: bool = True,
         grace: float = 3600.0,
+        dry_run: bool = True,
     ) -> PrunePlan:
-        """Return a plan of what to delete; its `run()` deletes it.
+        """Return a plan of what to delete; its `run()` deletes it, and so does `dry_run=False`.
 
         Args:
-            older_than: Delete tags and snapshots that were last used longer ago; seconds or a timedelta.
+            older_than: Delete tags and snapshots that were last used longer ago, such as "30d" or "12h"; also seconds or a
+                timedelta.
             reference: Delete only the tags and snapshots of this repository, tag or digest.
             keep: References or patterns such as "ghcr.io/org/*" that are not deleted.
             unreferenced: Whether to delete blobs that no tag or snapshot references, and unfinished transfers.
             grace: Seconds since the last change for which unreferenced blobs are not deleted. A pull in progress
                 writes blobs before their tag.
+            dry_run: Whether to delete nothing; `run()` of the plan then deletes.
 
-        >>> from datetime import timedelta
-        >>> plan = ocikit.cache.prune(older_than=timedelta(days=30), keep=["ghcr.io/org/*"])
+        Raises:
+            InvalidArgument: `older_than` is not a length of time.
+
+        >>> plan = ocikit.cache.prune(older_than="30d", keep=["ghcr.io/org/*"])
         >>> plan.bytes, plan.run()
         (0, 0)
         """
         from ocikit.store.cache.prune import plan_prune  # noqa: PLC0415 - import time; most sessions don't need it
 
-        return plan_prune(
+        plan = plan_prune(
             self.root,
-            older_than=older_than.total_seconds() if isinstance(older_than, timedelta) else older_than,
+            older_than=None if older_than is None else to_seconds(older_than, "older_than"),
             reference=reference,
             keep=keep,
             unreferenced=unreferenced,
             grace=grace,
         )
+        if not dry_run:
+            plan.run()
+        return plan
 
     def __rich_repr__(self) -> display.Description:
         yield "root", display.display_path(self.root)
@@ -685,7 +699,7 @@ class Cache(display.Displayable, Store):
         yield "folder", display.Code(display.display_path(self.root))
         yield "contents", display.Code(".scan()")
         yield "check", display.Code(".verify()")
-        yield "free space", display.Code(".prune(older_than=timedelta(days=30))")
+        yield "free space", display.Code('.prune(older_than="30d")')
 
     def _create_root(self) -> Path:
         """Return the root; create it and mark it as a cache if necessary."""

@@ -126,7 +126,7 @@ class CacheInfo(display.Displayable):
         yield "blobs", self.blobs
         if self.partial:
             yield "unfinished transfers", display.Size(self.partial)
-        yield "free space", display.Code("ocikit.cache.prune(older_than=…)")
+        yield "free space", display.Code('ocikit.cache.prune(older_than="30d").run()')
 
     def _sections(self) -> Iterator[display.Section]:
         rows = (

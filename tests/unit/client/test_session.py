@@ -2,6 +2,7 @@
 
 import copy
 import inspect
+import io
 import json
 import logging
 import os
@@ -1163,6 +1164,107 @@ def test_artifact_without_folder_has_no_path(art, session):
     assert "pull" in caught.value.hint
 
 
+# Arguments
+
+
+@pytest.mark.parametrize("path", ["data", "data/", "data/a.csv", Path("data")])
+def test_push_names_the_order_of_reference_and_path(data, session, server, path):
+    with pytest.raises(ocikit.InvalidReference, match="is a path, not a reference") as caught:
+        session.push(path, f"{server.host}/t/d:v1")
+    assert "the reference comes first: push(" in caught.value.hint and f"{server.host}/t/d:v1" in caught.value.hint
+
+
+def test_folder_may_have_the_name_of_a_repository(data, session, server, home, monkeypatch):
+    """Which of them exists distinguishes a path from a reference."""
+    write(home, {f"{server.host}/t/d": "x"})
+    assert len(session.push(f"{server.host}/t/d", "data/a.csv")) == 1
+    assert session.exists(f"{server.host}/t/d")
+
+
+@pytest.mark.parametrize("setting", ["yes", "Text", 5, 0.5, b"none", ["auto"]])
+def test_unknown_progress_is_rejected(art, session, setting):
+    for call in (lambda: session.pull(art, progress=setting), lambda: ocikit.Session(progress=setting)):
+        with pytest.raises(ocikit.InvalidArgument, match="progress=.* is unknown") as caught:
+            call()
+        assert "'auto', 'text', 'none' or a Progress" in caught.value.hint
+
+
+@pytest.mark.parametrize("setting", ["ada:secret", b"x", 5, ("ada",), ("ada", None), ["ada", "secret"]])
+def test_credentials_of_another_kind_are_rejected(home, setting):
+    with pytest.raises(ocikit.CredentialsError, match="credentials can't be a") as caught:
+        ocikit.Session(credentials=setting)
+    assert '("user", "password")' in caught.value.hint and "secret" not in str(caught.value)
+
+
+def test_artifact_type_of_referrers_is_text(art, session):
+    for call in (lambda: session.referrers(art, 5), lambda: art.referrers(b"x")):
+        with pytest.raises(ocikit.InvalidArgument, match="artifact_type=.* is not a media type"):
+            call()
+
+
+class Table:
+    """A table as pandas has them: no truth value, and a long repr."""
+
+    def __bool__(self):
+        raise ValueError("ambiguous")
+
+    def __repr__(self):
+        return "secret rows"
+
+
+@pytest.mark.parametrize("paths", [(Table(),), ({"t.csv": Table()},), (Table(), "data")])
+def test_push_of_an_object_names_save(data, session, server, paths):
+    with pytest.raises(ocikit.InvalidArgument, match="Table") as caught:
+        session.push(f"{server.host}/t/d:v1", *paths)
+    assert "ocikit.save(ref, " in caught.value.hint and "secret rows" not in str(caught.value)
+
+
+def test_push_of_an_artifact_names_copy(art, session, server, home):
+    with pytest.raises(ocikit.InvalidArgument, match="is an artifact that is not in a folder") as caught:
+        session.push(f"{server.host}/t/e:v1", art)
+    assert "ocikit.copy(artifact, ref)" in caught.value.hint
+    pulled = session.pull(art, "back")
+    assert "back/data/a.csv" in session.push(f"{server.host}/t/e:v1", pulled)
+
+
+@pytest.mark.parametrize("verb", ["push", "edit"])
+def test_push_takes_files_that_are_open(session, server, home, verb):
+    write(home, {"a.bin": b"0123456789"})
+    ref = f"{server.host}/t/d:v1"
+    with open("a.bin", "rb") as file:
+        file.seek(4)
+        if verb == "push":
+            session.push(ref, {"x/a.bin": file, "b.bin": io.BytesIO(b"b" * 3_000_000), "c.bin": b"c"})
+        else:
+            with session.edit(ref) as edit:
+                edit["x/a.bin"], edit["b.bin"], edit["c.bin"] = file, io.BytesIO(b"b" * 3_000_000), b"c"
+    pushed = session.inspect(ref)
+    assert pushed["x/a.bin"].read() == b"456789" and pushed["b.bin"].read() == b"b" * 3_000_000
+    assert sorted(pushed) == ["b.bin", "c.bin", "x/a.bin"]
+
+
+def test_push_of_text_stream_fails(session, server, home):
+    with pytest.raises(ocikit.InvalidArgument, match="'a.txt' is text, not bytes") as caught:
+        session.push(f"{server.host}/t/d:v1", {"a.txt": io.StringIO("x")})
+    assert '"rb"' in caught.value.hint and not server.manifests
+
+
+@pytest.mark.parametrize(
+    ("path", "hint"),
+    [
+        ("data/*.csv", 'push(ref, "data", include="*.csv")'),
+        ("*.csv", 'push(ref, ".", include="*.csv")'),
+        ("data/a.cvs", "nearest: data/a.csv; relative paths start at"),
+        ("dta", "nearest: data; relative paths start at"),
+        ("nowhere/at/all", "relative paths start at"),
+    ],
+)
+def test_push_of_missing_path_has_a_next_step(data, session, server, path, hint):
+    with pytest.raises(ocikit.NotFound, match="cannot read") as caught:
+        session.push(f"{server.host}/t/d:v1", path)
+    assert hint in caught.value.hint
+
+
 # Names
 
 
@@ -1250,6 +1352,18 @@ def test_exists_asks_the_cache_only_offline(art, session, server, monkeypatch):
     assert session.exists(ref) is True
     with pytest.raises(ocikit.OfflineError):
         session.exists(absent)
+
+
+def test_near_repository_names_come_from_cache_and_listings(art, session, server, home):
+    server.manifest("t/elsewhere", b'{"schemaVersion":2}', "v1")
+    with pytest.raises(ocikit.NameUnknown) as caught:
+        session.pull(f"{server.host}/t/elsewere:v1")
+    assert "t/elsewhere" not in caught.value.hint
+    session.catalog(server.host)
+    for call in (session.pull, session.inspect, session.tags):
+        with pytest.raises(ocikit.NameUnknown) as caught:
+            call(f"{server.host}/t/elsewere:v1")
+        assert caught.value.hint.startswith("nearest: t/elsewhere")
 
 
 def test_failed_page_is_not_end_of_listing(session, server):
@@ -1386,6 +1500,16 @@ def test_login_checks_credentials_before_storing(home, session, server, data):
     assert session.logout(server.host) and not session.logout(server.host)
     assert session.explain(server.host).winner is None
     assert json.loads(config.read_text()).get("auths", {}) == {}
+
+
+def test_login_reports_that_an_open_registry_checked_nothing(home, session, server):
+    assert session.login(server.host, "ada", "lovelace").endswith(
+        f"not checked, because {server.host} requires no login"
+    )
+    assert not session.ping(server.host).requires_login
+    server.guard = basic
+    assert "not checked" not in session.login(server.host, "ada", "lovelace")
+    assert session.ping(server.host).requires_login
 
 
 def test_login_to_unreachable_registry_fails(home, session):

@@ -27,8 +27,29 @@ def test_error_contains_the_registrys_message(server, connect):
         "r-17",
     )
     assert [e["code"] for e in error.errors] == ["DENIED", "MINE"]
-    for word in ("over quota", '{"used": 3}', "r-17", server.host, "test"):
+    for word in ("over quota (used: 3)", "r-17", server.host, "test"):
         assert word in str(error)
+
+
+@pytest.mark.parametrize(
+    ("message", "detail", "text"),
+    [
+        ("over quota", {"used": 3, "limit": [1], "at": None}, "over quota (used: 3)"),
+        ("no repository a/b here", {"name": "a/b"}, "no repository a/b here"),
+        ("denied", [{"Type": "repository", "Class": "", "Name": "a/b", "Action": "pull"}], "denied"),
+        ("unknown blobs", [{"digest": "sha256:1"}, {"digest": "sha256:2"}], "unknown blobs (digest: sha256:1, digest: sha256:2)"),
+        ("too many", "in six hours", "too many (in six hours)"),
+        ("", {"reason": "closed"}, "reason: closed"),
+        ("plain", {}, "plain"),
+    ],
+)  # fmt: skip
+def test_detail_is_text_without_scopes_and_repetition(server, connect, message, detail, text):
+    errors_ = [{"code": "MINE", "message": message, "detail": detail}]
+    server.on("GET", "/v2/", status=400, body=json.dumps({"errors": errors_}).encode())
+    with pytest.raises(errors.RegistryError) as caught:
+        get(connect(server))
+    assert caught.value.message.endswith(f"returned MINE (400): {text}")
+    assert list(caught.value.errors) == errors_
 
 
 @pytest.mark.parametrize(

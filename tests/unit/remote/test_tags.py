@@ -164,8 +164,18 @@ def test_missing_tag_error_names_nearest_tags(server, repository):
 def test_missing_repository_raises_name_unknown(server, repository):
     with pytest.raises(errors.NameUnknown, match="no repository a/b"):
         repository.resolve("v1")
-    with pytest.raises(errors.NameUnknown):
+    with pytest.raises(errors.NameUnknown, match="no repository a/b"):
         repository.tags()
+
+
+def test_missing_repository_has_near_names_and_no_cause(server, repository):
+    repository.known = lambda host: ["a/bb", "other"] if host == server.host else []
+    for call in (lambda: repository.resolve("v1"), repository.tags, lambda: repository.resolve_verified("v1")):
+        with pytest.raises(errors.NameUnknown) as caught:
+            call()
+        assert caught.value.hint.startswith(f"nearest: a/bb; ocikit.catalog('{server.host}')")
+        assert caught.value.__cause__ is None and caught.value.__suppress_context__
+        assert caught.value.status == 404 and caught.value.url
 
 
 def test_repository_without_tags_has_its_own_hint(server, repository):

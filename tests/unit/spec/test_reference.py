@@ -422,3 +422,18 @@ def test_words_of_other_tools_get_hint(text, message, hint):
 @pytest.mark.parametrize("text", ["oci:/data/layout:v1", "oci:///data/layout:v1"])
 def test_absolute_path_of_layout_is_not_a_url(text):
     assert parse_reference(text).tag == "v1"
+
+
+def test_reference_is_built_from_text_or_parts():
+    parsed = Reference.parse("ghcr.io/org/name:v1")
+    assert Reference("ghcr.io/org/name:v1") == parsed
+    assert Reference(registry="ghcr.io", repository="org/name", tag="v1") == parsed
+    assert Reference(text="alpine").name == "docker.io/library/alpine"
+    with pytest.raises(InvalidReference, match="upper-case"):
+        Reference("ghcr.io/Org/name")
+    for wrong in ({}, {"registry": "ghcr.io"}, {"repository": "a/b"}):
+        with pytest.raises(TypeError, match='needs a text such as "ghcr.io/org/name:tag"'):
+            Reference(**wrong)
+    assert pickle.loads(pickle.dumps(parsed)) == parsed == copy.deepcopy(parsed) and hash(parsed) == hash(
+        Reference(str(parsed))
+    )

@@ -16,6 +16,7 @@ import pytest
 from ocikit.errors import (
     BlobUnknown,
     ContentError,
+    InvalidArgument,
     ManifestUnknown,
     NotFound,
     UnsafeArchive,
@@ -572,13 +573,30 @@ def test_prune_deletes_old_unfinished_transfers(cache):
     assert [p.name for p in parts.iterdir()] == ["young"]
 
 
+def test_prune_without_dry_run_deletes_at_once(cache):
+    artifact(cache, {"old": b"o" * 100})
+    age(cache.reference_path(REF), 10_000)
+    assert cache.prune(older_than="1h", dry_run=True).names and cache.recall(REF) is not None
+    plan = cache.prune(older_than="1h", dry_run=False)
+    assert plan.bytes >= 100 and cache.recall(REF) is None and not any(path.exists() for path in plan.files)
+
+
+@pytest.mark.parametrize("value", ["7", "soon", "7 days ago", "-1d", True, float("nan"), float("inf"), [7]])
+def test_prune_with_invalid_age_deletes_nothing(cache, value):
+    artifact(cache, {"old": b"o" * 100})
+    with pytest.raises(InvalidArgument, match="older_than=.* is not a length of time") as caught:
+        cache.prune(older_than=value, dry_run=False)
+    assert '"7d"' in caught.value.hint and cache.recall(REF) is not None
+
+
 def test_prune_by_age_deletes_tags_snapshots_and_their_blobs(cache):
     old = artifact(cache, {"shared": b"s" * 10, "old": b"o" * 100})
     new = artifact(cache, {"shared": b"s" * 10, "new": b"n" * 100}, reference=REF.tagged("v2"))
     old_folder, new_folder = cache.snapshot(REF, old), cache.snapshot(REF, new)
     age(cache.reference_path(REF), 10_000)
     age(old_folder, 9_000)
-    assert cache.prune(older_than=9_500).names == ()
+    assert cache.prune(older_than=9_500).names == cache.prune(older_than="3h").names == ()
+    assert len(cache.prune(older_than="2 h").names) == 2
     plan = cache.prune(older_than=timedelta(hours=2))
     assert {str(n) for n in plan.names} == {str(REF), f"{REF.name}@{old.digest}"}
     assert plan.bytes >= 100 + old.size
