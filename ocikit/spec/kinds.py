@@ -173,6 +173,8 @@ def file_kind(media_type: str, name: str = "") -> str:
     ('Parquet table', 'safetensors')
     >>> file_kind("image/png"), file_kind("application/octet-stream", "weights.bin"), file_kind("application/vnd.example.x")
     ('PNG image', 'binary', 'application/vnd.example.x')
+    >>> file_kind("application/vnd.cncf.helm.chart.content.v1.tar+gzip")
+    'tar+gzip'
     """
     by_name = media_type_of(name)
     if media_type in {media_types.OCTET_STREAM, ""} and by_name == media_types.OCTET_STREAM:
@@ -180,7 +182,8 @@ def file_kind(media_type: str, name: str = "") -> str:
     for known in (media_type, by_name):
         if kind := _FILES.get(known) or _by_family(known):
             return kind
-    return shorten(media_type, _LONGEST)
+    archive = next((archive for archive in media_types.ARCHIVES if media_type.endswith(f".{archive}")), None)
+    return archive or shorten(media_type, _LONGEST)
 
 
 def artifact_kind(kind: str) -> str:

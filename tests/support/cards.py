@@ -14,6 +14,7 @@ from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
 
+import attrs
 import ocikit
 from ocikit.client.artifact import Artifact
 from ocikit.client.describe import Descriptions
@@ -155,6 +156,14 @@ def artifact(document, reference=f"{DATA}:v2.1", **more):
     return Artifact(session()._reader, ocikit.Reference.parse(reference), document.descriptor, document, **more)
 
 
+def partial_artifact():
+    """Return an artifact of which a pull selected two files."""
+    found = artifact(data_manifest(), path=Path("data"))
+    chosen = {"2024.parquet", "2025.parquet"}
+    found.pulled = frozenset((layer.title, layer.digest) for layer in found.manifest.layers if layer.title in chosen)
+    return found
+
+
 def image_config():
     digests = [ocikit.Digest.of(str(i).encode()) for i in range(4)]
     steps = [
@@ -264,6 +273,10 @@ def referrers():
         ),
         referrer(
             "application/vnd.example.evaluation+json", 514, created="2026-11-10T10:00:00Z", title="accuracy on 2026"
+        ),
+        attrs.evolve(
+            referrer("application/vnd.example.metrics", 498, created="2026-11-12T10:00:00Z"),
+            annotations={f"{OCI}created": "2026-11-12T10:00:00Z", "auc": "0.93", "rows": "1750400"},
         ),
         referrer("application/vnd.dev.sigstore.bundle.v0.3+json", 744, created="2026-11-03T14:06:10Z"),
         referrer("application/spdx+json", 690),
@@ -551,6 +564,7 @@ CARDS: dict[str, Callable[[], object]] = {
     "reference": lambda: ocikit.Reference.parse(f"{DATA}:v2.1").pinned(data_manifest().digest),
     "reference_layout": lambda: ocikit.LayoutReference.parse("oci:backup/stations:v2.1"),
     "artifact": lambda: artifact(data_manifest()),
+    "artifact_partial": partial_artifact,
     "artifact_image": lambda: artifact(image_manifest(), f"{IMAGE}:3.14"),
     "artifact_index": lambda: artifact(image_index(), f"{IMAGE}:3.14"),
     "artifact_many_files": lambda: artifact(many_manifest(), f"{HOST}/vision/cats-and-dogs:2026"),
