@@ -1142,12 +1142,20 @@ class Artifact(display.Displayable):
     def _line(self) -> str:
         # The name and tag must be complete, because users copy them from here
         short = f"{self.reference.name}{f':{self.reference.tag}' if self.reference.tag else ''}@{self.digest.short}"
+        if self._document is None:  # a view sends no request
+            return display.shorten(f"Artifact({short!r})", display.LINE)
         held = (
             display.pluralize(len(self.document.manifests), "manifest")
             if isinstance(self.document, Index)
             else display.size(self.size)
         )
         return display.shorten(f"Artifact({short!r}, {held})", display.LINE)
+
+    def _card(self) -> display.Card:
+        if self._document is not None:
+            return super()._card()
+        facts = (("manifest", "not fetched yet: read .document"), ("reference", display.Code(self.reference)))
+        return display.Card(title=self._card_title(), facts=facts)
 
     def _card_title(self) -> object:
         return display.title_of(self.reference)

@@ -67,7 +67,10 @@ class Server(display.Displayable):
 
     @property
     def log(self) -> str:
-        """The end of the log; "" once the server has been stopped."""
+        """The end of the log: warnings and failures, and requests with `ServerOptions(log_format="text")`.
+
+        It is "" once the server has been stopped.
+        """
         return self._child.log_tail()
 
     def stop(self) -> None:

@@ -1,6 +1,7 @@
 """Cards as plain text, for terminals."""
 
 import builtins
+import pickle
 import sys
 
 import pytest
@@ -108,6 +109,19 @@ def test_equal_files_are_counted_once():
     shown = "1.0 MB, 2.0 MB with duplicates"
     assert shown in repr(artifact.files)
     assert f"files  2 · {shown}" in plain_text(artifact._card())
+
+
+def test_view_of_an_unpickled_artifact_sends_no_request(monkeypatch):
+    """A pickle has no large manifest; it is fetched on first use, and a view is not one."""
+    artifact = pickle.loads(pickle.dumps(cards.artifact(cards.many_manifest(1000))))
+
+    def fetch(*_):
+        raise AssertionError("a view fetched the manifest")
+
+    monkeypatch.setattr(type(artifact.reader), "document", fetch)
+    assert repr(artifact).startswith("Artifact('registry.example/weather/stations:v2.1@sha256:")
+    assert str(artifact.reference) in artifact._repr_html_()
+    assert "not fetched yet" in plain_text(artifact._card())
 
 
 def test_card_marks_the_files_that_a_pull_selected(tmp_path):
