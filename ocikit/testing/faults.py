@@ -15,6 +15,7 @@ from typing import Any, Self
 from attrs import define, field
 
 from ocikit.testing.messages import Request, Response
+from ocikit.waits import UNLIMITED
 
 #: Bytes that are read at once.
 BLOCK = 1 << 16
@@ -25,7 +26,14 @@ _CHUNK = 1000
 
 @define(kw_only=True)
 class Fault:
-    """One scripted fault; see `Script.on`."""
+    """One scripted fault; see `Script.on`.
+
+    Example:
+        >>> from ocikit.testing import Fault, Request
+        >>> fault = Fault(method="GET", path="/v2/.*", status=503, times=2)
+        >>> fault.suits(Request("GET", "/v2/ada/notes/tags/list?n=10", {}, b""))
+        True
+    """
 
     method: str
     path: str
@@ -52,12 +60,31 @@ class Fault:
     _lock: threading.Lock = field(factory=threading.Lock, init=False, repr=False, eq=False)
 
     def suits(self, request: Request) -> bool:
-        """Return True if the fault is for this request and is not used up."""
+        """Return True if the fault is for this request and is not used up.
+
+        Args:
+            request: A request to the server.
+
+        Example:
+            >>> from ocikit.testing import Fault, Request
+            >>> Fault(method="PUT", path=".*").suits(Request("GET", "/v2/", {}, b""))
+            False
+        """
         named = re.fullmatch(self.method, request.method) and re.fullmatch(self.path, request.path)
         return bool(self.times != 0 and named and (self.when is None or self.when(request)))
 
     def claim(self, request: Request) -> bool:
-        """Count the fault and return True if it is for this request and is not used up."""
+        """Count the fault and return True if it is for this request and is not used up.
+
+        Args:
+            request: A request to the server.
+
+        Example:
+            >>> from ocikit.testing import Fault, Request
+            >>> fault, request = Fault(method=".*", path=".*", times=1), Request("GET", "/v2/", {}, b"")
+            >>> fault.claim(request), fault.claim(request), fault.fired
+            (True, False, 1)
+        """
         with self._lock:
             if not self.suits(request):
                 return False
@@ -66,7 +93,16 @@ class Fault:
             return True
 
     def damage(self, body: bytes) -> bytes:
-        """Return a body with one changed bit if the fault corrupts content."""
+        """Return a body with one changed bit if the fault corrupts content.
+
+        Args:
+            body: The body of a response, or its first bytes.
+
+        Example:
+            >>> from ocikit.testing import Fault
+            >>> Fault(method=".*", path=".*", corrupt=True).damage(b"abc")
+            b'`bc'
+        """
         return bytes([body[0] ^ 1]) + body[1:] if self.corrupt and body else body
 
 
@@ -104,6 +140,8 @@ class Listener(ThreadingHTTPServer):
 class Script:
     """A server on a free loopback port with scripted faults, which records its requests. Subclasses implement `listen`."""
 
+    bind: int = field(default=0, kw_only=True, repr=False)
+    """The port to listen on; 0 is a free one."""
     guard: Callable[[Request], Response | None] | None = field(default=None, init=False, repr=False)
     """It is called first. A `Response` from it is sent instead, such as a 401."""
     requests: list[Request] = field(factory=list, init=False, repr=False)
@@ -127,7 +165,7 @@ class Script:
     def __exit__(self, *_: object) -> None:
         self._server.shutdown()
         self._server.server_close()
-        self._thread.join()
+        self._thread.join(timeout=UNLIMITED)
 
     @property
     def port(self) -> int:

@@ -18,6 +18,12 @@ class Request:
         target: The path with the query.
         headers: The headers, a mapping without regard to case.
         body: The body. It is empty if the body is larger than 1 MiB.
+
+    Example:
+        >>> from ocikit.testing import Request
+        >>> request = Request("GET", "/v2/ada/notes/tags/list?n=10", {}, b"")
+        >>> request.path, request.query
+        ('/v2/ada/notes/tags/list', {'n': ['10']})
     """
 
     method: str
@@ -44,6 +50,11 @@ class Response:
         status: The HTTP status.
         headers: The headers. A list is a header that is sent several times.
         body: The body.
+
+    Example:
+        >>> from ocikit.testing import Response
+        >>> Response(202, {"Location": "/v2/"}).status
+        202
     """
 
     status: int = 200

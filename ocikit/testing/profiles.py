@@ -42,7 +42,13 @@ class Account:
 
 @frozen(kw_only=True)
 class Profile:
-    """The behaviour of a registry."""
+    """The behaviour of a registry.
+
+    Example:
+        >>> from ocikit.testing import PROFILES
+        >>> PROFILES["zot"].quirks
+        ('zot-late-delete',)
+    """
 
     name: str
     about: str
@@ -71,6 +77,14 @@ class Profile:
             site: The site.
             public: Patterns of public repositories, for registries that have them.
             auth: Whether clients need credentials.
+
+        Example:
+            >>> from ocikit.testing import PROFILES
+            >>> from ocikit.testing.site import Site
+            >>> with Site("http://127.0.0.1:5000") as site:
+            ...     PROFILES["basic"].settle(site)
+            ...     site.credentials
+            ('ada', 'lovelace')
         """
         account = self.account if auth else None
         if account is not None and account.service:
@@ -88,7 +102,13 @@ class Profile:
             QUIRKS[name].install(site, **self.options.get(name, {}))
 
     def describe(self) -> str:
-        """Return what the profile does differently, with the evidence, and what it does not imitate."""
+        """Return what the profile does differently, with the evidence, and what it does not imitate.
+
+        Example:
+            >>> from ocikit.testing import PROFILES
+            >>> PROFILES["gar"].describe().splitlines()[0]
+            'gar: Google Artifact Registry'
+        """
         lines = [f"{self.name}: {self.about}"]
         if self.account is not None:
             kind = "tokens" if self.account.service else "Basic authentication"

@@ -63,7 +63,7 @@ class Proxy(Script):
 
     def listen(self) -> Listener:
         """Return the listening socket."""
-        return ProxyListener(("127.0.0.1", 0), _handler(self))
+        return ProxyListener(("127.0.0.1", self.bind), _handler(self))
 
     def prepare(self, request: Request) -> Response | Request:
         """Return the result of the hooks: a response, or the request to forward."""

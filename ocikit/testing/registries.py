@@ -43,6 +43,13 @@ class Registry:
     patterns for paths: `BLOB`, `MANIFEST`, `REFERRERS`, `TAGS`, `TOKEN` and `UPLOAD`. A fault holds for the next requests
     that match, as many as `times`; None is all. The newest fault is tried first. Each method returns the `Fault`, and its
     `fired` counts the requests that had it.
+
+    Example:
+        >>> with ocikit.testing.registry() as registry:
+        ...     busy = registry.fail("PUT", ocikit.testing.MANIFEST, status=503, retry_after=0)
+        ...     artifact = ocikit.push(f"{registry}/ada/notes:v1", {"notes.txt": b"a few words"})
+        ...     busy.fired, [request.method for request in registry.seen(path=ocikit.testing.MANIFEST)]
+        (1, ['PUT', 'PUT'])
     """
 
     profile: Profile
@@ -53,6 +60,8 @@ class Registry:
     """Whether clients need credentials, for profiles with an account."""
     login: bool = field(default=True, kw_only=True)
     """Whether this process and its children are logged in while the registry runs."""
+    port: int = field(default=0, kw_only=True)
+    """The port of the API; 0 is a free one."""
 
     _started: Site | None = field(default=None, init=False, repr=False)
     _folder: Path = field(init=False, repr=False)
@@ -64,7 +73,7 @@ class Registry:
         try:
             upstream = self._stack.enter_context(ApplicationServer(application))
             site = self._started = self._stack.enter_context(
-                Site(upstream.url, profile.host, profile.storage, profile.api_host, pages=profile.pages)
+                Site(upstream.url, profile.host, profile.storage, profile.api_host, pages=profile.pages, port=self.port)
             )
             profile.settle(site, public=self.public, auth=self.auth)
             if site.redirects:
@@ -155,7 +164,18 @@ class Registry:
         return Counter(self._site.triggered)
 
     def seen(self, method: str = ".*", path: str = ".*") -> list[Request]:
-        """Return the requests to the API that match regular expressions for method and path."""
+        """Return the requests to the API that match.
+
+        Args:
+            method: A regular expression for the method.
+            path: A regular expression for the path without the query.
+
+        Example:
+            >>> with ocikit.testing.registry() as registry:
+            ...     exists = ocikit.exists(f"{registry}/ada/notes:v1")
+            ...     [request.method for request in registry.seen(path=ocikit.testing.MANIFEST)]
+            ['HEAD']
+        """
         return [r for r in self.requests if re.fullmatch(method, r.method) and re.fullmatch(path, r.path)]
 
     def leaks(self, text: str = "") -> list[str]:
@@ -163,6 +183,12 @@ class Registry:
 
         Args:
             text: Output of the program under test, which must contain no secret.
+
+        Example:
+            >>> with ocikit.testing.registry("ghcr") as registry:
+            ...     exists = ocikit.exists(f"{registry}/ada/notes:v1")
+            ...     registry.leaks(), registry.leaks(f"password={registry.password}")
+            ([], ['a secret is in the text'])
         """
         return self._site.leaks(text)
 
@@ -174,7 +200,13 @@ class Registry:
         Args:
             method: A regular expression for the method.
             path: A regular expression for the path without the query.
-            fault: Fields of `Fault`.
+            fault: Fields of a `Fault`.
+
+        Example:
+            >>> with ocikit.testing.registry() as registry:
+            ...     old = registry.on("GET", "/v2/", status=404, times=None)
+            ...     bool(ocikit.ping(registry.host))
+            False
         """
         return self._site.proxy.on(method, path, **fault)
 
@@ -201,6 +233,12 @@ class Registry:
             headers: Further headers.
             retry_after: Seconds for the Retry-After header; None sends no such header.
             times: Number of requests; None is all.
+
+        Example:
+            >>> with ocikit.testing.registry() as registry:
+            ...     busy = registry.fail(status=429, code="TOOMANYREQUESTS", retry_after=0)
+            ...     ocikit.exists(f"{registry}/ada/notes:v1"), busy.fired
+            (False, 1)
         """
         response = error_response(status, code, message, **(headers or {}))
         if retry_after is not None:
@@ -226,6 +264,13 @@ class Registry:
             stall: Seconds between the last byte and the end.
             reset: Whether the connection ends with a TCP reset.
             times: Number of requests; None is all.
+
+        Example:
+            >>> with ocikit.testing.registry() as registry, ocikit.Session(cache="empty") as session:
+            ...     artifact = ocikit.push(f"{registry}/ada/notes:v1", {"notes.txt": b"a few words"})
+            ...     cut = registry.cut(after=5)
+            ...     session.pull(f"{registry}/ada/notes:v1").read("notes.txt"), cut.fired
+            (b'a few words', 1)
         """
         return self.on(method, path, cut=after, stall=stall, reset=reset, times=times)
 
@@ -246,6 +291,13 @@ class Registry:
             after: Bytes of the body that the registry gets.
             reset: Whether the connection ends with a TCP reset.
             times: Number of requests; None is all.
+
+        Example:
+            >>> with ocikit.testing.registry() as registry:
+            ...     cut = registry.cut_upload(after=5)
+            ...     artifact = ocikit.push(f"{registry}/ada/notes:v1", {"notes.txt": b"a few words"})
+            ...     cut.fired
+            1
         """
         return self.on(method, path, cut_request=after, reset=reset, times=times, when=_has_body(after))
 
@@ -266,6 +318,13 @@ class Registry:
             processed: Whether the registry processes the request before.
             reset: Whether the connection ends with a TCP reset.
             times: Number of requests; None is all.
+
+        Example:
+            >>> with ocikit.testing.registry() as registry:
+            ...     lost = registry.drop("PUT", ocikit.testing.MANIFEST, processed=True)
+            ...     artifact = ocikit.push(f"{registry}/ada/notes:v1", {"notes.txt": b"a few words"})
+            ...     len(registry.seen("PUT", ocikit.testing.MANIFEST))
+            2
         """
         return self.on(method, path, drop="after" if processed else "before", reset=reset, times=times)
 
@@ -277,6 +336,12 @@ class Registry:
             method: A regular expression for the method.
             path: A regular expression for the path without the query.
             times: Number of requests; None is all.
+
+        Example:
+            >>> with ocikit.testing.registry() as registry:
+            ...     slow = registry.delay(0.01)
+            ...     ocikit.exists(f"{registry}/ada/notes:v1"), slow.fired
+            (False, 1)
         """
         return self.on(method, path, delay=seconds, times=times)
 
@@ -288,6 +353,13 @@ class Registry:
             method: A regular expression for the method.
             path: A regular expression for the path without the query.
             times: Number of requests; None is all.
+
+        Example:
+            >>> with ocikit.testing.registry() as registry:
+            ...     slow = registry.throttle(1_000_000, "PUT", ocikit.testing.UPLOAD)
+            ...     artifact = ocikit.push(f"{registry}/ada/notes:v1", {"notes.txt": b"a few words"})
+            ...     slow.fired > 0
+            True
         """
         return self.on(method, path, throttle=rate, times=times)
 
@@ -298,6 +370,14 @@ class Registry:
             method: A regular expression for the method.
             path: A regular expression for the path without the query.
             times: Number of requests; None is all.
+
+        Example:
+            >>> with ocikit.testing.registry() as registry, ocikit.Session(cache="empty") as session:
+            ...     artifact = ocikit.push(f"{registry}/ada/notes:v1", {"notes.txt": b"a few words"})
+            ...     wrong = registry.corrupt(times=None)
+            ...     session.pull(f"{registry}/ada/notes:v1").read("notes.txt")
+            Traceback (most recent call last):
+            ocikit.errors.DigestMismatch: ...
         """
         return self.on(method, path, corrupt=True, times=times)
 
@@ -306,6 +386,14 @@ class Registry:
 
         Raises:
             InvalidArgument: The registry has no token server.
+
+        Example:
+            >>> with ocikit.testing.registry("token") as registry, ocikit.Session() as session:
+            ...     before = session.exists(f"{registry}/ada/notes:v1")
+            ...     registry.expire_tokens()
+            ...     after = session.exists(f"{registry}/ada/notes:v1")
+            ...     len(registry.token_requests)
+            2
         """
         if not self._site.has_tokens:
             raise InvalidArgument(
@@ -321,6 +409,13 @@ class Registry:
 
         Raises:
             InvalidArgument: The registry has no account.
+
+        Example:
+            >>> with ocikit.testing.registry("basic") as registry:
+            ...     registry.change_password("another")
+            ...     ocikit.exists(f"{registry}/ada/notes:v1")
+            Traceback (most recent call last):
+            ocikit.errors.Unauthorized: ...
         """
         account = self.profile.account
         if account is None or not self.auth:
@@ -333,7 +428,15 @@ class Registry:
             self._site.tokens.revoke()
 
     def clear(self) -> None:
-        """Remove all faults and forget all requests. Content and quirks stay."""
+        """Remove all faults and forget all requests. Content and quirks stay.
+
+        Example:
+            >>> with ocikit.testing.registry() as registry:
+            ...     busy = registry.fail(times=None)
+            ...     registry.clear()
+            ...     ocikit.exists(f"{registry}/ada/notes:v1"), len(registry.requests)
+            (False, 1)
+        """
         site = self._site
         site.proxy.faults.clear()
         for log in (site.proxy, *([site.store] if site.redirects else ()), *([site.auth] if site.has_tokens else ())):
@@ -374,6 +477,7 @@ def registry(
     login: bool = True,
     public: Iterable[str] = PUBLIC,
     quirks: Iterable[str] | Mapping[str, Mapping[str, Any]] = (),
+    port: int = 0,
 ) -> Registry:
     """Return a registry for tests, to be used as a context manager.
 
@@ -388,6 +492,7 @@ def registry(
             `DOCKER_CONFIG` and `REGISTRY_AUTH_FILE` name a file with the credentials.
         public: Patterns of repositories that can be pulled without a login, for profiles with public repositories.
         quirks: Names of further quirks, or a mapping of names to their options: `{"hub-rate-limit": {"limit": 3}}`.
+        port: The port of the API; 0 is a free one.
 
     Raises:
         InvalidArgument: No profile or quirk has this name.
@@ -395,10 +500,10 @@ def registry(
 
     Example:
         >>> import ocikit.testing
-        >>> with ocikit.testing.registry("ghcr") as host:  # doctest: +SKIP
-        ...     ocikit.push(f"{host}/project/data:v1", "data.csv")
-        ...     host.fail("GET", ocikit.testing.MANIFEST, status=503, times=2)
-        ...     ocikit.pull(f"{host}/project/data:v1")
+        >>> with ocikit.testing.registry("ghcr") as host:
+        ...     artifact = ocikit.push(f"{host}/project/notes:v1", {"notes.txt": b"a few words"})
+        ...     ocikit.pull(f"{host}/project/notes:v1").read("notes.txt")
+        b'a few words'
     """
     missing = [name for name in _PACKAGES if importlib.util.find_spec(name) is None]
     if missing:
@@ -410,7 +515,7 @@ def registry(
     if options:
         further = tuple(name for name in options if name not in found.quirks)
         found = evolve(found, quirks=(*further, *found.quirks), options={**found.options, **options})
-    return Registry(found, public=tuple(public), auth=auth, login=login)
+    return Registry(found, public=tuple(public), auth=auth, login=login, port=port)
 
 
 def _check(name: str, profile: Profile, *, auth: bool) -> None:
@@ -439,7 +544,7 @@ def describe(profile: str) -> str:
         InvalidArgument: No profile has this name.
 
     Example:
-        >>> print(describe("zot").partition("Limits")[0])
+        >>> print(ocikit.testing.describe("zot").partition("Limits")[0])
         zot: zot
         Listings have at most 10 tags and 100 repositories a page.
         zot-late-delete: returns 202 for a deletion, and deletes later (oras#1083)

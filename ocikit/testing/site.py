@@ -63,6 +63,8 @@ class Site:
     """The host of the API, if it is not `host`."""
     pages: bool = True
     """Whether listings have short pages."""
+    port: int = 0
+    """The port of the API; 0 is a free one."""
 
     triggered: Counter[str] = field(factory=Counter, init=False)
     """Number of uses of each quirk by name."""
@@ -88,7 +90,7 @@ class Site:
     _stack: ExitStack = field(factory=ExitStack, init=False, repr=False)
 
     def __enter__(self) -> Self:
-        self.proxy = self._stack.enter_context(Api(self.upstream, redirects=self.redirects))
+        self.proxy = self._stack.enter_context(Api(self.upstream, redirects=self.redirects, bind=self.port))
         self.publish(self.proxy, f"https://{self.api_host or self.host}")
         if self.storage:
             self.store = self._stack.enter_context(Storage(self.upstream, self._signed))

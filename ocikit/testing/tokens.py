@@ -21,6 +21,7 @@ from typing import Any, Self
 from attrs import define, evolve, field, frozen
 
 from ocikit.testing.faults import Listener
+from ocikit.waits import UNLIMITED
 
 ALL = frozenset({"pull", "push", "delete", "*"})
 
@@ -109,7 +110,7 @@ class TokenServer:
     def __exit__(self, *_: object) -> None:
         self._server.shutdown()
         self._server.server_close()
-        self._thread.join()
+        self._thread.join(timeout=UNLIMITED)
 
     @property
     def host(self) -> str:

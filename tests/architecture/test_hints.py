@@ -15,6 +15,7 @@ import ocikit
 import pytest
 from ocikit.cli.command import Program
 from ocikit.cli.table import ALIASES, COMMANDS
+from ocikit.testing.__main__ import make_parser
 
 ROOT = Path(__file__).resolve().parents[2]
 SOURCES = sorted((ROOT / "ocikit").rglob("*.py"))
@@ -24,7 +25,7 @@ DOCUMENTS = [ROOT / name for name in ("README.md", "CONTRIBUTING.md", "CHANGELOG
 REACHED = {"layers/walk.py": ("push", "attach"), "layers/pack.py": ("push", "attach"), "folder/plan.py": ("pull",)}
 
 #: Options of other programs.
-FOREIGN_OPTIONS = {"--repository-name"}
+FOREIGN_OPTIONS = {"--repository-name", "--plain-http"}
 
 #: Functions of other libraries in code spans.
 OTHERS = {"get_wsgi_application", "write", "read", "retrieve"}
@@ -134,12 +135,13 @@ def commands():
 
 @cache
 def options():
-    """Return the options of all commands and of their actions."""
+    """Return the options of all commands and of their actions, and those of `python -m ocikit.testing`."""
     program = Program()
     ctx = click.Context(program, info_name="ocikit")
     found = [program, *(program.get_command(ctx, name) for name in COMMANDS)]
     found += [action for each in found[1:] if isinstance(each, click.Group) for action in each.commands.values()]
-    return {option for each in found for p in each.get_params(ctx) for option in [*p.opts, *p.secondary_opts]}
+    ours = {option for each in found for p in each.get_params(ctx) for option in [*p.opts, *p.secondary_opts]}
+    return ours | set(re.findall(r"--[a-z][a-z-]*", make_parser().format_help()))
 
 
 def resolves(dotted):

@@ -34,7 +34,7 @@ ROOMS: dict[str, set[str]] = {
     "filesystem": {"client", "forks", "layers", "remote", "store", "transfer", "spec", "errors", "display"},
     "notebook": {"descriptions", "client", "layers", "progress", "spec", "errors", "display"},
     "server": {"spec", "errors", "display", "forks", "waits", "store.files", "store.locks", "store.reflink", "store.streams", "store.results"},
-    "testing": {"server", "spec", "errors"},
+    "testing": {"server", "spec", "errors", "waits"},
     "auth": {"client", "notebook", "remote", "spec", "errors"},
     "data": {"packages", "waits", "descriptions", "client", "filesystem", "folder", "layers", "transfer", "store", "spec", "errors", "display"},
     "api": {"descriptions", "client", "filesystem", "data", "notebook", "auth", "store", "spec", "errors", "display"},
