@@ -255,6 +255,7 @@ class History(Sequence[Version], display.Displayable):
             rows=rows,
             count=len(self.versions),
             hint=self.end,
+            is_data=True,
             unfolded=True,
         )
 

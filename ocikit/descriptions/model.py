@@ -287,7 +287,13 @@ def _column_section(columns: Iterable[Column]) -> display.Section:
     headers = ("name", "type", "nulls", "min", "max") if stated else ("name", "type")
     note = "statistics as the writer of the file states them" if stated else ""
     return display.Section(
-        title="columns", headers=headers, rows=map(row, columns), count=len(columns), note=note, unfolded=True
+        title="columns",
+        headers=headers,
+        rows=map(row, columns),
+        count=len(columns),
+        note=note,
+        is_data=True,
+        unfolded=True,
     )
 
 
@@ -302,7 +308,12 @@ def _tensor_section(tensors: Mapping[str, Tensor]) -> display.Section:
 
     headers = ("name", "type", "shape", "size", *(["file"] if apart else []))
     return display.Section(
-        title="tensors", headers=headers, rows=map(row, tensors.items()), count=len(tensors), unfolded=True
+        title="tensors",
+        headers=headers,
+        rows=map(row, tensors.items()),
+        count=len(tensors),
+        is_data=True,
+        unfolded=True,
     )
 
 

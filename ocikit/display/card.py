@@ -40,6 +40,8 @@ class Section:
     """Shown next to the title."""
     hint: object = ""
     """Shown below the items, such as a call that returns all of them."""
+    is_data: bool = False
+    """True for a table whose columns stay columns in a narrow page, such as statistics; rows of others are paragraphs."""
     unfolded: bool | None = None
     """True if the section is expanded at first; None expands short sections."""
 

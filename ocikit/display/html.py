@@ -92,7 +92,7 @@ class _Page:
 
     def _items(self, section: Section, limit: int, depth: int) -> Iterator[str]:
         if section.rows[:limit]:
-            yield _table(section.headers, section.rows[:limit], self.tooltip)
+            yield _table(section.headers, section.rows[:limit], self.tooltip, is_data=section.is_data)
         if section.names[:limit]:
             names = " ".join(f"<code>{self._value(name)}</code>" for name in section.names[:limit])
             yield f'<div class="ocikit-names">{names}</div>'
@@ -109,17 +109,18 @@ def table(headers: Sequence[str], rows: Sequence[Sequence[object]], limit: int =
     """
     more = len(rows) - limit
     below = f"<div><small>… {more:,} more</small></div>" if more > 0 else ""
-    return f'<div class="ocikit"><div class="ocikit-data">{_table(headers, rows[:limit], style="")}</div>{below}</div>'
+    return f'<div class="ocikit">{_table(headers, rows[:limit], is_data=True)}{below}</div>'
 
 
 def _table(
-    headers: Sequence[str], rows: Iterable[Sequence[object]], tooltip: int = TOOLTIP, style: str = "ocikit-rows"
+    headers: Sequence[str], rows: Iterable[Sequence[object]], tooltip: int = TOOLTIP, *, is_data: bool = False
 ) -> str:
     head = "".join(f"<th>{escape(name)}</th>" for name in headers)
     body = "".join(f"<tr>{''.join(_cell(value, tooltip) for value in row)}</tr>" for row in rows)
     head = f"<thead><tr>{head}</tr></thead>" if head else ""
-    marked = f' class="{style}"' if style else ""
-    return f"<table{marked}>{head}<tbody>{body}</tbody></table>"
+    if is_data:
+        return f'<div class="ocikit-data"><table class="ocikit-columns">{head}<tbody>{body}</tbody></table></div>'
+    return f'<table class="ocikit-rows">{head}<tbody>{body}</tbody></table>'
 
 
 def _cell(value: object, tooltip: int) -> str:
