@@ -12,6 +12,7 @@ from ocikit.cli.options import dry_run_option, flag, json_option, number_option,
 
 
 @command(
+    schema="cache ls",
     name="ls",
     examples=(
         ("Repositories with sizes, tags and last use", "ocikit cache ls"),
@@ -48,6 +49,7 @@ def _ls(*, as_json: bool) -> None:
 
 
 @command(
+    schema="cache verify",
     name="verify",
     examples=(
         ("Look for damage", "ocikit cache verify"),
@@ -77,6 +79,7 @@ def _verify(*, remove: bool, as_json: bool) -> int:
 
 
 @command(
+    schema="cache prune",
     name="prune",
     examples=(
         ("What no tag references", "ocikit cache prune"),

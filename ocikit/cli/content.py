@@ -6,7 +6,8 @@ import io
 import json
 import shutil
 import sys
-from typing import Any
+from collections.abc import Iterator
+from typing import Any, BinaryIO
 
 import ocikit
 from ocikit import display
@@ -23,15 +24,17 @@ from ocikit.cli.options import (
 from ocikit.spec.annotations import thaw
 
 _BLOCK = 1 << 16  # bytes or characters
+_LINES = 10  # of a file, as in coreutils
 
 _selection = joined(platform_option("select"), dialect_option)
 
 
 @command(
+    schema="ls",
     examples=(
         ("Sizes, digests and names", "ocikit ls ghcr.io/ada/waves:v1"),
         ("Names only", "ocikit ls ghcr.io/ada/waves:v1 --json | jq -r '.files[].name'"),
-    )
+    ),
 )
 @reference()
 @json_option
@@ -71,9 +74,7 @@ def cat(session: ocikit.Session, ref: str, name: str, **settings: Any) -> None:
 
     A pipe receives the exact bytes. A terminal shows text without terminal escapes. The content is verified at its end.
     """
-    artifact = session.inspect(ref, **settings)
-    inside = name not in artifact.files and name in artifact.members
-    with artifact.members[name].open() if inside else artifact.open(name) as stream:
+    with _opened(session.inspect(ref, **settings), name) as stream:
         if not sys.stdout.isatty():
             shutil.copyfileobj(stream, sys.stdout.buffer, _BLOCK)
             return
@@ -82,11 +83,58 @@ def cat(session: ocikit.Session, ref: str, name: str, **settings: Any) -> None:
             sys.stdout.write(display.sanitize(block, newlines=True))
 
 
+def _opened(artifact: ocikit.Artifact, name: str) -> BinaryIO:
+    """Open a file of an artifact, or a member of a shard."""
+    inside = name not in artifact.files and name in artifact.members
+    return artifact.members[name].open() if inside else artifact.open(name)
+
+
 @command(
+    examples=(
+        ("The first 10 lines", "ocikit head ghcr.io/ada/waves:v1 sine.csv"),
+        ("The first 3 lines", "ocikit head ghcr.io/ada/waves:v1 sine.csv --lines 3"),
+        ("The first 64 bytes", "ocikit head ghcr.io/ada/waves:v1 sine.npy --bytes 64 | xxd"),
+    )
+)
+@reference()
+@argument("name", "FILE", "Name of the file, or its digest.")
+@number_option("-n", "--lines", help="Number of lines (10).")
+@number_option("-c", "--bytes", "size", help="Number of bytes, instead of lines.")
+@_selection
+@with_session
+def head(session: ocikit.Session, ref: str, name: str, *, lines: int | None, size: int | None, **settings: Any) -> None:
+    """Show the first lines of a file of an artifact.
+
+    The rest is not transferred, so the content is not verified. A terminal shows text without terminal escapes.
+    """
+    if lines is not None and size is not None:
+        raise ocikit.InvalidArgument("lines and bytes exclude each other", hint="use --lines or --bytes")
+    with _opened(session.inspect(ref, **settings), name) as stream:
+        for block in _first_lines(stream, lines or _LINES) if size is None else _first_bytes(stream, size):
+            if sys.stdout.isatty():
+                sys.stdout.write(display.sanitize(block.decode("utf-8", "replace"), newlines=True))
+            else:
+                sys.stdout.buffer.write(block)
+
+
+def _first_bytes(stream: BinaryIO, size: int) -> Iterator[bytes]:
+    while size and (block := stream.read(min(size, _BLOCK))):
+        size -= len(block)
+        yield block
+
+
+def _first_lines(stream: BinaryIO, count: int) -> Iterator[bytes]:
+    while count and (block := stream.readline(_BLOCK)):  # a limit, because a line may be as long as the file
+        count -= block.endswith(b"\n")
+        yield block
+
+
+@command(
+    schema="card",
     examples=(
         ("Read it", "ocikit card ghcr.io/ada/waves:v1"),
         ("Its license", "ocikit card ghcr.io/ada/waves:v1 --json | jq -r .license"),
-    )
+    ),
 )
 @reference()
 @json_option
@@ -113,10 +161,11 @@ def card(session: ocikit.Session, ref: str, *, as_json: bool, **settings: Any) -
 
 
 @command(
+    schema="describe",
     examples=(
         ("All files, a line each", "ocikit describe ghcr.io/ada/waves:v1"),
         ("The columns of one table", "ocikit describe ghcr.io/ada/waves:v1 sine.parquet"),
-    )
+    ),
 )
 @reference()
 @argument("name", "[FILE]", "Name of one file, which is described in full.")

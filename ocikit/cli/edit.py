@@ -12,6 +12,7 @@ from ocikit.cli.command import command
 from ocikit.cli.options import (
     dry_run_option,
     flag,
+    json_option,
     key_value,
     notes_options,
     option,
@@ -19,10 +20,11 @@ from ocikit.cli.options import (
     repeated_option,
     with_session,
 )
-from ocikit.cli.output import print_summary
+from ocikit.cli.results import print_artifact
 
 
 @command(
+    schema="edit",
     examples=(
         ("Add a file and remove the logs", "ocikit edit ghcr.io/ada/waves:v1 --add new.csv --remove 'logs/'"),
         ("Rename a file, and see what would change", "ocikit edit ghcr.io/ada/waves:v1 --rename a.csv=b.csv --dry-run"),
@@ -30,7 +32,7 @@ from ocikit.cli.output import print_summary
             "Write the result to another tag",
             "ocikit edit ghcr.io/ada/waves:v1 --annotate rows=300 --to ghcr.io/ada/waves:v2",
         ),
-    )
+    ),
 )
 @reference("Artifact with a tag, which moves to the result.")
 @repeated_option(
@@ -46,6 +48,7 @@ from ocikit.cli.output import print_summary
 @flag("--secrets", help="Add files that look like secrets, such as .env.")
 @notes_options
 @dry_run_option
+@json_option
 @with_session
 def edit(
     session: ocikit.Session,
@@ -64,6 +67,7 @@ def edit(
     inputs: tuple[str, ...],
     version: Literal["next"] | None,
     dry_run: bool,
+    as_json: bool,
 ) -> None:
     """Change an artifact without downloading what stays.
 
@@ -93,11 +97,10 @@ def edit(
                 e.add(path, secrets=secrets)
         for key, value in annotate:
             e.annotations[key] = value
-    if e.plan is not None and dry_run:
+    if e.plan is not None and dry_run and not as_json:
         print("\n".join(_plan_lines(e.plan)))
     elif e.artifact is not None:
-        print_summary(e.artifact)
-        print(e.artifact.reference)
+        print_artifact(e.artifact, dry_run=dry_run, as_json=as_json)
 
 
 def _path_and_name(text: str) -> tuple[str, str]:

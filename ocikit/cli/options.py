@@ -154,7 +154,9 @@ dialect_option = option(
     help="Name the files of models as their own tools do (auto), or show the layers as they are.",
 )
 
-json_option = flag("--json", "as_json", help="Write JSON.")
+json_option = flag("--json", "as_json", help="Write JSON; 'ocikit schema' has its schema.")
+
+json_lines_option = flag("--json", "as_json", help="Write JSON lines; 'ocikit schema' has their schema.")
 
 dry_run_option = flag("--dry-run", help="Change nothing, and print what would change.")
 

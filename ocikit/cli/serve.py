@@ -14,8 +14,9 @@ import click
 
 from ocikit import display
 from ocikit.cli.command import argument, command
-from ocikit.cli.options import dry_run_option, flag, joined, option, positive_int, seconds
+from ocikit.cli.options import dry_run_option, flag, joined, json_option, option, positive_int, seconds
 from ocikit.cli.output import print_note
+from ocikit.cli.results import print_json
 from ocikit.errors import InvalidArgument
 from ocikit.server.http.settings import Limits
 from ocikit.server.process.main import inspect_stores, run
@@ -184,10 +185,11 @@ serve.params[-1:-1] = _server_params()
 
 
 @command(
+    schema="gc",
     examples=(
         ("See what would be deleted", "ocikit gc store --dry-run"),
         ("Without waiting for the grace period", "ocikit gc store --grace 0"),
-    )
+    ),
 )
 @_store_options
 @dry_run_option
@@ -212,6 +214,7 @@ serve.params[-1:-1] = _server_params()
     help="Write the copies of all manifests and tags again, after a database was restored from a backup.",
 )
 @_keep_deleted_option
+@json_option
 def gc(
     *,
     dry_run: bool,
@@ -220,6 +223,7 @@ def gc(
     strays: bool,
     copies: bool,
     keep_deleted: float,
+    as_json: bool,
     **stores: str | None,
 ) -> None:
     """Delete unreferenced content of a registry.
@@ -238,6 +242,20 @@ def gc(
         if copies and not dry_run:
             _write_copies(as_cluster(storage))
         result = delete_unreferenced(storage, grace=grace, expiry=expiry, dry_run=dry_run)
+    if as_json:
+        print_json(
+            {
+                "dry_run": dry_run,
+                "blobs": [{"digest": str(blob.digest), "size": blob.size} for blob in result.blobs],
+                "unlinked": [
+                    {"digest": str(blob.digest), "size": blob.size, "repository": blob.repository}
+                    for blob in result.unlinked
+                ],
+                "uploads": result.uploads,
+                "size": result.size,
+            }
+        )
+        return
     for blob in result.unlinked:
         print(f"{display.size(blob.size):>10}  {blob.digest}  {display.sanitize(blob.repository)}")
     for blob in result.blobs:
@@ -308,21 +326,31 @@ def rebuild(*, metadata: str, blobs: str, keep_deleted: float) -> int:
 
 
 @command(
+    schema="verify",
     examples=(
         ("Hash everything", "ocikit verify store"),
         ("Delete corrupt content, so that clients push it again", "ocikit verify store --repair"),
-    )
+    ),
 )
 @_store_options
 @flag("--repair", help="Delete corrupt content: it counts as absent until a client pushes it again.")
 @flag("--sizes", help="Compare sizes only, and read no content.")
-def verify(*, repair: bool, sizes: bool, **stores: str | None) -> int:
+@json_option
+def verify(*, repair: bool, sizes: bool, as_json: bool, **stores: str | None) -> int:
     """Hash all content of a registry.
 
     The registry may be running. The exit code is 1 if content is corrupt or missing.
     """
     with opened(_stores(stores), "verification") as storage:
         result = verify_content(storage, remove=repair, sizes=sizes)
+    if as_json:
+        corrupt = [
+            {"digest": str(blob.digest), "problem": blob.problem, "repositories": list(blob.repositories)}
+            for blob in result.corrupt
+        ]
+        facts = {"checked": result.checked, "size": result.size, "corrupt": corrupt, "removed": repair}
+        print_json(facts)
+        return 0 if result.ok else 1
     for blob in result.corrupt:
         print(f"{blob.problem:>10}  {blob.digest}  {display.sanitize(', '.join(blob.repositories))}".rstrip())
     checked = (

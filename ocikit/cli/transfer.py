@@ -12,8 +12,10 @@ from ocikit import display
 from ocikit.cli.command import argument, command
 from ocikit.cli.options import (
     dialect_option,
+    dry_run_option,
     flag,
     joined,
+    json_option,
     notes_options,
     option,
     pairs_option,
@@ -23,7 +25,8 @@ from ocikit.cli.options import (
     selection_options,
     with_session,
 )
-from ocikit.cli.output import print_note, print_summary
+from ocikit.cli.output import print_note
+from ocikit.cli.results import artifact_facts, print_artifact, print_json
 from ocikit.client.arguments import WRITTEN
 from ocikit.spec import media_types
 from ocikit.spec.titles import LINKS
@@ -41,6 +44,7 @@ _source_options = joined(
 
 
 @command(
+    schema="pull",
     examples=(
         ("Write the files to the folder data", "ocikit pull ghcr.io/ada/waves:v1 data"),
         (
@@ -48,7 +52,7 @@ _source_options = joined(
             "ocikit pull ghcr.io/ada/waves:v1 data --include '*.csv' --force",
         ),
         ("Fetch to the cache, and print the path", "ocikit pull ghcr.io/ada/waves:v1"),
-    )
+    ),
 )
 @reference()
 @argument("to", "[FOLDER]", "Folder to write the files to; without it, they are in the cache.")
@@ -62,18 +66,20 @@ _source_options = joined(
 )
 @dialect_option
 @option("--root", metavar="FOLDER", help="Write only what is below this folder of an image, such as models.")
+@dry_run_option
+@json_option
 @with_session
-def pull(session: ocikit.Session, ref: str, **settings: Any) -> None:
+def pull(session: ocikit.Session, ref: str, *, dry_run: bool, as_json: bool, **settings: Any) -> None:
     """Pull an artifact to the cache, or as files to a folder.
 
     The path of the files is printed. Content is verified, an interrupted pull resumes, and edited files stay.
     """
-    artifact = session.pull(ref, **settings)
-    print_summary(artifact)
-    print(artifact.path or artifact.reference)
+    artifact = session.pull(ref, dry_run=dry_run, **settings)
+    print_artifact(artifact, dry_run=dry_run, as_json=as_json, with_path=True)
 
 
 @command(
+    schema="push",
     examples=(
         ("Push a folder: its files keep their names below waves/", "ocikit push ghcr.io/ada/waves:v1 waves"),
         ("Push what is in the folder, without its name", "ocikit push ghcr.io/ada/waves:v1 waves/."),
@@ -81,7 +87,7 @@ def pull(session: ocikit.Session, ref: str, **settings: Any) -> None:
             "A model with its source, as the next version",
             "ocikit push ghcr.io/ada/model:latest model.pkl \\\n    --input ghcr.io/ada/waves:v1 --version next",
         ),
-    )
+    ),
 )
 @reference("Reference of the new artifact, such as ghcr.io/ada/waves:v1.")
 @argument("paths", "PATH...", "Files and folders. A folder that ends with /. leaves its name out.")
@@ -111,18 +117,22 @@ def pull(session: ocikit.Session, ref: str, **settings: Any) -> None:
 @notes_options
 @selection_options("push")
 @_source_options
+@dry_run_option
+@json_option
 @with_session
-def push(session: ocikit.Session, ref: str, paths: tuple[str, ...], **settings: Any) -> None:
+def push(
+    session: ocikit.Session, ref: str, paths: tuple[str, ...], *, dry_run: bool, as_json: bool, **settings: Any
+) -> None:
     """Push files and folders as an artifact.
 
     The reference with the digest of the artifact is printed. Content that the registry has is not sent again.
     """
-    artifact = session.push(ref, *paths, **settings)
-    print_summary(artifact)
-    print(artifact.reference)
+    artifact = session.push(ref, *paths, dry_run=dry_run, **settings)
+    print_artifact(artifact, dry_run=dry_run, as_json=as_json)
 
 
 @command(
+    schema="copy",
     examples=(
         ("From one registry to another", "ocikit copy ghcr.io/ada/waves:v1 registry.example.com/ada/waves:v1"),
         (
@@ -130,7 +140,7 @@ def push(session: ocikit.Session, ref: str, paths: tuple[str, ...], **settings: 
             "ocikit copy ghcr.io/ada/waves:v1 oci:waves --referrers",
         ),
         ("One platform of an image", "ocikit copy docker.io/library/alpine:3 oci:alpine --platform linux/arm64"),
-    )
+    ),
 )
 @argument("source", "SOURCE", "Reference to copy from.")
 @argument("target", "TARGET", "Reference to copy to; without a tag, it gets the tag of the source.")
@@ -142,31 +152,34 @@ def push(session: ocikit.Session, ref: str, paths: tuple[str, ...], **settings: 
     type=click.Choice(["oci"]),
     help="Write Docker's manifests and lists as OCI ones; their digests change.",
 )
+@dry_run_option
+@json_option
 @with_session
-def copy(session: ocikit.Session, source: str, target: str, **settings: Any) -> None:
+def copy(session: ocikit.Session, source: str, target: str, *, dry_run: bool, as_json: bool, **settings: Any) -> None:
     """Copy between registries, layouts and archives.
 
     A layout is oci:FOLDER, an archive is oci-archive:FILE or docker-archive:FILE. Content goes straight from one side to
     the other, and what the target has is not sent again.
     """
-    artifact = session.copy(source, target, **settings)
-    print_summary(artifact)
-    print(artifact.reference)
+    artifact = session.copy(source, target, dry_run=dry_run, **settings)
+    print_artifact(artifact, dry_run=dry_run, as_json=as_json)
 
 
 @command(
+    schema="watch",
     examples=(
         ("Push checkpoints while a training writes them", "ocikit watch runs/7 ghcr.io/ada/runs:live"),
         ("Every minute, without logs", "ocikit watch runs/7 ghcr.io/ada/runs:live --every 60 --exclude '*.log'"),
-    )
+    ),
 )
 @argument("folder", "FOLDER", "Folder to watch.")
 @reference("Reference whose tag moves with each push.")
 @option("--every", type=seconds, default=300, metavar="SECONDS", help="Time between pushes (300).")
 @selection_options("push")
 @_source_options
+@json_option
 @with_session
-def watch(session: ocikit.Session, folder: str, ref: str, **settings: Any) -> None:
+def watch(session: ocikit.Session, folder: str, ref: str, *, as_json: bool, **settings: Any) -> None:
     """Push a folder while another program writes to it.
 
     Ctrl-C ends it with a last push. The reference of that push is printed.
@@ -174,4 +187,8 @@ def watch(session: ocikit.Session, folder: str, ref: str, **settings: Any) -> No
     with ocikit.watch(folder, ref, session=session, **settings) as watching, suppress(KeyboardInterrupt):
         print_note(f"watching {display.display_path(watching.folder)}; Ctrl-C ends with a last push")
         watching.block()
-    print(watching.artifact.reference if watching.artifact is not None else "nothing was pushed")
+    artifact = watching.artifact
+    if as_json:
+        print_json(None if artifact is None else artifact_facts(artifact))
+    else:
+        print("nothing was pushed" if artifact is None else artifact.reference)

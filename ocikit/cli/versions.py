@@ -18,11 +18,12 @@ from ocikit.cli.options import (
 
 
 @command(
+    schema="diff",
     examples=(
         ("Two versions", "ocikit diff ghcr.io/ada/waves:v1 ghcr.io/ada/waves:v2"),
         ("What was edited in a folder", "ocikit diff ghcr.io/ada/waves:v1 data"),
         ("Columns and rows of tables", "ocikit diff ghcr.io/ada/waves:v1 ghcr.io/ada/waves:v2 --tables"),
-    )
+    ),
 )
 @argument("before", "REFERENCE", "Reference or folder, before the changes.")
 @argument("after", "REFERENCE|FOLDER", "Reference or folder, after the changes.")
@@ -43,10 +44,11 @@ def diff(session: ocikit.Session, before: str, after: str, *, as_json: bool, exi
 
 
 @command(
+    schema="history",
     examples=(
         ("Tags, digests, times and messages", "ocikit history ghcr.io/ada/waves:latest"),
         ("The digest of the newest version", "ocikit history ghcr.io/ada/waves:latest --limit 1 --json"),
-    )
+    ),
 )
 @reference()
 @number_option("--limit", default=20, help="Number of versions (20).")
@@ -62,10 +64,11 @@ def history(session: ocikit.Session, ref: str, *, as_json: bool, **settings: Any
 
 
 @command(
+    schema="lineage",
     examples=(
         ("As a tree", "ocikit lineage ghcr.io/ada/model:v3"),
         ("Only the direct sources, as JSON", "ocikit lineage ghcr.io/ada/model:v3 --depth 1 --json"),
-    )
+    ),
 )
 @reference()
 @number_option("--depth", default=10, help="Number of steps (10).")
