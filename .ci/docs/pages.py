@@ -167,6 +167,14 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
     return files
 
 
+def on_post_page(output: str, **_: Any) -> str:
+    """Add what the theme and the notebooks lack for screen readers and keyboards."""
+    output = output.replace(
+        'data-md-component="search" role="dialog"', 'data-md-component="search" role="dialog" aria-label="Search"'
+    )
+    return output.replace('<div class="highlight-ipynb', '<div tabindex="0" class="highlight-ipynb')
+
+
 def _as_it_is(path: str, config: MkDocsConfig) -> File:
     return File(path, str(ROOT), config.site_dir, config.use_directory_urls)
 

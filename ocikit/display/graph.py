@@ -94,7 +94,7 @@ class Graph(Cell):
             return Safe("")
         width = max(x for x, _ in places.values()) + _WIDTH + 2
         height = max(y for _, y in places.values()) + _HEIGHT + 2
-        parts = [f'<svg width="{width}" height="{height}" viewBox="0 0 {width} {height}" role="img">']
+        parts = [f'<svg width="{width}" height="{height}" viewBox="0 0 {width} {height}">']
         parts += self._arrows(places)
         parts += [_box(self.nodes[key], x, y, tooltip) for key, (x, y) in places.items()]
         more = len(self.nodes) - len(places)
