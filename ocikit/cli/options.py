@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 from collections.abc import Callable, Iterable
 from typing import Any, TypeVar
@@ -174,15 +175,26 @@ _session_options = joined(
 )
 
 
-def with_session(function: Callable[..., int | None]) -> Callable[..., int | None]:
-    """Add the options of a session, and pass an open session as the first argument."""
+def with_session(function: Callable[..., int | None], *, temporary: bool = False) -> Callable[..., int | None]:
+    """Add the options of a session, and pass an open session as the first argument.
+
+    Args:
+        function: The command.
+        temporary: Whether the session has a cache of its own, which is deleted at the end.
+    """
 
     @functools.wraps(function)
     def run(*, insecure: tuple[str, ...], workers: int | None, **values: Any) -> int | None:
         import ocikit  # noqa: PLC0415 - the help of a command needs no session
 
         settings: dict[str, Any] = {} if workers is None else {"workers": workers}
-        with ocikit.Session(insecure=insecure, progress="none" if is_quiet() else None, **settings) as session:
+        with contextlib.ExitStack() as stack:
+            if temporary:
+                import tempfile  # noqa: PLC0415 - import time, which every help would take
+
+                settings["cache"] = stack.enter_context(tempfile.TemporaryDirectory(prefix="ocikit-"))
+            quiet = "none" if is_quiet() else None
+            session = stack.enter_context(ocikit.Session(insecure=insecure, progress=quiet, **settings))
             return function(session, **values)
 
     return _session_options(run)

@@ -8,6 +8,7 @@ import math
 import secrets
 import tempfile
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 
 from ocikit import display
@@ -27,7 +28,7 @@ _REPORT = "application/vnd.example.evaluation.v1+json"
     )
 )
 @option("--registry", metavar="HOST", help="Registry to use; without it, a temporary one is started.")
-@with_session
+@partial(with_session, temporary=True)
 def quickstart(session: Session, *, registry: str | None) -> None:
     """Push, list, attach and pull a small data set.
 

@@ -213,7 +213,8 @@ def test_help_and_version_are_printed(run):
         assert code == 0 and f"ocikit {command}" in out
 
 
-def test_quickstart_starts_temporary_registry(run, home):
+def test_quickstart_starts_temporary_registry(run, home, monkeypatch):
+    monkeypatch.setenv("OCIKIT_CACHE", str(home / "cache"))
     code, out, err = run("quickstart")
     assert (code, err) == (0, "")
     lines = out.splitlines()
