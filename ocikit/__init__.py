@@ -406,6 +406,7 @@ _GUESSES = {
     "remove": "ocikit.delete(ref)",
     "resolve": "ocikit.pin(ref)",
     "rm": "ocikit.delete(ref)",
+    "search": "ocikit.catalog(host)",
     "size": "ocikit.inspect(ref).size",
     "upload": "ocikit.push(ref, files)",
     "write": "ocikit.save(ref, object)",

@@ -16,7 +16,7 @@ from ocikit.progress.base import Progress
 from ocikit.spec.arguments import check_mapping, to_texts
 from ocikit.spec.descriptor import Descriptor
 from ocikit.spec.media_types import ARCHIVES, SHARDS
-from ocikit.spec.reference import AnyReference, RegistryHost, parse_reference
+from ocikit.spec.reference import AnyReference, Reference, RegistryHost, parse_reference
 from ocikit.spec.titles import LINKS
 
 if TYPE_CHECKING:
@@ -259,10 +259,10 @@ def _check_path(path: Any) -> None:
             hint = 'pass a str or a Path, or content with its name: {"notes.txt": b"…"}'
         else:
             hint = f"save it in a format for its kind: ocikit.save(ref, {kind.lower()})"
-        raise InvalidArgument(f"a path is text, not {kind}{shown}", hint=hint)
-    elif getattr(path, "path", "") is None and isinstance(getattr(path, "reference", None), AnyReference):
+        raise InvalidArgument(f"a path cannot be of type {kind}{shown}", hint=hint)
+    elif getattr(path, "path", "") is None and isinstance(found := getattr(path, "reference", None), AnyReference):
         raise InvalidArgument(
-            f"{path} is an artifact that is not in a folder",
+            f"{found.name} is an artifact that is not in a folder",
             hint="copy it: ocikit.copy(artifact, ref); or name files of it: push(ref, artifact[name])",
         )
 
@@ -275,7 +275,7 @@ def _check_content(title: str, content: Any) -> None:
         return
     plain = isinstance(content, int | float | list | tuple | dict | set | None)
     raise InvalidArgument(
-        f"the content of {display.quoted(title, _SHOWN)} is a {type(content).__name__}, not bytes or a path",
+        f"the content of {display.quoted(title, _SHOWN)} cannot be of type {type(content).__name__}",
         hint="pass bytes, the path of a file, or a file that is open for reading"
         if plain
         else f"save it in a format for its kind: ocikit.save(ref, {{{display.quoted(title, _SHOWN)}: …}})",
@@ -304,6 +304,22 @@ def check_order(ref: Any, paths: Sequence[Any]) -> None:
             f"{display.quoted(str(path), _SHOWN)} is a path, not a reference",
             hint=f"the reference comes first: push({other!r}, {display.quoted(str(path), _SHOWN)})",
         )
+
+
+def check_target(ref: Any) -> None:
+    """Check that a push or copy does not go to an official image of Docker Hub, which a bare name stands for.
+
+    Raises:
+        InvalidReference: It does. Only Docker's own builds write there.
+    """
+    if isinstance(ref, str) and not set(ref) & set("/@"):
+        reference = parse_reference(ref)
+        if isinstance(reference, Reference):
+            account = f"docker.io/ACCOUNT/{ref}"
+            raise InvalidReference(
+                f"{display.quoted(ref, _SHOWN)} is the official image {reference} of Docker Hub, which is read-only",
+                hint=f"a folder on disk is written {display.quoted(f'oci:{ref}', _SHOWN)}, your own repository {display.quoted(account, _SHOWN)}",
+            )
 
 
 def to_readme(card: Card | StrPath) -> bytes:

@@ -11,13 +11,13 @@ from collections.abc import Iterator, Sequence
 from typing import Any, Generic, Literal, TypeAlias, TypeVar, overload
 
 from ocikit import display
-from ocikit.client.tag_order import TagSummary, versions_newest_first
 from ocikit.errors import OcikitError
 from ocikit.forks import ForkSafeLock
 from ocikit.spec.annotations import CREATED, DESCRIPTION, TITLE
 from ocikit.spec.descriptor import Descriptor
 from ocikit.spec.kinds import artifact_kind
 from ocikit.spec.reference import parse_reference
+from ocikit.spec.tag_order import TagSummary, versions_newest_first
 
 T = TypeVar("T")
 

@@ -21,6 +21,7 @@ from ocikit.client.arguments import (
     check_login_key,
     check_order,
     check_push,
+    check_target,
     check_workers,
     check_written,
     tags_of,
@@ -626,6 +627,7 @@ class Session(display.Displayable):
         )
 
         check_order(ref, paths)
+        check_target(ref)
         reference = parse_reference(ref)
         readme = None if card is None else to_readme(card)
         if all(isinstance(path, Mapping) and not path for path in paths) and (
@@ -893,6 +895,7 @@ class Session(display.Displayable):
             from ocikit.client import convert as conversion  # noqa: PLC0415 - 1 ms of import time that few copies need
 
             conversion.check_convert(convert)
+        check_target(target)
         here, there = parse_reference(source), parse_reference(target)
         if there.tag is None and there.digest is None and (name := default_tag(here, there)):
             there = there.tagged(name)

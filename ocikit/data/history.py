@@ -15,7 +15,6 @@ from ocikit import display
 from ocikit.client.notes import read_inputs
 from ocikit.client.reader import ContentReader
 from ocikit.client.resolver import Resolver, target_of
-from ocikit.client.tag_order import versions_newest_first
 from ocikit.data.diff import Diff, compare
 from ocikit.data.sides import Side
 from ocikit.errors import InvalidArgument, InvalidDigest, NotFound, OcikitError
@@ -25,6 +24,7 @@ from ocikit.spec.descriptor import Descriptor
 from ocikit.spec.digest import Digest
 from ocikit.spec.manifest import Index, Manifest
 from ocikit.spec.reference import AnyReference, ReferenceLike, parse_reference
+from ocikit.spec.tag_order import versions_newest_first
 from ocikit.transfer.pool import run_parallel
 
 log = logging.getLogger("ocikit")

@@ -16,10 +16,10 @@ from typing import Any
 import ipywidgets as w  # type: ignore[import-untyped]  # has no types
 
 from ocikit import display
-from ocikit.client.tag_order import newest_first
 from ocikit.errors import OcikitError
 from ocikit.notebook.assist import read_text
 from ocikit.notebook.jobs import IsStale, Jobs
+from ocikit.spec.tag_order import newest_first
 
 PAGE = 200  # names per page: a browser scrolls them smoothly, and the filter finds the others
 SORTED = 1000  # names that are read to sort them by version; the rest of a longer list is read on demand

@@ -159,7 +159,7 @@ class Endpoints:
         response = self.transport.request(
             "HEAD",
             self._path("blobs", digest),
-            self.action_name("look up", digest.short),
+            self.action_name("check", digest.short),
             scopes=(self.scope("pull", "push") if push else self.scope("pull"),),
             ok_statuses=ok_statuses,
             retry=retry,

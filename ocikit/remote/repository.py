@@ -45,6 +45,7 @@ from ocikit.spec.digest import Digest
 from ocikit.spec.document import DOCUMENT_LIMIT
 from ocikit.spec.manifest import Index, Manifest, parse_document
 from ocikit.spec.reference import check_tag
+from ocikit.spec.tag_order import newest_first
 from ocikit.store.base import Source, Store, Swap
 from ocikit.store.streams import ByteStream, WholeReader, check_size, check_spans
 from ocikit.transfer.slots import worker_limit
@@ -260,10 +261,12 @@ class Repository(Endpoints, Store, display.Displayable):
             return self._name_unknown(error)
         except OcikitError:
             return error
-        similar = display.nearest(target, tags, _NEAREST) or list(reversed(tags))[:_NEAREST]
+        similar = [] if target == "latest" else display.nearest(target, tags, _NEAREST)
+        first = "nearest" if similar else "newest"
+        similar = similar or newest_first(tags)[:_NEAREST]
         hint = "it has no tags at all"
         if similar:
-            hint = f"nearest: {display.join_limited(similar)}; ocikit.tags({self._full_name!r}) lists all {len(tags)}"
+            hint = f"{first}: {display.join_limited(similar)}; ocikit.tags({self._full_name!r}) lists all {len(tags)}"
         return error.reworded(f"{self._full_name} has no tag {target!r}", hint, kind=ManifestUnknown)
 
     def _name_unknown(self, error: RegistryError) -> NameUnknown:
@@ -447,7 +450,7 @@ class Repository(Endpoints, Store, display.Displayable):
                 response = self.transport.request(
                     "GET",
                     self._path("tags", "list?n=1"),
-                    self.action_name("look into"),
+                    self.action_name("list the tags of"),
                     scopes=(self.scope("pull", "push"),),
                     ok_statuses=(401, 403, 404),
                 )

@@ -174,7 +174,10 @@ def _check_text(text: object) -> str:
             raise InvalidReference(
                 f"a {type(text).__name__} doesn't name a registry", hint=f"write where it is: {_at(digest)}"
             )
-        raise InvalidReference(f"a reference is text, not {type(text).__name__}", hint="pass a str or a Reference")
+        raise InvalidReference(
+            f"a reference cannot be of type {type(text).__name__}",
+            hint='write it like "ghcr.io/team/data:v1", or pass what has a reference, such as an artifact',
+        )
     return text
 
 
@@ -295,7 +298,7 @@ class Reference(_Target):
             )
         if _DIGEST_ONLY.fullmatch(text):
             raise InvalidReference(
-                f"{quoted(text)} is a digest without a repository", hint=f"write where it is: {_at(text.lower())}"
+                f"{quoted(str(text))} is a digest without a repository", hint=f"write where it is: {_at(text.lower())}"
             )
         if "://" in text:
             # Users paste URLs that contain a password: remove text before an @ that does not precede a digest.

@@ -1174,6 +1174,14 @@ def test_push_names_the_order_of_reference_and_path(data, session, server, path)
     assert "the reference comes first: push(" in caught.value.hint and f"{server.host}/t/d:v1" in caught.value.hint
 
 
+@pytest.mark.parametrize("name", ["backup", "backup:v1"])
+def test_push_and_copy_to_official_image_fail(art, session, home, name):
+    for call in (lambda: session.copy(art, name), lambda: session.push(name, "data")):
+        with pytest.raises(ocikit.InvalidReference, match="is the official image docker.io/library/backup") as caught:
+            call()
+        assert f"'oci:{name}'" in caught.value.hint and f"'docker.io/ACCOUNT/{name}'" in caught.value.hint
+
+
 def test_folder_may_have_the_name_of_a_repository(data, session, server, home, monkeypatch):
     """Which of them exists distinguishes a path from a reference."""
     write(home, {f"{server.host}/t/d": "x"})

@@ -20,12 +20,12 @@ import pytest
 from ocikit import display
 from ocikit.client.artifact import Artifact, Files
 from ocikit.client.listing import Listing
-from ocikit.client.tag_order import TagSummary
 from ocikit.display.html import css
 from ocikit.errors import OcikitError
 from ocikit.spec.annotations import Annotations, FrozenMap
 from ocikit.spec.document import Document
 from ocikit.spec.reference import LayoutReference, Reference
+from ocikit.spec.tag_order import TagSummary
 
 from tests.support import cards
 from tests.support.cards import CARDS, harmless

@@ -168,6 +168,15 @@ def test_missing_repository_raises_name_unknown(server, repository):
         repository.tags()
 
 
+def test_missing_latest_has_the_newest_versions(server, repository):
+    for tag in ("v1.10", "v1.9", "v1.2", "main"):
+        server.manifest("a/b", RAW, tag)
+    for tag in ("latest", "zzzzzz"):
+        with pytest.raises(errors.ManifestUnknown) as caught:
+            repository.resolve(tag)
+        assert caught.value.hint.startswith("newest: v1.10, v1.9, v1.2; ")
+
+
 def test_missing_repository_has_near_names_and_no_cause(server, repository):
     repository.known = lambda host: ["a/bb", "other"] if host == server.host else []
     for call in (lambda: repository.resolve("v1"), repository.tags, lambda: repository.resolve_verified("v1")):

@@ -3,8 +3,8 @@
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from ocikit.client.tag_order import TagSummary, newest_first
 from ocikit.display import ROWS
+from ocikit.spec.tag_order import TagSummary, newest_first
 
 
 @pytest.mark.parametrize(
