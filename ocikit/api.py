@@ -13,6 +13,7 @@ from ocikit.client.arguments import ProgressLike, StrPath
 from ocikit.client.artifact import Artifact, File
 from ocikit.client.session import Session
 from ocikit.client.shared import shared_session
+from ocikit.display.signatures import set_signature
 from ocikit.display.tracebacks import hide_internal_frames
 from ocikit.errors import OcikitError
 from ocikit.spec.calls import describe_mistake, explain_call, wrong_call
@@ -501,8 +502,7 @@ def _function(verb: Callable[Concatenate[Session, P], R]) -> Callable[P, R]:
                 raise wrong_call(text) from None
 
     plain: Callable[Concatenate[Session, P], R] = introspection.unwrap(verb)  # its own errors name the method
-    signature = introspection.signature(verb)
-    call.__signature__ = signature.replace(parameters=list(signature.parameters.values())[1:])  # type: ignore[attr-defined]  # for Shift-Tab
+    set_signature(call, verb, skip=1)
     call.__qualname__ = verb.__name__
     call.__module__ = "ocikit"
     return call

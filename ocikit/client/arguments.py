@@ -22,13 +22,13 @@ from ocikit.spec.titles import LINKS
 if TYPE_CHECKING:
     from ocikit.descriptions.card import Card
 
-StrPath: TypeAlias = "str | os.PathLike[str]"
+StrPath: TypeAlias = str | os.PathLike[str]
 
 #: What is pushed: the path of a file or folder, or contents by name. A content is bytes, a path, or a file object.
-PushedPath: TypeAlias = "StrPath | Mapping[str, bytes | bytearray | memoryview | StrPath | BinaryIO]"
+PushedPath: TypeAlias = StrPath | Mapping[str, bytes | bytearray | memoryview | StrPath | BinaryIO]
 
 #: How a call shows progress: True or "auto" as fits the environment, False or "none" not at all, or a listener.
-ProgressLike: TypeAlias = "bool | str | Progress | None"
+ProgressLike: TypeAlias = bool | str | Progress | None
 
 #: RFC 6838 section 4.2; image-spec manifest.md requires it of artifact types.
 _MEDIA_TYPE = re.compile(r"[A-Za-z0-9][A-Za-z0-9!#$&^_.+-]{0,126}/[A-Za-z0-9][A-Za-z0-9!#$&^_.+-]{0,126}")

@@ -24,7 +24,7 @@ from ocikit.spec.reference import ReferenceLike, parse_reference
 from ocikit.spec.titles import check_titles
 
 #: Whether a file of the same name is replaced, or all files are.
-Replace: TypeAlias = "bool | Literal['all']"
+Replace: TypeAlias = bool | Literal["all"]
 
 _SHOWN = 3  # names in a message
 

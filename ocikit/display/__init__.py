@@ -24,6 +24,7 @@ from ocikit.display.html import HTML_LIMIT, table
 from ocikit.display.markdown import Markdown
 from ocikit.display.plain import plain_text
 from ocikit.display.shown import Description, Displayable, card_of, non_default_fields, title_of
+from ocikit.display.signatures import readable, set_signature
 from ocikit.display.text import (
     CELL,
     LINE,
@@ -73,7 +74,9 @@ __all__ = [
     "plain_text",
     "pluralize",
     "quoted",
+    "readable",
     "sanitize",
+    "set_signature",
     "shorten",
     "size",
     "table",

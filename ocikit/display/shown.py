@@ -11,6 +11,7 @@ import attrs
 from ocikit.display.card import Card, Section
 from ocikit.display.html import page
 from ocikit.display.plain import plain_text
+from ocikit.display.signatures import readable
 from ocikit.display.terminal import tree
 from ocikit.display.text import LINE, ROWS, sanitize, shorten
 
@@ -28,6 +29,9 @@ class Displayable:
     """
 
     __slots__ = ()
+
+    def __init_subclass__(cls) -> None:
+        readable(cls)
 
     def __rich_repr__(self) -> Description:
         """Yield `(name, value)` or `(name, value, default)` for each field, as rich's protocol requires.

@@ -9,6 +9,7 @@ from contextvars import ContextVar
 from typing import Literal
 
 from ocikit import display
+from ocikit.display.signatures import readable
 from ocikit.forks import ForkSafeLock
 from ocikit.spec import media_types
 from ocikit.spec.descriptor import Descriptor
@@ -21,6 +22,7 @@ Outcome = Literal["moved", "present", "mounted", "skipped", "failed"]
 INTERRUPTED = "stopped; received data is stored, the next call resumes"
 
 
+@readable
 class Progress:
     """A listener for progress events that ignores them; subclass it. Events come from several threads.
 

@@ -11,6 +11,7 @@ import requests
 from attrs import evolve, frozen
 
 from ocikit import display
+from ocikit.display.signatures import readable
 from ocikit.errors import InvalidReference, InvalidResponse, UploadInvalid
 from ocikit.remote.http.request import BodyStream
 from ocikit.remote.http.responses import announced_digest, drain, json_object, media_type, request_fields
@@ -86,6 +87,7 @@ class UploadSession:
         return f"{self.location}{'&' if '?' in self.location else '?'}digest={quote(digest, safe='')}"
 
 
+@readable
 class Endpoints:
     """The endpoints of one repository. `Repository` builds the high-level operations from them.
 

@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeVar, cast
 
 from ocikit.display import join_limited, quoted
+from ocikit.display.signatures import set_signature
 from ocikit.display.tracebacks import hide_internal_frames
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -66,6 +67,7 @@ def explain_call(function: F) -> F:
                 raise
             raise wrong_call(text) from None
 
+    set_signature(call, function)
     return cast("F", call)
 
 

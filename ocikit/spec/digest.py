@@ -7,7 +7,7 @@ import os
 import re
 from typing import Any, Protocol
 
-from ocikit.display import quoted
+from ocikit.display import quoted, readable
 from ocikit.errors import DigestMismatch, InvalidDigest, UnverifiableDigest
 
 _GRAMMAR = re.compile(r"([a-z0-9]+(?:[+._-][a-z0-9]+)*):([a-zA-Z0-9=_-]+)")
@@ -50,6 +50,7 @@ class Hasher(Protocol):
         """
 
 
+@readable
 class Digest(str):
     """A validated digest `algorithm:encoded`, which is a `str`.
 

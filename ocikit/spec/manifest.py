@@ -24,7 +24,7 @@ from ocikit.spec.titles import NamedLayers, name_layers
 ATTESTED_DIGEST = "vnd.docker.reference.digest"
 
 #: A requested platform: text, a value, or a predicate of descriptors.
-PlatformLike: TypeAlias = "str | Platform | Callable[[Descriptor], bool]"
+PlatformLike: TypeAlias = str | Platform | Callable[[Descriptor], bool]
 
 
 def _descriptors(items: Iterable[Descriptor]) -> tuple[Descriptor, ...]:

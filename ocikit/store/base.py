@@ -7,6 +7,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from typing import ClassVar, Literal, TypeAlias
 
+from ocikit.display.signatures import readable
 from ocikit.errors import BlobUnknown, NotFound
 from ocikit.spec.arguments import to_texts
 from ocikit.spec.descriptor import Descriptor
@@ -19,6 +20,7 @@ from ocikit.store.streams import ByteStream, check_spans, read_parts, read_verif
 Swap: TypeAlias = Literal["done", "moved", "unchecked"]
 
 
+@readable
 class Source(ABC):
     """A place that content can be read from.
 
@@ -229,6 +231,7 @@ class Source(ABC):
         return ()
 
 
+@readable
 class Store(Source):
     """A place that content can be written to. Everything pushed is verified before it can be read.
 

@@ -136,7 +136,7 @@ def find(name: str) -> Profile:
     """Return a profile.
 
     Args:
-        name: Its name, such as "ecr".
+        name: Name of the profile, such as "ecr".
 
     Raises:
         InvalidArgument: No profile has this name.

@@ -107,7 +107,7 @@ class Site:
 
         Args:
             server: A running server.
-            url: Its URL at the registry that is imitated.
+            url: URL of the server at the registry that is imitated.
             path: The path of this URL at the server; only a token server has one.
         """
         # SSRF: oras rejects a token server on loopback, unless it has the address of the registry

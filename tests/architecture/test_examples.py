@@ -41,7 +41,10 @@ def reference():
 def public():
     """Return the public functions and classes by name."""
     named = {name: getattr(ocikit, name) for name in ocikit.__all__}
-    named |= {f"auth.{name}": value for name, value in vars(ocikit.auth).items() if not name.startswith("_")}
+    own = {
+        name: value for name, value in vars(ocikit.auth).items() if getattr(value, "__module__", "") == "ocikit.auth"
+    }
+    named |= {f"auth.{name}": value for name, value in own.items() if not name.startswith("_")}
     named |= dict(reference())
     seen = set()
     for name, value in named.items():
@@ -208,3 +211,18 @@ def unknown_names(examples):
 def test_examples_run_after_importing_ocikit():
     found = {name: unknown for name, shown in examples() if (unknown := unknown_names(shown))}
     assert not found, "\n".join(f"{name}: {', '.join(sorted(unknown))}" for name, unknown in found.items())
+
+
+# Signatures
+
+
+def signatures():
+    for name, value in public():
+        if name in ocikit.__all__ or name.startswith("auth."):
+            found = dict(methods(value)) if isinstance(value, type) else {"": value}
+            yield from ((f"{name}.{key}".rstrip("."), inspect.signature(shown)) for key, shown in found.items())
+
+
+def test_annotations_are_shown_without_quotes():
+    found = [f"{name}{signature}" for name, signature in signatures() if re.search(r"(: |-> )'", str(signature))]
+    assert not found, "\n".join(found)

@@ -15,6 +15,7 @@ _NUMBER = re.compile(r"\s*([0-9]{1,12})\s*(?:[,;].*)?")
 _WINDOW = re.compile(r";\s*w=([0-9]{1,9})(?![0-9])")
 
 
+@display.readable
 @frozen(kw_only=True)
 class RateLimit:
     """The limit on requests in a time window, and the rest of it.

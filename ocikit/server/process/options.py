@@ -11,7 +11,7 @@ from urllib.parse import urlsplit
 
 from attrs import field, frozen
 
-from ocikit.display import quoted
+from ocikit.display import quoted, readable
 from ocikit.errors import InvalidArgument
 from ocikit.server.http.settings import Limits, Settings
 from ocikit.spec.arguments import check_number
@@ -49,6 +49,7 @@ def _file_name(path: str | os.PathLike[str] | None) -> str | None:
     return None if path is None else os.fspath(path)
 
 
+@readable
 @frozen(kw_only=True)
 class ServerOptions:
     """Options of `ocikit.serve` and `python -m ocikit serve`, with their defaults.
