@@ -61,6 +61,9 @@ def explore(start: str | AnyReference | Artifact | HasHost = "", session: Sessio
         start: A reference, a registry host, a layout such as "oci:folder", an artifact, or a running registry.
         session: Session that reads; None uses a new one.
 
+    Returns:
+        The explorer, which a notebook shows.
+
     Raises:
         InvalidReference: `start` is none of these.
         OcikitError: ipywidgets is not installed.
@@ -118,6 +121,9 @@ def scan(ref: str | AnyReference | Artifact, name: str) -> pl.LazyFrame:
         ref: A reference, or an artifact, such as one that another session has opened.
         name: A file, a folder, or a pattern such as "2024/*.parquet".
 
+    Returns:
+        The lazy frame. Nothing but schemas is read before `.collect()`.
+
     Raises:
         FileNotInArtifact: There is no such file.
         InvalidArgument: The files have different or unknown formats.
@@ -142,6 +148,9 @@ def sql(query: str, /, **tables: TableLike) -> duckdb.DuckDBPyRelation:
         query: SQL, with the names of the tables.
         tables: Files by the name of their table: "reference::pattern", a pair of a reference or an artifact and a
             pattern, or a file of an artifact.
+
+    Returns:
+        The relation. Rows are read when it is used.
 
     Raises:
         FileNotInArtifact: There is no such file.
@@ -281,11 +290,15 @@ def save(
         progress: True, False or a `Progress`; None uses the session's setting.
         session: Session that writes; None uses the one that functions share.
 
+    Returns:
+        The artifact with the file.
+
     Raises:
         InvalidArgument: There is no format that keeps the object; the message names what would be lost.
         Conflict: There is such a file and `replace` is False, or another writer has changed it meanwhile.
         InvalidDocument: The tag names an image or an index.
         OcikitError: A package that the format needs is not installed; the hint has the command.
+        Unauthorized: The registry requires other credentials.
 
     >>> artifact = ocikit.save("oci:results:v1", {"accuracy": 0.9}, "scores")
     >>> list(artifact.files)
@@ -405,6 +418,9 @@ def watch(
         secrets: Push files that look like secrets, as in `push`.
         session: Session that writes; None uses the one that functions share.
 
+    Returns:
+        The watch, which is a context manager. Its `.stop()` pushes the last changes.
+
     Raises:
         NotFound: There is no such folder.
         InvalidArgument: `every` is not a number of seconds.
@@ -432,6 +448,9 @@ def pooch(*, progress: ProgressLike = None, session: Session | None = None) -> D
     Args:
         progress: True, False or a `Progress`; None uses the session's setting.
         session: Session that reads; None uses the one that functions share.
+
+    Returns:
+        The downloader, which pooch calls with a URL and a path.
 
     >>> from pathlib import Path
     >>> artifact = ocikit.push("localhost:5000/ada/waves:v1", {"sine.csv": b"x,y"})
@@ -463,6 +482,9 @@ def lineage(
         depth: Number of steps; inputs further away are named, but not read.
         claims: Also read which base models and data sets the README, a GGUF file and the config of the artifact state.
         session: Session that reads; None uses the one that functions share.
+
+    Returns:
+        The artifact with its inputs, and what was not read.
 
     Raises:
         NotFound: There is no such artifact.

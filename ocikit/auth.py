@@ -47,6 +47,7 @@ def login(host: str, username: str = "", password: str | None = None) -> str:
     Raises:
         Unauthorized: The credentials are invalid; nothing is stored.
         CredentialsError: A prompt is not possible here.
+        ConnectionFailed: The credentials could not be checked; nothing is stored.
 
     >>> ocikit.auth.login("localhost:5000", "ada", "not shown")
     '~/.docker/config.json'

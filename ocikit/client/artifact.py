@@ -380,7 +380,12 @@ class File(display.Displayable, io.BufferedIOBase, os.PathLike[str]):
         return self.readinto(buffer)
 
     def seek(self, offset: int, whence: int = io.SEEK_SET, /) -> int:
-        """Move to an offset and return the position, in bytes."""
+        """Move to an offset and return the position, in bytes.
+
+        Args:
+            offset: Position in bytes, relative to `whence`.
+            whence: 0 for the start, 1 for the position, 2 for the end.
+        """
         return self._opened().seek(offset, whence)
 
     def tell(self) -> int:

@@ -398,6 +398,10 @@ class Edit(MutableMapping[str, Any], display.Displayable):
     def upload(self, layer: Descriptor, content: Callable[[], ByteStream]) -> None:
         """Upload content that an operation will name.
 
+        Args:
+            layer: Descriptor of the content.
+            content: Returns a new stream of the content.
+
         >>> import io
         >>> with ocikit.edit("oci:waves:v1") as edit:
         ...     edit["a.txt"] = b"hello"
@@ -575,6 +579,10 @@ class Edit(MutableMapping[str, Any], display.Displayable):
 
     def rename(self, before: str, after: str) -> None:
         """Give a file another name; a file of that name is replaced.
+
+        Args:
+            before: Present name of the file.
+            after: New name of the file.
 
         Raises:
             FileNotInArtifact: There is no such file; the hint has the nearest names.

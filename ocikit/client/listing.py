@@ -181,6 +181,10 @@ class Listing(Sequence[T], display.Displayable, Generic[T]):
 class Tags(Listing[str]):
     """Tags of a repository or layout in its order, with the versions among them.
 
+    Args:
+        items: Tags, in the order of the registry.
+        origin: Reference of the repository.
+
     >>> from ocikit.client.listing import Tags
     >>> tags = Tags(iter(["latest", "v1.10", "v1.2", "v2.0-rc1"]), "localhost:5000/data")
     >>> tags.newest, tags.versions
@@ -212,6 +216,10 @@ class Tags(Listing[str]):
 
 def select_tags(tags: Iterator[str], patterns: Sequence[str]) -> Iterator[str]:
     """Return the tags that match one of the patterns, in their order.
+
+    Args:
+        tags: Tags of a repository.
+        patterns: Glob patterns.
 
     >>> from ocikit.client.listing import select_tags
     >>> list(select_tags(iter(["latest", "v1.2", "v1.10"]), ["v1.*"]))

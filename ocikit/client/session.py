@@ -235,6 +235,9 @@ class Session(display.Displayable):
             progress: True, False or a `Progress`; None uses the session's setting.
             dry_run: Fetch nothing; the artifact's `.plan` shows what would be fetched.
 
+        Returns:
+            The artifact. Its `.path` is the folder with the files.
+
         Raises:
             InvalidReference: The reference is invalid.
             ManifestUnknown: There is no such tag; the hint has the nearest tags.
@@ -243,6 +246,9 @@ class Session(display.Displayable):
                 platforms.
             ContentError: Files in `to` were edited, or the disk is full.
             OfflineError: The artifact is not cached, and registries must not be contacted.
+            Unauthorized: The registry requires other credentials.
+            ConnectionFailed: The registry cannot be reached.
+            DigestMismatch: The registry sent other content. Nothing of it is stored.
 
         >>> artifact = ocikit.push("oci:waves:v1", {"sine.csv": b"x,y"})
         >>> artifact = ocikit.pull("oci:waves:v1", "data")
@@ -276,6 +282,18 @@ class Session(display.Displayable):
             ref: Reference, such as "ghcr.io/org/name:tag".
             platform: Platform to select from an index; None returns the index.
             dialect: "auto" names the files of models as their own tools do. None names the layers as they are.
+
+        Returns:
+            The artifact. Its files are read when they are used.
+
+        Raises:
+            InvalidReference: The reference is invalid.
+            ManifestUnknown: There is no such tag; the hint has the nearest tags.
+            NameUnknown: There is no such repository.
+            NoMatchingPlatform: The index lacks the platform; the hint has those that it has.
+            Unauthorized: The registry requires other credentials.
+            ConnectionFailed: The registry cannot be reached.
+            OfflineError: The artifact is not cached, and registries must not be contacted.
 
         >>> artifact = ocikit.push("oci:waves:v1", {"sine.csv": b"x,y", "readme.md": b"# Waves"})
         >>> artifact = ocikit.inspect("oci:waves:v1")
@@ -326,6 +344,7 @@ class Session(display.Displayable):
             NotFound: The artifact has no files.
             ContentError: The file is damaged, or its header exceeds a limit.
             OcikitError: The format needs a package that is not installed. Only Parquet and Arrow do: pyarrow.
+            ManifestUnknown: There is no such tag; the hint has the nearest tags.
 
         >>> artifact = ocikit.push("oci:waves:v1", {"waves.jsonl": b'{"x": 0, "y": 1.5}'})
         >>> [column.name for column in ocikit.describe("oci:waves:v1", "waves.jsonl").columns]
@@ -346,10 +365,14 @@ class Session(display.Displayable):
             ref: Reference to check.
             platform: Platform to select from an index; None checks all manifests.
 
+        Returns:
+            The report with all violations. Its `.ok` is True without any.
+
         Raises:
             NotFound: There is no such reference.
             NoMatchingPlatform: The index lacks the platform.
             OcikitError: jsonschema is not installed.
+            Unauthorized: The registry requires other credentials.
 
         >>> artifact = ocikit.push("oci:waves:v1", {"sine.csv": b"x,y"})
         >>> ocikit.validate("oci:waves:v1").violations
@@ -364,6 +387,9 @@ class Session(display.Displayable):
 
         Raises:
             ManifestUnknown: There is no such tag; the hint has the nearest tags.
+            InvalidReference: The reference is invalid.
+            Unauthorized: The registry requires other credentials.
+            ConnectionFailed: The registry cannot be reached.
 
         >>> artifact = ocikit.push("oci:waves:v1", {"sine.csv": b"x,y"})
         >>> ocikit.pin("oci:waves:v1").digest == artifact.digest
@@ -421,8 +447,15 @@ class Session(display.Displayable):
             dialect: "auto" or None, as in `inspect`.
             progress: True, False or a `Progress`; None uses the session's setting.
 
+        Returns:
+            Path of the file, which is read-only. `File.save` writes a copy.
+
         Raises:
             FileNotInArtifact: There is no such file; the hint has the nearest names.
+            ManifestUnknown: There is no such tag; the hint has the nearest tags.
+            NoMatchingPlatform: The index lacks the platform; the hint has those that it has.
+            Unauthorized: The registry requires other credentials.
+            ConnectionFailed: The registry cannot be reached.
 
         >>> artifact = ocikit.push("oci:waves:v1", {"sine.csv": b"x,y"})
         >>> ocikit.download("oci:waves:v1", "sine.csv").read_text()
@@ -446,6 +479,10 @@ class Session(display.Displayable):
 
         Raises:
             FileNotInArtifact: There is no such file; the hint has the nearest names.
+            ManifestUnknown: There is no such tag; the hint has the nearest tags.
+            NoMatchingPlatform: The index lacks the platform; the hint has those that it has.
+            Unauthorized: The registry requires other credentials.
+            ConnectionFailed: The registry cannot be reached.
 
         >>> artifact = ocikit.push("oci:waves:v1", {"sine.csv": b"x,y"})
         >>> with ocikit.open("oci:waves:v1", "sine.csv") as file:
@@ -467,6 +504,8 @@ class Session(display.Displayable):
         Raises:
             NameUnknown: There is no such repository.
             InvalidArgument: A pattern is not text.
+            Unauthorized: The registry requires other credentials.
+            ConnectionFailed: The registry cannot be reached.
 
         >>> artifact = ocikit.push("oci:waves:v1.2", {"sine.csv": b"x,y"}, tags=["v1.10", "latest"])
         >>> list(ocikit.tags("oci:waves", "v1.*"))
@@ -486,6 +525,7 @@ class Session(display.Displayable):
         Raises:
             Unauthorized: The registry requires other credentials; log in.
             Unsupported: The registry does not list its repositories; many don't.
+            ConnectionFailed: The registry cannot be reached.
 
         >>> artifact = ocikit.push("localhost:5000/ada/waves:v1", {"sine.csv": b"x,y"})
         >>> list(ocikit.catalog("localhost:5000"))
@@ -502,6 +542,11 @@ class Session(display.Displayable):
             ref: Reference of the subject.
             artifact_type: Type to select, such as "application/spdx+json"; None selects all.
 
+        Raises:
+            ManifestUnknown: There is no such tag; the hint has the nearest tags.
+            Unauthorized: The registry requires other credentials.
+            ConnectionFailed: The registry cannot be reached.
+
         >>> artifact = ocikit.push("oci:waves:v1", {"sine.csv": b"x,y"})
         >>> report = ocikit.attach("oci:waves:v1", {"report.json": b"{}"}, artifact_type="application/vnd.example.report")
         >>> [referrer.artifact_type for referrer in ocikit.referrers("oci:waves:v1")]
@@ -511,6 +556,12 @@ class Session(display.Displayable):
 
     def ping(self, host: str) -> Ping:
         """Return whether a registry is reachable and accepts the credentials.
+
+        Returns:
+            The result, which is True if the registry accepts the credentials. A failure is in `.problem`.
+
+        Raises:
+            InvalidReference: The host is invalid.
 
         >>> bool(ocikit.ping("localhost:5000"))
         True
@@ -596,6 +647,9 @@ class Session(display.Displayable):
             progress: True, False or a `Progress`; None uses the session's setting.
             dry_run: Push nothing; the artifact's `.plan` shows what would be pushed.
 
+        Returns:
+            The artifact. Its `.reference` and `.digest` name what was pushed.
+
         Raises:
             NotFound: A path does not exist.
             ContentError: A file has changed during the push or cannot be read, there is nothing to push, or a file
@@ -603,6 +657,9 @@ class Session(display.Displayable):
             Unauthorized: The registry requires other credentials.
             Denied: The credentials do not allow the push.
             UploadInvalid: The registry rejects the content.
+            InvalidReference: The reference is invalid.
+            InvalidArgument: Arguments contradict each other.
+            ConnectionFailed: The registry cannot be reached.
 
         >>> from pathlib import Path
         >>> Path("waves").mkdir()
@@ -763,6 +820,17 @@ class Session(display.Displayable):
             progress: True, False or a `Progress`; None uses the session's setting.
             dry_run: Push nothing; the artifact's `.plan` shows what would be pushed.
 
+        Returns:
+            The attached artifact.
+
+        Raises:
+            ManifestUnknown: There is no such tag; the hint has the nearest tags.
+            NotFound: A path does not exist.
+            ContentError: A file cannot be read, or there is nothing to attach.
+            Unauthorized: The registry requires other credentials.
+            Denied: The credentials do not allow the push.
+            UploadInvalid: The registry rejects the content.
+
         >>> artifact = ocikit.push("oci:waves:v1", {"sine.csv": b"x,y"})
         >>> report = ocikit.attach("oci:waves:v1", {"report.json": b"{}"}, artifact_type="application/vnd.example.report")
         >>> report.manifest.subject.digest == artifact.digest
@@ -820,11 +888,16 @@ class Session(display.Displayable):
             dry_run: Upload nothing and leave the tag; `.plan` shows what would change.
             workers: Number of parallel transfers; None uses the session's setting.
 
+        Returns:
+            The edit: a mapping of file names to contents, and a context manager.
+
         Raises:
             InvalidReference: There is no tag to move.
             Conflict: At the end of the block: another writer has changed a file that the block changed, or the tag names
                 something else than expected. The tag was not moved.
             InvalidDocument: The artifact is an image or an index.
+            Unauthorized: The registry requires other credentials.
+            Denied: The credentials do not allow the push.
 
         >>> artifact = ocikit.push("oci:waves:v1", {"sine.csv": b"x,y"})
         >>> with ocikit.edit("oci:waves:v1", message="add a note") as edit:
@@ -883,8 +956,14 @@ class Session(display.Displayable):
             progress: True, False or a `Progress`; None uses the session's setting.
             dry_run: Copy nothing; the artifact's `.plan` shows what would be copied.
 
+        Returns:
+            The artifact at the target.
+
         Raises:
             CopyError: One side failed; the error names the side and the content, and its cause is the reason.
+            ManifestUnknown: The source has no such tag; the hint has the nearest tags.
+            NoMatchingPlatform: The index lacks the platform; the hint has those that it has.
+            InvalidArgument: `convert` is unknown.
 
         >>> artifact = ocikit.push("oci:waves:v1", {"sine.csv": b"x,y"})
         >>> copied = ocikit.copy("oci:waves:v1", "localhost:5000/ada/waves")
@@ -966,6 +1045,10 @@ class Session(display.Displayable):
 
         Raises:
             ManifestUnknown: There is no such artifact.
+            InvalidArgument: There is no tag to give.
+            InvalidReference: A tag is invalid.
+            Unauthorized: The registry requires other credentials.
+            Denied: The credentials do not allow it.
 
         >>> artifact = ocikit.push("oci:waves:v1", {"sine.csv": b"x,y"})
         >>> pinned = ocikit.tag("oci:waves:v1", "v1.0", "latest")
@@ -1016,6 +1099,8 @@ class Session(display.Displayable):
             InvalidReference: The reference has neither tag nor digest.
             ManifestUnknown: There is no such tag or manifest.
             Unsupported: The registry does not delete; the hint has what it offers instead.
+            Unauthorized: The registry requires other credentials.
+            Denied: The credentials do not allow it.
 
         >>> artifact = ocikit.push("oci:waves:v1", {"sine.csv": b"x,y"}, tags=["v2"])
         >>> ocikit.delete("oci:waves:v1")
@@ -1055,6 +1140,7 @@ class Session(display.Displayable):
         Raises:
             Unauthorized: The credentials are invalid; nothing is stored.
             CredentialsError: A prompt is not possible here.
+            ConnectionFailed: The credentials could not be checked; nothing is stored.
 
         >>> with ocikit.Session() as session:
         ...     session.login("localhost:5000", "ada", "not shown")

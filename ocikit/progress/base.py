@@ -38,6 +38,11 @@ class Progress:
     def begin(self, title: str, *, size: int, count: int) -> None:
         """Handle the start of a transfer of `count` items with `size` bytes in all.
 
+        Args:
+            title: Title of the transfer.
+            size: Bytes of all items.
+            count: Number of items.
+
         >>> class Totals(ocikit.Progress):
         ...     def begin(self, title, *, size, count):
         ...         print(f"{count} items")
@@ -49,6 +54,10 @@ class Progress:
         """Handle `n` more transferred bytes; negative before bytes are sent again.
 
         The digest of a file that is hashed while it is sent has only zeros here, until `finish`.
+
+        Args:
+            descriptor: The blob or document.
+            n: Number of bytes.
 
         >>> class Bytes(ocikit.Progress):
         ...     def advance(self, descriptor, n):
@@ -62,6 +71,10 @@ class Progress:
     def resume(self, descriptor: Descriptor, n: int) -> None:
         """Handle `n` bytes that an earlier call received; `advance` has reported them, too.
 
+        Args:
+            descriptor: The blob.
+            n: Number of bytes.
+
         >>> class Resumed(ocikit.Progress):
         ...     def resume(self, descriptor, n):
         ...         print(f"{n} bytes of {descriptor.title} were here")
@@ -71,6 +84,10 @@ class Progress:
 
     def finish(self, descriptor: Descriptor, outcome: Outcome) -> None:
         """Handle the end of one blob or document; "present" and "mounted" moved no bytes.
+
+        Args:
+            descriptor: The blob or document.
+            outcome: How the transfer of the item ended.
 
         >>> class Outcomes(ocikit.Progress):
         ...     def finish(self, descriptor, outcome):

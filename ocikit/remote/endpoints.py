@@ -130,6 +130,10 @@ class Endpoints:
     def action_name(self, verb: str, target: str = "") -> str:
         """Return the name of an operation for error messages, such as "pull ghcr.io/team/data:v1".
 
+        Args:
+            verb: Name of the operation, such as "pull".
+            target: A tag or digest; "" for the repository.
+
         >>> repository = ocikit.Session().repository("ghcr.io/org/data")
         >>> repository.action_name("pull", "v1")
         'pull ghcr.io/org/data:v1'
@@ -202,6 +206,10 @@ class Endpoints:
 
     def delete_blob(self, digest: Digest, *, absent_ok: bool = False) -> None:
         """end-10: Delete a blob.
+
+        Args:
+            digest: Digest of the blob.
+            absent_ok: Raise no error if there is no such blob.
 
         Raises:
             BlobUnknown: The repository does not have the blob, and not `absent_ok`.
@@ -498,6 +506,10 @@ class Endpoints:
 
     def delete_manifest(self, target: str, *, absent_ok: bool = False) -> None:
         """end-9: Delete a tag, or a manifest with all its tags.
+
+        Args:
+            target: A digest, or a tag to delete alone.
+            absent_ok: Raise no error if there is no such manifest.
 
         Raises:
             ManifestUnknown: The repository does not have the manifest, and not `absent_ok`.

@@ -359,7 +359,12 @@ class Repository(Endpoints, Store, display.Displayable):
         return str(response.url)
 
     def head(self, descriptor: Descriptor, size: int) -> bytes:
-        """Return the first `size` bytes of a blob, not verified, by a range request."""
+        """Return the first `size` bytes of a blob, not verified, by a range request.
+
+        Args:
+            descriptor: The blob.
+            size: Number of bytes.
+        """
         if descriptor.is_document or not 0 < size < descriptor.size:
             return super().head(descriptor, size)
         response = self.get_blob(descriptor.digest, end=size - 1)
@@ -370,6 +375,10 @@ class Repository(Endpoints, Store, display.Displayable):
         """Return the verified content of a manifest or a small blob.
 
         A size that `resolve` took from a HEAD response is not verified.
+
+        Args:
+            descriptor: The manifest or blob.
+            limit: Greatest size, in bytes.
 
         Raises:
             ManifestUnknown: There is no such manifest.
@@ -511,6 +520,11 @@ class Repository(Endpoints, Store, display.Displayable):
         Several tags are set in one request if the registry supports that (`OCI-Tag`), else one by one. A manifest with a
         subject is added to the list of its referrers.
 
+        Args:
+            descriptor: Descriptor of the manifest or index.
+            raw: Exact bytes of the document.
+            tags: Tags to set.
+
         Raises:
             InvalidArgument: `tags` is a single text.
             InvalidReference: A tag is invalid.
@@ -545,6 +559,12 @@ class Repository(Endpoints, Store, display.Displayable):
 
         Registries that ignore conditions set the tag in any case. So the first PUT to a host has a condition that cannot
         hold: a host that rejects it honours conditions.
+
+        Args:
+            descriptor: Descriptor of the manifest.
+            raw: Bytes of the manifest.
+            tag: The tag to set.
+            expected: Digest that the tag must name; None if there must be no such tag.
         """
         check_tag(tag)
         descriptor.digest.verify(raw, "the manifest to push")
@@ -601,6 +621,10 @@ class Repository(Endpoints, Store, display.Displayable):
     def mount(self, descriptor: Descriptor, source: Source) -> bool:
         """Mount a blob from a repository of the same registry.
 
+        Args:
+            descriptor: The blob.
+            source: Another repository of the same registry.
+
         Returns:
             True if the blob was mounted. Otherwise it must be uploaded; `push` uses the session that the registry opened.
         """
@@ -630,6 +654,10 @@ class Repository(Endpoints, Store, display.Displayable):
 
     def tag(self, descriptor: Descriptor, tag: str) -> None:
         """Set a tag to a manifest of this repository; its bytes are pushed again unchanged.
+
+        Args:
+            descriptor: A manifest of this repository.
+            tag: The tag; one in use moves.
 
         Raises:
             ManifestUnknown: There is no such manifest.

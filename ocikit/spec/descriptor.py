@@ -55,6 +55,12 @@ class Descriptor(display.Displayable):
     def of(cls, content: bytes, media_type: str, *, algorithm: str = "sha256", **fields: Any) -> Descriptor:
         """Return the descriptor of the bytes, with further fields as keywords.
 
+        Args:
+            content: The bytes.
+            media_type: Media type of the content.
+            algorithm: "sha256" or "sha512".
+            fields: Further fields, such as `annotations`.
+
         >>> ocikit.Descriptor.of(b"hello", "text/plain", annotations={"org.opencontainers.image.title": "note.txt"})
         Descriptor(media_type='text/plain', digest='sha256:2cf24dba5fb0', size=5 B, title='note.txt')
         """

@@ -110,6 +110,10 @@ class Digest(str):
     def of(cls, content: bytes, algorithm: str = "sha256") -> Digest:
         """Return the digest of the bytes.
 
+        Args:
+            content: The bytes.
+            algorithm: "sha256" or "sha512".
+
         Raises:
             UnverifiableDigest: The algorithm can't be computed.
 

@@ -151,6 +151,10 @@ class Source(ABC):
     def head(self, descriptor: Descriptor, size: int) -> bytes:
         """Return the first `size` bytes, unverified: for previews only.
 
+        Args:
+            descriptor: The content.
+            size: Number of bytes.
+
         Raises:
             NotFound: The source does not have the content.
 
@@ -221,6 +225,10 @@ class Source(ABC):
 
     def referrers(self, descriptor: Descriptor, artifact_type: str | None = None) -> Sequence[Descriptor]:
         """Return the manifests with this subject, with their annotations.
+
+        Args:
+            descriptor: The subject.
+            artifact_type: Return only artifacts of this type; None returns all.
 
         >>> artifact = ocikit.push("oci:waves:v1", {"note.txt": b"hello"})
         >>> report = ocikit.attach("oci:waves:v1", {"report.json": b"{}"}, artifact_type="application/vnd.example.report")
@@ -317,6 +325,13 @@ class Store(Source):
     def mount(self, descriptor: Descriptor, source: Source) -> bool:
         """Take over content from a store on the same host; return False if impossible.
 
+        Args:
+            descriptor: The content.
+            source: A store on the same host.
+
+        Returns:
+            True if the store has the content now.
+
         >>> a, b = ocikit.MemoryStore(), ocikit.MemoryStore()
         >>> b.mount(ocikit.Descriptor.of(b"hello", "text/plain"), a)
         False
@@ -326,6 +341,10 @@ class Store(Source):
     @abstractmethod
     def tag(self, descriptor: Descriptor, tag: str) -> None:
         """Point a tag at a stored manifest.
+
+        Args:
+            descriptor: A stored manifest.
+            tag: The tag; one in use moves.
 
         Raises:
             NotFound: The store does not have the manifest.
@@ -381,6 +400,11 @@ class Store(Source):
     def push_document(self, descriptor: Descriptor, raw: bytes, tags: Sequence[str] = ()) -> None:
         """Push a manifest or index with all of its tags.
 
+        Args:
+            descriptor: Descriptor of the manifest or index.
+            raw: Exact bytes of the document.
+            tags: Tags to set.
+
         >>> store, index = ocikit.MemoryStore(), ocikit.Index(manifests=[])
         >>> store.push_document(index.descriptor, index.raw, tags=["v1", "latest"])
         >>> store.tags()
@@ -421,6 +445,14 @@ class Store(Source):
 
     def push_bytes(self, descriptor: Descriptor, content: bytes, *, tag: str | None = None) -> None:
         """Push content that is in memory.
+
+        Args:
+            descriptor: Descriptor of the content.
+            content: The content.
+            tag: A tag for a manifest.
+
+        Raises:
+            DigestMismatch: The content has another digest; nothing is stored.
 
         >>> store, blob = ocikit.MemoryStore(), ocikit.Descriptor.of(b"hello", "text/plain")
         >>> store.push_bytes(blob, b"hello")

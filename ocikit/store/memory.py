@@ -73,6 +73,11 @@ class MemoryStore(display.Displayable, Store):
     def push(self, descriptor: Descriptor, stream: ByteStream, *, tag: str | None = None) -> None:
         """Store verified content, optionally with a tag.
 
+        Args:
+            descriptor: Media type, digest and size of the content.
+            stream: The content.
+            tag: A tag for the content.
+
         Raises:
             SizeMismatch: The content has another size; nothing is stored.
             DigestMismatch: The content has another digest; nothing is stored.
@@ -95,6 +100,10 @@ class MemoryStore(display.Displayable, Store):
 
     def tag(self, descriptor: Descriptor, tag: str) -> None:
         """Point a tag at a stored manifest; an existing tag moves.
+
+        Args:
+            descriptor: Stored content.
+            tag: The name.
 
         Raises:
             BlobUnknown: The store does not have the manifest.
@@ -134,7 +143,12 @@ class MemoryStore(display.Displayable, Store):
             return sorted(self._tags)
 
     def referrers(self, descriptor: Descriptor, artifact_type: str | None = None) -> Sequence[Descriptor]:
-        """Return the manifests with this subject, oldest first."""
+        """Return the manifests with this subject, oldest first.
+
+        Args:
+            descriptor: The subject.
+            artifact_type: Return only artifacts of this type; None returns all.
+        """
         with self._lock:
             documents = list(self._documents.values())
         listed = (

@@ -111,6 +111,16 @@ def copy(
 
     Arguments and errors are those of `plan` and `Plan.run`.
 
+    Args:
+        source: The store to read from.
+        reference: A tag, a digest, or a descriptor of the source.
+        target: The store to write to.
+        tags: Tags of the root in the target.
+        platform: Copy only this manifest of an index.
+        referrers: Also copy the referrers of the documents, and their referrers.
+        workers: Number of parallel transfers.
+        progress: The listener for progress events.
+
     >>> from ocikit.spec.descriptor import EMPTY_DESCRIPTOR
     >>> from ocikit.transfer.plan import copy
     >>> here, there = ocikit.MemoryStore(), ocikit.MemoryStore()

@@ -158,6 +158,10 @@ class Plan(display.Displayable):
     def push_documents(self, *, workers: int = WORKERS, progress: Progress = SILENT) -> None:
         """Push the documents, whose blobs the target has, and set the tags.
 
+        Args:
+            workers: Number of parallel requests.
+            progress: The listener for progress events.
+
         Raises:
             CopyError: The target failed; the reason is its cause.
 

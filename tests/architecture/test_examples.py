@@ -180,6 +180,28 @@ def test_incomplete_entries_are_detected():
     assert found == ["tags", "title", "Returns", "NotFound"]
 
 
+def undocumented(name, function):
+    """Return how the section `Args` of a function differs from its parameters; few parameters need no section."""
+    documented = {entry.lstrip("*") for section, entry, _ in entries(function.__doc__ or "") if section == "Args"}
+    parameters = {
+        p for p in inspect.signature(function).parameters if p not in {"self", "cls"} and not p.startswith("_")
+    }
+    if documented == parameters or (not documented and len(parameters) < 2):
+        return []
+    return [f"{name}: {', '.join(sorted(documented ^ parameters))}"]
+
+
+def test_args_are_the_parameters():
+    found = []
+    for name, value in public():
+        if isinstance(value, types.FunctionType):
+            found += undocumented(name, value)
+        elif not value.__module__.startswith("ocikit.server.testing"):
+            for method_name, method in methods(value):
+                found += undocumented(f"{name}.{method_name}", method)
+    assert not found, "\n".join(found)
+
+
 # Examples
 
 

@@ -234,6 +234,10 @@ class Keychain(display.Displayable):
     def for_reference(self, host: str, repository: str = "") -> Credentials:
         """Return the credentials for a registry or a repository on it, or `ANONYMOUS`.
 
+        Args:
+            host: Host of the registry.
+            repository: Name of a repository, for credentials that apply to a path.
+
         Raises:
             CredentialsError: A file is malformed or unreadable, or a helper failed.
 
@@ -271,6 +275,10 @@ class Keychain(display.Displayable):
         """Return the sources of credentials, their content without secrets, and the one in use.
 
         Sources after the one in use are listed too, but their helpers are not run.
+
+        Args:
+            host: Host of the registry.
+            repository: Name of a repository, for credentials that apply to a path.
 
         >>> ocikit.Keychain({"ghcr.io": ("ada", "not shown")}).explain("ghcr.io")
         Explanation(host='ghcr.io', username='ada', kind='password', place='passed credentials')
@@ -410,6 +418,11 @@ class Keychain(display.Displayable):
 
         Raises:
             CredentialsError: A file is malformed or unreadable.
+
+        >>> keychain = ocikit.Keychain()
+        >>> place = keychain.login("ghcr.io", "ada", "not shown")
+        >>> keychain.stored_hosts()
+        ['ghcr.io']
         """
         found: dict[str, None] = {}
         for path in self._files():

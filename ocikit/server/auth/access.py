@@ -115,12 +115,21 @@ class Access(ABC):
 
     @abstractmethod
     def allows(self, identity: Identity, permission: Permission) -> bool:
-        """Return True if an identity has a permission."""
+        """Return True if an identity has a permission.
+
+        Args:
+            identity: Identity of the sender.
+            permission: The permission.
+        """
 
     def can_pull(self, identity: Identity, repository: str) -> bool:
         """Return True if the user may pull, regardless of the token's scopes.
 
         The catalog uses it, and a mount with a source, to choose between a challenge and an upload. It never allows access.
+
+        Args:
+            identity: Identity of the sender.
+            repository: Repository name.
 
         >>> from ocikit.server import ANONYMOUS, OpenAccess
         >>> OpenAccess().can_pull(ANONYMOUS, "ada/waves")

@@ -199,12 +199,20 @@ class BlobStore(ABC):
         """Store verified content durably; replace existing content atomically.
 
         Readers see the old content until this returns, and also if it fails.
+
+        Args:
+            digest: Digest of the content.
+            stream: The content, verified.
         """
 
     def put_file(self, digest: Digest, path: Path) -> None:
         """Store a verified, synced file and remove it; move it where possible.
 
         The file stays unchanged if this fails.
+
+        Args:
+            digest: Digest of the content.
+            path: A file on the same host.
 
         >>> from pathlib import Path
         >>> from ocikit.server import memory_storage
@@ -355,6 +363,14 @@ class UploadStore(ABC):
 
         The session is deleted on success. If `blobs` fails, the session stays.
 
+        Args:
+            upload: Session of the upload.
+            digest: Digest of the whole blob.
+            body: The last bytes; its errors pass through.
+            blobs: The store of the blob.
+            offset: Offset that the client expects in bytes; None for the end.
+            length: Length that the client announced in bytes.
+
         Raises:
             UnknownUpload: See `append`.
             OffsetMismatch: See `append`.
@@ -450,7 +466,12 @@ class Metadata(ABC):
 
     @abstractmethod
     def repositories(self, *, last: str = "", limit: int) -> list[str]:
-        """Return repository names after `last` in order."""
+        """Return repository names after `last` in order.
+
+        Args:
+            last: Last name of the page before.
+            limit: Greatest number of names.
+        """
 
     @abstractmethod
     def has_repository(self, repository: str) -> bool:
@@ -461,6 +482,10 @@ class Metadata(ABC):
         """Return the size in bytes of a blob of the repository, or None.
 
         The call protects the blob from garbage collection for at least three quarters of a grace period.
+
+        Args:
+            repository: Repository name.
+            digest: Digest of the blob.
         """
 
     @abstractmethod
@@ -493,6 +518,11 @@ class Metadata(ABC):
     def remove_blob(self, repository: str, digest: Digest, *, force: bool = False) -> bool:
         """Remove a blob from a repository; its content stays for a grace period.
 
+        Args:
+            repository: Repository name.
+            digest: Digest of the blob.
+            force: Remove a blob that a manifest references, too.
+
         Returns:
             False if the repository does not have the blob.
 
@@ -502,7 +532,12 @@ class Metadata(ABC):
 
     @abstractmethod
     def sizes(self, repository: str, digests: Sequence[Digest]) -> dict[Digest, int]:
-        """Return the sizes in bytes of those digests that are blobs or manifests of the repository."""
+        """Return the sizes in bytes of those digests that are blobs or manifests of the repository.
+
+        Args:
+            repository: Repository name.
+            digests: Digests to look up.
+        """
 
     @abstractmethod
     def put_manifest(
@@ -538,11 +573,19 @@ class Metadata(ABC):
         """Return the manifest of a tag or digest without its children, or None.
 
         A lookup by digest protects the manifest like `blob_size`.
+
+        Args:
+            repository: Repository name.
+            reference: A tag or digest.
         """
 
     @abstractmethod
     def delete_manifest(self, repository: str, digest: Digest) -> bool:
         """Delete a manifest with its tags; its children stay for a grace period.
+
+        Args:
+            repository: Repository name.
+            digest: Digest of the manifest.
 
         Returns:
             False if the repository does not have the manifest.
@@ -550,17 +593,36 @@ class Metadata(ABC):
 
     @abstractmethod
     def delete_tag(self, repository: str, tag: str) -> bool:
-        """Delete a tag; return False if it does not exist."""
+        """Delete a tag; return False if it does not exist.
+
+        Args:
+            repository: Repository name.
+            tag: The tag.
+        """
 
     @abstractmethod
     def tags(self, repository: str, *, last: str = "", limit: int) -> list[str]:
-        """Return tags after `last` in order."""
+        """Return tags after `last` in order.
+
+        Args:
+            repository: Repository name.
+            last: Last tag of the page before.
+            limit: Greatest number of tags.
+        """
 
     @abstractmethod
     def referrers(
         self, repository: str, subject: Digest, *, artifact_type: str | None = None, last: str = "", limit: int
     ) -> list[ManifestRow]:
-        """Return a subject's manifests after the digest `last`, ordered by digest."""
+        """Return a subject's manifests after the digest `last`, ordered by digest.
+
+        Args:
+            repository: Repository name.
+            subject: Digest of the subject.
+            artifact_type: Return only manifests of this type; None returns all.
+            last: Digest of the last manifest of the page before.
+            limit: Greatest number of manifests.
+        """
 
     @abstractmethod
     def iter_references(self) -> Iterator[tuple[Digest, str, int]]:
@@ -578,7 +640,12 @@ class Metadata(ABC):
 
     @abstractmethod
     def delete_untagged(self, repository: str, before: float) -> list[tuple[Digest, int]]:
-        """Delete a repository's `untagged_manifests` atomically; return digests and sizes."""
+        """Delete a repository's `untagged_manifests` atomically; return digests and sizes.
+
+        Args:
+            repository: Repository name.
+            before: Time in seconds since the epoch.
+        """
 
     @abstractmethod
     def unreferenced_blobs(self, before: float) -> Iterator[tuple[str, Digest, int]]:
@@ -597,11 +664,23 @@ class Metadata(ABC):
 
     @abstractmethod
     def remove_blob_if_unused(self, repository: str, digest: Digest, before: float) -> bool:
-        """Remove a blob if it is still one of the `unreferenced_blobs`."""
+        """Remove a blob if it is still one of the `unreferenced_blobs`.
+
+        Args:
+            repository: Repository name.
+            digest: Digest of the blob.
+            before: Time in seconds since the epoch.
+        """
 
     @abstractmethod
     def delete_if_unreferenced(self, digest: Digest, before: float, blobs: BlobStore) -> bool:
-        """Delete content if it is still `unreferenced_content`; inserts wait meanwhile."""
+        """Delete content if it is still `unreferenced_content`; inserts wait meanwhile.
+
+        Args:
+            digest: Digest of the content.
+            before: Time in seconds since the epoch.
+            blobs: The store of the content.
+        """
 
     @abstractmethod
     def exclusive(self, work: Callable[[], T]) -> T:

@@ -198,6 +198,10 @@ class Cache(display.Displayable, Store):
     def fetch(self, descriptor: Descriptor, *, limit: int = DOCUMENT_LIMIT) -> bytes:
         """Return verified content. A corrupt blob is deleted and counts as absent.
 
+        Args:
+            descriptor: The content.
+            limit: Greatest size, in bytes.
+
         Raises:
             BlobUnknown: The cache does not have the blob.
         """
@@ -239,6 +243,10 @@ class Cache(display.Displayable, Store):
 
     def add(self, descriptor: Descriptor, stream: ByteStream) -> bool:
         """Store a verified blob; return False if the cache has it, or another process stores it meanwhile.
+
+        Args:
+            descriptor: Digest and size of the blob.
+            stream: The content.
 
         >>> import io
         >>> cache, blob = ocikit.Cache("cache"), ocikit.Descriptor.of(b"hello", "text/plain")
@@ -311,6 +319,10 @@ class Cache(display.Displayable, Store):
         """Record what a registry has just returned for a tag, if the cache can be written.
 
         Ignore references with a digest.
+
+        Args:
+            reference: Reference with a tag.
+            descriptor: Descriptor that the tag names.
 
         >>> cache, blob = ocikit.Cache("cache"), ocikit.Descriptor.of(b"hello", "text/plain")
         >>> reference = ocikit.Reference.parse("ghcr.io/org/data:v1")
@@ -408,6 +420,10 @@ class Cache(display.Displayable, Store):
     def tag(self, descriptor: Descriptor, tag: str) -> None:
         """Record a full reference for a cached blob.
 
+        Args:
+            descriptor: A cached blob.
+            tag: A full reference, such as "ghcr.io/org/model:v1".
+
         Raises:
             BlobUnknown: The cache does not have the blob.
         """
@@ -442,6 +458,10 @@ class Cache(display.Displayable, Store):
 
     def snapshot_path(self, reference: Reference, digest: Digest) -> Path:
         """Return the folder of the files of a manifest, whether it exists or not.
+
+        Args:
+            reference: Reference of the artifact.
+            digest: Digest of its manifest.
 
         >>> cache = ocikit.Cache("cache")
         >>> path = cache.snapshot_path(ocikit.Reference.parse("ghcr.io/org/data:v1"), ocikit.Digest.of(b"{}"))
@@ -595,7 +615,13 @@ class Cache(display.Displayable, Store):
         return repositories(self.root, host)
 
     def hosts(self) -> list[str]:
-        """Return the registries whose tags are cached."""
+        """Return the registries whose tags are cached.
+
+        >>> artifact = ocikit.push("localhost:5000/ada/waves:v1", {"note.txt": b"hello"})
+        >>> artifact = ocikit.pull("localhost:5000/ada/waves:v1")
+        >>> ocikit.cache.hosts()
+        ['localhost:5000']
+        """
         from ocikit.store.cache.scan import hosts  # noqa: PLC0415 - import time; most sessions don't need it
 
         return hosts(self.root)

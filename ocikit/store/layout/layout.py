@@ -184,7 +184,12 @@ class Layout(display.Displayable, Store):
         return tuple(map(to_descriptor, self._disk.entries()))
 
     def referrers(self, descriptor: Descriptor, artifact_type: str | None = None) -> Sequence[Descriptor]:
-        """Return the manifests with this subject, among entries and children of indexes."""
+        """Return the manifests with this subject, among entries and children of indexes.
+
+        Args:
+            descriptor: The subject.
+            artifact_type: Return only artifacts of this type; None returns all.
+        """
         matches: dict[Digest, Descriptor] = {}
         pending = [entry for entry in reversed(self.entries()) if entry.is_document]
         seen: set[Digest] = set()
@@ -219,6 +224,11 @@ class Layout(display.Displayable, Store):
         A referrer gets an entry without a name, so that `referrers` finds it. Other manifests without a tag get no
         entry: they are assumed to be children of an index. Call `keep` otherwise.
 
+        Args:
+            descriptor: Media type, digest and size of the content.
+            stream: The content.
+            tag: A name for the content.
+
         Raises:
             SizeMismatch: The content has another size; nothing is stored.
             DigestMismatch: The content has another digest; nothing is stored.
@@ -242,6 +252,10 @@ class Layout(display.Displayable, Store):
     def tag(self, descriptor: Descriptor, tag: str) -> None:
         """Give stored content a name; a name in use moves.
 
+        Args:
+            descriptor: Stored content.
+            tag: The name.
+
         Raises:
             BlobUnknown: The layout does not have the content.
             InvalidReference: The name is invalid.
@@ -251,7 +265,14 @@ class Layout(display.Displayable, Store):
             self._set_name(entries, descriptor, tag)
 
     def swap(self, descriptor: Descriptor, raw: bytes, tag: str, expected: Digest | None) -> Swap:
-        """Store a manifest under a name if the name is still that of the expected one."""
+        """Store a manifest under a name if the name is still that of the expected one.
+
+        Args:
+            descriptor: Descriptor of the manifest.
+            raw: Bytes of the manifest.
+            tag: The tag to set.
+            expected: Digest that the tag must name; None if there must be no such tag.
+        """
         _check_name(tag)
         self.push_bytes(descriptor, raw)
         with self._disk.locked(), self._disk.edit_entries() as entries:
