@@ -144,7 +144,7 @@ class Listing(Sequence[T], display.Displayable, Generic[T]):
 
     def _facts(self) -> Iterator[tuple[str, object]]:
         if not self._complete:
-            yield "read", f"{len(self._known):,}; list(…) reads all"
+            yield "fetched", f"{len(self._known):,}; list(…) fetches all"
         if self._known:
             yield from self._example()
 

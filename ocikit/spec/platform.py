@@ -137,6 +137,9 @@ class Platform(display.Displayable):
         offered_variant = offered.variant or default
         return 0 if requested_variant == offered_variant else _distance(requested_variant, offered_variant)
 
+    def _card_title(self) -> object:
+        return str(self)
+
     def __str__(self) -> str:
         text = "/".join(part for part in (self.os, self.architecture, self.variant) if part)
         return display.sanitize(f"{text}:{self.os_version}" if self.os_version else text)
