@@ -50,7 +50,7 @@ def login(host: str, username: str = "", password: str | None = None) -> str:
         ConnectionFailed: The credentials could not be checked; nothing is stored.
 
     >>> ocikit.auth.login("localhost:5000", "ada", "not shown")
-    '~/.docker/config.json'
+    '~/.docker/config.json; they were not checked, because localhost:5000 requires no login'
     """
     try:
         with shared_session.use() as session:

@@ -27,7 +27,7 @@ def known_places(cache: Cache, keychain: Keychain, running: Iterable[str] = ()) 
     """Return registries and repositories, without a request and without running a credential helper.
 
     Args:
-        cache: Its repositories are offered, except those of local registries that have stopped.
+        cache: Cache whose repositories are offered, except those of local registries that have stopped.
         keychain: The registries in its files are offered.
         running: Hosts of registries that this process runs.
     """

@@ -1144,7 +1144,7 @@ class Session(display.Displayable):
 
         >>> with ocikit.Session() as session:
         ...     session.login("localhost:5000", "ada", "not shown")
-        '~/.docker/config.json'
+        '~/.docker/config.json; they were not checked, because localhost:5000 requires no login'
         """
         registry, unchecked = login_host(host), False
         if password is None:

@@ -104,7 +104,7 @@ class Column:
 
     Args:
         title: Plural noun of the names.
-        one: Its singular.
+        one: Singular of the noun.
         jobs: Jobs that read the names.
         on_select: Called with the selected name.
         on_change: Called after the names have changed.

@@ -28,11 +28,10 @@ class Progress:
 
     >>> class Names(ocikit.Progress):
     ...     def finish(self, descriptor, outcome):
-    ...         print(descriptor.title or descriptor.media_type, outcome)
+    ...         if descriptor.title:
+    ...             print(descriptor.title, outcome)
     >>> artifact = ocikit.push("oci:waves:v1", {"note.txt": b"hello"}, progress=Names())
-    application/vnd.oci.empty.v1+json moved
     note.txt moved
-    application/vnd.oci.image.manifest.v1+json moved
     """
 
     def begin(self, title: str, *, size: int, count: int) -> None:
@@ -60,12 +59,13 @@ class Progress:
             n: Number of bytes.
 
         >>> class Bytes(ocikit.Progress):
+        ...     size = 0
         ...     def advance(self, descriptor, n):
-        ...         if descriptor.title:
-        ...             print(descriptor.title, n)
-        >>> artifact = ocikit.push("oci:waves:v1", {"note.txt": b"hello"}, progress=Bytes())
-        note.txt 5
-        note.txt 0
+        ...         self.size += n if descriptor.title else 0
+        >>> progress = Bytes()
+        >>> artifact = ocikit.push("oci:waves:v1", {"note.txt": b"hello"}, progress=progress)
+        >>> progress.size
+        5
         """
 
     def resume(self, descriptor: Descriptor, n: int) -> None:

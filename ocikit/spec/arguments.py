@@ -82,7 +82,7 @@ def to_seconds(value: timedelta | float | str, name: str) -> float:
 
     Args:
         value: The argument.
-        name: Its name, for messages.
+        name: Name of the argument, for messages.
 
     >>> to_seconds("7d", "older_than"), to_seconds("1.5 h", "older_than")
     (604800.0, 5400.0)

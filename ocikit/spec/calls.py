@@ -100,7 +100,7 @@ def describe_mistake(
     Args:
         error: The error, as the frame that called the function has caught it.
         function: The function.
-        label: Its name as the caller writes it.
+        label: Name of the function as the caller writes it.
         args: Positional arguments of the call, without `self`.
         kwargs: Arguments by name.
         bound: Whether the first parameter of the function is `self`.
