@@ -120,6 +120,16 @@ REFERENCE: Mapping[str, tuple[str, Sequence[str]]] = {
             "ocikit.server.testing",
         ],
     ),
+    "testing": (
+        "Registries for tests. [Test your code](../how-to/test_your_code.md) shows their use.",
+        [
+            "ocikit.testing.registries:registry Registry describe",
+            "ocikit.testing.faults:Fault",
+            "ocikit.testing.messages:Request Response",
+            "ocikit.testing.profiles:Profile",
+            "ocikit.testing.plugin:oci_registry oci_registries",
+        ],
+    ),
 }
 
 

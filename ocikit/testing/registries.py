@@ -123,7 +123,7 @@ class Registry:
 
     @property
     def credentials(self) -> tuple[str, str] | None:
-        """User and password, or None if clients need none. A user "<token>" means that the password is an identity token."""
+        """User and password, or None if clients need none. The user `<token>` stands for an identity token as password."""
         return self._site.credentials
 
     @property
