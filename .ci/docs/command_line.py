@@ -11,21 +11,8 @@ from ocikit import errors
 from ocikit.cli.command import Argument, Command, Example, Program
 from ocikit.cli.failures import exit_code
 from ocikit.cli.schemas import OUTPUTS, Output
-from ocikit.cli.table import ALIASES, COMMANDS
+from ocikit.cli.table import ALIASES, COMMANDS, EXIT_CODES
 from ocikit.errors import OcikitError
-
-#: Exit codes that are not those of an error.
-_CODES = {
-    0: "success",
-    1: "another error; or the answer of a command: differences, violations, damaged content",
-    2: "wrong usage, or an invalid reference or argument",
-    3: "there is no such artifact, repository or file",
-    4: "credentials are missing, invalid, or not sufficient",
-    5: "the network or the registry fails; trying again later may help",
-    6: "content is invalid or unsafe, or the disk fails",
-    7: "something is in the way: edited files, or another writer",
-    130: "Ctrl-C; a transfer resumes when the command runs again",
-}
 
 #: Options that many commands have, with their meaning.
 _COMMON = {
@@ -60,7 +47,7 @@ def _introduction() -> Iterator[str]:
             code = exit_code(kind())
             if code not in {exit_code(base()) for base in kind.__bases__ if issubclass(base, OcikitError)}:
                 kinds.setdefault(code, []).append(f"[{kind.__name__}](errors.md#ocikit.errors.{kind.__name__})")
-    rows = [(str(code), _CODES.get(code, ""), ", ".join(kinds.get(code, []))) for code in sorted({*_CODES, *kinds})]
+    rows = [(str(code), text, ", ".join(kinds.get(code, []))) for code, text in EXIT_CODES.items()]
     yield _table(("code", "meaning", "errors"), rows)
     yield "## Common options"
     yield "All commands have the first two, and those that connect to a registry the others."

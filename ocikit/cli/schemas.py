@@ -52,8 +52,8 @@ def _or_null(schema: Schema) -> Schema:
     return {**schema, **kind}
 
 
-def _list(items: Schema, description: str = "") -> Schema:
-    return {"type": "array", "items": items, **({"description": description} if description else {})}
+def _list(items: Schema, description: str) -> Schema:
+    return {"type": "array", "items": items, "description": description}
 
 
 def _texts(description: str) -> Schema:
@@ -126,7 +126,7 @@ _FILE = _object(
 _PAIR = {
     "type": ["object", "null"],
     "description": "The values before and after.",
-    "properties": {"old": {}, "new": {}},
+    "properties": {"old": {"description": "Before."}, "new": {"description": "After."}},
 }
 _CHANGED_FILE = _object("A file.", {"path": _text("Name of the file."), "hash": _digest("Digest."), "size": _SIZE})
 
@@ -177,7 +177,12 @@ OUTPUTS: Final[Mapping[str, Output]] = {
     "ls": Output(
         _object(
             "An artifact and its files.",
-            {"reference": _REFERENCE, "kind": _ARTIFACT["kind"], "size": _ARTIFACT["size"], "files": _list(_FILE)},
+            {
+                "reference": _REFERENCE,
+                "kind": _ARTIFACT["kind"],
+                "size": _ARTIFACT["size"],
+                "files": _list(_FILE, "The files."),
+            },
         )
     ),
     "inspect": Output(
@@ -231,7 +236,8 @@ OUTPUTS: Final[Mapping[str, Output]] = {
                             "path": _text("JSON path in the document, such as $.layers[2].digest."),
                             "message": _text("What was expected and what was found."),
                         },
-                    )
+                    ),
+                    "The violations.",
                 ),
             },
         )
@@ -264,7 +270,8 @@ OUTPUTS: Final[Mapping[str, Output]] = {
                             "tag": _text("The tag."),
                             "change": _choice("What happens to it.", "created", "moved", "unchanged"),
                         },
-                    )
+                    ),
+                    "The new tags.",
                 ),
                 "dry_run": _DRY_RUN,
             },
@@ -335,17 +342,19 @@ OUTPUTS: Final[Mapping[str, Output]] = {
             {
                 "a": _text("The first side."),
                 "b": _text("The second side."),
-                "added": _list(_CHANGED_FILE),
-                "deleted": _list(_CHANGED_FILE),
+                "added": _list(_CHANGED_FILE, "Files that only the second side has."),
+                "deleted": _list(_CHANGED_FILE, "Files that only the first side has."),
                 "modified": _list(
                     _object(
                         "A file with two versions.",
                         {"path": _text("Name of the file."), "hash": _PAIR, "size": _PAIR},
                         {"table": _by_name({}, "With --tables, columns and rows.")},
-                    )
+                    ),
+                    "Files that differ.",
                 ),
                 "renamed": _list(
-                    _object("A file with two names.", {"path": _PAIR, "hash": _digest("Digest."), "size": _SIZE})
+                    _object("A file with two names.", {"path": _PAIR, "hash": _digest("Digest."), "size": _SIZE}),
+                    "Files with the same content under another name.",
                 ),
                 "same": _count("Number of files that do not differ."),
                 "annotations": _by_name(_PAIR, "Annotations that differ."),
@@ -406,13 +415,15 @@ OUTPUTS: Final[Mapping[str, Output]] = {
                             "problem": _text('Why it could not be read, or "".'),
                             "inputs": _texts("References of what it was made from."),
                         },
-                    )
+                    ),
+                    "The artifact itself first, then its sources.",
                 ),
                 "claims": _list(
                     _object(
                         "A source that a file states, without a reference.",
                         {"file": _text("The file."), "kind": _text("model or dataset."), "name": _text("The source.")},
-                    )
+                    ),
+                    "Sources that files state.",
                 ),
                 "note": _text('What was not read, or "".'),
             },
@@ -451,7 +462,8 @@ OUTPUTS: Final[Mapping[str, Output]] = {
                             "used": _flag("True for the source in use."),
                             "failed": _flag("True if the source cannot be read."),
                         },
-                    )
+                    ),
+                    "The sources in the order in which they were checked.",
                 ),
             },
         )
@@ -474,7 +486,8 @@ OUTPUTS: Final[Mapping[str, Output]] = {
                             "size": _SIZE,
                             "last_used": _time("Last use."),
                         },
-                    )
+                    ),
+                    "The repositories.",
                 ),
             },
         )
@@ -485,7 +498,7 @@ OUTPUTS: Final[Mapping[str, Output]] = {
             {
                 "checked": _count("Number of blobs."),
                 "size": _SIZE,
-                "corrupt": _list(_CORRUPT),
+                "corrupt": _list(_CORRUPT, "The damaged content."),
                 "removed": _flag("Whether damaged content was deleted."),
             },
         )
@@ -526,7 +539,8 @@ OUTPUTS: Final[Mapping[str, Output]] = {
                     {
                         **_CORRUPT,
                         "properties": {**_CORRUPT["properties"], "repositories": _texts("Repositories that have it.")},
-                    }
+                    },
+                    "The damaged content.",
                 ),
                 "removed": _flag("Whether damaged content was deleted."),
             },

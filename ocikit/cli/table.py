@@ -15,7 +15,7 @@ class Entry(NamedTuple):
     """Module of `ocikit.cli` with the command under its own name."""
 
 
-_TRANSFER, _LOOK, _CHANGE = "Transfer", "Look", "Change"
+_TRANSFER, _LOOK, _FIND, _CHANGE = "Transfer", "Look inside", "Find and compare", "Change"
 _MACHINE, _SERVER = "This machine", "A registry of your own"
 
 #: All commands, in the order of the help.
@@ -26,21 +26,21 @@ COMMANDS: dict[str, Entry] = {
     "save": Entry(_TRANSFER, "Save a table or a JSON value in a format that others read", "objects"),
     "watch": Entry(_TRANSFER, "Push a folder while another program writes to it", "transfer"),
     "ls": Entry(_LOOK, "List the files of an artifact", "content"),
-    "referrers": Entry(_LOOK, "Show what is attached to an artifact, as a tree", "attached"),
-    "resolve": Entry(_LOOK, "Print a reference with the digest that it names now", "references"),
-    "exists": Entry(_LOOK, "Tell by the exit code whether there is an artifact", "references"),
     "cat": Entry(_LOOK, "Write a file of an artifact to stdout", "content"),
     "head": Entry(_LOOK, "Show the first lines of a file of an artifact", "content"),
-    "load": Entry(_LOOK, "Show or convert a table or another object", "objects"),
     "card": Entry(_LOOK, "Show README.md of an artifact", "content"),
     "describe": Entry(_LOOK, "Show what is in files: columns, tensors, members", "content"),
+    "load": Entry(_LOOK, "Show or convert a table or another object", "objects"),
     "inspect": Entry(_LOOK, "Show the documents of an artifact or image", "documents"),
+    "referrers": Entry(_LOOK, "Show what is attached to an artifact, as a tree", "attached"),
     "validate": Entry(_LOOK, "Check documents against the specification", "documents"),
-    "tags": Entry(_LOOK, "List the tags of a repository", "documents"),
-    "catalog": Entry(_LOOK, "List the repositories of a registry", "documents"),
-    "diff": Entry(_LOOK, "Compare two versions, or an artifact and a folder", "versions"),
-    "history": Entry(_LOOK, "List the versions of an artifact, the newest first", "versions"),
-    "lineage": Entry(_LOOK, "Show which artifacts an artifact was made from", "versions"),
+    "tags": Entry(_FIND, "List the tags of a repository", "documents"),
+    "catalog": Entry(_FIND, "List the repositories of a registry", "documents"),
+    "exists": Entry(_FIND, "Tell by the exit code whether there is an artifact", "references"),
+    "resolve": Entry(_FIND, "Print a reference with the digest that it names now", "references"),
+    "diff": Entry(_FIND, "Compare two versions, or an artifact and a folder", "versions"),
+    "history": Entry(_FIND, "List the versions of an artifact, the newest first", "versions"),
+    "lineage": Entry(_FIND, "Show which artifacts an artifact was made from", "versions"),
     "edit": Entry(_CHANGE, "Change an artifact without downloading what stays", "edit"),
     "attach": Entry(_CHANGE, "Attach files to an artifact, such as a report", "attached"),
     "tag": Entry(_CHANGE, "Give an artifact more tags in its repository", "references"),

@@ -143,6 +143,22 @@ def test_output_is_that_of_the_schema(name, write_json, ref, server, home):
             assert not problems, f"{line}: {problems}"
 
 
+def undescribed(schema, path=""):
+    """Yield the keys of a schema without a description."""
+    for key, value in schema.get("properties", {}).items():
+        if "description" not in value:
+            yield f"{path}{key}"
+        for inner in (value, value.get("items"), value.get("additionalProperties")):
+            if isinstance(inner, dict):
+                yield from undescribed(inner, f"{path}{key}.")
+
+
+@pytest.mark.parametrize("name", OUTPUTS)
+def test_each_key_has_a_description(name):
+    schema = schema_of(name)
+    assert [key for each in schema.get("anyOf", [schema]) for key in undescribed(each)] == []
+
+
 def test_each_command_with_json_has_a_schema():
     with_json = {name for name, command in COMMANDS.items() if any("--json" in p.opts for p in command.params)}
     assert with_json == set(OUTPUTS)
