@@ -13,6 +13,7 @@ import re
 import secrets
 import threading
 import time
+from collections import deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
@@ -26,6 +27,7 @@ from ocikit.client.places import Place
 from ocikit.descriptions.describe import is_binary_format
 from ocikit.display.html import page
 from ocikit.errors import OcikitError
+from ocikit.forks import ForkSafeLock
 from ocikit.layers.tar import TarEntry
 from ocikit.notebook.assist import assistant
 from ocikit.notebook.column import (
@@ -53,6 +55,7 @@ _ITEMS = 500  # shown files, manifests or referrers; the filter finds the others
 _ROWS = 12  # visible files of a list
 _NAME = 30  # characters of a name; a column has room for them and a size
 _REDRAW = 0.1  # seconds between two updates of the progress bar
+_RATE = 3.0  # seconds of which the rate is shown
 _TREE_LIMIT = 300_000_000  # bytes of layers that are read to list their files
 _SEEN = 50  # names in the view that a saved notebook shows
 _SAVED = 200_000  # bytes of that view; a larger one is saved without its preview
@@ -609,33 +612,36 @@ class _WidgetProgress(Progress):
         self._stop = stop
         self._done = 0
         self._size = 1
-        self._started = self._drawn = time.monotonic()
-        self._resumed = 0
+        self._seen: deque[tuple[float, int]] = deque()
+        self._lock = ForkSafeLock()  # events come from several threads
         self._draw()
 
     def begin(self, title: str, *, size: int, count: int) -> None:
-        self._size = max(1, size)
-        self._started = time.monotonic()
-        self._draw()
-
-    def resume(self, descriptor: Descriptor, n: int) -> None:
-        self._resumed += n
+        with self._lock:
+            self._size = max(1, size)
+            self._draw()
 
     def advance(self, descriptor: Descriptor, n: int) -> None:
         if self._stop.is_set():
             raise _Stopped("stopped")
-        self._done += n
-        if time.monotonic() - self._drawn > _REDRAW:
-            self._draw()
+        with self._lock:
+            self._done += n
+            if time.monotonic() - self._seen[-1][0] > _REDRAW:
+                self._draw()
 
     def note(self, text: str) -> None:
         self._status.value = message(text)
 
     def _draw(self) -> None:
-        self._drawn = time.monotonic()
+        """Show the share and the rate of the last seconds; data of an earlier call counts for a moment only."""
+        now = time.monotonic()
         done = min(max(0, self._done), self._size)
-        rate = max(0, self._done - self._resumed) / max(0.001, self._drawn - self._started)
-        text = f"{done * 100 // self._size} %, {display.size(done)} of {display.size(self._size)}, {display.size(int(rate))}/s"
+        self._seen.append((now, done))
+        while self._seen[0][0] < now - _RATE:
+            self._seen.popleft()
+        then, before = self._seen[0]
+        rate = f", {display.size(int(max(0, done - before) / (now - then)))}/s" if now > then else ""
+        text = f"{done * 100 // self._size} %, {display.size(done)} of {display.size(self._size)}{rate}"
         self._bar.value = (
             f'<progress aria-label="saved" max="{self._size}" value="{done}"></progress> <small>{text}</small>'
         )

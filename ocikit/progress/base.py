@@ -174,6 +174,8 @@ class TransferStats(Progress):
         """Bytes in all."""
         self.moved = 0
         """Bytes that were transferred or copied."""
+        self.resumed = 0
+        """Bytes that an earlier call received before it was interrupted."""
         self.unpacked = 0
         """Files of unpacked archives."""
 
@@ -189,6 +191,7 @@ class TransferStats(Progress):
         """Count the bytes and pass the event on."""
         with self._lock:
             self.moved -= n
+            self.resumed += n
         self._listener.resume(descriptor, n)
 
     def finish(self, descriptor: Descriptor, outcome: Outcome) -> None:
@@ -215,10 +218,12 @@ class TransferStats(Progress):
     def describe(self, verb: str, target: str) -> str:
         """Return the summary.
 
-        Example: "pulled 3 files, 4.2 MB (1.0 MB already there) in 0.3 s -> data".
+        Example: "pulled 3 files, 4.2 MB (1.0 MB already there, 0.5 MB resumed) in 0.3 s -> data".
         """
-        present = self.size - self.moved
-        saved = f" ({display.size(present)} already there)" if present else ""
+        present = self.size - self.moved - self.resumed
+        parts = [(present, "already there"), (self.resumed, "resumed")]
+        known = ", ".join(f"{display.size(count)} {how}" for count, how in parts if count)
+        saved = f" ({known})" if known else ""
         saved += f", unpacked to {display.pluralize(self.unpacked, 'file')}" if self.unpacked else ""
         took = display.duration(time.monotonic() - self._started)
         return f"{verb} {display.pluralize(self.files, 'file')}, {display.size(self.size)}{saved} in {took} -> {target}"

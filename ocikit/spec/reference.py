@@ -330,9 +330,9 @@ class Reference(_Target):
         if ":" in name.rpartition("/")[2]:
             name, _, tag = name.rpartition(":")
             check_tag(tag)
-        if host == DOCKER_HUB and name and "/" not in name:
+        check_repository(name, text)  # first, so that a message has the name that the user wrote
+        if host == DOCKER_HUB and "/" not in name:
             name = f"library/{name}"
-        check_repository(name, text)
         check_name_length(host, name)
         return cls(registry=host, repository=name, tag=tag, digest=digest)
 

@@ -1658,7 +1658,7 @@ def test_summary_of_resumed_call_names_received_bytes(session, server, home, tar
         transfer(Interrupting())
     assert interrupted.value.__notes__ == ["stopped; received data is stored, the next call resumes"]
     summary = transfer().summary
-    there = float(re.search(r" 1 file, 20\.0 MB \(([0-9.]+) MB already there\) in ", summary)[1])
+    there = float(re.search(r" 1 file, 20\.0 MB \(([0-9.]+) MB resumed\) in ", summary)[1])
     assert 5 < there < 11
 
 

@@ -437,3 +437,9 @@ def test_reference_is_built_from_text_or_parts():
     assert pickle.loads(pickle.dumps(parsed)) == parsed == copy.deepcopy(parsed) and hash(parsed) == hash(
         Reference(str(parsed))
     )
+
+
+def test_message_has_the_name_as_written():
+    with pytest.raises(InvalidReference) as caught:
+        Reference.parse("!!")
+    assert "library" not in str(caught.value)
