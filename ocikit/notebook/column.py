@@ -107,7 +107,7 @@ class Column:
         one: Singular of the noun.
         jobs: Jobs that read the names.
         on_select: Called with the selected name.
-        on_change: Called after the names have changed.
+        on_change: Called after the names have changed, or with the error of a request.
         sortable: True sorts by version, newest first. A list of more than `SORTED` names offers it.
     """
 
@@ -117,7 +117,7 @@ class Column:
         one: str,
         jobs: Jobs,
         on_select: Callable[[str], None],
-        on_change: Callable[[], None],
+        on_change: Callable[[OcikitError | None], None],
         *,
         sortable: bool = False,
     ) -> None:
@@ -206,7 +206,7 @@ class Column:
 
     def _show_error(self, error: OcikitError) -> None:
         self.status.value = message(str(error), problem=True)
-        self._on_change()
+        self._on_change(error)
 
     def _refresh(self) -> None:
         if not self._filling:
@@ -241,7 +241,7 @@ class Column:
             self._set(matches, selected)
             self.more.layout.display = None if more else "none"
             self.status.value = self._count(len(matches), checked, more=more)
-            self._on_change()
+            self._on_change(None)
             if select_first and matches:
                 self.list.value = matches[0]
 

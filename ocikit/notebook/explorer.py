@@ -26,8 +26,7 @@ from ocikit.client.artifact import Artifact, File
 from ocikit.client.places import Place
 from ocikit.descriptions.describe import is_binary_format
 from ocikit.display.html import page
-from ocikit.errors import OcikitError
-from ocikit.forks import ForkSafeLock
+from ocikit.errors import OcikitError, Unauthorized
 from ocikit.layers.tar import TarEntry
 from ocikit.notebook.assist import assistant
 from ocikit.notebook.column import (
@@ -44,8 +43,10 @@ from ocikit.notebook.column import (
     titled,
 )
 from ocikit.notebook.jobs import IsStale, Jobs
+from ocikit.notebook.login import LoginForm
 from ocikit.notebook.previews import load_preview
 from ocikit.progress.base import Progress
+from ocikit.progress.marimo import in_marimo
 from ocikit.spec.annotations import CREATED
 from ocikit.spec.descriptor import Descriptor
 from ocikit.spec.manifest import Index
@@ -57,6 +58,7 @@ _NAME = 30  # characters of a name; a column has room for them and a size
 _REDRAW = 0.1  # seconds between two updates of the progress bar
 _RATE = 3.0  # seconds of which the rate is shown
 _TREE_LIMIT = 300_000_000  # bytes of layers that are read to list their files
+_MARIMO = 10.0  # seconds; marimo shows the view once, when the cell ends
 _SEEN = 50  # names in the view that a saved notebook shows
 _SAVED = 200_000  # bytes of that view; a larger one is saved without its preview
 
@@ -78,6 +80,9 @@ class ExplorerClient(Protocol):
 
     def referrers(self, ref: str | AnyReference) -> Sequence[Descriptor]:
         """Return the referrers of a manifest."""
+
+    def login(self, host: str, username: str = "", password: str | None = None) -> str:
+        """Store credentials and return where they are stored."""
 
     def pull(self, ref: str | AnyReference, to: str, *, include: Iterable[str], progress: Progress) -> Artifact:
         """Pull files of an artifact into a folder."""
@@ -136,13 +141,15 @@ class Explorer:
         self.crumbs = w.HBox([], layout=w.Layout(display="none"))
         self.crumbs.add_class("ocikit-crumbs")
         self.status = status()
+        self.login_form: LoginForm | None = None
+        self.login_box = w.VBox([])
         self.places = titled(w.Select(rows=min(12, max(2, len(places))), layout=w.Layout(width="auto")), "start with")
         set_options(self.places, [(_aligned(place.address, place.note), place.address) for place in places], None)
         self.places_box = w.VBox([self.places], layout=w.Layout(display="none"))
         self.repositories = Column(
-            "repositories", "repository", self._jobs, self._open_repository, self._remember, sortable=False
+            "repositories", "repository", self._jobs, self._open_repository, self._listed, sortable=False
         )
-        self.tags = Column("tags", "tag", self._jobs, self._open_tag, self._remember, sortable=True)
+        self.tags = Column("tags", "tag", self._jobs, self._open_tag, self._listed, sortable=True)
         self.code = named(w.Text(value="", layout=w.Layout(width="auto", flex="1 1 auto")), "in code")
         self.copy = w.Button(description="Copy", layout=w.Layout(width="80px"), tooltip="copy the code")
         self.copy.add_class("ocikit-copy-code")
@@ -185,7 +192,7 @@ class Explorer:
         self.code_box.add_class("ocikit-code")
         seen = f"<style>.{self._id},.jp-OutputArea-child:has(.{self._id}){{display:none}}</style>"
         hidden = w.Box([styles(), w.HTML(seen), *assistant()], layout=w.Layout(display="none"))
-        self.widget = w.VBox([hidden, navigation, self.crumbs, self.status, self.body, self.code_box])
+        self.widget = w.VBox([hidden, navigation, self.crumbs, self.status, self.login_box, self.body, self.code_box])
         self.widget.add_class("ocikit-explorer")
 
     def _connect(self) -> None:
@@ -210,9 +217,10 @@ class Explorer:
 
     def _repr_mimebundle_(self, **kwargs: Any) -> Any:
         """Return the widget, and the present view as HTML for pages without widgets."""
-        data = self._bundle(**kwargs)
-        data["text/html"] = self.seen()
-        return data
+        if in_marimo():
+            self.wait(_MARIMO)
+            return self._seen_bundle()
+        return self._bundle(**kwargs) | {"text/html": self.seen()}
 
     def _bundle(self, **kwargs: Any) -> dict[str, Any]:
         bundle = self.widget._repr_mimebundle_(**kwargs)
@@ -240,7 +248,10 @@ class Explorer:
         parts += [self.card.value, self.preview.value]
         if sum(map(len, parts)) > _SAVED:
             parts[-1] = message("the preview is too large for a saved notebook")
-        head = "<div><small>ocikit explorer, as it was last seen; run the cell to explore</small></div>"
+        how = "as it was last seen; run the cell to explore"
+        if in_marimo():
+            how = "without its controls, because marimo shows no ipywidgets; other notebooks show them"
+        head = f"<div><small>ocikit explorer, {how}</small></div>"
         code = f"<pre>{display.escape(self.code.value, 2000)}</pre>" if self.code.value else ""
         return f'<div class="{self._id}">{css()}<div class="ocikit-preview">{head}{code}</div>{"".join(parts)}</div>'
 
@@ -294,6 +305,7 @@ class Explorer:
         self._visit(address)
         self.places_box.layout.display = "none"
         self._show_status("")
+        self.login_box.children = ()
         self._show_crumbs(host, repository, reference)
         if host and not repository:
             self._host = host
@@ -312,6 +324,22 @@ class Explorer:
             self._load(reference)
         else:
             self._clear()
+
+    def _listed(self, error: OcikitError | None) -> None:
+        """Handle a list that has changed, or the error of its request."""
+        if error is not None:
+            self._offer_login(error)
+        self._remember()
+
+    def _offer_login(self, error: OcikitError) -> None:
+        """Show a login form for a registry that requires credentials, once for each address."""
+        if isinstance(error, Unauthorized) and self._host and not self.login_box.children:
+            self.login_form = LoginForm(self._host, "", self._client.login, self._open_again)
+            self.login_box.children = (self.login_form.widget,)
+
+    def _open_again(self) -> None:
+        self._repository = ""
+        self.open(self.address.value)
 
     def _visit(self, address: str) -> None:
         if not self._history or self._history[-1] != address:
@@ -408,7 +436,7 @@ class Explorer:
         shown = page(collapsed) or message(str(artifact))
         if self.files.value:
             name = display.escape(self._reference, 200)
-            shown = f'<details class="ocikit-preview"><summary>{name}</summary>{shown}</details>'
+            shown = f"<details><summary>{name}</summary>{shown}</details>"
         self.card.value = shown
 
     def _show_files(self, artifact: Artifact) -> None:
@@ -600,6 +628,7 @@ class Explorer:
 
     def _show_error(self, error: OcikitError) -> None:
         self._problem = self.status.value = message(str(error), problem=True)
+        self._offer_login(error)
         self._remember()
 
 
@@ -613,7 +642,7 @@ class _WidgetProgress(Progress):
         self._done = 0
         self._size = 1
         self._seen: deque[tuple[float, int]] = deque()
-        self._lock = ForkSafeLock()  # events come from several threads
+        self._lock = threading.Lock()  # events come from several threads
         self._draw()
 
     def begin(self, title: str, *, size: int, count: int) -> None:

@@ -9,8 +9,9 @@ from typing import Any
 import ipywidgets as w  # type: ignore[import-untyped]  # has no types
 
 from ocikit.errors import OcikitError
-from ocikit.notebook.column import message, named, on_enter, status, styles
+from ocikit.notebook.column import css, message, named, on_enter, status, styles
 from ocikit.notebook.jobs import Jobs
+from ocikit.progress.marimo import in_marimo
 
 #: Seconds after Enter in which the browser sends the new value of the field.
 _VALUE_DELAY = 0.3
@@ -23,11 +24,19 @@ class LoginForm:
         host: Host of the registry, as shown.
         username: Initial value of the user name.
         login: Function that checks and stores `(host, username, password)` and returns where they are stored.
+        then: Called after a login.
     """
 
-    def __init__(self, host: str, username: str, login: Callable[[str, str, str], str]) -> None:
+    def __init__(
+        self,
+        host: str,
+        username: str,
+        login: Callable[[str, str, str], str],
+        then: Callable[[], None] = lambda: None,
+    ) -> None:
         self._host = host
         self._login = login
+        self._then = then
         self._jobs = Jobs()
         self.username = w.Text(value=username, placeholder="user name", continuous_update=False)
         # Without continuous_update, the value is sent once, when the field loses focus
@@ -50,6 +59,11 @@ class LoginForm:
 
     def _repr_mimebundle_(self, **kwargs: Any) -> Any:
         """Return the widget's MIME bundle; neither it nor a saved notebook contains the password."""
+        if in_marimo():
+            text = (
+                f"marimo shows no form of ipywidgets\nlog in to {self._host} in a terminal: ocikit login {self._host}"
+            )
+            return {"text/plain": text, "text/html": css() + message(text, problem=True)}
         bundle = self.widget._repr_mimebundle_(**kwargs)
         (bundle[0] if isinstance(bundle, tuple) else bundle)["text/plain"] = repr(self)
         return bundle
@@ -91,6 +105,7 @@ class LoginForm:
         def done(place: str) -> None:
             self._show(f"logged in as {username}; stored in {place}")
             self.button.disabled = True
+            self._then()
 
         def failed(error: OcikitError) -> None:
             self._show(str(error), problem=True)

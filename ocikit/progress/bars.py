@@ -15,6 +15,7 @@ from typing import Any
 from ocikit import display
 from ocikit.forks import ForkSafeLock
 from ocikit.progress.base import SILENT, Outcome, Progress
+from ocikit.progress.marimo import MarimoBar, in_marimo
 from ocikit.spec.descriptor import Descriptor
 
 _INTERVAL = 0.1  # seconds between redraws: more would overload a notebook's comm channel
@@ -32,6 +33,8 @@ def bars(setting: bool | str | None) -> Progress:
         setting = os.environ.get("OCIKIT_PROGRESS") or "auto"
     if setting is False or str(setting).lower() in {"none", "0", "false", "off"}:
         return SILENT
+    if setting != "text" and in_marimo():
+        return MarimoBar()
     if setting == "auto" and not (_in_notebook() or _is_terminal()):
         return SILENT
     if not _in_notebook() and _is_missing(sys.stderr):

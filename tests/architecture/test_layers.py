@@ -20,6 +20,7 @@ from tests.tools.import_graph import MODULES, ROOT, imports, inner, room, tree
 HEAVY = {
     "IPython": {"notebook", "progress"},
     "anywidget": {"notebook"},
+    "marimo": {"progress"},
     "ipywidgets": {"notebook", "progress"},
     "rich": {"display", "notebook"},
     "markdown_it": {"display"},

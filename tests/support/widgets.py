@@ -1,4 +1,7 @@
-"""State of widgets, as front ends get it."""
+"""State of widgets, as front ends get it; a stand-in for marimo."""
+
+import threading
+import types
 
 import msgspec
 
@@ -17,3 +20,26 @@ def encode_strictly(widget):
             if one is not None:
                 state = one.get_state()
                 msgspec.json.encode(state)
+
+
+def marimo_module(drawn):
+    """Return a module with the functions of marimo that are used; `drawn` gets the texts of its progress bar."""
+
+    class ProgressBar:
+        def __init__(self, *, total, title, show_rate, remove_on_exit):
+            drawn.append(title)
+
+        def __enter__(self):
+            return self
+
+        def __exit__(self, *_):
+            drawn.append("removed")
+
+        def update(self, *, increment, subtitle):
+            drawn.append(f"{increment}: {subtitle}")
+
+    module = types.ModuleType("marimo")
+    module.running_in_notebook = lambda: True
+    module.Thread = threading.Thread
+    module.status = types.SimpleNamespace(progress_bar=ProgressBar)
+    return module

@@ -1,5 +1,6 @@
 """Explorer: each click makes one request, shows its result and the equivalent code."""
 
+import base64
 import hashlib
 import json
 import pickle
@@ -14,7 +15,7 @@ from ocikit.notebook.column import PAGE, SORTED
 from ocikit.store.cache.cache import Cache
 
 from tests.support.fake_registry import INDEX, MANIFEST, Response, error_response
-from tests.support.widgets import encode_strictly, tree
+from tests.support.widgets import encode_strictly, marimo_module, tree
 from tests.tools import notebooks
 from tests.unit.descriptions.files import TABLE, parquet_file, safetensors_file
 
@@ -432,6 +433,33 @@ def test_explorer_works_without_anywidget(server, explore, monkeypatch):
     monkeypatch.setitem(sys.modules, "anywidget", None)
     put(server, "a/b", {"f": b"f"}, "v1")
     assert options(explore(f"{server.host}/a/b:v1").files) == ["f 1 B"]
+
+
+def test_marimo_shows_the_view_without_a_widget(server, session, monkeypatch):
+    monkeypatch.setitem(sys.modules, "marimo", marimo_module([]))
+    put(server, "a/b", {"f": b"f"}, "v1")
+    data = ocikit.explore(f"{server.host}/a/b:v1", session)._repr_mimebundle_()
+    assert set(data) == {"text/plain", "text/html"}
+    assert "marimo shows no ipywidgets" in data["text/html"] and "a/b" in data["text/html"]
+
+
+def test_registry_that_requires_a_login_shows_a_form(server, tmp_path, monkeypatch):
+    monkeypatch.setenv("DOCKER_CONFIG", str(tmp_path / "docker"))
+    put(server, "a/b", {"f": b"f"}, "v1")
+    expected = "Basic " + base64.b64encode(b"ada:secret").decode()
+    challenge = {"WWW-Authenticate": 'Basic realm="r"'}
+    server.guard = lambda request: (
+        None if request.headers.get("Authorization") == expected else Response(401, challenge)
+    )
+    with ocikit.Session(cache=tmp_path / "cache", progress=False) as session:
+        explorer = ocikit.explore(f"{server.host}/a/b", session)
+        assert explorer.wait()
+        form = explorer.login_form
+        form.username.value, form.password.value = "ada", "secret"
+        form.button.click()
+        assert form.wait() and explorer.wait()
+        assert options(explorer.tags.list) == ["v1"]
+        assert explorer.login_box.children == ()
 
 
 def test_failing_referrers_do_not_hide_files(server, explore):

@@ -3,6 +3,7 @@
 import base64
 import json
 import os
+import sys
 from pathlib import Path
 
 import ocikit
@@ -10,7 +11,7 @@ import pytest
 from ocikit import errors
 
 from tests.support.fake_registry import Response
-from tests.support.widgets import encode_strictly
+from tests.support.widgets import encode_strictly, marimo_module
 from tests.tools import notebooks
 
 SECRET = "hunter2-correct-horse"
@@ -143,6 +144,13 @@ def test_form_contains_no_secret(guarded):
     form = ocikit.login_form(guarded.host, "ada")
     form.password.value = SECRET
     assert SECRET not in repr(form) + json.dumps(form._repr_mimebundle_())
+
+
+def test_marimo_shows_how_to_log_in(guarded, monkeypatch):
+    monkeypatch.setitem(sys.modules, "marimo", marimo_module([]))
+    data = ocikit.login_form(guarded.host, "ada")._repr_mimebundle_()
+    assert set(data) == {"text/plain", "text/html"}
+    assert f"ocikit login {guarded.host}" in data["text/html"]
 
 
 def test_kernel_without_front_end_cannot_prompt(tmp_path):
