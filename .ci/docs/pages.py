@@ -35,7 +35,7 @@ TUTORIALS = (
 #: Reference pages: title, summary, and content; "module:name name" selects names of a module.
 REFERENCE: Mapping[str, tuple[str, Sequence[str]]] = {
     "verbs": (
-        "The functions share connections, tokens and the [cache](cache.md). The methods of a [Session](session.md) do the same with your settings.",
+        "The functions share connections, tokens and the [cache](cache.md). The methods of a [Session](session.md) do the same with your settings.\n\nExamples run as they stand after `import ocikit`. Those that name `localhost:5000` need a registry there: `ocikit serve store`.",
         [
             *(f"verb {name}" for name in [*FIRST, *sorted(set(VERBS) - set(FIRST))]),
             "ocikit.api:save load scan sql diff history lineage watch explore fs pooch",

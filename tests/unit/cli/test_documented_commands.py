@@ -1,5 +1,6 @@
 """The commands of the documentation and of the deployment files are those of the program."""
 
+import itertools
 import re
 import shlex
 from pathlib import Path
@@ -14,17 +15,27 @@ ROOT = Path(__file__).parents[3]
 PAGES = sorted([ROOT / "README.md", *(ROOT / ".ci/docs/pages").rglob("*.md")])
 DEPLOYED = list(deployment.commands())
 
-_CONSOLE = re.compile(r"```console\n(.*?)```", re.DOTALL)
+_BLOCK = re.compile(r"```(console|bash)\n(.*?)```", re.DOTALL)
+
+
+def lines_of(page):
+    """Yield the command lines of a page, each as a whole."""
+    for language, block in _BLOCK.findall(page.read_text()):
+        lines = re.sub(r"\\\n|(?<=\|)\n", " ", block).splitlines()
+        yield from (line.removeprefix("$ ") for line in lines if language == "bash" or line.startswith("$ "))
 
 
 def commands_of(page):
-    for block in _CONSOLE.findall(page.read_text()):
-        for line in re.findall(r"^\$ (.*(?:\\\n.*)*)", block, re.MULTILINE):
-            words = shlex.split(line.replace("\\\n", " "), comments=True)
-            if words[:3] == ["python", "-m", "ocikit"]:
-                yield words[3:]
-            elif words[:1] == ["ocikit"]:
-                yield words[1:]
+    """Yield the arguments of each call of the program, also of those in a pipe."""
+    for line in lines_of(page):
+        words = shlex.shlex(line, posix=True, punctuation_chars="|&;<>")
+        words.whitespace_split = True
+        for operator, part in itertools.groupby(words, key=lambda word: set(word) <= set("|&;<>")):
+            command = [] if operator else list(part)
+            if command[:3] == ["python", "-m", "ocikit"]:
+                yield command[3:]
+            elif command[:1] == ["ocikit"]:
+                yield command[1:]
 
 
 def parse(words):
@@ -44,7 +55,7 @@ def test_documented_commands_are_valid(page):
 
 
 def test_pages_with_commands_are_found():
-    assert {page.name for page in PAGES if list(commands_of(page))} >= {"operate.md"}
+    assert {page.name for page in PAGES if list(commands_of(page))} >= {"operate.md", "ghcr.md", "from_dvc.md"}
 
 
 @pytest.mark.parametrize(("name", "words"), DEPLOYED, ids=[name for name, _ in DEPLOYED])
