@@ -692,7 +692,8 @@ class Cache(display.Displayable, Store):
                 timedelta.
             reference: Delete only the tags and snapshots of this repository, tag or digest.
             keep: References or patterns such as "ghcr.io/org/*" that are not deleted.
-            unreferenced: Whether to delete blobs that no tag or snapshot references, and unfinished transfers.
+            unreferenced: Whether to delete blobs that no tag or snapshot references, unfinished transfers, and what came from
+                temporary registries on this machine that have stopped.
             grace: Seconds since the last change for which unreferenced blobs are not deleted. A pull in progress
                 writes blobs before their tag.
             dry_run: Whether to delete nothing; `run()` of the plan then deletes.

@@ -15,7 +15,15 @@ from attrs import field, frozen
 from ocikit import display
 from ocikit.spec.digest import Digest
 from ocikit.spec.reference import Reference
-from ocikit.store.cache.scan import CachedName, CacheGraph, blobs_in, files_below, list_folder, read_names
+from ocikit.store.cache.scan import (
+    CachedName,
+    CacheGraph,
+    blobs_in,
+    files_below,
+    list_folder,
+    read_names,
+    stopped_registries,
+)
 from ocikit.store.cache.verified import forget
 from ocikit.store.parts import PartFolder
 from ocikit.store.results import GCResult, RemovedBlob
@@ -145,6 +153,15 @@ def plan_prune(
         and (requested is None or _is_requested(requested, name, names, reached))
         and (older_than is None or now - _last_used(name, names, reached) > older_than)
         and name not in retained
+    ]
+    stopped = stopped_registries(name.repository for name in names) if unreferenced and requested is None else set()
+    removed += [
+        name
+        for name in names
+        if name.repository.partition("/")[0] in stopped
+        and now - _last_used(name, names, reached) > grace
+        and name not in retained
+        and name not in removed
     ]
     referenced = set[Digest]().union(*(reached[name] for name in names if name not in removed))
     released = set[Digest]().union(*(reached[name] for name in removed)) - referenced

@@ -7,6 +7,7 @@ import itertools
 import json
 import os
 import re
+import socket
 import stat
 from collections import defaultdict, deque
 from collections.abc import Iterable, Iterator
@@ -29,6 +30,10 @@ from ocikit.store.graph import Graph, Link
 from ocikit.store.results import CorruptBlob, VerifyResult, check_blobs
 
 _FOLDER_LIMIT = 500  # folders, and entries of each, that `repositories` visits
+
+_LOOPBACK = frozenset({"127.0.0.1", "[::1]", "localhost"})
+_FIRST_TEMPORARY = 32_768  # the first port that Linux gives to programs that ask for any; other systems begin later
+_CONNECT_TIMEOUT = 1.0  # seconds; a closed port of this machine answers at once
 
 _SNAPSHOT = re.compile(r"([a-z0-9]+)-([0-9a-f]{64,})")
 
@@ -107,6 +112,8 @@ class CacheInfo(display.Displayable):
     """Bytes of all blobs."""
     partial: int
     """Bytes of unfinished transfers."""
+    closed: tuple[CachedRepository, ...] = ()
+    """Repositories of registries on this machine that have stopped, such as those of `serve()`. `Cache.prune` deletes them."""
 
     def __rich_repr__(self) -> display.Description:
         yield "root", display.display_path(self.root)
@@ -114,6 +121,7 @@ class CacheInfo(display.Displayable):
         yield "blobs", self.blobs
         yield "size", display.Size(self.size)
         yield "partial", display.Size(self.partial), 0
+        yield "closed", len(self.closed), 0
 
     def _card_title(self) -> object:
         return "cache"
@@ -126,6 +134,11 @@ class CacheInfo(display.Displayable):
         yield "blobs", self.blobs
         if self.partial:
             yield "unfinished transfers", display.Size(self.partial)
+        if self.closed:
+            yield (
+                "stopped registries",
+                f"{display.pluralize(len(self.closed), 'repository', 'repositories')} of this machine",
+            )
         yield "free space", display.Code('ocikit.cache.prune(older_than="30d").run()')
 
     def _sections(self) -> Iterator[display.Section]:
@@ -189,6 +202,32 @@ def list_folder(folder: Path) -> list[os.DirEntry[str]]:
             return list(entries)
     except OSError:
         return []
+
+
+def stopped_registries(repositories: Iterable[str]) -> set[str]:
+    """Return the hosts on this machine, with a port that systems give temporarily, where no server listens any more.
+
+    Args:
+        repositories: Registries with repository names.
+    """
+    return {host for host in set(map(_host_of, repositories)) if _is_stopped(host)}
+
+
+def _host_of(repository: str) -> str:
+    return repository.partition("/")[0]
+
+
+def _is_stopped(host: str) -> bool:
+    name, _, port = host.rpartition(":")
+    if name not in _LOOPBACK or not port.isdecimal() or not _FIRST_TEMPORARY <= int(port) < 65536:
+        return False
+    try:
+        socket.create_connection((name.strip("[]"), int(port)), timeout=_CONNECT_TIMEOUT).close()
+    except ConnectionRefusedError:
+        return True
+    except OSError:
+        return False
+    return False
 
 
 def hosts(root: Path) -> list[str]:
@@ -281,9 +320,13 @@ def scan(root: Path) -> CacheInfo:
         )
         for repository, names in by_repository.items()
     ]
+    repositories.sort(key=lambda repository: (-repository.size, repository.name))
+    stopped = stopped_registries(by_repository)
+    closed = tuple(repository for repository in repositories if _host_of(repository.name) in stopped)
     return CacheInfo(
         root=root,
-        repositories=tuple(sorted(repositories, key=lambda repository: (-repository.size, repository.name))),
+        repositories=tuple(repository for repository in repositories if repository not in closed),
+        closed=closed,
         blobs=len(sizes),
         size=sum(sizes.values()),
         partial=sum(status.st_size for _, status in files_below(root / "partial")),

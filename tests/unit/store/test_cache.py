@@ -3,6 +3,7 @@
 import errno
 import io
 import os
+import socket
 import stat
 import subprocess
 import sys
@@ -587,6 +588,27 @@ def test_prune_with_invalid_age_deletes_nothing(cache, value):
     with pytest.raises(InvalidArgument, match="older_than=.* is not a length of time") as caught:
         cache.prune(older_than=value, dry_run=False)
     assert '"7d"' in caught.value.hint and cache.recall(REF) is not None
+
+
+def test_stopped_temporary_registries_are_apart_and_pruned(cache):
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port = server.getsockname()[1]
+        if port < 32_768:
+            pytest.skip("the system gives other ports")
+        here = Reference(registry=f"127.0.0.1:{port}", repository="a/b", tag="v1")
+        artifact(cache, {"a": b"a" * 100}, reference=here)
+        artifact(cache, {"b": b"b" * 100})
+        age(cache.reference_path(here), 10_000)
+        age(cache.reference_path(REF), 10_000)
+        assert {r.name for r in cache.scan().repositories} == {here.name, REF.name} and cache.scan().closed == ()
+        assert cache.prune(dry_run=False).names == ()
+    info = cache.scan()
+    assert [r.name for r in info.repositories] == [REF.name] and [r.name for r in info.closed] == [here.name]
+    assert "stopped registries" in str(dict(info._facts()))
+    assert cache.prune(unreferenced=False).names == cache.prune(keep=["127.0.0.1:*"]).names == ()
+    assert cache.prune(grace=20_000).names == cache.prune(reference=REF.name).names[1:] == ()
+    assert [name.repository for name in cache.prune(dry_run=False).names] == [here.name]
+    assert cache.recall(here) is None and cache.recall(REF) is not None
 
 
 def test_prune_by_age_deletes_tags_snapshots_and_their_blobs(cache):
