@@ -202,6 +202,18 @@ def test_args_are_the_parameters():
     assert not found, "\n".join(found)
 
 
+def test_errors_in_docstrings_can_be_caught_by_name():
+    found = {
+        f"{name}: {error}"
+        for name, value in public()
+        if name in ocikit.__all__ or name.startswith("auth.")
+        for shown in (value, *(dict(methods(value)).values() if isinstance(value, type) else ()))
+        for section, error, _ in entries(shown.__doc__ or "")
+        if section == "Raises" and not hasattr(ocikit, error) and not hasattr(builtins, error)
+    }
+    assert not found, "\n".join(sorted(found))
+
+
 # Examples
 
 
