@@ -960,6 +960,9 @@ class Artifact(display.Displayable):
             keep_setuid: Keep the setuid and setgid bits.
             xattrs: Set extended attributes, including file capabilities.
 
+        Returns:
+            The folder, with the numbers of files and bytes and what was skipped.
+
         Raises:
             InvalidArgument: There is a `root`, and this is not an image.
             ContentError: There is no archive to unpack, or no such `root`, a layer isn't the one that the image's config names, or `folder`

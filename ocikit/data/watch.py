@@ -105,6 +105,9 @@ class Watch(display.Displayable):
     def start(self) -> Self:
         """Push once, so that wrong arguments and credentials are errors at once, and start the thread.
 
+        Returns:
+            This watch.
+
         >>> from pathlib import Path
         >>> from ocikit.client.shared import shared_session
         >>> from ocikit.data.watch import Options

@@ -123,6 +123,9 @@ def unpack(
         keep_setuid: Keep the setuid and setgid bits.
         xattrs: Set extended attributes, including file capabilities.
 
+    Returns:
+        The folder, with the numbers of files and bytes and what was skipped.
+
     Raises:
         ContentError: A layer is damaged or not the one of its diff_id, the target is not empty, or the disk is full or not writable.
         UnsafeArchive: An entry would write outside the target, or a limit is exceeded; nothing is unpacked.

@@ -154,6 +154,9 @@ class Endpoints:
             ok_statuses: Statuses above 399 that are returned instead of raised.
             retry: Retry after temporary failures.
 
+        Returns:
+            The response. Its headers have the size and the digest.
+
         Raises:
             BlobUnknown: The repository does not have the blob.
 
@@ -231,6 +234,9 @@ class Endpoints:
 
         Args:
             digest: Digest of the blob, if known: error messages name it, and an algorithm other than sha256 is announced.
+
+        Returns:
+            The session for the next request.
 
         >>> repository = ocikit.Session().repository("localhost:5000/ada/waves", push=True)
         >>> upload = repository.post_upload()
@@ -310,6 +316,9 @@ class Endpoints:
             offset: Offset of the chunk's first byte in the blob.
             chunk: Bytes or a stream.
             length: Bytes of the stream.
+
+        Returns:
+            The session for the next request.
 
         Raises:
             RangeInvalid: The registry expects another offset.
@@ -414,6 +423,9 @@ class Endpoints:
         Args:
             target: Tag or digest.
             ok_statuses: Statuses above 399 that are returned instead of raised.
+
+        Returns:
+            The response. Its headers have the media type, the size and the digest.
 
         Raises:
             ManifestUnknown: The repository does not have the manifest.

@@ -565,6 +565,9 @@ class Repository(Endpoints, Store, display.Displayable):
             raw: Bytes of the manifest.
             tag: The tag to set.
             expected: Digest that the tag must name; None if there must be no such tag.
+
+        Returns:
+            "done", "moved" or "unchecked", as `Store.swap` explains them.
         """
         check_tag(tag)
         descriptor.digest.verify(raw, "the manifest to push")

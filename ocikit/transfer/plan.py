@@ -54,6 +54,9 @@ def plan(
         check: Ask the target which blobs it has.
         workers: Requests to the target in parallel.
 
+    Returns:
+        The plan. Its `run()` copies.
+
     Raises:
         CopyError: The source cannot be read; the reason is the error's cause.
         NoMatchingPlatform: The index has no manifest for `platform`, or a single image has another platform.

@@ -146,6 +146,9 @@ class StoredBlob(ABC):
             first: Offset of the first byte that is read.
             length: Bytes that are read at most.
 
+        Returns:
+            The content from that byte on.
+
         Raises:
             KeyError: The content is not stored.
         """
@@ -320,6 +323,9 @@ class UploadStore(ABC):
             owner: User name.
             algorithm: Expected digest algorithm; a hint, other algorithms work too.
             holder: The client that the session counts for.
+
+        Returns:
+            The session.
         """
 
     @abstractmethod
@@ -670,6 +676,9 @@ class Metadata(ABC):
             repository: Repository name.
             digest: Digest of the blob.
             before: Time in seconds since the epoch.
+
+        Returns:
+            True if the blob was removed.
         """
 
     @abstractmethod
@@ -680,11 +689,18 @@ class Metadata(ABC):
             digest: Digest of the content.
             before: Time in seconds since the epoch.
             blobs: The store of the content.
+
+        Returns:
+            True if the content was deleted.
         """
 
     @abstractmethod
     def exclusive(self, work: Callable[[], T]) -> T:
-        """Run a function while no thread or process can insert a row."""
+        """Run a function while no thread or process can insert a row.
+
+        Returns:
+            The result of the function.
+        """
 
     @abstractmethod
     def close(self) -> None:

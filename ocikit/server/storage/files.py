@@ -63,6 +63,9 @@ def file_storage(folder: str | os.PathLike[str], *, grace: float = 3600.0, durab
         grace: Seconds that unreferenced content is kept.
         durable: Whether acknowledged changes survive a power cut, not only a crash of the process.
 
+    Returns:
+        The storage, for an `Application`. Close it when the application has ended.
+
     Raises:
         InvalidArgument: A subfolder is a symbolic link.
 

@@ -647,6 +647,9 @@ class Cache(display.Displayable, Store):
             remove: Whether to delete corrupt blobs and the snapshot files that are links to them. They are downloaded
                 again when they are needed.
 
+        Returns:
+            The number of hashed blobs, and the corrupt ones.
+
         >>> cache, blob = ocikit.Cache("cache"), ocikit.Descriptor.of(b"hello", "text/plain")
         >>> cache.push_bytes(blob, b"hello")
         >>> cache.verify()
@@ -664,6 +667,9 @@ class Cache(display.Displayable, Store):
             dry_run: Whether to delete nothing; `run()` of the result then deletes.
             grace: Seconds since the last change for which a file is not deleted. A pull in progress writes blobs
                 before their tag.
+
+        Returns:
+            What was deleted, or what would be with `dry_run`.
 
         >>> cache, blob = ocikit.Cache("cache"), ocikit.Descriptor.of(b"hello", "text/plain")
         >>> cache.push_bytes(blob, b"hello")

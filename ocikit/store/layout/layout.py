@@ -272,6 +272,9 @@ class Layout(display.Displayable, Store):
             raw: Bytes of the manifest.
             tag: The tag to set.
             expected: Digest that the tag must name; None if there must be no such tag.
+
+        Returns:
+            "done" if the name was set, and "moved" if it names something else: nothing was changed.
         """
         _check_name(tag)
         self.push_bytes(descriptor, raw)
@@ -360,6 +363,9 @@ class Layout(display.Displayable, Store):
             grace: Seconds since the last change for which a blob is not deleted. Use 0 only for layouts without
                 other writers.
 
+        Returns:
+            What was deleted, or what would be with `dry_run`.
+
         Raises:
             InvalidDocument: A document is unreadable, so the content that it references is unknown. Nothing is
                 deleted.
@@ -381,6 +387,9 @@ class Layout(display.Displayable, Store):
 
         Args:
             workers: Number of threads. Hashing one blob uses one processor core.
+
+        Returns:
+            The number of hashed blobs, and those that are corrupt or missing.
 
         >>> artifact = ocikit.push("oci:waves:v1", {"note.txt": b"hello"})
         >>> result = ocikit.Layout("waves").verify()
