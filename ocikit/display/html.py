@@ -119,7 +119,8 @@ def _table(
     body = "".join(f"<tr>{''.join(_cell(value, tooltip) for value in row)}</tr>" for row in rows)
     head = f"<thead><tr>{head}</tr></thead>" if head else ""
     if is_data:
-        return f'<div class="ocikit-data"><table class="ocikit-columns">{head}<tbody>{body}</tbody></table></div>'
+        scrolls = 'class="ocikit-data" tabindex="0" role="region" aria-label="table"'  # also with the arrow keys
+        return f'<div {scrolls}><table class="ocikit-columns">{head}<tbody>{body}</tbody></table></div>'
     return f'<table class="ocikit-rows">{head}<tbody>{body}</tbody></table>'
 
 

@@ -5,6 +5,7 @@ import os
 
 import pytest
 
+from tests.browser import axe
 from tests.browser import lab as labs
 from tests.support.cards import CARDS
 
@@ -47,6 +48,13 @@ def test_cards_are_legible_and_within_bounds(gallery, shots, theme, width):
         if name in flaws or os.environ.get("OCIKIT_SHOTS"):
             gallery.output(cell).screenshot(path=shots(f"{name}-{theme}-{width}"))
     assert flaws == {}
+
+
+@pytest.mark.parametrize("theme", ["light", "dark"])
+def test_cards_have_no_serious_violation_of_accessibility(gallery, theme):
+    gallery.look(theme, 1280)
+    gallery.fold(unfold=True)
+    assert axe.problems(gallery.page, f"{labs.OUTPUT} .ocikit") == []
 
 
 def test_no_card_is_an_error(gallery):

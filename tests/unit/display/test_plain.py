@@ -98,7 +98,7 @@ def test_width_is_that_of_the_terminal(monkeypatch):
 def test_table_of_data_keeps_its_header_and_scrolls():
     """Rows of files become paragraphs in a narrow page; columns of data would lose their meaning."""
     shown = table(("a", "b"), [(1, 2)])
-    assert '<div class="ocikit-data"><table class="ocikit-columns"><thead>' in shown
+    assert 'aria-label="table"><table class="ocikit-columns"><thead>' in shown
     assert "ocikit-rows" not in shown
     for name in ("description_table", "description_tensors", "history"):
         assert "ocikit-columns" in CARDS[name]()._repr_html_()
