@@ -63,7 +63,7 @@ class Command(click.Command):
         """Run the command; the program knows it, for the options in error messages."""
         program = ctx.find_root().command
         if isinstance(program, Program):
-            program.running = self
+            program.running = ctx
         return super().invoke(ctx)
 
     def format_help(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
@@ -123,7 +123,7 @@ class Program(click.Group):
     """The program, which imports the module of a command when the command is used.
 
     Attributes:
-        running: The command that was invoked.
+        running: The context of the command that was invoked.
     """
 
     def __init__(self) -> None:
@@ -135,7 +135,7 @@ class Program(click.Group):
             options_metavar=None,
             subcommand_metavar="COMMAND [OPTIONS] [ARGUMENTS]...",
         )
-        self.running: click.Command | None = None
+        self.running: click.Context | None = None
 
     def get_help_option(self, ctx: click.Context) -> click.Option:
         """Return the option that prints the help."""

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import errno
-import re
+from difflib import get_close_matches
 
 import click
 
 from ocikit import display
 from ocikit.cli.command import NoSuchCommand
+from ocikit.cli.shell_words import ShellWords
 from ocikit.cli.streams import print_message
 from ocikit.errors import (
     Conflict,
@@ -57,8 +58,6 @@ _CODES: dict[type[BaseException], int] = {
 #: The disk is full, or cannot be written to.
 _DISK = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EROFS}
 
-_KEYWORD = re.compile(r"""\b([a-z_]+)=(?:True|(None\b|"[^"]*"|'[^']*')|(?![\w\["'(]))""")
-
 
 def exit_code(error: BaseException) -> int:
     """Return the exit code for an error.
@@ -75,15 +74,18 @@ def exit_code(error: BaseException) -> int:
     return next((_CODES[kind] for kind in type(error).__mro__ if kind in _CODES), 1)
 
 
-def report(error: OcikitError | OSError, command: click.Command | None) -> int:
+def report(error: OcikitError | OSError, ctx: click.Context | None) -> int:
     """Print an error, and return the exit code.
 
     Args:
         error: What the command raised.
-        command: The command.
+        ctx: The context of the command.
     """
-    text = str(error) if isinstance(error, OcikitError) else display.sanitize(error)
-    print_message(f"ocikit: {text if command is None else with_options(text, command)}")
+    message, hint = (error.message, error.hint) if isinstance(error, OcikitError) else (display.sanitize(error), "")
+    if ctx is not None:
+        words = ShellWords(ctx.command, ctx.params)
+        message, hint = words.message(message), words.hint(hint)
+    print_message(f"ocikit: {message}" + (f"\n  -> {hint}" if hint else ""))
     return exit_code(error)
 
 
@@ -101,7 +103,8 @@ def report_usage(error: click.UsageError) -> int:
     elif isinstance(error, click.NoSuchOption):
         message = f"no such option {error.option_name}"
         if error.possibilities:
-            hint = f"did you mean {_alternatives(sorted(error.possibilities))}? {hint}"
+            nearest = get_close_matches(error.option_name, error.possibilities, cutoff=0.7) or error.possibilities[:1]
+            hint = f"did you mean {_alternatives(nearest)}? {hint}"
     lines = [f"{path}: {display.sanitize(message)}", f"  -> {hint}"]
     if ctx is not None:
         lines.append(ctx.get_usage().replace("Usage:", "usage:"))
@@ -111,21 +114,3 @@ def report_usage(error: click.UsageError) -> int:
 
 def _alternatives(words: list[str]) -> str:
     return " or ".join(words)
-
-
-def with_options(text: str, command: click.Command) -> str:
-    """Return the text of an error with the options of a command in place of Python's keywords.
-
-    Args:
-        text: Text of an error.
-        command: The command, whose options have the names of the keywords.
-    """
-    flags = {p.name: p.opts[0] for p in command.params if isinstance(p, click.Option)}
-
-    def translated(match: re.Match[str]) -> str:
-        if match[1] not in flags:
-            return match[0]
-        value = "none" if match[2] == "None" else match[2]
-        return flags[match[1]] + (f" {value}" if value else "")
-
-    return _KEYWORD.sub(translated, text)

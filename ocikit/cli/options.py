@@ -171,6 +171,7 @@ notes_options = joined(
 
 _session_options = joined(
     repeated_option("--insecure", metavar="HOST", help="Allow plain http or an unverified certificate for this host."),
+    option("--ca", metavar="FILE", help="Certificates of the authorities to trust, in a PEM file."),
     number_option("--workers", help="Number of parallel transfers (8)."),
 )
 
@@ -184,10 +185,12 @@ def with_session(function: Callable[..., int | None], *, temporary: bool = False
     """
 
     @functools.wraps(function)
-    def run(*, insecure: tuple[str, ...], workers: int | None, **values: Any) -> int | None:
+    def run(*, insecure: tuple[str, ...], ca: str | None, workers: int | None, **values: Any) -> int | None:
         import ocikit  # noqa: PLC0415 - the help of a command needs no session
 
         settings: dict[str, Any] = {} if workers is None else {"workers": workers}
+        if ca is not None:
+            settings["network"] = ocikit.Network(ca=ca)
         with contextlib.ExitStack() as stack:
             if temporary:
                 import tempfile  # noqa: PLC0415 - import time, which every help would take

@@ -426,9 +426,9 @@ def test_push_has_options_for_links_hidden_and_secret_files(run, data, server, h
     (home / "elsewhere.csv").write_text("1")
     ref = f"{server.host}/t/d:v1"
     code, out, err = run("push", ref, "data")
-    assert (code, out) == (6, "") and '--links "follow"' in err
+    assert (code, out) == (6, "") and "--links follow" in err
     code, out, err = run("push", ref, "data", "--links", "follow")
-    assert (code, out) == (6, "") and "data/.env" in err and "--exclude 'data/.env'" in err and "with --secrets" in err
+    assert (code, out) == (6, "") and "data/.env" in err and "--exclude data/.env" in err and "with --secrets" in err
     code, out, err = run("push", ref, "data", "--links", "skip", "--exclude", "data/.env")
     assert code == 0 and err.endswith("; left out: data/.git/\n")
     assert list(ocikit.inspect(ref).files) == ["data/a.csv", "data/b.bin"]
