@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
 from typing import Literal
 
 import ocikit
@@ -97,9 +96,7 @@ def edit(
                 e.add(path, secrets=secrets)
         for key, value in annotate:
             e.annotations[key] = value
-    if e.plan is not None and dry_run and not as_json:
-        print("\n".join(_plan_lines(e.plan)))
-    elif e.artifact is not None:
+    if e.artifact is not None:
         print_artifact(e.artifact, dry_run=dry_run, as_json=as_json)
 
 
@@ -107,16 +104,3 @@ def _path_and_name(text: str) -> tuple[str, str]:
     """Return the path and the name of `PATH[=NAME]`; a path that exists may contain the sign."""
     path, equals, name = text.rpartition("=")
     return (text, "") if not equals or os.path.exists(os.path.expanduser(text)) else (path, name)
-
-
-def _plan_lines(plan: ocikit.EditPlan) -> Iterator[str]:
-    """Yield a line for each change of a plan."""
-    sizes = {"+": plan.added, "~": plan.changed, "-": plan.removed}
-    for mark, files in sizes.items():
-        for name, layer in files.items():
-            yield f"{mark} {display.sanitize(name)}  {display.size(layer.size)}"
-    for before, after in plan.renamed.items():
-        yield f"→ {display.sanitize(before)} → {display.sanitize(after)}"
-    for key, value in plan.annotations.items():
-        yield f"{display.sanitize(key)}: {display.sanitize(value or '')}"
-    yield str(plan)

@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 
 import click
 
-from ocikit.cli.command import argument, is_quiet
+from ocikit.cli.command import argument
 
 _PLATFORM = "OS/ARCH[/VARIANT]"
 
@@ -187,6 +187,7 @@ def with_session(function: Callable[..., int | None], *, temporary: bool = False
     @functools.wraps(function)
     def run(*, insecure: tuple[str, ...], ca: str | None, workers: int | None, **values: Any) -> int | None:
         import ocikit  # noqa: PLC0415 - the help of a command needs no session
+        from ocikit.cli.output import progress  # noqa: PLC0415 - as above
 
         settings: dict[str, Any] = {} if workers is None else {"workers": workers}
         if ca is not None:
@@ -196,8 +197,7 @@ def with_session(function: Callable[..., int | None], *, temporary: bool = False
                 import tempfile  # noqa: PLC0415 - import time, which every help would take
 
                 settings["cache"] = stack.enter_context(tempfile.TemporaryDirectory(prefix="ocikit-"))
-            quiet = "none" if is_quiet() else None
-            session = stack.enter_context(ocikit.Session(insecure=insecure, progress=quiet, **settings))
+            session = stack.enter_context(ocikit.Session(insecure=insecure, progress=progress(), **settings))
             return function(session, **values)
 
     return _session_options(run)

@@ -2,15 +2,33 @@
 
 from __future__ import annotations
 
-import sys
+import re
 from typing import TYPE_CHECKING
 
 from ocikit import display
 from ocikit.cli.command import is_quiet
 from ocikit.cli.streams import print_message
+from ocikit.progress.bars import Bars, bars
 
 if TYPE_CHECKING:
     import ocikit
+    from ocikit.progress.base import Progress
+
+_TARGET = re.compile(r" -> .*?(?=; |$)")
+
+
+class _BarsAlone(Bars):
+    """Bars in a terminal, without the summary."""
+
+    def summary(self, line: str) -> None:
+        """Print nothing: `print_summary` does it."""
+
+
+def progress() -> Progress | str:
+    """Return the listener of a command: bars if stderr is a terminal, and none if the command is quiet."""
+    if is_quiet():
+        return "none"
+    return _BarsAlone(notebook=False) if isinstance(bars(None), Bars) else "none"
 
 
 def print_note(text: str) -> None:
@@ -20,6 +38,5 @@ def print_note(text: str) -> None:
 
 
 def print_summary(artifact: ocikit.Artifact) -> None:
-    """Print what a transfer did to stderr; stdout has only the result, for pipes."""
-    if not sys.stderr.isatty():  # in a terminal, the progress bar has printed it
-        print_note(display.sanitize(artifact.summary))
+    """Print what a transfer did to stderr, without the reference or path, which is the result on stdout."""
+    print_note(display.sanitize(_TARGET.sub("", artifact.summary, count=1)))

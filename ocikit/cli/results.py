@@ -9,6 +9,7 @@ from typing import Any
 import ocikit
 from ocikit import display
 from ocikit.cli.output import print_summary
+from ocikit.cli.plans import plan_lines
 
 
 def print_json(value: Any) -> None:
@@ -22,7 +23,7 @@ def print_json_line(value: Any) -> None:
 
 
 def print_artifact(artifact: ocikit.Artifact, *, dry_run: bool, as_json: bool, with_path: bool = False) -> None:
-    """Print what a command has made: the reference with the digest, or JSON.
+    """Print what a command has made: the reference with the digest, or JSON. A dry run prints its plan.
 
     Args:
         artifact: The result.
@@ -36,11 +37,10 @@ def print_artifact(artifact: ocikit.Artifact, *, dry_run: bool, as_json: bool, w
         print_json(value | ({"path": None if path is None else str(path)} if with_path else {}))
         return
     if dry_run:
-        for step in _steps(artifact):
-            size = f"  {display.size(step['size'])}" if step["size"] is not None else ""
-            print(display.sanitize(f"{step['action']:9}  {step['name']}{size}"))
-    else:
-        print_summary(artifact)
+        for line in plan_lines(artifact.plan):
+            print(line)
+        return
+    print_summary(artifact)
     print(display.sanitize(artifact.reference if path is None else path))
 
 

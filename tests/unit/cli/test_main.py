@@ -388,8 +388,43 @@ def test_terminal_shows_summary_and_result(server, data):
     lines = [line.rpartition("\r")[2] for line in seen.replace("\r\n", "\n").splitlines()]
     lines = [line for line in lines if line.strip()]
     assert len(lines) == 2 and "pushed 2 files" in lines[0] and lines[1].startswith(ref), lines
+    assert seen.count("@sha256:") == 1 and ref not in lines[0]
     code, seen = run_in_terminal("push", ref, "data", "--quiet")
     assert code == 0 and seen.count("\n") == 1, seen
+
+
+def test_quiet_commands_write_only_the_result(run, data, server):
+    ref = f"{server.host}/t/d:v1"
+    for arguments in (
+        ("push", ref, "data"),
+        ("pull", ref, "out"),
+        ("copy", ref, "oci:store"),
+        ("edit", ref, "--remove", "data/b.bin"),
+        ("validate", ref),
+    ):
+        code, _, err = run(*arguments, "--quiet")
+        assert (code, err) == (0, ""), arguments
+    code, out, err = run("pull", "-q", f"{server.host}/t/d:none")
+    assert (code, out) == (3, "") and err.startswith("ocikit: ")
+
+
+def test_dry_runs_change_nothing_and_print_the_plan(run, data, server, home):
+    ref = f"{server.host}/t/d:v1"
+    code, out, err = run("push", ref, "data", "--dry-run")
+    assert (code, err) == (0, "") and "+ data/b.bin  5.0 kB\n" in out and " to move" in out.splitlines()[-1]
+    assert not server.tags
+    ocikit.push(ref, "data")
+    code, out, err = run("pull", ref, "out", "--dry-run")
+    assert (code, err) == (0, "")
+    assert out.splitlines() == ["+ data/a.csv  4 B", "+ data/b.bin  5.0 kB", "5.0 kB to fetch to out"]
+    assert not (home / "out").exists()
+    ocikit.pull(ref, "out")
+    write(home, {"out/data/a.csv": "mine"})
+    code, out, _ = run("pull", ref, "out", "--dry-run")
+    assert code == 0 and out.startswith("! data/a.csv  4 B\n") and "add --force" in out
+    code, out, err = run("copy", ref, "oci:store", "--dry-run")
+    assert (code, err) == (0, "") and "+ data/b.bin  5.0 kB\n" in out
+    assert not (home / "store").exists()
 
 
 def test_verify_repairs_registry_by_pushing_again(run, home):
