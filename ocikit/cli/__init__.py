@@ -35,6 +35,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if (instruction := os.environ.get(_COMPLETE)) is not None:
         from click.shell_completion import shell_complete  # noqa: PLC0415 - only a shell asks for it
 
+        import ocikit.cli.complete  # noqa: F401, PLC0415 - registers the class for bash
+
         return shell_complete(program, {}, "ocikit", _COMPLETE, instruction)
     try:
         status = _run(program, [str(each) for each in arguments])

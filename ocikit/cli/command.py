@@ -9,11 +9,14 @@ from __future__ import annotations
 import importlib
 from collections.abc import Callable, Sequence
 from difflib import get_close_matches
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from ocikit.cli.table import ALIASES, COMMANDS, EXIT_CODES, FOREIGN
+
+if TYPE_CHECKING:
+    from click.shell_completion import CompletionItem
 
 _WIDTH = 80
 
@@ -173,6 +176,15 @@ class Program(click.Group):
             raise NoSuchCommand(name, known or get_close_matches(name, [*COMMANDS, *ALIASES]), ctx)
         return super().resolve_command(ctx, args)
 
+    def shell_complete(self, ctx: click.Context, incomplete: str) -> list[CompletionItem[str]]:
+        """Return the commands that begin as typed, without importing them."""
+        from click.shell_completion import CompletionItem  # noqa: PLC0415 - only a shell asks for it
+
+        items = [
+            CompletionItem(name, help=each.summary) for name, each in COMMANDS.items() if name.startswith(incomplete)
+        ]
+        return [*items, *click.Command.shell_complete(self, ctx, incomplete)]
+
     def format_help(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """Write the commands in their sections, without importing them."""
         self.format_usage(ctx, formatter)
@@ -223,15 +235,41 @@ def command(
     return decorate
 
 
-def argument(name: str, metavar: str, help: str, **settings: Any) -> Callable[[Any], Any]:  # noqa: A002 - as in click
+def completed_by(kind: str) -> Callable[[click.Context, click.Parameter, str], list[CompletionItem[str]]]:
+    """Return the function that completes a value; its module is imported when a shell asks.
+
+    Args:
+        kind: "references", "hosts", "files" (of an artifact), "platforms", "paths" or "folders".
+    """
+
+    def complete(ctx: click.Context, parameter: click.Parameter, incomplete: str) -> list[CompletionItem[str]]:
+        from ocikit.cli import complete as module  # noqa: PLC0415 - only a shell asks for it
+
+        items: list[CompletionItem[str]] = getattr(module, f"complete_{kind}")(ctx, parameter, incomplete)
+        return items
+
+    return complete
+
+
+def argument(
+    name: str,
+    metavar: str,
+    help: str,  # noqa: A002 - as in click
+    *,
+    complete: str = "",
+    **settings: Any,
+) -> Callable[[Any], Any]:
     """Return a decorator that adds an argument.
 
     Args:
         name: Python's name of the parameter.
         metavar: Name in the help: "REFERENCE", "[FOLDER]" or "PATH...".
         help: Help text.
+        complete: Kind of values that a shell offers, as in `completed_by`.
         settings: Those of `click.Argument`.
     """
+    if complete:
+        settings["shell_complete"] = completed_by(complete)
     settings = {"required": not metavar.startswith("["), "nargs": -1 if metavar.endswith("...") else 1, **settings}
     return click.argument(name, cls=Argument, metavar=metavar, help=help, **settings)
 

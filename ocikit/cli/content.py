@@ -66,7 +66,7 @@ def ls(session: ocikit.Session, ref: str, *, as_json: bool, **settings: Any) -> 
     )
 )
 @reference()
-@argument("name", "FILE", "Name of the file, or its digest.")
+@argument("name", "FILE", "Name of the file, or its digest.", complete="files")
 @_selection
 @with_session
 def cat(session: ocikit.Session, ref: str, name: str, **settings: Any) -> None:
@@ -168,7 +168,7 @@ def card(session: ocikit.Session, ref: str, *, as_json: bool, **settings: Any) -
     ),
 )
 @reference()
-@argument("name", "[FILE]", "Name of one file, which is described in full.")
+@argument("name", "[FILE]", "Name of one file, which is described in full.", complete="files")
 @json_option
 @number_option("--requests", default=2, help="Ranges of each file that may be requested (2).")
 @platform_option("describe")

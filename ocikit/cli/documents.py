@@ -90,7 +90,9 @@ def _facts(artifact: ocikit.Artifact) -> dict[str, Any]:
     ),
 )
 @reference()
-@option("--platform", metavar="OS/ARCH[/VARIANT]", help="Check only the manifest of this platform.")
+@option(
+    "--platform", metavar="OS/ARCH[/VARIANT]", complete="platforms", help="Check only the manifest of this platform."
+)
 @json_option
 @with_session
 def validate(session: ocikit.Session, ref: str, *, as_json: bool, **settings: Any) -> int:
@@ -149,7 +151,7 @@ def tags(session: ocikit.Session, ref: str, *, as_json: bool) -> None:
         ("Those of one group", "ocikit catalog localhost:5000 | grep ^ada/"),
     ),
 )
-@argument("host", "HOST", "Registry, such as registry.example.com or localhost:5000.")
+@argument("host", "HOST", "Registry, such as registry.example.com or localhost:5000.", complete="hosts")
 @json_lines_option
 @with_session
 def catalog(session: ocikit.Session, host: str, *, as_json: bool) -> None:

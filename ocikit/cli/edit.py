@@ -41,7 +41,7 @@ from ocikit.cli.results import print_artifact
 @repeated_option("--rename", metavar="NAME=NEW", type=key_value, help="Give a file another name.")
 @repeated_option("--replace", metavar="NAME=PATH", type=key_value, help="Replace the content of a file.")
 @repeated_option("--annotate", metavar="KEY=VALUE", type=key_value, help="Set an annotation of the manifest.")
-@option("--to", metavar="REFERENCE", help="Reference of the result; without it, the tag moves.")
+@option("--to", metavar="REFERENCE", complete="references", help="Reference of the result; without it, the tag moves.")
 @option("--expect", metavar="DIGEST", help="Fail if the tag does not name this digest.")
 @repeated_option("--tag", "tags", metavar="TAG", help="Another tag of the result.")
 @flag("--secrets", help="Add files that look like secrets, such as .env.")

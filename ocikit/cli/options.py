@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 
 import click
 
-from ocikit.cli.command import argument
+from ocikit.cli.command import argument, completed_by
 
 _PLATFORM = "OS/ARCH[/VARIANT]"
 
@@ -63,14 +63,17 @@ def key_value(text: str) -> tuple[str, str]:
     return key, value
 
 
-def option(*declarations: str, help: str, **settings: Any) -> Callable[[F], F]:  # noqa: A002 - as in click
+def option(*declarations: str, help: str, complete: str = "", **settings: Any) -> Callable[[F], F]:  # noqa: A002 - as in click
     """Return a decorator that adds an option.
 
     Args:
         declarations: Flags, and the Python keyword if it has another name.
         help: Help text.
+        complete: Kind of values that a shell offers, as in `completed_by`.
         settings: Those of `click.option`.
     """
+    if complete:
+        settings["shell_complete"] = completed_by(complete)
     return click.option(*declarations, help=help, **settings)
 
 
@@ -119,7 +122,7 @@ def reference(help: str = "Artifact, such as ghcr.io/ada/waves:v1 or oci:folder:
     Args:
         help: Help text.
     """
-    return argument("ref", "REFERENCE", help)
+    return argument("ref", "REFERENCE", help, complete="references")
 
 
 def platform_option(purpose: str) -> Callable[[F], F]:
@@ -128,7 +131,12 @@ def platform_option(purpose: str) -> Callable[[F], F]:
     Args:
         purpose: What is done with the manifest of the platform, such as "pull".
     """
-    return option("--platform", metavar=_PLATFORM, help=f"Platform of the manifest to {purpose} from an index.")
+    return option(
+        "--platform",
+        metavar=_PLATFORM,
+        complete="platforms",
+        help=f"Platform of the manifest to {purpose} from an index.",
+    )
 
 
 def selection_options(verb: str) -> Callable[[F], F]:
@@ -164,14 +172,23 @@ dry_run_option = flag("--dry-run", help="Change nothing, and print what would ch
 notes_options = joined(
     option("--message", metavar="TEXT", help="What this version changes, for its history."),
     repeated_option(
-        "--input", "inputs", metavar="REFERENCE", help="Artifact that this one was made from; it is pinned. Repeatable."
+        "--input",
+        "inputs",
+        metavar="REFERENCE",
+        complete="references",
+        help="Artifact that this one was made from; it is pinned. Repeatable.",
     ),
     option("--version", type=click.Choice(["next"]), help="Give the artifact the next free tag of v1, v2, …, too."),
 )
 
 _session_options = joined(
-    repeated_option("--insecure", metavar="HOST", help="Allow plain http or an unverified certificate for this host."),
-    option("--ca", metavar="FILE", help="Certificates of the authorities to trust, in a PEM file."),
+    repeated_option(
+        "--insecure",
+        metavar="HOST",
+        complete="hosts",
+        help="Allow plain http or an unverified certificate for this host.",
+    ),
+    option("--ca", metavar="FILE", complete="paths", help="Certificates of the authorities to trust, in a PEM file."),
     number_option("--workers", help="Number of parallel transfers (8)."),
 )
 

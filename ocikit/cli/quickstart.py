@@ -27,7 +27,7 @@ _REPORT = "application/vnd.example.evaluation.v1+json"
         ("With a registry that you can push to", "ocikit quickstart --registry localhost:5000"),
     )
 )
-@option("--registry", metavar="HOST", help="Registry to use; without it, a temporary one is started.")
+@option("--registry", metavar="HOST", complete="hosts", help="Registry to use; without it, a temporary one is started.")
 @partial(with_session, temporary=True)
 def quickstart(session: Session, *, registry: str | None) -> None:
     """Push, list, attach and pull a small data set.

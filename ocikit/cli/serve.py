@@ -53,7 +53,7 @@ _DATABASE = "database, postgresql://user@host/name"
 _OBJECTS = "Its object store: s3://bucket/prefix or file:///folder."
 
 _store_options = joined(
-    argument("path", "[FOLDER]", "Folder of the registry."),
+    argument("path", "[FOLDER]", "Folder of the registry.", complete="folders"),
     option("--metadata", metavar="URL", help=f"Instead of a folder: a {_DATABASE}."),
     option("--blobs", metavar="URL", help=_OBJECTS),
 )
@@ -144,8 +144,10 @@ def server_options(values: dict[str, Any]) -> ServerOptions:
 @_store_options
 @flag("--check", help="Only open the stores, users and rules, and print what is found.")
 @option("--port", type=int, default=5000, metavar="N", help="Port; 0 selects a free port (5000).")
-@option("--htpasswd", metavar="FILE", help="Users, from htpasswd -B; without it everything is allowed.")
-@option("--rules", metavar="FILE", help="Access rules, in TOML.")
+@option(
+    "--htpasswd", metavar="FILE", complete="paths", help="Users, from htpasswd -B; without it everything is allowed."
+)
+@option("--rules", metavar="FILE", complete="paths", help="Access rules, in TOML.")
 def serve(
     *,
     path: str | None,

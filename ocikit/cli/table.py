@@ -50,6 +50,7 @@ COMMANDS: dict[str, Entry] = {
     "explain": Entry(_MACHINE, "Show which credentials are used, and where they are", "credentials"),
     "cache": Entry(_MACHINE, "List, verify or prune the cache", "cache"),
     "schema": Entry(_MACHINE, "Print the JSON schema of what --json writes", "schemas"),
+    "completion": Entry(_MACHINE, "Print the script that completes commands in a shell", "completion"),
     "quickstart": Entry(_SERVER, "Push, list, attach and pull a small data set", "quickstart"),
     "serve": Entry(_SERVER, "Run a registry on a folder, or on a database and S3", "serve"),
     "gc": Entry(_SERVER, "Delete unreferenced content of a registry", "serve"),

@@ -55,7 +55,7 @@ _source_options = joined(
     ),
 )
 @reference()
-@argument("to", "[FOLDER]", "Folder to write the files to; without it, they are in the cache.")
+@argument("to", "[FOLDER]", "Folder to write the files to; without it, they are in the cache.", complete="folders")
 @selection_options("pull")
 @platform_option("pull")
 @flag("--force", help="Overwrite edited files.")
@@ -90,7 +90,7 @@ def pull(session: ocikit.Session, ref: str, *, dry_run: bool, as_json: bool, **s
     ),
 )
 @reference("Reference of the new artifact, such as ghcr.io/ada/waves:v1.")
-@argument("paths", "PATH...", "Files and folders. A folder that ends with /. leaves its name out.")
+@argument("paths", "PATH...", "Files and folders. A folder that ends with /. leaves its name out.", complete="paths")
 @option("--artifact-type", metavar="TYPE", help="Type of the artifact, as a media type.")
 @pairs_option("--annotation", "annotations", metavar="KEY=VALUE", help="Annotation of the manifest; repeatable.")
 @option(
@@ -113,7 +113,7 @@ def pull(session: ocikit.Session, ref: str, *, dry_run: bool, as_json: bool, **s
     metavar="PATTERN=CLASS",
     help="With --as, the class of files: weights, config, doc, code or dataset. Repeatable.",
 )
-@option("--subject", metavar="REFERENCE", help="Artifact that the new one refers to.")
+@option("--subject", metavar="REFERENCE", complete="references", help="Artifact that the new one refers to.")
 @notes_options
 @selection_options("push")
 @_source_options
@@ -142,8 +142,10 @@ def push(
         ("One platform of an image", "ocikit copy docker.io/library/alpine:3 oci:alpine --platform linux/arm64"),
     ),
 )
-@argument("source", "SOURCE", "Reference to copy from.")
-@argument("target", "TARGET", "Reference to copy to; without a tag, it gets the tag of the source.")
+@argument("source", "SOURCE", "Reference to copy from.", complete="references")
+@argument(
+    "target", "TARGET", "Reference to copy to; without a tag, it gets the tag of the source.", complete="references"
+)
 @flag("--referrers", help="Copy the artifacts that are attached to it, too.")
 @flag("--cosign", help="Copy the tags of cosign's signatures, too.")
 @platform_option("copy")
@@ -172,7 +174,7 @@ def copy(session: ocikit.Session, source: str, target: str, *, dry_run: bool, as
         ("Every minute, without logs", "ocikit watch runs/7 ghcr.io/ada/runs:live --every 60 --exclude '*.log'"),
     ),
 )
-@argument("folder", "FOLDER", "Folder to watch.")
+@argument("folder", "FOLDER", "Folder to watch.", complete="folders")
 @reference("Reference whose tag moves with each push.")
 @option("--every", type=seconds, default=300, metavar="SECONDS", help="Time between pushes (300).")
 @selection_options("push")

@@ -25,8 +25,8 @@ from ocikit.cli.options import (
         ("Columns and rows of tables", "ocikit diff ghcr.io/ada/waves:v1 ghcr.io/ada/waves:v2 --tables"),
     ),
 )
-@argument("before", "REFERENCE", "Reference or folder, before the changes.")
-@argument("after", "REFERENCE|FOLDER", "Reference or folder, after the changes.")
+@argument("before", "REFERENCE", "Reference or folder, before the changes.", complete="references")
+@argument("after", "REFERENCE|FOLDER", "Reference or folder, after the changes.", complete="references")
 @selection_options("compare")
 @platform_option("compare")
 @flag("--tables", help="Compare columns and row counts of tables.")

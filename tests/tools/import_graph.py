@@ -38,7 +38,7 @@ ROOMS: dict[str, set[str]] = {
     "auth": {"client", "notebook", "remote", "spec", "errors"},
     "data": {"packages", "waits", "descriptions", "client", "filesystem", "folder", "layers", "transfer", "store", "spec", "errors", "display"},
     "api": {"descriptions", "client", "filesystem", "data", "notebook", "auth", "store", "spec", "errors", "display"},
-    "cli": {"ocikit", "api", "auth", "data", "client", "descriptions", "dialects", "server", "transfer", "progress", "spec", "errors", "display"},
+    "cli": {"ocikit", "api", "auth", "data", "client", "descriptions", "dialects", "folder", "remote", "server", "transfer", "progress", "spec", "errors", "display"},
     "__main__": {"cli"},
     "ocikit": {"api", "auth", "client", "data", "descriptions", "dialects", "notebook", "server", "remote", "folder", "transfer", "store", "layers", "progress",
                "spec", "errors", "display"},

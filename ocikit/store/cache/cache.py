@@ -614,6 +614,18 @@ class Cache(display.Displayable, Store):
 
         return repositories(self.root, host)
 
+    def repository_tags(self, host: str, repository: str) -> list[str]:
+        """Return cached tags of a repository, for completion.
+
+        >>> artifact = ocikit.push("localhost:5000/ada/waves:v1", {"note.txt": b"hello"})
+        >>> artifact = ocikit.pull("localhost:5000/ada/waves:v1")
+        >>> ocikit.cache.repository_tags("localhost:5000", "ada/waves")
+        ['v1']
+        """
+        from ocikit.store.cache.scan import tags  # noqa: PLC0415 - import time; most sessions don't need it
+
+        return tags(self.root, host, repository)
+
     def hosts(self) -> list[str]:
         """Return the registries whose tags are cached.
 

@@ -256,6 +256,12 @@ def repositories(root: Path, host: str) -> list[str]:
     return sorted(unquote(folder.relative_to(start).as_posix()) for folder in folders)
 
 
+def tags(root: Path, host: str, repository: str) -> list[str]:
+    """Return the tags of a repository that a cache has."""
+    folder = root / "refs" / quote(host, safe="") / repository
+    return sorted(name.removesuffix(".json") for entry in list_folder(folder) if (name := entry.name).endswith(".json"))
+
+
 def files_below(folder: Path) -> Iterator[tuple[Path, os.stat_result]]:
     """Iterate over all files below a folder without following links.
 

@@ -52,7 +52,7 @@ def test_help_has_at_least_two_examples_that_are_valid(leaf):
     assert len(command.examples) >= 2
     for text, line in command.examples:
         assert not text.endswith(".")
-        typed = shlex.split(re.split(r" (?:\||\|\||>|<) ", line)[0].replace("\\\n", " "))
+        typed = shlex.split(re.split(r" (?:\||\|\||>|>>|<) ", line)[0].replace("\\\n", " "))
         assert tuple(typed[: len(words) + 1]) == ("ocikit", *words)
         assert parse(typed[1:]).command is command
 
