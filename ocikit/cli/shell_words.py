@@ -227,5 +227,7 @@ def _option_words(option: click.Option, value: ast.expr | None) -> str | None:
 
 
 def _quoted(value: str) -> str:
-    """Return a word as a shell needs it; an ellipsis stands for a part of it."""
+    """Return a word as a shell needs it, with escapes for control characters; an ellipsis stands for a part of it."""
+    if not value.isprintable():
+        return "$'" + value.encode("unicode_escape").decode().replace("'", "\\'") + "'"
     return value if "…" in value else shlex.quote(value)

@@ -40,7 +40,6 @@ MARKED = {
     "see the session's Network(blocked=…), or its registries.conf",
     "pull(ref).unpack(folder)",
     "call begin() with a plan first",
-    "ocikit.auth.explain(",
 }
 
 
@@ -73,6 +72,7 @@ def translated(text, name="pull", **values):
         ("skip it with exclude='a b'", "skip it with --exclude 'a b'"),
         ("name the host in insecure=['h:1'] if you must", "name the host in --insecure h:1 if you must"),
         ("wait; pull(ref).unpack(folder) writes it", "wait; in Python: pull(ref).unpack(folder) writes it"),
+        (r"skip it with exclude='\x1b[31m\u202e'", r"skip it with --exclude $'\x1b[31m\u202e'"),
         ("no Python (at all) here: a=b", "no Python (at all) here: a=b"),
     ],
 )
