@@ -43,8 +43,8 @@
     if (ratio < 4.5) found.add(`${words(node.data)} has a contrast of ${ratio.toFixed(1)}`);
     const range = document.createRange();
     range.selectNodeContents(node);
-    // Cut on purpose: digests, of which copied text has all digits
-    if (parent.closest(".ocikit-cut")) continue;
+    // On purpose: digests are cut, of which copied text has all digits, and tables of data scroll
+    if (parent.closest(".ocikit-cut, .ocikit-data")) continue;
     for (const r of range.getClientRects()) {
       if (r.width > 1 && (r.right > box.right + 1 || r.left < box.left - 1)) found.add(`${words(node.data)} reaches out sideways`);
     }

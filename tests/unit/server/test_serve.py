@@ -177,8 +177,8 @@ def test_repr_shows_push_command_or_stopped_state():
     assert words in console.export_text()
     console.file.close()
     server.stop()
-    for text in (repr(server), server._repr_html_()):
-        assert "ocikit.push" not in text and "running" in text
+    for text, word in ((repr(server), "running=False"), (server._repr_html_(), "stopped")):
+        assert "ocikit.push" not in text and word in text
 
 
 def test_server_writes_nothing_to_stdout_or_stderr(capfd, home):
