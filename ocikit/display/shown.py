@@ -30,7 +30,8 @@ class Displayable:
 
     __slots__ = ()
 
-    def __init_subclass__(cls) -> None:
+    def __init_subclass__(cls, **settings: Any) -> None:
+        super().__init_subclass__(**settings)
         readable(cls)
 
     def __rich_repr__(self) -> Description:

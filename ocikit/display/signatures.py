@@ -15,11 +15,11 @@ from typing import Any, TypeVar
 
 T = TypeVar("T", bound="type | Callable[..., Any]")
 
-#: Modules in front of names, but not in front of a number or within the text of a `Literal`.
-_MODULES = re.compile(r"'[^']*'|\b(?:[A-Za-z_]\w*\.)+(?=[A-Za-z_])")
+#: Modules in front of names, and the mark of type variables, but not within the text of a `Literal`.
+_MODULES = re.compile(r"'[^']*'|\b(?:[A-Za-z_]\w*\.)+(?=[A-Za-z_])|~(?=\w)")
 
-#: How `typing` shows a choice of texts that may be None.
-_OPTIONAL = re.compile(r"Optional\[(Literal\[[^]]*\])\]")
+#: How `typing` shows that a value may be None.
+_OPTIONAL = re.compile(r"\bOptional\[((?:[^][]|\[[^][]*\])*)\]")
 
 
 class _Text(str):

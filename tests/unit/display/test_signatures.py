@@ -5,15 +5,18 @@ from __future__ import annotations
 import inspect
 import os
 from collections.abc import Iterable
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Generic, Literal, TypeVar
 
 import ocikit
+from ocikit.display import Displayable
 from ocikit.display.signatures import readable, set_signature
 
 if TYPE_CHECKING:
     from nowhere import Missing
 
 Mode = Literal["a.b", "c"]
+
+T = TypeVar("T")
 
 
 @readable
@@ -50,6 +53,15 @@ def test_methods_are_shown_with_and_without_self():
     assert str(inspect.signature(Example.method)) == "(self, size: int | None = None) -> Missing | None"
     assert str(inspect.signature(Example("c").method)) == "(size: int | None = None) -> Missing | None"
     assert str(inspect.signature(Example)) == "(mode: Literal['a.b', 'c']) -> None"
+
+
+def test_displayable_classes_have_readable_signatures_and_other_bases():
+    class Table(Displayable, Generic[T]):
+        def row(self, number: int) -> T | None:
+            """Do nothing."""
+
+    assert str(inspect.signature(Table.row)) == "(self, number: int) -> T | None"
+    assert Table[int].__args__ == (int,)
 
 
 def test_signature_of_another_function_leaves_self_out():
