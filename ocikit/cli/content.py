@@ -105,7 +105,8 @@ def _opened(artifact: ocikit.Artifact, name: str) -> BinaryIO:
 def head(session: ocikit.Session, ref: str, name: str, *, lines: int | None, size: int | None, **settings: Any) -> None:
     """Show the first lines of a file of an artifact.
 
-    The rest is not transferred, so the content is not verified. A terminal shows text without terminal escapes.
+    Of a file over 4 MiB, only the beginning is transferred, so it is not verified. A terminal shows text without terminal
+    escapes.
     """
     if lines is not None and size is not None:
         raise ocikit.InvalidArgument("lines and bytes exclude each other", hint="use --lines or --bytes")

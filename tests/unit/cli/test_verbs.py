@@ -272,6 +272,16 @@ def test_head_shows_the_first_lines_or_bytes(run, ref):
     assert run("head", ref, "c.txt")[0] == 3
 
 
+def test_head_does_not_transfer_the_rest(run, server, home):
+    """The connection ends after 200 kB of a larger file, which a read of the whole file would have to resume."""
+    write(home, {"big.txt": "x" * 1000 + "\n" + "y\n" * 3_000_000})
+    ref = f"{server.host}/t/d:v1"
+    ocikit.push(ref, "big.txt")
+    server.on("GET", ".*/blobs/.*", cut=200_000, times=None)
+    assert run("head", ref, "big.txt", "-n", "2") == (0, "x" * 1000 + "\ny\n", "")
+    assert len(server.seen("GET", ".*/blobs/.*")) == 1
+
+
 def test_head_at_a_terminal_shows_no_escapes(typed, server, home):
     write(home, {"evil.txt": ANSI * 3})
     ocikit.push(f"{server.host}/t/d:v1", "evil.txt")
