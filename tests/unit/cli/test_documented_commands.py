@@ -21,6 +21,7 @@ _BLOCK = re.compile(r"```(console|bash)\n(.*?)```", re.DOTALL)
 def lines_of(page):
     """Yield the command lines of a page, each as a whole."""
     for language, block in _BLOCK.findall(page.read_text()):
+        block = re.sub(r"(?<= )'\n.*?\n'", lambda quoted: quoted[0].replace("\n", " "), block, flags=re.DOTALL)
         lines = re.sub(r"\\\n|(?<=\|)\n", " ", block).splitlines()
         yield from (line.removeprefix("$ ") for line in lines if language == "bash" or line.startswith("$ "))
 
