@@ -49,7 +49,7 @@ from ocikit.spec.annotations import (
     freeze,
     parse_time,
 )
-from ocikit.spec.calls import explain_methods
+from ocikit.spec.calls import explain_call, explain_methods
 from ocikit.spec.config import ImageConfig
 from ocikit.spec.descriptor import Descriptor
 from ocikit.spec.digest import Digest
@@ -152,6 +152,7 @@ class File(display.Displayable, io.BufferedIOBase, os.PathLike[str]):
     @overload
     def open(self, mode: Literal["r", "rt"], encoding: str = "utf-8") -> TextIO: ...
 
+    @explain_call
     def open(self, mode: Literal["rb", "r", "rt"] = "rb", encoding: str = "utf-8") -> ContentStream | TextIO:
         """Return a seekable stream; reading it from start to end verifies the content.
 
@@ -236,6 +237,7 @@ class File(display.Displayable, io.BufferedIOBase, os.PathLike[str]):
         artifact = self._artifact
         return artifact.reader.ranges(artifact.reference, self.descriptor, spans, self._pulled())
 
+    @explain_call
     def describe(self, *, requests: int = 2) -> Description:
         """Return what is in the file, from at most two requests and a few KiB of it.
 
@@ -300,6 +302,7 @@ class File(display.Displayable, io.BufferedIOBase, os.PathLike[str]):
         artifact = self._artifact
         return artifact.reader.url(artifact.reference, self.descriptor, signed=signed)
 
+    @explain_call
     def save(self, path: StrPath) -> Path:
         """Write a copy, which may be edited, and return its path. It appears when it is complete and verified.
 
@@ -328,6 +331,7 @@ class File(display.Displayable, io.BufferedIOBase, os.PathLike[str]):
             ) from error
         return target
 
+    @explain_call
     def download(self, *, progress: ProgressLike = None) -> Path:
         """Return the path of a file with the published content.
 

@@ -20,6 +20,7 @@ _SHOWN = 12  # names of arguments in a message
 #: Names of arguments here, and names that other programs have for them.
 _SYNONYMS: Mapping[str, Sequence[str]] = {
     "to": ("folder", "dest", "destination", "dir", "directory", "output", "out", "outdir", "path", "local_dir", "target"),
+    "path": ("to", "dest", "destination", "folder", "dir", "directory", "file", "filename", "target"),
     "ref": ("reference", "image", "name", "uri", "url", "repo", "repository", "repo_id", "tag", "artifact"),
     "source": ("src", "ref", "from_"),
     "target": ("dst", "dest", "destination", "to"),

@@ -15,6 +15,7 @@ from ocikit.display import quoted, readable
 from ocikit.errors import InvalidArgument
 from ocikit.server.http.settings import Limits, Settings
 from ocikit.spec.arguments import check_number
+from ocikit.spec.calls import explain_methods
 
 #: The command that installs the packages of the server.
 INSTALL_COMMAND = "pip install 'ocikit[server]'"
@@ -49,6 +50,7 @@ def _file_name(path: str | os.PathLike[str] | None) -> str | None:
     return None if path is None else os.fspath(path)
 
 
+@explain_methods
 @readable
 @frozen(kw_only=True)
 class ServerOptions:
