@@ -329,6 +329,8 @@ class Explorer:
         """Handle a list that has changed, or the error of its request."""
         if error is not None:
             self._offer_login(error)
+        elif not self._reference and (self.tags.shown or self.repositories.shown):
+            self.card.value = message("select a tag to see its files" if self.tags.shown else "select a repository")
         self._remember()
 
     def _offer_login(self, error: OcikitError) -> None:

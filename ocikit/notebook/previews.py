@@ -60,7 +60,7 @@ def load_preview(file: File) -> str:
     if not is_binary_format(file.name, file.media_type):
         return preview(file.name, file.head(preview_size(file.name, file.size)), file.size)
     found = file.describe()
-    rows = _parquet_rows(file) if found.format == "parquet" else ""
+    rows = _parquet_rows(file, verified=found.verified) if found.format == "parquet" else ""
     card = display.card_of(found)
     facts = tuple(fact for fact in card.facts if fact[0] not in {"name", "content", "size"})
     details = page(attrs.evolve(card, title="stated in the file", notes=(), facts=facts)) or ""
@@ -304,8 +304,8 @@ def _csv(text: str, delimiter: str, *, whole: bool) -> str:
     return _data_table(rows[0][:_COLUMNS], [row[:_COLUMNS] for row in rows[1:]]) + note
 
 
-def _parquet_rows(file: File) -> str:
-    """Return the first rows of a Parquet file; the description does not need them."""
+def _parquet_rows(file: File, *, verified: bool) -> str:
+    """Return the first rows of a Parquet file, or why they are not shown."""
     try:
         with file.open() as stream:
             found = read_rows(stream, rows=_ROWS, columns=_COLUMNS)
@@ -319,4 +319,5 @@ def _parquet_rows(file: File) -> str:
     counts = f"the first {min(_ROWS, found.rows):,} of {display.pluralize(found.rows, 'row')}"
     some, every = len(found.columns), len(found.names)
     some_columns = f", {some:,} of {every:,} columns" if some < every else ""
-    return shown + _note(f"{counts}{some_columns}; not verified, because only parts of the file were read")
+    how = "" if verified else "; not verified, because only parts of the file were read"
+    return shown + _note(f"{counts}{some_columns}{how}")

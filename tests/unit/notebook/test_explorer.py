@@ -392,6 +392,7 @@ def test_view_lists_names_before_an_artifact_is_opened(server, explore):
     explorer = explore(server.host)
     assert "<code>team/waves</code>" in explorer.seen()
     select(explorer, explorer.repositories.list, "team/waves")
+    assert "select a tag" in explorer.card.value
     assert "<code>v1</code>" in explorer.seen() and "team/waves</code>" not in explorer.seen()
     assert "<b>" not in explorer.seen()
 
