@@ -1,6 +1,6 @@
 """Examples of all displayable objects, built without a network.
 
-python -m tests.support.cards FOLDER writes a page for each.
+python -m tests.support.cards FOLDER writes a page for each, and all of them as a terminal shows them.
 """
 
 import contextlib
@@ -16,6 +16,7 @@ from pathlib import Path
 
 import attrs
 import ocikit
+from ocikit import display
 from ocikit.client.artifact import Artifact
 from ocikit.client.describe import Descriptions
 from ocikit.client.listing import Listing
@@ -729,16 +730,19 @@ def page(title: str, body: str, theme: str = "") -> str:
 
 
 def write(to: Path) -> dict[str, Path]:
-    """Write a page for each card, the overview `index.html`, and the overview in the dark theme `dark.html`."""
+    """Write a page for each card, overviews in both themes (`index.html`, `dark.html`), and `terminal.txt`."""
     to.mkdir(parents=True, exist_ok=True)
-    written, parts = {}, []
+    written, parts, lines = {}, [], []
     for name, make in CARDS.items():
         value = make()
         shown = value._repr_html_()
         written[name] = to / f"{name}.html"
         written[name].write_text(page(name, shown), "utf-8")
+        lines.append(f">>> {name}\n{display.plain_text(display.card_of(value), 100)}\n")
         line = f"<p><a href='{name}.html'>{name}</a> <code>{html.escape(repr(value))}</code></p>"
         parts.append(f"<section id='{name}'>{line}{shown}</section><hr>")
+    written["terminal"] = to / "terminal.txt"
+    written["terminal"].write_text("\n".join(lines), "utf-8")
     for name, theme in (("index", "light"), ("dark", "dark")):
         written[name] = to / f"{name}.html"
         written[name].write_text(page("Cards", "".join(parts), theme), "utf-8")

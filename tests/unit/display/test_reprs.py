@@ -506,7 +506,8 @@ def test_narrow_terminal_wraps_card(objects_shown):
 
 def test_pages_of_all_cards_can_be_written(tmp_path):
     written = cards.write(tmp_path)
-    assert set(CARDS) | {"index", "dark"} == set(written)
+    assert set(CARDS) | {"index", "dark", "terminal"} == set(written)
+    assert "2019.parquet  69.0 MB  Parquet table" in written["terminal"].read_text()
     assert 'data-theme="dark"' in written["dark"].read_text()
 
 
