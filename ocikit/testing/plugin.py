@@ -18,6 +18,7 @@
 
 from __future__ import annotations
 
+import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from typing import TYPE_CHECKING, Any
@@ -37,11 +38,16 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 @pytest.fixture
-def oci_registries() -> Iterator[Callable[..., Registry]]:
-    """Return a function that starts a registry, with the arguments of `ocikit.testing.registry`. They end with the test."""
+def oci_registries(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., Registry]]:
+    """Return a function that starts a registry, with the arguments of `ocikit.testing.registry`.
+
+    Registries end with the test. The test has a cache of its own, because that of the user would keep its content.
+    """
     from ocikit.testing.registries import registry  # noqa: PLC0415 - heavy, and most tests need no registry
 
     with ExitStack() as stack:
+        cache = stack.enter_context(tempfile.TemporaryDirectory(prefix="ocikit-testing-", ignore_cleanup_errors=True))
+        monkeypatch.setenv("OCIKIT_CACHE", cache)
 
         def start(profile: str = "plain", **options: Any) -> Registry:
             return stack.enter_context(registry(profile, **options))

@@ -10,7 +10,8 @@ import pytest
 from tests.support.home import ROOT
 
 TESTS = """
-import json
+import os
+import urllib.error
 import urllib.request
 
 import pytest
@@ -44,6 +45,16 @@ def test_each(oci_registry):
         assert response.status == 401
 
 
+def test_cache(oci_registry, tmp_path):
+    import ocikit
+
+    ocikit.push(f"{oci_registry}/ada/notes:v1", {"notes.txt": b"a few words"})
+    assert ocikit.pull(f"{oci_registry}/ada/notes:v1").read("notes.txt") == b"a few words"
+    assert "ocikit-testing-" in os.environ["OCIKIT_CACHE"]
+    assert os.listdir(os.environ["OCIKIT_CACHE"])
+    assert not os.path.exists(os.path.join(os.environ["HOME"], ".cache"))
+
+
 def test_two(oci_registries):
     first, second = oci_registries(), oci_registries("zot")
     assert answers(first) and answers(second)
@@ -67,11 +78,11 @@ def run(folder, *options):
     return done.returncode, done.stdout + done.stderr
 
 
-def test_fixtures_give_registries_by_marker_and_parameter(tmp_path):
+def test_fixtures_give_registries_by_marker_and_parameter(tmp_path, home):
     (tmp_path / "test_mine.py").write_text(TESTS)
     status, output = run(tmp_path)
     assert status == 0, output
-    assert "5 passed" in output
+    assert "6 passed" in output
 
 
 def test_plugin_imports_nothing_before_a_fixture_is_used(tmp_path):
