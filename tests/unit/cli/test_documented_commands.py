@@ -18,20 +18,21 @@ DEPLOYED = list(deployment.commands())
 _BLOCK = re.compile(r"```(console|bash)\n(.*?)```", re.DOTALL)
 
 
-def lines_of(page):
-    """Yield the command lines of a page, each as a whole."""
+def scripts_of(page):
+    """Yield the shell scripts of a page, without comments and prompts."""
     for language, block in _BLOCK.findall(page.read_text()):
-        block = re.sub(r"(?<= )'\n.*?\n'", lambda quoted: quoted[0].replace("\n", " "), block, flags=re.DOTALL)
-        lines = re.sub(r"\\\n|(?<=\|)\n", " ", block).splitlines()
-        yield from (line.removeprefix("$ ") for line in lines if language == "bash" or line.startswith("$ "))
+        script = re.sub(r"\\\n|(?<=\|)\n", " ", re.sub(r"(?:^|\s)#.*", "", block))
+        if language == "console":
+            script = "\n".join(re.findall(r"^\$ (.*)", script, re.MULTILINE))
+        yield script
 
 
 def commands_of(page):
     """Yield the arguments of each call of the program, also of those in a pipe."""
-    for line in lines_of(page):
-        words = shlex.shlex(line, posix=True, punctuation_chars="|&;<>")
-        words.whitespace_split = True
-        for operator, part in itertools.groupby(words, key=lambda word: set(word) <= set("|&;<>")):
+    for script in scripts_of(page):
+        words = shlex.shlex(script, posix=True, punctuation_chars="|&;<>\n")
+        words.whitespace, words.whitespace_split, words.commenters = " \t", True, ""
+        for operator, part in itertools.groupby(words, key=lambda word: set(word) <= set("|&;<>\n")):
             command = [] if operator else list(part)
             if command[:3] == ["python", "-m", "ocikit"]:
                 yield command[3:]
