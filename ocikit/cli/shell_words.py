@@ -56,7 +56,7 @@ class ShellWords:
 
     Args:
         command: The command that has failed.
-        values: Its values, by parameter.
+        values: Values of the call, by parameter.
     """
 
     def __init__(self, command: click.Command, values: Mapping[str, Any]) -> None:

@@ -617,6 +617,10 @@ class Cache(display.Displayable, Store):
     def repository_tags(self, host: str, repository: str) -> list[str]:
         """Return cached tags of a repository, for completion.
 
+        Args:
+            host: Host of the registry.
+            repository: Name of the repository.
+
         >>> artifact = ocikit.push("localhost:5000/ada/waves:v1", {"note.txt": b"hello"})
         >>> artifact = ocikit.pull("localhost:5000/ada/waves:v1")
         >>> ocikit.cache.repository_tags("localhost:5000", "ada/waves")
