@@ -8,7 +8,7 @@
     │  └─ UnsupportedSchema1
     ├─ ContentError
     │  ├─ DigestMismatch, SizeMismatch
-    │  ├─ InUse(users)
+    │  ├─ EditedFiles(files), InUse(users)
     │  └─ UnverifiableDigest                               also ValueError
     ├─ NotFound                                            also LookupError
     │  ├─ NoMatchingPlatform
@@ -270,6 +270,14 @@ class SizeMismatch(ContentError):
         super().__init__(message, hint=hint)
         self.expected = expected
         self.actual = actual
+
+
+class EditedFiles(ContentError):
+    """A pull would overwrite files that a user created or edited; `files` lists them. Nothing was changed."""
+
+    def __init__(self, message: str = "", *, hint: str = "", files: Iterable[str] = ()) -> None:
+        super().__init__(message, hint=hint)
+        self.files = tuple(files)
 
 
 class InUse(ContentError):

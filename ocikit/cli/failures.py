@@ -18,6 +18,7 @@ from ocikit.errors import (
     CopyError,
     CredentialsError,
     Denied,
+    EditedFiles,
     InUse,
     InvalidArgument,
     InvalidDigest,
@@ -52,6 +53,7 @@ _CODES: dict[type[BaseException], int] = {
     UnsafeArchive: 6,
     UnsafeFormat: 6,
     Conflict: 7,
+    EditedFiles: 7,
     InUse: 7,
 }
 

@@ -22,7 +22,7 @@ import attrs
 from attrs import define, field
 
 from ocikit import display
-from ocikit.errors import ContentError, UnsafeArchive
+from ocikit.errors import ContentError, EditedFiles, UnsafeArchive
 from ocikit.folder.archives import SYMLINK, Archive, delete_unpacked
 from ocikit.folder.places import OpenFolder, Place, check_inside
 from ocikit.folder.plan import FolderPlan, PlannedFile, Transfer, make_plan, to_status
@@ -599,8 +599,9 @@ def _make_executable(file: Path | int) -> None:
         os.chmod(file, stat.S_IMODE(executable))
 
 
-def _edit_conflict(path: Path) -> ContentError:
-    return ContentError(
+def _edit_conflict(path: Path) -> EditedFiles:
+    return EditedFiles(
         f"writing {path} failed: it was edited during the pull",
         hint="call again to see the differences; force=True overwrites it",
+        files=[str(path)],
     )

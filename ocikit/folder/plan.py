@@ -14,7 +14,7 @@ import attrs
 from attrs import define, field, frozen
 
 from ocikit import display
-from ocikit.errors import ContentError, UnsafeArchive
+from ocikit.errors import EditedFiles, UnsafeArchive
 from ocikit.folder.archives import Archive, describe_link
 from ocikit.folder.record import FolderRecord
 from ocikit.spec.descriptor import Descriptor
@@ -131,7 +131,7 @@ class FolderPlan(display.Displayable):
         """Check that no user's files stop the pull.
 
         Raises:
-            ContentError: Files that a user created or edited are in the way; the message lists them.
+            EditedFiles: Files that a user created or edited are in the way; the message lists them.
 
         >>> artifact = ocikit.push("oci:waves:v1", {"note.txt": b"hello"})
         >>> plan = ocikit.pull("oci:waves:v1", "data", dry_run=True).plan
@@ -140,10 +140,11 @@ class FolderPlan(display.Displayable):
         if not self.edited:
             return
         subject = "a file that was edited or is" if len(self.edited) == 1 else "files that were edited or are"
-        raise ContentError(
+        raise EditedFiles(
             f"{display.display_path(self.path)} has {subject} not from this artifact:"
             f" {display.join_limited(self.edited)}",
             hint="pass force=True to overwrite files, move them away, or pull to another folder; nothing was changed",
+            files=self.edited,
         )
 
     def __rich_repr__(self) -> display.Description:

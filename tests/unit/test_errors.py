@@ -37,6 +37,7 @@ SAMPLES = {
     "side": "source",
     "descriptor": "sha256:00",
     "users": ("sha256:11",),
+    "files": ("a.csv",),
     "retry_after": 2.5,
     "base": "sha256:22",
     "theirs": "sha256:33",

@@ -95,7 +95,7 @@ def test_options_are_passed_to_session(run, data, server, home):
     assert set(tree(home / "some")) == {"data/b.bin"}
     (home / "out/data/a.csv").write_text("mine")
     code, out, err = run("pull", ref, "out")
-    assert (code, out) == (6, "") and "data/a.csv" in err
+    assert (code, out) == (7, "") and "data/a.csv" in err
     assert (home / "out/data/a.csv").read_text() == "mine"
     assert run("pull", ref, "out", "--force")[0] == 0
     code, _, err = run("pull", ref, "else", "--platform", "beos")

@@ -123,5 +123,5 @@ def test_errors_of_commands_name_commands(server, home, capsys):
     assert f"ocikit catalog {server.host} lists those" in capsys.readouterr().err
     ocikit.pull(f"{ref}:v1", "out")
     write(home, {"out/data/a.csv": "mine"})
-    assert main(["pull", f"{ref}:v1", "out"]) != 0
+    assert main(["pull", f"{ref}:v1", "out"]) == 7
     assert "pass --force to overwrite files" in capsys.readouterr().err
