@@ -29,7 +29,7 @@ FILES = {"waves/sine.csv": "x,y\n0,0\n", "waves/cosine.csv": "x,y\n0,1\n", "repo
 
 @frozen
 class Job:
-    """What each program is told to do; the wrong command has one wrong name."""
+    """The commands of each program; the wrong command has one wrong name."""
 
     name: str
     commands: dict[str, str]
@@ -57,7 +57,8 @@ JOBS = [
         {
             "ocikit": "ocikit push {ref} waves",
             "oras": "oras push {ref} waves/sine.csv waves/cosine.csv",
-            "regctl": "regctl artifact put --artifact-type application/vnd.example -f waves/sine.csv -f waves/cosine.csv {ref}",
+            "regctl": "regctl artifact put --artifact-type application/vnd.example --file-title -m text/csv -f waves/sine.csv"
+            " -m text/csv -f waves/cosine.csv {ref}",
         },
         {
             "ocikit": "ocikit push {ref} wave",
