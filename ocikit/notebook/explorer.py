@@ -438,7 +438,7 @@ class Explorer:
         shown = page(collapsed) or message(str(artifact))
         if self.files.value:
             name = display.escape(self._reference, 200)
-            shown = f"<details><summary>{name}</summary>{shown}</details>"
+            shown = f'<details class="ocikit-folded"><summary>{name}</summary>{shown}</details>'
         self.card.value = shown
 
     def _show_files(self, artifact: Artifact) -> None:
