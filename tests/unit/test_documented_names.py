@@ -9,8 +9,16 @@ ROOT = Path(__file__).parents[2]
 REFERENCE = ROOT / ".ci/docs/pages/reference"
 SOURCES = {path: path.read_text() for path in sorted((ROOT / "ocikit").rglob("*.py"))}
 
-#: A prefix in a message, the path of programs, and what the server sets for its own workers.
-NO_SETTINGS = {"OCIKIT_", "PATH", "PROMETHEUS_MULTIPROC_DIR"}
+#: A prefix in a message, the path of programs, what the server sets for its own workers, and what a shell sets for completion.
+NO_SETTINGS = {
+    "OCIKIT_",
+    "PATH",
+    "PROMETHEUS_MULTIPROC_DIR",
+    "COMP_LINE",
+    "COMP_WORDS",
+    "COMP_CWORD",
+    "COMP_WORDBREAKS",
+}
 
 
 def names_in_sources(pattern):
