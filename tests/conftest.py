@@ -8,6 +8,7 @@ import signal
 import tempfile
 from pathlib import Path
 
+import hypothesis
 import ocikit
 import pytest
 from ocikit.remote.auth.keychain import ANONYMOUS, Keychain
@@ -25,6 +26,11 @@ INTEROP = {"registry", "htpasswd_registry", "token_registry", "debian", "postgre
 
 #: The peer of each fixture that has one peer only.
 PEERS = {"debian": "debian", "postgres_server": "postgresql", "s3_server": "versitygw"}
+
+
+# A busy machine makes examples slow: that is not a failure of the code
+hypothesis.settings.register_profile("ocikit", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow])
+hypothesis.settings.load_profile("ocikit")
 
 
 def pytest_configure():

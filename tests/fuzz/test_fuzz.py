@@ -73,7 +73,7 @@ def edits(target):
 def test_damaged_input_is_parsed_or_rejected(name):
     target = TARGETS[name]
 
-    @settings(max_examples=target.examples, deadline=None, suppress_health_check=list(HealthCheck))
+    @settings(max_examples=target.examples, suppress_health_check=list(HealthCheck))
     @given(st.sampled_from(target.seeds), edits(target))
     def check(seed, damage):
         target.run(damaged(seed, damage, text=target.text))
@@ -89,7 +89,7 @@ def test_undamaged_input_is_parsed(name):
 
 # Comparison with other parsers
 
-QUICKLY = settings(max_examples=60, deadline=None)
+QUICKLY = settings(max_examples=60)
 
 TOKENS = st.text("abcXYZ019-_.", min_size=1, max_size=8)
 QUOTED = st.text(st.characters(codec="latin-1", exclude_categories=["Cc"]), max_size=20)

@@ -41,7 +41,7 @@ def test_hostile_markdown_is_harmless(text):
         assert not UNSAFE.search(Markdown(source).text().replace("\n", ""))
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(
     st.lists(
         st.sampled_from(

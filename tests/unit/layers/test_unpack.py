@@ -387,7 +387,7 @@ members = st.one_of(
 )
 
 
-@settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=300, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.lists(st.lists(members, max_size=6), min_size=1, max_size=3))
 def test_merged_tree_equals_unpacked_tree(tmp_path, stack):
     archives = [tar(*members) for members in stack]
@@ -831,7 +831,7 @@ def test_damaged_compression_raises_typed_error(out, compress):
         assert_rejected(out, blob, error=ContentError)
 
 
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=400)
 @given(st.data())
 def test_random_damage_raises_typed_errors_only(data):
     header = {"GNU.sparse.major": "1", "GNU.sparse.minor": "0", "GNU.sparse.name": "s", "GNU.sparse.realsize": "9000"}

@@ -8,7 +8,7 @@ import threading
 
 import attrs
 import pytest
-from hypothesis import example, given, settings
+from hypothesis import example, given
 from hypothesis import strategies as st
 from ocikit.errors import InvalidDocument, UnsupportedSchema1, Violation
 from ocikit.spec import media_types
@@ -506,7 +506,6 @@ JSON = st.recursive(
 )
 
 
-@settings(deadline=None)  # the first use imports the converter
 @given(st.dictionaries(st.text(), JSON, max_size=4))
 def test_thawed_value_equals_original_json(value):
     frozen = freeze(value)
@@ -766,7 +765,6 @@ OBJECTS = st.dictionaries(
 )
 
 
-@settings(deadline=None)  # the first use imports the converter
 @given(OBJECTS)
 def test_any_json_object_parses_or_raises_invalid_document(value):
     content = json.dumps(value).encode()
@@ -782,7 +780,6 @@ def test_any_json_object_parses_or_raises_invalid_document(value):
             document._repr_html_()
 
 
-@settings(deadline=None)  # the first use imports the converter
 @given(st.binary(max_size=300))
 @example(b'{"schemaVersion":1e400}')
 def test_any_bytes_parse_or_raise_invalid_document(content):
@@ -822,7 +819,6 @@ INDEXES = st.builds(
 )  # fmt: skip
 
 
-@settings(deadline=None)  # the first use imports the converter
 @given(MANIFESTS | ARTIFACTS | INDEXES)
 def test_every_document_round_trips(document):
     again = parse_document(document.raw)

@@ -12,7 +12,7 @@ import jsonschema
 import pytest
 import referencing
 import referencing.jsonschema
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from ocikit.errors import OcikitError, Violation
 from ocikit.spec import media_types, validation
@@ -330,7 +330,6 @@ def mutated(draw, text):
 
 
 @pytest.mark.parametrize("name", STOCK)
-@settings(deadline=None)
 @given(data=st.data())
 def test_violations_match_jsonschema_on_published_schemas(name, data):
     document = data.draw(mutated(STOCK[name]))
