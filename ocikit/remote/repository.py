@@ -266,7 +266,8 @@ class Repository(Endpoints, Store, display.Displayable):
         similar = similar or newest_first(tags)[:_NEAREST]
         hint = "it has no tags at all"
         if similar:
-            hint = f"{first}: {display.join_limited(similar)}; ocikit.tags({self._full_name!r}) lists all {len(tags)}"
+            rest = f"; ocikit.tags({self._full_name!r}) lists all {len(tags)}" if len(tags) > len(similar) else ""
+            hint = f"{first}: {display.join_limited(similar)}{rest}"
         return error.reworded(f"{self._full_name} has no tag {target!r}", hint, kind=ManifestUnknown)
 
     def _name_unknown(self, error: RegistryError) -> NameUnknown:

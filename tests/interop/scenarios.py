@@ -193,7 +193,7 @@ def copy_of_an_index(place: Place) -> None:
 def a_tag_that_is_not_there(place: Place) -> None:
     with place.session() as session:
         push(session, place, tags=["v10"])
-        with pytest.raises(ManifestUnknown, match="nearest: v1, v10; .*lists all 2"):
+        with pytest.raises(ManifestUnknown, match="nearest: v1, v10$"):
             session.pull(place.reference("v11"))
 
 

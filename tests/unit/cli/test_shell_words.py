@@ -116,9 +116,9 @@ def test_marked_hints_exist(part):
 def test_errors_of_commands_name_commands(server, home, capsys):
     write(home, {"data/a.csv": "x"})
     ref = f"{server.host}/t/d"
-    ocikit.push(f"{ref}:v1", "data")
+    ocikit.push(f"{ref}:v1", "data", tags=["main"])
     assert main(["pull", f"{ref}:v2"]) == 3
-    assert f"nearest: v1; ocikit tags {ref} lists all" in capsys.readouterr().err
+    assert f"nearest: v1; ocikit tags {ref} lists all 2" in capsys.readouterr().err
     assert main(["tags", f"{server.host}/t/none"]) == 3
     assert f"ocikit catalog {server.host} lists those" in capsys.readouterr().err
     ocikit.pull(f"{ref}:v1", "out")

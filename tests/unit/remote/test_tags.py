@@ -161,6 +161,13 @@ def test_missing_tag_error_names_nearest_tags(server, repository):
     assert isinstance(caught.value, LookupError)
 
 
+def test_missing_tag_error_names_the_only_tag(server, repository):
+    server.manifest("a/b", RAW, "v1")
+    with pytest.raises(errors.ManifestUnknown) as caught:
+        repository.resolve("v2")
+    assert caught.value.hint == "nearest: v1"
+
+
 def test_missing_repository_raises_name_unknown(server, repository):
     with pytest.raises(errors.NameUnknown, match="no repository a/b"):
         repository.resolve("v1")
