@@ -18,7 +18,7 @@ from ocikit.errors import OcikitError
 
 from tests.tools.import_graph import MODULES, tree
 
-PAGES = Path(__file__).resolve().parents[2] / ".ci" / "docs" / "pages.py"
+PAGES = Path(__file__).resolve().parents[2] / ".ci" / "docs" / "reference.py"
 
 #: Methods of file objects. The example of the class reads one.
 FILE_METHODS = {name for name in dir(io.BufferedIOBase) if not name.startswith("_")}
