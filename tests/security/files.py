@@ -16,7 +16,7 @@ from tests.security.attacks import attack, entry, folder, hard, link, sha256, ta
 
 CONTENT = b"evil"
 LONG = "d" * 247  # cpython#135034: sixteen of these exceed the length that realpath checks
-UNSAFE = "UnsafeArchive|ContentError"
+UNSAFE = "UnsafeArchive|ContentError|EditedFiles"
 
 
 # Titles

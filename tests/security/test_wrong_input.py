@@ -56,10 +56,10 @@ def fails(kind, call, *words, hint=True):
 @pytest.mark.parametrize(
     ("text", "kind", "words"),
     [
-        (None, "InvalidReference", ["not NoneType"]),
-        (5, "InvalidReference", ["not int"]),
-        (b"localhost:5000/x", "InvalidReference", ["not bytes"]),
-        (["a"], "InvalidReference", ["not list"]),
+        (None, "InvalidReference", ["of type NoneType"]),
+        (5, "InvalidReference", ["of type int"]),
+        (b"localhost:5000/x", "InvalidReference", ["of type bytes"]),
+        (["a"], "InvalidReference", ["of type list"]),
         (Path("data"), "InvalidReference", ["Path"]),
         ("", "InvalidReference", ["empty"]),
         (" localhost:5000/x", "InvalidReference", ["spaces"]),
@@ -254,9 +254,9 @@ def test_missing_paths_are_explained(session, server, home):
 @pytest.mark.parametrize(
     ("words", "arguments", "keywords"),
     [
-        (["not list", "*paths"], (["data"],), {}),
-        (["not NoneType"], (None,), {}),
-        (["not bytes"], (b"data",), {}),
+        (["of type list", "*paths"], (["data"],), {}),
+        (["of type NoneType"], (None,), {}),
+        (["of type bytes"], (b"data",), {}),
         (["workers=0", "1 or more"], ("data",), {"workers": 0}),
         (["workers=-1"], ("data",), {"workers": -1}),
         (["workers='4'"], ("data",), {"workers": "4"}),
@@ -646,7 +646,7 @@ def test_file_in_place_of_folder_is_explained(ref, session, home):
     before = state(home)
     fails("ContentError", lambda: session.pull(ref, "file"), "is not a folder")
     fails("ContentError", lambda: session.pull(ref, "file/below"), "file/below")
-    fails("ContentError", lambda: session.pull(ref, "out"), "data", "force=True")
+    fails("EditedFiles", lambda: session.pull(ref, "out"), "data", "force=True")
     assert state(home) == before
 
 

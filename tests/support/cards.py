@@ -771,7 +771,8 @@ def harmless(shown: str) -> bool:
     known += " svg g rect path text title"  # of drawings
     drawing = "width height viewbox role x y rx d fill stroke stroke-dasharray opacity font-size"
     assert parsed.tags <= set(known.split()), parsed.tags
-    known_attributes = {"class", "title", "open", "href", "rel", "target", "start", *drawing.split()}
+    table = "tabindex aria-label"  # a table of data scrolls, also with the arrow keys
+    known_attributes = {"class", "title", "open", "href", "rel", "target", "start", *drawing.split(), *table.split()}
     assert parsed.attributes <= known_attributes, parsed.attributes
     assert all(link.startswith(("http://", "https://")) for link in parsed.links), parsed.links
     assert not set("\x1b\u202e\r\x85") & set(shown)

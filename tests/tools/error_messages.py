@@ -119,7 +119,7 @@ MISTAKES = [
     Mistake(
         "edited files in the target folder",
         'ocikit.pull("{host}/lab/waves:v1", "mine")',
-        "ContentError",
+        "EditedFiles",
         "was edited",
         "force=True",
         ("pull", "{host}/lab/waves:v1", "mine"),

@@ -6,6 +6,14 @@ from tests.tools.error_messages import MISTAKES, demo_registries, run_in_noteboo
 
 IDS = [mistake.name for mistake in MISTAKES]
 
+#: Hints as the command line gives them: with its own commands and options.
+IN_THE_SHELL = {
+    "force=True": "--force",
+    "ca=": "--ca",
+    "ocikit.login(": "log in with ocikit login ",
+    "ocikit.catalog": "ocikit catalog ",
+}
+
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
@@ -40,8 +48,7 @@ def test_terminal_shows_message_and_hint(folder, hosts, mistake):
     text = run_in_terminal(["-m", "ocikit", *(part.format_map(hosts) for part in mistake.command)], folder)
     assert text.startswith("ocikit: ")
     assert mistake.message in text
-    spelled = mistake.hint.replace("force=True", "--force")  # the command line names its own options
-    assert spelled in text.partition("  -> ")[2]
+    assert IN_THE_SHELL.get(mistake.hint, mistake.hint) in text.partition("  -> ")[2]
     assert len(text.splitlines()) <= 4
 
 
