@@ -71,7 +71,7 @@ def _ours(name: str, about: str, evidence: str) -> None:
     QUIRKS[name] = Quirk(name=name, about=about, evidence=evidence)
 
 
-# Amazon ECR ------------------------------------------------------------------------------------------------------------
+# Amazon ECR
 
 
 @_quirk("ecr-patch-201", "answers a chunk with 201, and may refuse the PUT that closes the session",
@@ -186,7 +186,7 @@ def _(site: Site, count: Callable[[], None]) -> None:
     site.store.before.insert(0, only_one)
 
 
-# GitHub ----------------------------------------------------------------------------------------------------------------
+# GitHub
 
 
 @_quirk("ghcr-patch-4-mib", "refuses chunks above 4 MiB with 416", "oci-client#37, ocx#237", "push-chunks")
@@ -230,7 +230,7 @@ def _(site: Site, count: Callable[[], None]) -> None:
     site.auth.before.append(refused)
 
 
-# GitLab ----------------------------------------------------------------------------------------------------------------
+# GitLab
 
 
 @_quirk(
@@ -284,7 +284,7 @@ def _(site: Site, count: Callable[[], None], *, after: int = 3) -> None:
     site.proxy.guard = guard
 
 
-# Docker Hub ------------------------------------------------------------------------------------------------------------
+# Docker Hub
 
 
 @_quirk("hub-mount-scope", "refuses a token altogether if one of its scopes is out of reach",
@@ -331,7 +331,7 @@ def _(site: Site, count: Callable[[], None]) -> None:
         return error_response(405, "UNSUPPORTED", "The operation is unsupported.")
 
 
-# Harbor ----------------------------------------------------------------------------------------------------------------
+# Harbor
 
 
 @_quirk("harbor-mount-401", "answers a mount from a project that isn't there with 401", "harbor#17097, go-containerregistry#1609",
@@ -390,7 +390,7 @@ def _(site: Site, count: Callable[[], None]) -> None:
         return error_response(404, "UNKNOWN", "unknown error")
 
 
-# Quay ------------------------------------------------------------------------------------------------------------------
+# Quay
 
 
 @_quirk("quay-mount-from", "refuses a mount without the repository to mount from", "quay#899", "copy-within")
@@ -448,7 +448,7 @@ def _(site: Site, count: Callable[[], None]) -> None:
             answer.headers["Link"] = f'<{request.path}?next_page={quote(opaque, safe="")}>;rel="next"'
 
 
-# Google ----------------------------------------------------------------------------------------------------------------
+# Google
 
 
 @_quirk("gar-location", "keeps its uploads outside /v2", "oci-client#175", "push", "push-large")
@@ -489,7 +489,7 @@ def _(site: Site, count: Callable[[], None]) -> None:
         answer.headers.pop("OCI-Subject", None)
 
 
-# Azure, Artifactory, Nexus ---------------------------------------------------------------------------------------------
+# Azure, Artifactory, Nexus
 
 
 @_quirk("acr-access-token", "gives access_token only, and takes its identity tokens by POST",
@@ -548,7 +548,7 @@ def _(site: Site, count: Callable[[], None], *, more: Iterable[Any] = ()) -> Non
             _retag(answer, lambda tags: [None, "-v1", *tags, "a/b", "", *more])
 
 
-# distribution and others -----------------------------------------------------------------------------------------------
+# distribution and others
 
 
 @_quirk("distribution-n-refused", "refuses a larger page than its own", "distribution#4844", "tags")

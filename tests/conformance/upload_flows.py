@@ -42,7 +42,7 @@ class Server:
         assert found == [digest] or (not found and not self.dev), f"{answer.method} {answer.url}: {found}"
 
 
-# Blobs -----------------------------------------------------------------------------------------------------------------
+# Blobs
 
 
 def begin(server: Server, repo: str, **query: str) -> Answer:
@@ -175,7 +175,7 @@ def delete_blob(server: Server, repo: str, digest: str) -> None:
     has_no_blob(server, repo, digest)
 
 
-# Manifests -------------------------------------------------------------------------------------------------------------
+# Manifests
 
 
 def put(server: Server, repo: str, reference: str, document: Document, *, chunked: bool = True, **query: Any) -> Answer:
@@ -219,7 +219,7 @@ def delete_manifest(server: Server, repo: str, reference: str) -> None:
     has_no_manifest(server, repo, reference)
 
 
-# All of a kind ---------------------------------------------------------------------------------------------------------
+# All of a kind
 
 
 def push(server: Server, repo: str, kind: Kind, ways: Sequence[Way] = WAYS) -> None:

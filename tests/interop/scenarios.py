@@ -94,7 +94,7 @@ def push(session: Session, place: Place, tag: str = "v1", part: str = "", **opti
         return session.push(place.reference(tag, part), *FILES, **options)
 
 
-# Scenarios -------------------------------------------------------------------------------------------------------------
+# Scenarios
 
 
 def ping(place: Place) -> None:

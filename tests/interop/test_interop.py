@@ -46,7 +46,7 @@ class Failed(Exception):
     """A tool failed; the message is its output."""
 
 
-# Content ---------------------------------------------------------------------------------------------------------------
+# Content
 
 
 @frozen
@@ -153,7 +153,7 @@ def reachable(layout: Path, root: dict[str, Any]) -> dict[str, bytes]:
     return found
 
 
-# Tools -----------------------------------------------------------------------------------------------------------------
+# Tools
 
 
 def tool(name: str, *arguments: str | Path, **options: Any) -> str:
@@ -227,7 +227,7 @@ def ocikit_in(home: Path) -> Session:
     return Session(credentials=ANONYMOUS, cache=home / "cache", progress=False)
 
 
-# Cells -----------------------------------------------------------------------------------------------------------------
+# Cells
 
 
 @define

@@ -60,7 +60,7 @@ def image(tmp_path_factory):
     return Image.made(tmp_path_factory.mktemp("image") / "layout", SIZE)
 
 
-# One fault -----------------------------------------------------------------------------------------------------------
+# One fault
 
 HALF = SIZE // 2 + 17
 BROKEN = [Cell("GET blob", "cut", at) for at in matrix.positions(SIZE)]
@@ -200,7 +200,7 @@ def test_dropped_request_does_not_change_scheme(proxy):
         transport.close()
 
 
-# Faults that stay ----------------------------------------------------------------------------------------------------
+# Faults that stay
 
 FOR_EVER = {
     "cut": ConnectionFailed,
@@ -236,7 +236,7 @@ def test_push_to_dead_registry_raises(image, proxy, repo, tmp_path, kind):
             session.copy(f"oci:{image.layout}:v1", f"{proxy.host}/{repo}:v1")
 
 
-# Tokens --------------------------------------------------------------------------------------------------------------
+# Tokens
 
 
 @pytest.fixture(scope="module")
@@ -260,7 +260,7 @@ def test_token_request_is_retried(guarded, small, tmp_path, kind):
         assert proxy.faults[0].fired == 1
 
 
-# Called again --------------------------------------------------------------------------------------------------------
+# Called again
 
 NAME = "data.bin"
 
@@ -328,7 +328,7 @@ def test_failed_pull_resumes(proxy, pulled, tmp_path, place):
     assert sum(p.sent for p in proxy.passed) <= SIZE // 2 + MIB
 
 
-# Others --------------------------------------------------------------------------------------------------------------
+# Others
 
 
 @pytest.mark.peers(of=["client"])

@@ -93,7 +93,7 @@ def kinds(requests_):
     return [r.headers.get("Authorization", "").partition(" ")[0] for r in requests_]
 
 
-# Amazon ECR ------------------------------------------------------------------------------------------------------------
+# Amazon ECR
 
 
 @about("ecr-patch-201")
@@ -200,7 +200,7 @@ def test_redirect_to_storage_carries_no_credential(wild, home, who):
     assert set(kinds(scene.store.requests)) == {""}
 
 
-# GitHub ----------------------------------------------------------------------------------------------------------------
+# GitHub
 
 
 @about("ghcr-patch-4-mib")
@@ -255,7 +255,7 @@ def test_expired_login_does_not_hide_public_content(wild, home, files, caplog, b
     assert scene.stale[1] not in caplog.text + str(caught.value)
 
 
-# GitLab ----------------------------------------------------------------------------------------------------------------
+# GitLab
 
 
 @about("gitlab-digest-tag")
@@ -293,7 +293,7 @@ def test_token_expiring_during_push_is_renewed(wild, home, repo, behind):
     assert len(scene.tokens.requests) == 2
 
 
-# Docker Hub ------------------------------------------------------------------------------------------------------------
+# Docker Hub
 
 
 @about("hub-mount-scope", "harbor-mount-401")
@@ -343,7 +343,7 @@ def test_docker_hub_deletion_is_unsupported_with_hint(wild, home):
             assert "Docker Hub" in caught.value.hint or "by its digest" in caught.value.hint
 
 
-# Harbor ----------------------------------------------------------------------------------------------------------------
+# Harbor
 
 
 @about("harbor-head-length")
@@ -390,7 +390,7 @@ def test_sizes_in_referrers_list_are_not_trusted(wild, home, repo, files):
     assert (copied.digest, copied.size) == (attached.digest, len(attached.document.raw))
 
 
-# Quay ------------------------------------------------------------------------------------------------------------------
+# Quay
 
 
 @about("quay-mount-from")
@@ -431,7 +431,7 @@ def test_links_are_followed_verbatim(wild, home, quirk):
     assert sent(scene, "GET", ".*/tags/list") == 3
 
 
-# Google ----------------------------------------------------------------------------------------------------------------
+# Google
 
 
 @about("gar-location")
@@ -457,7 +457,7 @@ def test_login_page_is_not_a_referrers_list(wild, home, repo, files):
         assert [d.digest for d in session.referrers(scene.ref(repo))] == [attached.digest]
 
 
-# Azure, Artifactory, Nexus ---------------------------------------------------------------------------------------------
+# Azure, Artifactory, Nexus
 
 
 @about("acr-access-token")
@@ -492,7 +492,7 @@ def test_invalid_tag_names_are_skipped_with_warning(wild, home, caplog, quirk):
     assert re.search(r"ignored \d+ invalid tag names?: ", caplog.text)
 
 
-# distribution and others -----------------------------------------------------------------------------------------------
+# distribution and others
 
 
 @about("distribution-null-tags")
@@ -662,7 +662,7 @@ def test_chunk_with_204_is_accepted(wild, home, repo, behind):
     assert behind(repo).fetch(descriptor, limit=len(LARGE)) == LARGE
 
 
-# Clients' own ----------------------------------------------------------------------------------------------------------
+# Clients' own
 
 
 @about("python-netrc")
@@ -729,7 +729,7 @@ def test_push_requests_one_pull_push_token(wild, home, repo, files):
     assert [r.scopes for r in scene.tokens.requests] == [(f"repository:{repo}:pull,push",)]
 
 
-# All of them -----------------------------------------------------------------------------------------------------------
+# All of them
 
 
 @pytest.mark.parametrize("name", QUIRKS)

@@ -34,7 +34,7 @@ CONFIG = "application/vnd.oci.image.config.v1+json"
 LAYER = "application/vnd.oci.image.layer.v1.tar+gzip"
 
 
-# Debian ----------------------------------------------------------------------------------------------------------------
+# Debian
 
 
 @frozen(kw_only=True)
@@ -284,7 +284,7 @@ def _multiplatform(source: Path, target: Path) -> None:
     _tag(target, index, "latest")
 
 
-# By hand ---------------------------------------------------------------------------------------------------------------
+# By hand
 
 
 FILES = {"etc/motd": b"hello\n", "bin/true": b"#!/bin/sh\n"}
@@ -388,7 +388,7 @@ def _tar(files: dict[str, bytes]) -> bytes:
     return stream.getvalue()
 
 
-# What others make of it ------------------------------------------------------------------------------------------------
+# What others make of it
 
 
 def skopeo(*arguments: str | Path, **options: Any) -> subprocess.CompletedProcess[str]:

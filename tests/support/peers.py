@@ -214,7 +214,7 @@ def htpasswd_line(user: str, password: str) -> str:
     return f"{user}:{bcrypt.hashpw(password.encode(), bcrypt.gensalt(5)).decode()}\n"
 
 
-# Registries ------------------------------------------------------------------------------------------------------------
+# Registries
 
 
 def distribution2(

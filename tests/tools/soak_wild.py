@@ -315,7 +315,7 @@ class Process:
         self.dying += [*kept.referrers, kept]
 
 
-# The parent process ------------------------------------------------------------------------------------------------
+# The parent process
 
 
 def look(pid: int) -> dict[str, int] | None:

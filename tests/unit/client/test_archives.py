@@ -105,7 +105,7 @@ def test_image_with_wrong_diff_ids_does_not_unpack(wrong, home, session):
     assert not (home / "out").exists()
 
 
-# Packed folders, pulled into a folder -------------------------------------------------------------------------------------
+# Packed folders, pulled into a folder
 
 
 @pytest.fixture(params=["tar", "tar+gzip", "tar+zstd"])

@@ -95,7 +95,7 @@ def test_folder_with_only_left_out_files_names_hidden(here):
     assert "e/.DS_Store" in caught.value.hint and "hidden=True" in caught.value.hint
 
 
-# .ocikitignore ---------------------------------------------------------------------------------------------------------
+# .ocikitignore
 
 
 def test_ocikitignore_leaves_out_files_in_gitignore_syntax(here):
@@ -127,7 +127,7 @@ def test_unreadable_ocikitignore_is_named(here):
         pack(["d"])
 
 
-# Secrets ---------------------------------------------------------------------------------------------------------------
+# Secrets
 
 SECRETS = [".env", ".env.local", ".netrc", "id_rsa", ".aws/credentials", "store.p12", "kaggle.json", ".ENVRC"]
 
@@ -168,7 +168,7 @@ def test_private_key_looks_secret_by_its_content(here):
     assert all(looks_secret(Path(name)) for name in ("tls.pem", "tls.key", "der.key"))
 
 
-# Unreadable files and folders ------------------------------------------------------------------------------------------
+# Unreadable files and folders
 
 
 @pytest.fixture

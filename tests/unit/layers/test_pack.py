@@ -51,7 +51,7 @@ def list_entries(layer):
     return list(entries(io.BytesIO(read(layer))))
 
 
-# Files -----------------------------------------------------------------------------------------------------------------
+# Files
 
 
 def test_every_file_is_layer_with_path_as_title(here):
@@ -190,7 +190,7 @@ def test_file_names_that_are_not_portable_are_rejected(here):
         pack(["."])
 
 
-# Symlinks --------------------------------------------------------------------------------------------------------------
+# Symlinks
 
 
 def test_links_inside_folder_are_followed(here):
@@ -222,7 +222,7 @@ def test_broken_and_circular_links_are_rejected(here):
         (here / "data/sub/loop").unlink()
 
 
-# Archives --------------------------------------------------------------------------------------------------------------
+# Archives
 
 TYPES = {"tar": media_types.OCI_LAYER, "tar+gzip": media_types.OCI_LAYER_GZIP, "tar+zstd": media_types.OCI_LAYER_ZSTD}
 
@@ -359,7 +359,7 @@ def test_missing_zstd_error_has_install_command(here, monkeypatch):
     assert "pip install ocikit[zstd]" in caught.value.hint
 
 
-# Peers -----------------------------------------------------------------------------------------------------------------
+# Peers
 
 
 @pytest.mark.peers("oras")

@@ -89,7 +89,7 @@ def assert_rejected(out, *archives, match=None, error=UnsafeArchive, **options):
     return caught.value
 
 
-# Unpacking ------------------------------------------------------------------------------------------------------
+# Unpacking
 
 
 def test_unpack_sets_modes_times_and_links(out):
@@ -267,7 +267,7 @@ def test_old_archives_and_global_headers_are_read(out):
     assert files(out) == {"old": None, "old/file": b"", "new": b""}
 
 
-# Layers over layers ----------------------------------------------------------------------------------------------------
+# Layers over layers
 
 EXAMPLES = {
     "explicit whiteouts hide single paths": (
@@ -409,7 +409,7 @@ def test_merged_tree_equals_unpacked_tree(tmp_path, stack):
     }
 
 
-# Attacks ---------------------------------------------------------------------------------------------------------------
+# Attacks
 
 
 OUTSIDE = {
@@ -675,7 +675,7 @@ def test_confined_archive_cannot_contain_ocikit_records(out):
     unpack(layers(tar(".ocikit/manifest.json")), out)
 
 
-# Limits ----------------------------------------------------------------------------------------------------------------
+# Limits
 
 
 def test_archive_beyond_size_limit_is_rejected(out):
@@ -745,7 +745,7 @@ def test_depth_limit_includes_followed_links(out):
     assert_rejected(out, archive, limits=LayerLimits(depth=8), match="more than 8 folders deep")
 
 
-# Damaged archives ----------------------------------------------------------------------------------------------------------------
+# Damaged archives
 
 
 def test_damaged_archive_raises_typed_error(out):
@@ -781,7 +781,7 @@ def test_xz_that_needs_much_memory_is_rejected(out):
     assert_rejected(out, bytes(blob), match="needs more than 256 MiB of memory")
 
 
-# Digests of uncompressed layers -------------------------------------------------------------------------------------------
+# Digests of uncompressed layers
 
 
 def diff_ids(*archives, algorithm="sha256"):
@@ -902,7 +902,7 @@ def test_inconsistent_sparse_map_is_rejected(out, map):
     assert_rejected(out, tar(entry("x", bytes(512), pax_headers=header)), error=OcikitError)
 
 
-# The target ------------------------------------------------------------------------------------------------------------
+# The target
 
 
 def test_target_with_content_is_replaced_with_overwrite_only(out):
@@ -1013,7 +1013,7 @@ def test_unpack_closes_all_descriptors(out):
         assert len(os.listdir("/proc/self/fd")) == before
 
 
-# Peers -----------------------------------------------------------------------------------------------------------------
+# Peers
 
 COMPARED = {"special": True, "keep_setuid": True, "owner": True, "xattrs": True}
 

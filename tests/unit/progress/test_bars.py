@@ -68,7 +68,7 @@ def percentages(written: str) -> list[int]:
     return [int(match) for match in re.findall(r"(\d+)%\|", written)]
 
 
-# Bar or silence ------------------------------------------------------------------------------------------------
+# Bar or silence
 
 
 def test_terminal_gets_bar_and_pipe_gets_none(terminal, monkeypatch):
@@ -102,7 +102,7 @@ def test_dumb_terminal_gets_no_bar(terminal, monkeypatch):
     assert bars(None) is SILENT
 
 
-# Drawing ---------------------------------------------------------------------------------------------------------
+# Drawing
 
 
 def test_bar_ends_at_100_percent_and_leaves_one_line(terminal, unthrottled):
@@ -253,7 +253,7 @@ def test_parallel_calls_receive_their_own_notes(server, session, home):
     assert sorted(len(notes.messages) for notes in listeners) == [0, 1]
 
 
-# Real terminals and pipes ----------------------------------------------------------------------------------------------
+# Real terminals and pipes
 
 
 PUSH = """
@@ -377,7 +377,7 @@ def test_text_setting_writes_lines_to_log(tmp_path):
     assert [line.split()[0] for line in screen(result.stderr.decode())] == ["pushed", "pulled"]
 
 
-# Notebooks -------------------------------------------------------------------------------------------------------------
+# Notebooks
 
 
 NOTEBOOK = [

@@ -138,7 +138,7 @@ def image(source):
     return manifest
 
 
-# Order -----------------------------------------------------------------------------------------------------------------
+# Order
 
 
 @pytest.mark.parametrize("workers", [1, 4])
@@ -205,7 +205,7 @@ def test_document_bytes_are_preserved(source, target):
     assert target.fetch(target.resolve("v1")) == raw
 
 
-# Each digest once ------------------------------------------------------------------------------------------------------
+# Each digest once
 
 
 def test_repeated_content_is_copied_once(source, target):
@@ -265,7 +265,7 @@ def test_circle_of_indexes_is_rejected(target):
         copy(CircularStore(), Descriptor(media_type=INDEX, digest=digests[0], size=1), target)
 
 
-# Content that is not transferred ---------------------------------------------------------------------------------------
+# Content that is not transferred
 
 
 def test_present_blobs_are_skipped_and_documents_walked(source, target, image):
@@ -355,7 +355,7 @@ def test_layer_that_is_foreign_in_one_manifest_only_is_copied(source, target):
     assert progress.size == sum(progress.advanced.values())
 
 
-# Failures --------------------------------------------------------------------------------------------------------------
+# Failures
 
 
 def test_error_has_side_and_descriptor(source, target, image):
@@ -557,7 +557,7 @@ def test_ctrl_c_during_upload_leaves_no_session(source, server, open_repository)
     assert server.uploads == {} and server.tags == {} and layer.digest not in {digest for _, digest in server.blobs}
 
 
-# Platforms and referrers -----------------------------------------------------------------------------------------------
+# Platforms and referrers
 
 
 def test_platform_option_copies_one_manifest_of_index(source, target):
@@ -662,7 +662,7 @@ def test_endless_chain_of_referrers_is_rejected(server, open_repository, target)
     assert len(server.requests) < 50 and target.log == []
 
 
-# Plans -----------------------------------------------------------------------------------------------------------------
+# Plans
 
 
 def test_plan_copies_nothing_and_has_sizes(source, target, image):
@@ -691,7 +691,7 @@ def test_plan_raises_for_unknown_reference(source, target):
         plan(source, "v9", target)
 
 
-# Progress --------------------------------------------------------------------------------------------------------------
+# Progress
 
 
 @pytest.mark.parametrize("workers", [1, 4])
@@ -742,7 +742,7 @@ def test_progress_adds_up_if_blob_appears_during_upload(source, image, server, o
     assert sum(progress.advanced.values()) == progress.size
 
 
-# Blobs that a registry lost --------------------------------------------------------------------------------------------
+# Blobs that a registry lost
 
 
 def require_children(server, response):
