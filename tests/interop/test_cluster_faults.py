@@ -90,6 +90,9 @@ CHANGES = {
     "manifest": (lambda m: m.manifest("a", CHILD.digest), CHILD),
 }
 
+#: Changes of the collector, which does not wait for requests.
+COLLECTOR = {"remove_unused_blob", "delete_content", "delete_untagged"}
+
 
 def expected(database, change):
     """Return what the tables have before and after a change without faults."""
@@ -129,12 +132,15 @@ def test_change_cut_at_any_byte_is_made_once_or_not(database, proxied, change, a
         faulty.check()
         proxy.cut_after(1 + number * 211, answers=answers)
         try:
-            assert work(metadata) == result
+            done = work(metadata)
         except Unavailable:
             assert state(database) in (before, after)
         else:
-            made += 1
-            assert state(database) == after
+            # The locks of the broken connection may last a moment longer, and the collector skips what is locked
+            skipped = change in COLLECTOR and not done
+            assert skipped or done == result
+            assert state(database) == (before if skipped else after)
+            made += not skipped
         if proxy.pending:
             break
     assert made > number / 2
