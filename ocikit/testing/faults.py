@@ -116,6 +116,18 @@ class Listener(ThreadingHTTPServer):
         self.closing = threading.Event()
         self._connections: set[Any] = set()
         super().__init__(*args)
+        self._thread = threading.Thread(target=self.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True)
+
+    def start(self, name: str) -> None:
+        """Accept connections in a thread of that name."""
+        self._thread.name = name
+        self._thread.start()
+
+    def stop(self) -> None:
+        """Close all connections and end the thread."""
+        self.shutdown()
+        self.server_close()
+        self._thread.join(timeout=UNLIMITED)
 
     def process_request(self, request: Any, client_address: Any) -> None:
         """Serve a connection in a thread."""
@@ -148,7 +160,6 @@ class Script:
     faults: list[Fault] = field(factory=list, init=False, repr=False)
     _lock: threading.RLock = field(factory=threading.RLock, init=False, repr=False)
     _server: Listener = field(init=False, repr=False)
-    _thread: threading.Thread = field(init=False, repr=False)
 
     def listen(self) -> Listener:
         """Return the listening socket."""
@@ -156,16 +167,11 @@ class Script:
 
     def __enter__(self) -> Self:
         self._server = self.listen()
-        self._thread = threading.Thread(
-            target=self._server.serve_forever, kwargs={"poll_interval": 0.01}, name=type(self).__name__, daemon=True
-        )
-        self._thread.start()
+        self._server.start(type(self).__name__)
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._server.shutdown()
-        self._server.server_close()
-        self._thread.join(timeout=UNLIMITED)
+        self._server.stop()
 
     @property
     def port(self) -> int:

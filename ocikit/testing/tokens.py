@@ -21,7 +21,6 @@ from typing import Any, Self
 from attrs import define, evolve, field, frozen
 
 from ocikit.testing.faults import Listener
-from ocikit.waits import UNLIMITED
 
 ALL = frozenset({"pull", "push", "delete", "*"})
 
@@ -98,19 +97,15 @@ class TokenServer:
     _issued: set[str] = field(factory=set, init=False, repr=False)
     _revoked: set[str] = field(factory=set, init=False, repr=False)
     _server: Listener = field(init=False, repr=False)
-    _thread: threading.Thread = field(init=False, repr=False)
     _lock: threading.Lock = field(factory=threading.Lock, init=False, repr=False)
 
     def __enter__(self) -> Self:
         self._server = Listener(("127.0.0.1", 0), _handler(self))
-        self._thread = threading.Thread(target=self._server.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True)
-        self._thread.start()
+        self._server.start(type(self).__name__)
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._server.shutdown()
-        self._server.server_close()
-        self._thread.join(timeout=UNLIMITED)
+        self._server.stop()
 
     @property
     def host(self) -> str:
