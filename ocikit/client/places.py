@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import contextlib
-import ipaddress
 from collections.abc import Iterable, Iterator
 
 from attrs import frozen
 
 from ocikit.errors import OcikitError
 from ocikit.remote.auth.keychain import Keychain
+from ocikit.remote.http.urls import is_loopback
 from ocikit.store.cache.cache import Cache
 
 _SHOWN = 200  # cached repositories
@@ -45,16 +45,6 @@ def known_places(cache: Cache, keychain: Keychain, running: Iterable[str] = ()) 
 
 def _cached(cache: Cache, running: tuple[str, ...]) -> Iterator[str]:
     for host in cache.hosts():
-        if host in running or not _is_loopback(host):
+        # Another registry may have the port of a local one later
+        if host in running or not is_loopback(host):
             yield from (f"{host}/{name}" for name in cache.repositories(host))
-
-
-def _is_loopback(host: str) -> bool:
-    """Return True for a registry on this computer, whose port another one may have later."""
-    name = host.rpartition(":")[0] or host
-    if name == "localhost":
-        return True
-    try:
-        return ipaddress.ip_address(name.strip("[]")).is_loopback
-    except ValueError:
-        return False
