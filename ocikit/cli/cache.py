@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from datetime import timedelta
 
 import ocikit
 from ocikit import display
 from ocikit.cli.command import Group, command
 from ocikit.cli.options import dry_run_option, flag, json_option, number_option, repeated_option
+from ocikit.cli.results import print_json
 
 
 @command(
@@ -38,7 +38,7 @@ def _ls(*, as_json: bool) -> None:
             for each in found.repositories
         ]
         numbers = {"blobs": found.blobs, "size": found.size, "partial": found.partial}
-        print(json.dumps({"root": str(found.root), **numbers, "repositories": repositories}, indent=2))
+        print_json({"root": str(found.root), **numbers, "repositories": repositories})
         return
     for each in found.repositories:
         used = display.Timestamp.of(each.last_used).text()
@@ -67,7 +67,7 @@ def _verify(*, remove: bool, as_json: bool) -> int:
     if as_json:
         corrupt = [{"digest": str(each.digest), "problem": each.problem} for each in result.corrupt]
         value = {"checked": result.checked, "size": result.size, "corrupt": corrupt, "removed": result.removed}
-        print(json.dumps(value, indent=2))
+        print_json(value)
     else:
         for each in result.corrupt:
             path = "" if each.path is None else f"  {display.display_path(each.path)}"
@@ -100,7 +100,7 @@ def _prune(*, older_than: int | None, keep: tuple[str, ...], dry_run: bool, as_j
     freed = plan.bytes if dry_run else plan.run()
     if as_json:
         names = [str(name) for name in plan.names]
-        print(json.dumps({"dry_run": dry_run, "names": names, "size": freed}, indent=2))
+        print_json({"dry_run": dry_run, "names": names, "size": freed})
         return
     for name in plan.names:
         print(display.sanitize(name))

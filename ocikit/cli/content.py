@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import json
 import shutil
 import sys
 from collections.abc import Iterator
@@ -21,6 +20,7 @@ from ocikit.cli.options import (
     reference,
     with_session,
 )
+from ocikit.cli.results import print_json
 from ocikit.spec.annotations import thaw
 
 _BLOCK = 1 << 16  # bytes or characters
@@ -53,7 +53,7 @@ def ls(session: ocikit.Session, ref: str, *, as_json: bool, **settings: Any) -> 
             for name, file in files
         ]
         value = {"reference": str(artifact.reference), "kind": artifact.kind, "size": artifact.size, "files": entries}
-        print(json.dumps(value, indent=2))
+        print_json(value)
         return
     for name, file in files:
         print(f"{display.size(file.size):>10}  {file.digest.short}  {display.sanitize(name)}")
@@ -156,7 +156,7 @@ def card(session: ocikit.Session, ref: str, *, as_json: bool, **settings: Any) -
     if as_json:
         value: dict[str, Any] = {"title": found.title, "license": found.license, "tags": list(found.tags)}
         value |= {"data": thaw(found.data), "text": found.text, "ignored": found.ignored}
-        print(json.dumps(value, indent=2))
+        print_json(value)
     else:
         print(found)
 

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from ocikit import EditPlan, FolderPlan, Plan, display
+import ocikit
+from ocikit import display
 
 _MARKS = {"fetch": "+", "replace": "~", "overwrite": "~", "edited": "!"}
 
 
-def plan_lines(plan: Plan | FolderPlan | EditPlan | None) -> Iterator[str]:
+def plan_lines(plan: ocikit.Plan | ocikit.FolderPlan | ocikit.EditPlan | None) -> Iterator[str]:
     """Yield the lines of a dry run.
 
     "+" is new, "~" replaced, "-" deleted, "→" renamed, and "!" stops the command without --force.
@@ -19,15 +20,20 @@ def plan_lines(plan: Plan | FolderPlan | EditPlan | None) -> Iterator[str]:
     """
     if plan is None:
         yield "nothing to do"
-    elif isinstance(plan, EditPlan):
+    elif isinstance(plan, ocikit.EditPlan):
         yield from _edit_lines(plan)
-    elif isinstance(plan, FolderPlan):
+    elif isinstance(plan, ocikit.FolderPlan):
         yield from _folder_lines(plan)
     else:
         yield from _transfer_lines(plan)
 
 
-def _edit_lines(plan: EditPlan) -> Iterator[str]:
+def content_name(descriptor: ocikit.Descriptor) -> str:
+    """Return what a step of a transfer is called: a file by its name, other content by its type."""
+    return descriptor.title or descriptor.artifact_type or descriptor.media_type
+
+
+def _edit_lines(plan: ocikit.EditPlan) -> Iterator[str]:
     """Yield a line for each change of an edit."""
     sizes = {"+": plan.added, "~": plan.changed, "-": plan.removed}
     for mark, files in sizes.items():
@@ -40,7 +46,7 @@ def _edit_lines(plan: EditPlan) -> Iterator[str]:
     yield str(plan)
 
 
-def _folder_lines(plan: FolderPlan) -> Iterator[str]:
+def _folder_lines(plan: ocikit.FolderPlan) -> Iterator[str]:
     for file in plan.files:
         if file.decision in _MARKS:
             yield f"{_MARKS[file.decision]} {display.sanitize(file.title)}  {display.size(file.descriptor.size)}"
@@ -52,13 +58,11 @@ def _folder_lines(plan: FolderPlan) -> Iterator[str]:
     yield f"{display.size(plan.size)} to fetch to {display.display_path(plan.path)}{there}{stop}"
 
 
-def _transfer_lines(plan: Plan) -> Iterator[str]:
+def _transfer_lines(plan: ocikit.Plan) -> Iterator[str]:
     items = plan.items
     for item in items:
         if item.outcome == "moved":
-            descriptor = item.descriptor
-            name = descriptor.title or descriptor.artifact_type or descriptor.media_type
-            yield f"+ {display.sanitize(name)}  {display.size(descriptor.size)}"
+            yield f"+ {display.sanitize(content_name(item.descriptor))}  {display.size(item.descriptor.size)}"
     present = sum(item.outcome == "present" for item in items)
     there = (
         f", {display.pluralize(present, 'blob or document', 'blobs and documents')} already there" if present else ""

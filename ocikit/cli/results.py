@@ -9,7 +9,7 @@ from typing import Any
 import ocikit
 from ocikit import display
 from ocikit.cli.output import print_summary
-from ocikit.cli.plans import plan_lines
+from ocikit.cli.plans import content_name, plan_lines
 
 
 def print_json(value: Any) -> None:
@@ -60,9 +60,8 @@ def _steps(artifact: ocikit.Artifact) -> Iterator[dict[str, Any]]:
     plan = artifact.plan
     if isinstance(plan, ocikit.Plan):
         for item in plan.items:
-            descriptor = item.descriptor
-            name = descriptor.title or descriptor.artifact_type or descriptor.media_type
-            yield _step(name, _ACTIONS.get(item.outcome, item.outcome), descriptor)
+            action = _ACTIONS.get(item.outcome, item.outcome)
+            yield _step(content_name(item.descriptor), action, item.descriptor)
     elif isinstance(plan, ocikit.FolderPlan):
         for file in plan.files:
             yield _step(file.title, file.decision, file.descriptor)
