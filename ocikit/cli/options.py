@@ -204,7 +204,7 @@ def with_session(function: Callable[..., int | None], *, temporary: bool = False
     @functools.wraps(function)
     def run(*, insecure: tuple[str, ...], ca: str | None, workers: int | None, **values: Any) -> int | None:
         import ocikit  # noqa: PLC0415 - the help of a command needs no session
-        from ocikit.cli.output import progress  # noqa: PLC0415 - as above
+        from ocikit.cli.bars import progress  # noqa: PLC0415 - as above
 
         settings: dict[str, Any] = {} if workers is None else {"workers": workers}
         if ca is not None:
